@@ -1,0 +1,2 @@
+//! imp-flow.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The Imp network and its numerics. Knows nothing of pipelines.

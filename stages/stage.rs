@@ -1,0 +1,94 @@
+//! What a kind of stage is, and the table of those that exist.
+//! Does not know who runs them, or where their folders come from.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Job, StageError};
+
+/// A kind of stage: its configuration and the work that it does.
+///
+/// A stage is a function from its configuration, seed and input folders to its output folder. The same
+/// arguments must give the same bytes: no times, host names or absolute paths in outputs (those belong
+/// into metrics and logs, which are kept beside the artifact and not in it).
+pub trait Stage: 'static {
+    /// The value of `kind` in a pipeline.
+    const KIND: &'static str;
+    /// Raised whenever the same arguments would give other bytes than before.
+    const VERSION: u32;
+    /// One line for `--help` and `imp-flow kinds`.
+    const ABOUT: &'static str;
+    /// The keys whose values name other stages.
+    const INPUTS: &'static [Input];
+    /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
+    type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// What the types can't say: ranges, and keys that exclude each other. Runs before anything else does.
+    ///
+    /// # Errors
+    /// Names the key at fault.
+    fn check(_config: &Self::Config) -> Result<(), ConfigIssue> {
+        Ok(())
+    }
+
+    /// Files and folders of the user that the configuration names. Their content becomes part of the key;
+    /// a relative one is meant from the folder of the pipeline file that names it.
+    fn sources(_config: &Self::Config) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Does the work. Long work calls [`Job::progress`] and [`Job::check_cancelled`] often.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`] after a checkpoint was saved, else what went wrong.
+    fn run(config: &Self::Config, job: &Job) -> Result<(), StageError>;
+}
+
+/// One input of a kind: the key in the pipeline and what must stand there.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    /// The key, and the name under which [`Job::input`] finds the folder.
+    pub name: &'static str,
+    /// Whether a pipeline must give it.
+    pub required: bool,
+    /// What the folder holds.
+    pub about: &'static str,
+}
+
+/// A value that has the right type and still can't be used.
+#[derive(Debug, Clone)]
+pub struct ConfigIssue {
+    /// Dotted path of the key inside the stage, such as `lora.rank`.
+    pub key: String,
+    /// What is wrong, as in `must be between 0 and 1`.
+    pub message: String,
+}
+
+impl ConfigIssue {
+    /// An issue with `key`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}
+
+/// Code to run with the type of a kind that is known by name only.
+pub trait KindVisitor {
+    /// What comes back.
+    type Output;
+    /// Called with the type of the kind.
+    fn visit<S: Stage>(self) -> Self::Output;
+}
+
+macro_rules! kinds {
+    ($($stage:ty),* $(,)?) => {
+        /// The names of all kinds, in the order of a usual pipeline.
+        pub const KINDS: &[&str] = &[$(<$stage as Stage>::KIND),*];
+
+        /// Calls `visitor` with the type of the kind named `kind`; `None` if there is no such kind.
+        pub fn visit<V: KindVisitor>(kind: &str, visitor: V) -> Option<V::Output> {
+            $(if kind == <$stage as Stage>::KIND { return Some(visitor.visit::<$stage>()); })*
+            None
+        }
+    };
+}
+
+kinds![];
