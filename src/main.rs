@@ -1,2 +1,33 @@
-//! imp-flow.
-fn main() {}
+//! imp-flow: parse the command line, do what it says, turn the result into an exit code.
+
+mod artifacts;
+mod cli;
+mod commands;
+mod executor;
+mod graph;
+mod pipeline;
+mod report;
+mod scheduler;
+mod settings;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Training frees and allocates large buffers all the time; the system's allocator returns them each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    report::start_tracing(cli.common.verbose);
+    let result = match cli.verb {
+        cli::Verb::Run(args) => commands::run(&args, &cli.common),
+        cli::Verb::Plan(args) => commands::plan(&args, &cli.common),
+        cli::Verb::Init { file } => commands::init(&file),
+        cli::Verb::Kinds => commands::kinds(),
+        cli::Verb::Stage { job } => return executor::run_job(&job),
+    };
+    result.unwrap_or_else(|failure| report::failure(&failure))
+}

@@ -1,0 +1,91 @@
+//! `artifacts/<pipeline>/`: what people look at. Links into the store, a stage's log and metrics beside
+//! them, and the record of the last run. All of it can be deleted: the next run makes it again.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    scheduler::Summary,
+    store::{Receipt, Store},
+};
+
+/// The folder of one pipeline's links.
+#[derive(Debug)]
+pub(crate) struct Artifacts {
+    folder: PathBuf,
+}
+
+impl Artifacts {
+    pub(crate) fn new(root: &Path, pipeline: &str) -> Self {
+        Self { folder: root.join(pipeline) }
+    }
+
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.clone()
+    }
+
+    /// Where the link to a stage's artifact lies.
+    pub(crate) fn stage(&self, stage: &str) -> PathBuf {
+        self.folder.join(stage)
+    }
+
+    /// Links the artifact, log and metrics of a stage. Costs one look if the link is right already.
+    pub(crate) fn link(&self, stage: &str, receipt: &Receipt, store: &Store) -> io::Result<()> {
+        let Ok(Some(tree)) = store.tree_folder(receipt.output.digest) else {
+            return Err(io::Error::other("the artifact is gone from the cache"));
+        };
+        if !replace_link(&tree, &self.stage(stage))? {
+            return Ok(());
+        }
+        for (digest, ending) in [(receipt.log, "log"), (receipt.metrics, "metrics.jsonl")] {
+            let link = self.folder.join(format!("{stage}.{ending}"));
+            match digest {
+                Some(digest) => drop(replace_link(&store.object(digest), &link)?),
+                None => remove(&link)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the record of a run.
+    pub(crate) fn record(&self, summary: &Summary) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        serde_json::to_writer_pretty(&mut file, summary)?;
+        file.persist(self.folder.join("run.json")).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+/// Makes `link` point to `target`. False if it did so before.
+fn replace_link(target: &Path, link: &Path) -> io::Result<bool> {
+    if fs::read_link(link).is_ok_and(|now| now == target) {
+        return Ok(false);
+    }
+    if let Some(parent) = link.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    remove(link)?;
+    match std::os::unix::fs::symlink(target, link) {
+        // Another run was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// Removes a link of ours; anything else that a person put there is left alone.
+fn remove(link: &Path) -> io::Result<()> {
+    match link.symlink_metadata() {
+        Ok(found) if found.is_symlink() => match fs::remove_file(link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+        Ok(_) => {
+            Err(io::Error::other(format!("{} is in the way and not a link of imp-flow's: move it", link.display())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

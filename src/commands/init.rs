@@ -1,0 +1,25 @@
+//! `imp-flow init`.
+
+use std::{fs::OpenOptions, io::Write, path::Path, process::ExitCode};
+
+use super::Failure;
+use crate::report;
+
+/// The pipeline that `init` writes: the one that the README runs, which is tested end to end.
+const TEMPLATE: &str = include_str!("../../pipelines/tiny.toml");
+
+/// Writes a commented pipeline, never over an existing file.
+pub(crate) fn init(file: &Path) -> Result<ExitCode, Failure> {
+    let failure = |source| Failure::Io { what: format!("can't write {}", file.display()), source };
+    if let Some(parent) = file.parent() {
+        std::fs::create_dir_all(parent).map_err(failure)?;
+    }
+    let mut target = OpenOptions::new().write(true).create_new(true).open(file).map_err(failure)?;
+    let name = file.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy());
+    let text = TEMPLATE
+        .replacen("name = \"tiny\"", &format!("name = \"{name}\""), 1)
+        .replace("pipelines/tiny.toml", &file.to_string_lossy());
+    target.write_all(text.as_bytes()).map_err(failure)?;
+    report::say(&format!("wrote {0}\nnext: imp-flow plan {0}, then imp-flow run {0}", file.display()));
+    Ok(ExitCode::SUCCESS)
+}

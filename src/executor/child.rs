@@ -1,0 +1,164 @@
+//! The other side: the process in which a stage runs. Reads the job file, runs the stage, says how it went.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, BufRead, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use imp_stages::{
+    Job, KindVisitor, Stage, StageError,
+    event::Event,
+    job::{JobSpec, Sink},
+    visit,
+};
+
+/// How long an orphan may take to save its checkpoint.
+const ORPHAN_TIME: Duration = Duration::from_secs(4);
+/// How long to wait for an orphan of an earlier run on the same key.
+const LOCK_TIME: Duration = Duration::from_secs(10);
+/// Progress is shown to people: more often than this is of no use to them.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Runs the stage that the job file describes.
+pub(crate) fn run_job(job_file: &Path) -> ExitCode {
+    let sink = Arc::new(Lines::default());
+    let event = match run(job_file, &sink) {
+        Ok(()) => Event::Done,
+        Err(StageError::Cancelled) => Event::Cancelled,
+        Err(error) => {
+            tracing::error!("{error}");
+            Event::Failed { message: error.to_string(), help: error.help().map(Into::into) }
+        }
+    };
+    let code = if event == Event::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    sink.send(event);
+    code
+}
+
+fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
+    let text = fs::read(job_file).map_err(StageError::io(job_file))?;
+    let spec: JobSpec = serde_json::from_slice(&text)
+        .map_err(|error| StageError::input(job_file, error.to_string(), "run it again"))?;
+    let _lock = lock(&spec.work)?;
+    for (folder, keep) in [("out", false), ("checkpoint", true)] {
+        let path = spec.work.join(folder);
+        if !keep && path.exists() {
+            fs::remove_dir_all(&path).map_err(StageError::io(&path))?;
+        }
+        fs::create_dir_all(&path).map_err(StageError::io(&path))?;
+    }
+    let cancel = Arc::new(AtomicBool::new(false));
+    watch_runner(cancel.clone());
+
+    let (kind, config) = (spec.kind.clone(), spec.config.clone());
+    let forward = {
+        let sink = sink.clone();
+        move |event| sink.send(event)
+    };
+    let job = Job::new(spec, Box::new(forward), cancel);
+    catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
+        .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
+        .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), "run it again")))
+}
+
+struct Run<'a> {
+    config: serde_json::Value,
+    job: &'a Job,
+}
+
+impl KindVisitor for Run<'_> {
+    type Output = Result<(), StageError>;
+
+    fn visit<S: Stage>(self) -> Self::Output {
+        let config: S::Config = serde_json::from_value(self.config).map_err(|error| {
+            StageError::failed(format!("the job file is not for this version: {error}"), "run it again")
+        })?;
+        tracing::info!(kind = S::KIND, "started");
+        S::run(&config, self.job)?;
+        tracing::info!("done");
+        Ok(())
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
+    let text =
+        panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    StageError::failed(
+        format!("the stage crashed: {}", text.unwrap_or_else(|| "no message".into())),
+        "this is a bug in imp-flow: please report it with the log",
+    )
+}
+
+/// Makes sure that no other process works in this folder: a child whose runner was killed may still be saving.
+fn lock(work: &Path) -> Result<File, StageError> {
+    let path = work.join("lock");
+    let file =
+        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(StageError::io(&path))?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIME => thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) => {
+                return Err(StageError::failed(
+                    format!("another process works in {}", work.display()),
+                    "end it, then run the same command again",
+                ));
+            }
+            Err(TryLockError::Error(source)) => return Err(StageError::Io { path, source }),
+        }
+    }
+}
+
+/// Listens to the runner on standard input: `stop` asks to save and end; the end of input means that the
+/// runner was killed, and a stage must not outlive it for long.
+fn watch_runner(cancel: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            match line {
+                Ok(line) if line == "stop" => cancel.store(true, Ordering::Relaxed),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        cancel.store(true, Ordering::Relaxed);
+        thread::sleep(ORPHAN_TIME);
+        tracing::error!("the runner is gone");
+        std::process::exit(1);
+    });
+}
+
+/// Writes events as JSON lines to standard output.
+#[derive(Default)]
+struct Lines {
+    last_progress: Mutex<Option<Instant>>,
+}
+
+impl Sink for Lines {
+    fn send(&self, event: Event) {
+        if let Event::Progress(progress) = &event {
+            let mut last = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let complete = progress.total > 0 && progress.done >= progress.total;
+            if !complete && last.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
+                return;
+            }
+            *last = Some(Instant::now());
+        } else if let Event::Warning { message } = &event {
+            tracing::warn!("{message}");
+        }
+        if let Ok(line) = serde_json::to_string(&event) {
+            let mut out = io::stdout().lock();
+            // Nobody may be listening any more; then standard input has ended too.
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        }
+    }
+}

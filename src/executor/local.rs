@@ -1,0 +1,105 @@
+//! Runs a job as a child process on this machine.
+
+use std::{fs::OpenOptions, io, path::Path, process::Stdio};
+
+use imp_stages::event::Event;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+    sync::watch,
+};
+
+use super::Outcome;
+use super::Wish;
+
+/// Runs the job in `work/job.json` to its end, passing on what it says.
+///
+/// The child's standard input is a line to the runner: `stop` asks it to save a checkpoint and end, and its
+/// closing means that the runner is gone. Its standard error is the stage's log.
+pub(crate) async fn run(
+    work: &Path,
+    cpus: usize,
+    mut wish: watch::Receiver<Wish>,
+    mut on_event: impl FnMut(Event),
+) -> io::Result<Outcome> {
+    let mut child = spawn(work, cpus)?;
+    let mut stdin = child.stdin.take();
+    let Some(stdout) = child.stdout.take() else { return Err(io::Error::other("the child has no standard output")) };
+    let mut lines = BufReader::new(stdout).lines();
+    let mut outcome = None;
+    let mut asked = Wish::GoOn;
+    loop {
+        tokio::select! {
+            line = lines.next_line() => match line? {
+                Some(line) => match serde_json::from_str(&line) {
+                    Ok(Event::Done) => outcome = Some(Outcome::Done),
+                    Ok(Event::Cancelled) => outcome = Some(Outcome::Cancelled),
+                    Ok(Event::Failed { message, help }) => outcome = Some(Outcome::Failed { message, help }),
+                    Ok(event) => on_event(event),
+                    Err(_) => tracing::debug!(%line, "a stage wrote this to its standard output"),
+                },
+                None => break,
+            },
+            () = changed(&mut wish, asked) => {
+                asked = *wish.borrow();
+                match asked {
+                    Wish::Stop => if let Some(stdin) = &mut stdin {
+                        // A child that is gone already needs no word.
+                        let _ = stdin.write_all(b"stop\n").await;
+                    },
+                    Wish::Kill => child.start_kill()?,
+                    Wish::GoOn => {}
+                }
+            }
+        }
+    }
+    let status = child.wait().await?;
+    if asked == Wish::Kill && outcome != Some(Outcome::Done) {
+        return Ok(Outcome::Cancelled);
+    }
+    Ok(outcome.unwrap_or_else(|| died(status)))
+}
+
+async fn changed(wish: &mut watch::Receiver<Wish>, asked: Wish) {
+    // An error means that nobody can wish any more.
+    if wish.wait_for(|now| *now != asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn spawn(work: &Path, cpus: usize) -> io::Result<Child> {
+    let log = OpenOptions::new().create(true).append(true).open(work.join("log"))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg("__stage")
+        .arg(work.join("job.json"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .env("RAYON_NUM_THREADS", cpus.to_string())
+        .kill_on_drop(true);
+    // Its own process group, so that Ctrl-C on the terminal reaches the runner only, which then asks politely.
+    #[cfg(unix)]
+    command.process_group(0);
+    command.spawn()
+}
+
+/// The child ended without a word.
+fn died(status: std::process::ExitStatus) -> Outcome {
+    #[cfg(unix)]
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    #[cfg(not(unix))]
+    let signal: Option<i32> = None;
+    let (message, help) = match signal {
+        Some(9) => (
+            "its process was killed (signal 9)".to_string(),
+            "if nobody did so, the machine ran out of memory: try a smaller `micro_batch_size` under [stages.NAME.runtime]; \
+             the same command goes on from the last checkpoint",
+        ),
+        Some(signal) => {
+            (format!("its process was ended by signal {signal}"), "the same command goes on from the last checkpoint")
+        }
+        None => (format!("its process ended without a result ({status})"), "its log says more"),
+    };
+    Outcome::Failed { message, help: Some(help.into()) }
+}

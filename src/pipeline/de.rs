@@ -1,0 +1,212 @@
+//! From a [`Node`] to a type, with errors that know the place. Unaware of which types these are.
+//!
+//! A deserializer of our own because serde's errors carry no position, and because the tree that is read
+//! was merged from several files.
+
+use serde::de::{self, Deserialize, IntoDeserializer, Visitor};
+
+use super::{
+    diagnostic::{Diagnostic, Span},
+    value::{Entry, Node, Table, Value},
+};
+
+/// Reads `T` from a table, whose own place is `span`.
+pub(super) fn from_table<'de, T: Deserialize<'de>>(table: &'de Table, span: &'de Span) -> Result<T, Diagnostic> {
+    T::deserialize(TableReader { table, span }).map_err(|error| error.into_diagnostic(span))
+}
+
+/// Reads `T` from a value.
+pub(super) fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Diagnostic> {
+    T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span))
+}
+
+/// What serde found wrong.
+#[derive(Debug)]
+pub(crate) struct Error {
+    what: What,
+    span: Option<Span>,
+}
+
+#[derive(Debug)]
+enum What {
+    Other(String),
+    UnknownField(String, &'static [&'static str]),
+    UnknownVariant(String, &'static [&'static str]),
+    MissingField(&'static str),
+}
+
+impl Error {
+    /// Keeps the innermost place.
+    fn at(mut self, span: &Span) -> Self {
+        self.span.get_or_insert_with(|| span.clone());
+        self
+    }
+
+    fn into_diagnostic(self, fallback: &Span) -> Diagnostic {
+        let span = Some(self.span.unwrap_or_else(|| fallback.clone()));
+        match self.what {
+            What::Other(message) => Diagnostic::new(message, span),
+            What::UnknownField(field, known) => Diagnostic::new(format!("unknown key `{field}`"), span)
+                .label("not a key of this table")
+                .suggest(&field, known.iter().copied()),
+            What::UnknownVariant(value, known) => Diagnostic::new(format!("unknown value `{value}`"), span)
+                .label("not one of the choices")
+                .suggest(&value, known.iter().copied()),
+            What::MissingField(field) => {
+                Diagnostic::new(format!("the key `{field}` is missing"), span).help(format!("add `{field} = ...`"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.what)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl de::Error for Error {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Self { what: What::Other(message.to_string()), span: None }
+    }
+
+    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format!("expected {expected}, found {}", describe(found)))
+    }
+
+    fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format!("expected {expected}, found {}", describe(found)))
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self { what: What::UnknownField(field.into(), expected), span: None }
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        Self { what: What::UnknownVariant(variant.into(), expected), span: None }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { what: What::MissingField(field), span: None }
+    }
+}
+
+fn describe(found: de::Unexpected<'_>) -> String {
+    match found {
+        de::Unexpected::Str(text) => format!("the string \"{text}\""),
+        de::Unexpected::Signed(number) => format!("the integer {number}"),
+        de::Unexpected::Float(number) => format!("the number {number}"),
+        de::Unexpected::Bool(value) => format!("the boolean {value}"),
+        de::Unexpected::Seq => "an array".into(),
+        de::Unexpected::Map => "a table".into(),
+        other => other.to_string(),
+    }
+}
+
+impl<'de> de::Deserializer<'de> for &'de Node {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.value {
+            Value::String(text) => visitor.visit_borrowed_str(text),
+            Value::Integer(number) => visitor.visit_i64(*number),
+            Value::Float(number) => visitor.visit_f64(*number),
+            Value::Boolean(value) => visitor.visit_bool(*value),
+            Value::Array(items) => visitor.visit_seq(de::value::SeqDeserializer::new(items.iter())),
+            Value::Table(table) => {
+                return de::Deserializer::deserialize_any(TableReader { table, span: &self.span }, visitor);
+            }
+        }
+        .map_err(|error: Error| error.at(&self.span))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match &self.value {
+            Value::String(name) => visitor.visit_enum(name.as_str().into_deserializer()),
+            _ => Err(de::Error::custom(format!("expected a string, found {}", self.type_name()))),
+        }
+        .map_err(|error: Error| error.at(&self.span))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
+        unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Error> for &'de Node {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+/// A table as serde sees it.
+struct TableReader<'de> {
+    table: &'de Table,
+    span: &'de Span,
+}
+
+impl<'de> de::Deserializer<'de> for TableReader<'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_map(Entries { left: self.table.0.iter(), current: None }).map_err(|error| error.at(self.span))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+struct Entries<'de> {
+    left: std::slice::Iter<'de, Entry>,
+    current: Option<&'de Entry>,
+}
+
+impl<'de> de::MapAccess<'de> for Entries<'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: de::DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        self.current = self.left.next();
+        self.current
+            .map(|entry| {
+                let key: de::value::BorrowedStrDeserializer<'de, Error> =
+                    de::value::BorrowedStrDeserializer::new(&entry.key);
+                seed.deserialize(key).map_err(|error| error.at(&entry.key_span))
+            })
+            .transpose()
+    }
+
+    fn next_value_seed<V: de::DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let Some(entry) = self.current.take() else {
+            return Err(de::Error::custom("a value was read before its key"));
+        };
+        seed.deserialize(&entry.node).map_err(|error| {
+            let mut error = error.at(&entry.node.span);
+            if let What::Other(message) = &mut error.what
+                && !message.starts_with('`')
+            {
+                *message = format!("`{}`: {message}", entry.key);
+            }
+            error
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! A mistake in a file of the user's, and where it stands. Unaware of how it is shown.
+
+use std::{ops::Range, path::PathBuf};
+
+/// A place in one of the [`Sources`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// Index of the file.
+    pub(crate) file: usize,
+    /// Bytes in it.
+    pub(crate) range: Range<usize>,
+}
+
+/// A mistake that the user can mend.
+#[derive(Debug, Clone)]
+pub(crate) struct Diagnostic {
+    /// What is wrong.
+    pub(crate) message: String,
+    /// Where.
+    pub(crate) span: Option<Span>,
+    /// A few words at the place itself.
+    pub(crate) label: String,
+    /// What to do.
+    pub(crate) help: Option<String>,
+}
+
+impl Diagnostic {
+    pub(crate) fn new(message: impl Into<String>, span: Option<Span>) -> Self {
+        Self { message: message.into(), span, label: String::new(), help: None }
+    }
+
+    #[must_use]
+    pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Says which of `known` was probably meant, or lists them all.
+    #[must_use]
+    pub(crate) fn suggest<'a>(mut self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let known: Vec<&str> = known.into_iter().collect();
+        self.help = if let Some(name) = nearest(given, &known) {
+            Some(format!("did you mean `{name}`?"))
+        } else if known.is_empty() {
+            self.help
+        } else {
+            Some(format!("known: {}", known.join(", ")))
+        };
+        self
+    }
+}
+
+/// The one of `known` that differs from `given` by a typing mistake only.
+fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(given, name), *name))
+        .filter(|(distance, name)| *distance <= name.len().max(given.len()) / 3)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// One or more mistakes.
+pub(crate) type Diagnostics = Vec<Diagnostic>;
+
+/// The texts that spans point into.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    files: Vec<(PathBuf, String)>,
+}
+
+impl Sources {
+    pub(crate) fn add(&mut self, path: PathBuf, text: String) -> usize {
+        self.files.push((path, text));
+        self.files.len() - 1
+    }
+
+    pub(crate) fn path(&self, file: usize) -> &std::path::Path {
+        &self.files[file].0
+    }
+
+    pub(crate) fn text(&self, file: usize) -> &str {
+        &self.files[file].1
+    }
+}

@@ -1,0 +1,139 @@
+//! A TOML value in which every key and value remembers where it was written, through merging and substitution.
+
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Span};
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) value: Value,
+    pub(crate) span: Span,
+}
+
+/// What TOML can say, dates left out: no key takes one.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    String(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+/// A table in the order in which it was written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table(pub(crate) Vec<Entry>);
+
+/// A key of a table, and its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_span: Span,
+    pub(crate) node: Node,
+}
+
+impl Table {
+    pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.key == key)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Entry> {
+        self.0.iter_mut().find(|entry| entry.key == key)
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) -> Option<Entry> {
+        let index = self.0.iter().position(|entry| entry.key == key)?;
+        Some(self.0.remove(index))
+    }
+
+    /// Lays `over` upon this table: its keys win, tables are merged key by key.
+    pub(crate) fn merge(&mut self, over: Table) {
+        for entry in over.0 {
+            match self.get_mut(&entry.key) {
+                Some(mine) => match (&mut mine.node.value, entry.node.value) {
+                    (Value::Table(mine), Value::Table(over)) => mine.merge(over),
+                    (_, value) => {
+                        mine.key_span = entry.key_span;
+                        mine.node = Node { value, span: entry.node.span };
+                    }
+                },
+                None => self.0.push(entry),
+            }
+        }
+    }
+}
+
+impl Node {
+    /// What the value is, in words.
+    pub(crate) fn type_name(&self) -> &'static str {
+        match self.value {
+            Value::String(_) => "a string",
+            Value::Integer(_) => "an integer",
+            Value::Float(_) => "a number",
+            Value::Boolean(_) => "a boolean",
+            Value::Array(_) => "an array",
+            Value::Table(_) => "a table",
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        if let Value::String(text) = &self.value { Some(text) } else { None }
+    }
+
+    /// The first string equal to `text`, in this value or below it.
+    pub(crate) fn find_str(&self, text: &str) -> Option<&Node> {
+        match &self.value {
+            Value::String(own) if own == text => Some(self),
+            Value::Array(items) => items.iter().find_map(|item| item.find_str(text)),
+            Value::Table(table) => table.0.iter().find_map(|entry| entry.node.find_str(text)),
+            _ => None,
+        }
+    }
+}
+
+/// Reads TOML.
+pub(crate) fn parse(text: &str, file: usize) -> Result<Table, Diagnostic> {
+    let span = |range: Range<usize>| Span { file, range };
+    let document = DeTable::parse(text).map_err(|error| {
+        Diagnostic::new(error.message().trim_end(), Some(span(error.span().unwrap_or(0..0))))
+            .help("this is not valid TOML: strings need quotes, tables stand in [brackets]")
+    })?;
+    table(document.into_inner(), file)
+}
+
+fn table(from: DeTable<'_>, file: usize) -> Result<Table, Diagnostic> {
+    let mut entries = from
+        .into_iter()
+        .map(|(key, value)| {
+            let key_span = Span { file, range: key.span() };
+            Ok(Entry { key: key.into_inner().into_owned(), key_span, node: node(value, file)? })
+        })
+        .collect::<Result<Vec<_>, Diagnostic>>()?;
+    entries.sort_by_key(|entry| entry.key_span.range.start);
+    Ok(Table(entries))
+}
+
+fn node(from: toml::Spanned<DeValue<'_>>, file: usize) -> Result<Node, Diagnostic> {
+    let span = Span { file, range: from.span() };
+    let wrong = |message: &str| Diagnostic::new(message, Some(span.clone()));
+    let value = match from.into_inner() {
+        DeValue::String(text) => Value::String(text.into_owned()),
+        DeValue::Boolean(value) => Value::Boolean(value),
+        DeValue::Integer(number) => Value::Integer(
+            i64::from_str_radix(number.as_str(), number.radix()).map_err(|_| wrong("this integer is out of range"))?,
+        ),
+        DeValue::Float(number) => {
+            Value::Float(number.as_str().parse().map_err(|_| wrong("this number can't be represented"))?)
+        }
+        DeValue::Datetime(_) => return Err(wrong("a date has no meaning here").help("write it as a string, in quotes")),
+        DeValue::Array(items) => {
+            Value::Array(items.into_iter().map(|item| node(item, file)).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(from) => Value::Table(table(from, file)?),
+    };
+    Ok(Node { value, span })
+}

@@ -1,0 +1,90 @@
+//! A run on a terminal: a live line for each running stage, a line for each finished one.
+
+use std::{collections::HashMap, time::Duration};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::{Reporter, lines, overview, say};
+use crate::scheduler::RunEvent;
+
+/// Bars on standard error, the final table on standard output.
+pub(super) struct Console {
+    bars: MultiProgress,
+    running: HashMap<String, ProgressBar>,
+}
+
+impl Console {
+    pub(super) fn new() -> Self {
+        Self { bars: MultiProgress::new(), running: HashMap::new() }
+    }
+
+    fn print(&self, event: &RunEvent<'_>) {
+        if let Some(text) = lines::describe(event) {
+            // Above the bars. A terminal that went away is no reason to end the run.
+            let _ = self.bars.println(text);
+        }
+    }
+
+    fn remove(&mut self, stage: &str) {
+        if let Some(bar) = self.running.remove(stage) {
+            bar.finish_and_clear();
+            self.bars.remove(&bar);
+        }
+    }
+
+    fn progress(&mut self, stage: &str, progress: &imp_stages::event::Progress) {
+        let Some(bar) = self.running.get(stage) else { return };
+        if bar.length().is_none() && progress.total > 0 {
+            bar.set_style(style(&progress.unit));
+            bar.set_length(progress.total);
+            // What an earlier run did is no part of this run's rate.
+            bar.set_position(progress.done);
+            bar.reset_eta();
+        }
+        bar.set_position(progress.done);
+        bar.set_message(lines::values(progress));
+    }
+}
+
+impl Reporter for Console {
+    fn on(&mut self, event: &RunEvent<'_>) {
+        match event {
+            RunEvent::Running { stage, kind, resumed, .. } => {
+                let bar = self.bars.add(ProgressBar::no_length().with_style(spinner()));
+                bar.set_prefix((*stage).to_string());
+                bar.set_message(if *resumed { format!("{kind}, from its checkpoint") } else { (*kind).to_string() });
+                bar.enable_steady_tick(Duration::from_millis(120));
+                self.running.insert((*stage).to_string(), bar);
+            }
+            RunEvent::Progress { stage, progress } => self.progress(stage, progress),
+            RunEvent::Finished { stage, .. } | RunEvent::Failed { stage, .. } | RunEvent::Cancelled { stage } => {
+                self.remove(stage);
+                self.print(event);
+            }
+            RunEvent::Ended { summary } => {
+                let _ = self.bars.clear();
+                say(&overview::summary(summary));
+            }
+            _ => self.print(event),
+        }
+    }
+}
+
+fn spinner() -> ProgressStyle {
+    parse("{spinner} {prefix:<18} {msg}  {elapsed}")
+}
+
+fn style(unit: &str) -> ProgressStyle {
+    if unit == "bytes" {
+        parse("{spinner} {prefix:<18} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left{msg}")
+    } else {
+        parse(&format!(
+            "{{spinner}} {{prefix:<18}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left{{msg}}"
+        ))
+    }
+}
+
+fn parse(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+}

@@ -1,0 +1,41 @@
+//! Why a verb ended early, with the line of the user's file where there is one.
+
+use std::process::ExitCode;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use super::{lines::BAD, tell};
+use crate::{
+    commands::Failure,
+    pipeline::{Diagnostic, Sources},
+};
+
+/// Shows a failure and gives the exit code that it deserves.
+pub(crate) fn failure(failure: &Failure) -> ExitCode {
+    match failure {
+        Failure::Usage { problems, sources } => {
+            for problem in problems {
+                tell(&render(problem, sources));
+            }
+        }
+        Failure::Settings(message) => tell(&format!("{BAD}error:{BAD:#} {message}")),
+        Failure::Store(error) => tell(&format!("{BAD}error:{BAD:#} the cache can't be used: {error}")),
+        Failure::Io { what, source } => tell(&format!("{BAD}error:{BAD:#} {what}: {source}")),
+    }
+    failure.exit_code()
+}
+
+fn render(problem: &Diagnostic, sources: &Sources) -> String {
+    let mut group = Group::with_title(Level::ERROR.primary_title(problem.message.as_str()));
+    let path;
+    if let Some(span) = &problem.span {
+        path = sources.path(span.file).display().to_string();
+        let annotation = AnnotationKind::Primary.span(span.range.clone()).label(problem.label.as_str());
+        group = group.element(Snippet::source(sources.text(span.file)).path(path.as_str()).annotation(annotation));
+    }
+    if let Some(help) = &problem.help {
+        group = group.element(Level::HELP.message(help.as_str()));
+    }
+    // Colours are taken out again by `tell` where they are not wanted.
+    Renderer::styled().render(&[group])
+}

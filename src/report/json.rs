@@ -1,0 +1,15 @@
+//! A run for programs: every event as a JSON object on a line of standard output.
+
+use super::{Reporter, say};
+use crate::scheduler::RunEvent;
+
+/// JSON lines.
+pub(super) struct Json;
+
+impl Reporter for Json {
+    fn on(&mut self, event: &RunEvent<'_>) {
+        if let Ok(line) = serde_json::to_string(event) {
+            say(&line);
+        }
+    }
+}

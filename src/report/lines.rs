@@ -1,0 +1,144 @@
+//! A run as plain lines: for pipes, files and `--quiet`. Also the words that the console uses.
+
+use std::{
+    collections::HashMap,
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use anstyle::{AnsiColor, Style};
+use imp_stages::event::Progress;
+
+use super::{Reporter, overview, say, tell, units};
+use crate::scheduler::RunEvent;
+
+pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(super) const WARN: Style = AnsiColor::Yellow.on_default().bold();
+pub(super) const DIM: Style = Style::new().dimmed();
+
+/// How often a running stage gets a line.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// Plain lines on standard error, the final table on standard output.
+pub(super) struct Lines {
+    quiet: bool,
+    rates: HashMap<String, Rate>,
+}
+
+impl Lines {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet, rates: HashMap::new() }
+    }
+
+    fn progress(&mut self, stage: &str, progress: &Progress) {
+        let rate = self.rates.entry(stage.into()).or_insert_with(|| Rate::new(progress.done));
+        if rate.told.elapsed() >= INTERVAL {
+            rate.told = Instant::now();
+            tell(&format!("{stage}: {}", rate.describe(progress)));
+        }
+    }
+}
+
+impl Reporter for Lines {
+    fn on(&mut self, event: &RunEvent<'_>) {
+        if let RunEvent::Running { stage, .. } = event {
+            self.rates.remove(*stage);
+        }
+        match event {
+            RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
+            RunEvent::Ended { summary } if !self.quiet => say(&overview::summary(summary)),
+            RunEvent::Failed { .. } | RunEvent::Warning { .. } => {
+                if let Some(text) = describe(event) {
+                    tell(&text);
+                }
+            }
+            _ if self.quiet => {}
+            _ => {
+                if let Some(text) = describe(event) {
+                    tell(&text);
+                }
+            }
+        }
+    }
+}
+
+/// How fast a stage goes, measured since it was (re)started.
+struct Rate {
+    start: Instant,
+    first: u64,
+    told: Instant,
+}
+
+impl Rate {
+    fn new(first: u64) -> Self {
+        Self { start: Instant::now(), first, told: Instant::now() }
+    }
+
+    /// `120/400 steps, 14.2/s, 20 s left, loss 1.234`.
+    fn describe(&self, progress: &Progress) -> String {
+        let rate = progress.done.saturating_sub(self.first) as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+        let mut text = match (progress.unit.as_str(), progress.total) {
+            ("bytes", 0) => units::bytes(progress.done),
+            ("bytes", total) => format!("{} of {}", units::bytes(progress.done), units::bytes(total)),
+            (unit, 0) => format!("{} {unit}", progress.done),
+            (unit, total) => format!("{}/{total} {unit}", progress.done),
+        };
+        if rate > 0.0 {
+            let _ = match progress.unit.as_str() {
+                "bytes" => write!(text, ", {}/s", units::bytes(rate as u64)),
+                _ => write!(text, ", {}/s", units::figure(rate)),
+            };
+            if progress.total > progress.done {
+                let _ = write!(text, ", {} left", units::duration((progress.total - progress.done) as f64 / rate));
+            }
+        }
+        text + &values(progress)
+    }
+}
+
+/// `, loss 1.234`.
+pub(super) fn values(progress: &Progress) -> String {
+    progress
+        .values
+        .iter()
+        .fold(String::new(), |text, (name, value)| format!("{text}, {name} {}", units::figure(*value)))
+}
+
+/// An event in words; `None` for those that are shown in another way.
+pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
+    Some(match event {
+        RunEvent::Waiting { stage } => format!("{stage}: another run is making this artifact, waiting for it"),
+        RunEvent::Running { stage, kind, reason, resumed } => {
+            let how = if *resumed { "goes on from its checkpoint" } else { "starts" };
+            format!("{stage}: {kind} {how} {DIM}({reason}){DIM:#}")
+        }
+        RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
+        RunEvent::Finished { stage, seconds, output } => format!(
+            "{stage}: {GOOD}done{GOOD:#} in {}, {} in {} {}",
+            units::duration(*seconds),
+            units::bytes(output.bytes),
+            output.files,
+            if output.files == 1 { "file" } else { "files" },
+        ),
+        RunEvent::Failed { stage, message, help, log } => {
+            let mut text = format!("{BAD}error:{BAD:#} stage `{stage}`: {message}");
+            if let Some(help) = help {
+                let _ = write!(text, "\n  help: {help}");
+            }
+            if let Some(log) = log {
+                let _ = write!(text, "\n  log: {}", log.display());
+            }
+            text
+        }
+        RunEvent::Cancelled { stage } => format!("{stage}: stopped"),
+        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, it needs `{because}`"),
+        RunEvent::Stopping { at_once: false } => {
+            "stopping: running stages save their checkpoints (Ctrl-C again to stop at once)".into()
+        }
+        RunEvent::Stopping { at_once: true } => "stopping at once".into(),
+        RunEvent::Hit { .. } | RunEvent::Started { .. } | RunEvent::Progress { .. } | RunEvent::Ended { .. } => {
+            return None;
+        }
+    })
+}

@@ -1,0 +1,57 @@
+//! Everything that people and programs read. The only place that prints; knows nothing of how things are done.
+
+mod console;
+mod diagnostics;
+mod json;
+mod lines;
+mod overview;
+mod units;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+pub(crate) use diagnostics::failure;
+pub(crate) use overview::{kind, plan};
+
+use crate::{cli::Common, scheduler::RunEvent};
+
+/// Shows a run as it goes.
+pub(crate) trait Reporter {
+    /// Called for everything that happens.
+    fn on(&mut self, event: &RunEvent<'_>);
+}
+
+/// The reporter that suits the terminal and the flags.
+pub(crate) fn for_run(common: &Common) -> Box<dyn Reporter> {
+    if common.json {
+        Box::new(json::Json)
+    } else if std::io::stderr().is_terminal() && !common.quiet {
+        Box::new(console::Console::new())
+    } else {
+        Box::new(lines::Lines::new(common.quiet))
+    }
+}
+
+/// A line on standard output.
+#[expect(clippy::disallowed_macros, reason = "this is the place for it")]
+pub(crate) fn say(text: &str) {
+    anstream::println!("{text}");
+}
+
+/// A line on standard error.
+#[expect(clippy::disallowed_macros, reason = "this is the place for it")]
+fn tell(text: &str) {
+    anstream::eprintln!("{text}");
+}
+
+/// Starts the log of this process on standard error; in a stage's process that is the stage's log.
+pub(crate) fn start_tracing(verbose: u8) {
+    let default = match verbose {
+        0 => "warn,imp_stages=info,imp_flow::executor=info",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

@@ -1,0 +1,139 @@
+//! Tables: the end of a run, a plan, a kind of stage.
+
+use std::fmt::Write;
+
+use imp_stages::stage::Input;
+
+use super::{
+    lines::{BAD, DIM, GOOD, WARN},
+    say, units,
+};
+use crate::{
+    cli::Common,
+    pipeline::Pipeline,
+    scheduler::{Ending, Summary, Verdict},
+    store::Store,
+};
+
+/// The end of a run.
+pub(super) fn summary(summary: &Summary) -> String {
+    let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
+    let (cached, ran) = (count("cached"), count("ran"));
+    let took = units::duration(summary.seconds);
+    let mut text = String::new();
+    let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
+    let _ =
+        writeln!(text, "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  artifact{DIM:#}", "stage", "state", "time", "size");
+    for stage in &summary.stages {
+        let time = stage.seconds.map(units::duration).unwrap_or_default();
+        let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
+        let link = stage.output.map(|_| summary.artifacts.join(&stage.name).display().to_string()).unwrap_or_default();
+        let style = match stage.state {
+            "ran" => GOOD,
+            "failed" => BAD,
+            "cached" => DIM,
+            _ => WARN,
+        };
+        let _ = writeln!(
+            text,
+            "{:<width$}  {style}{:<11}{style:#}  {time:>12}  {size:>8}  {link}",
+            stage.name, stage.state
+        );
+    }
+    if summary.stages.iter().any(|stage| !stage.results.is_empty()) {
+        let _ = writeln!(text, "\n{DIM}{:<width$}  results{DIM:#}", "stage");
+        for stage in summary.stages.iter().filter(|stage| !stage.results.is_empty()) {
+            let figures: Vec<String> =
+                stage.results.iter().map(|(name, value)| format!("{name} {}", units::figure(*value))).collect();
+            let _ = writeln!(text, "{:<width$}  {}", stage.name, figures.join("  "));
+        }
+    }
+    let name = &summary.pipeline;
+    let _ = match summary.ending {
+        Ending::Done if ran == 0 => {
+            write!(text, "\n{GOOD}{name} is up to date{GOOD:#}: all {cached} stages are in the cache ({took})")
+        }
+        Ending::Done => {
+            write!(text, "\n{GOOD}{name} is done{GOOD:#}: {ran} stages ran, {cached} came from the cache ({took})")
+        }
+        Ending::Failed => {
+            write!(text, "\n{BAD}{name} failed{BAD:#} after {took}: {ran} stages ran, {cached} came from the cache")
+        }
+        Ending::Interrupted => {
+            write!(text, "\n{WARN}{name} was stopped{WARN:#} after {took}: the same command goes on from here")
+        }
+    };
+    text
+}
+
+/// What would run, and why.
+pub(crate) fn plan(pipeline: &Pipeline, store: &Store, verdicts: &[(usize, Verdict)], common: &Common) {
+    if common.json {
+        return plan_as_json(pipeline, verdicts);
+    }
+    let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
+    let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
+    for (index, verdict) in verdicts {
+        let (style, word) = match verdict {
+            Verdict::Hit { .. } => (DIM, "cached"),
+            Verdict::Run { .. } => (GOOD, "run"),
+            Verdict::After { .. } => (WARN, "after"),
+        };
+        let resumable = matches!(verdict, Verdict::Run { key, .. } if store.has_checkpoint(*key));
+        let more = if resumable { "; goes on from its checkpoint" } else { "" };
+        say(&format!(
+            "{style}{word:<6}{style:#}  {:<width$}  {}{more}",
+            pipeline.stages[*index].name,
+            why(pipeline, verdict)
+        ));
+    }
+    say(&match verdicts.len() - hits {
+        0 => format!("\n{} is up to date: all {hits} stages are in the cache", pipeline.name),
+        open => format!("\n{}: {hits} of {} stages are in the cache, {open} would run", pipeline.name, verdicts.len()),
+    });
+}
+
+fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)]) {
+    for (index, verdict) in verdicts {
+        let (state, key) = match verdict {
+            Verdict::Hit { key } => ("cached", Some(key)),
+            Verdict::Run { key, .. } => ("run", Some(key)),
+            Verdict::After { .. } => ("after", None),
+        };
+        let stage = &pipeline.stages[*index];
+        say(&serde_json::json!({
+            "stage": stage.name, "kind": stage.kind, "state": state, "key": key, "why": why(pipeline, verdict),
+        })
+        .to_string());
+    }
+}
+
+fn why(pipeline: &Pipeline, verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Hit { key } => key.short(),
+        Verdict::Run { reason, .. } => reason.to_string(),
+        Verdict::After { stages, changes } => {
+            let names: Vec<&str> = stages.iter().map(|stage| pipeline.stages[*stage].name.as_str()).collect();
+            let mut text = format!("its input {} runs first", names.join(" and "));
+            for change in changes {
+                let _ = write!(text, "; {change}");
+            }
+            text
+        }
+    }
+}
+
+/// A kind of stage and its inputs.
+pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
+    let mut text = format!("{GOOD}{name:<11}{GOOD:#} {about}");
+    for input in inputs {
+        let _ = write!(
+            text,
+            "\n            {} = {}{}",
+            input.name,
+            input.about,
+            if input.required { "" } else { " (optional)" }
+        );
+    }
+    say(&text);
+}

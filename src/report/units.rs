@@ -1,0 +1,58 @@
+//! Sizes, durations and figures as people write them.
+
+/// `1.9 GB`, in powers of ten as disks and hubs count.
+pub(super) fn bytes(count: u64) -> String {
+    let (mut value, mut unit) = (count as f64, "B");
+    for next in ["kB", "MB", "GB", "TB"] {
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1000.0, next);
+    }
+    if unit == "B" || value >= 99.95 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+/// `0.03 s`, `12.3 s`, `4 min 05 s`, `2 h 10 min`.
+pub(super) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    if seconds < 1.0 {
+        format!("{seconds:.2} s")
+    } else if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else if whole < 3600 {
+        format!("{} min {:02} s", whole / 60, whole % 60)
+    } else {
+        format!("{} h {:02} min", whole / 3600, whole / 60 % 60)
+    }
+}
+
+/// Four significant digits, and no more decimals than they need.
+pub(super) fn figure(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}");
+    }
+    let decimals = (3 - value.abs().log10().floor() as i32).clamp(0, 8) as usize;
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_can_read_them() {
+        assert_eq!(
+            [bytes(12), bytes(1_000), bytes(1_234_567), bytes(999_999_999)],
+            ["12 B", "1.0 kB", "1.2 MB", "1.0 GB"]
+        );
+        assert_eq!(
+            [duration(0.034), duration(12.34), duration(245.0), duration(7800.0)],
+            ["0.03 s", "12.3 s", "4 min 05 s", "2 h 10 min"]
+        );
+        assert_eq!(
+            [figure(83.25), figure(0.0005), figure(1234.6), figure(2.0), figure(0.0)],
+            ["83.25", "0.0005", "1235", "2", "0"]
+        );
+    }
+}

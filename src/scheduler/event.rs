@@ -1,0 +1,74 @@
+//! What happens during a run, for whoever shows it.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use imp_stages::event::Progress;
+use serde::Serialize;
+
+use super::MissReason;
+use crate::store::TreeRef;
+
+/// Something that happened. Stages are named.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum RunEvent<'a> {
+    /// First of all.
+    Started { pipeline: &'a str, stages: usize },
+    /// A stage's artifact is in the cache.
+    Hit { stage: &'a str, output: TreeRef },
+    /// Another run is making this stage's artifact.
+    Waiting { stage: &'a str },
+    /// A stage's process was started.
+    Running { stage: &'a str, kind: &'a str, reason: &'a MissReason, resumed: bool },
+    /// A running stage came further.
+    Progress { stage: &'a str, progress: &'a Progress },
+    /// A person should know this.
+    Warning { stage: &'a str, message: &'a str },
+    /// A stage ran to its end.
+    Finished { stage: &'a str, seconds: f64, output: TreeRef },
+    /// A stage ended without its output.
+    Failed { stage: &'a str, message: &'a str, help: Option<&'a str>, log: Option<PathBuf> },
+    /// A stage was stopped.
+    Cancelled { stage: &'a str },
+    /// A stage can't run because `because` failed.
+    Skipped { stage: &'a str, because: &'a str },
+    /// The person wants the run to end.
+    Stopping { at_once: bool },
+    /// Last of all.
+    Ended { summary: &'a Summary },
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Summary {
+    pub(crate) pipeline: String,
+    pub(crate) ending: Ending,
+    pub(crate) seconds: f64,
+    /// Where links to the artifacts lie.
+    pub(crate) artifacts: PathBuf,
+    /// In the order of execution.
+    pub(crate) stages: Vec<StageEnd>,
+}
+
+/// How a run ended, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ending {
+    Done,
+    Failed,
+    Interrupted,
+}
+
+/// How a stage ended.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct StageEnd {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    /// `cached`, `ran`, `failed`, `stopped`, `skipped` or `not started`.
+    pub(crate) state: &'static str,
+    /// How long it took when it ran.
+    pub(crate) seconds: Option<f64>,
+    pub(crate) key: Option<String>,
+    pub(crate) output: Option<TreeRef>,
+    pub(crate) results: BTreeMap<String, f64>,
+}

@@ -1,0 +1,42 @@
+//! One lock a key, so that two runs on one cache never make the same thing twice.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    path::Path,
+    time::Duration,
+};
+
+use super::{Digest, Result, Store, StoreError};
+
+/// Held while a stage is made. The operating system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct KeyLock(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Store {
+    /// Takes the lock of `key`, waiting as long as another run makes it. Dropping the future stops waiting.
+    pub(crate) async fn lock(&self, key: Digest, mut waiting: impl FnMut()) -> Result<KeyLock> {
+        let path = self.root.join("locks").join(key.hex());
+        let file = open(&path)?;
+        let mut told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(KeyLock(file)),
+                Err(TryLockError::WouldBlock) => {
+                    if !told {
+                        waiting();
+                        told = true;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+    }
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
+}

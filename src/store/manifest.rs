@@ -1,0 +1,157 @@
+//! Everything that decides the result of a stage. The key and its explanation are both made from one list
+//! of fields, so that they can't drift apart. Unaware of where the values come from.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Digest;
+
+/// Everything that decides the result of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) kind: String,
+    pub(crate) version: u32,
+    pub(crate) seed: u64,
+    /// With all defaults.
+    pub(crate) config: Value,
+    /// The user's own files, by content.
+    pub(crate) sources: BTreeMap<String, Digest>,
+    /// The inputs, by content: a stage that ran again and gave the same bytes changes nothing here.
+    pub(crate) inputs: BTreeMap<String, Digest>,
+}
+
+/// A field that differs between two manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Change {
+    /// What kind of field: `config`, `input`, `source`, or empty for `kind`, `version` and `seed`.
+    pub(crate) group: &'static str,
+    /// Its name in the group, dotted: `lora.rank`.
+    pub(crate) name: String,
+    /// `None` where the field is new.
+    pub(crate) old: Option<String>,
+    /// `None` where the field is gone.
+    pub(crate) new: Option<String>,
+}
+
+type Fields = BTreeMap<(&'static str, String), String>;
+
+impl Manifest {
+    /// The one list that key and explanation are made from.
+    fn fields(&self) -> Fields {
+        let mut fields = Fields::new();
+        fields.insert(("", "kind".into()), self.kind.clone());
+        fields.insert(("", "version".into()), self.version.to_string());
+        fields.insert(("", "seed".into()), self.seed.to_string());
+        flatten(&self.config, String::new(), &mut fields);
+        fields.extend(self.sources.iter().map(|(name, digest)| (("source", name.clone()), digest.hex())));
+        fields.extend(self.inputs.iter().map(|(name, digest)| (("input", name.clone()), digest.hex())));
+        fields
+    }
+
+    /// The key: BLAKE3 over the fields, each part with its length before it.
+    pub(crate) fn key(&self) -> Digest {
+        let mut hasher = blake3::Hasher::new_derive_key("imp-flow 2026-11 stage key");
+        for ((group, name), value) in self.fields() {
+            for part in [group, &name, &value] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part.as_bytes());
+            }
+        }
+        hasher.finalize().into()
+    }
+
+    /// What differs from an `older` manifest.
+    pub(crate) fn changes_since(&self, older: &Self) -> Vec<Change> {
+        let (old, new) = (older.fields(), self.fields());
+        let mut names: Vec<_> = old.keys().chain(new.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .filter(|field| old.get(*field) != new.get(*field))
+            .map(|field| Change {
+                group: field.0,
+                name: field.1.clone(),
+                old: old.get(field).cloned(),
+                new: new.get(field).cloned(),
+            })
+            .collect()
+    }
+}
+
+/// Nested tables become dotted names. An array is one value.
+fn flatten(value: &Value, name: String, fields: &mut Fields) {
+    match value {
+        Value::Object(table) => {
+            for (key, value) in table {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                flatten(value, name, fields);
+            }
+        }
+        // An option that is not given: the same as one that did not exist yet.
+        Value::Null => {}
+        other => {
+            fields.insert(("config", name), other.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn manifest(config: &str) -> Manifest {
+        Manifest {
+            kind: "finetune".into(),
+            version: 1,
+            seed: 42,
+            config: serde_json::from_str(config).unwrap(),
+            sources: BTreeMap::new(),
+            inputs: BTreeMap::from([("data".to_string(), Digest::of(b"data"))]),
+        }
+    }
+
+    #[test]
+    fn the_key_is_stable_over_releases() {
+        // Changing how a key is made throws away everybody's cache: do it on purpose only.
+        let key = manifest(r#"{"learning_rate": 0.001, "lora": {"rank": 8}}"#).key();
+        assert_eq!(key.hex(), GOLDEN);
+    }
+    const GOLDEN: &str = "0";
+
+    #[test]
+    fn order_of_keys_and_spelling_of_numbers_do_not_matter() {
+        let a = manifest(r#"{"learning_rate": 0.001, "epochs": 1}"#);
+        let b = manifest(r#"{"epochs": 1, "learning_rate": 1e-3}"#);
+        assert_eq!(a.key(), b.key());
+        assert!(a.changes_since(&b).is_empty());
+    }
+
+    #[test]
+    fn every_field_changes_the_key_and_is_explained() {
+        let old = manifest(r#"{"learning_rate": 0.001, "lora": {"rank": 8}}"#);
+        let mut new = manifest(r#"{"learning_rate": 0.0005, "lora": {"rank": 8, "alpha": 16}}"#);
+        new.seed = 43;
+        new.inputs.insert("data".into(), Digest::of(b"other"));
+        assert_ne!(old.key(), new.key());
+        let changes = new.changes_since(&old);
+        let named: Vec<_> = changes.iter().map(|c| (c.group, c.name.as_str(), c.old.is_some())).collect();
+        assert_eq!(
+            named,
+            [
+                ("", "seed", true),
+                ("config", "learning_rate", true),
+                ("config", "lora.alpha", false),
+                ("input", "data", true)
+            ]
+        );
+    }
+
+    #[test]
+    fn parts_cannot_run_into_each_other() {
+        assert_ne!(manifest(r#"{"a": "b", "c": "d"}"#).key(), manifest(r#"{"a": "bc", "": "d"}"#).key());
+    }
+}

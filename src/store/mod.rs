@@ -1,0 +1,137 @@
+//! The content-addressed store. The truth is in files; the index is derived from them.
+//! Knows nothing of pipelines' syntax, processes or the terminal.
+//!
+//! ```text
+//! cache/
+//!   CACHEDIR.TAG VERSION
+//!   objects/ab/cdef...      file contents by BLAKE3, read-only; a tree's listing is an object too
+//!   trees/ab/cdef.../       a tree as a folder: hard links to objects, made again if missing
+//!   receipts/ab/cdef....json what a stage produced, by key
+//!   work/<key>/             a stage in progress: job.json, out/, checkpoint/, metrics.jsonl, log, lock
+//!   locks/<key>             advisory file locks, held while a stage is made
+//!   tmp/                    files that are being written; renamed into place when whole
+//!   index.sled/             derived: deleting it loses nothing
+//! ```
+//! Everything is written to `tmp/`, flushed and renamed. At any moment there are only whole objects and
+//! whole receipts, and a receipt appears only after the objects that it names.
+
+mod digest;
+mod index;
+mod lock;
+mod manifest;
+mod objects;
+mod receipt;
+mod source;
+mod tree;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+pub(crate) use digest::Digest;
+pub(crate) use index::Index;
+pub(crate) use manifest::{Change, Manifest};
+pub(crate) use receipt::{Receipt, Timing};
+pub(crate) use source::digest as source_digest;
+pub(crate) use tree::TreeRef;
+
+/// Raised when the layout changes; an older cache is refused, not guessed at.
+const LAYOUT_VERSION: &str = "1";
+
+/// What can go wrong in the store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{} was made by another version of imp-flow (layout {found}, this one writes {LAYOUT_VERSION}): use another --cache, or delete it", path.display())]
+    Version { path: PathBuf, found: String },
+    #[error("{}: {what}", path.display())]
+    Refused { path: PathBuf, what: String },
+}
+
+impl StoreError {
+    /// For `map_err`: an I/O error at `path`.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Io { path: path.to_path_buf(), source }
+    }
+}
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The cache folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the cache at `root`, making it if there is none.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
+        let root = root.canonicalize().map_err(StoreError::io(root))?;
+        let store = Self { root };
+        let version = store.root.join("VERSION");
+        match std::fs::read_to_string(&version) {
+            Ok(found) if found.trim() == LAYOUT_VERSION => return Ok(store),
+            Ok(found) => return Err(StoreError::Version { path: store.root, found: found.trim().into() }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(source) => return Err(StoreError::Io { path: version, source }),
+        }
+        for folder in ["objects", "trees", "receipts", "work", "locks", "tmp"] {
+            let path = store.root.join(folder);
+            std::fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
+        }
+        // https://bford.info/cachedir/: backup programs leave such a folder out.
+        store.write(
+            &store.root.join("CACHEDIR.TAG"),
+            b"Signature: 8a477f597d28d172789f06886806bc55\n# The cache of imp-flow.\n",
+        )?;
+        store.write(&version, LAYOUT_VERSION.as_bytes())?;
+        Ok(store)
+    }
+
+    /// Where the stage with this key works.
+    pub(crate) fn work(&self, key: Digest) -> PathBuf {
+        self.root.join("work").join(key.hex())
+    }
+
+    /// Whether a stage with this key was begun and left a checkpoint.
+    pub(crate) fn has_checkpoint(&self, key: Digest) -> bool {
+        std::fs::read_dir(self.work(key).join("checkpoint")).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    fn path(&self, folder: &str, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root.join(folder).join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// A file in `tmp/`, to be renamed into place.
+    fn temporary(&self) -> Result<tempfile::NamedTempFile> {
+        let folder = self.root.join("tmp");
+        std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        tempfile::NamedTempFile::new_in(&folder).map_err(StoreError::io(&folder))
+    }
+
+    /// Writes a whole file or nothing.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self.temporary()?;
+        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
+        move_into_place(file.into_temp_path(), path)
+    }
+}
+
+/// Gives a whole file its name.
+fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+    }
+    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })?;
+    sync_folder(to)
+}
+
+/// Makes the name of a new file as durable as its content.
+fn sync_folder(of: &Path) -> Result<()> {
+    let Some(parent) = of.parent() else { return Ok(()) };
+    std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
+}

@@ -1,0 +1,152 @@
+//! File contents by digest: taking in what a stage produced, and showing it as a folder again.
+//! Unaware of keys and receipts.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+
+use super::{Digest, Result, Store, StoreError, TreeRef, move_into_place, sync_folder, tree::Tree};
+
+impl Store {
+    /// Takes the folder `out` into the store: its files become objects and the folder itself becomes the tree.
+    pub(crate) fn take_in(&self, out: &Path) -> Result<TreeRef> {
+        let tree = Tree::hash(out)?;
+        flush(out)?;
+        tree.0.par_iter().try_for_each(|file| self.take_file(&out.join(&file.path), file.digest))?;
+        let reference = tree.reference();
+        self.write_object(tree.listing().as_bytes())?;
+        let folder = self.path("trees", reference.digest);
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+        }
+        match fs::rename(out, &folder) {
+            Ok(()) => sync_folder(&folder)?,
+            // The same tree is there already: the objects are shared, so this copy is not needed.
+            Err(_) if folder.is_dir() => fs::remove_dir_all(out).map_err(StoreError::io(out))?,
+            Err(source) => return Err(StoreError::Io { path: folder, source }),
+        }
+        Ok(reference)
+    }
+
+    /// Keeps a single file (a log, metrics). `None` if there is no such file or it is empty.
+    pub(crate) fn keep_file(&self, path: &Path) -> Result<Option<Digest>> {
+        match fs::read(path) {
+            Ok(bytes) if bytes.is_empty() => Ok(None),
+            Ok(bytes) => self.write_object(&bytes).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io { path: path.to_path_buf(), source }),
+        }
+    }
+
+    /// Where the content with this digest lies.
+    pub(crate) fn object(&self, digest: Digest) -> PathBuf {
+        self.path("objects", digest)
+    }
+
+    /// The tree as a folder. Costs no more than a look if it is there; made from objects if not.
+    /// `None` if objects are missing.
+    pub(crate) fn tree_folder(&self, digest: Digest) -> Result<Option<PathBuf>> {
+        let folder = self.path("trees", digest);
+        if folder.is_dir() {
+            return Ok(Some(folder));
+        }
+        let Some(tree) = fs::read_to_string(self.object(digest)).ok().and_then(|text| Tree::parse(&text)) else {
+            return Ok(None);
+        };
+        if !tree.0.iter().all(|file| self.object(file.digest).metadata().is_ok_and(|found| found.len() == file.size)) {
+            return Ok(None);
+        }
+        let temporary = tempfile::TempDir::new_in(self.root.join("tmp")).map_err(StoreError::io(&self.root))?;
+        for file in &tree.0 {
+            let target = temporary.path().join(&file.path);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+            }
+            link_or_copy(&self.object(file.digest), &target)?;
+        }
+        if let Some(parent) = folder.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+        }
+        let temporary = temporary.keep();
+        match fs::rename(&temporary, &folder) {
+            Ok(()) => Ok(Some(folder)),
+            // Another process was faster.
+            Err(_) if folder.is_dir() => {
+                fs::remove_dir_all(&temporary).map_err(StoreError::io(&temporary))?;
+                Ok(Some(folder))
+            }
+            Err(source) => Err(StoreError::Io { path: folder, source }),
+        }
+    }
+
+    fn write_object(&self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        let path = self.object(digest);
+        if !path.is_file() {
+            self.write(&path, bytes)?;
+            read_only(&path)?;
+        }
+        Ok(digest)
+    }
+
+    /// Makes `file` and the object with its digest one and the same file on disk.
+    fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
+        let object = self.object(digest);
+        if let Some(parent) = object.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+        }
+        match fs::hard_link(file, &object) {
+            Ok(()) => read_only(&object),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Same content once more: link to the object, so that it takes no second space.
+                let beside = file.with_extension(format!("imp-flow-{}", digest.short()));
+                if fs::hard_link(&object, &beside).is_ok() {
+                    fs::rename(&beside, file).map_err(StoreError::io(file))?;
+                    // Renaming a link onto a link of the same file does nothing and leaves both names.
+                    let _ = fs::remove_file(&beside);
+                }
+                Ok(())
+            }
+            // No links on this disk: keep a copy.
+            Err(_) => {
+                let temporary = self.temporary()?.into_temp_path();
+                fs::copy(file, &temporary).map_err(StoreError::io(file))?;
+                move_into_place(temporary, &object)?;
+                read_only(&object)
+            }
+        }
+    }
+}
+
+fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map(drop).map_err(StoreError::io(to))
+}
+
+fn read_only(path: &Path) -> Result<()> {
+    let mut permissions = path.metadata().map_err(StoreError::io(path))?.permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(path, permissions).map_err(StoreError::io(path))
+}
+
+/// Brings everything below `folder` onto the disk.
+fn flush(folder: &Path) -> Result<()> {
+    // One call for all files: a call for each would take seconds for some thousand images.
+    #[cfg(target_os = "linux")]
+    {
+        let handle = fs::File::open(folder).map_err(StoreError::io(folder))?;
+        rustix::fs::syncfs(&handle).map_err(|error| StoreError::Io { path: folder.to_path_buf(), source: error.into() })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        Tree::hash(folder)?.0.par_iter().try_for_each(|file| {
+            let path = folder.join(&file.path);
+            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io(&path))
+        })
+    }
+}

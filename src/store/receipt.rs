@@ -1,0 +1,84 @@
+//! What a stage produced, and from what. A receipt is the proof of a cache hit.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Digest, Manifest, Result, Store, StoreError, TreeRef};
+
+/// A stage that ran to its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Receipt {
+    pub(crate) manifest: Manifest,
+    pub(crate) output: TreeRef,
+    /// The final figures of the stage.
+    pub(crate) results: BTreeMap<String, f64>,
+    /// The stage's log, and the lines of its `metrics.jsonl`, as objects.
+    pub(crate) log: Option<Digest>,
+    pub(crate) metrics: Option<Digest>,
+    /// For whom it ran first. Others may use it.
+    pub(crate) pipeline: String,
+    pub(crate) stage: String,
+    pub(crate) timing: Timing,
+    pub(crate) host: String,
+    /// The version of imp-flow.
+    pub(crate) made_by: String,
+}
+
+/// When and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Timing {
+    /// Seconds since 1970.
+    pub(crate) finished: u64,
+    /// Seconds of the try that finished it; a resumed stage took longer in all.
+    pub(crate) seconds: f64,
+}
+
+impl Store {
+    /// The receipt for `key` if the stage ran to its end. A damaged receipt counts as none: the stage runs again.
+    pub(crate) fn receipt(&self, key: Digest) -> Result<Option<Receipt>> {
+        let path = self.receipt_path(key);
+        match fs::read(&path) {
+            Ok(bytes) => {
+                Ok(serde_json::from_slice(&bytes).ok().filter(|receipt: &Receipt| receipt.manifest.key() == key))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io { path, source }),
+        }
+    }
+
+    /// Writes a receipt. Its objects must be in the store before.
+    pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
+        let path = self.receipt_path(receipt.manifest.key());
+        let text = serde_json::to_vec_pretty(receipt)
+            .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
+        self.write(&path, &text)
+    }
+
+    /// All whole receipts.
+    pub(super) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
+        walkdir::WalkDir::new(self.root.join("receipts")).into_iter().filter_map(|entry| {
+            let bytes = fs::read(entry.ok()?.path()).ok()?;
+            let receipt: Receipt = serde_json::from_slice(&bytes).ok()?;
+            Some((receipt.manifest.key(), receipt))
+        })
+    }
+
+    fn receipt_path(&self, key: Digest) -> std::path::PathBuf {
+        self.path("receipts", key).with_extension("json")
+    }
+
+    /// Removes what a finished or hopeless stage left in its work folder.
+    pub(crate) fn clear_work(&self, key: Digest) -> Result<()> {
+        remove_all(&self.work(key))
+    }
+}
+
+fn remove_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::Io { path: path.to_path_buf(), source: error })
+        }
+        _ => Ok(()),
+    }
+}

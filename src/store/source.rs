@@ -1,0 +1,58 @@
+//! The content of the user's own files. Size, time and inode spare a second look at a file that did not
+//! change; they are a shortcut to its digest and never part of a key.
+
+use std::{
+    fs::Metadata,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    Digest, Index, Result, StoreError,
+    index::Stamp,
+    tree::{self, Tree, TreeFile},
+};
+
+/// The digest of a file, or of the tree below a folder.
+pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
+    if path.is_dir() {
+        let mut files = tree::list(path)?
+            .into_iter()
+            .map(|relative| {
+                let (digest, size) = file(&path.join(&relative), index)?;
+                Ok(TreeFile { path: relative, size, digest })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(Tree(files).reference().digest)
+    } else {
+        file(path, index).map(|(digest, _)| digest)
+    }
+}
+
+fn file(path: &Path, index: &Index) -> Result<(Digest, u64)> {
+    let metadata = path.metadata().map_err(StoreError::io(path))?;
+    let stamp = stamp(&metadata);
+    if let Some(digest) = index.file_digest(path, stamp) {
+        return Ok((digest, stamp.size));
+    }
+    let (digest, size) = tree::hash_file(path)?;
+    // A file that was written a moment ago may be written again within the same tick of the clock.
+    let settled = metadata
+        .modified()
+        .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > Duration::from_secs(2)));
+    if settled {
+        index.set_file_digest(path, stamp, digest);
+    }
+    Ok((digest, size))
+}
+
+fn stamp(metadata: &Metadata) -> Stamp {
+    let modified =
+        metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_nanos());
+    #[cfg(unix)]
+    let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+    #[cfg(not(unix))]
+    let inode = 0;
+    Stamp { size: metadata.len(), modified, inode }
+}
