@@ -120,7 +120,7 @@ mod tests {
         let key = manifest(r#"{"learning_rate": 0.001, "lora": {"rank": 8}}"#).key();
         assert_eq!(key.hex(), GOLDEN);
     }
-    const GOLDEN: &str = "0";
+    const GOLDEN: &str = "405739d1c10105e4d132a5c6ca764bbe9ff6a0e2357b52c0ea91f3313c0f5927";
 
     #[test]
     fn order_of_keys_and_spelling_of_numbers_do_not_matter() {

@@ -150,3 +150,59 @@ fn flush(folder: &Path) -> Result<()> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        (folder, store)
+    }
+
+    fn output(folder: &Path) -> PathBuf {
+        let out = folder.join("out");
+        fs::create_dir_all(out.join("images")).unwrap();
+        fs::write(out.join("images/a.png"), "same").unwrap();
+        fs::write(out.join("images/b.png"), "same").unwrap();
+        fs::write(out.join("config.json"), "{}").unwrap();
+        out
+    }
+
+    #[test]
+    fn a_folder_is_taken_in_once_and_shown_again_from_its_objects() {
+        let (folder, store) = store();
+        let first = store.take_in(&output(folder.path())).unwrap();
+        assert_eq!((first.files, first.bytes), (3, 10));
+        assert!(!folder.path().join("out").exists(), "the folder itself became the tree");
+        assert_eq!(store.take_in(&output(folder.path())).unwrap(), first, "the same content is the same tree");
+
+        let tree = store.tree_folder(first.digest).unwrap().unwrap();
+        fs::remove_dir_all(&tree).unwrap();
+        assert_eq!(store.tree_folder(first.digest).unwrap().unwrap(), tree);
+        assert_eq!(fs::read_to_string(tree.join("images/b.png")).unwrap(), "same");
+        assert!(tree.join("config.json").metadata().unwrap().permissions().readonly());
+    }
+
+    #[test]
+    fn equal_files_take_space_once() {
+        use std::os::unix::fs::MetadataExt;
+        let (folder, store) = store();
+        let tree = store.take_in(&output(folder.path())).unwrap();
+        let tree = store.tree_folder(tree.digest).unwrap().unwrap();
+        let inode = |name: &str| tree.join(name).metadata().unwrap().ino();
+        assert_eq!(inode("images/a.png"), inode("images/b.png"));
+        assert_eq!(fs::read_dir(tree.join("images")).unwrap().count(), 2, "nothing is left beside them");
+    }
+
+    #[test]
+    fn a_tree_without_its_objects_is_no_tree() {
+        let (folder, store) = store();
+        let tree = store.take_in(&output(folder.path())).unwrap();
+        fs::remove_dir_all(store.tree_folder(tree.digest).unwrap().unwrap()).unwrap();
+        fs::remove_file(store.object(Digest::of(b"same"))).unwrap();
+        assert_eq!(store.tree_folder(tree.digest).unwrap(), None);
+    }
+}

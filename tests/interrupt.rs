@@ -1,0 +1,107 @@
+//! Ctrl-C, `kill -9` and two runs at once: nothing is lost, nothing is made twice, and the weights are the same.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use support::{SMALL, Space};
+
+/// What an undisturbed run gives.
+fn undisturbed() -> Vec<(String, String)> {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    space.succeed(&["run", "small.toml"]);
+    space.digests("small")
+}
+
+/// Waits until `found` gives something; fails the test after a minute.
+fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(it) = found() {
+            return it;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// The work folder of a stage of `kind` that has saved a checkpoint.
+fn with_checkpoint(space: &Space, kind: &str) -> Option<PathBuf> {
+    std::fs::read_dir(space.path("cache/work")).ok()?.flatten().map(|entry| entry.path()).find(|work| {
+        let job = std::fs::read_to_string(work.join("job.json")).unwrap_or_default();
+        let checkpoint = std::fs::read_dir(work.join("checkpoint")).ok().and_then(|mut entries| entries.next());
+        job.contains(&format!("\"kind\": \"{kind}\"")) && checkpoint.is_some()
+    })
+}
+
+fn signal(name: &str, process: u32) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
+}
+
+/// The process of the stage that `runner` runs.
+fn stage_process(runner: &Child) -> Option<u32> {
+    let children = format!("/proc/{0}/task/{0}/children", runner.id());
+    std::fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+fn is_alive(process: u32) -> bool {
+    // A dead process that nobody has waited for yet still has a folder.
+    std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn any_interruption_ends_with_the_same_weights() {
+    let expected = undisturbed();
+
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    // Ctrl-C while the projector or the language model trains.
+    let mut runner = space.start(&["run", "small.toml"]);
+    wait_for("a checkpoint", || with_checkpoint(&space, "finetune"));
+    signal("INT", runner.id());
+    assert_eq!(runner.wait().unwrap().code(), Some(130));
+    let plan = space.succeed(&["plan", "small.toml"]).stdout;
+    assert!(plan.contains("goes on from its checkpoint"), "{plan}");
+
+    // The runner is killed: its stage must not outlive it for long.
+    let mut runner = space.start(&["run", "small.toml"]);
+    let stage = wait_for("a stage", || stage_process(&runner));
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    wait_for("the orphan to end", || (!is_alive(stage)).then_some(()));
+
+    // The stage is killed: the run fails and says how to go on.
+    let runner = space.command(&["run", "small.toml"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    signal("KILL", wait_for("a stage", || stage_process(&runner)));
+    let output = runner.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("its process was killed (signal 9)"), "{stderr}");
+    assert!(stderr.contains("the same command goes on from the last checkpoint"), "{stderr}");
+
+    space.succeed(&["run", "small.toml"]);
+    assert_eq!(space.digests("small"), expected);
+}
+
+#[test]
+fn two_runs_at_once_share_the_work() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    space.write("other.toml", SMALL.replace("name = \"small\"", "name = \"other\""));
+    let mut other = space.start(&["run", "other.toml"]);
+    space.succeed(&["run", "small.toml"]);
+    assert_eq!(other.wait().unwrap().code(), Some(0));
+
+    assert_eq!(space.digests("small"), space.digests("other"));
+    let (mut all, other) = (space.stages_in("small", "ran"), space.stages_in("other", "ran"));
+    assert!(all.iter().all(|stage| !other.contains(stage)), "ran twice: {all:?}, {other:?}");
+    all.extend(other);
+    assert_eq!(all.len(), 12, "{all:?}");
+}

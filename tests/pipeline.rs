@@ -1,0 +1,105 @@
+//! The main job as a story: run, run again, change something, run again.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::{SMALL, Space, copy_folder};
+
+#[test]
+fn a_pipeline_runs_once_and_is_then_up_to_date() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    let first = space.succeed(&["run", "small.toml"]);
+    assert!(first.stdout.contains("small is done: 12 stages ran, 0 came from the cache"), "{}", first.stdout);
+    for file in [
+        "merge/config.json",
+        "merge/model.safetensors",
+        "merge/tokenizer.json",
+        "lora/adapter/adapter_model.safetensors",
+        "pope/answers.jsonl",
+        "finetune.log",
+        "finetune.metrics.jsonl",
+    ] {
+        assert!(space.path("artifacts/small").join(file).is_file(), "{file} is missing");
+    }
+    let before = space.digests("small");
+
+    let second = space.succeed(&["run", "small.toml"]);
+    assert!(second.stdout.contains("small is up to date: all 12 stages are in the cache"), "{}", second.stdout);
+    assert_eq!(space.digests("small"), before);
+
+    // Everything under artifacts/ and the index are derived.
+    std::fs::remove_dir_all(space.path("artifacts")).unwrap();
+    std::fs::remove_dir_all(space.path("cache/index.sled")).unwrap();
+    std::fs::remove_dir_all(space.path("cache/trees")).unwrap();
+    let third = space.succeed(&["run", "small.toml"]);
+    assert!(third.stdout.contains("small is up to date"), "{}", third.stdout);
+    assert!(space.path("artifacts/small/merge/model.safetensors").is_file());
+    plan_says_what_changed(&space);
+}
+
+/// One hyperparameter of `lora` differs: it runs again with what follows, and nothing before it.
+fn plan_says_what_changed(space: &Space) {
+    let changed = SMALL.replace("mode = \"lora\"\nepochs = 1\nglobal_batch_size = 4\nlearning_rate = 1e-3", "mode = \"lora\"\nepochs = 1\nglobal_batch_size = 4\nlearning_rate = 5e-4");
+    assert_ne!(changed, SMALL);
+    space.write("small.toml", changed);
+    let plan = space.succeed(&["plan", "small.toml"]).stdout;
+    assert!(plan.contains("run     lora          config: learning_rate 0.001 -> 0.0005"), "{plan}");
+    assert!(plan.contains("after   merge         its input lora runs first"), "{plan}");
+    assert!(plan.contains("8 of 12 stages are in the cache, 4 would run"), "{plan}");
+    space.succeed(&["run", "small.toml"]);
+    assert_eq!(space.stages_in("small", "ran"), ["lora", "merge", "quantize", "pope", "vqa_4bit"]);
+
+    // Comments, the order of keys, the spelling of numbers and runtime keys decide nothing.
+    let same = format!("# a comment\n{}", space.read("small.toml"))
+        .replace("seed = 7\n", "")
+        .replace("name = \"small\"", "seed = 7\nname = \"small\"")
+        .replace("learning_rate = 5e-4", "learning_rate = 0.0005")
+        .replace("checkpoint_steps = 2", "checkpoint_steps = 3\nmicro_batch_size = 2\ncpus = 1");
+    space.write("small.toml", same);
+    assert!(space.succeed(&["plan", "small.toml"]).stdout.contains("small is up to date"));
+}
+
+#[test]
+fn the_same_pipeline_runs_on_a_persons_own_folders() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    let until_preprocess: String = SMALL.split("[stages.pretrain]").next().unwrap().into();
+    space.write("data.toml", until_preprocess.replace("name = \"small\"", "name = \"data\""));
+    space.succeed(&["run", "data.toml"]);
+    for stage in ["shapes", "phi", "siglip"] {
+        copy_folder(&space.path("artifacts/data").join(stage), &space.path("mine").join(stage));
+    }
+    let own = SMALL
+        .replace("source = \"builtin:shapes\"\nimages = 32\neval_images = 8", "source = \"mine/shapes\"")
+        .replace("source = \"builtin:tiny-phi\"\n[stages.phi.model]\nhidden_size = 32\nlayers = 2\nheads = 2", "source = \"mine/phi\"")
+        .replace("source = \"builtin:tiny-siglip\"", "source = \"mine/siglip\"");
+    assert!(!own.contains("builtin:"));
+    space.write("own.toml", own.replace("name = \"small\"", "name = \"own\""));
+    space.succeed(&["run", "own.toml"]);
+    // The copies have the same content, so what was made from the originals is found.
+    assert_eq!(space.stages_in("own", "cached"), ["captions", "instructions"]);
+
+    // A touched but unchanged file changes nothing; a changed one is named.
+    let text = space.read("mine/shapes/instruct.json");
+    space.write("mine/shapes/instruct.json", &text);
+    assert!(space.succeed(&["plan", "own.toml"]).stdout.contains("own is up to date"));
+    space.write("mine/shapes/instruct.json", text + "\n");
+    let plan = space.succeed(&["plan", "own.toml"]).stdout;
+    assert!(plan.contains("run     shapes        source mine/shapes: content changed"), "{plan}");
+    // White space at the end of a JSON file: the records come out the same, and nothing after them runs.
+    space.succeed(&["run", "own.toml"]);
+    assert_eq!(space.stages_in("own", "ran"), ["shapes", "captions", "instructions", "pope", "vqa_4bit"]);
+}
+
+#[test]
+fn init_writes_a_pipeline_that_plans() {
+    let space = Space::new();
+    let init = space.succeed(&["init", "pipelines/mine.toml"]);
+    assert!(init.stdout.contains("next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
+    let plan = space.succeed(&["plan", "pipelines/mine.toml"]);
+    assert!(plan.stdout.contains("mine: 0 of 17 stages are in the cache, 17 would run"), "{}", plan.stdout);
+    let again = space.run(&["init", "pipelines/mine.toml"]);
+    assert_eq!(again.code, Some(1));
+    assert!(again.stderr.contains("can't write pipelines/mine.toml"), "{}", again.stderr);
+}
