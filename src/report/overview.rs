@@ -51,13 +51,13 @@ pub(super) fn summary(summary: &Summary) -> String {
     let name = &summary.pipeline;
     let _ = match summary.ending {
         Ending::Done if ran == 0 => {
-            write!(text, "\n{GOOD}{name} is up to date{GOOD:#}: all {cached} stages are in the cache ({took})")
+            write!(text, "\n{GOOD}{name} is up to date{GOOD:#}: {cached} of {cached} cached ({took})")
         }
         Ending::Done => {
-            write!(text, "\n{GOOD}{name} is done{GOOD:#}: {ran} stages ran, {cached} came from the cache ({took})")
+            write!(text, "\n{GOOD}{name} is done{GOOD:#}: {ran} ran, {cached} cached ({took})")
         }
         Ending::Failed => {
-            write!(text, "\n{BAD}{name} failed{BAD:#} after {took}: {ran} stages ran, {cached} came from the cache")
+            write!(text, "\n{BAD}{name} failed{BAD:#} after {took}: {ran} ran, {cached} cached")
         }
         Ending::Interrupted => {
             write!(text, "\n{WARN}{name} was stopped{WARN:#} after {took}: the same command goes on from here")
@@ -88,8 +88,8 @@ pub(crate) fn plan(pipeline: &Pipeline, store: &Store, verdicts: &[(usize, Verdi
         ));
     }
     say(&match verdicts.len() - hits {
-        0 => format!("\n{} is up to date: all {hits} stages are in the cache", pipeline.name),
-        open => format!("\n{}: {hits} of {} stages are in the cache, {open} would run", pipeline.name, verdicts.len()),
+        0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
+        open => format!("\n{}: {hits} of {} cached, {open} would run", pipeline.name, verdicts.len()),
     });
 }
 

@@ -279,16 +279,12 @@ impl Run<'_, '_> {
 
     fn summary(self, took: Duration) -> Summary {
         let pipeline = self.planner.pipeline;
-        let ending = match (self.failed, *self.wish.borrow()) {
-            (true, _) => Ending::Failed,
-            (false, Wish::GoOn) => Ending::Done,
-            (false, _) => {
-                if self.states.iter().all(|state| matches!(state, State::Done { .. })) {
-                    Ending::Done
-                } else {
-                    Ending::Interrupted
-                }
-            }
+        let ending = if self.failed {
+            Ending::Failed
+        } else if self.states.iter().all(|state| matches!(state, State::Done { .. })) {
+            Ending::Done
+        } else {
+            Ending::Interrupted
         };
         let stages = self
             .planner

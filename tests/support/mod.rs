@@ -73,7 +73,8 @@ impl Space {
 
     /// `stage -> (state, digest of its output)` of the last run of `pipeline`.
     pub fn record(&self, pipeline: &str) -> Vec<(String, String, String)> {
-        let record: serde_json::Value = serde_json::from_str(&self.read(&format!("artifacts/{pipeline}/run.json"))).unwrap();
+        let record: serde_json::Value =
+            serde_json::from_str(&self.read(&format!("artifacts/{pipeline}/run.json"))).unwrap();
         record["stages"]
             .as_array()
             .unwrap()
