@@ -1,9 +1,6 @@
 //! The main job as a story: run, run again, change something, run again.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
-use support::{SMALL, Space, copy_folder};
+use crate::support::{SMALL, Space, copy_folder};
 
 #[test]
 fn a_pipeline_runs_once_and_is_then_up_to_date() {

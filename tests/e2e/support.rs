@@ -1,5 +1,4 @@
 //! A folder of its own for each test, with a short way to write files and to run the program in it.
-#![allow(dead_code, clippy::unwrap_used, reason = "test support: not every test uses all of it")]
 
 use std::{
     fs,
@@ -8,38 +7,38 @@ use std::{
 };
 
 /// A folder in which the program runs, gone with the test.
-pub struct Space {
+pub(crate) struct Space {
     folder: tempfile::TempDir,
 }
 
 /// What a run of the program left.
-pub struct Output {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Output {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Space {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, relative: &str) -> PathBuf {
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.folder.path().join(relative)
     }
 
-    pub fn write(&self, relative: &str, text: impl AsRef<[u8]>) -> &Self {
+    pub(crate) fn write(&self, relative: &str, text: impl AsRef<[u8]>) -> &Self {
         let path = self.path(relative);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
         self
     }
 
-    pub fn read(&self, relative: &str) -> String {
+    pub(crate) fn read(&self, relative: &str) -> String {
         fs::read_to_string(self.path(relative)).unwrap()
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_imp-flow"));
         command.args(args).current_dir(self.folder.path()).env("NO_COLOR", "1").stdin(Stdio::null());
         for name in ["IMP_FLOW_CACHE", "IMP_FLOW_ARTIFACTS", "RUST_LOG"] {
@@ -48,7 +47,7 @@ impl Space {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         let output = self.command(args).output().unwrap();
         // The folder's own name says nothing and differs each time.
         let here = self.folder.path().canonicalize().unwrap();
@@ -61,18 +60,18 @@ impl Space {
     }
 
     /// Runs a pipeline that must succeed.
-    pub fn succeed(&self, args: &[&str]) -> Output {
+    pub(crate) fn succeed(&self, args: &[&str]) -> Output {
         let output = self.run(args);
         assert_eq!(output.code, Some(0), "{args:?}\n{}\n{}", output.stdout, output.stderr);
         output
     }
 
-    pub fn start(&self, args: &[&str]) -> Child {
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// `stage -> (state, digest of its output)` of the last run of `pipeline`.
-    pub fn record(&self, pipeline: &str) -> Vec<(String, String, String)> {
+    pub(crate) fn record(&self, pipeline: &str) -> Vec<(String, String, String)> {
         let record: serde_json::Value =
             serde_json::from_str(&self.read(&format!("artifacts/{pipeline}/run.json"))).unwrap();
         record["stages"]
@@ -87,21 +86,21 @@ impl Space {
     }
 
     /// The names of the stages that the last run left in `state`.
-    pub fn stages_in(&self, pipeline: &str, state: &str) -> Vec<String> {
+    pub(crate) fn stages_in(&self, pipeline: &str, state: &str) -> Vec<String> {
         self.record(pipeline).into_iter().filter(|stage| stage.1 == state).map(|stage| stage.0).collect()
     }
 
     /// The digests of all outputs of the last run.
-    pub fn digests(&self, pipeline: &str) -> Vec<(String, String)> {
+    pub(crate) fn digests(&self, pipeline: &str) -> Vec<(String, String)> {
         self.record(pipeline).into_iter().map(|(name, _, digest)| (name, digest)).collect()
     }
 }
 
 /// A pipeline with all seven kinds of stage that takes seconds in a debug build.
-pub const SMALL: &str = include_str!("small.toml");
+pub(crate) const SMALL: &str = include_str!("small.toml");
 
 /// Copies a folder with what is below it.
-pub fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,9 +1,6 @@
 //! Every mistake gets the right exit code and a message that names file, line and remedy, word for word.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
-use support::Space;
+use crate::support::Space;
 
 /// A mistake in a pipeline file: what is written, and what is said.
 struct Case {

@@ -1,7 +1,4 @@
 //! Ctrl-C, `kill -9` and two runs at once: nothing is lost, nothing is made twice, and the weights are the same.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::{
     path::PathBuf,
@@ -10,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::{SMALL, Space};
+use crate::support::{SMALL, Space};
 
 /// What an undisturbed run gives.
 fn undisturbed() -> Vec<(String, String)> {

@@ -1,0 +1,7 @@
+//! The program as its users meet it: each test is a story in a folder of its own.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
+mod bad_input;
+mod interrupt;
+mod pipeline;
+mod support;
