@@ -1,0 +1,75 @@
+//! Why a model can't be read or written: always with the file, and the tensor where there is one.
+
+use std::path::{Path, PathBuf};
+
+/// What every function here returns.
+pub type Result<T> = std::result::Result<T, ModelError>;
+
+/// Why a model can't be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The operating system refused.
+    #[error("{}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Its words.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {message}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A tensor that the configuration asks for is not there.
+    #[error("{}: the tensor `{tensor}` is missing", file.display())]
+    Missing {
+        /// The file or folder.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: the tensor `{tensor}` has the shape {found:?}, config.json asks for {expected:?}", file.display())]
+    Shape {
+        /// The file.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// By the configuration.
+        expected: Vec<usize>,
+        /// In the file.
+        found: Vec<usize>,
+    },
+}
+
+impl ModelError {
+    /// For `map_err`: an I/O error at `file`.
+    pub fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        |source| Self::Io { file: file.to_path_buf(), source }
+    }
+
+    /// A file that is not what it should be.
+    pub fn file(file: &Path, message: impl Into<String>) -> Self {
+        Self::File { file: file.to_path_buf(), message: message.into() }
+    }
+
+    /// The file or folder at fault.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Io { file, .. } | Self::File { file, .. } | Self::Missing { file, .. } | Self::Shape { file, .. } => {
+                file
+            }
+        }
+    }
+
+    /// The message without the path.
+    pub fn message(&self) -> String {
+        let text = self.to_string();
+        let prefix = format!("{}: ", self.path().display());
+        text.strip_prefix(&prefix).map_or(text.clone(), ToString::to_string)
+    }
+}

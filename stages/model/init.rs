@@ -1,0 +1,102 @@
+//! Models with random weights from a seed, in the Hugging Face layout. For pipelines that start from nothing.
+
+use std::path::Path;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    config::{PhiConfig, SiglipConfig},
+    error::Result,
+    layers::fnv1a,
+    save::{self, DType, NamedTensor},
+};
+
+/// `count` values from `-bound..bound`.
+pub(crate) fn uniform(random: &mut ChaCha8Rng, count: usize, bound: f32) -> Vec<f32> {
+    (0..count).map(|_| random.random_range(-bound..bound)).collect()
+}
+
+/// Collects tensors, each drawn from a stream of its own, so that one does not depend on another's size.
+struct Maker {
+    seed: u64,
+    tensors: Vec<NamedTensor>,
+}
+
+impl Maker {
+    /// Uniform with standard deviation `deviation`: no transcendental function, so the same on every machine.
+    fn random(&mut self, name: &str, shape: &[usize], deviation: f64) {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(name));
+        let values = uniform(&mut random, shape.iter().product(), (deviation * 3.0_f64.sqrt()) as f32);
+        self.tensors.push((name.into(), shape.to_vec(), values));
+    }
+
+    fn constant(&mut self, name: &str, shape: &[usize], value: f32) {
+        self.tensors.push((name.into(), shape.to_vec(), vec![value; shape.iter().product()]));
+    }
+
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, gain: f64) {
+        self.random(&format!("{name}.weight"), &[outputs, inputs], gain / (inputs as f64).sqrt());
+        self.constant(&format!("{name}.bias"), &[outputs], 0.0);
+    }
+
+    fn norm(&mut self, name: &str, width: usize) {
+        self.constant(&format!("{name}.weight"), &[width], 1.0);
+        self.constant(&format!("{name}.bias"), &[width], 0.0);
+    }
+
+    fn write(self, folder: &Path, config: &serde_json::Value) -> Result<()> {
+        save::write_json(&folder.join("config.json"), config)?;
+        save::write_tensors(&folder.join("model.safetensors"), self.tensors, DType::F32)
+    }
+}
+
+/// Writes `config.json` and `model.safetensors` of a Phi that knows nothing yet.
+pub fn write_phi(folder: &Path, config: &PhiConfig, seed: u64) -> Result<()> {
+    let (hidden, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    let key_width = config.num_key_value_heads * config.head_dim();
+    // The residual stream gets two additions a block: scaled so that its variance does not grow with depth.
+    let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
+    let mut maker = Maker { seed, tensors: Vec::new() };
+    maker.random("model.embed_tokens.weight", &[vocab, hidden], 0.02);
+    for layer in 0..config.num_hidden_layers {
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        maker.norm(&name("input_layernorm"), hidden);
+        maker.linear(&name("self_attn.q_proj"), hidden, hidden, 1.0);
+        maker.linear(&name("self_attn.k_proj"), key_width, hidden, 1.0);
+        maker.linear(&name("self_attn.v_proj"), key_width, hidden, 1.0);
+        maker.linear(&name("self_attn.dense"), hidden, hidden, branch);
+        maker.linear(&name("mlp.fc1"), inner, hidden, 1.0);
+        maker.linear(&name("mlp.fc2"), hidden, inner, branch);
+    }
+    maker.norm("model.final_layernorm", hidden);
+    maker.linear("lm_head", vocab, hidden, 0.5);
+    maker.write(folder, &config.to_json())
+}
+
+/// Writes `config.json` and `model.safetensors` of a `SigLIP` with random weights. Its patch embedding keeps what is
+/// in a patch (a random projection), and its blocks add little, so that the frozen tower's features say what
+/// the image shows.
+pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {
+    let (width, inner, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
+    let mut maker = Maker { seed, tensors: Vec::new() };
+    let conv = "vision_model.embeddings.patch_embedding";
+    // Neighbouring pixels are alike, so a sum over a patch is larger than one over independent values.
+    maker.random(&format!("{conv}.weight"), &[width, 3, patch, patch], 2.0 / (3.0 * (patch * patch) as f64).sqrt());
+    maker.constant(&format!("{conv}.bias"), &[width], 0.0);
+    maker.random("vision_model.embeddings.position_embedding.weight", &[config.patches(), width], 0.3);
+    for layer in 0..config.num_hidden_layers {
+        let name = |part: &str| format!("vision_model.encoder.layers.{layer}.{part}");
+        for norm in ["layer_norm1", "layer_norm2"] {
+            maker.norm(&name(norm), width);
+        }
+        for part in ["q_proj", "k_proj", "v_proj"] {
+            maker.linear(&name(&format!("self_attn.{part}")), width, width, 1.0);
+        }
+        maker.linear(&name("self_attn.out_proj"), width, width, 0.3);
+        maker.linear(&name("mlp.fc1"), inner, width, 1.0);
+        maker.linear(&name("mlp.fc2"), width, inner, 0.5);
+    }
+    maker.norm("vision_model.post_layernorm", width);
+    maker.write(folder, &config.to_json())
+}

@@ -1,0 +1,5 @@
+//! Language models.
+
+mod phi;
+
+pub use phi::{Cache, Phi};

@@ -1,0 +1,207 @@
+//! Linear layers with optional LoRA adapters, and layer norms: a weight, its name, and how it trains.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{
+    error::Result,
+    save::NamedTensor,
+    tensor::{self, Graph, Mat, Weight},
+    weights::Checkpoint,
+};
+
+/// One forward pass: what records it, and the seed of its dropout (none at inference).
+pub struct Pass {
+    /// Records or not.
+    pub graph: Graph,
+    /// Differs from step to step.
+    pub dropout_seed: Option<u64>,
+}
+
+impl Pass {
+    /// Records nothing, drops nothing.
+    pub fn inference() -> Self {
+        Self { graph: Graph::inference(), dropout_seed: None }
+    }
+
+    /// For training, with the seed of the step's dropout.
+    pub fn training(dropout_seed: u64) -> Self {
+        Self { graph: Graph::recording(), dropout_seed: Some(dropout_seed) }
+    }
+}
+
+/// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).
+pub struct Linear {
+    /// Its name in the checkpoint, without `.weight`.
+    pub name: String,
+    /// `[out, in]`.
+    pub weight: Weight,
+    /// `[1, out]`.
+    pub bias: Option<Mat>,
+    /// The adapter, if there is one.
+    pub lora: Option<Lora>,
+}
+
+/// A low-rank adapter.
+pub struct Lora {
+    /// `[rank, in]`.
+    pub a: Mat,
+    /// `[out, rank]`.
+    pub b: Mat,
+    /// `alpha / rank`.
+    pub scale: f32,
+    /// Share of inputs that is dropped in training.
+    pub dropout: f32,
+}
+
+/// How adapters are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoraSettings {
+    /// Width of the bottleneck.
+    pub rank: usize,
+    /// The adapter is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Share of inputs that is dropped in training.
+    pub dropout: f64,
+}
+
+impl Linear {
+    /// Reads a layer.
+    pub fn load(from: &Checkpoint, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
+        let bias = if bias { Some(from.vector(&format!("{name}.bias"), outputs)?) } else { None };
+        Ok(Self { name: name.into(), weight: from.weight(name, outputs, inputs)?, bias, lora: None })
+    }
+
+    /// Applies the layer to `x` `[rows, in]`.
+    pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
+        let g = &pass.graph;
+        let y = tensor::linear(g, x, &self.weight, self.bias.as_ref());
+        let Some(lora) = &self.lora else { return y };
+        let x = match pass.dropout_seed {
+            Some(seed) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name)),
+            None => x.clone(),
+        };
+        let low = tensor::linear(g, &x, &Weight::Dense(lora.a.clone()), None);
+        let high = tensor::linear(g, &low, &Weight::Dense(lora.b.clone()), None);
+        tensor::add_scaled(g, &y, &high, lora.scale)
+    }
+
+    /// Lets weight and bias train, in f32.
+    pub fn unfreeze(&mut self) {
+        let dense = match &self.weight {
+            Weight::Dense(mat) => mat.clone(),
+            Weight::Stored(stored) => Mat::new(stored.rows(), stored.cols(), stored.to_f32()),
+        };
+        self.weight = Weight::Dense(dense.trainable());
+        self.bias = self.bias.take().map(Mat::trainable);
+    }
+
+    /// Adds a fresh adapter: A uniform as peft's (Kaiming with a = sqrt 5), B zero, so that nothing changes yet.
+    pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
+        let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
+        let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
+        let bound = 1.0 / (inputs as f32).sqrt();
+        let a = (0..settings.rank * inputs).map(|_| random.random_range(-bound..bound)).collect();
+        self.lora = Some(Lora {
+            a: Mat::new(settings.rank, inputs, a).trainable(),
+            b: Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable(),
+            scale: (settings.alpha / settings.rank as f64) as f32,
+            dropout: settings.dropout as f32,
+        });
+    }
+
+    /// The weight in f32 with the adapter in it: `W + scale * B A`.
+    pub fn merged(&self) -> Vec<f32> {
+        let dense = match &self.weight {
+            Weight::Dense(mat) => mat.values().to_vec(),
+            Weight::Stored(stored) => stored.to_f32(),
+        };
+        let Some(lora) = &self.lora else { return dense };
+        // B A, as the product of B `[out, rank]` with the transpose of A^T.
+        let a_transposed = Weight::Dense(transpose(&lora.a));
+        let delta = tensor::linear(&Graph::inference(), &lora.b, &a_transposed, None);
+        dense.iter().zip(delta.values()).map(|(w, d)| w + lora.scale * d).collect()
+    }
+
+    /// Adds weight (adapter merged) and bias to `all`.
+    pub fn tensors(&self, all: &mut Vec<NamedTensor>) {
+        let shape = vec![self.weight.outputs(), self.weight.inputs()];
+        all.push((format!("{}.weight", self.name), shape, self.merged()));
+        if let Some(bias) = &self.bias {
+            all.push((format!("{}.bias", self.name), vec![bias.cols()], bias.values().to_vec()));
+        }
+    }
+
+    /// Every matrix that trains, with its name, in a fixed order.
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+        if let Weight::Dense(mat) = &mut self.weight
+            && mat.needs_grad()
+        {
+            visit(format!("{}.weight", self.name), mat);
+        }
+        if let Some(bias) = self.bias.as_mut().filter(|bias| bias.needs_grad()) {
+            visit(format!("{}.bias", self.name), bias);
+        }
+        if let Some(lora) = &mut self.lora {
+            visit(format!("{}.lora_A.weight", self.name), &mut lora.a);
+            visit(format!("{}.lora_B.weight", self.name), &mut lora.b);
+        }
+    }
+}
+
+/// Layer normalisation with weight and bias `[1, width]`.
+pub struct LayerNorm {
+    /// Its name in the checkpoint, without `.weight`.
+    pub name: String,
+    /// Scale.
+    pub weight: Mat,
+    /// Shift.
+    pub bias: Mat,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+impl LayerNorm {
+    /// Reads a layer.
+    pub fn load(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+        let vector = |part: &str| from.vector(&format!("{name}.{part}"), width);
+        Ok(Self { name: name.into(), weight: vector("weight")?, bias: vector("bias")?, epsilon: epsilon as f32 })
+    }
+
+    /// Applies the layer to `x` `[rows, width]`.
+    pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
+        tensor::layer_norm(&pass.graph, x, &self.weight, &self.bias, self.epsilon)
+    }
+
+    /// Lets weight and bias train.
+    pub fn unfreeze(&mut self) {
+        self.weight = self.weight.clone().trainable();
+        self.bias = self.bias.clone().trainable();
+    }
+
+    /// Adds weight and bias to `all`.
+    pub fn tensors(&self, all: &mut Vec<NamedTensor>) {
+        for (part, mat) in [("weight", &self.weight), ("bias", &self.bias)] {
+            all.push((format!("{}.{part}", self.name), vec![mat.cols()], mat.values().to_vec()));
+        }
+    }
+
+    /// Every matrix that trains, with its name, in a fixed order.
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+        for (part, mat) in [("weight", &mut self.weight), ("bias", &mut self.bias)] {
+            if mat.needs_grad() {
+                visit(format!("{}.{part}", self.name), mat);
+            }
+        }
+    }
+}
+
+fn transpose(mat: &Mat) -> Mat {
+    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.values());
+    Mat::new(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
+}
+
+/// A stable hash of a name (FNV-1a), so that each layer draws random numbers of its own.
+pub(crate) fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}

@@ -1,0 +1,37 @@
+//! Learning-rate schedules, as transformers' `optimization.py` has them.
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate goes after the warmup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine, down to zero.
+    #[default]
+    Cosine,
+    /// A straight line, down to zero.
+    Linear,
+    /// As it is.
+    Constant,
+}
+
+impl Schedule {
+    /// The factor on the learning rate in step `step` (from 0) of `total`, of which the first `warmup` rise
+    /// from zero: the very first step has a learning rate of 0.
+    pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
+        if step < warmup {
+            return step as f64 / warmup.max(1) as f64;
+        }
+        let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
+        match self {
+            Self::Cosine => (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
+            Self::Linear => (1.0 - progress).max(0.0),
+            Self::Constant => 1.0,
+        }
+    }
+}
+
+/// The number of warmup steps that a ratio gives: rounded up, as transformers does.
+pub fn warmup_steps(ratio: f64, total: usize) -> usize {
+    (ratio * total as f64).ceil() as usize
+}

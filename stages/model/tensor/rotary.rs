@@ -1,0 +1,59 @@
+//! Rotary position embedding (Su et al. 2021) in `NeoX`'s layout: dimension `i` is rotated with `i + dims / 2`.
+
+use rayon::prelude::*;
+
+use super::{Graph, Mat};
+
+/// The first `dims` dimensions of every head are rotated by `position * theta^(-2i / dims)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotary {
+    /// Dimensions that are rotated, an even number.
+    pub dims: usize,
+    /// The base of the frequencies.
+    pub theta: f64,
+}
+
+impl Rotary {
+    /// cos and sin for each of `positions`: `[positions, dims / 2]` each.
+    fn table(self, positions: &[usize]) -> Vec<(f32, f32)> {
+        let half = self.dims / 2;
+        // The reference computes frequencies and angles in f32: so must these, or long positions differ.
+        let frequencies: Vec<f32> =
+            (0..half).map(|i| 1.0 / (self.theta as f32).powf((2 * i) as f32 / self.dims as f32)).collect();
+        positions
+            .iter()
+            .flat_map(|position| frequencies.iter().map(move |frequency| *position as f32 * frequency))
+            .map(|angle| (angle.cos(), angle.sin()))
+            .collect()
+    }
+}
+
+/// Rotates every head of `x` `[rows, heads * head_dim]` by its row's position.
+pub fn rotate(g: &Graph, x: &Mat, head_dim: usize, rotary: Rotary, positions: &[usize]) -> Mat {
+    let table = rotary.table(positions);
+    let mut y = x.values().to_vec();
+    turn(&mut y, x.cols(), head_dim, &table, 1.0);
+    let y = g.output(x.rows(), x.cols(), y, &[x]);
+    let (x, width) = (x.ghost(), x.cols());
+    g.record(&y, move |mut dy, gradients| {
+        // The transpose of a rotation is the rotation back.
+        turn(&mut dy, width, head_dim, &table, -1.0);
+        super::pointwise::accumulate(gradients.buffer(&x), &dy, 1.0);
+    });
+    y
+}
+
+fn turn(values: &mut [f32], width: usize, head_dim: usize, table: &[(f32, f32)], direction: f32) {
+    let half = table.len() * width / values.len().max(1);
+    if half == 0 {
+        return;
+    }
+    values.par_chunks_mut(width).zip(table.par_chunks(half)).with_min_len(16).for_each(|(row, table)| {
+        for head in row.chunks_mut(head_dim) {
+            let (low, high) = head.split_at_mut(half);
+            for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(table) {
+                (*a, *b) = (*a * cos - direction * *b * sin, *b * cos + direction * *a * sin);
+            }
+        }
+    });
+}

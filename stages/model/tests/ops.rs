@@ -1,0 +1,231 @@
+//! Every operation's value and gradient against a naive f64 version, on random shapes, and the same bits on any
+//! number of threads. Gradients of the naive version are central differences in f64.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
+use proptest::prelude::*;
+
+/// A sum of all outputs with fixed weights: a scalar whose gradient reaches every output differently.
+fn weight_of(index: usize) -> f64 {
+    (index as f64 * 0.7 + 0.3).sin()
+}
+
+fn random(seed: u64, count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i as f64 + 1.0) * 12.9898 + seed as f64 * 78.233).sin() as f32 * 1.3).collect()
+}
+
+/// The gradients of `op` for `inputs` by the tape, through the weighted sum of its outputs.
+fn by_tape(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat) -> (Vec<f32>, Vec<Vec<f32>>) {
+    let graph = Graph::recording();
+    let inputs: Vec<Mat> = inputs.iter().map(|input| input.clone().trainable()).collect();
+    let y = op(&graph, &inputs);
+    let count = y.values().len();
+    let weights = Mat::new(count, 1, (0..count).map(|i| weight_of(i) as f32).collect());
+    // [1, count] x [count, 1]: the weighted sum as a linear layer.
+    let flat = flatten(&graph, &y);
+    let weight = Weight::Dense(Mat::new(1, count, weights.values().to_vec()));
+    let loss = tensor::linear(&graph, &flat, &weight, None);
+    let values = y.values().to_vec();
+    let mut gradients = graph.backward(&loss);
+    (values, inputs.iter().map(|input| gradients.take(input)).collect())
+}
+
+/// All rows side by side, so that one linear layer sums them: rows are gathered one at a time.
+fn flatten(graph: &Graph, y: &Mat) -> Mat {
+    // Each row times its own weights, then added up: [1, 1] a row, through gather and add.
+    let (rows, cols) = (y.rows(), y.cols());
+    let mut wide = Mat::new(1, rows * cols, vec![0.0; rows * cols]);
+    for row in 0..rows {
+        let one = tensor::gather(graph, &[y], vec![(0, row)]); // [1, cols]
+        let mut place = vec![0.0; rows * cols * cols];
+        for col in 0..cols {
+            place[(row * cols + col) * cols + col] = 1.0;
+        }
+        let put = Weight::Dense(Mat::new(rows * cols, cols, place));
+        wide = tensor::add(graph, &wide, &tensor::linear(graph, &one, &put, None));
+    }
+    wide
+}
+
+/// Compares with `naive`, which takes the inputs' values in f64 and gives the outputs'.
+fn check(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat + Sync, naive: impl Fn(&[Vec<f64>]) -> Vec<f64>) {
+    let (values, gradients) = by_tape(inputs, &op);
+    let exact: Vec<Vec<f64>> =
+        inputs.iter().map(|input| input.values().iter().map(|v| f64::from(*v)).collect()).collect();
+    for (ours, theirs) in values.iter().zip(naive(&exact)) {
+        assert!((f64::from(*ours) - theirs).abs() < 2e-5 * theirs.abs().max(1.0), "value {ours} instead of {theirs}");
+    }
+    let sum = |inputs: &[Vec<f64>]| naive(inputs).iter().enumerate().map(|(i, y)| y * weight_of(i)).sum::<f64>();
+    for (input, gradient) in gradients.iter().enumerate() {
+        for (index, ours) in gradient.iter().enumerate() {
+            let at = |delta: f64| {
+                let mut moved = exact.clone();
+                moved[input][index] += delta;
+                sum(&moved)
+            };
+            let theirs = (at(1e-5) - at(-1e-5)) / 2e-5;
+            assert!(
+                (f64::from(*ours) - theirs).abs() < 1e-4 * theirs.abs().max(1.0),
+                "gradient {ours} instead of {theirs}"
+            );
+        }
+    }
+    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+    let (one, three) = (threads(1).install(|| by_tape(inputs, &op)), threads(3).install(|| by_tape(inputs, &op)));
+    assert_eq!(one, three, "the number of threads changes the result");
+}
+
+fn softmax(row: &[f64]) -> Vec<f64> {
+    let largest = row.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+    let exps: Vec<f64> = row.iter().map(|x| (x - largest).exp()).collect();
+    let total: f64 = exps.iter().sum();
+    exps.iter().map(|e| e / total).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn linear(rows in 1_usize..5, inputs in 1_usize..7, outputs in 1_usize..6, seed in 0_u64..100) {
+        let mats = [
+            Mat::new(rows, inputs, random(seed, rows * inputs)),
+            Mat::new(outputs, inputs, random(seed + 1, outputs * inputs)),
+            Mat::new(1, outputs, random(seed + 2, outputs)),
+        ];
+        check(&mats, |g, m| tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), Some(&m[2])), |m| {
+            (0..rows * outputs).map(|at| {
+                let (row, out) = (at / outputs, at % outputs);
+                m[2][out] + (0..inputs).map(|i| m[0][row * inputs + i] * m[1][out * inputs + i]).sum::<f64>()
+            }).collect()
+        });
+    }
+
+    #[test]
+    fn layer_norm(rows in 1_usize..5, width in 2_usize..9, seed in 0_u64..100) {
+        let mats = [
+            Mat::new(rows, width, random(seed, rows * width)),
+            Mat::new(1, width, random(seed + 1, width)),
+            Mat::new(1, width, random(seed + 2, width)),
+        ];
+        check(&mats, |g, m| tensor::layer_norm(g, &m[0], &m[1], &m[2], 1e-2), |m| {
+            m[0].chunks(width).flat_map(|x| {
+                let mean = x.iter().sum::<f64>() / width as f64;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                let epsilon = f64::from(1e-2_f32);
+                x.iter().enumerate().map(|(i, x)| (x - mean) / (variance + epsilon).sqrt() * m[1][i] + m[2][i]).collect::<Vec<_>>()
+            }).collect()
+        });
+    }
+
+    #[test]
+    fn attention(lengths in prop::collection::vec(1_usize..5, 1..3), groups in 1_usize..3, kv_heads in 1_usize..3,
+                 causal: bool, seed in 0_u64..100) {
+        let (dim, heads) = (3, groups * kv_heads);
+        let segments = Segments::new(lengths.clone());
+        let (rows, width, key_width) = (segments.rows(), heads * dim, kv_heads * dim);
+        let mats = [
+            Mat::new(rows, width, random(seed, rows * width)),
+            Mat::new(rows, key_width, random(seed + 1, rows * key_width)),
+            Mat::new(rows, key_width, random(seed + 2, rows * key_width)),
+        ];
+        let mask = if causal { Mask::Causal } else { Mask::Full };
+        check(&mats, |g, m| tensor::attention(g, &m[0], &m[1], &m[2], heads, &segments, mask), |m| {
+            let mut out = vec![0.0; rows * width];
+            for range in segments.iter() {
+                for (row, head) in range.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
+                    let last = if causal { row + 1 } else { range.end };
+                    let key = |j: usize, i: usize| j * key_width + head / groups * dim + i;
+                    let scores: Vec<f64> = (range.start..last).map(|j| {
+                        (0..dim).map(|i| m[0][row * width + head * dim + i] * m[1][key(j, i)]).sum::<f64>() / (dim as f64).sqrt()
+                    }).collect();
+                    for (p, j) in softmax(&scores).iter().zip(range.start..) {
+                        for i in 0..dim {
+                            out[row * width + head * dim + i] += p * m[2][key(j, i)];
+                        }
+                    }
+                }
+            }
+            out
+        });
+    }
+
+    #[test]
+    fn rotary(rows in 1_usize..4, heads in 1_usize..3, half in 1_usize..3, rest in 0_usize..3, seed in 0_u64..100) {
+        let (dims, head_dim) = (half * 2, half * 2 + rest);
+        let width = heads * head_dim;
+        let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
+        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        check(&mats, |g, m| tensor::rotate(g, &m[0], head_dim, Rotary { dims, theta: 100.0 }, &positions), |m| {
+            let mut out = m[0].clone();
+            for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
+                let angle = positions[row] as f64 * 100.0_f64.powf(-2.0 * i as f64 / dims as f64);
+                let (a, b) = (row * width + head * head_dim + i, row * width + head * head_dim + i + half);
+                out[a] = m[0][a] * angle.cos() - m[0][b] * angle.sin();
+                out[b] = m[0][b] * angle.cos() + m[0][a] * angle.sin();
+            }
+            out
+        });
+    }
+
+    #[test]
+    fn cross_entropy(rows in 1_usize..5, width in 2_usize..8, seed in 0_u64..100) {
+        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        let targets: Vec<u32> = (0..rows).map(|row| ((row * 7 + seed as usize) % width) as u32).collect();
+        check(&mats, |g, m| tensor::cross_entropy(g, &m[0], targets.clone(), rows + 2), |m| {
+            let loss: f64 = m[0].chunks(width).zip(&targets).map(|(row, t)| -softmax(row)[*t as usize].ln()).sum();
+            vec![loss / (rows + 2) as f64]
+        });
+    }
+
+    #[test]
+    fn activations(count in 1_usize..20, seed in 0_u64..100) {
+        let mats = [Mat::new(1, count, random(seed, count).iter().map(|x| x * 3.0).collect())];
+        check(&mats, |g, m| tensor::activation(g, &m[0], Activation::GeluTanh), |m| {
+            m[0].iter().map(|x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())).collect()
+        });
+    }
+
+    #[test]
+    fn gather_and_scaled_sum(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
+        let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(2, width, random(seed + 1, 2 * width))];
+        let picks: Vec<(usize, usize)> = (0..rows + 3).map(|i| if i % 3 == 0 { (1, i % 2) } else { (0, i % rows) }).collect();
+        check(&mats, |g, m| {
+            let rows = tensor::gather(g, &[&m[0], &m[1]], picks.clone());
+            tensor::add_scaled(g, &rows, &rows.clone(), 0.5)
+        }, |m| {
+            picks.iter().flat_map(|(s, r)| m[*s][r * width..(r + 1) * width].iter().map(|x| x * 1.5).collect::<Vec<_>>()).collect()
+        });
+    }
+}
+
+/// Large enough for every operation to be cut into tiles.
+#[test]
+fn large_shapes_are_the_same_on_any_number_of_threads() {
+    let run = || {
+        let graph = Graph::recording();
+        let (rows, width) = (300, 96);
+        let segments = Segments::new([100, 30, 170]);
+        let x = Mat::new(rows, width, random(1, rows * width)).trainable();
+        let w = Mat::new(width, width, random(2, width * width)).trainable();
+        let n = Mat::new(1, width, random(3, width)).trainable();
+        let q = tensor::linear(&graph, &x, &Weight::Dense(w.clone()), Some(&n));
+        let a = tensor::attention(&graph, &q, &x, &x.clone(), 4, &segments, Mask::Causal);
+        let y = tensor::layer_norm(&graph, &tensor::dropout(&graph, &a, 0.1, 9), &n, &n, 1e-5);
+        let loss = tensor::cross_entropy(&graph, &y, (0..rows as u32).map(|row| row % 96).collect(), rows);
+        let mut gradients = graph.backward(&loss);
+        (loss.values()[0], [&x, &w, &n].map(|mat| gradients.take(mat)))
+    };
+    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+    assert_eq!(threads(1).install(run), threads(4).install(run));
+}
+
+#[test]
+fn dropout_drops_its_share_and_keeps_the_mean() {
+    let x = Mat::new(1, 100_000, vec![1.0; 100_000]);
+    let y = tensor::dropout(&Graph::inference(), &x, 0.3, 5);
+    let dropped = y.values().iter().filter(|value| **value == 0.0).count() as f64 / 1e5;
+    let mean = y.values().iter().map(|value| f64::from(*value)).sum::<f64>() / 1e5;
+    // Three standard deviations of a binomial share are 0.0043.
+    assert!((dropped - 0.3).abs() < 0.005 && (mean - 1.0).abs() < 0.007, "{dropped} dropped, mean {mean}");
+    assert_ne!(y.values(), tensor::dropout(&Graph::inference(), &x, 0.3, 6).values());
+}

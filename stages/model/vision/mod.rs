@@ -1,0 +1,5 @@
+//! Vision encoders.
+
+mod siglip;
+
+pub use siglip::Siglip;

@@ -1,0 +1,174 @@
+//! Tensors by name from safetensors files, read through a memory map. Knows shapes only as it is told.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use crate::{
+    error::{ModelError, Result},
+    tensor::{Bytes, Encoding, Mat, Stored, Weight},
+};
+
+/// All tensors of a folder, or of one file.
+pub struct Checkpoint {
+    path: PathBuf,
+    tensors: HashMap<String, Entry>,
+}
+
+struct Entry {
+    file: Arc<PathBuf>,
+    map: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: std::ops::Range<usize>,
+}
+
+impl Checkpoint {
+    /// Opens a model folder: what `model.safetensors.index.json` lists, else `model.safetensors`.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let index = folder.join("model.safetensors.index.json");
+        if !index.exists() {
+            return Self::open_file(&folder.join("model.safetensors"));
+        }
+        let text = std::fs::read(&index).map_err(ModelError::io(&index))?;
+        let parsed: Value = serde_json::from_slice(&text)
+            .map_err(|error| ModelError::file(&index, format!("this is not JSON: {error}")))?;
+        let Some(names) = parsed.get("weight_map").and_then(Value::as_object) else {
+            return Err(ModelError::file(&index, "there is no `weight_map`"));
+        };
+        let mut shards: Vec<&str> = names.values().filter_map(Value::as_str).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let mut checkpoint = Self { path: folder.to_path_buf(), tensors: HashMap::new() };
+        for shard in shards {
+            if shard.contains(['/', '\\']) {
+                return Err(ModelError::file(&index, format!("`{shard}` is not the name of a file beside it")));
+            }
+            checkpoint.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens one file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        let map = map(&file).map_err(ModelError::io(path))?;
+        // Checks that the header is sound and that all tensors together are exactly the rest of the file.
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
+            ModelError::file(path, format!("this is not a whole safetensors file ({error}): download it again"))
+        })?;
+        let start = header + 8;
+        let (file, map): (_, Arc<dyn AsRef<[u8]> + Send + Sync>) = (Arc::new(path.to_path_buf()), Arc::new(map));
+        let mut tensors = HashMap::new();
+        for (name, info) in metadata.tensors() {
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            if range.end > (*map).as_ref().len() {
+                return Err(ModelError::file(path, "the file is shorter than its header says: download it again"));
+            }
+            tensors.insert(
+                name,
+                Entry { file: file.clone(), map: map.clone(), dtype: info.dtype, shape: info.shape.clone(), range },
+            );
+        }
+        Ok(Self { path: path.to_path_buf(), tensors })
+    }
+
+    /// Whether there is such a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A frozen matrix as it lies in the file; 4-bit ones are `name.q_weight` and `name.q_scale`.
+    /// For a linear layer `name` has no `.weight` at its end.
+    pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let (values, scales) = (format!("{name}.q_weight"), format!("{name}.q_scale"));
+        if self.has(&values) {
+            let groups = cols.div_ceil(32);
+            let values = self.bytes(&values, &[rows, groups * 4], Dtype::U32)?;
+            let scales = self.bytes(&scales, &[rows, groups], Dtype::F16)?;
+            return Ok(Weight::Stored(Arc::new(Stored::q4(rows, cols, values, scales))));
+        }
+        let name = format!("{name}.weight");
+        let entry = self.entry(&name, &[rows, cols])?;
+        let bytes = Bytes::new(entry.map.clone(), entry.range.clone());
+        Ok(Weight::Stored(Arc::new(Stored::plain(rows, cols, encoding(entry, &name)?, bytes))))
+    }
+
+    /// A tensor in f32, as a matrix `[rows, cols]`; its shape in the file must be `shape`.
+    pub fn mat(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> Result<Mat> {
+        let entry = self.entry(name, shape)?;
+        let mut values = vec![0.0; rows * cols];
+        encoding(entry, name)?.widen(&(*entry.map).as_ref()[entry.range.clone()], &mut values);
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(ModelError::file(
+                &entry.file,
+                format!("the tensor `{name}` holds values that are no finite numbers"),
+            ));
+        }
+        Ok(Mat::new(rows, cols, values))
+    }
+
+    /// A vector in f32, as `[1, length]`.
+    pub fn vector(&self, name: &str, length: usize) -> Result<Mat> {
+        self.mat(name, &[length], 1, length)
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+        self.find(name).map(|entry| entry.shape.as_slice())
+    }
+
+    fn bytes(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Bytes> {
+        let entry = self.entry(name, shape)?;
+        if entry.dtype != dtype {
+            return Err(ModelError::file(
+                &entry.file,
+                format!("the tensor `{name}` has the type {:?}, not {dtype:?}", entry.dtype),
+            ));
+        }
+        Ok(Bytes::new(entry.map.clone(), entry.range.clone()))
+    }
+
+    fn find(&self, name: &str) -> Result<&Entry> {
+        self.tensors.get(name).ok_or_else(|| ModelError::Missing { file: self.path.clone(), tensor: name.into() })
+    }
+
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let entry = self.find(name)?;
+        if entry.shape != shape {
+            return Err(ModelError::Shape {
+                file: entry.file.to_path_buf(),
+                tensor: name.into(),
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        Ok(entry)
+    }
+}
+
+fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
+    match entry.dtype {
+        Dtype::F32 => Ok(Encoding::F32),
+        Dtype::F16 => Ok(Encoding::F16),
+        Dtype::BF16 => Ok(Encoding::Bf16),
+        other => Err(ModelError::file(
+            &entry.file,
+            format!("the tensor `{name}` has the type {other:?}; F32, F16 and BF16 are read"),
+        )),
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: a file that changes under a map is undefined behaviour. Model files lie in the content-addressed
+    // store, whose files are written once, renamed into place and read-only from then on.
+    unsafe { Mmap::map(file) }
+}
