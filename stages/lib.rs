@@ -4,6 +4,7 @@
 pub mod error;
 pub mod event;
 pub mod job;
+pub mod preprocess;
 pub mod stage;
 
 pub use error::StageError;

@@ -91,4 +91,4 @@ macro_rules! kinds {
     };
 }
 
-kinds![];
+kinds![crate::preprocess::Preprocess];

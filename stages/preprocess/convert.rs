@@ -1,0 +1,262 @@
+//! From an annotation file to records: chunks of it are read, tokenized and checked on all cores, and written in order.
+//! Does not know the formats of either end, only their readers and writers.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+
+use super::{
+    PreprocessConfig, TextTokenizer,
+    annotations::{Annotation, RawRecord, Records, Trouble},
+    map::map_file,
+    pixels,
+    records::{FORMAT, Meta},
+    rejected::{Rejected, Rejects},
+    stays_inside,
+    template::{Encoded, IGNORE},
+    tokenizer::IMAGE_TOKEN,
+    writer::{NewRecord, RecordWriter},
+};
+use crate::{Job, StageError, event::Progress};
+
+/// Records that are in memory at a time, with their images.
+const CHUNK: usize = 128;
+/// After so many bad records beyond what is allowed, looking for more tells nothing new.
+const ENOUGH_REJECTED: usize = 1000;
+
+/// A record that can be written.
+struct Converted {
+    id: String,
+    encoded: Encoded,
+    /// Path, and the file's content unless the set has it already.
+    images: Vec<(PathBuf, Option<Vec<u8>>)>,
+    words: usize,
+}
+
+/// What all records share.
+struct Converter<'a> {
+    config: &'a PreprocessConfig,
+    tokenizer: TextTokenizer,
+    image_folder: PathBuf,
+}
+
+/// The work of the stage.
+pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
+    let data = job.input("data")?;
+    let path = data.join(&config.annotations);
+    let named = job.named(&path);
+    let text = map_file(&path).map_err(|error| unreadable(data, &path, &named, error))?;
+    let folder = job.input("tokenizer")?;
+    let mut tokenizer = TextTokenizer::open(folder, &job.named(folder))?;
+    config.template.prepare(&mut tokenizer)?;
+    let converter = Converter { config, tokenizer, image_folder: data.join(&config.image_folder) };
+    let mut sink = RecordSink::create(config, &job.output())?;
+    let mut records = Records::new(&text);
+    loop {
+        job.check_cancelled()?;
+        let chunk = records.by_ref().take(CHUNK).collect::<Result<Vec<_>, Trouble>>().map_err(|trouble| {
+            let help = "the file must be a JSON array of records with `conversations`, as LLaVA's are";
+            StageError::input(&named, trouble.message, help).at_line(trouble.line)
+        })?;
+        if chunk.is_empty() {
+            break;
+        }
+        let known = &sink.image_numbers;
+        let converted: Vec<_> = chunk.par_iter().map(|raw| converter.record(raw, known)).collect();
+        for (raw, result) in chunk.iter().zip(converted) {
+            match result {
+                Ok(record) => sink.add(record)?,
+                Err(Trouble { line, message }) => {
+                    sink.rejects.add(Rejected { line, id: raw.id(), reason: message });
+                }
+            }
+        }
+        if sink.rejects.len() > config.max_rejected + ENOUGH_REJECTED {
+            break;
+        }
+        let figures = Progress::new(records.position(), text.len(), "bytes");
+        job.progress(figures.with("records", sink.meta.records as f64));
+    }
+    sink.finish(job, &named)
+}
+
+fn unreadable(data: &Path, path: &Path, named: &Path, error: std::io::Error) -> StageError {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return StageError::Io { path: path.to_path_buf(), source: error };
+    }
+    let mut others: Vec<String> = std::fs::read_dir(data)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "json"))
+        .collect();
+    others.sort();
+    others.truncate(8);
+    let help = if others.is_empty() {
+        "`annotations` must name a LLaVA-format JSON file in the data folder, which has no JSON file".into()
+    } else {
+        format!("`annotations` must name a file in the data folder; it has: {}", others.join(", "))
+    };
+    StageError::input(named, "the annotation file is missing", help)
+}
+
+impl Converter<'_> {
+    fn record(&self, raw: &RawRecord<'_>, known: &HashMap<PathBuf, u32>) -> Result<Converted, Trouble> {
+        let annotation = raw.parse()?;
+        self.checked(annotation, known).map_err(|message| Trouble { line: raw.line, message })
+    }
+
+    fn checked(&self, annotation: Annotation, known: &HashMap<PathBuf, u32>) -> Result<Converted, String> {
+        let Annotation { id, images, turns } = annotation;
+        if turns.is_empty() {
+            return Err("the conversation is empty".into());
+        }
+        let mut encoded =
+            self.config.template.encode(&self.tokenizer, &turns, !images.is_empty(), self.config.max_length)?;
+        let tokens = encoded.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count();
+        // The reference lets an image that no token stands for pass; anything else would shift images between records.
+        if tokens != images.len() && !(tokens == 0 && images.len() == 1) {
+            return Err(format!("the text has {tokens} `<image>` for {} image(s)", images.len()));
+        }
+        encoded.input_ids.truncate(self.config.max_length);
+        encoded.labels.truncate(self.config.max_length);
+        let images = images.iter().map(|image| self.image(image, known)).collect::<Result<_, _>>()?;
+        let words = turns.iter().map(|turn| turn.value.split_whitespace().count()).sum();
+        Ok(Converted { id, encoded, images, words })
+    }
+
+    /// Reads an image file, and decodes it once to know that training can.
+    fn image(&self, relative: &str, known: &HashMap<PathBuf, u32>) -> Result<(PathBuf, Option<Vec<u8>>), String> {
+        if relative.is_empty() || !stays_inside(relative) {
+            return Err(format!("the image path `{relative}` leads out of the image folder"));
+        }
+        let path = self.image_folder.join(relative);
+        if known.contains_key(&path) {
+            return Ok((path, None));
+        }
+        let shown = Path::new(&self.config.image_folder).join(relative);
+        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => format!("the image {} is missing", shown.display()),
+            _ => format!("the image {} can't be read: {error}", shown.display()),
+        })?;
+        pixels::decode(&bytes).map_err(|error| format!("the image {} can't be decoded: {error}", shown.display()))?;
+        Ok((path, Some(bytes)))
+    }
+}
+
+/// Takes records in order, and counts.
+struct RecordSink {
+    folder: PathBuf,
+    max_rejected: usize,
+    writer: RecordWriter,
+    image_numbers: HashMap<PathBuf, u32>,
+    rejects: Rejects,
+    mismatched: Vec<String>,
+    meta: Meta,
+}
+
+impl RecordSink {
+    fn create(config: &PreprocessConfig, folder: &Path) -> Result<Self, StageError> {
+        let meta = Meta {
+            format: FORMAT,
+            template: config.template.name().into(),
+            image_aspect_ratio: config.image_aspect_ratio.name().into(),
+            max_length: config.max_length,
+            records: 0,
+            images: 0,
+            tokens: 0,
+            labelled_tokens: 0,
+            mismatched: 0,
+            rejected: 0,
+        };
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            max_rejected: config.max_rejected,
+            writer: RecordWriter::create(folder)?,
+            image_numbers: HashMap::new(),
+            rejects: Rejects::default(),
+            mismatched: Vec::new(),
+            meta,
+        })
+    }
+
+    fn add(&mut self, record: Converted) -> Result<(), StageError> {
+        let mut images = Vec::new();
+        for (path, bytes) in record.images {
+            let number = match (self.image_numbers.get(&path), bytes) {
+                (Some(number), _) => *number,
+                (None, bytes) => {
+                    let number = self.writer.add_image(&bytes.unwrap_or_default())?;
+                    self.image_numbers.insert(path, number);
+                    number
+                }
+            };
+            images.push(number);
+        }
+        let Encoded { input_ids, labels, mismatched } = &record.encoded;
+        self.meta.records += 1;
+        self.meta.tokens += input_ids.len() as u64;
+        self.meta.labelled_tokens += labels.iter().filter(|label| **label != IGNORE).count() as u64;
+        self.writer.add_record(&NewRecord {
+            id: &record.id,
+            input_ids,
+            labels,
+            images: &images,
+            words: record.words,
+        })?;
+        if *mismatched {
+            self.mismatched.push(record.id);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, job: &Job, annotations: &Path) -> Result<(), StageError> {
+        if self.rejects.len() > self.max_rejected {
+            return Err(self.rejects.error(annotations.to_path_buf(), self.max_rejected));
+        }
+        if self.meta.records == 0 {
+            let help = "give a file with at least one conversation";
+            return Err(StageError::input(annotations, "there is no record to train on", help));
+        }
+        self.warn(job, annotations);
+        self.meta.images = self.image_numbers.len();
+        self.meta.mismatched = self.mismatched.len();
+        self.meta.rejected = self.rejects.len();
+        self.rejects.write(&self.folder)?;
+        for (name, value) in [
+            ("records", self.meta.records as f64),
+            ("images", self.meta.images as f64),
+            ("tokens", self.meta.tokens as f64),
+            ("labelled_tokens", self.meta.labelled_tokens as f64),
+            ("mismatched", self.meta.mismatched as f64),
+            ("rejected", self.meta.rejected as f64),
+        ] {
+            job.result(name, value);
+        }
+        self.writer.finish(&self.meta)
+    }
+
+    fn warn(&self, job: &Job, annotations: &Path) {
+        let file = annotations.display();
+        if self.rejects.len() > 0 {
+            job.warn(format!(
+                "{file}: {} record(s) left out, all in rejected.jsonl\n{}",
+                self.rejects.len(),
+                self.rejects.summary()
+            ));
+        }
+        if !self.mismatched.is_empty() {
+            let named: Vec<&str> = self.mismatched.iter().take(5).map(String::as_str).collect();
+            let more = if self.mismatched.len() > 5 { ", ..." } else { "" };
+            job.warn(format!(
+                "{file}: {} record(s) teach nothing, as their token count does not match the template's arithmetic (the \
+                 reference masks them too): id {}{more}",
+                self.mismatched.len(),
+                named.join(", "),
+            ));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The kind `preprocess`: LLaVA-format conversations and their images become training records.
+//! Knows the annotation format and the templates; not what the records are trained on.
+
+mod annotations;
+mod convert;
+pub(crate) mod map;
+pub mod pixels;
+pub mod records;
+mod rejected;
+mod resize;
+pub mod template;
+#[cfg(test)]
+mod tests;
+pub mod tokenizer;
+mod writer;
+
+use serde::{Deserialize, Serialize};
+
+pub use annotations::Turn;
+pub use pixels::AspectRatio;
+pub use records::{Meta, Record, RecordSet};
+pub use template::Template;
+pub use tokenizer::TextTokenizer;
+
+use crate::{
+    Job, Stage, StageError,
+    stage::{ConfigIssue, Input},
+};
+
+/// The kind `preprocess`.
+#[derive(Debug)]
+pub struct Preprocess;
+
+/// The keys of `preprocess`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreprocessConfig {
+    /// The annotation file, in the data folder: a JSON array in LLaVA's format.
+    pub annotations: String,
+    /// The folder that the records' image paths start from, in the data folder.
+    #[serde(default = "image_folder")]
+    pub image_folder: String,
+    /// How conversations become text.
+    pub template: Template,
+    /// How images become square. The images are kept as they are; training reads this from the records.
+    #[serde(default)]
+    pub image_aspect_ratio: AspectRatio,
+    /// The context: longer sequences are cut.
+    #[serde(default = "max_length")]
+    pub max_length: usize,
+    /// So many records may be unusable before the stage fails.
+    #[serde(default)]
+    pub max_rejected: usize,
+}
+
+fn image_folder() -> String {
+    "images".into()
+}
+
+fn max_length() -> usize {
+    3072
+}
+
+impl Stage for Preprocess {
+    const KIND: &'static str = "preprocess";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
+    const INPUTS: &'static [Input] = &[
+        Input { name: "data", required: true, about: "a folder with an annotation file and images" },
+        Input { name: "tokenizer", required: true, about: "the language model's folder, for its tokenizer.json" },
+    ];
+    type Config = PreprocessConfig;
+
+    fn check(config: &PreprocessConfig) -> Result<(), ConfigIssue> {
+        if config.max_length == 0 || config.max_length > 1 << 20 {
+            return Err(ConfigIssue::new("max_length", "must be between 1 and 1048576"));
+        }
+        for (key, path) in [("annotations", &config.annotations), ("image_folder", &config.image_folder)] {
+            if !stays_inside(path) {
+                return Err(ConfigIssue::new(key, "must be a path inside the data folder, without `..`"));
+            }
+        }
+        if config.annotations.is_empty() {
+            return Err(ConfigIssue::new("annotations", "must name a file in the data folder"));
+        }
+        Ok(())
+    }
+
+    fn run(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
+        convert::convert(config, job)
+    }
+}
+
+/// Whether a relative path can't lead out of its folder.
+pub(crate) fn stays_inside(path: &str) -> bool {
+    use std::path::{Component, Path};
+    Path::new(path).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}

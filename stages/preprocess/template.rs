@@ -1,0 +1,196 @@
+//! The conversation templates: how turns become one text, which of its tokens are learnt, and what ends an answer.
+//! Equal to Imp's `preprocess_*` token for token (`fixtures/prompts`). Does not know files or images' content.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    annotations::Turn,
+    tokenizer::{IMAGE_TEXT, TextTokenizer},
+};
+use crate::StageError;
+
+/// The label of a token that is not learnt.
+pub const IGNORE: i32 = -100;
+/// The system text of all templates but `plain`.
+pub const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
+                          helpful, detailed, and polite answers to the user's questions.";
+/// Ends an answer of `phi2`.
+pub const PHI2_END: &str = "</s>";
+/// Pads and stands for the unknown in `phi2`.
+pub const PHI2_PAD: &str = "<|endoftext|>";
+
+/// A template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Template {
+    /// Stage 1: the image, a caption and a newline. Only the image token is masked.
+    Plain,
+    /// `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`; only answers are learnt.
+    Phi2,
+}
+
+/// A conversation in tokens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids; -200 stands for an image.
+    pub input_ids: Vec<i32>,
+    /// Of the same length: the id to predict, or -100.
+    pub labels: Vec<i32>,
+    /// The rounds did not add up to the whole, and every label is -100 for it, as in the reference.
+    pub mismatched: bool,
+}
+
+impl Template {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Phi2 => "phi2",
+        }
+    }
+
+    /// Gives the tokenizer the tokens of the template that its file lacks: `</s>` as the next free id (50295 for
+    /// Phi-2).
+    ///
+    /// # Errors
+    /// If the tokenizer is of another family.
+    pub fn prepare(self, tokenizer: &mut TextTokenizer) -> Result<(), StageError> {
+        if self == Self::Phi2 && (tokenizer.id(PHI2_PAD).is_none() || tokenizer.add_special(PHI2_END).is_none()) {
+            return Err(StageError::failed(
+                format!("the tokenizer has no token `{PHI2_PAD}`, which the template `phi2` needs"),
+                "give a language model of the Phi-2 family, or the template of its own family",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The ids that end an answer.
+    pub fn stop_ids(self, tokenizer: &TextTokenizer) -> Vec<u32> {
+        [PHI2_END, PHI2_PAD].iter().filter_map(|token| tokenizer.id(token)).collect()
+    }
+
+    /// The prompt that asks one question about one image.
+    pub fn prompt(self, question: &str) -> String {
+        match self {
+            Self::Plain => IMAGE_TEXT.into(),
+            Self::Phi2 => format!("{SYSTEM} USER: {IMAGE_TEXT}\n{question} ASSISTANT:"),
+        }
+    }
+
+    /// A training conversation in tokens. `max_length` only decides what the reference's check of its own arithmetic
+    /// does, and where a text without an image is cut; sequences with images are not cut here.
+    ///
+    /// # Errors
+    /// In words: why the conversation can't be used.
+    pub fn encode(
+        self,
+        tokenizer: &TextTokenizer,
+        turns: &[Turn],
+        has_image: bool,
+        max_length: usize,
+    ) -> Result<Encoded, String> {
+        let turns = if has_image { images_first(turns) } else { turns.to_vec() };
+        match self {
+            Self::Plain => encode_plain(tokenizer, &turns),
+            Self::Phi2 => encode_phi2(tokenizer, &turns, has_image, max_length),
+        }
+    }
+}
+
+/// Moves `<image>` to the beginning of its turn (the reference's `preprocess_multimodal`).
+fn images_first(turns: &[Turn]) -> Vec<Turn> {
+    let moved = |turn: &Turn| {
+        let mut turn = turn.clone();
+        if turn.value.contains(IMAGE_TEXT) {
+            let words = strip(&turn.value.replace(IMAGE_TEXT, "")).to_string();
+            turn.value = strip(&format!("{IMAGE_TEXT}\n{words}")).to_string();
+        }
+        turn
+    };
+    turns.iter().map(moved).collect()
+}
+
+/// Python's `str.strip`, which counts four separators as white space that Rust's `trim` does not.
+fn strip(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
+}
+
+fn encode_plain(tokenizer: &TextTokenizer, turns: &[Turn]) -> Result<Encoded, String> {
+    let [question, caption] = turns else {
+        return Err(format!("the template `plain` takes a question and a caption, not {} turns", turns.len()));
+    };
+    if !question.value.contains(IMAGE_TEXT) {
+        return Err("the template `plain` needs `<image>` in the first turn, and an `image`".into());
+    }
+    let input_ids = tokenizer.encode_with_images(&format!("{IMAGE_TEXT}{}\n", caption.value))?;
+    let mut labels = input_ids.clone();
+    let image_tokens = tokenizer.encode_with_images(IMAGE_TEXT)?.len();
+    labels[..image_tokens].fill(IGNORE);
+    // A caption that says `<image>`, too, keeps the label -200 there, as in the reference: the splice drops it.
+    Ok(Encoded { input_ids, labels, mismatched: false })
+}
+
+fn encode_phi2(
+    tokenizer: &TextTokenizer,
+    turns: &[Turn],
+    has_image: bool,
+    max_length: usize,
+) -> Result<Encoded, String> {
+    let prompt = phi2_text(turns)?;
+    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
+    let mut input_ids = encode(&prompt)?;
+    if !has_image {
+        input_ids.truncate(max_length);
+    }
+    let pad = tokenizer.id(PHI2_PAD).map(|id| id as i32);
+    let unpadded = input_ids.iter().filter(|id| Some(**id) != pad).count();
+    let mut labels = input_ids.clone();
+    let mut done = 0;
+    for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
+        let Some(question) = single_split(round, " ASSISTANT: ") else { break };
+        // The question's encoding ends with the space after "ASSISTANT:", which in the round belongs to the answer.
+        let question_tokens = encode(question)?.len().saturating_sub(1);
+        mask(&mut labels, done, done + question_tokens);
+        done += encode(round)?.len() + 1; // and its `</s>`
+    }
+    mask(&mut labels, done, usize::MAX);
+    let mismatched = done < max_length && done != unpadded;
+    if mismatched {
+        labels.fill(IGNORE);
+    }
+    Ok(Encoded { input_ids, labels, mismatched })
+}
+
+/// The text before and with `separator` if the text has it exactly once.
+fn single_split<'a>(text: &'a str, separator: &str) -> Option<&'a str> {
+    let end = text.find(separator)? + separator.len();
+    (!text[end..].contains(separator)).then(|| &text[..end])
+}
+
+fn mask(labels: &mut [i32], from: usize, to: usize) {
+    let to = to.min(labels.len());
+    if from < to {
+        labels[from..to].fill(IGNORE);
+    }
+}
+
+/// The whole conversation as text (the reference's `Conversation.get_prompt`).
+fn phi2_text(turns: &[Turn]) -> Result<String, String> {
+    // The reference skips a first turn that is not the user's.
+    let turns = match turns {
+        [first, rest @ ..] if first.from == "gpt" => rest,
+        all => all,
+    };
+    if turns.is_empty() {
+        return Err("the conversation is empty".into());
+    }
+    let mut text = format!("{SYSTEM} ");
+    for (number, turn) in turns.iter().enumerate() {
+        let (from, role, end) = if number % 2 == 0 { ("human", "USER", " ") } else { ("gpt", "ASSISTANT", PHI2_END) };
+        if turn.from != from {
+            return Err(format!("turn {} is from `{}` where `{from}` is expected", number + 1, turn.from));
+        }
+        text += &if turn.value.is_empty() { format!("{role}:") } else { format!("{role}: {}{end}", turn.value) };
+    }
+    Ok(text)
+}

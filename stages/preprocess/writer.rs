@@ -1,0 +1,110 @@
+//! Writes the artifact that [`super::records`] reads. Does not know where records come from.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use super::records::{Entry, FORMAT, Header, ImageEntry, MAGIC, Meta};
+use crate::StageError;
+
+/// Appends records one after the other; memory grows by a few bytes a record, not by their content.
+pub(super) struct RecordWriter {
+    folder: PathBuf,
+    records: Output,
+    images: Output,
+    entries: Vec<Entry>,
+    image_entries: Vec<ImageEntry>,
+}
+
+/// A record to write.
+pub(super) struct NewRecord<'a> {
+    pub(super) id: &'a str,
+    pub(super) input_ids: &'a [i32],
+    pub(super) labels: &'a [i32],
+    pub(super) images: &'a [u32],
+    pub(super) words: usize,
+}
+
+impl RecordWriter {
+    pub(super) fn create(folder: &Path) -> Result<Self, StageError> {
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            records: Output::create(folder.join("records.bin"))?,
+            images: Output::create(folder.join("images.bin"))?,
+            entries: Vec::new(),
+            image_entries: Vec::new(),
+        })
+    }
+
+    /// Adds an encoded image and returns its number.
+    pub(super) fn add_image(&mut self, encoded: &[u8]) -> Result<u32, StageError> {
+        self.image_entries.push(ImageEntry { offset: self.images.written, bytes: encoded.len() as u64 });
+        self.images.write(encoded)?;
+        Ok(self.image_entries.len() as u32 - 1)
+    }
+
+    pub(super) fn add_record(&mut self, record: &NewRecord<'_>) -> Result<(), StageError> {
+        self.entries.push(Entry {
+            offset: self.records.written,
+            tokens: record.input_ids.len() as u32,
+            images: record.images.len() as u32,
+            id_bytes: record.id.len() as u32,
+            words: record.words as u32,
+        });
+        self.records.write(bytemuck::cast_slice(record.input_ids))?;
+        self.records.write(bytemuck::cast_slice(record.labels))?;
+        self.records.write(bytemuck::cast_slice(record.images))?;
+        self.records.write(record.id.as_bytes())?;
+        // So that the next record's numbers are aligned in the map.
+        self.records.write(&[0; 3][..record.id.len().next_multiple_of(4) - record.id.len()])
+    }
+
+    /// Writes the index and `meta.json`.
+    pub(super) fn finish(self, meta: &Meta) -> Result<(), StageError> {
+        let header = Header {
+            magic: MAGIC,
+            format: FORMAT,
+            reserved: 0,
+            records: self.entries.len() as u64,
+            images: self.image_entries.len() as u64,
+            records_bytes: self.records.written,
+            images_bytes: self.images.written,
+        };
+        let mut index = Output::create(self.folder.join("index.bin"))?;
+        index.write(bytemuck::bytes_of(&header))?;
+        index.write(bytemuck::cast_slice(&self.entries))?;
+        index.write(bytemuck::cast_slice(&self.image_entries))?;
+        for output in [self.records, self.images, index] {
+            output.finish()?;
+        }
+        let path = self.folder.join("meta.json");
+        let text = serde_json::to_string_pretty(meta).unwrap_or_default() + "\n";
+        std::fs::write(&path, text).map_err(StageError::io(&path))
+    }
+}
+
+/// A file that is written from front to back.
+struct Output {
+    path: PathBuf,
+    file: BufWriter<File>,
+    written: u64,
+}
+
+impl Output {
+    fn create(path: PathBuf) -> Result<Self, StageError> {
+        let file = BufWriter::with_capacity(1 << 18, File::create(&path).map_err(StageError::io(&path))?);
+        Ok(Self { path, file, written: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+        self.file.write_all(bytes).map_err(StageError::io(&self.path))?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), StageError> {
+        self.file.flush().map_err(StageError::io(&self.path))
+    }
+}
