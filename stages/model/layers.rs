@@ -110,6 +110,14 @@ impl Linear {
         });
     }
 
+    /// Puts the adapter into the weight, for good.
+    pub fn fold(&mut self) {
+        if self.lora.is_some() {
+            self.weight = Weight::Dense(Mat::new(self.weight.outputs(), self.weight.inputs(), self.merged()));
+            self.lora = None;
+        }
+    }
+
     /// The weight in f32 with the adapter in it: `W + scale * B A`.
     pub fn merged(&self) -> Vec<f32> {
         let dense = match &self.weight {

@@ -95,9 +95,16 @@ pub fn projector(model: &Imp, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("mm_projector.safetensors"), model.projector.tensors(), DType::F32)
 }
 
-/// Writes the language model as `model.safetensors`, in f32.
+/// Writes the language model as a Hugging Face folder, in f32, adapters merged.
 pub fn language_model(model: &Imp, folder: &Path) -> Result<()> {
+    write_json(&folder.join("config.json"), &model.llm.config.to_json())?;
     write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), DType::F32)
+}
+
+/// Writes the used part of the vision tower as a `SigLIP` folder, in f32.
+pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
+    write_json(&folder.join("config.json"), &model.vision.config.to_json())?;
+    write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), DType::F32)
 }
 
 /// Writes the adapters in peft's layout: `adapter_config.json` and `adapter_model.safetensors`.

@@ -187,10 +187,10 @@ fn quantize_group(group: &[f32], values: &mut [u8], scale_bytes: &mut [u8]) {
         let level = |offset: usize| {
             let w = group.get(index * 2 + offset).copied().unwrap_or(0.0);
             if scale == f16::ZERO {
-                return 7;
+                return 0;
             }
             let quotient = half(half(w).to_f32() / scale.to_f32()).to_f32();
-            half(quotient + 7.0).to_f32().round_ties_even().clamp(0.0, 14.0) as u8
+            half(quotient + 7.0).to_f32().round().clamp(0.0, 14.0) as u8
         };
         *byte = level(0) | (level(1) << 4);
     }
