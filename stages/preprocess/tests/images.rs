@@ -1,0 +1,101 @@
+//! Decoding, squaring and resizing, against Pillow and Imp's image processor.
+
+use image::RgbImage;
+
+use super::fixture;
+use crate::preprocess::pixels::{AspectRatio, blank, decode, pixels, squared};
+
+const FILES: [&str; 9] = [
+    "exif_rot6_64x40.jpg",
+    "gray_29x41.png",
+    "jpeg420_60x44.jpg",
+    "palette_50x34.png",
+    "rgb_37x53.png",
+    "rgba_40x30.png",
+    "same_56x56.png",
+    "up_7x5.png",
+    "wide_500x40.png",
+];
+
+fn read(name: &str) -> Vec<u8> {
+    std::fs::read(fixture("images").join(name)).unwrap()
+}
+
+/// What the reference decodes `file` to: Pillow's own result where the format leaves room, else the file itself.
+fn reference_decode(file: &str) -> RgbImage {
+    let decoded = format!("decoded/{file}.png");
+    let known = fixture("images").join(&decoded).exists();
+    decode(&read(&if known { decoded } else { format!("files/{file}") })).unwrap()
+}
+
+fn largest_difference(a: &RgbImage, b: &RgbImage) -> u8 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn files_decode_as_pillow_does() {
+    for file in FILES {
+        let decoded = decode(&read(&format!("files/{file}"))).unwrap();
+        if file.ends_with(".jpg") {
+            // The format leaves the inverse DCT and chroma upsampling open: compared as the model sees it.
+            let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
+            let difference = largest_difference(&squared(&decoded, AspectRatio::Square, 56), &expected);
+            assert!(difference <= 2, "{file}: {difference} levels apart");
+        } else {
+            assert_eq!(largest_difference(&decoded, &reference_decode(file)), 0, "{file}");
+        }
+    }
+}
+
+#[test]
+fn resizing_gives_pillows_bytes() {
+    for file in FILES {
+        let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
+        let found = squared(&reference_decode(file), AspectRatio::Square, 56);
+        assert_eq!(largest_difference(&found, &expected), 0, "{file}");
+    }
+}
+
+#[test]
+fn padding_and_cropping_are_the_references() {
+    for mode in [AspectRatio::Pad, AspectRatio::Crop] {
+        let expected = decode(&read(&format!("expected_56/{}.rgb_37x53.png.png", mode.name()))).unwrap();
+        let found = squared(&reference_decode("rgb_37x53.png"), mode, 56);
+        assert_eq!(largest_difference(&found, &expected), 0, "{mode:?}");
+    }
+}
+
+#[test]
+fn pixel_values_are_planes_from_minus_one_to_one() {
+    let file = read("files/same_56x56.png");
+    let (values, image) = (pixels(&file, AspectRatio::Square, 56).unwrap(), decode(&file).unwrap());
+    assert_eq!(values.len(), 3 * 56 * 56);
+    // Literal values of the reference's table, bit for bit.
+    for (level, expected) in [(0_u8, -1.0_f32), (1, -0.992_156_86), (2, -0.984_313_73), (255, 1.0)] {
+        if let Some(at) = image.pixels().position(|pixel| pixel.0[2] == level) {
+            assert_eq!(values[2 * 56 * 56 + at].to_bits(), expected.to_bits(), "{level}");
+        }
+    }
+    assert!(values.iter().all(|value| (-1.0..=1.0).contains(value)));
+    assert!(blank(56).iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn what_is_no_image_is_an_error() {
+    let png = read("files/rgb_37x53.png");
+    for bytes in [&b""[..], b"hello", &png[..png.len() / 2], &png[..20]] {
+        assert!(decode(bytes).is_err());
+    }
+}
+
+#[test]
+fn slivers_are_accepted() {
+    for (width, height) in [(1, 1), (1, 300), (300, 2)] {
+        let image = RgbImage::from_pixel(width, height, image::Rgb([9, 8, 7]));
+        for mode in [AspectRatio::Square, AspectRatio::Crop, AspectRatio::Pad] {
+            assert_eq!(squared(&image, mode, 28).dimensions(), (28, 28));
+        }
+        assert!(squared(&image, AspectRatio::Square, 28).pixels().all(|pixel| pixel.0 == [9, 8, 7]));
+    }
+}

@@ -1,0 +1,142 @@
+//! Templates and masks, token for token as Imp's preprocessing gives them with the Phi-2 tokenizer.
+
+use std::{collections::BTreeMap, io::Read, sync::LazyLock};
+
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::fixture;
+use crate::preprocess::{Template, TextTokenizer, Turn};
+
+/// The Phi-2 tokenizer, put together from its merges: its ids are the 256 bytes, the merges in order,
+/// `<|endoftext|>`, then runs of blanks from 31 down to 2 and of tabs from 9 down to 2.
+pub(crate) static PHI2: LazyLock<TextTokenizer> = LazyLock::new(|| {
+    let mut text = String::new();
+    let file = std::fs::File::open(fixture("phi2_merges.txt.gz")).unwrap();
+    GzDecoder::new(file).read_to_string(&mut text).unwrap();
+    let merges: Vec<&str> = text.lines().filter(|line| !line.starts_with("#version")).collect();
+    let mut words: Vec<String> = byte_alphabet();
+    words.extend(merges.iter().map(|merge| merge.replace(' ', "")));
+    words.push("<|endoftext|>".into());
+    let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(id, word)| (word.as_str(), id)).collect();
+    let blanks = (2..=31).rev().map(|n| " ".repeat(n)).chain((2..=9).rev().map(|n| "\t".repeat(n)));
+    let mut added = vec![json!({"id": 50256, "content": "<|endoftext|>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true})];
+    added.extend(blanks.enumerate().map(|(number, text)| {
+        json!({"id": 50257 + number, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": true, "special": false})
+    }));
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let file = json!({"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges}});
+    let mut tokenizer = TextTokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+    Template::Phi2.prepare(&mut tokenizer).unwrap();
+    tokenizer
+});
+
+/// GPT-2's characters for the 256 bytes: printable ones first.
+fn byte_alphabet() -> Vec<String> {
+    let printable: Vec<u32> = (33..=126).chain(161..=172).chain(174..=255).collect();
+    let others = 256..256 + (256 - printable.len() as u32);
+    printable.iter().copied().chain(others).filter_map(char::from_u32).map(String::from).collect()
+}
+
+fn lines<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
+    let text = std::fs::read_to_string(fixture(name)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    image: Option<String>,
+    conversations: Vec<Turn>,
+}
+
+#[derive(Deserialize)]
+struct Training {
+    id: String,
+    sample: Sample,
+    input_ids: Vec<i32>,
+    labels: Vec<i32>,
+    mismatch_warning: bool,
+}
+
+fn check(file: &str, template: Template, count: usize) {
+    let cases: Vec<Training> = lines(file);
+    assert_eq!(cases.len(), count);
+    for case in cases {
+        let has_image = case.sample.image.is_some();
+        let encoded = template.encode(&PHI2, &case.sample.conversations, has_image, 3072).unwrap();
+        assert_eq!(encoded.input_ids, case.input_ids, "{}", case.id);
+        assert_eq!(encoded.labels, case.labels, "{}", case.id);
+        assert_eq!(encoded.mismatched, case.mismatch_warning, "{}", case.id);
+    }
+}
+
+#[test]
+fn raw_texts_have_the_ids_of_the_reference() {
+    #[derive(Deserialize)]
+    struct Raw {
+        text: String,
+        ids: Vec<i32>,
+        decoded_skip_special: String,
+    }
+    for case in lines::<Raw>("phi2_raw.jsonl") {
+        assert_eq!(PHI2.encode(&case.text).unwrap(), case.ids, "{:?}", case.text);
+        let ids: Vec<u32> = case.ids.iter().map(|id| *id as u32).collect();
+        assert_eq!(PHI2.decode(&ids).unwrap(), case.decoded_skip_special, "{:?}", case.text);
+    }
+}
+
+#[test]
+fn phi2_conversations_and_masks() {
+    check("phi2_sft.jsonl", Template::Phi2, 19);
+}
+
+#[test]
+fn plain_captions() {
+    check("phi2_plain.jsonl", Template::Plain, 6);
+}
+
+#[test]
+fn phi2_prompts_of_inference() {
+    #[derive(Deserialize)]
+    struct Inference {
+        question: String,
+        prompt: String,
+        input_ids: Vec<i32>,
+    }
+    for case in lines::<Inference>("phi2_infer.jsonl") {
+        // The last fixture is a second turn, which no benchmark asks.
+        if case.question != "(second turn)" {
+            assert_eq!(Template::Phi2.prompt(&case.question), case.prompt);
+        }
+        assert_eq!(PHI2.encode_with_images(&case.prompt).unwrap(), case.input_ids, "{}", case.question);
+    }
+    assert_eq!(Template::Phi2.stop_ids(&PHI2), [50295, 50256]);
+}
+
+#[test]
+fn a_text_is_cut_at_the_context_and_keeps_its_labels() {
+    let turn = |from: &str, value: &str| Turn { from: from.into(), value: value.into() };
+    let turns = [turn("human", "Count."), turn("gpt", &"one two three ".repeat(50))];
+    let whole = Template::Phi2.encode(&PHI2, &turns, false, 3072).unwrap();
+    let cut = Template::Phi2.encode(&PHI2, &turns, false, 60).unwrap();
+    assert_eq!(cut.input_ids, whole.input_ids[..60]);
+    assert_eq!(cut.labels, whole.labels[..60]);
+    assert!(!cut.mismatched);
+}
+
+#[test]
+fn wrong_roles_are_refused_in_words() {
+    let turn = |from: &str| Turn { from: from.into(), value: "x".into() };
+    for (turns, words) in [
+        (vec![turn("human"), turn("human")], "turn 2 is from `human` where `gpt` is expected"),
+        (vec![turn("user"), turn("gpt")], "turn 1 is from `user` where `human` is expected"),
+        (vec![turn("gpt")], "empty"),
+    ] {
+        let message = Template::Phi2.encode(&PHI2, &turns, false, 3072).unwrap_err();
+        assert!(message.contains(words), "{message}");
+    }
+}

@@ -1,0 +1,1 @@
+//! The stage on good and bad data.
