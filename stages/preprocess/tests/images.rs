@@ -38,10 +38,11 @@ fn files_decode_as_pillow_does() {
     for file in FILES {
         let decoded = decode(&read(&format!("files/{file}"))).unwrap();
         if file.ends_with(".jpg") {
-            // The format leaves the inverse DCT and chroma upsampling open: compared as the model sees it.
-            let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
-            let difference = largest_difference(&squared(&decoded, AspectRatio::Square, 56), &expected);
-            assert!(difference <= 2, "{file}: {difference} levels apart");
+            // The format leaves the inverse DCT and the chroma upsampling open: nearly all values are within 2 levels.
+            let expected = reference_decode(file);
+            let apart: Vec<u8> = decoded.iter().zip(expected.iter()).map(|(a, b)| a.abs_diff(*b)).collect();
+            let far = apart.iter().filter(|levels| **levels > 2).count();
+            assert!(apart.iter().all(|levels| *levels <= 4) && far * 100 < apart.len(), "{file}: {far} values differ");
         } else {
             assert_eq!(largest_difference(&decoded, &reference_decode(file)), 0, "{file}");
         }
