@@ -3,9 +3,14 @@
 
 pub mod error;
 pub mod event;
+pub mod finetune;
 pub mod job;
+pub mod merge;
 pub mod preprocess;
+pub mod pretrain;
+pub mod quantize;
 pub mod stage;
+mod training;
 
 pub use error::StageError;
 pub use job::Job;

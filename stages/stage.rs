@@ -91,4 +91,10 @@ macro_rules! kinds {
     };
 }
 
-kinds![crate::preprocess::Preprocess];
+kinds![
+    crate::preprocess::Preprocess,
+    crate::pretrain::Pretrain,
+    crate::finetune::Finetune,
+    crate::merge::Merge,
+    crate::quantize::Quantize,
+];

@@ -86,7 +86,7 @@ impl PhiConfig {
     }
 }
 
-/// A `SigLIP` vision tower.
+/// A SigLIP vision tower.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiglipConfig {
     /// Width of the residual stream.
@@ -142,7 +142,7 @@ impl SiglipConfig {
         Ok(config)
     }
 
-    /// As the `config.json` of a full `SigLIP`.
+    /// As the `config.json` of a full SigLIP.
     pub fn to_json(&self) -> Value {
         json!({ "model_type": "siglip", "architectures": ["SiglipModel"], "vision_config": self.vision_json() })
     }
@@ -227,7 +227,7 @@ impl ConfigFile {
         PhiConfig::read(&self.reader(&self.keys))
     }
 
-    /// The vision tower: of a `SigLIP` folder, or of an Imp that carries it along.
+    /// The vision tower: of a SigLIP folder, or of an Imp that carries it along.
     pub fn siglip(&self) -> Result<SiglipConfig> {
         let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
         SiglipConfig::read(&self.reader(nested.unwrap_or(&self.keys)))

@@ -74,7 +74,7 @@ pub fn write_phi(folder: &Path, config: &PhiConfig, seed: u64) -> Result<()> {
     maker.write(folder, &config.to_json())
 }
 
-/// Writes `config.json` and `model.safetensors` of a `SigLIP` with random weights. Its patch embedding keeps what is
+/// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding keeps what is
 /// in a patch (a random projection), and its blocks add little, so that the frozen tower's features say what
 /// the image shows.
 pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {

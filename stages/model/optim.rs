@@ -1,4 +1,4 @@
-//! The optimizer over everything that trains in a model: `AdamW` with clipping by the global norm, as
+//! The optimizer over everything that trains in a model: AdamW with clipping by the global norm, as
 //! PyTorch's. Its state can be taken out and put back, for exact resumption.
 
 use crate::{

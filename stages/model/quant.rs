@@ -39,7 +39,7 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let bytes = raw.iter().map(|raw| raw.bytes.len() as u64).sum();
     config["quantization_config"] = json!({ "quant_method": "q4f16_1", "bits": 4, "group_size": 32 });
     save::write_json(&to.join("config.json"), &config)?;
-    save::write_raw(&to.join("model.safetensors"), raw)?;
+    save::write_raw(&to.join("model.safetensors"), &raw)?;
     Ok(Quantized { bytes, weights })
 }
 

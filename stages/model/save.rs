@@ -56,10 +56,11 @@ impl Raw {
 
 /// Writes a safetensors file.
 pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor>, dtype: DType) -> Result<()> {
-    write_raw(path, tensors.into_iter().map(|tensor| Raw::new(tensor, dtype)).collect())
+    let raw: Vec<Raw> = tensors.into_iter().map(|tensor| Raw::new(tensor, dtype)).collect();
+    write_raw(path, &raw)
 }
 
-pub(crate) fn write_raw(path: &Path, tensors: Vec<Raw>) -> Result<()> {
+pub(crate) fn write_raw(path: &Path, tensors: &[Raw]) -> Result<()> {
     let views = tensors
         .iter()
         .map(|raw| {
@@ -101,7 +102,7 @@ pub fn language_model(model: &Imp, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), DType::F32)
 }
 
-/// Writes the used part of the vision tower as a `SigLIP` folder, in f32.
+/// Writes the used part of the vision tower as a SigLIP folder, in f32.
 pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
     write_json(&folder.join("config.json"), &model.vision.config.to_json())?;
     write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), DType::F32)

@@ -8,12 +8,12 @@ use super::{Graph, Mat, math};
 /// Values that one thread works on at a time.
 pub(super) const CHUNK: usize = 8192;
 
-const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
 /// The nonlinearities of the models, by the names in their `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
-    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (Phi-2, `SigLIP`).
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (Phi-2, SigLIP).
     #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
     GeluTanh,
     /// `0.5 x (1 + erf(x / sqrt 2))` (the projector).

@@ -40,6 +40,9 @@ impl Weight {
 
 /// `x W^T + b`, with `x` `[rows, in]`, `bias` `[1, out]`. The backward pass computes only what is needed: the
 /// gradient of a frozen weight never is.
+///
+/// # Panics
+/// If `x` and `weight` don't fit: a bug of the caller's.
 pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
     let (rows, outputs) = (x.rows(), weight.outputs());
     assert_eq!(x.cols(), weight.inputs(), "the weight takes rows of another width");

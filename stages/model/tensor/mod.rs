@@ -45,7 +45,8 @@ type Data = Tensor<(usize, usize), f32, Cpu>;
 /// Finds the gradient of a matrix without keeping its data alive. dfdx has a type for that, a ghost tensor,
 /// but does not export its name: so the ghost hides in a closure.
 #[derive(Clone)]
-struct Ghost(Rc<dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>>);
+struct Ghost(Rc<FindGradient>);
+type FindGradient = dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>;
 
 /// A matrix `[rows, cols]`, row-major, f32. Cloning shares the data.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! `AdamW` (Loshchilov, Hutter 2019) and the global norm of gradients, fused and in a fixed order.
+//! AdamW (Loshchilov, Hutter 2019) and the global norm of gradients, fused and in a fixed order.
 
 use rayon::prelude::*;
 

@@ -1,7 +1,5 @@
 //! Sums of matrices, and dropout.
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{Graph, Mat, activation::CHUNK};
@@ -59,10 +57,17 @@ fn drop_values(values: &mut [f32], rate: f32, seed: u64) {
     let scale = 1.0 / (1.0 - rate);
     let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(chunk as u64);
-        for value in values {
-            *value = if random.random::<u32>() < threshold { 0.0 } else { *value * scale };
+        for (index, value) in values.iter_mut().enumerate() {
+            let random = (mix(seed.wrapping_add((chunk * CHUNK + index) as u64)) >> 32) as u32;
+            *value = if random < threshold { 0.0 } else { *value * scale };
         }
     });
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): a random number for each place, without a state to carry along.
+fn mix(place: u64) -> u64 {
+    let z = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }

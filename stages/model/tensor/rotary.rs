@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al. 2021) in `NeoX`'s layout: dimension `i` is rotated with `i + dims / 2`.
+//! Rotary position embedding (Su et al. 2021) in NeoX's layout: dimension `i` is rotated with `i + dims / 2`.
 
 use rayon::prelude::*;
 

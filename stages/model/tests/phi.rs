@@ -225,3 +225,32 @@ fn the_schedule_is_transformers() {
         assert!((ours - factor.as_f64().unwrap()).abs() < 1e-12, "step {step}: {ours}");
     }
 }
+
+/// Micro-batches divide by the labelled positions of the whole batch, so their sum is the large batch, whatever
+/// the lengths. (The reference averages the micro-batches' means instead, which weights short ones more.)
+#[test]
+fn accumulated_micro_batches_are_the_large_batch() {
+    let mut model = model_with_lora();
+    let batch = Batch::read(&Fixture::open("phi/expected/mm_batch.safetensors"), "");
+    let (loss, whole) = loss_and_gradients(&mut model, &batch);
+    let features = model.encode_images(&batch.images);
+    let samples = batch.samples();
+    let count = samples.iter().map(|sample| model.labelled(sample)).sum();
+    let (mut sum, mut gradients) = (0.0, vec![Vec::new(); whole.len()]);
+    for sample in &samples {
+        let pass = Pass::training(0);
+        let part = model.loss(&pass, &[*sample], &features, count);
+        sum += part.values()[0];
+        let parts = model.gradients(&mut pass.graph.backward(&part));
+        for (to, from) in gradients.iter_mut().zip(parts) {
+            to.resize(from.len(), 0.0);
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+    }
+    // Sums in another order: a few units in the last place of the largest entry.
+    assert_close("loss", &[sum], &[loss], 2e-6);
+    for (parts, whole) in gradients.iter().zip(&whole) {
+        let largest = whole.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        assert_close("gradient", parts, whole, 1e-5 * largest);
+    }
+}

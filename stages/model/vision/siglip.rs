@@ -1,4 +1,4 @@
-//! `SigLIP`'s vision tower (Zhai et al. 2023), as far as Imp uses it: the features are one of the hidden states,
+//! SigLIP's vision tower (Zhai et al. 2023), as far as Imp uses it: the features are one of the hidden states,
 //! with no norm, pooling or head after it. It never trains. Reference: transformers' `modeling_siglip.py`.
 
 use crate::{

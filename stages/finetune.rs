@@ -1,0 +1,187 @@
+//! Stage 2 of LLaVA-1.5's recipe, with Imp's changes: the projector learns on, and the language model with it,
+//! either through LoRA adapters on every linear layer or in full.
+
+use std::path::Path;
+
+use imp_model::{Imp, layers::LoraSettings, save, schedule::Schedule};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Job, Stage, StageError,
+    preprocess::records::RecordSet,
+    stage::{ConfigIssue, Input},
+    training::{self, Recipe, model_error},
+};
+
+/// The kind `finetune`.
+pub struct Finetune;
+
+/// What trains besides the projector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Low-rank adapters.
+    #[default]
+    Lora,
+    /// All weights of the language model.
+    Full,
+}
+
+/// `[stages.NAME.lora]`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Width of the bottleneck.
+    pub rank: usize,
+    /// Adapters are scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Share of an adapter's inputs that is dropped.
+    pub dropout: f64,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { rank: 256, alpha: 256.0, dropout: 0.05 }
+    }
+}
+
+/// Its keys, with Imp's values as defaults.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `lora` or `full`.
+    pub mode: Mode,
+    /// The adapters, if `mode` is `lora`.
+    pub lora: LoraConfig,
+    /// The context: longer sequences are cut.
+    pub max_length: usize,
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Ends earlier; 0 means not.
+    pub max_steps: usize,
+    /// Samples a step.
+    pub global_batch_size: usize,
+    /// Of the adapters or the language model, at its highest.
+    pub learning_rate: f64,
+    /// Of the projector; the same as `learning_rate` if not given.
+    pub projector_learning_rate: Option<f64>,
+    /// Share of the steps in which it rises.
+    pub warmup_ratio: f64,
+    /// How it goes down.
+    pub lr_scheduler: Schedule,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to Adam's denominator.
+    pub adam_epsilon: f64,
+    /// Gradients are clipped to this norm; 0 means never.
+    pub max_grad_norm: f64,
+    /// Batches of either images or text, with samples of like length.
+    pub group_by_modality_length: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Lora,
+            lora: LoraConfig::default(),
+            max_length: 3072,
+            epochs: 2,
+            max_steps: 0,
+            global_batch_size: 128,
+            learning_rate: 2e-4,
+            projector_learning_rate: None,
+            warmup_ratio: 0.03,
+            lr_scheduler: Schedule::Cosine,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            group_by_modality_length: true,
+        }
+    }
+}
+
+impl Config {
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            global_batch_size: self.global_batch_size,
+            learning_rate: self.learning_rate,
+            projector_learning_rate: self.projector_learning_rate,
+            warmup_ratio: self.warmup_ratio,
+            lr_scheduler: self.lr_scheduler,
+            weight_decay: self.weight_decay,
+            adam_beta1: self.adam_beta1,
+            adam_beta2: self.adam_beta2,
+            adam_epsilon: self.adam_epsilon,
+            max_grad_norm: self.max_grad_norm,
+            group_by_modality_length: self.group_by_modality_length,
+        }
+    }
+}
+
+impl Stage for Finetune {
+    const KIND: &'static str = "finetune";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "train the projector and the language model, through LoRA or in full";
+    const INPUTS: &'static [Input] = &[
+        Input { name: "model", required: true, about: "a model, from `pretrain`, `finetune` or `merge`" },
+        Input { name: "data", required: true, about: "training records, from `preprocess`" },
+    ];
+    type Config = Config;
+
+    fn check(config: &Config) -> Result<(), ConfigIssue> {
+        config.recipe().check()?;
+        if config.lora.rank == 0 {
+            return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
+        }
+        if !(0.0..1.0).contains(&config.lora.dropout) {
+            return Err(ConfigIssue::new("lora.dropout", format!("must be at least 0 and less than 1, and is {}", config.lora.dropout)));
+        }
+        Ok(())
+    }
+
+    fn run(config: &Config, job: &Job) -> Result<(), StageError> {
+        let from = job.input("model")?;
+        let data = RecordSet::open(job.input("data")?)?;
+        let mut model = Imp::load(from).map_err(|error| model_error(job, &error))?;
+        model.config.tokenizer_model_max_length = config.max_length;
+        let parts = from.join("llm").is_dir();
+        let had_adapter = from.join("adapter").is_dir();
+        model.llm.each_linear(&mut imp_model::layers::Linear::fold);
+
+        let LoraConfig { rank, alpha, dropout } = config.lora;
+        let settings = LoraSettings { rank, alpha, dropout };
+        match config.mode {
+            Mode::Full => model.llm.unfreeze(),
+            Mode::Lora => model.llm.adapt(&settings, job.seed()),
+        }
+        model.projector.unfreeze();
+        training::train(&mut model, &config.recipe(), &data, job)?;
+
+        if config.mode == Mode::Lora {
+            save::adapter(&mut model, &settings, &job.output().join("adapter")).map_err(|error| model_error(job, &error))?;
+        }
+        // The base is the input's own language model, unless it had an adapter that is now part of it.
+        let unchanged = parts && config.mode == Mode::Lora && !had_adapter;
+        let llm = from.join("llm");
+        if config.mode == Mode::Lora && !unchanged {
+            model.llm.each_linear(&mut |linear| linear.lora = None);
+        }
+        let vision = from.join("vision");
+        let tokenizer = if parts { llm.as_path() } else { from };
+        training::write_parts(job, &model, Some(llm.as_path()).filter(|_| unchanged), Some(vision.as_path()).filter(|_| parts), tokenizer)
+    }
+}
+
+/// The folder of a model in which its tokenizer lies.
+pub(crate) fn tokenizer_folder(model: &Path) -> std::path::PathBuf {
+    let nested = model.join("llm");
+    if nested.is_dir() { nested } else { model.to_path_buf() }
+}

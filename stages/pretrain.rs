@@ -1,0 +1,123 @@
+//! Stage 1 of LLaVA-1.5's recipe: a fresh projector learns from captions; language model and encoder stay frozen.
+
+use imp_model::{Imp, config::ImpConfig, schedule::Schedule};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Job, Stage, StageError,
+    preprocess::records::RecordSet,
+    stage::{ConfigIssue, Input},
+    training::{self, Recipe, model_error},
+};
+
+/// The kind `pretrain`.
+pub struct Pretrain;
+
+/// Its keys, with Imp's values as defaults.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// `mlp2x_gelu`, `mlp{N}x_gelu` or `linear`.
+    pub mm_projector_type: String,
+    /// Which hidden state of the encoder is used.
+    pub mm_vision_select_layer: i64,
+    /// The context: longer sequences are cut.
+    pub max_length: usize,
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Ends earlier; 0 means not.
+    pub max_steps: usize,
+    /// Samples a step.
+    pub global_batch_size: usize,
+    /// At its highest.
+    pub learning_rate: f64,
+    /// Share of the steps in which it rises.
+    pub warmup_ratio: f64,
+    /// How it goes down.
+    pub lr_scheduler: Schedule,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to Adam's denominator.
+    pub adam_epsilon: f64,
+    /// Gradients are clipped to this norm; 0 means never.
+    pub max_grad_norm: f64,
+    /// Batches of either images or text, with samples of like length.
+    pub group_by_modality_length: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mm_projector_type: "mlp2x_gelu".into(),
+            mm_vision_select_layer: -2,
+            max_length: 3072,
+            epochs: 1,
+            max_steps: 0,
+            global_batch_size: 256,
+            learning_rate: 1e-3,
+            warmup_ratio: 0.03,
+            lr_scheduler: Schedule::Cosine,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            group_by_modality_length: false,
+        }
+    }
+}
+
+impl Config {
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            global_batch_size: self.global_batch_size,
+            learning_rate: self.learning_rate,
+            projector_learning_rate: None,
+            warmup_ratio: self.warmup_ratio,
+            lr_scheduler: self.lr_scheduler,
+            weight_decay: self.weight_decay,
+            adam_beta1: self.adam_beta1,
+            adam_beta2: self.adam_beta2,
+            adam_epsilon: self.adam_epsilon,
+            max_grad_norm: self.max_grad_norm,
+            group_by_modality_length: self.group_by_modality_length,
+        }
+    }
+}
+
+impl Stage for Pretrain {
+    const KIND: &'static str = "pretrain";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "train a fresh projector between a frozen encoder and a frozen language model";
+    const INPUTS: &'static [Input] = &[
+        Input { name: "llm", required: true, about: "a language model (Hugging Face folder)" },
+        Input { name: "vision", required: true, about: "a SigLIP vision encoder (Hugging Face folder)" },
+        Input { name: "data", required: true, about: "training records, from `preprocess`" },
+    ];
+    type Config = Config;
+
+    fn check(config: &Config) -> Result<(), ConfigIssue> {
+        config.recipe().check()
+    }
+
+    fn run(config: &Config, job: &Job) -> Result<(), StageError> {
+        let (llm, vision) = (job.input("llm")?, job.input("vision")?);
+        let data = RecordSet::open(job.input("data")?)?;
+        let joined = ImpConfig {
+            mm_projector_type: config.mm_projector_type.clone(),
+            mm_vision_select_layer: config.mm_vision_select_layer,
+            image_aspect_ratio: data.meta().image_aspect_ratio.clone(),
+            tokenizer_model_max_length: config.max_length,
+        };
+        let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;
+        model.projector.unfreeze();
+        training::train(&mut model, &config.recipe(), &data, job)?;
+        training::write_parts(job, &model, Some(llm), Some(vision), llm)
+    }
+}

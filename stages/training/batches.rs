@@ -1,0 +1,125 @@
+//! Which records are in which step, and their images, decoded ahead of time on a thread of their own.
+
+use std::{
+    collections::HashSet,
+    sync::mpsc::{Receiver, sync_channel},
+    thread::Scope,
+};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use rayon::prelude::*;
+
+use super::Recipe;
+use crate::{
+    StageError,
+    preprocess::{
+        pixels::{self, AspectRatio},
+        records::RecordSet,
+    },
+};
+
+/// The order of all records over all epochs, cut into steps.
+pub(super) struct Batches {
+    /// Records of each step.
+    pub(super) steps: Vec<Vec<usize>>,
+}
+
+impl Batches {
+    /// Depends on the seed, the recipe and the set only: a resumed run meets the same batches.
+    pub(super) fn new(recipe: &Recipe, set: &RecordSet, seed: u64) -> Self {
+        let lengths: Vec<i64> = set.modality_lengths().collect();
+        let mut steps = Vec::new();
+        for epoch in 0..recipe.epochs {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(epoch as u64);
+            steps.extend(epoch_batches(recipe, &lengths, &mut random));
+        }
+        if recipe.max_steps > 0 {
+            steps.truncate(recipe.max_steps);
+        }
+        Self { steps }
+    }
+}
+
+fn epoch_batches(recipe: &Recipe, lengths: &[i64], random: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
+    let size = recipe.global_batch_size;
+    let cut = |order: Vec<usize>| order.chunks(size).map(<[usize]>::to_vec).collect::<Vec<_>>();
+    if !recipe.group_by_modality_length {
+        return cut(shuffled(0..lengths.len(), random));
+    }
+    // LLaVA's sampler: a batch is all images or all text, long ones first; what is left over is mixed.
+    let (mut batches, mut rest) = (Vec::new(), Vec::new());
+    for with_image in [true, false] {
+        let order = shuffled((0..lengths.len()).filter(|record| (lengths[*record] > 0) == with_image), random);
+        for mut batch in cut(order) {
+            batch.sort_by_key(|record| std::cmp::Reverse(lengths[*record].abs()));
+            if batch.len() == size { batches.push(batch) } else { rest.extend(batch) }
+        }
+    }
+    let order = shuffled(0..batches.len(), random);
+    let mut batches: Vec<Vec<usize>> = order.into_iter().map(|batch| batches[batch].clone()).collect();
+    batches.extend(cut(rest));
+    batches
+}
+
+/// Fisher and Yates, spelled out: its order is part of what a key promises, a library's may change.
+fn shuffled(items: impl IntoIterator<Item = usize>, random: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut items: Vec<usize> = items.into_iter().collect();
+    for last in (1..items.len()).rev() {
+        items.swap(last, (random.next_u64() % (last as u64 + 1)) as usize);
+    }
+    items
+}
+
+/// Decoded images of one step: (number in the set, `[3, size, size]`).
+pub(super) type Images = Vec<(u32, Vec<f32>)>;
+
+/// Decodes the images of `steps` on its own thread, a few steps ahead.
+///
+/// With `once`, an image that an earlier step had is left out: its features are kept.
+pub(super) fn decode_ahead<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    set: &'env RecordSet,
+    steps: &'env [Vec<usize>],
+    size: usize,
+    once: bool,
+) -> Receiver<Result<Images, StageError>> {
+    const AHEAD: usize = 4;
+    let (send, receive) = sync_channel(AHEAD);
+    scope.spawn(move || {
+        let mut seen = HashSet::new();
+        for step in steps {
+            if !once {
+                seen.clear();
+            }
+            let decoded = decode(set, step, size, &mut seen);
+            // Nobody listens any more: training has stopped.
+            if send.send(decoded).is_err() {
+                break;
+            }
+        }
+    });
+    receive
+}
+
+fn decode(set: &RecordSet, step: &[usize], size: usize, seen: &mut HashSet<u32>) -> Result<Images, StageError> {
+    let aspect_ratio = AspectRatio::by_name(&set.meta().image_aspect_ratio).unwrap_or_default();
+    let mut wanted: Vec<(u32, &str, &[u8])> = Vec::new();
+    for number in step {
+        let record = set.record(*number)?;
+        let images = record.images();
+        wanted.extend(
+            record.image_numbers().iter().zip(images).filter(|(number, _)| seen.insert(**number)).map(|(number, bytes)| (*number, record.id, bytes)),
+        );
+    }
+    wanted
+        .into_par_iter()
+        .map(|(number, id, bytes)| {
+            let pixels = pixels::pixels(bytes, aspect_ratio, size).map_err(|error| {
+                StageError::failed(format!("record `{id}`: its image can't be decoded: {error}"), "run the pipeline's preprocess stage again")
+            })?;
+            Ok((number, pixels))
+        })
+        .collect()
+}

@@ -1,0 +1,64 @@
+//! Training, whatever trains: one loop, its data, its checkpoints. The kinds `pretrain` and `finetune` choose
+//! what trains and write the output.
+
+mod batches;
+mod checkpoint;
+mod folder;
+mod run;
+
+pub(crate) use folder::{link_others, model_error, write_parts};
+pub(crate) use run::train;
+
+use imp_model::schedule::Schedule;
+
+use crate::stage::ConfigIssue;
+
+/// The hyperparameters of a training stage, under their usual names. What MODELS calls the recipe.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    pub(crate) epochs: usize,
+    /// Ends earlier; 0 means not.
+    pub(crate) max_steps: usize,
+    pub(crate) global_batch_size: usize,
+    pub(crate) learning_rate: f64,
+    /// The projector's own; the same if not given.
+    pub(crate) projector_learning_rate: Option<f64>,
+    pub(crate) warmup_ratio: f64,
+    pub(crate) lr_scheduler: Schedule,
+    pub(crate) weight_decay: f64,
+    pub(crate) adam_beta1: f64,
+    pub(crate) adam_beta2: f64,
+    pub(crate) adam_epsilon: f64,
+    /// Gradients are clipped to this norm; 0 means never.
+    pub(crate) max_grad_norm: f64,
+    pub(crate) group_by_modality_length: bool,
+}
+
+impl Recipe {
+    /// What the types can't say.
+    pub(crate) fn check(&self) -> Result<(), ConfigIssue> {
+        let not_negative = [
+            ("learning_rate", self.learning_rate),
+            ("projector_learning_rate", self.projector_learning_rate.unwrap_or(0.0)),
+            ("weight_decay", self.weight_decay),
+            ("adam_epsilon", self.adam_epsilon),
+            ("max_grad_norm", self.max_grad_norm),
+        ];
+        for (key, value) in not_negative {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(ConfigIssue::new(key, format!("must not be negative, and is {value}")));
+            }
+        }
+        for (key, value) in [("warmup_ratio", self.warmup_ratio), ("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(ConfigIssue::new(key, format!("must be at least 0 and less than 1, and is {value}")));
+            }
+        }
+        for (key, value) in [("epochs", self.epochs), ("global_batch_size", self.global_batch_size)] {
+            if value == 0 {
+                return Err(ConfigIssue::new(key, "must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+}
