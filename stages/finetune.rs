@@ -142,7 +142,10 @@ impl Stage for Finetune {
             return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
         }
         if !(0.0..1.0).contains(&config.lora.dropout) {
-            return Err(ConfigIssue::new("lora.dropout", format!("must be at least 0 and less than 1, and is {}", config.lora.dropout)));
+            return Err(ConfigIssue::new(
+                "lora.dropout",
+                format!("must be at least 0 and less than 1, and is {}", config.lora.dropout),
+            ));
         }
         Ok(())
     }
@@ -166,7 +169,8 @@ impl Stage for Finetune {
         training::train(&mut model, &config.recipe(), &data, job)?;
 
         if config.mode == Mode::Lora {
-            save::adapter(&mut model, &settings, &job.output().join("adapter")).map_err(|error| model_error(job, &error))?;
+            save::adapter(&mut model, &settings, &job.output().join("adapter"))
+                .map_err(|error| model_error(job, &error))?;
         }
         // The base is the input's own language model, unless it had an adapter that is now part of it.
         let unchanged = parts && config.mode == Mode::Lora && !had_adapter;
@@ -176,7 +180,13 @@ impl Stage for Finetune {
         }
         let vision = from.join("vision");
         let tokenizer = if parts { llm.as_path() } else { from };
-        training::write_parts(job, &model, Some(llm.as_path()).filter(|_| unchanged), Some(vision.as_path()).filter(|_| parts), tokenizer)
+        training::write_parts(
+            job,
+            &model,
+            Some(llm.as_path()).filter(|_| unchanged),
+            Some(vision.as_path()).filter(|_| parts),
+            tokenizer,
+        )
     }
 }
 

@@ -110,14 +110,22 @@ fn decode(set: &RecordSet, step: &[usize], size: usize, seen: &mut HashSet<u32>)
         let record = set.record(*number)?;
         let images = record.images();
         wanted.extend(
-            record.image_numbers().iter().zip(images).filter(|(number, _)| seen.insert(**number)).map(|(number, bytes)| (*number, record.id, bytes)),
+            record
+                .image_numbers()
+                .iter()
+                .zip(images)
+                .filter(|(number, _)| seen.insert(**number))
+                .map(|(number, bytes)| (*number, record.id, bytes)),
         );
     }
     wanted
         .into_par_iter()
         .map(|(number, id, bytes)| {
             let pixels = pixels::pixels(bytes, aspect_ratio, size).map_err(|error| {
-                StageError::failed(format!("record `{id}`: its image can't be decoded: {error}"), "run the pipeline's preprocess stage again")
+                StageError::failed(
+                    format!("record `{id}`: its image can't be decoded: {error}"),
+                    "run the pipeline's preprocess stage again",
+                )
             })?;
             Ok((number, pixels))
         })

@@ -32,7 +32,9 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
         ("step".into(), vec![2], vec![(position.step >> 12) as f32, (position.step & 0xfff) as f32]),
         ("losses".into(), vec![position.losses.len()], position.losses.clone()),
     ];
-    model.trainable(&mut |name, mat| tensors.push((format!("weight.{name}"), vec![mat.values().len()], mat.values().to_vec())));
+    model.trainable(&mut |name, mat| {
+        tensors.push((format!("weight.{name}"), vec![mat.values().len()], mat.values().to_vec()));
+    });
     for (name, moments) in &optimizer.moments {
         tensors.push((format!("first.{name}"), vec![moments.first.len()], moments.first.clone()));
         tensors.push((format!("second.{name}"), vec![moments.second.len()], moments.second.clone()));

@@ -11,9 +11,16 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
     if let ModelError::Io { file, source } = error
         && source.kind() == std::io::ErrorKind::StorageFull
     {
-        return StageError::failed(format!("{}: {source}", file.display()), "make room on the disk, then run the same command again");
+        return StageError::failed(
+            format!("{}: {source}", file.display()),
+            "make room on the disk, then run the same command again",
+        );
     }
-    StageError::input(job.named(error.path()), error.message(), "check that this is the model you meant, and that its files are whole")
+    StageError::input(
+        job.named(error.path()),
+        error.message(),
+        "check that this is the model you meant, and that its files are whole",
+    )
 }
 
 /// Links the files of `from` that are no weights into the folder `to` of the output: tokenizer, configuration.
@@ -63,11 +70,9 @@ pub(crate) fn write_parts(
         Some(folder) => link_folder(job, folder, "vision")?,
         None => save::vision(model, &out.join("vision")).map_err(failed)?,
     }
-    match llm {
-        Some(folder) => link_folder(job, folder, "llm"),
-        None => {
-            save::language_model(model, &out.join("llm")).map_err(failed)?;
-            link_others(job, tokenizer, "llm")
-        }
+    if let Some(folder) = llm {
+        return link_folder(job, folder, "llm");
     }
+    save::language_model(model, &out.join("llm")).map_err(failed)?;
+    link_others(job, tokenizer, "llm")
 }

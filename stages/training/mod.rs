@@ -49,7 +49,9 @@ impl Recipe {
                 return Err(ConfigIssue::new(key, format!("must not be negative, and is {value}")));
             }
         }
-        for (key, value) in [("warmup_ratio", self.warmup_ratio), ("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+        for (key, value) in
+            [("warmup_ratio", self.warmup_ratio), ("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)]
+        {
             if !(0.0..1.0).contains(&value) {
                 return Err(ConfigIssue::new(key, format!("must be at least 0 and less than 1, and is {value}")));
             }

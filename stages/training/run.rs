@@ -15,7 +15,11 @@ use super::{
     batches::{Batches, Images, decode_ahead},
     checkpoint::{self, Position},
 };
-use crate::{Job, StageError, event::Progress, preprocess::records::{Record, RecordSet}};
+use crate::{
+    Job, StageError,
+    event::Progress,
+    preprocess::records::{Record, RecordSet},
+};
 
 /// Features of images are kept in memory if all of them take less than this: the encoder is frozen, so they
 /// never change.
@@ -29,7 +33,10 @@ const MICRO_BATCH: usize = 16;
 pub(crate) fn train(model: &mut Imp, recipe: &Recipe, data: &RecordSet, job: &Job) -> Result<(), StageError> {
     let batches = Batches::new(recipe, data, job.seed());
     if batches.steps.is_empty() {
-        return Err(StageError::failed("there are no records to train on", "look at what the preprocess stage rejected"));
+        return Err(StageError::failed(
+            "there are no records to train on",
+            "look at what the preprocess stage rejected",
+        ));
     }
     let settings = AdamW {
         beta1: recipe.adam_beta1,
@@ -85,7 +92,7 @@ impl Run<'_> {
         let norm = self.optimizer.update(self.model, &gradients, |name| Rate {
             learning_rate: if name.contains("mm_projector") { projector_rate } else { learning_rate },
             // As transformers: norms and biases don't decay.
-            weight_decay: if name.ends_with(".bias") || name.contains("norm") { 0.0 } else { recipe.weight_decay },
+            weight_decay: if name.contains("bias") || name.contains("norm") { 0.0 } else { recipe.weight_decay },
         });
         if !loss.is_finite() || !norm.is_finite() {
             return Err(self.diverged(records, loss));
@@ -110,7 +117,9 @@ impl Run<'_> {
     /// Encodes each image by itself, so that its features don't depend on which others came along.
     fn encode(&mut self, images: Images) {
         let model = &*self.model;
-        self.features.extend(images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]).values().to_vec())));
+        self.features.extend(
+            images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]).values().to_vec())),
+        );
     }
 
     /// The loss of a whole batch and its gradients, added up over parts of it.
@@ -135,7 +144,8 @@ impl Run<'_> {
             size => size,
         };
         for (part, records) in records.chunks(micro_batch).enumerate() {
-            let seed = self.job.seed() ^ (step as u64 * 1_000_003 + part as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let seed =
+                self.job.seed() ^ (step as u64 * 1_000_003 + part as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let (part_loss, gradients) = self.part(records, count, seed)?;
             loss += part_loss;
             if total.is_empty() {
@@ -157,7 +167,10 @@ impl Run<'_> {
             images.push((rows.len()..rows.len() + record.image_numbers().len()).collect::<Vec<_>>());
             for number in record.image_numbers() {
                 let Some(known) = self.features.get(number) else {
-                    return Err(StageError::failed(format!("record `{}`: its image was not loaded", record.id), "run it again"));
+                    return Err(StageError::failed(
+                        format!("record `{}`: its image was not loaded", record.id),
+                        "run it again",
+                    ));
                 };
                 features.extend_from_slice(known);
                 rows.push(number);
@@ -189,9 +202,18 @@ impl Run<'_> {
     }
 
     fn diverged(&self, records: &[usize], loss: f32) -> StageError {
-        let ids: Vec<&str> = records.iter().filter_map(|number| self.data.record(*number).ok()).map(|record| record.id).take(8).collect();
+        let ids: Vec<&str> = records
+            .iter()
+            .filter_map(|number| self.data.record(*number).ok())
+            .map(|record| record.id)
+            .take(8)
+            .collect();
         StageError::failed(
-            format!("training diverged in step {}: the loss is {loss} (records {}, ...)", self.position.step + 1, ids.join(", ")),
+            format!(
+                "training diverged in step {}: the loss is {loss} (records {}, ...)",
+                self.position.step + 1,
+                ids.join(", ")
+            ),
             "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
         )
     }
