@@ -249,6 +249,9 @@ impl Run<'_, '_> {
                 message: &format!("no link under artifacts: {error}"),
             });
         }
+        if ran {
+            self.planner.index.save();
+        }
         self.outputs[index] = Some(receipt.output.digest);
         self.states[index] = State::Done { receipt: Box::new(receipt), ran };
     }

@@ -1,15 +1,31 @@
 //! A derived index: which receipt a stage of a pipeline had last, and digests of the user's own files.
 //! The only place that knows sled. Losing it costs time and explanations, never a result.
+//!
+//! sled lets one process at a time open a database. So it is open only for the moments of reading (once, at the
+//! start) and writing (when something is new), and if another run holds it for long, this one goes on without.
 
-use std::path::Path;
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, Store};
 
-/// The index, or nothing: if another process has it open, or it can't be read, the store works without it.
+/// How long to wait while another process reads or writes.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the index knew at the start, and what is new since.
 #[derive(Debug)]
-pub(crate) struct Index(Option<sled::Db>);
+pub(crate) struct Index {
+    path: PathBuf,
+    known: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
+    new: RefCell<Vec<(Vec<u8>, Vec<u8>)>>,
+}
 
 /// What is remembered of a user's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,24 +37,19 @@ pub(super) struct Stamp {
 }
 
 impl Index {
-    /// Opens the index of `store`, building it from the receipts if there is none.
+    /// Reads the index of `store`, building it from the receipts if there is none.
     pub(crate) fn open(store: &Store) -> Self {
         let path = store.root.join("index.sled");
         let fresh = !path.exists();
-        let opened = sled::Config::new().path(&path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open();
-        match opened {
-            Ok(db) => {
-                let index = Self(Some(db));
-                if fresh {
-                    index.rebuild(store);
-                }
-                index
-            }
-            Err(error) => {
-                tracing::debug!(%error, "working without the index");
-                Self(None)
-            }
+        let known = open(&path).map(|db| {
+            let entries = db.iter().flatten().map(|(key, value)| (key.to_vec(), value.to_vec()));
+            entries.collect()
+        });
+        let index = Self { path, known: RefCell::new(known.unwrap_or_default()), new: RefCell::default() };
+        if fresh {
+            index.rebuild(store);
         }
+        index
     }
 
     fn rebuild(&self, store: &Store) {
@@ -47,36 +58,73 @@ impl Index {
         for (key, receipt) in receipts {
             self.set_last(&receipt.pipeline, &receipt.stage, key);
         }
+        self.save();
     }
 
     /// The key that a stage had when it was last run or found.
     pub(crate) fn last(&self, pipeline: &str, stage: &str) -> Option<Digest> {
-        let bytes = self.0.as_ref()?.get(stage_id(pipeline, stage)).ok()??;
-        Digest::from_hex(std::str::from_utf8(&bytes).ok()?)
+        let known = self.known.borrow();
+        Digest::from_hex(std::str::from_utf8(known.get(&stage_id(pipeline, stage))?).ok()?)
     }
 
     pub(crate) fn set_last(&self, pipeline: &str, stage: &str, key: Digest) {
-        if let Some(db) = &self.0
-            && self.last(pipeline, stage) != Some(key)
-            && let Err(error) = db.insert(stage_id(pipeline, stage), key.hex().as_bytes())
-        {
-            tracing::debug!(%error, "the index was not updated");
-        }
+        self.set(stage_id(pipeline, stage), key.hex().into_bytes());
     }
 
     /// The digest of a file that has not been touched since it was hashed.
     pub(super) fn file_digest(&self, path: &Path, stamp: Stamp) -> Option<Digest> {
-        let bytes = self.0.as_ref()?.get(file_id(path)).ok()??;
-        let (known, digest): (Stamp, Digest) = serde_json::from_slice(&bytes).ok()?;
-        (known == stamp).then_some(digest)
+        let known = self.known.borrow();
+        let (old, digest): (Stamp, Digest) = serde_json::from_slice(known.get(&file_id(path))?).ok()?;
+        (old == stamp).then_some(digest)
     }
 
     pub(super) fn set_file_digest(&self, path: &Path, stamp: Stamp, digest: Digest) {
-        if let Some(db) = &self.0
-            && let Ok(bytes) = serde_json::to_vec(&(stamp, digest))
-            && let Err(error) = db.insert(file_id(path), bytes)
-        {
-            tracing::debug!(%error, "the index was not updated");
+        if let Ok(bytes) = serde_json::to_vec(&(stamp, digest)) {
+            self.set(file_id(path), bytes);
+        }
+    }
+
+    fn set(&self, key: Vec<u8>, value: Vec<u8>) {
+        if self.known.borrow().get(&key) != Some(&value) {
+            self.known.borrow_mut().insert(key.clone(), value.clone());
+            self.new.borrow_mut().push((key, value));
+        }
+    }
+
+    /// Writes what is new. If that is not possible now, the next call tries again.
+    pub(crate) fn save(&self) {
+        let mut new = self.new.borrow_mut();
+        if new.is_empty() {
+            return;
+        }
+        let Some(db) = open(&self.path) else { return };
+        let mut batch = sled::Batch::default();
+        for (key, value) in new.iter() {
+            batch.insert(key.as_slice(), value.as_slice());
+        }
+        match db.apply_batch(batch).and_then(|()| db.flush()) {
+            Ok(_) => new.clear(),
+            Err(error) => tracing::debug!(%error, "the index was not written"),
+        }
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.save();
+    }
+}
+
+fn open(path: &Path) -> Option<sled::Db> {
+    let start = Instant::now();
+    loop {
+        match sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open() {
+            Ok(db) => return Some(db),
+            Err(error) if start.elapsed() > PATIENCE => {
+                tracing::debug!(%error, "working without the index");
+                return None;
+            }
+            Err(_) => thread::sleep(Duration::from_millis(10)),
         }
     }
 }
