@@ -2,9 +2,9 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{Reporter, lines, overview, say};
+use super::{Reporter, lines, overview, say, units};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.
@@ -78,13 +78,15 @@ fn style(unit: &str) -> ProgressStyle {
     if unit == "bytes" {
         parse("{spinner} {prefix:<18} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left{msg}")
     } else {
-        parse(&format!(
-            "{{spinner}} {{prefix:<18}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left{{msg}}"
-        ))
+        parse(&format!("{{spinner}} {{prefix:<18}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left{{msg}}"))
     }
 }
 
 fn parse(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
+        .with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
+            // Nothing can be done about a line that can't be written.
+            let _ = write!(to, "{}/s", units::figure(state.per_sec()));
+        })
 }
