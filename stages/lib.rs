@@ -1,6 +1,7 @@
 //! The stage contract and the seven built-in kinds of stage.
 //! Knows nothing of pipelines, scheduling or the store: a stage sees folders and a [`Job`].
 
+pub mod download;
 pub mod error;
 pub mod event;
 pub mod finetune;

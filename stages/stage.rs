@@ -92,6 +92,7 @@ macro_rules! kinds {
 }
 
 kinds![
+    crate::download::Download,
     crate::preprocess::Preprocess,
     crate::pretrain::Pretrain,
     crate::finetune::Finetune,

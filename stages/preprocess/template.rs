@@ -190,7 +190,11 @@ fn phi2_text(turns: &[Turn]) -> Result<String, String> {
         if turn.from != from {
             return Err(format!("turn {} is from `{}` where `{from}` is expected", number + 1, turn.from));
         }
-        text += &if turn.value.is_empty() { format!("{role}:") } else { format!("{role}: {}{end}", turn.value) };
+        text += role;
+        text += ":";
+        if !turn.value.is_empty() {
+            text = text + " " + &turn.value + end;
+        }
     }
     Ok(text)
 }

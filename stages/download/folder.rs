@@ -1,0 +1,119 @@
+//! A file or folder of the user's is copied into the output. Does not know what is in it.
+
+use std::{
+    fs::{self, File, FileType},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use crate::{Job, StageError, event::Progress};
+
+/// Bytes copied between two looks at whether the run is being stopped.
+const PIECE: u64 = 64 << 20;
+/// Folders within folders; deeper ones are taken for links that lead in a circle.
+const DEEPEST: usize = 64;
+
+/// A file to copy.
+struct Item {
+    from: PathBuf,
+    to: PathBuf,
+    bytes: u64,
+}
+
+/// Copies the content of `source`, which the person wrote as `as_written`.
+pub(super) fn copy(job: &Job, source: &Path, as_written: &str) -> Result<(), StageError> {
+    let meta = fs::metadata(source).map_err(|error| unreadable(source, as_written, error))?;
+    let mut items = Vec::new();
+    if meta.is_file() {
+        let name = source.file_name().map(PathBuf::from).unwrap_or_default();
+        items.push(Item { from: source.to_path_buf(), to: name, bytes: meta.len() });
+    } else if meta.is_dir() {
+        list(job, source, Path::new(""), 0, &mut items)?;
+        if items.is_empty() {
+            return Err(StageError::input(
+                source,
+                "the folder is empty",
+                "give a folder that holds the data or the model",
+            ));
+        }
+    } else {
+        return Err(special(source, meta.file_type()));
+    }
+    let total: u64 = items.iter().map(|item| item.bytes).sum();
+    let mut done = 0;
+    for item in &items {
+        let target = job.output().join(&item.to);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(StageError::io(parent))?;
+        }
+        copy_file(job, item, &target, |bytes| {
+            done += bytes;
+            job.progress(Progress::new(done as usize, total as usize, "bytes"));
+        })?;
+    }
+    job.result("files", items.len() as f64);
+    job.result("bytes", total as f64);
+    Ok(())
+}
+
+fn unreadable(source: &Path, as_written: &str, error: io::Error) -> StageError {
+    if error.kind() != io::ErrorKind::NotFound {
+        return StageError::Io { path: source.to_path_buf(), source: error };
+    }
+    let message = if source.is_symlink() { "this link leads nowhere" } else { "there is no such file or folder" };
+    let help =
+        format!("check `source = \"{as_written}\"`: a relative path is meant from the folder of the pipeline file");
+    StageError::input(source, message, help)
+}
+
+/// Lists files, following links, in the order of their names.
+fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>) -> Result<(), StageError> {
+    job.check_cancelled()?;
+    if depth > DEEPEST {
+        return Err(StageError::input(
+            folder,
+            "folders are nested too deeply",
+            "remove the link that leads in a circle",
+        ));
+    }
+    let entries: io::Result<Vec<_>> = fs::read_dir(folder).and_then(Iterator::collect);
+    let mut entries = entries.map_err(StageError::io(folder))?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        let meta = fs::metadata(&from).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                StageError::input(&from, "this link leads nowhere", "remove the link, or bring back what it pointed to")
+            }
+            _ => StageError::Io { path: from.clone(), source: error },
+        })?;
+        if meta.is_dir() {
+            list(job, &from, &to, depth + 1, items)?;
+        } else if meta.is_file() {
+            items.push(Item { from, to, bytes: meta.len() });
+        } else {
+            return Err(special(&from, meta.file_type()));
+        }
+    }
+    Ok(())
+}
+
+fn special(path: &Path, kind: FileType) -> StageError {
+    let message = format!("this is neither a file nor a folder ({kind:?})");
+    StageError::input(path, message, "give a folder of ordinary files")
+}
+
+/// Copies a file in pieces. The kernel shares the blocks where the file system can.
+fn copy_file(job: &Job, item: &Item, target: &Path, mut copied: impl FnMut(u64)) -> Result<(), StageError> {
+    let from = File::open(&item.from).map_err(StageError::io(&item.from))?;
+    let mut to = File::create(target).map_err(StageError::io(target))?;
+    loop {
+        job.check_cancelled()?;
+        // An error can be of either file; a full disk is the usual one.
+        let bytes = io::copy(&mut (&from).take(PIECE), &mut to).map_err(StageError::io(target))?;
+        copied(bytes);
+        if bytes < PIECE {
+            return Ok(());
+        }
+    }
+}

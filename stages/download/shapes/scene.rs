@@ -1,0 +1,155 @@
+//! What a drawn image shows, and which scenes training never sees. Does not know pixels or questions.
+
+use super::dice::Dice;
+
+/// A colour of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Colour {
+    Red,
+    Green,
+    Blue,
+    Yellow,
+    Purple,
+    White,
+}
+
+/// Its outline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Shape {
+    Circle,
+    Square,
+    Triangle,
+    Cross,
+}
+
+/// The quarter of the image that it stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cell {
+    TopLeft,
+    TopRight,
+    BottomLeft,
+    BottomRight,
+}
+
+impl Colour {
+    pub(super) const ALL: [Self; 6] = [Self::Red, Self::Green, Self::Blue, Self::Yellow, Self::Purple, Self::White];
+
+    pub(super) fn name(self) -> &'static str {
+        ["red", "green", "blue", "yellow", "purple", "white"][self as usize]
+    }
+
+    pub(super) fn rgb(self) -> [u8; 3] {
+        [[220, 40, 40], [40, 190, 60], [50, 80, 230], [230, 210, 50], [160, 50, 200], [230, 230, 230]][self as usize]
+    }
+}
+
+impl Shape {
+    pub(super) const ALL: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Cross];
+
+    pub(super) fn name(self) -> &'static str {
+        ["circle", "square", "triangle", "cross"][self as usize]
+    }
+
+    pub(super) fn plural(self) -> &'static str {
+        ["circles", "squares", "triangles", "crosses"][self as usize]
+    }
+}
+
+impl Cell {
+    pub(super) const ALL: [Self; 4] = [Self::TopLeft, Self::TopRight, Self::BottomLeft, Self::BottomRight];
+
+    pub(super) fn name(self) -> &'static str {
+        ["top left", "top right", "bottom left", "bottom right"][self as usize]
+    }
+}
+
+/// Colour and shape: the "object" of a question such as POPE's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Kind {
+    pub(super) colour: Colour,
+    pub(super) shape: Shape,
+}
+
+impl Kind {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Colour::ALL.into_iter().flat_map(|colour| Shape::ALL.into_iter().map(move |shape| Self { colour, shape }))
+    }
+
+    pub(super) fn name(self) -> String {
+        format!("{} {}", self.colour.name(), self.shape.name())
+    }
+
+    /// The cell in which training images never show this kind.
+    ///
+    /// So each of the 24 kinds is left out in one of its four places, and each cell leaves out six kinds: a model that
+    /// answers about them has learnt colour, shape and place apart from each other, not by heart. Whole kinds are not
+    /// left out, since a model would learn from their absence to deny them.
+    pub(super) fn held_out_cell(self) -> Cell {
+        Cell::ALL[(self.colour as usize + self.shape as usize) % 4]
+    }
+}
+
+/// An object in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Object {
+    pub(super) cell: Cell,
+    pub(super) kind: Kind,
+}
+
+impl Object {
+    pub(super) fn held_out(self) -> bool {
+        self.kind.held_out_cell() == self.cell
+    }
+}
+
+/// One to three objects, in the order of their cells, each in a cell of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Scene {
+    pub(super) objects: Vec<Object>,
+}
+
+impl Scene {
+    /// A scene without any held-out object.
+    pub(super) fn training(dice: &mut Dice) -> Self {
+        Self::draw(dice, None)
+    }
+
+    /// The evaluation scene `number`: with one held-out object at least, all of them in turn.
+    pub(super) fn evaluation(number: usize, dice: &mut Dice) -> Self {
+        let kind = Kind::all().nth(number % 24).unwrap_or(Kind { colour: Colour::Red, shape: Shape::Circle });
+        Self::draw(dice, Some(Object { cell: kind.held_out_cell(), kind }))
+    }
+
+    fn draw(dice: &mut Dice, given: Option<Object>) -> Self {
+        let count = 1 + dice.below(3);
+        let mut objects: Vec<Object> = given.into_iter().collect();
+        let cells = dice.shuffled(Cell::ALL.into_iter().filter(|cell| given.is_none_or(|object| object.cell != *cell)));
+        for cell in cells.into_iter().take(count - objects.len()) {
+            loop {
+                let kind = Kind { colour: dice.pick(&Colour::ALL), shape: dice.pick(&Shape::ALL) };
+                let object = Object { cell, kind };
+                if given.is_some() || !object.held_out() {
+                    objects.push(object);
+                    break;
+                }
+            }
+        }
+        objects.sort_unstable();
+        Self { objects }
+    }
+
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        self.objects.iter().any(|object| object.kind == kind)
+    }
+
+    /// The object for which `test` holds, if it is the only one.
+    pub(super) fn only(&self, test: impl Fn(&Object) -> bool) -> Option<Object> {
+        let mut found = self.objects.iter().filter(|object| test(object));
+        let first = found.next()?;
+        found.next().is_none().then_some(*first)
+    }
+
+    pub(super) fn count(&self, test: impl Fn(&Object) -> bool) -> usize {
+        self.objects.iter().filter(|object| test(object)).count()
+    }
+}

@@ -1,0 +1,165 @@
+//! Captions, questions and answers about scenes. Does not know file formats.
+
+use super::{
+    dice::Dice,
+    scene::{Cell, Colour, Kind, Object, Scene, Shape},
+};
+
+/// What LLaVA-1.5 adds to questions that want a short answer.
+pub(crate) const SHORT_ANSWER: &str = "\nAnswer the question using a single word or phrase.";
+/// What a person asks for a caption; LLaVA's pretraining data varies it likewise.
+pub(super) const CAPTION_REQUESTS: [&str; 4] =
+    ["Describe the image.", "What is in the image?", "Give a short description of the image.", "Say what you see."];
+
+/// A question with its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    /// The first words, by which `VQAv2` sorts questions.
+    pub(super) category: &'static str,
+    pub(super) text: String,
+    pub(super) answer: String,
+}
+
+impl Question {
+    fn new(category: &'static str, text: String, answer: &str) -> Self {
+        Self { category, text, answer: answer.into() }
+    }
+}
+
+/// All objects with their places.
+pub(super) fn caption(scene: &Scene) -> String {
+    let parts: Vec<String> =
+        scene.objects.iter().map(|object| format!("a {} in the {}", object.kind.name(), object.cell.name())).collect();
+    match parts.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}.", rest.join(", ")),
+        _ => format!("{}.", parts.join("")),
+    }
+}
+
+/// POPE's question.
+pub(super) fn presence(kind: Kind) -> String {
+    format!("Is there a {} in the image?", kind.name())
+}
+
+fn yes_no(yes: bool) -> &'static str {
+    if yes { "Yes" } else { "No" }
+}
+
+/// Is there such a kind of object? Yes and no are equally likely, whatever is asked for; half of the absent kinds share
+/// their colour or their shape with an object of the scene.
+pub(super) fn about_presence(scene: &Scene, dice: &mut Dice) -> Question {
+    let yes = dice.coin();
+    let kind = if yes {
+        dice.pick(&scene.objects).kind
+    } else {
+        let hard = dice.coin();
+        let near = |kind: &Kind| {
+            scene.objects.iter().any(|object| object.kind.colour == kind.colour || object.kind.shape == kind.shape)
+        };
+        let absent: Vec<Kind> = Kind::all().filter(|kind| !scene.has(*kind) && (!hard || near(kind))).collect();
+        dice.pick(&absent)
+    };
+    Question::new("is there a", presence(kind), yes_no(yes))
+}
+
+/// Is there an object of this colour, or of this shape?
+pub(super) fn about_part(scene: &Scene, dice: &mut Dice) -> Question {
+    let yes = dice.coin();
+    let text = |name: &str| format!("Is there a {name} in the image?");
+    if dice.coin() {
+        let all = Colour::ALL.into_iter().filter(|c| (scene.count(|o| o.kind.colour == *c) > 0) == yes);
+        let colour = dice.shuffled(all)[0];
+        Question::new("is there a", text(&format!("{} object", colour.name())), yes_no(yes))
+    } else {
+        // With four shapes and three objects there is always one that is absent.
+        let all = Shape::ALL.into_iter().filter(|s| (scene.count(|o| o.kind.shape == *s) > 0) == yes);
+        Question::new("is there a", text(dice.shuffled(all)[0].name()), yes_no(yes))
+    }
+}
+
+/// What color is ...?
+pub(super) fn about_colour(scene: &Scene, dice: &mut Dice) -> Question {
+    let object = dice.pick(&scene.objects);
+    let text = match scene.only(|other| other.kind.shape == object.kind.shape) {
+        Some(_) if dice.coin() => format!("What color is the {}?", object.kind.shape.name()),
+        _ => format!("What color is the object in the {}?", object.cell.name()),
+    };
+    Question::new("what color is the", text, object.kind.colour.name())
+}
+
+/// What shape is ...?
+pub(super) fn about_shape(scene: &Scene, dice: &mut Dice) -> Question {
+    let object = dice.pick(&scene.objects);
+    let text = match scene.only(|other| other.kind.colour == object.kind.colour) {
+        Some(_) if dice.coin() => format!("What shape is the {} object?", object.kind.colour.name()),
+        _ => format!("What shape is the object in the {}?", object.cell.name()),
+    };
+    Question::new("what", text, object.kind.shape.name())
+}
+
+/// How many objects are there?
+pub(super) fn about_number(scene: &Scene) -> Question {
+    Question::new("how many", "How many objects are there?".into(), &scene.objects.len().to_string())
+}
+
+/// Where is ...? `None` if every kind of object is there twice.
+pub(super) fn about_place(scene: &Scene, dice: &mut Dice) -> Option<Question> {
+    let single: Vec<Object> = scene
+        .objects
+        .iter()
+        .copied()
+        .filter(|object| scene.only(|other| other.kind == object.kind).is_some())
+        .collect();
+    let object = dice.maybe(&single)?;
+    Some(Question::new("where is the", format!("Where is the {}?", object.kind.name()), Cell::name(object.cell)))
+}
+
+/// The first mix: eight to ten questions of every sort, in random order, none twice.
+pub(super) fn first_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
+    let mut questions = vec![about_number(scene)];
+    questions.extend((0..4).map(|_| about_presence(scene, dice)));
+    questions.push(about_part(scene, dice));
+    questions.extend((0..2).map(|_| about_colour(scene, dice)));
+    questions.extend((0..2).map(|_| about_shape(scene, dice)));
+    questions.extend(about_place(scene, dice));
+    distinct(dice.shuffled(questions))
+}
+
+/// The second mix: counting and comparing, with some of the first mix.
+pub(super) fn second_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
+    let mut questions = first_mix(scene, dice);
+    questions.truncate(4);
+    for _ in 0..2 {
+        let colour = if dice.coin() { dice.pick(&scene.objects).kind.colour } else { dice.pick(&Colour::ALL) };
+        let number = scene.count(|object| object.kind.colour == colour).to_string();
+        questions.push(Question::new("how many", format!("How many {} objects are there?", colour.name()), &number));
+        let shape = if dice.coin() { dice.pick(&scene.objects).kind.shape } else { dice.pick(&Shape::ALL) };
+        let number = scene.count(|object| object.kind.shape == shape).to_string();
+        questions.push(Question::new("how many", format!("How many {} are there?", shape.plural()), &number));
+    }
+    let yes = dice.coin();
+    let pairs: Vec<(Shape, Shape)> = Shape::ALL
+        .into_iter()
+        .flat_map(|more| Shape::ALL.map(|less| (more, less)))
+        .filter(|(more, less)| {
+            let number = |shape: &Shape| scene.count(|object| object.kind.shape == *shape);
+            more != less && (number(more) > number(less)) == yes
+        })
+        .collect();
+    if let Some((more, less)) = dice.maybe(&pairs) {
+        let text = format!("Are there more {} than {}?", more.plural(), less.plural());
+        questions.push(Question::new("are there", text, yes_no(yes)));
+    }
+    distinct(dice.shuffled(questions))
+}
+
+/// Drops questions that were asked before.
+fn distinct(questions: Vec<Question>) -> Vec<Question> {
+    let mut kept: Vec<Question> = Vec::new();
+    for question in questions {
+        if kept.iter().all(|other| other.text != question.text) {
+            kept.push(question);
+        }
+    }
+    kept
+}

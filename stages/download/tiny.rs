@@ -1,0 +1,144 @@
+//! `builtin:tiny-phi` and `builtin:tiny-siglip`: Hugging Face folders of small models with random weights.
+//! Does not know what they will be trained on, but for the words that the tokenizer should know.
+
+use std::path::Path;
+
+use imp_model::{
+    ModelError,
+    config::{PhiConfig, SiglipConfig},
+    init,
+    tensor::Activation,
+};
+use serde_json::json;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer,
+    TokenizerBuilder,
+    models::bpe::{BPE, BpeTrainerBuilder},
+    pre_tokenizers::byte_level::ByteLevel,
+};
+
+use super::{ModelOptions, shapes};
+use crate::{
+    Job, StageError,
+    preprocess::template::{PHI2_END, PHI2_PAD, SYSTEM},
+};
+
+/// Images whose texts the tokenizer learns from: the grammar is small, so these have all of it.
+const CORPUS_IMAGES: usize = 300;
+/// Turns in a usual conversation of that data.
+const CONVERSATION_TURNS: usize = 16;
+/// The two tokens that are no merges.
+const SPECIAL_TOKENS: usize = 2;
+
+/// Writes a Phi with its tokenizer.
+pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
+    let out = job.output();
+    let vocab_size = options.vocab_size.unwrap_or(512);
+    let end = write_tokenizer(&out, vocab_size, job.seed())?;
+    let hidden_size = options.hidden_size.unwrap_or(128);
+    let heads = options.heads.unwrap_or(4);
+    let config = PhiConfig {
+        // As in Phi-2, the embedding has rows beyond the tokenizer's last token.
+        vocab_size: (end as usize + 1).next_multiple_of(64),
+        hidden_size,
+        intermediate_size: 4 * hidden_size,
+        num_hidden_layers: options.layers.unwrap_or(4),
+        num_attention_heads: heads,
+        num_key_value_heads: heads,
+        partial_rotary_factor: 0.5,
+        rope_theta: 10_000.0,
+        layer_norm_eps: 1e-5,
+        max_position_embeddings: 2048,
+        hidden_act: Activation::GeluTanh,
+        eos_token_id: end - 1,
+    };
+    init::write_phi(&out, &config, job.seed()).map_err(|error| model_error(&error))
+}
+
+/// Writes a `SigLIP` and the description of its image processor.
+pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
+    let out = job.output();
+    let hidden_size = options.hidden_size.unwrap_or(128);
+    let image_size = options.image_size.unwrap_or(64);
+    let config = SiglipConfig {
+        hidden_size,
+        intermediate_size: 2 * hidden_size,
+        num_hidden_layers: options.layers.unwrap_or(2),
+        num_attention_heads: options.heads.unwrap_or(4),
+        image_size,
+        patch_size: options.patch_size.unwrap_or(16),
+        layer_norm_eps: 1e-6,
+        hidden_act: Activation::GeluTanh,
+    };
+    init::write_siglip(&out, &config, job.seed()).map_err(|error| model_error(&error))?;
+    let processor = json!({
+        "do_normalize": true, "do_rescale": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5], "processor_class": "SiglipProcessor",
+        "resample": 3, "rescale_factor": 1.0 / 255.0, "size": {"height": image_size, "width": image_size},
+    });
+    write_json(&out.join("preprocessor_config.json"), &processor)
+}
+
+fn model_error(error: &ModelError) -> StageError {
+    StageError::failed(error.to_string(), "check the values under `[model]`")
+}
+
+/// Trains and writes a byte-level BPE tokenizer; returns the id of its last token, `</s>`.
+fn write_tokenizer(folder: &Path, vocab_size: usize, seed: u64) -> Result<u32, StageError> {
+    let failed = |error: tokenizers::Error| {
+        StageError::failed(format!("the tokenizer can't be made: {error}"), "report this as a bug")
+    };
+    let tokenizer = train_tokenizer(vocab_size, seed).map_err(failed)?;
+    let path = folder.join("tokenizer.json");
+    let text = tokenizer.to_string(true).map_err(failed)?;
+    std::fs::write(&path, text + "\n").map_err(StageError::io(&path))?;
+    let config = json!({
+        "add_bos_token": false, "add_prefix_space": false, "bos_token": PHI2_PAD, "clean_up_tokenization_spaces": true,
+        "eos_token": PHI2_PAD, "model_max_length": 2048, "pad_token": PHI2_PAD, "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": PHI2_PAD,
+    });
+    write_json(&folder.join("tokenizer_config.json"), &config)?;
+    tokenizer
+        .token_to_id(PHI2_END)
+        .ok_or_else(|| StageError::failed("the tokenizer has no `</s>`", "report this as a bug"))
+}
+
+/// Learns merges from the texts that the model will see, the system prompt included. The order of merges depends on
+/// counts and ids only, so the same seed gives the same file.
+pub(super) fn train_tokenizer(vocab_size: usize, seed: u64) -> tokenizers::Result<Tokenizer> {
+    let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>::new()
+        .with_model(BPE::default())
+        .with_normalizer(None)
+        .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+        .with_post_processor(Some(ByteLevel::new(false, false, true)))
+        .with_decoder(Some(ByteLevel::new(false, true, true)))
+        .build()?;
+    let mut trainer = BpeTrainerBuilder::new()
+        .show_progress(false)
+        .vocab_size(vocab_size.saturating_sub(SPECIAL_TOKENS))
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut corpus = shapes::corpus(seed, CORPUS_IMAGES);
+    // Every conversation begins with the system prompt.
+    let systems = corpus.len() / CONVERSATION_TURNS;
+    corpus.extend(std::iter::repeat_n(format!("{SYSTEM} USER:"), systems));
+    tokenizer.train(&mut trainer, corpus.iter())?;
+    // As in Phi-2, the special tokens come after the merges, and `</s>` after them.
+    tokenizer.add_special_tokens(&[AddedToken::from(PHI2_PAD, true), AddedToken::from(PHI2_END, true)]);
+    Ok(widen(&tokenizer))
+}
+
+/// The same tokenizer with its parts as enums, the type that can be read back from a file.
+fn widen(tokenizer: &tokenizers::TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>) -> Tokenizer {
+    let mut wide = Tokenizer::new(ModelWrapper::BPE(tokenizer.get_model().clone()));
+    wide.with_pre_tokenizer(tokenizer.get_pre_tokenizer().copied().map(PreTokenizerWrapper::ByteLevel))
+        .with_post_processor(tokenizer.get_post_processor().copied().map(PostProcessorWrapper::ByteLevel))
+        .with_decoder(tokenizer.get_decoder().copied().map(DecoderWrapper::ByteLevel));
+    wide.add_special_tokens(&[AddedToken::from(PHI2_PAD, true), AddedToken::from(PHI2_END, true)]);
+    wide
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), StageError> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    std::fs::write(path, text).map_err(StageError::io(path))
+}
