@@ -3,6 +3,7 @@
 
 pub mod download;
 pub mod error;
+pub mod eval;
 pub mod event;
 pub mod finetune;
 pub mod job;

@@ -98,4 +98,5 @@ kinds![
     crate::finetune::Finetune,
     crate::merge::Merge,
     crate::quantize::Quantize,
+    crate::eval::Eval,
 ];

@@ -1,0 +1,172 @@
+//! A model answers questions about images: prompts, batches, greedy decoding, and going on after an interruption.
+//! Does not know benchmarks or scores.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use imp_model::{GenerateOptions, Imp, Sample, tensor::Mat};
+use rayon::prelude::*;
+
+use super::{EvalConfig, answers::AnswerLog, question::Question};
+use crate::{
+    Job, StageError,
+    event::Progress,
+    preprocess::{
+        AspectRatio, Template, TextTokenizer,
+        pixels::{blank, pixels},
+    },
+    training::model_error,
+};
+
+/// Questions that are answered at a time, if the person does not say.
+const BATCH: usize = 32;
+
+/// Questions that have one answer, as prompt and image are the same. POPE asks for each present object three times; on
+/// blank images even more are alike.
+struct Group<'a> {
+    /// `None` for the blank image.
+    image: Option<&'a Path>,
+    prompt: String,
+    questions: Vec<usize>,
+}
+
+/// The answers to all questions, in their order.
+pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Result<Vec<String>, StageError> {
+    let (mut log, known) = AnswerLog::open(&job.checkpoint())?;
+    let mut answers: Vec<Option<String>> = questions.iter().map(|question| known.get(&question.id).cloned()).collect();
+    let done = |answers: &[Option<String>]| answers.iter().flatten().count();
+    let progress = |done: usize| job.progress(Progress::new(done, questions.len(), "questions"));
+    progress(done(&answers));
+    let groups = groups(questions, config);
+    let open: Vec<&Group<'_>> =
+        groups.iter().filter(|group| group.questions.iter().any(|question| answers[*question].is_none())).collect();
+    if !open.is_empty() {
+        let mut answerer = Answerer::load(config, job)?;
+        let batch = if job.runtime().micro_batch_size == 0 { BATCH } else { job.runtime().micro_batch_size };
+        for batch in open.chunks(batch) {
+            job.check_cancelled()?;
+            let texts = answerer.answer(batch)?;
+            for (group, text) in batch.iter().zip(texts) {
+                log.add(group.questions.iter().map(|question| (questions[*question].id, text.as_str())))?;
+                for question in &group.questions {
+                    answers[*question] = Some(text.clone());
+                }
+            }
+            progress(done(&answers));
+        }
+    }
+    Ok(answers.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Groups questions that have the same answer. Groups with the same image follow each other, so that it is encoded once.
+fn groups<'a>(questions: &'a [Question], config: &EvalConfig) -> Vec<Group<'a>> {
+    let template = config.template.unwrap_or(Template::Phi2);
+    let mut numbers: HashMap<(Option<&Path>, String), usize> = HashMap::new();
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for (number, question) in questions.iter().enumerate() {
+        let image = (!config.ablate_image).then_some(question.image.as_path());
+        let prompt = template.prompt(&format!("{}{}", question.text, config.prompt_suffix));
+        let group = *numbers.entry((image, prompt.clone())).or_insert(groups.len());
+        match groups.get_mut(group) {
+            Some(group) => group.questions.push(number),
+            None => groups.push(Group { image, prompt, questions: vec![number] }),
+        }
+    }
+    groups.sort_by_key(|group| group.image);
+    groups
+}
+
+/// A loaded model with its tokenizer.
+struct Answerer<'a> {
+    job: &'a Job,
+    model: Imp,
+    tokenizer: TextTokenizer,
+    aspect_ratio: AspectRatio,
+    options: GenerateOptions,
+    /// The features `[patches, hidden]` of the images of the last batch: the next one often begins with the same image.
+    features: HashMap<Option<PathBuf>, Vec<f32>>,
+}
+
+impl<'a> Answerer<'a> {
+    fn load(config: &EvalConfig, job: &'a Job) -> Result<Self, StageError> {
+        let folder = job.input("model")?;
+        let template = config.template.unwrap_or(Template::Phi2);
+        // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
+        let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
+        let model = Imp::load(folder).map_err(|error| model_error(job, &error))?;
+        let mut tokenizer = TextTokenizer::open(&beside, &job.named(&beside))?;
+        template.prepare(&mut tokenizer)?;
+        let aspect_ratio = AspectRatio::by_name(&model.config.image_aspect_ratio).ok_or_else(|| {
+            let message = format!("`image_aspect_ratio` is `{}`", model.config.image_aspect_ratio);
+            StageError::input(job.named(&folder.join("config.json")), message, "it must be `square`, `pad` or `crop`")
+        })?;
+        let options = GenerateOptions { max_new_tokens: config.max_new_tokens, stop: template.stop_ids(&tokenizer) };
+        Ok(Self { job, model, tokenizer, aspect_ratio, options, features: HashMap::new() })
+    }
+
+    fn answer(&mut self, groups: &[&Group<'_>]) -> Result<Vec<String>, StageError> {
+        let ids = groups.iter().map(|group| self.ids(&group.prompt)).collect::<Result<Vec<_>, _>>()?;
+        let (features, numbers) = self.encode(groups)?;
+        let images: Vec<[usize; 1]> = numbers.into_iter().map(|number| [number]).collect();
+        let prompts: Vec<Sample<'_>> =
+            ids.iter().zip(&images).map(|(ids, images)| Sample { input_ids: ids, labels: &[], images }).collect();
+        let answers = self.model.generate(&prompts, &features, &self.options);
+        answers.iter().map(|ids| self.text(ids)).collect()
+    }
+
+    fn ids(&self, prompt: &str) -> Result<Vec<i32>, StageError> {
+        let ids = self.tokenizer.encode_with_images(prompt).map_err(|error| self.mismatch(&error))?;
+        // A tokenizer that does not belong to the model must not become a wrong row of its embedding.
+        let rows = self.model.llm.config.vocab_size as i32;
+        match ids.iter().find(|id| **id >= rows) {
+            Some(id) => Err(self.mismatch(&format!("the token {id} is beyond the model's {rows} embeddings"))),
+            None => Ok(ids),
+        }
+    }
+
+    fn mismatch(&self, message: &str) -> StageError {
+        let folder = self.job.input("model").map(|folder| self.job.named(folder)).unwrap_or_default();
+        StageError::input(folder, message, "the model's tokenizer.json must be the one that it was trained with")
+    }
+
+    fn text(&self, ids: &[u32]) -> Result<String, StageError> {
+        let text = self.tokenizer.decode(ids).map_err(|error| self.mismatch(&error))?;
+        Ok(text.trim().to_string())
+    }
+
+    /// The features of the batch's images, each once, and for each group the number of its image.
+    fn encode(&mut self, groups: &[&Group<'_>]) -> Result<(Mat, Vec<usize>), StageError> {
+        let mut images: Vec<Option<&Path>> = Vec::new();
+        for group in groups {
+            if images.last() != Some(&group.image) {
+                images.push(group.image);
+            }
+        }
+        let wanted: HashSet<Option<PathBuf>> = images.iter().map(|image| image.map(Path::to_path_buf)).collect();
+        self.features.retain(|image, _| wanted.contains(image));
+        let new: Vec<Option<&Path>> =
+            images.iter().copied().filter(|image| !self.features.contains_key(&image.map(Path::to_path_buf))).collect();
+        let values = new.par_iter().map(|image| self.pixels(*image)).collect::<Result<Vec<_>, _>>()?;
+        for (image, values) in new.into_iter().zip(values) {
+            let features = self.model.encode_images(&[values]).values().to_vec();
+            self.features.insert(image.map(Path::to_path_buf), features);
+        }
+        let hidden = self.model.vision.config.hidden_size;
+        let rows: Vec<f32> =
+            images.iter().flat_map(|image| self.features[&image.map(Path::to_path_buf)].iter().copied()).collect();
+        let numbers =
+            groups.iter().map(|group| images.iter().position(|image| *image == group.image).unwrap_or_default());
+        Ok((Mat::new(rows.len() / hidden, hidden, rows), numbers.collect()))
+    }
+
+    fn pixels(&self, image: Option<&Path>) -> Result<Vec<f32>, StageError> {
+        let size = self.model.vision.config.image_size;
+        let Some(path) = image else { return Ok(blank(size)) };
+        let bytes = std::fs::read(path).map_err(StageError::io(path))?;
+        pixels(&bytes, self.aspect_ratio, size).map_err(|message| {
+            StageError::input(self.job.named(path), message, "replace the image by the benchmark's own")
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! POPE (Li et al. 2023, arXiv 2305.10355): is this object in the image? Three sets of questions differ in how the
+//! absent objects are chosen. Scored as LLaVA's `eval_pope` does, but answers are matched by id, not by position.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    EvalConfig,
+    question::{Benchmark, Question, Scores, duplicate, parse, read, twice},
+};
+use crate::{Job, StageError};
+
+/// The sets, in the order in which LLaVA numbers their questions.
+const CATEGORIES: [&str; 3] = ["adversarial", "popular", "random"];
+
+/// The questions of all three sets.
+pub(super) struct Pope {
+    questions: Vec<Question>,
+    /// Whether the right answer is yes.
+    labels: Vec<bool>,
+}
+
+/// A line of POPE's files.
+#[derive(Debug, Deserialize)]
+struct Line {
+    question_id: u64,
+    image: String,
+    text: String,
+    label: Label,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Label {
+    Yes,
+    No,
+}
+
+impl Pope {
+    pub(super) fn read(config: &EvalConfig, job: &Job) -> Result<Self, StageError> {
+        let data = job.input("data")?;
+        let folder = data.join(config.questions.as_deref().unwrap_or("eval/pope"));
+        let images = data.join(&config.image_folder);
+        let mut pope = Self { questions: Vec::new(), labels: Vec::new() };
+        for category in CATEGORIES {
+            let path = folder.join(format!("coco_pope_{category}.json"));
+            let text = read(&path, "questions", job)?;
+            pope.add(category, &text, config.limit, &images, &job.named(&path))?;
+        }
+        Ok(pope)
+    }
+
+    /// Adds a set. Ids are unique in its file only, so questions are numbered over all sets as LLaVA does.
+    fn add(
+        &mut self,
+        category: &'static str,
+        text: &str,
+        limit: usize,
+        images: &Path,
+        named: &Path,
+    ) -> Result<(), StageError> {
+        let mut lines: Vec<(usize, Line)> = Vec::new();
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            lines.push((index + 1, parse(line, index + 1, named)?));
+        }
+        if let Some((index, id)) = duplicate(lines.iter().map(|(_, line)| line.question_id)) {
+            return Err(twice(named, id).at_line(lines[index].0));
+        }
+        if lines.is_empty() {
+            return Err(StageError::input(named, "there are no questions", "give POPE's own file"));
+        }
+        let kept = if limit == 0 { lines.len() } else { limit };
+        for (_, line) in lines.into_iter().take(kept) {
+            let id = self.questions.len() as u64 + 1;
+            self.questions.push(Question { id, image: images.join(line.image), text: line.text, category });
+            self.labels.push(line.label == Label::Yes);
+        }
+        Ok(())
+    }
+}
+
+impl Benchmark for Pope {
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn score(&self, answers: &[String]) -> Scores {
+        let counts = CATEGORIES.map(|category| {
+            let mut counts = Counts::default();
+            for ((question, label), answer) in self.questions.iter().zip(&self.labels).zip(answers) {
+                if question.category == category {
+                    counts.add(*label, says_yes(answer));
+                }
+            }
+            counts
+        });
+        let mean = |figure: fn(&Counts) -> f64| counts.iter().map(figure).sum::<f64>() / counts.len() as f64;
+        let mut figures = vec![
+            ("f1".into(), mean(Counts::f1)),
+            ("accuracy".into(), mean(Counts::accuracy)),
+            ("yes_ratio".into(), mean(Counts::yes_ratio)),
+        ];
+        for (category, counts) in CATEGORIES.iter().zip(&counts) {
+            figures.push((format!("{category}_f1"), counts.f1()));
+            figures.push((format!("{category}_accuracy"), counts.accuracy()));
+        }
+        let detail = CATEGORIES.iter().zip(&counts).map(|(category, counts)| ((*category).to_string(), counts.json()));
+        Scores { figures, detail: Value::Object(detail.collect()) }
+    }
+}
+
+/// How an answer is read: its first sentence, without commas; `No`, `not` or `no` as a word means no, all else yes.
+fn says_yes(answer: &str) -> bool {
+    let sentence = answer.split('.').next().unwrap_or_default().replace(',', "");
+    !sentence.split(' ').any(|word| matches!(word, "No" | "not" | "no"))
+}
+
+/// Answers by truth and by what was said; yes is the positive class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    true_positives: usize,
+    false_positives: usize,
+    true_negatives: usize,
+    false_negatives: usize,
+}
+
+/// 0 where nothing is divided by nothing: the reference stops with an error there.
+fn ratio(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+impl Counts {
+    fn add(&mut self, truth: bool, said: bool) {
+        *match (truth, said) {
+            (true, true) => &mut self.true_positives,
+            (false, true) => &mut self.false_positives,
+            (false, false) => &mut self.true_negatives,
+            (true, false) => &mut self.false_negatives,
+        } += 1;
+    }
+
+    fn total(&self) -> usize {
+        self.true_positives + self.false_positives + self.true_negatives + self.false_negatives
+    }
+
+    fn accuracy(&self) -> f64 {
+        ratio(self.true_positives + self.true_negatives, self.total())
+    }
+
+    fn precision(&self) -> f64 {
+        ratio(self.true_positives, self.true_positives + self.false_positives)
+    }
+
+    fn recall(&self) -> f64 {
+        ratio(self.true_positives, self.true_positives + self.false_negatives)
+    }
+
+    fn f1(&self) -> f64 {
+        let (precision, recall) = (self.precision(), self.recall());
+        if precision + recall == 0.0 { 0.0 } else { 2.0 * precision * recall / (precision + recall) }
+    }
+
+    fn yes_ratio(&self) -> f64 {
+        ratio(self.true_positives + self.false_positives, self.total())
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "questions": self.total(), "true_positives": self.true_positives, "false_positives": self.false_positives,
+            "true_negatives": self.true_negatives, "false_negatives": self.false_negatives, "accuracy": self.accuracy(),
+            "precision": self.precision(), "recall": self.recall(), "f1": self.f1(), "yes_ratio": self.yes_ratio(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::eval::tests::fixture;
+
+    /// The fixture's questions with the answers of one of its files, matched by id.
+    fn scored(answers: &str) -> Scores {
+        let lines = |name: &str| -> Vec<Value> {
+            let text = std::fs::read_to_string(fixture("pope").join(name)).unwrap();
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let by_id: HashMap<u64, String> = lines(answers)
+            .into_iter()
+            .map(|line| (line["question_id"].as_u64().unwrap(), line["text"].as_str().unwrap().to_string()))
+            .collect();
+        let mut pope = Pope { questions: Vec::new(), labels: Vec::new() };
+        let mut texts = Vec::new();
+        for category in CATEGORIES {
+            let name = format!("coco_pope_{category}.json");
+            let text = std::fs::read_to_string(fixture("pope").join(&name)).unwrap();
+            pope.add(category, &text, 0, Path::new("images"), Path::new(&name)).unwrap();
+            let asked = lines("llava_pope_test.jsonl").into_iter().filter(|line| line["category"] == category);
+            texts.extend(asked.map(|line| by_id[&line["question_id"].as_u64().unwrap()].clone()));
+        }
+        pope.score(&texts)
+    }
+
+    #[test]
+    fn scores_are_the_official_ones_digit_for_digit() {
+        let text = std::fs::read_to_string(fixture("pope/expected.json")).unwrap();
+        let expected: Value = serde_json::from_str(&text).unwrap();
+        // The official script's own printing, a block of lines for each set.
+        let printed = expected["in_order"]["stdout"].as_str().unwrap();
+        for answers in ["answers.jsonl", "answers_shuffled.jsonl"] {
+            let scores = scored(answers);
+            for category in CATEGORIES {
+                let block = printed.split("Category: ").find(|block| block.starts_with(category)).unwrap();
+                for (label, name) in [
+                    ("Accuracy", "accuracy"),
+                    ("Precision", "precision"),
+                    ("Recall", "recall"),
+                    ("F1 score", "f1"),
+                    ("Yes ratio", "yes_ratio"),
+                ] {
+                    let value = block.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(": ")).unwrap();
+                    assert_eq!(scores.detail[category][name].to_string(), value, "{answers} {category} {name}");
+                }
+            }
+        }
+        assert_eq!(scored("answers.jsonl").figures[0].0, "f1");
+    }
+
+    #[test]
+    fn a_model_that_always_says_no_gets_figures_and_no_crash() {
+        let scores = scored("answers_all_no.jsonl");
+        assert_eq!(scores.detail["random"]["true_negatives"], 15);
+        assert_eq!(scores.detail["random"]["f1"], 0.0);
+        assert_eq!(scores.detail["random"]["accuracy"], 0.6);
+    }
+
+    #[test]
+    fn answers_are_read_as_the_reference_reads_them() {
+        let text = std::fs::read_to_string(fixture("pope/expected.json")).unwrap();
+        let expected: Value = serde_json::from_str(&text).unwrap();
+        for (answer, reading) in expected["parsed"].as_object().unwrap() {
+            assert_eq!(says_yes(answer), reading == "yes", "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn broken_files_are_named_with_the_line() {
+        let good = r#"{"question_id": 1, "image": "a", "text": "?", "label": "yes"}"#;
+        for (text, line, words) in [
+            (format!("{good}\n{good}\n"), Some(2), "the question id 1 is there twice"),
+            (format!("{good}\n\n{{\"question_id\": 2}}"), Some(3), "missing field"),
+            (good.replace("yes", "maybe"), Some(1), "unknown variant"),
+            (String::new(), None, "no questions"),
+        ] {
+            let mut pope = Pope { questions: Vec::new(), labels: Vec::new() };
+            let error = pope.add("random", &text, 0, Path::new(""), Path::new("file")).unwrap_err();
+            let place = line.map_or("file: ".to_string(), |line| format!("file:{line}: "));
+            assert!(error.to_string().starts_with(&place) && error.to_string().contains(words), "{error}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How answers are made comparable: the normalisation of the VQA scorer, and the one that LLaVA applies before it.
+//! Works on words; does not know questions. The quirks (a period rule that stops after 32, a pattern that looks behind
+//! for the wrong thing) are the scorer's, and part of published figures.
+
+/// Taken out or replaced by a blank.
+const PUNCTUATION: [char; 21] =
+    [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
+const NUMBERS: [(&str, &str); 12] = [
+    ("none", "0"),
+    ("zero", "0"),
+    ("one", "1"),
+    ("two", "2"),
+    ("three", "3"),
+    ("four", "4"),
+    ("five", "5"),
+    ("six", "6"),
+    ("seven", "7"),
+    ("eight", "8"),
+    ("nine", "9"),
+    ("ten", "10"),
+];
+/// The contractions that the scorer knows.
+const CONTRACTIONS: &str = "\
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't \
+    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't \
+    must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've \
+    somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's something'd \
+    something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're \
+    they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've \
+    who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll \
+    y'all'd've you'd you'd've you'll you're you've";
+/// The scorer hands a flag to a parameter that counts.
+const PERIODS_REMOVED: usize = 32;
+
+/// What the VQA scorer does with answers when the annotators differ.
+pub(super) fn normalize(text: &str) -> String {
+    numbers_and_articles(&punctuation(&one_line(text)))
+}
+
+/// What LLaVA does with answers before it hands them in (its `EvalAIAnswerProcessor`).
+pub(super) fn prepare(text: &str) -> String {
+    let text = text.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
+    normalize(text.trim())
+}
+
+/// Line breaks and tabs become blanks.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(['\n', '\t'], " ").trim().to_string()
+}
+
+/// A mark that stands beside a blank anywhere in the text goes; one that is inside words only becomes a blank. A comma
+/// between digits makes all marks go.
+fn punctuation(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let grouped = chars.windows(3).any(|three| three[0].is_numeric() && three[1] == ',' && three[2].is_numeric());
+    let mut out = text.to_string();
+    for mark in PUNCTUATION {
+        let beside_blank = chars.windows(2).any(|two| two == [mark, ' '] || two == [' ', mark]);
+        out = out.replace(mark, if beside_blank || grouped { "" } else { " " });
+    }
+    periods(&out)
+}
+
+/// Removes periods that no digit follows.
+fn periods(text: &str) -> String {
+    let mut removed = 0;
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == '.' && removed < PERIODS_REMOVED && !chars.peek().is_some_and(|next| next.is_numeric()) {
+            removed += 1;
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Lower case; number words become digits, articles go, forgotten apostrophes come back.
+fn numbers_and_articles(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let digits = |word| NUMBERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, digits)| *digits);
+    let words = lower.split_whitespace().map(digits).filter(|word| !matches!(*word, "a" | "an" | "the"));
+    let words: Vec<&str> = words.map(|word| contraction(word).unwrap_or(word)).collect();
+    words.join(" ")
+}
+
+/// The word with its apostrophe, if exactly one of them was forgotten. Forms with a capital are of no use to the
+/// scorer, as texts are in lower case by then; one of its pairs is the wrong way round.
+fn contraction(word: &str) -> Option<&'static str> {
+    if word == "somebody'd" {
+        return Some("somebodyd");
+    }
+    CONTRACTIONS.split(' ').find(|form| {
+        form.len() == word.len() + 1
+            && form.match_indices('\'').any(|(at, _)| word.starts_with(&form[..at]) && word.ends_with(&form[at + 1..]))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn texts_are_normalized_as_both_references_do() {
+        let text = std::fs::read_to_string(crate::eval::tests::fixture("vqav2/expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let cases = expected["normalisation"].as_array().unwrap();
+        assert_eq!(cases.len(), 65);
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(normalize(text), case["vqaEval(punct->digit_article)"], "{text:?}");
+            assert_eq!(prepare(text), case["EvalAIAnswerProcessor"], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_forgotten_apostrophe_comes_back() {
+        for (plain, right) in [
+            ("dont", Some("don't")),
+            ("couldnt've", Some("couldn't've")),
+            ("couldn'tve", Some("couldn't've")),
+            ("couldntve", None),
+            ("y'alldve", None),
+            ("y'all'dve", Some("y'all'd've")),
+            ("twas", Some("'twas")),
+            ("ow's'at", Some("'ow's'at")),
+            ("its", None),
+            ("don't", None),
+            ("hed", Some("he'd")),
+            ("shed", None),
+        ] {
+            assert_eq!(contraction(plain), right, "{plain}");
+        }
+    }
+}
