@@ -12,6 +12,8 @@ pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
 pub mod stage;
+#[cfg(test)]
+mod testing;
 mod training;
 
 pub use error::StageError;

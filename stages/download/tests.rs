@@ -2,52 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
 };
 
 use super::*;
-use crate::job::{JobSpec, Runtime};
+use crate::testing::{Trial, tree};
 
 /// Runs `source` with work folder `name` below `root`.
 fn run(root: &Path, name: &str, config: &DownloadConfig) -> Result<PathBuf, StageError> {
-    let work = root.join(name);
-    fs::create_dir_all(work.join("out")).unwrap();
-    let sources = Download::sources(config).into_iter().map(|written| (written.clone(), root.join(written)));
-    let spec = JobSpec {
-        kind: "download".into(),
-        config: serde_json::to_value(config).unwrap(),
-        runtime: Runtime::default(),
-        inputs: BTreeMap::new(),
-        sources: sources.collect(),
-        work: work.clone(),
-        seed: 42,
-    };
-    Download::run(config, &Job::new(spec, Box::new(|_| {}), Arc::new(AtomicBool::new(false))))?;
-    Ok(work.join("out"))
+    let outcome = Trial::new(&root.join(name), &[]).run::<Download>(&serde_json::to_value(config).unwrap());
+    outcome.result.map(|()| outcome.out)
 }
 
 fn config(text: serde_json::Value) -> DownloadConfig {
     serde_json::from_value(text).unwrap()
-}
-
-/// Relative path and content of every file.
-fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                files.insert(path.strip_prefix(folder).unwrap().to_path_buf(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
 }
 
 #[test]

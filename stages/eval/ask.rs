@@ -103,7 +103,10 @@ impl<'a> Answerer<'a> {
             StageError::input(job.named(&folder.join("config.json")), message, "it must be `square`, `pad` or `crop`")
         })?;
         let options = GenerateOptions { max_new_tokens: config.max_new_tokens, stop: template.stop_ids(&tokenizer) };
-        Ok(Self { job, model, tokenizer, aspect_ratio, options, features: HashMap::new() })
+        let answerer = Self { job, model, tokenizer, aspect_ratio, options, features: HashMap::new() };
+        let ends: Vec<i32> = answerer.options.stop.iter().map(|id| *id as i32).collect();
+        answerer.check_ids(&ends)?;
+        Ok(answerer)
     }
 
     fn answer(&mut self, groups: &[&Group<'_>]) -> Result<Vec<String>, StageError> {
@@ -118,11 +121,18 @@ impl<'a> Answerer<'a> {
 
     fn ids(&self, prompt: &str) -> Result<Vec<i32>, StageError> {
         let ids = self.tokenizer.encode_with_images(prompt).map_err(|error| self.mismatch(&error))?;
-        // A tokenizer that does not belong to the model must not become a wrong row of its embedding.
+        self.check_ids(&ids)?;
+        Ok(ids)
+    }
+
+    /// A tokenizer that does not belong to the model must not become a wrong row of its embedding.
+    fn check_ids(&self, ids: &[i32]) -> Result<(), StageError> {
         let rows = self.model.llm.config.vocab_size as i32;
         match ids.iter().find(|id| **id >= rows) {
-            Some(id) => Err(self.mismatch(&format!("the token {id} is beyond the model's {rows} embeddings"))),
-            None => Ok(ids),
+            Some(id) => {
+                Err(self.mismatch(&format!("the tokenizer's token {id} is beyond the model's {rows} embeddings")))
+            }
+            None => Ok(()),
         }
     }
 

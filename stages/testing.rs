@@ -1,0 +1,135 @@
+//! For the tests of stages: runs one in a folder, as a child process of the runner would, and keeps what it says.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use serde_json::Value;
+
+use crate::{
+    Job, Stage, StageError,
+    event::Event,
+    job::{InputFolder, JobSpec, Runtime},
+};
+
+/// A stage that is about to run.
+pub(crate) struct Trial {
+    spec: JobSpec,
+    cancel_after: usize,
+}
+
+/// How it went.
+pub(crate) struct Outcome {
+    pub(crate) out: PathBuf,
+    pub(crate) events: Vec<Event>,
+    pub(crate) result: Result<(), StageError>,
+}
+
+impl Trial {
+    /// A stage with its work folder at `work` and these inputs, which a person knows as `shown/NAME`.
+    pub(crate) fn new(work: &Path, inputs: &[(&str, &Path)]) -> Self {
+        let folder = |(name, path): &(&str, &Path)| {
+            let input = InputFolder { path: path.to_path_buf(), origin: Path::new("shown").join(name) };
+            ((*name).to_string(), input)
+        };
+        let spec = JobSpec {
+            kind: String::new(),
+            config: Value::Null,
+            runtime: Runtime::default(),
+            inputs: inputs.iter().map(folder).collect(),
+            sources: BTreeMap::new(),
+            work: work.to_path_buf(),
+            seed: 42,
+        };
+        Self { spec, cancel_after: usize::MAX }
+    }
+
+    /// Tells it to stop after so many reports of progress.
+    pub(crate) fn cancelled_after(mut self, reports: usize) -> Self {
+        self.cancel_after = reports;
+        self
+    }
+
+    /// Samples that go through the model at once.
+    pub(crate) fn micro_batch(mut self, size: usize) -> Self {
+        self.spec.runtime.micro_batch_size = size;
+        self
+    }
+
+    /// Runs it, with the user's own files found below the parent of the work folder.
+    pub(crate) fn run<S: Stage>(mut self, config: &Value) -> Outcome {
+        let config: S::Config = serde_json::from_value(config.clone()).unwrap();
+        let root = self.spec.work.parent().unwrap().to_path_buf();
+        let sources = S::sources(&config).into_iter().map(|written| (written.clone(), root.join(written)));
+        self.spec.sources = sources.collect();
+        let out = self.spec.work.join("out");
+        std::fs::create_dir_all(&out).unwrap();
+        std::fs::create_dir_all(self.spec.work.join("checkpoint")).unwrap();
+        let (events, cancel) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, flag, limit) = (Arc::clone(&events), Arc::clone(&cancel), self.cancel_after);
+        let sink = move |event: Event| {
+            let mut seen = seen.lock().unwrap();
+            seen.push(event);
+            if seen.iter().filter(|event| matches!(event, Event::Progress(_))).count() >= limit {
+                flag.store(true, Ordering::Relaxed);
+            }
+        };
+        let result = S::run(&config, &Job::new(self.spec, Box::new(sink), cancel));
+        let events = events.lock().unwrap().clone();
+        Outcome { out, events, result }
+    }
+}
+
+impl Outcome {
+    /// The output folder of a stage that went well.
+    pub(crate) fn done(self) -> PathBuf {
+        self.result.unwrap();
+        self.out
+    }
+
+    /// The error of one that did not.
+    pub(crate) fn error(self) -> StageError {
+        self.result.unwrap_err()
+    }
+
+    /// A final figure.
+    pub(crate) fn figure(&self, wanted: &str) -> f64 {
+        let figure = self.events.iter().find_map(|event| match event {
+            Event::Result { name, value } if name == wanted => Some(*value),
+            _ => None,
+        });
+        figure.unwrap()
+    }
+
+    /// All warnings.
+    pub(crate) fn warnings(&self) -> String {
+        let texts = self.events.iter().filter_map(|event| match event {
+            Event::Warning { message } => Some(message.as_str()),
+            _ => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Relative path and content of every file.
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut open = vec![folder.to_path_buf()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                files.insert(path.strip_prefix(folder).unwrap().to_path_buf(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    files
+}
