@@ -44,7 +44,7 @@ struct Statistics {
 impl Statistics {
     fn of(scenes: &[Scene]) -> Self {
         let mut statistics = Self { alone: BTreeMap::new(), together: BTreeMap::new() };
-        for kinds in scenes.iter().map(kinds) {
+        for kinds in scenes.iter().map(Scene::kinds) {
             for first in &kinds {
                 *statistics.alone.entry(*first).or_default() += 1;
                 for second in kinds.iter().filter(|second| *second != first) {
@@ -60,14 +60,6 @@ impl Statistics {
     }
 }
 
-/// The kinds of a scene, each once.
-fn kinds(scene: &Scene) -> Vec<Kind> {
-    let mut kinds: Vec<Kind> = scene.objects.iter().map(|object| object.kind).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    kinds
-}
-
 /// A POPE file: for each image as many absent kinds as present ones, a JSON object a line.
 pub(super) fn pope(scenes: &[Scene], negatives: Negatives, seed: u64) -> String {
     let statistics = Statistics::of(scenes);
@@ -75,7 +67,7 @@ pub(super) fn pope(scenes: &[Scene], negatives: Negatives, seed: u64) -> String 
     let mut question_id = 0;
     for (number, scene) in scenes.iter().enumerate() {
         let mut dice = Dice::new(seed, 100 + negatives as u64, number);
-        let present = kinds(scene);
+        let present = scene.kinds();
         // Shuffled first, so that ties are broken by chance and not by the alphabet.
         let mut absent = dice.shuffled(Kind::all().filter(|kind| !scene.has(*kind)));
         absent.sort_by_key(|kind| {

@@ -138,6 +138,14 @@ impl Scene {
         Self { objects }
     }
 
+    /// The kinds of its objects, each once.
+    pub(super) fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = self.objects.iter().map(|object| object.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds
+    }
+
     pub(super) fn has(&self, kind: Kind) -> bool {
         self.objects.iter().any(|object| object.kind == kind)
     }

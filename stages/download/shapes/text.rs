@@ -45,36 +45,50 @@ fn yes_no(yes: bool) -> &'static str {
     if yes { "Yes" } else { "No" }
 }
 
-/// Is there such a kind of object? Yes and no are equally likely, whatever is asked for; half of the absent kinds share
-/// their colour or their shape with an object of the scene.
+/// Is there such a kind of object? Yes and no are equally likely.
 pub(super) fn about_presence(scene: &Scene, dice: &mut Dice) -> Question {
     let yes = dice.coin();
-    let kind = if yes {
-        dice.pick(&scene.objects).kind
-    } else {
-        let hard = dice.coin();
-        let near = |kind: &Kind| {
-            scene.objects.iter().any(|object| object.kind.colour == kind.colour || object.kind.shape == kind.shape)
-        };
-        let absent: Vec<Kind> = Kind::all().filter(|kind| !scene.has(*kind) && (!hard || near(kind))).collect();
-        dice.pick(&absent)
-    };
+    let kind = if yes { dice.pick(&scene.kinds()) } else { absent(scene, dice) };
     Question::new("is there a", presence(kind), yes_no(yes))
 }
 
-/// Is there an object of this colour, or of this shape?
-pub(super) fn about_part(scene: &Scene, dice: &mut Dice) -> Question {
-    let yes = dice.coin();
-    let text = |name: &str| format!("Is there a {name} in the image?");
-    if dice.coin() {
-        let all = Colour::ALL.into_iter().filter(|c| (scene.count(|o| o.kind.colour == *c) > 0) == yes);
-        let colour = dice.shuffled(all)[0];
-        Question::new("is there a", text(&format!("{} object", colour.name())), yes_no(yes))
-    } else {
-        // With four shapes and three objects there is always one that is absent.
-        let all = Shape::ALL.into_iter().filter(|s| (scene.count(|o| o.kind.shape == *s) > 0) == yes);
-        Question::new("is there a", text(dice.shuffled(all)[0].name()), yes_no(yes))
+/// A kind that is not there. Half of them share their colour or their shape with an object of the scene.
+fn absent(scene: &Scene, dice: &mut Dice) -> Kind {
+    let hard = dice.coin();
+    let near = |kind: &Kind| scene.count(|o| o.kind.colour == kind.colour || o.kind.shape == kind.shape) > 0;
+    let kinds: Vec<Kind> = Kind::all().filter(|kind| !scene.has(*kind) && (!hard || near(kind))).collect();
+    dice.pick(&kinds)
+}
+
+/// Presence of kinds, and of colours and shapes alone. Each image has as many questions with the answer yes as with
+/// no, so that nothing but the image and the question tells the answer, not even the number of objects.
+fn presence_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
+    let mut questions = Vec::new();
+    for kind in dice.shuffled(scene.kinds()).into_iter().take(2) {
+        questions.push(Question::new("is there a", presence(kind), yes_no(true)));
+        loop {
+            let other = Question::new("is there a", presence(absent(scene, dice)), yes_no(false));
+            if !questions.contains(&other) {
+                questions.push(other);
+                break;
+            }
+        }
     }
+    questions.extend([true, false].map(|yes| about_part(scene, yes, dice)));
+    questions
+}
+
+/// Is there an object of this colour, or of this shape?
+fn about_part(scene: &Scene, yes: bool, dice: &mut Dice) -> Question {
+    // With more colours and shapes than objects there is always one that is absent.
+    let name = if dice.coin() {
+        let colours = Colour::ALL.into_iter().filter(|c| (scene.count(|o| o.kind.colour == *c) > 0) == yes);
+        format!("{} object", dice.shuffled(colours)[0].name())
+    } else {
+        let shapes = Shape::ALL.into_iter().filter(|s| (scene.count(|o| o.kind.shape == *s) > 0) == yes);
+        dice.shuffled(shapes)[0].name().to_string()
+    };
+    Question::new("is there a", format!("Is there a {name} in the image?"), yes_no(yes))
 }
 
 /// What color is ...?
@@ -114,11 +128,10 @@ pub(super) fn about_place(scene: &Scene, dice: &mut Dice) -> Option<Question> {
     Some(Question::new("where is the", format!("Where is the {}?", object.kind.name()), Cell::name(object.cell)))
 }
 
-/// The first mix: eight to ten questions of every sort, in random order, none twice.
+/// The first mix: eight to twelve questions of every sort, in random order, none twice.
 pub(super) fn first_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = vec![about_number(scene)];
-    questions.extend((0..4).map(|_| about_presence(scene, dice)));
-    questions.push(about_part(scene, dice));
+    questions.extend(presence_questions(scene, dice));
     questions.extend((0..2).map(|_| about_colour(scene, dice)));
     questions.extend((0..2).map(|_| about_shape(scene, dice)));
     questions.extend(about_place(scene, dice));
