@@ -53,12 +53,8 @@ pub(crate) struct StageDecl {
 const TOP_KEYS: &[&str] = &["name", "extends", "seed", "vars", "stages"];
 
 /// Checks a whole pipeline.
-pub(super) fn pipeline(
-    mut table: Table,
-    file_stem: &str,
-    sources: &Sources,
-    mut problems: Diagnostics,
-) -> Result<Pipeline, Diagnostics> {
+pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
+    let mut problems = Diagnostics::new();
     let name = scalar(&mut table, "name", file_stem.to_string(), &mut problems);
     if !is_name(&name) {
         problems.push(bad_name("pipeline", &name, Some(whole_file(0))));

@@ -24,7 +24,10 @@ pub(crate) fn load(path: &Path, overrides: &[String], sources: &mut Sources) -> 
             vars::substitute(&mut entry.node, &vars, &mut problems);
         }
     }
-    check::pipeline(table, &file_stem, sources, problems)
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    check::pipeline(table, &file_stem, sources)
 }
 
 /// A file, laid upon the one that it extends.

@@ -26,13 +26,14 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
 }
 
 fn render(problem: &Diagnostic, sources: &Sources) -> String {
-    let mut group = Group::with_title(Level::ERROR.primary_title(problem.message.as_str()));
-    let path;
-    if let Some(span) = &problem.span {
-        path = sources.path(span.file).display().to_string();
-        let annotation = AnnotationKind::Primary.span(span.range.clone()).label(problem.label.as_str());
-        group = group.element(Snippet::source(sources.text(span.file)).path(path.as_str()).annotation(annotation));
-    }
+    let Some(span) = &problem.span else {
+        let help = problem.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+        return format!("{BAD}error:{BAD:#} {}{help}", problem.message);
+    };
+    let path = sources.path(span.file).display().to_string();
+    let annotation = AnnotationKind::Primary.span(span.range.clone()).label(problem.label.as_str());
+    let snippet = Snippet::source(sources.text(span.file)).path(path.as_str()).annotation(annotation);
+    let mut group = Group::with_title(Level::ERROR.primary_title(problem.message.as_str())).element(snippet);
     if let Some(help) = &problem.help {
         group = group.element(Level::HELP.message(help.as_str()));
     }

@@ -63,16 +63,27 @@ impl PhiConfig {
             hidden_act: keys.activation("hidden_act", Activation::GeluTanh)?,
             eos_token_id: keys.number("eos_token_id", Some(50256))? as u32,
         };
-        if heads == 0
-            || !config.hidden_size.is_multiple_of(heads)
-            || config.num_key_value_heads == 0
-            || !heads.is_multiple_of(config.num_key_value_heads)
-        {
+        keys.positive(&[
+            ("vocab_size", config.vocab_size),
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_attention_heads", heads),
+            ("num_key_value_heads", config.num_key_value_heads),
+        ])?;
+        if !config.hidden_size.is_multiple_of(heads) || !heads.is_multiple_of(config.num_key_value_heads) {
             return Err(
                 keys.wrong("hidden_size must be a multiple of num_attention_heads, and that of num_key_value_heads")
             );
         }
+        if !(0.0..=1.0).contains(&config.partial_rotary_factor) || !config.rotary_dims().is_multiple_of(2) {
+            return Err(keys.wrong("partial_rotary_factor must be a share that gives an even number of dimensions"));
+        }
         Ok(config)
+    }
+
+    /// Dimensions of each head that are rotated.
+    pub fn rotary_dims(&self) -> usize {
+        (self.partial_rotary_factor * self.head_dim() as f64) as usize
     }
 
     /// As a `config.json`.
@@ -130,11 +141,13 @@ impl SiglipConfig {
             layer_norm_eps: keys.float("layer_norm_eps", 1e-6)?,
             hidden_act: keys.activation("hidden_act", Activation::GeluTanh)?,
         };
-        if config.num_attention_heads == 0
-            || !config.hidden_size.is_multiple_of(config.num_attention_heads)
-            || config.patch_size == 0
-            || config.patches() == 0
-        {
+        keys.positive(&[
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_attention_heads", config.num_attention_heads),
+            ("patch_size", config.patch_size),
+        ])?;
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) || config.patches() == 0 {
             return Err(
                 keys.wrong("hidden_size must be a multiple of num_attention_heads, and image_size at least patch_size")
             );
@@ -270,6 +283,13 @@ impl Keys<'_> {
 
     fn wrong(&self, message: impl Into<String>) -> ModelError {
         ModelError::file(self.path, message)
+    }
+
+    fn positive(&self, numbers: &[(&str, usize)]) -> Result<()> {
+        match numbers.iter().find(|(_, number)| *number == 0) {
+            Some((name, _)) => Err(self.wrong(format!("`{name}` must be at least 1"))),
+            None => Ok(()),
+        }
     }
 
     fn number(&self, name: &str, default: Option<usize>) -> Result<usize> {

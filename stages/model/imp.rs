@@ -7,8 +7,10 @@ use crate::{
     config::{ConfigFile, ImpConfig},
     error::{ModelError, Result},
     language::Phi,
-    layers::{LoraSettings, Pass},
+    layers::Pass,
+    peft,
     projector::Projector,
+    save::VISION_PREFIX,
     tensor::{self, IGNORE, Mat, Segments},
     vision::Siglip,
     weights::Checkpoint,
@@ -61,8 +63,7 @@ impl Imp {
             "imp" => {
                 let checkpoint = Checkpoint::open(folder)?;
                 let llm = Phi::load(&checkpoint, file.phi()?)?;
-                let prefix = "model.vision_tower.vision_tower.vision_model.";
-                let vision = Siglip::load(&checkpoint, prefix, file.siglip()?, config.mm_vision_select_layer)?;
+                let vision = Siglip::load(&checkpoint, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
                 let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
                 let projector =
                     Projector::load(&checkpoint, "model.mm_projector.", &config.mm_projector_type, from, to)?;
@@ -83,7 +84,7 @@ impl Imp {
         let mut model = Self { config, llm, vision, projector };
         let adapter = folder.join("adapter");
         if adapter.is_dir() {
-            model.load_adapter(&adapter)?;
+            peft::read(&mut model, &adapter)?;
         }
         Ok(model)
     }
@@ -106,44 +107,6 @@ impl Imp {
         let siglip = ConfigFile::read(vision)?.siglip()?;
         let vision = Siglip::load(&Checkpoint::open(vision)?, "vision_model.", siglip, config.mm_vision_select_layer)?;
         Ok((llm, vision))
-    }
-
-    /// Reads adapters in peft's layout.
-    pub fn load_adapter(&mut self, folder: &Path) -> Result<LoraSettings> {
-        let path = folder.join("adapter_config.json");
-        let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
-        let config: serde_json::Value = serde_json::from_slice(&text)
-            .map_err(|error| ModelError::file(&path, format!("this is not JSON: {error}")))?;
-        let number = |key: &str| {
-            config
-                .get(key)
-                .and_then(serde_json::Value::as_f64)
-                .ok_or_else(|| ModelError::file(&path, format!("`{key}` must be a number")))
-        };
-        let settings = LoraSettings {
-            rank: number("r")? as usize,
-            alpha: number("lora_alpha")?,
-            dropout: number("lora_dropout")?,
-        };
-        let checkpoint = Checkpoint::open_file(&folder.join("adapter_model.safetensors"))?;
-        let mut result = Ok(());
-        self.llm.adapt(&settings, 0);
-        self.llm.each_linear(&mut |linear| {
-            let Some(lora) = &mut linear.lora else { return };
-            for (part, mat) in [("lora_A", &mut lora.a), ("lora_B", &mut lora.b)] {
-                let (rows, cols) = (mat.rows(), mat.cols());
-                match checkpoint.mat(
-                    &format!("base_model.model.{}.{part}.weight", linear.name),
-                    &[rows, cols],
-                    rows,
-                    cols,
-                ) {
-                    Ok(read) => *mat = read,
-                    Err(error) => result = Err(error),
-                }
-            }
-        });
-        result.map(|()| settings)
     }
 
     /// Features `[images * patches, vision hidden]` of images `[3, size, size]` with values in -1..1.
@@ -182,6 +145,20 @@ impl Imp {
         Spliced { embedded, segments: Segments::new(lengths), labels }
     }
 
+    /// What makes a sample unusable for this model, if anything does: ids that it does not know, or image tokens
+    /// without images. Other functions take samples without such faults.
+    pub fn fault(&self, sample: &Sample<'_>) -> Option<String> {
+        let vocabulary = self.llm.config.vocab_size;
+        let known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
+        let tokens = sample.input_ids.iter().find(|id| **id != IMAGE_TOKEN && !known(id));
+        let labels = sample.labels.iter().find(|id| **id != IGNORE && !known(id));
+        if let Some(id) = tokens.or(labels) {
+            return Some(format!("it has the token {id}, but the model knows {vocabulary}"));
+        }
+        let (wanted, given) = (sample.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count(), sample.images.len());
+        (wanted > given).then(|| format!("it has {wanted} image tokens, but {given} images"))
+    }
+
     /// How many positions of `samples` are learned, after splice and truncation: the divisor of the loss.
     pub fn labelled(&self, sample: &Sample<'_>) -> usize {
         let (patches, limit) = (self.vision.config.patches(), self.config.tokenizer_model_max_length);
@@ -200,7 +177,8 @@ impl Imp {
     /// the whole batch's, so that the parts' losses and gradients add up to the batch's.
     pub fn loss(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat, count: usize) -> Mat {
         let spliced = self.splice(pass, samples, features);
-        let hidden = self.llm.forward(pass, &spliced.embedded, &spliced.segments); // [rows, hidden]
+        let places: Vec<(usize, usize)> = spliced.segments.places().collect();
+        let hidden = self.llm.forward(&pass.on_rows(places.iter().copied()), &spliced.embedded, &spliced.segments);
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for range in spliced.segments.iter() {
             for row in range.start + 1..range.end {
@@ -210,9 +188,10 @@ impl Imp {
                 }
             }
         }
+        let pass = pass.on_rows(rows.iter().map(|(_, row)| places[*row]));
         // Logits only where something is learned: of a long conversation that is a small part.
         let learned = tensor::gather(&pass.graph, &[&hidden], rows);
-        let logits = self.llm.logits(pass, &learned);
+        let logits = self.llm.logits(&pass, &learned);
         tensor::cross_entropy(&pass.graph, &logits, targets, count)
     }
 }

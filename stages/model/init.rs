@@ -20,7 +20,7 @@ pub(crate) fn uniform(random: &mut ChaCha8Rng, count: usize, bound: f32) -> Vec<
 /// Collects tensors, each drawn from a stream of its own, so that one does not depend on another's size.
 struct Maker {
     seed: u64,
-    tensors: Vec<NamedTensor>,
+    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
 
 impl Maker {
@@ -47,7 +47,8 @@ impl Maker {
 
     fn write(self, folder: &Path, config: &serde_json::Value) -> Result<()> {
         save::write_json(&folder.join("config.json"), config)?;
-        save::write_tensors(&folder.join("model.safetensors"), self.tensors, DType::F32)
+        let tensors = self.tensors.iter().map(|(name, shape, values)| NamedTensor::of(name, shape.clone(), values));
+        save::write_tensors(&folder.join("model.safetensors"), tensors.collect(), DType::F32)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Linear layers with optional LoRA adapters, and layer norms: a weight, its name, and how it trains.
 
+use std::{borrow::Cow, sync::Arc};
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -10,23 +12,44 @@ use crate::{
     weights::Checkpoint,
 };
 
-/// One forward pass: what records it, and the seed of its dropout (none at inference).
+/// One forward pass: what records it, and what its dropout drops.
 pub struct Pass {
     /// Records or not.
     pub graph: Graph,
-    /// Differs from step to step.
-    pub dropout_seed: Option<u64>,
+    /// None at inference.
+    dropout: Option<Dropout>,
+}
+
+#[derive(Clone)]
+struct Dropout {
+    seed: u64,
+    first_sample: usize,
+    /// A name for each row that layers are given.
+    rows: Arc<[u64]>,
 }
 
 impl Pass {
     /// Records nothing, drops nothing.
     pub fn inference() -> Self {
-        Self { graph: Graph::inference(), dropout_seed: None }
+        Self { graph: Graph::inference(), dropout: None }
     }
 
-    /// For training, with the seed of the step's dropout.
-    pub fn training(dropout_seed: u64) -> Self {
-        Self { graph: Graph::recording(), dropout_seed: Some(dropout_seed) }
+    /// For training, with the seed of the step's dropout and the place in the step's batch of the first of
+    /// this pass's samples: so a batch drops the same values however it is cut into parts.
+    pub fn training(seed: u64, first_sample: usize) -> Self {
+        let dropout = Dropout { seed, first_sample, rows: Arc::default() };
+        Self { graph: Graph::recording(), dropout: Some(dropout) }
+    }
+
+    /// The same pass for layers that are given these rows: (sample, position) each.
+    #[must_use]
+    pub fn on_rows(&self, rows: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let dropout = self.dropout.as_ref().map(|Dropout { seed, first_sample, .. }| {
+            let names =
+                rows.into_iter().map(|(sample, position)| ((first_sample + sample) as u64) << 32 | position as u64);
+            Dropout { seed: *seed, first_sample: *first_sample, rows: names.collect() }
+        });
+        Self { graph: self.graph.clone(), dropout }
     }
 }
 
@@ -77,8 +100,8 @@ impl Linear {
         let g = &pass.graph;
         let y = tensor::linear(g, x, &self.weight, self.bias.as_ref());
         let Some(lora) = &self.lora else { return y };
-        let x = match pass.dropout_seed {
-            Some(seed) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name)),
+        let x = match &pass.dropout {
+            Some(Dropout { seed, rows, .. }) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows),
             None => x.clone(),
         };
         let low = tensor::linear(g, &x, &Weight::Dense(lora.a.clone()), None);
@@ -113,16 +136,17 @@ impl Linear {
     /// Puts the adapter into the weight, for good.
     pub fn fold(&mut self) {
         if self.lora.is_some() {
-            self.weight = Weight::Dense(Mat::new(self.weight.outputs(), self.weight.inputs(), self.merged()));
+            self.weight =
+                Weight::Dense(Mat::new(self.weight.outputs(), self.weight.inputs(), self.merged().into_owned()));
             self.lora = None;
         }
     }
 
     /// The weight in f32 with the adapter in it: `W + scale * B A`.
-    pub fn merged(&self) -> Vec<f32> {
+    pub fn merged(&self) -> Cow<'_, [f32]> {
         let dense = match &self.weight {
-            Weight::Dense(mat) => mat.values().to_vec(),
-            Weight::Stored(stored) => stored.to_f32(),
+            Weight::Dense(mat) => Cow::Borrowed(mat.values()),
+            Weight::Stored(stored) => Cow::Owned(stored.to_f32()),
         };
         let Some(lora) = &self.lora else { return dense };
         // B A, as the product of B `[out, rank]` with the transpose of A^T.
@@ -132,11 +156,11 @@ impl Linear {
     }
 
     /// Adds weight (adapter merged) and bias to `all`.
-    pub fn tensors(&self, all: &mut Vec<NamedTensor>) {
+    pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
         let shape = vec![self.weight.outputs(), self.weight.inputs()];
-        all.push((format!("{}.weight", self.name), shape, self.merged()));
+        all.push(NamedTensor::new(format!("{}.weight", self.name), shape, || self.merged()));
         if let Some(bias) = &self.bias {
-            all.push((format!("{}.bias", self.name), vec![bias.cols()], bias.values().to_vec()));
+            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
         }
     }
 
@@ -188,9 +212,9 @@ impl LayerNorm {
     }
 
     /// Adds weight and bias to `all`.
-    pub fn tensors(&self, all: &mut Vec<NamedTensor>) {
+    pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
         for (part, mat) in [("weight", &self.weight), ("bias", &self.bias)] {
-            all.push((format!("{}.{part}", self.name), vec![mat.cols()], mat.values().to_vec()));
+            all.push(NamedTensor::vector(format!("{}.{part}", self.name), mat.values()));
         }
     }
 

@@ -12,6 +12,7 @@ pub mod init;
 pub mod language;
 pub mod layers;
 pub mod optim;
+pub mod peft;
 pub mod projector;
 pub mod quant;
 pub mod save;

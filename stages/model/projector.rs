@@ -16,22 +16,23 @@ use crate::{
 /// Linear layers with GELU (erf) between them.
 pub struct Projector(Vec<Linear>);
 
-/// How many linear layers a type has.
-fn depth(kind: &str) -> Option<usize> {
-    match kind {
+/// How many linear layers a type has; else what is wrong with it.
+///
+/// # Errors
+/// In words, if there is no such type.
+pub fn depth(kind: &str) -> std::result::Result<usize, String> {
+    let layers = match kind {
         "identity" => Some(0),
         "linear" => Some(1),
-        _ => kind.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok().filter(|depth| (1..=16).contains(depth)),
-    }
+        _ => kind.strip_prefix("mlp").and_then(|rest| rest.strip_suffix("x_gelu")).and_then(|n| n.parse().ok()),
+    };
+    layers
+        .filter(|layers| *layers <= 16)
+        .ok_or_else(|| format!("`{kind}` is none of mlp2x_gelu, mlp{{N}}x_gelu (N up to 16), linear, identity"))
 }
 
 fn check(kind: &str) -> Result<usize> {
-    depth(kind).ok_or_else(|| {
-        ModelError::file(
-            "config.json".as_ref(),
-            format!("mm_projector_type `{kind}` is none of mlp2x_gelu, mlp{{N}}x_gelu, linear, identity"),
-        )
-    })
+    depth(kind).map_err(|message| ModelError::file("config.json".as_ref(), format!("mm_projector_type {message}")))
 }
 
 /// Where layer `index` stands in `nn.Sequential`: there is a GELU between two linear layers.
@@ -94,7 +95,7 @@ impl Projector {
     }
 
     /// All tensors in f32 by name.
-    pub fn tensors(&self) -> Vec<NamedTensor> {
+    pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let mut all = Vec::new();
         self.0.iter().for_each(|layer| layer.tensors(&mut all));
         all

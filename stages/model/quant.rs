@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::{
     error::{ModelError, Result},
-    save::{self, DType, NamedTensor, Raw},
+    save::{self, DType, NamedTensor},
     tensor::quantize_q4f16,
+    weights::write::{Encoded, write_encoded},
 };
 
 /// What quantization gave.
@@ -31,33 +32,37 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
         return Err(ModelError::file(&path, "only a merged model that is not yet quantized can be quantized"));
     }
     let model = crate::Imp::load(from)?;
-    let mut tensors = model.llm.tensors();
-    tensors.extend(model.projector.tensors());
-    tensors.extend(model.vision.tensors("model.vision_tower.vision_tower.vision_model."));
-    let weights = tensors.iter().map(|(_, _, values)| values.len() as u64).sum();
-    let raw: Vec<Raw> = tensors.into_iter().flat_map(quantize).collect();
-    let bytes = raw.iter().map(|raw| raw.bytes.len() as u64).sum();
+    let tensors = save::all_tensors(&model);
+    let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
+    let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(quantize).collect();
+    let bytes = encoded.iter().map(|tensor| tensor.size() as u64).sum();
     config["quantization_config"] = json!({ "quant_method": "q4f16_1", "bits": 4, "group_size": 32 });
     save::write_json(&to.join("config.json"), &config)?;
-    save::write_raw(&to.join("model.safetensors"), &raw)?;
+    write_encoded(&to.join("model.safetensors"), encoded)?;
     Ok(Quantized { bytes, weights })
 }
 
-fn quantize((name, shape, values): NamedTensor) -> Vec<Raw> {
-    match (shape.as_slice(), name.strip_suffix(".weight")) {
-        ([rows, cols], Some(stem)) if !stem.ends_with("position_embedding") => {
-            let (rows, groups) = (*rows, cols.div_ceil(32));
-            let (levels, scales) = quantize_q4f16(&values, *cols);
-            vec![
-                Raw {
-                    name: format!("{stem}.q_weight"),
-                    dtype: Dtype::U32,
-                    shape: vec![rows, groups * 4],
-                    bytes: levels,
-                },
-                Raw { name: format!("{stem}.q_scale"), dtype: Dtype::F16, shape: vec![rows, groups], bytes: scales },
-            ]
-        }
-        _ => vec![Raw::new((name, shape, values), DType::F16)],
-    }
+fn quantize(tensor: NamedTensor<'_>) -> Vec<Encoded<'_>> {
+    let (rows, cols, stem) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
+        ([rows, cols], Some(stem)) if !stem.ends_with("position_embedding") => (*rows, *cols, stem.to_string()),
+        _ => return vec![Encoded::floats(tensor, DType::F16)],
+    };
+    let groups = cols.div_ceil(32);
+    let tensor = std::rc::Rc::new(tensor);
+    let again = std::rc::Rc::clone(&tensor);
+    // Quantized once for each of the two: cheaper than keeping a whole model's values until both are written.
+    vec![
+        Encoded {
+            name: format!("{stem}.q_weight"),
+            dtype: Dtype::U32,
+            shape: vec![rows, groups * 4],
+            bytes: Box::new(move || quantize_q4f16(&tensor.values(), cols).0),
+        },
+        Encoded {
+            name: format!("{stem}.q_scale"),
+            dtype: Dtype::F16,
+            shape: vec![rows, groups],
+            bytes: Box::new(move || quantize_q4f16(&again.values(), cols).1),
+        },
+    ]
 }

@@ -199,7 +199,7 @@ fn a_missing_pipeline_says_what_to_do() {
     assert_eq!(output.code, Some(2));
     assert_eq!(
         output.stderr,
-        "error: can't read the pipeline nope.toml: No such file or directory (os error 2)\n  |\n  = help: give the path \
+        "error: can't read the pipeline nope.toml: No such file or directory (os error 2)\n  help: give the path \
          of a pipeline file, as in `imp-flow run pipelines/tiny.toml`; `imp-flow init` writes one\n"
     );
 }

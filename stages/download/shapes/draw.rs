@@ -49,7 +49,6 @@ fn covers(shape: Shape, x: i32, y: i32, reach: i32) -> bool {
         Shape::Circle => x * x + y * y <= reach * reach,
         Shape::Square => x.abs() < reach && y.abs() < reach,
         Shape::Triangle => 2 * x.abs() <= y + reach,
-        Shape::Cross => x.abs().min(y.abs()) <= reach / 4,
     }
 }
 

@@ -9,8 +9,6 @@ pub(super) enum Colour {
     Green,
     Blue,
     Yellow,
-    Purple,
-    White,
 }
 
 /// Its outline.
@@ -19,7 +17,6 @@ pub(super) enum Shape {
     Circle,
     Square,
     Triangle,
-    Cross,
 }
 
 /// The quarter of the image that it stands in.
@@ -32,26 +29,26 @@ pub(super) enum Cell {
 }
 
 impl Colour {
-    pub(super) const ALL: [Self; 6] = [Self::Red, Self::Green, Self::Blue, Self::Yellow, Self::Purple, Self::White];
+    pub(super) const ALL: [Self; 4] = [Self::Red, Self::Green, Self::Blue, Self::Yellow];
 
     pub(super) fn name(self) -> &'static str {
-        ["red", "green", "blue", "yellow", "purple", "white"][self as usize]
+        ["red", "green", "blue", "yellow"][self as usize]
     }
 
     pub(super) fn rgb(self) -> [u8; 3] {
-        [[220, 40, 40], [40, 190, 60], [50, 80, 230], [230, 210, 50], [160, 50, 200], [230, 230, 230]][self as usize]
+        [[220, 40, 40], [40, 190, 60], [50, 80, 230], [230, 210, 50]][self as usize]
     }
 }
 
 impl Shape {
-    pub(super) const ALL: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Cross];
+    pub(super) const ALL: [Self; 3] = [Self::Circle, Self::Square, Self::Triangle];
 
     pub(super) fn name(self) -> &'static str {
-        ["circle", "square", "triangle", "cross"][self as usize]
+        ["circle", "square", "triangle"][self as usize]
     }
 
     pub(super) fn plural(self) -> &'static str {
-        ["circles", "squares", "triangles", "crosses"][self as usize]
+        ["circles", "squares", "triangles"][self as usize]
     }
 }
 
@@ -81,7 +78,7 @@ impl Kind {
 
     /// The cell in which training images never show this kind.
     ///
-    /// So each of the 24 kinds is left out in one of its four places, and each cell leaves out six kinds: a model that
+    /// So each of the 12 kinds is left out in one of its four places, and each cell leaves out three kinds: a model that
     /// answers about them has learnt colour, shape and place apart from each other, not by heart. Whole kinds are not
     /// left out, since a model would learn from their absence to deny them.
     pub(super) fn held_out_cell(self) -> Cell {
@@ -116,7 +113,8 @@ impl Scene {
 
     /// The evaluation scene `number`: with one held-out object at least, all of them in turn.
     pub(super) fn evaluation(number: usize, dice: &mut Dice) -> Self {
-        let kind = Kind::all().nth(number % 24).unwrap_or(Kind { colour: Colour::Red, shape: Shape::Circle });
+        let kind =
+            Kind::all().nth(number % Kind::all().count()).unwrap_or(Kind { colour: Colour::Red, shape: Shape::Circle });
         Self::draw(dice, Some(Object { cell: kind.held_out_cell(), kind }))
     }
 

@@ -80,14 +80,14 @@ fn presence_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
 
 /// Is there an object of this colour, or of this shape?
 fn about_part(scene: &Scene, yes: bool, dice: &mut Dice) -> Question {
-    // With more colours and shapes than objects there is always one that is absent.
-    let name = if dice.coin() {
-        let colours = Colour::ALL.into_iter().filter(|c| (scene.count(|o| o.kind.colour == *c) > 0) == yes);
-        format!("{} object", dice.shuffled(colours)[0].name())
-    } else {
-        let shapes = Shape::ALL.into_iter().filter(|s| (scene.count(|o| o.kind.shape == *s) > 0) == yes);
-        dice.shuffled(shapes)[0].name().to_string()
-    };
+    let colours = Colour::ALL.into_iter().filter(|c| (scene.count(|o| o.kind.colour == *c) > 0) == yes);
+    let colours = colours.map(|colour| format!("{} object", colour.name()));
+    let shapes = Shape::ALL.into_iter().filter(|s| (scene.count(|o| o.kind.shape == *s) > 0) == yes);
+    let shapes = shapes.map(|shape| shape.name().to_string());
+    let mut names = if dice.coin() { dice.shuffled(shapes) } else { Vec::new() };
+    // All shapes can be there; but there are more colours than objects, so that there is always one to ask for.
+    names.extend(dice.shuffled(colours));
+    let name = &names[0];
     Question::new("is there a", format!("Is there a {name} in the image?"), yes_no(yes))
 }
 
@@ -128,8 +128,16 @@ pub(super) fn about_place(scene: &Scene, dice: &mut Dice) -> Option<Question> {
     Some(Question::new("where is the", format!("Where is the {}?", object.kind.name()), Cell::name(object.cell)))
 }
 
-/// The first mix: eight to twelve questions of every sort, in random order, none twice.
+/// The first mix: questions of every sort in random order, none twice, and a description at the end, where no answer
+/// can be read off it.
 pub(super) fn first_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
+    let mut questions = short_questions(scene, dice);
+    questions.push(Question::new("describe", CAPTION_REQUESTS[0].into(), &caption(scene)));
+    questions
+}
+
+/// Seven to ten questions with short answers.
+fn short_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = vec![about_number(scene)];
     questions.extend(presence_questions(scene, dice));
     questions.extend((0..2).map(|_| about_colour(scene, dice)));
@@ -140,7 +148,7 @@ pub(super) fn first_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
 
 /// The second mix: counting and comparing, with some of the first mix.
 pub(super) fn second_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
-    let mut questions = first_mix(scene, dice);
+    let mut questions = short_questions(scene, dice);
     questions.truncate(4);
     for _ in 0..2 {
         let colour = if dice.coin() { dice.pick(&scene.objects).kind.colour } else { dice.pick(&Colour::ALL) };

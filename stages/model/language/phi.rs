@@ -117,22 +117,22 @@ impl Phi {
             block.norm.unfreeze();
         }
         self.final_norm.unfreeze();
-        self.each_linear(&mut Linear::unfreeze);
+        self.linears_mut().for_each(Linear::unfreeze);
     }
 
     /// Puts an adapter on every linear layer, `lm_head` included.
     pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
-        self.each_linear(&mut |linear| linear.adapt(settings, seed));
+        self.linears_mut().for_each(|linear| linear.adapt(settings, seed));
     }
 
     /// All linear layers in a fixed order.
-    pub fn each_linear(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
-        for block in &mut self.blocks {
-            for linear in block.linears() {
-                visit(linear);
-            }
-        }
-        visit(&mut self.lm_head);
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(Block::linears).chain([&self.lm_head])
+    }
+
+    /// The same, to be changed.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).chain([&mut self.lm_head])
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
@@ -142,27 +142,20 @@ impl Phi {
         }
         for block in &mut self.blocks {
             block.norm.trainable(visit);
-            for linear in block.linears() {
-                linear.trainable(visit);
-            }
+            block.linears_mut().into_iter().for_each(|linear| linear.trainable(visit));
         }
         self.final_norm.trainable(visit);
         self.lm_head.trainable(visit);
     }
 
     /// All tensors in f32 by their Hugging Face names, adapters merged.
-    pub fn tensors(&self) -> Vec<NamedTensor> {
+    pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = &self.embedding;
-        let mut all = vec![(
-            "model.embed_tokens.weight".to_string(),
-            vec![embedding.rows(), embedding.cols()],
-            embedding.values().to_vec(),
-        )];
+        let shape = vec![embedding.rows(), embedding.cols()];
+        let mut all = vec![NamedTensor::of("model.embed_tokens.weight", shape, embedding.values())];
         for block in &self.blocks {
             block.norm.tensors(&mut all);
-            for linear in [&block.q, &block.k, &block.v, &block.out, &block.fc1, &block.fc2] {
-                linear.tensors(&mut all);
-            }
+            block.linears().into_iter().for_each(|linear| linear.tensors(&mut all));
         }
         self.final_norm.tensors(&mut all);
         self.lm_head.tensors(&mut all);
@@ -209,8 +202,7 @@ impl Block {
     ) -> Mat {
         let g = &pass.graph;
         let head_dim = config.head_dim();
-        let rotary =
-            Rotary { dims: (config.partial_rotary_factor * head_dim as f64) as usize, theta: config.rope_theta };
+        let rotary = Rotary { dims: config.rotary_dims(), theta: config.rope_theta };
         let n = self.norm.forward(pass, x);
         let q = tensor::rotate(g, &self.q.forward(pass, &n), head_dim, rotary, positions);
         let k = tensor::rotate(g, &self.k.forward(pass, &n), head_dim, rotary, positions);
@@ -221,7 +213,11 @@ impl Block {
         tensor::add(g, &tensor::add(g, &attended, &fed_forward), x)
     }
 
-    fn linears(&mut self) -> [&mut Linear; 6] {
+    fn linears(&self) -> [&Linear; 6] {
+        [&self.q, &self.k, &self.v, &self.out, &self.fc1, &self.fc2]
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 6] {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.out, &mut self.fc1, &mut self.fc2]
     }
 }

@@ -22,7 +22,8 @@ pub enum Activation {
 }
 
 impl Activation {
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
     fn value(self, x: f32) -> f32 {
         match self {
             Self::GeluTanh => 0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))),
@@ -30,7 +31,8 @@ impl Activation {
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as above")]
     fn slope(self, x: f32) -> f32 {
         match self {
             Self::GeluTanh => {
@@ -57,9 +59,11 @@ pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
 fn apply(g: &Graph, x: &Mat, value: impl Fn(f32) -> f32 + Sync, slope: impl Fn(f32) -> f32 + Sync + 'static) -> Mat {
     let mut y = vec![0.0; x.values().len()];
     y.par_chunks_mut(CHUNK).zip(x.values().par_chunks(CHUNK)).for_each(|(y, x)| {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = value(*x);
-        }
+        math::simd(|| {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = value(*x);
+            }
+        });
     });
     let y = g.output(x.rows(), x.cols(), y, &[x]);
     let x = x.clone();
@@ -67,9 +71,11 @@ fn apply(g: &Graph, x: &Mat, value: impl Fn(f32) -> f32 + Sync, slope: impl Fn(f
         let dx = gradients.buffer(&x.ghost());
         dx.par_chunks_mut(CHUNK).zip(x.values().par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
             |((dx, x), dy)| {
-                for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                    *dx += dy * slope(*x);
-                }
+                math::simd(|| {
+                    for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                        *dx += dy * slope(*x);
+                    }
+                });
             },
         );
     });

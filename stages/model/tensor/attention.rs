@@ -137,16 +137,18 @@ fn store(to: Shared, index: usize, value: f32) {
 
 /// Softmax in place; returns the log of its denominator.
 fn softmax(scores: &mut [f32]) -> f32 {
-    let largest = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    for score in scores.iter_mut() {
-        *score = math::exp(*score - largest);
-    }
-    let total = math::sum(scores.len(), |i| scores[i]);
-    let inverse = 1.0 / total;
-    for score in scores.iter_mut() {
-        *score *= inverse;
-    }
-    largest + total.ln()
+    math::simd(|| {
+        let largest = math::max(scores);
+        for score in scores.iter_mut() {
+            *score = math::exp(*score - largest);
+        }
+        let total = math::sum(scores.len(), |i| scores[i]);
+        let inverse = 1.0 / total;
+        for score in scores.iter_mut() {
+            *score *= inverse;
+        }
+        largest + total.ln()
+    })
 }
 
 /// What the backward pass reads.
@@ -195,10 +197,13 @@ fn backward(
                 let log_total = saved.log_totals[(start + row) * shape.query + head];
                 let seen = mask.limit(start + row + 1 - first, keys);
                 let (p, ds) = (&mut p[row * keys..(row + 1) * keys], &mut ds[row * keys..(row + 1) * keys]);
-                for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
-                    *p = math::exp(*p - log_total);
-                    *ds = *p * (*ds - along) * shape.scale();
-                }
+                let scale = shape.scale();
+                math::simd(|| {
+                    for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                        *p = math::exp(*p - log_total);
+                        *ds = *p * (*ds - along) * scale;
+                    }
+                });
                 p[seen..].fill(0.0);
                 ds[seen..].fill(0.0);
             }

@@ -17,8 +17,10 @@ pub fn cross_entropy(g: &Graph, logits: &Mat, targets: Vec<u32>, count: usize) -
         .zip(&targets)
         .with_min_len(8)
         .map(|(row, target)| {
-            let largest = row.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-            let total = math::sum(width, |i| math::exp(row[i] - largest));
+            let (largest, total) = math::simd(|| {
+                let largest = math::max(row);
+                (largest, math::sum(width, |i| math::exp(row[i] - largest)))
+            });
             let log_total = largest + total.ln();
             (log_total, log_total - row[*target as usize])
         })
@@ -35,9 +37,11 @@ pub fn cross_entropy(g: &Graph, logits: &Mat, targets: Vec<u32>, count: usize) -
             .zip(&targets)
             .with_min_len(8)
             .for_each(|(((dx, row), (log_total, _)), target)| {
-                for (dx, x) in dx.iter_mut().zip(row) {
-                    *dx += scale * math::exp(x - log_total);
-                }
+                math::simd(|| {
+                    for (dx, x) in dx.iter_mut().zip(row) {
+                        *dx += scale * math::exp(x - log_total);
+                    }
+                });
                 dx[*target as usize] -= scale;
             });
     });

@@ -1,5 +1,13 @@
 //! Scalar functions as short polynomials, so that the compiler can turn loops over them into SIMD.
 
+/// Runs `f` compiled for the widest SIMD that this processor has. Loops inside it must be inlined.
+///
+/// The result does not depend on the processor: the compiler neither reorders nor contracts float operations.
+#[inline]
+pub(super) fn simd<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
 /// e^x with a relative error of about 2e-7; the coefficients are Cephes' `expf`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
@@ -66,6 +74,21 @@ pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
         }
     }
     lanes.iter().sum::<f32>() + (whole..n).map(f).sum::<f32>()
+}
+
+/// The largest value, in sixteen lanes.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as above")]
+pub(super) fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = values.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
 }
 
 /// The index of the largest value; the first of several.

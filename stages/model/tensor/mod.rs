@@ -36,7 +36,7 @@ pub use loss::{IGNORE, cross_entropy};
 pub use math::{argmax, erf};
 pub use norm::layer_norm;
 pub use optimizer::{AdamW, Moments, global_norm};
-pub use pointwise::{add, add_scaled, dropout};
+pub use pointwise::{accumulate, add, add_scaled, dropout};
 pub use rotary::{Rotary, rotate};
 pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
 
@@ -153,19 +153,25 @@ impl Segments {
         self.0[index]..self.0[index + 1]
     }
 
+    /// For every row its sequence and its position there.
+    pub fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.iter().enumerate().flat_map(|(sequence, range)| (0..range.len()).map(move |position| (sequence, position)))
+    }
+
     /// The position of every row in its sequence.
     pub fn positions(&self) -> Vec<usize> {
-        self.iter().flat_map(|range| 0..range.len()).collect()
+        self.places().map(|(_, position)| position).collect()
     }
 }
 
-/// Records what happens to matrices, or does not.
-pub struct Graph(Option<RefCell<OwnedTape<f32, Cpu>>>);
+/// Records what happens to matrices, or does not. A clone records on the same tape.
+#[derive(Clone)]
+pub struct Graph(Option<Rc<RefCell<OwnedTape<f32, Cpu>>>>);
 
 impl Graph {
     /// Records, for training.
     pub fn recording() -> Self {
-        Self(Some(RefCell::default()))
+        Self(Some(Rc::default()))
     }
 
     /// Records nothing, for inference.
@@ -194,13 +200,13 @@ impl Graph {
         });
     }
 
-    /// Goes back from a `[1, 1]` loss through everything that was recorded.
+    /// Goes back from a `[1, 1]` loss through everything that was recorded, and forgets it.
     ///
     /// # Panics
     /// On a graph that does not record: a bug of the caller's.
-    pub fn backward(self, loss: &Mat) -> Gradients {
-        let Some(tape) = self.0 else { panic!("backward on a graph for inference") };
-        let mut tape = tape.into_inner();
+    pub fn backward(&self, loss: &Mat) -> Gradients {
+        let Some(tape) = &self.0 else { panic!("backward on a graph for inference") };
+        let mut tape = tape.take();
         let ghost = loss.ghost();
         // Added last, so it runs first: the derivative of the loss by itself.
         tape.add_backward_op(move |gradients| {

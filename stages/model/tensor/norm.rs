@@ -15,13 +15,15 @@ pub fn layer_norm(g: &Graph, x: &Mat, weight: &Mat, bias: &Mat, epsilon: f32) ->
     let (w, b) = (weight.values(), bias.values());
     y.par_chunks_mut(width).zip(x.values().par_chunks(width)).zip(&mut statistics).with_min_len(ROWS).for_each(
         |((y, x), statistics)| {
-            let mean = math::sum(width, |i| x[i]) / width as f32;
-            let variance = math::sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
-            let inverse = 1.0 / (variance + epsilon).sqrt();
-            for i in 0..width {
-                y[i] = (x[i] - mean) * inverse * w[i] + b[i];
-            }
-            *statistics = (mean, inverse);
+            *statistics = math::simd(|| {
+                let mean = math::sum(width, |i| x[i]) / width as f32;
+                let variance = math::sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+                let inverse = 1.0 / (variance + epsilon).sqrt();
+                for i in 0..width {
+                    y[i] = (x[i] - mean) * inverse * w[i] + b[i];
+                }
+                (mean, inverse)
+            });
         },
     );
     let y = g.output(x.rows(), width, y, &[x, weight, bias]);
@@ -50,11 +52,13 @@ fn input_gradient(dx: &mut [f32], x: &Mat, dy: &[f32], w: &[f32], statistics: &[
         .zip(statistics)
         .with_min_len(ROWS)
         .for_each(|(((dx, x), dy), &(mean, inverse))| {
-            let along = math::sum(width, |i| dy[i] * w[i]) / width as f32;
-            let across = math::sum(width, |i| dy[i] * w[i] * (x[i] - mean)) * inverse * inverse / width as f32;
-            for i in 0..width {
-                dx[i] += inverse * (dy[i] * w[i] - along - (x[i] - mean) * across);
-            }
+            math::simd(|| {
+                let along = math::sum(width, |i| dy[i] * w[i]) / width as f32;
+                let across = math::sum(width, |i| dy[i] * w[i] * (x[i] - mean)) * inverse * inverse / width as f32;
+                for i in 0..width {
+                    dx[i] += inverse * (dy[i] * w[i] - along - (x[i] - mean) * across);
+                }
+            });
         });
 }
 

@@ -1,5 +1,7 @@
 //! Sums of matrices, and dropout.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::{Graph, Mat, activation::CHUNK};
@@ -27,7 +29,7 @@ pub fn add_scaled(g: &Graph, a: &Mat, b: &Mat, scale: f32) -> Mat {
 }
 
 /// `to += scale * from`.
-pub(super) fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
+pub fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
         for (to, from) in to.iter_mut().zip(from) {
             *to += scale * from;
@@ -35,30 +37,36 @@ pub(super) fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
     });
 }
 
-/// Sets a share of the values to zero and scales the others by `1 / (1 - rate)`. The same `seed` drops the
-/// same values, whatever the number of threads.
-pub fn dropout(g: &Graph, x: &Mat, rate: f32, seed: u64) -> Mat {
+/// Sets a share of the values to zero and scales the others by `1 / (1 - rate)`. What is dropped of row `i`
+/// follows from `seed` and `rows[i]` alone: not from its neighbours, nor from the number of threads.
+///
+/// # Panics
+/// If there is not one name a row: a bug of the caller's.
+pub fn dropout(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> Mat {
     if rate <= 0.0 {
         return x.clone();
     }
+    assert_eq!(x.rows(), rows.len(), "dropout needs a name for every row");
     let mut y = x.values().to_vec();
-    drop_values(&mut y, rate, seed);
+    drop_values(&mut y, rate, seed, rows);
     let y = g.output(x.rows(), x.cols(), y, &[x]);
-    let x = x.ghost();
+    let (x, rows) = (x.ghost(), Arc::clone(rows));
     g.record(&y, move |mut dy, gradients| {
         // The mask is drawn again rather than kept.
-        drop_values(&mut dy, rate, seed);
+        drop_values(&mut dy, rate, seed, &rows);
         accumulate(gradients.buffer(&x), &dy, 1.0);
     });
     y
 }
 
-fn drop_values(values: &mut [f32], rate: f32, seed: u64) {
+fn drop_values(values: &mut [f32], rate: f32, seed: u64, rows: &[u64]) {
     let scale = 1.0 / (1.0 - rate);
     let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
-    values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+    let width = (values.len() / rows.len().max(1)).max(1);
+    values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
+        let first = mix(seed ^ mix(*row));
         for (index, value) in values.iter_mut().enumerate() {
-            let random = (mix(seed.wrapping_add((chunk * CHUNK + index) as u64)) >> 32) as u32;
+            let random = (mix(first.wrapping_add(index as u64)) >> 32) as u32;
             *value = if random < threshold { 0.0 } else { *value * scale };
         }
     });

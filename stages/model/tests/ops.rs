@@ -210,7 +210,7 @@ fn large_shapes_are_the_same_on_any_number_of_threads() {
         let n = Mat::new(1, width, random(3, width)).trainable();
         let q = tensor::linear(&graph, &x, &Weight::Dense(w.clone()), Some(&n));
         let a = tensor::attention(&graph, &q, &x, &x.clone(), 4, &segments, Mask::Causal);
-        let y = tensor::layer_norm(&graph, &tensor::dropout(&graph, &a, 0.1, 9), &n, &n, 1e-5);
+        let y = tensor::layer_norm(&graph, &tensor::dropout(&graph, &a, 0.1, 9, &(0..300).collect()), &n, &n, 1e-5);
         let loss = tensor::cross_entropy(&graph, &y, (0..rows as u32).map(|row| row % 96).collect(), rows);
         let mut gradients = graph.backward(&loss);
         (loss.values()[0], [&x, &w, &n].map(|mat| gradients.take(mat)))
@@ -221,11 +221,17 @@ fn large_shapes_are_the_same_on_any_number_of_threads() {
 
 #[test]
 fn dropout_drops_its_share_and_keeps_the_mean() {
-    let x = Mat::new(1, 100_000, vec![1.0; 100_000]);
-    let y = tensor::dropout(&Graph::inference(), &x, 0.3, 5);
-    let dropped = y.values().iter().filter(|value| **value == 0.0).count() as f64 / 1e5;
-    let mean = y.values().iter().map(|value| f64::from(*value)).sum::<f64>() / 1e5;
+    let x = Mat::new(100, 1000, vec![1.0; 100_000]);
+    let drop = |x: &Mat, seed, rows: std::ops::Range<u64>| {
+        tensor::dropout(&Graph::inference(), x, 0.3, seed, &rows.collect()).values().to_vec()
+    };
+    let y = drop(&x, 5, 0..100);
+    let dropped = y.iter().filter(|value| **value == 0.0).count() as f64 / 1e5;
+    let mean = y.iter().map(|value| f64::from(*value)).sum::<f64>() / 1e5;
     // Three standard deviations of a binomial share are 0.0043.
     assert!((dropped - 0.3).abs() < 0.005 && (mean - 1.0).abs() < 0.007, "{dropped} dropped, mean {mean}");
-    assert_ne!(y.values(), tensor::dropout(&Graph::inference(), &x, 0.3, 6).values());
+    assert_ne!(y, drop(&x, 6, 0..100), "another seed drops others");
+    let part = Mat::new(40, 1000, vec![1.0; 40_000]);
+    assert_eq!(y[30_000..70_000], drop(&part, 5, 30..70), "a row drops the same wherever it stands");
+    assert_ne!(y[..1000], y[1000..2000], "rows drop different values");
 }

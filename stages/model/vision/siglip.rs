@@ -75,13 +75,17 @@ impl Siglip {
     }
 
     /// The tensors that are used, in f32, under `prefix`.
-    pub fn tensors(&self, prefix: &str) -> Vec<NamedTensor> {
+    pub fn tensors(&self, prefix: &str) -> Vec<NamedTensor<'_>> {
         let (width, patch) = (self.config.hidden_size, self.config.patch_size);
         let name = |part: &str| format!("{}embeddings.{part}", self.prefix);
         let mut all = vec![
-            (name("patch_embedding.weight"), vec![width, 3, patch, patch], self.patch_weight.values().to_vec()),
-            (name("patch_embedding.bias"), vec![width], self.patch_bias.values().to_vec()),
-            (name("position_embedding.weight"), vec![self.config.patches(), width], self.position.values().to_vec()),
+            NamedTensor::of(name("patch_embedding.weight"), vec![width, 3, patch, patch], self.patch_weight.values()),
+            NamedTensor::vector(name("patch_embedding.bias"), self.patch_bias.values()),
+            NamedTensor::of(
+                name("position_embedding.weight"),
+                vec![self.config.patches(), width],
+                self.position.values(),
+            ),
         ];
         for block in &self.blocks {
             for norm in [&block.norm1, &block.norm2] {
@@ -91,7 +95,7 @@ impl Siglip {
                 linear.tensors(&mut all);
             }
         }
-        for (name, _, _) in &mut all {
+        for NamedTensor { name, .. } in &mut all {
             *name = format!("{prefix}{}", name.strip_prefix(&self.prefix).unwrap_or(name));
         }
         all

@@ -1,5 +1,7 @@
 //! Tensors by name from safetensors files, read through a memory map. Knows shapes only as it is told.
 
+pub(crate) mod write;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -78,6 +80,11 @@ impl Checkpoint {
             );
         }
         Ok(Self { path: path.to_path_buf(), tensors })
+    }
+
+    /// All names, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// Whether there is such a tensor.

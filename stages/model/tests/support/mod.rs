@@ -97,12 +97,10 @@ pub(crate) fn model() -> Imp {
 pub(crate) fn model_with_lora() -> Imp {
     let mut model = Imp::load(split_folder(true).path()).unwrap();
     model.projector.unfreeze();
-    model.llm.each_linear(&mut |linear| {
-        if let Some(lora) = &mut linear.lora {
-            lora.a = lora.a.clone().trainable();
-            lora.b = lora.b.clone().trainable();
-        }
-    });
+    for lora in model.llm.linears_mut().filter_map(|linear| linear.lora.as_mut()) {
+        lora.a = lora.a.clone().trainable();
+        lora.b = lora.b.clone().trainable();
+    }
     model
 }
 

@@ -1,0 +1,97 @@
+//! LoRA adapters in peft's layout: `adapter_config.json` and `adapter_model.safetensors`, with peft's names.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{
+    error::{ModelError, Result},
+    imp::Imp,
+    layers::{Linear, Lora, LoraSettings},
+    save::{DType, NamedTensor, write_json, write_tensors},
+    weights::Checkpoint,
+};
+
+/// A rank beyond this is a broken file.
+const LARGEST_RANK: u64 = 1 << 16;
+
+fn tensor_name(linear: &Linear, part: &str) -> String {
+    format!("base_model.model.{}.{part}.weight", linear.name)
+}
+
+/// Writes the adapters of the language model.
+pub fn write(model: &Imp, settings: &LoraSettings, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
+    let mut tensors = Vec::new();
+    for linear in model.llm.linears() {
+        if let Some(lora) = &linear.lora {
+            for (part, mat) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
+                tensors.push(NamedTensor::of(tensor_name(linear, part), vec![mat.rows(), mat.cols()], mat.values()));
+            }
+        }
+    }
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": Value::Null,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "modules_to_save": Value::Null,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": model.llm.linear_names(),
+    });
+    write_json(&folder.join("adapter_config.json"), &config)?;
+    write_tensors(&folder.join("adapter_model.safetensors"), tensors, DType::F32)
+}
+
+/// Reads adapters into the language model, frozen. Layers that the files don't adapt stay as they are; a tensor
+/// that belongs to no layer is an error.
+pub fn read(model: &mut Imp, folder: &Path) -> Result<LoraSettings> {
+    let settings = read_settings(&folder.join("adapter_config.json"))?;
+    let path = folder.join("adapter_model.safetensors");
+    let checkpoint = Checkpoint::open_file(&path)?;
+    let mut found = 0;
+    for linear in model.llm.linears_mut() {
+        let (a, b) = (tensor_name(linear, "lora_A"), tensor_name(linear, "lora_B"));
+        if !checkpoint.has(&a) && !checkpoint.has(&b) {
+            continue;
+        }
+        let (rank, outputs, inputs) = (settings.rank, linear.weight.outputs(), linear.weight.inputs());
+        linear.lora = Some(Lora {
+            a: checkpoint.mat(&a, &[rank, inputs], rank, inputs)?,
+            b: checkpoint.mat(&b, &[outputs, rank], outputs, rank)?,
+            scale: (settings.alpha / rank as f64) as f32,
+            dropout: settings.dropout as f32,
+        });
+        found += 2;
+    }
+    if found != checkpoint.names().count() {
+        let known = |name: &str| model.llm.linears().any(|linear| name.contains(&format!(".{}.lora_", linear.name)));
+        let stray = checkpoint.names().filter(|name| !known(name)).min().unwrap_or_default();
+        return Err(ModelError::file(&path, format!("the tensor `{stray}` belongs to no linear layer of the model")));
+    }
+    Ok(settings)
+}
+
+fn read_settings(path: &Path) -> Result<LoraSettings> {
+    let text = std::fs::read(path).map_err(ModelError::io(path))?;
+    let config: Value =
+        serde_json::from_slice(&text).map_err(|error| ModelError::file(path, format!("this is not JSON: {error}")))?;
+    let wrong = |message: String| ModelError::file(path, message);
+    for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
+        if config.get(key).and_then(Value::as_bool) == Some(true) {
+            return Err(wrong(format!("`{key}` is not supported")));
+        }
+    }
+    let rank = config.get("r").and_then(Value::as_u64).filter(|rank| (1..=LARGEST_RANK).contains(rank));
+    let number = |key: &str| config.get(key).and_then(Value::as_f64);
+    Ok(LoraSettings {
+        rank: rank.ok_or_else(|| wrong("`r` must be a whole number from 1".into()))? as usize,
+        alpha: number("lora_alpha").ok_or_else(|| wrong("`lora_alpha` must be a number".into()))?,
+        dropout: number("lora_dropout").unwrap_or(0.0),
+    })
+}
