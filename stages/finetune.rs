@@ -3,14 +3,18 @@
 
 use std::path::Path;
 
-use imp_model::{Imp, layers::LoraSettings, save, schedule::Schedule};
+use imp_model::{
+    Imp,
+    layers::{Linear, LoraSettings},
+    peft,
+    schedule::Schedule,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    preprocess::records::RecordSet,
     stage::{ConfigIssue, Input},
-    training::{self, Recipe, model_error},
+    training::{self, Recipe, model_error, open_records},
 };
 
 /// The kind `finetune`.
@@ -128,7 +132,7 @@ impl Config {
 
 impl Stage for Finetune {
     const KIND: &'static str = "finetune";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "train the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
         Input { name: "model", required: true, about: "a model, from `pretrain`, `finetune` or `merge`" },
@@ -138,8 +142,12 @@ impl Stage for Finetune {
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {
         config.recipe().check()?;
+        training::check_max_length(config.max_length)?;
         if config.lora.rank == 0 {
             return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
+        }
+        if !config.lora.alpha.is_finite() {
+            return Err(ConfigIssue::new("lora.alpha", "must be a finite number"));
         }
         if !(0.0..1.0).contains(&config.lora.dropout) {
             return Err(ConfigIssue::new(
@@ -152,12 +160,14 @@ impl Stage for Finetune {
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
-        let data = RecordSet::open(job.input("data")?)?;
+        let data = open_records(job)?;
         let mut model = Imp::load(from).map_err(|error| model_error(job, &error))?;
         model.config.tokenizer_model_max_length = config.max_length;
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
-        model.llm.each_linear(&mut imp_model::layers::Linear::fold);
+        // Images are shown as in this stage's data from here on.
+        model.config.image_aspect_ratio.clone_from(&data.meta().image_aspect_ratio);
+        model.llm.linears_mut().for_each(Linear::fold);
 
         let LoraConfig { rank, alpha, dropout } = config.lora;
         let settings = LoraSettings { rank, alpha, dropout };
@@ -169,14 +179,13 @@ impl Stage for Finetune {
         training::train(&mut model, &config.recipe(), &data, job)?;
 
         if config.mode == Mode::Lora {
-            save::adapter(&mut model, &settings, &job.output().join("adapter"))
-                .map_err(|error| model_error(job, &error))?;
+            peft::write(&model, &settings, &job.output().join("adapter")).map_err(|error| model_error(job, &error))?;
         }
         // The base is the input's own language model, unless it had an adapter that is now part of it.
         let unchanged = parts && config.mode == Mode::Lora && !had_adapter;
         let llm = from.join("llm");
         if config.mode == Mode::Lora && !unchanged {
-            model.llm.each_linear(&mut |linear| linear.lora = None);
+            model.llm.linears_mut().for_each(|linear| linear.lora = None);
         }
         let vision = from.join("vision");
         let tokenizer = if parts { llm.as_path() } else { from };

@@ -1,13 +1,12 @@
 //! Stage 1 of LLaVA-1.5's recipe: a fresh projector learns from captions; language model and encoder stay frozen.
 
-use imp_model::{Imp, config::ImpConfig, schedule::Schedule};
+use imp_model::{Imp, config::ImpConfig, projector, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    preprocess::records::RecordSet,
     stage::{ConfigIssue, Input},
-    training::{self, Recipe, model_error},
+    training::{self, Recipe, model_error, open_records},
 };
 
 /// The kind `pretrain`.
@@ -93,7 +92,7 @@ impl Config {
 
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "train a fresh projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input { name: "llm", required: true, about: "a language model (Hugging Face folder)" },
@@ -103,12 +102,22 @@ impl Stage for Pretrain {
     type Config = Config;
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {
-        config.recipe().check()
+        config.recipe().check()?;
+        training::check_max_length(config.max_length)?;
+        projector::depth(&config.mm_projector_type)
+            .map_err(|message| ConfigIssue::new("mm_projector_type", message))?;
+        if config.mm_vision_select_layer >= 0 {
+            return Err(ConfigIssue::new(
+                "mm_vision_select_layer",
+                "counts from the end: -1 is the last, -2 the usual",
+            ));
+        }
+        Ok(())
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let (llm, vision) = (job.input("llm")?, job.input("vision")?);
-        let data = RecordSet::open(job.input("data")?)?;
+        let data = open_records(job)?;
         let joined = ImpConfig {
             mm_projector_type: config.mm_projector_type.clone(),
             mm_vision_select_layer: config.mm_vision_select_layer,

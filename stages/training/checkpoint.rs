@@ -1,9 +1,10 @@
-//! The state of a training run on disk: one file, written whole or not at all.
+//! The state of a training run on disk: one file, written whole or not at all, whose name says what its bytes
+//! must hash to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use imp_model::{
-    Imp,
+    Imp, ModelError,
     optim::Optimizer,
     save::{self, DType, NamedTensor},
     weights::Checkpoint,
@@ -21,44 +22,69 @@ pub(super) struct Position {
     pub(super) losses: Vec<f32>,
 }
 
-fn path(job: &Job) -> PathBuf {
-    job.checkpoint().join("state.safetensors")
-}
-
-/// Saves everything that the next step depends on.
+/// Saves everything that the next step depends on, then forgets older checkpoints.
 pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: &Position) -> Result<(), StageError> {
-    let mut tensors: Vec<NamedTensor> = vec![
-        // Two halves, each exact in f32.
-        ("step".into(), vec![2], vec![(position.step >> 12) as f32, (position.step & 0xfff) as f32]),
-        ("losses".into(), vec![position.losses.len()], position.losses.clone()),
-    ];
-    model.trainable(&mut |name, mat| {
-        tensors.push((format!("weight.{name}"), vec![mat.values().len()], mat.values().to_vec()));
-    });
-    for (name, moments) in &optimizer.moments {
-        tensors.push((format!("first.{name}"), vec![moments.first.len()], moments.first.clone()));
-        tensors.push((format!("second.{name}"), vec![moments.second.len()], moments.second.clone()));
+    let folder = job.checkpoint();
+    let fresh = folder.join("new.safetensors");
+    // Two halves, each exact in f32.
+    let step = [(position.step >> 12) as f32, (position.step & 0xfff) as f32];
+    let mut weights = Vec::new();
+    model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
+    let mut tensors = vec![NamedTensor::vector("step", &step), NamedTensor::vector("losses", &position.losses)];
+    for (name, mat) in &weights {
+        tensors.push(NamedTensor::vector(format!("weight.{name}"), mat.values()));
     }
-    save::write_tensors(&path(job), tensors, DType::F32).map_err(|error| model_error(job, &error))
+    for (name, moments) in &optimizer.moments {
+        tensors.push(NamedTensor::vector(format!("first.{name}"), &moments.first));
+        tensors.push(NamedTensor::vector(format!("second.{name}"), &moments.second));
+    }
+    save::write_tensors(&fresh, tensors, DType::F32).map_err(|error| model_error(job, &error))?;
+    let digest = digest(&fresh).map_err(StageError::io(&fresh))?;
+    let target = folder.join(format!("step-{:09}-{digest}.safetensors", position.step));
+    let old = saved(&folder);
+    std::fs::rename(&fresh, &target).map_err(StageError::io(&target))?;
+    for path in old.iter().filter(|path| **path != target) {
+        // What can't be removed now only takes room until the stage is done.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
 }
 
-/// Goes back to the saved state. A missing or damaged checkpoint means the beginning.
+/// Goes back to the last state that is whole. If there is none, that is the beginning.
 pub(super) fn load(job: &Job, model: &mut Imp, optimizer: &mut Optimizer) -> Position {
-    let path = path(job);
-    if !path.exists() {
-        return Position::default();
-    }
-    match read(&path, model, optimizer) {
-        Ok(position) => position,
-        Err(error) => {
-            job.warn(format!("the checkpoint is damaged, so training starts from the beginning: {error}"));
-            Position::default()
+    for path in saved(&job.checkpoint()).into_iter().rev() {
+        match read(&path, model, optimizer) {
+            Ok(position) => return position,
+            Err(error) => job.warn(format!("a damaged checkpoint is not used: {error}")),
         }
     }
+    Position::default()
+}
+
+/// The checkpoints in a folder, the newest last.
+fn saved(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut paths: Vec<PathBuf> = entries.filter(|path| named_digest(path).is_some()).collect();
+    paths.sort();
+    paths
+}
+
+fn named_digest(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.split('-').nth(1)
+}
+
+fn digest(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path)?;
+    Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
 /// Reads all of it before changing anything.
-fn read(path: &std::path::Path, model: &mut Imp, optimizer: &mut Optimizer) -> Result<Position, imp_model::ModelError> {
+fn read(path: &Path, model: &mut Imp, optimizer: &mut Optimizer) -> Result<Position, ModelError> {
+    let found = digest(path).map_err(|source| ModelError::Io { file: path.into(), source })?;
+    if named_digest(path) != Some(found.as_str()) {
+        return Err(ModelError::file(path, "its content is not what was written"));
+    }
     let file = Checkpoint::open_file(path)?;
     let vector = |name: String, length: usize| file.vector(&name, length).map(|mat| mat.values().to_vec());
     let step = vector("step".into(), 2)?;

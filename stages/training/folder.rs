@@ -4,7 +4,7 @@ use std::path::Path;
 
 use imp_model::{Imp, ModelError, save};
 
-use crate::{Job, StageError};
+use crate::{Job, StageError, preprocess::records::RecordSet};
 
 /// A model's error, in terms of the files that the person knows.
 pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
@@ -21,6 +21,16 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
         error.message(),
         "check that this is the model you meant, and that its files are whole",
     )
+}
+
+/// Opens the records of the input `data`.
+pub(crate) fn open_records(job: &Job) -> Result<RecordSet, StageError> {
+    RecordSet::open(job.input("data")?).map_err(|error| match error {
+        StageError::Input { file, line, message, help } => {
+            StageError::Input { file: job.named(&file), line, message, help }
+        }
+        other => other,
+    })
 }
 
 /// Links the files of `from` that are no weights into the folder `to` of the output: tokenizer, configuration.

@@ -5,8 +5,10 @@ mod batches;
 mod checkpoint;
 mod folder;
 mod run;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use folder::{link_others, model_error, write_parts};
+pub(crate) use folder::{link_others, model_error, open_records, write_parts};
 pub(crate) use run::train;
 
 use imp_model::schedule::Schedule;
@@ -63,4 +65,9 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// A context of no positions would leave nothing to learn.
+pub(crate) fn check_max_length(max_length: usize) -> Result<(), ConfigIssue> {
+    if max_length < 2 { Err(ConfigIssue::new("max_length", "must be at least 2")) } else { Ok(()) }
 }

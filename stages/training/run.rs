@@ -7,7 +7,7 @@ use imp_model::{
     layers::Pass,
     optim::{Optimizer, Rate},
     schedule::warmup_steps,
-    tensor::{AdamW, Mat},
+    tensor::{self, AdamW, Mat},
 };
 
 use super::{
@@ -55,14 +55,14 @@ pub(crate) fn train(model: &mut Imp, recipe: &Recipe, data: &RecordSet, job: &Jo
     let first = position.step.min(batches.steps.len());
     std::thread::scope(|scope| {
         let images = decode_ahead(scope, data, &batches.steps[first..], size, keep);
-        let (features, saved) = (HashMap::new(), Instant::now());
-        let mut run = Run { model, recipe, data, job, optimizer, position, features, keep, saved };
+        let (features, began) = (HashMap::new(), Instant::now());
+        let mut run =
+            Run { model, recipe, data, job, optimizer, position, features, keep, saved: began, examples: 0, tokens: 0 };
         for records in &batches.steps[first..] {
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
             run.step(records, decoded, batches.steps.len())?;
         }
-        let losses = &run.position.losses;
-        job.result("loss", f64::from(losses.iter().sum::<f32>()) / losses.len().max(1) as f64);
+        run.report(began.elapsed().as_secs_f64());
         Ok(())
     })
 }
@@ -78,6 +78,10 @@ struct Run<'a> {
     features: HashMap<u32, Vec<f32>>,
     keep: bool,
     saved: Instant,
+    /// Trained on by this process, for the speed.
+    examples: usize,
+    /// The same, in positions of the language model.
+    tokens: usize,
 }
 
 impl Run<'_> {
@@ -97,6 +101,7 @@ impl Run<'_> {
         if !loss.is_finite() || !norm.is_finite() {
             return Err(self.diverged(records, loss));
         }
+        self.examples += records.len();
         let position = &mut self.position;
         position.step += 1;
         position.losses.push(loss);
@@ -125,41 +130,39 @@ impl Run<'_> {
     /// The loss of a whole batch and its gradients, added up over parts of it.
     fn loss_and_gradients(&mut self, step: usize, records: &[usize]) -> Result<(f32, Vec<Vec<f32>>), StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
-        let vocabulary = self.model.llm.config.vocab_size;
+        let mut count = 0;
         for record in &records {
-            if let Some(id) = record.input_ids.iter().chain(record.labels).find(|id| **id >= vocabulary as i32) {
+            let images: Vec<usize> = (0..record.image_numbers().len()).collect();
+            let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &images };
+            if let Some(fault) = self.model.fault(&sample) {
                 return Err(StageError::failed(
-                    format!("record `{}` has the token {id}, but the model knows {vocabulary}", record.id),
+                    format!("record `{}` can't be trained on: {fault}", record.id),
                     "preprocess the data with the tokenizer of this model",
                 ));
             }
+            count += self.model.labelled(&sample);
         }
-        let labelled = |record: &Record<'_>, images: &[usize]| {
-            self.model.labelled(&Sample { input_ids: record.input_ids, labels: record.labels, images })
-        };
-        let count = records.iter().map(|record| labelled(record, &[])).sum();
+        // A seed for each step, so that a resumed run drops what an uninterrupted one does.
+        let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let (mut loss, mut total): (f32, Vec<Vec<f32>>) = (0.0, Vec::new());
         let micro_batch = match self.job.runtime().micro_batch_size {
             0 => MICRO_BATCH,
             size => size,
         };
         for (part, records) in records.chunks(micro_batch).enumerate() {
-            let seed =
-                self.job.seed() ^ (step as u64 * 1_000_003 + part as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let (part_loss, gradients) = self.part(records, count, seed)?;
+            let pass = Pass::training(seed, part * micro_batch);
+            let (part_loss, gradients) = self.part(records, count, &pass)?;
             loss += part_loss;
             if total.is_empty() {
                 total = gradients;
             } else {
-                for (to, from) in total.iter_mut().zip(gradients) {
-                    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-                }
+                total.iter_mut().zip(gradients).for_each(|(to, from)| tensor::accumulate(to, &from, 1.0));
             }
         }
         Ok((loss, total))
     }
 
-    fn part(&mut self, records: &[Record<'_>], count: usize, seed: u64) -> Result<(f32, Vec<Vec<f32>>), StageError> {
+    fn part(&mut self, records: &[Record<'_>], count: usize, pass: &Pass) -> Result<(f32, Vec<Vec<f32>>), StageError> {
         let mut features = Vec::new();
         let mut rows = Vec::new();
         let mut images = Vec::new();
@@ -176,17 +179,28 @@ impl Run<'_> {
                 rows.push(number);
             }
         }
-        let width = self.model.vision.config.hidden_size;
+        let (width, patches) = (self.model.vision.config.hidden_size, self.model.vision.config.patches());
+        let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>() + rows.len() * (patches - 1);
         let features = Mat::new(features.len() / width, width, features);
         let samples: Vec<Sample<'_>> = records
             .iter()
             .zip(&images)
             .map(|(record, images)| Sample { input_ids: record.input_ids, labels: record.labels, images })
             .collect();
-        let pass = Pass::training(seed);
-        let loss = self.model.loss(&pass, &samples, &features, count);
+        let loss = self.model.loss(pass, &samples, &features, count);
         let value = loss.values()[0];
+        self.tokens += tokens;
         Ok((value, self.model.gradients(&mut pass.graph.backward(&loss))))
+    }
+
+    fn report(&self, seconds: f64) {
+        let losses = &self.position.losses;
+        self.job.result("loss", f64::from(losses.iter().sum::<f32>()) / losses.len().max(1) as f64);
+        // A run that resumes after its last step has no speed.
+        if self.examples > 0 {
+            self.job.result("examples_per_second", self.examples as f64 / seconds);
+            self.job.result("tokens_per_second", self.tokens as f64 / seconds);
+        }
     }
 
     fn save_if_due(&mut self) -> Result<(), StageError> {
