@@ -89,7 +89,7 @@ impl<'a> Source<'a> {
 
 impl Stage for Download {
     const KIND: &'static str = "download";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "brings data or a model into the cache, from disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
     type Config = DownloadConfig;

@@ -63,32 +63,39 @@ fn absent(scene: &Scene, dice: &mut Dice) -> Kind {
 /// Presence of kinds, and of colours and shapes alone. Each image has as many questions with the answer yes as with
 /// no, so that nothing but the image and the question tells the answer, not even the number of objects.
 fn presence_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
-    let mut questions = Vec::new();
-    for kind in dice.shuffled(scene.kinds()).into_iter().take(2) {
-        questions.push(Question::new("is there a", presence(kind), yes_no(true)));
-        loop {
-            let other = Question::new("is there a", presence(absent(scene, dice)), yes_no(false));
-            if !questions.contains(&other) {
-                questions.push(other);
-                break;
-            }
+    let mut questions: Vec<Question> = Vec::new();
+    let mut add = |kind: Kind, yes: bool| {
+        let question = Question::new("is there a", presence(kind), yes_no(yes));
+        let new = !questions.contains(&question);
+        if new {
+            questions.push(question);
         }
+        new
+    };
+    for kind in dice.shuffled(scene.kinds()).into_iter().take(2) {
+        add(kind, true);
+        while !add(absent(scene, dice), false) {}
     }
-    questions.extend([true, false].map(|yes| about_part(scene, yes, dice)));
+    questions.extend(about_parts(scene, dice));
     questions
 }
 
-/// Is there an object of this colour, or of this shape?
-fn about_part(scene: &Scene, yes: bool, dice: &mut Dice) -> Question {
-    let colours = Colour::ALL.into_iter().filter(|c| (scene.count(|o| o.kind.colour == *c) > 0) == yes);
-    let colours = colours.map(|colour| format!("{} object", colour.name()));
-    let shapes = Shape::ALL.into_iter().filter(|s| (scene.count(|o| o.kind.shape == *s) > 0) == yes);
-    let shapes = shapes.map(|shape| shape.name().to_string());
-    let mut names = if dice.coin() { dice.shuffled(shapes) } else { Vec::new() };
-    // All shapes can be there; but there are more colours than objects, so that there is always one to ask for.
-    names.extend(dice.shuffled(colours));
-    let name = &names[0];
-    Question::new("is there a", format!("Is there a {name} in the image?"), yes_no(yes))
+/// Is there an object of this colour, of this shape? One of each with the answer yes, and one with no.
+fn about_parts(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
+    let mut questions = Vec::new();
+    let ask = |name: &str, yes| Question::new("is there a", format!("Is there a {name} in the image?"), yes_no(yes));
+    let colours = dice.shuffled(Colour::ALL);
+    let shapes = dice.shuffled(Shape::ALL);
+    let colour = |yes| colours.iter().find(|colour| (scene.count(|o| o.kind.colour == **colour) > 0) == yes);
+    let shape = |yes| shapes.iter().find(|shape| (scene.count(|o| o.kind.shape == **shape) > 0) == yes);
+    // All three shapes can be there; then there is no pair of answers, and nothing is asked.
+    if let Some((yes, no)) = colour(true).zip(colour(false)) {
+        questions.extend([ask(&format!("{} object", yes.name()), true), ask(&format!("{} object", no.name()), false)]);
+    }
+    if let Some((yes, no)) = shape(true).zip(shape(false)) {
+        questions.extend([ask(yes.name(), true), ask(no.name(), false)]);
+    }
+    questions
 }
 
 /// What color is ...?
@@ -136,12 +143,12 @@ pub(super) fn first_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     questions
 }
 
-/// Seven to ten questions with short answers.
+/// Eight to twelve questions with short answers.
 fn short_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = vec![about_number(scene)];
     questions.extend(presence_questions(scene, dice));
-    questions.extend((0..2).map(|_| about_colour(scene, dice)));
-    questions.extend((0..2).map(|_| about_shape(scene, dice)));
+    questions.push(about_colour(scene, dice));
+    questions.push(about_shape(scene, dice));
     questions.extend(about_place(scene, dice));
     distinct(dice.shuffled(questions))
 }
@@ -150,6 +157,7 @@ fn short_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
 pub(super) fn second_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = short_questions(scene, dice);
     questions.truncate(4);
+    questions.push(about_number(scene));
     for _ in 0..2 {
         let colour = if dice.coin() { dice.pick(&scene.objects).kind.colour } else { dice.pick(&Colour::ALL) };
         let number = scene.count(|object| object.kind.colour == colour).to_string();
