@@ -203,3 +203,131 @@ fn a_missing_pipeline_says_what_to_do() {
          of a pipeline file, as in `imp-flow run pipelines/tiny.toml`; `imp-flow init` writes one\n"
     );
 }
+
+/// A mistake in a person's own files: how it gets there, and what is said, from the first line on.
+struct Broken {
+    name: &'static str,
+    file: &'static str,
+    damage: fn(Vec<u8>) -> Option<Vec<u8>>,
+    stderr: &'static str,
+}
+
+const FOLDERS: &[Broken] = &[
+    Broken { name: "missing annotations", file: "shapes/instruct.json", damage: |_| None, stderr: "\
+error: stage `records`: HERE/mine/shapes/instruct.json: the annotation file is missing
+  help: `annotations` must name a file in the data folder; it has: counting.json, pretrain.json" },
+    Broken {
+        name: "broken JSON record",
+        file: "shapes/instruct.json",
+        damage: |bytes| replace_line(bytes, 4, "{\"id\": \"3\", \"image\": , \"conversations\": []},"),
+        stderr: "\
+error: stage `records`: HERE/mine/shapes/instruct.json:4: a record can't be used, and `max_rejected` allows 0
+line 4: expected value
+  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+    },
+    Broken {
+        name: "wrong roles",
+        file: "shapes/instruct.json",
+        damage: |bytes| {
+            replace_line(bytes, 3, "{\"id\": \"two\", \"image\": \"000000000001.png\", \"conversations\": [{\"from\": \"gpt\", \"value\": \"Hi\"}]},")
+        },
+        stderr: "\
+error: stage `records`: HERE/mine/shapes/instruct.json:3: a record can't be used, and `max_rejected` allows 0
+line 3 (id two): the conversation is empty
+  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+    },
+    Broken { name: "missing image", file: "shapes/images/000000000005.png", damage: |_| None, stderr: "\
+error: stage `records`: HERE/mine/shapes/instruct.json:7: a record can't be used, and `max_rejected` allows 0
+line 7 (id 000000000005): the image images/000000000005.png is missing
+  help: mend or remove them, or set `max_rejected` to the number that may be left out" },
+    Broken {
+        name: "unreadable image",
+        file: "shapes/images/000000000005.png",
+        damage: |bytes| Some(bytes[..bytes.len() / 2].to_vec()),
+        stderr: "\
+error: stage `records`: HERE/mine/shapes/instruct.json:7: a record can't be used, and `max_rejected` allows 0
+line 7 (id 000000000005): the image images/000000000005.png can't be decoded: unexpected end of file
+  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+    },
+    Broken { name: "missing tokenizer", file: "phi/tokenizer.json", damage: |_| None, stderr: "\
+error: stage `records`: HERE/mine/phi/tokenizer.json: the file is missing
+  help: the folder must hold a Hugging Face model with its fast tokenizer (`tokenizer.json`)" },
+    Broken {
+        name: "truncated safetensors",
+        file: "phi/model.safetensors",
+        damage: |bytes| Some(bytes[..bytes.len() - 100].to_vec()),
+        stderr: "\
+error: stage `pretrain`: HERE/mine/phi/model.safetensors: this is not a whole safetensors file (incomplete metadata, file not fully covered): download it again
+  help: check that this is the model you meant, and that its files are whole",
+    },
+    Broken {
+        name: "another architecture",
+        file: "phi/config.json",
+        damage: |_| Some(b"{\"model_type\": \"gpt2\"}".to_vec()),
+        stderr: "\
+error: stage `pretrain`: HERE/mine/phi/config.json: model_type `gpt2` is not supported yet: phi is
+  help: check that this is the model you meant, and that its files are whole",
+    },
+];
+
+/// Replaces a line of a text, counted from 1.
+fn replace_line(bytes: Vec<u8>, number: usize, line: &str) -> Option<Vec<u8>> {
+    let text = String::from_utf8(bytes).ok()?;
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines[number - 1] = line;
+    Some((lines.join("\n") + "\n").into_bytes())
+}
+
+/// The pipeline of the story up to `pretrain`, on folders.
+const ON_FOLDERS: &str = r#"
+name = "own"
+[stages.shapes]
+kind = "download"
+source = "mine/shapes"
+[stages.phi]
+kind = "download"
+source = "mine/phi"
+[stages.siglip]
+kind = "download"
+source = "mine/siglip"
+[stages.records]
+kind = "preprocess"
+data = "shapes"
+tokenizer = "phi"
+annotations = "instruct.json"
+template = "phi2"
+[stages.pretrain]
+kind = "pretrain"
+llm = "phi"
+vision = "siglip"
+data = "records"
+max_steps = 1
+"#;
+
+#[test]
+fn mistakes_in_a_persons_files_are_named_and_the_cache_stays_whole() {
+    let good = Space::new();
+    let downloads = crate::support::SMALL.split("[stages.captions]").next().unwrap();
+    good.write("data.toml", downloads.replace("name = \"small\"", "name = \"data\"")).succeed(&["run", "data.toml"]);
+    for case in FOLDERS {
+        let space = Space::new();
+        space.write("own.toml", ON_FOLDERS);
+        for stage in ["shapes", "phi", "siglip"] {
+            crate::support::copy_folder(&good.path("artifacts/data").join(stage), &space.path("mine").join(stage));
+        }
+        let file = space.path("mine").join(case.file);
+        let whole = std::fs::read(&file).unwrap();
+        match (case.damage)(whole.clone()) {
+            Some(bytes) => std::fs::write(&file, bytes).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        let output = space.run(&["run", "-q", "own.toml"]);
+        // The path of the log holds the key.
+        let said = output.stderr.split("\n  log: ").next().unwrap();
+        assert_eq!(said, case.stderr, "{}", case.name);
+        assert_eq!(output.code, Some(1), "{}", case.name);
+        // Mended, it runs: nothing in the cache was harmed.
+        std::fs::write(&file, whole).unwrap();
+        space.succeed(&["run", "own.toml"]);
+    }
+}
