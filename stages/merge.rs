@@ -27,7 +27,7 @@ pub struct Config {
 impl Stage for Merge {
     const KIND: &'static str = "merge";
     const VERSION: u32 = 2;
-    const ABOUT: &'static str = "put adapters into the weights and all parts into one folder";
+    const ABOUT: &'static str = "puts adapters into the weights and all parts into one folder";
     const INPUTS: &'static [Input] = &[Input { name: "model", required: true, about: "a finetuned model" }];
     type Config = Config;
 

@@ -33,7 +33,7 @@ pub struct Config {
 impl Stage for Quantize {
     const KIND: &'static str = "quantize";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "write a merged model in 4 bits a weight";
+    const ABOUT: &'static str = "writes a merged model in 4 bits a weight";
     const INPUTS: &'static [Input] = &[Input { name: "model", required: true, about: "a merged model, from `merge`" }];
     type Config = Config;
 
