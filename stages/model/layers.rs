@@ -105,8 +105,7 @@ impl Linear {
             None => x.clone(),
         };
         let low = tensor::linear(g, &x, &Weight::Dense(lora.a.clone()), None);
-        let high = tensor::linear(g, &low, &Weight::Dense(lora.b.clone()), None);
-        tensor::add_scaled(g, &y, &high, lora.scale)
+        tensor::add_low_rank(g, y, &low, &lora.b, lora.scale)
     }
 
     /// Lets weight and bias train, in f32.

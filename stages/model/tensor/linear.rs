@@ -77,6 +77,28 @@ pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
     y
 }
 
+/// `y + scale * low B^T`, the upper half of a LoRA adapter, in the place of `y`: no clone of `y` may be used after
+/// this. `low` `[rows, rank]`, `b` `[out, rank]`.
+pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Mat {
+    let (rows, rank, outputs) = (low.rows(), low.cols(), b.rows());
+    let up = Product::new(rows, outputs, rank).adding().scaled(scale);
+    up.parallel(View::rows(low.values(), rank), View::rows(b.values(), rank).t(), y.values_mut(), outputs);
+    y.needs_grad |= g.records() && (low.needs_grad || b.needs_grad);
+    let (low, b) = (low.clone(), b.clone());
+    g.record_in_place(&y, move |dy, gradients| {
+        let dy = View::rows(dy, outputs);
+        if low.needs_grad {
+            let product = Product::new(rows, rank, outputs).adding().scaled(scale);
+            product.parallel(dy, View::rows(b.values(), rank), gradients.buffer(&low.ghost()), rank);
+        }
+        if b.needs_grad {
+            let product = Product::new(outputs, rank, rows).adding().scaled(scale);
+            product.parallel(dy.t(), View::rows(low.values(), rank), gradients.buffer(&b.ghost()), rank);
+        }
+    });
+    y
+}
+
 /// `y += x W^T`.
 fn forward(x: &Mat, weight: &Weight, y: &mut [f32]) {
     let (rows, inputs, outputs) = (x.rows(), x.cols(), weight.outputs());
