@@ -110,6 +110,11 @@ impl Phi {
         self.lm_head.forward(pass, hidden)
     }
 
+    /// What trains in [`Phi::logits`].
+    pub fn head_parameters(&self) -> Vec<Mat> {
+        self.lm_head.parameters()
+    }
+
     /// Lets all weights train.
     pub fn unfreeze(&mut self) {
         self.embedding = self.embedding.clone().trainable();

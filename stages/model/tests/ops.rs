@@ -202,6 +202,21 @@ proptest! {
         });
     }
 
+    /// The loss in parts of at most two rows, with a weight that trains.
+    #[test]
+    fn sum_over_parts(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
+        let mats = [Mat::new(rows, inputs, random(seed, rows * inputs)), Mat::new(width, inputs, random(seed + 1, width * inputs))];
+        let targets: Vec<u32> = (0..rows).map(|row| ((row * 5 + seed as usize) % width) as u32).collect();
+        check(&mats, |g, m| tensor::sum_over_parts(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
+            let logits = tensor::linear(g, x, &Weight::Dense(m[1].clone()), None);
+            tensor::cross_entropy(g, &logits, targets[part].to_vec(), rows)
+        }), |m| {
+            let logits = |x: &[f64]| m[1].chunks(inputs).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect::<Vec<f64>>();
+            let losses = m[0].chunks(inputs).zip(&targets).map(|(x, t)| -softmax(&logits(x))[*t as usize].ln());
+            vec![losses.sum::<f64>() / rows as f64]
+        });
+    }
+
     #[test]
     fn low_rank(rows in 1_usize..5, inputs in 1_usize..6, outputs in 1_usize..6, rank in 1_usize..4, seed in 0_u64..100) {
         let shapes = [(rows, inputs), (outputs, inputs), (rank, inputs), (outputs, rank)];
