@@ -102,7 +102,7 @@ impl Imp {
 
     fn load_towers(llm: &Path, vision: &Path, config: &ImpConfig) -> Result<(Phi, Siglip)> {
         let file = ConfigFile::read(llm)?;
-        if !matches!(file.model_type(), "phi" | "") {
+        if !matches!(file.model_type(), "phi" | "phi-msft" | "") {
             let message = format!("model_type `{}` is not supported yet: phi is", file.model_type());
             return Err(ModelError::file(&llm.join("config.json"), message));
         }
