@@ -83,7 +83,8 @@ impl PhiConfig {
 
     /// Dimensions of each head that are rotated.
     pub fn rotary_dims(&self) -> usize {
-        (self.partial_rotary_factor * self.head_dim() as f64) as usize
+        // A share that was computed from a number of dimensions may fall just short of it.
+        (self.partial_rotary_factor * self.head_dim() as f64 + 1e-6) as usize
     }
 
     /// As a `config.json`.
@@ -219,7 +220,7 @@ impl ConfigFile {
         let path = folder.join("config.json");
         let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
         match serde_json::from_slice(&text) {
-            Ok(Value::Object(keys)) => Ok(Self { keys, path }),
+            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path }),
             Ok(_) => Err(ModelError::file(&path, "this is not a JSON object")),
             Err(error) => Err(ModelError::file(&path, format!("this is not JSON: {error}"))),
         }
@@ -254,6 +255,32 @@ impl ConfigFile {
     fn reader<'a>(&'a self, keys: &'a Map<String, Value>) -> Keys<'a> {
         Keys { keys, path: &self.path }
     }
+}
+
+/// Adds the usual keys to a file that has those of Microsoft's own Phi code, as Imp's first releases do.
+fn with_usual_names(mut keys: Map<String, Value>) -> Map<String, Value> {
+    const NAMES: [(&str, &str); 8] = [
+        ("n_embd", "hidden_size"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_head", "num_attention_heads"),
+        ("n_head_kv", "num_key_value_heads"),
+        ("n_inner", "intermediate_size"),
+        ("n_positions", "max_position_embeddings"),
+        ("layer_norm_epsilon", "layer_norm_eps"),
+        ("activation_function", "hidden_act"),
+    ];
+    let Some(width) = keys.get("n_embd").and_then(Value::as_u64) else { return keys };
+    for (theirs, usual) in NAMES {
+        if let Some(value) = keys.get(theirs).filter(|value| !value.is_null()).cloned() {
+            keys.entry(usual).or_insert(value);
+        }
+    }
+    keys.entry("intermediate_size").or_insert(json!(width.saturating_mul(4)));
+    let number = |key: &str| keys.get(key).and_then(Value::as_f64);
+    if let (Some(dims), Some(heads)) = (number("rotary_dim"), number("n_head")) {
+        keys.entry("partial_rotary_factor").or_insert(json!(dims * heads / width as f64));
+    }
+    keys
 }
 
 /// The `config.json` of a merged Imp.

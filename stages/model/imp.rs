@@ -16,6 +16,9 @@ use crate::{
     weights::Checkpoint,
 };
 
+/// Logits that are in memory at a time in training: 64 MB.
+const LOGITS: usize = 1 << 24;
+
 /// The id that stands for an image in a sequence of tokens.
 pub const IMAGE_TOKEN: i32 = -200;
 
@@ -99,7 +102,7 @@ impl Imp {
 
     fn load_towers(llm: &Path, vision: &Path, config: &ImpConfig) -> Result<(Phi, Siglip)> {
         let file = ConfigFile::read(llm)?;
-        if !matches!(file.model_type(), "phi" | "") {
+        if !matches!(file.model_type(), "phi" | "phi-msft" | "") {
             let message = format!("model_type `{}` is not supported yet: phi is", file.model_type());
             return Err(ModelError::file(&llm.join("config.json"), message));
         }
@@ -188,10 +191,14 @@ impl Imp {
                 }
             }
         }
-        let pass = pass.on_rows(rows.iter().map(|(_, row)| places[*row]));
+        let places: Vec<(usize, usize)> = rows.iter().map(|(_, row)| places[*row]).collect();
         // Logits only where something is learned: of a long conversation that is a small part.
         let learned = tensor::gather(&pass.graph, &[&hidden], rows);
-        let logits = self.llm.logits(&pass, &learned);
-        tensor::cross_entropy(&pass.graph, &logits, targets, count)
+        let at_once = (LOGITS / self.llm.config.vocab_size).max(1);
+        tensor::sum_over_parts(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, part, hidden| {
+            let pass = pass.recorded_by(graph).on_rows(places[part.clone()].iter().copied());
+            let logits = self.llm.logits(&pass, hidden); // [part, vocab]
+            tensor::cross_entropy(graph, &logits, targets[part].to_vec(), count)
+        })
     }
 }

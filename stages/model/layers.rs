@@ -41,6 +41,12 @@ impl Pass {
         Self { graph: Graph::recording(), dropout: Some(dropout) }
     }
 
+    /// The same pass, recorded by another graph.
+    #[must_use]
+    pub fn recorded_by(&self, graph: &Graph) -> Self {
+        Self { graph: graph.clone(), dropout: self.dropout.clone() }
+    }
+
     /// The same pass for layers that are given these rows: (sample, position) each.
     #[must_use]
     pub fn on_rows(&self, rows: impl IntoIterator<Item = (usize, usize)>) -> Self {
@@ -105,8 +111,14 @@ impl Linear {
             None => x.clone(),
         };
         let low = tensor::linear(g, &x, &Weight::Dense(lora.a.clone()), None);
-        let high = tensor::linear(g, &low, &Weight::Dense(lora.b.clone()), None);
-        tensor::add_scaled(g, &y, &high, lora.scale)
+        tensor::add_low_rank(g, y, &low, &lora.b, lora.scale)
+    }
+
+    /// The matrices that train, in no particular order.
+    pub fn parameters(&self) -> Vec<Mat> {
+        let weight = if let Weight::Dense(mat) = &self.weight { Some(mat) } else { None };
+        let adapter = self.lora.iter().flat_map(|lora| [&lora.a, &lora.b]);
+        weight.into_iter().chain(&self.bias).chain(adapter).filter(|mat| mat.needs_grad()).cloned().collect()
     }
 
     /// Lets weight and bias train, in f32.

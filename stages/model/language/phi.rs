@@ -110,6 +110,11 @@ impl Phi {
         self.lm_head.forward(pass, hidden)
     }
 
+    /// What trains in [`Phi::logits`].
+    pub fn head_parameters(&self) -> Vec<Mat> {
+        self.lm_head.parameters()
+    }
+
     /// Lets all weights train.
     pub fn unfreeze(&mut self) {
         self.embedding = self.embedding.clone().trainable();
@@ -204,13 +209,13 @@ impl Block {
         let head_dim = config.head_dim();
         let rotary = Rotary { dims: config.rotary_dims(), theta: config.rope_theta };
         let n = self.norm.forward(pass, x);
-        let q = tensor::rotate(g, &self.q.forward(pass, &n), head_dim, rotary, positions);
-        let k = tensor::rotate(g, &self.k.forward(pass, &n), head_dim, rotary, positions);
+        let q = tensor::rotate(g, self.q.forward(pass, &n), head_dim, rotary, positions);
+        let k = tensor::rotate(g, self.k.forward(pass, &n), head_dim, rotary, positions);
         let v = self.v.forward(pass, &n);
         let attended = self.out.forward(pass, &attend(&q, &k, &v));
         let inner = tensor::activation(g, &self.fc1.forward(pass, &n), config.hidden_act);
         let fed_forward = self.fc2.forward(pass, &inner);
-        tensor::add(g, &tensor::add(g, &attended, &fed_forward), x)
+        tensor::add(g, tensor::add(g, attended, &fed_forward), x)
     }
 
     fn linears(&self) -> [&Linear; 6] {

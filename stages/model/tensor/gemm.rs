@@ -39,8 +39,26 @@ impl<'a> View<'a> {
 
 /// Below this many multiplications a product is not worth a second thread.
 const SMALL: usize = 1 << 18;
-/// Into how many tiles a large product is cut at most. Fixed, so that results are.
+/// Into how many tiles a product is cut, if each is worth it.
 const TILES: usize = 16;
+/// A tile should have so many multiplications.
+const WORTH: usize = 1 << 22;
+/// A tile with more of them is cut further, for the sake of many cores.
+const LARGE: usize = 1 << 28;
+
+/// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the part of `b` that a tile needs, so columns
+/// are cut first: then no part is packed twice. Follows from the shape alone, so that results don't depend on the
+/// number of threads.
+fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
+    // Whole blocks of the innermost loops: 64 columns, 6 rows.
+    let tile_n = n.div_ceil(TILES).next_multiple_of(64).max(128).min(n);
+    let down = TILES.div_ceil(n.div_ceil(tile_n));
+    let mut tile_m = m.div_ceil(down).max(WORTH.div_ceil(tile_n * k));
+    while tile_m * tile_n * k > LARGE && tile_m > 384 {
+        tile_m = tile_m.div_ceil(2);
+    }
+    (tile_m.next_multiple_of(6).min(m), tile_n)
+}
 
 /// `c = beta * c + alpha * a b`, with `a` `[m, k]`, `b` `[k, n]` and `c` `[m, n]` with rows `stride` apart.
 #[derive(Clone, Copy)]
@@ -72,18 +90,13 @@ impl Product {
         if m * n * k <= SMALL {
             return self.single(a, b, c, stride);
         }
-        let by_rows = m >= n;
-        let (whole, unit) = if by_rows { (m, 16) } else { (n, 16) };
-        let step = whole.div_ceil(TILES).next_multiple_of(unit).max(32);
-        let (shared, length) = (Shared::new(c), c.len());
-        (0..whole.div_ceil(step)).into_par_iter().with_max_len(1).for_each(|tile| {
-            let (start, end) = (tile * step, (tile * step + step).min(whole));
-            let (part, a, b, offset) = if by_rows {
-                (Self { m: end - start, ..self }, a.skip_rows(start), b, start * stride)
-            } else {
-                (Self { n: end - start, ..self }, a, b.skip_cols(start), start)
-            };
-            part.at(a, b, shared.at(offset), length - offset, stride);
+        let (tile_m, tile_n) = tile(m, n, k);
+        let (shared, length, across) = (Shared::new(c), c.len(), n.div_ceil(tile_n));
+        (0..m.div_ceil(tile_m) * across).into_par_iter().with_max_len(1).for_each(|index| {
+            let (i, j) = (index / across * tile_m, index % across * tile_n);
+            let part = Self { m: tile_m.min(m - i), n: tile_n.min(n - j), ..self };
+            let offset = i * stride + j;
+            part.at(a.skip_rows(i), b.skip_cols(j), shared.at(offset), length - offset, stride);
         });
     }
 
@@ -107,7 +120,7 @@ impl Product {
             "a product reaches outside its matrices"
         );
         // SAFETY: the assertion above keeps all three inside their buffers. `c` is either exclusive, or one of
-        // the tiles of `parallel`, which are disjoint ranges of rows or of columns.
+        // the tiles of `parallel`, which are disjoint ranges of rows and columns.
         unsafe {
             gemm::gemm(
                 m,

@@ -8,7 +8,6 @@ use super::{
     Graph, Mat, Stored,
     access::Shared,
     gemm::{Product, View},
-    stored::TILE_ROWS,
 };
 
 /// The weight of a linear layer, `[out, in]`.
@@ -26,6 +25,14 @@ impl Weight {
         match self {
             Self::Dense(mat) => mat.rows(),
             Self::Stored(stored) => stored.rows(),
+        }
+    }
+
+    /// The values if they can be used as they lie in memory, else what must be widened first.
+    fn in_place(&self) -> Result<&[f32], &Stored> {
+        match self {
+            Self::Dense(mat) => Ok(mat.values()),
+            Self::Stored(stored) => stored.in_place().ok_or(stored),
         }
     }
 
@@ -77,54 +84,70 @@ pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
     y
 }
 
+/// `y + scale * low B^T`, the upper half of a LoRA adapter, in the place of `y`: no clone of `y` may be used after
+/// this. `low` `[rows, rank]`, `b` `[out, rank]`.
+pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Mat {
+    let (rows, rank, outputs) = (low.rows(), low.cols(), b.rows());
+    let up = Product::new(rows, outputs, rank).adding().scaled(scale);
+    up.parallel(View::rows(low.values(), rank), View::rows(b.values(), rank).t(), y.values_mut(), outputs);
+    y.needs_grad |= g.records() && (low.needs_grad || b.needs_grad);
+    let (low, b) = (low.clone(), b.clone());
+    g.record_in_place(&y, move |dy, gradients| {
+        let dy = View::rows(dy, outputs);
+        if low.needs_grad {
+            let product = Product::new(rows, rank, outputs).adding().scaled(scale);
+            product.parallel(dy, View::rows(b.values(), rank), gradients.buffer(&low.ghost()), rank);
+        }
+        if b.needs_grad {
+            let product = Product::new(outputs, rank, rows).adding().scaled(scale);
+            product.parallel(dy.t(), View::rows(low.values(), rank), gradients.buffer(&b.ghost()), rank);
+        }
+    });
+    y
+}
+
 /// `y += x W^T`.
 fn forward(x: &Mat, weight: &Weight, y: &mut [f32]) {
     let (rows, inputs, outputs) = (x.rows(), x.cols(), weight.outputs());
-    match weight {
-        Weight::Dense(mat) => {
+    let x = View::rows(x.values(), inputs);
+    let stored = match weight.in_place() {
+        Ok(values) => {
             let product = Product::new(rows, outputs, inputs).adding();
-            product.parallel(View::rows(x.values(), inputs), View::rows(mat.values(), inputs).t(), y, outputs);
+            return product.parallel(x, View::rows(values, inputs).t(), y, outputs);
         }
-        // Each tile gives its own columns of y, so the tiles can go side by side.
-        Weight::Stored(stored) => {
-            let (shared, length) = (Shared::new(y), y.len());
-            (0..outputs.div_ceil(TILE_ROWS)).into_par_iter().for_each_init(Vec::new, |tile, index| {
-                let start = index * TILE_ROWS;
-                let count = TILE_ROWS.min(outputs - start);
-                tile.resize(count * inputs, 0.0);
-                stored.widen(start, tile);
-                let product = Product::new(rows, count, inputs).adding();
-                product.tile(
-                    View::rows(x.values(), inputs),
-                    View::rows(tile, inputs).t(),
-                    shared,
-                    start,
-                    length,
-                    outputs,
-                );
-            });
-        }
-    }
+        Err(stored) => stored,
+    };
+    // Each tile gives its own columns of y, so the tiles can go side by side.
+    let (shared, length, tile_rows) = (Shared::new(y), y.len(), stored.tile_rows());
+    (0..outputs.div_ceil(tile_rows)).into_par_iter().for_each_init(Vec::new, |tile, index| {
+        let start = index * tile_rows;
+        let count = tile_rows.min(outputs - start);
+        tile.resize(count * inputs, 0.0);
+        stored.widen(start, tile);
+        let product = Product::new(rows, count, inputs).adding();
+        product.tile(x, View::rows(tile, inputs).t(), shared, start, length, outputs);
+    });
 }
 
 /// `dx += dy W`.
 fn input_gradient(dy: &[f32], weight: &Weight, rows: usize, dx: &mut [f32]) {
+    /// Each product reads and writes all of dx, so it should go over many rows of the weight.
+    const DEPTH: usize = 512;
     let (inputs, outputs) = (weight.inputs(), weight.outputs());
-    match weight {
-        Weight::Dense(mat) => {
+    let stored = match weight.in_place() {
+        Ok(values) => {
             let product = Product::new(rows, inputs, outputs).adding();
-            product.parallel(View::rows(dy, outputs), View::rows(mat.values(), inputs), dx, inputs);
+            return product.parallel(View::rows(dy, outputs), View::rows(values, inputs), dx, inputs);
         }
-        Weight::Stored(stored) => {
-            let mut tile = vec![0.0; TILE_ROWS.min(outputs) * inputs];
-            for start in (0..outputs).step_by(TILE_ROWS) {
-                let count = TILE_ROWS.min(outputs - start);
-                let tile = &mut tile[..count * inputs];
-                stored.widen_parallel(start, tile);
-                let product = Product::new(rows, inputs, count).adding();
-                product.parallel(View::rows(&dy[start..], outputs), View::rows(tile, inputs), dx, inputs);
-            }
-        }
+        Err(stored) => stored,
+    };
+    let mut tile = vec![0.0; DEPTH.min(outputs) * inputs];
+    for start in (0..outputs).step_by(DEPTH) {
+        let count = DEPTH.min(outputs - start);
+        let tile = &mut tile[..count * inputs];
+        stored.widen_parallel(start, tile);
+        let product = Product::new(rows, inputs, count).adding();
+        product.parallel(View::rows(&dy[start..], outputs), View::rows(tile, inputs), dx, inputs);
     }
 }
 

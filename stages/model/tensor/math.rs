@@ -33,33 +33,18 @@ pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
-/// The error function, in f64 and so exact to f32: its Taylor series near zero, its continued fraction farther
-/// out (DLMF 7.6.1 and 7.9.1).
-pub fn erf(x: f32) -> f32 {
-    let x = f64::from(x);
+/// The error function with an absolute error of about 3e-7: Abramowitz and Stegun 7.1.26.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as above")]
+pub(super) fn erf(x: f32) -> f32 {
     let magnitude = x.abs();
-    let value = if magnitude < 2.5 {
-        let (mut term, mut sum, squared) = (magnitude, magnitude, magnitude * magnitude);
-        for n in 1..40 {
-            let n = f64::from(n);
-            term *= -squared / n;
-            let part = term / (2.0 * n + 1.0);
-            sum += part;
-            if part.abs() < 1e-12 {
-                break;
-            }
-        }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
-    } else if magnitude < 6.0 {
-        let mut fraction = 0.0;
-        for n in (1..30).rev() {
-            fraction = f64::from(n) / 2.0 / (magnitude + fraction);
-        }
-        1.0 - (-magnitude * magnitude).exp() / ((magnitude + fraction) * std::f64::consts::PI.sqrt())
-    } else {
-        1.0
-    };
-    value.copysign(x) as f32
+    let t = 1.0 / (1.0 + 0.327_591_1 * magnitude);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152;
+    p = p * t + 1.421_413_7;
+    p = p * t - 0.284_496_74;
+    p = p * t + 0.254_829_6;
+    (1.0 - p * t * exp(-magnitude * magnitude)).copysign(x)
 }
 
 /// The sum of `f(0..n)` in sixteen lanes: a fixed order that vectorises.
@@ -118,7 +103,7 @@ mod tests {
         for (x, value) in
             [(0.0, 0.0), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (2.0, 0.995_322_3), (3.0, 0.999_977_9), (7.0, 1.0)]
         {
-            assert!((erf(x) - value).abs() < 1e-7 && (erf(-x) + value).abs() < 1e-7, "erf({x}) = {}", erf(x));
+            assert!((erf(x) - value).abs() < 4e-7 && (erf(-x) + value).abs() < 4e-7, "erf({x}) = {}", erf(x));
         }
     }
 }

@@ -17,6 +17,7 @@ mod loss;
 mod math;
 mod norm;
 mod optimizer;
+mod parts;
 mod pointwise;
 mod rotary;
 mod stored;
@@ -31,12 +32,13 @@ use dfdx::prelude::{
 pub use activation::{Activation, activation};
 pub use attention::{KvCache, Mask, attend_cached, attention};
 pub use gather::gather;
-pub use linear::{Weight, linear};
+pub use linear::{Weight, add_low_rank, linear};
 pub use loss::{IGNORE, cross_entropy};
-pub use math::{argmax, erf};
+pub use math::argmax;
 pub use norm::layer_norm;
 pub use optimizer::{AdamW, Moments, global_norm};
-pub use pointwise::{accumulate, add, add_scaled, dropout};
+pub use parts::sum_over_parts;
+pub use pointwise::{accumulate, add, dropout};
 pub use rotary::{Rotary, rotate};
 pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
 
@@ -197,6 +199,20 @@ impl Graph {
             backward(gradient, &mut lent);
             *gradients = lent.0;
             Ok(())
+        });
+    }
+
+    fn records(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The same for an operation that has changed `output` in place. What it leaves of the gradient goes on to
+    /// the operation that made `output` before.
+    fn record_in_place(&self, output: &Mat, backward: impl FnOnce(&mut Vec<f32>, &mut Gradients) + 'static) {
+        let ghost = output.ghost();
+        self.record(output, move |mut gradient, gradients| {
+            backward(&mut gradient, gradients);
+            *gradients.buffer(&ghost) = gradient;
         });
     }
 

@@ -4,27 +4,17 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Graph, Mat, activation::CHUNK};
+use super::{Graph, Mat, activation::CHUNK, math};
 
-/// `a + b`.
-pub fn add(g: &Graph, a: &Mat, b: &Mat) -> Mat {
-    add_scaled(g, a, b, 1.0)
-}
-
-/// `a + scale * b`.
-pub fn add_scaled(g: &Graph, a: &Mat, b: &Mat, scale: f32) -> Mat {
-    let mut y = a.values().to_vec();
-    accumulate(&mut y, b.values(), scale);
-    let y = g.output(a.rows(), a.cols(), y, &[a, b]);
-    let (a, b) = ((a.ghost(), a.needs_grad), (b.ghost(), b.needs_grad));
-    g.record(&y, move |dy, gradients| {
-        if b.1 {
-            accumulate(gradients.buffer(&b.0), &dy, scale);
-        }
-        if a.1 {
-            accumulate(gradients.buffer(&a.0), &dy, 1.0);
-        }
-    });
+/// `y + x`, in the place of `y`: no clone of `y` may be used after this.
+pub fn add(g: &Graph, mut y: Mat, x: &Mat) -> Mat {
+    accumulate(y.values_mut(), x.values(), 1.0);
+    y.needs_grad |= g.records() && x.needs_grad;
+    if x.needs_grad {
+        let x = x.ghost();
+        // The gradient of y goes on to whatever made y.
+        g.record_in_place(&y, move |dy, gradients| accumulate(gradients.buffer(&x), dy, 1.0));
+    }
     y
 }
 
@@ -64,17 +54,31 @@ fn drop_values(values: &mut [f32], rate: f32, seed: u64, rows: &[u64]) {
     let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
     let width = (values.len() / rows.len().max(1)).max(1);
     values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
-        let first = mix(seed ^ mix(*row));
-        for (index, value) in values.iter_mut().enumerate() {
-            let random = (mix(first.wrapping_add(index as u64)) >> 32) as u32;
-            *value = if random < threshold { 0.0 } else { *value * scale };
-        }
+        let key = mix(seed ^ mix(*row));
+        let (first, second) = (key as u32, (key >> 32) as u32);
+        math::simd(|| {
+            for (index, value) in values.iter_mut().enumerate() {
+                let kept = random(index as u32, first, second) >= threshold;
+                *value *= if kept { scale } else { 0.0 };
+            }
+        });
     });
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): a random number for each place, without a state to carry along.
-fn mix(place: u64) -> u64 {
-    let z = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// A random number for each place of a row, without a state to carry along: rounds of multiplying and shifting
+/// (as in Wellons' `lowbias32`) with the row's key before and between them. 32 bits, so that it vectorises.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+fn random(place: u32, first: u32, second: u32) -> u32 {
+    let mut x = place.wrapping_mul(0x9e37_79b9) ^ first;
+    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    x = (x ^ (x >> 15) ^ second).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): turns the name of a row into its key.
+fn mix(name: u64) -> u64 {
+    let z = name.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

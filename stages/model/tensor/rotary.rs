@@ -28,19 +28,14 @@ impl Rotary {
     }
 }
 
-/// Rotates every head of `x` `[rows, heads * head_dim]` by its row's position.
-pub fn rotate(g: &Graph, x: &Mat, head_dim: usize, rotary: Rotary, positions: &[usize]) -> Mat {
-    let table = rotary.table(positions);
-    let mut y = x.values().to_vec();
-    turn(&mut y, x.cols(), head_dim, &table, 1.0);
-    let y = g.output(x.rows(), x.cols(), y, &[x]);
-    let (x, width) = (x.ghost(), x.cols());
-    g.record(&y, move |mut dy, gradients| {
-        // The transpose of a rotation is the rotation back.
-        turn(&mut dy, width, head_dim, &table, -1.0);
-        super::pointwise::accumulate(gradients.buffer(&x), &dy, 1.0);
-    });
-    y
+/// Rotates every head of `x` `[rows, heads * head_dim]` by its row's position, in the place of `x`: no clone of
+/// `x` may be used after this.
+pub fn rotate(g: &Graph, mut x: Mat, head_dim: usize, rotary: Rotary, positions: &[usize]) -> Mat {
+    let (table, width) = (rotary.table(positions), x.cols());
+    turn(x.values_mut(), width, head_dim, &table, 1.0);
+    // The transpose of a rotation is the rotation back.
+    g.record_in_place(&x, move |dx, _| turn(dx, width, head_dim, &table, -1.0));
+    x
 }
 
 fn turn(values: &mut [f32], width: usize, head_dim: usize, table: &[(f32, f32)], direction: f32) {

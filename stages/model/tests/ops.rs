@@ -2,6 +2,8 @@
 //! number of threads. Gradients of the naive version are central differences in f64.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod support;
+
 use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
 use proptest::prelude::*;
 
@@ -42,7 +44,7 @@ fn flatten(graph: &Graph, y: &Mat) -> Mat {
             place[(row * cols + col) * cols + col] = 1.0;
         }
         let put = Weight::Dense(Mat::new(rows * cols, cols, place));
-        wide = tensor::add(graph, &wide, &tensor::linear(graph, &one, &put, None));
+        wide = tensor::add(graph, wide, &tensor::linear(graph, &one, &put, None));
     }
     wide
 }
@@ -155,7 +157,7 @@ proptest! {
         let width = heads * head_dim;
         let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
         let mats = [Mat::new(rows, width, random(seed, rows * width))];
-        check(&mats, |g, m| tensor::rotate(g, &m[0], head_dim, Rotary { dims, theta: 100.0 }, &positions), |m| {
+        check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, Rotary { dims, theta: 100.0 }, &positions), |m| {
             let mut out = m[0].clone();
             for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
                 let angle = positions[row] as f64 * 100.0_f64.powf(-2.0 * i as f64 / dims as f64);
@@ -186,16 +188,80 @@ proptest! {
     }
 
     #[test]
-    fn gather_and_scaled_sum(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
+    fn gather_and_sum(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
         let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(2, width, random(seed + 1, 2 * width))];
         let picks: Vec<(usize, usize)> = (0..rows + 3).map(|i| if i % 3 == 0 { (1, i % 2) } else { (0, i % rows) }).collect();
         check(&mats, |g, m| {
-            let rows = tensor::gather(g, &[&m[0], &m[1]], picks.clone());
-            tensor::add_scaled(g, &rows, &rows.clone(), 0.5)
+            let y = tensor::gather(g, &[&m[0], &m[1]], picks.clone());
+            let x = tensor::gather(g, &[&m[0]], (0..rows + 3).map(|i| (0, i % rows)).collect());
+            tensor::add(g, y, &x)
         }, |m| {
-            picks.iter().flat_map(|(s, r)| m[*s][r * width..(r + 1) * width].iter().map(|x| x * 1.5).collect::<Vec<_>>()).collect()
+            picks.iter().enumerate().flat_map(|(i, (s, r))| {
+                (0..width).map(move |col| m[*s][r * width + col] + m[0][i % rows * width + col])
+            }).collect()
         });
     }
+
+    /// The loss in parts of at most two rows, with a weight that trains.
+    #[test]
+    fn sum_over_parts(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
+        let mats = [Mat::new(rows, inputs, random(seed, rows * inputs)), Mat::new(width, inputs, random(seed + 1, width * inputs))];
+        let targets: Vec<u32> = (0..rows).map(|row| ((row * 5 + seed as usize) % width) as u32).collect();
+        check(&mats, |g, m| tensor::sum_over_parts(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
+            let logits = tensor::linear(g, x, &Weight::Dense(m[1].clone()), None);
+            tensor::cross_entropy(g, &logits, targets[part].to_vec(), rows)
+        }), |m| {
+            let logits = |x: &[f64]| m[1].chunks(inputs).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect::<Vec<f64>>();
+            let losses = m[0].chunks(inputs).zip(&targets).map(|(x, t)| -softmax(&logits(x))[*t as usize].ln());
+            vec![losses.sum::<f64>() / rows as f64]
+        });
+    }
+
+    #[test]
+    fn low_rank(rows in 1_usize..5, inputs in 1_usize..6, outputs in 1_usize..6, rank in 1_usize..4, seed in 0_u64..100) {
+        let shapes = [(rows, inputs), (outputs, inputs), (rank, inputs), (outputs, rank)];
+        let mats: Vec<Mat> =
+            shapes.iter().enumerate().map(|(i, (r, c))| Mat::new(*r, *c, random(seed + i as u64, r * c))).collect();
+        check(&mats, |g, m| {
+            let y = tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), None);
+            let low = tensor::linear(g, &m[0], &Weight::Dense(m[2].clone()), None);
+            tensor::add_low_rank(g, y, &low, &m[3], 0.5)
+        }, |m| {
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let mut y = Vec::new();
+            for x in m[0].chunks(inputs) {
+                let low: Vec<f64> = m[2].chunks(inputs).map(|a| dot(x, a)).collect();
+                y.extend(m[1].chunks(inputs).zip(m[3].chunks(rank)).map(|(w, b)| dot(x, w) + 0.5 * dot(&low, b)));
+            }
+            y
+        });
+    }
+}
+
+/// Values from -6 to 6, by transformers.
+#[test]
+fn activations_are_transformers() {
+    let expected = support::Fixture::open("activations.safetensors");
+    let x = expected.f32("x");
+    for (name, kind) in [
+        ("gelu_erf(projector)", Activation::GeluErf),
+        ("gelu_new(phi)", Activation::GeluTanh),
+        ("gelu_pytorch_tanh(siglip)", Activation::GeluTanh),
+    ] {
+        let y = tensor::activation(&Graph::inference(), &Mat::new(1, x.len(), x.clone()), kind);
+        support::assert_close(name, y.values(), &expected.f32(name), 2e-6);
+    }
+    // The slope of the erf form, against differences of its own values over a wide step.
+    let (graph, step) = (Graph::recording(), 1e-2);
+    let at = |delta: f32| {
+        let moved = x.iter().map(|x| x + delta).collect();
+        tensor::activation(&Graph::inference(), &Mat::new(1, x.len(), moved), Activation::GeluErf).values().to_vec()
+    };
+    let leaf = Mat::new(1, x.len(), x.clone()).trainable();
+    let y = tensor::activation(&graph, &leaf, Activation::GeluErf);
+    let loss = tensor::linear(&graph, &y, &Weight::Dense(Mat::new(1, x.len(), vec![1.0; x.len()])), None);
+    let slopes: Vec<f32> = at(step).iter().zip(at(-step)).map(|(high, low)| (high - low) / (2.0 * step)).collect();
+    support::assert_close("slope", &graph.backward(&loss).take(&leaf), &slopes, 1e-4);
 }
 
 /// Large enough for every operation to be cut into tiles.

@@ -147,9 +147,9 @@ impl Block {
         let n = self.norm1.forward(pass, x);
         let (q, k, v) = (self.q.forward(pass, &n), self.k.forward(pass, &n), self.v.forward(pass, &n));
         let attended = tensor::attention(g, &q, &k, &v, config.num_attention_heads, segments, Mask::Full);
-        let x = tensor::add(g, &self.out.forward(pass, &attended), x);
+        let x = tensor::add(g, self.out.forward(pass, &attended), x);
         let n = self.norm2.forward(pass, &x);
         let inner = tensor::activation(g, &self.fc1.forward(pass, &n), config.hidden_act);
-        tensor::add(g, &self.fc2.forward(pass, &inner), &x)
+        tensor::add(g, self.fc2.forward(pass, &inner), &x)
     }
 }

@@ -1,5 +1,6 @@
 //! Tensors by name from safetensors files, read through a memory map. Knows shapes only as it is told.
 
+mod names;
 pub(crate) mod write;
 
 use std::{
@@ -30,6 +31,18 @@ struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     range: std::ops::Range<usize>,
+}
+
+impl Entry {
+    /// Part `index` of `count` equal ones along the first axis.
+    fn part(&self, index: usize, count: usize) -> Self {
+        let (mut shape, size) = (self.shape.clone(), self.range.len() / count);
+        if let Some(rows) = shape.first_mut() {
+            *rows /= count;
+        }
+        let start = self.range.start + index * size;
+        Self { file: self.file.clone(), map: self.map.clone(), dtype: self.dtype, shape, range: start..start + size }
+    }
 }
 
 impl Checkpoint {
@@ -74,10 +87,15 @@ impl Checkpoint {
             if range.end > (*map).as_ref().len() {
                 return Err(ModelError::file(path, "the file is shorter than its header says: download it again"));
             }
-            tensors.insert(
-                name,
-                Entry { file: file.clone(), map: map.clone(), dtype: info.dtype, shape: info.shape.clone(), range },
-            );
+            let whole =
+                Entry { file: file.clone(), map: map.clone(), dtype: info.dtype, shape: info.shape.clone(), range };
+            let names = names::known_as(&name);
+            if names.len() > 1 && !whole.shape.first().is_some_and(|rows| rows.is_multiple_of(names.len())) {
+                let message = format!("the tensor `{name}` can't be cut into {} equal parts", names.len());
+                return Err(ModelError::file(path, message));
+            }
+            let count = names.len();
+            tensors.extend(names.into_iter().enumerate().map(|(index, name)| (name, whole.part(index, count))));
         }
         Ok(Self { path: path.to_path_buf(), tensors })
     }

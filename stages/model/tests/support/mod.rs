@@ -117,6 +117,22 @@ fn split_folder(lora: bool) -> tempfile::TempDir {
     folder
 }
 
+/// Cuts `model.safetensors` into two files with an index, as large checkpoints come.
+pub(crate) fn shard(folder: &Path) {
+    let whole = folder.join("model.safetensors");
+    let bytes = std::fs::read(&whole).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let mut index = serde_json::Map::new();
+    for (number, part) in tensors.chunks(tensors.len() / 2 + 1).enumerate() {
+        let file = format!("model-{:05}-of-00002.safetensors", number + 1);
+        index.extend(part.iter().map(|(name, _)| (name.clone(), file.clone().into())));
+        safetensors::serialize_to_file(part.to_vec(), None, &folder.join(file)).unwrap();
+    }
+    std::fs::remove_file(whole).unwrap();
+    let index = serde_json::json!({ "metadata": {}, "weight_map": index });
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
 pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) {
     assert_eq!(ours.len(), theirs.len(), "{what}: lengths");
     let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
