@@ -3,12 +3,7 @@
 
 use std::path::Path;
 
-use imp_model::{
-    Imp,
-    layers::{Linear, LoraSettings},
-    peft,
-    schedule::Schedule,
-};
+use imp_model::{Imp, layers::LoraSettings, peft, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -167,7 +162,7 @@ impl Stage for Finetune {
         let had_adapter = from.join("adapter").is_dir();
         // Images are shown as in this stage's data from here on.
         model.config.image_aspect_ratio.clone_from(&data.meta().image_aspect_ratio);
-        model.llm.linears_mut().for_each(Linear::fold);
+        model.llm.fold();
 
         let LoraConfig { rank, alpha, dropout } = config.lora;
         let settings = LoraSettings { rank, alpha, dropout };
@@ -179,13 +174,14 @@ impl Stage for Finetune {
         training::train(&mut model, &config.recipe(), &data, job)?;
 
         if config.mode == Mode::Lora {
-            peft::write(&model, &settings, &job.output().join("adapter")).map_err(|error| model_error(job, &error))?;
+            peft::write(&model.llm, &settings, &job.output().join("adapter"))
+                .map_err(|error| model_error(job, &error))?;
         }
         // The base is the input's own language model, unless it had an adapter that is now part of it.
         let unchanged = parts && config.mode == Mode::Lora && !had_adapter;
         let llm = from.join("llm");
         if config.mode == Mode::Lora && !unchanged {
-            model.llm.linears_mut().for_each(|linear| linear.lora = None);
+            model.llm.drop_adapters();
         }
         let vision = from.join("vision");
         let tokenizer = if parts { llm.as_path() } else { from };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use imp_model::{
     ModelError,
-    config::{PhiConfig, SiglipConfig},
+    config::{LanguageConfig, SiglipConfig},
     init,
     tensor::Activation,
 };
@@ -37,22 +37,12 @@ pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageEr
     let end = write_tokenizer(&out, vocab_size, job.seed())?;
     let hidden_size = options.hidden_size.unwrap_or(128);
     let heads = options.heads.unwrap_or(4);
-    let config = PhiConfig {
-        // As in Phi-2, the embedding has rows beyond the tokenizer's last token.
-        vocab_size: (end as usize + 1).next_multiple_of(64),
-        hidden_size,
-        intermediate_size: 4 * hidden_size,
-        num_hidden_layers: options.layers.unwrap_or(4),
-        num_attention_heads: heads,
-        num_key_value_heads: heads,
-        partial_rotary_factor: 0.5,
-        rope_theta: 10_000.0,
-        layer_norm_eps: 1e-5,
-        max_position_embeddings: 2048,
-        hidden_act: Activation::GeluTanh,
-        eos_token_id: end - 1,
-    };
-    init::write_phi(&out, &config, job.seed()).map_err(|error| model_error(&error))
+    // As in Phi-2, the embedding has rows beyond the tokenizer's last token. Half of each head is rotated.
+    let rows = (end as usize + 1).next_multiple_of(64);
+    let phi =
+        LanguageConfig::phi(rows, hidden_size, options.layers.unwrap_or(4), heads, hidden_size / heads.max(1) / 2);
+    let config = LanguageConfig { bos_token_id: Some(end - 1), eos_token_id: vec![end - 1], ..phi };
+    init::write_language(&out, &config, job.seed()).map_err(|error| model_error(&error))
 }
 
 /// Writes a `SigLIP` and the description of its image processor.

@@ -102,7 +102,11 @@ impl<'a> Answerer<'a> {
             let message = format!("`image_aspect_ratio` is `{}`", model.config.image_aspect_ratio);
             StageError::input(job.named(&folder.join("config.json")), message, "it must be `square`, `pad` or `crop`")
         })?;
-        let options = GenerateOptions { max_new_tokens: config.max_new_tokens, stop: template.stop_ids(&tokenizer) };
+        let options = GenerateOptions {
+            max_new_tokens: config.max_new_tokens,
+            stop: template.stop_ids(&tokenizer),
+            ..GenerateOptions::default()
+        };
         let answerer = Self { job, model, tokenizer, aspect_ratio, options, features: HashMap::new() };
         let ends: Vec<i32> = answerer.options.stop.iter().map(|id| *id as i32).collect();
         answerer.check_ids(&ends)?;

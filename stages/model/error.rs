@@ -44,6 +44,22 @@ pub enum ModelError {
         /// In the file.
         found: Vec<usize>,
     },
+    /// A tensor that no part of the model asks for.
+    #[error("{}: the tensor `{tensor}` belongs to no layer that config.json describes", file.display())]
+    Extra {
+        /// The file.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+    },
+    /// A tensor with a NaN or an infinity in it.
+    #[error("{}: the tensor `{tensor}` holds values that are no finite numbers", file.display())]
+    NotFinite {
+        /// The file.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+    },
 }
 
 impl ModelError {
@@ -60,9 +76,12 @@ impl ModelError {
     /// The file or folder at fault.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Io { file, .. } | Self::File { file, .. } | Self::Missing { file, .. } | Self::Shape { file, .. } => {
-                file
-            }
+            Self::Io { file, .. }
+            | Self::File { file, .. }
+            | Self::Missing { file, .. }
+            | Self::Shape { file, .. }
+            | Self::Extra { file, .. }
+            | Self::NotFinite { file, .. } => file,
         }
     }
 

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    config::{PhiConfig, SiglipConfig},
+    config::{LanguageConfig, SiglipConfig},
     error::Result,
     layers::fnv1a,
     save::{self, DType, NamedTensor},
@@ -35,9 +35,12 @@ impl Maker {
         self.tensors.push((name.into(), shape.to_vec(), vec![value; shape.iter().product()]));
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize, gain: f64) {
+    /// `shape` is outputs, inputs, and whether there is a bias.
+    fn linear(&mut self, name: &str, (outputs, inputs, bias): (usize, usize, bool), gain: f64) {
         self.random(&format!("{name}.weight"), &[outputs, inputs], gain / (inputs as f64).sqrt());
-        self.constant(&format!("{name}.bias"), &[outputs], 0.0);
+        if bias {
+            self.constant(&format!("{name}.bias"), &[outputs], 0.0);
+        }
     }
 
     fn norm(&mut self, name: &str, width: usize) {
@@ -52,26 +55,34 @@ impl Maker {
     }
 }
 
-/// Writes `config.json` and `model.safetensors` of a Phi that knows nothing yet.
-pub fn write_phi(folder: &Path, config: &PhiConfig, seed: u64) -> Result<()> {
-    let (hidden, inner, vocab) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let key_width = config.num_key_value_heads * config.head_dim();
+/// Writes `config.json` and `model.safetensors` of a language model that knows nothing yet.
+pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64) -> Result<()> {
+    let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     // The residual stream gets two additions a block: scaled so that its variance does not grow with depth.
     let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
     let mut maker = Maker { seed, tensors: Vec::new() };
     maker.random("model.embed_tokens.weight", &[vocab, hidden], 0.02);
+    let norm = |maker: &mut Maker, name: &str| {
+        if config.has_rms_norm() {
+            maker.constant(&format!("{name}.weight"), &[hidden], 1.0);
+        } else {
+            maker.norm(name, hidden);
+        }
+    };
     for layer in 0..config.num_hidden_layers {
-        let name = |part: &str| format!("model.layers.{layer}.{part}");
-        maker.norm(&name("input_layernorm"), hidden);
-        maker.linear(&name("self_attn.q_proj"), hidden, hidden, 1.0);
-        maker.linear(&name("self_attn.k_proj"), key_width, hidden, 1.0);
-        maker.linear(&name("self_attn.v_proj"), key_width, hidden, 1.0);
-        maker.linear(&name("self_attn.dense"), hidden, hidden, branch);
-        maker.linear(&name("mlp.fc1"), inner, hidden, 1.0);
-        maker.linear(&name("mlp.fc2"), hidden, inner, branch);
+        for part in config.block_norms() {
+            norm(&mut maker, &format!("model.layers.{layer}.{part}"));
+        }
+        for part in config.block_linears() {
+            let ends_a_branch = ["dense", "o_proj", "fc2", "down_proj"].iter().any(|end| part.ends_with(end));
+            let gain = if ends_a_branch { branch } else { 1.0 };
+            maker.linear(&format!("model.layers.{layer}.{part}"), config.linear_shape(part), gain);
+        }
     }
-    maker.norm("model.final_layernorm", hidden);
-    maker.linear("lm_head", vocab, hidden, 0.5);
+    norm(&mut maker, config.final_norm());
+    if !config.tie_word_embeddings {
+        maker.linear("lm_head", config.linear_shape("lm_head"), 0.5);
+    }
     maker.write(folder, &config.to_json())
 }
 
@@ -92,11 +103,11 @@ pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<(
             maker.norm(&name(norm), width);
         }
         for part in ["q_proj", "k_proj", "v_proj"] {
-            maker.linear(&name(&format!("self_attn.{part}")), width, width, 1.0);
+            maker.linear(&name(&format!("self_attn.{part}")), (width, width, true), 1.0);
         }
-        maker.linear(&name("self_attn.out_proj"), width, width, 0.3);
-        maker.linear(&name("mlp.fc1"), inner, width, 1.0);
-        maker.linear(&name("mlp.fc2"), width, inner, 0.5);
+        maker.linear(&name("self_attn.out_proj"), (width, width, true), 0.3);
+        maker.linear(&name("mlp.fc1"), (inner, width, true), 1.0);
+        maker.linear(&name("mlp.fc2"), (width, inner, true), 0.5);
     }
     maker.norm("vision_model.post_layernorm", width);
     maker.write(folder, &config.to_json())

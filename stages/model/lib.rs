@@ -6,21 +6,25 @@
 
 pub mod config;
 pub mod error;
-pub mod generate;
+mod generate;
 mod imp;
 pub mod init;
 pub mod language;
 pub mod layers;
+mod load;
 pub mod optim;
 pub mod peft;
 pub mod projector;
 pub mod quant;
 pub mod save;
 pub mod schedule;
+mod splice;
 pub mod tensor;
 pub mod vision;
 pub mod weights;
 
 pub use error::{ModelError, Result};
-pub use generate::GenerateOptions;
-pub use imp::{IMAGE_TOKEN, Imp, Sample};
+pub use generate::{GenerateOptions, Sampling, StopStrings};
+pub use imp::{Imp, Step};
+pub use load::{Parts, load_language, load_vision};
+pub use splice::{IMAGE_TOKEN, Padded, Sample, Side, Spliced, images_in_order};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{ModelError, Result},
-    imp::Imp,
+    language::Decoder,
     layers::{Linear, Lora, LoraSettings},
     save::{DType, NamedTensor, write_json, write_tensors},
     weights::Checkpoint,
@@ -20,10 +20,10 @@ fn tensor_name(linear: &Linear, part: &str) -> String {
 }
 
 /// Writes the adapters of the language model.
-pub fn write(model: &Imp, settings: &LoraSettings, folder: &Path) -> Result<()> {
+pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
     let mut tensors = Vec::new();
-    for linear in model.llm.linears() {
+    for linear in llm.linears() {
         if let Some(lora) = &linear.lora {
             for (part, mat) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
                 tensors.push(NamedTensor::of(tensor_name(linear, part), vec![mat.rows(), mat.cols()], mat.values()));
@@ -42,7 +42,7 @@ pub fn write(model: &Imp, settings: &LoraSettings, folder: &Path) -> Result<()> 
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        "target_modules": model.llm.linear_names(),
+        "target_modules": llm.linear_names(),
     });
     write_json(&folder.join("adapter_config.json"), &config)?;
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, DType::F32)
@@ -50,12 +50,12 @@ pub fn write(model: &Imp, settings: &LoraSettings, folder: &Path) -> Result<()> 
 
 /// Reads adapters into the language model, frozen. Layers that the files don't adapt stay as they are; a tensor
 /// that belongs to no layer is an error.
-pub fn read(model: &mut Imp, folder: &Path) -> Result<LoraSettings> {
+pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     let settings = read_settings(&folder.join("adapter_config.json"))?;
     let path = folder.join("adapter_model.safetensors");
     let checkpoint = Checkpoint::open_file(&path)?;
     let mut found = 0;
-    for linear in model.llm.linears_mut() {
+    for linear in llm.linears_mut() {
         let (a, b) = (tensor_name(linear, "lora_A"), tensor_name(linear, "lora_B"));
         if !checkpoint.has(&a) && !checkpoint.has(&b) {
             continue;
@@ -67,13 +67,12 @@ pub fn read(model: &mut Imp, folder: &Path) -> Result<LoraSettings> {
             scale: (settings.alpha / rank as f64) as f32,
             dropout: settings.dropout as f32,
         });
-        found += 2;
+        found += 1;
     }
-    if found != checkpoint.names().count() {
-        let known = |name: &str| model.llm.linears().any(|linear| name.contains(&format!(".{}.lora_", linear.name)));
-        let stray = checkpoint.names().filter(|name| !known(name)).min().unwrap_or_default();
-        return Err(ModelError::file(&path, format!("the tensor `{stray}` belongs to no linear layer of the model")));
+    if found == 0 {
+        return Err(ModelError::file(&path, "there is no adapter for any linear layer of the model"));
     }
+    checkpoint.finish(|_| false)?;
     Ok(settings)
 }
 

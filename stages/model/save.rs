@@ -18,7 +18,7 @@ pub fn projector(model: &Imp, folder: &Path) -> Result<()> {
 
 /// Writes the language model as a Hugging Face folder, in f32, adapters merged.
 pub fn language_model(model: &Imp, folder: &Path) -> Result<()> {
-    write_json(&folder.join("config.json"), &model.llm.config.to_json())?;
+    write_json(&folder.join("config.json"), &model.llm.merged_config().to_json())?;
     write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), DType::F32)
 }
 
@@ -40,7 +40,7 @@ pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
 /// Writes one Hugging Face folder: language model with adapters merged, projector, and the used part of the
 /// vision tower under the names of the training code.
 pub fn merged(model: &Imp, dtype: DType, folder: &Path) -> Result<()> {
-    let mut config = merged_json(&model.llm.config, &model.vision.config, &model.config);
+    let mut config = merged_json(&model.llm.merged_config(), &model.vision.config, &model.config);
     config["torch_dtype"] = json!(if dtype == DType::F16 { "float16" } else { "float32" });
     write_json(&folder.join("config.json"), &config)?;
     write_tensors(&folder.join("model.safetensors"), all_tensors(model), dtype)

@@ -180,7 +180,7 @@ fn logits(folder: &Path, data: &Path) -> Vec<f32> {
         let spliced = model.splice(&pass, &[sample], &features);
         let hidden = model.llm.forward(&pass, &spliced.embedded, &spliced.segments);
         all.extend_from_slice(model.llm.logits(&pass, &hidden).values());
-        let options = GenerateOptions { max_new_tokens: 4, stop: vec![] };
+        let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
         assert_eq!(model.generate(&[sample], &features, &options)[0].len(), 4);
     }
     all

@@ -1,5 +1,9 @@
-//! Language models.
+//! Language models: one decoder for the families that Imp is built on. What differs between them is in
+//! [`crate::config::LanguageConfig`], which names and sizes the layers, and in the blocks.
 
-mod phi;
+mod attention;
+mod block;
+mod decoder;
+mod mlp;
 
-pub use phi::{Cache, Phi};
+pub use decoder::{Cache, Decoder};

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Graph, Mat, math};
+use super::{Graph, Mat, math, pointwise::accumulate};
 
 /// Values that one thread works on at a time.
 pub(super) const CHUNK: usize = 8192;
@@ -19,6 +19,9 @@ pub enum Activation {
     /// `0.5 x (1 + erf(x / sqrt 2))` (the projector).
     #[serde(rename = "gelu")]
     GeluErf,
+    /// `x / (1 + e^-x)` (Qwen, Llama, Phi-3: on the gate of their MLP).
+    #[serde(rename = "silu", alias = "swish")]
+    Silu,
 }
 
 impl Activation {
@@ -28,6 +31,7 @@ impl Activation {
         match self {
             Self::GeluTanh => 0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x))),
             Self::GeluErf => 0.5 * x * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2)),
+            Self::Silu => x * math::sigmoid(x),
         }
     }
 
@@ -43,6 +47,10 @@ impl Activation {
                 let cumulative = 0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
                 cumulative + x * math::exp(-0.5 * x * x) * 0.398_942_3
             }
+            Self::Silu => {
+                let s = math::sigmoid(x);
+                s * (1.0 + x * (1.0 - s))
+            }
         }
     }
 }
@@ -53,6 +61,7 @@ pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
     match kind {
         Activation::GeluTanh => apply(g, x, |x| Activation::GeluTanh.value(x), |x| Activation::GeluTanh.slope(x)),
         Activation::GeluErf => apply(g, x, |x| Activation::GeluErf.value(x), |x| Activation::GeluErf.slope(x)),
+        Activation::Silu => apply(g, x, |x| Activation::Silu.value(x), |x| Activation::Silu.slope(x)),
     }
 }
 
@@ -78,6 +87,49 @@ fn apply(g: &Graph, x: &Mat, value: impl Fn(f32) -> f32 + Sync, slope: impl Fn(f
                 });
             },
         );
+    });
+    y
+}
+
+/// `silu(gate) * up`, the middle of a gated MLP (Shazeer 2020).
+///
+/// # Panics
+/// If the two have different shapes: a bug of the caller's.
+pub fn silu_gate(g: &Graph, gate: &Mat, up: &Mat) -> Mat {
+    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
+    let mut y = vec![0.0; gate.values().len()];
+    let inputs = gate.values().par_chunks(CHUNK).zip(up.values().par_chunks(CHUNK));
+    y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (gate, up))| {
+        math::simd(|| {
+            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                *y = Activation::Silu.value(*gate) * up;
+            }
+        });
+    });
+    let y = g.output(gate.rows(), gate.cols(), y, &[gate, up]);
+    let (gate, up) = (gate.clone(), up.clone());
+    g.record(&y, move |mut dy, gradients| {
+        if gate.needs_grad {
+            let d_gate = gradients.buffer(&gate.ghost()).par_chunks_mut(CHUNK);
+            let inputs = gate.values().par_chunks(CHUNK).zip(up.values().par_chunks(CHUNK));
+            d_gate.zip(inputs).zip(dy.par_chunks(CHUNK)).for_each(|((d_gate, (gate, up)), dy)| {
+                math::simd(|| {
+                    for (((d_gate, gate), up), dy) in d_gate.iter_mut().zip(gate).zip(up).zip(dy) {
+                        *d_gate += dy * up * Activation::Silu.slope(*gate);
+                    }
+                });
+            });
+        }
+        if up.needs_grad {
+            dy.par_chunks_mut(CHUNK).zip(gate.values().par_chunks(CHUNK)).for_each(|(dy, gate)| {
+                math::simd(|| {
+                    for (dy, gate) in dy.iter_mut().zip(gate) {
+                        *dy *= Activation::Silu.value(*gate);
+                    }
+                });
+            });
+            accumulate(gradients.buffer(&up.ghost()), &dy, 1.0);
+        }
     });
     y
 }

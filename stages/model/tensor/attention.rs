@@ -1,6 +1,8 @@
 //! Scaled dot-product attention (Vaswani et al. 2017), one block of rows at a time: the scores of a whole
 //! sequence are never in memory together. The backward pass computes them again (Dao et al. 2022).
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
@@ -19,14 +21,54 @@ const BLOCK: usize = 32;
 pub enum Mask {
     /// Itself and what comes before (language models).
     Causal,
+    /// The same, but no more than so many positions, itself included (sliding window).
+    Window(usize),
     /// Its whole sequence (vision encoders).
     Full,
 }
 
 impl Mask {
-    /// How many keys the rows before `end` may look at, of a sequence of `length`.
-    fn limit(self, end: usize, length: usize) -> usize {
-        if self == Self::Causal { end } else { length }
+    /// Causal, with a window if there is one.
+    pub fn causal(window: Option<usize>) -> Self {
+        window.map_or(Self::Causal, Self::Window)
+    }
+
+    /// The positions that `row` may look at, of a sequence of `length`.
+    fn seen(self, row: usize, length: usize) -> Range<usize> {
+        match self {
+            Self::Causal => 0..row + 1,
+            Self::Window(width) => (row + 1).saturating_sub(width)..row + 1,
+            Self::Full => 0..length,
+        }
+    }
+}
+
+/// Some rows of one sequence, and the keys that any of them may look at.
+struct Block {
+    /// Rows of the matrix.
+    rows: Range<usize>,
+    /// Rows of the matrix.
+    keys: Range<usize>,
+    mask: Mask,
+    sequence: Range<usize>,
+}
+
+impl Block {
+    /// A sequence's blocks.
+    fn all(sequence: Range<usize>, mask: Mask) -> impl Iterator<Item = Self> {
+        sequence.clone().step_by(BLOCK).map(move |start| {
+            let (first, length) = (sequence.start, sequence.len());
+            let end = (start + BLOCK).min(sequence.end);
+            let keys = mask.seen(start - first, length).start..mask.seen(end - 1 - first, length).end;
+            Self { rows: start..end, keys: first + keys.start..first + keys.end, mask, sequence: sequence.clone() }
+        })
+    }
+
+    /// Which of `keys` the row may look at, counted from the first of them.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let first = self.sequence.start;
+        let seen = self.mask.seen(row - first, self.sequence.len());
+        first + seen.start - self.keys.start..first + seen.end - self.keys.start
     }
 }
 
@@ -95,35 +137,26 @@ fn forward(
 ) {
     let (width, key_width, dim) = (q.cols(), k.cols(), shape.dim);
     let (out_length, out, log_totals) = (out.len(), Shared::new(out), Shared::new(log_totals));
-    let tasks: Vec<(usize, usize, usize)> = segments
-        .iter()
-        .flat_map(|range| range.clone().step_by(BLOCK).map(move |start| (range.start, range.end, start)))
-        .collect();
-    tasks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scores, (first, last, start)| {
-        let end = (start + BLOCK).min(last);
-        let (rows, keys) = (end - start, mask.limit(end - first, last - first));
+    let blocks: Vec<Block> = segments.iter().flat_map(|sequence| Block::all(sequence, mask)).collect();
+    blocks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scores, block| {
+        let (start, rows, keys) = (block.rows.start, block.rows.len(), block.keys.len());
         for head in 0..shape.query {
-            let key_offset = first * key_width + head / shape.group() * dim;
+            let key_offset = block.keys.start * key_width + head / shape.group() * dim;
             scores.clear();
             scores.resize(rows * keys, 0.0);
             let queries = View::rows(&q.values()[start * width + head * dim..], width);
             let key_rows = View::rows(&k.values()[key_offset..], key_width);
             Product::new(rows, keys, dim).scaled(shape.scale()).single(queries, key_rows.t(), scores, keys);
-            for (row, scores) in scores.chunks_mut(keys).enumerate() {
-                let seen = mask.limit(start + row + 1 - first, keys);
-                let total = softmax(&mut scores[..seen]);
-                scores[seen..].fill(0.0);
-                store(log_totals, (start + row) * shape.query + head, total);
+            for (row, scores) in block.rows.clone().zip(scores.chunks_mut(keys)) {
+                let seen = block.seen(row);
+                let total = softmax(&mut scores[seen.clone()]);
+                scores[..seen.start].fill(0.0);
+                scores[seen.end..].fill(0.0);
+                store(log_totals, row * shape.query + head, total);
             }
             let values = View::rows(&v.values()[key_offset..], key_width);
-            Product::new(rows, dim, keys).tile(
-                View::rows(scores, keys),
-                values,
-                out,
-                start * width + head * dim,
-                out_length,
-                width,
-            );
+            let (from, at) = (View::rows(scores, keys), start * width + head * dim);
+            Product::new(rows, dim, keys).tile(from, values, out, at, out_length, width);
         }
     });
 }
@@ -165,7 +198,7 @@ struct Saved<'a> {
 fn backward(
     saved: &Saved<'_>,
     shape: Heads,
-    range: std::ops::Range<usize>,
+    sequence: Range<usize>,
     key_head: usize,
     mask: Mask,
     targets: [Shared; 3],
@@ -173,45 +206,57 @@ fn backward(
     let (width, key_width, dim) = (saved.q.cols(), saved.k.cols(), shape.dim);
     let [dq, dk, dv] = targets;
     let (query_length, key_length) = (saved.q.values().len(), saved.k.values().len());
-    let (first, key_offset) = (range.start, range.start * key_width + key_head * dim);
-    let key_rows = View::rows(&saved.k.values()[key_offset..], key_width);
-    let value_rows = View::rows(&saved.v.values()[key_offset..], key_width);
     let (mut p, mut ds) = (Vec::new(), Vec::new());
-    for head in key_head * shape.group()..(key_head + 1) * shape.group() {
-        for start in range.clone().step_by(BLOCK) {
-            let end = (start + BLOCK).min(range.end);
-            let (rows, keys) = (end - start, mask.limit(end - first, range.len()));
-            let offset = start * width + head * dim;
-            p.clear();
-            p.resize(rows * keys, 0.0);
-            ds.clear();
-            ds.resize(rows * keys, 0.0);
+    for block in Block::all(sequence, mask) {
+        let (rows, keys) = (block.rows.len(), block.keys.len());
+        let key_offset = block.keys.start * key_width + key_head * dim;
+        let key_rows = View::rows(&saved.k.values()[key_offset..], key_width);
+        let value_rows = View::rows(&saved.v.values()[key_offset..], key_width);
+        for head in key_head * shape.group()..(key_head + 1) * shape.group() {
+            let offset = block.rows.start * width + head * dim;
+            for buffer in [&mut p, &mut ds] {
+                buffer.clear();
+                buffer.resize(rows * keys, 0.0);
+            }
             let queries = View::rows(&saved.q.values()[offset..], width);
             let d_outs = View::rows(&saved.d_out[offset..], width);
             Product::new(rows, keys, dim).scaled(shape.scale()).single(queries, key_rows.t(), &mut p, keys);
             Product::new(rows, keys, dim).single(d_outs, value_rows.t(), &mut ds, keys);
-            for row in 0..rows {
-                let at = offset + row * width;
-                let (d_out, out) = (&saved.d_out[at..at + dim], &saved.out.values()[at..at + dim]);
-                let along = math::sum(dim, |i| d_out[i] * out[i]);
-                let log_total = saved.log_totals[(start + row) * shape.query + head];
-                let seen = mask.limit(start + row + 1 - first, keys);
-                let (p, ds) = (&mut p[row * keys..(row + 1) * keys], &mut ds[row * keys..(row + 1) * keys]);
-                let scale = shape.scale();
-                math::simd(|| {
-                    for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
-                        *p = math::exp(*p - log_total);
-                        *ds = *p * (*ds - along) * scale;
-                    }
-                });
-                p[seen..].fill(0.0);
-                ds[seen..].fill(0.0);
+            for (index, row) in block.rows.clone().enumerate() {
+                let of_row = index * keys..(index + 1) * keys;
+                score_gradients(saved, shape, row, head, block.seen(row), &mut p[of_row.clone()], &mut ds[of_row]);
             }
             let (p, ds) = (View::rows(&p, keys), View::rows(&ds, keys));
             Product::new(rows, dim, keys).adding().tile(ds, key_rows, dq, offset, query_length, width);
             Product::new(keys, dim, rows).adding().tile(ds.t(), queries, dk, key_offset, key_length, key_width);
             Product::new(keys, dim, rows).adding().tile(p.t(), d_outs, dv, key_offset, key_length, key_width);
         }
+    }
+}
+
+/// One row: from scores and `d_out v^T` to probabilities and the gradients of the scores, in place.
+fn score_gradients(
+    saved: &Saved<'_>,
+    shape: Heads,
+    row: usize,
+    head: usize,
+    seen: Range<usize>,
+    p: &mut [f32],
+    ds: &mut [f32],
+) {
+    let at = row * saved.q.cols() + head * shape.dim;
+    let (d_out, out) = (&saved.d_out[at..at + shape.dim], &saved.out.values()[at..at + shape.dim]);
+    let (log_total, scale) = (saved.log_totals[row * shape.query + head], shape.scale());
+    math::simd(|| {
+        let along = math::sum(shape.dim, |i| d_out[i] * out[i]);
+        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
+            *p = math::exp(*p - log_total);
+            *ds = *p * (*ds - along) * scale;
+        }
+    });
+    for values in [p, ds] {
+        values[..seen.start].fill(0.0);
+        values[seen.end..].fill(0.0);
     }
 }
 
@@ -230,25 +275,32 @@ impl KvCache {
     }
 }
 
-/// Row `i` of `q`, the newest position of its sequence, looks at all of `caches[i]`. For inference.
-pub fn attend_cached(q: &Mat, caches: &[&KvCache], heads: usize, kv_heads: usize) -> Mat {
+/// Row `i` of `q`, the newest position of its sequence, looks at what `mask` lets it see of `caches[i]`. For inference.
+pub fn attend_cached(q: &Mat, caches: &[&KvCache], heads: usize, kv_heads: usize, mask: Mask) -> Mat {
     let dim = q.cols() / heads;
     let (width, scale, group) = (kv_heads * dim, 1.0 / (dim as f32).sqrt(), heads / kv_heads);
     let mut out = vec![0.0; q.values().len()];
     out.par_chunks_mut(dim).enumerate().for_each_init(Vec::new, |scores: &mut Vec<f32>, (index, out)| {
         let (row, head) = (index / heads, index % heads);
         let (query, cache, offset) = (&q.row(row)[head * dim..(head + 1) * dim], caches[row], head / group * dim);
+        let length = cache.keys.len() / width;
+        let seen = mask.seen(length - 1, length);
+        let seen = seen.start * width..seen.end * width;
         scores.clear();
-        scores.extend(cache.keys.chunks(width).map(|key| {
-            let key = &key[offset..offset + dim];
-            math::sum(dim, |i| query[i] * key[i]) * scale
-        }));
+        math::simd(|| {
+            scores.extend(cache.keys[seen.clone()].chunks(width).map(|key| {
+                let key = &key[offset..offset + dim];
+                math::sum(dim, |i| query[i] * key[i]) * scale
+            }));
+        });
         softmax(scores);
-        for (probability, value) in scores.iter().zip(cache.values.chunks(width)) {
-            for (out, value) in out.iter_mut().zip(&value[offset..offset + dim]) {
-                *out += probability * value;
+        math::simd(|| {
+            for (probability, value) in scores.iter().zip(cache.values[seen].chunks(width)) {
+                for (out, value) in out.iter_mut().zip(&value[offset..offset + dim]) {
+                    *out += probability * value;
+                }
             }
-        }
+        });
     });
     Mat::new(q.rows(), q.cols(), out)
 }

@@ -1,6 +1,6 @@
 //! `y = x W^T + b`: with a weight that trains, or with one that is stored outside the tape and stays as it is.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use rayon::prelude::*;
 
@@ -20,6 +20,29 @@ pub enum Weight {
 }
 
 impl Weight {
+    /// The same values as something that trains, in f32.
+    #[must_use]
+    pub fn trainable(&self) -> Self {
+        let mat = match self {
+            Self::Dense(mat) => mat.clone(),
+            Self::Stored(stored) => Mat::new(stored.rows(), stored.cols(), stored.to_f32()),
+        };
+        Self::Dense(mat.trainable())
+    }
+
+    /// All values in f32, row by row.
+    pub fn values(&self) -> Cow<'_, [f32]> {
+        match self {
+            Self::Dense(mat) => Cow::Borrowed(mat.values()),
+            Self::Stored(stored) => Cow::Owned(stored.to_f32()),
+        }
+    }
+
+    /// The matrix, if it trains.
+    pub fn trained(&self) -> Option<&Mat> {
+        if let Self::Dense(mat) = self { Some(mat).filter(|mat| mat.needs_grad) } else { None }
+    }
+
     /// Width of the output.
     pub fn outputs(&self) -> usize {
         match self {
@@ -64,17 +87,18 @@ pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
         inputs.push(mat);
     }
     let y = g.output(rows, outputs, y, &inputs);
-    let (x, weight, bias) = (x.clone(), weight.clone(), bias.cloned());
+    let dx = x.needs_grad.then(|| x.ghost());
+    // A frozen weight's gradient is never asked for: then the input need not be kept.
+    let trained = weight.trained().map(|mat| (mat.ghost(), x.clone()));
+    let (weight, bias) = (weight.clone(), bias.cloned());
     g.record(&y, move |dy, gradients| {
-        if x.needs_grad {
-            input_gradient(&dy, &weight, rows, gradients.buffer(&x.ghost()));
+        if let Some(dx) = dx {
+            input_gradient(&dy, &weight, rows, gradients.buffer(&dx));
         }
-        if let Weight::Dense(weight) = &weight
-            && weight.needs_grad
-        {
-            let (outputs, inputs) = (weight.rows(), weight.cols());
-            let dw = gradients.buffer(&weight.ghost());
+        if let Some((dw, x)) = trained {
+            let inputs = x.cols();
             let product = Product::new(outputs, inputs, rows).adding();
+            let dw = gradients.buffer(&dw);
             product.parallel(View::rows(&dy, outputs).t(), View::rows(x.values(), inputs), dw, inputs);
         }
         if let Some(bias) = bias.filter(Mat::needs_grad) {

@@ -33,6 +33,13 @@ pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as above")]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
 /// The error function with an absolute error of about 3e-7: Abramowitz and Stegun 7.1.26.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]

@@ -10,6 +10,7 @@
 mod access;
 mod activation;
 mod attention;
+mod checkpoint;
 mod gather;
 mod gemm;
 mod linear;
@@ -29,17 +30,19 @@ use dfdx::prelude::{
     ZerosTensor,
 };
 
-pub use activation::{Activation, activation};
+pub use activation::{Activation, activation, silu_gate};
 pub use attention::{KvCache, Mask, attend_cached, attention};
-pub use gather::gather;
+pub use checkpoint::checkpoint;
+pub use gather::{columns, gather, pick_rows};
 pub use linear::{Weight, add_low_rank, linear};
 pub use loss::{IGNORE, cross_entropy};
 pub use math::argmax;
-pub use norm::layer_norm;
+pub use norm::{layer_norm, rms_norm};
 pub use optimizer::{AdamW, Moments, global_norm};
 pub use parts::sum_over_parts;
+pub(crate) use pointwise::mix;
 pub use pointwise::{accumulate, add, dropout};
-pub use rotary::{Rotary, rotate};
+pub use rotary::{Rotary, Rotation, rotate};
 pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
 
 type Data = Tensor<(usize, usize), f32, Cpu>;
@@ -221,12 +224,17 @@ impl Graph {
     /// # Panics
     /// On a graph that does not record: a bug of the caller's.
     pub fn backward(&self, loss: &Mat) -> Gradients {
+        self.backward_from(loss, vec![1.0; loss.values().len()])
+    }
+
+    /// The same from the gradient of a matrix that is no loss yet.
+    fn backward_from(&self, output: &Mat, gradient: Vec<f32>) -> Gradients {
         let Some(tape) = &self.0 else { panic!("backward on a graph for inference") };
         let mut tape = tape.take();
-        let ghost = loss.ghost();
-        // Added last, so it runs first: the derivative of the loss by itself.
+        let ghost = output.ghost();
+        // Added last, so it runs first.
         tape.add_backward_op(move |gradients| {
-            (ghost.0)(gradients).fill(1.0);
+            *(ghost.0)(gradients) = gradient;
             Ok(())
         });
         let root: Tensor<(), f32, Cpu, NoneTape> = Cpu::default().zeros();

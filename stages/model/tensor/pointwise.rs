@@ -76,8 +76,8 @@ fn random(place: u32, first: u32, second: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): turns the name of a row into its key.
-fn mix(name: u64) -> u64 {
+/// SplitMix64 (Steele, Lea, Flood 2014): turns a name into a random number.
+pub(crate) fn mix(name: u64) -> u64 {
     let z = name.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,5 +1,7 @@
 //! Rotary position embedding (Su et al. 2021) in NeoX's layout: dimension `i` is rotated with `i + dims / 2`.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
 use super::{Graph, Mat};
@@ -14,41 +16,51 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// cos and sin for each of `positions`: `[positions, dims / 2]` each.
-    fn table(self, positions: &[usize]) -> Vec<(f32, f32)> {
+    /// The rotations of rows at `positions`, for all layers.
+    pub fn at(self, positions: &[usize]) -> Rotation {
         let half = self.dims / 2;
         // The reference computes frequencies and angles in f32: so must these, or long positions differ.
         let frequencies: Vec<f32> =
             (0..half).map(|i| 1.0 / (self.theta as f32).powf((2 * i) as f32 / self.dims as f32)).collect();
-        positions
-            .iter()
-            .flat_map(|position| frequencies.iter().map(move |frequency| *position as f32 * frequency))
-            .map(|angle| (angle.cos(), angle.sin()))
-            .collect()
+        let angles =
+            positions.iter().flat_map(|position| frequencies.iter().map(move |frequency| *position as f32 * frequency));
+        Rotation { half, table: angles.map(|angle| (angle.cos(), angle.sin())).collect() }
     }
 }
 
-/// Rotates every head of `x` `[rows, heads * head_dim]` by its row's position, in the place of `x`: no clone of
-/// `x` may be used after this.
-pub fn rotate(g: &Graph, mut x: Mat, head_dim: usize, rotary: Rotary, positions: &[usize]) -> Mat {
-    let (table, width) = (rotary.table(positions), x.cols());
-    turn(x.values_mut(), width, head_dim, &table, 1.0);
+/// cos and sin for each row of a matrix and each rotated pair of dimensions: `[rows, half]`.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    half: usize,
+    table: Arc<[(f32, f32)]>,
+}
+
+/// Rotates every head of `x` `[rows, heads * head_dim]`, in the place of `x`: no clone of `x` may be used after this.
+///
+/// # Panics
+/// If the rotation is for another number of rows: a bug of the caller's.
+pub fn rotate(g: &Graph, mut x: Mat, head_dim: usize, rotation: &Rotation) -> Mat {
+    assert_eq!(rotation.table.len(), x.rows() * rotation.half, "a rotation for every row");
+    let (rotation, width) = (rotation.clone(), x.cols());
+    rotation.turn(x.values_mut(), width, head_dim, 1.0);
     // The transpose of a rotation is the rotation back.
-    g.record_in_place(&x, move |dx, _| turn(dx, width, head_dim, &table, -1.0));
+    g.record_in_place(&x, move |dx, _| rotation.turn(dx, width, head_dim, -1.0));
     x
 }
 
-fn turn(values: &mut [f32], width: usize, head_dim: usize, table: &[(f32, f32)], direction: f32) {
-    let half = table.len() * width / values.len().max(1);
-    if half == 0 {
-        return;
-    }
-    values.par_chunks_mut(width).zip(table.par_chunks(half)).with_min_len(16).for_each(|(row, table)| {
-        for head in row.chunks_mut(head_dim) {
-            let (low, high) = head.split_at_mut(half);
-            for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(table) {
-                (*a, *b) = (*a * cos - direction * *b * sin, *b * cos + direction * *a * sin);
-            }
+impl Rotation {
+    fn turn(&self, values: &mut [f32], width: usize, head_dim: usize, direction: f32) {
+        let half = self.half;
+        if half == 0 {
+            return;
         }
-    });
+        values.par_chunks_mut(width).zip(self.table.par_chunks(half)).with_min_len(16).for_each(|(row, table)| {
+            for head in row.chunks_mut(head_dim) {
+                let (low, high) = head.split_at_mut(half);
+                for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(table) {
+                    (*a, *b) = (*a * cos - direction * *b * sin, *b * cos + direction * *a * sin);
+                }
+            }
+        });
+    }
 }

@@ -3,16 +3,19 @@
 
 mod support;
 
-use std::path::Path;
+use std::{path::Path, sync::LazyLock};
+
+use half::f16;
 
 use imp_model::{
     Imp,
-    config::{ConfigFile, ImpConfig, PhiConfig, SiglipConfig},
+    config::{ConfigFile, ImpConfig, LanguageConfig, SiglipConfig},
     init, peft, save,
     save::DType,
     weights::Checkpoint,
 };
-use support::{model_with_lora, path};
+use proptest::prelude::*;
+use support::PHI;
 
 fn error(folder: &Path) -> String {
     let text = Imp::load(folder).err().unwrap().to_string();
@@ -22,7 +25,7 @@ fn error(folder: &Path) -> String {
 /// A merged folder whose weights file is `change`d.
 fn broken(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    save::merged(&support::model(), DType::F16, folder.path()).unwrap();
+    save::merged(&PHI.model(), DType::F16, folder.path()).unwrap();
     let file = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(file, change(bytes)).unwrap();
@@ -50,6 +53,54 @@ fn broken_files_are_named() {
     assert_eq!(error(renamed.path()), "HERE/model.safetensors: the tensor `model.layers.1.mlp.fc1.bias` is missing");
 }
 
+/// A tensor that the configuration has no place for means that one of the two is not what it should be.
+#[test]
+fn stray_tensors_and_numbers_that_are_none_are_named() {
+    let shallow = broken(|bytes| bytes);
+    let config = shallow.path().join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replacen("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", 1)).unwrap();
+    assert_eq!(
+        error(shallow.path()),
+        "HERE/model.safetensors: the tensor `model.layers.1.input_layernorm.bias` belongs to no layer that config.json \
+         describes"
+    );
+
+    // The last tensor by name among those in f16: wide ones come first.
+    for bad in [f16::NAN, f16::INFINITY] {
+        let poisoned = broken(|mut bytes| {
+            let end = bytes.len();
+            bytes[end - 2..].copy_from_slice(&bad.to_le_bytes());
+            bytes
+        });
+        let text = error(poisoned.path());
+        assert!(text.starts_with("HERE/model.safetensors: the tensor `model.vision_tower."), "{text}");
+        assert!(text.ends_with("` holds values that are no finite numbers"), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever stands in the header: an error or a model, never a crash, and no more memory than the file is long.
+    #[test]
+    fn hostile_headers_do_no_harm(length in prop_oneof![any::<u64>(), 0_u64..5000], at in 0_usize..3000, with: [u8; 4]) {
+        static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+            let folder = broken(|bytes| bytes);
+            std::fs::read(folder.path().join("model.safetensors")).unwrap()
+        });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |bytes: &[u8]| std::fs::write(file.path(), bytes).unwrap();
+        let mut bytes = WHOLE.clone();
+        bytes[8 + at..12 + at].copy_from_slice(&with);
+        write(&bytes);
+        let _ = Checkpoint::open_file(file.path());
+        bytes[..8].copy_from_slice(&length.to_le_bytes());
+        write(&bytes);
+        prop_assert!(Checkpoint::open_file(file.path()).is_err());
+    }
+}
+
 #[test]
 fn shapes_and_configurations_must_agree() {
     let folder = broken(|bytes| bytes);
@@ -71,15 +122,15 @@ fn shapes_and_configurations_must_agree() {
 /// Old and new key names mean the same.
 #[test]
 fn configurations_of_both_generations_are_read() {
-    let old = ConfigFile::read(&path("phi/base_llm")).unwrap().phi().unwrap();
+    let old = ConfigFile::read(&PHI.path("base_llm")).unwrap().language().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut value = old.to_json();
     let keys = value.as_object_mut().unwrap();
     let (theta, share) = (keys.remove("rope_theta").unwrap(), keys.remove("partial_rotary_factor").unwrap());
     value["rope_parameters"] = serde_json::json!({ "rope_theta": theta, "partial_rotary_factor": share });
     save::write_json(&folder.path().join("config.json"), &value).unwrap();
-    assert_eq!(ConfigFile::read(folder.path()).unwrap().phi().unwrap(), old);
-    assert!((old.partial_rotary_factor - 0.4).abs() < 1e-12);
+    assert_eq!(ConfigFile::read(folder.path()).unwrap().language().unwrap(), old);
+    assert_eq!(old.rotary_dims, 8, "0.4 of 20");
 }
 
 #[test]
@@ -89,14 +140,14 @@ fn what_is_written_is_read_again_and_bytes_are_stable() {
     for folder in [&llm, &vision] {
         std::fs::create_dir_all(folder).unwrap();
     }
-    let phi: PhiConfig = ConfigFile::read(&path("phi/base_llm")).unwrap().phi().unwrap();
-    let siglip: SiglipConfig = ConfigFile::read(&path("phi/siglip")).unwrap().siglip().unwrap();
-    init::write_phi(&llm, &phi, 3).unwrap();
+    let phi: LanguageConfig = ConfigFile::read(&PHI.path("base_llm")).unwrap().language().unwrap();
+    let siglip: SiglipConfig = ConfigFile::read(&PHI.path("siglip")).unwrap().siglip().unwrap();
+    init::write_language(&llm, &phi, 3).unwrap();
     init::write_siglip(&vision, &siglip, 3).unwrap();
     let first = std::fs::read(llm.join("model.safetensors")).unwrap();
-    init::write_phi(&llm, &phi, 3).unwrap();
+    init::write_language(&llm, &phi, 3).unwrap();
     assert_eq!(std::fs::read(llm.join("model.safetensors")).unwrap(), first);
-    init::write_phi(&llm, &phi, 4).unwrap();
+    init::write_language(&llm, &phi, 4).unwrap();
     assert_ne!(std::fs::read(llm.join("model.safetensors")).unwrap(), first);
     Imp::assemble(&llm, &vision, ImpConfig::default(), 1).unwrap();
 }
@@ -104,11 +155,11 @@ fn what_is_written_is_read_again_and_bytes_are_stable() {
 /// Adapters go out in peft's layout and come back as they were.
 #[test]
 fn adapters_survive_a_round_trip() {
-    let model = model_with_lora();
+    let model = PHI.model_with_lora();
     let folder = tempfile::tempdir().unwrap();
     let settings = imp_model::layers::LoraSettings { rank: 4, alpha: 8.0, dropout: 0.0 };
-    peft::write(&model, &settings, folder.path()).unwrap();
-    let (ours, theirs) = (folder.path().join("adapter_model.safetensors"), path("phi/lora/adapter_model.safetensors"));
+    peft::write(&model.llm, &settings, folder.path()).unwrap();
+    let (ours, theirs) = (folder.path().join("adapter_model.safetensors"), PHI.path("lora/adapter_model.safetensors"));
     let names = |file: &Path| {
         let bytes = std::fs::read(file).unwrap();
         let mut names: Vec<String> =
@@ -117,8 +168,8 @@ fn adapters_survive_a_round_trip() {
         names
     };
     assert_eq!(names(&ours), names(&theirs), "peft's names");
-    let mut again = support::model();
-    assert_eq!(peft::read(&mut again, folder.path()).unwrap(), settings);
+    let mut again = PHI.model();
+    assert_eq!(peft::read(&mut again.llm, folder.path()).unwrap(), settings);
     for (ours, theirs) in again.llm.tensors().iter().zip(model.llm.tensors()) {
         assert_eq!((&ours.name, ours.values()), (&theirs.name, theirs.values()));
     }

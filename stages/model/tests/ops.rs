@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::{ops::Range, sync::Arc};
+
 use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
 use proptest::prelude::*;
 
@@ -38,7 +40,7 @@ fn flatten(graph: &Graph, y: &Mat) -> Mat {
     let (rows, cols) = (y.rows(), y.cols());
     let mut wide = Mat::new(1, rows * cols, vec![0.0; rows * cols]);
     for row in 0..rows {
-        let one = tensor::gather(graph, &[y], vec![(0, row)]); // [1, cols]
+        let one = tensor::pick_rows(graph, y, [row]); // [1, cols]
         let mut place = vec![0.0; rows * cols * cols];
         for col in 0..cols {
             place[(row * cols + col) * cols + col] = 1.0;
@@ -84,6 +86,15 @@ fn softmax(row: &[f64]) -> Vec<f64> {
     exps.iter().map(|e| e / total).collect()
 }
 
+/// The first position that `row` sees, and the one after the last.
+fn seen(mask: Mask, row: usize, sequence: &Range<usize>) -> (usize, usize) {
+    match mask {
+        Mask::Causal => (sequence.start, row + 1),
+        Mask::Window(width) => (sequence.start.max((row + 1).saturating_sub(width)), row + 1),
+        Mask::Full => (sequence.start, sequence.end),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -120,8 +131,76 @@ proptest! {
     }
 
     #[test]
+    fn rms_norm(rows in 1_usize..5, width in 1_usize..40, seed in 0_u64..100) {
+        let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(1, width, random(seed + 1, width))];
+        check(&mats, |g, m| tensor::rms_norm(g, &m[0], &m[1], 1e-2), |m| {
+            m[0].chunks(width).flat_map(|x| {
+                let squares = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
+                x.iter().zip(&m[1]).map(move |(x, w)| x / (squares + f64::from(1e-2_f32)).sqrt() * w).collect::<Vec<_>>()
+            }).collect()
+        });
+    }
+
+    /// Both of them, and a matrix used as its own gate.
+    #[test]
+    fn silu_gate(rows in 1_usize..5, width in 1_usize..9, seed in 0_u64..100) {
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let mats = [1, 2].map(|part| Mat::new(rows, width, random(seed + part, rows * width).iter().map(|x| x * 2.0).collect()));
+        check(&mats, |g, m| tensor::silu_gate(g, &m[0], &m[1]), |m| {
+            m[0].iter().zip(&m[1]).map(|(gate, up)| silu(*gate) * up).collect()
+        });
+        check(&mats[..1], |g, m| tensor::silu_gate(g, &m[0], &m[0]), |m| m[0].iter().map(|x| silu(*x) * x).collect());
+    }
+
+    #[test]
+    fn columns(rows in 1_usize..4, widths in prop::collection::vec(1_usize..5, 1..4), seed in 0_u64..100) {
+        let whole: usize = widths.iter().sum();
+        let mats = [Mat::new(rows, whole, random(seed, rows * whole))];
+        let start = |part: usize| widths[..part].iter().sum::<usize>();
+        for (part, width) in widths.iter().copied().enumerate() {
+            check(&mats, |g, m| tensor::columns(g, &m[0], start(part), width), |m| {
+                m[0].chunks(whole).flat_map(|row| row[start(part)..start(part) + width].to_vec()).collect()
+            });
+        }
+    }
+
+    /// Computed again in the backward pass: through a weight, and with the input used twice.
+    #[test]
+    fn checkpoint(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
+        let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(width, width, random(seed + 1, width * width))];
+        check(&mats, |g, m| {
+            let weight = m[1].clone();
+            tensor::checkpoint(g, &m[0], vec![m[1].clone()], move |g, x| {
+                let y = tensor::linear(g, x, &Weight::Dense(weight.clone()), None);
+                tensor::add(g, tensor::activation(g, &y, Activation::Silu), x)
+            })
+        }, |m| {
+            m[0].chunks(width).flat_map(|x| (0..width).map(|out| {
+                let y: f64 = x.iter().zip(&m[1][out * width..]).map(|(x, w)| x * w).sum();
+                y / (1.0 + (-y).exp()) + x[out]
+            }).collect::<Vec<_>>()).collect()
+        });
+    }
+
+    /// A weight that stays as it lies in a file, in every encoding: forward, and backward to the input.
+    #[test]
+    fn frozen_linear(rows in 1_usize..6, inputs in 1_usize..40, outputs in 1_usize..40, seed in 0_u64..100) {
+        let weight = random(seed + 1, outputs * inputs);
+        let mats = [Mat::new(rows, inputs, random(seed, rows * inputs)), Mat::new(1, outputs, random(seed + 2, outputs))];
+        for stored in support::stored(&weight, outputs, inputs) {
+            let exact = stored.to_f32();
+            let stored = Weight::Stored(Arc::new(stored));
+            check(&mats, |g, m| tensor::linear(g, &m[0], &stored, Some(&m[1])), |m| {
+                m[0].chunks(inputs).flat_map(|x| (0..outputs).map(|out| {
+                    m[1][out] + x.iter().zip(&exact[out * inputs..]).map(|(x, w)| x * f64::from(*w)).sum::<f64>()
+                }).collect::<Vec<_>>()).collect()
+            });
+        }
+    }
+
+    #[test]
     fn attention(lengths in prop::collection::vec(1_usize..5, 1..3), groups in 1_usize..3, kv_heads in 1_usize..3,
-                 causal: bool, seed in 0_u64..100) {
+                 mask in prop_oneof![Just(Mask::Causal), Just(Mask::Full), (1_usize..4).prop_map(Mask::Window)], seed in 0_u64..100) {
         let (dim, heads) = (3, groups * kv_heads);
         let segments = Segments::new(lengths.clone());
         let (rows, width, key_width) = (segments.rows(), heads * dim, kv_heads * dim);
@@ -130,17 +209,16 @@ proptest! {
             Mat::new(rows, key_width, random(seed + 1, rows * key_width)),
             Mat::new(rows, key_width, random(seed + 2, rows * key_width)),
         ];
-        let mask = if causal { Mask::Causal } else { Mask::Full };
         check(&mats, |g, m| tensor::attention(g, &m[0], &m[1], &m[2], heads, &segments, mask), |m| {
             let mut out = vec![0.0; rows * width];
             for range in segments.iter() {
                 for (row, head) in range.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                    let last = if causal { row + 1 } else { range.end };
+                    let (first, last) = seen(mask, row, &range);
                     let key = |j: usize, i: usize| j * key_width + head / groups * dim + i;
-                    let scores: Vec<f64> = (range.start..last).map(|j| {
+                    let scores: Vec<f64> = (first..last).map(|j| {
                         (0..dim).map(|i| m[0][row * width + head * dim + i] * m[1][key(j, i)]).sum::<f64>() / (dim as f64).sqrt()
                     }).collect();
-                    for (p, j) in softmax(&scores).iter().zip(range.start..) {
+                    for (p, j) in softmax(&scores).iter().zip(first..) {
                         for i in 0..dim {
                             out[row * width + head * dim + i] += p * m[2][key(j, i)];
                         }
@@ -157,7 +235,7 @@ proptest! {
         let width = heads * head_dim;
         let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
         let mats = [Mat::new(rows, width, random(seed, rows * width))];
-        check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, Rotary { dims, theta: 100.0 }, &positions), |m| {
+        check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, &Rotary { dims, theta: 100.0 }.at(&positions)), |m| {
             let mut out = m[0].clone();
             for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
                 let angle = positions[row] as f64 * 100.0_f64.powf(-2.0 * i as f64 / dims as f64);
@@ -182,6 +260,9 @@ proptest! {
     #[test]
     fn activations(count in 1_usize..20, seed in 0_u64..100) {
         let mats = [Mat::new(1, count, random(seed, count).iter().map(|x| x * 3.0).collect())];
+        check(&mats, |g, m| tensor::activation(g, &m[0], Activation::Silu), |m| {
+            m[0].iter().map(|x| x / (1.0 + (-x).exp())).collect()
+        });
         check(&mats, |g, m| tensor::activation(g, &m[0], Activation::GeluTanh), |m| {
             m[0].iter().map(|x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())).collect()
         });
@@ -192,8 +273,8 @@ proptest! {
         let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(2, width, random(seed + 1, 2 * width))];
         let picks: Vec<(usize, usize)> = (0..rows + 3).map(|i| if i % 3 == 0 { (1, i % 2) } else { (0, i % rows) }).collect();
         check(&mats, |g, m| {
-            let y = tensor::gather(g, &[&m[0], &m[1]], picks.clone());
-            let x = tensor::gather(g, &[&m[0]], (0..rows + 3).map(|i| (0, i % rows)).collect());
+            let y = tensor::gather(g, &[&Weight::Dense(m[0].clone()), &Weight::Dense(m[1].clone())], picks.clone());
+            let x = tensor::pick_rows(g, &m[0], (0..rows + 3).map(|i| i % rows));
             tensor::add(g, y, &x)
         }, |m| {
             picks.iter().enumerate().flat_map(|(i, (s, r))| {
@@ -247,6 +328,7 @@ fn activations_are_transformers() {
         ("gelu_erf(projector)", Activation::GeluErf),
         ("gelu_new(phi)", Activation::GeluTanh),
         ("gelu_pytorch_tanh(siglip)", Activation::GeluTanh),
+        ("silu(qwen2,phi3)", Activation::Silu),
     ] {
         let y = tensor::activation(&Graph::inference(), &Mat::new(1, x.len(), x.clone()), kind);
         support::assert_close(name, y.values(), &expected.f32(name), 2e-6);
@@ -338,19 +420,18 @@ fn attention_over_several_blocks_is_right() {
     let (segments, heads, dim) = (Segments::new([131, 1, 70]), 2, 8);
     let width = heads * dim;
     let [q, k, v] = [1, 2, 3].map(|seed| Mat::new(202, width, random(seed, 202 * width)));
-    for causal in [true, false] {
-        let mask = if causal { Mask::Causal } else { Mask::Full };
+    for mask in [Mask::Causal, Mask::Full, Mask::Window(1), Mask::Window(40)] {
         let out = tensor::attention(&Graph::inference(), &q, &k, &v, heads, &segments, mask);
         for range in segments.iter() {
             for (row, head) in range.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                let last = if causal { row + 1 } else { range.end };
+                let (first, last) = seen(mask, row, &range);
                 let at = |mat: &Mat, row: usize, i: usize| f64::from(mat.row(row)[head * dim + i]);
-                let scores: Vec<f64> = (range.start..last)
+                let scores: Vec<f64> = (first..last)
                     .map(|j| (0..dim).map(|i| at(&q, row, i) * at(&k, j, i)).sum::<f64>() / (dim as f64).sqrt())
                     .collect();
                 let p = softmax(&scores);
                 for i in 0..dim {
-                    let exact: f64 = p.iter().zip(range.start..).map(|(p, j)| p * at(&v, j, i)).sum();
+                    let exact: f64 = p.iter().zip(first..).map(|(p, j)| p * at(&v, j, i)).sum();
                     assert!((at(&out, row, i) - exact).abs() < 1e-5, "row {row}, head {head}");
                 }
             }

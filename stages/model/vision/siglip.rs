@@ -4,7 +4,7 @@
 use crate::{
     config::SiglipConfig,
     error::{ModelError, Result},
-    layers::{LayerNorm, Linear, Pass},
+    layers::{Linear, Norm, Pass},
     save::NamedTensor,
     tensor::{self, Mask, Mat, Segments, Weight},
     weights::Checkpoint,
@@ -25,27 +25,28 @@ pub struct Siglip {
 }
 
 struct Block {
-    norm1: LayerNorm,
+    norm1: Norm,
     q: Linear,
     k: Linear,
     v: Linear,
     out: Linear,
-    norm2: LayerNorm,
+    norm2: Norm,
     fc1: Linear,
     fc2: Linear,
 }
 
 impl Siglip {
-    /// Reads the layers that are used. `prefix` stands before `embeddings` and `encoder` in the names;
-    /// `select_layer` counts hidden states from the end, so -2 leaves out the last block.
+    /// Reads the layers that are used. `prefix` stands before `embeddings` and `encoder` in the names. Hidden state 0
+    /// is the embedded image, the others are the blocks' outputs; a negative `select_layer` counts from the end, so
+    /// -2 leaves out the last block.
     pub fn load(from: &Checkpoint, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
-        let used = config.num_hidden_layers as i64 + 1 + select_layer;
-        if used < 0 || select_layer >= 0 {
-            return Err(ModelError::Missing {
-                file: "config.json".into(),
-                tensor: format!("mm_vision_select_layer {select_layer}"),
-            });
-        }
+        let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
+            let message = format!(
+                "mm_vision_select_layer {select_layer} is no hidden state of a tower with {} layers",
+                config.num_hidden_layers
+            );
+            ModelError::file("config.json".as_ref(), message)
+        })?;
         let (width, pixels) = (config.hidden_size, 3 * config.patch_size * config.patch_size);
         let conv = format!("{prefix}embeddings.patch_embedding");
         let shape = [width, 3, config.patch_size, config.patch_size];
@@ -63,15 +64,52 @@ impl Siglip {
         })
     }
 
+    /// Takes images of another size from now on, with positions in between the learned ones, as transformers'
+    /// `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    pub fn resize(&mut self, image_size: usize) -> Result<()> {
+        let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
+        if to == 0 {
+            let message =
+                format!("images of {image_size} pixels are smaller than a patch of {}", self.config.patch_size);
+            return Err(ModelError::file("config.json".as_ref(), message));
+        }
+        let width = self.config.hidden_size;
+        let mut values = Vec::with_capacity(to * to * width);
+        for (row, col) in (0..to * to).map(|index| (index / to, index % to)) {
+            let (rows, cols) = (cubic_taps(row, from, to), cubic_taps(col, from, to));
+            for channel in 0..width {
+                let position = |(y, x): (usize, usize)| self.position.values()[(y * from + x) * width + channel];
+                let line = |y: usize| cols.iter().map(|(x, weight)| weight * position((y, *x))).sum::<f32>();
+                values.push(rows.iter().map(|(y, weight)| weight * line(*y)).sum());
+            }
+        }
+        self.position = Mat::new(to * to, width, values);
+        self.config.image_size = image_size;
+        Ok(())
+    }
+
     /// Features `[images * patches, hidden]` of images `[3, size, size]` with values in -1..1.
     pub fn encode(&self, images: &[impl AsRef<[f32]>]) -> Mat {
-        let pass = Pass::inference();
-        let segments = Segments::new(images.iter().map(|_| self.config.patches()));
-        let mut x = self.embed(images); // [images * patches, hidden]
-        for block in &self.blocks {
-            x = block.forward(&pass, &self.config, &x, &segments);
-        }
-        x
+        let embedded = self.embed(images);
+        self.run(embedded, |_| {})
+    }
+
+    /// The embedded images and the output of every block that is used: the last is the features.
+    pub fn hidden_states(&self, images: &[impl AsRef<[f32]>]) -> Vec<Mat> {
+        let embedded = self.embed(images);
+        let mut all = vec![embedded.clone()];
+        self.run(embedded, |x| all.push(x.clone()));
+        all
+    }
+
+    fn run(&self, embedded: Mat, mut after: impl FnMut(&Mat)) -> Mat {
+        let (pass, patches) = (Pass::inference(), self.config.patches());
+        let segments = Segments::new(std::iter::repeat_n(patches, embedded.rows() / patches));
+        self.blocks.iter().fold(embedded, |x, block| {
+            let x = block.forward(&pass, &self.config, &x, &segments);
+            after(&x);
+            x
+        })
     }
 
     /// The tensors that are used, in f32, under `prefix`.
@@ -124,11 +162,34 @@ impl Siglip {
     }
 }
 
+/// Which of `from` points, with which weights, give point `index` of `to`: cubic convolution (Keys 1981) with a =
+/// -0.75, PyTorch's value, pixel centres aligned, and the edges repeated.
+fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
+    const A: f32 = -0.75;
+    let centre = (index as f32 + 0.5) * from as f32 / to as f32 - 0.5;
+    let first = centre.floor();
+    [-1.0, 0.0, 1.0, 2.0].map(|offset: f32| {
+        let x = (centre - first - offset).abs();
+        let weight = if x <= 1.0 {
+            ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+        } else {
+            ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
+        };
+        ((first + offset).clamp(0.0, (from - 1) as f32) as usize, weight)
+    })
+}
+
+/// How many blocks lie before hidden state `select`; `None` if there is no such state.
+fn used_layers(layers: usize, select: i64) -> Option<usize> {
+    let state = if select < 0 { layers as i64 + 1 + select } else { select };
+    usize::try_from(state).ok().filter(|state| *state <= layers)
+}
+
 impl Block {
     fn load(from: &Checkpoint, name: &str, config: &SiglipConfig) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let linear = |part: &str, outputs, inputs| Linear::load(from, &format!("{name}.{part}"), outputs, inputs, true);
-        let norm = |part: &str| LayerNorm::load(from, &format!("{name}.{part}"), width, config.layer_norm_eps);
+        let norm = |part: &str| Norm::layer(from, &format!("{name}.{part}"), width, config.layer_norm_eps);
         Ok(Self {
             norm1: norm("layer_norm1")?,
             q: linear("self_attn.q_proj", width, width)?,

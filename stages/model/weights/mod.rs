@@ -1,10 +1,12 @@
 //! Tensors by name from safetensors files, read through a memory map. Knows shapes only as it is told.
 
+mod finite;
 mod names;
 pub(crate) mod write;
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{HashMap, HashSet},
     fs::File,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,6 +25,8 @@ use crate::{
 pub struct Checkpoint {
     path: PathBuf,
     tensors: HashMap<String, Entry>,
+    /// What a model has asked for.
+    used: RefCell<HashSet<String>>,
 }
 
 struct Entry {
@@ -61,7 +65,7 @@ impl Checkpoint {
         let mut shards: Vec<&str> = names.values().filter_map(Value::as_str).collect();
         shards.sort_unstable();
         shards.dedup();
-        let mut checkpoint = Self { path: folder.to_path_buf(), tensors: HashMap::new() };
+        let mut checkpoint = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
         for shard in shards {
             if shard.contains(['/', '\\']) {
                 return Err(ModelError::file(&index, format!("`{shard}` is not the name of a file beside it")));
@@ -97,7 +101,7 @@ impl Checkpoint {
             let count = names.len();
             tensors.extend(names.into_iter().enumerate().map(|(index, name)| (name, whole.part(index, count))));
         }
-        Ok(Self { path: path.to_path_buf(), tensors })
+        Ok(Self { path: path.to_path_buf(), tensors, used: RefCell::default() })
     }
 
     /// All names, in no particular order.
@@ -131,12 +135,6 @@ impl Checkpoint {
         let entry = self.entry(name, shape)?;
         let mut values = vec![0.0; rows * cols];
         encoding(entry, name)?.widen(&(*entry.map).as_ref()[entry.range.clone()], &mut values);
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(ModelError::file(
-                &entry.file,
-                format!("the tensor `{name}` holds values that are no finite numbers"),
-            ));
-        }
         Ok(Mat::new(rows, cols, values))
     }
 
@@ -161,7 +159,34 @@ impl Checkpoint {
         Ok(Bytes::new(entry.map.clone(), entry.range.clone()))
     }
 
+    /// That the model has a use for a tensor that it did not ask for.
+    pub fn may_have(&self, name: &str) {
+        self.used.borrow_mut().insert(name.into());
+    }
+
+    /// To be called when a model has asked for all that it needs: an error for a tensor that nothing asked for, if
+    /// not `ignored`, and for one with values that are no finite numbers. Reads every weight once.
+    pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<()> {
+        let used = self.used.borrow();
+        let stray = self.tensors.iter().filter(|(name, _)| !used.contains(*name) && !ignored(name));
+        if let Some((name, entry)) = stray.min_by_key(|(name, _)| name.as_str()) {
+            return Err(ModelError::Extra { file: entry.file.to_path_buf(), tensor: name.clone() });
+        }
+        let mut entries: Vec<_> = self.tensors.iter().filter(|(name, _)| used.contains(*name)).collect();
+        entries.sort_by_key(|(name, _)| name.as_str());
+        match entries
+            .iter()
+            .find(|(_, entry)| !finite::all_finite(entry.dtype, &(*entry.map).as_ref()[entry.range.clone()]))
+        {
+            Some((name, entry)) => {
+                Err(ModelError::NotFinite { file: entry.file.to_path_buf(), tensor: (*name).clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
     fn find(&self, name: &str) -> Result<&Entry> {
+        self.used.borrow_mut().insert(name.into());
         self.tensors.get(name).ok_or_else(|| ModelError::Missing { file: self.path.clone(), tensor: name.into() })
     }
 

@@ -1,8 +1,9 @@
-//! The names of the checkpoints that Imp published first (imp-v1-3b, Imp-v1.5-3B-196: Microsoft's own Phi code) as
-//! those of the training code, which are transformers'. Knows names only.
+//! The names of the checkpoints that Imp published first (imp-v1-3b, Imp-v1.5-3B-196: Microsoft's own Phi code), and
+//! of what LLaVA writes beside an adapter, as those of the training code, which are transformers'. Knows names only.
 
 /// Beginnings: as published, as transformers has them.
-const BEGINNINGS: [(&str, &str); 5] = [
+const BEGINNINGS: [(&str, &str); 6] = [
+    ("base_model.model.model.mm_projector.", "model.mm_projector."),
     ("transformer.embd.wte.", "model.embed_tokens."),
     ("transformer.mm_projector.", "model.mm_projector."),
     ("transformer.vision_tower.", "model.vision_tower."),

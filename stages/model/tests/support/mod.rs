@@ -1,9 +1,19 @@
 //! Reads the fixtures.
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use imp_model::{Imp, Sample};
+use imp_model::{
+    Imp, Parts, Sample,
+    config::ImpConfig,
+    images_in_order,
+    language::Decoder,
+    layers::Pass,
+    tensor::{self, Bytes, Encoding, Segments, Stored, quantize_q4f16},
+};
 use safetensors::{Dtype, SafeTensors};
 
 pub(crate) fn path(relative: &str) -> PathBuf {
@@ -55,66 +65,85 @@ pub(crate) struct Batch {
     pub(crate) labels: Vec<Vec<i32>>,
 }
 
-const PAD: i32 = 5;
-
 impl Batch {
-    pub(crate) fn read(from: &Fixture, prefix: &str) -> Self {
+    /// `pad` is the id of the padding.
+    pub(crate) fn read(from: &Fixture, prefix: &str, pad: i32) -> Self {
         let name = |part: &str| format!("{prefix}{part}");
         let images = if from.has(&name("images")) { name("images") } else { name("pixel_values") };
         let width = from.shape(&name("input_ids"))[1];
         let ids = from.ids(&name("input_ids"));
         let labels = if from.has(&name("labels")) { from.ids(&name("labels")) } else { vec![-100; ids.len()] };
-        let kept = |line: &[i32]| line.iter().rposition(|id| *id != PAD).map_or(0, |last| last + 1);
+        let kept = |line: &[i32]| line.iter().rposition(|id| *id != pad).map_or(0, |last| last + 1);
         let lengths: Vec<usize> = ids.chunks(width).map(kept).collect();
         let cut =
             |all: &[i32]| all.chunks(width).zip(&lengths).map(|(line, length)| line[..*length].to_vec()).collect();
         Self { images: from.images(&images), ids: cut(&ids), labels: cut(&labels) }
     }
 
-    /// The reference hands out images in order, and a sample without an image token uses one up.
-    pub(crate) fn samples(&self) -> Vec<Sample<'_>> {
-        static NUMBERS: [usize; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        let mut next = 0;
-        self.ids
-            .iter()
-            .zip(&self.labels)
-            .map(|(ids, labels)| {
-                let count = ids.iter().filter(|id| **id == -200).count();
-                let images = &NUMBERS[next..next + count];
-                next += count.max(1);
-                Sample { input_ids: ids, labels, images }
-            })
-            .collect()
+    pub(crate) fn image_numbers(&self) -> Vec<Vec<usize>> {
+        images_in_order(self.ids.iter().map(Vec::as_slice))
+    }
+
+    pub(crate) fn samples<'a>(&'a self, images: &'a [Vec<usize>]) -> Vec<Sample<'a>> {
+        let sample = |((ids, labels), images): ((&'a Vec<i32>, &'a Vec<i32>), &'a Vec<usize>)| Sample {
+            input_ids: ids,
+            labels,
+            images,
+        };
+        self.ids.iter().zip(&self.labels).zip(images).map(sample).collect()
     }
 }
 
-/// The tiny Phi in the split layout.
-pub(crate) fn model() -> Imp {
-    Imp::load(split_folder(false).path()).unwrap()
+/// A family of the fixtures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) pad: i32,
 }
 
-/// The same with its adapters, ready to train.
-pub(crate) fn model_with_lora() -> Imp {
-    let mut model = Imp::load(split_folder(true).path()).unwrap();
-    model.projector.unfreeze();
-    for lora in model.llm.linears_mut().filter_map(|linear| linear.lora.as_mut()) {
-        lora.a = lora.a.clone().trainable();
-        lora.b = lora.b.clone().trainable();
-    }
-    model
-}
+pub(crate) const PHI: Family = Family { name: "phi", pad: 5 };
+pub(crate) const QWEN2: Family = Family { name: "qwen2", pad: 6 };
 
-fn split_folder(lora: bool) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let link = |from: &str, to: &str| std::os::unix::fs::symlink(path(from), folder.path().join(to)).unwrap();
-    link("phi/base_llm", "llm");
-    link("phi/siglip", "vision");
-    link("phi/mm_projector.safetensors", "mm_projector.safetensors");
-    if lora {
-        link("phi/lora", "adapter");
+impl Family {
+    pub(crate) fn path(self, relative: &str) -> PathBuf {
+        path(self.name).join(relative)
     }
-    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "imp-split"}"#).unwrap();
-    folder
+
+    pub(crate) fn expected(self, name: &str) -> Fixture {
+        Fixture::open(&format!("{}/expected/{name}.safetensors", self.name))
+    }
+
+    /// The batch of `mm_batch`.
+    pub(crate) fn batch(self) -> Batch {
+        Batch::read(&self.expected("mm_batch"), "", self.pad)
+    }
+
+    /// From its parts.
+    pub(crate) fn model(self) -> Imp {
+        self.load("mm_projector.safetensors", None)
+    }
+
+    /// The same with its adapters, ready to train.
+    pub(crate) fn model_with_lora(self) -> Imp {
+        let mut model = self.load("lora/non_lora_trainables.safetensors", Some("lora"));
+        model.projector.unfreeze();
+        for lora in model.llm.linears_mut().filter_map(|linear| linear.lora.as_mut()) {
+            lora.a = lora.a.clone().trainable();
+            lora.b = lora.b.clone().trainable();
+        }
+        model
+    }
+
+    fn load(self, projector: &str, adapter: Option<&str>) -> Imp {
+        let adapter = adapter.map(|adapter| self.path(adapter));
+        let parts = Parts {
+            llm: &self.path("base_llm"),
+            vision: &self.path("siglip"),
+            projector: &self.path(projector),
+            adapter: adapter.as_deref(),
+        };
+        Imp::from_parts(&parts, ImpConfig::default()).unwrap()
+    }
 }
 
 /// Cuts `model.safetensors` into two files with an index, as large checkpoints come.
@@ -137,4 +166,47 @@ pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: 
     assert_eq!(ours.len(), theirs.len(), "{what}: lengths");
     let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= tolerance, "{what}: differs by {worst:e}, {tolerance:e} is allowed");
+}
+
+/// Embeddings, hidden states of every layer and logits of a text; and the same from the cache, position by position.
+pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
+    let (ids, pass) = (expected.ids("input_ids"), Pass::inference());
+    let picks = |ids: &[i32]| ids.iter().map(|id| (0, *id as usize)).collect();
+    let embedded = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids));
+    let segments = Segments::new([ids.len()]);
+    let states = llm.hidden_states(&embedded, &segments);
+    assert!(!expected.has(&format!("hidden_states.{}", states.len())), "the reference has as many");
+    for (number, state) in states.iter().enumerate() {
+        let name = format!("hidden_states.{number}");
+        assert_close(&name, state.values(), &expected.f32(&name), 1e-4);
+    }
+    let logits = llm.logits(&pass, &llm.forward(&pass, &embedded, &segments));
+    assert_close("logits", logits.values(), &expected.f32("logits"), 1e-4);
+
+    let (first, mut cache) = llm.prefill(&tensor::pick_rows(&pass.graph, &embedded, [0]), &Segments::new([1]));
+    let mut cached = llm.logits(&pass, &first).values().to_vec();
+    for position in 1..ids.len() {
+        let row = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids[position..=position]));
+        let hidden = llm.decode(&row, &[position], &[0], &mut cache);
+        cached.extend_from_slice(llm.logits(&pass, &hidden).values());
+    }
+    assert_close("cached logits", &cached, &expected.f32("logits"), 1e-4);
+}
+
+/// A matrix in every encoding.
+pub(crate) fn stored(weight: &[f32], rows: usize, cols: usize) -> Vec<Stored> {
+    let bytes = |bytes: Vec<u8>| {
+        let length = bytes.len();
+        Bytes::new(Arc::new(bytes), 0..length)
+    };
+    let (values, scales) = quantize_q4f16(weight, cols);
+    let halves = weight.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+    let brains = weight.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect();
+    let plain = weight.iter().flat_map(|value| value.to_le_bytes()).collect();
+    vec![
+        Stored::plain(rows, cols, Encoding::F32, bytes(plain)),
+        Stored::plain(rows, cols, Encoding::F16, bytes(halves)),
+        Stored::plain(rows, cols, Encoding::Bf16, bytes(brains)),
+        Stored::q4(rows, cols, bytes(values), bytes(scales)),
+    ]
 }

@@ -1,10 +1,14 @@
-//! Linear layers with optional LoRA adapters, and layer norms: a weight, its name, and how it trains.
+//! Linear layers with optional LoRA adapters.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::{
+    fnv1a,
+    pass::{Dropout, Pass},
+};
 use crate::{
     error::Result,
     save::NamedTensor,
@@ -12,54 +16,8 @@ use crate::{
     weights::Checkpoint,
 };
 
-/// One forward pass: what records it, and what its dropout drops.
-pub struct Pass {
-    /// Records or not.
-    pub graph: Graph,
-    /// None at inference.
-    dropout: Option<Dropout>,
-}
-
-#[derive(Clone)]
-struct Dropout {
-    seed: u64,
-    first_sample: usize,
-    /// A name for each row that layers are given.
-    rows: Arc<[u64]>,
-}
-
-impl Pass {
-    /// Records nothing, drops nothing.
-    pub fn inference() -> Self {
-        Self { graph: Graph::inference(), dropout: None }
-    }
-
-    /// For training, with the seed of the step's dropout and the place in the step's batch of the first of
-    /// this pass's samples: so a batch drops the same values however it is cut into parts.
-    pub fn training(seed: u64, first_sample: usize) -> Self {
-        let dropout = Dropout { seed, first_sample, rows: Arc::default() };
-        Self { graph: Graph::recording(), dropout: Some(dropout) }
-    }
-
-    /// The same pass, recorded by another graph.
-    #[must_use]
-    pub fn recorded_by(&self, graph: &Graph) -> Self {
-        Self { graph: graph.clone(), dropout: self.dropout.clone() }
-    }
-
-    /// The same pass for layers that are given these rows: (sample, position) each.
-    #[must_use]
-    pub fn on_rows(&self, rows: impl IntoIterator<Item = (usize, usize)>) -> Self {
-        let dropout = self.dropout.as_ref().map(|Dropout { seed, first_sample, .. }| {
-            let names =
-                rows.into_iter().map(|(sample, position)| ((first_sample + sample) as u64) << 32 | position as u64);
-            Dropout { seed: *seed, first_sample: *first_sample, rows: names.collect() }
-        });
-        Self { graph: self.graph.clone(), dropout }
-    }
-}
-
 /// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).
+#[derive(Clone)]
 pub struct Linear {
     /// Its name in the checkpoint, without `.weight`.
     pub name: String,
@@ -72,6 +30,7 @@ pub struct Linear {
 }
 
 /// A low-rank adapter.
+#[derive(Clone)]
 pub struct Lora {
     /// `[rank, in]`.
     pub a: Mat,
@@ -106,7 +65,7 @@ impl Linear {
         let g = &pass.graph;
         let y = tensor::linear(g, x, &self.weight, self.bias.as_ref());
         let Some(lora) = &self.lora else { return y };
-        let x = match &pass.dropout {
+        let x = match pass.dropout() {
             Some(Dropout { seed, rows, .. }) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows),
             None => x.clone(),
         };
@@ -116,18 +75,14 @@ impl Linear {
 
     /// The matrices that train, in no particular order.
     pub fn parameters(&self) -> Vec<Mat> {
-        let weight = if let Weight::Dense(mat) = &self.weight { Some(mat) } else { None };
         let adapter = self.lora.iter().flat_map(|lora| [&lora.a, &lora.b]);
-        weight.into_iter().chain(&self.bias).chain(adapter).filter(|mat| mat.needs_grad()).cloned().collect()
+        let others = self.bias.iter().chain(adapter).filter(|mat| mat.needs_grad());
+        self.weight.trained().into_iter().chain(others).cloned().collect()
     }
 
     /// Lets weight and bias train, in f32.
     pub fn unfreeze(&mut self) {
-        let dense = match &self.weight {
-            Weight::Dense(mat) => mat.clone(),
-            Weight::Stored(stored) => Mat::new(stored.rows(), stored.cols(), stored.to_f32()),
-        };
-        self.weight = Weight::Dense(dense.trainable());
+        self.weight = self.weight.trainable();
         self.bias = self.bias.take().map(Mat::trainable);
     }
 
@@ -156,10 +111,7 @@ impl Linear {
 
     /// The weight in f32 with the adapter in it: `W + scale * B A`.
     pub fn merged(&self) -> Cow<'_, [f32]> {
-        let dense = match &self.weight {
-            Weight::Dense(mat) => Cow::Borrowed(mat.values()),
-            Weight::Stored(stored) => Cow::Owned(stored.to_f32()),
-        };
+        let dense = self.weight.values();
         let Some(lora) = &self.lora else { return dense };
         // B A, as the product of B `[out, rank]` with the transpose of A^T.
         let a_transposed = Weight::Dense(transpose(&lora.a));
@@ -193,59 +145,7 @@ impl Linear {
     }
 }
 
-/// Layer normalisation with weight and bias `[1, width]`.
-pub struct LayerNorm {
-    /// Its name in the checkpoint, without `.weight`.
-    pub name: String,
-    /// Scale.
-    pub weight: Mat,
-    /// Shift.
-    pub bias: Mat,
-    /// Added to the variance.
-    pub epsilon: f32,
-}
-
-impl LayerNorm {
-    /// Reads a layer.
-    pub fn load(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
-        let vector = |part: &str| from.vector(&format!("{name}.{part}"), width);
-        Ok(Self { name: name.into(), weight: vector("weight")?, bias: vector("bias")?, epsilon: epsilon as f32 })
-    }
-
-    /// Applies the layer to `x` `[rows, width]`.
-    pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
-        tensor::layer_norm(&pass.graph, x, &self.weight, &self.bias, self.epsilon)
-    }
-
-    /// Lets weight and bias train.
-    pub fn unfreeze(&mut self) {
-        self.weight = self.weight.clone().trainable();
-        self.bias = self.bias.clone().trainable();
-    }
-
-    /// Adds weight and bias to `all`.
-    pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
-        for (part, mat) in [("weight", &self.weight), ("bias", &self.bias)] {
-            all.push(NamedTensor::vector(format!("{}.{part}", self.name), mat.values()));
-        }
-    }
-
-    /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
-        for (part, mat) in [("weight", &mut self.weight), ("bias", &mut self.bias)] {
-            if mat.needs_grad() {
-                visit(format!("{}.{part}", self.name), mat);
-            }
-        }
-    }
-}
-
 fn transpose(mat: &Mat) -> Mat {
     let (rows, cols, values) = (mat.rows(), mat.cols(), mat.values());
     Mat::new(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
-}
-
-/// A stable hash of a name (FNV-1a), so that each layer draws random numbers of its own.
-pub(crate) fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -1,0 +1,126 @@
+//! The `config.json` files of Hugging Face: language models, SigLIP, and Imp's own keys. Old and new names are
+//! read; what is written uses the published (old) ones.
+
+mod imp;
+mod keys;
+mod language;
+mod siglip;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+pub use imp::ImpConfig;
+use keys::Keys;
+pub use language::{Family, LanguageConfig};
+pub use siglip::SiglipConfig;
+
+use crate::error::{ModelError, Result};
+
+/// The content of a model folder's `config.json`.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    keys: Map<String, Value>,
+    path: PathBuf,
+}
+
+impl ConfigFile {
+    /// Reads `folder/config.json`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
+        match serde_json::from_slice(&text) {
+            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path }),
+            Ok(_) => Err(ModelError::file(&path, "this is not a JSON object")),
+            Err(error) => Err(ModelError::file(&path, format!("this is not JSON: {error}"))),
+        }
+    }
+
+    /// `model_type`, or an empty text.
+    pub fn model_type(&self) -> &str {
+        self.keys.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// `quantization_config.quant_method`, if the weights are quantized.
+    pub fn quantization(&self) -> Option<&str> {
+        self.keys.get("quantization_config")?.get("quant_method")?.as_str()
+    }
+
+    /// Whether this is an Imp in one folder.
+    pub fn is_imp(&self) -> bool {
+        self.model_type() == "imp" || self.model_type().starts_with("imp_")
+    }
+
+    /// The language model.
+    pub fn language(&self) -> Result<LanguageConfig> {
+        let keys = self.reader(&self.keys);
+        let Some(family) = Family::by_model_type(self.model_type()) else {
+            let message =
+                format!("model_type `{}` is not supported: phi, qwen2, llama and phi3 are", self.model_type());
+            return Err(keys.wrong(message));
+        };
+        LanguageConfig::read(&keys, family)
+    }
+
+    /// The vision tower: of a SigLIP folder, or of an Imp that carries it along. An Imp straight from the training
+    /// code only names it.
+    pub fn siglip(&self) -> Result<SiglipConfig> {
+        let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
+        let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
+        match nested {
+            None if named.contains("siglip-so400m-patch14-384") => Ok(SiglipConfig::so400m_patch14_384()),
+            None if self.is_imp() => Err(self.reader(&self.keys).wrong("the key `vision_tower_config` is missing")),
+            _ => SiglipConfig::read(&self.reader(nested.unwrap_or(&self.keys))),
+        }
+    }
+
+    /// What joins them.
+    pub fn imp(&self) -> Result<ImpConfig> {
+        ImpConfig::read(&self.reader(&self.keys))
+    }
+
+    fn reader<'a>(&'a self, keys: &'a Map<String, Value>) -> Keys<'a> {
+        Keys { keys, path: &self.path }
+    }
+}
+
+/// Adds the usual keys to a file that has those of Microsoft's own Phi code, as Imp's first releases do.
+fn with_usual_names(mut keys: Map<String, Value>) -> Map<String, Value> {
+    const NAMES: [(&str, &str); 8] = [
+        ("n_embd", "hidden_size"),
+        ("n_layer", "num_hidden_layers"),
+        ("n_head", "num_attention_heads"),
+        ("n_head_kv", "num_key_value_heads"),
+        ("n_inner", "intermediate_size"),
+        ("n_positions", "max_position_embeddings"),
+        ("layer_norm_epsilon", "layer_norm_eps"),
+        ("activation_function", "hidden_act"),
+    ];
+    let Some(width) = keys.get("n_embd").and_then(Value::as_u64) else { return keys };
+    for (theirs, usual) in NAMES {
+        if let Some(value) = keys.get(theirs).filter(|value| !value.is_null()).cloned() {
+            keys.entry(usual).or_insert(value);
+        }
+    }
+    keys.entry("intermediate_size").or_insert(json!(width.saturating_mul(4)));
+    let number = |key: &str| keys.get(key).and_then(Value::as_f64);
+    if let (Some(dims), Some(heads)) = (number("rotary_dim"), number("n_head")) {
+        keys.entry("partial_rotary_factor").or_insert(json!(dims * heads / width as f64));
+    }
+    keys
+}
+
+/// The `config.json` of a merged Imp.
+pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpConfig) -> Value {
+    let mut value = language.to_json();
+    if let (Value::Object(to), Ok(Value::Object(from))) = (&mut value, serde_json::to_value(imp)) {
+        to.extend(from);
+    }
+    let [_, model_type, _, architecture] = language.family.names();
+    value["model_type"] = json!(model_type);
+    value["architectures"] = json!([architecture]);
+    value["image_token_index"] = json!(crate::IMAGE_TOKEN);
+    value["mm_hidden_size"] = json!(siglip.hidden_size);
+    value["vision_tower_config"] = siglip.vision_json();
+    value
+}

@@ -1,0 +1,91 @@
+//! The sizes of a SigLIP vision tower.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::keys::Keys;
+use crate::{error::Result, tensor::Activation};
+
+/// A SigLIP vision tower.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiglipConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    pub intermediate_size: usize,
+    /// Blocks in the checkpoint's configuration; not all of them run.
+    pub num_hidden_layers: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Pixels in a row of the (square) image.
+    pub image_size: usize,
+    /// Pixels in a row of a patch.
+    pub patch_size: usize,
+    /// Epsilon of the layer norms.
+    pub layer_norm_eps: f64,
+    /// Nonlinearity of the MLP.
+    pub hidden_act: Activation,
+}
+
+impl SiglipConfig {
+    /// `google/siglip-so400m-patch14-384`, the encoder of every published Imp.
+    pub fn so400m_patch14_384() -> Self {
+        Self {
+            hidden_size: 1152,
+            intermediate_size: 4304,
+            num_hidden_layers: 27,
+            num_attention_heads: 16,
+            image_size: 384,
+            patch_size: 14,
+            layer_norm_eps: 1e-6,
+            hidden_act: Activation::GeluTanh,
+        }
+    }
+
+    /// Patches in a row of the image; pixels that fill no patch are dropped.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Features of an image.
+    pub fn patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// Reads the keys of a vision tower. Missing ones have the values of transformers' `SiglipVisionConfig`.
+    pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
+        let config = Self {
+            hidden_size: keys.number("hidden_size", Some(768))?,
+            intermediate_size: keys.number("intermediate_size", Some(3072))?,
+            num_hidden_layers: keys.number("num_hidden_layers", Some(12))?,
+            num_attention_heads: keys.number("num_attention_heads", Some(12))?,
+            image_size: keys.number("image_size", Some(224))?,
+            patch_size: keys.number("patch_size", Some(16))?,
+            layer_norm_eps: keys.float("layer_norm_eps", 1e-6)?,
+            hidden_act: keys.word("hidden_act", Activation::GeluTanh)?,
+        };
+        keys.positive(&[
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("num_attention_heads", config.num_attention_heads),
+            ("patch_size", config.patch_size),
+        ])?;
+        if !config.hidden_size.is_multiple_of(config.num_attention_heads) || config.patches() == 0 {
+            return Err(
+                keys.wrong("hidden_size must be a multiple of num_attention_heads, and image_size at least patch_size")
+            );
+        }
+        Ok(config)
+    }
+
+    /// As the `config.json` of a full SigLIP.
+    pub fn to_json(&self) -> Value {
+        json!({ "model_type": "siglip", "architectures": ["SiglipModel"], "vision_config": self.vision_json() })
+    }
+
+    pub(super) fn vision_json(&self) -> Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["model_type"] = json!("siglip_vision_model");
+        value
+    }
+}

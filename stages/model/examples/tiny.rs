@@ -1,0 +1,74 @@
+//! A tiny Imp with random weights learns to tell a dark image from a bright one, is written, read again, and asked:
+//! `cargo run --release -p imp-model --example tiny`.
+#![allow(clippy::print_stdout)]
+
+use std::ops::ControlFlow;
+
+use imp_model::{
+    GenerateOptions, IMAGE_TOKEN, Imp, Result, Sample,
+    config::{ImpConfig, LanguageConfig, SiglipConfig},
+    init,
+    optim::{Optimizer, Rate},
+    save::{self, DType},
+    tensor::AdamW,
+};
+
+const SIZE: usize = 32;
+/// "is it bright?", "yes" and "no" in a vocabulary of 16.
+const QUESTION: i32 = 3;
+const ANSWERS: [i32; 2] = [5, 7];
+const END: i32 = 9;
+
+fn main() -> Result<()> {
+    let folder = std::env::temp_dir().join("imp-example");
+    let [llm, vision, merged] = ["llm", "vision", "merged"].map(|name| folder.join(name));
+    for folder in [&llm, &vision, &merged] {
+        std::fs::create_dir_all(folder).map_err(imp_model::ModelError::io(folder))?;
+    }
+    // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can stand here.
+    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1)?;
+    let sizes = SiglipConfig {
+        hidden_size: 24,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        image_size: SIZE,
+        patch_size: 8,
+        ..SiglipConfig::so400m_patch14_384()
+    };
+    init::write_siglip(&vision, &sizes, 1)?;
+    let mut model = Imp::assemble(&llm, &vision, ImpConfig::default(), 1)?;
+
+    // Two images [3, size, size] with values in -1..1, encoded once: the encoder is frozen.
+    let images = [0.8, -0.8].map(|shade| vec![shade; 3 * SIZE * SIZE]);
+    let features = model.encode_images(&images); // [2 * patches, vision hidden]
+    let records = ANSWERS.map(|answer| [IMAGE_TOKEN, QUESTION, answer, END]);
+    let labels = ANSWERS.map(|answer| [-100, -100, answer, END]);
+    let samples: Vec<Sample<'_>> = (0..2)
+        .map(|image| Sample { input_ids: &records[image], labels: &labels[image], images: &[[0], [1]][image] })
+        .collect();
+
+    model.llm.unfreeze();
+    model.projector.unfreeze();
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
+    for number in 0..60 {
+        let rate = |_: &str| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
+        let step = model.train_step(&mut optimizer, &samples, &features, number, rate);
+        if number % 20 == 0 {
+            println!("step {number}: loss {:.3}, gradient norm {:.2}", step.loss, step.grad_norm);
+        }
+    }
+
+    save::merged(&model, DType::F16, &merged)?;
+    let model = Imp::load(&merged)?;
+    let prompts: Vec<Sample<'_>> =
+        samples.iter().map(|sample| Sample { input_ids: &sample.input_ids[..2], labels: &[], ..*sample }).collect();
+    let options = GenerateOptions { max_new_tokens: 4, stop: vec![END as u32], ..GenerateOptions::default() };
+    let answers = model.stream(&prompts, &features, &options, |prompt, answer| {
+        println!("image {prompt}: {answer:?}");
+        ControlFlow::Continue(())
+    });
+    assert_eq!(answers, ANSWERS.map(|answer| vec![answer as u32]), "both images are told apart");
+    Ok(())
+}

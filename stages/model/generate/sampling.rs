@@ -1,0 +1,138 @@
+//! Choosing the next token from its logits, as transformers' `generation/logits_process.py` does: repetition
+//! penalty, then temperature, then nucleus sampling.
+
+use std::collections::BTreeSet;
+
+use crate::tensor::{self, mix};
+
+/// How a token is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it before they become probabilities. 0 is greedy: always the most likely token.
+    pub temperature: f32,
+    /// Only the most likely tokens that together have this probability are drawn from (Holtzman et al. 2020). 1 is all.
+    pub top_p: f32,
+    /// Logits of tokens that prompt or answer hold already are divided by it, negative ones multiplied (Keskar et al.
+    /// 2019). 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Of the draws. A draw follows from the seed, the number of the prompt and of the token alone.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// The next token of answer `prompt`, which has `position` tokens. Changes `logits`.
+    pub(super) fn choose(
+        &self,
+        logits: &mut [f32],
+        seen: impl Iterator<Item = u32>,
+        prompt: usize,
+        position: usize,
+    ) -> u32 {
+        if (self.repetition_penalty - 1.0).abs() > 0.0 {
+            for token in seen.collect::<BTreeSet<u32>>() {
+                let Some(logit) = logits.get_mut(token as usize) else { continue };
+                *logit = if *logit < 0.0 { *logit * self.repetition_penalty } else { *logit / self.repetition_penalty };
+            }
+        }
+        if self.temperature <= 0.0 {
+            return tensor::argmax(logits) as u32;
+        }
+        let name = (prompt as u64) << 32 | position as u64;
+        // 53 bits: as many as a double holds.
+        let draw = (mix(self.seed ^ mix(name)) >> 11) as f64 / (1_u64 << 53) as f64;
+        self.draw(logits, draw)
+    }
+
+    /// The token at `draw`, from 0 to 1, of the distribution.
+    fn draw(&self, logits: &[f32], draw: f64) -> u32 {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: &f32| (f64::from(logit - largest) / f64::from(self.temperature)).exp();
+        let mut tokens: Vec<(f64, u32)> = logits.iter().map(weight).zip(0..).collect();
+        let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
+        // Among equals the smaller id comes first, so that the order is one.
+        tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut kept = 0.0;
+        let nucleus = tokens.iter().take_while(|(weight, _)| {
+            let more_is_needed = kept < f64::from(self.top_p) * total;
+            kept += weight;
+            more_is_needed
+        });
+        // The most likely token is kept always.
+        let count = nucleus.count().max(1);
+        let nucleus = &tokens[..count.min(tokens.len())];
+        let mut rest = draw * nucleus.iter().map(|(weight, _)| weight).sum::<f64>();
+        for (weight, token) in nucleus {
+            rest -= weight;
+            if rest < 0.0 {
+                return *token;
+            }
+        }
+        nucleus.last().map_or(0, |(_, token)| *token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Probabilities 0.5, 0.3, 0.15, 0.05 of tokens 2, 0, 3, 1.
+    fn logits() -> Vec<f32> {
+        [0.3_f32, 0.05, 0.5, 0.15].map(f32::ln).to_vec()
+    }
+
+    fn shares(sampling: Sampling) -> [f64; 4] {
+        let mut counts = [0.0; 4];
+        for position in 0..20_000 {
+            counts[sampling.choose(&mut logits(), std::iter::empty(), 3, position) as usize] += 1.0 / 20_000.0;
+        }
+        counts
+    }
+
+    fn assert_near(shares: [f64; 4], expected: [f64; 4]) {
+        // Four standard deviations of a share of 20,000 draws are under 0.015.
+        let near = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 0.015);
+        assert!(near, "{shares:?} instead of {expected:?}");
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let plain = Sampling { temperature: 1.0, ..Sampling::default() };
+        assert_near(shares(plain), [0.3, 0.05, 0.5, 0.15]);
+        // At temperature 1/2 probabilities are squared: 0.09, 0.0025, 0.25, 0.0225 of 0.365.
+        assert_near(shares(Sampling { temperature: 0.5, ..plain }), [0.2466, 0.0068, 0.6849, 0.0616]);
+        assert_near(shares(Sampling { temperature: 1e-3, ..plain }), [0.0, 0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn the_nucleus_ends_with_the_token_that_reaches_top_p() {
+        let sampling = |top_p| Sampling { temperature: 1.0, top_p, ..Sampling::default() };
+        assert_near(shares(sampling(0.79)), [0.375, 0.0, 0.625, 0.0]);
+        assert_near(shares(sampling(0.81)), [0.3158, 0.0, 0.5263, 0.1579]);
+        assert_near(shares(sampling(0.0)), [0.0, 0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn draws_repeat_with_the_seed_and_differ_without() {
+        let tokens = |seed, prompt| {
+            let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+            (0..50).map(|at| sampling.choose(&mut logits(), std::iter::empty(), prompt, at)).collect::<Vec<_>>()
+        };
+        assert_eq!(tokens(7, 0), tokens(7, 0));
+        assert_ne!(tokens(7, 0), tokens(8, 0));
+        assert_ne!(tokens(7, 0), tokens(7, 1));
+    }
+
+    #[test]
+    fn repetition_is_punished_once_a_token_whatever_its_sign() {
+        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
+        let mut logits = vec![3.0, 2.0, -1.0, 1.6];
+        assert_eq!(sampling.choose(&mut logits, [0, 0, 2, 9].into_iter(), 0, 0), 1);
+        assert_eq!(logits, [1.5, 2.0, -2.0, 1.6]);
+    }
+}

@@ -1,0 +1,56 @@
+//! Texts that end an answer. A text may be cut into tokens in several ways, so it is looked for in what the tokens
+//! spell. Reference: LLaVA's `KeywordsStoppingCriteria`.
+
+use std::ops::ControlFlow;
+
+/// Texts that end an answer, and the tokenizer's way from tokens to text.
+pub struct StopStrings<D> {
+    strings: Vec<String>,
+    decode: D,
+}
+
+impl<D: Fn(&[u32]) -> String> StopStrings<D> {
+    /// `decode` spells tokens.
+    pub fn new(strings: impl IntoIterator<Item = String>, decode: D) -> Self {
+        Self { strings: strings.into_iter().filter(|string| !string.is_empty()).collect(), decode }
+    }
+
+    /// Whether the newest token of `answer` has completed one of the texts: what [`crate::Imp::stream`]'s callback
+    /// gives back.
+    pub fn check(&self, answer: &[u32]) -> ControlFlow<()> {
+        // A token spells at least a byte, but for special ones; some more tell the decoder what came before.
+        let longest = self.strings.iter().map(String::len).max().unwrap_or(0);
+        let tail = &answer[answer.len().saturating_sub(longest + 8)..];
+        let text = if longest > 0 { (self.decode)(tail) } else { String::new() };
+        if self.strings.iter().any(|string| text.contains(string.as_str())) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The text of a whole answer up to the first of the texts.
+    pub fn text(&self, answer: &[u32]) -> String {
+        let mut text = (self.decode)(answer);
+        if let Some(end) = self.strings.iter().filter_map(|string| text.find(string.as_str())).min() {
+            text.truncate(end);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_ends_the_answer_however_it_is_cut_into_tokens() {
+        let spell = |tokens: &[u32]| tokens.iter().map(|token| ["a", "##", "#", "b##", "é"][*token as usize]).collect();
+        let stop = StopStrings::new(["###".to_string(), String::new()], spell);
+        for (answer, ends) in [(vec![0, 1], false), (vec![0, 1, 2], true), (vec![0, 2, 1], true), (vec![3, 2], true)] {
+            assert_eq!(stop.check(&answer).is_break(), ends, "{answer:?}");
+        }
+        assert_eq!(stop.text(&[4, 0, 3, 2, 0]), "éab");
+        assert_eq!(stop.text(&[0, 1]), "a##");
+        assert!(StopStrings::new([], spell).check(&[1, 2]).is_continue());
+    }
+}

@@ -1,0 +1,86 @@
+//! Attention of a block: projections to queries, keys and values, rotary positions, and the output projection.
+//! What a position attends to is the caller's.
+
+use crate::{
+    config::LanguageConfig,
+    error::Result,
+    layers::{Linear, Pass},
+    tensor::{self, Mat, Rotation},
+    weights::Checkpoint,
+};
+
+#[derive(Clone)]
+pub(super) struct Attention {
+    projections: Projections,
+    out: Linear,
+    head_dim: usize,
+    key_width: usize,
+}
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a model has a few dozen of them")]
+enum Projections {
+    /// q, k, v.
+    Apart([Linear; 3]),
+    /// One matrix with the rows of q, k and v (Phi-3). An adapter on it is one adapter.
+    Stacked(Linear),
+}
+
+impl Attention {
+    /// Reads the layers of the block whose names begin with `prefix`.
+    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, prefix: &str) -> Result<Self> {
+        let linear = |part: &str| load_linear(from, config, prefix, part);
+        let names = config.block_linears();
+        let projections = if names.contains(&"self_attn.qkv_proj") {
+            Projections::Stacked(linear("self_attn.qkv_proj")?)
+        } else {
+            Projections::Apart([linear("self_attn.q_proj")?, linear("self_attn.k_proj")?, linear("self_attn.v_proj")?])
+        };
+        let out = if names.contains(&"self_attn.dense") { "self_attn.dense" } else { "self_attn.o_proj" };
+        let key_width = config.num_key_value_heads * config.head_dim;
+        Ok(Self { projections, out: linear(out)?, head_dim: config.head_dim, key_width })
+    }
+
+    /// `[rows, hidden]` from normed rows. `attend` is given q, k and v with positions in them.
+    pub(super) fn forward(
+        &self,
+        pass: &Pass,
+        x: &Mat,
+        rotation: &Rotation,
+        attend: &mut dyn FnMut(&Mat, &Mat, &Mat) -> Mat,
+    ) -> Mat {
+        let g = &pass.graph;
+        let [q, k, v] = match &self.projections {
+            Projections::Apart(parts) => parts.each_ref().map(|part| part.forward(pass, x)),
+            Projections::Stacked(whole) => {
+                let all = whole.forward(pass, x); // [rows, queries + keys + values]
+                let queries = all.cols() - 2 * self.key_width;
+                [(0, queries), (queries, self.key_width), (queries + self.key_width, self.key_width)]
+                    .map(|(start, width)| tensor::columns(g, &all, start, width))
+            }
+        };
+        let q = tensor::rotate(g, q, self.head_dim, rotation);
+        let k = tensor::rotate(g, k, self.head_dim, rotation);
+        self.out.forward(pass, &attend(&q, &k, &v))
+    }
+
+    pub(super) fn linears(&self) -> Vec<&Linear> {
+        match &self.projections {
+            Projections::Apart([q, k, v]) => vec![q, k, v, &self.out],
+            Projections::Stacked(whole) => vec![whole, &self.out],
+        }
+    }
+
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match &mut self.projections {
+            Projections::Apart([q, k, v]) => vec![q, k, v, &mut self.out],
+            Projections::Stacked(whole) => vec![whole, &mut self.out],
+        }
+    }
+}
+
+/// A linear layer of a block, with the shape that the configuration gives it.
+pub(super) fn load_linear(from: &Checkpoint, config: &LanguageConfig, prefix: &str, part: &str) -> Result<Linear> {
+    let (outputs, inputs, bias) = config.linear_shape(part);
+    Linear::load(from, &format!("{prefix}{part}"), outputs, inputs, bias)
+}

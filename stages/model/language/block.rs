@@ -1,0 +1,93 @@
+//! A block of a language model. References: transformers' `modeling_phi.py`, `modeling_qwen2.py`,
+//! `modeling_llama.py`, `modeling_phi3.py`.
+
+use super::{attention::Attention, mlp::Mlp};
+use crate::{
+    config::LanguageConfig,
+    error::Result,
+    layers::{Linear, Norm, Pass},
+    save::NamedTensor,
+    tensor::{self, Mat, Rotation},
+    weights::Checkpoint,
+};
+
+#[derive(Clone)]
+pub(super) struct Block {
+    norm: Norm,
+    attention: Attention,
+    /// Phi has none: its attention and MLP stand side by side.
+    norm2: Option<Norm>,
+    mlp: Mlp,
+}
+
+impl Block {
+    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, layer: usize) -> Result<Self> {
+        let prefix = format!("model.layers.{layer}.");
+        let norm = |part: &str| load_norm(from, config, &format!("{prefix}{part}"));
+        Ok(Self {
+            norm: norm("input_layernorm")?,
+            attention: Attention::load(from, config, &prefix)?,
+            norm2: config.block_norms().get(1).map(|part| norm(part)).transpose()?,
+            mlp: Mlp::load(from, config, &prefix)?,
+        })
+    }
+
+    /// Phi: `x + attention(norm(x)) + mlp(norm(x))`. Others: `x += attention(norm(x))`, then `x += mlp(norm2(x))`.
+    pub(super) fn forward(
+        &self,
+        pass: &Pass,
+        x: &Mat,
+        rotation: &Rotation,
+        attend: &mut dyn FnMut(&Mat, &Mat, &Mat) -> Mat,
+    ) -> Mat {
+        let g = &pass.graph;
+        let n = self.norm.forward(pass, x); // [rows, hidden]
+        let attended = self.attention.forward(pass, &n, rotation, attend);
+        let Some(norm2) = &self.norm2 else {
+            let fed_forward = self.mlp.forward(pass, &n);
+            return tensor::add(g, tensor::add(g, attended, &fed_forward), x);
+        };
+        let x = tensor::add(g, attended, x);
+        let fed_forward = self.mlp.forward(pass, &norm2.forward(pass, &x));
+        tensor::add(g, fed_forward, &x)
+    }
+
+    /// Lets the norms train.
+    pub(super) fn unfreeze_norms(&mut self) {
+        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(Norm::unfreeze);
+    }
+
+    /// The matrices that train.
+    pub(super) fn parameters(&self) -> Vec<Mat> {
+        let norms = [Some(&self.norm), self.norm2.as_ref()].into_iter().flatten();
+        norms.flat_map(Norm::parameters).chain(self.linears().into_iter().flat_map(Linear::parameters)).collect()
+    }
+
+    /// The same with their names, in a fixed order.
+    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.trainable(visit));
+        self.linears_mut().into_iter().for_each(|linear| linear.trainable(visit));
+    }
+
+    /// All its tensors, adapters merged.
+    pub(super) fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
+        [Some(&self.norm), self.norm2.as_ref()].into_iter().flatten().for_each(|norm| norm.tensors(all));
+        self.linears().into_iter().for_each(|linear| linear.tensors(all));
+    }
+
+    /// Its linear layers in a fixed order.
+    pub(super) fn linears(&self) -> Vec<&Linear> {
+        self.attention.linears().into_iter().chain(self.mlp.linears()).collect()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut()).collect()
+    }
+}
+
+/// A norm of the language model's kind.
+pub(super) fn load_norm(from: &Checkpoint, config: &LanguageConfig, name: &str) -> Result<Norm> {
+    let load = if config.has_rms_norm() { Norm::rms } else { Norm::layer };
+    load(from, name, config.hidden_size, config.norm_eps)
+}

@@ -1,0 +1,241 @@
+//! The language model, from embeddings to logits.
+
+use std::collections::BTreeSet;
+
+use super::block::{Block, load_norm};
+use crate::{
+    config::LanguageConfig,
+    error::Result,
+    layers::{Linear, LoraSettings, Norm, Pass},
+    save::NamedTensor,
+    tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
+    weights::Checkpoint,
+};
+
+/// A decoder of any [`crate::config::Family`].
+pub struct Decoder {
+    /// Its sizes.
+    pub config: LanguageConfig,
+    /// `[vocab, hidden]`; none if it is tied: then it is the output layer's weight.
+    embedding: Option<Weight>,
+    blocks: Vec<Block>,
+    final_norm: Norm,
+    lm_head: Linear,
+}
+
+/// Keys and values of a batch of sequences: `cache[layer][sequence]`.
+pub type Cache = Vec<Vec<KvCache>>;
+
+const EMBEDDING: &str = "model.embed_tokens";
+
+impl Decoder {
+    /// Reads the model from tensors under their Hugging Face names.
+    pub fn load(from: &Checkpoint, config: LanguageConfig) -> Result<Self> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embedding = from.weight(EMBEDDING, vocab, hidden)?;
+        let blocks =
+            (0..config.num_hidden_layers).map(|layer| Block::load(from, &config, layer)).collect::<Result<_>>()?;
+        let final_norm = load_norm(from, &config, config.final_norm())?;
+        let (_, _, bias) = config.linear_shape("lm_head");
+        let (embedding, lm_head) = if config.tie_word_embeddings {
+            // Files may hold the shared matrix a second time, under the output layer's name.
+            from.may_have("lm_head.weight");
+            let bias = if bias { Some(from.vector("lm_head.bias", vocab)?) } else { None };
+            (None, Linear { name: "lm_head".into(), weight: embedding, bias, lora: None })
+        } else {
+            (Some(embedding), Linear::load(from, "lm_head", vocab, hidden, bias)?)
+        };
+        Ok(Self { config, embedding, blocks, final_norm, lm_head })
+    }
+
+    /// The rows of tokens, `[vocab, hidden]`.
+    pub fn embedding(&self) -> &Weight {
+        self.embedding.as_ref().unwrap_or(&self.lm_head.weight)
+    }
+
+    /// Hidden states after the final norm, `[rows, hidden]`, of embedded sequences.
+    pub fn forward(&self, pass: &Pass, embedded: &Mat, segments: &Segments) -> Mat {
+        let rotation = self.rotary().at(&segments.positions());
+        let mut x = embedded.clone(); // [rows, hidden]
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let (mask, heads) = (self.mask(layer), self.config.num_attention_heads);
+            let run = {
+                let (block, pass, rotation, segments) =
+                    (block.clone(), pass.clone(), rotation.clone(), segments.clone());
+                move |graph: &tensor::Graph, x: &Mat| {
+                    block.forward(&pass.recorded_by(graph), x, &rotation, &mut |q, k, v| {
+                        tensor::attention(graph, q, k, v, heads, &segments, mask)
+                    })
+                }
+            };
+            x = if pass.gradient_checkpointing() {
+                tensor::checkpoint(&pass.graph, &x, block.parameters(), run)
+            } else {
+                run(&pass.graph, &x)
+            };
+        }
+        self.final_norm.forward(pass, &x)
+    }
+
+    /// What transformers calls `hidden_states`: the embedded sequences, the output of every block but the last, and that
+    /// of the last after the final norm. `[rows, hidden]` each.
+    pub fn hidden_states(&self, embedded: &Mat, segments: &Segments) -> Vec<Mat> {
+        let mut all = Vec::new();
+        let last = self.infer(embedded, &segments.positions(), |layer, x, q, k, v| {
+            all.push(x.clone());
+            self.attend(layer, q, k, v, segments)
+        });
+        all.push(last);
+        all
+    }
+
+    /// As [`Decoder::forward`], for inference, keeping keys and values of all positions.
+    pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
+        let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
+        let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
+            let width = k.cols();
+            for (cache, range) in cache[layer].iter_mut().zip(segments.iter()) {
+                let range = range.start * width..range.end * width;
+                cache.push(&k.values()[range.clone()], &v.values()[range]);
+            }
+            self.attend(layer, q, k, v, segments)
+        });
+        (hidden, cache)
+    }
+
+    /// One more position for each of the sequences `which`: `embedded` has a row for each.
+    pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        self.infer(embedded, positions, |layer, _, q, k, v| {
+            let cache = &mut cache[layer];
+            for (row, sequence) in which.iter().enumerate() {
+                cache[*sequence].push(k.row(row), v.row(row));
+            }
+            let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
+            tensor::attend_cached(q, &caches, heads, kv_heads, self.mask(layer))
+        })
+    }
+
+    /// Hidden states after the final norm, without a tape. `attend` is given the layer, its input, q, k and v.
+    fn infer(
+        &self,
+        embedded: &Mat,
+        positions: &[usize],
+        mut attend: impl FnMut(usize, &Mat, &Mat, &Mat, &Mat) -> Mat,
+    ) -> Mat {
+        let (pass, rotation) = (Pass::inference(), self.rotary().at(positions));
+        let mut x = embedded.clone();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&pass, &x, &rotation, &mut |q, k, v| attend(layer, &x, q, k, v));
+        }
+        self.final_norm.forward(&pass, &x)
+    }
+
+    fn attend(&self, layer: usize, q: &Mat, k: &Mat, v: &Mat, segments: &Segments) -> Mat {
+        let heads = self.config.num_attention_heads;
+        tensor::attention(&tensor::Graph::inference(), q, k, v, heads, segments, self.mask(layer))
+    }
+
+    /// `[rows, vocab]` from hidden states.
+    pub fn logits(&self, pass: &Pass, hidden: &Mat) -> Mat {
+        self.lm_head.forward(pass, hidden)
+    }
+
+    /// What trains in [`Decoder::logits`].
+    pub fn head_parameters(&self) -> Vec<Mat> {
+        self.lm_head.parameters()
+    }
+
+    fn rotary(&self) -> Rotary {
+        Rotary { dims: self.config.rotary_dims, theta: self.config.rope_theta }
+    }
+
+    fn mask(&self, layer: usize) -> Mask {
+        Mask::causal(self.config.window_of(layer))
+    }
+}
+
+/// Training, and what is written.
+impl Decoder {
+    /// Lets all weights train.
+    pub fn unfreeze(&mut self) {
+        self.embedding = self.embedding.as_ref().map(Weight::trainable);
+        self.blocks.iter_mut().for_each(Block::unfreeze_norms);
+        self.final_norm.unfreeze();
+        self.linears_mut().for_each(Linear::unfreeze);
+    }
+
+    /// Puts an adapter on every linear layer, `lm_head` included.
+    pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
+        self.linears_mut().for_each(|linear| linear.adapt(settings, seed));
+    }
+
+    /// Puts all adapters into their weights, for good.
+    pub fn fold(&mut self) {
+        self.untie_if_adapted();
+        self.linears_mut().for_each(Linear::fold);
+    }
+
+    /// Takes all adapters off.
+    pub fn drop_adapters(&mut self) {
+        self.linears_mut().for_each(|linear| linear.lora = None);
+    }
+
+    /// An adapter of the output layer is none of the embedding's: put into a weight that both share, it would change
+    /// the embedding, too. So they are no longer tied.
+    fn untie_if_adapted(&mut self) {
+        if self.embedding.is_none() && self.lm_head.lora.is_some() {
+            self.embedding = Some(self.lm_head.weight.clone());
+            self.config.tie_word_embeddings = false;
+        }
+    }
+
+    /// All linear layers in a fixed order.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.blocks.iter().flat_map(Block::linears).chain([&self.lm_head])
+    }
+
+    /// The same, to be changed.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).chain([&mut self.lm_head])
+    }
+
+    /// Every matrix that trains, with its name, in a fixed order.
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+        if let Some(Weight::Dense(mat)) = &mut self.embedding
+            && mat.needs_grad()
+        {
+            visit(format!("{EMBEDDING}.weight"), mat);
+        }
+        self.blocks.iter_mut().for_each(|block| block.trainable(visit));
+        self.final_norm.trainable(visit);
+        self.lm_head.trainable(visit);
+    }
+
+    /// The configuration that fits [`Decoder::tensors`].
+    pub fn merged_config(&self) -> LanguageConfig {
+        let tied = self.embedding.is_none() && self.lm_head.lora.is_none();
+        LanguageConfig { tie_word_embeddings: tied, ..self.config.clone() }
+    }
+
+    /// All tensors in f32 by their Hugging Face names, adapters merged.
+    pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
+        let embedding = self.embedding();
+        let shape = vec![embedding.outputs(), embedding.inputs()];
+        let mut all = vec![NamedTensor::new(format!("{EMBEDDING}.weight"), shape, || embedding.values())];
+        self.blocks.iter().for_each(|block| block.tensors(&mut all));
+        self.final_norm.tensors(&mut all);
+        if !self.merged_config().tie_word_embeddings {
+            self.lm_head.tensors(&mut all);
+        } else if let Some(bias) = &self.lm_head.bias {
+            all.push(NamedTensor::vector("lm_head.bias", bias.values()));
+        }
+        all
+    }
+
+    /// The last parts of the linear layers' names: peft's `target_modules`.
+    pub fn linear_names(&self) -> BTreeSet<&'static str> {
+        let last = |name: &&'static str| name.rsplit('.').next().unwrap_or(name);
+        self.config.block_linears().iter().map(last).chain(["lm_head"]).collect()
+    }
+}

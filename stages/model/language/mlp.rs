@@ -1,0 +1,73 @@
+//! The MLP of a block: plain (Phi), or with a gate (Shazeer 2020).
+
+use super::attention::load_linear;
+use crate::{
+    config::LanguageConfig,
+    error::Result,
+    layers::{Linear, Pass},
+    tensor::{self, Activation, Mat},
+    weights::Checkpoint,
+};
+
+#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "a model has a few dozen of them")]
+pub(super) enum Mlp {
+    /// `fc2(gelu(fc1(x)))`.
+    Plain { fc1: Linear, fc2: Linear, activation: Activation },
+    /// `down(silu(gate(x)) * up(x))`.
+    Gated { gate: Linear, up: Linear, down: Linear },
+    /// The same with gate and up, in this order, in the rows of one matrix (Phi-3).
+    GatedStacked { gate_up: Linear, down: Linear },
+}
+
+impl Mlp {
+    /// Reads the layers of the block whose names begin with `prefix`.
+    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, prefix: &str) -> Result<Self> {
+        let linear = |part: &str| load_linear(from, config, prefix, part);
+        let names = config.block_linears();
+        Ok(if names.contains(&"mlp.fc1") {
+            Self::Plain { fc1: linear("mlp.fc1")?, fc2: linear("mlp.fc2")?, activation: config.hidden_act }
+        } else if names.contains(&"mlp.gate_up_proj") {
+            Self::GatedStacked { gate_up: linear("mlp.gate_up_proj")?, down: linear("mlp.down_proj")? }
+        } else {
+            let (gate, up) = (linear("mlp.gate_proj")?, linear("mlp.up_proj")?);
+            Self::Gated { gate, up, down: linear("mlp.down_proj")? }
+        })
+    }
+
+    /// `[rows, hidden]` from normed rows.
+    pub(super) fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
+        let g = &pass.graph;
+        match self {
+            Self::Plain { fc1, fc2, activation } => {
+                fc2.forward(pass, &tensor::activation(g, &fc1.forward(pass, x), *activation))
+            }
+            Self::Gated { gate, up, down } => {
+                let inner = tensor::silu_gate(g, &gate.forward(pass, x), &up.forward(pass, x));
+                down.forward(pass, &inner)
+            }
+            Self::GatedStacked { gate_up, down } => {
+                let both = gate_up.forward(pass, x); // [rows, 2 * inner]
+                let inner = both.cols() / 2;
+                let [gate, up] = [0, inner].map(|start| tensor::columns(g, &both, start, inner));
+                down.forward(pass, &tensor::silu_gate(g, &gate, &up))
+            }
+        }
+    }
+
+    pub(super) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
+            Self::Gated { gate, up, down } => vec![gate, up, down],
+            Self::GatedStacked { gate_up, down } => vec![gate_up, down],
+        }
+    }
+
+    pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
+            Self::Gated { gate, up, down } => vec![gate, up, down],
+            Self::GatedStacked { gate_up, down } => vec![gate_up, down],
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Layer norm and RMS norm, with their weights and names.
+
+use super::pass::Pass;
+use crate::{
+    error::Result,
+    save::NamedTensor,
+    tensor::{self, Mat},
+    weights::Checkpoint,
+};
+
+/// Normalisation over the width: a layer norm if it has a bias, else an RMS norm.
+#[derive(Clone)]
+pub struct Norm {
+    /// Its name in the checkpoint, without `.weight`.
+    pub name: String,
+    /// Scale, `[1, width]`.
+    pub weight: Mat,
+    /// Shift of a layer norm, `[1, width]`.
+    pub bias: Option<Mat>,
+    /// Added to the variance, or to the mean of squares.
+    pub epsilon: f32,
+}
+
+impl Norm {
+    /// Reads a layer norm.
+    pub fn layer(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+        let bias = from.vector(&format!("{name}.bias"), width)?;
+        Ok(Self { bias: Some(bias), ..Self::rms(from, name, width, epsilon)? })
+    }
+
+    /// Reads an RMS norm.
+    pub fn rms(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+        let weight = from.vector(&format!("{name}.weight"), width)?;
+        Ok(Self { name: name.into(), weight, bias: None, epsilon: epsilon as f32 })
+    }
+
+    /// Applies the layer to `x` `[rows, width]`.
+    pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
+        match &self.bias {
+            Some(bias) => tensor::layer_norm(&pass.graph, x, &self.weight, bias, self.epsilon),
+            None => tensor::rms_norm(&pass.graph, x, &self.weight, self.epsilon),
+        }
+    }
+
+    /// Lets its weights train.
+    pub fn unfreeze(&mut self) {
+        self.weight = self.weight.clone().trainable();
+        self.bias = self.bias.take().map(Mat::trainable);
+    }
+
+    /// Adds its weights to `all`.
+    pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
+        all.push(NamedTensor::vector(format!("{}.weight", self.name), self.weight.values()));
+        if let Some(bias) = &self.bias {
+            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
+        }
+    }
+
+    /// Every matrix that trains, with its name, in a fixed order.
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+        if self.weight.needs_grad() {
+            visit(format!("{}.weight", self.name), &mut self.weight);
+        }
+        if let Some(bias) = self.bias.as_mut().filter(|bias| bias.needs_grad()) {
+            visit(format!("{}.bias", self.name), bias);
+        }
+    }
+
+    /// The matrices that train.
+    pub fn parameters(&self) -> impl Iterator<Item = Mat> {
+        [Some(&self.weight), self.bias.as_ref()].into_iter().flatten().filter(|mat| mat.needs_grad()).cloned()
+    }
+}

@@ -1,0 +1,270 @@
+//! What Imp's own code has no checkpoint for: grouped-query attention, tied embeddings, sliding windows, resized
+//! images (`tests/fixtures/extras`, by transformers), and Phi-3 and Llama against the f64 oracle in `tests/oracle`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod oracle;
+mod support;
+
+use imp_model::{
+    config::{Family, ImpConfig, LanguageConfig},
+    init,
+    language::Decoder,
+    layers::{LoraSettings, Pass},
+    load_language, load_vision, peft, save,
+    save::DType,
+    tensor::{self, Activation, Graph, Mat, Segments},
+};
+use oracle::{Oracle, Sizes, Weights};
+use support::{Fixture, assert_close, check_text, path};
+
+#[test]
+fn grouped_queries_tied_embeddings_and_sliding_windows_are_transformers() {
+    for name in ["phi_gqa", "qwen2_mha_tied", "phi3_mha_sliding10"] {
+        let llm = load_language(&path("extras").join(name)).unwrap();
+        check_text(&llm, &Fixture::open(&format!("extras/{name}/expected.safetensors")));
+    }
+}
+
+/// Imp's own code never resizes positions; transformers does, and people have images of other sizes.
+#[test]
+fn resized_positions_are_transformers() {
+    let config = ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() };
+    let expected = Fixture::open("extras/siglip_interp/expected.safetensors");
+    let mut vision = load_vision(&path("extras/siglip_interp"), &config).unwrap();
+    vision.resize(42).unwrap();
+    for (number, state) in vision.hidden_states(&expected.images("pixel_values")).iter().enumerate() {
+        let name = format!("hidden_states.{number}");
+        assert_close(&name, state.values(), &expected.f32(&name), 1e-4);
+    }
+    assert!(vision.resize(13).is_err(), "smaller than a patch");
+}
+
+/// The sizes of the Phi-3 that the reference was tried with, and of others like it.
+fn config(family: Family) -> LanguageConfig {
+    LanguageConfig {
+        family,
+        intermediate_size: 104,
+        num_key_value_heads: 3,
+        head_dim: 12,
+        rotary_dims: 12,
+        norm_eps: 1e-5,
+        hidden_act: Activation::Silu,
+        sliding_window: (family == Family::Phi3).then_some(7),
+        tie_word_embeddings: family == Family::Llama,
+        ..LanguageConfig::phi(263, 72, 2, 6, 12)
+    }
+}
+
+fn sizes(config: &LanguageConfig) -> Sizes {
+    Sizes {
+        vocab: config.vocab_size,
+        hidden: config.hidden_size,
+        inner: config.intermediate_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        theta: config.rope_theta,
+        epsilon: config.norm_eps,
+        window: config.sliding_window,
+    }
+}
+
+/// A model with random weights (norms and biases too, written as a file), with its weights for the oracle.
+fn random(family: Family) -> (Decoder, Weights) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(family);
+    init::write_language(folder.path(), &config, 5).unwrap();
+    let mut llm = load_language(folder.path()).unwrap();
+    let mut number = 0.0_f32;
+    llm.unfreeze();
+    llm.trainable(&mut |_, mat| {
+        for value in mat.values_mut() {
+            number += 1.0;
+            // What was constant (1 in norms, 0 in biases) becomes different everywhere.
+            *value += 0.2 * (number * 12.9898).sin();
+        }
+    });
+    let config_file = folder.path().join("config.json");
+    save::write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), DType::F32).unwrap();
+    assert!(config_file.exists());
+    let llm = load_language(folder.path()).unwrap();
+    assert_eq!(llm.config, config, "{}", std::fs::read_to_string(config_file).unwrap());
+    let weights = llm
+        .tensors()
+        .into_iter()
+        .map(|tensor| (tensor.name.clone(), tensor.values().iter().map(|value| f64::from(*value)).collect()));
+    let weights = weights.collect();
+    (llm, weights)
+}
+
+fn ids(count: usize) -> Vec<i32> {
+    (0..count as i32).map(|i| i * i * 7 % 263).collect()
+}
+
+fn logits(llm: &Decoder, ids: &[i32]) -> Mat {
+    let (pass, segments) = (Pass::inference(), Segments::new([ids.len()]));
+    let embedded = embed(llm, &pass, ids);
+    llm.logits(&pass, &llm.forward(&pass, &embedded, &segments))
+}
+
+fn embed(llm: &Decoder, pass: &Pass, ids: &[i32]) -> Mat {
+    tensor::gather(&pass.graph, &[llm.embedding()], ids.iter().map(|id| (0, *id as usize)).collect())
+}
+
+const FAMILIES: [Family; 3] = [Family::Phi3, Family::Llama, Family::Qwen2];
+
+#[test]
+fn logits_are_the_oracles() {
+    for family in FAMILIES {
+        let (llm, weights) = random(family);
+        let ids = ids(19);
+        let exact = Oracle { sizes: sizes(&llm.config), weights: &weights }.logits(&ids);
+        let exact: Vec<f32> = exact.into_iter().flatten().map(|value| value as f32).collect();
+        assert_close(&format!("{family:?}"), logits(&llm, &ids).values(), &exact, 1e-4);
+    }
+}
+
+/// What trains is varied in a random direction: the oracle's loss must change as the gradient says. Adapters are
+/// merged for the oracle, so the layout of adapters on stacked matrices is checked, too.
+#[test]
+fn gradients_of_adapters_are_the_oracles() {
+    for family in FAMILIES {
+        let (mut llm, weights) = random(family);
+        llm.adapt(&LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 }, 3);
+        let mut number = 0.0_f32;
+        llm.trainable(&mut |_, mat| {
+            mat.values_mut().iter_mut().for_each(|value| {
+                number += 1.0;
+                *value += 0.1 * (number * 78.233).sin();
+            });
+        });
+        let ids = ids(15);
+        let (loss, gradients) = loss_and_gradients(&mut llm, &ids);
+        let at = |distance: f64| {
+            let merged = merged(&llm, &weights, distance);
+            Oracle { sizes: sizes(&llm.config), weights: &merged }.loss(&ids)
+        };
+        assert!((f64::from(loss) - at(0.0)).abs() < 1e-5, "{family:?}: loss {loss} instead of {}", at(0.0));
+        let exact = (at(1e-5) - at(-1e-5)) / 2e-5;
+        let mut index = 0;
+        let ours: f64 = gradients
+            .iter()
+            .flatten()
+            .map(|gradient| {
+                index += 1;
+                f64::from(*gradient) * direction(index)
+            })
+            .sum();
+        assert!((ours - exact).abs() < 1e-4 * exact.abs().max(1.0), "{family:?}: {ours} instead of {exact}");
+    }
+}
+
+fn direction(index: usize) -> f64 {
+    (index as f64 * 0.7548).sin()
+}
+
+/// The weights with adapters in them that were moved along `direction`.
+fn merged(llm: &Decoder, weights: &Weights, distance: f64) -> Weights {
+    let mut weights = weights.clone();
+    if llm.config.tie_word_embeddings {
+        // The adapter of the output layer is none of the embedding's.
+        weights.insert("lm_head.weight".into(), weights["model.embed_tokens.weight"].clone());
+    }
+    let mut index = 0;
+    let mut moved = |mat: &Mat| -> Vec<f64> {
+        let values = mat.values().iter().map(|value| {
+            index += 1;
+            f64::from(*value) + distance * direction(index)
+        });
+        values.collect()
+    };
+    for linear in llm.linears() {
+        let lora = linear.lora.as_ref().unwrap();
+        let (a, b) = (moved(&lora.a), moved(&lora.b));
+        let (rank, inputs) = (lora.a.rows(), lora.a.cols());
+        let weight = weights.get_mut(&format!("{}.weight", linear.name)).unwrap();
+        for (place, value) in weight.iter_mut().enumerate() {
+            let (row, col) = (place / inputs, place % inputs);
+            let product: f64 = (0..rank).map(|r| b[row * rank + r] * a[r * inputs + col]).sum();
+            *value += f64::from(lora.scale) * product;
+        }
+    }
+    weights
+}
+
+fn loss_and_gradients(llm: &mut Decoder, ids: &[i32]) -> (f32, Vec<Vec<f32>>) {
+    let (pass, segments) = (Pass::training(0, 0), Segments::new([ids.len()]));
+    let embedded = embed(llm, &pass, ids);
+    let hidden = llm.forward(&pass, &embedded, &segments);
+    let hidden = tensor::pick_rows(&pass.graph, &hidden, 0..ids.len() - 1);
+    let targets = ids[1..].iter().map(|id| *id as u32).collect();
+    let loss = tensor::cross_entropy(&pass.graph, &llm.logits(&pass, &hidden), targets, ids.len() - 1);
+    let mut gradients = pass.graph.backward(&loss);
+    let mut all = Vec::new();
+    llm.trainable(&mut |_, mat| all.push(gradients.take(mat)));
+    (loss.values()[0], all)
+}
+
+/// Full finetuning of a tied model: one matrix, whose gradient comes from both of its uses.
+#[test]
+fn a_tied_matrix_has_one_gradient_of_two_uses() {
+    let (mut llm, weights) = random(Family::Llama);
+    llm.unfreeze();
+    let ids = ids(9);
+    let (_, gradients) = loss_and_gradients(&mut llm, &ids);
+    let mut names = Vec::new();
+    llm.trainable(&mut |name, _| names.push(name));
+    let place = names.iter().position(|name| name == "lm_head.weight").unwrap();
+    assert!(!names.contains(&"model.embed_tokens.weight".to_string()), "it is one matrix");
+    let mut moved = weights.clone();
+    let mut at = |distance: f64| {
+        let embedding = weights["model.embed_tokens.weight"].iter().enumerate();
+        let values = embedding.map(|(index, value)| value + distance * direction(index)).collect();
+        moved.insert("model.embed_tokens.weight".into(), values);
+        Oracle { sizes: sizes(&llm.config), weights: &moved }.loss(&ids)
+    };
+    let exact = (at(1e-5) - at(-1e-5)) / 2e-5;
+    let ours: f64 = gradients[place].iter().enumerate().map(|(index, g)| f64::from(*g) * direction(index)).sum();
+    assert!((ours - exact).abs() < 1e-4 * exact.abs().max(1.0), "{ours} instead of {exact}");
+}
+
+/// Adapters on stacked matrices keep peft's names, and a tied model whose output layer was adapted is written untied.
+#[test]
+fn adapters_of_every_family_survive_files_and_merging() {
+    for family in FAMILIES {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut llm, _) = random(family);
+        let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+        llm.adapt(&settings, 3);
+        llm.trainable(&mut |_, mat| mat.values_mut().iter_mut().for_each(|value| *value += 0.05));
+        let adapted = logits(&llm, &ids(9));
+        peft::write(&llm, &settings, folder.path()).unwrap();
+        let (mut again, _) = random(family);
+        peft::read(&mut again, folder.path()).unwrap();
+        assert_eq!(logits(&again, &ids(9)).values(), adapted.values());
+
+        let names = llm.linear_names();
+        assert_eq!(names.contains("qkv_proj") && names.contains("gate_up_proj"), family == Family::Phi3);
+        save::write_json(&folder.path().join("config.json"), &llm.merged_config().to_json()).unwrap();
+        save::write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), DType::F32).unwrap();
+        let merged = load_language(folder.path()).unwrap();
+        assert!(!merged.config.tie_word_embeddings);
+        assert_close("merged", logits(&merged, &ids(9)).values(), adapted.values(), 1e-4);
+        llm.fold();
+        assert_close("folded", logits(&llm, &ids(9)).values(), adapted.values(), 1e-4);
+    }
+}
+
+/// With a window as wide as the sequence nothing is hidden.
+#[test]
+fn a_wide_window_changes_nothing() {
+    let segments = Segments::new([40, 3]);
+    let mats = [1, 2, 3].map(|seed| Mat::new(43, 8, (0..43 * 8).map(|i| ((i * seed) as f32 * 0.37).sin()).collect()));
+    let run = |mask| {
+        let [q, k, v] = &mats;
+        tensor::attention(&Graph::inference(), q, k, v, 2, &segments, mask).values().to_vec()
+    };
+    assert_eq!(run(tensor::Mask::Window(40)), run(tensor::Mask::Causal));
+    assert_ne!(run(tensor::Mask::Window(39)), run(tensor::Mask::Causal));
+}

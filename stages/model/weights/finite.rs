@@ -1,0 +1,51 @@
+//! Whether all values of a tensor are finite numbers: its exponents are looked at, as fast as memory can be read.
+
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+/// Bytes that are looked at before anything else can stop the search.
+const CHUNK: usize = 1 << 20;
+
+/// Types that are no floats have finite values only.
+pub(super) fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
+    // All bits of the exponent are set in infinities and in NaN, and in nothing else.
+    let sound: fn(&[u8]) -> bool = match dtype {
+        Dtype::F32 => |bytes| {
+            let exponent = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7f80_0000;
+            bytes.as_chunks().0.iter().map(exponent).fold(0, u32::max) < 0x7f80_0000
+        },
+        Dtype::F16 => |bytes| largest_exponent(bytes, 0x7c00) < 0x7c00,
+        Dtype::BF16 => |bytes| largest_exponent(bytes, 0x7f80) < 0x7f80,
+        _ => return true,
+    };
+    bytes.par_chunks(CHUNK).all(sound)
+}
+
+fn largest_exponent(bytes: &[u8], mask: u16) -> u16 {
+    bytes.as_chunks().0.iter().map(|b: &[u8; 2]| u16::from_le_bytes(*b) & mask).fold(0, u16::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    #[test]
+    fn every_kind_of_number_that_is_none_is_found() {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in [0, 700_001, 1_999_999] {
+                let mut values = vec![f32::MIN; 2_000_000];
+                let encoded = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+                assert!(all_finite(Dtype::F32, &encoded(&values)));
+                values[place] = bad;
+                assert!(!all_finite(Dtype::F32, &encoded(&values)));
+            }
+            let (halves, brains) = (f16::from_f32(bad).to_le_bytes(), bf16::from_f32(bad).to_le_bytes());
+            assert!(!all_finite(Dtype::F16, &[[0, 0], halves].concat()));
+            assert!(!all_finite(Dtype::BF16, &[brains, [0, 0]].concat()));
+        }
+        assert!(all_finite(Dtype::F16, &f16::MAX.to_le_bytes()) && all_finite(Dtype::BF16, &bf16::MIN.to_le_bytes()));
+        assert!(all_finite(Dtype::U32, &[255; 8]) && all_finite(Dtype::F32, &[]));
+    }
+}
