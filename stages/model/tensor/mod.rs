@@ -219,7 +219,8 @@ impl Graph {
         });
     }
 
-    /// Goes back from a `[1, 1]` loss through everything that was recorded, and forgets it.
+    /// Goes back from a loss (of a larger matrix: the sum of its values) through everything that was recorded, and
+    /// forgets it.
     ///
     /// # Panics
     /// On a graph that does not record: a bug of the caller's.

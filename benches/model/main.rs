@@ -1,0 +1,90 @@
+//! `imp-model` against PyTorch, transformers and peft: the same work on the same machine with as many threads,
+//! repetitions taking turns. See docs/BENCHMARKS.md.
+//!
+//! `cargo bench --bench model [-- CASE...]`; makes the peers' environment first (benches/peers/setup.sh).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+
+mod ours;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+/// Cases with the number of repetitions.
+const CASES: [(&str, usize); 3] = [("block", 9), ("train", 9), ("decode", 5)];
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    if let [worker, case, threads] = arguments.as_slice()
+        && worker == "worker"
+    {
+        return ours::serve(case, threads.parse().unwrap());
+    }
+    let threads = std::thread::available_parallelism().unwrap().get().to_string();
+    let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
+    assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
+    let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
+    println!("{threads} threads; medians of repetitions that take turns; memory over the empty process\n");
+    println!("{:10} {:>12} {:>12} {:>7}   {:>10} {:>10}", "case", "imp-model", "PyTorch", "faster", "MB", "MB");
+    let this = std::env::current_exe().unwrap();
+    for (case, repetitions) in CASES {
+        if !arguments.is_empty() && !arguments.iter().any(|argument| argument == case) {
+            continue;
+        }
+        let mut theirs = Worker::start(Command::new(&python).args(["benches/peers/model.py", case, &threads]));
+        for ours in ours::variants(case) {
+            let mut worker = Worker::start(Command::new(&this).args(["worker", ours, &threads]));
+            let times: Vec<(f64, f64)> = (0..repetitions).map(|_| (worker.repeat(), theirs.repeat())).collect();
+            let (mine, peer) = times.into_iter().unzip::<f64, f64, Vec<f64>, Vec<f64>>();
+            let (mine, peer) = (median(mine), median(peer));
+            println!("{ours:10} {mine:9.1} ms {peer:9.1} ms {:6.2}x   {:10.0}", peer / mine, worker.memory());
+        }
+        println!("{:47}{:>21.0}", "", theirs.memory());
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A process that repeats its work on demand.
+struct Worker {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Worker {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a worker starts");
+        let (input, output) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let mut worker = Self { child, input, output };
+        assert_eq!(worker.line(), "ready");
+        worker
+    }
+
+    /// Milliseconds of one repetition.
+    fn repeat(&mut self) -> f64 {
+        writeln!(self.input.as_mut().unwrap()).unwrap();
+        self.line().parse().expect("a time")
+    }
+
+    /// Ends it. Its peak in MB.
+    fn memory(mut self) -> f64 {
+        self.input = None;
+        let memory = self.line().parse().expect("a number of MB");
+        self.child.wait().unwrap();
+        memory
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_string()
+    }
+}

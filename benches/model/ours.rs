@@ -1,0 +1,150 @@
+//! What benches/peers/model.py does, by `imp-model`.
+
+use std::{io::BufRead, path::Path, time::Instant};
+
+use imp_model::{
+    GenerateOptions, IMAGE_TOKEN, Imp, Sample,
+    config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    init,
+    language::Decoder,
+    layers::{LoraSettings, Pass},
+    load_language,
+    optim::{Optimizer, Rate},
+    save::{self, DType},
+    tensor::{Activation, AdamW, Mat, Segments},
+};
+
+/// The ways in which a case is run.
+pub(crate) fn variants(case: &str) -> &'static [&'static str] {
+    match case {
+        "block" => &["block", "block-f16"],
+        "train" => &["train"],
+        _ => &["decode", "decode-f16"],
+    }
+}
+
+/// As the peer: see its head.
+pub(crate) fn serve(case: &str, threads: usize) {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
+    let folder = std::path::PathBuf::from("target/bench-models").join(case);
+    let (llm, vision) = (folder.join("llm"), folder.join("vision"));
+    for folder in [&llm, &vision] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    // In a process of its own, so that it does not count as memory.
+    if !llm.join("done").exists() {
+        write(case, &llm, &vision);
+        std::fs::write(llm.join("done"), "").unwrap();
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["worker", case, &threads.to_string()])
+            .status();
+        std::process::exit(status.unwrap().code().unwrap_or(1));
+    }
+    let empty = peak_memory();
+    let mut run: Box<dyn FnMut()> = match case {
+        "block" | "block-f16" => block(&llm),
+        "train" => train(&llm, &vision),
+        _ => decode(&llm, &vision),
+    };
+    run();
+    println!("ready");
+    for _ in std::io::stdin().lock().lines() {
+        let began = Instant::now();
+        run();
+        println!("{}", began.elapsed().as_secs_f64() * 1e3);
+    }
+    println!("{}", peak_memory() - empty);
+}
+
+/// MB.
+fn peak_memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+fn write(case: &str, llm: &Path, vision: &Path) {
+    let language = match case {
+        "block" | "block-f16" => LanguageConfig::phi(64, 2560, 1, 32, 32),
+        "train" => LanguageConfig::phi(32000, 512, 8, 8, 26),
+        _ => LanguageConfig {
+            family: Family::Llama,
+            intermediate_size: 1536,
+            num_key_value_heads: 3,
+            hidden_act: Activation::Silu,
+            tie_word_embeddings: true,
+            ..LanguageConfig::phi(49152, 576, 30, 9, 64)
+        },
+    };
+    init::write_language(llm, &language, 1).unwrap();
+    if case.ends_with("f16") {
+        let model = load_language(llm).unwrap();
+        save::write_tensors(&llm.join("half"), model.tensors(), DType::F16).unwrap();
+        std::fs::rename(llm.join("half"), llm.join("model.safetensors")).unwrap();
+    }
+    let siglip = SiglipConfig {
+        hidden_size: 256,
+        intermediate_size: 1024,
+        num_hidden_layers: 5,
+        num_attention_heads: 4,
+        image_size: 224,
+        patch_size: 16,
+        ..SiglipConfig::so400m_patch14_384()
+    };
+    init::write_siglip(vision, &siglip, 1).unwrap();
+}
+
+fn random(count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i as f64 * 12.9898).sin() * 43_758.545_3).fract() as f32).collect()
+}
+
+fn block(llm: &Path) -> Box<dyn FnMut()> {
+    let mut llm: Decoder = load_language(llm).unwrap();
+    llm.adapt(&LoraSettings { rank: 256, alpha: 256.0, dropout: 0.05 }, 1);
+    let x = Mat::new(512, 2560, random(512 * 2560)).trainable();
+    let segments = Segments::new([512]);
+    let mut seed = 0;
+    Box::new(move || {
+        seed += 1;
+        let pass = Pass::training(seed, 0).on_rows(segments.places());
+        let y = llm.forward(&pass, &x, &segments);
+        let mut gradients = pass.graph.backward(&y);
+        let mut count = gradients.take(&x).len();
+        llm.trainable(&mut |_, mat| count += gradients.take(mat).len());
+        assert!(count > 0);
+    })
+}
+
+fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
+    let mut model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
+    model.llm.unfreeze();
+    model.projector.unfreeze();
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
+    let images: Vec<Vec<f32>> = (0..4).map(|_| random(3 * 224 * 224)).collect();
+    let mut ids: Vec<i32> = (0..65).map(|i| i * 487 % 32_000).collect();
+    ids[0] = IMAGE_TOKEN;
+    let labels: Vec<i32> = ids.iter().enumerate().map(|(i, id)| if i > 32 { *id } else { -100 }).collect();
+    let mut seed = 0;
+    Box::new(move || {
+        seed += 1;
+        let features = model.encode_images(&images);
+        let numbers = [[0], [1], [2], [3]];
+        let samples: Vec<Sample<'_>> =
+            numbers.iter().map(|images| Sample { input_ids: &ids, labels: &labels, images }).collect();
+        let rate = |_: &str| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
+        let step = model.train_step(&mut optimizer, &samples, &features, seed, rate);
+        assert!(step.loss.is_finite());
+    })
+}
+
+fn decode(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
+    let model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
+    let ids: Vec<i32> = (0..64).map(|i| i * 487 % 49_152).collect();
+    Box::new(move || {
+        let prompt = Sample { input_ids: &ids, labels: &[], images: &[] };
+        let options = GenerateOptions { max_new_tokens: 128, ..GenerateOptions::default() };
+        let answers = model.generate(&[prompt], &Mat::new(0, 256, Vec::new()), &options);
+        assert_eq!(answers[0].len(), 128);
+    })
+}

@@ -1,0 +1,139 @@
+"""The peer of benches/model: the same work in PyTorch eager with SDPA, transformers and peft, in f32 on the CPU.
+
+Usage: model.py CASE THREADS. Prints "ready", then answers every line on standard input with the milliseconds of
+one repetition, and the end of the input with the peak memory in MB over that of the process before its first tensor.
+"""
+
+import os
+import resource
+import sys
+import time
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+import torch
+import torch.nn.functional as F
+import transformers
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+
+def memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def phi(vocab, hidden, layers, heads):
+    return PhiForCausalLM(
+        PhiConfig(
+            vocab_size=vocab,
+            hidden_size=hidden,
+            intermediate_size=4 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            partial_rotary_factor=0.4,
+            attn_implementation="sdpa",
+            use_cache=False,
+        )
+    )
+
+
+def block():
+    """Forward and backward of one frozen Phi-2 block with LoRA r 256, dropout 0.05; 512 tokens."""
+    model = phi(64, 2560, 1, 32)
+    names = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
+    lora = LoraConfig(r=256, lora_alpha=256, lora_dropout=0.05, target_modules=names)
+    model = get_peft_model(model, lora).train()
+    decoder = model.base_model.model.model
+    x = torch.randn(1, 512, 2560, requires_grad=True)
+
+    def run():
+        decoder(inputs_embeds=x).last_hidden_state.sum().backward()
+        model.zero_grad(set_to_none=True)
+        x.grad = None
+
+    return run
+
+
+def train():
+    """A whole full-finetuning step of a 60M Imp: 4 sequences of 64 tokens and 196 patches, AdamW."""
+    llm = phi(32000, 512, 8, 8).train()
+    vision = SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            image_size=224,
+            patch_size=16,
+            attn_implementation="sdpa",
+            vision_use_head=False,
+        )
+    ).eval()
+    projector = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 512))
+    parameters = [*llm.parameters(), *projector.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+    images = torch.randn(4, 3, 224, 224)
+    ids = torch.randint(0, 32000, (4, 64))
+    labels = torch.full((4, 64 + 196), -100)
+    labels[:, 196 + 32 :] = ids[:, 32:]
+
+    def run():
+        with torch.no_grad():
+            features = vision(pixel_values=images, output_hidden_states=True).hidden_states[-2]
+        embedded = torch.cat([projector(features), llm.get_input_embeddings()(ids)], 1)
+        llm(inputs_embeds=embedded, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def decode():
+    """128 greedy tokens after a prompt of 64, of a Llama with SmolLM2-135M's sizes."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=49152,
+            hidden_size=576,
+            intermediate_size=1536,
+            num_hidden_layers=30,
+            num_attention_heads=9,
+            num_key_value_heads=3,
+            tie_word_embeddings=True,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+        )
+    ).eval()
+    ids = torch.randint(0, 49152, (1, 64))
+    mask = torch.ones_like(ids)
+
+    def run():
+        with torch.inference_mode():
+            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=128, min_new_tokens=128, pad_token_id=0)
+
+    return run
+
+
+def main():
+    case, threads = sys.argv[1], int(sys.argv[2])
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(0)
+    empty = memory()
+    run = {"block": block, "train": train, "decode": decode}[case]()
+    run()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        run()
+        print((time.perf_counter() - began) * 1e3, flush=True)
+    print(memory() - empty, flush=True)
+
+
+main()
