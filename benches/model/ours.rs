@@ -66,7 +66,7 @@ fn peak_memory() -> f64 {
 fn write(case: &str, llm: &Path, vision: &Path) {
     let language = match case {
         "block" | "block-f16" => LanguageConfig::phi(64, 2560, 1, 32, 32),
-        "train" => LanguageConfig::phi(32000, 512, 8, 8, 26),
+        "train" => LanguageConfig::phi(32000, 512, 8, 8, 32),
         _ => LanguageConfig {
             family: Family::Llama,
             intermediate_size: 1536,

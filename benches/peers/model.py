@@ -28,7 +28,7 @@ def memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def phi(vocab, hidden, layers, heads):
+def phi(vocab, hidden, layers, heads, rotary):
     return PhiForCausalLM(
         PhiConfig(
             vocab_size=vocab,
@@ -36,7 +36,7 @@ def phi(vocab, hidden, layers, heads):
             intermediate_size=4 * hidden,
             num_hidden_layers=layers,
             num_attention_heads=heads,
-            partial_rotary_factor=0.4,
+            partial_rotary_factor=rotary,
             attn_implementation="sdpa",
             use_cache=False,
         )
@@ -45,7 +45,7 @@ def phi(vocab, hidden, layers, heads):
 
 def block():
     """Forward and backward of one frozen Phi-2 block with LoRA r 256, dropout 0.05; 512 tokens."""
-    model = phi(64, 2560, 1, 32)
+    model = phi(64, 2560, 1, 32, 0.4)
     names = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
     lora = LoraConfig(r=256, lora_alpha=256, lora_dropout=0.05, target_modules=names)
     model = get_peft_model(model, lora).train()
@@ -62,7 +62,7 @@ def block():
 
 def train():
     """A whole full-finetuning step of a 60M Imp: 4 sequences of 64 tokens and 196 patches, AdamW."""
-    llm = phi(32000, 512, 8, 8).train()
+    llm = phi(32000, 512, 8, 8, 0.5).train()
     vision = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=256,
