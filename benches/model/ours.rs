@@ -10,7 +10,7 @@ use imp_model::{
     layers::{LoraSettings, Pass},
     load_language,
     optim::{Optimizer, Rate},
-    save::{self, DType},
+    save::DType,
     tensor::{Activation, AdamW, Mat, Segments},
 };
 
@@ -19,6 +19,7 @@ pub(crate) fn variants(case: &str) -> &'static [&'static str] {
     match case {
         "block" => &["block", "block-f16"],
         "train" => &["train"],
+        "open" => &["open"],
         _ => &["decode", "decode-f16"],
     }
 }
@@ -44,6 +45,7 @@ pub(crate) fn serve(case: &str, threads: usize) {
     let mut run: Box<dyn FnMut()> = match case {
         "block" | "block-f16" => block(&llm),
         "train" => train(&llm, &vision),
+        "open" => Box::new(move || assert_eq!(load_language(&llm).unwrap().config.num_hidden_layers, 32)),
         _ => decode(&llm, &vision),
     };
     run();
@@ -67,6 +69,7 @@ fn write(case: &str, llm: &Path, vision: &Path) {
     let language = match case {
         "block" | "block-f16" => LanguageConfig::phi(64, 2560, 1, 32, 32),
         "train" => LanguageConfig::phi(32000, 512, 8, 8, 32),
+        "open" => LanguageConfig::phi(51200, 2560, 32, 32, 32),
         _ => LanguageConfig {
             family: Family::Llama,
             intermediate_size: 1536,
@@ -76,12 +79,8 @@ fn write(case: &str, llm: &Path, vision: &Path) {
             ..LanguageConfig::phi(49152, 576, 30, 9, 64)
         },
     };
-    init::write_language(llm, &language, 1).unwrap();
-    if case.ends_with("f16") {
-        let model = load_language(llm).unwrap();
-        save::write_tensors(&llm.join("half"), model.tensors(), DType::F16).unwrap();
-        std::fs::rename(llm.join("half"), llm.join("model.safetensors")).unwrap();
-    }
+    let dtype = if case.ends_with("f16") || case == "open" { DType::F16 } else { DType::F32 };
+    init::write_language(llm, &language, 1, dtype).unwrap();
     let siglip = SiglipConfig {
         hidden_size: 256,
         intermediate_size: 1024,

@@ -7,6 +7,7 @@ use imp_model::{
     ModelError,
     config::{LanguageConfig, SiglipConfig},
     init,
+    save::DType,
     tensor::Activation,
 };
 use serde_json::json;
@@ -42,7 +43,7 @@ pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageEr
     let phi =
         LanguageConfig::phi(rows, hidden_size, options.layers.unwrap_or(4), heads, hidden_size / heads.max(1) / 2);
     let config = LanguageConfig { bos_token_id: Some(end - 1), eos_token_id: vec![end - 1], ..phi };
-    init::write_language(&out, &config, job.seed()).map_err(|error| model_error(&error))
+    init::write_language(&out, &config, job.seed(), DType::F32).map_err(|error| model_error(&error))
 }
 
 /// Writes a `SigLIP` and the description of its image processor.

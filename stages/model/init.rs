@@ -17,22 +17,30 @@ pub(crate) fn uniform(random: &mut ChaCha8Rng, count: usize, bound: f32) -> Vec<
     (0..count).map(|_| random.random_range(-bound..bound)).collect()
 }
 
-/// Collects tensors, each drawn from a stream of its own, so that one does not depend on another's size.
+/// Collects tensors, each drawn from a stream of its own when it is written, so that one does not depend on another's
+/// size, and only one is in memory at a time.
 struct Maker {
     seed: u64,
-    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    tensors: Vec<NamedTensor<'static>>,
 }
 
 impl Maker {
+    fn new(seed: u64) -> Self {
+        Self { seed, tensors: Vec::new() }
+    }
+
     /// Uniform with standard deviation `deviation`: no transcendental function, so the same on every machine.
     fn random(&mut self, name: &str, shape: &[usize], deviation: f64) {
-        let mut random = ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(name));
-        let values = uniform(&mut random, shape.iter().product(), (deviation * 3.0_f64.sqrt()) as f32);
-        self.tensors.push((name.into(), shape.to_vec(), values));
+        let (seed, count) = (self.seed ^ fnv1a(name), shape.iter().product());
+        let bound = (deviation * 3.0_f64.sqrt()) as f32;
+        self.tensors.push(NamedTensor::new(name, shape.to_vec(), move || {
+            uniform(&mut ChaCha8Rng::seed_from_u64(seed), count, bound).into()
+        }));
     }
 
     fn constant(&mut self, name: &str, shape: &[usize], value: f32) {
-        self.tensors.push((name.into(), shape.to_vec(), vec![value; shape.iter().product()]));
+        let count = shape.iter().product();
+        self.tensors.push(NamedTensor::new(name, shape.to_vec(), move || vec![value; count].into()));
     }
 
     /// `shape` is outputs, inputs, and whether there is a bias.
@@ -48,19 +56,18 @@ impl Maker {
         self.constant(&format!("{name}.bias"), &[width], 0.0);
     }
 
-    fn write(self, folder: &Path, config: &serde_json::Value) -> Result<()> {
+    fn write(self, folder: &Path, config: &serde_json::Value, dtype: DType) -> Result<()> {
         save::write_json(&folder.join("config.json"), config)?;
-        let tensors = self.tensors.iter().map(|(name, shape, values)| NamedTensor::of(name, shape.clone(), values));
-        save::write_tensors(&folder.join("model.safetensors"), tensors.collect(), DType::F32)
+        save::write_tensors(&folder.join("model.safetensors"), self.tensors, dtype)
     }
 }
 
 /// Writes `config.json` and `model.safetensors` of a language model that knows nothing yet.
-pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64) -> Result<()> {
+pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, dtype: DType) -> Result<()> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     // The residual stream gets two additions a block: scaled so that its variance does not grow with depth.
     let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
-    let mut maker = Maker { seed, tensors: Vec::new() };
+    let mut maker = Maker::new(seed);
     maker.random("model.embed_tokens.weight", &[vocab, hidden], 0.02);
     let norm = |maker: &mut Maker, name: &str| {
         if config.has_rms_norm() {
@@ -83,7 +90,7 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64) -> Resu
     if !config.tie_word_embeddings {
         maker.linear("lm_head", config.linear_shape("lm_head"), 0.5);
     }
-    maker.write(folder, &config.to_json())
+    maker.write(folder, &config.to_json(), dtype)
 }
 
 /// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding keeps what is
@@ -91,7 +98,7 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64) -> Resu
 /// the image shows.
 pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {
     let (width, inner, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
-    let mut maker = Maker { seed, tensors: Vec::new() };
+    let mut maker = Maker::new(seed);
     let conv = "vision_model.embeddings.patch_embedding";
     // Neighbouring pixels are alike, so a sum over a patch is larger than one over independent values.
     maker.random(&format!("{conv}.weight"), &[width, 3, patch, patch], 2.0 / (3.0 * (patch * patch) as f64).sqrt());
@@ -110,5 +117,5 @@ pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<(
         maker.linear(&name("mlp.fc2"), (width, inner, true), 0.5);
     }
     maker.norm("vision_model.post_layernorm", width);
-    maker.write(folder, &config.to_json())
+    maker.write(folder, &config.to_json(), DType::F32)
 }

@@ -1,8 +1,25 @@
 //! The Imp network and its numerics: a SigLIP vision encoder, an MLP projector and a small language model
 //! with LoRA (arXiv 2405.12107). Knows nothing of pipelines, stages or processes.
 //!
-//! Load a model with [`Imp::load`], turn images into features with [`Imp::encode_images`], get the loss of a
-//! batch with [`Imp::loss`], answers with [`Imp::generate`], and write it with the functions of [`save`].
+//! [`Imp::load`] reads a model folder and [`Imp::assemble`] joins a language model with a vision encoder;
+//! [`Imp::encode_images`] turns images into features, [`Imp::forward`] gives logits, [`Imp::train_step`] learns from a
+//! batch, [`Imp::generate`] and [`Imp::stream`] answer, and [`save`] writes. `examples/tiny.rs` does all of it.
+//!
+//! ```no_run
+//! use imp_model::{GenerateOptions, IMAGE_TOKEN, Imp, Sample};
+//!
+//! let model = Imp::load("imp-v1-3b".as_ref())?;
+//! let image = vec![0.0_f32; 3 * 384 * 384]; // [3, size, size], values in -1..1
+//! let features = model.encode_images(&[image]); // [729, 1152]
+//! let prompt = Sample { input_ids: &[IMAGE_TOKEN, 2061, 318, 428, 30], labels: &[], images: &[0] };
+//! let options = GenerateOptions { max_new_tokens: 64, stop: vec![50295], ..GenerateOptions::default() };
+//! let answers: Vec<Vec<u32>> = model.generate(&[prompt], &features, &options);
+//! # Ok::<(), imp_model::ModelError>(())
+//! ```
+//!
+//! Where to find a formula: the networks in [`language`] and [`vision`], the image splice beside [`Imp`], LoRA and the
+//! norms in [`layers`], attention, rotary positions, activations, losses and `AdamW` in [`tensor`], learning rates in
+//! [`schedule`], nucleus sampling beside [`Sampling`], 4-bit weights in [`quant`].
 
 pub mod config;
 pub mod error;

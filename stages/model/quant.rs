@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use crate::{
+    config::ConfigFile,
     error::{ModelError, Result},
     save::{self, DType, NamedTensor},
     tensor::quantize_q4f16,
@@ -28,7 +29,7 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
     let mut config: serde_json::Value =
         serde_json::from_slice(&text).map_err(|error| ModelError::file(&path, format!("this is not JSON: {error}")))?;
-    if config["model_type"] != "imp" || !config["quantization_config"].is_null() {
+    if !ConfigFile::read(from)?.is_imp() || !config["quantization_config"].is_null() {
         return Err(ModelError::file(&path, "only a merged model that is not yet quantized can be quantized"));
     }
     let model = crate::Imp::load(from)?;

@@ -26,7 +26,7 @@ fn main() -> Result<()> {
         std::fs::create_dir_all(folder).map_err(imp_model::ModelError::io(folder))?;
     }
     // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can stand here.
-    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1)?;
+    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, DType::F32)?;
     let sizes = SiglipConfig {
         hidden_size: 24,
         intermediate_size: 48,

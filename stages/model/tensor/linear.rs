@@ -8,6 +8,7 @@ use super::{
     Graph, Mat, Stored,
     access::Shared,
     gemm::{Product, View},
+    gemv::{FEW_ROWS, few_rows},
 };
 
 /// The weight of a linear layer, `[out, in]`.
@@ -52,7 +53,7 @@ impl Weight {
     }
 
     /// The values if they can be used as they lie in memory, else what must be widened first.
-    fn in_place(&self) -> Result<&[f32], &Stored> {
+    pub(super) fn in_place(&self) -> Result<&[f32], &Stored> {
         match self {
             Self::Dense(mat) => Ok(mat.values()),
             Self::Stored(stored) => stored.in_place().ok_or(stored),
@@ -133,6 +134,9 @@ pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Ma
 /// `y += x W^T`.
 fn forward(x: &Mat, weight: &Weight, y: &mut [f32]) {
     let (rows, inputs, outputs) = (x.rows(), x.cols(), weight.outputs());
+    if rows <= FEW_ROWS {
+        return few_rows(x, weight, y);
+    }
     let x = View::rows(x.values(), inputs);
     let stored = match weight.in_place() {
         Ok(values) => {

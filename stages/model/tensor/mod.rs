@@ -13,6 +13,7 @@ mod attention;
 mod checkpoint;
 mod gather;
 mod gemm;
+mod gemv;
 mod linear;
 mod loss;
 mod math;

@@ -58,12 +58,14 @@ impl AdamW {
             .zip(moments.first.par_chunks_mut(CHUNK))
             .zip(moments.second.par_chunks_mut(CHUNK))
             .for_each(|(((w, g), m), v)| {
-                for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                    let g = g * scale;
-                    *m += (g - *m) * new1;
-                    *v = *v * b2 + g * g * new2;
-                    *w = *w * decay - step_size * *m / (v.sqrt() / root + epsilon);
-                }
+                math::simd(|| {
+                    for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+                        let g = g * scale;
+                        *m += (g - *m) * new1;
+                        *v = *v * b2 + g * g * new2;
+                        *w = *w * decay - step_size * *m / (v.sqrt() / root + epsilon);
+                    }
+                });
             });
     }
 }
@@ -75,7 +77,7 @@ pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f32 {
         .map(|gradient| {
             let partial: Vec<f64> = gradient
                 .par_chunks(CHUNK)
-                .map(|part| f64::from(math::sum(part.len(), |i| part[i] * part[i])))
+                .map(|part| f64::from(math::simd(|| math::sum(part.len(), |i| part[i] * part[i]))))
                 .collect();
             partial.into_iter().sum::<f64>()
         })

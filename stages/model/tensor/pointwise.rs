@@ -21,9 +21,11 @@ pub fn add(g: &Graph, mut y: Mat, x: &Mat) -> Mat {
 /// `to += scale * from`.
 pub fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to += scale * from;
-        }
+        math::simd(|| {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += scale * from;
+            }
+        });
     });
 }
 

@@ -2,8 +2,10 @@
 
 use std::{ops::Range, sync::Arc};
 
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
+
+use super::math;
 
 /// Values that are widened at a time: half a megabyte, to stay in a core's cache.
 const TILE: usize = 1 << 17;
@@ -64,10 +66,11 @@ impl Encoding {
                     .zip(bytes.chunks_exact(2))
                     .for_each(|(to, b)| *to = f16::from_le_bytes([b[0], b[1]]).to_f32()),
             },
-            Self::Bf16 => to
-                .iter_mut()
-                .zip(bytes.chunks_exact(2))
-                .for_each(|(to, b)| *to = bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Bf16 => math::simd(|| {
+                for (to, b) in to.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *to = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+                }
+            }),
         }
     }
 }
@@ -144,12 +147,7 @@ impl Stored {
                         let scale = &scales.get()[index * 2..index * 2 + 2];
                         let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
                         let nibbles = &values.get()[index * GROUP / 2..(index + 1) * GROUP / 2];
-                        for (to, byte) in to.chunks_mut(2).zip(nibbles) {
-                            to[0] = (f32::from(byte & 15) - 7.0) * scale;
-                            if let Some(high) = to.get_mut(1) {
-                                *high = (f32::from(byte >> 4) - 7.0) * scale;
-                            }
-                        }
+                        math::simd(|| widen_group(nibbles, scale, to));
                     }
                 }
             }
@@ -171,6 +169,19 @@ impl Stored {
         let mut values = vec![0.0; self.rows * self.cols];
         self.widen_parallel(0, &mut values);
         values
+    }
+}
+
+/// The values of a group, or as many of them as a row has.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorises only if it is inlined")]
+fn widen_group(nibbles: &[u8], scale: f32, to: &mut [f32]) {
+    let (pairs, last) = to.as_chunks_mut::<2>();
+    for (to, byte) in pairs.iter_mut().zip(nibbles) {
+        *to = [byte & 15, byte >> 4].map(|level| (f32::from(level) - 7.0) * scale);
+    }
+    if let ([last], Some(byte)) = (last, nibbles.get(pairs.len())) {
+        *last = (f32::from(byte & 15) - 7.0) * scale;
     }
 }
 

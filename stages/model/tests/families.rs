@@ -74,7 +74,7 @@ fn sizes(config: &LanguageConfig) -> Sizes {
 fn random(family: Family) -> (Decoder, Weights) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(family);
-    init::write_language(folder.path(), &config, 5).unwrap();
+    init::write_language(folder.path(), &config, 5, DType::F32).unwrap();
     let mut llm = load_language(folder.path()).unwrap();
     let mut number = 0.0_f32;
     llm.unfreeze();

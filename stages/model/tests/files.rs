@@ -142,12 +142,12 @@ fn what_is_written_is_read_again_and_bytes_are_stable() {
     }
     let phi: LanguageConfig = ConfigFile::read(&PHI.path("base_llm")).unwrap().language().unwrap();
     let siglip: SiglipConfig = ConfigFile::read(&PHI.path("siglip")).unwrap().siglip().unwrap();
-    init::write_language(&llm, &phi, 3).unwrap();
+    init::write_language(&llm, &phi, 3, DType::F32).unwrap();
     init::write_siglip(&vision, &siglip, 3).unwrap();
     let first = std::fs::read(llm.join("model.safetensors")).unwrap();
-    init::write_language(&llm, &phi, 3).unwrap();
+    init::write_language(&llm, &phi, 3, DType::F32).unwrap();
     assert_eq!(std::fs::read(llm.join("model.safetensors")).unwrap(), first);
-    init::write_language(&llm, &phi, 4).unwrap();
+    init::write_language(&llm, &phi, 4, DType::F32).unwrap();
     assert_ne!(std::fs::read(llm.join("model.safetensors")).unwrap(), first);
     Imp::assemble(&llm, &vision, ImpConfig::default(), 1).unwrap();
 }

@@ -5,8 +5,14 @@ mod support;
 
 use std::sync::Arc;
 
-use imp_model::tensor::{Bytes, Stored, quantize_q4f16};
-use support::{Fixture, assert_close};
+use imp_model::{
+    Imp,
+    layers::Pass,
+    quant,
+    save::{self, DType},
+    tensor::{Bytes, Stored, quantize_q4f16},
+};
+use support::{Fixture, PHI, QWEN2, assert_close};
 
 #[test]
 fn bytes_are_mlcs() {
@@ -37,4 +43,33 @@ fn a_width_that_is_no_multiple_of_the_group_loses_nothing() {
     assert_close("dequantized", &stored.to_f32(), &weights, 0.5 / 7.0 + 1e-3);
     let zeros = quantize_q4f16(&[0.0; 64], 32);
     assert!(zeros.1.iter().all(|byte| *byte == 0), "a group of zeros has scale zero");
+}
+
+/// Merged models of both families: every weight is off by half a level at most, and multiplying by 4-bit weights gives
+/// what multiplying by their values gives.
+#[test]
+fn quantized_models_are_the_network_of_their_values() {
+    for family in [PHI, QWEN2] {
+        let (small, wide) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let quantized = quant::write(&family.path("imp"), small.path()).unwrap();
+        let (exact, rounded) = (Imp::load(&family.path("imp")).unwrap(), Imp::load(small.path()).unwrap());
+        for (exact, rounded) in exact.llm.tensors().iter().zip(rounded.llm.tensors()) {
+            assert_eq!(exact.name, rounded.name);
+            // The largest weight of a group is seven levels; f16 rounds the scale.
+            let largest = exact.values().iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+            assert_close(&exact.name, &rounded.values(), &exact.values(), largest / 14.0 * 1.01);
+        }
+        save::merged(&rounded, DType::F32, wide.path()).unwrap();
+        let [small, wide] = [rounded, Imp::load(wide.path()).unwrap()].map(|model| {
+            let batch = family.batch();
+            let features = model.encode_images(&batch.images);
+            let images = batch.image_numbers();
+            model.forward(&Pass::inference(), &batch.samples(&images), &features).0.values().to_vec()
+        });
+        assert_close(family.name, &small, &wide, 1e-4);
+        assert!(
+            quantized.bytes * 8 < quantized.weights * 10,
+            "patches, positions and norms stay in 16 bits: {quantized:?}"
+        );
+    }
 }
