@@ -7,6 +7,9 @@ pub(crate) mod shapes;
 mod tests;
 mod tiny;
 
+use std::path::Path;
+
+use imp_model::gguf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -45,7 +48,7 @@ pub struct ModelOptions {
     /// Blocks (4 in the language model, 2 in the vision encoder, of which the last but one gives the features).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
-    /// Attention heads (4).
+    /// Attention heads (8 in the language model, 4 in the vision encoder).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
     /// `tiny-phi`: tokens of the tokenizer (512).
@@ -89,7 +92,7 @@ impl<'a> Source<'a> {
 
 impl Stage for Download {
     const KIND: &'static str = "download";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "brings data or a model into the cache, from disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
     type Config = DownloadConfig;
@@ -122,6 +125,12 @@ impl Stage for Download {
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
         match source {
+            // GGUF files hold one language model: from here on it is a folder like any other.
+            Source::Path(path) if Path::new(path).extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) => {
+                gguf::convert(job.source(path)?, &job.output()).map_err(|error| {
+                    StageError::input(error.path(), error.message(), "give a GGUF file of a Llama model")
+                })
+            }
             Source::Path(path) => folder::copy(job, job.source(path)?, path),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyPhi => tiny::write_phi(job, &model),
@@ -147,7 +156,8 @@ fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), Con
             return Err(ConfigIssue::new(key, format!("must be between {least} and {most}")));
         }
     }
-    let (hidden, heads) = (model.hidden_size.unwrap_or(128), model.heads.unwrap_or(4));
+    let usual = if config.source == "builtin:tiny-phi" { tiny::PHI_HEADS } else { tiny::SIGLIP_HEADS };
+    let (hidden, heads) = (model.hidden_size.unwrap_or(128), model.heads.unwrap_or(usual));
     if hidden % (4 * heads) != 0 {
         // Half of a head is rotated, in pairs.
         return Err(ConfigIssue::new("model.hidden_size", format!("must be a multiple of {}, 4 x heads", 4 * heads)));

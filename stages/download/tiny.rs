@@ -31,13 +31,18 @@ const CONVERSATION_TURNS: usize = 16;
 /// The two tokens that are no merges.
 const SPECIAL_TOKENS: usize = 2;
 
+/// Heads of the language model: many narrow ones learn sooner to look for what a question names.
+pub(super) const PHI_HEADS: usize = 8;
+/// Heads of the vision encoder.
+pub(super) const SIGLIP_HEADS: usize = 4;
+
 /// Writes a Phi with its tokenizer.
 pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
     let out = job.output();
     let vocab_size = options.vocab_size.unwrap_or(512);
     let end = write_tokenizer(&out, vocab_size, job.seed())?;
     let hidden_size = options.hidden_size.unwrap_or(128);
-    let heads = options.heads.unwrap_or(4);
+    let heads = options.heads.unwrap_or(PHI_HEADS);
     // As in Phi-2, the embedding has rows beyond the tokenizer's last token. Half of each head is rotated.
     let rows = (end as usize + 1).next_multiple_of(64);
     let phi =
@@ -55,7 +60,7 @@ pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), Stag
         hidden_size,
         intermediate_size: 2 * hidden_size,
         num_hidden_layers: options.layers.unwrap_or(2),
-        num_attention_heads: options.heads.unwrap_or(4),
+        num_attention_heads: options.heads.unwrap_or(SIGLIP_HEADS),
         image_size,
         patch_size: options.patch_size.unwrap_or(16),
         layer_norm_eps: 1e-6,

@@ -24,6 +24,7 @@
 pub mod config;
 pub mod error;
 mod generate;
+pub mod gguf;
 mod imp;
 pub mod init;
 pub mod language;

@@ -217,7 +217,7 @@ fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
 }
 
 #[allow(unsafe_code)]
-fn map(file: &File) -> std::io::Result<Mmap> {
+pub(crate) fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: a file that changes under a map is undefined behaviour. Model files lie in the content-addressed
     // store, whose files are written once, renamed into place and read-only from then on.
     unsafe { Mmap::map(file) }

@@ -1,0 +1,116 @@
+//! Language models from GGUF, the file format of llama.cpp: written as a Hugging Face folder, which everything else
+//! here reads. Llama's architecture, with the tokenizer that the file carries.
+//! Format: ggml's `docs/gguf.md`; names and the order of rotary dimensions: llama.cpp's `convert_hf_to_gguf.py`.
+
+mod blocks;
+mod reader;
+mod tokenizer;
+
+use std::path::Path;
+
+use crate::{
+    config::{Family, LanguageConfig},
+    error::{ModelError, Result},
+    save::{self, DType, NamedTensor},
+    tensor::Activation,
+};
+use reader::{Gguf, Tensor};
+
+/// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
+pub fn convert(file: &Path, folder: &Path) -> Result<()> {
+    let gguf = Gguf::open(file)?;
+    let architecture = gguf.text("general.architecture")?;
+    if architecture != "llama" {
+        let message = format!("a model of the architecture `{architecture}`: GGUF files of `llama` are read");
+        return Err(ModelError::file(file, message));
+    }
+    let config = config(&gguf)?;
+    let tensors = gguf.tensors.iter().map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
+    save::write_json(&folder.join("config.json"), &config.to_json())?;
+    save::write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
+    save::write_tensors(&folder.join("model.safetensors"), tensors, DType::F16)
+}
+
+fn config(gguf: &Gguf) -> Result<LanguageConfig> {
+    let number = |key: &str| gguf.number(&format!("llama.{key}"));
+    let (hidden, heads) = (number("embedding_length")?, number("attention.head_count")?);
+    if heads == 0 || !hidden.is_multiple_of(heads) {
+        return Err(ModelError::file(&gguf.path, "llama.embedding_length must be a multiple of attention.head_count"));
+    }
+    let id = |key: &str| gguf.number(&format!("tokenizer.ggml.{key}_token_id")).ok().map(|id| id as u32);
+    Ok(LanguageConfig {
+        family: Family::Llama,
+        intermediate_size: number("feed_forward_length")?,
+        num_key_value_heads: number("attention.head_count_kv").unwrap_or(heads),
+        rope_theta: gguf.float("llama.rope.freq_base").unwrap_or(10_000.0),
+        norm_eps: f64::from(gguf.float("llama.attention.layer_norm_rms_epsilon")? as f32),
+        hidden_act: Activation::Silu,
+        tie_word_embeddings: !gguf.tensors.iter().any(|tensor| tensor.name == "output.weight"),
+        max_position_embeddings: number("context_length")?,
+        bos_token_id: id("bos"),
+        eos_token_id: id("eos").into_iter().collect(),
+        ..LanguageConfig::phi(gguf.tokens()?.len(), hidden, number("block_count")?, heads, hidden / heads)
+    })
+}
+
+/// Beginnings and parts of blocks: in GGUF, at Hugging Face.
+const NAMES: [(&str, &str); 12] = [
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Result<NamedTensor<'a>> {
+    let unknown = || ModelError::Extra { file: gguf.path.clone(), tensor: tensor.name.clone() };
+    let stem = tensor.name.strip_suffix(".weight").ok_or_else(unknown)?;
+    let (layer, part) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, part)) => (Some(layer), part),
+        None => (None, stem),
+    };
+    let (_, name) = NAMES.iter().find(|(theirs, _)| *theirs == part).ok_or_else(unknown)?;
+    let name = layer.map_or(format!("{name}.weight"), |layer| format!("model.layers.{layer}.{name}.weight"));
+    let heads = match part {
+        "attn_q" => Some(config.num_attention_heads),
+        "attn_k" => Some(config.num_key_value_heads),
+        _ => None,
+    };
+    Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
+        let values = blocks::widen(tensor.encoding, gguf.bytes(tensor));
+        heads.map_or_else(|| values.clone(), |heads| halves(&values, &tensor.shape, heads)).into()
+    }))
+}
+
+/// llama.cpp rotates neighbouring dimensions of a head, the original dimensions half a head apart: its rows of q and k
+/// are interleaved, and are put back here.
+fn halves(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
+    let (rows, width) = (shape[0], values.len() / shape[0].max(1));
+    let head = (rows / heads.max(1)).max(1);
+    let row = |row: usize| {
+        let (start, place) = (row / head * head, row % head);
+        let from = start + if place < head / 2 { 2 * place } else { 2 * (place - head / 2) + 1 };
+        &values[from * width..(from + 1) * width]
+    };
+    (0..rows).flat_map(row).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::halves;
+
+    #[test]
+    fn interleaved_rows_become_halves() {
+        // Two heads of four rows; each row is two wide.
+        let values: Vec<f32> = (0..8).flat_map(|row| [row as f32, row as f32 + 0.5]).collect();
+        let rows: Vec<f32> = halves(&values, &[8, 2], 2).chunks(2).map(|row| row[0]).collect();
+        assert_eq!(rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    }
+}

@@ -1,0 +1,195 @@
+//! The container: metadata by key, tensors by name. Every length is checked against the file before it is believed.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use memmap2::Mmap;
+
+use super::blocks::Encoding;
+use crate::{
+    error::{ModelError, Result},
+    weights::map,
+};
+
+/// A value of the metadata.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Number(f64),
+    Whole(i128),
+    Flag(bool),
+    Text(String),
+    List(Vec<Value>),
+}
+
+/// A tensor's place in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Tensor {
+    pub(super) name: String,
+    /// Rows first, as everywhere else here; GGUF has it the other way round.
+    pub(super) shape: Vec<usize>,
+    pub(super) encoding: Encoding,
+    range: Range<usize>,
+}
+
+/// An opened file.
+pub(super) struct Gguf {
+    pub(super) path: PathBuf,
+    metadata: BTreeMap<String, Value>,
+    pub(super) tensors: Vec<Tensor>,
+    map: Mmap,
+}
+
+impl Gguf {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        let map = map(&file).map_err(ModelError::io(path))?;
+        let mut cursor = Cursor { bytes: &map, at: 0 };
+        match cursor.contents() {
+            Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map }),
+            None => Err(ModelError::file(path, "this is not a whole GGUF file (version 2 or 3): download it again")),
+        }
+    }
+
+    pub(super) fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        &self.map[tensor.range.clone()]
+    }
+
+    fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        let value = self.metadata.get(key).and_then(read);
+        value.ok_or_else(|| ModelError::file(&self.path, format!("the key `{key}` is missing, or of another type")))
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<String> {
+        self.get(key, |value| if let Value::Text(text) = value { Some(text.clone()) } else { None })
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<usize> {
+        // A dimension beyond this is a broken file.
+        self.get(key, |value| match value {
+            Value::Whole(number) => usize::try_from(*number).ok().filter(|number| *number <= 1 << 28),
+            _ => None,
+        })
+    }
+
+    pub(super) fn float(&self, key: &str) -> Result<f64> {
+        self.get(key, |value| if let Value::Number(number) = value { Some(*number) } else { None })
+    }
+
+    pub(super) fn list<T>(&self, key: &str, item: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+        self.get(key, |value| if let Value::List(list) = value { list.iter().map(&item).collect() } else { None })
+    }
+
+    /// The tokenizer's vocabulary.
+    pub(super) fn tokens(&self) -> Result<Vec<String>> {
+        self.list(
+            "tokenizer.ggml.tokens",
+            |value| if let Value::Text(text) = value { Some(text.clone()) } else { None },
+        )
+    }
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+type Contents = (BTreeMap<String, Value>, Vec<Tensor>);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let taken = self.bytes.get(self.at..self.at.checked_add(length)?)?;
+        self.at += length;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        usize::try_from(u64::from_le_bytes(self.array()?)).ok()
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = self.length()?;
+        Some(String::from_utf8_lossy(self.take(length)?).into_owned())
+    }
+
+    fn contents(&mut self) -> Option<Contents> {
+        if self.take(4)? != b"GGUF" || !matches!(self.u32()?, 2 | 3) {
+            return None;
+        }
+        let (tensors, keys) = (self.length()?, self.length()?);
+        let mut metadata = BTreeMap::new();
+        for _ in 0..keys {
+            let (key, kind) = (self.text()?, self.u32()?);
+            metadata.insert(key, self.value(kind, 0)?);
+        }
+        let mut infos = Vec::new();
+        for _ in 0..tensors {
+            infos.push(self.tensor()?);
+        }
+        let alignment = match metadata.get("general.alignment") {
+            Some(Value::Whole(alignment)) => usize::try_from(*alignment).ok().filter(|alignment| *alignment > 0)?,
+            _ => 32,
+        };
+        let data = self.at.checked_next_multiple_of(alignment)?;
+        for info in &mut infos {
+            info.range = info.range.start.checked_add(data)?..info.range.end.checked_add(data)?;
+            self.bytes.get(info.range.clone())?;
+        }
+        Some((metadata, infos))
+    }
+
+    fn value(&mut self, kind: u32, depth: usize) -> Option<Value> {
+        let whole = |number: i128| Some(Value::Whole(number));
+        match kind {
+            0 => whole(u8::from_le_bytes(self.array()?).into()),
+            1 => whole(i8::from_le_bytes(self.array()?).into()),
+            2 => whole(u16::from_le_bytes(self.array()?).into()),
+            3 => whole(i16::from_le_bytes(self.array()?).into()),
+            4 => whole(self.u32()?.into()),
+            5 => whole(i32::from_le_bytes(self.array()?).into()),
+            6 => Some(Value::Number(f32::from_le_bytes(self.array()?).into())),
+            7 => Some(Value::Flag(self.array::<1>()?[0] != 0)),
+            8 => self.text().map(Value::Text),
+            // Lists of lists are in no file that is used; a bound keeps a hostile one from filling the stack.
+            9 if depth < 4 => {
+                let (kind, length) = (self.u32()?, self.length()?);
+                // Not reserved: the length is only a claim.
+                let mut list = Vec::new();
+                for _ in 0..length {
+                    list.push(self.value(kind, depth + 1)?);
+                }
+                Some(Value::List(list))
+            }
+            10 => whole(u64::from_le_bytes(self.array()?).into()),
+            11 => whole(i64::from_le_bytes(self.array()?).into()),
+            12 => Some(Value::Number(f64::from_le_bytes(self.array()?))),
+            _ => None,
+        }
+    }
+
+    /// With its range counted from the beginning of the data.
+    fn tensor(&mut self) -> Option<Tensor> {
+        let (name, dimensions) = (self.text()?, self.u32()?);
+        let mut shape = Vec::new();
+        for _ in 0..dimensions {
+            shape.push(self.length()?);
+        }
+        shape.reverse();
+        let (kind, start) = (self.u32()?, self.length()?);
+        let encoding = Encoding::by_number(kind)?;
+        let count = shape.iter().try_fold(1_usize, |count, length| count.checked_mul(*length))?;
+        let end = start.checked_add(encoding.size(count)?)?;
+        Some(Tensor { name, shape, encoding, range: start..end })
+    }
+}

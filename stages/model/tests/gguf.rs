@@ -1,0 +1,206 @@
+//! GGUF files, put together here byte by byte: weights in ggml's encodings (its own bytes, `tests/fixtures/quant`), a
+//! whole model under llama.cpp's names and in its order of rows, and files that are no models.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use imp_model::{
+    config::{Family, LanguageConfig},
+    gguf, init,
+    language::Decoder,
+    layers::Pass,
+    load_language,
+    save::DType,
+    tensor::{self, Activation, Segments},
+};
+use support::{Fixture, assert_close};
+
+/// A file as it grows: metadata, tensor descriptions, data.
+#[derive(Default)]
+struct Writer {
+    keys: (u64, Vec<u8>),
+    tensors: (u64, Vec<u8>),
+    data: Vec<u8>,
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+impl Writer {
+    fn key(&mut self, name: &str, kind: u32, value: &[u8]) {
+        self.keys.0 += 1;
+        self.keys.1.extend([text(name), kind.to_le_bytes().to_vec(), value.to_vec()].concat());
+    }
+
+    fn number(&mut self, name: &str, value: usize) {
+        self.key(name, 4, &(value as u32).to_le_bytes());
+    }
+
+    fn texts(&mut self, name: &str, values: &[&str]) {
+        let head = [8_u32.to_le_bytes().to_vec(), (values.len() as u64).to_le_bytes().to_vec()].concat();
+        self.key(name, 9, &[head, values.iter().flat_map(|value| text(value)).collect()].concat());
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize], kind: u32, bytes: &[u8]) {
+        self.tensors.0 += 1;
+        let dimensions = shape.iter().rev().flat_map(|length| (*length as u64).to_le_bytes()).collect::<Vec<u8>>();
+        let count = (shape.len() as u32).to_le_bytes().to_vec();
+        let place = (self.data.len() as u64).to_le_bytes().to_vec();
+        self.tensors.1.extend([text(name), count, dimensions, kind.to_le_bytes().to_vec(), place].concat());
+        self.data.extend_from_slice(bytes);
+        self.data.resize(self.data.len().next_multiple_of(32), 0);
+    }
+
+    fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        self.tensor(name, shape, 0, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
+    }
+
+    /// What every Llama has.
+    fn llama(config: &LanguageConfig) -> Self {
+        let mut writer = Self::default();
+        writer.key("general.architecture", 8, &text("llama"));
+        writer.number("llama.block_count", config.num_hidden_layers);
+        writer.number("llama.context_length", 128);
+        writer.number("llama.embedding_length", config.hidden_size);
+        writer.number("llama.feed_forward_length", config.intermediate_size);
+        writer.number("llama.attention.head_count", config.num_attention_heads);
+        writer.number("llama.attention.head_count_kv", config.num_key_value_heads);
+        writer.key("llama.rope.freq_base", 6, &1e5_f32.to_le_bytes());
+        writer.key("llama.attention.layer_norm_rms_epsilon", 6, &1e-5_f32.to_le_bytes());
+        writer.key("tokenizer.ggml.model", 8, &text("gpt2"));
+        writer.key("tokenizer.ggml.pre", 8, &text("smollm"));
+        let tokens: Vec<String> = (0..config.vocab_size).map(|id| format!("t{id}")).collect();
+        writer.texts("tokenizer.ggml.tokens", &tokens.iter().map(String::as_str).collect::<Vec<_>>());
+        writer.texts("tokenizer.ggml.merges", &[]);
+        let kinds = (0..config.vocab_size as i32).flat_map(|id| if id == 0 { 3_i32 } else { 1 }.to_le_bytes());
+        let head = [5_u32.to_le_bytes().to_vec(), (config.vocab_size as u64).to_le_bytes().to_vec()].concat();
+        writer.key("tokenizer.ggml.token_type", 9, &head.into_iter().chain(kinds).collect::<Vec<u8>>());
+        writer.number("tokenizer.ggml.eos_token_id", 2);
+        writer
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = [b"GGUF".as_slice(), &3_u32.to_le_bytes()].concat();
+        bytes.extend([self.tensors.0.to_le_bytes(), self.keys.0.to_le_bytes()].concat());
+        bytes.extend([self.keys.1.as_slice(), &self.tensors.1].concat());
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        bytes.extend_from_slice(&self.data);
+        bytes
+    }
+}
+
+fn convert(bytes: &[u8], folder: &Path) -> Result<(), String> {
+    let file = folder.join("model.gguf");
+    std::fs::write(&file, bytes).unwrap();
+    gguf::convert(&file, folder).map_err(|error| error.message())
+}
+
+fn llama(vocab: usize, hidden: usize, layers: usize) -> LanguageConfig {
+    LanguageConfig {
+        family: Family::Llama,
+        intermediate_size: 40,
+        num_key_value_heads: 2,
+        rope_theta: 1e5,
+        hidden_act: Activation::Silu,
+        tie_word_embeddings: true,
+        max_position_embeddings: 128,
+        eos_token_id: vec![2],
+        ..LanguageConfig::phi(vocab, hidden, layers, 4, hidden / 4)
+    }
+}
+
+#[test]
+fn encoded_weights_have_ggmls_values() {
+    let fixture = Fixture::open("quant/ggml.safetensors");
+    for (name, number) in [("q4_0", 2), ("q4_1", 3), ("q8_0", 8)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = Writer::llama(&llama(4, 512, 0));
+        writer.tensor("token_embd.weight", &[4, 512], number, &fixture.bytes(name));
+        writer.floats("output_norm.weight", &[512], &[1.0; 512]);
+        convert(&writer.bytes(), folder.path()).unwrap();
+        let llm = load_language(folder.path()).unwrap();
+        // Written in f16: half a unit in the eleventh bit.
+        let expected = fixture.f32(&format!("{name}.dequant"));
+        let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        assert_close(name, &llm.embedding().values(), &expected, largest / 2048.0);
+    }
+}
+
+fn logits(llm: &Decoder) -> Vec<f32> {
+    let (pass, segments) = (Pass::inference(), Segments::new([9]));
+    let picks = (0..9).map(|token| (0, token * 5 % 31)).collect();
+    let embedded = tensor::gather(&pass.graph, &[llm.embedding()], picks);
+    llm.logits(&pass, &llm.forward(&pass, &embedded, &segments)).values().to_vec()
+}
+
+/// Under llama.cpp's names, with the rows of q and k as it rotates them: dimensions i and i + half stand side by side.
+#[test]
+fn a_whole_model_is_the_same_after_its_journey() {
+    let (folder, original) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = llama(31, 32, 2);
+    init::write_language(original.path(), &config, 4, DType::F16).unwrap();
+    let llm = load_language(original.path()).unwrap();
+    let mut writer = Writer::llama(&config);
+    for tensor in llm.tensors() {
+        let name = [
+            ("model.embed_tokens", "token_embd"),
+            ("model.norm", "output_norm"),
+            ("model.layers.", "blk."),
+            ("input_layernorm", "attn_norm"),
+            ("post_attention_layernorm", "ffn_norm"),
+            ("self_attn.q_proj", "attn_q"),
+            ("self_attn.k_proj", "attn_k"),
+            ("self_attn.v_proj", "attn_v"),
+            ("self_attn.o_proj", "attn_output"),
+            ("mlp.gate_proj", "ffn_gate"),
+            ("mlp.up_proj", "ffn_up"),
+            ("mlp.down_proj", "ffn_down"),
+        ];
+        let name = name.iter().fold(tensor.name.clone(), |name, (from, to)| name.replace(from, to));
+        let mut values = tensor.values().into_owned();
+        if name.contains("attn_q") || name.contains("attn_k") {
+            let rows: Vec<Vec<f32>> = values.chunks(32).map(<[f32]>::to_vec).collect();
+            let interleaved =
+                rows.chunks(8).flat_map(|head| (0..8).map(|place| head[place / 2 + place % 2 * 4].clone()));
+            values = interleaved.flatten().collect();
+        }
+        writer.floats(&name, &tensor.shape, &values);
+    }
+    convert(&writer.bytes(), folder.path()).unwrap();
+    let again = load_language(folder.path()).unwrap();
+    assert_eq!(again.config.eos_token_id, [2]);
+    assert_eq!(logits(&again), logits(&llm), "the weights are exact in f16");
+    let text = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(tokenizer["added_tokens"][0]["content"], "t0");
+    assert_eq!(tokenizer["pre_tokenizer"]["pretokenizers"][0]["type"], "Digits");
+}
+
+#[test]
+fn files_that_are_no_models_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = llama(4, 32, 0);
+    let mut writer = Writer::llama(&config);
+    writer.floats("token_embd.weight", &[4, 32], &[0.5; 128]);
+    writer.floats("output_norm.weight", &[32], &[1.0; 32]);
+    let whole = writer.bytes();
+    convert(&whole, folder.path()).unwrap();
+    let broken = "this is not a whole GGUF file (version 2 or 3): download it again";
+    // Cut anywhere, or with a length that the file does not have.
+    for end in (0..whole.len() - 32).step_by(7) {
+        assert_eq!(convert(&whole[..end], folder.path()).unwrap_err(), broken, "cut at {end}");
+    }
+    for at in [8, 16, 24] {
+        let mut hostile = whole.clone();
+        hostile[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(convert(&hostile, folder.path()).unwrap_err(), broken);
+    }
+    writer.floats("blk.0.attn_sinks.weight", &[4], &[0.0; 4]);
+    assert!(convert(&writer.bytes(), folder.path()).unwrap_err().contains("`blk.0.attn_sinks.weight` belongs to no"));
+    let mut other = Writer::default();
+    other.key("general.architecture", 8, &text("mamba"));
+    assert!(convert(&other.bytes(), folder.path()).unwrap_err().contains("architecture `mamba`"));
+}
