@@ -42,7 +42,7 @@ pub struct DownloadConfig {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelOptions {
-    /// Width of the residual stream (128).
+    /// Width of the residual stream (128 in the language model, 256 in the vision encoder).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden_size: Option<usize>,
     /// Blocks (4 in the language model, 2 in the vision encoder, of which the last but one gives the features).
@@ -57,7 +57,7 @@ pub struct ModelOptions {
     /// `tiny-siglip`: pixels in a row of an image (64).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
-    /// `tiny-siglip`: pixels in a row of a patch (16).
+    /// `tiny-siglip`: pixels in a row of a patch (32).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
 }
@@ -156,13 +156,13 @@ fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), Con
             return Err(ConfigIssue::new(key, format!("must be between {least} and {most}")));
         }
     }
-    let usual = if config.source == "builtin:tiny-phi" { tiny::PHI_HEADS } else { tiny::SIGLIP_HEADS };
-    let (hidden, heads) = (model.hidden_size.unwrap_or(128), model.heads.unwrap_or(usual));
+    let usual = if config.source == "builtin:tiny-phi" { tiny::PHI } else { tiny::SIGLIP };
+    let (hidden, heads) = (model.hidden_size.unwrap_or(usual.hidden_size), model.heads.unwrap_or(usual.heads));
     if hidden % (4 * heads) != 0 {
         // Half of a head is rotated, in pairs.
         return Err(ConfigIssue::new("model.hidden_size", format!("must be a multiple of {}, 4 x heads", 4 * heads)));
     }
-    if model.patch_size.unwrap_or(16) > model.image_size.unwrap_or(64) {
+    if model.patch_size.unwrap_or(tiny::PATCH_SIZE) > model.image_size.unwrap_or(tiny::IMAGE_SIZE) {
         return Err(ConfigIssue::new("model.patch_size", "must not be larger than image_size"));
     }
     Ok(())

@@ -31,22 +31,39 @@ const CONVERSATION_TURNS: usize = 16;
 /// The two tokens that are no merges.
 const SPECIAL_TOKENS: usize = 2;
 
-/// Heads of the language model: many narrow ones learn sooner to look for what a question names.
-pub(super) const PHI_HEADS: usize = 8;
-/// Heads of the vision encoder.
-pub(super) const SIGLIP_HEADS: usize = 4;
+/// Sizes that the pipeline leaves open.
+pub(super) struct Usual {
+    pub(super) hidden_size: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+}
+
+/// Of the language model.
+pub(super) const PHI: Usual = Usual { hidden_size: 128, layers: 4, heads: 8 };
+/// Of the vision encoder.
+pub(super) const SIGLIP: Usual = Usual { hidden_size: 256, layers: 2, heads: 4 };
+/// Pixels in a row of an image.
+pub(super) const IMAGE_SIZE: usize = 64;
+/// Pixels in a row of a patch: a quarter of a drawn image, in which one object stands. With smaller patches the model must
+/// learn first which of them belong together, and that it learns by chance in so short a run.
+pub(super) const PATCH_SIZE: usize = 32;
 
 /// Writes a Phi with its tokenizer.
 pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
     let out = job.output();
     let vocab_size = options.vocab_size.unwrap_or(512);
     let end = write_tokenizer(&out, vocab_size, job.seed())?;
-    let hidden_size = options.hidden_size.unwrap_or(128);
-    let heads = options.heads.unwrap_or(PHI_HEADS);
+    let hidden_size = options.hidden_size.unwrap_or(PHI.hidden_size);
+    let heads = options.heads.unwrap_or(PHI.heads);
     // As in Phi-2, the embedding has rows beyond the tokenizer's last token. Half of each head is rotated.
     let rows = (end as usize + 1).next_multiple_of(64);
-    let phi =
-        LanguageConfig::phi(rows, hidden_size, options.layers.unwrap_or(4), heads, hidden_size / heads.max(1) / 2);
+    let phi = LanguageConfig::phi(
+        rows,
+        hidden_size,
+        options.layers.unwrap_or(PHI.layers),
+        heads,
+        hidden_size / heads.max(1) / 2,
+    );
     let config = LanguageConfig { bos_token_id: Some(end - 1), eos_token_id: vec![end - 1], ..phi };
     init::write_language(&out, &config, job.seed(), DType::F32).map_err(|error| model_error(&error))
 }
@@ -54,15 +71,15 @@ pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageEr
 /// Writes a `SigLIP` and the description of its image processor.
 pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
     let out = job.output();
-    let hidden_size = options.hidden_size.unwrap_or(128);
-    let image_size = options.image_size.unwrap_or(64);
+    let hidden_size = options.hidden_size.unwrap_or(SIGLIP.hidden_size);
+    let image_size = options.image_size.unwrap_or(IMAGE_SIZE);
     let config = SiglipConfig {
         hidden_size,
         intermediate_size: 2 * hidden_size,
-        num_hidden_layers: options.layers.unwrap_or(2),
-        num_attention_heads: options.heads.unwrap_or(SIGLIP_HEADS),
+        num_hidden_layers: options.layers.unwrap_or(SIGLIP.layers),
+        num_attention_heads: options.heads.unwrap_or(SIGLIP.heads),
         image_size,
-        patch_size: options.patch_size.unwrap_or(16),
+        patch_size: options.patch_size.unwrap_or(PATCH_SIZE),
         layer_norm_eps: 1e-6,
         hidden_act: Activation::GeluTanh,
     };

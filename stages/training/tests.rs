@@ -38,6 +38,7 @@ impl Workshop {
         };
         let sizes = json!({"hidden_size": 32, "layers": 2, "heads": 2});
         get("phi", &json!({"source": "builtin:tiny-phi", "model": sizes}));
+        let sizes = json!({"hidden_size": 32, "layers": 2, "heads": 2, "patch_size": 16});
         get("siglip", &json!({"source": "builtin:tiny-siglip", "model": sizes}));
         get("shapes", &json!({"source": "builtin:shapes", "images": 12, "eval_images": 1}));
         let shop = Self(root);
