@@ -21,7 +21,7 @@ use tokenizers::{
 use super::{ModelOptions, shapes};
 use crate::{
     Job, StageError,
-    preprocess::template::{PHI2_END, PHI2_PAD, SYSTEM},
+    preprocess::template::{PAD, PHI2_END, SYSTEM},
 };
 
 /// Images whose texts the tokenizer learns from: the grammar is small, so these have all of it.
@@ -106,9 +106,9 @@ fn write_tokenizer(folder: &Path, vocab_size: usize, seed: u64) -> Result<u32, S
     let text = tokenizer.to_string(true).map_err(failed)?;
     std::fs::write(&path, text + "\n").map_err(StageError::io(&path))?;
     let config = json!({
-        "add_bos_token": false, "add_prefix_space": false, "bos_token": PHI2_PAD, "clean_up_tokenization_spaces": true,
-        "eos_token": PHI2_PAD, "model_max_length": 2048, "pad_token": PHI2_PAD, "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": PHI2_PAD,
+        "add_bos_token": false, "add_prefix_space": false, "bos_token": PAD, "clean_up_tokenization_spaces": true,
+        "eos_token": PAD, "model_max_length": 2048, "pad_token": PAD, "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": PAD,
     });
     write_json(&folder.join("tokenizer_config.json"), &config)?;
     tokenizer
@@ -137,7 +137,7 @@ pub(super) fn train_tokenizer(vocab_size: usize, seed: u64) -> tokenizers::Resul
     corpus.extend(std::iter::repeat_n(format!("{SYSTEM} USER:"), systems));
     tokenizer.train(&mut trainer, corpus.iter())?;
     // As in Phi-2, the special tokens come after the merges, and `</s>` after them.
-    tokenizer.add_special_tokens(&[AddedToken::from(PHI2_PAD, true), AddedToken::from(PHI2_END, true)]);
+    tokenizer.add_special_tokens(&[AddedToken::from(PAD, true), AddedToken::from(PHI2_END, true)]);
     Ok(widen(&tokenizer))
 }
 
@@ -147,7 +147,7 @@ fn widen(tokenizer: &tokenizers::TokenizerImpl<BPE, NormalizerWrapper, ByteLevel
     wide.with_pre_tokenizer(tokenizer.get_pre_tokenizer().copied().map(PreTokenizerWrapper::ByteLevel))
         .with_post_processor(tokenizer.get_post_processor().copied().map(PostProcessorWrapper::ByteLevel))
         .with_decoder(tokenizer.get_decoder().copied().map(DecoderWrapper::ByteLevel));
-    wide.add_special_tokens(&[AddedToken::from(PHI2_PAD, true), AddedToken::from(PHI2_END, true)]);
+    wide.add_special_tokens(&[AddedToken::from(PAD, true), AddedToken::from(PHI2_END, true)]);
     wide
 }
 

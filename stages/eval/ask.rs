@@ -39,11 +39,11 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
     let done = |answers: &[Option<String>]| answers.iter().flatten().count();
     let progress = |done: usize| job.progress(Progress::new(done, questions.len(), "questions"));
     progress(done(&answers));
-    let groups = groups(questions, config);
-    let open: Vec<&Group<'_>> =
-        groups.iter().filter(|group| group.questions.iter().any(|question| answers[*question].is_none())).collect();
-    if !open.is_empty() {
+    if answers.iter().any(Option::is_none) {
         let mut answerer = Answerer::load(config, job)?;
+        let groups = groups(questions, config, answerer.template);
+        let open: Vec<&Group<'_>> =
+            groups.iter().filter(|group| group.questions.iter().any(|question| answers[*question].is_none())).collect();
         let batch = if job.runtime().micro_batch_size == 0 { BATCH } else { job.runtime().micro_batch_size };
         for batch in open.chunks(batch) {
             job.check_cancelled()?;
@@ -61,8 +61,7 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
 }
 
 /// Groups questions that have the same answer. Groups with the same image follow each other, so that it is encoded once.
-fn groups<'a>(questions: &'a [Question], config: &EvalConfig) -> Vec<Group<'a>> {
-    let template = config.template.unwrap_or(Template::Phi2);
+fn groups<'a>(questions: &'a [Question], config: &EvalConfig, template: Template) -> Vec<Group<'a>> {
     let mut numbers: HashMap<(Option<&Path>, String), usize> = HashMap::new();
     let mut groups: Vec<Group<'_>> = Vec::new();
     for (number, question) in questions.iter().enumerate() {
@@ -83,6 +82,7 @@ struct Answerer<'a> {
     job: &'a Job,
     model: Imp,
     tokenizer: TextTokenizer,
+    template: Template,
     aspect_ratio: AspectRatio,
     options: GenerateOptions,
     /// The features `[patches, hidden]` of the images of the last batch: the next one often begins with the same image.
@@ -92,11 +92,12 @@ struct Answerer<'a> {
 impl<'a> Answerer<'a> {
     fn load(config: &EvalConfig, job: &'a Job) -> Result<Self, StageError> {
         let folder = job.input("model")?;
-        let template = config.template.unwrap_or(Template::Phi2);
         // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
         let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
         let model = Imp::load(folder).map_err(|error| model_error(job, &error))?;
         let mut tokenizer = TextTokenizer::open(&beside, &job.named(&beside))?;
+        let usual = || Template::of_family(model.llm.config.family, &tokenizer);
+        let template = config.template.unwrap_or_else(usual);
         template.prepare(&mut tokenizer)?;
         let aspect_ratio = AspectRatio::by_name(&model.config.image_aspect_ratio).ok_or_else(|| {
             let message = format!("`image_aspect_ratio` is `{}`", model.config.image_aspect_ratio);
@@ -107,7 +108,7 @@ impl<'a> Answerer<'a> {
             stop: template.stop_ids(&tokenizer),
             ..GenerateOptions::default()
         };
-        let answerer = Self { job, model, tokenizer, aspect_ratio, options, features: HashMap::new() };
+        let answerer = Self { job, model, tokenizer, template, aspect_ratio, options, features: HashMap::new() };
         let ends: Vec<i32> = answerer.options.stop.iter().map(|id| *id as i32).collect();
         answerer.check_ids(&ends)?;
         Ok(answerer)

@@ -1,6 +1,7 @@
 //! The conversation templates: how turns become one text, which of its tokens are learnt, and what ends an answer.
 //! Equal to Imp's `preprocess_*` token for token (`fixtures/prompts`). Does not know files or images' content.
 
+use imp_model::config::Family;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -16,8 +17,12 @@ pub const SYSTEM: &str = "A chat between a curious user and an artificial intell
                           helpful, detailed, and polite answers to the user's questions.";
 /// Ends an answer of `phi2`.
 pub const PHI2_END: &str = "</s>";
-/// Pads and stands for the unknown in `phi2`.
-pub const PHI2_PAD: &str = "<|endoftext|>";
+/// Begins a turn of `qwen2`.
+const CHATML_START: &str = "<|im_start|>";
+/// Ends a turn of `qwen2`.
+const CHATML_END: &str = "<|im_end|>";
+/// Pads, and stands for the unknown in `phi2`.
+pub const PAD: &str = "<|endoftext|>";
 
 /// A template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +32,9 @@ pub enum Template {
     Plain,
     /// `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`; only answers are learnt.
     Phi2,
+    /// ChatML, as Qwen1.5 and `SmolLM2` know it: `<|im_start|>user`, a newline, the question, `<|im_end|>` and so on; only
+    /// answers and their ends are learnt.
+    Qwen2,
 }
 
 /// A conversation in tokens.
@@ -46,6 +54,7 @@ impl Template {
         match self {
             Self::Plain => "plain",
             Self::Phi2 => "phi2",
+            Self::Qwen2 => "qwen2",
         }
     }
 
@@ -55,18 +64,34 @@ impl Template {
     /// # Errors
     /// If the tokenizer is of another family.
     pub fn prepare(self, tokenizer: &mut TextTokenizer) -> Result<(), StageError> {
-        if self == Self::Phi2 && (tokenizer.id(PHI2_PAD).is_none() || tokenizer.add_special(PHI2_END).is_none()) {
-            return Err(StageError::failed(
-                format!("the tokenizer has no token `{PHI2_PAD}`, which the template `phi2` needs"),
-                "give a language model of the Phi-2 family, or the template of its own family",
-            ));
+        let lacking = match self {
+            Self::Plain => None,
+            Self::Phi2 => {
+                Some(PAD).filter(|pad| tokenizer.id(pad).is_none() || tokenizer.add_special(PHI2_END).is_none())
+            }
+            Self::Qwen2 => [CHATML_START, CHATML_END, PAD].into_iter().find(|token| tokenizer.id(token).is_none()),
+        };
+        lacking.map_or(Ok(()), |token| {
+            Err(StageError::failed(
+                format!("the tokenizer has no token `{token}`, which the template `{}` needs", self.name()),
+                "give a language model of the template's family, or the template of its own family",
+            ))
+        })
+    }
+
+    /// The template that a model was most likely trained with.
+    pub fn of_family(family: Family, tokenizer: &TextTokenizer) -> Self {
+        match family {
+            Family::Qwen2 => Self::Qwen2,
+            Family::Llama if tokenizer.id(CHATML_END).is_some() => Self::Qwen2,
+            Family::Phi | Family::Llama | Family::Phi3 => Self::Phi2,
         }
-        Ok(())
     }
 
     /// The ids that end an answer.
     pub fn stop_ids(self, tokenizer: &TextTokenizer) -> Vec<u32> {
-        [PHI2_END, PHI2_PAD].iter().filter_map(|token| tokenizer.id(token)).collect()
+        let end = if self == Self::Qwen2 { CHATML_END } else { PHI2_END };
+        [end, PAD].iter().filter_map(|token| tokenizer.id(token)).collect()
     }
 
     /// The prompt that asks one question about one image.
@@ -74,6 +99,7 @@ impl Template {
         match self {
             Self::Plain => IMAGE_TEXT.into(),
             Self::Phi2 => format!("{SYSTEM} USER: {IMAGE_TEXT}\n{question} ASSISTANT:"),
+            Self::Qwen2 => chatml_system() + &chatml_question(&format!("{IMAGE_TEXT}\n{question}")),
         }
     }
 
@@ -93,6 +119,7 @@ impl Template {
         match self {
             Self::Plain => encode_plain(tokenizer, &turns),
             Self::Phi2 => encode_phi2(tokenizer, &turns, has_image, max_length),
+            Self::Qwen2 => encode_chatml(tokenizer, &turns, has_image, max_length),
         }
     }
 }
@@ -142,8 +169,6 @@ fn encode_phi2(
     if !has_image {
         input_ids.truncate(max_length);
     }
-    let pad = tokenizer.id(PHI2_PAD).map(|id| id as i32);
-    let unpadded = input_ids.iter().filter(|id| Some(**id) != pad).count();
     let mut labels = input_ids.clone();
     let mut done = 0;
     for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
@@ -153,12 +178,69 @@ fn encode_phi2(
         mask(&mut labels, done, done + question_tokens);
         done += encode(round)?.len() + 1; // and its `</s>`
     }
+    Ok(checked(tokenizer, input_ids, labels, done, max_length))
+}
+
+/// Masks what lies beyond the `done` tokens of all rounds. The reference checks its arithmetic: a conversation whose
+/// rounds don't add up to the whole (padding not counted) is masked out.
+fn checked(
+    tokenizer: &TextTokenizer,
+    input_ids: Vec<i32>,
+    mut labels: Vec<i32>,
+    done: usize,
+    max_length: usize,
+) -> Encoded {
+    let pad = tokenizer.id(PAD).map(|id| id as i32);
+    let unpadded = input_ids.iter().filter(|id| Some(**id) != pad).count();
     mask(&mut labels, done, usize::MAX);
     let mismatched = done < max_length && done != unpadded;
     if mismatched {
         labels.fill(IGNORE);
     }
-    Ok(Encoded { input_ids, labels, mismatched })
+    Encoded { input_ids, labels, mismatched }
+}
+
+fn chatml_system() -> String {
+    format!("{CHATML_START}system\n{SYSTEM}{CHATML_END}\n")
+}
+
+/// A question, up to where its answer begins.
+fn chatml_question(question: &str) -> String {
+    format!("{CHATML_START}user\n{question}{CHATML_END}\n{CHATML_START}assistant\n")
+}
+
+fn encode_chatml(
+    tokenizer: &TextTokenizer,
+    turns: &[Turn],
+    has_image: bool,
+    max_length: usize,
+) -> Result<Encoded, String> {
+    let turns = alternating(turns)?;
+    if let Some(empty) = turns.iter().position(|turn| turn.value.is_empty()) {
+        return Err(format!("turn {} is empty", empty + 1));
+    }
+    let (pairs, []) = turns.as_chunks::<2>() else { return Err("the conversation ends without an answer".into()) };
+    let rounds: Vec<(String, String)> =
+        pairs.iter().map(|[q, a]| (chatml_question(&q.value), format!("{}{CHATML_END}", a.value))).collect();
+    let whole: Vec<String> = rounds.iter().map(|(question, answer)| format!("{question}{answer}")).collect();
+    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
+    let mut input_ids = encode(&format!("{}{}", chatml_system(), whole.join("\n")))?;
+    if !has_image {
+        input_ids.truncate(max_length);
+    }
+    let mut labels = input_ids.clone();
+    let mut done = encode(&chatml_system())?.len();
+    mask(&mut labels, 0, done);
+    for (number, (round, (question, _))) in whole.iter().zip(&rounds).enumerate() {
+        if number > 0 {
+            // The newline between two rounds.
+            mask(&mut labels, done, done + 1);
+            done += 1;
+        }
+        mask(&mut labels, done, done + encode(question)?.len());
+        done += encode(round)?.len();
+    }
+    Ok(checked(tokenizer, input_ids, labels, done, max_length))
 }
 
 /// The text before and with `separator` if the text has it exactly once.
@@ -174,8 +256,8 @@ fn mask(labels: &mut [i32], from: usize, to: usize) {
     }
 }
 
-/// The whole conversation as text (the reference's `Conversation.get_prompt`).
-fn phi2_text(turns: &[Turn]) -> Result<String, String> {
+/// The turns from the user's first on, which must take turns with the model's.
+fn alternating(turns: &[Turn]) -> Result<&[Turn], String> {
     // The reference skips a first turn that is not the user's.
     let turns = match turns {
         [first, rest @ ..] if first.from == "gpt" => rest,
@@ -184,12 +266,20 @@ fn phi2_text(turns: &[Turn]) -> Result<String, String> {
     if turns.is_empty() {
         return Err("the conversation is empty".into());
     }
-    let mut text = format!("{SYSTEM} ");
     for (number, turn) in turns.iter().enumerate() {
-        let (from, role, end) = if number % 2 == 0 { ("human", "USER", " ") } else { ("gpt", "ASSISTANT", PHI2_END) };
+        let from = if number % 2 == 0 { "human" } else { "gpt" };
         if turn.from != from {
             return Err(format!("turn {} is from `{}` where `{from}` is expected", number + 1, turn.from));
         }
+    }
+    Ok(turns)
+}
+
+/// The whole conversation as text (the reference's `Conversation.get_prompt`).
+fn phi2_text(turns: &[Turn]) -> Result<String, String> {
+    let mut text = format!("{SYSTEM} ");
+    for (number, turn) in alternating(turns)?.iter().enumerate() {
+        let (role, end) = if number % 2 == 0 { ("USER", " ") } else { ("ASSISTANT", PHI2_END) };
         text += role;
         text += ":";
         if !turn.value.is_empty() {

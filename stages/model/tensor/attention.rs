@@ -248,7 +248,7 @@ fn score_gradients(
     let (d_out, out) = (&saved.d_out[at..at + shape.dim], &saved.out.values()[at..at + shape.dim]);
     let (log_total, scale) = (saved.log_totals[row * shape.query + head], shape.scale());
     math::simd(|| {
-        let along = math::sum(shape.dim, |i| d_out[i] * out[i]);
+        let along = math::dot(d_out, out);
         for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
             *p = math::exp(*p - log_total);
             *ds = *p * (*ds - along) * scale;
@@ -290,7 +290,7 @@ pub fn attend_cached(q: &Mat, caches: &[&KvCache], heads: usize, kv_heads: usize
         math::simd(|| {
             scores.extend(cache.keys[seen.clone()].chunks(width).map(|key| {
                 let key = &key[offset..offset + dim];
-                math::sum(dim, |i| query[i] * key[i]) * scale
+                math::dot(query, key) * scale
             }));
         });
         softmax(scores);

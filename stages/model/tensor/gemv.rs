@@ -15,32 +15,26 @@ pub(super) fn few_rows(x: &Mat, weight: &Weight, y: &mut [f32]) {
     let (rows, inputs, outputs) = (x.rows(), x.cols(), weight.outputs());
     let y = Shared::new(y);
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |wide: &mut Vec<f32>, chunk| {
-        let first = chunk * OUTPUTS;
-        let count = OUTPUTS.min(outputs - first);
-        let values = match weight.in_place() {
-            Ok(values) => &values[first * inputs..(first + count) * inputs],
-            Err(stored) => {
-                wide.resize(count * inputs, 0.0);
-                stored.widen(first, wide);
-                wide
+        wide.resize(inputs, 0.0);
+        for output in chunk * OUTPUTS..outputs.min((chunk + 1) * OUTPUTS) {
+            // One row at a time, which stays in the innermost cache.
+            let w = match weight.in_place() {
+                Ok(values) => &values[output * inputs..(output + 1) * inputs],
+                Err(stored) => {
+                    stored.widen(output, wide);
+                    &wide[..]
+                }
+            };
+            for row in 0..rows {
+                add(y, row * outputs + output, math::simd(|| math::dot(w, x.row(row))));
             }
-        };
-        for row in 0..rows {
-            let x = x.row(row);
-            add(
-                y,
-                row * outputs + first,
-                values.chunks(inputs).map(|w| math::simd(|| math::sum(inputs, |i| w[i] * x[i]))),
-            );
         }
     });
 }
 
-/// Adds to places that no other task writes to.
+/// Adds to a place that no other task writes to.
 #[allow(unsafe_code)]
-fn add(y: Shared, start: usize, values: impl ExactSizeIterator<Item = f32>) {
-    // SAFETY: chunks of outputs are disjoint, rows are one after the other in one task, and nothing reads before all
-    // tasks have ended.
-    let y = unsafe { y.slice(start, values.len()) };
-    y.iter_mut().zip(values).for_each(|(y, value)| *y += value);
+fn add(y: Shared, place: usize, value: f32) {
+    // SAFETY: every output of every row belongs to one task, and nothing reads before all tasks have ended.
+    unsafe { y.slice(place, 1)[0] += value };
 }

@@ -68,6 +68,20 @@ pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + (whole..n).map(f).sum::<f32>()
 }
 
+/// The scalar product of two slices of one length, in sixteen lanes: a fixed order that vectorises.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as above")]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
+        for (total, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *total += a * b;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
+}
+
 /// The largest value, in sixteen lanes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
