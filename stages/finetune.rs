@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     stage::{ConfigIssue, Input},
-    training::{self, Recipe, model_error, open_records},
+    training::{self, Recipe, model_error, open_records, open_validation},
 };
 
 /// The kind `finetune`.
@@ -19,15 +19,16 @@ pub struct Finetune;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Low-rank adapters.
+    /// Low-rank adapters. `custom`, Imp's word for adapting a merged Imp to a person's own data, is the same.
     #[default]
+    #[serde(alias = "custom")]
     Lora,
     /// All weights of the language model.
     Full,
 }
 
 /// `[stages.NAME.lora]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
     /// Width of the bottleneck.
@@ -36,11 +37,13 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// Share of an adapter's inputs that is dropped.
     pub dropout: f64,
+    /// Names of the linear layers that get one (`q_proj`, `lm_head`, ...); all if none is named, as in Imp.
+    pub targets: Vec<String>,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 256, alpha: 256.0, dropout: 0.05 }
+        Self { rank: 256, alpha: 256.0, dropout: 0.05, targets: Vec::new() }
     }
 }
 
@@ -66,6 +69,9 @@ pub struct Config {
     pub projector_learning_rate: Option<f64>,
     /// Share of the steps in which it rises.
     pub warmup_ratio: f64,
+    /// Steps in which it rises, in place of a share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<usize>,
     /// How it goes down.
     pub lr_scheduler: Schedule,
     /// Decoupled weight decay.
@@ -80,6 +86,10 @@ pub struct Config {
     pub max_grad_norm: f64,
     /// Batches of either images or text, with samples of like length.
     pub group_by_modality_length: bool,
+    /// Steps between two looks at the loss on the input `validation`; 0 means never.
+    pub eval_steps: usize,
+    /// Give the weights with the smallest loss on `validation` instead of the last ones.
+    pub keep_best: bool,
 }
 
 impl Default for Config {
@@ -94,6 +104,7 @@ impl Default for Config {
             learning_rate: 2e-4,
             projector_learning_rate: None,
             warmup_ratio: 0.03,
+            warmup_steps: None,
             lr_scheduler: Schedule::Cosine,
             weight_decay: 0.0,
             adam_beta1: 0.9,
@@ -101,6 +112,8 @@ impl Default for Config {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             group_by_modality_length: true,
+            eval_steps: 0,
+            keep_best: false,
         }
     }
 }
@@ -114,6 +127,7 @@ impl Config {
             learning_rate: self.learning_rate,
             projector_learning_rate: self.projector_learning_rate,
             warmup_ratio: self.warmup_ratio,
+            warmup_steps: self.warmup_steps,
             lr_scheduler: self.lr_scheduler,
             weight_decay: self.weight_decay,
             adam_beta1: self.adam_beta1,
@@ -121,6 +135,8 @@ impl Config {
             adam_epsilon: self.adam_epsilon,
             max_grad_norm: self.max_grad_norm,
             group_by_modality_length: self.group_by_modality_length,
+            eval_steps: self.eval_steps,
+            keep_best: self.keep_best,
         }
     }
 }
@@ -132,6 +148,7 @@ impl Stage for Finetune {
     const INPUTS: &'static [Input] = &[
         Input { name: "model", required: true, about: "a model, from `pretrain`, `finetune` or `merge`" },
         Input { name: "data", required: true, about: "training records, from `preprocess`" },
+        Input { name: "validation", required: false, about: "held-out records for `eval_steps`, from `preprocess`" },
     ];
     type Config = Config;
 
@@ -164,14 +181,20 @@ impl Stage for Finetune {
         model.config.image_aspect_ratio.clone_from(&data.meta().image_aspect_ratio);
         model.llm.fold();
 
-        let LoraConfig { rank, alpha, dropout } = config.lora;
+        let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;
         let settings = LoraSettings { rank, alpha, dropout };
         match config.mode {
             Mode::Full => model.llm.unfreeze(),
-            Mode::Lora => model.llm.adapt(&settings, job.seed()),
+            Mode::Lora => model.llm.adapt(&settings, targets, job.seed()).map_err(|message| {
+                StageError::failed(
+                    format!("lora.targets: {message}"),
+                    "name layers of this model, or leave `targets` out",
+                )
+            })?,
         }
         model.projector.unfreeze();
-        training::train(&mut model, &config.recipe(), &data, job)?;
+        let validation = open_validation(job)?;
+        training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
 
         if config.mode == Mode::Lora {
             peft::write(&model.llm, &settings, &job.output().join("adapter"))

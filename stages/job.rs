@@ -63,13 +63,28 @@ pub struct Runtime {
     pub checkpoint_steps: usize,
     /// Seconds between checkpoints.
     pub checkpoint_seconds: f64,
+    /// How many of the last checkpoints are kept until the stage is done.
+    pub keep_checkpoints: usize,
+    /// Whether the backward pass computes the language model's blocks again instead of keeping them; left out, it does for
+    /// models of a billion weights and more. The result is the same to the bit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_checkpointing: Option<bool>,
     /// Steps between lines in `metrics.jsonl`.
     pub log_steps: usize,
 }
 
 impl Default for Runtime {
     fn default() -> Self {
-        Self { cpus: 0, gpus: 0, micro_batch_size: 0, checkpoint_steps: 0, checkpoint_seconds: 10.0, log_steps: 1 }
+        Self {
+            cpus: 0,
+            gpus: 0,
+            micro_batch_size: 0,
+            checkpoint_steps: 0,
+            checkpoint_seconds: 10.0,
+            keep_checkpoints: 1,
+            gradient_checkpointing: None,
+            log_steps: 1,
+        }
     }
 }
 

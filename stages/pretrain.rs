@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     stage::{ConfigIssue, Input},
-    training::{self, Recipe, model_error, open_records},
+    training::{self, Recipe, model_error, open_records, open_validation},
 };
 
 /// The kind `pretrain`.
@@ -32,6 +32,9 @@ pub struct Config {
     pub learning_rate: f64,
     /// Share of the steps in which it rises.
     pub warmup_ratio: f64,
+    /// Steps in which it rises, in place of a share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<usize>,
     /// How it goes down.
     pub lr_scheduler: Schedule,
     /// Decoupled weight decay.
@@ -46,6 +49,10 @@ pub struct Config {
     pub max_grad_norm: f64,
     /// Batches of either images or text, with samples of like length.
     pub group_by_modality_length: bool,
+    /// Steps between two looks at the loss on the input `validation`; 0 means never.
+    pub eval_steps: usize,
+    /// Give the weights with the smallest loss on `validation` instead of the last ones.
+    pub keep_best: bool,
 }
 
 impl Default for Config {
@@ -59,6 +66,7 @@ impl Default for Config {
             global_batch_size: 256,
             learning_rate: 1e-3,
             warmup_ratio: 0.03,
+            warmup_steps: None,
             lr_scheduler: Schedule::Cosine,
             weight_decay: 0.0,
             adam_beta1: 0.9,
@@ -66,6 +74,8 @@ impl Default for Config {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             group_by_modality_length: false,
+            eval_steps: 0,
+            keep_best: false,
         }
     }
 }
@@ -79,6 +89,7 @@ impl Config {
             learning_rate: self.learning_rate,
             projector_learning_rate: None,
             warmup_ratio: self.warmup_ratio,
+            warmup_steps: self.warmup_steps,
             lr_scheduler: self.lr_scheduler,
             weight_decay: self.weight_decay,
             adam_beta1: self.adam_beta1,
@@ -86,6 +97,8 @@ impl Config {
             adam_epsilon: self.adam_epsilon,
             max_grad_norm: self.max_grad_norm,
             group_by_modality_length: self.group_by_modality_length,
+            eval_steps: self.eval_steps,
+            keep_best: self.keep_best,
         }
     }
 }
@@ -98,6 +111,7 @@ impl Stage for Pretrain {
         Input { name: "llm", required: true, about: "a language model (Hugging Face folder)" },
         Input { name: "vision", required: true, about: "a SigLIP vision encoder (Hugging Face folder)" },
         Input { name: "data", required: true, about: "training records, from `preprocess`" },
+        Input { name: "validation", required: false, about: "held-out records for `eval_steps`, from `preprocess`" },
     ];
     type Config = Config;
 
@@ -126,7 +140,8 @@ impl Stage for Pretrain {
         };
         let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;
         model.projector.unfreeze();
-        training::train(&mut model, &config.recipe(), &data, job)?;
+        let validation = open_validation(job)?;
+        training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
         training::write_parts(job, &model, Some(llm), Some(vision), llm)
     }
 }

@@ -62,6 +62,12 @@ impl Trial {
         self
     }
 
+    /// Settings that can't change the result.
+    pub(crate) fn runtime(mut self, change: impl FnOnce(&mut Runtime)) -> Self {
+        change(&mut self.spec.runtime);
+        self
+    }
+
     /// Runs it, with the user's own files found below the parent of the work folder.
     pub(crate) fn run<S: Stage>(mut self, config: &Value) -> Outcome {
         let config: S::Config = serde_json::from_value(config.clone()).unwrap();

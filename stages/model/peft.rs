@@ -1,6 +1,6 @@
 //! LoRA adapters in peft's layout: `adapter_config.json` and `adapter_model.safetensors`, with peft's names.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Value, json};
 
@@ -30,6 +30,8 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
             }
         }
     }
+    let adapted = llm.linears().filter(|linear| linear.lora.is_some());
+    let targets: BTreeSet<&str> = adapted.map(Linear::kind).collect();
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -42,7 +44,7 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout,
-        "target_modules": llm.linear_names(),
+        "target_modules": targets,
     });
     write_json(&folder.join("adapter_config.json"), &config)?;
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, DType::F32)

@@ -1,7 +1,7 @@
 //! Which records are in which step, and their images, decoded ahead of time on a thread of their own.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::mpsc::{Receiver, sync_channel},
     thread::Scope,
 };
@@ -93,7 +93,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
             if !once {
                 seen.clear();
             }
-            let decoded = decode(set, step, size, &mut seen);
+            let decoded = decode(set, step, size, |number| seen.insert(number));
             // Nobody listens any more: training has stopped.
             if send.send(decoded).is_err() {
                 break;
@@ -103,24 +103,25 @@ pub(super) fn decode_ahead<'scope, 'env>(
     receive
 }
 
-fn decode(set: &RecordSet, step: &[usize], size: usize, seen: &mut HashSet<u32>) -> Result<Images, StageError> {
+/// Decodes the images of `step` that are `wanted`, each of them once.
+pub(super) fn decode(
+    set: &RecordSet,
+    step: &[usize],
+    size: usize,
+    mut wanted: impl FnMut(u32) -> bool,
+) -> Result<Images, StageError> {
     let aspect_ratio = AspectRatio::by_name(&set.meta().image_aspect_ratio).unwrap_or_default();
-    let mut wanted: Vec<(u32, &str, &[u8])> = Vec::new();
+    let mut encoded: BTreeMap<u32, (&str, &[u8])> = BTreeMap::new();
     for number in step {
         let record = set.record(*number)?;
-        let images = record.images();
-        wanted.extend(
-            record
-                .image_numbers()
-                .iter()
-                .zip(images)
-                .filter(|(number, _)| seen.insert(**number))
-                .map(|(number, bytes)| (*number, record.id, bytes)),
-        );
+        let images = record.image_numbers().iter().zip(record.images());
+        for (number, bytes) in images.filter(|(number, _)| wanted(**number)) {
+            encoded.insert(*number, (record.id, bytes));
+        }
     }
-    wanted
+    encoded
         .into_par_iter()
-        .map(|(number, id, bytes)| {
+        .map(|(number, (id, bytes))| {
             let pixels = pixels::pixels(bytes, aspect_ratio, size).map_err(|error| {
                 StageError::failed(
                     format!("record `{id}`: its image can't be decoded: {error}"),

@@ -10,7 +10,10 @@ use imp_model::{
     weights::Checkpoint,
 };
 
-use super::model_error;
+use super::{
+    held_out::{self, Best},
+    model_error,
+};
 use crate::{Job, StageError};
 
 /// What a checkpoint holds besides weights and optimizer.
@@ -20,17 +23,20 @@ pub(super) struct Position {
     pub(super) step: usize,
     /// Losses of the last steps.
     pub(super) losses: Vec<f32>,
+    /// The smallest held-out loss.
+    pub(super) best: Option<Best>,
 }
 
 /// Saves everything that the next step depends on, then forgets older checkpoints.
 pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: &Position) -> Result<(), StageError> {
     let folder = job.checkpoint();
     let fresh = folder.join("new.safetensors");
-    // Two halves, each exact in f32.
-    let step = [(position.step >> 12) as f32, (position.step & 0xfff) as f32];
+    let step = halves(position.step);
+    let best = position.best.map(|best| [halves(best.step).as_slice(), &[best.loss]].concat()).unwrap_or_default();
     let mut weights = Vec::new();
     model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
-    let mut tensors = vec![NamedTensor::vector("step", &step), NamedTensor::vector("losses", &position.losses)];
+    let numbers: [(&str, &[f32]); 3] = [("step", &step), ("losses", &position.losses), ("best", &best)];
+    let mut tensors: Vec<_> = numbers.map(|(name, values)| NamedTensor::vector(name, values)).into();
     for (name, mat) in &weights {
         tensors.push(NamedTensor::vector(format!("weight.{name}"), mat.values()));
     }
@@ -43,17 +49,29 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
     let target = folder.join(format!("step-{:09}-{digest}.safetensors", position.step));
     let old = saved(&folder);
     std::fs::rename(&fresh, &target).map_err(StageError::io(&target))?;
-    for path in old.iter().filter(|path| **path != target) {
+    let surplus = (old.len() + 1).saturating_sub(job.runtime().keep_checkpoints.max(1));
+    for path in old.iter().filter(|path| **path != target).take(surplus) {
         // What can't be removed now only takes room until the stage is done.
         let _ = std::fs::remove_file(path);
     }
+    held_out::forget_others(job, position.best);
     Ok(())
 }
 
-/// Goes back to the last state that is whole. If there is none, that is the beginning.
-pub(super) fn load(job: &Job, model: &mut Imp, optimizer: &mut Optimizer) -> Position {
+/// Two numbers, each exact in f32.
+fn halves(step: usize) -> [f32; 2] {
+    [(step >> 12) as f32, (step & 0xfff) as f32]
+}
+
+fn whole(halves: &[f32]) -> usize {
+    ((halves[0] as usize) << 12) + halves[1] as usize
+}
+
+/// Goes back to the last state that is whole. If there is none, that is the beginning. With `keep_best` the best weights
+/// must be there, too.
+pub(super) fn load(job: &Job, model: &mut Imp, optimizer: &mut Optimizer, keep_best: bool) -> Position {
     for path in saved(&job.checkpoint()).into_iter().rev() {
-        match read(&path, model, optimizer) {
+        match read(&path, model, optimizer, |best| !keep_best || held_out::is_there(job, best)) {
             Ok(position) => return position,
             Err(error) => job.warn(format!("a damaged checkpoint is not used: {error}")),
         }
@@ -80,7 +98,12 @@ fn digest(path: &Path) -> std::io::Result<String> {
 }
 
 /// Reads all of it before changing anything.
-fn read(path: &Path, model: &mut Imp, optimizer: &mut Optimizer) -> Result<Position, ModelError> {
+fn read(
+    path: &Path,
+    model: &mut Imp,
+    optimizer: &mut Optimizer,
+    best_is_there: impl Fn(Option<Best>) -> bool,
+) -> Result<Position, ModelError> {
     let found = digest(path).map_err(|source| ModelError::Io { file: path.into(), source })?;
     if named_digest(path) != Some(found.as_str()) {
         return Err(ModelError::file(path, "its content is not what was written"));
@@ -90,11 +113,17 @@ fn read(path: &Path, model: &mut Imp, optimizer: &mut Optimizer) -> Result<Posit
     let step = vector("step".into(), 2)?;
     let losses = file.shape("losses")?.iter().product();
     let losses = vector("losses".into(), losses)?;
+    let best = file.shape("best")?.iter().product();
+    let best = vector("best".into(), best)?;
+    let best = best.get(2).map(|loss| Best { step: whole(&best), loss: *loss });
     let mut loaded = Vec::new();
     for (name, moments) in &optimizer.moments {
         let length = moments.first.len();
         let read = |part: &str| vector(format!("{part}.{name}"), length);
         loaded.push((read("weight")?, read("first")?, read("second")?));
+    }
+    if !best_is_there(best) {
+        return Err(ModelError::file(path, "the best weights so far, which lay beside it, are missing"));
     }
     let mut weights = Vec::new();
     for ((_, moments), (weight, first, second)) in optimizer.moments.iter_mut().zip(loaded) {
@@ -107,7 +136,7 @@ fn read(path: &Path, model: &mut Imp, optimizer: &mut Optimizer) -> Result<Posit
             mat.values_mut().copy_from_slice(&weight);
         }
     });
-    let step = ((step[0] as usize) << 12) + step[1] as usize;
+    let step = whole(&step);
     optimizer.step = step as u64;
-    Ok(Position { step, losses })
+    Ok(Position { step, losses, best })
 }

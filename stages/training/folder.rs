@@ -25,7 +25,16 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
 
 /// Opens the records of the input `data`.
 pub(crate) fn open_records(job: &Job) -> Result<RecordSet, StageError> {
-    RecordSet::open(job.input("data")?).map_err(|error| match error {
+    open(job, job.input("data")?)
+}
+
+/// Opens the held-out records of the input `validation`, if the pipeline gives it.
+pub(crate) fn open_validation(job: &Job) -> Result<Option<RecordSet>, StageError> {
+    job.optional_input("validation").map(|folder| open(job, folder)).transpose()
+}
+
+fn open(job: &Job, folder: &Path) -> Result<RecordSet, StageError> {
+    RecordSet::open(folder).map_err(|error| match error {
         StageError::Input { file, line, message, help } => {
             StageError::Input { file: job.named(&file), line, message, help }
         }

@@ -3,15 +3,17 @@
 
 mod batches;
 mod checkpoint;
+mod features;
 mod folder;
+mod held_out;
 mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use folder::{link_others, model_error, open_records, write_parts};
+pub(crate) use folder::{link_others, model_error, open_records, open_validation, write_parts};
 pub(crate) use run::train;
 
-use imp_model::schedule::Schedule;
+use imp_model::schedule::{Schedule, warmup_steps};
 
 use crate::stage::ConfigIssue;
 
@@ -26,6 +28,8 @@ pub(crate) struct Recipe {
     /// The projector's own; the same if not given.
     pub(crate) projector_learning_rate: Option<f64>,
     pub(crate) warmup_ratio: f64,
+    /// In place of the ratio.
+    pub(crate) warmup_steps: Option<usize>,
     pub(crate) lr_scheduler: Schedule,
     pub(crate) weight_decay: f64,
     pub(crate) adam_beta1: f64,
@@ -34,9 +38,18 @@ pub(crate) struct Recipe {
     /// Gradients are clipped to this norm; 0 means never.
     pub(crate) max_grad_norm: f64,
     pub(crate) group_by_modality_length: bool,
+    /// Steps between two looks at the held-out loss; 0 means never.
+    pub(crate) eval_steps: usize,
+    /// The weights with the smallest held-out loss are the result.
+    pub(crate) keep_best: bool,
 }
 
 impl Recipe {
+    /// Steps of `total` in which the learning rate rises.
+    fn warmup(&self, total: usize) -> usize {
+        self.warmup_steps.unwrap_or_else(|| warmup_steps(self.warmup_ratio, total))
+    }
+
     /// What the types can't say.
     pub(crate) fn check(&self) -> Result<(), ConfigIssue> {
         let not_negative = [
@@ -62,6 +75,9 @@ impl Recipe {
             if value == 0 {
                 return Err(ConfigIssue::new(key, "must be at least 1"));
             }
+        }
+        if self.keep_best && self.eval_steps == 0 {
+            return Err(ConfigIssue::new("keep_best", "needs `eval_steps`, and the input `validation`"));
         }
         Ok(())
     }

@@ -1,19 +1,20 @@
 //! The training loop. Does not know what trains, or where the result goes.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use imp_model::{
     Imp, Sample,
     layers::Pass,
     optim::{Optimizer, Rate},
-    schedule::warmup_steps,
-    tensor::{self, AdamW, Mat},
+    tensor::{self, AdamW},
 };
 
 use super::{
     Recipe,
     batches::{Batches, Images, decode_ahead},
     checkpoint::{self, Position},
+    features::Features,
+    held_out::{self, Best, HeldOut},
 };
 use crate::{
     Job, StageError,
@@ -21,21 +22,33 @@ use crate::{
     preprocess::records::{Record, RecordSet},
 };
 
-/// Features of images are kept in memory if all of them take less than this: the encoder is frozen, so they
-/// never change.
-const FEATURE_MEMORY: usize = 512 << 20;
 /// The final loss is the mean over so many last steps.
 const LAST: usize = 20;
 /// Samples that go through the model at once, unless the pipeline says otherwise.
 const MICRO_BATCH: usize = 16;
 
+/// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
+const LARGE: usize = 1_000_000_000;
+
 /// Trains what is trainable in `model`, from the last checkpoint if there is one.
-pub(crate) fn train(model: &mut Imp, recipe: &Recipe, data: &RecordSet, job: &Job) -> Result<(), StageError> {
+pub(crate) fn train(
+    model: &mut Imp,
+    recipe: &Recipe,
+    data: &RecordSet,
+    validation: Option<&RecordSet>,
+    job: &Job,
+) -> Result<(), StageError> {
     let batches = Batches::new(recipe, data, job.seed());
     if batches.steps.is_empty() {
         return Err(StageError::failed(
             "there are no records to train on",
             "look at what the preprocess stage rejected",
+        ));
+    }
+    if recipe.eval_steps > 0 && validation.is_none() {
+        return Err(StageError::failed(
+            "`eval_steps` needs held-out records",
+            "give the stage `validation = \"...\"`, the name of a preprocess stage",
         ));
     }
     let settings = AdamW {
@@ -45,26 +58,34 @@ pub(crate) fn train(model: &mut Imp, recipe: &Recipe, data: &RecordSet, job: &Jo
         weight_decay: recipe.weight_decay,
     };
     let mut optimizer = Optimizer::new(model, settings, recipe.max_grad_norm);
-    let position = checkpoint::load(job, model, &mut optimizer);
+    let position = checkpoint::load(job, model, &mut optimizer, recipe.keep_best);
     job.open_metrics(position.step as u64)?;
 
-    let vision = &model.vision.config;
-    let feature_bytes = vision.patches() * vision.hidden_size * size_of::<f32>();
-    let keep = data.meta().images.saturating_mul(feature_bytes) <= FEATURE_MEMORY;
-    let size = vision.image_size;
-    let first = position.step.min(batches.steps.len());
+    let features = Features::new(model, data.meta().images);
+    let held_out = validation.map(|set| HeldOut::new(set, model));
+    let (size, first) = (model.vision.config.image_size, position.step.min(batches.steps.len()));
     std::thread::scope(|scope| {
-        let images = decode_ahead(scope, data, &batches.steps[first..], size, keep);
-        let (features, began) = (HashMap::new(), Instant::now());
-        let mut run =
-            Run { model, recipe, data, job, optimizer, position, features, keep, saved: began, examples: 0, tokens: 0 };
+        let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);
+        let began = Instant::now();
+        let speed = Speed { began, waited: 0.0, examples: 0, tokens: 0 };
+        let mut run = Run { model, recipe, data, job, optimizer, position, features, held_out, saved: began, speed };
         for records in &batches.steps[first..] {
+            let asked = Instant::now();
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
-            run.step(records, decoded, batches.steps.len())?;
+            run.step(records, decoded, asked, batches.steps.len())?;
         }
-        run.report(began.elapsed().as_secs_f64());
-        Ok(())
+        run.finish()
     })
+}
+
+/// What this process has done, for the speed.
+struct Speed {
+    began: Instant,
+    /// Seconds for which steps waited for images.
+    waited: f64,
+    examples: usize,
+    /// Positions of the language model.
+    tokens: usize,
 }
 
 struct Run<'a> {
@@ -74,23 +95,22 @@ struct Run<'a> {
     job: &'a Job,
     optimizer: Optimizer,
     position: Position,
-    /// Features by image number, `[patches * hidden]`.
-    features: HashMap<u32, Vec<f32>>,
-    keep: bool,
+    features: Features,
+    held_out: Option<HeldOut<'a>>,
     saved: Instant,
-    /// Trained on by this process, for the speed.
-    examples: usize,
-    /// The same, in positions of the language model.
-    tokens: usize,
+    speed: Speed,
 }
 
 impl Run<'_> {
-    fn step(&mut self, records: &[usize], images: Images, total: usize) -> Result<(), StageError> {
-        self.encode(images);
+    /// One step on `records`, whose new images were asked for at `asked` and have just come.
+    fn step(&mut self, records: &[usize], images: Images, asked: Instant, total: usize) -> Result<(), StageError> {
+        let waited = asked.elapsed().as_secs_f64();
+        let tokens_before = self.speed.tokens;
+        self.features.encode(self.model, images);
         let index = self.position.step;
         let (loss, gradients) = self.loss_and_gradients(index, records)?;
         let recipe = self.recipe;
-        let factor = recipe.lr_scheduler.factor(index, warmup_steps(recipe.warmup_ratio, total), total);
+        let factor = recipe.lr_scheduler.factor(index, recipe.warmup(total), total);
         let learning_rate = recipe.learning_rate * factor;
         let projector_rate = recipe.projector_learning_rate.map_or(learning_rate, |rate| rate * factor);
         let norm = self.optimizer.update(self.model, &gradients, |name| Rate {
@@ -101,30 +121,49 @@ impl Run<'_> {
         if !loss.is_finite() || !norm.is_finite() {
             return Err(self.diverged(records, loss));
         }
-        self.examples += records.len();
+        self.speed.examples += records.len();
+        self.speed.waited += waited;
         let position = &mut self.position;
         position.step += 1;
         position.losses.push(loss);
         let surplus = position.losses.len().saturating_sub(LAST);
         position.losses.drain(..surplus);
-        let (step, loss) = (position.step, f64::from(loss));
-        if step.is_multiple_of(self.job.runtime().log_steps.max(1)) || step == total {
-            let values = [("loss", loss), ("learning_rate", learning_rate), ("grad_norm", f64::from(norm))];
+        self.features.forget();
+        let held_out = self.look_at_held_out(total)?;
+        let (step, loss) = (self.position.step, f64::from(loss));
+        if step.is_multiple_of(self.job.runtime().log_steps.max(1)) || step == total || held_out.is_some() {
+            let seconds = asked.elapsed().as_secs_f64().max(1e-9);
+            let mut values = vec![
+                ("loss", loss),
+                ("learning_rate", learning_rate),
+                ("grad_norm", f64::from(norm)),
+                ("examples_per_second", records.len() as f64 / seconds),
+                ("tokens_per_second", (self.speed.tokens - tokens_before) as f64 / seconds),
+                ("data_wait", waited),
+            ];
+            values.extend(memory().map(|bytes| ("memory", bytes)));
+            values.extend(held_out.map(|loss| ("validation_loss", f64::from(loss))));
             self.job.metrics(step as u64, &values)?;
         }
         self.job.progress(Progress::new(step, total, "steps").with("loss", loss));
-        if !self.keep {
-            self.features.clear();
-        }
         self.save_if_due()
     }
 
-    /// Encodes each image by itself, so that its features don't depend on which others came along.
-    fn encode(&mut self, images: Images) {
-        let model = &*self.model;
-        self.features.extend(
-            images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]).values().to_vec())),
-        );
+    /// The held-out loss, if it is time for it; the weights are kept if it is the smallest so far.
+    fn look_at_held_out(&mut self, total: usize) -> Result<Option<f32>, StageError> {
+        let (step, every) = (self.position.step, self.recipe.eval_steps);
+        let Some(held_out) = self.held_out.as_mut().filter(|_| every > 0) else { return Ok(None) };
+        if !step.is_multiple_of(every) && step != total {
+            return Ok(None);
+        }
+        let loss = held_out.loss(self.model, self.job)?;
+        if self.position.best.is_none_or(|best| loss < best.loss) {
+            if self.recipe.keep_best {
+                held_out::keep(self.job, self.model, step)?;
+            }
+            self.position.best = Some(Best { step, loss });
+        }
+        Ok(Some(loss))
     }
 
     /// The loss of a whole batch and its gradients, added up over parts of it.
@@ -149,8 +188,11 @@ impl Run<'_> {
             0 => MICRO_BATCH,
             size => size,
         };
+        let large = self.model.llm.config.parameters() >= LARGE;
+        let checkpointing = self.job.runtime().gradient_checkpointing.unwrap_or(large);
         for (part, records) in records.chunks(micro_batch).enumerate() {
             let pass = Pass::training(seed, part * micro_batch);
+            let pass = if checkpointing { pass.with_gradient_checkpointing() } else { pass };
             let (part_loss, gradients) = self.part(records, count, &pass)?;
             loss += part_loss;
             if total.is_empty() {
@@ -163,44 +205,36 @@ impl Run<'_> {
     }
 
     fn part(&mut self, records: &[Record<'_>], count: usize, pass: &Pass) -> Result<(f32, Vec<Vec<f32>>), StageError> {
-        let mut features = Vec::new();
-        let mut rows = Vec::new();
-        let mut images = Vec::new();
-        for record in records {
-            images.push((rows.len()..rows.len() + record.image_numbers().len()).collect::<Vec<_>>());
-            for number in record.image_numbers() {
-                let Some(known) = self.features.get(number) else {
-                    return Err(StageError::failed(
-                        format!("record `{}`: its image was not loaded", record.id),
-                        "run it again",
-                    ));
-                };
-                features.extend_from_slice(known);
-                rows.push(number);
-            }
-        }
-        let (width, patches) = (self.model.vision.config.hidden_size, self.model.vision.config.patches());
-        let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>() + rows.len() * (patches - 1);
-        let features = Mat::new(features.len() / width, width, features);
-        let samples: Vec<Sample<'_>> = records
-            .iter()
-            .zip(&images)
-            .map(|(record, images)| Sample { input_ids: record.input_ids, labels: record.labels, images })
-            .collect();
-        let loss = self.model.loss(pass, &samples, &features, count);
+        let batch = self.features.batch(self.model, records)?;
+        let patches = self.model.vision.config.patches();
+        let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
+        self.speed.tokens +=
+            records.iter().map(|record| record.input_ids.len()).sum::<usize>() + images * (patches - 1);
+        let loss = self.model.loss(pass, &batch.samples(), &batch.features, count);
         let value = loss.values()[0];
-        self.tokens += tokens;
         Ok((value, self.model.gradients(&mut pass.graph.backward(&loss))))
     }
 
-    fn report(&self, seconds: f64) {
+    /// Goes back to the best weights if they are the result, and reports.
+    fn finish(self) -> Result<(), StageError> {
+        if let Some(best) = self.position.best {
+            self.job.result("validation_loss", f64::from(best.loss));
+            self.job.result("best_step", best.step as f64);
+            if self.recipe.keep_best {
+                held_out::go_back(self.job, self.model, best.step)?;
+            }
+        }
         let losses = &self.position.losses;
         self.job.result("loss", f64::from(losses.iter().sum::<f32>()) / losses.len().max(1) as f64);
+        let Speed { began, waited, examples, tokens } = self.speed;
         // A run that resumes after its last step has no speed.
-        if self.examples > 0 {
-            self.job.result("examples_per_second", self.examples as f64 / seconds);
-            self.job.result("tokens_per_second", self.tokens as f64 / seconds);
+        if examples > 0 {
+            let seconds = began.elapsed().as_secs_f64();
+            self.job.result("examples_per_second", examples as f64 / seconds);
+            self.job.result("tokens_per_second", tokens as f64 / seconds);
+            self.job.result("data_wait", waited);
         }
+        Ok(())
     }
 
     fn save_if_due(&mut self) -> Result<(), StageError> {
@@ -231,4 +265,11 @@ impl Run<'_> {
             "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
         )
     }
+}
+
+/// The resident memory of this process in bytes, where the system tells.
+fn memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0)
 }

@@ -78,8 +78,17 @@ impl Workshop {
         shop
     }
 
-    fn metrics(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name).join("metrics.jsonl")).unwrap()
+    /// The lines of `metrics.jsonl`, without what varies from run to run.
+    fn metrics(&self, name: &str) -> Vec<BTreeMap<String, f64>> {
+        let text = fs::read_to_string(self.path(name).join("metrics.jsonl")).unwrap();
+        let line = |line: &str| {
+            let mut line: BTreeMap<String, f64> = serde_json::from_str(line).unwrap();
+            for varying in ["examples_per_second", "tokens_per_second", "data_wait", "memory"] {
+                assert!(line.remove(varying).unwrap() >= 0.0, "{varying}");
+            }
+            line
+        };
+        text.lines().map(line).collect()
     }
 }
 
@@ -150,11 +159,7 @@ fn micro_batches_add_up_to_the_batch() {
     });
     let losses = |name: &str, size: usize| {
         shop.finetune(name).micro_batch(size).run::<Finetune>(&config).done();
-        let value = |line: &str| serde_json::from_str::<Value>(line).unwrap();
-        let metrics = shop.metrics(name);
-        let figures =
-            metrics.lines().map(value).map(|line| [&line["loss"], &line["grad_norm"]].map(|v| v.as_f64().unwrap()));
-        figures.collect::<Vec<_>>()
+        shop.metrics(name).iter().map(|line| [line["loss"], line["grad_norm"]]).collect::<Vec<_>>()
     };
     let whole = losses("whole", 6);
     for (name, size) in [("ones", 1), ("uneven", 4)] {
@@ -251,8 +256,7 @@ fn training_learns_and_reports_it() {
     let shop = Workshop::pretrained();
     let config = json!({"mode": "full", "global_batch_size": 4, "epochs": 16, "learning_rate": 3e-3});
     let outcome = shop.finetune("finetune").run::<Finetune>(&config);
-    let metrics = shop.metrics("finetune");
-    let lines: Vec<BTreeMap<String, f64>> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = shop.metrics("finetune");
     assert!(outcome.figure("loss") < 0.5 * lines[0]["loss"], "{} after {}", outcome.figure("loss"), lines[0]["loss"]);
     assert!(outcome.figure("tokens_per_second") > outcome.figure("examples_per_second"));
     assert!(lines[0]["learning_rate"].abs() < 1e-12, "the first step has a learning rate of 0");
@@ -331,4 +335,82 @@ fn impossible_settings_are_named() {
     let pretrain = |config: Value| Pretrain::check(&serde_json::from_value(config).unwrap()).unwrap_err();
     assert_eq!(pretrain(json!({"mm_projector_type": "mlpx_gelu"})).key, "mm_projector_type");
     assert_eq!(pretrain(json!({"mm_vision_select_layer": 1})).key, "mm_vision_select_layer");
+}
+
+/// Weights by file, without the configuration beside them.
+fn weights(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    tree(folder).into_iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "safetensors")).collect()
+}
+
+#[test]
+fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
+    let shop = Workshop::pretrained();
+    let validated = |name: &str| {
+        shop.trial(name, &[("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")])
+    };
+    // So large a learning rate that what comes after some good steps is worse.
+    let base = json!({
+        "mode": "full", "global_batch_size": 4, "epochs": 3, "learning_rate": 0.3, "lr_scheduler": "constant",
+        "warmup_steps": 0, "max_grad_norm": 0.0,
+    });
+    let with = |more: Value| {
+        let mut config = base.clone();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let keeping = with(json!({"eval_steps": 2, "keep_best": true}));
+    let outcome = validated("best").run::<Finetune>(&keeping);
+    let (best, loss) = (outcome.figure("best_step") as usize, outcome.figure("validation_loss"));
+    let kept = outcome.done();
+    let lines = shop.metrics("best");
+    let seen: Vec<(usize, f64)> =
+        lines.iter().filter_map(|line| Some((line["step"] as usize, *line.get("validation_loss")?))).collect();
+    assert_eq!(seen.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 6, 8, 9]);
+    assert!(seen.iter().all(|(_, other)| *other >= loss) && seen.contains(&(best, loss)), "{best}, {loss}: {seen:?}");
+    assert!(best < 9, "the last step is not the best: {seen:?}");
+    let until_then = shop.finetune("until_then").run::<Finetune>(&with(json!({"max_steps": best}))).done();
+    assert_eq!(weights(&kept), weights(&until_then));
+
+    let often = interrupted::<Finetune>(&keeping, &[1, 3, 3], || validated("often")).done();
+    assert_eq!(tree(&kept), tree(&often));
+    assert_eq!(shop.metrics("often"), lines);
+}
+
+#[test]
+fn held_out_records_must_be_given_and_best_weights_looked_for() {
+    let shop = Workshop::pretrained();
+    let error = shop.finetune("none").run::<Finetune>(&json!({"eval_steps": 5})).error();
+    assert!(error.to_string().contains("`eval_steps` needs held-out records"), "{error}");
+    let config = serde_json::from_value(json!({"keep_best": true})).unwrap();
+    assert_eq!(Finetune::check(&config).unwrap_err().key, "keep_best");
+}
+
+/// Neither of them is part of a key.
+#[test]
+fn runtime_settings_change_no_result() {
+    let shop = Workshop::pretrained();
+    let usual = shop.finetune("usual").run::<Finetune>(&lora()).done();
+    let again = shop.finetune("again").runtime(|runtime| runtime.gradient_checkpointing = Some(true));
+    assert_eq!(tree(&again.run::<Finetune>(&lora()).done()), tree(&usual));
+    let every = |runtime: &mut crate::job::Runtime| (runtime.checkpoint_steps, runtime.keep_checkpoints) = (1, 3);
+    let kept = shop.finetune("kept").runtime(every).run::<Finetune>(&lora()).done();
+    assert_eq!(tree(&kept), tree(&usual));
+    let mut names: Vec<String> = fs::read_dir(shop.path("kept/checkpoint"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap()[..14].to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["step-000000004", "step-000000005", "step-000000006"]);
+}
+
+#[test]
+fn adapters_go_where_the_targets_say() {
+    let shop = Workshop::pretrained();
+    let config = |targets: Value| json!({"mode": "custom", "max_steps": 1, "lora": {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": targets}});
+    let out = shop.finetune("some").run::<Finetune>(&config(json!(["q_proj", "lm_head"]))).done();
+    let text = fs::read_to_string(out.join("adapter/adapter_config.json")).unwrap();
+    let adapter: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(adapter["target_modules"], json!(["lm_head", "q_proj"]));
+    let error = shop.finetune("wrong").run::<Finetune>(&config(json!(["qkv_proj"]))).error();
+    assert!(error.to_string().contains("lora.targets: `qkv_proj` is no linear layer of this model"), "{error}");
 }

@@ -165,9 +165,20 @@ impl Decoder {
         self.linears_mut().for_each(Linear::unfreeze);
     }
 
-    /// Puts an adapter on every linear layer, `lm_head` included.
-    pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
-        self.linears_mut().for_each(|linear| linear.adapt(settings, seed));
+    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or on all if there
+    /// are none, `lm_head` included.
+    ///
+    /// # Errors
+    /// In words, if a target is no linear layer of this model.
+    pub fn adapt(&mut self, settings: &LoraSettings, targets: &[String], seed: u64) -> std::result::Result<(), String> {
+        let known = self.linear_names();
+        if let Some(target) = targets.iter().find(|target| !known.contains(target.as_str())) {
+            let known: Vec<&str> = known.into_iter().collect();
+            return Err(format!("`{target}` is no linear layer of this model, which has {}", known.join(", ")));
+        }
+        let wanted = |linear: &&mut Linear| targets.is_empty() || targets.iter().any(|target| target == linear.kind());
+        self.linears_mut().filter(wanted).for_each(|linear| linear.adapt(settings, seed));
+        Ok(())
     }
 
     /// Puts all adapters into their weights, for good.

@@ -60,6 +60,11 @@ impl Linear {
         Ok(Self { name: name.into(), weight: from.weight(name, outputs, inputs)?, bias, lora: None })
     }
 
+    /// The last part of its name, by which adapters choose layers.
+    pub fn kind(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
+    }
+
     /// Applies the layer to `x` `[rows, in]`.
     pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
         let g = &pass.graph;

@@ -131,7 +131,7 @@ fn logits_are_the_oracles() {
 fn gradients_of_adapters_are_the_oracles() {
     for family in FAMILIES {
         let (mut llm, weights) = random(family);
-        llm.adapt(&LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 }, 3);
+        llm.adapt(&LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 }, &[], 3).unwrap();
         let mut number = 0.0_f32;
         llm.trainable(&mut |_, mat| {
             mat.values_mut().iter_mut().for_each(|value| {
@@ -236,7 +236,7 @@ fn adapters_of_every_family_survive_files_and_merging() {
         let folder = tempfile::tempdir().unwrap();
         let (mut llm, _) = random(family);
         let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
-        llm.adapt(&settings, 3);
+        llm.adapt(&settings, &[], 3).unwrap();
         llm.trainable(&mut |_, mat| mat.values_mut().iter_mut().for_each(|value| *value += 0.05));
         let adapted = logits(&llm, &ids(9));
         peft::write(&llm, &settings, folder.path()).unwrap();
@@ -267,4 +267,28 @@ fn a_wide_window_changes_nothing() {
     };
     assert_eq!(run(tensor::Mask::Window(40)), run(tensor::Mask::Causal));
     assert_ne!(run(tensor::Mask::Window(39)), run(tensor::Mask::Causal));
+}
+
+/// Some layers may have adapters and others none; peft's list of targets says which.
+#[test]
+fn adapters_on_chosen_layers_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut llm, _) = random(Family::Qwen2);
+    let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    let error = llm.adapt(&settings, &["qkv_proj".into()], 3).unwrap_err();
+    assert!(
+        error.starts_with("`qkv_proj` is no linear layer of this model, which has down_proj, gate_proj"),
+        "{error}"
+    );
+    llm.adapt(&settings, &["q_proj".into(), "v_proj".into()], 3).unwrap();
+    let mut names = Vec::new();
+    llm.trainable(&mut |name, _| names.push(name));
+    assert_eq!(names.len(), 2 * 2 * 2, "two layers, two targets, A and B: {names:?}");
+    peft::write(&llm, &settings, folder.path()).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
+    let (mut again, _) = random(Family::Qwen2);
+    peft::read(&mut again, folder.path()).unwrap();
+    assert_eq!(logits(&again, &ids(5)).values(), logits(&llm, &ids(5)).values());
 }

@@ -1,0 +1,80 @@
+//! The features of images for training: encoded once, since the encoder is frozen, and kept if they fit. Does not
+//! know where images come from.
+
+use std::collections::HashMap;
+
+use imp_model::{Imp, Sample, tensor::Mat};
+
+use super::batches::Images;
+use crate::{StageError, preprocess::records::Record};
+
+/// Features are kept in memory if all of them take less than this.
+const MEMORY: usize = 512 << 20;
+
+/// Features by image number, `[patches * vision hidden]` each.
+pub(super) struct Features {
+    known: HashMap<u32, Vec<f32>>,
+    /// Whether they are kept from step to step.
+    pub(super) kept: bool,
+}
+
+/// Records as the model takes them, with the features of their images.
+pub(super) struct Batch<'a> {
+    records: &'a [Record<'a>],
+    images: Vec<Vec<usize>>,
+    pub(super) features: Mat,
+}
+
+impl Features {
+    /// For a set with so many images.
+    pub(super) fn new(model: &Imp, images: usize) -> Self {
+        let vision = &model.vision.config;
+        let bytes = vision.patches() * vision.hidden_size * size_of::<f32>();
+        Self { known: HashMap::new(), kept: images.saturating_mul(bytes) <= MEMORY }
+    }
+
+    /// Encodes each image by itself, so that its features don't depend on which others came along.
+    pub(super) fn encode(&mut self, model: &Imp, images: Images) {
+        self.known.extend(
+            images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]).values().to_vec())),
+        );
+    }
+
+    /// Whether an image's are there.
+    pub(super) fn has(&self, number: u32) -> bool {
+        self.known.contains_key(&number)
+    }
+
+    /// To be called after a step.
+    pub(super) fn forget(&mut self) {
+        if !self.kept {
+            self.known.clear();
+        }
+    }
+
+    /// The features that `records` need, each row once a record.
+    pub(super) fn batch<'a>(&self, model: &Imp, records: &'a [Record<'a>]) -> Result<Batch<'a>, StageError> {
+        let (mut values, mut images, mut count) = (Vec::new(), Vec::new(), 0);
+        for record in records {
+            let numbers = record.image_numbers();
+            images.push((count..count + numbers.len()).collect());
+            count += numbers.len();
+            for number in numbers {
+                let Some(known) = self.known.get(number) else {
+                    let message = format!("record `{}`: its image was not loaded", record.id);
+                    return Err(StageError::failed(message, "run it again"));
+                };
+                values.extend_from_slice(known);
+            }
+        }
+        let width = model.vision.config.hidden_size;
+        Ok(Batch { records, images, features: Mat::new(values.len() / width, width, values) })
+    }
+}
+
+impl Batch<'_> {
+    pub(super) fn samples(&self) -> Vec<Sample<'_>> {
+        let parts = self.records.iter().zip(&self.images);
+        parts.map(|(record, images)| Sample { input_ids: record.input_ids, labels: record.labels, images }).collect()
+    }
+}

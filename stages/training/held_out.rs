@@ -1,0 +1,99 @@
+//! The loss on records that training never sees, and the weights with the smallest one.
+
+use std::path::PathBuf;
+
+use imp_model::{
+    Imp,
+    layers::Pass,
+    save::{self, DType, NamedTensor},
+    weights::Checkpoint,
+};
+
+use super::{batches, features::Features, model_error};
+use crate::{Job, StageError, preprocess::records::RecordSet};
+
+/// Records that go through the model at once.
+const AT_ONCE: usize = 8;
+
+/// The smallest loss so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Best {
+    pub(super) step: usize,
+    pub(super) loss: f32,
+}
+
+/// The held-out records.
+pub(super) struct HeldOut<'a> {
+    set: &'a RecordSet,
+    features: Features,
+}
+
+impl<'a> HeldOut<'a> {
+    pub(super) fn new(set: &'a RecordSet, model: &Imp) -> Self {
+        Self { set, features: Features::new(model, set.meta().images) }
+    }
+
+    /// The mean cross-entropy of all labelled tokens, without dropout.
+    pub(super) fn loss(&mut self, model: &Imp, job: &Job) -> Result<f32, StageError> {
+        let (mut sum, mut count) = (0.0, 0);
+        let numbers: Vec<usize> = (0..self.set.len()).collect();
+        for part in numbers.chunks(AT_ONCE) {
+            job.check_cancelled()?;
+            let records = part.iter().map(|number| self.set.record(*number)).collect::<Result<Vec<_>, _>>()?;
+            let size = model.vision.config.image_size;
+            let images = batches::decode(self.set, part, size, |number| !self.features.has(number))?;
+            self.features.encode(model, images);
+            let batch = self.features.batch(model, &records)?;
+            let samples = batch.samples();
+            let labelled: usize = samples.iter().map(|sample| model.labelled(sample)).sum();
+            if labelled > 0 {
+                let loss = model.loss(&Pass::inference(), &samples, &batch.features, labelled);
+                sum += f64::from(loss.values()[0]) * labelled as f64;
+                count += labelled;
+            }
+            drop(batch);
+            self.features.forget();
+        }
+        Ok((sum / count.max(1) as f64) as f32)
+    }
+}
+
+fn path(job: &Job, step: usize) -> PathBuf {
+    job.checkpoint().join(format!("best-{step:09}.safetensors"))
+}
+
+/// Keeps what trains as it is after `step`.
+pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
+    let mut weights = Vec::new();
+    model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
+    let tensors = weights.iter().map(|(name, mat)| NamedTensor::vector(name.clone(), mat.values())).collect();
+    save::write_tensors(&path(job, step), tensors, DType::F32).map_err(|error| model_error(job, &error))
+}
+
+/// Whether what `best` names has been kept.
+pub(super) fn is_there(job: &Job, best: Option<Best>) -> bool {
+    best.is_none_or(|best| path(job, best.step).is_file())
+}
+
+/// Goes back to what was kept after `step`.
+pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
+    let failed = |error: imp_model::ModelError| model_error(job, &error);
+    let file = Checkpoint::open_file(&path(job, step)).map_err(failed)?;
+    let mut result = Ok(());
+    model.trainable(&mut |name, mat| match file.vector(&name, mat.values().len()) {
+        Ok(kept) => mat.values_mut().copy_from_slice(kept.values()),
+        Err(error) => result = Err(failed(error)),
+    });
+    result
+}
+
+/// Removes what was kept after other steps than `best`'s: a checkpoint that names it has been written.
+pub(super) fn forget_others(job: &Job, best: Option<Best>) {
+    let kept = best.map(|best| path(job, best.step));
+    let entries = std::fs::read_dir(job.checkpoint()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_best = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-"));
+    for file in entries.filter(|file| is_best(file) && Some(file) != kept.as_ref()) {
+        // What can't be removed now only takes room until the stage is done.
+        let _ = std::fs::remove_file(file);
+    }
+}
