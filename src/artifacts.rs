@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use imp_stages::job::EVENTS;
+
 use crate::{
     scheduler::Summary,
     store::{Receipt, Store},
@@ -39,7 +41,8 @@ impl Artifacts {
         if !replace_link(&tree, &self.stage(stage))? {
             return Ok(());
         }
-        for (digest, ending) in [(receipt.log, "log"), (receipt.metrics, "metrics.jsonl")] {
+        let events = format!("tensorboard/{EVENTS}");
+        for (digest, ending) in [(receipt.log, "log"), (receipt.metrics, "metrics.jsonl"), (receipt.events, &events)] {
             let link = self.folder.join(format!("{stage}.{ending}"));
             match digest {
                 Some(digest) => drop(replace_link(&store.object(digest), &link)?),

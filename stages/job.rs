@@ -10,6 +10,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     StageError,
     event::{Event, Progress},
+    tensorboard::EventFile,
 };
+
+/// The event file for TensorBoard, in the work folder: TensorBoard finds such files by this beginning.
+pub const EVENTS: &str = "events.out.tfevents.imp-flow";
 
 /// A job as the scheduler writes it to disk. The same file runs unchanged in any process that sees its paths.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,8 +110,17 @@ pub struct Job {
     spec: JobSpec,
     sink: Box<dyn Sink>,
     cancel: Arc<AtomicBool>,
-    metrics: Mutex<Option<File>>,
+    metrics: Mutex<Option<Metrics>>,
 }
+
+/// The figures by step, twice: as lines for people and programs, and for TensorBoard.
+struct Metrics {
+    lines: File,
+    events: EventFile,
+}
+
+/// A line of `metrics.jsonl`.
+type Line = serde_json::Map<String, serde_json::Value>;
 
 impl Job {
     /// A job that reports to `sink` and stops soon after `cancel` becomes true.
@@ -212,20 +226,28 @@ impl Job {
         self.sink.send(Event::Warning { message: message.into() });
     }
 
-    /// Opens `metrics.jsonl` and drops the lines after `last_step`: the ones that a resumed run writes again.
+    /// Opens `metrics.jsonl` and drops the lines after `last_step`: the ones that a resumed run writes again. The event file
+    /// for TensorBoard is written anew from what is left.
     ///
     /// # Errors
     /// If the file can't be read or written.
     pub fn open_metrics(&self, last_step: u64) -> Result<(), StageError> {
         let path = self.spec.work.join("metrics.jsonl");
-        let kept = match File::open(&path) {
+        let (length, kept) = match File::open(&path) {
             Ok(file) => lines_up_to(BufReader::new(file), last_step).map_err(StageError::io(&path))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, Vec::new()),
             Err(error) => return Err(StageError::Io { path, source: error }),
         };
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
-        file.set_len(kept).map_err(StageError::io(&path))?;
-        *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        let lines = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
+        lines.set_len(length).map_err(StageError::io(&path))?;
+        let path = self.spec.work.join(EVENTS);
+        let replay = || {
+            let mut events = EventFile::create(&path)?;
+            kept.iter().try_for_each(|line| add_event(&mut events, line))?;
+            Ok(events)
+        };
+        let events = replay().map_err(StageError::io(&path))?;
+        *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(Metrics { lines, events });
         Ok(())
     }
 
@@ -234,29 +256,37 @@ impl Job {
     /// # Errors
     /// If it can't be written.
     pub fn metrics(&self, step: u64, values: &[(&str, f64)]) -> Result<(), StageError> {
-        let mut line = serde_json::Map::new();
+        let mut line = Line::new();
         line.insert("step".into(), step.into());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |passed| passed.as_secs_f64());
+        line.insert("time".into(), now.into());
         line.extend(values.iter().map(|(name, value)| ((*name).to_string(), serde_json::json!(value))));
-        let text = format!("{}\n", serde_json::Value::Object(line));
         let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(file) = metrics.as_mut() else { return Ok(()) };
-        file.write_all(text.as_bytes()).map_err(StageError::io(&self.spec.work.join("metrics.jsonl")))
+        let Some(Metrics { lines, events }) = metrics.as_mut() else { return Ok(()) };
+        let written = add_event(events, &line)
+            .and_then(|()| lines.write_all(format!("{}\n", serde_json::Value::Object(line)).as_bytes()));
+        written.map_err(StageError::io(&self.spec.work.join("metrics.jsonl")))
     }
 }
 
-/// The length of the whole lines whose step is at most `last_step`.
-fn lines_up_to(mut reader: impl BufRead, last_step: u64) -> std::io::Result<u64> {
-    #[derive(Deserialize)]
-    struct Line {
-        step: u64,
+fn add_event(events: &mut EventFile, line: &Line) -> std::io::Result<()> {
+    let number = |name: &str| line.get(name).and_then(serde_json::Value::as_f64);
+    let figures = line.iter().filter(|(name, _)| !matches!(name.as_str(), "step" | "time"));
+    let figures = figures.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
+    events.add(number("step").unwrap_or_default() as u64, number("time").unwrap_or_default(), figures)
+}
+
+/// The whole lines whose step is at most `last_step`, and their length in bytes.
+fn lines_up_to(mut reader: impl BufRead, last_step: u64) -> std::io::Result<(u64, Vec<Line>)> {
+    let (mut length, mut kept, mut text) = (0, Vec::new(), String::new());
+    while reader.read_line(&mut text)? > 0 {
+        let line = serde_json::from_str::<Line>(&text).ok().filter(|_| text.ends_with('\n'));
+        let in_time =
+            |line: &Line| line.get("step").and_then(serde_json::Value::as_u64).is_some_and(|s| s <= last_step);
+        let Some(line) = line.filter(in_time) else { break };
+        length += text.len() as u64;
+        kept.push(line);
+        text.clear();
     }
-    let (mut kept, mut line) = (0, String::new());
-    while reader.read_line(&mut line)? > 0 {
-        match serde_json::from_str::<Line>(&line) {
-            Ok(parsed) if parsed.step <= last_step && line.ends_with('\n') => kept += line.len() as u64,
-            _ => break,
-        }
-        line.clear();
-    }
-    Ok(kept)
+    Ok((length, kept))
 }

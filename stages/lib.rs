@@ -12,6 +12,7 @@ pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
 pub mod stage;
+mod tensorboard;
 #[cfg(test)]
 mod testing;
 mod training;

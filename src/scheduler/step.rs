@@ -8,7 +8,7 @@ use std::{
 
 use imp_stages::{
     event::Event,
-    job::{InputFolder, JobSpec, Runtime},
+    job::{EVENTS, InputFolder, JobSpec, Runtime},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -121,6 +121,7 @@ async fn make(
             output: store.take_in(&work.join("out"))?,
             log: store.keep_file(&work.join("log"))?,
             metrics: store.keep_file(&work.join("metrics.jsonl"))?,
+            events: store.keep_file(&work.join(EVENTS))?,
             manifest,
             results,
             pipeline,

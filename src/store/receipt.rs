@@ -16,6 +16,9 @@ pub(crate) struct Receipt {
     /// The stage's log, and the lines of its `metrics.jsonl`, as objects.
     pub(crate) log: Option<Digest>,
     pub(crate) metrics: Option<Digest>,
+    /// The same figures for TensorBoard.
+    #[serde(default)]
+    pub(crate) events: Option<Digest>,
     /// For whom it ran first. Others may use it.
     pub(crate) pipeline: String,
     pub(crate) stage: String,

@@ -32,7 +32,7 @@ pub enum Template {
     Plain,
     /// `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`; only answers are learnt.
     Phi2,
-    /// `ChatML`, as Qwen1.5 and `SmolLM2` know it: `<|im_start|>user`, a newline, the question, `<|im_end|>` and so on; only
+    /// ChatML, as Qwen1.5 and `SmolLM2` know it: `<|im_start|>user`, a newline, the question, `<|im_end|>` and so on; only
     /// answers and their ends are learnt.
     Qwen2,
 }

@@ -83,7 +83,7 @@ impl Workshop {
         let text = fs::read_to_string(self.path(name).join("metrics.jsonl")).unwrap();
         let line = |line: &str| {
             let mut line: BTreeMap<String, f64> = serde_json::from_str(line).unwrap();
-            for varying in ["examples_per_second", "tokens_per_second", "data_wait", "memory"] {
+            for varying in ["time", "examples_per_second", "tokens_per_second", "data_wait", "memory"] {
                 assert!(line.remove(varying).unwrap() >= 0.0, "{varying}");
             }
             line
@@ -123,6 +123,9 @@ fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     let often = interrupted::<Finetune>(&lora(), &[1, 2, 1], || shop.finetune("often")).done();
     assert_eq!(tree(&once), tree(&often), "LoRA");
     assert_eq!(shop.metrics("once"), shop.metrics("often"), "each step is logged once");
+    // The figures for TensorBoard, of which each takes as many bytes whatever it is.
+    let events = |name: &str| fs::metadata(shop.path(name).join(crate::job::EVENTS)).unwrap().len();
+    assert_eq!(events("once"), events("often"));
     let once = shop.finetune("full").run::<Finetune>(&full()).done();
     let often = interrupted::<Finetune>(&full(), &[2], || shop.finetune("full_often")).done();
     assert_eq!(tree(&once), tree(&often), "full");

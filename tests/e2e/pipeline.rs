@@ -16,6 +16,7 @@ fn a_pipeline_runs_once_and_is_then_up_to_date() {
         "pope/answers.jsonl",
         "finetune.log",
         "finetune.metrics.jsonl",
+        "finetune.tensorboard/events.out.tfevents.imp-flow",
     ] {
         assert!(space.path("artifacts/small").join(file).is_file(), "{file} is missing");
     }
