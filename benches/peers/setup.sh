@@ -5,6 +5,6 @@ set -eu
 cd "$(dirname "$0")/../.."
 venv=target/peers
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/python" -c 'import torch, transformers, peft' 2>/dev/null ||
+"$venv/bin/python" -c 'import torch, torchvision, transformers, peft' 2>/dev/null ||
     "$venv/bin/pip" install --quiet -r benches/peers/requirements.txt
 echo "$venv/bin/python"

@@ -1,0 +1,77 @@
+//! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, processes
+//! taking turns on the same cores. See docs/BENCHMARKS.md.
+//!
+//! `cargo bench --bench stages`; makes the peers' environment first (benches/peers/setup.sh).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use serde_json::Value;
+
+const ROUNDS: usize = 3;
+const STAGES: [&str; 2] = ["pretrain", "finetune"];
+
+fn main() {
+    let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
+    assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
+    let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
+    let threads = std::thread::available_parallelism().unwrap().get().to_string();
+    let root = Path::new("target/bench-stages");
+    let mut rates = vec![(Vec::new(), Vec::new()); STAGES.len()];
+    for _ in 0..ROUNDS {
+        let results = ours(root);
+        for (stage, (ours, theirs)) in STAGES.iter().zip(&mut rates) {
+            let figures = results["stages"].as_array().unwrap().iter().find(|found| found["name"] == *stage).unwrap();
+            ours.push(figures["results"]["examples_per_second"].as_f64().unwrap());
+            theirs.push(peer(&python, stage, &root.join("artifacts/bench"), &threads));
+        }
+    }
+    println!("{threads} threads; examples per second of the training loop, medians of {ROUNDS} processes each\n");
+    println!("{:10} {:>10} {:>10} {:>7}", "stage", "imp-flow", "PyTorch", "faster");
+    for (stage, (ours, theirs)) in STAGES.iter().zip(rates) {
+        let (ours, theirs) = (median(ours), median(theirs));
+        println!("{stage:10} {ours:10.1} {theirs:10.1} {:6.2}x", ours / theirs);
+    }
+}
+
+/// Runs the pipeline with an empty cache. What its record says.
+fn ours(root: &Path) -> Value {
+    let _ = std::fs::remove_dir_all(root);
+    std::fs::create_dir_all(root).unwrap();
+    let began = Instant::now();
+    let status = Command::new(env!("CARGO_BIN_EXE_imp-flow"))
+        .args(["run", "benches/stages/pipeline.toml", "-q"])
+        .arg("--cache")
+        .arg(root.join("cache"))
+        .arg("--artifacts")
+        .arg(root.join("artifacts"))
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success(), "the pipeline failed");
+    println!("imp-flow: {:.1} s in all", began.elapsed().as_secs_f64());
+    serde_json::from_slice(&std::fs::read(root.join("artifacts/bench/run.json")).unwrap()).unwrap()
+}
+
+fn peer(python: &str, stage: &str, folder: &Path, threads: &str) -> f64 {
+    let began = Instant::now();
+    let output = Command::new(python)
+        .args(["benches/peers/finetune.py", stage])
+        .arg(folder)
+        .arg(threads)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "the peer failed: see its message above");
+    println!("PyTorch, {stage}: {:.1} s in all", began.elapsed().as_secs_f64());
+    let figures: Value = serde_json::from_slice(&output.stdout).unwrap();
+    figures["examples_per_second"].as_f64().unwrap()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
