@@ -7,7 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_model::{GenerateOptions, Imp, Sample};
+use imp_model::{
+    GenerateOptions, Imp, Sample,
+    config::{Family, LanguageConfig},
+    init,
+    save::DType,
+    tensor::Activation,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -416,4 +422,34 @@ fn adapters_go_where_the_targets_say() {
     assert_eq!(adapter["target_modules"], json!(["lm_head", "q_proj"]));
     let error = shop.finetune("wrong").run::<Finetune>(&config(json!(["qkv_proj"]))).error();
     assert!(error.to_string().contains("lora.targets: `qkv_proj` is no linear layer of this model"), "{error}");
+}
+
+/// Qwen2, Llama with tied embeddings, and Phi-3 with its stacked matrices: pretrained, adapted, merged, quantized.
+#[test]
+fn every_family_goes_through_all_stages() {
+    for family in [Family::Qwen2, Family::Llama, Family::Phi3] {
+        let shop = Workshop::new();
+        let phi = imp_model::load_language(&shop.path("phi/out")).unwrap().config;
+        let config = LanguageConfig {
+            family,
+            intermediate_size: 40,
+            num_key_value_heads: 1,
+            hidden_act: Activation::Silu,
+            tie_word_embeddings: family == Family::Llama,
+            sliding_window: (family == Family::Phi3).then_some(20),
+            ..LanguageConfig::phi(phi.vocab_size, 32, 2, 2, 16)
+        };
+        init::write_language(&shop.path("phi/out"), &config, 3, DType::F16).unwrap();
+        shop.pretrain("pretrain").run::<Pretrain>(&stage1()).done();
+        let tuned = shop.finetune("lora").run::<Finetune>(&lora()).done();
+        let data = shop.path("instructions/out");
+        let adapted = logits(&tuned, &data);
+        let largest = adapted.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        let merged = shop.trial("merge", &[("model", "lora")]).run::<Merge>(&json!({"dtype": "f32"})).done();
+        assert!(farthest(&logits(&merged, &data), &adapted) < 1e-4 * largest, "{family:?}");
+        let quantized = shop.trial("quantize", &[("model", "merge")]).run::<Quantize>(&json!({})).done();
+        assert!(farthest(&logits(&quantized, &data), &adapted) < largest, "{family:?}");
+        let full = shop.trial("full", &[("model", "merge"), ("data", "instructions")]).run::<Finetune>(&full()).done();
+        assert!(farthest(&logits(&full, &data), &adapted) > 1e-3 * largest, "{family:?} learned on");
+    }
 }
