@@ -4,18 +4,15 @@
 
 mod support;
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
 use proptest::prelude::*;
+use support::{random, seen, softmax};
 
 /// A sum of all outputs with fixed weights: a scalar whose gradient reaches every output differently.
 fn weight_of(index: usize) -> f64 {
     (index as f64 * 0.7 + 0.3).sin()
-}
-
-fn random(seed: u64, count: usize) -> Vec<f32> {
-    (0..count).map(|i| ((i as f64 + 1.0) * 12.9898 + seed as f64 * 78.233).sin() as f32 * 1.3).collect()
 }
 
 /// The gradients of `op` for `inputs` by the tape, through the weighted sum of its outputs.
@@ -77,22 +74,6 @@ fn check(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat + Sync, naive: impl 
     let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
     let (one, three) = (threads(1).install(|| by_tape(inputs, &op)), threads(3).install(|| by_tape(inputs, &op)));
     assert_eq!(one, three, "the number of threads changes the result");
-}
-
-fn softmax(row: &[f64]) -> Vec<f64> {
-    let largest = row.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
-    let exps: Vec<f64> = row.iter().map(|x| (x - largest).exp()).collect();
-    let total: f64 = exps.iter().sum();
-    exps.iter().map(|e| e / total).collect()
-}
-
-/// The first position that `row` sees, and the one after the last.
-fn seen(mask: Mask, row: usize, sequence: &Range<usize>) -> (usize, usize) {
-    match mask {
-        Mask::Causal => (sequence.start, row + 1),
-        Mask::Window(width) => (sequence.start.max((row + 1).saturating_sub(width)), row + 1),
-        Mask::Full => (sequence.start, sequence.end),
-    }
 }
 
 proptest! {
@@ -344,99 +325,6 @@ fn activations_are_transformers() {
     let loss = tensor::linear(&graph, &y, &Weight::Dense(Mat::new(1, x.len(), vec![1.0; x.len()])), None);
     let slopes: Vec<f32> = at(step).iter().zip(at(-step)).map(|(high, low)| (high - low) / (2.0 * step)).collect();
     support::assert_close("slope", &graph.backward(&loss).take(&leaf), &slopes, 1e-4);
-}
-
-/// Large enough for every operation to be cut into tiles.
-#[test]
-fn large_shapes_are_the_same_on_any_number_of_threads() {
-    let run = || {
-        let graph = Graph::recording();
-        let (rows, width) = (300, 96);
-        let segments = Segments::new([100, 30, 170]);
-        let x = Mat::new(rows, width, random(1, rows * width)).trainable();
-        let w = Mat::new(width, width, random(2, width * width)).trainable();
-        let n = Mat::new(1, width, random(3, width)).trainable();
-        let q = tensor::linear(&graph, &x, &Weight::Dense(w.clone()), Some(&n));
-        let a = tensor::attention(&graph, &q, &x, &x.clone(), 4, &segments, Mask::Causal);
-        let y = tensor::layer_norm(&graph, &tensor::dropout(&graph, &a, 0.1, 9, &(0..300).collect()), &n, &n, 1e-5);
-        let loss = tensor::cross_entropy(&graph, &y, (0..rows as u32).map(|row| row % 96).collect(), rows);
-        let mut gradients = graph.backward(&loss);
-        (loss.values()[0], [&x, &w, &n].map(|mat| gradients.take(mat)))
-    };
-    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-    assert_eq!(threads(1).install(run), threads(4).install(run));
-}
-
-/// Products that are cut into tiles in both directions, with widths that no tile size divides.
-#[test]
-fn large_products_are_right() {
-    for (rows, inputs, outputs) in [(777, 130, 515), (70, 1030, 300), (1500, 70, 67), (5, 900, 1111)] {
-        let mats = [(rows, inputs), (outputs, inputs), (1, outputs)]
-            .map(|(r, c)| Mat::new(r, c, random(r as u64, r * c)).trainable());
-        let graph = Graph::recording();
-        let y = tensor::linear(&graph, &mats[0], &Weight::Dense(mats[1].clone()), Some(&mats[2]));
-        let (x, w) = (mats[0].values(), mats[1].values());
-        let dot = |a: &dyn Fn(usize) -> f32, b: &dyn Fn(usize) -> f32, n: usize| {
-            (0..n).map(|i| f64::from(a(i)) * f64::from(b(i))).sum::<f64>()
-        };
-        let near = |ours: f32, theirs: f64, n: usize| {
-            let allowed = 1e-6 * n as f64;
-            assert!(
-                (f64::from(ours) - theirs).abs() < allowed,
-                "{ours} instead of {theirs} in [{rows}, {inputs}, {outputs}]"
-            );
-        };
-        for (row, out) in (0..rows).flat_map(|row| (0..outputs).map(move |out| (row, out))).step_by(7) {
-            let sum = dot(&|i| x[row * inputs + i], &|i| w[out * inputs + i], inputs);
-            near(y.row(row)[out], sum + f64::from(mats[2].values()[out]), inputs);
-        }
-        // The gradient of the cross-entropy is known: the softmax less one at the target.
-        let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % outputs) as u32).collect();
-        let loss = tensor::cross_entropy(&graph, &y, targets.clone(), 1);
-        let mut gradients = graph.backward(&loss);
-        let dy: Vec<f32> = (0..rows)
-            .flat_map(|row| {
-                let exact: Vec<f64> = y.row(row).iter().map(|v| f64::from(*v)).collect();
-                let mut p = softmax(&exact);
-                p[targets[row] as usize] -= 1.0;
-                p.into_iter().map(|p| p as f32)
-            })
-            .collect();
-        let (dx, dw) = (gradients.take(&mats[0]), gradients.take(&mats[1]));
-        for at in (0..rows * inputs).step_by(11) {
-            let (row, i) = (at / inputs, at % inputs);
-            near(dx[at], dot(&|o| dy[row * outputs + o], &|o| w[o * inputs + i], outputs), outputs);
-        }
-        for at in (0..outputs * inputs).step_by(13) {
-            let (out, i) = (at / inputs, at % inputs);
-            near(dw[at], dot(&|r| dy[r * outputs + out], &|r| x[r * inputs + i], rows), rows + inputs);
-        }
-    }
-}
-
-/// Sequences of several blocks of rows.
-#[test]
-fn attention_over_several_blocks_is_right() {
-    let (segments, heads, dim) = (Segments::new([131, 1, 70]), 2, 8);
-    let width = heads * dim;
-    let [q, k, v] = [1, 2, 3].map(|seed| Mat::new(202, width, random(seed, 202 * width)));
-    for mask in [Mask::Causal, Mask::Full, Mask::Window(1), Mask::Window(40)] {
-        let out = tensor::attention(&Graph::inference(), &q, &k, &v, heads, &segments, mask);
-        for range in segments.iter() {
-            for (row, head) in range.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                let (first, last) = seen(mask, row, &range);
-                let at = |mat: &Mat, row: usize, i: usize| f64::from(mat.row(row)[head * dim + i]);
-                let scores: Vec<f64> = (first..last)
-                    .map(|j| (0..dim).map(|i| at(&q, row, i) * at(&k, j, i)).sum::<f64>() / (dim as f64).sqrt())
-                    .collect();
-                let p = softmax(&scores);
-                for i in 0..dim {
-                    let exact: f64 = p.iter().zip(first..).map(|(p, j)| p * at(&v, j, i)).sum();
-                    assert!((at(&out, row, i) - exact).abs() < 1e-5, "row {row}, head {head}");
-                }
-            }
-        }
-    }
 }
 
 #[test]

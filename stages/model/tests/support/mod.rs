@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,7 @@ use imp_model::{
     images_in_order,
     language::Decoder,
     layers::Pass,
-    tensor::{self, Bytes, Encoding, Segments, Stored, quantize_q4f16},
+    tensor::{self, Bytes, Encoding, Mask, Segments, Stored, quantize_q4f16},
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -209,4 +210,25 @@ pub(crate) fn stored(weight: &[f32], rows: usize, cols: usize) -> Vec<Stored> {
         Stored::plain(rows, cols, Encoding::Bf16, bytes(brains)),
         Stored::q4(rows, cols, bytes(values), bytes(scales)),
     ]
+}
+
+/// Values that look random, the same for the same seed.
+pub(crate) fn random(seed: u64, count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i as f64 + 1.0) * 12.9898 + seed as f64 * 78.233).sin() as f32 * 1.3).collect()
+}
+
+pub(crate) fn softmax(row: &[f64]) -> Vec<f64> {
+    let largest = row.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+    let exps: Vec<f64> = row.iter().map(|x| (x - largest).exp()).collect();
+    let total: f64 = exps.iter().sum();
+    exps.iter().map(|e| e / total).collect()
+}
+
+/// The first position that `row` sees, and the one after the last.
+pub(crate) fn seen(mask: Mask, row: usize, sequence: &Range<usize>) -> (usize, usize) {
+    match mask {
+        Mask::Causal => (sequence.start, row + 1),
+        Mask::Window(width) => (sequence.start.max((row + 1).saturating_sub(width)), row + 1),
+        Mask::Full => (sequence.start, sequence.end),
+    }
 }

@@ -1,0 +1,185 @@
+//! What trains, and what becomes of it: adapters, merged and quantized models, every family.
+
+use super::*;
+
+#[test]
+fn adapters_merge_and_the_merged_model_quantizes() {
+    let shop = Workshop::pretrained();
+    let data = shop.path("instructions/out");
+    let tuned = shop.finetune("lora").run::<Finetune>(&lora()).done();
+    let base = tree(&shop.path("pretrain/out"));
+    for (path, bytes) in tree(&tuned) {
+        let new = path.starts_with("adapter") || path == Path::new("mm_projector.safetensors");
+        assert!(new || base[&path] == bytes, "{} is the base's", path.display());
+    }
+    assert_ne!(tree(&tuned)[Path::new("mm_projector.safetensors")], base[Path::new("mm_projector.safetensors")]);
+
+    let with_adapter = logits(&tuned, &data);
+    let largest = with_adapter.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    assert!(farthest(&with_adapter, &logits(&shop.path("pretrain/out"), &data)) > 0.05 * largest, "it learned");
+    let merge = |name: &str, dtype: &str| {
+        let config = json!({ "dtype": dtype });
+        shop.trial(name, &[("model", "lora")]).run::<Merge>(&config).done()
+    };
+    // f32: another order of sums. f16: 11 bits a weight, through four layers.
+    assert!(farthest(&logits(&merge("merge32", "f32"), &data), &with_adapter) < 1e-5 * largest);
+    let merged = merge("merge", "f16");
+    assert!(farthest(&logits(&merged, &data), &with_adapter) < 4e-3 * largest);
+    assert!(merged.join("tokenizer.json").is_file(), "the tokenizer comes along");
+
+    let outcome = shop.trial("quantize", &[("model", "merge")]).run::<Quantize>(&json!({}));
+    // 4.5 bits a weight, and norms, biases, positions and the convolution in 16.
+    assert!((4.5..9.0).contains(&outcome.figure("bits_per_weight")), "{}", outcome.figure("bits_per_weight"));
+    let bytes = outcome.figure("megabytes") * 1e6;
+    let quantized = outcome.done();
+    let size = fs::metadata(quantized.join("model.safetensors")).unwrap().len() as f64;
+    assert!((0.0..20_000.0).contains(&(size - bytes)), "{size} bytes in the file, {bytes} of tensors");
+    assert!(farthest(&logits(&quantized, &data), &with_adapter) < 0.7 * largest);
+}
+
+/// Finetuning goes on from any model folder: the base of a second adapter has the first one in it.
+#[test]
+fn a_finetuned_model_can_be_finetuned_again() {
+    let shop = Workshop::pretrained();
+    let data = shop.path("instructions/out");
+    shop.finetune("first").run::<Finetune>(&lora()).done();
+    let still = json!({
+        "mode": "lora", "global_batch_size": 8, "max_steps": 1, "learning_rate": 0.0, "lora": {"rank": 2, "alpha": 2},
+    });
+    shop.trial("merge", &[("model", "first")]).run::<Merge>(&json!({"dtype": "f32"})).done();
+    let before = logits(&shop.path("first/out"), &data);
+    for from in ["first", "merge"] {
+        let inputs = [("model", from), ("data", "instructions")];
+        let after = shop.trial(&format!("after_{from}"), &inputs).run::<Finetune>(&still).done();
+        assert!(farthest(&logits(&after, &data), &before) < 1e-4, "after {from}");
+        assert!(after.join("llm/tokenizer.json").is_file());
+    }
+}
+
+#[test]
+fn training_learns_and_reports_it() {
+    let shop = Workshop::pretrained();
+    let config = json!({"mode": "full", "global_batch_size": 4, "epochs": 16, "learning_rate": 3e-3});
+    let outcome = shop.finetune("finetune").run::<Finetune>(&config);
+    let lines = shop.metrics("finetune");
+    assert!(outcome.figure("loss") < 0.5 * lines[0]["loss"], "{} after {}", outcome.figure("loss"), lines[0]["loss"]);
+    assert!(outcome.figure("tokens_per_second") > outcome.figure("examples_per_second"));
+    assert!(lines[0]["learning_rate"].abs() < 1e-12, "the first step has a learning rate of 0");
+    assert_eq!(lines.iter().map(|line| line["step"] as usize).collect::<Vec<_>>(), (1..=48).collect::<Vec<_>>());
+    let reports = outcome.events.iter().filter_map(|event| match event {
+        Event::Progress(progress) => Some((progress.done, progress.total)),
+        _ => None,
+    });
+    assert_eq!(reports.collect::<Vec<_>>(), (1..=48).map(|step| (step, 48)).collect::<Vec<_>>());
+}
+
+#[test]
+fn divergence_says_where_and_what_to_try() {
+    let shop = Workshop::pretrained();
+    let config = json!({
+        "mode": "full", "global_batch_size": 4, "epochs": 9, "learning_rate": 1e30, "max_grad_norm": 0, "warmup_ratio": 0,
+    });
+    let error = shop.finetune("diverges").run::<Finetune>(&config).error();
+    assert!(error.to_string().starts_with("training diverged in step 2: the loss is "), "{error}");
+    assert!(error.to_string().contains("(records "), "{error}");
+    assert!(error.help().unwrap().contains("learning_rate"));
+}
+
+#[test]
+fn faults_of_inputs_name_the_user_s_files() {
+    let shop = Workshop::pretrained();
+    // Data of a tokenizer with more tokens than the model knows.
+    let phi =
+        json!({"source": "builtin:tiny-phi", "model": {"hidden_size": 32, "layers": 1, "heads": 2, "vocab_size": 300}});
+    Trial::new(&shop.path("other"), &[]).run::<Download>(&phi).done();
+    let inputs = [("llm", "other"), ("vision", "siglip"), ("data", "captions")];
+    let error = shop.trial("mismatch", &inputs).run::<Pretrain>(&stage1()).error();
+    assert!(error.to_string().contains("can't be trained on: it has the token"), "{error}");
+    assert!(error.help().unwrap().contains("tokenizer of this model"));
+
+    let inputs = [("llm", "siglip"), ("vision", "siglip"), ("data", "captions")];
+    let error = shop.trial("swapped", &inputs).run::<Pretrain>(&stage1()).error();
+    assert!(error.to_string().starts_with("shown/llm/config.json: model_type `siglip`"), "{error}");
+
+    let inputs = [("llm", "phi"), ("vision", "siglip"), ("data", "shapes")];
+    let error = shop.trial("no_records", &inputs).run::<Pretrain>(&stage1()).error();
+    assert!(error.to_string().starts_with("shown/data/meta.json: the file is missing"), "{error}");
+
+    let error = shop.trial("unmerged", &[("model", "pretrain")]).run::<Quantize>(&json!({})).error();
+    assert!(error.to_string().starts_with("shown/model/config.json: only a merged model"), "{error}");
+
+    let file = shop.path("phi/out/model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    let error = shop.pretrain("cut").run::<Pretrain>(&stage1()).error();
+    assert!(
+        error.to_string().starts_with("shown/llm/model.safetensors: this is not a whole safetensors file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn impossible_settings_are_named() {
+    let issue = |key: &str, value: Value| {
+        let mut config = json!({});
+        let (section, name) = key.split_once('.').unwrap_or(("", key));
+        let target = if section.is_empty() { &mut config } else { &mut config[section] };
+        target[name] = value;
+        let found = Finetune::check(&serde_json::from_value(config).unwrap()).unwrap_err();
+        assert_eq!(found.key, key, "{}", found.message);
+    };
+    issue("learning_rate", json!(-1.0));
+    issue("warmup_ratio", json!(1.5));
+    issue("adam_beta2", json!(1.0));
+    issue("epochs", json!(0));
+    issue("global_batch_size", json!(0));
+    issue("max_length", json!(1));
+    issue("lora.rank", json!(0));
+    issue("lora.dropout", json!(1.0));
+    let pretrain = |config: Value| Pretrain::check(&serde_json::from_value(config).unwrap()).unwrap_err();
+    assert_eq!(pretrain(json!({"mm_projector_type": "mlpx_gelu"})).key, "mm_projector_type");
+    assert_eq!(pretrain(json!({"mm_vision_select_layer": 1})).key, "mm_vision_select_layer");
+}
+
+#[test]
+fn adapters_go_where_the_targets_say() {
+    let shop = Workshop::pretrained();
+    let config = |targets: Value| json!({"mode": "custom", "max_steps": 1, "lora": {"rank": 2, "alpha": 4, "dropout": 0.0, "targets": targets}});
+    let out = shop.finetune("some").run::<Finetune>(&config(json!(["q_proj", "lm_head"]))).done();
+    let text = fs::read_to_string(out.join("adapter/adapter_config.json")).unwrap();
+    let adapter: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(adapter["target_modules"], json!(["lm_head", "q_proj"]));
+    let error = shop.finetune("wrong").run::<Finetune>(&config(json!(["qkv_proj"]))).error();
+    assert!(error.to_string().contains("lora.targets: `qkv_proj` is no linear layer of this model"), "{error}");
+}
+
+/// Qwen2, Llama with tied embeddings, and Phi-3 with its stacked matrices: pretrained, adapted, merged, quantized.
+#[test]
+fn every_family_goes_through_all_stages() {
+    for family in [Family::Qwen2, Family::Llama, Family::Phi3] {
+        let shop = Workshop::new();
+        let phi = imp_model::load_language(&shop.path("phi/out")).unwrap().config;
+        let config = LanguageConfig {
+            family,
+            intermediate_size: 40,
+            num_key_value_heads: 1,
+            hidden_act: Activation::Silu,
+            tie_word_embeddings: family == Family::Llama,
+            sliding_window: (family == Family::Phi3).then_some(20),
+            ..LanguageConfig::phi(phi.vocab_size, 32, 2, 2, 16)
+        };
+        init::write_language(&shop.path("phi/out"), &config, 3, DType::F16).unwrap();
+        shop.pretrain("pretrain").run::<Pretrain>(&stage1()).done();
+        let tuned = shop.finetune("lora").run::<Finetune>(&lora()).done();
+        let data = shop.path("instructions/out");
+        let adapted = logits(&tuned, &data);
+        let largest = adapted.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+        let merged = shop.trial("merge", &[("model", "lora")]).run::<Merge>(&json!({"dtype": "f32"})).done();
+        assert!(farthest(&logits(&merged, &data), &adapted) < 1e-4 * largest, "{family:?}");
+        let quantized = shop.trial("quantize", &[("model", "merge")]).run::<Quantize>(&json!({})).done();
+        assert!(farthest(&logits(&quantized, &data), &adapted) < largest, "{family:?}");
+        let full = shop.trial("full", &[("model", "merge"), ("data", "instructions")]).run::<Finetune>(&full()).done();
+        assert!(farthest(&logits(&full, &data), &adapted) > 1e-3 * largest, "{family:?} learned on");
+    }
+}

@@ -1,0 +1,121 @@
+//! Runs that are stopped, cut into parts, or looked at on the way end as they should.
+
+use super::*;
+
+#[test]
+fn a_run_that_was_stopped_ends_as_one_that_was_not() {
+    let shop = Workshop::pretrained();
+    let once = shop.finetune("once").run::<Finetune>(&lora()).done();
+    let often = interrupted::<Finetune>(&lora(), &[1, 2, 1], || shop.finetune("often")).done();
+    assert_eq!(tree(&once), tree(&often), "LoRA");
+    assert_eq!(shop.metrics("once"), shop.metrics("often"), "each step is logged once");
+    // The figures for TensorBoard, of which each takes as many bytes whatever it is.
+    let events = |name: &str| fs::metadata(shop.path(name).join(crate::job::EVENTS)).unwrap().len();
+    assert_eq!(events("once"), events("often"));
+    let once = shop.finetune("full").run::<Finetune>(&full()).done();
+    let often = interrupted::<Finetune>(&full(), &[2], || shop.finetune("full_often")).done();
+    assert_eq!(tree(&once), tree(&often), "full");
+    let once = shop.path("pretrain/out");
+    let often = interrupted::<Pretrain>(&stage1(), &[1, 1], || shop.pretrain("pretrain_often")).done();
+    assert_eq!(tree(&once), tree(&often), "projector");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_told_about_and_not_used() {
+    let shop = Workshop::pretrained();
+    let once = shop.finetune("once").run::<Finetune>(&lora()).done();
+    shop.finetune("damaged").cancelled_after(2).run::<Finetune>(&lora()).error();
+    let saved = fs::read_dir(shop.path("damaged/checkpoint")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&saved).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&saved, bytes).unwrap();
+    let outcome = shop.finetune("damaged").run::<Finetune>(&lora());
+    assert!(outcome.warnings().contains("a damaged checkpoint is not used"), "{}", outcome.warnings());
+    assert!(outcome.warnings().contains("its content is not what was written"));
+    assert_eq!(tree(&outcome.done()), tree(&once));
+    assert_eq!(shop.metrics("damaged"), shop.metrics("once"));
+}
+
+/// The micro-batch is no part of a stage's key, so it must not matter: neither for the gradients, nor for what
+/// dropout drops.
+#[test]
+fn micro_batches_add_up_to_the_batch() {
+    let shop = Workshop::pretrained();
+    let config = json!({
+        "mode": "lora", "global_batch_size": 6, "max_steps": 3, "warmup_ratio": 0.0, "learning_rate": 1e-3,
+        "lora": {"rank": 4, "alpha": 8, "dropout": 0.3},
+    });
+    let losses = |name: &str, size: usize| {
+        shop.finetune(name).micro_batch(size).run::<Finetune>(&config).done();
+        shop.metrics(name).iter().map(|line| [line["loss"], line["grad_norm"]]).collect::<Vec<_>>()
+    };
+    let whole = losses("whole", 6);
+    for (name, size) in [("ones", 1), ("uneven", 4)] {
+        for (ours, theirs) in losses(name, size).iter().flatten().zip(whole.iter().flatten()) {
+            // Sums in another order, in f32, through three steps.
+            assert!((ours - theirs).abs() < 2e-5 * theirs, "{name}: {ours} instead of {theirs}");
+        }
+    }
+}
+
+#[test]
+fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
+    let shop = Workshop::pretrained();
+    let validated = |name: &str| {
+        shop.trial(name, &[("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")])
+    };
+    // So large a learning rate that what comes after some good steps is worse.
+    let base = json!({
+        "mode": "full", "global_batch_size": 4, "epochs": 3, "learning_rate": 0.3, "lr_scheduler": "constant",
+        "warmup_steps": 0, "max_grad_norm": 0.0,
+    });
+    let with = |more: Value| {
+        let mut config = base.clone();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let keeping = with(json!({"eval_steps": 2, "keep_best": true}));
+    let outcome = validated("best").run::<Finetune>(&keeping);
+    let (best, loss) = (outcome.figure("best_step") as usize, outcome.figure("validation_loss"));
+    let kept = outcome.done();
+    let lines = shop.metrics("best");
+    let seen: Vec<(usize, f64)> =
+        lines.iter().filter_map(|line| Some((line["step"] as usize, *line.get("validation_loss")?))).collect();
+    assert_eq!(seen.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 4, 6, 8, 9]);
+    assert!(seen.iter().all(|(_, other)| *other >= loss) && seen.contains(&(best, loss)), "{best}, {loss}: {seen:?}");
+    assert!(best < 9, "the last step is not the best: {seen:?}");
+    let until_then = shop.finetune("until_then").run::<Finetune>(&with(json!({"max_steps": best}))).done();
+    assert_eq!(weights(&kept), weights(&until_then));
+
+    let often = interrupted::<Finetune>(&keeping, &[1, 3, 3], || validated("often")).done();
+    assert_eq!(tree(&kept), tree(&often));
+    assert_eq!(shop.metrics("often"), lines);
+}
+
+#[test]
+fn held_out_records_must_be_given_and_best_weights_looked_for() {
+    let shop = Workshop::pretrained();
+    let error = shop.finetune("none").run::<Finetune>(&json!({"eval_steps": 5})).error();
+    assert!(error.to_string().contains("`eval_steps` needs held-out records"), "{error}");
+    let config = serde_json::from_value(json!({"keep_best": true})).unwrap();
+    assert_eq!(Finetune::check(&config).unwrap_err().key, "keep_best");
+}
+
+/// Neither of them is part of a key.
+#[test]
+fn runtime_settings_change_no_result() {
+    let shop = Workshop::pretrained();
+    let usual = shop.finetune("usual").run::<Finetune>(&lora()).done();
+    let again = shop.finetune("again").runtime(|runtime| runtime.gradient_checkpointing = Some(true));
+    assert_eq!(tree(&again.run::<Finetune>(&lora()).done()), tree(&usual));
+    let every = |runtime: &mut crate::job::Runtime| (runtime.checkpoint_steps, runtime.keep_checkpoints) = (1, 3);
+    let kept = shop.finetune("kept").runtime(every).run::<Finetune>(&lora()).done();
+    assert_eq!(tree(&kept), tree(&usual));
+    let mut names: Vec<String> = fs::read_dir(shop.path("kept/checkpoint"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap()[..14].to_string())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["step-000000004", "step-000000005", "step-000000006"]);
+}
