@@ -40,7 +40,10 @@ fn main() {
         }
         let mut theirs: Option<Worker> = None;
         for ours in ours::variants(case) {
-            let mut worker = Worker::start(Command::new(&this).args(["worker", ours, &threads]));
+            // As the runner starts its stages.
+            let environment = ("MIMALLOC_PURGE_DELAY", "10000");
+            let mut worker =
+                Worker::start(Command::new(&this).args(["worker", ours, &threads]).env(environment.0, environment.1));
             // After the other, which writes the files that both open.
             let theirs = theirs.get_or_insert_with(|| {
                 Worker::start(Command::new(&python).args(["benches/peers/model.py", case, &threads]))

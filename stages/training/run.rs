@@ -26,6 +26,8 @@ use crate::{
 const LAST: usize = 20;
 /// Samples that go through the model at once, unless the pipeline says otherwise.
 const MICRO_BATCH: usize = 16;
+/// The same for large models.
+const LARGE_MICRO_BATCH: usize = 1;
 
 /// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
 const LARGE: usize = 1_000_000_000;
@@ -184,11 +186,12 @@ impl Run<'_> {
         // A seed for each step, so that a resumed run drops what an uninterrupted one does.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let (mut loss, mut total): (f32, Vec<Vec<f32>>) = (0.0, Vec::new());
+        let large = self.model.llm.config.parameters() >= LARGE;
         let micro_batch = match self.job.runtime().micro_batch_size {
+            0 if large => LARGE_MICRO_BATCH,
             0 => MICRO_BATCH,
             size => size,
         };
-        let large = self.model.llm.config.parameters() >= LARGE;
         let checkpointing = self.job.runtime().gradient_checkpointing.unwrap_or(large);
         for (part, records) in records.chunks(micro_batch).enumerate() {
             let pass = Pass::training(seed, part * micro_batch);
