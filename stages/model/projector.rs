@@ -31,8 +31,14 @@ pub fn depth(kind: &str) -> std::result::Result<usize, String> {
         .ok_or_else(|| format!("`{kind}` is none of mlp2x_gelu, mlp{{N}}x_gelu (N up to 16), linear, identity"))
 }
 
-fn check(kind: &str) -> Result<usize> {
-    depth(kind).map_err(|message| ModelError::file("config.json".as_ref(), format!("mm_projector_type {message}")))
+fn check(kind: &str, inputs: usize, outputs: usize) -> Result<usize> {
+    let wrong = |message: String| ModelError::file("config.json".as_ref(), format!("mm_projector_type {message}"));
+    match depth(kind).map_err(wrong)? {
+        0 if inputs != outputs => {
+            Err(wrong(format!("`identity` needs towers of one width, and they have {inputs} and {outputs}")))
+        }
+        layers => Ok(layers),
+    }
 }
 
 /// Where layer `index` stands in `nn.Sequential`: there is a GELU between two linear layers.
@@ -44,7 +50,7 @@ fn name(prefix: &str, kind: &str, index: usize) -> String {
 impl Projector {
     /// Reads a projector whose names begin with `prefix`, such as `model.mm_projector.`.
     pub fn load(from: &Checkpoint, prefix: &str, kind: &str, inputs: usize, outputs: usize) -> Result<Self> {
-        let layers = (0..check(kind)?).map(|index| {
+        let layers = (0..check(kind, inputs, outputs)?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let mut layer = Linear::load(from, &name(prefix, kind, index), outputs, width, true)?;
             // One name, whatever file it came from.
@@ -57,7 +63,7 @@ impl Projector {
     /// A fresh projector, initialised as PyTorch does: uniform within `1 / sqrt(inputs)`.
     pub fn fresh(kind: &str, inputs: usize, outputs: usize, seed: u64) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let layers = (0..check(kind)?).map(|index| {
+        let layers = (0..check(kind, inputs, outputs)?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let bound = 1.0 / (width as f32).sqrt();
             let weight = init::uniform(&mut random, outputs * width, bound);

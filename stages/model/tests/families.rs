@@ -10,9 +10,12 @@ use imp_model::{
     init,
     language::Decoder,
     layers::{LoraSettings, Pass},
-    load_language, load_vision, peft, save,
+    load_language, load_vision, peft,
+    projector::Projector,
+    save,
     save::DType,
     tensor::{self, Activation, Graph, Mat, Segments},
+    weights::Checkpoint,
 };
 use oracle::{Oracle, Sizes, Weights};
 use support::{Fixture, assert_close, check_text, path};
@@ -291,4 +294,39 @@ fn adapters_on_chosen_layers_only() {
     let (mut again, _) = random(Family::Qwen2);
     peft::read(&mut again, folder.path()).unwrap();
     assert_eq!(logits(&again, &ids(5)).values(), logits(&llm, &ids(5)).values());
+}
+
+/// Every type of projector, through files: as many linear layers as its name says, under LLaVA's names.
+#[test]
+fn projectors_of_every_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mm_projector.safetensors");
+    let x = Mat::new(5, 6, (0..30).map(|i| (i as f32 * 0.7).sin()).collect());
+    for (kind, outputs, names) in [
+        ("identity", 6, [].as_slice()),
+        ("linear", 4, &[""]),
+        ("mlp1x_gelu", 4, &["0."]),
+        ("mlp2x_gelu", 4, &["0.", "2."]),
+        ("mlp3x_gelu", 4, &["0.", "2.", "4."]),
+    ] {
+        let projector = Projector::fresh(kind, 6, outputs, 7).unwrap();
+        let found: Vec<String> = projector.tensors().iter().map(|tensor| tensor.name.clone()).collect();
+        let expected =
+            names.iter().flat_map(|name| ["weight", "bias"].map(|part| format!("model.mm_projector.{name}{part}")));
+        assert_eq!(found, expected.collect::<Vec<_>>(), "{kind}");
+        let y = projector.forward(&Pass::inference(), &x);
+        assert_eq!((y.rows(), y.cols()), (5, outputs), "{kind}");
+        if kind == "identity" {
+            assert_eq!(y.values(), x.values());
+            continue;
+        }
+        save::write_tensors(&file, projector.tensors(), DType::F32).unwrap();
+        let again =
+            Projector::load(&Checkpoint::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
+        assert_eq!(again.forward(&Pass::inference(), &x).values(), y.values(), "{kind}");
+    }
+    for (kind, words) in [("identity", "towers of one width, and they have 6 and 4"), ("mlp99x_gelu", "is none of")] {
+        let error = Projector::fresh(kind, 6, 4, 7).err().unwrap().to_string();
+        assert!(error.contains("mm_projector_type") && error.contains(words), "{error}");
+    }
 }
