@@ -97,7 +97,12 @@ impl<'a> Answerer<'a> {
         let model = Imp::load(folder).map_err(|error| model_error(job, &error))?;
         let mut tokenizer = TextTokenizer::open(&beside, &job.named(&beside))?;
         let usual = || Template::of_family(model.llm.config.family, &tokenizer);
-        let template = config.template.unwrap_or_else(usual);
+        let template = config.template.or_else(usual).ok_or_else(|| {
+            StageError::failed(
+                "no conversation template is known for this model's family",
+                "name the one that it was trained with: `template = \"phi2\"` or `\"qwen2\"`",
+            )
+        })?;
         template.prepare(&mut tokenizer)?;
         let aspect_ratio = AspectRatio::by_name(&model.config.image_aspect_ratio).ok_or_else(|| {
             let message = format!("`image_aspect_ratio` is `{}`", model.config.image_aspect_ratio);

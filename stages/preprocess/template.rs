@@ -79,12 +79,14 @@ impl Template {
         })
     }
 
-    /// The template that a model was most likely trained with.
-    pub fn of_family(family: Family, tokenizer: &TextTokenizer) -> Self {
+    /// The template of a model's family, if there is one.
+    pub fn of_family(family: Family, tokenizer: &TextTokenizer) -> Option<Self> {
         match family {
-            Family::Qwen2 => Self::Qwen2,
-            Family::Llama if tokenizer.id(CHATML_END).is_some() => Self::Qwen2,
-            Family::Phi | Family::Llama | Family::Phi3 => Self::Phi2,
+            Family::Phi => Some(Self::Phi2),
+            Family::Qwen2 => Some(Self::Qwen2),
+            // Llamas are trained with many; the tokens of this one tell.
+            Family::Llama => Some(Self::Qwen2).filter(|_| tokenizer.id(CHATML_END).is_some()),
+            Family::Phi3 => None,
         }
     }
 

@@ -53,6 +53,9 @@ pub(crate) fn train(
             "give the stage `validation = \"...\"`, the name of a preprocess stage",
         ));
     }
+    if recipe.eval_steps == 0 && validation.is_some() {
+        job.warn("`validation` is not used: `eval_steps` says in how many steps to look at it");
+    }
     let settings = AdamW {
         beta1: recipe.adam_beta1,
         beta2: recipe.adam_beta2,

@@ -36,7 +36,8 @@ struct Answer {
 }
 
 impl Imp {
-    /// The answers to `prompts`, as token ids. A greedy answer does not depend on which prompts share a batch.
+    /// The answers to `prompts`, as token ids. Prompts that share a batch don't see each other; products over more rows
+    /// add up in another order, so that logits are the same within rounding only.
     pub fn generate(&self, prompts: &[Sample<'_>], features: &Mat, options: &GenerateOptions) -> Vec<Vec<u32>> {
         self.stream(prompts, features, options, |_, _| ControlFlow::Continue(()))
     }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io::Read, sync::LazyLock};
 
 use flate2::read::GzDecoder;
+use imp_model::config::Family;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -150,6 +151,16 @@ fn a_text_is_cut_at_the_context_and_keeps_its_labels() {
     assert_eq!(cut.input_ids, whole.input_ids[..60]);
     assert_eq!(cut.labels, whole.labels[..60]);
     assert!(!cut.mismatched);
+}
+
+#[test]
+fn a_model_is_asked_in_the_template_of_its_family_or_in_none() {
+    let template = |family, tokenizer| Template::of_family(family, tokenizer);
+    assert_eq!(template(Family::Phi, &PHI2), Some(Template::Phi2));
+    assert_eq!(template(Family::Qwen2, &QWEN), Some(Template::Qwen2));
+    assert_eq!(template(Family::Llama, &QWEN), Some(Template::Qwen2), "its tokens are those of ChatML");
+    assert_eq!(template(Family::Llama, &PHI2), None);
+    assert_eq!(template(Family::Phi3, &PHI2), None);
 }
 
 #[test]

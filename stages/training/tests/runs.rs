@@ -98,6 +98,10 @@ fn held_out_records_must_be_given_and_best_weights_looked_for() {
     let shop = Workshop::pretrained();
     let error = shop.finetune("none").run::<Finetune>(&json!({"eval_steps": 5})).error();
     assert!(error.to_string().contains("`eval_steps` needs held-out records"), "{error}");
+    let unused =
+        shop.trial("unused", &[("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")]);
+    let warnings = unused.run::<Finetune>(&json!({"max_steps": 1})).warnings();
+    assert!(warnings.contains("`validation` is not used"), "{warnings}");
     let config = serde_json::from_value(json!({"keep_best": true})).unwrap();
     assert_eq!(Finetune::check(&config).unwrap_err().key, "keep_best");
 }
