@@ -17,6 +17,11 @@ pub enum Event {
         /// Its value.
         value: f64,
     },
+    /// The most memory that its process had at any time.
+    PeakMemory {
+        /// Resident bytes, pages of mapped files included.
+        bytes: u64,
+    },
     /// Something that a person should know although the stage goes on.
     Warning {
         /// The text.

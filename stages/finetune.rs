@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use imp_model::{Imp, layers::LoraSettings, peft, schedule::Schedule};
+use imp_model::{Imp, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
+    forecast::{Ahead, Forecast},
     stage::{ConfigIssue, Input},
     training::{self, Recipe, model_error, open_records, open_validation},
 };
@@ -168,6 +169,26 @@ impl Stage for Finetune {
             ));
         }
         Ok(())
+    }
+
+    fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
+        let Some(model) = ahead.input("model") else { return Forecast::default() };
+        let mut outlook = model.clone();
+        if let Some(joined) = &mut outlook.joined {
+            joined.tokenizer_model_max_length = config.max_length;
+        }
+        let LoraConfig { rank, dropout, ref targets, .. } = config.lora;
+        let trains = match config.mode {
+            Mode::Lora => Trains::Adapters { rank, dropout: dropout > 0.0, targets },
+            Mode::Full => Trains::All,
+        };
+        let memory = training::forecast(&config.recipe(), trains, &outlook, ahead);
+        if let Some(llm) = outlook.llm.as_mut().filter(|_| outlook.adapted || config.mode == Mode::Full) {
+            // Written in f32.
+            llm.bytes = 4 * llm.config.parameters() as u64;
+        }
+        outlook.adapted = config.mode == Mode::Lora;
+        Forecast { outlook, memory }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     finetune::tokenizer_folder,
+    forecast::{Ahead, Forecast},
     stage::Input,
     training::{link_others, model_error},
 };
@@ -30,6 +31,15 @@ impl Stage for Merge {
     const ABOUT: &'static str = "puts adapters into the weights and all parts into one folder";
     const INPUTS: &'static [Input] = &[Input { name: "model", required: true, about: "a finetuned model" }];
     type Config = Config;
+
+    fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
+        let mut outlook = ahead.input("model").cloned().unwrap_or_default();
+        if let Some(llm) = &mut outlook.llm {
+            llm.bytes = (config.dtype.size() * llm.config.parameters()) as u64;
+        }
+        outlook.adapted = false;
+        Forecast { outlook, memory: None }
+    }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;

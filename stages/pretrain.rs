@@ -1,10 +1,11 @@
 //! Stage 1 of LLaVA-1.5's recipe: a fresh projector learns from captions; language model and encoder stay frozen.
 
-use imp_model::{Imp, config::ImpConfig, projector, schedule::Schedule};
+use imp_model::{Imp, config::ImpConfig, memory::Trains, projector, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
+    forecast::{Ahead, Forecast, Outlook},
     stage::{ConfigIssue, Input},
     training::{self, Recipe, model_error, open_records, open_validation},
 };
@@ -127,6 +128,23 @@ impl Stage for Pretrain {
             ));
         }
         Ok(())
+    }
+
+    fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
+        let joined = ImpConfig {
+            mm_projector_type: config.mm_projector_type.clone(),
+            mm_vision_select_layer: config.mm_vision_select_layer,
+            tokenizer_model_max_length: config.max_length,
+            ..ImpConfig::default()
+        };
+        let outlook = Outlook {
+            llm: ahead.input("llm").and_then(|input| input.llm.clone()),
+            vision: ahead.input("vision").and_then(|input| input.vision.clone()),
+            joined: Some(joined),
+            ..Outlook::default()
+        };
+        let memory = training::forecast(&config.recipe(), Trains::Projector, &outlook, ahead);
+        Forecast { outlook, memory }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

@@ -3,7 +3,10 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Job, StageError};
+use crate::{
+    Job, StageError,
+    forecast::{Ahead, Forecast},
+};
 
 /// A kind of stage: its configuration and the work that it does.
 ///
@@ -34,6 +37,11 @@ pub trait Stage: 'static {
     /// a relative one is meant from the folder of the pipeline file that names it.
     fn sources(_config: &Self::Config) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What it will make and take, as far as that is known. Must be quick, and touches nothing.
+    fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
+        Forecast::default()
     }
 
     /// Does the work. Long work calls [`Job::progress`] and [`Job::check_cancelled`] often.

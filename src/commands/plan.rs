@@ -14,6 +14,7 @@ pub(crate) fn plan(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Fai
     let place = open(args, common)?;
     let planner = Planner { pipeline: &place.pipeline, graph: &place.graph, store: &place.store, index: &place.index };
     let verdicts = planner.plan()?;
-    report::plan(&place.pipeline, &place.store, &verdicts, common);
+    let memory = planner.memory(&verdicts)?;
+    report::plan(&place.pipeline, &place.store, &verdicts, &memory, common);
     Ok(ExitCode::SUCCESS)
 }

@@ -39,6 +39,9 @@ pub(crate) fn run_job(job_file: &Path) -> ExitCode {
             Event::Failed { message: error.to_string(), help: error.help().map(Into::into) }
         }
     };
+    if let Some(bytes) = imp_stages::memory::peak() {
+        sink.send(Event::PeakMemory { bytes });
+    }
     let code = if event == Event::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     sink.send(event);
     code

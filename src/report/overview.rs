@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use imp_stages::stage::Input;
+use imp_stages::{forecast::MemoryForecast, stage::Input};
 
 use super::{
     lines::{BAD, DIM, GOOD, WARN},
@@ -22,10 +22,14 @@ pub(super) fn summary(summary: &Summary) -> String {
     let took = units::duration(summary.seconds);
     let mut text = String::new();
     let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
-    let _ =
-        writeln!(text, "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  artifact{DIM:#}", "stage", "state", "time", "size");
+    let _ = writeln!(
+        text,
+        "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
+        "stage", "state", "time", "memory", "size"
+    );
     for stage in &summary.stages {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
+        let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
         let link = stage.output.map(|_| summary.artifacts.join(&stage.name).display().to_string()).unwrap_or_default();
         let style = match stage.state {
@@ -36,7 +40,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         };
         let _ = writeln!(
             text,
-            "{:<width$}  {style}{:<11}{style:#}  {time:>12}  {size:>8}  {link}",
+            "{:<width$}  {style}{:<11}{style:#}  {time:>12}  {memory:>8}  {size:>8}  {link}",
             stage.name, stage.state
         );
     }
@@ -67,13 +71,19 @@ pub(super) fn summary(summary: &Summary) -> String {
 }
 
 /// What would run, and why.
-pub(crate) fn plan(pipeline: &Pipeline, store: &Store, verdicts: &[(usize, Verdict)], common: &Common) {
+pub(crate) fn plan(
+    pipeline: &Pipeline,
+    store: &Store,
+    verdicts: &[(usize, Verdict)],
+    memory: &[Option<MemoryForecast>],
+    common: &Common,
+) {
     if common.json {
-        return plan_as_json(pipeline, verdicts);
+        return plan_as_json(pipeline, verdicts, memory);
     }
     let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
-    for (index, verdict) in verdicts {
+    for ((index, verdict), memory) in verdicts.iter().zip(memory) {
         let (style, word) = match verdict {
             Verdict::Hit { .. } => (DIM, "cached"),
             Verdict::Run { .. } => (GOOD, "run"),
@@ -86,6 +96,15 @@ pub(crate) fn plan(pipeline: &Pipeline, store: &Store, verdicts: &[(usize, Verdi
             pipeline.stages[*index].name,
             why(pipeline, verdict)
         ));
+        if let Some(MemoryForecast { bytes, at_most }) = memory {
+            let about = if *at_most { "at most" } else { "about" };
+            say(&format!(
+                "{DIM}{:<width$}  takes {about} {} of memory{DIM:#}",
+                "",
+                units::bytes(*bytes),
+                width = width + 8
+            ));
+        }
     }
     say(&match verdicts.len() - hits {
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
@@ -93,8 +112,8 @@ pub(crate) fn plan(pipeline: &Pipeline, store: &Store, verdicts: &[(usize, Verdi
     });
 }
 
-fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)]) {
-    for (index, verdict) in verdicts {
+fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], memory: &[Option<MemoryForecast>]) {
+    for ((index, verdict), memory) in verdicts.iter().zip(memory) {
         let (state, key) = match verdict {
             Verdict::Hit { key } => ("cached", Some(key)),
             Verdict::Run { key, .. } => ("run", Some(key)),
@@ -103,6 +122,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)]) {
         let stage = &pipeline.stages[*index];
         say(&serde_json::json!({
             "stage": stage.name, "kind": stage.kind, "state": state, "key": key, "why": why(pipeline, verdict),
+            "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
         })
         .to_string());
     }

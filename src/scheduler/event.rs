@@ -68,6 +68,8 @@ pub(crate) struct StageEnd {
     pub(crate) state: &'static str,
     /// How long it took when it ran.
     pub(crate) seconds: Option<f64>,
+    /// The most memory that its process had when it ran, in bytes.
+    pub(crate) peak_memory: Option<u64>,
     pub(crate) key: Option<String>,
     pub(crate) output: Option<TreeRef>,
     pub(crate) results: BTreeMap<String, f64>,

@@ -1,6 +1,7 @@
 //! Decides what runs, when and why. Prints nothing: it emits [`RunEvent`]s.
 
 mod event;
+mod forecast;
 mod plan;
 mod run;
 mod step;

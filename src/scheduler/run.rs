@@ -321,12 +321,14 @@ fn stage_end(stage: &crate::pipeline::StageDecl, state: &State) -> StageEnd {
             State::Waiting | State::Ready { .. } => "not started",
         },
         seconds: None,
+        peak_memory: None,
         key: None,
         output: None,
         results: BTreeMap::new(),
     };
     if let State::Done { receipt, .. } = state {
         end.seconds = Some(receipt.timing.seconds);
+        end.peak_memory = receipt.peak_memory;
         end.key = Some(receipt.manifest.key().hex());
         end.output = Some(receipt.output);
         end.results.clone_from(&receipt.results);

@@ -100,10 +100,12 @@ async fn make(
     tell(Said::Running { resumed });
 
     let start = Instant::now();
-    let mut results = BTreeMap::new();
+    let (mut results, mut peak_memory) = (BTreeMap::new(), None);
     let outcome = executor::run(&work, step.cpus, wish, |event| {
-        if let Event::Result { name, value } = &event {
-            results.insert(name.clone(), *value);
+        match &event {
+            Event::Result { name, value } => drop(results.insert(name.clone(), *value)),
+            Event::PeakMemory { bytes } => peak_memory = Some(*bytes),
+            _ => {}
         }
         tell(Said::Stage(event));
     })
@@ -124,6 +126,7 @@ async fn make(
             events: store.keep_file(&work.join(EVENTS))?,
             manifest,
             results,
+            peak_memory,
             pipeline,
             stage,
             timing: Timing { finished: now(), seconds },

@@ -19,6 +19,9 @@ pub(crate) struct Receipt {
     /// The same figures for TensorBoard.
     #[serde(default)]
     pub(crate) events: Option<Digest>,
+    /// The most memory that its process had, in bytes, where the system told.
+    #[serde(default)]
+    pub(crate) peak_memory: Option<u64>,
     /// For whom it ran first. Others may use it.
     pub(crate) pipeline: String,
     pub(crate) stage: String,

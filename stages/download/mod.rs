@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
+    forecast::{Ahead, Forecast, Outlook},
     stage::{ConfigIssue, Input},
 };
 
@@ -120,23 +121,45 @@ impl Stage for Download {
         }
     }
 
+    fn forecast(config: &DownloadConfig, ahead: &Ahead<'_>) -> Forecast {
+        let model = config.model.clone().unwrap_or_default();
+        let outlook = match Source::parse(&config.source) {
+            Ok(Source::Path(path)) => ahead.sources.get(path).map(|source| outlook_of(source)).unwrap_or_default(),
+            Ok(Source::TinyPhi) => tiny::phi_outlook(&model),
+            Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
+            _ => Outlook::default(),
+        };
+        Forecast { outlook, memory: None }
+    }
+
     fn run(config: &DownloadConfig, job: &Job) -> Result<(), StageError> {
         let model = config.model.clone().unwrap_or_default();
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
         match source {
             // GGUF files hold one language model: from here on it is a folder like any other.
-            Source::Path(path) if Path::new(path).extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")) => {
-                gguf::convert(job.source(path)?, &job.output()).map_err(|error| {
-                    StageError::input(error.path(), error.message(), "give a GGUF file of a Llama model")
-                })
-            }
+            Source::Path(path) if is_gguf(Path::new(path)) => gguf::convert(job.source(path)?, &job.output())
+                .map_err(|error| StageError::input(error.path(), error.message(), "give a GGUF file of a Llama model")),
             Source::Path(path) => folder::copy(job, job.source(path)?, path),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyPhi => tiny::write_phi(job, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),
         }
     }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+}
+
+/// Of what a file or folder of the user's will be in the store.
+fn outlook_of(source: &Path) -> Outlook {
+    if !is_gguf(source) {
+        return Outlook::of_folder(source);
+    }
+    let config = gguf::language_config(source).ok();
+    let bytes = config.as_ref().map_or(0, |config| 2 * config.parameters() as u64);
+    Outlook::of_language_model(config, bytes)
 }
 
 fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), ConfigIssue> {

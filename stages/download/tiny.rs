@@ -21,6 +21,7 @@ use tokenizers::{
 use super::{ModelOptions, shapes};
 use crate::{
     Job, StageError,
+    forecast::{Outlook, Tower},
     preprocess::template::{PAD, PHI2_END, SYSTEM},
 };
 
@@ -51,38 +52,41 @@ pub(super) const PATCH_SIZE: usize = 32;
 /// Writes a Phi with its tokenizer.
 pub(super) fn write_phi(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
     let out = job.output();
-    let vocab_size = options.vocab_size.unwrap_or(512);
-    let end = write_tokenizer(&out, vocab_size, job.seed())?;
+    let end = write_tokenizer(&out, vocab_size(options), job.seed())?;
+    let config =
+        LanguageConfig { bos_token_id: Some(end - 1), eos_token_id: vec![end - 1], ..phi(options, end as usize + 1) };
+    init::write_language(&out, &config, job.seed(), DType::F32).map_err(|error| model_error(&error))
+}
+
+fn vocab_size(options: &ModelOptions) -> usize {
+    options.vocab_size.unwrap_or(512)
+}
+
+/// The Phi's sizes, for a tokenizer of so many tokens.
+fn phi(options: &ModelOptions, tokens: usize) -> LanguageConfig {
     let hidden_size = options.hidden_size.unwrap_or(PHI.hidden_size);
     let heads = options.heads.unwrap_or(PHI.heads);
     // As in Phi-2, the embedding has rows beyond the tokenizer's last token. Half of each head is rotated.
-    let rows = (end as usize + 1).next_multiple_of(64);
-    let phi = LanguageConfig::phi(
-        rows,
+    LanguageConfig::phi(
+        tokens.next_multiple_of(64),
         hidden_size,
         options.layers.unwrap_or(PHI.layers),
         heads,
         hidden_size / heads.max(1) / 2,
-    );
-    let config = LanguageConfig { bos_token_id: Some(end - 1), eos_token_id: vec![end - 1], ..phi };
-    init::write_language(&out, &config, job.seed(), DType::F32).map_err(|error| model_error(&error))
+    )
+}
+
+/// What [`write_phi`] will write.
+pub(super) fn phi_outlook(options: &ModelOptions) -> Outlook {
+    let config = phi(options, vocab_size(options));
+    let bytes = (DType::F32.size() * config.parameters()) as u64;
+    Outlook::of_language_model(Some(config), bytes)
 }
 
 /// Writes a `SigLIP` and the description of its image processor.
 pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
-    let out = job.output();
-    let hidden_size = options.hidden_size.unwrap_or(SIGLIP.hidden_size);
-    let image_size = options.image_size.unwrap_or(IMAGE_SIZE);
-    let config = SiglipConfig {
-        hidden_size,
-        intermediate_size: 2 * hidden_size,
-        num_hidden_layers: options.layers.unwrap_or(SIGLIP.layers),
-        num_attention_heads: options.heads.unwrap_or(SIGLIP.heads),
-        image_size,
-        patch_size: options.patch_size.unwrap_or(PATCH_SIZE),
-        layer_norm_eps: 1e-6,
-        hidden_act: Activation::GeluTanh,
-    };
+    let (out, config) = (job.output(), siglip(options));
+    let image_size = config.image_size;
     init::write_siglip(&out, &config, job.seed()).map_err(|error| model_error(&error))?;
     let processor = json!({
         "do_normalize": true, "do_rescale": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
@@ -90,6 +94,27 @@ pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), Stag
         "resample": 3, "rescale_factor": 1.0 / 255.0, "size": {"height": image_size, "width": image_size},
     });
     write_json(&out.join("preprocessor_config.json"), &processor)
+}
+
+fn siglip(options: &ModelOptions) -> SiglipConfig {
+    let hidden_size = options.hidden_size.unwrap_or(SIGLIP.hidden_size);
+    SiglipConfig {
+        hidden_size,
+        intermediate_size: 2 * hidden_size,
+        num_hidden_layers: options.layers.unwrap_or(SIGLIP.layers),
+        num_attention_heads: options.heads.unwrap_or(SIGLIP.heads),
+        image_size: options.image_size.unwrap_or(IMAGE_SIZE),
+        patch_size: options.patch_size.unwrap_or(PATCH_SIZE),
+        layer_norm_eps: 1e-6,
+        hidden_act: Activation::GeluTanh,
+    }
+}
+
+/// What [`write_siglip`] will write.
+pub(super) fn siglip_outlook(options: &ModelOptions) -> Outlook {
+    let config = siglip(options);
+    let bytes = (DType::F32.size() * config.parameters()) as u64;
+    Outlook { vision: Some(Tower { config, bytes }), ..Outlook::default() }
 }
 
 fn model_error(error: &ModelError) -> StageError {

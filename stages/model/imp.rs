@@ -5,15 +5,13 @@ use crate::{
     config::ImpConfig,
     language::Decoder,
     layers::Pass,
+    memory::logits_at_once,
     optim::{Optimizer, Rate},
     projector::Projector,
     splice::Sample,
     tensor::{self, IGNORE, Mat, Segments},
     vision::Siglip,
 };
-
-/// Logits that are in memory at a time in training: 64 MB.
-const LOGITS: usize = 1 << 24;
 
 /// An Imp.
 pub struct Imp {
@@ -86,7 +84,7 @@ impl Imp {
         let places: Vec<(usize, usize)> = rows.iter().map(|row| places[*row]).collect();
         // Logits only where something is learned: of a long conversation that is a small part.
         let learned = tensor::pick_rows(&pass.graph, &hidden, rows);
-        let at_once = (LOGITS / self.llm.config.vocab_size).max(1);
+        let at_once = logits_at_once(self.llm.config.vocab_size);
         tensor::sum_over_parts(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, part, hidden| {
             let pass = pass.recorded_by(graph).on_rows(places[part.clone()].iter().copied());
             let logits = self.llm.logits(&pass, hidden); // [part, vocab]

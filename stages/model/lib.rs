@@ -30,6 +30,7 @@ pub mod init;
 pub mod language;
 pub mod layers;
 mod load;
+pub mod memory;
 pub mod optim;
 pub mod peft;
 pub mod projector;

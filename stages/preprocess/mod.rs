@@ -24,6 +24,7 @@ pub use tokenizer::TextTokenizer;
 
 use crate::{
     Job, Stage, StageError,
+    forecast::{Ahead, Forecast, Outlook, Records},
     stage::{ConfigIssue, Input},
 };
 
@@ -84,6 +85,11 @@ impl Stage for Preprocess {
             return Err(ConfigIssue::new("annotations", "must name a file in the data folder"));
         }
         Ok(())
+    }
+
+    fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {
+        let records = Some(Records::Planned { max_length: config.max_length });
+        Forecast { outlook: Outlook { records, ..Outlook::default() }, memory: None }
     }
 
     fn run(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {

@@ -17,7 +17,7 @@ use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::map::map_file;
+use super::{map::map_file, template::IGNORE};
 use crate::StageError;
 
 /// The layout of the files.
@@ -103,6 +103,11 @@ impl<'a> Record<'a> {
         let set = self.set;
         // `RecordSet::record` has checked the numbers.
         self.image_numbers.iter().map(move |number| set.image(*number as usize).unwrap_or_default())
+    }
+
+    /// How many tokens have a label.
+    pub fn learned(&self) -> usize {
+        self.labels.iter().filter(|label| **label != IGNORE).count()
     }
 
     /// The images' numbers in the set: equal numbers are the same image.
@@ -225,6 +230,11 @@ impl RecordSet {
     /// For each record its number of tokens, an image counting as one.
     pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
         self.entries().iter().map(|entry| entry.tokens as usize)
+    }
+
+    /// For each record its tokens, an image counting as one, and its images.
+    pub fn shapes(&self) -> impl ExactSizeIterator<Item = (usize, usize)> + '_ {
+        self.entries().iter().map(|entry| (entry.tokens as usize, entry.images as usize))
     }
 
     /// For each record its length as the reference's `group_by_modality_length` measures it: words of the

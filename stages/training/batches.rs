@@ -72,6 +72,9 @@ fn shuffled(items: impl IntoIterator<Item = usize>, random: &mut ChaCha8Rng) -> 
     items
 }
 
+/// Steps whose images are decoded ahead.
+pub(super) const AHEAD: usize = 4;
+
 /// Decoded images of one step: (number in the set, `[3, size, size]`).
 pub(super) type Images = Vec<(u32, Vec<f32>)>;
 
@@ -85,7 +88,6 @@ pub(super) fn decode_ahead<'scope, 'env>(
     size: usize,
     once: bool,
 ) -> Receiver<Result<Images, StageError>> {
-    const AHEAD: usize = 4;
     let (send, receive) = sync_channel(AHEAD);
     scope.spawn(move || {
         let mut seen = HashSet::new();

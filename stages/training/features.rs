@@ -3,13 +3,19 @@
 
 use std::collections::HashMap;
 
-use imp_model::{Imp, Sample, tensor::Mat};
+use imp_model::{Imp, Sample, config::SiglipConfig, tensor::Mat};
 
 use super::batches::Images;
 use crate::{StageError, preprocess::records::Record};
 
 /// Features are kept in memory if all of them take less than this.
 const MEMORY: usize = 512 << 20;
+
+/// Bytes of the features of so many images, if they are few enough to be kept.
+pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> {
+    let bytes = images.saturating_mul(vision.patches() * vision.hidden_size * size_of::<f32>());
+    Some(bytes).filter(|bytes| *bytes <= MEMORY)
+}
 
 /// Features by image number, `[patches * vision hidden]` each.
 pub(super) struct Features {
@@ -28,9 +34,7 @@ pub(super) struct Batch<'a> {
 impl Features {
     /// For a set with so many images.
     pub(super) fn new(model: &Imp, images: usize) -> Self {
-        let vision = &model.vision.config;
-        let bytes = vision.patches() * vision.hidden_size * size_of::<f32>();
-        Self { known: HashMap::new(), kept: images.saturating_mul(bytes) <= MEMORY }
+        Self { known: HashMap::new(), kept: kept_bytes(&model.vision.config, images).is_some() }
     }
 
     /// Encodes each image by itself, so that its features don't depend on which others came along.

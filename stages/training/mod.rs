@@ -6,11 +6,13 @@ mod checkpoint;
 mod features;
 mod folder;
 mod held_out;
+mod memory;
 mod run;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use folder::{link_others, model_error, open_records, open_validation, write_parts};
+pub(crate) use memory::forecast;
 pub(crate) use run::train;
 
 use imp_model::schedule::{Schedule, warmup_steps};

@@ -15,22 +15,17 @@ use super::{
     checkpoint::{self, Position},
     features::Features,
     held_out::{self, Best, HeldOut},
+    memory::{gradient_checkpointing, micro_batch_size},
 };
 use crate::{
     Job, StageError,
     event::Progress,
+    memory,
     preprocess::records::{Record, RecordSet},
 };
 
 /// The final loss is the mean over so many last steps.
 const LAST: usize = 20;
-/// Samples that go through the model at once, unless the pipeline says otherwise.
-const MICRO_BATCH: usize = 16;
-/// The same for large models.
-const LARGE_MICRO_BATCH: usize = 1;
-
-/// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
-const LARGE: usize = 1_000_000_000;
 
 /// Trains what is trainable in `model`, from the last checkpoint if there is one.
 pub(crate) fn train(
@@ -146,7 +141,7 @@ impl Run<'_> {
                 ("tokens_per_second", (self.speed.tokens - tokens_before) as f64 / seconds),
                 ("data_wait", waited),
             ];
-            values.extend(memory().map(|bytes| ("memory", bytes)));
+            values.extend(memory::resident().map(|bytes| ("memory", bytes as f64)));
             values.extend(held_out.map(|loss| ("validation_loss", f64::from(loss))));
             self.job.metrics(step as u64, &values)?;
         }
@@ -189,13 +184,8 @@ impl Run<'_> {
         // A seed for each step, so that a resumed run drops what an uninterrupted one does.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let (mut loss, mut total): (f32, Vec<Vec<f32>>) = (0.0, Vec::new());
-        let large = self.model.llm.config.parameters() >= LARGE;
-        let micro_batch = match self.job.runtime().micro_batch_size {
-            0 if large => LARGE_MICRO_BATCH,
-            0 => MICRO_BATCH,
-            size => size,
-        };
-        let checkpointing = self.job.runtime().gradient_checkpointing.unwrap_or(large);
+        let (runtime, llm) = (self.job.runtime(), &self.model.llm.config);
+        let (micro_batch, checkpointing) = (micro_batch_size(runtime, llm), gradient_checkpointing(runtime, llm));
         for (part, records) in records.chunks(micro_batch).enumerate() {
             let pass = Pass::training(seed, part * micro_batch);
             let pass = if checkpointing { pass.with_gradient_checkpointing() } else { pass };
@@ -271,11 +261,4 @@ impl Run<'_> {
             "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
         )
     }
-}
-
-/// The resident memory of this process in bytes, where the system tells.
-fn memory() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<f64>().ok().map(|kilobytes| kilobytes * 1024.0)
 }

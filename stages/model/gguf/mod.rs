@@ -19,11 +19,6 @@ use reader::{Gguf, Tensor};
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
 pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
-    let architecture = gguf.text("general.architecture")?;
-    if architecture != "llama" {
-        let message = format!("a model of the architecture `{architecture}`: GGUF files of `llama` are read");
-        return Err(ModelError::file(file, message));
-    }
     let config = config(&gguf)?;
     let tensors = gguf.tensors.iter().map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
     save::write_json(&folder.join("config.json"), &config.to_json())?;
@@ -31,7 +26,17 @@ pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     save::write_tensors(&folder.join("model.safetensors"), tensors, DType::F16)
 }
 
+/// The sizes of the model in `file`.
+pub fn language_config(file: &Path) -> Result<LanguageConfig> {
+    config(&Gguf::open(file)?)
+}
+
 fn config(gguf: &Gguf) -> Result<LanguageConfig> {
+    let architecture = gguf.text("general.architecture")?;
+    if architecture != "llama" {
+        let message = format!("a model of the architecture `{architecture}`: GGUF files of `llama` are read");
+        return Err(ModelError::file(&gguf.path, message));
+    }
     let number = |key: &str| gguf.number(&format!("llama.{key}"));
     let (hidden, heads) = (number("embedding_length")?, number("attention.head_count")?);
     if heads == 0 || !hidden.is_multiple_of(heads) {

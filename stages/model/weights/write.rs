@@ -27,6 +27,13 @@ pub enum DType {
     F16,
 }
 
+impl DType {
+    /// Bytes of one value.
+    pub fn size(self) -> usize {
+        if self == Self::F32 { 4 } else { 2 }
+    }
+}
+
 /// A tensor in f32 with its name, whose values are made when they are asked for.
 pub struct NamedTensor<'a> {
     /// Its name in the file.

@@ -1,0 +1,132 @@
+//! What is known of a stage before it runs: the sizes of what it will make, and the memory that it will take.
+//! Reads configurations and headers only, so that a plan costs nothing.
+
+use std::{collections::BTreeMap, path::Path, path::PathBuf};
+
+use imp_model::config::{ConfigFile, ImpConfig, LanguageConfig, SiglipConfig};
+
+use crate::{job::Runtime, preprocess::RecordSet};
+
+/// What a stage is asked before it runs.
+#[derive(Debug)]
+pub struct Ahead<'a> {
+    /// Its runtime settings.
+    pub runtime: &'a Runtime,
+    /// Its seed.
+    pub seed: u64,
+    /// The user's own files that the configuration names: as written there -> absolute path.
+    pub sources: &'a BTreeMap<String, PathBuf>,
+    /// What its inputs are, or will be.
+    pub inputs: BTreeMap<&'a str, &'a Outlook>,
+}
+
+impl Ahead<'_> {
+    /// An input, if anything is known of it.
+    pub(crate) fn input(&self, name: &str) -> Option<&Outlook> {
+        self.inputs.get(name).copied()
+    }
+}
+
+/// What a stage will make and take. Nothing, if nothing is known.
+#[derive(Debug, Clone, Default)]
+pub struct Forecast {
+    /// What it will make.
+    pub outlook: Outlook,
+    /// The memory that it will take.
+    pub memory: Option<MemoryForecast>,
+}
+
+/// Bytes of memory at the moment when they are the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryForecast {
+    /// How many.
+    pub bytes: u64,
+    /// Whether the records are not known yet, and may be shorter than assumed.
+    pub at_most: bool,
+}
+
+/// Sizes of an artifact, whether it is there or still to be made.
+#[derive(Debug, Clone, Default)]
+pub struct Outlook {
+    /// A language model.
+    pub(crate) llm: Option<Tower<LanguageConfig>>,
+    /// A vision encoder.
+    pub(crate) vision: Option<Tower<SiglipConfig>>,
+    /// What joins the two.
+    pub(crate) joined: Option<ImpConfig>,
+    /// Whether there is an adapter beside the language model.
+    pub(crate) adapted: bool,
+    /// Training records.
+    pub(crate) records: Option<Records>,
+}
+
+/// A part of a model.
+#[derive(Debug, Clone)]
+pub(crate) struct Tower<C> {
+    pub(crate) config: C,
+    /// Of its weights' files.
+    pub(crate) bytes: u64,
+}
+
+/// Training records.
+#[derive(Debug, Clone)]
+pub(crate) enum Records {
+    /// They lie in this folder.
+    There(PathBuf),
+    /// They will be no longer than this, an image counting as one.
+    Planned { max_length: usize },
+}
+
+impl Outlook {
+    /// Of a folder that is there. What can't be read is not known: the stage that uses it will say why.
+    pub fn of_folder(folder: &Path) -> Self {
+        if folder.join("index.bin").is_file() {
+            return Self { records: Some(Records::There(folder.to_path_buf())), ..Self::default() };
+        }
+        let Ok(file) = ConfigFile::read(folder) else { return Self::default() };
+        let bytes = weight_bytes(folder);
+        if file.model_type() == "imp-split" {
+            let part = |name: &str| Self::of_folder(&folder.join(name));
+            let adapted = folder.join("adapter").is_dir();
+            return Self {
+                llm: part("llm").llm,
+                vision: part("vision").vision,
+                joined: file.imp().ok(),
+                adapted,
+                records: None,
+            };
+        }
+        if file.is_imp() {
+            // One file holds both: it is counted once.
+            let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
+            let llm = file.language().ok().map(|config| Tower { config, bytes });
+            return Self { llm, vision, joined: file.imp().ok(), ..Self::default() };
+        }
+        if file.model_type().starts_with("siglip") {
+            // A SigLIP's file may hold a text tower, too, which is not read.
+            let tower = |config: SiglipConfig| {
+                let largest = 4 * config.parameters() as u64;
+                Tower { config, bytes: bytes.min(largest) }
+            };
+            return Self { vision: file.siglip().ok().map(tower), ..Self::default() };
+        }
+        Self::of_language_model(file.language().ok(), bytes)
+    }
+
+    /// Of a language model alone.
+    pub(crate) fn of_language_model(config: Option<LanguageConfig>, bytes: u64) -> Self {
+        Self { llm: config.map(|config| Tower { config, bytes }), ..Self::default() }
+    }
+
+    /// The records, if they are there.
+    pub(crate) fn record_set(&self) -> Option<RecordSet> {
+        let Some(Records::There(folder)) = &self.records else { return None };
+        RecordSet::open(folder).ok()
+    }
+}
+
+fn weight_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
+    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
+}

@@ -1,0 +1,224 @@
+//! How much memory a training step takes, from sizes alone: known before anything is loaded. Counts what the operations
+//! in [`crate::tensor`] keep for the backward pass; `tests/memory.rs` holds the two together.
+
+use crate::{
+    config::{LanguageConfig, SiglipConfig},
+    projector,
+};
+
+/// Bytes of an f32.
+const F32: usize = 4;
+/// Logits that are in memory at a time in training: 64 MB.
+pub(crate) const LOGITS: usize = 1 << 24;
+
+/// What trains besides the projector.
+#[derive(Clone, Copy, Debug)]
+pub enum Trains<'a> {
+    /// Nothing.
+    Projector,
+    /// LoRA adapters, on the layers with these names or on all.
+    Adapters {
+        /// Width of the bottleneck.
+        rank: usize,
+        /// Whether any of their inputs is dropped.
+        dropout: bool,
+        /// As in [`crate::language::Decoder::adapt`].
+        targets: &'a [String],
+    },
+    /// The whole language model.
+    All,
+}
+
+/// What goes through the model at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MicroBatch {
+    /// Positions of all its sequences, images spliced in.
+    pub rows: usize,
+    /// Those of them that have a label.
+    pub learned: usize,
+    /// Its images.
+    pub images: usize,
+}
+
+/// A model that trains.
+#[derive(Clone, Copy, Debug)]
+pub struct Training<'a> {
+    /// The language model.
+    pub llm: &'a LanguageConfig,
+    /// The vision encoder.
+    pub vision: &'a SiglipConfig,
+    /// The projector's type.
+    pub projector: &'a str,
+    /// What trains besides it.
+    pub trains: Trains<'a>,
+    /// Whether blocks are computed again in the backward pass.
+    pub gradient_checkpointing: bool,
+}
+
+/// Bytes, at the moment when they are the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// What trains, in f32.
+    pub parameters: usize,
+    /// `AdamW`'s two moments of each.
+    pub optimizer: usize,
+    /// Gradients of what trains.
+    pub gradients: usize,
+    /// What the forward pass keeps, and what the backward pass makes of it.
+    pub activations: usize,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.parameters + self.optimizer + self.gradients + self.activations
+    }
+}
+
+impl Training<'_> {
+    /// A step on batches of which `largest` is the largest part. `parts`: whether a batch has more than one, whose
+    /// gradients are added up.
+    pub fn memory(&self, largest: MicroBatch, parts: bool) -> Memory {
+        let trained = self.trained();
+        let summed = if parts { trained } else { 0 };
+        let kept = self.kept(largest);
+        // Before the loss, in the last block, and at the end: which is the largest depends on the sizes.
+        let moments = [
+            (self.head_gradients(largest), kept + self.loss(largest)),
+            (self.head_trained(), kept + self.block_backward(largest)),
+            (trained, 0),
+        ];
+        let (gradients, activations) = moments.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
+        Memory {
+            parameters: trained * F32,
+            optimizer: 2 * trained * F32,
+            gradients: (gradients + summed) * F32,
+            activations: activations * F32,
+        }
+    }
+
+    /// Values that train.
+    pub fn trained(&self) -> usize {
+        let blocks: usize = self.llm.block_linears().iter().map(|name| self.linear_trained(name)).sum();
+        let hidden = self.llm.hidden_size;
+        let norm = if self.llm.has_rms_norm() { hidden } else { 2 * hidden };
+        let others = match self.trains {
+            Trains::All => {
+                let norms = self.llm.num_hidden_layers * self.llm.block_norms().len() + 1;
+                let embedding = if self.llm.tie_word_embeddings { 0 } else { self.llm.vocab_size * hidden };
+                norms * norm + embedding
+            }
+            _ => 0,
+        };
+        let layers = projector::depth(self.projector).unwrap_or(0);
+        let projector: usize =
+            (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
+        self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector
+    }
+
+    fn head_trained(&self) -> usize {
+        self.linear_trained("lm_head")
+    }
+
+    /// Values of one linear layer that train: its adapter's, or its own.
+    fn linear_trained(&self, name: &str) -> usize {
+        let (outputs, inputs, bias) = self.llm.linear_shape(name);
+        match self.trains {
+            Trains::Adapters { rank, .. } if self.adapts(name) => rank * (outputs + inputs),
+            Trains::All => outputs * (inputs + usize::from(bias)),
+            _ => 0,
+        }
+    }
+
+    fn adapts(&self, name: &str) -> bool {
+        let Trains::Adapters { targets, .. } = self.trains else { return false };
+        let kind = name.rsplit('.').next().unwrap_or(name);
+        targets.is_empty() || targets.iter().any(|target| target == kind)
+    }
+
+    /// Whether the layer's input is kept for the gradient of its weights; if so, whether in a copy of its own, with some
+    /// of its values dropped.
+    fn keeps_input(&self, name: &str) -> Option<bool> {
+        match self.trains {
+            Trains::Adapters { dropout, .. } => self.adapts(name).then_some(dropout),
+            Trains::All => Some(false),
+            Trains::Projector => None,
+        }
+    }
+
+    /// What the forward pass keeps.
+    fn kept(&self, batch: MicroBatch) -> usize {
+        let MicroBatch { rows, images, .. } = batch;
+        let hidden = self.llm.hidden_size;
+        let per_block = if self.gradient_checkpointing { hidden } else { self.block_kept() };
+        // The final norm's input, and the angles of all positions.
+        let row = self.llm.num_hidden_layers * per_block + hidden + self.llm.rotary_dims;
+        let patches = images * self.vision.patches();
+        // The input of each layer, and of each GELU between two of them.
+        let projector = match projector::depth(self.projector).unwrap_or(0) {
+            0 => 0,
+            layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
+        };
+        rows * row + patches * projector
+    }
+
+    /// Values that a block keeps of each row.
+    fn block_kept(&self) -> usize {
+        let llm = self.llm;
+        let (hidden, inner) = (llm.hidden_size, llm.intermediate_size);
+        let (queries, keys) = (llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim);
+        let norms = llm.block_norms().len();
+        let attention = 2 * queries + 2 * keys + llm.num_attention_heads;
+        let activation = if llm.has_rms_norm() { 2 * inner } else { inner };
+        let names = llm.block_linears();
+        let copies: usize =
+            names.iter().filter(|name| self.keeps_input(name) == Some(true)).map(|name| llm.linear_shape(name).1).sum();
+        // What several layers read is kept once; what attention gives is kept in any case.
+        let shared = |part: &str| names.iter().any(|name| name.contains(part) && self.keeps_input(name) == Some(false));
+        let before_attention = ["q_proj", "k_proj", "v_proj", "qkv_proj"].iter().any(|part| shared(part));
+        let before_mlp = ["fc1", "gate", "up_proj"].iter().any(|part| shared(part));
+        let normed = match norms {
+            1 => usize::from(before_attention || before_mlp),
+            _ => usize::from(before_attention) + usize::from(before_mlp),
+        };
+        let before_down = if shared("fc2") || shared("down_proj") { inner } else { 0 };
+        let low: usize = match self.trains {
+            Trains::Adapters { rank, .. } => rank * names.iter().filter(|name| self.adapts(name)).count(),
+            _ => 0,
+        };
+        norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
+    }
+
+    /// What the backward pass makes in the last block, on top of what is kept.
+    fn block_backward(&self, batch: MicroBatch) -> usize {
+        let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
+        let streams = if self.llm.block_norms().len() == 1 { 3 } else { 2 };
+        let down = if self.llm.has_rms_norm() { "mlp.down_proj" } else { "mlp.fc2" };
+        // Through the activation, one gradient in and one or two out. What its output was kept in is free by then.
+        let middle = if self.llm.has_rms_norm() { 3 * inner } else { 2 * inner };
+        let middle = if self.keeps_input(down).is_some() { middle - inner } else { middle };
+        let again = if self.gradient_checkpointing { self.block_kept() + hidden } else { 0 };
+        let own: usize = self.llm.block_linears().iter().map(|name| self.linear_trained(name)).sum();
+        let own = if self.gradient_checkpointing { 2 * own } else { own };
+        batch.rows * (streams * hidden + middle + again) + batch.learned * hidden + own
+    }
+
+    /// Hidden states that something is learned from, and the logits that are in memory at a time.
+    fn loss(&self, batch: MicroBatch) -> usize {
+        let (hidden, vocab) = (self.llm.hidden_size, self.llm.vocab_size);
+        let at_once = logits_at_once(vocab).min(batch.learned);
+        let copies = if self.keeps_input("lm_head") == Some(true) { 2 } else { 0 };
+        batch.rows * hidden + batch.learned * 2 * hidden + at_once * (2 * vocab + (2 + copies) * hidden)
+    }
+
+    /// Gradients of the output layer, which exist before all others: those of the parts so far, and of this one.
+    fn head_gradients(&self, batch: MicroBatch) -> usize {
+        let parts = batch.learned.div_ceil(logits_at_once(self.llm.vocab_size)).min(2);
+        parts * self.head_trained()
+    }
+}
+
+/// Rows whose logits are in memory at a time.
+pub(crate) fn logits_at_once(vocab_size: usize) -> usize {
+    (LOGITS / vocab_size).max(1)
+}

@@ -1,0 +1,165 @@
+//! What `imp_model::memory` says of a training step, against what the allocator saw.
+#![allow(clippy::unwrap_used, missing_docs, unsafe_code)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use imp_model::{
+    IMAGE_TOKEN, Imp, Sample,
+    config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    init,
+    layers::{LoraSettings, Pass},
+    memory::{MicroBatch, Training, Trains},
+    optim::{Optimizer, Rate},
+    save::DType,
+    tensor::{Activation, AdamW, accumulate},
+};
+
+/// Counts the bytes that are in use, and the most that ever were.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system allocator's; only numbers are kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grow(layout.size());
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        grow(layout.size());
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+fn grow(bytes: usize) {
+    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
+    PEAK.fetch_max(live, Relaxed);
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const IMAGES: usize = 2;
+const TEXT: usize = 150;
+const LEARNED: usize = 40;
+
+fn language(family: Family) -> LanguageConfig {
+    let phi = LanguageConfig::phi(500, 96, 5, 6, 16);
+    if family == Family::Phi {
+        return phi;
+    }
+    LanguageConfig {
+        family,
+        intermediate_size: 256,
+        num_key_value_heads: 3,
+        hidden_act: Activation::Silu,
+        tie_word_embeddings: family == Family::Llama,
+        ..phi
+    }
+}
+
+fn vision() -> SiglipConfig {
+    SiglipConfig {
+        hidden_size: 64,
+        intermediate_size: 128,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        image_size: 80,
+        patch_size: 8,
+        ..SiglipConfig::so400m_patch14_384()
+    }
+}
+
+/// The most bytes that were in use while two steps of two parts each ran, what trains included.
+fn measured(folder: &Path, training: &Training<'_>) -> usize {
+    let before = LIVE.load(Relaxed);
+    let joined = ImpConfig { mm_projector_type: training.projector.into(), ..ImpConfig::default() };
+    let mut model = Imp::assemble(&folder.join("llm"), &folder.join("vision"), joined, 1).unwrap();
+    match training.trains {
+        Trains::Projector => {}
+        Trains::Adapters { rank, dropout, targets } => {
+            let settings = LoraSettings { rank, alpha: 8.0, dropout: if dropout { 0.1 } else { 0.0 } };
+            model.llm.adapt(&settings, targets, 1).unwrap();
+        }
+        Trains::All => model.llm.unfreeze(),
+    }
+    model.projector.unfreeze();
+    let mut ids = vec![IMAGE_TOKEN];
+    ids.extend((0..TEXT).map(|position| (position * 7 % 500) as i32));
+    let label = |(place, id): (usize, &i32)| if place + LEARNED > TEXT { *id } else { -100 };
+    let labels: Vec<i32> = ids.iter().enumerate().map(label).collect();
+    let samples = [0, 1].map(|image| Sample { input_ids: &ids, labels: &labels, images: [&[0], &[1]][image] });
+    let features = model.encode_images(&vec![vec![0.1; 3 * 80 * 80]; IMAGES]);
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
+    PEAK.store(LIVE.load(Relaxed), Relaxed);
+    for step in 0..2 {
+        let mut total: Vec<Vec<f32>> = Vec::new();
+        for _ in 0..2 {
+            let pass = Pass::training(step, 0);
+            let pass = if training.gradient_checkpointing { pass.with_gradient_checkpointing() } else { pass };
+            let loss = model.loss(&pass, &samples, &features, 4 * LEARNED);
+            let gradients = model.gradients(&mut pass.graph.backward(&loss));
+            if total.is_empty() {
+                total = gradients;
+            } else {
+                total.iter_mut().zip(gradients).for_each(|(to, from)| accumulate(to, &from, 1.0));
+            }
+        }
+        optimizer.update(&mut model, &total, |_| Rate { learning_rate: 1e-3, weight_decay: 0.0 });
+    }
+    PEAK.load(Relaxed) - before
+}
+
+#[test]
+fn a_step_takes_the_memory_that_was_said() {
+    let vision = vision();
+    let batch = MicroBatch { rows: IMAGES * (TEXT + vision.patches()), learned: IMAGES * LEARNED, images: IMAGES };
+    let some = ["q_proj".to_string(), "fc1".to_string(), "down_proj".to_string()];
+    for family in [Family::Phi, Family::Qwen2, Family::Llama, Family::Phi3] {
+        let (llm, folder) = (language(family), tempfile::tempdir().unwrap());
+        for name in ["llm", "vision"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        init::write_language(&folder.path().join("llm"), &llm, 1, DType::F16).unwrap();
+        init::write_siglip(&folder.path().join("vision"), &vision, 1).unwrap();
+        let known: Vec<String> = some
+            .iter()
+            .filter(|name| llm.block_linears().iter().any(|linear| linear.ends_with(name.as_str())))
+            .cloned()
+            .collect();
+        let all = [
+            Trains::Projector,
+            Trains::Adapters { rank: 8, dropout: true, targets: &[] },
+            Trains::Adapters { rank: 64, dropout: false, targets: &[] },
+            Trains::Adapters { rank: 8, dropout: true, targets: &known },
+            Trains::All,
+        ];
+        for (trains, gradient_checkpointing) in all.into_iter().flat_map(|trains| [(trains, false), (trains, true)]) {
+            let training =
+                Training { llm: &llm, vision: &vision, projector: "mlp2x_gelu", trains, gradient_checkpointing };
+            if family == Family::Phi && matches!(trains, Trains::Projector) {
+                // What threads keep for their products from the first one on is no step's.
+                measured(folder.path(), &training);
+            }
+            let (said, seen) = (training.memory(batch, true), measured(folder.path(), &training));
+            let ratio = said.total() as f64 / seen as f64;
+            // Small things are left out (labels, norms' statistics), and what two moments have together is added up.
+            assert!((0.9..1.1).contains(&ratio), "{family:?}, {trains:?}: {said:?}, but it took {seen}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The memory that training will take, from sizes alone.
+
+use imp_model::{
+    config::LanguageConfig,
+    memory::{MicroBatch, Training, Trains},
+};
+
+use super::{
+    Recipe,
+    batches::{AHEAD, Batches},
+    features,
+};
+use crate::{
+    forecast::{Ahead, MemoryForecast, Outlook, Records},
+    job::Runtime,
+    preprocess::RecordSet,
+};
+
+/// Samples that go through the model at once, unless the pipeline says otherwise.
+const MICRO_BATCH: usize = 16;
+/// The same for large models.
+const LARGE_MICRO_BATCH: usize = 1;
+/// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
+const LARGE: usize = 1_000_000_000;
+/// The program itself, and what its threads work with.
+const PROGRAM: usize = 40 << 20;
+
+/// Samples that go through `llm` at once.
+pub(super) fn micro_batch_size(runtime: &Runtime, llm: &LanguageConfig) -> usize {
+    match runtime.micro_batch_size {
+        0 if llm.parameters() >= LARGE => LARGE_MICRO_BATCH,
+        0 => MICRO_BATCH,
+        size => size,
+    }
+}
+
+/// Whether blocks of `llm` are computed again in the backward pass.
+pub(super) fn gradient_checkpointing(runtime: &Runtime, llm: &LanguageConfig) -> bool {
+    runtime.gradient_checkpointing.unwrap_or(llm.parameters() >= LARGE)
+}
+
+/// What training `model` on the input `data` will take; nothing if too little is known of either.
+pub(crate) fn forecast(
+    recipe: &Recipe,
+    trains: Trains<'_>,
+    model: &Outlook,
+    ahead: &Ahead<'_>,
+) -> Option<MemoryForecast> {
+    let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
+    let data = ahead.input("data")?;
+    let sizes = Sizes {
+        patches: vision.config.patches(),
+        max_length: joined.tokenizer_model_max_length,
+        micro_batch: micro_batch_size(ahead.runtime, &llm.config).min(recipe.global_batch_size),
+    };
+    let set = data.record_set();
+    let largest = match (&set, &data.records) {
+        (Some(set), _) => sizes.largest(set, &Batches::new(recipe, set, ahead.seed)),
+        (None, Some(Records::Planned { max_length })) => sizes.bound(*max_length),
+        _ => return None,
+    };
+    let training = Training {
+        llm: &llm.config,
+        vision: &vision.config,
+        projector: &joined.mm_projector_type,
+        trains,
+        gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
+    };
+    let step = training.memory(largest, recipe.global_batch_size > sizes.micro_batch);
+    let frozen = match trains {
+        // Widened to f32, and so counted among what trains.
+        Trains::All => 0,
+        // An adapter that is there goes into weights in f32.
+        _ if model.adapted => 4 * llm.config.parameters() as u64,
+        _ => llm.bytes,
+    };
+    let image = vision.config.image_size * vision.config.image_size * 3 * size_of::<f32>();
+    let images = set.as_ref().map_or(usize::MAX, |set| set.meta().images);
+    let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
+    let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
+    let own = step.total() + decoded + kept + PROGRAM;
+    Some(MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: set.is_none() })
+}
+
+struct Sizes {
+    patches: usize,
+    max_length: usize,
+    micro_batch: usize,
+}
+
+impl Sizes {
+    /// The part of a step with the most positions.
+    fn largest(&self, set: &RecordSet, batches: &Batches) -> MicroBatch {
+        let shapes: Vec<(usize, usize)> = set.shapes().collect();
+        let rows = |record: &usize| {
+            let (tokens, images) = shapes[*record];
+            (tokens + images * self.patches.saturating_sub(1)).min(self.max_length)
+        };
+        let parts = batches.steps.iter().flat_map(|step| step.chunks(self.micro_batch));
+        let largest = parts.max_by_key(|part| part.iter().map(rows).sum::<usize>()).unwrap_or_default();
+        let labels = |record: &usize| set.record(*record).map_or(0, |record| record.learned());
+        MicroBatch {
+            rows: largest.iter().map(rows).sum(),
+            learned: largest.iter().map(labels).sum(),
+            images: largest.iter().map(|record| shapes[*record].1).sum(),
+        }
+    }
+
+    /// The same for records that are not there yet.
+    fn bound(&self, max_length: usize) -> MicroBatch {
+        let rows = (max_length + self.patches).min(self.max_length);
+        MicroBatch {
+            rows: rows * self.micro_batch,
+            learned: rows.saturating_sub(self.patches) * self.micro_batch,
+            images: self.micro_batch,
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What is said of a stage before its inputs exist is what is said when they do.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::forecast::{Ahead, Forecast, Outlook};
+
+fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
+    let config: S::Config = serde_json::from_value(config.clone()).unwrap();
+    let runtime = crate::job::Runtime { micro_batch_size: 4, ..Default::default() };
+    let inputs = inputs.iter().copied().collect();
+    S::forecast(&config, &Ahead { runtime: &runtime, seed: 0, sources: &BTreeMap::new(), inputs })
+}
+
+#[test]
+fn memory_is_known_before_anything_ran() {
+    let shop = Workshop::pretrained();
+    let sizes = json!({"hidden_size": 32, "layers": 2, "heads": 2});
+    let phi = ask::<Download>(&json!({"source": "builtin:tiny-phi", "model": sizes}), &[]).outlook;
+    let sizes = json!({"hidden_size": 32, "layers": 2, "heads": 2, "patch_size": 16});
+    let siglip = ask::<Download>(&json!({"source": "builtin:tiny-siglip", "model": sizes}), &[]).outlook;
+    let records = |max_length: usize| {
+        let config = json!({"annotations": "pretrain.json", "template": "plain", "max_length": max_length});
+        ask::<Preprocess>(&config, &[]).outlook
+    };
+    let there = |name: &str| Outlook::of_folder(&shop.path(name).join("out"));
+    let (llm, vision, captions) = (there("phi"), there("siglip"), there("captions"));
+
+    let pretrain = |llm: &Outlook, vision: &Outlook, data: &Outlook| {
+        ask::<Pretrain>(&stage1(), &[("llm", llm), ("vision", vision), ("data", data)])
+    };
+    let (planned, known) = (pretrain(&phi, &siglip, &captions), pretrain(&llm, &vision, &captions));
+    let (planned_bytes, known_bytes) = (planned.memory.unwrap().bytes, known.memory.unwrap().bytes);
+    // Headers of files are not counted before they are there.
+    assert!(planned_bytes.abs_diff(known_bytes) < 20_000, "{planned_bytes} and {known_bytes}");
+    assert!(!known.memory.unwrap().at_most);
+    let bounds = [64, 512].map(|max_length| pretrain(&phi, &siglip, &records(max_length)).memory.unwrap());
+    assert!(bounds.iter().all(|bound| bound.at_most && bound.bytes >= known_bytes), "{bounds:?}: {known_bytes}");
+    assert!(bounds[0].bytes < bounds[1].bytes);
+
+    let model = there("pretrain");
+    let data = there("instructions");
+    let finetune =
+        |config: &Value, model| ask::<Finetune>(config, &[("model", model), ("data", &data)]).memory.unwrap();
+    for config in [lora(), full()] {
+        let (planned, known) = (finetune(&config, &planned.outlook), finetune(&config, &model));
+        assert!(planned.bytes.abs_diff(known.bytes) < 20_000, "{planned:?} and {known:?}");
+    }
+    let wider = json!({"mode": "lora", "lora": {"rank": 512}});
+    assert!(finetune(&wider, &model).bytes > finetune(&lora(), &model).bytes + (1 << 20));
+}
+
+#[test]
+fn what_is_not_known_is_not_guessed() {
+    let nothing = Outlook::of_folder("there/is/none".as_ref());
+    assert!(ask::<Finetune>(&lora(), &[("model", &nothing), ("data", &nothing)]).memory.is_none());
+    assert!(ask::<Pretrain>(&stage1(), &[]).memory.is_none());
+}
