@@ -88,6 +88,12 @@ struct Speed {
     tokens: usize,
 }
 
+/// The mean of the last losses, if it is beyond hope: whoever guesses among all tokens has the log of their number.
+fn exploded(losses: &[f32], vocab_size: usize) -> Option<f32> {
+    let mean = losses.iter().sum::<f32>() / losses.len().max(1) as f32;
+    Some(mean).filter(|mean| losses.len() == LAST && *mean > 2.0 * (vocab_size as f32).ln())
+}
+
 struct Run<'a> {
     model: &'a mut Imp,
     recipe: &'a Recipe,
@@ -119,7 +125,11 @@ impl Run<'_> {
             weight_decay: if name.contains("bias") || name.contains("norm") { 0.0 } else { recipe.weight_decay },
         });
         if !loss.is_finite() || !norm.is_finite() {
-            return Err(self.diverged(records, loss));
+            return Err(self.diverged(
+                index + 1,
+                records,
+                &format!("the loss is {loss}, the norm of its gradient {norm}"),
+            ));
         }
         self.speed.examples += records.len();
         self.speed.waited += waited;
@@ -128,6 +138,10 @@ impl Run<'_> {
         position.losses.push(loss);
         let surplus = position.losses.len().saturating_sub(LAST);
         position.losses.drain(..surplus);
+        if let Some(mean) = exploded(&position.losses, self.model.llm.config.vocab_size) {
+            let since = format!("the loss of the last {LAST} steps is {mean:.1}, far worse than guessing");
+            return Err(self.diverged(index + 1, records, &since));
+        }
         self.features.forget();
         let held_out = self.look_at_held_out(total)?;
         let (step, loss) = (self.position.step, f64::from(loss));
@@ -245,7 +259,7 @@ impl Run<'_> {
         if cancelled { Err(StageError::Cancelled) } else { Ok(()) }
     }
 
-    fn diverged(&self, records: &[usize], loss: f32) -> StageError {
+    fn diverged(&self, step: usize, records: &[usize], what: &str) -> StageError {
         let ids: Vec<&str> = records
             .iter()
             .filter_map(|number| self.data.record(*number).ok())
@@ -253,11 +267,7 @@ impl Run<'_> {
             .take(8)
             .collect();
         StageError::failed(
-            format!(
-                "training diverged in step {}: the loss is {loss} (records {}, ...)",
-                self.position.step + 1,
-                ids.join(", ")
-            ),
+            format!("training diverged in step {step}: {what} (records {}, ...)", ids.join(", ")),
             "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
         )
     }

@@ -83,6 +83,15 @@ fn divergence_says_where_and_what_to_try() {
     assert!(error.to_string().starts_with("training diverged in step 2: the loss is "), "{error}");
     assert!(error.to_string().contains("(records "), "{error}");
     assert!(error.help().unwrap().contains("learning_rate"));
+
+    // Nothing here overflows, but nothing is learned any more.
+    let config = json!({
+        "mode": "full", "global_batch_size": 4, "epochs": 9, "learning_rate": 1.0, "lr_scheduler": "constant",
+        "max_grad_norm": 0, "warmup_ratio": 0,
+    });
+    let error = shop.finetune("explodes").run::<Finetune>(&config).error().to_string();
+    assert!(error.starts_with("training diverged in step 20: the loss of the last 20 steps is "), "{error}");
+    assert!(error.contains("worse than guessing (records "), "{error}");
 }
 
 #[test]
