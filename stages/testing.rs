@@ -62,6 +62,12 @@ impl Trial {
         self
     }
 
+    /// With another seed.
+    pub(crate) fn seeded(mut self, seed: u64) -> Self {
+        self.spec.seed = seed;
+        self
+    }
+
     /// Settings that can't change the result.
     pub(crate) fn runtime(mut self, change: impl FnOnce(&mut Runtime)) -> Self {
         change(&mut self.spec.runtime);

@@ -171,6 +171,7 @@ impl RecordSink {
             labelled_tokens: 0,
             mismatched: 0,
             rejected: 0,
+            features: None,
         };
         Ok(Self {
             folder: folder.to_path_buf(),

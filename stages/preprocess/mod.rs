@@ -3,6 +3,7 @@
 
 mod annotations;
 mod convert;
+pub(crate) mod features;
 pub(crate) mod map;
 pub mod pixels;
 pub mod records;
@@ -17,6 +18,7 @@ mod writer;
 use serde::{Deserialize, Serialize};
 
 pub use annotations::Turn;
+pub use features::FeatureMeta;
 pub use pixels::AspectRatio;
 pub use records::{Meta, Record, RecordSet};
 pub use template::Template;
@@ -46,6 +48,10 @@ pub struct PreprocessConfig {
     /// How images become square. The images are kept as they are; training reads this from the records.
     #[serde(default)]
     pub image_aspect_ratio: AspectRatio,
+    /// Which hidden states of the encoder named by `cache_vision_features` are the features: -2, the last but one, if left
+    /// out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mm_vision_select_layer: Option<i64>,
     /// The context: longer sequences are cut.
     #[serde(default = "max_length")]
     pub max_length: usize,
@@ -69,6 +75,11 @@ impl Stage for Preprocess {
     const INPUTS: &'static [Input] = &[
         Input { name: "data", required: true, about: "a folder with an annotation file and images" },
         Input { name: "tokenizer", required: true, about: "the language model's folder, for its tokenizer.json" },
+        Input {
+            name: features::INPUT,
+            required: false,
+            about: "a SigLIP vision encoder, to encode all images once: training then need not",
+        },
     ];
     type Config = PreprocessConfig;
 
@@ -93,7 +104,15 @@ impl Stage for Preprocess {
     }
 
     fn run(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
-        convert::convert(config, job)
+        convert::convert(config, job)?;
+        match (job.optional_input(features::INPUT), config.mm_vision_select_layer) {
+            (Some(encoder), layer) => features::add(encoder, layer, job),
+            (None, Some(_)) => Err(StageError::failed(
+                "`mm_vision_select_layer` is of no use without an encoder",
+                format!("name one as `{}`, or leave it out", features::INPUT),
+            )),
+            (None, None) => Ok(()),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! index.bin      header; an entry a record; an entry an image
 //! records.bin    for each record: input ids (i32), labels (i32), image numbers (u32), the id (UTF-8, padded to 4)
 //! images.bin     the image files as they came (PNG, JPEG, ...), each once however many records show it
+//! features.bin   what a vision encoder makes of each image, if that was asked for (see [`super::features`])
 //! rejected.jsonl records that could not be used, if any
 //! ```
 //! All numbers are little-endian. `records.bin` and `images.bin` are mapped, so a set opens in constant time and the
@@ -17,7 +18,11 @@ use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::{map::map_file, template::IGNORE};
+use super::{
+    features::{self, FeatureMeta},
+    map::map_file,
+    template::IGNORE,
+};
 use crate::StageError;
 
 /// The layout of the files.
@@ -48,6 +53,9 @@ pub struct Meta {
     pub mismatched: usize,
     /// Records that could not be used.
     pub rejected: usize,
+    /// What is in `features.bin`, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<FeatureMeta>,
 }
 
 /// The first bytes of `index.bin`.
@@ -105,6 +113,11 @@ impl<'a> Record<'a> {
         self.image_numbers.iter().map(move |number| set.image(*number as usize).unwrap_or_default())
     }
 
+    /// The features of image `number` of the set, if they were asked for.
+    pub fn features(&self, number: u32) -> Option<&'a [f32]> {
+        self.set.features(number as usize)
+    }
+
     /// How many tokens have a label.
     pub fn learned(&self) -> usize {
         self.labels.iter().filter(|label| **label != IGNORE).count()
@@ -125,6 +138,7 @@ pub struct RecordSet {
     index: Mmap,
     records: Mmap,
     images: Mmap,
+    features: Option<Mmap>,
 }
 
 impl RecordSet {
@@ -150,9 +164,11 @@ impl RecordSet {
         if header.magic != MAGIC || header.format != FORMAT {
             return Err(damaged("this is not an index of records of this version"));
         }
+        let features = meta.features.is_some().then(|| map(features::FILE)).transpose()?;
         let set = Self {
             folder: folder.to_path_buf(),
             meta,
+            features,
             header,
             index,
             records: map("records.bin")?,
@@ -166,11 +182,15 @@ impl RecordSet {
         let entries = self.header.records.checked_mul(size_of::<Entry>() as u64);
         let images = self.header.images.checked_mul(size_of::<ImageEntry>() as u64);
         let index = entries.zip(images).and_then(|(a, b)| a.checked_add(b)?.checked_add(size_of::<Header>() as u64));
-        let sizes = [
+        let mut sizes = vec![
             ("index.bin", self.index.len(), index),
             ("records.bin", self.records.len(), Some(self.header.records_bytes)),
             ("images.bin", self.images.len(), Some(self.header.images_bytes)),
         ];
+        if let Some(features) = &self.features {
+            let bytes = self.header.images.checked_mul(self.feature_bytes() as u64);
+            sizes.push((features::FILE, features.len(), bytes));
+        }
         for (name, found, expected) in sizes {
             if expected != Some(found as u64) {
                 let expected = expected.map_or("a size beyond bounds".into(), |bytes| format!("{bytes} bytes"));
@@ -249,7 +269,21 @@ impl RecordSet {
         bytemuck::try_cast_slice(bytes).unwrap_or_default()
     }
 
-    fn image(&self, number: usize) -> Option<&[u8]> {
+    /// The features of image `number`, `[patches * width]`, if they were asked for.
+    pub fn features(&self, number: usize) -> Option<&[f32]> {
+        let bytes = self.feature_bytes();
+        let start = number.checked_mul(bytes)?;
+        bytemuck::try_cast_slice(self.features.as_ref()?.get(start..start.checked_add(bytes)?)?).ok()
+    }
+
+    /// Bytes of one image's features.
+    fn feature_bytes(&self) -> usize {
+        let meta = self.meta.features.as_ref();
+        meta.map_or(0, |meta| meta.patches.saturating_mul(meta.width).saturating_mul(size_of::<f32>()))
+    }
+
+    /// The encoded file of image `number`.
+    pub(super) fn image(&self, number: usize) -> Option<&[u8]> {
         let start = size_of::<Header>() + self.len() * size_of::<Entry>();
         let entries: &[ImageEntry] = bytemuck::try_cast_slice(self.index.get(start..)?).ok()?;
         let entry = entries.get(number)?;

@@ -79,10 +79,15 @@ impl RecordWriter {
         for output in [self.records, self.images, index] {
             output.finish()?;
         }
-        let path = self.folder.join("meta.json");
-        let text = serde_json::to_string_pretty(meta).unwrap_or_default() + "\n";
-        std::fs::write(&path, text).map_err(StageError::io(&path))
+        write_meta(&self.folder, meta)
     }
+}
+
+/// Writes `meta.json`.
+pub(super) fn write_meta(folder: &Path, meta: &Meta) -> Result<(), StageError> {
+    let path = folder.join("meta.json");
+    let text = serde_json::to_string_pretty(meta).unwrap_or_default() + "\n";
+    std::fs::write(&path, text).map_err(StageError::io(&path))
 }
 
 /// A file that is written from front to back.

@@ -1,12 +1,18 @@
-//! The features of images for training: encoded once, since the encoder is frozen, and kept if they fit. Does not
-//! know where images come from.
+//! The features of images for training: encoded once, since the encoder is frozen, and kept if they fit; or those that
+//! lie with the records. Does not know where images come from.
 
 use std::collections::HashMap;
 
 use imp_model::{Imp, Sample, config::SiglipConfig, tensor::Mat};
 
 use super::batches::Images;
-use crate::{StageError, preprocess::records::Record};
+use crate::{
+    StageError,
+    preprocess::{
+        features,
+        records::{Record, RecordSet},
+    },
+};
 
 /// Features are kept in memory if all of them take less than this.
 const MEMORY: usize = 512 << 20;
@@ -20,6 +26,8 @@ pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> 
 /// Features by image number, `[patches * vision hidden]` each.
 pub(super) struct Features {
     known: HashMap<u32, Vec<f32>>,
+    /// Whether they lie with the records.
+    stored: bool,
     /// Whether they are kept from step to step.
     pub(super) kept: bool,
 }
@@ -32,9 +40,11 @@ pub(super) struct Batch<'a> {
 }
 
 impl Features {
-    /// For a set with so many images.
-    pub(super) fn new(model: &Imp, images: usize) -> Self {
-        Self { known: HashMap::new(), kept: kept_bytes(&model.vision.config, images).is_some() }
+    /// For the images of a set.
+    pub(super) fn new(model: &Imp, set: &RecordSet) -> Result<Self, StageError> {
+        features::check(set, &model.vision, model.config.mm_vision_select_layer)?;
+        let kept = kept_bytes(&model.vision.config, set.meta().images).is_some();
+        Ok(Self { known: HashMap::new(), stored: set.meta().features.is_some(), kept })
     }
 
     /// Encodes each image by itself, so that its features don't depend on which others came along.
@@ -46,7 +56,7 @@ impl Features {
 
     /// Whether an image's are there.
     pub(super) fn has(&self, number: u32) -> bool {
-        self.known.contains_key(&number)
+        self.stored || self.known.contains_key(&number)
     }
 
     /// To be called after a step.
@@ -64,7 +74,8 @@ impl Features {
             images.push((count..count + numbers.len()).collect());
             count += numbers.len();
             for number in numbers {
-                let Some(known) = self.known.get(number) else {
+                let known = record.features(*number).or_else(|| self.known.get(number).map(Vec::as_slice));
+                let Some(known) = known else {
                     let message = format!("record `{}`: its image was not loaded", record.id);
                     return Err(StageError::failed(message, "run it again"));
                 };

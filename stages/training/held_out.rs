@@ -29,8 +29,8 @@ pub(super) struct HeldOut<'a> {
 }
 
 impl<'a> HeldOut<'a> {
-    pub(super) fn new(set: &'a RecordSet, model: &Imp) -> Self {
-        Self { set, features: Features::new(model, set.meta().images) }
+    pub(super) fn new(set: &'a RecordSet, model: &Imp) -> Result<Self, StageError> {
+        Ok(Self { set, features: Features::new(model, set)? })
     }
 
     /// The mean cross-entropy of all labelled tokens, without dropout.

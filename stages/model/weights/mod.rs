@@ -8,6 +8,8 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fs::File,
+    io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,7 +36,7 @@ struct Entry {
     map: Arc<dyn AsRef<[u8]> + Send + Sync>,
     dtype: Dtype,
     shape: Vec<usize>,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 impl Entry {
@@ -133,8 +135,11 @@ impl Checkpoint {
     /// A tensor in f32, as a matrix `[rows, cols]`; its shape in the file must be `shape`.
     pub fn mat(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> Result<Mat> {
         let entry = self.entry(name, shape)?;
+        let encoding = encoding(entry, name)?;
+        // Read, not taken from the map: its pages would stay in memory beside the copy.
+        let bytes = read(&entry.file, &entry.range).map_err(ModelError::io(&entry.file))?;
         let mut values = vec![0.0; rows * cols];
-        encoding(entry, name)?.widen(&(*entry.map).as_ref()[entry.range.clone()], &mut values);
+        encoding.widen(&bytes, &mut values);
         Ok(Mat::new(rows, cols, values))
     }
 
@@ -214,6 +219,14 @@ fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
             format!("the tensor `{name}` has the type {other:?}; F32, F16 and BF16 are read"),
         )),
     }
+}
+
+fn read(path: &Path, range: &Range<usize>) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(range.start as u64))?;
+    let mut bytes = vec![0; range.len()];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[allow(unsafe_code)]

@@ -1,6 +1,7 @@
 //! The training stages, merging and quantizing as the runner runs them, on a model of a few thousand weights.
 #![allow(clippy::unwrap_used)]
 
+mod features;
 mod forecast;
 mod models;
 mod runs;
