@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use imp_model::tensor::{self, Graph, Mask, Mat, Segments, Weight};
 use support::{random, seen, softmax};
 
@@ -23,8 +25,54 @@ fn large_shapes_are_the_same_on_any_number_of_threads() {
         let mut gradients = graph.backward(&loss);
         (loss.values()[0], [&x, &w, &n].map(|mat| gradients.take(mat)))
     };
-    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-    assert_eq!(threads(1).install(run), threads(4).install(run));
+    assert_eq!(on_threads(1, run), on_threads(4, run));
+}
+
+fn on_threads<T: Send>(count: usize, run: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(run)
+}
+
+/// The same for what a gated block with frozen weights is made of, recomputed in the backward pass, and a loss in parts.
+#[test]
+fn large_gated_blocks_are_the_same_on_any_number_of_threads() {
+    let (rows, width, inner) = (300, 96, 700);
+    let (up, down) = (random(1, 2 * inner * width), random(2, inner * width));
+    let downs = support::stored(&down, width, inner).into_iter().map(Arc::new);
+    for (up, down) in support::stored(&up, 2 * inner, width).into_iter().map(Arc::new).zip(downs) {
+        let run = || {
+            let graph = Graph::recording();
+            let x = Mat::new(rows, width, random(3, rows * width)).trainable();
+            let n = Mat::new(1, width, random(4, width)).trainable();
+            let (up, down, norm) = (Weight::Stored(up.clone()), Weight::Stored(down.clone()), n.clone());
+            let y = tensor::checkpoint(&graph, &x, vec![n.clone()], move |g, x| {
+                let both = tensor::linear(g, &tensor::rms_norm(g, x, &norm, 1e-5), &up, None);
+                let [gate, up] = [0, inner].map(|start| tensor::columns(g, &both, start, inner));
+                tensor::add(g, tensor::linear(g, &tensor::silu_gate(g, &gate, &up), &down, None), x)
+            });
+            let loss = tensor::sum_over_parts(&graph, &y, 77, &[], |g, part, y| {
+                tensor::cross_entropy(g, y, part.map(|row| (row % width) as u32).collect(), rows)
+            });
+            let mut gradients = graph.backward(&loss);
+            (loss.values()[0], [&x, &n].map(|mat| gradients.take(mat)))
+        };
+        assert_eq!(on_threads(1, run), on_threads(4, run));
+    }
+}
+
+/// So few rows, as generation has, that the weight is cut instead.
+#[test]
+fn few_rows_are_the_same_on_any_number_of_threads() {
+    let (inputs, outputs) = (700, 1500);
+    for stored in support::stored(&random(1, outputs * inputs), outputs, inputs).into_iter().map(Arc::new) {
+        for rows in [1, 3, 8] {
+            let x = random(2, rows * inputs);
+            let run = || {
+                let x = Mat::new(rows, inputs, x.clone());
+                tensor::linear(&Graph::inference(), &x, &Weight::Stored(stored.clone()), None).values().to_vec()
+            };
+            assert_eq!(on_threads(1, run), on_threads(4, run));
+        }
+    }
 }
 
 /// Products that are cut into tiles in both directions, with widths that no tile size divides.

@@ -76,6 +76,16 @@ fn check(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat + Sync, naive: impl 
     assert_eq!(one, three, "the number of threads changes the result");
 }
 
+/// The error function by its Taylor series, which is exact to f64's rounding where it is used.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -247,6 +257,41 @@ proptest! {
         check(&mats, |g, m| tensor::activation(g, &m[0], Activation::GeluTanh), |m| {
             m[0].iter().map(|x| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())).collect()
         });
+        check(&mats, |g, m| tensor::activation(g, &m[0], Activation::GeluErf), |m| {
+            m[0].iter().map(|x| 0.5 * x * (1.0 + erf(x / 2.0_f64.sqrt()))).collect()
+        });
+    }
+
+    /// What is dropped is seen in a matrix of ones.
+    #[test]
+    fn dropout(rows in 1_usize..5, width in 1_usize..9, rate in 0.1_f32..0.9, seed in 0_u64..100) {
+        let names: Arc<[u64]> = (0..rows as u64).map(|row| row * 7 + 3).collect();
+        let ones = Mat::new(rows, width, vec![1.0; rows * width]);
+        let mask = tensor::dropout(&Graph::inference(), &ones, rate, seed, &names);
+        let kept = 1.0 / (1.0 - rate);
+        assert!(mask.values().iter().all(|value| *value == 0.0 || *value == kept));
+        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        check(&mats, |g, m| tensor::dropout(g, &m[0], rate, seed, &names), |m| {
+            m[0].iter().zip(mask.values()).map(|(x, mask)| x * f64::from(*mask)).collect()
+        });
+    }
+
+    /// Rows of a frozen matrix beside those of one that trains.
+    #[test]
+    fn gather_from_stored(rows in 1_usize..6, width in 1_usize..40, seed in 0_u64..100) {
+        let table = random(seed + 1, rows * width);
+        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        let picks: Vec<(usize, usize)> = (0..2 * rows).map(|i| (i % 2, i * 3 % rows)).collect();
+        for stored in support::stored(&table, rows, width) {
+            let exact = stored.to_f32();
+            let stored = Weight::Stored(Arc::new(stored));
+            check(&mats, |g, m| tensor::gather(g, &[&stored, &Weight::Dense(m[0].clone())], picks.clone()), |m| {
+                picks.iter().flat_map(|(source, row)| (0..width).map(|col| {
+                    let at = row * width + col;
+                    if *source == 0 { f64::from(exact[at]) } else { m[0][at] }
+                }).collect::<Vec<_>>()).collect()
+            });
+        }
     }
 
     #[test]
