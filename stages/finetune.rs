@@ -144,7 +144,7 @@ impl Config {
 
 impl Stage for Finetune {
     const KIND: &'static str = "finetune";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "trains the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
         Input { name: "model", required: true, about: "a model, from `pretrain`, `finetune` or `merge`" },

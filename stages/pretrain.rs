@@ -106,7 +106,7 @@ impl Config {
 
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "trains a fresh projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input { name: "llm", required: true, about: "a language model (Hugging Face folder)" },

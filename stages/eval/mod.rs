@@ -80,7 +80,7 @@ fn prompt_suffix() -> String {
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input { name: "model", required: true, about: "an Imp: merged, quantized, or as a training stage leaves it" },

@@ -4,6 +4,7 @@
 mod annotations;
 mod convert;
 pub(crate) mod features;
+mod jpeg;
 pub(crate) mod map;
 pub mod pixels;
 pub mod records;

@@ -3,10 +3,10 @@
 
 use std::io::Cursor;
 
-use image::{ImageReader, Rgb, RgbImage, imageops};
+use image::{ImageFormat, ImageReader, Rgb, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-use super::resize::resize;
+use super::{jpeg, resize::resize};
 
 /// How an image becomes square.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +43,14 @@ impl AspectRatio {
 /// # Errors
 /// In words, if the bytes are no image that can be read.
 pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
-    let reader = ImageReader::new(Cursor::new(encoded)).with_guessed_format().map_err(|error| error.to_string())?;
-    if reader.format().is_none() {
-        return Err("this is not a PNG, JPEG, GIF or WebP image".into());
-    }
-    let image = reader.decode().map_err(|error| error.to_string())?.into_rgb8();
+    let image = match image::guess_format(encoded) {
+        Err(_) => return Err("this is not a PNG, JPEG, GIF or WebP image".into()),
+        Ok(ImageFormat::Jpeg) => jpeg::decode(encoded)?,
+        Ok(format) => {
+            let reader = ImageReader::with_format(Cursor::new(encoded), format);
+            reader.decode().map_err(|error| error.to_string())?.into_rgb8()
+        }
+    };
     if image.width() == 0 || image.height() == 0 { Err("the image has no pixels".into()) } else { Ok(image) }
 }
 
