@@ -180,7 +180,8 @@ impl Run<'_> {
         Ok(Some(loss))
     }
 
-    /// The loss of a whole batch and its gradients, added up over parts of it.
+    /// The loss of a whole batch and its gradients, added up over parts of it. Each labelled token counts the same; the
+    /// reference averages the means of parts instead.
     fn loss_and_gradients(&mut self, step: usize, records: &[usize]) -> Result<(f32, Vec<Vec<f32>>), StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
         let mut count = 0;
