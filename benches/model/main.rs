@@ -16,8 +16,9 @@ const CASES: [(&str, usize); 4] = [("block", 9), ("train", 9), ("decode", 5), (L
 /// Writes 6 GB, so it runs only if it is named.
 const LARGE: &str = "open";
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// As the runner starts its stages.
+const KEEP_MEMORY: [(&str, &str); 3] =
+    [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
@@ -40,10 +41,7 @@ fn main() {
         }
         let mut theirs: Option<Worker> = None;
         for ours in ours::variants(case) {
-            // As the runner starts its stages.
-            let environment = ("MIMALLOC_PURGE_DELAY", "10000");
-            let mut worker =
-                Worker::start(Command::new(&this).args(["worker", ours, &threads]).env(environment.0, environment.1));
+            let mut worker = Worker::start(Command::new(&this).args(["worker", ours, &threads]).envs(KEEP_MEMORY));
             // After the other, which writes the files that both open.
             let theirs = theirs.get_or_insert_with(|| {
                 Worker::start(Command::new(&python).args(["benches/peers/model.py", case, &threads]))

@@ -67,8 +67,11 @@ async fn changed(wish: &mut watch::Receiver<Wish>, asked: Wish) {
     }
 }
 
-/// Milliseconds for which the allocator keeps free memory.
-const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
+/// Settings of glibc's allocator that make it keep freed memory and join what lies side by side. The next layer needs the
+/// memory that this one has just given back: pages that went to the system in between would have to be cleared again, which
+/// was half of a training step.
+const KEEP_MEMORY: [(&str, &str); 3] =
+    [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
 fn spawn(work: &Path, cpus: usize) -> io::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).open(work.join("log"))?;
@@ -81,11 +84,8 @@ fn spawn(work: &Path, cpus: usize) -> io::Result<Child> {
         .stderr(log)
         .env("RAYON_NUM_THREADS", cpus.to_string())
         .kill_on_drop(true);
-    // The next layer needs the memory that this one has just given back. Pages that went to the system in between would
-    // have to be cleared again: half of a training step, measured. A person's own setting stands.
-    if std::env::var_os(PURGE_DELAY).is_none() {
-        command.env(PURGE_DELAY, "10000");
-    }
+    // A person's own settings stand.
+    command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));
     // Its own process group, so that Ctrl-C on the terminal reaches the runner only, which then asks politely.
     #[cfg(unix)]
     command.process_group(0);
