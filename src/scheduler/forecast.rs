@@ -7,7 +7,6 @@ use imp_stages::{
     forecast::{Ahead, Forecast, MemoryForecast, Outlook},
     visit,
 };
-
 use serde::Deserialize;
 
 use super::{Planner, Verdict};
@@ -20,12 +19,21 @@ impl Planner<'_> {
     /// For each verdict the memory that its stage will take, where that is known.
     pub(crate) fn memory(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Option<MemoryForecast>>, StoreError> {
         let mut outlooks: BTreeMap<usize, Outlook> = BTreeMap::new();
+        let mut cached: BTreeMap<usize, Digest> = BTreeMap::new();
         let mut found = Vec::with_capacity(verdicts.len());
         for (index, verdict) in verdicts {
-            let Forecast { outlook, memory } = match verdict {
-                Verdict::Hit { key } => Forecast { outlook: self.cached(*key)?, memory: None },
-                Verdict::Run { .. } | Verdict::After { .. } => self.ask(&self.pipeline.stages[*index], &outlooks),
-            };
+            if let Verdict::Hit { key } = verdict {
+                cached.insert(*index, *key);
+                found.push(None);
+                continue;
+            }
+            // Artifacts are looked at only where a stage that will run needs them.
+            for from in self.graph.inputs(*index) {
+                if let Some(key) = cached.remove(&from) {
+                    outlooks.insert(from, self.cached(key)?);
+                }
+            }
+            let Forecast { outlook, memory } = self.ask(&self.pipeline.stages[*index], &outlooks);
             outlooks.insert(*index, outlook);
             found.push(memory);
         }
@@ -39,17 +47,9 @@ impl Planner<'_> {
     }
 
     fn ask(&self, stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
-        let known = |(name, from): (&'_ String, &String)| {
-            let outlook = outlooks.get(&self.pipeline.position(from)?)?;
-            Some((name.clone(), outlook))
-        };
-        let inputs: BTreeMap<String, &Outlook> = stage.inputs.iter().filter_map(known).collect();
-        let ahead = Ahead {
-            runtime: &stage.runtime,
-            seed: stage.seed,
-            sources: &stage.sources,
-            inputs: inputs.iter().map(|(name, outlook)| (name.as_str(), *outlook)).collect(),
-        };
+        let outlook = |from: &str| outlooks.get(&self.pipeline.position(from)?);
+        let inputs = stage.inputs.iter().filter_map(|(name, from)| Some((name.as_str(), outlook(from)?))).collect();
+        let ahead = Ahead { runtime: &stage.runtime, seed: stage.seed, sources: &stage.sources, inputs };
         visit(stage.kind, Ask { config: &stage.config, ahead: &ahead }).unwrap_or_default()
     }
 }

@@ -1,6 +1,8 @@
 //! From vision features to embeddings of the language model: `mlp{N}x_gelu`, `linear` or `identity`.
 //! Reference: LLaVA's `multimodal_projector/builder.py`.
 
+use std::path::Path;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -31,8 +33,8 @@ pub fn depth(kind: &str) -> std::result::Result<usize, String> {
         .ok_or_else(|| format!("`{kind}` is none of mlp2x_gelu, mlp{{N}}x_gelu (N up to 16), linear, identity"))
 }
 
-fn check(kind: &str, inputs: usize, outputs: usize) -> Result<usize> {
-    let wrong = |message: String| ModelError::file("config.json".as_ref(), format!("mm_projector_type {message}"));
+fn check(kind: &str, inputs: usize, outputs: usize, config: &Path) -> Result<usize> {
+    let wrong = |message: String| ModelError::file(config, format!("mm_projector_type {message}"));
     match depth(kind).map_err(wrong)? {
         0 if inputs != outputs => {
             Err(wrong(format!("`identity` needs towers of one width, and they have {inputs} and {outputs}")))
@@ -50,7 +52,7 @@ fn name(prefix: &str, kind: &str, index: usize) -> String {
 impl Projector {
     /// Reads a projector whose names begin with `prefix`, such as `model.mm_projector.`.
     pub fn load(from: &Checkpoint, prefix: &str, kind: &str, inputs: usize, outputs: usize) -> Result<Self> {
-        let layers = (0..check(kind, inputs, outputs)?).map(|index| {
+        let layers = (0..check(kind, inputs, outputs, &from.config_file())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let mut layer = Linear::load(from, &name(prefix, kind, index), outputs, width, true)?;
             // One name, whatever file it came from.
@@ -63,7 +65,7 @@ impl Projector {
     /// A fresh projector, initialised as PyTorch does: uniform within `1 / sqrt(inputs)`.
     pub fn fresh(kind: &str, inputs: usize, outputs: usize, seed: u64) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let layers = (0..check(kind, inputs, outputs)?).map(|index| {
+        let layers = (0..check(kind, inputs, outputs, "config.json".as_ref())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let bound = 1.0 / (width as f32).sqrt();
             let weight = init::uniform(&mut random, outputs * width, bound);

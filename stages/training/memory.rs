@@ -23,7 +23,7 @@ const LARGE_MICRO_BATCH: usize = 1;
 /// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
 const LARGE: usize = 1_000_000_000;
 /// The program itself, and what its threads work with.
-const PROGRAM: usize = 40 << 20;
+const PROGRAM: usize = 20 << 20;
 
 /// Samples that go through `llm` at once.
 pub(super) fn micro_batch_size(runtime: &Runtime, llm: &LanguageConfig) -> usize {

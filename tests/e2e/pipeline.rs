@@ -46,6 +46,7 @@ fn plan_says_what_changed(space: &Space) {
     space.write("small.toml", changed);
     let plan = space.succeed(&["plan", "small.toml"]).stdout;
     assert!(plan.contains("run     lora          config: learning_rate 0.001 -> 0.0005"), "{plan}");
+    assert!(plan.contains("takes about "), "how much memory: {plan}");
     assert!(plan.contains("after   merge         its input lora runs first"), "{plan}");
     assert!(plan.contains("7 of 12 cached, 5 would run"), "{plan}");
     space.succeed(&["run", "small.toml"]);
@@ -103,6 +104,8 @@ fn init_writes_a_pipeline_that_plans() {
     assert!(init.stdout.contains("next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
     let plan = space.succeed(&["plan", "pipelines/mine.toml"]);
     assert!(plan.stdout.contains("mine: 0 of 17 cached, 17 would run"), "{}", plan.stdout);
+    // Pretraining, finetuning and LoRA: sizes are known of models that nobody has made yet.
+    assert_eq!(plan.stdout.matches("takes at most ").count(), 3, "{}", plan.stdout);
     let again = space.run(&["init", "pipelines/mine.toml"]);
     assert_eq!(again.code, Some(1));
     assert!(again.stderr.contains("can't write pipelines/mine.toml"), "{}", again.stderr);

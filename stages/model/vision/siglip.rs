@@ -45,7 +45,7 @@ impl Siglip {
                 "mm_vision_select_layer {select_layer} is no hidden state of a tower with {} layers",
                 config.num_hidden_layers
             );
-            ModelError::file("config.json".as_ref(), message)
+            ModelError::file(&from.config_file(), message)
         })?;
         let (width, pixels) = (config.hidden_size, 3 * config.patch_size * config.patch_size);
         let conv = format!("{prefix}embeddings.patch_embedding");

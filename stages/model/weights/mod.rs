@@ -106,6 +106,12 @@ impl Checkpoint {
         Ok(Self { path: path.to_path_buf(), tensors, used: RefCell::default() })
     }
 
+    /// The `config.json` beside the weights.
+    pub fn config_file(&self) -> PathBuf {
+        let folder = if self.path.is_dir() { Some(self.path.as_path()) } else { self.path.parent() };
+        folder.unwrap_or(&self.path).join("config.json")
+    }
+
     /// All names, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
