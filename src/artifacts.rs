@@ -10,7 +10,7 @@ use imp_stages::job::EVENTS;
 
 use crate::{
     scheduler::Summary,
-    store::{Receipt, Store},
+    store::{Digest, Receipt, Store},
 };
 
 /// The folder of one pipeline's links.
@@ -33,21 +33,24 @@ impl Artifacts {
         self.folder.join(stage)
     }
 
-    /// Links the artifact, log and metrics of a stage. Costs one look if the link is right already.
+    /// Links the artifact, log and metrics of a stage. Costs two looks if the links are right already.
     pub(crate) fn link(&self, stage: &str, receipt: &Receipt, store: &Store) -> io::Result<()> {
         let Ok(Some(tree)) = store.tree_folder(receipt.output.digest) else {
             return Err(io::Error::other("the artifact is gone from the cache"));
         };
-        if !replace_link(&tree, &self.stage(stage))? {
-            return Ok(());
-        }
-        let events = format!("tensorboard/{EVENTS}");
-        for (digest, ending) in [(receipt.log, "log"), (receipt.metrics, "metrics.jsonl"), (receipt.events, &events)] {
+        let beside = |digest: Option<Digest>, ending: &str| {
             let link = self.folder.join(format!("{stage}.{ending}"));
             match digest {
-                Some(digest) => drop(replace_link(&store.object(digest), &link)?),
-                None => remove(&link)?,
+                Some(digest) => replace_link(&store.object(digest), &link),
+                None => remove(&link).map(|()| false),
             }
+        };
+        let new_tree = replace_link(&tree, &self.stage(stage))?;
+        // A stage may have run again and given the same bytes. Logs have times in them, so no two runs have the same.
+        let new_log = beside(receipt.log, "log")?;
+        if new_tree || new_log {
+            beside(receipt.metrics, "metrics.jsonl")?;
+            beside(receipt.events, &format!("tensorboard/{EVENTS}"))?;
         }
         Ok(())
     }

@@ -98,6 +98,23 @@ fn the_same_pipeline_runs_on_a_persons_own_folders() {
 }
 
 #[test]
+fn what_lies_beside_an_artifact_is_of_the_run_that_made_it_last() {
+    let space = Space::new();
+    let until_finetune = SMALL.split("[stages.finetune]").next().unwrap();
+    // Clipping at norms that no gradient has can't be seen in the result.
+    let [first, second] = ["1e8", "1e9"].map(|norm| {
+        space.write("small.toml", format!("{until_finetune}\nmax_grad_norm = {norm}\n"));
+        space.succeed(&["run", "small.toml"]);
+        ["pretrain", "pretrain.log", "pretrain.metrics.jsonl"]
+            .map(|name| std::fs::read_link(space.path("artifacts/small").join(name)).unwrap())
+    });
+    assert_eq!(space.stages_in("small", "ran"), ["pretrain"]);
+    assert_eq!(first[0], second[0]);
+    assert_ne!(first[1], second[1]);
+    assert_ne!(first[2], second[2]);
+}
+
+#[test]
 fn init_writes_a_pipeline_that_plans() {
     let space = Space::new();
     let init = space.succeed(&["init", "pipelines/mine.toml"]);
