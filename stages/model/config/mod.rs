@@ -67,6 +67,12 @@ impl ConfigFile {
     pub fn siglip(&self) -> Result<SiglipConfig> {
         let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
         let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
+        let own = ["", "siglip", "siglip_vision_model"].contains(&self.model_type());
+        if !own && !self.is_imp() {
+            let message =
+                format!("model_type `{}` is no vision encoder that is supported: siglip is", self.model_type());
+            return Err(self.reader(&self.keys).wrong(message));
+        }
         match nested {
             None if named.contains("siglip-so400m-patch14-384") => Ok(SiglipConfig::so400m_patch14_384()),
             None if self.is_imp() => Err(self.reader(&self.keys).wrong("the key `vision_tower_config` is missing")),
