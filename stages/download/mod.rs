@@ -1,20 +1,24 @@
-//! The kind `download`: brings data and models into the store, from the user's disk or from built-in generators.
+//! The kind `download`: brings data and models into the store, from a hub, a web server, the user's disk or built-in
+//! generators.
 //! Knows where things come from; not what other stages do with them.
 
 mod folder;
+mod remote;
 pub(crate) mod shapes;
 #[cfg(test)]
 mod tests;
 mod tiny;
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use imp_model::gguf;
 use serde::{Deserialize, Serialize};
 
+use self::remote::{Check, Format, HubSource, Policy};
 use crate::{
     Job, Stage, StageError,
     forecast::{Ahead, Forecast, Outlook},
+    preprocess::stays_inside,
     stage::{ConfigIssue, Input},
 };
 
@@ -26,8 +30,25 @@ pub struct Download;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DownloadConfig {
-    /// A file or folder, or `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-siglip`.
+    /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, a file or folder, or
+    /// `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-siglip`.
     pub source: String,
+    /// `hf://`: patterns of the files to bring, such as `*.json`; all if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+    /// SHA-256 of a single file, before it is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// BLAKE3 of a single file, before it is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blake3: Option<String>,
+    /// Whether archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`) become the folders that they hold. Left out, those from
+    /// elsewhere do and the user's own don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpack: Option<bool>,
+    /// A folder of the artifact to put everything into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<String>,
     /// `builtin:shapes`: images to train on (1200).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
@@ -64,9 +85,11 @@ pub struct ModelOptions {
 }
 
 /// Where something comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Source<'a> {
     Path(&'a str),
+    Hub(HubSource),
+    Url(&'a str),
     Shapes,
     TinyPhi,
     TinySiglip,
@@ -83,18 +106,33 @@ impl<'a> Source<'a> {
             Some(("builtin", "tiny-phi")) => Ok(Self::TinyPhi),
             Some(("builtin", "tiny-siglip")) => Ok(Self::TinySiglip),
             Some(("builtin", other)) => Err(format!("there is no `builtin:{other}`; there are {BUILTINS}")),
+            Some(("hf", rest)) if rest.starts_with("//") => HubSource::parse(&rest[2..]).map(Self::Hub),
+            Some(("http" | "https", rest)) if rest.starts_with("//") => match remote::name_of(text) {
+                Some(_) => Ok(Self::Url(text)),
+                None => Err("must name a file on the server".into()),
+            },
             Some((scheme, rest)) if rest.starts_with("//") => Err(format!(
-                "`{scheme}://` is not supported yet: download it yourself, and give the path of the folder"
+                "begins with `{scheme}://`, which is not supported: use `hf://` or `https://`, or download it yourself \
+                 and give the path of the folder"
             )),
             _ => Ok(Self::Path(text)),
         }
     }
 }
 
+impl DownloadConfig {
+    /// What a single file must hash to.
+    fn checks(&self) -> Vec<Check> {
+        let sha256 = self.sha256.clone().map(Check::Sha256);
+        sha256.into_iter().chain(self.blake3.clone().map(Check::Blake3)).collect()
+    }
+}
+
 impl Stage for Download {
     const KIND: &'static str = "download";
     const VERSION: u32 = 3;
-    const ABOUT: &'static str = "brings data or a model into the cache, from disk or a built-in generator";
+    const ABOUT: &'static str =
+        "brings data or a model into the cache: from a hub, a server, disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
     type Config = DownloadConfig;
 
@@ -111,6 +149,19 @@ impl Stage for Download {
         only("model.vocab_size", model.vocab_size.is_some(), phi, "`builtin:tiny-phi`")?;
         only("model.image_size", model.image_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
         only("model.patch_size", model.patch_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
+        let (hub, url) = (matches!(source, Source::Hub(_)), matches!(source, Source::Url(_)));
+        let path = matches!(source, Source::Path(_));
+        only("files", !config.files.is_empty(), hub, "`hf://` sources")?;
+        only("sha256", config.sha256.is_some(), url || path, "a single file; the hub's own hashes are always checked")?;
+        only("blake3", config.blake3.is_some(), url || path, "a single file; the hub's own hashes are always checked")?;
+        only("unpack", config.unpack.is_some(), hub || url || path, "sources that are not built in")?;
+        only(
+            "into",
+            config.into.is_some(),
+            hub || url || path && config.unpack == Some(true),
+            "what is downloaded or unpacked",
+        )?;
+        check_texts(config)?;
         check_ranges(config, &model)
     }
 
@@ -140,11 +191,36 @@ impl Stage for Download {
             // GGUF files hold one language model: from here on it is a folder like any other.
             Source::Path(path) if is_gguf(Path::new(path)) => gguf::convert(job.source(path)?, &job.output())
                 .map_err(|error| StageError::input(error.path(), error.message(), "give a GGUF file of a Llama model")),
-            Source::Path(path) => folder::copy(job, job.source(path)?, path),
+            Source::Path(path) => bring_own(job, path, config),
+            Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
+            Source::Url(url) => remote::url(job, url, config, &Policy::default()),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyPhi => tiny::write_phi(job, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),
         }
+    }
+}
+
+/// Copies or unpacks what the user has.
+fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), StageError> {
+    let path = job.source(written)?;
+    let checks = config.checks();
+    if !checks.is_empty() {
+        let help = "it is another file than was meant, or damaged";
+        remote::verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
+    }
+    match Format::of(written).filter(|_| config.unpack == Some(true) && path.is_file()) {
+        Some(format) => {
+            let folder = job.output().join(config.into.as_deref().unwrap_or_default());
+            fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
+            remote::unpack(job, path, written, format, &folder)
+        }
+        None if config.unpack == Some(true) => Err(StageError::input(
+            path,
+            "this is no archive",
+            "give a .zip, .tar, .tar.gz or .tar.zst, or leave `unpack` out",
+        )),
+        None => folder::copy(job, path, written),
     }
 }
 
@@ -160,6 +236,19 @@ fn outlook_of(source: &Path) -> Outlook {
     let config = gguf::language_config(source).ok();
     let bytes = config.as_ref().map_or(0, |config| 2 * config.parameters() as u64);
     Outlook::of_language_model(config, bytes)
+}
+
+fn check_texts(config: &DownloadConfig) -> Result<(), ConfigIssue> {
+    for (key, hash) in [("sha256", &config.sha256), ("blake3", &config.blake3)] {
+        let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if hash.as_ref().is_some_and(|hash| !is_hash(hash)) {
+            return Err(ConfigIssue::new(key, "must be 64 hexadecimal digits"));
+        }
+    }
+    if config.into.as_ref().is_some_and(|into| into.is_empty() || !stays_inside(into)) {
+        return Err(ConfigIssue::new("into", "must be a path inside the artifact, without `..`"));
+    }
+    remote::patterns(&config.files).map(drop).map_err(|message| ConfigIssue::new("files", message))
 }
 
 fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), ConfigIssue> {

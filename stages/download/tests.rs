@@ -71,8 +71,15 @@ fn bad_folders_are_named() {
 #[test]
 fn sources_that_cannot_be_are_found_before_anything_runs() {
     for (text, key, words) in [
-        (serde_json::json!({"source": "hf://microsoft/phi-2"}), "source", "not supported yet"),
-        (serde_json::json!({"source": "https://x.org/y.zip"}), "source", "give the path of the folder"),
+        (serde_json::json!({"source": "hf://a/b/c"}), "source", "hf://OWNER/REPO@REVISION"),
+        (serde_json::json!({"source": "hf://../b"}), "source", "hf://OWNER/REPO@REVISION"),
+        (serde_json::json!({"source": "ftp://x.org/y.zip"}), "source", "give the path of the folder"),
+        (serde_json::json!({"source": "https://x.org/"}), "source", "must name a file"),
+        (serde_json::json!({"source": "https://x.org/a", "files": ["*"]}), "files", "`hf://` sources only"),
+        (serde_json::json!({"source": "hf://a/b", "files": ["["]}), "files", "no pattern"),
+        (serde_json::json!({"source": "hf://a/b", "sha256": "0"}), "sha256", "a single file"),
+        (serde_json::json!({"source": "https://x.org/a", "sha256": "0"}), "sha256", "64 hexadecimal"),
+        (serde_json::json!({"source": "https://x.org/a.zip", "into": "../x"}), "into", "without `..`"),
         (serde_json::json!({"source": "builtin:shape"}), "source", "`builtin:shapes`"),
         (serde_json::json!({"source": ""}), "source", "must name"),
         (serde_json::json!({"source": "x", "images": 3}), "images", "`builtin:shapes` only"),
@@ -84,7 +91,14 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
         assert_eq!(issue.key, key);
         assert!(issue.message.contains(words), "{}", issue.message);
     }
-    for source in ["builtin:shapes", "some/folder", "C:odd name"] {
+    for source in [
+        "builtin:shapes",
+        "some/folder",
+        "C:odd name",
+        "hf://microsoft/phi-2@abc",
+        "hf://datasets/a/b",
+        "https://x.org/y?z",
+    ] {
         Download::check(&config(serde_json::json!({"source": source}))).unwrap();
     }
 }

@@ -1,0 +1,180 @@
+//! Archives, which become the folders that they hold. Trusts neither names nor sizes in them.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, Read, Write},
+    path::{Component, Path, PathBuf},
+};
+
+use crate::{Job, StageError, event::Progress};
+
+/// An archive may hold this many times its own size: far more than texts and images shrink by, far less than a bomb's.
+const LARGEST_RATIO: u64 = 200;
+/// And this much in any case.
+const ALWAYS_ALLOWED: u64 = 64 << 20;
+
+/// A kind of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::download) enum Format {
+    Zip,
+    Tar,
+    TarGz,
+    TarZst,
+}
+
+impl Format {
+    /// By the end of a file's name.
+    pub(in crate::download) fn of(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let ends: [(&str, Self); 6] = [
+            (".zip", Self::Zip),
+            (".tar", Self::Tar),
+            (".tar.gz", Self::TarGz),
+            (".tgz", Self::TarGz),
+            (".tar.zst", Self::TarZst),
+            (".tzst", Self::TarZst),
+        ];
+        ends.iter().find(|(end, _)| name.ends_with(end)).map(|(_, format)| *format)
+    }
+}
+
+/// Unpacks `archive`, which a person knows as `name`, into `folder`.
+pub(in crate::download) fn unpack(
+    job: &Job,
+    archive: &Path,
+    name: &str,
+    format: Format,
+    folder: &Path,
+) -> Result<(), StageError> {
+    let bytes = fs::metadata(archive).map_err(StageError::io(archive))?.len();
+    let file = File::open(archive).map_err(StageError::io(archive))?;
+    let allowed = bytes.saturating_mul(LARGEST_RATIO).max(ALWAYS_ALLOWED);
+    let mut unpacking = Unpacking { job, name, folder, allowed, written: 0, files: 0, total: 0 };
+    let reader = BufReader::with_capacity(1 << 20, file);
+    match format {
+        Format::Zip => unpacking.zip(reader)?,
+        Format::Tar => unpacking.tar(reader)?,
+        Format::TarGz => unpacking.tar(flate2::bufread::MultiGzDecoder::new(reader))?,
+        Format::TarZst => {
+            let decoder = zstd::Decoder::with_buffer(reader).map_err(|error| unpacking.damaged(&error.to_string()))?;
+            unpacking.tar(decoder)?;
+        }
+    }
+    if unpacking.files == 0 {
+        return Err(StageError::failed(format!("the archive {name} holds no file"), "check `source`"));
+    }
+    job.result("unpacked_files", unpacking.files as f64);
+    job.result("unpacked_bytes", unpacking.written as f64);
+    Ok(())
+}
+
+struct Unpacking<'a> {
+    job: &'a Job,
+    name: &'a str,
+    folder: &'a Path,
+    allowed: u64,
+    written: u64,
+    files: u64,
+    /// Bytes in all, if the archive says so.
+    total: u64,
+}
+
+impl Unpacking<'_> {
+    fn zip(&mut self, reader: BufReader<File>) -> Result<(), StageError> {
+        let mut archive = zip::ZipArchive::new(reader).map_err(|error| self.damaged(&error.to_string()))?;
+        self.total = archive.decompressed_size().map_or(0, |bytes| bytes as u64);
+        for index in 0..archive.len() {
+            let mut entry = archive.by_index(index).map_err(|error| self.damaged(&error.to_string()))?;
+            let name = entry.name().map_err(|error| self.damaged(&error.to_string()))?.into_owned();
+            if entry.is_symlink() {
+                return Err(self.refused(&name, "is a link"));
+            }
+            if entry.is_dir() {
+                self.target(&name)?;
+            } else {
+                self.write(&name, &mut entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tar(&mut self, reader: impl Read) -> Result<(), StageError> {
+        let mut archive = tar::Archive::new(reader);
+        let entries = archive.entries().map_err(|error| self.damaged(&error.to_string()))?;
+        for entry in entries {
+            let mut entry = entry.map_err(|error| self.damaged(&error.to_string()))?;
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            match entry.header().entry_type() {
+                kind if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() => {
+                    self.write(&name, &mut entry)?;
+                }
+                kind if kind.is_dir() => drop(self.target(&name)?),
+                kind if kind.is_pax_global_extensions() => {}
+                _ => return Err(self.refused(&name, "is neither a file nor a folder")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where an entry goes: never outside the folder.
+    fn target(&self, name: &str) -> Result<PathBuf, StageError> {
+        let mut target = self.folder.to_path_buf();
+        for part in Path::new(name).components() {
+            match part {
+                Component::Normal(part) if !part.to_string_lossy().contains('\\') => target.push(part),
+                Component::CurDir => {}
+                _ => return Err(self.refused(name, "would lie outside the folder")),
+            }
+        }
+        Ok(target)
+    }
+
+    fn write(&mut self, name: &str, content: &mut impl Read) -> Result<(), StageError> {
+        let target = self.target(name)?;
+        if target == self.folder {
+            return Err(self.refused(name, "has no name"));
+        }
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(StageError::io(parent))?;
+        }
+        let mut file = File::create(&target).map_err(StageError::io(&target))?;
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            self.job.check_cancelled()?;
+            let bytes = match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(self.damaged(&format!("{name}: {error}"))),
+            };
+            self.written += bytes as u64;
+            if self.written > self.allowed {
+                return Err(StageError::failed(
+                    format!(
+                        "the archive {} holds over {LARGEST_RATIO} times its own size: it may be a bomb",
+                        self.name
+                    ),
+                    "if you trust it, unpack it yourself and give the path of the folder",
+                ));
+            }
+            file.write_all(&buffer[..bytes]).map_err(StageError::io(&target))?;
+        }
+        self.files += 1;
+        let progress = Progress::new(self.written as usize, self.total as usize, "bytes");
+        self.job.progress(progress.with("unpacked_files", self.files as f64));
+        Ok(())
+    }
+
+    fn damaged(&self, message: &str) -> StageError {
+        let help =
+            "the file is damaged or is no such archive: check `source`, or set `unpack = false` to keep it as it is";
+        StageError::failed(format!("the archive {} can't be unpacked: {message}", self.name), help)
+    }
+
+    fn refused(&self, entry: &str, why: &str) -> StageError {
+        StageError::failed(
+            format!("the archive {} is refused: its entry `{entry}` {why}", self.name),
+            "unpack it yourself, and give the path of the folder",
+        )
+    }
+}

@@ -1,0 +1,51 @@
+//! What Hugging Face's own tools have downloaded already (`~/.cache/huggingface/hub`). Only read.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{HubSource, Listing, RemoteFile, verify};
+use crate::StageError;
+
+/// The file in the cache, if it is there and is the wanted one.
+pub(super) fn find(source: &HubSource, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
+    let path = source.cache_folder().join("snapshots").join(commit).join(&file.name);
+    let bytes = fs::metadata(&path).ok()?.len();
+    let same = file.size.is_none_or(|size| size == bytes) && verify(&path, &file.checks).is_ok();
+    same.then_some(path)
+}
+
+/// All files of the snapshot that `wanted` names, for work without a network.
+pub(super) fn list(source: &HubSource, wanted: impl Fn(&str) -> bool) -> Result<Listing, StageError> {
+    let folder = source.cache_folder();
+    let named = fs::read_to_string(folder.join("refs").join(source.revision())).map(|commit| commit.trim().to_string());
+    let commit = named.unwrap_or_else(|_| source.revision().into());
+    let snapshot = folder.join("snapshots").join(&commit);
+    let mut local = Vec::new();
+    collect(&snapshot, &snapshot, &mut local).map_err(StageError::io(&snapshot))?;
+    local.retain(|(name, _)| wanted(name));
+    local.sort();
+    if local.is_empty() {
+        return Err(StageError::failed(
+            format!("{source} is not in {}, and HF_HUB_OFFLINE is set", folder.display()),
+            "unset HF_HUB_OFFLINE to download it",
+        ));
+    }
+    Ok(Listing { files: Vec::new(), commit: Some(commit), local })
+}
+
+fn collect(root: &Path, folder: &Path, into: &mut Vec<(String, PathBuf)>) -> std::io::Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(root, &path, into)?;
+        } else if let Ok(name) = path.strip_prefix(root) {
+            into.push((name.to_string_lossy().into_owned(), path));
+        }
+    }
+    Ok(())
+}

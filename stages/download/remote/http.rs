@@ -1,0 +1,232 @@
+//! Requests that are tried again where that helps, and words for those that fail. Does not know files.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
+
+use crate::StageError;
+
+/// How patient to be.
+#[derive(Debug, Clone)]
+pub(in crate::download) struct Policy {
+    /// The first pause; each further one is twice as long, up to `longest`.
+    pub(in crate::download) first: Duration,
+    pub(in crate::download) longest: Duration,
+    /// Failures in a row, without a byte in between, after which it gives up.
+    pub(in crate::download) attempts: u32,
+    /// Bytes of one request, and so what several connections share.
+    pub(in crate::download) chunk: u64,
+    /// A request takes no longer: what is still missing then is asked for again.
+    pub(in crate::download) request: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(30),
+            attempts: 8,
+            chunk: 16 << 20,
+            request: Duration::from_mins(1),
+        }
+    }
+}
+
+/// Why a request gave nothing, or not all.
+pub(super) enum Trouble {
+    /// It may work a little later.
+    Transient { what: String, after: Option<Duration> },
+    /// It will not.
+    Fatal(StageError),
+}
+
+impl Trouble {
+    pub(super) fn transient(what: impl Into<String>) -> Self {
+        Self::Transient { what: what.into(), after: None }
+    }
+}
+
+/// Who waits for a request.
+pub(super) trait Watch {
+    /// Whether it need not go on.
+    fn stopped(&self) -> bool;
+    /// Tells the person.
+    fn warn(&self, message: String);
+}
+
+impl Watch for crate::Job {
+    fn stopped(&self) -> bool {
+        self.cancelled()
+    }
+
+    fn warn(&self, message: String) {
+        Self::warn(self, message);
+    }
+}
+
+/// A client of web servers and hubs.
+pub(super) struct Client {
+    agent: Agent,
+    token: Option<String>,
+    pub(super) policy: Policy,
+    warned: AtomicBool,
+}
+
+impl Client {
+    /// `token` goes to the first host of a redirection only.
+    pub(super) fn new(policy: Policy, token: Option<String>) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .timeout_connect(Some(Duration::from_secs(20).min(policy.request)))
+            .timeout_recv_response(Some(policy.request))
+            .timeout_recv_body(Some(policy.request))
+            .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into(), token, policy, warned: AtomicBool::new(false) }
+    }
+
+    /// Whether there is a token to show.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// One request, without another try.
+    pub(super) fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<Response<Body>, Trouble> {
+        let mut request = self.agent.get(url);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let response = request.call().map_err(|error| failed(url, error))?;
+        match response.status().as_u16() {
+            200 | 206 | 416 => Ok(response),
+            status if status == 408 || status == 429 || status >= 500 => {
+                let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
+                let what = format!("{} answers {}", host(url), response.status());
+                Err(Trouble::Transient { what, after: after.map(Duration::from_secs) })
+            }
+            _ => Err(Trouble::Fatal(refused(url, &response, self.has_token()))),
+        }
+    }
+
+    /// Tries until it works, a failure is final, or patience ends. `attempt` says whether it made some way before it
+    /// failed: then patience begins anew.
+    pub(super) fn patiently<T>(
+        &self,
+        watch: &impl Watch,
+        mut attempt: impl FnMut(&mut bool) -> Result<T, Trouble>,
+    ) -> Result<T, StageError> {
+        let mut failures = 0;
+        loop {
+            let mut progress = false;
+            let (what, after) = match attempt(&mut progress) {
+                Ok(value) => return Ok(value),
+                Err(Trouble::Fatal(error)) => return Err(error),
+                Err(Trouble::Transient { what, after }) => (what, after),
+            };
+            if watch.stopped() {
+                return Err(StageError::Cancelled);
+            }
+            failures = if progress { 1 } else { failures + 1 };
+            tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
+            if failures >= self.policy.attempts {
+                return Err(StageError::failed(
+                    format!("gave up after {failures} attempts: {what}"),
+                    "check the connection and run it again: what has arrived is kept",
+                ));
+            }
+            if !progress && !self.warned.swap(true, Ordering::Relaxed) {
+                watch.warn(format!("{what}: trying again, up to {} times", self.policy.attempts));
+            }
+            let pause = self.policy.first.saturating_mul(1 << (failures - 1).min(16)).min(self.policy.longest);
+            sleep(watch, after.unwrap_or(pause).min(Duration::from_mins(5)))?;
+        }
+    }
+}
+
+/// Sleeps in short pieces, so that a stop is soon noticed.
+fn sleep(watch: &impl Watch, mut time: Duration) -> Result<(), StageError> {
+    loop {
+        if watch.stopped() {
+            return Err(StageError::Cancelled);
+        }
+        if time.is_zero() {
+            return Ok(());
+        }
+        let piece = time.min(Duration::from_millis(100));
+        thread::sleep(piece);
+        time -= piece;
+    }
+}
+
+/// The host in a URL. For messages.
+pub(super) fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    authority.rsplit('@').next().unwrap_or_default()
+}
+
+/// A URL without what could be a secret. For messages.
+pub(super) fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    format!("{scheme}://{}/{}", host(url), path.split('?').next().unwrap_or_default())
+}
+
+fn failed(url: &str, error: ureq::Error) -> Trouble {
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects => {
+            Trouble::Fatal(StageError::failed(format!("{}: {error}", shown(url)), "correct `source` in the pipeline"))
+        }
+        error => Trouble::transient(format!("{} can't be reached ({error})", host(url))),
+    }
+}
+
+fn refused(url: &str, response: &Response<Body>, token: bool) -> StageError {
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (message, help) = match (response.status().as_u16(), header("x-error-code")) {
+        (_, "GatedRepo") => {
+            let page = hub_page(url);
+            let help = format!("accept the licence at {page}, then set HF_TOKEN to a token of that account");
+            ("this repository is gated".into(), help)
+        }
+        (_, "RevisionNotFound") => ("there is no such revision".into(), "correct what follows `@` in `source`".into()),
+        (_, "EntryNotFound") => ("there is no such file".into(), "correct `files`".into()),
+        (401 | 404, "RepoNotFound") | (401, _) if !token => (
+            format!("{} says that it does not exist, or is private", response.status()),
+            "check the name in `source`; for a private repository set HF_TOKEN".into(),
+        ),
+        (401, _) => (
+            format!("the server does not accept the token ({})", response.status()),
+            "set HF_TOKEN to a token that is valid and may read this repository".into(),
+        ),
+        (403, _) => (
+            format!("access is refused ({})", response.status()),
+            "ask its owner for access, or download it with a browser and give the path of the file".into(),
+        ),
+        (404 | 410, _) => ("there is no such file".into(), "check `source`: it may have moved".into()),
+        (_, _) => (format!("the server answers {}", response.status()), "check `source`".into()),
+    };
+    StageError::failed(format!("{}: {message}", shown(url)), help)
+}
+
+/// The page of the repository that a hub's URL is about.
+fn hub_page(url: &str) -> String {
+    let shown = shown(url);
+    let page = shown.replacen("/api/models/", "/", 1).replacen("/api/datasets/", "/datasets/", 1);
+    let end = page.find("/resolve/").or_else(|| page.find("/revision/")).unwrap_or(page.len());
+    page[..end].to_string()
+}
+
+/// What a broken read means.
+pub(super) fn cut(url: &str, error: &io::Error) -> Trouble {
+    Trouble::transient(format!("the connection to {} was cut ({error})", host(url)))
+}

@@ -1,0 +1,229 @@
+//! The Hugging Face hub: what a repository holds at a commit. Does not know how files are transferred.
+
+use std::{
+    env,
+    fmt::{self, Write},
+    fs,
+    path::PathBuf,
+};
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::Deserialize;
+
+use super::{
+    Listing, RemoteFile, cache,
+    http::{Client, Trouble, host},
+    verify::Check,
+};
+use crate::{Job, StageError};
+
+/// `hf://owner/repo@revision`, or `hf://datasets/owner/repo@revision`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::download) struct HubSource {
+    dataset: bool,
+    repo: String,
+    revision: Option<String>,
+    /// Address of the hub, if it is not the environment's.
+    endpoint: Option<String>,
+}
+
+/// What the hub says of a repository at a revision.
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: Option<String>,
+    size: Option<u64>,
+}
+
+impl HubSource {
+    /// Reads what follows `hf://`.
+    pub(in crate::download) fn parse(text: &str) -> Result<Self, String> {
+        const FORM: &str = "must be `hf://OWNER/REPO@REVISION` or `hf://datasets/OWNER/REPO@REVISION`";
+        let (name, revision) = match text.split_once('@') {
+            Some((name, revision)) => (name, Some(revision)),
+            None => (text, None),
+        };
+        let (dataset, repo) = name.strip_prefix("datasets/").map_or((false, name), |repo| (true, repo));
+        let is_part = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        let parts: Vec<&str> = repo.split('/').collect();
+        if parts.len() > 2 || !parts.iter().all(|part| is_part(part)) || revision.is_some_and(str::is_empty) {
+            return Err(FORM.into());
+        }
+        Ok(Self { dataset, repo: repo.into(), revision: revision.map(Into::into), endpoint: None })
+    }
+
+    /// The same on another hub.
+    #[cfg(test)]
+    pub(super) fn at(self, endpoint: &str) -> Self {
+        Self { endpoint: Some(endpoint.into()), ..self }
+    }
+
+    /// The revision that is wanted: a commit, a branch or a tag.
+    pub(super) fn revision(&self) -> &str {
+        self.revision.as_deref().unwrap_or("main")
+    }
+
+    /// The same at a commit.
+    pub(super) fn pinned(&self, commit: &str) -> String {
+        Self { revision: Some(commit.into()), ..self.clone() }.to_string()
+    }
+
+    /// Its folder in the hub's own local cache.
+    pub(super) fn cache_folder(&self) -> PathBuf {
+        let kind = if self.dataset { "datasets" } else { "models" };
+        hub_cache().join(format!("{kind}--{}", self.repo.replace('/', "--")))
+    }
+
+    /// The files that `patterns` name; all if there are none.
+    pub(super) fn list(&self, patterns: &[String], client: &Client, job: &Job) -> Result<Listing, StageError> {
+        let wanted = Patterns::new(patterns)?;
+        if env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
+            return cache::list(self, |name| wanted.matches(name));
+        }
+        let endpoint = self.endpoint.clone().unwrap_or_else(endpoint);
+        let kind = if self.dataset { "datasets" } else { "models" };
+        let revision = escape(self.revision(), false);
+        let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
+        let text = client.patiently(job, |_| {
+            client.get(&url, &[])?.body_mut().with_config().limit(256 << 20).read_to_string().map_err(|error| {
+                Trouble::transient(format!("{} was cut off in its list of files ({error})", host(&url)))
+            })
+        })?;
+        let info: Info = serde_json::from_str(&text).map_err(|error| {
+            let help = "check that HF_ENDPOINT, if it is set, is a Hugging Face hub";
+            StageError::failed(format!("{endpoint} does not answer as a hub does: {error}"), help)
+        })?;
+        let prefix = if self.dataset { "datasets/" } else { "" };
+        let base = format!("{endpoint}/{prefix}{}/resolve/{}", self.repo, info.sha);
+        let names: Vec<String> = info.siblings.iter().map(|file| file.rfilename.clone()).collect();
+        let files: Vec<_> = info
+            .siblings
+            .into_iter()
+            .filter(|file| wanted.matches(&file.rfilename))
+            .map(|file| file.remote(&base))
+            .collect();
+        wanted.all_used(&names, self)?;
+        Ok(Listing { files, commit: Some(info.sha), local: Vec::new() })
+    }
+}
+
+impl fmt::Display for HubSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let revision = self.revision.as_ref().map(|revision| format!("@{revision}")).unwrap_or_default();
+        write!(f, "hf://{}{}{revision}", if self.dataset { "datasets/" } else { "" }, self.repo)
+    }
+}
+
+impl Sibling {
+    fn remote(self, base: &str) -> RemoteFile {
+        let url = format!("{base}/{}", escape(&self.rfilename, true));
+        let (size, check) = match self.lfs {
+            Some(lfs) => (lfs.size.or(self.size), lfs.sha256.map(Check::Sha256)),
+            None => (self.size, self.blob_id.map(Check::GitBlob)),
+        };
+        RemoteFile { name: self.rfilename, url, size, checks: check.into_iter().collect() }
+    }
+}
+
+/// Patterns of file names: `*` stands for anything, also for `/`, as in `huggingface_hub`.
+struct Patterns {
+    texts: Vec<String>,
+    globs: GlobSet,
+}
+
+impl Patterns {
+    fn new(texts: &[String]) -> Result<Self, StageError> {
+        let globs = patterns(texts).map_err(|message| StageError::failed(message, "correct `files`"))?;
+        Ok(Self { texts: texts.to_vec(), globs })
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        self.texts.is_empty() || self.globs.is_match(name)
+    }
+
+    /// A pattern that matches nothing is a mistake that would show much later.
+    fn all_used(&self, names: &[String], source: &HubSource) -> Result<(), StageError> {
+        let mut used = vec![false; self.texts.len()];
+        names.iter().flat_map(|name| self.globs.matches(name)).for_each(|index| used[index] = true);
+        let Some(unused) = used.iter().position(|used| !used) else { return Ok(()) };
+        let mut shown: Vec<&str> = names.iter().map(String::as_str).collect();
+        shown.truncate(12);
+        let more = if names.len() > shown.len() { ", ..." } else { "" };
+        Err(StageError::failed(
+            format!("{source} has no file that `{}` in `files` matches", self.texts[unused]),
+            format!("it has: {}{more}", shown.join(", ")),
+        ))
+    }
+}
+
+/// Compiles patterns.
+///
+/// # Errors
+/// In words, which one is none.
+pub(in crate::download) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
+    let mut builder = GlobSetBuilder::new();
+    for text in texts {
+        builder.add(Glob::new(text).map_err(|error| format!("holds `{text}`, which is no pattern: {}", error.kind()))?);
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
+fn endpoint() -> String {
+    let endpoint = env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
+    endpoint.unwrap_or_else(|| "https://huggingface.co".into()).trim_end_matches('/').to_string()
+}
+
+fn hf_home() -> PathBuf {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("HF_HOME").unwrap_or_else(|| {
+        let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+        cache.unwrap_or_default().join("huggingface")
+    })
+}
+
+fn hub_cache() -> PathBuf {
+    env::var_os("HF_HUB_CACHE").filter(|value| !value.is_empty()).map_or_else(|| hf_home().join("hub"), PathBuf::from)
+}
+
+/// The person's token: `HF_TOKEN`, or what `hf auth login` left.
+pub(super) fn token() -> Option<String> {
+    let file = || {
+        let path = env::var_os("HF_TOKEN_PATH").map_or_else(|| hf_home().join("token"), PathBuf::from);
+        fs::read_to_string(path).ok()
+    };
+    let token = env::var("HF_TOKEN").ok().or_else(file)?;
+    Some(token.trim().to_string()).filter(|token| !token.is_empty())
+}
+
+/// Percent-encodes what may not stand in the path of a URL.
+fn escape(text: &str, keep_slashes: bool) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || (keep_slashes && byte == b'/') {
+            escaped.push(char::from(byte));
+        } else {
+            // Writing into a string can't fail.
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}

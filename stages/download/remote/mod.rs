@@ -1,0 +1,141 @@
+//! Sources on other machines: what is listed there comes into the output, checked. Does not know what it is.
+
+mod archive;
+mod cache;
+mod chunks;
+mod http;
+mod hub;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod verify;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use self::{
+    archive::{Format, unpack},
+    http::Policy,
+    hub::{HubSource, patterns},
+    verify::{Check, verify},
+};
+use super::DownloadConfig;
+use crate::{Job, StageError, preprocess::stays_inside};
+
+/// A file on another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RemoteFile {
+    /// Where it lies in the source, and will lie in the output.
+    pub(super) name: String,
+    pub(super) url: String,
+    /// Bytes, if the source lists them.
+    pub(super) size: Option<u64>,
+    /// What its content must hash to.
+    pub(super) checks: Vec<Check>,
+}
+
+/// A list of files, kept with the checkpoint so that a download that goes on goes on with the same files.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Listing {
+    pub(super) files: Vec<RemoteFile>,
+    /// The commit, on a hub.
+    pub(super) commit: Option<String>,
+    /// Files of the hub's own local cache: name -> path.
+    #[serde(skip)]
+    pub(super) local: Vec<(String, PathBuf)>,
+}
+
+/// Brings a repository of a hub.
+pub(super) fn hub(job: &Job, source: &HubSource, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
+    let client = http::Client::new(policy.clone(), hub::token());
+    let kept = job.checkpoint().join("listing.json");
+    let known = fs::read(&kept).ok().and_then(|text| serde_json::from_slice::<Listing>(&text).ok());
+    let listing = if let Some(listing) = known {
+        listing
+    } else {
+        let listing = source.list(&config.files, &client, job)?;
+        if listing.local.is_empty() {
+            let text = serde_json::to_vec(&listing).unwrap_or_default();
+            fs::write(&kept, text).map_err(StageError::io(&kept))?;
+        }
+        listing
+    };
+    if let Some(commit) = listing.commit.as_deref().filter(|commit| source.revision() != *commit) {
+        job.warn(format!("{source} is the commit {commit} now: `source = \"{}\"` pins it", source.pinned(commit)));
+    }
+    bring(job, client, listing, Some(source), config)
+}
+
+/// Brings one file from a web server.
+pub(super) fn url(job: &Job, url: &str, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
+    let client = http::Client::new(policy.clone(), None);
+    let checks = config.checks();
+    let file = RemoteFile { name: name_of(url).unwrap_or("file").into(), url: url.into(), size: None, checks };
+    bring(job, client, Listing { files: vec![file], commit: None, local: Vec::new() }, None, config)
+}
+
+/// The file name in a URL.
+pub(super) fn name_of(url: &str) -> Option<&str> {
+    let path = url.split(['?', '#']).next()?.split_once("://")?.1;
+    let name = path.split_once('/')?.1.rsplit('/').next()?;
+    Some(name).filter(|name| !name.is_empty() && *name != ".." && *name != ".")
+}
+
+fn bring(
+    job: &Job,
+    client: http::Client,
+    listing: Listing,
+    hub: Option<&HubSource>,
+    config: &DownloadConfig,
+) -> Result<(), StageError> {
+    if let Some(file) = listing.files.iter().find(|file| !stays_inside(&file.name)) {
+        return Err(StageError::failed(
+            format!("the source lists a file that would leave the folder: {}", file.name),
+            "do not use this source",
+        ));
+    }
+    let (mut there, mut wanted) = (listing.local, Vec::new());
+    for file in listing.files {
+        match hub.and_then(|hub| cache::find(hub, listing.commit.as_deref()?, &file)) {
+            Some(path) => there.push((file.name, path)),
+            None => wanted.push(file),
+        }
+    }
+    let local = there.len();
+    for (name, path) in &there {
+        job.check_cancelled()?;
+        let part = job.checkpoint().join("copy.part");
+        fs::copy(path, &part).map_err(StageError::io(path))?;
+        place(job, &part, name, config)?;
+    }
+    let total = wanted.len() + local;
+    for (file, part) in transfer::fetch(job, client, wanted)? {
+        place(job, &part, &file.name, config)?;
+    }
+    if local > 0 {
+        job.result("files_from_local_cache", local as f64);
+    }
+    job.result("files", total as f64);
+    Ok(())
+}
+
+/// Moves a whole file into the output, or unpacks it there.
+fn place(job: &Job, part: &Path, name: &str, config: &DownloadConfig) -> Result<(), StageError> {
+    let folder = config.into.as_deref().map_or_else(|| job.output(), |into| job.output().join(into));
+    let target = folder.join(name);
+    let parent = target.parent().unwrap_or(&folder);
+    fs::create_dir_all(parent).map_err(StageError::io(parent))?;
+    match Format::of(name).filter(|_| config.unpack.unwrap_or(true)) {
+        // The archive itself stays until the stage is done: a stage that is killed here unpacks it again.
+        Some(format) => unpack(job, part, name, format, parent),
+        None => {
+            fs::rename(part, &target).or_else(|_| fs::copy(part, &target).map(drop)).map_err(StageError::io(&target))
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! For tests: a web server of this process that misbehaves as it is told.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+/// What the server does with a request.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    /// Sends so many bytes of the body, and hangs up.
+    CutAfter(usize),
+    /// Answers with this status, and perhaps a header.
+    Status(u16, &'static str, &'static str),
+    /// Takes no notice of `Range`.
+    Whole,
+    /// Sends the client elsewhere.
+    Redirect(String),
+    /// Says that the file has another length.
+    OtherLength(u64),
+    /// Sends other bytes of the same length.
+    OtherBytes,
+}
+
+/// A file on the server.
+#[derive(Clone, Default)]
+struct Served {
+    content: Vec<u8>,
+    etag: Option<String>,
+    /// For the next requests, one each; the last stays if `forever`.
+    faults: Vec<Fault>,
+    forever: bool,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) path: String,
+    pub(super) headers: HashMap<String, String>,
+}
+
+#[derive(Default)]
+struct State {
+    files: HashMap<String, Served>,
+    seen: Vec<Seen>,
+}
+
+/// The server; it ends with the process.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) address: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    pub(super) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = state.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = shared.clone();
+                // A client that hangs up is no fault of the server's.
+                thread::spawn(move || drop(answer(&stream.unwrap(), &shared)));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Serves `content` at `path`, after `faults`.
+    pub(super) fn serve(&self, path: &str, content: impl Into<Vec<u8>>, faults: &[Fault]) -> String {
+        let etag = Some(format!("\"{path}\""));
+        let served = Served { content: content.into(), etag, faults: faults.to_vec(), forever: false };
+        self.state.lock().unwrap().files.insert(path.into(), served);
+        format!("{}{path}", self.address)
+    }
+
+    /// The same, with the last fault for good.
+    pub(super) fn serve_always(&self, path: &str, content: impl Into<Vec<u8>>, fault: Fault) -> String {
+        let url = self.serve(path, content, &[fault]);
+        self.state.lock().unwrap().files.get_mut(path).unwrap().forever = true;
+        url
+    }
+
+    /// Gives the content at `path` another `ETag`.
+    pub(super) fn change(&self, path: &str, content: impl Into<Vec<u8>>) {
+        let mut state = self.state.lock().unwrap();
+        let file = state.files.get_mut(path).unwrap();
+        (file.content, file.etag, file.faults) = (content.into(), Some("\"changed\"".into()), Vec::new());
+    }
+
+    /// The requests for `path`.
+    pub(super) fn seen(&self, path: &str) -> Vec<Seen> {
+        self.state.lock().unwrap().seen.iter().filter(|seen| seen.path == path).cloned().collect()
+    }
+}
+
+fn answer(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let path = line.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default().to_string();
+        let mut headers = HashMap::new();
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header)?;
+            let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+            headers.insert(name.to_ascii_lowercase(), value.to_string());
+        }
+        let (file, fault) = {
+            let mut state = state.lock().unwrap();
+            state.seen.push(Seen { path: path.clone(), headers: headers.clone() });
+            match state.files.get_mut(&path) {
+                None => (Served::default(), Some(Fault::Status(404, "x-none", ""))),
+                Some(file) => {
+                    let fault = if file.forever { file.faults.first().cloned() } else { None };
+                    let fault = fault.or_else(|| (!file.faults.is_empty()).then(|| file.faults.remove(0)));
+                    (file.clone(), fault)
+                }
+            }
+        };
+        if !respond(stream, &file, fault.as_ref(), &headers)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Sends one response; whether the connection stays.
+fn respond(
+    mut stream: &TcpStream,
+    file: &Served,
+    fault: Option<&Fault>,
+    headers: &HashMap<String, String>,
+) -> std::io::Result<bool> {
+    match fault {
+        Some(Fault::Status(status, name, value)) => {
+            write!(stream, "HTTP/1.1 {status} Told\r\nContent-Length: 0\r\n{name}: {value}\r\n\r\n")?;
+            return Ok(true);
+        }
+        Some(Fault::Redirect(to)) => {
+            write!(stream, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {to}\r\n\r\n")?;
+            return Ok(true);
+        }
+        _ => {}
+    }
+    let etag = file.etag.clone().unwrap_or_default();
+    let same = headers.get("if-range").is_none_or(|wanted| *wanted == etag);
+    let range = headers.get("range").filter(|_| same && !matches!(fault, Some(Fault::Whole)));
+    let range = range.and_then(|range| {
+        let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+        Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?.min(file.content.len().saturating_sub(1))))
+    });
+    let mut total = file.content.len() as u64;
+    if let Some(Fault::OtherLength(length)) = fault {
+        total = *length;
+    }
+    let mut body = file.content.clone();
+    if let Some((from, to)) = range {
+        if from >= body.len() {
+            write!(stream, "HTTP/1.1 416 Range\r\nContent-Length: 0\r\nContent-Range: bytes */{total}\r\n\r\n")?;
+            return Ok(true);
+        }
+        body = body[from..=to].to_vec();
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 206 Partial\r\nContent-Length: {length}\r\nContent-Range: bytes {from}-{to}/{total}\r\n"
+        )?;
+    } else {
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n")?;
+    }
+    write!(stream, "ETag: {etag}\r\n\r\n")?;
+    if matches!(fault, Some(Fault::OtherBytes)) {
+        for byte in &mut body {
+            *byte ^= 1;
+        }
+    }
+    if let Some(Fault::CutAfter(bytes)) = fault {
+        stream.write_all(&body[..(*bytes).min(body.len())])?;
+        stream.shutdown(std::net::Shutdown::Both)?;
+        return Ok(false);
+    }
+    stream.write_all(&body)?;
+    Ok(true)
+}

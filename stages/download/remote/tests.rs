@@ -1,0 +1,297 @@
+//! Downloads from a server that misbehaves.
+#![allow(clippy::unwrap_used)]
+
+use std::{io::Write, path::Path, time::Duration};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    server::{Fault, Server},
+    *,
+};
+use crate::{
+    Stage,
+    forecast::{Ahead, Forecast},
+    stage::Input,
+    testing::{Outcome, Trial, tree},
+};
+
+/// The kind under test: `download` from anywhere but the real hub, and without its patience.
+struct Quick;
+
+impl Stage for Quick {
+    const KIND: &'static str = "download";
+    const VERSION: u32 = 0;
+    const ABOUT: &'static str = "";
+    const INPUTS: &'static [Input] = &[];
+    type Config = DownloadConfig;
+
+    fn forecast(_: &DownloadConfig, _: &Ahead<'_>) -> Forecast {
+        Forecast::default()
+    }
+
+    fn run(config: &DownloadConfig, job: &Job) -> Result<(), StageError> {
+        let policy = Policy {
+            first: Duration::from_millis(20),
+            longest: Duration::from_millis(50),
+            attempts: 4,
+            chunk: 1000,
+            request: Duration::from_secs(5),
+        };
+        match config.source.strip_prefix("hub+") {
+            Some(rest) => {
+                let (endpoint, source) = rest.split_once('|').unwrap();
+                let source = HubSource::parse(source).unwrap().at(endpoint);
+                hub(job, &source, config, &policy)
+            }
+            None => url(job, &config.source, config, &policy),
+        }
+    }
+}
+
+fn run(work: &Path, config: &serde_json::Value) -> Outcome {
+    Trial::new(work, &[]).run::<Quick>(config)
+}
+
+/// Bytes that are different everywhere.
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|index| (index * index % 251) as u8).collect()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    verify::hex(&Sha256::digest(bytes))
+}
+
+#[test]
+fn a_file_arrives_whole_whatever_the_server_does() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let elsewhere = server.serve("/elsewhere", content(5500), &[]);
+    for (name, faults) in [
+        ("plain", vec![]),
+        ("cut", vec![Fault::CutAfter(0), Fault::CutAfter(1), Fault::CutAfter(700), Fault::CutAfter(999)]),
+        (
+            "busy",
+            vec![Fault::Status(429, "retry-after", "0"), Fault::Status(503, "x", ""), Fault::Status(500, "x", "")],
+        ),
+        ("moved", vec![Fault::Redirect(elsewhere); 7]),
+        ("whole", vec![Fault::Whole; 7]),
+        ("whole_cut", vec![Fault::Whole, Fault::CutAfter(3000), Fault::Whole]),
+    ] {
+        let source = server.serve(&format!("/{name}.bin"), content(5500), &faults);
+        let outcome =
+            run(&root.path().join(name), &serde_json::json!({"source": source, "sha256": sha256(&content(5500))}));
+        assert_eq!(
+            tree(&outcome.done()).into_iter().collect::<Vec<_>>(),
+            [(format!("{name}.bin").into(), content(5500))]
+        );
+    }
+    let source = server.serve("/empty", "", &[]);
+    assert_eq!(
+        std::fs::read(run(&root.path().join("empty"), &serde_json::json!({"source": source})).done().join("empty"))
+            .unwrap(),
+        b""
+    );
+}
+
+#[test]
+fn what_has_arrived_is_not_asked_for_again_by_the_next_process() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    // The server fails for good after some of the chunks.
+    // One to ask, one whole chunk, and a part of one.
+    let mut faults = vec![Fault::OtherLength(5500), Fault::OtherLength(5500), Fault::CutAfter(300)];
+    faults.extend(vec![Fault::Status(503, "x", ""); 100]);
+    let source = server.serve("/a.bin", content(5500), &faults);
+    let config = serde_json::json!({"source": source});
+    let error = run(&root.path().join("work"), &config).error();
+    assert!(
+        error.to_string().contains("gave up after 4 attempts") && error.help().unwrap().contains("is kept"),
+        "{error}"
+    );
+    let state = std::fs::read(root.path().join("work/checkpoint/0.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let kept: u64 = state["done"].as_array().unwrap().iter().filter_map(serde_json::Value::as_u64).sum();
+    assert!((1..=1300).contains(&kept), "{kept}");
+    let before = server.seen("/a.bin").len();
+    server.serve("/a.bin", content(5500), &[]);
+    let out = run(&root.path().join("work"), &config).done();
+    assert!(std::fs::read(out.join("a.bin")).unwrap() == content(5500));
+    let again: u64 = server.seen("/a.bin")[before..].iter().map(|seen| asked(&seen.headers["range"])).sum();
+    assert_eq!(again, 5500 - kept, "bytes that were asked for by the second process");
+}
+
+/// Bytes of `bytes=0-99`.
+fn asked(range: &str) -> u64 {
+    let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+    to.parse::<u64>().unwrap() + 1 - from.parse::<u64>().unwrap()
+}
+
+#[test]
+fn two_contents_are_never_mixed() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let mut faults = vec![Fault::OtherLength(5500), Fault::CutAfter(300)];
+    faults.extend(vec![Fault::Status(503, "x", ""); 100]);
+    let source = server.serve("/a.bin", content(5500), &faults);
+    let config = serde_json::json!({"source": source});
+    run(&root.path().join("work"), &config).error();
+    server.change("/a.bin", vec![7; 5500]);
+    let error = run(&root.path().join("work"), &config).error();
+    assert!(error.to_string().contains("changed while it was downloaded"), "{error}");
+    let out = run(&root.path().join("work"), &config).done();
+    assert!(std::fs::read(out.join("a.bin")).unwrap() == vec![7; 5500]);
+}
+
+#[test]
+fn what_can_not_work_says_what_to_do() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for (number, (fault, words, help)) in [
+        (Fault::Status(404, "x", ""), "there is no such file", "it may have moved"),
+        (Fault::Status(403, "x", ""), "access is refused", "ask its owner"),
+        (Fault::Status(401, "x", ""), "is private", "set HF_TOKEN"),
+        (Fault::Status(403, "x-error-code", "GatedRepo"), "is gated", "accept the licence at http"),
+        (Fault::Status(429, "retry-after", "0"), "gave up after 4 attempts", "is kept"),
+        (Fault::OtherBytes, "its SHA-256 is", "run it again to download it anew"),
+        (Fault::CutAfter(0), "was cut", "is kept"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let source = server.serve_always(&format!("/{number}"), content(1500), fault);
+        let config = serde_json::json!({"source": source, "sha256": sha256(&content(1500))});
+        let work = root.path().join(number.to_string());
+        let error = run(&work, &config).error();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.help().unwrap().contains(help), "{:?}", error.help());
+        server.serve(&format!("/{number}"), content(1500), &[]);
+        run(&work, &config).done();
+    }
+    let error = run(&root.path().join("gone"), &serde_json::json!({"source": "http://127.0.0.1:1/a"})).error();
+    assert!(error.to_string().contains("127.0.0.1:1 can't be reached"), "{error}");
+}
+
+/// A hub with one repository of three files, one of them large.
+fn serve_hub(server: &Server, commit: &str) -> Vec<u8> {
+    let (large, small) = (content(4321), b"{}".to_vec());
+    let git = "9e26dfeeb6e641a33dae4961196235bdb965b21b"; // git hash-object of `{}`
+    let info = serde_json::json!({"sha": commit, "siblings": [
+        {"rfilename": "config.json", "size": 2, "blobId": git},
+        {"rfilename": "sub/model #1.bin", "size": 4321, "blobId": "x", "lfs": {"sha256": sha256(&large), "size": 4321}},
+        {"rfilename": "README.md", "size": 9, "blobId": git},
+    ]});
+    for kind in ["models", "datasets"] {
+        server.serve(&format!("/api/{kind}/me/it/revision/main"), info.to_string(), &[Fault::Status(502, "x", "")]);
+    }
+    for prefix in ["", "/datasets"] {
+        server.serve(&format!("{prefix}/me/it/resolve/{commit}/config.json"), small.clone(), &[Fault::CutAfter(1)]);
+        server.serve(&format!("{prefix}/me/it/resolve/{commit}/sub/model%20%231.bin"), large.clone(), &[]);
+    }
+    large
+}
+
+#[test]
+fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let large = serve_hub(&server, "0123abcd");
+    for (work, source) in [("model", "me/it"), ("data", "datasets/me/it")] {
+        let source = format!("hub+{}|{source}", server.address);
+        let outcome =
+            run(&root.path().join(work), &serde_json::json!({"source": source, "files": ["*.json", "sub/*"]}));
+        assert!(outcome.warnings().contains("me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
+        let files: Vec<_> = tree(&outcome.done()).into_iter().collect();
+        assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large.clone())]);
+    }
+    let source = format!("hub+{}|me/it", server.address);
+    let error =
+        run(&root.path().join("none"), &serde_json::json!({"source": source, "files": ["*.safetensors"]})).error();
+    assert!(error.to_string().contains("`*.safetensors`") && error.help().unwrap().contains("config.json"), "{error}");
+    server.serve_always("/me/it/resolve/0123abcd/config.json", "{}", Fault::OtherBytes);
+    let error = run(&root.path().join("bad"), &serde_json::json!({"source": source, "files": ["*.json"]})).error();
+    assert!(error.to_string().contains("git id"), "{error}");
+}
+
+fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in entries {
+        writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in entries {
+        let mut header = tar::Header::new_gnu();
+        // `set_path` refuses what a hostile archive holds.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn gz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn archives_become_folders() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let large = content(9000);
+    let entries: &[(&str, &[u8])] = &[("train/a.txt", b"a"), ("train/deep/b.bin", &large), ("c", b"")];
+    let zst = zstd::encode_all(tar(entries).as_slice(), 3).unwrap();
+    for (name, bytes) in [
+        ("x.zip", zip(entries)),
+        ("x.tar", tar(entries)),
+        ("x.tar.gz", gz(&tar(entries))),
+        ("x.TGZ", gz(&tar(entries))),
+        ("x.tar.zst", zst),
+    ] {
+        let source = server.serve(&format!("/{name}"), bytes.clone(), &[]);
+        let out = run(&root.path().join(name), &serde_json::json!({"source": source, "into": "coco"})).done();
+        let files: Vec<_> = tree(&out).into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect();
+        let wanted =
+            [("coco/c", vec![]), ("coco/train/a.txt", b"a".to_vec()), ("coco/train/deep/b.bin", large.clone())];
+        assert_eq!(files, wanted.map(|(name, bytes)| (name.to_string(), bytes)));
+        let kept =
+            run(&root.path().join(format!("{name}-kept")), &serde_json::json!({"source": source, "unpack": false}));
+        assert_eq!(std::fs::read(kept.done().join(name)).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn hostile_and_damaged_archives_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let bomb = gz(&tar(&[("zeros", &vec![0; 70 << 20])]));
+    assert!(bomb.len() * 200 < 64 << 20, "the bomb must be small");
+    let mut cut = zip(&[("a", &content(9000))]);
+    cut.truncate(cut.len() / 2);
+    for (number, (name, bytes, words)) in [
+        ("a.zip", zip(&[("../evil", b"x")]), "`../evil` would lie outside"),
+        ("a.tar", tar(&[("ok/../../evil", b"x")]), "would lie outside"),
+        ("a.tar", tar(&[("/etc/evil", b"x")]), "would lie outside"),
+        ("a.tar.gz", bomb, "may be a bomb"),
+        ("a.zip", cut, "can't be unpacked"),
+        ("a.tar.zst", b"nothing".to_vec(), "can't be unpacked"),
+        ("a.zip", zip(&[]), "holds no file"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let source = server.serve(&format!("/{number}/{name}"), bytes, &[]);
+        let work = root.path().join(number.to_string());
+        let error = run(&work, &serde_json::json!({"source": source})).error();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(!root.path().join("evil").exists() && !work.join("evil").exists());
+    }
+}
