@@ -21,12 +21,20 @@ pub const PHI2_END: &str = "</s>";
 const CHATML_START: &str = "<|im_start|>";
 /// Ends a turn of `qwen2`.
 const CHATML_END: &str = "<|im_end|>";
-/// Pads, and stands for the unknown in `phi2`.
+/// Begins every text of `phi3` and `vicuna_v1`.
+const BEGIN: &str = "<s>";
+/// Ends a turn of `phi3`.
+const PHI3_END: &str = "<|end|>";
+/// Stands between the end of a question and its answer in `phi3`.
+const PHI3_ANSWER: &str = "\n<|assistant|>\n";
+/// Pads in `vicuna_v1`.
+const UNKNOWN: &str = "<unk>";
+/// Pads in the others, and stands for the unknown in `phi2`.
 pub const PAD: &str = "<|endoftext|>";
 
 /// A template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Template {
     /// Stage 1: the image, a caption and a newline. Only the image token is masked.
     Plain,
@@ -35,6 +43,11 @@ pub enum Template {
     /// ChatML, as Qwen1.5 and `SmolLM2` know it: `<|im_start|>user`, a newline, the question, `<|im_end|>` and so on; only
     /// answers and their ends are learnt.
     Qwen2,
+    /// `<|system|>`, `<|user|>` and `<|assistant|>`, each on a line of its own, and turns that end with `<|end|>`; only answers
+    /// and their ends are learnt.
+    Phi3,
+    /// LLaVA-1.5's: the text of `phi2`, for the tokenizers of the first Llamas, where `</s>` is a token of its own.
+    VicunaV1,
 }
 
 /// A conversation in tokens.
@@ -55,6 +68,8 @@ impl Template {
             Self::Plain => "plain",
             Self::Phi2 => "phi2",
             Self::Qwen2 => "qwen2",
+            Self::Phi3 => "phi3",
+            Self::VicunaV1 => "vicuna_v1",
         }
     }
 
@@ -69,7 +84,9 @@ impl Template {
             Self::Phi2 => {
                 Some(PAD).filter(|pad| tokenizer.id(pad).is_none() || tokenizer.add_special(PHI2_END).is_none())
             }
-            Self::Qwen2 => [CHATML_START, CHATML_END, PAD].into_iter().find(|token| tokenizer.id(token).is_none()),
+            Self::Qwen2 => lacking(tokenizer, &[CHATML_START, CHATML_END, PAD]),
+            Self::Phi3 => lacking(tokenizer, &["<|system|>", "<|user|>", "<|assistant|>", PHI3_END, PAD, BEGIN]),
+            Self::VicunaV1 => lacking(tokenizer, &[BEGIN, PHI2_END, UNKNOWN]),
         };
         lacking.map_or(Ok(()), |token| {
             Err(StageError::failed(
@@ -86,13 +103,17 @@ impl Template {
             Family::Qwen2 => Some(Self::Qwen2),
             // Llamas are trained with many; the tokens of this one tell.
             Family::Llama => Some(Self::Qwen2).filter(|_| tokenizer.id(CHATML_END).is_some()),
-            Family::Phi3 => None,
+            Family::Phi3 => Some(Self::Phi3).filter(|_| tokenizer.id(PHI3_END).is_some()),
         }
     }
 
     /// The ids that end an answer.
     pub fn stop_ids(self, tokenizer: &TextTokenizer) -> Vec<u32> {
-        let end = if self == Self::Qwen2 { CHATML_END } else { PHI2_END };
+        let end = match self {
+            Self::Qwen2 => CHATML_END,
+            Self::Phi3 => PHI3_END,
+            Self::Plain | Self::Phi2 | Self::VicunaV1 => PHI2_END,
+        };
         [end, PAD].iter().filter_map(|token| tokenizer.id(token)).collect()
     }
 
@@ -100,8 +121,9 @@ impl Template {
     pub fn prompt(self, question: &str) -> String {
         match self {
             Self::Plain => IMAGE_TEXT.into(),
-            Self::Phi2 => format!("{SYSTEM} USER: {IMAGE_TEXT}\n{question} ASSISTANT:"),
+            Self::Phi2 | Self::VicunaV1 => format!("{SYSTEM} USER: {IMAGE_TEXT}\n{question} ASSISTANT:"),
             Self::Qwen2 => chatml_system() + &chatml_question(&format!("{IMAGE_TEXT}\n{question}")),
+            Self::Phi3 => phi3_system() + &phi3_question(&format!("{IMAGE_TEXT}\n{question}")) + PHI3_ANSWER,
         }
     }
 
@@ -122,8 +144,15 @@ impl Template {
             Self::Plain => encode_plain(tokenizer, &turns),
             Self::Phi2 => encode_phi2(tokenizer, &turns, has_image, max_length),
             Self::Qwen2 => encode_chatml(tokenizer, &turns, has_image, max_length),
+            Self::Phi3 => encode_phi3(tokenizer, &turns, has_image, max_length),
+            Self::VicunaV1 => encode_vicuna(tokenizer, &turns, has_image, max_length),
         }
     }
+}
+
+/// The first of `tokens` that the tokenizer does not have.
+fn lacking<'a>(tokenizer: &TextTokenizer, tokens: &[&'a str]) -> Option<&'a str> {
+    tokens.iter().copied().find(|token| tokenizer.id(token).is_none())
 }
 
 /// Moves `<image>` to the beginning of its turn (the reference's `preprocess_multimodal`).
@@ -180,19 +209,13 @@ fn encode_phi2(
         mask(&mut labels, done, done + question_tokens);
         done += encode(round)?.len() + 1; // and its `</s>`
     }
-    Ok(checked(tokenizer, input_ids, labels, done, max_length))
+    Ok(checked(tokenizer.id(PAD), input_ids, labels, done, max_length))
 }
 
 /// Masks what lies beyond the `done` tokens of all rounds. The reference checks its arithmetic: a conversation whose
 /// rounds don't add up to the whole (padding not counted) is masked out.
-fn checked(
-    tokenizer: &TextTokenizer,
-    input_ids: Vec<i32>,
-    mut labels: Vec<i32>,
-    done: usize,
-    max_length: usize,
-) -> Encoded {
-    let pad = tokenizer.id(PAD).map(|id| id as i32);
+fn checked(pad: Option<u32>, input_ids: Vec<i32>, mut labels: Vec<i32>, done: usize, max_length: usize) -> Encoded {
+    let pad = pad.map(|id| id as i32);
     let unpadded = input_ids.iter().filter(|id| Some(**id) != pad).count();
     mask(&mut labels, done, usize::MAX);
     let mismatched = done < max_length && done != unpadded;
@@ -242,7 +265,77 @@ fn encode_chatml(
         mask(&mut labels, done, done + encode(question)?.len());
         done += encode(round)?.len();
     }
-    Ok(checked(tokenizer, input_ids, labels, done, max_length))
+    Ok(checked(tokenizer.id(PAD), input_ids, labels, done, max_length))
+}
+
+fn phi3_system() -> String {
+    format!("<|system|>\n{SYSTEM}{PHI3_END}")
+}
+
+fn phi3_question(question: &str) -> String {
+    format!("\n<|user|>\n{question}{PHI3_END}")
+}
+
+/// The reference takes the finished text apart again: a turn that says `<|end|>` shifts all that follow.
+fn encode_phi3(
+    tokenizer: &TextTokenizer,
+    turns: &[Turn],
+    has_image: bool,
+    max_length: usize,
+) -> Result<Encoded, String> {
+    let turns = alternating(turns)?;
+    if let Some(empty) = turns.iter().position(|turn| turn.value.is_empty()) {
+        return Err(format!("turn {} is empty", empty + 1));
+    }
+    let turn = |(number, turn): (usize, &Turn)| {
+        if number % 2 == 0 { phi3_question(&turn.value) } else { format!("{PHI3_ANSWER}{}{PHI3_END}", turn.value) }
+    };
+    let prompt = phi3_system() + &turns.iter().enumerate().map(turn).collect::<String>();
+    let pieces: Vec<&str> = prompt.split_inclusive(PHI3_END).collect();
+    let Some((system, said)) = pieces.split_first() else { return Err("the conversation is empty".into()) };
+    let (pairs, []) = said.as_chunks::<2>() else {
+        return Err("the questions and answers do not pair up".into());
+    };
+    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
+    let mut input_ids = encode(&prompt)?;
+    if !has_image {
+        input_ids.truncate(max_length);
+    }
+    let (mut labels, leading) = (input_ids.clone(), tokenizer.leading());
+    let mut done = leading;
+    mask(&mut labels, 0, done);
+    for (number, pair) in pairs.iter().enumerate() {
+        let round = if number == 0 { format!("{system}{}", pair.concat()) } else { pair.concat() };
+        let Some(question) = single_split(&round, &format!("{PHI3_END}{PHI3_ANSWER}")) else { break };
+        mask(&mut labels, done, done + encode(question)?.len() - leading);
+        done += encode(&round)?.len() - leading;
+    }
+    Ok(checked(tokenizer.id(PAD), input_ids, labels, done, max_length))
+}
+
+fn encode_vicuna(
+    tokenizer: &TextTokenizer,
+    turns: &[Turn],
+    has_image: bool,
+    max_length: usize,
+) -> Result<Encoded, String> {
+    let prompt = phi2_text(turns)?;
+    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
+    let mut input_ids = encode(&prompt)?;
+    if !has_image {
+        input_ids.truncate(max_length);
+    }
+    let mut labels = input_ids.clone();
+    let mut done = 1;
+    mask(&mut labels, 0, done);
+    for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
+        let Some(question) = single_split(round, " ASSISTANT: ") else { break };
+        // Its `<s>`, and the space after "ASSISTANT:", which in the round belongs to the answer.
+        mask(&mut labels, done, done + encode(question)?.len().saturating_sub(2));
+        // The round's own `<s>` stands for the `</s>` behind it.
+        done += encode(round)?.len();
+    }
+    Ok(checked(tokenizer.id(UNKNOWN), input_ids, labels, done, max_length))
 }
 
 /// The text before and with `separator` if the text has it exactly once.

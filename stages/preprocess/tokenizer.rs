@@ -15,6 +15,8 @@ pub const IMAGE_TEXT: &str = "<image>";
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
     inner: Tokenizer,
+    /// What it puts before every text, as those with `<s>` do.
+    bos: Option<i32>,
 }
 
 impl TextTokenizer {
@@ -49,13 +51,20 @@ impl TextTokenizer {
         let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
         // Files of published models may ask for either; sequences are cut and batched elsewhere.
         inner.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
-        Ok(Self { inner })
+        let mut tokenizer = Self { inner, bos: None };
+        tokenizer.bos = tokenizer.encode("")?.first().copied();
+        Ok(tokenizer)
     }
 
     /// Makes sure that `token` is one token, and returns its id: the next free one if it is new.
     pub(crate) fn add_special(&mut self, token: &str) -> Option<u32> {
         self.inner.add_special_tokens(&[AddedToken::from(token, true)]);
         self.inner.token_to_id(token)
+    }
+
+    /// How many tokens it puts before every text: 1 for those with `<s>`.
+    pub(crate) fn leading(&self) -> usize {
+        usize::from(self.bos.is_some())
     }
 
     /// The id of a token.
@@ -73,7 +82,7 @@ impl TextTokenizer {
     }
 
     /// The ids of a text in which `<image>` stands for an image: its parts are encoded on their own, with -200 between
-    /// them (LLaVA's `tokenizer_image_token`).
+    /// them, and what begins a text stands at the beginning only (LLaVA's `tokenizer_image_token`).
     ///
     /// # Errors
     /// As [`TextTokenizer::encode`].
@@ -83,7 +92,8 @@ impl TextTokenizer {
             if number > 0 {
                 ids.push(IMAGE_TOKEN);
             }
-            ids.extend(self.encode(part)?);
+            let part = self.encode(part)?;
+            ids.extend(part.iter().skip(if number > 0 { self.leading() } else { 0 }));
         }
         Ok(ids)
     }

@@ -75,6 +75,14 @@ static QWEN: LazyLock<TextTokenizer> = LazyLock::new(|| {
     tokenizer
 });
 
+/// What of Phi-3's tokenizer the fixtures need, as for Qwen1.5's. `phi3_*` and `vicuna_v1_sft.jsonl` were made by running the
+/// reference's own functions (MILVLG/imp, `preprocess_phi3` and `preprocess_v1`) on the records of `phi2_sft.jsonl`.
+static PHI3: LazyLock<TextTokenizer> = LazyLock::new(|| {
+    let mut tokenizer = TextTokenizer::from_bytes(&std::fs::read(fixture("phi3_tokenizer.json")).unwrap()).unwrap();
+    Template::Phi3.prepare(&mut tokenizer).unwrap();
+    tokenizer
+});
+
 /// A record on which the reference stops with an error is refused here.
 fn check(file: &str, template: Template, tokenizer: &TextTokenizer, count: usize) {
     let cases: Vec<Training> = lines(file);
@@ -111,6 +119,8 @@ fn raw_texts_have_the_ids_of_the_reference() {
 fn conversations_and_masks() {
     check("phi2_sft.jsonl", Template::Phi2, &PHI2, 19);
     check("qwen1_5_sft.jsonl", Template::Qwen2, &QWEN, 19);
+    check("phi3_sft.jsonl", Template::Phi3, &PHI3, 19);
+    check("vicuna_v1_sft.jsonl", Template::VicunaV1, &PHI3, 19);
 }
 
 #[test]
@@ -127,9 +137,11 @@ fn prompts_of_inference() {
         prompt: String,
         input_ids: Vec<i32>,
     }
-    for (file, template, tokenizer) in
-        [("phi2_infer.jsonl", Template::Phi2, &PHI2), ("qwen1_5_infer.jsonl", Template::Qwen2, &QWEN)]
-    {
+    for (file, template, tokenizer) in [
+        ("phi2_infer.jsonl", Template::Phi2, &PHI2),
+        ("qwen1_5_infer.jsonl", Template::Qwen2, &QWEN),
+        ("phi3_infer.jsonl", Template::Phi3, &PHI3),
+    ] {
         for case in lines::<Inference>(file) {
             // The last fixture is a second turn, which no benchmark asks.
             if case.question != "(second turn)" {
@@ -139,6 +151,7 @@ fn prompts_of_inference() {
         }
     }
     assert_eq!(Template::Phi2.stop_ids(&PHI2), [50295, 50256]);
+    assert_eq!(Template::Phi3.stop_ids(&PHI3), [32007, 32000]);
     assert_eq!(Template::Qwen2.stop_ids(&QWEN), [151_645, 151_643]);
 }
 
@@ -160,7 +173,8 @@ fn a_model_is_asked_in_the_template_of_its_family_or_in_none() {
     assert_eq!(template(Family::Qwen2, &QWEN), Some(Template::Qwen2));
     assert_eq!(template(Family::Llama, &QWEN), Some(Template::Qwen2), "its tokens are those of ChatML");
     assert_eq!(template(Family::Llama, &PHI2), None);
-    assert_eq!(template(Family::Phi3, &PHI2), None);
+    assert_eq!(template(Family::Phi3, &PHI3), Some(Template::Phi3));
+    assert_eq!(template(Family::Phi3, &PHI2), None, "another's tokenizer");
 }
 
 #[test]
