@@ -147,9 +147,9 @@ impl Stage for Finetune {
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "trains the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
-        Input { name: "model", required: true, about: "a model, from `pretrain`, `finetune` or `merge`" },
-        Input { name: "data", required: true, about: "training records, from `preprocess`" },
-        Input { name: "validation", required: false, about: "held-out records for `eval_steps`, from `preprocess`" },
+        Input::required("model", "a model, from `pretrain`, `finetune` or `merge`"),
+        Input::required("data", "training records, from `preprocess`"),
+        Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
     type Config = Config;
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     StageError,
     event::{Event, Progress},
+    stage::Input,
     tensorboard::EventFile,
 };
 
@@ -141,6 +142,11 @@ impl Job {
     /// The folder of an input, if the pipeline gives it.
     pub fn optional_input(&self, name: &str) -> Option<&Path> {
         self.spec.inputs.get(name).map(|input| input.path.as_path())
+    }
+
+    /// The folders of a list of inputs, in the pipeline's order.
+    pub fn inputs<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Path> + 'a {
+        (0..).map_while(move |index| self.optional_input(&Input::name_at(name, index)))
     }
 
     /// The absolute path of a file or folder of the user, by what the configuration says.

@@ -29,7 +29,7 @@ impl Stage for Merge {
     const KIND: &'static str = "merge";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "puts adapters into the weights and all parts into one folder";
-    const INPUTS: &'static [Input] = &[Input { name: "model", required: true, about: "a finetuned model" }];
+    const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
     type Config = Config;
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {

@@ -109,10 +109,10 @@ impl Stage for Pretrain {
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "trains a fresh projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
-        Input { name: "llm", required: true, about: "a language model (Hugging Face folder)" },
-        Input { name: "vision", required: true, about: "a SigLIP vision encoder (Hugging Face folder)" },
-        Input { name: "data", required: true, about: "training records, from `preprocess`" },
-        Input { name: "validation", required: false, about: "held-out records for `eval_steps`, from `preprocess`" },
+        Input::required("llm", "a language model (Hugging Face folder)"),
+        Input::required("vision", "a SigLIP vision encoder (Hugging Face folder)"),
+        Input::required("data", "training records, from `preprocess`"),
+        Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
     type Config = Config;
 

@@ -34,7 +34,7 @@ impl Stage for Quantize {
     const KIND: &'static str = "quantize";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "writes a merged model in 4 bits a weight";
-    const INPUTS: &'static [Input] = &[Input { name: "model", required: true, about: "a merged model, from `merge`" }];
+    const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
     type Config = Config;
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

@@ -58,8 +58,32 @@ pub struct Input {
     pub name: &'static str,
     /// Whether a pipeline must give it.
     pub required: bool,
+    /// Whether a list of stages may stand there.
+    pub many: bool,
     /// What the folder holds.
     pub about: &'static str,
+}
+
+impl Input {
+    /// One that a pipeline must give.
+    pub const fn required(name: &'static str, about: &'static str) -> Self {
+        Self { name, required: true, many: false, about }
+    }
+
+    /// One that a pipeline may give.
+    pub const fn optional(name: &'static str, about: &'static str) -> Self {
+        Self { name, required: false, many: false, about }
+    }
+
+    /// Any number of them, in the pipeline's order: see [`Job::inputs`].
+    pub const fn list(name: &'static str, about: &'static str) -> Self {
+        Self { name, required: false, many: true, about }
+    }
+
+    /// The name of the one at `index` of a list, where every input has a name of its own.
+    pub fn name_at(name: &str, index: usize) -> String {
+        format!("{name}[{index}]")
+    }
 }
 
 /// A value that has the right type and still can't be used.

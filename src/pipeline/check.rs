@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
 };
 
-use imp_stages::{KINDS, KindVisitor, Stage, job::Runtime, visit};
+use imp_stages::{KINDS, KindVisitor, Stage, job::Runtime, stage::Input, visit};
 
 use super::{
     Diagnostic, Diagnostics, Sources, de,
@@ -218,18 +218,29 @@ impl Reading<'_> {
         let (mut inputs, mut spans) = (BTreeMap::new(), BTreeMap::new());
         for input in S::INPUTS {
             match self.table.remove(input.name) {
+                Some(Entry { node: Node { value: Value::Array(nodes), .. }, .. }) if input.many => {
+                    for (index, node) in nodes.into_iter().enumerate() {
+                        let name = Input::name_at(input.name, index);
+                        match node.as_str() {
+                            Some(stage) => {
+                                inputs.insert(name.clone(), stage.to_string());
+                                spans.insert(name, node.span);
+                            }
+                            None => problems.push(self.no_stage_name(&name, &node)),
+                        }
+                    }
+                }
                 Some(entry) => match entry.node.as_str() {
+                    Some(stage) if input.many => {
+                        let name = Input::name_at(input.name, 0);
+                        inputs.insert(name.clone(), stage.to_string());
+                        spans.insert(name, entry.node.span);
+                    }
                     Some(stage) => {
                         inputs.insert(input.name.to_string(), stage.to_string());
                         spans.insert(input.name.to_string(), entry.node.span);
                     }
-                    None => problems.push(
-                        Diagnostic::new(
-                            format!("stage `{}`: `{}` must be the name of a stage, as a string", self.name, input.name),
-                            Some(entry.node.span.clone()),
-                        )
-                        .label(format!("this is {}", entry.node.type_name())),
-                    ),
+                    None => problems.push(self.no_stage_name(input.name, &entry.node)),
                 },
                 None if input.required => problems.push(
                     Diagnostic::new(
@@ -242,6 +253,14 @@ impl Reading<'_> {
             }
         }
         (inputs, spans)
+    }
+
+    fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {
+        Diagnostic::new(
+            format!("stage `{}`: `{input}` must be the name of a stage, as a string", self.name),
+            Some(node.span.clone()),
+        )
+        .label(format!("this is {}", node.type_name()))
     }
 
     /// The place of a dotted key, or of the nearest table above it that was written.

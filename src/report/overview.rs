@@ -134,7 +134,10 @@ fn why(pipeline: &Pipeline, verdict: &Verdict) -> String {
         Verdict::Run { reason, .. } => reason.to_string(),
         Verdict::After { stages, changes } => {
             let names: Vec<&str> = stages.iter().map(|stage| pipeline.stages[*stage].name.as_str()).collect();
-            let mut text = format!("its input {} runs first", names.join(" and "));
+            let mut text = match names.as_slice() {
+                [name] => format!("its input {name} runs first"),
+                names => format!("its inputs {} run first", names.join(", ")),
+            };
             for change in changes {
                 let _ = write!(text, "; {change}");
             }
@@ -152,7 +155,11 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
             "\n            {} = {}{}",
             input.name,
             input.about,
-            if input.required { "" } else { " (optional)" }
+            match (input.required, input.many) {
+                (true, _) => "",
+                (false, true) => " (optional, a list)",
+                (false, false) => " (optional)",
+            }
         );
     }
     say(&text);

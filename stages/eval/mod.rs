@@ -83,8 +83,8 @@ impl Stage for Eval {
     const VERSION: u32 = 3;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
-        Input { name: "model", required: true, about: "an Imp: merged, quantized, or as a training stage leaves it" },
-        Input { name: "data", required: true, about: "a folder with the benchmark's questions and images" },
+        Input::required("model", "an Imp: merged, quantized, or as a training stage leaves it"),
+        Input::required("data", "a folder with the benchmark's questions and images"),
     ];
     type Config = EvalConfig;
 

@@ -3,13 +3,14 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
 
 use super::{
-    PreprocessConfig, TextTokenizer,
+    IMAGES, PreprocessConfig, TextTokenizer,
     annotations::{Annotation, RawRecord, Records, Trouble},
     map::map_file,
     pixels,
@@ -40,7 +41,8 @@ struct Converted {
 struct Converter<'a> {
     config: &'a PreprocessConfig,
     tokenizer: TextTokenizer,
-    image_folder: PathBuf,
+    /// Where images are looked for, in this order.
+    image_folders: Vec<PathBuf>,
 }
 
 /// The work of the stage.
@@ -52,7 +54,8 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     let folder = job.input("tokenizer")?;
     let mut tokenizer = TextTokenizer::open(folder, &job.named(folder))?;
     config.template.prepare(&mut tokenizer)?;
-    let converter = Converter { config, tokenizer, image_folder: data.join(&config.image_folder) };
+    let image_folders = job.inputs(IMAGES).map(Path::to_path_buf).chain([data.join(&config.image_folder)]).collect();
+    let converter = Converter { config, tokenizer, image_folders };
     let mut sink = RecordSink::create(config, &job.output())?;
     let mut records = Records::new(&text);
     loop {
@@ -128,18 +131,33 @@ impl Converter<'_> {
         Ok(Converted { id, encoded, images, words })
     }
 
+    /// The file in the first folder that has it.
+    fn read(&self, relative: &Path) -> std::io::Result<Vec<u8>> {
+        let mut tried = self.image_folders.iter().map(|folder| std::fs::read(folder.join(relative)));
+        let is_missing = |read: &std::io::Result<Vec<u8>>| {
+            read.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
+        };
+        tried.find(|read| !is_missing(read)).unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
+    }
+
     /// Reads an image file, and decodes it once to know that training can.
     fn image(&self, relative: &str, known: &HashMap<PathBuf, u32>) -> Result<(PathBuf, Option<Vec<u8>>), String> {
         if relative.is_empty() || !stays_inside(relative) {
             return Err(format!("the image path `{relative}` leads out of the image folder"));
         }
-        let path = self.image_folder.join(relative);
+        let path = PathBuf::from(relative);
         if known.contains_key(&path) {
             return Ok((path, None));
         }
         let shown = Path::new(&self.config.image_folder).join(relative);
-        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => format!("the image {} is missing", shown.display()),
+        let bytes = self.read(&path).map_err(|error| match (error.kind(), self.image_folders.len()) {
+            (ErrorKind::NotFound, 1) => format!("the image {} is missing", shown.display()),
+            (ErrorKind::NotFound, _) => {
+                format!(
+                    "the image {relative} is in none of the folders of `{IMAGES}`, and {} is missing",
+                    shown.display()
+                )
+            }
             _ => format!("the image {} can't be read: {error}", shown.display()),
         })?;
         pixels::decode(&bytes).map_err(|error| format!("the image {} can't be decoded: {error}", shown.display()))?;

@@ -69,18 +69,18 @@ fn max_length() -> usize {
     3072
 }
 
+/// The input that names folders of images.
+const IMAGES: &str = "images";
+
 impl Stage for Preprocess {
     const KIND: &'static str = "preprocess";
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
     const INPUTS: &'static [Input] = &[
-        Input { name: "data", required: true, about: "a folder with an annotation file and images" },
-        Input { name: "tokenizer", required: true, about: "the language model's folder, for its tokenizer.json" },
-        Input {
-            name: features::INPUT,
-            required: false,
-            about: "a SigLIP vision encoder, to encode all images once: training then need not",
-        },
+        Input::required("data", "a folder with an annotation file, and images"),
+        Input::list(IMAGES, "folders that images are looked for in first, by the paths that the records give"),
+        Input::required("tokenizer", "the language model's folder, for its tokenizer.json"),
+        Input::optional(features::INPUT, "a SigLIP vision encoder, to encode all images once: training then need not"),
     ];
     type Config = PreprocessConfig;
 

@@ -75,6 +75,27 @@ fn records_come_back_as_they_were_put_in() {
 }
 
 #[test]
+fn images_come_from_the_first_folder_that_has_them() {
+    let root = workshop(&good());
+    let whole = preprocess(root.path(), "whole", &json!({})).done();
+    let config = json!({"annotations": "train.json", "template": "phi2"});
+    for (folder, file) in [("first", "sub/a.png"), ("second", "sub/b.jpg")] {
+        fs::create_dir_all(root.path().join(folder).join("sub")).unwrap();
+        fs::rename(root.path().join("data/images").join(file), root.path().join(folder).join(file)).unwrap();
+    }
+    let path = |name: &str| root.path().join(name);
+    let (data, phi, first, second) = (path("data"), path("phi/out"), path("first"), path("second"));
+    let run = |work: &str, folders: &[(&str, &Path)]| {
+        let inputs = [&[("data", &*data), ("tokenizer", &*phi)], folders].concat();
+        Trial::new(&root.path().join(work), &inputs).run::<Preprocess>(&config)
+    };
+    let parts = run("parts", &[("images[0]", &*first), ("images[1]", &*second)]).done();
+    assert!(tree(&parts) == tree(&whole));
+    let error = run("none", &[("images[0]", &*first)]).error().to_string();
+    assert!(error.contains("sub/b.jpg is in none of the folders of `images`"), "{error}");
+}
+
+#[test]
 fn the_same_data_gives_the_same_bytes() {
     let root = workshop(&good());
     let first = tree(&preprocess(root.path(), "first", &json!({})).done());

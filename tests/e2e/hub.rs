@@ -1,0 +1,201 @@
+//! The real pipelines, without the internet: a server of this process stands for the hub and the image servers. It serves tiny
+//! models with random weights and a tiny data set under the real names, in the real formats.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Cursor, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::Space;
+
+/// What a download of `builtin:` sources gives, in place of the originals.
+const TINY: &str = r#"
+[stages.phi]
+kind = "download"
+source = "builtin:tiny-phi"
+model = { hidden_size = 32, layers = 2, heads = 2 }
+[stages.siglip]
+kind = "download"
+source = "builtin:tiny-siglip"
+[stages.shapes]
+kind = "download"
+source = "builtin:shapes"
+images = 12
+eval_images = 1
+"#;
+
+/// Path -> content.
+type Files = BTreeMap<String, Vec<u8>>;
+
+#[test]
+fn v1_3b_runs_to_its_end() {
+    runs_to_its_end("v1_3b", "imp-v1-3b");
+}
+
+#[test]
+fn v1_5_3b_runs_to_its_end() {
+    runs_to_its_end("v1_5_3b", "imp-v1.5-3b");
+}
+
+#[test]
+fn the_other_pipelines_are_well_formed() {
+    let space = Space::new();
+    for (file, name) in [
+        ("v1_5_2b", "imp-v1.5-2b"),
+        ("v1_5_4b", "imp-v1.5-4b"),
+        ("sweeps/lora_rank_128", "imp-lora-rank-128"),
+        ("sweeps/epochs_1", "imp-epochs-1"),
+    ] {
+        let plan = space.succeed(&["plan", &pipeline(file)]);
+        assert!(plan.stdout.contains(&format!("{name}: 0 of 16 cached")), "{}", plan.stdout);
+    }
+    space.write("mine/train.json", "[]");
+    space.succeed(&["plan", &pipeline("finetune_custom"), "--set", "stages.mine.source=mine"]);
+}
+
+fn pipeline(name: &str) -> String {
+    format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn runs_to_its_end(file: &str, name: &str) {
+    let space = Space::new();
+    space.write("tiny.toml", TINY).succeed(&["run", "tiny.toml"]);
+    let address = serve(originals(&space.path("artifacts/tiny")));
+    let mut args = vec!["run".to_string(), pipeline(file)];
+    let sets = [
+        "stages.pretrain.global_batch_size=4".into(),
+        "stages.pretrain.max_steps=2".into(),
+        "stages.finetune.global_batch_size=4".into(),
+        "stages.finetune.max_steps=2".into(),
+        format!("stages.coco.source={address}/coco/train2017.zip"),
+        format!("stages.gqa.source={address}/gqa/images.zip"),
+        format!("stages.textvqa.source={address}/textvqa/train_val_images.zip"),
+        format!("stages.visual_genome_1.source={address}/vg/images.zip"),
+        format!("stages.visual_genome_2.source={address}/vg/images2.zip"),
+    ];
+    args.extend(sets.into_iter().flat_map(|set| ["--set".into(), set]));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let run = |endpoint: &str| {
+        let output =
+            space.command(&args).env("HF_ENDPOINT", endpoint).env("HF_HOME", space.path("hf")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let first = run(&address);
+    assert!(first.contains(&format!("{name} is done: 16 ran, 0 cached")), "{first}");
+    let rejected = space.path(&format!("artifacts/{name}/instructions/rejected.jsonl"));
+    assert!(!rejected.exists(), "every image must be found in its folder");
+    assert!(space.path(&format!("artifacts/{name}/merge/model.safetensors")).is_file());
+    // With everything there, nothing is asked for.
+    let again = run("http://127.0.0.1:1");
+    assert!(again.contains(&format!("{name} is up to date: 16 of 16 cached")), "{again}");
+}
+
+/// Everything that the pipelines download, made from tiny artifacts.
+fn originals(tiny: &Path) -> Files {
+    let mut files = Files::new();
+    let folder = |name: &str| {
+        let entries = fs::read_dir(tiny.join(name)).unwrap().map(|entry| entry.unwrap());
+        entries
+            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
+            .collect::<Files>()
+    };
+    repository(&mut files, "microsoft/phi-2", "d3186761bf5c4409f7679359284066c25ab668ee", &folder("phi"));
+    let commit = "7067f6db2baa594bab7c6d965fe488c7ac62f1c8";
+    repository(&mut files, "google/siglip-so400m-patch14-384", commit, &folder("siglip"));
+
+    let images = folder("shapes/images");
+    let annotations = |name: &str| -> Vec<Value> {
+        serde_json::from_slice(&fs::read(tiny.join("shapes").join(name)).unwrap()).unwrap()
+    };
+    let below = |folder: &str| archive(images.iter().map(|(name, bytes)| (format!("{folder}/{name}"), bytes)));
+    let captions = moved(annotations("pretrain.json"), &["00000"]);
+    let pretrain =
+        Files::from([("blip_laion_cc_sbu_558k.json".into(), captions), ("images.zip".into(), below("00000"))]);
+    repository(&mut files, "datasets/liuhaotian/LLaVA-Pretrain", "main", &pretrain);
+    let places =
+        ["coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K", "vg/VG_100K_2"];
+    let instruct = moved(annotations("instruct.json"), &places);
+    let instruct = Files::from([("llava_v1_5_mix665k.json".into(), instruct), ("README.md".into(), b"x".to_vec())]);
+    repository(&mut files, "datasets/liuhaotian/LLaVA-Instruct-150K", "main", &instruct);
+    let ocr = Files::from([("ocr_vqa.zip".into(), below("images"))]);
+    repository(&mut files, "datasets/qnguyen3/ocr_vqa", "main", &ocr);
+    for (path, inside) in [
+        ("/coco/train2017.zip", "train2017"),
+        ("/gqa/images.zip", "images"),
+        ("/textvqa/train_val_images.zip", "train_images"),
+        ("/vg/images.zip", "VG_100K"),
+        ("/vg/images2.zip", "VG_100K_2"),
+    ] {
+        files.insert(path.into(), below(inside));
+    }
+    files
+}
+
+/// Records whose images lie in `places`, one after the other.
+fn moved(mut records: Vec<Value>, places: &[&str]) -> Vec<u8> {
+    for (record, place) in records.iter_mut().zip(places.iter().cycle()) {
+        if let Some(image) = record.get("image").and_then(Value::as_str) {
+            record["image"] = format!("{place}/{image}").into();
+        }
+    }
+    serde_json::to_vec(&records).unwrap()
+}
+
+fn archive<'a>(entries: impl Iterator<Item = (String, &'a Vec<u8>)>) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, bytes) in entries {
+        writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+/// Adds a repository as the hub shows it.
+fn repository(files: &mut Files, name: &str, revision: &str, content: &Files) {
+    let commit = if revision == "main" { "0123456789abcdef0123456789abcdef01234567" } else { revision };
+    let siblings: Vec<Value> =
+        content.iter().map(|(file, bytes)| json!({"rfilename": file, "size": bytes.len()})).collect();
+    let kind = if name.starts_with("datasets/") { "" } else { "models/" };
+    let info = json!({"sha": commit, "siblings": siblings}).to_string();
+    files.insert(format!("/api/{kind}{name}/revision/{revision}"), info.into());
+    for (file, bytes) in content {
+        files.insert(format!("/{name}/resolve/{commit}/{file}"), bytes.clone());
+    }
+}
+
+/// Serves `files` for as long as the process lives, and returns the address.
+fn serve(files: Files) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let files = Arc::new(files);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let files = files.clone();
+            // A client that hangs up is no fault of the server's.
+            thread::spawn(move || drop(answer(&stream.unwrap(), &files)));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: &TcpStream, files: &Files) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream).lines();
+    let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let path = first.split([' ', '?']).nth(1).unwrap_or_default();
+    let (status, body) = files.get(path).map_or(("404 Not Found", &[][..]), |body| ("200 OK", body));
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    stream.write_all(body)
+}
