@@ -11,6 +11,9 @@ use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
 
 use crate::StageError;
 
+/// A file that comes as a whole would begin anew after this.
+const WHOLE: Duration = Duration::from_hours(24);
+
 /// How patient to be.
 #[derive(Debug, Clone)]
 pub(in crate::download) struct Policy {
@@ -85,7 +88,6 @@ impl Client {
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
             .timeout_connect(Some(Duration::from_secs(20).min(policy.request)))
             .timeout_recv_response(Some(policy.request))
-            .timeout_recv_body(Some(policy.request))
             .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
             .build();
         Self { agent: config.into(), token, policy, warned: AtomicBool::new(false) }
@@ -98,7 +100,16 @@ impl Client {
 
     /// One request, without another try.
     pub(super) fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<Response<Body>, Trouble> {
-        let mut request = self.agent.get(url);
+        self.send(url, headers, self.policy.request)
+    }
+
+    /// A request for a file that the server sends only as a whole: it may take as long as it takes.
+    pub(super) fn get_whole(&self, url: &str) -> Result<Response<Body>, Trouble> {
+        self.send(url, &[], WHOLE)
+    }
+
+    fn send(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, Trouble> {
+        let mut request = self.agent.get(url).config().timeout_recv_body(Some(body)).build();
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }

@@ -7,6 +7,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 /// What the server does with a request.
@@ -18,6 +19,10 @@ pub(super) enum Fault {
     Status(u16, &'static str, &'static str),
     /// Takes no notice of `Range`.
     Whole,
+    /// Sends half of the body, and the rest a while later.
+    Slow(Duration),
+    /// Both.
+    WholeSlow(Duration),
     /// Sends the client elsewhere.
     Redirect(String),
     /// Says that the file has another length.
@@ -153,7 +158,7 @@ fn respond(
     }
     let etag = file.etag.clone().unwrap_or_default();
     let same = headers.get("if-range").is_none_or(|wanted| *wanted == etag);
-    let range = headers.get("range").filter(|_| same && !matches!(fault, Some(Fault::Whole)));
+    let range = headers.get("range").filter(|_| same && !matches!(fault, Some(Fault::Whole | Fault::WholeSlow(_))));
     let range = range.and_then(|range| {
         let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
         Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?.min(file.content.len().saturating_sub(1))))
@@ -188,6 +193,11 @@ fn respond(
         stream.shutdown(std::net::Shutdown::Both)?;
         return Ok(false);
     }
-    stream.write_all(&body)?;
+    let (first, rest) = body.split_at(body.len() / 2);
+    stream.write_all(first)?;
+    if let Some(Fault::Slow(time) | Fault::WholeSlow(time)) = fault {
+        thread::sleep(*time);
+    }
+    stream.write_all(rest)?;
     Ok(true)
 }

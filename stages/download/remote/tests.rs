@@ -16,10 +16,11 @@ use crate::{
     testing::{Outcome, Trial, tree},
 };
 
-/// The kind under test: `download` from anywhere but the real hub, and without its patience.
-struct Quick;
+/// The kind under test: `download` from anywhere but the real hub, and without its patience: a request may take `REQUEST`
+/// milliseconds.
+struct Quick<const REQUEST: u64>;
 
-impl Stage for Quick {
+impl<const REQUEST: u64> Stage for Quick<REQUEST> {
     const KIND: &'static str = "download";
     const VERSION: u32 = 0;
     const ABOUT: &'static str = "";
@@ -36,7 +37,7 @@ impl Stage for Quick {
             longest: Duration::from_millis(50),
             attempts: 4,
             chunk: 1000,
-            request: Duration::from_secs(5),
+            request: Duration::from_millis(REQUEST),
         };
         match config.source.strip_prefix("hub+") {
             Some(rest) => {
@@ -50,7 +51,7 @@ impl Stage for Quick {
 }
 
 fn run(work: &Path, config: &serde_json::Value) -> Outcome {
-    Trial::new(work, &[]).run::<Quick>(config)
+    Trial::new(work, &[]).run::<Quick<5000>>(config)
 }
 
 /// Bytes that are different everywhere.
@@ -92,6 +93,27 @@ fn a_file_arrives_whole_whatever_the_server_does() {
             .unwrap(),
         b""
     );
+}
+
+#[test]
+fn a_slow_server_is_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let slow = Duration::from_millis(900);
+    for (name, faults) in [
+        // Cut off by the client, which then asks for what is missing.
+        ("chunks", vec![Fault::OtherLength(1800), Fault::Slow(slow), Fault::Slow(slow)]),
+        // What can't be had in parts is not cut off.
+        ("whole", vec![Fault::Whole, Fault::WholeSlow(slow)]),
+    ] {
+        let source = server.serve(&format!("/{name}"), content(1800), &faults);
+        let config = serde_json::json!({"source": source});
+        let out = Trial::new(&root.path().join(name), &[]).run::<Quick<400>>(&config).done();
+        assert!(std::fs::read(out.join(name)).unwrap() == content(1800));
+        if name == "whole" {
+            assert_eq!(server.seen("/whole").len(), 2, "to ask, and to get");
+        }
+    }
 }
 
 #[test]

@@ -214,12 +214,13 @@ impl Worker {
             part.set_arrived(index, 0);
         }
         let mut at = range.start + part.arrived(index);
-        let mut headers = Vec::new();
-        if plan.chunk.is_some() {
-            headers.push(("range", format!("bytes={at}-{}", range.end - 1)));
+        let mut response = if plan.chunk.is_some() {
+            let mut headers = vec![("range", format!("bytes={at}-{}", range.end - 1))];
             headers.extend(plan.etag.clone().map(|etag| ("if-range", etag)));
-        }
-        let mut response = self.shared.client.get(&file.url, &headers)?;
+            self.shared.client.get(&file.url, &headers)?
+        } else {
+            self.shared.client.get_whole(&file.url)?
+        };
         let total = match (response.status().as_u16(), content_range(&response)) {
             (206, Some((start, total))) if start == at => Some(total),
             // A file of one chunk may as well come whole.
