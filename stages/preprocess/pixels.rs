@@ -79,7 +79,9 @@ pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> RgbIma
 /// # Errors
 /// In words, if the bytes are no image that can be read.
 pub fn pixels(encoded: &[u8], aspect_ratio: AspectRatio, size: usize) -> Result<Vec<f32>, String> {
-    Ok(normalized(&squared(&decode(encoded)?, aspect_ratio, size as u32)))
+    // The decoded image is freed before the next allocation: that memory is used again, instead of asked for anew.
+    let image = squared(&decode(encoded)?, aspect_ratio, size as u32);
+    Ok(normalized(&image))
 }
 
 /// The pixel values `[3, size, size]` of an image without content: zeros (a middle grey), as the reference feeds for
@@ -89,7 +91,14 @@ pub fn blank(size: usize) -> Vec<f32> {
 }
 
 fn normalized(image: &RgbImage) -> Vec<f32> {
-    (0..3).flat_map(|channel| image.pixels().map(move |pixel| normal(pixel.0[channel]))).collect()
+    let table: [f32; 256] = std::array::from_fn(|value| normal(value as u8));
+    let mut planes = vec![0.0; image.len()];
+    for (channel, plane) in planes.chunks_exact_mut(image.len() / 3).enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(image.as_chunks::<3>().0) {
+            *value = table[usize::from(pixel[channel])];
+        }
+    }
+    planes
 }
 
 fn normal(value: u8) -> f32 {

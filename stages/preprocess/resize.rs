@@ -1,18 +1,41 @@
 //! Bicubic resizing with the very bytes that Pillow gives: `Image.resize(size, BICUBIC)`, whose kernel is the cubic
 //! convolution of Keys (1981) with a = -0.5. Works on RGB rows; does not know formats or models.
 
+#![allow(clippy::inline_always, reason = "SIMD reaches only what is inlined")]
+
 use image::RgbImage;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Fixed-point bits of a weight: 32, less 8 for the pixel and 2 for the kernel's overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 /// Reach of the kernel on either side, in source pixels at scale 1.
 const SUPPORT: f64 = 2.0;
 
+/// Rows that are resized side by side: as many as fit the first-level cache.
+const ROWS: usize = 32;
+
 /// Resizes to `width` x `height`: first along rows, then along columns, rounded to u8 in between. Shrinking widens
 /// the kernel (antialiasing).
 pub(super) fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let wide = if image.width() == width { image.clone() } else { along_rows(image, width) };
-    if wide.height() == height { wide } else { along_columns(&wide, height) }
+    Arch::new().dispatch(Resize { image, width, height })
+}
+
+/// [`resize`], compiled for the widest SIMD that the processor has.
+struct Resize<'a> {
+    image: &'a RgbImage,
+    width: u32,
+    height: u32,
+}
+
+impl WithSimd for Resize<'_> {
+    type Output = RgbImage;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> RgbImage {
+        let wide = (self.image.width() != self.width).then(|| along_rows(self.image, self.width));
+        let wide = wide.as_ref().unwrap_or(self.image);
+        if wide.height() == self.height { wide.clone() } else { along_columns(wide, self.height) }
+    }
 }
 
 /// What makes one output pixel: `weights` over source pixels from `first`.
@@ -21,33 +44,35 @@ struct Taps {
     weights: Vec<i32>,
 }
 
+#[inline(always)]
 fn along_rows(image: &RgbImage, width: u32) -> RgbImage {
     let taps = taps(image.width(), width);
     let mut out = RgbImage::new(width, image.height());
-    let stride = 3 * image.width() as usize;
-    for (row, to) in image.as_raw().chunks_exact(stride).zip(out.chunks_exact_mut(3 * width as usize)) {
-        for (pixel, tap) in to.chunks_exact_mut(3).zip(&taps) {
-            let mut sums = [HALF; 3];
-            for (from, weight) in row[3 * tap.first..].chunks_exact(3).zip(&tap.weights) {
-                for (sum, value) in sums.iter_mut().zip(from) {
-                    *sum += i32::from(*value) * weight;
-                }
-            }
-            for (value, sum) in pixel.iter_mut().zip(sums) {
-                *value = clip(sum);
-            }
-        }
+    let (from, to) = (image.width() as usize, width as usize);
+    let (mut lying, mut resized) = (vec![0; 3 * ROWS * from], vec![0; 3 * ROWS * to]);
+    for (rows, out) in image.as_raw().chunks(3 * ROWS * from).zip(out.chunks_mut(3 * ROWS * to)) {
+        let count = rows.len() / (3 * from);
+        transpose(rows, from, &mut lying[..rows.len()]);
+        weigh(&lying[..rows.len()], 3 * count, &taps, &mut resized[..out.len()]);
+        transpose(&resized[..out.len()], count, out);
     }
     out
 }
 
+#[inline(always)]
 fn along_columns(image: &RgbImage, height: u32) -> RgbImage {
-    let stride = 3 * image.width() as usize;
     let mut out = RgbImage::new(image.width(), height);
+    weigh(image.as_raw(), 3 * image.width() as usize, &taps(image.height(), height), &mut out);
+    out
+}
+
+/// Makes a row of `out` for each of `taps`: a weighted sum of rows of `stride` bytes.
+#[inline(always)]
+fn weigh(image: &[u8], stride: usize, taps: &[Taps], out: &mut [u8]) {
     let mut sums = vec![0; stride];
-    for (to, tap) in out.chunks_exact_mut(stride).zip(taps(image.height(), height)) {
+    for (to, tap) in out.chunks_exact_mut(stride).zip(taps) {
         sums.fill(HALF);
-        for (row, weight) in image.as_raw()[stride * tap.first..].chunks_exact(stride).zip(&tap.weights) {
+        for (row, weight) in image[stride * tap.first..].chunks_exact(stride).zip(&tap.weights) {
             for (sum, value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(*value) * weight;
             }
@@ -56,11 +81,22 @@ fn along_columns(image: &RgbImage, height: u32) -> RgbImage {
             *value = clip(*sum);
         }
     }
-    out
+}
+
+/// Makes columns of rows: of pixels in rows of `width`.
+fn transpose(image: &[u8], width: usize, out: &mut [u8]) {
+    let height = image.len() / (3 * width);
+    let out = out.as_chunks_mut::<3>().0;
+    for (y, row) in image.as_chunks::<3>().0.chunks_exact(width).enumerate() {
+        for (pixel, column) in row.iter().zip(out.chunks_exact_mut(height)) {
+            column[y] = *pixel;
+        }
+    }
 }
 
 const HALF: i32 = 1 << (PRECISION - 1);
 
+#[inline(always)]
 fn clip(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
