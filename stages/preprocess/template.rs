@@ -140,12 +140,13 @@ impl Template {
         max_length: usize,
     ) -> Result<Encoded, String> {
         let turns = if has_image { images_first(turns) } else { turns.to_vec() };
+        let text = Text { tokenizer, has_image, max_length };
         match self {
             Self::Plain => encode_plain(tokenizer, &turns),
-            Self::Phi2 => encode_phi2(tokenizer, &turns, has_image, max_length),
-            Self::Qwen2 => encode_chatml(tokenizer, &turns, has_image, max_length),
-            Self::Phi3 => encode_phi3(tokenizer, &turns, has_image, max_length),
-            Self::VicunaV1 => encode_vicuna(tokenizer, &turns, has_image, max_length),
+            Self::Phi2 => encode_phi2(&text, &turns, PAD),
+            Self::Qwen2 => encode_chatml(&text, &turns),
+            Self::Phi3 => encode_phi3(&text, &turns),
+            Self::VicunaV1 => encode_phi2(&text, &turns, UNKNOWN),
         }
     }
 }
@@ -188,41 +189,79 @@ fn encode_plain(tokenizer: &TextTokenizer, turns: &[Turn]) -> Result<Encoded, St
     Ok(Encoded { input_ids, labels, mismatched: false })
 }
 
-fn encode_phi2(
-    tokenizer: &TextTokenizer,
-    turns: &[Turn],
+/// How the text of a conversation becomes tokens.
+struct Text<'a> {
+    tokenizer: &'a TextTokenizer,
     has_image: bool,
     max_length: usize,
-) -> Result<Encoded, String> {
-    let prompt = phi2_text(turns)?;
-    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
-    let mut input_ids = encode(&prompt)?;
-    if !has_image {
-        input_ids.truncate(max_length);
-    }
-    let mut labels = input_ids.clone();
-    let mut done = 0;
-    for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
-        let Some(question) = single_split(round, " ASSISTANT: ") else { break };
-        // The question's encoding ends with the space after "ASSISTANT:", which in the round belongs to the answer.
-        let question_tokens = encode(question)?.len().saturating_sub(1);
-        mask(&mut labels, done, done + question_tokens);
-        done += encode(round)?.len() + 1; // and its `</s>`
-    }
-    Ok(checked(tokenizer.id(PAD), input_ids, labels, done, max_length))
 }
 
-/// Masks what lies beyond the `done` tokens of all rounds. The reference checks its arithmetic: a conversation whose
-/// rounds don't add up to the whole (padding not counted) is masked out.
-fn checked(pad: Option<u32>, input_ids: Vec<i32>, mut labels: Vec<i32>, done: usize, max_length: usize) -> Encoded {
-    let pad = pad.map(|id| id as i32);
-    let unpadded = input_ids.iter().filter(|id| Some(**id) != pad).count();
-    mask(&mut labels, done, usize::MAX);
-    let mismatched = done < max_length && done != unpadded;
-    if mismatched {
-        labels.fill(IGNORE);
+impl Text<'_> {
+    fn encode(&self, text: &str) -> Result<Vec<i32>, String> {
+        if self.has_image { self.tokenizer.encode_with_images(text) } else { self.tokenizer.encode(text) }
     }
-    Encoded { input_ids, labels, mismatched }
+
+    /// How many tokens `text` has, less those that begin every text.
+    fn len(&self, text: &str) -> Result<usize, String> {
+        Ok(self.encode(text)?.len().saturating_sub(self.tokenizer.leading()))
+    }
+
+    /// A whole conversation, of which all is learnt so far but what begins every text.
+    fn conversation(&self, text: &str) -> Result<Masking, String> {
+        let mut input_ids = self.encode(text)?;
+        if !self.has_image {
+            input_ids.truncate(self.max_length);
+        }
+        let mut masking = Masking { labels: input_ids.clone(), input_ids, done: 0 };
+        masking.skip(self.tokenizer.leading());
+        Ok(masking)
+    }
+}
+
+/// A conversation whose labels are set from left to right.
+struct Masking {
+    input_ids: Vec<i32>,
+    labels: Vec<i32>,
+    /// Tokens that are settled.
+    done: usize,
+}
+
+impl Masking {
+    /// The next `tokens` are not learnt.
+    fn skip(&mut self, tokens: usize) {
+        self.round(tokens, tokens);
+    }
+
+    /// Of the next `tokens` the first `question` are not learnt.
+    fn round(&mut self, question: usize, tokens: usize) {
+        mask(&mut self.labels, self.done, self.done + question);
+        self.done += tokens;
+    }
+
+    /// Masks what lies behind all rounds. The reference checks its arithmetic: a conversation whose rounds don't add up
+    /// to the whole (tokens that are `pad` not counted) is masked out.
+    fn finish(mut self, text: &Text<'_>, pad: &str) -> Encoded {
+        let pad = text.tokenizer.id(pad).map(|id| id as i32);
+        let unpadded = self.input_ids.iter().filter(|id| Some(**id) != pad).count();
+        mask(&mut self.labels, self.done, usize::MAX);
+        let mismatched = self.done < text.max_length && self.done != unpadded;
+        if mismatched {
+            self.labels.fill(IGNORE);
+        }
+        Encoded { input_ids: self.input_ids, labels: self.labels, mismatched }
+    }
+}
+
+fn encode_phi2(text: &Text<'_>, turns: &[Turn], pad: &str) -> Result<Encoded, String> {
+    let prompt = phi2_text(turns)?;
+    let mut masking = text.conversation(&prompt)?;
+    for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
+        let Some(question) = single_split(round, " ASSISTANT: ") else { break };
+        // The question's encoding ends with the space after "ASSISTANT:", which in the round belongs to the answer; the
+        // round has its `</s>`.
+        masking.round(text.len(question)?.saturating_sub(1), text.len(round)? + 1);
+    }
+    Ok(masking.finish(text, pad))
 }
 
 fn chatml_system() -> String {
@@ -234,38 +273,27 @@ fn chatml_question(question: &str) -> String {
     format!("{CHATML_START}user\n{question}{CHATML_END}\n{CHATML_START}assistant\n")
 }
 
-fn encode_chatml(
-    tokenizer: &TextTokenizer,
-    turns: &[Turn],
-    has_image: bool,
-    max_length: usize,
-) -> Result<Encoded, String> {
-    let turns = alternating(turns)?;
-    if let Some(empty) = turns.iter().position(|turn| turn.value.is_empty()) {
-        return Err(format!("turn {} is empty", empty + 1));
-    }
+fn encode_chatml(text: &Text<'_>, turns: &[Turn]) -> Result<Encoded, String> {
+    let turns = without_empty(alternating(turns)?)?;
     let (pairs, []) = turns.as_chunks::<2>() else { return Err("the conversation ends without an answer".into()) };
-    let rounds: Vec<(String, String)> =
-        pairs.iter().map(|[q, a]| (chatml_question(&q.value), format!("{}{CHATML_END}", a.value))).collect();
-    let whole: Vec<String> = rounds.iter().map(|(question, answer)| format!("{question}{answer}")).collect();
-    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
-    let mut input_ids = encode(&format!("{}{}", chatml_system(), whole.join("\n")))?;
-    if !has_image {
-        input_ids.truncate(max_length);
-    }
-    let mut labels = input_ids.clone();
-    let mut done = encode(&chatml_system())?.len();
-    mask(&mut labels, 0, done);
-    for (number, (round, (question, _))) in whole.iter().zip(&rounds).enumerate() {
+    let rounds: Vec<(String, String)> = pairs
+        .iter()
+        .map(|[question, answer]| {
+            let question = chatml_question(&question.value);
+            let round = format!("{question}{}{CHATML_END}", answer.value);
+            (question, round)
+        })
+        .collect();
+    let whole: Vec<&str> = rounds.iter().map(|(_, round)| round.as_str()).collect();
+    let mut masking = text.conversation(&(chatml_system() + &whole.join("\n")))?;
+    masking.skip(text.len(&chatml_system())?);
+    for (number, (question, round)) in rounds.iter().enumerate() {
         if number > 0 {
-            // The newline between two rounds.
-            mask(&mut labels, done, done + 1);
-            done += 1;
+            masking.skip(1); // the newline between two rounds
         }
-        mask(&mut labels, done, done + encode(question)?.len());
-        done += encode(round)?.len();
+        masking.round(text.len(question)?, text.len(round)?);
     }
-    Ok(checked(tokenizer.id(PAD), input_ids, labels, done, max_length))
+    Ok(masking.finish(text, PAD))
 }
 
 fn phi3_system() -> String {
@@ -277,16 +305,8 @@ fn phi3_question(question: &str) -> String {
 }
 
 /// The reference takes the finished text apart again: a turn that says `<|end|>` shifts all that follow.
-fn encode_phi3(
-    tokenizer: &TextTokenizer,
-    turns: &[Turn],
-    has_image: bool,
-    max_length: usize,
-) -> Result<Encoded, String> {
-    let turns = alternating(turns)?;
-    if let Some(empty) = turns.iter().position(|turn| turn.value.is_empty()) {
-        return Err(format!("turn {} is empty", empty + 1));
-    }
+fn encode_phi3(text: &Text<'_>, turns: &[Turn]) -> Result<Encoded, String> {
+    let turns = without_empty(alternating(turns)?)?;
     let turn = |(number, turn): (usize, &Turn)| {
         if number % 2 == 0 { phi3_question(&turn.value) } else { format!("{PHI3_ANSWER}{}{PHI3_END}", turn.value) }
     };
@@ -296,46 +316,13 @@ fn encode_phi3(
     let (pairs, []) = said.as_chunks::<2>() else {
         return Err("the questions and answers do not pair up".into());
     };
-    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
-    let mut input_ids = encode(&prompt)?;
-    if !has_image {
-        input_ids.truncate(max_length);
-    }
-    let (mut labels, leading) = (input_ids.clone(), tokenizer.leading());
-    let mut done = leading;
-    mask(&mut labels, 0, done);
+    let mut masking = text.conversation(&prompt)?;
     for (number, pair) in pairs.iter().enumerate() {
         let round = if number == 0 { format!("{system}{}", pair.concat()) } else { pair.concat() };
         let Some(question) = single_split(&round, &format!("{PHI3_END}{PHI3_ANSWER}")) else { break };
-        mask(&mut labels, done, done + encode(question)?.len() - leading);
-        done += encode(&round)?.len() - leading;
+        masking.round(text.len(question)?, text.len(&round)?);
     }
-    Ok(checked(tokenizer.id(PAD), input_ids, labels, done, max_length))
-}
-
-fn encode_vicuna(
-    tokenizer: &TextTokenizer,
-    turns: &[Turn],
-    has_image: bool,
-    max_length: usize,
-) -> Result<Encoded, String> {
-    let prompt = phi2_text(turns)?;
-    let encode = |text: &str| if has_image { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
-    let mut input_ids = encode(&prompt)?;
-    if !has_image {
-        input_ids.truncate(max_length);
-    }
-    let mut labels = input_ids.clone();
-    let mut done = 1;
-    mask(&mut labels, 0, done);
-    for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
-        let Some(question) = single_split(round, " ASSISTANT: ") else { break };
-        // Its `<s>`, and the space after "ASSISTANT:", which in the round belongs to the answer.
-        mask(&mut labels, done, done + encode(question)?.len().saturating_sub(2));
-        // The round's own `<s>` stands for the `</s>` behind it.
-        done += encode(round)?.len();
-    }
-    Ok(checked(tokenizer.id(UNKNOWN), input_ids, labels, done, max_length))
+    Ok(masking.finish(text, PAD))
 }
 
 /// The text before and with `separator` if the text has it exactly once.
@@ -368,6 +355,13 @@ fn alternating(turns: &[Turn]) -> Result<&[Turn], String> {
         }
     }
     Ok(turns)
+}
+
+fn without_empty(turns: &[Turn]) -> Result<&[Turn], String> {
+    match turns.iter().position(|turn| turn.value.is_empty()) {
+        Some(empty) => Err(format!("turn {} is empty", empty + 1)),
+        None => Ok(turns),
+    }
 }
 
 /// The whole conversation as text (the reference's `Conversation.get_prompt`).
