@@ -11,7 +11,7 @@ mod tiny;
 
 use std::{fs, path::Path};
 
-use imp_model::gguf;
+use imp_model::{config::Family, gguf};
 use serde::{Deserialize, Serialize};
 
 use self::remote::{Check, Format, HubSource, Policy};
@@ -31,7 +31,7 @@ pub struct Download;
 #[serde(deny_unknown_fields)]
 pub struct DownloadConfig {
     /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, a file or folder, or
-    /// `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-siglip`.
+    /// `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`.
     pub source: String,
     /// `hf://`: patterns of the files to bring, such as `*.json`; all if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -73,7 +73,7 @@ pub struct ModelOptions {
     /// Attention heads (8 in the language model, 4 in the vision encoder).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
-    /// `tiny-phi`: tokens of the tokenizer (512).
+    /// `tiny-phi`, `tiny-qwen2`, `tiny-phi3`: tokens of the tokenizer (512).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocab_size: Option<usize>,
     /// `tiny-siglip`: pixels in a row of an image (64).
@@ -91,11 +91,12 @@ enum Source<'a> {
     Hub(HubSource),
     Url(&'a str),
     Shapes,
-    TinyPhi,
+    TinyLanguage(Family),
     TinySiglip,
 }
 
-const BUILTINS: &str = "`builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-siglip`";
+const BUILTINS: &str =
+    "`builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`";
 
 impl<'a> Source<'a> {
     /// Reads `source`; what follows the scheme is not looked at.
@@ -103,7 +104,9 @@ impl<'a> Source<'a> {
         match text.split_once(':') {
             _ if text.trim().is_empty() => Err("must name a file, a folder or a built-in source".into()),
             Some(("builtin", "shapes")) => Ok(Self::Shapes),
-            Some(("builtin", "tiny-phi")) => Ok(Self::TinyPhi),
+            Some(("builtin", "tiny-phi")) => Ok(Self::TinyLanguage(Family::Phi)),
+            Some(("builtin", "tiny-qwen2")) => Ok(Self::TinyLanguage(Family::Qwen2)),
+            Some(("builtin", "tiny-phi3")) => Ok(Self::TinyLanguage(Family::Phi3)),
             Some(("builtin", "tiny-siglip")) => Ok(Self::TinySiglip),
             Some(("builtin", other)) => Err(format!("there is no `builtin:{other}`; there are {BUILTINS}")),
             Some(("hf", rest)) if rest.starts_with("//") => HubSource::parse(&rest[2..]).map(Self::Hub),
@@ -141,12 +144,13 @@ impl Stage for Download {
         let only = |key: &str, given: bool, right: bool, of: &str| {
             if given && !right { Err(ConfigIssue::new(key, format!("belongs to {of} only"))) } else { Ok(()) }
         };
-        let (shapes, phi, siglip) = (source == Source::Shapes, source == Source::TinyPhi, source == Source::TinySiglip);
+        let (shapes, siglip) = (source == Source::Shapes, source == Source::TinySiglip);
+        let language = matches!(source, Source::TinyLanguage(_));
         only("images", config.images.is_some(), shapes, "`builtin:shapes`")?;
         only("eval_images", config.eval_images.is_some(), shapes, "`builtin:shapes`")?;
-        only("model", config.model.is_some(), phi || siglip, "`builtin:tiny-phi` and `builtin:tiny-siglip`")?;
+        only("model", config.model.is_some(), language || siglip, "`builtin:tiny-...`")?;
         let model = config.model.clone().unwrap_or_default();
-        only("model.vocab_size", model.vocab_size.is_some(), phi, "`builtin:tiny-phi`")?;
+        only("model.vocab_size", model.vocab_size.is_some(), language, "the language models among `builtin:tiny-...`")?;
         only("model.image_size", model.image_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
         only("model.patch_size", model.patch_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
         let (hub, url) = (matches!(source, Source::Hub(_)), matches!(source, Source::Url(_)));
@@ -176,7 +180,7 @@ impl Stage for Download {
         let model = config.model.clone().unwrap_or_default();
         let outlook = match Source::parse(&config.source) {
             Ok(Source::Path(path)) => ahead.sources.get(path).map(|source| outlook_of(source)).unwrap_or_default(),
-            Ok(Source::TinyPhi) => tiny::phi_outlook(&model),
+            Ok(Source::TinyLanguage(family)) => tiny::language_outlook(family, &model),
             Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
             _ => Outlook::default(),
         };
@@ -195,7 +199,7 @@ impl Stage for Download {
             Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
             Source::Url(url) => remote::url(job, url, config, &Policy::default()),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
-            Source::TinyPhi => tiny::write_phi(job, &model),
+            Source::TinyLanguage(family) => tiny::write_language(job, family, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),
         }
     }
@@ -268,7 +272,7 @@ fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), Con
             return Err(ConfigIssue::new(key, format!("must be between {least} and {most}")));
         }
     }
-    let usual = if config.source == "builtin:tiny-phi" { tiny::PHI } else { tiny::SIGLIP };
+    let usual = if config.source == "builtin:tiny-siglip" { tiny::SIGLIP } else { tiny::LANGUAGE };
     let (hidden, heads) = (model.hidden_size.unwrap_or(usual.hidden_size), model.heads.unwrap_or(usual.heads));
     if hidden % (4 * heads) != 0 {
         // Half of a head is rotated, in pairs.

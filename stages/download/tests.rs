@@ -128,7 +128,7 @@ fn built_in_sources_give_the_same_bytes_again() {
 
 #[test]
 fn the_tiny_tokenizer_knows_the_words_of_the_data() {
-    let file = tiny::train_tokenizer(512, 42).unwrap().to_string(false).unwrap();
+    let file = tiny::tokenizer::train(Family::Phi, 512, 42).unwrap().to_string(false).unwrap();
     let tokenizer = crate::preprocess::TextTokenizer::from_bytes(file.as_bytes()).unwrap();
     for word in [" Yes", " No", " red", " yellow", " circle", " triangle", " top left", " 2", " USER", " ASSISTANT"] {
         let words = word.split_whitespace().count();

@@ -22,7 +22,7 @@ const CHATML_START: &str = "<|im_start|>";
 /// Ends a turn of `qwen2`.
 const CHATML_END: &str = "<|im_end|>";
 /// Begins every text of `phi3` and `vicuna_v1`.
-const BEGIN: &str = "<s>";
+pub const BEGIN: &str = "<s>";
 /// Ends a turn of `phi3`.
 const PHI3_END: &str = "<|end|>";
 /// Stands between the end of a question and its answer in `phi3`.
@@ -73,27 +73,31 @@ impl Template {
         }
     }
 
-    /// Gives the tokenizer the tokens of the template that its file lacks: `</s>` as the next free id (50295 for
+    /// The special tokens of its texts.
+    pub(crate) fn tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Phi2 => &[PAD, PHI2_END],
+            Self::Qwen2 => &[CHATML_START, CHATML_END, PAD],
+            Self::Phi3 => &["<|system|>", "<|user|>", "<|assistant|>", PHI3_END, PAD, BEGIN],
+            Self::VicunaV1 => &[BEGIN, PHI2_END, UNKNOWN],
+        }
+    }
+
+    /// Gives the tokenizer the token of the template that its file lacks: `</s>` as the next free id (50295 for
     /// Phi-2).
     ///
     /// # Errors
     /// If the tokenizer is of another family.
     pub fn prepare(self, tokenizer: &mut TextTokenizer) -> Result<(), StageError> {
-        let lacking = match self {
-            Self::Plain => None,
-            Self::Phi2 => {
-                Some(PAD).filter(|pad| tokenizer.id(pad).is_none() || tokenizer.add_special(PHI2_END).is_none())
-            }
-            Self::Qwen2 => lacking(tokenizer, &[CHATML_START, CHATML_END, PAD]),
-            Self::Phi3 => lacking(tokenizer, &["<|system|>", "<|user|>", "<|assistant|>", PHI3_END, PAD, BEGIN]),
-            Self::VicunaV1 => lacking(tokenizer, &[BEGIN, PHI2_END, UNKNOWN]),
-        };
-        lacking.map_or(Ok(()), |token| {
-            Err(StageError::failed(
-                format!("the tokenizer has no token `{token}`, which the template `{}` needs", self.name()),
-                "give a language model of the template's family, or the template of its own family",
-            ))
-        })
+        if self == Self::Phi2 && tokenizer.id(PAD).is_some() {
+            tokenizer.add_special(PHI2_END);
+        }
+        let Some(token) = self.tokens().iter().find(|token| tokenizer.id(token).is_none()) else { return Ok(()) };
+        Err(StageError::failed(
+            format!("the tokenizer has no token `{token}`, which the template `{}` needs", self.name()),
+            "give a language model of the template's family, or the template of its own family",
+        ))
     }
 
     /// The template of a model's family, if there is one.
@@ -149,11 +153,6 @@ impl Template {
             Self::VicunaV1 => encode_phi2(&text, &turns, UNKNOWN),
         }
     }
-}
-
-/// The first of `tokens` that the tokenizer does not have.
-fn lacking<'a>(tokenizer: &TextTokenizer, tokens: &[&'a str]) -> Option<&'a str> {
-    tokens.iter().copied().find(|token| tokenizer.id(token).is_none())
 }
 
 /// Moves `<image>` to the beginning of its turn (the reference's `preprocess_multimodal`).

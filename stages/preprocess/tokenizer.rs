@@ -56,10 +56,9 @@ impl TextTokenizer {
         Ok(tokenizer)
     }
 
-    /// Makes sure that `token` is one token, and returns its id: the next free one if it is new.
-    pub(crate) fn add_special(&mut self, token: &str) -> Option<u32> {
+    /// Makes sure that `token` is one token, with the next free id if it is new.
+    pub(crate) fn add_special(&mut self, token: &str) {
         self.inner.add_special_tokens(&[AddedToken::from(token, true)]);
-        self.inner.token_to_id(token)
     }
 
     /// How many tokens it puts before every text: 1 for those with `<s>`.

@@ -17,9 +17,9 @@ use crate::support::Space;
 
 /// What a download of `builtin:` sources gives, in place of the originals.
 const TINY: &str = r#"
-[stages.phi]
+[stages.llm]
 kind = "download"
-source = "builtin:tiny-phi"
+source = "builtin:FAMILY"
 model = { hidden_size = 32, layers = 2, heads = 2 }
 [stages.siglip]
 kind = "download"
@@ -34,25 +34,49 @@ eval_images = 1
 /// Path -> content.
 type Files = BTreeMap<String, Vec<u8>>;
 
+/// As the hub has it: its name, what the pipelines ask for, and the tiny model in its place.
+struct Llm(&'static str, &'static str, &'static str);
+
+const PHI_2: Llm = Llm("microsoft/phi-2", "d3186761bf5c4409f7679359284066c25ab668ee", "tiny-phi");
+
 #[test]
-fn v1_3b_runs_to_its_end() {
-    runs_to_its_end("v1_3b", "imp-v1-3b");
+fn v1_3b_runs_to_its_end_and_learns_from_own_data() {
+    let space = runs_to_its_end("v1_3b", "imp-v1-3b", &PHI_2);
+    let artifacts = space.path("artifacts");
+    let mut files = Files::new();
+    repository(&mut files, "MILVLG/imp-v1-3b", "main", &folder(&artifacts.join("imp-v1-3b/merge")));
+    let address = serve(files);
+    fs::create_dir_all(space.path("mine/images")).unwrap();
+    for (name, bytes) in folder(&artifacts.join("tiny/shapes/images")) {
+        fs::write(space.path("mine/images").join(name), bytes).unwrap();
+    }
+    fs::copy(artifacts.join("tiny/shapes/instruct.json"), space.path("mine/train.json")).unwrap();
+    let pipeline = pipeline("finetune_custom");
+    let args = ["run", &pipeline, "--set", "stages.mine.source=mine", "--set", "stages.finetune.epochs=3"];
+    let output = run(&space, &args, &address);
+    assert!(output.contains("finetune-custom is done: 6 ran, 0 cached"), "{output}");
+    assert!(!space.path("artifacts/finetune-custom/records/rejected.jsonl").exists());
 }
 
 #[test]
 fn v1_5_3b_runs_to_its_end() {
-    runs_to_its_end("v1_5_3b", "imp-v1.5-3b");
+    runs_to_its_end("v1_5_3b", "imp-v1.5-3b", &PHI_2);
+}
+
+#[test]
+fn v1_5_2b_runs_to_its_end() {
+    runs_to_its_end("v1_5_2b", "imp-v1.5-2b", &Llm("Qwen/Qwen1.5-1.8B", "main", "tiny-qwen2"));
+}
+
+#[test]
+fn v1_5_4b_runs_to_its_end() {
+    runs_to_its_end("v1_5_4b", "imp-v1.5-4b", &Llm("microsoft/Phi-3-mini-4k-instruct", "main", "tiny-phi3"));
 }
 
 #[test]
 fn the_other_pipelines_are_well_formed() {
     let space = Space::new();
-    for (file, name) in [
-        ("v1_5_2b", "imp-v1.5-2b"),
-        ("v1_5_4b", "imp-v1.5-4b"),
-        ("sweeps/lora_rank_128", "imp-lora-rank-128"),
-        ("sweeps/epochs_1", "imp-epochs-1"),
-    ] {
+    for (file, name) in [("sweeps/lora_rank_128", "imp-lora-rank-128"), ("sweeps/epochs_1", "imp-epochs-1")] {
         let plan = space.succeed(&["plan", &pipeline(file)]);
         assert!(plan.stdout.contains(&format!("{name}: 0 of 16 cached")), "{}", plan.stdout);
     }
@@ -64,10 +88,10 @@ fn pipeline(name: &str) -> String {
     format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn runs_to_its_end(file: &str, name: &str) {
+fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     let space = Space::new();
-    space.write("tiny.toml", TINY).succeed(&["run", "tiny.toml"]);
-    let address = serve(originals(&space.path("artifacts/tiny")));
+    space.write("tiny.toml", &TINY.replace("FAMILY", llm.2)).succeed(&["run", "tiny.toml"]);
+    let address = serve(originals(&space.path("artifacts/tiny"), llm));
     let mut args = vec!["run".to_string(), pipeline(file)];
     let sets = [
         "stages.pretrain.global_batch_size=4".into(),
@@ -82,36 +106,38 @@ fn runs_to_its_end(file: &str, name: &str) {
     ];
     args.extend(sets.into_iter().flat_map(|set| ["--set".into(), set]));
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let run = |endpoint: &str| {
-        let output =
-            space.command(&args).env("HF_ENDPOINT", endpoint).env("HF_HOME", space.path("hf")).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let first = run(&address);
+    let first = run(&space, &args, &address);
     assert!(first.contains(&format!("{name} is done: 16 ran, 0 cached")), "{first}");
     let rejected = space.path(&format!("artifacts/{name}/instructions/rejected.jsonl"));
     assert!(!rejected.exists(), "every image must be found in its folder");
     assert!(space.path(&format!("artifacts/{name}/merge/model.safetensors")).is_file());
     // With everything there, nothing is asked for.
-    let again = run("http://127.0.0.1:1");
+    let again = run(&space, &args, "http://127.0.0.1:1");
     assert!(again.contains(&format!("{name} is up to date: 16 of 16 cached")), "{again}");
+    space
+}
+
+/// Runs the program against the hub at `endpoint`; returns what it said.
+fn run(space: &Space, args: &[&str], endpoint: &str) -> String {
+    let output = space.command(args).env("HF_ENDPOINT", endpoint).env("HF_HOME", space.path("hf")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The files in a folder.
+fn folder(path: &Path) -> Files {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 
 /// Everything that the pipelines download, made from tiny artifacts.
-fn originals(tiny: &Path) -> Files {
+fn originals(tiny: &Path, llm: &Llm) -> Files {
     let mut files = Files::new();
-    let folder = |name: &str| {
-        let entries = fs::read_dir(tiny.join(name)).unwrap().map(|entry| entry.unwrap());
-        entries
-            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap()))
-            .collect::<Files>()
-    };
-    repository(&mut files, "microsoft/phi-2", "d3186761bf5c4409f7679359284066c25ab668ee", &folder("phi"));
+    repository(&mut files, llm.0, llm.1, &folder(&tiny.join("llm")));
     let commit = "7067f6db2baa594bab7c6d965fe488c7ac62f1c8";
-    repository(&mut files, "google/siglip-so400m-patch14-384", commit, &folder("siglip"));
+    repository(&mut files, "google/siglip-so400m-patch14-384", commit, &folder(&tiny.join("siglip")));
 
-    let images = folder("shapes/images");
+    let images = folder(&tiny.join("shapes/images"));
     let annotations = |name: &str| -> Vec<Value> {
         serde_json::from_slice(&fs::read(tiny.join("shapes").join(name)).unwrap()).unwrap()
     };

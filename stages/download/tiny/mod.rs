@@ -1,0 +1,139 @@
+//! `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3` and `builtin:tiny-siglip`: Hugging Face folders of small
+//! models with random weights.
+//! Does not know what they will be trained on, but for the words that the tokenizer should know.
+
+pub(super) mod tokenizer;
+
+use std::path::Path;
+
+use imp_model::{
+    ModelError,
+    config::{Family, LanguageConfig, SiglipConfig},
+    init,
+    save::DType,
+    tensor::Activation,
+};
+use serde_json::json;
+
+use super::ModelOptions;
+use crate::{
+    Job, StageError,
+    forecast::{Outlook, Tower},
+    preprocess::template::PAD,
+};
+
+/// Sizes that the pipeline leaves open.
+pub(super) struct Usual {
+    pub(super) hidden_size: usize,
+    pub(super) layers: usize,
+    pub(super) heads: usize,
+}
+
+/// Of the language model.
+pub(super) const LANGUAGE: Usual = Usual { hidden_size: 128, layers: 4, heads: 8 };
+/// Of the vision encoder.
+pub(super) const SIGLIP: Usual = Usual { hidden_size: 256, layers: 2, heads: 4 };
+/// Pixels in a row of an image.
+pub(super) const IMAGE_SIZE: usize = 64;
+/// Pixels in a row of a patch: a quarter of a drawn image, in which one object stands. With smaller patches the model must
+/// learn first which of them belong together, and that it learns by chance in so short a run.
+pub(super) const PATCH_SIZE: usize = 32;
+
+/// Writes a language model with its tokenizer.
+pub(super) fn write_language(job: &Job, family: Family, options: &ModelOptions) -> Result<(), StageError> {
+    let failed = |error: tokenizers::Error| {
+        StageError::failed(format!("the tokenizer can't be made: {error}"), "report this as a bug")
+    };
+    let out = job.output();
+    let tokenizer = tokenizer::train(family, vocab_size(options), job.seed()).map_err(failed)?;
+    let path = out.join("tokenizer.json");
+    let text = tokenizer.to_string(true).map_err(failed)?;
+    std::fs::write(&path, text + "\n").map_err(StageError::io(&path))?;
+    write_json(&out.join("tokenizer_config.json"), &tokenizer::description(family))?;
+    let config = LanguageConfig {
+        bos_token_id: tokenizer.token_to_id(tokenizer::first_token(family)),
+        eos_token_id: tokenizer.token_to_id(PAD).into_iter().collect(),
+        ..language(family, options, tokenizer.get_vocab_size(true))
+    };
+    init::write_language(&out, &config, job.seed(), DType::F32).map_err(|error| model_error(&error))
+}
+
+fn vocab_size(options: &ModelOptions) -> usize {
+    options.vocab_size.unwrap_or(512)
+}
+
+/// The language model's sizes, for a tokenizer of so many tokens.
+fn language(family: Family, options: &ModelOptions, tokens: usize) -> LanguageConfig {
+    let hidden_size = options.hidden_size.unwrap_or(LANGUAGE.hidden_size);
+    let heads = options.heads.unwrap_or(LANGUAGE.heads);
+    let head_dim = hidden_size / heads.max(1);
+    // As in Phi-2, the embedding has rows beyond the tokenizer's last token. Half of each head is rotated.
+    let phi = LanguageConfig::phi(
+        tokens.next_multiple_of(64),
+        hidden_size,
+        options.layers.unwrap_or(LANGUAGE.layers),
+        heads,
+        head_dim / 2,
+    );
+    if family == Family::Phi {
+        return phi;
+    }
+    LanguageConfig {
+        family,
+        // Three matrices of it weigh as much as Phi's two.
+        intermediate_size: 8 * hidden_size / 3,
+        rotary_dims: head_dim,
+        hidden_act: Activation::Silu,
+        ..phi
+    }
+}
+
+/// What [`write_language`] will write.
+pub(super) fn language_outlook(family: Family, options: &ModelOptions) -> Outlook {
+    let config = language(family, options, vocab_size(options));
+    let bytes = (DType::F32.size() * config.parameters()) as u64;
+    Outlook::of_language_model(Some(config), bytes)
+}
+
+/// Writes a `SigLIP` and the description of its image processor.
+pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
+    let (out, config) = (job.output(), siglip(options));
+    let image_size = config.image_size;
+    init::write_siglip(&out, &config, job.seed()).map_err(|error| model_error(&error))?;
+    let processor = json!({
+        "do_normalize": true, "do_rescale": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5], "processor_class": "SiglipProcessor",
+        "resample": 3, "rescale_factor": 1.0 / 255.0, "size": {"height": image_size, "width": image_size},
+    });
+    write_json(&out.join("preprocessor_config.json"), &processor)
+}
+
+fn siglip(options: &ModelOptions) -> SiglipConfig {
+    let hidden_size = options.hidden_size.unwrap_or(SIGLIP.hidden_size);
+    SiglipConfig {
+        hidden_size,
+        intermediate_size: 2 * hidden_size,
+        num_hidden_layers: options.layers.unwrap_or(SIGLIP.layers),
+        num_attention_heads: options.heads.unwrap_or(SIGLIP.heads),
+        image_size: options.image_size.unwrap_or(IMAGE_SIZE),
+        patch_size: options.patch_size.unwrap_or(PATCH_SIZE),
+        layer_norm_eps: 1e-6,
+        hidden_act: Activation::GeluTanh,
+    }
+}
+
+/// What [`write_siglip`] will write.
+pub(super) fn siglip_outlook(options: &ModelOptions) -> Outlook {
+    let config = siglip(options);
+    let bytes = (DType::F32.size() * config.parameters()) as u64;
+    Outlook { vision: Some(Tower { config, bytes }), ..Outlook::default() }
+}
+
+fn model_error(error: &ModelError) -> StageError {
+    StageError::failed(error.to_string(), "check the values under `[model]`")
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<(), StageError> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    std::fs::write(path, text).map_err(StageError::io(path))
+}
