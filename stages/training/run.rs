@@ -51,6 +51,13 @@ pub(crate) fn train(
     if recipe.eval_steps == 0 && validation.is_some() {
         job.warn("`validation` is not used: `eval_steps` says in how many steps to look at it");
     }
+    let total = batches.steps.len();
+    if recipe.warmup(total) >= total {
+        job.warn(format!(
+            "all {total} step(s) are warmup, and the first has a learning rate of 0: for more to be learnt give more epochs, a \
+             smaller global_batch_size, or `warmup_ratio = 0`"
+        ));
+    }
     let settings = AdamW {
         beta1: recipe.adam_beta1,
         beta2: recipe.adam_beta2,
@@ -72,7 +79,7 @@ pub(crate) fn train(
         for records in &batches.steps[first..] {
             let asked = Instant::now();
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
-            run.step(records, decoded, asked, batches.steps.len())?;
+            run.step(records, decoded, asked, total)?;
         }
         run.finish()
     })

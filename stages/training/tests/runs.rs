@@ -102,6 +102,8 @@ fn held_out_records_must_be_given_and_best_weights_looked_for() {
         shop.trial("unused", &[("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")]);
     let warnings = unused.run::<Finetune>(&json!({"max_steps": 1})).warnings();
     assert!(warnings.contains("`validation` is not used"), "{warnings}");
+    // One step of warmup begins at 0, as in transformers: that nothing was learnt must not go unnoticed.
+    assert!(warnings.contains("all 1 step(s) are warmup"), "{warnings}");
     let config = serde_json::from_value(json!({"keep_best": true})).unwrap();
     assert_eq!(Finetune::check(&config).unwrap_err().key, "keep_best");
 }
