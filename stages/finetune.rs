@@ -91,6 +91,10 @@ pub struct Config {
     pub eval_steps: usize,
     /// Give the weights with the smallest loss on `validation` instead of the last ones.
     pub keep_best: bool,
+    /// How often each of `data` is seen in an epoch, if not once: 3 is three times, 0.5 half of its records, others in each
+    /// epoch.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_weights: Vec<f64>,
 }
 
 impl Default for Config {
@@ -115,12 +119,13 @@ impl Default for Config {
             group_by_modality_length: true,
             eval_steps: 0,
             keep_best: false,
+            data_weights: Vec::new(),
         }
     }
 }
 
 impl Config {
-    fn recipe(&self) -> Recipe {
+    pub(crate) fn recipe(&self) -> Recipe {
         Recipe {
             epochs: self.epochs,
             max_steps: self.max_steps,
@@ -138,6 +143,7 @@ impl Config {
             group_by_modality_length: self.group_by_modality_length,
             eval_steps: self.eval_steps,
             keep_best: self.keep_best,
+            data_weights: self.data_weights.clone(),
         }
     }
 }
@@ -148,7 +154,7 @@ impl Stage for Finetune {
     const ABOUT: &'static str = "trains the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a model, from `pretrain`, `finetune` or `merge`"),
-        Input::required("data", "training records, from `preprocess`"),
+        Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
     type Config = Config;
@@ -169,6 +175,10 @@ impl Stage for Finetune {
             ));
         }
         Ok(())
+    }
+
+    fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        config.recipe().check_inputs(count)
     }
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
@@ -193,13 +203,13 @@ impl Stage for Finetune {
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
-        let data = open_records(job)?;
+        let data = open_records(job, &config.data_weights)?;
         let mut model = Imp::load(from).map_err(|error| model_error(job, &error))?;
         model.config.tokenizer_model_max_length = config.max_length;
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
         // Images are shown as in this stage's data from here on.
-        model.config.image_aspect_ratio.clone_from(&data.meta().image_aspect_ratio);
+        model.config.image_aspect_ratio = data.aspect_ratio().name().into();
         model.llm.fold();
 
         let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;

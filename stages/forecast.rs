@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, path::PathBuf};
 
 use imp_model::config::{ConfigFile, ImpConfig, LanguageConfig, SiglipConfig};
 
-use crate::{job::Runtime, preprocess::RecordSet};
+use crate::{job::Runtime, preprocess::RecordSet, stage::Input};
 
 /// What a stage is asked before it runs.
 #[derive(Debug)]
@@ -24,6 +24,11 @@ impl Ahead<'_> {
     /// An input, if anything is known of it.
     pub(crate) fn input(&self, name: &str) -> Option<&Outlook> {
         self.inputs.get(name).copied()
+    }
+
+    /// A list of inputs.
+    pub(crate) fn inputs(&self, name: &str) -> impl Iterator<Item = &Outlook> {
+        self.inputs.iter().filter(move |(given, _)| Input::is_of(name, given)).map(|(_, outlook)| *outlook)
     }
 }
 
@@ -116,6 +121,14 @@ impl Outlook {
     /// Of a language model alone.
     pub(crate) fn of_language_model(config: Option<LanguageConfig>, bytes: u64) -> Self {
         Self { llm: config.map(|config| Tower { config, bytes }), ..Self::default() }
+    }
+
+    /// Tokens of the longest record, as far as that is known; an image counts as one.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        match self.records.as_ref()? {
+            Records::Planned { max_length } => Some(*max_length),
+            Records::There(_) => self.record_set()?.lengths().max(),
+        }
     }
 
     /// The records, if they are there.

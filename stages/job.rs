@@ -146,7 +146,8 @@ impl Job {
 
     /// The folders of a list of inputs, in the pipeline's order.
     pub fn inputs<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Path> + 'a {
-        (0..).map_while(move |index| self.optional_input(&Input::name_at(name, index)))
+        let listed = (0..).map_while(move |index| self.optional_input(&Input::name_at(name, index)));
+        self.optional_input(name).into_iter().chain(listed)
     }
 
     /// The absolute path of a file or folder of the user, by what the configuration says.

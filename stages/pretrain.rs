@@ -54,6 +54,10 @@ pub struct Config {
     pub eval_steps: usize,
     /// Give the weights with the smallest loss on `validation` instead of the last ones.
     pub keep_best: bool,
+    /// How often each of `data` is seen in an epoch, if not once: 3 is three times, 0.5 half of its records, others in each
+    /// epoch.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data_weights: Vec<f64>,
 }
 
 impl Default for Config {
@@ -77,6 +81,7 @@ impl Default for Config {
             group_by_modality_length: false,
             eval_steps: 0,
             keep_best: false,
+            data_weights: Vec::new(),
         }
     }
 }
@@ -100,6 +105,7 @@ impl Config {
             group_by_modality_length: self.group_by_modality_length,
             eval_steps: self.eval_steps,
             keep_best: self.keep_best,
+            data_weights: self.data_weights.clone(),
         }
     }
 }
@@ -111,7 +117,7 @@ impl Stage for Pretrain {
     const INPUTS: &'static [Input] = &[
         Input::required("llm", "a language model (Hugging Face folder)"),
         Input::required("vision", "a SigLIP vision encoder (Hugging Face folder)"),
-        Input::required("data", "training records, from `preprocess`"),
+        Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
     type Config = Config;
@@ -128,6 +134,10 @@ impl Stage for Pretrain {
             ));
         }
         Ok(())
+    }
+
+    fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        config.recipe().check_inputs(count)
     }
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
@@ -149,11 +159,11 @@ impl Stage for Pretrain {
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let (llm, vision) = (job.input("llm")?, job.input("vision")?);
-        let data = open_records(job)?;
+        let data = open_records(job, &config.data_weights)?;
         let joined = ImpConfig {
             mm_projector_type: config.mm_projector_type.clone(),
             mm_vision_select_layer: config.mm_vision_select_layer,
-            image_aspect_ratio: data.meta().image_aspect_ratio.clone(),
+            image_aspect_ratio: data.aspect_ratio().name().into(),
             tokenizer_model_max_length: config.max_length,
         };
         let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;

@@ -33,6 +33,14 @@ pub trait Stage: 'static {
         Ok(())
     }
 
+    /// The same for keys that need an input, or an input that needs a key. `count` says how many there are of a name.
+    ///
+    /// # Errors
+    /// Names the key at fault.
+    fn check_inputs(_config: &Self::Config, _count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        Ok(())
+    }
+
     /// Files and folders of the user that the configuration names. Their content becomes part of the key;
     /// a relative one is meant from the folder of the pipeline file that names it.
     fn sources(_config: &Self::Config) -> Vec<String> {
@@ -80,9 +88,20 @@ impl Input {
         Self { name, required: false, many: true, about }
     }
 
-    /// The name of the one at `index` of a list, where every input has a name of its own.
+    /// One or more of them.
+    pub const fn required_list(name: &'static str, about: &'static str) -> Self {
+        Self { name, required: true, many: true, about }
+    }
+
+    /// The name of the one at `index` of a list, where every input has a name of its own. One that stands alone has the
+    /// name of the list.
     pub fn name_at(name: &str, index: usize) -> String {
         format!("{name}[{index}]")
+    }
+
+    /// Whether `given` is what [`Input::name_at`] makes of `name`, or `name` itself.
+    pub fn is_of(name: &str, given: &str) -> bool {
+        given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
     }
 }
 

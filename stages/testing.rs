@@ -16,6 +16,7 @@ use crate::{
     Job, Stage, StageError,
     event::Event,
     job::{InputFolder, JobSpec, Runtime},
+    stage::Input,
 };
 
 /// A stage that is about to run.
@@ -77,6 +78,8 @@ impl Trial {
     /// Runs it, with the user's own files found below the parent of the work folder.
     pub(crate) fn run<S: Stage>(mut self, config: &Value) -> Outcome {
         let config: S::Config = serde_json::from_value(config.clone()).unwrap();
+        let inputs = self.spec.inputs.keys();
+        S::check_inputs(&config, &|name| inputs.clone().filter(|given| Input::is_of(name, given)).count()).unwrap();
         let root = self.spec.work.parent().unwrap().to_path_buf();
         let sources = S::sources(&config).into_iter().map(|written| (written.clone(), root.join(written)));
         self.spec.sources = sources.collect();

@@ -181,7 +181,8 @@ impl KindVisitor for Reading<'_> {
                 return Err(problems);
             }
         };
-        if let Err(issue) = S::check(&config) {
+        let count = |name: &str| inputs.keys().filter(|given| Input::is_of(name, given)).count();
+        if let Err(issue) = S::check(&config).and_then(|()| S::check_inputs(&config, &count)) {
             let span = self.span_of(&issue.key);
             problems
                 .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
@@ -219,8 +220,12 @@ impl Reading<'_> {
         for input in S::INPUTS {
             match self.table.remove(input.name) {
                 Some(Entry { node: Node { value: Value::Array(nodes), .. }, .. }) if input.many => {
+                    let alone = nodes.len() == 1;
+                    if nodes.is_empty() && input.required {
+                        problems.push(self.no_input(input));
+                    }
                     for (index, node) in nodes.into_iter().enumerate() {
-                        let name = Input::name_at(input.name, index);
+                        let name = if alone { input.name.to_string() } else { Input::name_at(input.name, index) };
                         match node.as_str() {
                             Some(stage) => {
                                 inputs.insert(name.clone(), stage.to_string());
@@ -231,28 +236,25 @@ impl Reading<'_> {
                     }
                 }
                 Some(entry) => match entry.node.as_str() {
-                    Some(stage) if input.many => {
-                        let name = Input::name_at(input.name, 0);
-                        inputs.insert(name.clone(), stage.to_string());
-                        spans.insert(name, entry.node.span);
-                    }
                     Some(stage) => {
                         inputs.insert(input.name.to_string(), stage.to_string());
                         spans.insert(input.name.to_string(), entry.node.span);
                     }
                     None => problems.push(self.no_stage_name(input.name, &entry.node)),
                 },
-                None if input.required => problems.push(
-                    Diagnostic::new(
-                        format!("stage `{}`: the input `{}` is missing", self.name, input.name),
-                        Some(self.key_span.clone()),
-                    )
-                    .help(format!("add `{} = \"STAGE\"`, a stage that gives {}", input.name, input.about)),
-                ),
+                None if input.required => problems.push(self.no_input(input)),
                 None => {}
             }
         }
         (inputs, spans)
+    }
+
+    fn no_input(&self, input: &Input) -> Diagnostic {
+        Diagnostic::new(
+            format!("stage `{}`: the input `{}` is missing", self.name, input.name),
+            Some(self.key_span.clone()),
+        )
+        .help(format!("add `{} = \"STAGE\"`, a stage that gives {}", input.name, input.about))
     }
 
     fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {

@@ -6,6 +6,7 @@ mod convert;
 pub(crate) mod features;
 mod jpeg;
 pub(crate) mod map;
+pub mod mixture;
 pub mod pixels;
 pub mod records;
 mod rejected;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use annotations::Turn;
 pub use features::FeatureMeta;
+pub use mixture::Mixture;
 pub use pixels::AspectRatio;
 pub use records::{Meta, Record, RecordSet};
 pub use template::Template;
@@ -99,6 +101,15 @@ impl Stage for Preprocess {
         Ok(())
     }
 
+    fn check_inputs(config: &PreprocessConfig, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        if config.mm_vision_select_layer.is_some() && count(features::INPUT) == 0 {
+            let message =
+                format!("is of no use without `{}`: name an encoder there, or leave this out", features::INPUT);
+            return Err(ConfigIssue::new("mm_vision_select_layer", message));
+        }
+        Ok(())
+    }
+
     fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {
         let records = Some(Records::Planned { max_length: config.max_length });
         Forecast { outlook: Outlook { records, ..Outlook::default() }, memory: None }
@@ -106,13 +117,9 @@ impl Stage for Preprocess {
 
     fn run(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
         convert::convert(config, job)?;
-        match (job.optional_input(features::INPUT), config.mm_vision_select_layer) {
-            (Some(encoder), layer) => features::add(encoder, layer, job),
-            (None, Some(_)) => Err(StageError::failed(
-                "`mm_vision_select_layer` is of no use without an encoder",
-                format!("name one as `{}`, or leave it out", features::INPUT),
-            )),
-            (None, None) => Ok(()),
+        match job.optional_input(features::INPUT) {
+            Some(encoder) => features::add(encoder, config.mm_vision_select_layer, job),
+            None => Ok(()),
         }
     }
 }

@@ -103,6 +103,8 @@ pub struct Record<'a> {
     pub labels: &'a [i32],
     image_numbers: &'a [u32],
     set: &'a RecordSet,
+    /// What the set's first image is called.
+    first_image: u32,
 }
 
 impl<'a> Record<'a> {
@@ -113,9 +115,15 @@ impl<'a> Record<'a> {
         self.image_numbers.iter().map(move |number| set.image(*number as usize).unwrap_or_default())
     }
 
-    /// The features of image `number` of the set, if they were asked for.
-    pub fn features(&self, number: u32) -> Option<&'a [f32]> {
-        self.set.features(number as usize)
+    /// The same record, with images numbered from `first`.
+    pub(super) fn numbered_from(self, first: u32) -> Self {
+        Self { first_image: first, ..self }
+    }
+
+    /// The features of its images, if they were asked for.
+    pub fn features(&self) -> Option<impl Iterator<Item = &'a [f32]> + use<'a>> {
+        let (set, numbers) = (self.set, self.image_numbers);
+        set.meta.features.is_some().then(|| numbers.iter().filter_map(|number| set.features(*number as usize)))
     }
 
     /// How many tokens have a label.
@@ -123,9 +131,10 @@ impl<'a> Record<'a> {
         self.labels.iter().filter(|label| **label != IGNORE).count()
     }
 
-    /// The images' numbers in the set: equal numbers are the same image.
-    pub fn image_numbers(&self) -> &'a [u32] {
-        self.image_numbers
+    /// The images' numbers: equal numbers are the same image.
+    pub fn image_numbers(&self) -> impl ExactSizeIterator<Item = u32> + use<'a> {
+        let first = self.first_image;
+        self.image_numbers.iter().map(move |number| first + number)
     }
 }
 
@@ -244,6 +253,7 @@ impl RecordSet {
             labels: bytemuck::try_cast_slice(labels).ok()?,
             image_numbers,
             set: self,
+            first_image: 0,
         })
     }
 

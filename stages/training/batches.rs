@@ -13,10 +13,7 @@ use rayon::prelude::*;
 use super::Recipe;
 use crate::{
     StageError,
-    preprocess::{
-        pixels::{self, AspectRatio},
-        records::RecordSet,
-    },
+    preprocess::{Mixture, pixels},
 };
 
 /// The order of all records over all epochs, cut into steps.
@@ -26,14 +23,15 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Depends on the seed, the recipe and the set only: a resumed run meets the same batches.
-    pub(super) fn new(recipe: &Recipe, set: &RecordSet, seed: u64) -> Self {
-        let lengths: Vec<i64> = set.modality_lengths().collect();
+    /// Depends on the seed, the recipe and the data only: a resumed run meets the same batches.
+    pub(super) fn new(recipe: &Recipe, data: &Mixture, seed: u64) -> Self {
+        let lengths: Vec<i64> = data.modality_lengths().collect();
         let mut steps = Vec::new();
         for epoch in 0..recipe.epochs {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(epoch as u64);
-            steps.extend(epoch_batches(recipe, &lengths, &mut random));
+            let records = epoch_records(data, &mut random);
+            steps.extend(epoch_batches(recipe, records, &lengths, &mut random));
         }
         if recipe.max_steps > 0 {
             steps.truncate(recipe.max_steps);
@@ -42,16 +40,29 @@ impl Batches {
     }
 }
 
-fn epoch_batches(recipe: &Recipe, lengths: &[i64], random: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
+/// The records of an epoch: of each set as many times all as its weight has whole ones, and of the rest a share.
+fn epoch_records(data: &Mixture, random: &mut ChaCha8Rng) -> Vec<usize> {
+    let mut records = Vec::with_capacity(data.len());
+    for (numbers, weight) in data.weighted() {
+        let share = (weight.fract() * numbers.len() as f64).round() as usize;
+        records.extend((0..weight as usize).flat_map(|_| numbers.clone()));
+        if share > 0 {
+            records.extend(&shuffled(numbers, random)[..share]);
+        }
+    }
+    records
+}
+
+fn epoch_batches(recipe: &Recipe, records: Vec<usize>, lengths: &[i64], random: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
     let size = recipe.global_batch_size;
     let cut = |order: Vec<usize>| order.chunks(size).map(<[usize]>::to_vec).collect::<Vec<_>>();
     if !recipe.group_by_modality_length {
-        return cut(shuffled(0..lengths.len(), random));
+        return cut(shuffled(records, random));
     }
     // LLaVA's sampler: a batch is all images or all text, long ones first; what is left over is mixed.
     let (mut batches, mut rest) = (Vec::new(), Vec::new());
     for with_image in [true, false] {
-        let order = shuffled((0..lengths.len()).filter(|record| (lengths[*record] > 0) == with_image), random);
+        let order = shuffled(records.iter().copied().filter(|record| (lengths[*record] > 0) == with_image), random);
         for mut batch in cut(order) {
             batch.sort_by_key(|record| std::cmp::Reverse(lengths[*record].abs()));
             if batch.len() == size { batches.push(batch) } else { rest.extend(batch) }
@@ -83,7 +94,7 @@ pub(super) type Images = Vec<(u32, Vec<f32>)>;
 /// With `once`, an image that an earlier step had is left out: its features are kept.
 pub(super) fn decode_ahead<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
-    set: &'env RecordSet,
+    data: &'env Mixture,
     steps: &'env [Vec<usize>],
     size: usize,
     once: bool,
@@ -95,8 +106,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
             if !once {
                 seen.clear();
             }
-            // What lies with the records need not be encoded.
-            let decoded = decode(set, step, size, |number| set.meta().features.is_none() && seen.insert(number));
+            let decoded = decode(data, step, size, |number| seen.insert(number));
             // Nobody listens any more: training has stopped.
             if send.send(decoded).is_err() {
                 break;
@@ -106,20 +116,23 @@ pub(super) fn decode_ahead<'scope, 'env>(
     receive
 }
 
-/// Decodes the images of `step` that are `wanted`, each of them once.
+/// Decodes the images of `step` that are `wanted`, each of them once. Those whose features lie with the records are not
+/// needed.
 pub(super) fn decode(
-    set: &RecordSet,
+    data: &Mixture,
     step: &[usize],
     size: usize,
     mut wanted: impl FnMut(u32) -> bool,
 ) -> Result<Images, StageError> {
-    let aspect_ratio = AspectRatio::by_name(&set.meta().image_aspect_ratio).unwrap_or_default();
+    let aspect_ratio = data.aspect_ratio();
     let mut encoded: BTreeMap<u32, (&str, &[u8])> = BTreeMap::new();
     for number in step {
-        let record = set.record(*number)?;
-        let images = record.image_numbers().iter().zip(record.images());
-        for (number, bytes) in images.filter(|(number, _)| wanted(**number)) {
-            encoded.insert(*number, (record.id, bytes));
+        let record = data.record(*number)?;
+        if record.features().is_some() {
+            continue;
+        }
+        for (number, bytes) in record.image_numbers().zip(record.images()).filter(|(number, _)| wanted(*number)) {
+            encoded.insert(number, (record.id, bytes));
         }
     }
     encoded

@@ -8,10 +8,7 @@ use imp_model::{Imp, Sample, config::SiglipConfig, tensor::Mat};
 use super::batches::Images;
 use crate::{
     StageError,
-    preprocess::{
-        features,
-        records::{Record, RecordSet},
-    },
+    preprocess::{Mixture, features, records::Record},
 };
 
 /// Features are kept in memory if all of them take less than this.
@@ -26,8 +23,6 @@ pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> 
 /// Features by image number, `[patches * vision hidden]` each.
 pub(super) struct Features {
     known: HashMap<u32, Vec<f32>>,
-    /// Whether they lie with the records.
-    stored: bool,
     /// Whether they are kept from step to step.
     pub(super) kept: bool,
 }
@@ -40,11 +35,13 @@ pub(super) struct Batch<'a> {
 }
 
 impl Features {
-    /// For the images of a set.
-    pub(super) fn new(model: &Imp, set: &RecordSet) -> Result<Self, StageError> {
-        features::check(set, &model.vision, model.config.mm_vision_select_layer)?;
-        let kept = kept_bytes(&model.vision.config, set.meta().images).is_some();
-        Ok(Self { known: HashMap::new(), stored: set.meta().features.is_some(), kept })
+    /// For the images of `data`.
+    pub(super) fn new(model: &Imp, data: &Mixture) -> Result<Self, StageError> {
+        for set in data.sets() {
+            features::check(set, &model.vision, model.config.mm_vision_select_layer)?;
+        }
+        let kept = kept_bytes(&model.vision.config, data.images()).is_some();
+        Ok(Self { known: HashMap::new(), kept })
     }
 
     /// Encodes each image by itself, so that its features don't depend on which others came along.
@@ -54,9 +51,9 @@ impl Features {
         );
     }
 
-    /// Whether an image's are there.
+    /// Whether an image's are known.
     pub(super) fn has(&self, number: u32) -> bool {
-        self.stored || self.known.contains_key(&number)
+        self.known.contains_key(&number)
     }
 
     /// To be called after a step.
@@ -73,12 +70,15 @@ impl Features {
             let numbers = record.image_numbers();
             images.push((count..count + numbers.len()).collect());
             count += numbers.len();
+            if let Some(stored) = record.features() {
+                stored.for_each(|image| values.extend_from_slice(image));
+                continue;
+            }
             for number in numbers {
-                let known = record.features(*number).or_else(|| self.known.get(number).map(Vec::as_slice));
-                let Some(known) = known else {
+                let known = self.known.get(&number).ok_or_else(|| {
                     let message = format!("record `{}`: its image was not loaded", record.id);
-                    return Err(StageError::failed(message, "run it again"));
-                };
+                    StageError::failed(message, "run it again")
+                })?;
                 values.extend_from_slice(known);
             }
         }

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use imp_model::{Imp, ModelError, save};
 
-use crate::{Job, StageError, preprocess::records::RecordSet};
+use crate::{
+    Job, StageError,
+    preprocess::{Mixture, RecordSet},
+};
 
 /// A model's error, in terms of the files that the person knows.
 pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
@@ -23,14 +26,14 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
     )
 }
 
-/// Opens the records of the input `data`.
-pub(crate) fn open_records(job: &Job) -> Result<RecordSet, StageError> {
-    open(job, job.input("data")?)
+/// Opens the records of the inputs `data`.
+pub(crate) fn open_records(job: &Job, weights: &[f64]) -> Result<Mixture, StageError> {
+    Mixture::new(job.inputs("data").map(|folder| open(job, folder)).collect::<Result<_, _>>()?, weights)
 }
 
 /// Opens the held-out records of the input `validation`, if the pipeline gives it.
-pub(crate) fn open_validation(job: &Job) -> Result<Option<RecordSet>, StageError> {
-    job.optional_input("validation").map(|folder| open(job, folder)).transpose()
+pub(crate) fn open_validation(job: &Job) -> Result<Option<Mixture>, StageError> {
+    job.optional_input("validation").map(|folder| Mixture::new(vec![open(job, folder)?], &[])).transpose()
 }
 
 fn open(job: &Job, folder: &Path) -> Result<RecordSet, StageError> {

@@ -10,7 +10,7 @@ use imp_model::{
 };
 
 use super::{batches, features::Features, model_error};
-use crate::{Job, StageError, preprocess::records::RecordSet};
+use crate::{Job, StageError, preprocess::Mixture};
 
 /// Records that go through the model at once.
 const AT_ONCE: usize = 8;
@@ -24,12 +24,12 @@ pub(super) struct Best {
 
 /// The held-out records.
 pub(super) struct HeldOut<'a> {
-    set: &'a RecordSet,
+    set: &'a Mixture,
     features: Features,
 }
 
 impl<'a> HeldOut<'a> {
-    pub(super) fn new(set: &'a RecordSet, model: &Imp) -> Result<Self, StageError> {
+    pub(super) fn new(set: &'a Mixture, model: &Imp) -> Result<Self, StageError> {
         Ok(Self { set, features: Features::new(model, set)? })
     }
 

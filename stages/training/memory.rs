@@ -11,9 +11,9 @@ use super::{
     features,
 };
 use crate::{
-    forecast::{Ahead, MemoryForecast, Outlook, Records},
+    forecast::{Ahead, MemoryForecast, Outlook},
     job::Runtime,
-    preprocess::RecordSet,
+    preprocess::Mixture,
 };
 
 /// Samples that go through the model at once, unless the pipeline says otherwise.
@@ -47,17 +47,18 @@ pub(crate) fn forecast(
     ahead: &Ahead<'_>,
 ) -> Option<MemoryForecast> {
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
-    let data = ahead.input("data")?;
+    let data: Vec<&Outlook> = ahead.inputs("data").collect();
     let sizes = Sizes {
         patches: vision.config.patches(),
         max_length: joined.tokenizer_model_max_length,
         micro_batch: micro_batch_size(ahead.runtime, &llm.config).min(recipe.global_batch_size),
     };
-    let set = data.record_set();
-    let largest = match (&set, &data.records) {
-        (Some(set), _) => sizes.largest(set, &Batches::new(recipe, set, ahead.seed)),
-        (None, Some(Records::Planned { max_length })) => sizes.bound(*max_length),
-        _ => return None,
+    let sets: Option<Vec<_>> = data.iter().map(|data| data.record_set()).collect();
+    let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
+    let longest = data.iter().map(|data| data.longest()).collect::<Option<Vec<_>>>()?.into_iter().max()?;
+    let largest = match &set {
+        Some(set) => sizes.largest(set, &Batches::new(recipe, set, ahead.seed)),
+        None => sizes.bound(longest),
     };
     let training = Training {
         llm: &llm.config,
@@ -75,7 +76,7 @@ pub(crate) fn forecast(
         _ => llm.bytes,
     };
     let image = vision.config.image_size * vision.config.image_size * 3 * size_of::<f32>();
-    let images = set.as_ref().map_or(usize::MAX, |set| set.meta().images);
+    let images = set.as_ref().map_or(usize::MAX, Mixture::images);
     let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
     let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
     let own = step.total() + decoded + kept + PROGRAM;
@@ -90,7 +91,7 @@ struct Sizes {
 
 impl Sizes {
     /// The part of a step with the most positions.
-    fn largest(&self, set: &RecordSet, batches: &Batches) -> MicroBatch {
+    fn largest(&self, set: &Mixture, batches: &Batches) -> MicroBatch {
         let shapes: Vec<(usize, usize)> = set.shapes().collect();
         let rows = |record: &usize| {
             let (tokens, images) = shapes[*record];

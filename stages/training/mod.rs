@@ -44,6 +44,8 @@ pub(crate) struct Recipe {
     pub(crate) eval_steps: usize,
     /// The weights with the smallest held-out loss are the result.
     pub(crate) keep_best: bool,
+    /// How often each set is seen in an epoch; once if there are none.
+    pub(crate) data_weights: Vec<f64>,
 }
 
 impl Recipe {
@@ -80,6 +82,22 @@ impl Recipe {
         }
         if self.keep_best && self.eval_steps == 0 {
             return Err(ConfigIssue::new("keep_best", "needs `eval_steps`, and the input `validation`"));
+        }
+        if let Some(weight) = self.data_weights.iter().find(|weight| !(0.0..=1000.0).contains(*weight)) {
+            return Err(ConfigIssue::new("data_weights", format!("must be between 0 and 1000, and one is {weight}")));
+        }
+        Ok(())
+    }
+
+    /// What the inputs must be like.
+    pub(crate) fn check_inputs(&self, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        let (weights, data) = (self.data_weights.len(), count("data"));
+        if weights != 0 && weights != data {
+            return Err(ConfigIssue::new("data_weights", format!("has {weights} number(s) for {data} `data`")));
+        }
+        if self.eval_steps > 0 && count("validation") == 0 {
+            let message = "needs held-out records: give `validation`, the name of a preprocess stage";
+            return Err(ConfigIssue::new("eval_steps", message));
         }
         Ok(())
     }

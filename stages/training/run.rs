@@ -21,7 +21,7 @@ use crate::{
     Job, StageError,
     event::Progress,
     memory,
-    preprocess::records::{Record, RecordSet},
+    preprocess::{Mixture, records::Record},
 };
 
 /// The final loss is the mean over so many last steps.
@@ -31,8 +31,8 @@ const LAST: usize = 20;
 pub(crate) fn train(
     model: &mut Imp,
     recipe: &Recipe,
-    data: &RecordSet,
-    validation: Option<&RecordSet>,
+    data: &Mixture,
+    validation: Option<&Mixture>,
     job: &Job,
 ) -> Result<(), StageError> {
     let batches = Batches::new(recipe, data, job.seed());
@@ -40,12 +40,6 @@ pub(crate) fn train(
         return Err(StageError::failed(
             "there are no records to train on",
             "look at what the preprocess stage rejected",
-        ));
-    }
-    if recipe.eval_steps > 0 && validation.is_none() {
-        return Err(StageError::failed(
-            "`eval_steps` needs held-out records",
-            "give the stage `validation = \"...\"`, the name of a preprocess stage",
         ));
     }
     if recipe.eval_steps == 0 && validation.is_some() {
@@ -104,7 +98,7 @@ fn exploded(losses: &[f32], vocab_size: usize) -> Option<f32> {
 struct Run<'a> {
     model: &'a mut Imp,
     recipe: &'a Recipe,
-    data: &'a RecordSet,
+    data: &'a Mixture,
     job: &'a Job,
     optimizer: Optimizer,
     position: Position,

@@ -90,7 +90,7 @@ fn pipeline(name: &str) -> String {
 
 fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     let space = Space::new();
-    space.write("tiny.toml", &TINY.replace("FAMILY", llm.2)).succeed(&["run", "tiny.toml"]);
+    space.write("tiny.toml", TINY.replace("FAMILY", llm.2)).succeed(&["run", "tiny.toml"]);
     let address = serve(originals(&space.path("artifacts/tiny"), llm));
     let mut args = vec!["run".to_string(), pipeline(file)];
     let sets = [

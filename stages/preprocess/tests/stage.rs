@@ -67,7 +67,7 @@ fn records_come_back_as_they_were_put_in() {
     let file = |name: &str| fs::read(root.path().join("data/images/sub").join(name)).unwrap();
     assert_eq!(records[0].images().collect::<Vec<_>>(), [file("a.png")]);
     assert_eq!(records[2].images().collect::<Vec<_>>(), [file("b.jpg")]);
-    assert_eq!(records[3].image_numbers(), records[0].image_numbers(), "an image is stored once");
+    assert!(records[3].image_numbers().eq(records[0].image_numbers()), "an image is stored once");
     assert_eq!(records[1].images().len(), 0);
     assert_eq!(set.modality_lengths().collect::<Vec<_>>(), [6, -4, 8, 3]);
     assert_eq!(set.meta().image_aspect_ratio, "pad");

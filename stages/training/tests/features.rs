@@ -69,7 +69,8 @@ fn those_of_another_encoder_are_refused() {
     assert!(error.to_string().contains("not those of this model's vision encoder"), "{error}");
 
     let config = json!({"annotations": "pretrain.json", "template": "plain", "mm_vision_select_layer": -2});
-    let inputs = [("data", "shapes"), ("tokenizer", "phi")];
-    let error = shop.trial("useless", &inputs).run::<Preprocess>(&config).error();
-    assert!(error.to_string().contains("of no use without an encoder"), "{error}");
+    let config = serde_json::from_value(config).unwrap();
+    let issue = Preprocess::check_inputs(&config, &|name| usize::from(name != "cache_vision_features")).unwrap_err();
+    assert_eq!(issue.key, "mm_vision_select_layer");
+    Preprocess::check_inputs(&config, &|_| 1).unwrap();
 }

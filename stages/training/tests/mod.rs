@@ -3,6 +3,7 @@
 
 mod features;
 mod forecast;
+mod mixtures;
 mod models;
 mod runs;
 

@@ -96,8 +96,9 @@ fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
 #[test]
 fn held_out_records_must_be_given_and_best_weights_looked_for() {
     let shop = Workshop::pretrained();
-    let error = shop.finetune("none").run::<Finetune>(&json!({"eval_steps": 5})).error();
-    assert!(error.to_string().contains("`eval_steps` needs held-out records"), "{error}");
+    let config = serde_json::from_value(json!({"eval_steps": 5})).unwrap();
+    let issue = Finetune::check_inputs(&config, &|name| usize::from(name != "validation")).unwrap_err();
+    assert_eq!(issue.key, "eval_steps");
     let unused =
         shop.trial("unused", &[("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")]);
     let warnings = unused.run::<Finetune>(&json!({"max_steps": 1})).warnings();
