@@ -9,6 +9,7 @@ use std::{
 use imp_stages::job::EVENTS;
 
 use crate::{
+    pipeline::{Pipeline, StageDecl},
     scheduler::Summary,
     store::{Digest, Receipt, Store},
 };
@@ -28,24 +29,26 @@ impl Artifacts {
         self.folder.clone()
     }
 
-    /// Where the link to a stage's artifact lies.
-    pub(crate) fn stage(&self, stage: &str) -> PathBuf {
-        self.folder.join(stage)
+    /// Where the link to a stage's artifact lies; of one that points share, that of the first.
+    pub(crate) fn of(&self, pipeline: &Pipeline, stage: &StageDecl) -> PathBuf {
+        let (point, name) = &stage.owners[0];
+        self.folder.join(&pipeline.points[*point].label).join(name)
     }
 
     /// Links the artifact, log and metrics of a stage. Costs two looks if the links are right already.
-    pub(crate) fn link(&self, stage: &str, receipt: &Receipt, store: &Store) -> io::Result<()> {
+    pub(crate) fn link(&self, point: &str, stage: &str, receipt: &Receipt, store: &Store) -> io::Result<()> {
+        let folder = self.folder.join(point);
         let Ok(Some(tree)) = store.tree_folder(receipt.output.digest) else {
             return Err(io::Error::other("the artifact is gone from the cache"));
         };
         let beside = |digest: Option<Digest>, ending: &str| {
-            let link = self.folder.join(format!("{stage}.{ending}"));
+            let link = folder.join(format!("{stage}.{ending}"));
             match digest {
                 Some(digest) => replace_link(&store.object(digest), &link),
                 None => remove(&link).map(|()| false),
             }
         };
-        let new_tree = replace_link(&tree, &self.stage(stage))?;
+        let new_tree = replace_link(&tree, &folder.join(stage))?;
         // A stage may have run again and given the same bytes. Logs have times in them, so no two runs have the same.
         let new_log = beside(receipt.log, "log")?;
         if new_tree || new_log {

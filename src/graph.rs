@@ -20,10 +20,8 @@ impl Graph {
             graph.add_node(());
         }
         for (index, stage) in pipeline.stages.iter().enumerate() {
-            for input in stage.inputs.values() {
-                if let Some(from) = pipeline.position(input) {
-                    graph.update_edge(NodeIndex::new(from), NodeIndex::new(index), ());
-                }
+            for from in stage.inputs.values() {
+                graph.update_edge(NodeIndex::new(*from), NodeIndex::new(index), ());
             }
         }
         match algo::toposort(&graph, None) {

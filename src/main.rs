@@ -19,8 +19,17 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     report::start_tracing(cli.common.verbose);
     let result = match cli.verb {
-        cli::Verb::Run(args) => commands::run(&args, &cli.common),
+        cli::Verb::Run(args) => commands::run(&args, false, &cli.common),
+        cli::Verb::Sweep(args) => commands::run(&args, true, &cli.common),
         cli::Verb::Plan(args) => commands::plan(&args, &cli.common),
+        cli::Verb::Why(args) => commands::why(&args, &cli.common),
+        cli::Verb::Status(args) => commands::status(&args, &cli.common),
+        cli::Verb::Show(args) => commands::show(&args, &cli.common),
+        cli::Verb::Log { stage, follow } => commands::log(&stage, follow, &cli.common),
+        cli::Verb::Graph { pipeline, format } => commands::graph(&pipeline, format, &cli.common),
+        cli::Verb::Runs => commands::runs(&cli.common),
+        cli::Verb::Compare { runs, sort, csv } => commands::compare(&runs, sort.as_deref(), csv, &cli.common),
+        cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds => commands::kinds(),
         cli::Verb::Stage { job } => return executor::run_job(&job),

@@ -1,9 +1,12 @@
-//! The machine's own settings: the command line, then the environment, then `imp-flow.toml`, then defaults.
+//! The machine's own settings: the command line, then the environment, then `imp-flow.toml`, then what is found.
 //! Never part of a pipeline: a pipeline means the same thing everywhere.
 
 use std::path::{Path, PathBuf};
 
+use imp_stages::bytes::ByteSize;
 use serde::Deserialize;
+
+use crate::scheduler::Machine;
 
 /// `imp-flow.toml` in the current folder.
 #[derive(Debug, Default, Deserialize)]
@@ -12,14 +15,24 @@ struct File {
     cache: Option<PathBuf>,
     artifacts: Option<PathBuf>,
     cpus: Option<usize>,
+    gpus: Option<Vec<u32>>,
+    memory: Option<ByteSize>,
+    retries: Option<u32>,
+    retry_seconds: Option<f64>,
 }
+
+const RETRIES: u32 = 2;
+const RETRY_SECONDS: f64 = 10.0;
 
 /// Where things lie and how much of the machine may be used.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) cache: PathBuf,
     pub(crate) artifacts: PathBuf,
-    pub(crate) cpus: usize,
+    pub(crate) machine: Machine,
+    /// How often a stage is tried again after a failure that may be over in a while, and how soon.
+    pub(crate) retries: u32,
+    pub(crate) retry_seconds: f64,
 }
 
 impl Settings {
@@ -32,11 +45,34 @@ impl Settings {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => File::default(),
             Err(error) => return Err(format!("imp-flow.toml: {error}")),
         };
-        let machine = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             cache: cache.or(file.cache).unwrap_or_else(|| "cache".into()),
             artifacts: artifacts.or(file.artifacts).unwrap_or_else(|| "artifacts".into()),
-            cpus: file.cpus.unwrap_or(machine).max(1),
+            machine: Machine {
+                cpus: file.cpus.unwrap_or_else(threads).max(1),
+                gpus: file.gpus.map_or_else(gpus, |gpus| gpus.iter().map(ToString::to_string).collect()),
+                memory: file.memory.map(|size| size.0).or_else(memory),
+            },
+            retries: file.retries.unwrap_or(RETRIES),
+            retry_seconds: file.retry_seconds.unwrap_or(RETRY_SECONDS).clamp(0.0, 3600.0),
         })
     }
+}
+
+/// Those that CUDA may use, else all that NVIDIA's driver shows.
+fn gpus() -> Vec<String> {
+    if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
+        return visible.split(',').map(str::trim).filter(|gpu| !gpu.is_empty()).map(Into::into).collect();
+    }
+    let found = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count());
+    (0..found).map(|index| index.to_string()).collect()
+}
+
+/// Bytes, where the system is a Linux.
+fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib: u64 =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
+    Some(kib << 10)
 }

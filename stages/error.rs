@@ -28,6 +28,14 @@ pub enum StageError {
         /// Its words.
         source: std::io::Error,
     },
+    /// Something that may be over in a while, as a network's trouble: the runner tries again.
+    #[error("{message}")]
+    Transient {
+        /// What happened.
+        message: String,
+        /// What the person can do if it is not over.
+        help: String,
+    },
     /// Anything else.
     #[error("{message}")]
     Failed {
@@ -58,6 +66,11 @@ impl StageError {
         Self::Failed { message: message.into(), help: help.into() }
     }
 
+    /// A failure that may be over in a while.
+    pub fn transient(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Transient { message: message.into(), help: help.into() }
+    }
+
     /// For `map_err`: an I/O error at `path`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { path: path.to_path_buf(), source }
@@ -66,7 +79,7 @@ impl StageError {
     /// What the person can do, if anything is known.
     pub fn help(&self) -> Option<&str> {
         match self {
-            Self::Input { help, .. } | Self::Failed { help, .. } => {
+            Self::Input { help, .. } | Self::Transient { help, .. } | Self::Failed { help, .. } => {
                 Some(help).filter(|h| !h.is_empty()).map(String::as_str)
             }
             Self::Io { .. } | Self::Cancelled => None,

@@ -33,6 +33,9 @@ pub enum Event {
         message: String,
         /// What the person can do.
         help: Option<String>,
+        /// Whether it may be over in a while.
+        #[serde(default)]
+        transient: bool,
     },
     /// The stage stopped on request, after saving a checkpoint if it has any.
     Cancelled,

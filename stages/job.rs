@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     StageError,
+    bytes::ByteSize,
     event::{Event, Progress},
     stage::Input,
     tensorboard::EventFile,
@@ -61,8 +62,11 @@ pub struct InputFolder {
 pub struct Runtime {
     /// CPU threads to use; 0 means all.
     pub cpus: usize,
-    /// GPUs to use.
+    /// GPUs to use, where there are any: on a machine without GPUs a stage runs on its CPUs.
     pub gpus: usize,
+    /// Memory that it takes, as in `"16GB"`: what together would take more than there is does not run at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
     /// Samples that go through the model at once; 0 lets the stage choose.
     pub micro_batch_size: usize,
     /// Steps between checkpoints; 0 means only when stopped and by time.
@@ -84,6 +88,7 @@ impl Default for Runtime {
         Self {
             cpus: 0,
             gpus: 0,
+            memory: None,
             micro_batch_size: 0,
             checkpoint_steps: 0,
             checkpoint_seconds: 10.0,

@@ -1,6 +1,7 @@
 //! The stage contract and the seven built-in kinds of stage.
 //! Knows nothing of pipelines, scheduling or the store: a stage sees folders and a [`Job`].
 
+pub mod bytes;
 pub mod download;
 pub mod error;
 pub mod eval;
@@ -14,6 +15,8 @@ pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
 pub mod stage;
+#[cfg(feature = "synthetic")]
+pub mod synthetic;
 mod tensorboard;
 #[cfg(test)]
 mod testing;

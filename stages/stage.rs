@@ -47,6 +47,11 @@ pub trait Stage: 'static {
         Vec::new()
     }
 
+    /// Threads that it can use; 0 for all there are. Stages that wait for a network or a disk leave room for others.
+    fn cpus(_config: &Self::Config) -> usize {
+        0
+    }
+
     /// What it will make and take, as far as that is known. Must be quick, and touches nothing.
     fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
         Forecast::default()
@@ -137,6 +142,10 @@ macro_rules! kinds {
         /// Calls `visitor` with the type of the kind named `kind`; `None` if there is no such kind.
         pub fn visit<V: KindVisitor>(kind: &str, visitor: V) -> Option<V::Output> {
             $(if kind == <$stage as Stage>::KIND { return Some(visitor.visit::<$stage>()); })*
+            #[cfg(feature = "synthetic")]
+            if kind == crate::synthetic::Synthetic::KIND {
+                return Some(visitor.visit::<crate::synthetic::Synthetic>());
+            }
             None
         }
     };

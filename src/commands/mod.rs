@@ -1,24 +1,32 @@
 //! One verb a file. The only layer that puts pipeline, store, scheduler and report together.
 
+mod cache;
+mod graph;
 mod init;
+mod inspect;
 mod kinds;
+mod place;
 mod plan;
+mod record;
 mod run;
+mod runs;
 
 use std::process::ExitCode;
 
+pub(crate) use cache::cache;
+pub(crate) use graph::graph;
 pub(crate) use init::init;
+pub(crate) use inspect::{log, show, status, why};
 pub(crate) use kinds::kinds;
 pub(crate) use plan::plan;
 pub(crate) use run::run;
+pub(crate) use runs::{compare, runs};
 
 use crate::{
-    artifacts::Artifacts,
-    cli::{Common, PipelineArgs},
-    graph::Graph,
-    pipeline::{self, Diagnostics, Pipeline, Sources},
-    settings::Settings,
-    store::{Index, Store, StoreError},
+    cli::SelectArgs,
+    pipeline::{Diagnostics, Sources},
+    scheduler::Names,
+    store::StoreError,
 };
 
 /// Why a verb ended early. What a stage did wrong was reported by the run itself.
@@ -49,27 +57,8 @@ impl Failure {
     }
 }
 
-/// Everything that a verb on a pipeline needs.
-struct Workplace {
-    settings: Settings,
-    pipeline: Pipeline,
-    graph: Graph,
-    store: Store,
-    index: Index,
-    artifacts: Artifacts,
-}
-
-fn open(args: &PipelineArgs, common: &Common) -> Result<Workplace, Failure> {
-    let settings = Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)?;
-    let mut sources = Sources::default();
-    let checked = pipeline::load(&args.file, &args.overrides, &mut sources)
-        .and_then(|pipeline| Graph::new(&pipeline).map(|graph| (pipeline, graph)).map_err(|circle| vec![circle]));
-    let (pipeline, graph) = match checked {
-        Ok(checked) => checked,
-        Err(problems) => return Err(Failure::Usage { problems, sources }),
-    };
-    let store = Store::open(&settings.cache)?;
-    let index = Index::open(&store);
-    let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
-    Ok(Workplace { settings, pipeline, graph, store, index, artifacts })
+impl SelectArgs {
+    fn names(&self) -> Names<'_> {
+        Names { only: &self.only, until: &self.until, from: &self.from, force: &self.force }
+    }
 }

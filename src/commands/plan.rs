@@ -2,18 +2,27 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, open};
+use super::{
+    Failure,
+    place::{Asked, Workplace},
+};
 use crate::{
-    cli::{Common, PipelineArgs},
+    cli::{Common, PlanArgs},
     report,
-    scheduler::Planner,
+    scheduler::Selection,
 };
 
 /// Says what would run, and why.
-pub(crate) fn plan(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let place = open(args, common)?;
-    let planner = Planner { pipeline: &place.pipeline, graph: &place.graph, store: &place.store, index: &place.index };
-    let verdicts = planner.plan()?;
+pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure> {
+    let asked = Asked { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
+    let place = Workplace::open(asked, common)?;
+    let selection = place.select(&args.select.names())?;
+    show(&place, &selection, common)
+}
+
+pub(super) fn show(place: &Workplace, selection: &Selection, common: &Common) -> Result<ExitCode, Failure> {
+    let planner = place.planner();
+    let verdicts: Vec<_> = planner.plan(selection)?.into_iter().filter(|(index, _)| selection.wants(*index)).collect();
     let memory = planner.memory(&verdicts)?;
     report::plan(&place.pipeline, &place.store, &verdicts, &memory, common);
     Ok(ExitCode::SUCCESS)

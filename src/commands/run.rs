@@ -1,32 +1,89 @@
-//! `imp-flow run`.
+//! `imp-flow run` and `imp-flow sweep`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
-use super::{Failure, open};
+use super::{
+    Failure,
+    place::{Asked, Workplace, find_run, store},
+    plan,
+    record::Recorder,
+};
 use crate::{
-    cli::{Common, PipelineArgs},
+    cli::{Common, RunArgs},
+    pipeline::Diagnostic,
     report,
-    scheduler::{self, Ending, Options, Planner},
+    scheduler::{self, Ending, Options, Selection, Verdict},
 };
 
-/// Runs a pipeline.
-pub(crate) fn run(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let place = open(args, common)?;
+/// Runs a pipeline, or all points of a sweep.
+pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
+    let place = match (&args.file, &args.from_run) {
+        (Some(file), _) => {
+            let asked = Asked { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
+            Workplace::open(asked, common)?
+        }
+        (None, wanted) => {
+            let (_, store) = store(common)?;
+            Workplace::of_run(find_run(&store, wanted.as_deref())?, common)?
+        }
+    };
+    let selection = place.select(&args.select.names())?;
+    if args.dry_run {
+        return plan::show(&place, &selection, common);
+    }
+    if !args.select.only.is_empty() || !args.select.from.is_empty() {
+        let missing = missing(&place, &selection)?;
+        if !missing.is_empty() {
+            return Err(place.refuse(missing));
+        }
+    }
+    if !place.asked.sweep && place.document.is_swept() {
+        tracing::info!("the pipeline has a [sweep], which `imp-flow sweep` runs; this is the pipeline by itself");
+    }
+    execute(&place, args, selection, common)
+}
+
+fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Common) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
-    let planner = Planner { pipeline: &place.pipeline, graph: &place.graph, store: &place.store, index: &place.index };
     let mut reporter = report::for_run(common);
-    let options = Options { cpus: place.settings.cpus };
-    let summary =
-        runtime.block_on(scheduler::run(planner, &place.artifacts, options, &mut |event| reporter.on(event)))?;
-    if let Err(error) = place.artifacts.record(&summary) {
-        tracing::warn!("no record of this run under {}: {error}", place.artifacts.folder().display());
-    }
+    let mut recorder = Recorder::new(place, args.name.clone());
+    let options = Options {
+        machine: place.settings.machine.clone(),
+        jobs: args.jobs,
+        keep_going: args.keep_going,
+        retries: place.settings.retries,
+        retry_pause: Duration::from_secs_f64(place.settings.retry_seconds),
+        selection,
+    };
+    let summary = runtime.block_on(scheduler::run(place.planner(), &place.artifacts, options, &mut |event| {
+        recorder.on(event);
+        reporter.on(event);
+    }))?;
+    recorder.finish(&summary);
     Ok(match summary.ending {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Failed => ExitCode::from(1),
         Ending::Interrupted => ExitCode::from(130),
     })
+}
+
+/// What wanted stages need, is left out, and is not in the cache.
+fn missing(place: &Workplace, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
+    let verdicts = place.planner().plan(selection)?;
+    let open =
+        |index: &usize| verdicts.iter().any(|(at, verdict)| at == index && !matches!(verdict, Verdict::Hit { .. }));
+    let stages = &place.pipeline.stages;
+    let wanted = verdicts.iter().map(|(index, _)| *index).filter(|index| selection.wants(*index) && open(index));
+    Ok(wanted
+        .filter_map(|index| {
+            let needed = *stages[index].inputs.values().find(|from| !selection.wants(**from) && open(from))?;
+            let (stage, needed) = (&stages[index], &stages[needed].name);
+            let message = format!("stage `{}` needs `{needed}`, which is left out and not in the cache", stage.name);
+            let help = format!("run `{needed}` first: `--until {needed}`");
+            Some(Diagnostic::new(message, Some(stage.span.clone())).help(help))
+        })
+        .collect())
 }

@@ -21,6 +21,8 @@ use imp_stages::{
     visit,
 };
 
+/// With this the log of each try begins.
+pub(crate) const STARTED: &str = "started";
 /// How long an orphan may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
 /// How long to wait for an orphan of an earlier run on the same key.
@@ -36,7 +38,8 @@ pub(crate) fn run_job(job_file: &Path) -> ExitCode {
         Err(StageError::Cancelled) => Event::Cancelled,
         Err(error) => {
             tracing::error!("{error}");
-            Event::Failed { message: error.to_string(), help: error.help().map(Into::into) }
+            let transient = matches!(error, StageError::Transient { .. });
+            Event::Failed { message: error.to_string(), help: error.help().map(Into::into), transient }
         }
     };
     if let Some(bytes) = imp_stages::memory::peak() {
@@ -90,7 +93,7 @@ impl KindVisitor for Run<'_> {
         let config: S::Config = serde_json::from_value(self.config).map_err(|error| {
             StageError::failed(format!("the job file is not for this version: {error}"), "run it again")
         })?;
-        tracing::info!(kind = S::KIND, "started");
+        tracing::info!("{STARTED} a stage of the kind {}", S::KIND);
         S::run(&config, self.job)?;
         tracing::info!("done");
         Ok(())

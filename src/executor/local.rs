@@ -9,8 +9,8 @@ use tokio::{
     sync::watch,
 };
 
-use super::Outcome;
-use super::Wish;
+use super::{Outcome, Wish};
+use crate::scheduler::Grant;
 
 /// Runs the job in `work/job.json` to its end, passing on what it says.
 ///
@@ -18,11 +18,11 @@ use super::Wish;
 /// closing means that the runner is gone. Its standard error is the stage's log.
 pub(crate) async fn run(
     work: &Path,
-    cpus: usize,
+    grant: &Grant,
     mut wish: watch::Receiver<Wish>,
     mut on_event: impl FnMut(Event),
 ) -> io::Result<Outcome> {
-    let mut child = spawn(work, cpus)?;
+    let mut child = spawn(work, grant)?;
     let mut stdin = child.stdin.take();
     let Some(stdout) = child.stdout.take() else { return Err(io::Error::other("the child has no standard output")) };
     let mut lines = BufReader::new(stdout).lines();
@@ -34,7 +34,7 @@ pub(crate) async fn run(
                 Some(line) => match serde_json::from_str(&line) {
                     Ok(Event::Done) => outcome = Some(Outcome::Done),
                     Ok(Event::Cancelled) => outcome = Some(Outcome::Cancelled),
-                    Ok(Event::Failed { message, help }) => outcome = Some(Outcome::Failed { message, help }),
+                    Ok(Event::Failed { message, help, transient }) => outcome = Some(Outcome::Failed { message, help, transient }),
                     Ok(event) => on_event(event),
                     Err(_) => tracing::debug!(%line, "a stage wrote this to its standard output"),
                 },
@@ -73,7 +73,7 @@ async fn changed(wish: &mut watch::Receiver<Wish>, asked: Wish) {
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
-fn spawn(work: &Path, cpus: usize) -> io::Result<Child> {
+fn spawn(work: &Path, grant: &Grant) -> io::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).open(work.join("log"))?;
     let mut command = Command::new(std::env::current_exe()?);
     command
@@ -82,7 +82,8 @@ fn spawn(work: &Path, cpus: usize) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
-        .env("RAYON_NUM_THREADS", cpus.to_string())
+        .env("RAYON_NUM_THREADS", grant.cpus.to_string())
+        .env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","))
         .kill_on_drop(true);
     // A person's own settings stand.
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));
@@ -109,5 +110,5 @@ fn died(status: std::process::ExitStatus) -> Outcome {
         }
         None => (format!("its process ended without a result ({status})"), "its log says more"),
     };
-    Outcome::Failed { message, help: Some(help.into()) }
+    Outcome::Failed { message, help: Some(help.into()), transient: false }
 }

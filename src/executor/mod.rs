@@ -4,7 +4,7 @@
 mod child;
 mod local;
 
-pub(crate) use child::run_job;
+pub(crate) use child::{STARTED, run_job};
 pub(crate) use local::run;
 
 /// How the process of a stage ended.
@@ -14,8 +14,8 @@ pub(crate) enum Outcome {
     Done,
     /// Stopped on request; a checkpoint is saved if the stage makes any.
     Cancelled,
-    /// The stage said why it can't go on.
-    Failed { message: String, help: Option<String> },
+    /// The stage said why it can't go on, and whether that may be over in a while.
+    Failed { message: String, help: Option<String>, transient: bool },
 }
 
 /// What the runner wants of a running stage.

@@ -1,17 +1,13 @@
 //! From a merged table to a [`Pipeline`] in which every stage has a known kind, a full configuration and
 //! inputs that exist. Finds all mistakes, not just the first.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-};
-
-use imp_stages::{KINDS, KindVisitor, Stage, job::Runtime, stage::Input, visit};
+use std::collections::HashMap;
 
 use super::{
     Diagnostic, Diagnostics, Sources, de,
     diagnostic::Span,
     load::whole_file,
+    stage::{Declared, StageDecl, stage},
     value::{Entry, Node, Table, Value},
 };
 
@@ -19,38 +15,42 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub(crate) name: String,
-    /// In the order in which the file has them.
+    /// In the order in which the file has them. Points of a sweep share those that are the same for them.
     pub(crate) stages: Vec<StageDecl>,
-    positions: HashMap<String, usize>,
+    /// The points of a sweep; a pipeline by itself is a single point without values.
+    pub(crate) points: Vec<Point>,
 }
 
 impl Pipeline {
-    /// The index of the stage called `name`.
-    pub(crate) fn position(&self, name: &str) -> Option<usize> {
-        self.positions.get(name).copied()
+    /// How a point is known over runs: the pipeline's name, and the point's.
+    pub(crate) fn id(&self, point: usize) -> String {
+        match self.points[point].label.as_str() {
+            "" => self.name.clone(),
+            label => format!("{}/{label}", self.name),
+        }
+    }
+
+    /// The stages called `name`, by themselves or by any point; `POINT/STAGE` is that of one point.
+    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let (point, of_point) = name.rsplit_once('/').unwrap_or(("", name));
+        let owned = move |(owner, stage): &(usize, String)| {
+            stage == of_point && (point.is_empty() || self.points[*owner].label == point)
+        };
+        let is = move |stage: &&StageDecl| stage.name == name || stage.owners.iter().any(owned);
+        self.stages.iter().enumerate().filter(move |(_, stage)| is(stage)).map(|(index, _)| index)
     }
 }
 
-/// One stage as the user declared it, with defaults filled in.
-#[derive(Debug)]
-pub(crate) struct StageDecl {
-    pub(crate) name: String,
-    pub(crate) kind: &'static str,
-    pub(crate) version: u32,
-    pub(crate) seed: u64,
-    /// The configuration, all defaults included.
-    pub(crate) config: serde_json::Value,
-    pub(crate) runtime: Runtime,
-    /// Input name -> the stage that it names.
-    pub(crate) inputs: BTreeMap<String, String>,
-    /// Files of the user that the configuration names: as written -> absolute path.
-    pub(crate) sources: BTreeMap<String, PathBuf>,
-    /// Where the stage's name stands, and where each input does.
-    pub(crate) span: Span,
-    pub(crate) input_spans: BTreeMap<String, Span>,
+/// A pipeline with its own values for some keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Point {
+    /// Its name, and that of its folder: `lora_rank=64`. Empty for a pipeline by itself.
+    pub(crate) label: String,
+    /// Dotted key -> value, as written.
+    pub(crate) values: Vec<(String, String)>,
 }
 
-const TOP_KEYS: &[&str] = &["name", "extends", "seed", "vars", "stages"];
+const TOP_KEYS: &[&str] = &["name", "extends", "seed", "vars", "stages", "sweep"];
 
 /// Checks a whole pipeline.
 pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
@@ -61,6 +61,8 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     }
     let seed: u64 = scalar(&mut table, "seed", 0, &mut problems);
     let stages = table.remove("stages");
+    // `imp-flow sweep` has read it before; to others it says nothing.
+    table.remove("sweep");
     for entry in &table.0 {
         problems.push(
             Diagnostic::new(format!("unknown key `{}`", entry.key), Some(entry.key_span.clone()))
@@ -85,17 +87,19 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
                 .help("add one, as in `[stages.phi]` with `kind = \"download\"`; `imp-flow init` writes an example"),
         ),
     }
-    if problems.is_empty() {
-        check_inputs(&declared, &mut problems);
-    }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let positions = declared.iter().enumerate().map(|(index, stage)| (stage.name.clone(), index)).collect();
-    Ok(Pipeline { name, stages: declared, positions })
+    let stages = find_inputs(declared)?;
+    Ok(Pipeline { name, stages, points: vec![Point::default()] })
 }
 
-fn scalar<T: serde::de::DeserializeOwned>(table: &mut Table, key: &str, default: T, problems: &mut Diagnostics) -> T {
+pub(super) fn scalar<T: serde::de::DeserializeOwned>(
+    table: &mut Table,
+    key: &str,
+    default: T,
+    problems: &mut Diagnostics,
+) -> T {
     let Some(entry) = table.remove(key) else { return default };
     de::from_node(&entry.node).unwrap_or_else(|mut problem| {
         problem.message = format!("`{key}`: {}", problem.message);
@@ -105,222 +109,39 @@ fn scalar<T: serde::de::DeserializeOwned>(table: &mut Table, key: &str, default:
 }
 
 /// Names become names of folders.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 100
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-fn bad_name(of: &str, name: &str, span: Option<Span>) -> Diagnostic {
+pub(super) fn bad_name(of: &str, name: &str, span: Option<Span>) -> Diagnostic {
     Diagnostic::new(format!("`{name}` can't be the name of a {of}"), span)
         .help("use letters, digits, `-` and `_`; it becomes the name of a folder")
 }
 
-fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<StageDecl, Diagnostics> {
-    let Entry { key: name, key_span, node } = entry;
-    if !is_name(&name) || name.contains('.') {
-        return Err(vec![bad_name("stage", &name, Some(key_span))]);
-    }
-    let Value::Table(mut table) = node.value else {
-        return Err(vec![Diagnostic::new(format!("stage `{name}` must be a table"), Some(node.span))]);
-    };
-    let Some(kind) = table.remove("kind") else {
-        return Err(vec![
-            Diagnostic::new(format!("stage `{name}` has no `kind`"), Some(key_span))
-                .help(format!("add `kind = \"...\"`, one of: {}", KINDS.join(", "))),
-        ]);
-    };
-    let Some(kind_name) = kind.node.as_str() else {
-        return Err(vec![Diagnostic::new("`kind` must be a string", Some(kind.node.span))]);
-    };
-    let reading = Reading { name, key_span, table, pipeline_seed, sources };
-    visit(kind_name, reading).unwrap_or_else(|| {
-        Err(vec![
-            Diagnostic::new(format!("unknown kind of stage `{kind_name}`"), Some(kind.node.span.clone()))
-                .label("no such kind")
-                .suggest(kind_name, KINDS.iter().copied()),
-        ])
-    })
-}
-
-/// A stage whose kind is about to become a type.
-struct Reading<'a> {
-    name: String,
-    key_span: Span,
-    table: Table,
-    pipeline_seed: u64,
-    sources: &'a Sources,
-}
-
-impl KindVisitor for Reading<'_> {
-    type Output = Result<StageDecl, Diagnostics>;
-
-    fn visit<S: Stage>(mut self) -> Self::Output {
-        let mut problems = Diagnostics::new();
-        let seed = scalar(&mut self.table, "seed", self.pipeline_seed, &mut problems);
-        let runtime = scalar(&mut self.table, "runtime", Runtime::default(), &mut problems);
-        let (inputs, input_spans) = self.take_inputs::<S>(&mut problems);
-        let config = match de::from_table::<S::Config>(&self.table, &self.key_span) {
-            Ok(config) => config,
-            Err(mut problem) => {
-                // The inputs are keys of the same table for the person who writes it.
-                if let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|rest| rest.strip_suffix('`'))
-                    && problem.help.as_ref().is_none_or(|help| !help.starts_with("did you mean"))
-                {
-                    let key = key.to_string();
-                    let known: Vec<&str> =
-                        S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
-                    let better = problem.clone().suggest(&key, known);
-                    if better.help.as_ref().is_some_and(|help| help.starts_with("did you mean")) {
-                        problem = better;
-                    }
-                }
-                problem.message = format!("stage `{}`: {}", self.name, problem.message);
-                problems.push(problem);
-                return Err(problems);
-            }
-        };
-        let count = |name: &str| inputs.keys().filter(|given| Input::is_of(name, given)).count();
-        if let Err(issue) = S::check(&config).and_then(|()| S::check_inputs(&config, &count)) {
-            let span = self.span_of(&issue.key);
-            problems
-                .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
-        }
-        let sources = self.resolve_sources(&S::sources(&config), &mut problems);
-        let config = serde_json::to_value(&config).unwrap_or_else(|error| {
-            problems.push(Diagnostic::new(format!("stage `{}`: {error}", self.name), Some(self.key_span.clone())));
-            serde_json::Value::Null
-        });
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        Ok(StageDecl {
-            name: self.name,
-            kind: S::KIND,
-            version: S::VERSION,
-            seed,
-            config,
-            runtime,
-            inputs,
-            sources,
-            span: self.key_span,
-            input_spans,
-        })
-    }
-}
-
-impl Reading<'_> {
-    /// Takes the keys that name other stages out of the table.
-    fn take_inputs<S: Stage>(
-        &mut self,
-        problems: &mut Diagnostics,
-    ) -> (BTreeMap<String, String>, BTreeMap<String, Span>) {
-        let (mut inputs, mut spans) = (BTreeMap::new(), BTreeMap::new());
-        for input in S::INPUTS {
-            match self.table.remove(input.name) {
-                Some(Entry { node: Node { value: Value::Array(nodes), .. }, .. }) if input.many => {
-                    let alone = nodes.len() == 1;
-                    if nodes.is_empty() && input.required {
-                        problems.push(self.no_input(input));
-                    }
-                    for (index, node) in nodes.into_iter().enumerate() {
-                        let name = if alone { input.name.to_string() } else { Input::name_at(input.name, index) };
-                        match node.as_str() {
-                            Some(stage) => {
-                                inputs.insert(name.clone(), stage.to_string());
-                                spans.insert(name, node.span);
-                            }
-                            None => problems.push(self.no_stage_name(&name, &node)),
-                        }
-                    }
-                }
-                Some(entry) => match entry.node.as_str() {
-                    Some(stage) => {
-                        inputs.insert(input.name.to_string(), stage.to_string());
-                        spans.insert(input.name.to_string(), entry.node.span);
-                    }
-                    None => problems.push(self.no_stage_name(input.name, &entry.node)),
-                },
-                None if input.required => problems.push(self.no_input(input)),
-                None => {}
-            }
-        }
-        (inputs, spans)
-    }
-
-    fn no_input(&self, input: &Input) -> Diagnostic {
-        Diagnostic::new(
-            format!("stage `{}`: the input `{}` is missing", self.name, input.name),
-            Some(self.key_span.clone()),
-        )
-        .help(format!("add `{} = \"STAGE\"`, a stage that gives {}", input.name, input.about))
-    }
-
-    fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {
-        Diagnostic::new(
-            format!("stage `{}`: `{input}` must be the name of a stage, as a string", self.name),
-            Some(node.span.clone()),
-        )
-        .label(format!("this is {}", node.type_name()))
-    }
-
-    /// The place of a dotted key, or of the nearest table above it that was written.
-    fn span_of(&self, dotted: &str) -> Span {
-        let (mut table, mut span) = (&self.table, self.key_span.clone());
-        for part in dotted.split('.') {
-            let Some(entry) = table.get(part) else { break };
-            span = entry.node.span.clone();
-            let Value::Table(below) = &entry.node.value else { break };
-            table = below;
-        }
-        span
-    }
-
-    /// Files of the user, from the folder of the file that names them.
-    fn resolve_sources(&self, written: &[String], problems: &mut Diagnostics) -> BTreeMap<String, PathBuf> {
-        let mut resolved = BTreeMap::new();
-        for source in written {
-            let node = self.table.0.iter().find_map(|entry| entry.node.find_str(source));
-            let span = node.map_or(&self.key_span, |node| &node.span);
-            let base = self.sources.path(span.file).parent().map(PathBuf::from).unwrap_or_default();
-            let path = std::path::absolute(base.join(source)).unwrap_or_else(|_| base.join(source));
-            match path.metadata() {
-                Ok(_) => {
-                    resolved.insert(source.clone(), path);
-                }
-                Err(error) => problems.push(
-                    Diagnostic::new(
-                        format!("stage `{}`: can't read {}: {error}", self.name, path.display()),
-                        Some(span.clone()),
-                    )
-                    .help("a relative path is meant from the folder of the pipeline file"),
-                ),
-            }
-        }
-        resolved
-    }
-}
-
 /// Every input must name another stage.
-fn check_inputs(stages: &[StageDecl], problems: &mut Diagnostics) {
-    let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
-    for stage in stages {
-        for (input, target) in &stage.inputs {
-            if !names.contains(&target.as_str()) {
-                let others = names.iter().copied().filter(|name| *name != stage.name);
-                problems.push(
-                    Diagnostic::new(
-                        format!(
-                            "stage `{}`: its input `{input}` names the stage `{target}`, which does not exist",
-                            stage.name
-                        ),
-                        stage.input_spans.get(input).cloned(),
-                    )
-                    .label("no such stage")
-                    .suggest(target, others),
-                );
+fn find_inputs(declared: Vec<Declared>) -> Result<Vec<StageDecl>, Diagnostics> {
+    let mut problems = Diagnostics::new();
+    let names: Vec<String> = declared.iter().map(|declared| declared.stage.name.clone()).collect();
+    let positions: HashMap<&str, usize> =
+        names.iter().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+    let mut stages = Vec::with_capacity(declared.len());
+    for Declared { mut stage, inputs } in declared {
+        for (input, (target, span)) in inputs {
+            match positions.get(target.as_str()) {
+                Some(position) => drop(stage.inputs.insert(input, *position)),
+                None => problems.push(no_such_stage(&stage.name, &input, &target, span, &names)),
             }
         }
+        stages.push(stage);
     }
+    if problems.is_empty() { Ok(stages) } else { Err(problems) }
+}
+
+fn no_such_stage(stage: &str, input: &str, target: &str, span: Span, names: &[String]) -> Diagnostic {
+    let others = names.iter().map(String::as_str).filter(|name| *name != stage);
+    let message = format!("stage `{stage}`: its input `{input}` names the stage `{target}`, which does not exist");
+    Diagnostic::new(message, Some(span)).label("no such stage").suggest(target, others)
 }

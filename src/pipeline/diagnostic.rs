@@ -1,6 +1,6 @@
 //! A mistake in a file of the user's, and where it stands. Unaware of how it is shown.
 
-use std::{ops::Range, path::PathBuf};
+use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
 /// A place in one of the [`Sources`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub(crate) type Diagnostics = Vec<Diagnostic>;
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     files: Vec<(PathBuf, String)>,
+    /// Where the user's own files lie, for a text that is no longer in the folder that their paths were meant from.
+    pub(crate) originals: BTreeMap<String, PathBuf>,
 }
 
 impl Sources {

@@ -5,19 +5,94 @@ use std::path::{Path, PathBuf};
 use super::{
     Diagnostic, Diagnostics, Pipeline, Sources, check,
     diagnostic::Span,
+    points, sweep,
     value::{self, Entry, Node, Table, Value},
     vars,
 };
 
-/// Reads and checks the pipeline at `path`. `overrides` are `key.path=value` texts from the command line.
-pub(crate) fn load(path: &Path, overrides: &[String], sources: &mut Sources) -> Result<Pipeline, Diagnostics> {
-    let mut table = read_chain(path, &mut Vec::new(), sources).map_err(|problem| vec![problem])?;
-    for text in overrides {
-        let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
-        table.merge(over);
-    }
-    let file_stem = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
+/// What the user wrote, in one table: with what it extends, and with what the command line changes.
+#[derive(Debug)]
+pub(crate) struct Document {
+    table: Table,
+    file_stem: String,
+}
 
+/// Reads and checks the pipeline at `path`. `overrides` are `key.path=value` texts from the command line.
+#[cfg(test)]
+pub(crate) fn load(path: &Path, overrides: &[String], sources: &mut Sources) -> Result<Pipeline, Diagnostics> {
+    Document::read(path, overrides, sources)?.pipeline(sources)
+}
+
+impl Document {
+    /// Reads the file at `path` and those that it extends.
+    pub(crate) fn read(path: &Path, overrides: &[String], sources: &mut Sources) -> Result<Self, Diagnostics> {
+        let mut table = read_chain(path, &mut Vec::new(), sources).map_err(|problem| vec![problem])?;
+        for text in overrides {
+            let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
+            table.merge(over);
+        }
+        let stem = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
+        Ok(Self { table, file_stem: stem })
+    }
+
+    /// Reads what [`Document::to_toml`] wrote. `path` is what errors call it.
+    pub(crate) fn of_text(text: String, path: PathBuf, sources: &mut Sources) -> Result<Self, Diagnostics> {
+        let file = sources.add(path, text);
+        let table = value::parse(sources.text(file), file).map_err(|problem| vec![problem])?;
+        Ok(Self { table, file_stem: "pipeline".into() })
+    }
+
+    /// All of it as one file, to be kept.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut table = self.table.to_toml();
+        table.entry("name").or_insert_with(|| self.file_stem.clone().into());
+        table.to_string()
+    }
+
+    /// The pipeline by itself, whatever it is swept over.
+    pub(crate) fn pipeline(&self, sources: &Sources) -> Result<Pipeline, Diagnostics> {
+        make(self.table.clone(), &self.file_stem, sources)
+    }
+
+    /// Whether the file has a `[sweep]`.
+    pub(crate) fn is_swept(&self) -> bool {
+        self.table.get("sweep").is_some()
+    }
+
+    /// Lays a `--set` of a sweep upon `[sweep]`: several values, with commas between, are tried; one is for all points.
+    pub(crate) fn sweep_over(&mut self, text: &str, sources: &mut Sources) -> Result<(), Diagnostics> {
+        let (key, given) = text.split_once('=').unwrap_or((text, ""));
+        let parts = split(given);
+        sweep::forget(&mut self.table, key.trim());
+        if parts.len() < 2 {
+            self.table.merge(parse_override(text, sources).map_err(|problem| vec![problem])?);
+            return Ok(());
+        }
+        let mut values = Vec::new();
+        for part in parts {
+            let over = parse_override(&format!("value={}", part.trim()), sources).map_err(|problem| vec![problem])?;
+            values.extend(over.0.into_iter().map(|entry| entry.node));
+        }
+        let span = values[0].span.clone();
+        sweep::add(&mut self.table, key.trim(), Node { value: Value::Array(values), span });
+        Ok(())
+    }
+
+    /// All points of its `[sweep]` as one pipeline.
+    pub(crate) fn sweep(&self, sources: &Sources) -> Result<Pipeline, Diagnostics> {
+        let mut table = self.table.clone();
+        let Some(entry) = table.remove("sweep") else {
+            let help = "add a table `[sweep]` to the pipeline, or give values to try, as in \
+                        `--set stages.finetune.learning_rate=1e-4,2e-4`";
+            return Err(vec![Diagnostic::new("there is nothing to sweep over", Some(whole_file(0))).help(help)]);
+        };
+        let axes = sweep::axes(entry.node)?;
+        points::all(&table, &axes, sources, |table, sources| make(table, &self.file_stem, sources))
+    }
+}
+
+/// Fills in the variables and checks what comes out.
+fn make(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
     let mut problems = Diagnostics::new();
     if let Some(Entry { node: Node { value: Value::Table(vars), .. }, .. }) = table.remove("vars") {
         for entry in &mut table.0 {
@@ -27,7 +102,27 @@ pub(crate) fn load(path: &Path, overrides: &[String], sources: &mut Sources) -> 
     if !problems.is_empty() {
         return Err(problems);
     }
-    check::pipeline(table, &file_stem, sources)
+    check::pipeline(table, file_stem, sources)
+}
+
+/// The parts between commas that stand outside quotes and brackets.
+fn split(text: &str) -> Vec<&str> {
+    let (mut parts, mut from, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (Some(open), _) => quote = Some(open).filter(|open| *open != c),
+            (None, '"' | '\'') => quote = Some(c),
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth = depth.saturating_sub(1),
+            (None, ',') if depth == 0 => {
+                parts.push(&text[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[from..]);
+    parts
 }
 
 /// A file, laid upon the one that it extends.

@@ -5,9 +5,15 @@ mod check;
 mod de;
 mod diagnostic;
 mod load;
+mod points;
+mod stage;
+mod sweep;
 mod value;
 mod vars;
 
-pub(crate) use check::{Pipeline, StageDecl};
+pub(crate) use check::{Pipeline, Point};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Sources};
+pub(crate) use load::Document;
+#[cfg(test)]
 pub(crate) use load::load;
+pub(crate) use stage::StageDecl;

@@ -50,6 +50,11 @@ impl Table {
         Some(self.0.remove(index))
     }
 
+    /// The same as the `toml` crate has it.
+    pub(crate) fn to_toml(&self) -> toml::Table {
+        self.0.iter().map(|entry| (entry.key.clone(), entry.node.value.to_toml())).collect()
+    }
+
     /// Lays `over` upon this table: its keys win, tables are merged key by key.
     pub(crate) fn merge(&mut self, over: Table) {
         for entry in over.0 {
@@ -64,6 +69,35 @@ impl Table {
                 None => self.0.push(entry),
             }
         }
+    }
+}
+
+impl Value {
+    pub(crate) fn as_number(&self) -> Option<f64> {
+        match self {
+            Self::Integer(number) => Some(*number as f64),
+            Self::Float(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The same as the `toml` crate has it.
+    pub(crate) fn to_toml(&self) -> toml::Value {
+        match self {
+            Self::String(text) => toml::Value::String(text.clone()),
+            Self::Integer(number) => toml::Value::Integer(*number),
+            Self::Float(number) => toml::Value::Float(*number),
+            Self::Boolean(value) => toml::Value::Boolean(*value),
+            Self::Array(items) => toml::Value::Array(items.iter().map(|item| item.value.to_toml()).collect()),
+            Self::Table(table) => toml::Value::Table(table.to_toml()),
+        }
+    }
+}
+
+/// As it would be written in a pipeline file.
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.to_toml().fmt(f)
     }
 }
 

@@ -121,8 +121,14 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             output.files,
             if output.files == 1 { "file" } else { "files" },
         ),
-        RunEvent::Failed { stage, message, help, log } => {
+        RunEvent::Retrying { stage, message, seconds } => {
+            format!("{stage}: {WARN}{message}{WARN:#}; the stage is tried again in {}", units::duration(*seconds))
+        }
+        RunEvent::Failed { stage, message, help, log, tail } => {
             let mut text = format!("{BAD}error:{BAD:#} stage `{stage}`: {message}");
+            for line in *tail {
+                let _ = write!(text, "\n  {DIM}| {line}{DIM:#}");
+            }
             if let Some(help) = help {
                 let _ = write!(text, "\n  help: {help}");
             }

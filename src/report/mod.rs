@@ -1,17 +1,26 @@
 //! Everything that people and programs read. The only place that prints; knows nothing of how things are done.
 
+mod answers;
+mod cache;
+mod compare;
 mod console;
 mod diagnostics;
+mod graph;
 mod json;
 mod lines;
 mod overview;
+mod table;
 mod units;
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+pub(crate) use answers::{Standing, made, receipt, runs, status, why};
+pub(crate) use cache::{Bar, checkup, stats, thrown};
+pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;
+pub(crate) use graph::graph;
 pub(crate) use overview::{kind, plan};
 
 use crate::{cli::Common, scheduler::RunEvent};
@@ -37,6 +46,12 @@ pub(crate) fn for_run(common: &Common) -> Box<dyn Reporter> {
 #[expect(clippy::disallowed_macros, reason = "this is the place for it")]
 pub(crate) fn say(text: &str) {
     anstream::println!("{text}");
+}
+
+/// Text on standard output that has its own line breaks.
+#[expect(clippy::disallowed_macros, reason = "this is the place for it")]
+pub(crate) fn say_raw(text: &str) {
+    anstream::print!("{text}");
 }
 
 /// A line on standard error.

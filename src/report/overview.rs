@@ -31,7 +31,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
         let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
-        let link = stage.output.map(|_| summary.artifacts.join(&stage.name).display().to_string()).unwrap_or_default();
+        let link = stage.link.as_ref().map(|link| link.display().to_string()).unwrap_or_default();
         let style = match stage.state {
             "ran" => GOOD,
             "failed" => BAD,

@@ -26,6 +26,12 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// `2026-11-25 00:42`, in the time of this place. From seconds since 1970.
+pub(super) fn time(seconds: u64) -> String {
+    let stamp = jiff::Timestamp::from_second(seconds as i64).unwrap_or_default();
+    stamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
+}
+
 /// Four significant digits, and no more decimals than they need.
 pub(super) fn figure(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {

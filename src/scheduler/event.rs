@@ -26,8 +26,10 @@ pub(crate) enum RunEvent<'a> {
     Warning { stage: &'a str, message: &'a str },
     /// A stage ran to its end.
     Finished { stage: &'a str, seconds: f64, output: TreeRef },
-    /// A stage ended without its output.
-    Failed { stage: &'a str, message: &'a str, help: Option<&'a str>, log: Option<PathBuf> },
+    /// A stage failed in a way that may be over soon; it is tried again in `seconds`.
+    Retrying { stage: &'a str, message: &'a str, seconds: f64 },
+    /// A stage ended without its output. `tail` is the end of its log.
+    Failed { stage: &'a str, message: &'a str, help: Option<&'a str>, log: Option<PathBuf>, tail: &'a [String] },
     /// A stage was stopped.
     Cancelled { stage: &'a str },
     /// A stage can't run because `because` failed.
@@ -59,12 +61,22 @@ pub(crate) enum Ending {
     Interrupted,
 }
 
+impl Ending {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// How a stage ended.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct StageEnd {
     pub(crate) name: String,
     pub(crate) kind: &'static str,
-    /// `cached`, `ran`, `failed`, `stopped`, `skipped` or `not started`.
+    /// `cached`, `ran`, `failed`, `stopped`, `skipped`, `left out` or `not started`.
     pub(crate) state: &'static str,
     /// How long it took when it ran.
     pub(crate) seconds: Option<f64>,
@@ -72,5 +84,10 @@ pub(crate) struct StageEnd {
     pub(crate) peak_memory: Option<u64>,
     pub(crate) key: Option<String>,
     pub(crate) output: Option<TreeRef>,
+    /// Where people find it.
+    pub(crate) link: Option<PathBuf>,
     pub(crate) results: BTreeMap<String, f64>,
+    /// Its position in the pipeline.
+    #[serde(skip)]
+    pub(crate) index: usize,
 }

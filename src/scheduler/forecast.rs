@@ -33,7 +33,7 @@ impl Planner<'_> {
                     outlooks.insert(from, self.cached(key)?);
                 }
             }
-            let Forecast { outlook, memory } = self.ask(&self.pipeline.stages[*index], &outlooks);
+            let Forecast { outlook, memory } = Self::ask(&self.pipeline.stages[*index], &outlooks);
             outlooks.insert(*index, outlook);
             found.push(memory);
         }
@@ -46,9 +46,9 @@ impl Planner<'_> {
         Ok(folder.map(|folder| Outlook::of_folder(&folder)).unwrap_or_default())
     }
 
-    fn ask(&self, stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
-        let outlook = |from: &str| outlooks.get(&self.pipeline.position(from)?);
-        let inputs = stage.inputs.iter().filter_map(|(name, from)| Some((name.as_str(), outlook(from)?))).collect();
+    fn ask(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
+        let outlook = |(name, from)| Some((String::as_str(name), outlooks.get(from)?));
+        let inputs = stage.inputs.iter().filter_map(outlook).collect();
         let ahead = Ahead { runtime: &stage.runtime, seed: stage.seed, sources: &stage.sources, inputs };
         visit(stage.kind, Ask { config: &stage.config, ahead: &ahead }).unwrap_or_default()
     }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
 
+use super::Selection;
 use crate::{
     graph::Graph,
     pipeline::{Pipeline, StageDecl},
@@ -19,6 +20,8 @@ pub(crate) enum MissReason {
     Changed(Vec<Change>),
     /// There is a receipt, but parts of the artifact are gone.
     Lost,
+    /// The person wants it to.
+    Forced,
 }
 
 /// What is known of a stage before anything runs.
@@ -43,20 +46,22 @@ pub(crate) struct Planner<'a> {
 
 impl Planner<'_> {
     /// The verdict on every stage, in the order of execution.
-    pub(crate) fn plan(&self) -> Result<Vec<(usize, Verdict)>, StoreError> {
+    pub(crate) fn plan(&self, selection: &Selection) -> Result<Vec<(usize, Verdict)>, StoreError> {
         let mut outputs: Vec<Option<Digest>> = vec![None; self.pipeline.stages.len()];
         let mut verdicts = Vec::with_capacity(outputs.len());
         for &index in self.graph.order() {
             let verdict = match self.manifest(index, &outputs)? {
-                Some(manifest) => match self.look_up(&manifest)? {
-                    Ok(receipt) => {
-                        outputs[index] = Some(receipt.output.digest);
-                        Verdict::Hit { key: manifest.key() }
+                Some(manifest) => {
+                    let key = manifest.key();
+                    let found = if selection.forces(index) { Err(MissReason::Forced) } else { self.look_up(key)? };
+                    match found {
+                        Ok(receipt) => {
+                            outputs[index] = Some(receipt.output.digest);
+                            Verdict::Hit { key }
+                        }
+                        Err(reason) => Verdict::Run { key, reason: self.explain(index, &manifest, reason)? },
                     }
-                    Err(reason) => {
-                        Verdict::Run { key: manifest.key(), reason: self.explain(index, &manifest, reason)? }
-                    }
-                },
+                }
                 None => self.after(index, &outputs)?,
             };
             verdicts.push((index, verdict));
@@ -68,16 +73,16 @@ impl Planner<'_> {
     pub(crate) fn manifest(&self, index: usize, outputs: &[Option<Digest>]) -> Result<Option<Manifest>, StoreError> {
         let stage = &self.pipeline.stages[index];
         let mut inputs = BTreeMap::new();
-        for (name, from) in self.inputs(stage) {
-            let Some(digest) = from.and_then(|from| outputs[from]) else { return Ok(None) };
-            inputs.insert(name.to_string(), digest);
+        for (name, from) in &stage.inputs {
+            let Some(digest) = outputs[*from] else { return Ok(None) };
+            inputs.insert(name.clone(), digest);
         }
         Ok(Some(self.manifest_of(stage, inputs)?))
     }
 
-    /// The receipt of exactly this manifest if its artifact is whole, else why there is none.
-    pub(crate) fn look_up(&self, manifest: &Manifest) -> Result<Result<Receipt, MissReason>, StoreError> {
-        let Some(receipt) = self.store.receipt(manifest.key())? else { return Ok(Err(MissReason::New)) };
+    /// The receipt under this key if its artifact is whole, else why there is none.
+    pub(crate) fn look_up(&self, key: Digest) -> Result<Result<Receipt, MissReason>, StoreError> {
+        let Some(receipt) = self.store.receipt(key)? else { return Ok(Err(MissReason::New)) };
         Ok(if self.store.tree_folder(receipt.output.digest)?.is_some() { Ok(receipt) } else { Err(MissReason::Lost) })
     }
 
@@ -102,19 +107,12 @@ impl Planner<'_> {
         stages.sort_unstable();
         let Some(last) = self.last_manifest(index)? else { return Ok(Verdict::After { stages, changes: Vec::new() }) };
         // What isn't known yet is taken to be as it was: only the stage's own changes are left.
-        let inputs = self
-            .inputs(stage)
-            .filter_map(|(name, from)| {
-                let known = from.and_then(|from| outputs[from]).or_else(|| last.inputs.get(name).copied())?;
-                Some((name.to_string(), known))
-            })
-            .collect();
+        let known = |(name, from): (&String, &usize)| {
+            Some((name.clone(), outputs[*from].or_else(|| last.inputs.get(name).copied())?))
+        };
+        let inputs = stage.inputs.iter().filter_map(known).collect();
         let changes = self.manifest_of(stage, inputs)?.changes_since(&last);
         Ok(Verdict::After { stages, changes })
-    }
-
-    fn inputs<'s>(&'s self, stage: &'s StageDecl) -> impl Iterator<Item = (&'s str, Option<usize>)> {
-        stage.inputs.iter().map(|(name, from)| (name.as_str(), self.pipeline.position(from)))
     }
 
     fn manifest_of(&self, stage: &StageDecl, inputs: BTreeMap<String, Digest>) -> Result<Manifest, StoreError> {
@@ -134,10 +132,14 @@ impl Planner<'_> {
     }
 
     fn last_manifest(&self, index: usize) -> Result<Option<Manifest>, StoreError> {
-        let Some(key) = self.index.last(&self.pipeline.name, &self.pipeline.stages[index].name) else {
-            return Ok(None);
-        };
-        Ok(self.store.receipt(key)?.map(|receipt| receipt.manifest))
+        Ok(self.last_receipt(index)?.map(|receipt| receipt.manifest))
+    }
+
+    /// What a stage made the last time that it ran or was found.
+    pub(crate) fn last_receipt(&self, index: usize) -> Result<Option<Receipt>, StoreError> {
+        let (point, name) = &self.pipeline.stages[index].owners[0];
+        let Some(key) = self.index.last(&self.pipeline.id(*point), name) else { return Ok(None) };
+        self.store.receipt(key)
     }
 }
 
@@ -146,6 +148,7 @@ impl fmt::Display for MissReason {
         match self {
             Self::New => f.write_str("new"),
             Self::Lost => f.write_str("its artifact is gone from the cache"),
+            Self::Forced => f.write_str("forced"),
             Self::Changed(changes) => write_changes(f, changes),
         }
     }

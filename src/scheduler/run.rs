@@ -1,11 +1,12 @@
 //! The run of a pipeline: one task that holds all states, and one task for each running stage.
 //!
 //! A stage is *waiting* until the contents of all its inputs are known. Then it has a key, and is either
-//! *done* (cached) or *ready*. A ready stage starts when its CPUs are free, and ends *done*, *failed* or
-//! *stopped*. What needs a failed stage is *skipped*; after a failure nothing new starts.
+//! *done* (cached), *ready*, *behind* another stage that is about to make the same, or *left out* by the person. A ready
+//! stage starts when what it needs of the machine is free, and ends *done*, *failed* or *stopped*. What needs a failed
+//! stage is *skipped*; after a failure nothing new starts, unless the person wants the rest all the same.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -18,27 +19,37 @@ use tokio::{
 };
 
 use super::{
-    Ending, MissReason, Planner, RunEvent, StageEnd, Summary,
+    Ending, Machine, MissReason, Planner, RunEvent, Selection, StageEnd, Summary,
+    resources::{Grant, Pool},
     step::{self, Said, Step, StepEnd},
 };
 use crate::{
     artifacts::Artifacts,
     executor::Wish,
-    store::{Digest, Manifest, Receipt, StoreError},
+    store::{Digest, Live, Manifest, Receipt, StoreError},
 };
 
-/// What the machine offers.
-#[derive(Debug, Clone, Copy)]
+/// What the machine offers and the person wants.
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
-    /// CPUs to share out.
-    pub(crate) cpus: usize,
+    pub(crate) machine: Machine,
+    /// Stages that run at once at most; 0 for as many as the machine has room for.
+    pub(crate) jobs: usize,
+    /// Whether stages that need no failed one still run.
+    pub(crate) keep_going: bool,
+    /// How often a stage is tried again after a failure that may be over in a while, and how soon.
+    pub(crate) retries: u32,
+    pub(crate) retry_pause: Duration,
+    pub(crate) selection: Selection,
 }
 
 /// Where a stage stands.
 enum State {
     Waiting,
+    Behind,
+    LeftOut,
     Ready { manifest: Box<Manifest>, reason: MissReason },
-    Running { reason: MissReason, cpus: usize },
+    Running { reason: MissReason, grant: Grant },
     Done { receipt: Box<Receipt>, ran: bool },
     Failed,
     Stopped,
@@ -48,11 +59,18 @@ enum State {
 struct Run<'a, 'r> {
     planner: Planner<'a>,
     artifacts: &'a Artifacts,
+    options: Options,
     report: &'r mut dyn FnMut(&RunEvent<'_>),
     states: Vec<State>,
     outputs: Vec<Option<Digest>>,
-    free_cpus: usize,
-    all_cpus: usize,
+    /// Ready stages, by their place in the order of execution.
+    ready: BTreeSet<usize>,
+    place: Vec<usize>,
+    /// Who makes a key, and who waits behind that stage because it would make the same.
+    makers: HashMap<Digest, usize>,
+    behind: HashMap<usize, Vec<usize>>,
+    pool: Pool,
+    live: Live,
     wish: watch::Sender<Wish>,
     steps: JoinSet<(usize, StepEnd)>,
     say: mpsc::UnboundedSender<(usize, Said)>,
@@ -69,14 +87,23 @@ pub(crate) async fn run(
     let start = Instant::now();
     let count = planner.pipeline.stages.len();
     let (say, mut said) = mpsc::unbounded_channel();
+    let mut place = vec![0; count];
+    for (position, index) in planner.graph.order().iter().enumerate() {
+        place[*index] = position;
+    }
     let mut run = Run {
+        live: planner.store.live()?,
         planner,
         artifacts,
         report,
         states: (0..count).map(|_| State::Waiting).collect(),
         outputs: vec![None; count],
-        free_cpus: options.cpus,
-        all_cpus: options.cpus,
+        ready: BTreeSet::new(),
+        place,
+        makers: HashMap::new(),
+        behind: HashMap::new(),
+        pool: Pool::new(options.machine.clone()),
+        options,
         wish: watch::Sender::new(Wish::GoOn),
         steps: JoinSet::new(),
         say,
@@ -111,97 +138,120 @@ impl Run<'_, '_> {
     /// Gives a key to each of `candidates` whose inputs are all known, and a verdict with it.
     /// What turns out to be cached makes its users candidates.
     fn settle(&mut self, mut candidates: VecDeque<usize>) -> Result<(), StoreError> {
+        // Nothing is thrown away between looking at it and saying that it is in use.
+        let _guard = self.planner.store.guard()?;
+        let mut keys = Vec::new();
         while let Some(index) = candidates.pop_front() {
-            if !matches!(self.states[index], State::Waiting) {
+            if !matches!(self.states[index], State::Waiting | State::Behind) {
                 continue;
             }
             let Some(manifest) = self.planner.manifest(index, &self.outputs)? else { continue };
-            match self.planner.look_up(&manifest)? {
+            let key = manifest.key();
+            keys.push(key);
+            let found = if self.options.selection.forces(index) {
+                Err(MissReason::Forced)
+            } else {
+                self.planner.look_up(key)?
+            };
+            match found {
                 Ok(receipt) => {
                     let stage = &self.planner.pipeline.stages[index].name;
                     (self.report)(&RunEvent::Hit { stage, output: receipt.output });
-                    self.done(index, receipt, false);
+                    self.done(index, key, receipt, false);
                     candidates.extend(self.planner.graph.users(index));
                 }
+                Err(_) if !self.options.selection.wants(index) => self.states[index] = State::LeftOut,
                 Err(reason) => {
+                    if let Some(maker) = self.makers.get(&key) {
+                        self.states[index] = State::Behind;
+                        self.behind.entry(*maker).or_default().push(index);
+                        continue;
+                    }
                     let reason = self.planner.explain(index, &manifest, reason)?;
+                    self.makers.insert(key, index);
+                    self.ready.insert(self.place[index]);
                     self.states[index] = State::Ready { manifest: Box::new(manifest), reason };
                 }
             }
         }
-        Ok(())
+        self.live.add(&keys)
     }
 
-    /// Starts ready stages, in order, as far as CPUs reach.
+    /// Starts ready stages, in order, as far as the machine reaches.
     fn start_ready(&mut self) -> Result<(), StoreError> {
-        if self.failed || *self.wish.borrow() != Wish::GoOn {
+        if (self.failed && !self.options.keep_going) || *self.wish.borrow() != Wish::GoOn {
             return Ok(());
         }
-        for position in 0..self.planner.graph.order().len() {
-            let index = self.planner.graph.order()[position];
-            let wanted = self.planner.pipeline.stages[index].runtime.cpus;
-            let cpus = if wanted == 0 { self.all_cpus } else { wanted.min(self.all_cpus) };
-            if cpus > self.free_cpus || !matches!(self.states[index], State::Ready { .. }) {
-                continue;
+        let mut from = 0;
+        while let Some(position) = self.ready.range(from..).next().copied() {
+            if !self.pool.has_cpus() || (self.options.jobs > 0 && self.steps.len() >= self.options.jobs) {
+                break;
             }
-            let State::Ready { manifest, reason } =
-                std::mem::replace(&mut self.states[index], State::Running { reason: MissReason::New, cpus })
-            else {
+            from = position + 1;
+            let index = self.planner.graph.order()[position];
+            let Some(grant) = self.pool.take(&self.planner.pipeline.stages[index]) else { continue };
+            self.ready.remove(&position);
+            // For a moment it is nothing: its manifest moves out, and its reason and grant in.
+            let State::Ready { manifest, reason } = std::mem::replace(&mut self.states[index], State::Waiting) else {
                 continue;
             };
-            self.states[index] = State::Running { reason, cpus };
-            self.free_cpus -= cpus;
-            let step = self.step(index, *manifest, cpus)?;
+            let step = self.step(index, *manifest, grant.clone(), &reason)?;
+            self.states[index] = State::Running { reason, grant };
             self.steps.spawn(step::run(step, self.planner.store.clone(), self.wish.subscribe(), self.say.clone()));
         }
         Ok(())
     }
 
-    fn step(&self, index: usize, manifest: Manifest, cpus: usize) -> Result<Step, StoreError> {
-        let stage = &self.planner.pipeline.stages[index];
+    fn step(&self, index: usize, manifest: Manifest, grant: Grant, reason: &MissReason) -> Result<Step, StoreError> {
+        let Planner { pipeline, store, .. } = self.planner;
+        let stage = &pipeline.stages[index];
         let mut inputs = BTreeMap::new();
         for (name, digest) in &manifest.inputs {
-            let from = &stage.inputs[name];
-            let path = self.planner.store.tree_folder(*digest)?.ok_or_else(|| StoreError::Refused {
-                path: self.artifacts.stage(from),
+            let from = &pipeline.stages[stage.inputs[name]];
+            let link = self.artifacts.of(pipeline, from);
+            let path = store.tree_folder(*digest)?.ok_or_else(|| StoreError::Refused {
+                path: link.clone(),
                 what: "this artifact vanished during the run: run the same command again".into(),
             })?;
             // A download from a local folder is a copy: messages should name the original.
-            let origin = self
-                .planner
-                .pipeline
-                .position(from)
-                .and_then(|from| self.planner.pipeline.stages[from].sources.values().next().cloned())
-                .unwrap_or_else(|| self.artifacts.stage(from));
+            let origin = from.sources.values().next().cloned().unwrap_or(link);
             inputs.insert(name.clone(), InputFolder { path, origin });
         }
+        let (point, name) = &stage.owners[0];
         Ok(Step {
             index,
-            pipeline: self.planner.pipeline.name.clone(),
-            stage: stage.name.clone(),
+            pipeline: pipeline.id(*point),
+            stage: name.clone(),
+            forced: *reason == MissReason::Forced,
+            reason: reason.to_string(),
             manifest,
             runtime: stage.runtime.clone(),
             inputs,
             sources: stage.sources.clone(),
-            cpus,
+            grant,
+            retries: self.options.retries,
+            retry_pause: self.options.retry_pause,
         })
     }
 
     fn said(&mut self, index: usize, said: Said) {
-        let pipeline = self.planner.pipeline;
-        let stage = &pipeline.stages[index];
+        let stage = &self.planner.pipeline.stages[index];
+        let name = &stage.name;
         match said {
-            Said::Waiting => (self.report)(&RunEvent::Waiting { stage: &stage.name }),
+            Said::Waiting => (self.report)(&RunEvent::Waiting { stage: name }),
             Said::Running { resumed } => {
                 if let State::Running { reason, .. } = &self.states[index] {
-                    (self.report)(&RunEvent::Running { stage: &stage.name, kind: stage.kind, reason, resumed });
+                    (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed });
                 }
             }
+            Said::Retrying { message, seconds } => {
+                (self.report)(&RunEvent::Retrying { stage: name, message: &message, seconds });
+            }
             Said::Stage(Event::Progress(progress)) => {
-                (self.report)(&RunEvent::Progress { stage: &stage.name, progress: &progress });
+                (self.report)(&RunEvent::Progress { stage: name, progress: &progress });
             }
             Said::Stage(Event::Warning { message }) => {
-                (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
+                (self.report)(&RunEvent::Warning { stage: name, message: &message });
             }
             Said::Stage(_) => {}
         }
@@ -209,48 +259,46 @@ impl Run<'_, '_> {
 
     fn ended(&mut self, index: usize, end: StepEnd) -> Result<(), StoreError> {
         let stage = &self.planner.pipeline.stages[index].name;
-        if let State::Running { cpus, .. } = self.states[index] {
-            self.free_cpus += cpus;
+        if let State::Running { grant, .. } = std::mem::replace(&mut self.states[index], State::Stopped) {
+            self.pool.give_back(grant);
         }
         match end {
             StepEnd::Done { receipt, ran } => {
                 let (output, seconds) = (receipt.output, receipt.timing.seconds);
-                self.done(index, *receipt, ran);
+                self.done(index, receipt.manifest.key(), *receipt, ran);
                 (self.report)(&if ran {
                     RunEvent::Finished { stage, seconds, output }
                 } else {
                     RunEvent::Hit { stage, output }
                 });
-                self.settle(self.planner.graph.users(index).collect())
+                let behind = self.behind.remove(&index).unwrap_or_default();
+                self.settle(self.planner.graph.users(index).chain(behind).collect())
             }
             StepEnd::Cancelled => {
-                self.states[index] = State::Stopped;
                 (self.report)(&RunEvent::Cancelled { stage });
                 Ok(())
             }
-            StepEnd::Failed { message, help, log } => {
+            StepEnd::Failed { message, help, log, tail } => {
                 self.failed = true;
                 self.states[index] = State::Failed;
-                (self.report)(&RunEvent::Failed { stage, message: &message, help: help.as_deref(), log });
+                let help = help.as_deref();
+                (self.report)(&RunEvent::Failed { stage, message: &message, help, log, tail: &tail });
                 self.skip_users_of(index);
                 Ok(())
             }
         }
     }
 
-    fn done(&mut self, index: usize, receipt: Receipt, ran: bool) {
-        let stage = &self.planner.pipeline.stages[index];
-        let key = receipt.manifest.key();
-        self.planner.index.set_last(&self.planner.pipeline.name, &stage.name, key);
-        if let Err(error) = self.artifacts.link(&stage.name, &receipt, self.planner.store) {
-            // The artifact is safe in the store: a missing link is no reason to stop.
-            (self.report)(&RunEvent::Warning {
-                stage: &stage.name,
-                message: &format!("no link under artifacts: {error}"),
-            });
-        }
-        if ran {
-            self.planner.index.save();
+    fn done(&mut self, index: usize, key: Digest, receipt: Receipt, ran: bool) {
+        let Planner { pipeline, store, index: known, .. } = self.planner;
+        let stage = &pipeline.stages[index];
+        for (point, name) in &stage.owners {
+            known.set_last(&pipeline.id(*point), name, key);
+            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, &receipt, store) {
+                // The artifact is safe in the store: a missing link is no reason to stop.
+                let message = format!("no link under artifacts: {error}");
+                (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
+            }
         }
         self.outputs[index] = Some(receipt.output.digest);
         self.states[index] = State::Done { receipt: Box::new(receipt), ran };
@@ -260,8 +308,9 @@ impl Run<'_, '_> {
         let pipeline = self.planner.pipeline;
         let mut open = vec![failed];
         while let Some(index) = open.pop() {
-            for user in self.planner.graph.users(index).collect::<Vec<_>>() {
-                if matches!(self.states[user], State::Waiting) {
+            let behind = self.behind.remove(&index).unwrap_or_default();
+            for user in self.planner.graph.users(index).chain(behind).collect::<Vec<_>>() {
+                if matches!(self.states[user], State::Waiting | State::Behind) {
                     self.states[user] = State::Skipped;
                     (self.report)(&RunEvent::Skipped {
                         stage: &pipeline.stages[user].name,
@@ -282,20 +331,17 @@ impl Run<'_, '_> {
 
     fn summary(self, took: Duration) -> Summary {
         let pipeline = self.planner.pipeline;
+        let finished = |state: &State| matches!(state, State::Done { .. } | State::LeftOut);
+        let wanted = |index: &usize| self.options.selection.wants(*index);
         let ending = if self.failed {
             Ending::Failed
-        } else if self.states.iter().all(|state| matches!(state, State::Done { .. })) {
+        } else if (0..self.states.len()).filter(wanted).all(|index| finished(&self.states[index])) {
             Ending::Done
         } else {
             Ending::Interrupted
         };
-        let stages = self
-            .planner
-            .graph
-            .order()
-            .iter()
-            .map(|index| stage_end(&pipeline.stages[*index], &self.states[*index]))
-            .collect();
+        let order = self.planner.graph.order().iter();
+        let stages = order.map(|index| self.stage_end(*index)).collect();
         let summary = Summary {
             pipeline: pipeline.name.clone(),
             ending,
@@ -306,34 +352,32 @@ impl Run<'_, '_> {
         (self.report)(&RunEvent::Ended { summary: &summary });
         summary
     }
-}
 
-fn stage_end(stage: &crate::pipeline::StageDecl, state: &State) -> StageEnd {
-    let mut end = StageEnd {
-        name: stage.name.clone(),
-        kind: stage.kind,
-        state: match state {
+    fn stage_end(&self, index: usize) -> StageEnd {
+        let stage = &self.planner.pipeline.stages[index];
+        let state = match &self.states[index] {
             State::Done { ran: true, .. } => "ran",
             State::Done { ran: false, .. } => "cached",
             State::Failed => "failed",
             State::Stopped | State::Running { .. } => "stopped",
             State::Skipped => "skipped",
-            State::Waiting | State::Ready { .. } => "not started",
-        },
-        seconds: None,
-        peak_memory: None,
-        key: None,
-        output: None,
-        results: BTreeMap::new(),
-    };
-    if let State::Done { receipt, .. } = state {
-        end.seconds = Some(receipt.timing.seconds);
-        end.peak_memory = receipt.peak_memory;
-        end.key = Some(receipt.manifest.key().hex());
-        end.output = Some(receipt.output);
-        end.results.clone_from(&receipt.results);
+            State::Waiting | State::LeftOut if !self.options.selection.wants(index) => "left out",
+            State::Waiting | State::Behind | State::Ready { .. } | State::LeftOut => "not started",
+        };
+        let receipt = if let State::Done { receipt, .. } = &self.states[index] { Some(receipt) } else { None };
+        StageEnd {
+            name: stage.name.clone(),
+            kind: stage.kind,
+            state,
+            seconds: receipt.map(|receipt| receipt.timing.seconds),
+            peak_memory: receipt.and_then(|receipt| receipt.peak_memory),
+            key: receipt.map(|receipt| receipt.manifest.key().hex()),
+            output: receipt.map(|receipt| receipt.output),
+            link: receipt.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
+            results: receipt.map(|receipt| receipt.results.clone()).unwrap_or_default(),
+            index,
+        }
     }
-    end
 }
 
 /// The signals that ask for an end: Ctrl-C, a batch system's SIGTERM, a closed terminal.

@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use imp_stages::{
@@ -13,8 +14,9 @@ use imp_stages::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    executor::{self, Outcome, Wish},
-    store::{Manifest, Receipt, Store, StoreError, Timing},
+    executor::{self, Outcome, STARTED, Wish},
+    scheduler::Grant,
+    store::{Digest, Manifest, Receipt, Store, StoreError, Timing, TreeRef, now},
 };
 
 /// What it takes to run a stage.
@@ -22,11 +24,17 @@ pub(super) struct Step {
     pub(super) index: usize,
     pub(super) pipeline: String,
     pub(super) stage: String,
+    /// Runs though there is a receipt.
+    pub(super) forced: bool,
+    /// Why it runs, in words.
+    pub(super) reason: String,
     pub(super) manifest: Manifest,
     pub(super) runtime: Runtime,
     pub(super) inputs: BTreeMap<String, InputFolder>,
     pub(super) sources: BTreeMap<String, PathBuf>,
-    pub(super) cpus: usize,
+    pub(super) grant: Grant,
+    pub(super) retries: u32,
+    pub(super) retry_pause: Duration,
 }
 
 /// How it went.
@@ -41,6 +49,8 @@ pub(super) enum StepEnd {
         message: String,
         help: Option<String>,
         log: Option<PathBuf>,
+        /// The last lines of the log.
+        tail: Vec<String>,
     },
 }
 
@@ -50,6 +60,8 @@ pub(super) enum Said {
     Waiting,
     /// The process was started.
     Running { resumed: bool },
+    /// It failed in a way that may be over in so many seconds.
+    Retrying { message: String, seconds: f64 },
     /// The stage said so.
     Stage(Event),
 }
@@ -65,15 +77,41 @@ pub(super) async fn run(
     let key = step.manifest.key();
     let end = match make(&step, &store, wish, &say).await {
         Ok(end) => end,
-        Err(error) => StepEnd::Failed { message: error.to_string(), help: remedy(&error), log: None },
+        Err(error) => failed(error.to_string(), remedy(&error)),
     };
-    let log = store.work(key).join("log");
+    let path = store.work(key).join("log");
     match end {
-        StepEnd::Failed { message, help, log: None } if log.exists() => {
-            (index, StepEnd::Failed { message, help, log: Some(log) })
+        StepEnd::Failed { message, help, .. } if path.exists() => {
+            let tail = last_lines(&path, &message);
+            (index, StepEnd::Failed { message, help, log: Some(path), tail })
         }
         end => (index, end),
     }
+}
+
+fn failed(message: String, help: Option<String>) -> StepEnd {
+    StepEnd::Failed { message, help, log: None, tail: Vec::new() }
+}
+
+/// What a person reads first of a failed stage's log, but for what `message` says already.
+fn last_lines(log: &Path, message: &str) -> Vec<String> {
+    const LINES: usize = 8;
+    const BYTES: u64 = 8192;
+    let read = || -> std::io::Result<String> {
+        let mut file = std::fs::File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    // The log goes on over several tries: only the last one matters.
+    let last_try = text.rfind(STARTED).map_or(text.as_str(), |at| &text[at + STARTED.len()..]);
+    let said = message.lines().next().unwrap_or_default();
+    let is_new = |line: &&str| !line.is_empty() && !line.contains(said) && !message.contains(line.trim());
+    let lines: Vec<&str> = last_try.lines().skip(1).filter(is_new).collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(ToString::to_string).collect()
 }
 
 async fn make(
@@ -89,7 +127,8 @@ async fn make(
         lock = store.lock(key, || tell(Said::Waiting)) => lock?,
         _ = wish.wait_for(|wish| *wish != Wish::GoOn) => return Ok(StepEnd::Cancelled),
     };
-    if let Some(receipt) = store.receipt(key)?
+    if !step.forced
+        && let Some(receipt) = store.receipt(key)?
         && store.tree_folder(receipt.output.digest)?.is_some()
     {
         return Ok(StepEnd::Done { receipt: Box::new(receipt), ran: false });
@@ -100,49 +139,93 @@ async fn make(
     tell(Said::Running { resumed });
 
     let start = Instant::now();
-    let (mut results, mut peak_memory) = (BTreeMap::new(), None);
-    let outcome = executor::run(&work, step.cpus, wish, |event| {
-        match &event {
-            Event::Result { name, value } => drop(results.insert(name.clone(), *value)),
-            Event::PeakMemory { bytes } => peak_memory = Some(*bytes),
-            _ => {}
-        }
-        tell(Said::Stage(event));
-    })
-    .await
-    .map_err(StoreError::io(&work))?;
+    let (outcome, said) = execute(step, &work, &mut wish, &tell).await?;
     match outcome {
         Outcome::Cancelled => return Ok(StepEnd::Cancelled),
-        Outcome::Failed { message, help } => return Ok(StepEnd::Failed { message, help, log: None }),
+        Outcome::Failed { message, help, .. } => return Ok(failed(message, help)),
         Outcome::Done => {}
     }
-    let (store, manifest) = (store.clone(), step.manifest.clone());
-    let (pipeline, stage, seconds) = (step.pipeline.clone(), step.stage.clone(), start.elapsed().as_secs_f64());
-    let receipt = tokio::task::spawn_blocking(move || -> Result<Receipt, StoreError> {
-        let receipt = Receipt {
-            output: store.take_in(&work.join("out"))?,
-            log: store.keep_file(&work.join("log"))?,
-            metrics: store.keep_file(&work.join("metrics.jsonl"))?,
-            events: store.keep_file(&work.join(EVENTS))?,
-            manifest,
-            results,
-            peak_memory,
-            pipeline,
-            stage,
-            timing: Timing { finished: now(), seconds },
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            made_by: env!("CARGO_PKG_VERSION").into(),
-        };
-        store.write_receipt(&receipt)?;
-        store.clear_work(key)?;
-        Ok(receipt)
-    })
-    .await
-    .map_err(|error| StoreError::Refused { path: step.stage.clone().into(), what: error.to_string() })??;
+    let receipt = Receipt {
+        output: TreeRef::default(),
+        log: None,
+        metrics: None,
+        events: None,
+        manifest: step.manifest.clone(),
+        results: said.results,
+        peak_memory: said.peak_memory,
+        pipeline: step.pipeline.clone(),
+        stage: step.stage.clone(),
+        reason: step.reason.clone(),
+        timing: Timing { finished: now() as u64, seconds: start.elapsed().as_secs_f64() },
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        made_by: env!("CARGO_PKG_VERSION").into(),
+    };
+    let store = store.clone();
+    let receipt = tokio::task::spawn_blocking(move || keep(&store, key, receipt))
+        .await
+        .map_err(|error| StoreError::Refused { path: step.stage.clone().into(), what: error.to_string() })??;
     Ok(StepEnd::Done { receipt: Box::new(receipt), ran: true })
 }
 
-fn write_job(step: &Step, work: &std::path::Path) -> Result<(), StoreError> {
+/// What a stage said that its receipt keeps.
+#[derive(Default)]
+struct Kept {
+    results: BTreeMap<String, f64>,
+    peak_memory: Option<u64>,
+}
+
+/// Runs the stage's process, again after a pause where its failure may be over by then.
+async fn execute(
+    step: &Step,
+    work: &Path,
+    wish: &mut watch::Receiver<Wish>,
+    tell: &impl Fn(Said),
+) -> Result<(Outcome, Kept), StoreError> {
+    let mut tries = 0;
+    loop {
+        let mut kept = Kept::default();
+        let listen = |event| {
+            match &event {
+                Event::Result { name, value } => drop(kept.results.insert(name.clone(), *value)),
+                Event::PeakMemory { bytes } => kept.peak_memory = Some(*bytes),
+                _ => {}
+            }
+            tell(Said::Stage(event));
+        };
+        let outcome = executor::run(work, &step.grant, wish.clone(), listen).await.map_err(StoreError::io(work))?;
+        let message = match &outcome {
+            Outcome::Failed { message, transient: true, .. } if tries < step.retries => message.clone(),
+            _ => return Ok((outcome, kept)),
+        };
+        // Longer each time: what is not over after a moment may be over after minutes.
+        let pause = step.retry_pause * 4_u32.saturating_pow(tries);
+        tries += 1;
+        tell(Said::Retrying { message, seconds: pause.as_secs_f64() });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = wish.wait_for(|wish| *wish != Wish::GoOn) => return Ok((Outcome::Cancelled, kept)),
+        }
+    }
+}
+
+/// Takes what the stage made into the store. The receipt comes last: it is the proof that the rest is there.
+fn keep(store: &Store, key: Digest, receipt: Receipt) -> Result<Receipt, StoreError> {
+    let work = store.work(key);
+    // Objects that no receipt names yet are not to be thrown away.
+    let _guard = store.guard()?;
+    let receipt = Receipt {
+        output: store.take_in(&work.join("out"))?,
+        log: store.keep_file(&work.join("log"))?,
+        metrics: store.keep_file(&work.join("metrics.jsonl"))?,
+        events: store.keep_file(&work.join(EVENTS))?,
+        ..receipt
+    };
+    store.write_receipt(&receipt)?;
+    store.clear_work(key)?;
+    Ok(receipt)
+}
+
+fn write_job(step: &Step, work: &Path) -> Result<(), StoreError> {
     let job = JobSpec {
         kind: step.manifest.kind.clone(),
         config: step.manifest.config.clone(),
@@ -157,10 +240,6 @@ fn write_job(step: &Step, work: &std::path::Path) -> Result<(), StoreError> {
     let text = serde_json::to_vec_pretty(&job)
         .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
     std::fs::write(&path, text).map_err(StoreError::io(&path))
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs())
 }
 
 fn remedy(error: &StoreError) -> Option<String> {

@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Store};
+use super::{Digest, Result, Store};
 
 /// How long to wait while another process reads or writes.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -52,6 +52,15 @@ impl Index {
         index
     }
 
+    /// Throws the index away and makes it again; returns how many stages it knows then.
+    pub(crate) fn anew(store: &Store) -> Result<usize> {
+        let path = store.root.join("index.sled");
+        super::receipt::remove_all(&path)?;
+        let index = Self::open(store);
+        let known = index.known.borrow().len();
+        Ok(known)
+    }
+
     fn rebuild(&self, store: &Store) {
         let mut receipts: Vec<_> = store.receipts().collect();
         receipts.sort_by_key(|(_, receipt)| receipt.timing.finished);
@@ -69,6 +78,16 @@ impl Index {
 
     pub(crate) fn set_last(&self, pipeline: &str, stage: &str, key: Digest) {
         self.set(stage_id(pipeline, stage), key.hex().into_bytes());
+    }
+
+    /// What came out of the last run of a pipeline, in a word.
+    pub(crate) fn last_run(&self, pipeline: &str) -> Option<Digest> {
+        let known = self.known.borrow();
+        Digest::from_hex(std::str::from_utf8(known.get(&run_id(pipeline))?).ok()?)
+    }
+
+    pub(crate) fn set_last_run(&self, pipeline: &str, content: Digest) {
+        self.set(run_id(pipeline), content.hex().into_bytes());
     }
 
     /// The digest of a file that has not been touched since it was hashed.
@@ -131,6 +150,10 @@ fn open(path: &Path) -> Option<sled::Db> {
 
 fn stage_id(pipeline: &str, stage: &str) -> Vec<u8> {
     format!("last\0{pipeline}\0{stage}").into_bytes()
+}
+
+fn run_id(pipeline: &str) -> Vec<u8> {
+    format!("run\0{pipeline}").into_bytes()
 }
 
 fn file_id(path: &Path) -> Vec<u8> {

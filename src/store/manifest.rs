@@ -50,6 +50,13 @@ impl Manifest {
         fields
     }
 
+    /// The configuration as dotted keys and values.
+    pub(crate) fn config_fields(&self) -> BTreeMap<String, String> {
+        let mut fields = Fields::new();
+        flatten(&self.config, String::new(), &mut fields);
+        fields.into_iter().map(|((_, name), value)| (name, value)).collect()
+    }
+
     /// The key: BLAKE3 over the fields, each part with its length before it.
     pub(crate) fn key(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("imp-flow 2026-11 stage key");

@@ -8,7 +8,9 @@
 //!   trees/ab/cdef.../       a tree as a folder: hard links to objects, made again if missing
 //!   receipts/ab/cdef....json what a stage produced, by key
 //!   work/<key>/             a stage in progress: job.json, out/, checkpoint/, metrics.jsonl, log, lock
-//!   locks/<key>             advisory file locks, held while a stage is made
+//!   locks/<key>             advisory file locks, held while a stage is made; `gc` is that of throwing things away
+//!   live/                   what running runs use
+//!   runs/<id>.json          past runs: the whole pipeline, and what came out
 //!   tmp/                    files that are being written; renamed into place when whole
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
@@ -16,13 +18,18 @@
 //! whole receipts, and a receipt appears only after the objects that it names.
 
 mod digest;
+mod gc;
 mod index;
+mod live;
 mod lock;
 mod manifest;
 mod objects;
 mod receipt;
+mod runs;
 mod source;
+mod stats;
 mod tree;
+mod verify;
 
 use std::{
     io::Write,
@@ -30,11 +37,16 @@ use std::{
 };
 
 pub(crate) use digest::Digest;
+pub(crate) use gc::Thrown;
 pub(crate) use index::Index;
+pub(crate) use live::Live;
 pub(crate) use manifest::{Change, Manifest};
 pub(crate) use receipt::{Receipt, Timing};
+pub(crate) use runs::{RunPoint, RunRecord, RunStage, now};
 pub(crate) use source::digest as source_digest;
-pub(crate) use tree::TreeRef;
+pub(crate) use stats::Stats;
+pub(crate) use tree::{TreeFile, TreeRef};
+pub(crate) use verify::Checkup;
 
 /// Raised when the layout changes; an older cache is refused, not guessed at.
 const LAYOUT_VERSION: &str = "1";
@@ -101,6 +113,12 @@ impl Store {
         std::fs::read_dir(self.work(key).join("checkpoint")).is_ok_and(|mut entries| entries.next().is_some())
     }
 
+    /// Whether some run makes this key right now.
+    pub(crate) fn is_being_made(&self, key: Digest) -> bool {
+        let file = std::fs::File::open(self.root.join("locks").join(key.hex()));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
+    }
+
     fn path(&self, folder: &str, digest: Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join(folder).join(&hex[..2]).join(&hex[2..])
@@ -119,6 +137,12 @@ impl Store {
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
+}
+
+/// All files below `folder`; none if it isn't there.
+fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = walkdir::WalkDir::new(folder).into_iter().flatten();
+    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
 }
 
 /// Gives a whole file its name.

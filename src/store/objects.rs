@@ -8,7 +8,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Digest, Result, Store, StoreError, TreeRef, move_into_place, sync_folder, tree::Tree};
+use super::{Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place, sync_folder, tree::Tree};
 
 impl Store {
     /// Takes the folder `out` into the store: its files become objects and the folder itself becomes the tree.
@@ -44,6 +44,17 @@ impl Store {
     /// Where the content with this digest lies.
     pub(crate) fn object(&self, digest: Digest) -> PathBuf {
         self.path("objects", digest)
+    }
+
+    /// The files of a tree.
+    ///
+    /// # Errors
+    /// If its listing is gone or damaged.
+    pub(crate) fn tree(&self, digest: Digest) -> Result<Vec<TreeFile>> {
+        let path = self.object(digest);
+        let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
+        let what = "this listing of files is damaged: `imp-flow cache verify` finds out what else is";
+        Tree::parse(&text).map(|tree| tree.0).ok_or_else(|| StoreError::Refused { path, what: what.into() })
     }
 
     /// The tree as a folder. Costs no more than a look if it is there; made from objects if not.
@@ -93,7 +104,7 @@ impl Store {
     }
 
     /// Makes `file` and the object with its digest one and the same file on disk.
-    fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
+    pub(super) fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
         let object = self.object(digest);
         if let Some(parent) = object.parent() {
             fs::create_dir_all(parent).map_err(StoreError::io(parent))?;

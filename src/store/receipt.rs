@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Manifest, Result, Store, StoreError, TreeRef};
+use super::{Digest, Manifest, Result, Store, StoreError, TreeRef, files};
 
 /// A stage that ran to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub(crate) struct Receipt {
     /// For whom it ran first. Others may use it.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
+    /// Why it ran, in words.
+    #[serde(default)]
+    pub(crate) reason: String,
     pub(crate) timing: Timing,
     pub(crate) host: String,
     /// The version of imp-flow.
@@ -62,15 +65,14 @@ impl Store {
     }
 
     /// All whole receipts.
-    pub(super) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
-        walkdir::WalkDir::new(self.root.join("receipts")).into_iter().filter_map(|entry| {
-            let bytes = fs::read(entry.ok()?.path()).ok()?;
-            let receipt: Receipt = serde_json::from_slice(&bytes).ok()?;
+    pub(crate) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
+        files(&self.root.join("receipts")).filter_map(|path| {
+            let receipt: Receipt = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
             Some((receipt.manifest.key(), receipt))
         })
     }
 
-    fn receipt_path(&self, key: Digest) -> std::path::PathBuf {
+    pub(super) fn receipt_path(&self, key: Digest) -> std::path::PathBuf {
         self.path("receipts", key).with_extension("json")
     }
 
@@ -80,7 +82,8 @@ impl Store {
     }
 }
 
-fn remove_all(path: &Path) -> Result<()> {
+/// Removes a folder, if it is there.
+pub(super) fn remove_all(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(StoreError::Io { path: path.to_path_buf(), source: error })

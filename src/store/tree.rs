@@ -9,11 +9,11 @@ use super::{Digest, Result, StoreError};
 
 /// A file in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TreeFile {
+pub(crate) struct TreeFile {
     /// Relative, with `/` between parts.
-    pub(super) path: String,
-    pub(super) size: u64,
-    pub(super) digest: Digest,
+    pub(crate) path: String,
+    pub(crate) size: u64,
+    pub(crate) digest: Digest,
 }
 
 /// The files of a folder, sorted by path.
@@ -21,7 +21,7 @@ pub(super) struct TreeFile {
 pub(super) struct Tree(pub(super) Vec<TreeFile>);
 
 /// A tree by digest, with what a person wants to know of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TreeRef {
     /// BLAKE3 of the listing.
     pub(crate) digest: Digest,

@@ -139,6 +139,11 @@ impl Stage for Download {
     const INPUTS: &'static [Input] = &[];
     type Config = DownloadConfig;
 
+    fn cpus(config: &DownloadConfig) -> usize {
+        // What comes over a network waits for it most of the time.
+        usize::from(matches!(Source::parse(&config.source), Ok(Source::Hub(_) | Source::Url(_))))
+    }
+
     fn check(config: &DownloadConfig) -> Result<(), ConfigIssue> {
         let source = Source::parse(&config.source).map_err(|message| ConfigIssue::new("source", message))?;
         let only = |key: &str, given: bool, right: bool, of: &str| {

@@ -5,4 +5,5 @@ mod bad_input;
 mod hub;
 mod interrupt;
 mod pipeline;
+mod runner;
 mod support;

@@ -149,7 +149,7 @@ impl Client {
             failures = if progress { 1 } else { failures + 1 };
             tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
             if failures >= self.policy.attempts {
-                return Err(StageError::failed(
+                return Err(StageError::transient(
                     format!("gave up after {failures} attempts: {what}"),
                     "check the connection and run it again: what has arrived is kept",
                 ));

@@ -1,0 +1,32 @@
+//! `imp-flow cache`.
+
+use std::process::ExitCode;
+
+use super::{Failure, place::store};
+use crate::{
+    cli::{CacheVerb, Common},
+    report,
+    store::Index,
+};
+
+/// Looks after the cache. Damage found by `verify` gives exit code 1.
+pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failure> {
+    let (_, store) = store(common)?;
+    match verb {
+        CacheVerb::Stats => report::stats(&store.stats()?, common.json),
+        CacheVerb::Verify => {
+            let bar = report::Bar::bytes("reading", common);
+            let found = store.verify(|done, total| bar.at(done, total))?;
+            bar.clear();
+            report::checkup(&found, common.json);
+            return Ok(if found.damaged.is_empty() && found.lost.is_empty() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(1)
+            });
+        }
+        CacheVerb::Gc { keep, dry_run } => report::thrown(&store.gc(*keep, *dry_run)?, *dry_run, common.json),
+        CacheVerb::Rebuild => report::say(&format!("the index knows {} stages", Index::anew(&store)?)),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,160 @@
+//! `imp-flow why`, `show`, `log` and `status`: questions about the stages of a pipeline.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread::sleep,
+    time::Duration,
+};
+
+use super::{
+    Failure,
+    place::{Workplace, usage},
+};
+use crate::{
+    cli::{Common, StageArgs, TargetArgs},
+    pipeline::Diagnostic,
+    report::{self, Standing},
+    scheduler::{Selection, Verdict},
+    store::{Digest, Receipt, Store},
+};
+
+/// Says why a stage ran, or would run.
+pub(crate) fn why(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure> {
+    let (place, index) = Workplace::of_stage(args, common)?;
+    report::why(&place.planner().why(index)?, common.json);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the receipt of a stage.
+pub(crate) fn show(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure> {
+    let (place, index) = Workplace::of_stage(args, common)?;
+    let stage = &place.pipeline.stages[index];
+    let Some(receipt) = receipt(&place, index)? else { return Err(never_ran(&stage.name)) };
+    let named = |from: &usize| place.pipeline.stages[*from].name.as_str();
+    let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();
+    let files = place.store.tree(receipt.output.digest)?;
+    report::receipt(&stage.name, &receipt, &inputs, &files, common.json);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn never_ran(stage: &str) -> Failure {
+    usage(
+        Diagnostic::new(format!("stage `{stage}` has not run yet"), None).help("`imp-flow why` says what it waits for"),
+    )
+}
+
+/// What a stage made: as the pipeline is now, else the last time.
+fn receipt(place: &Workplace, index: usize) -> Result<Option<Receipt>, Failure> {
+    match verdict(place, index)? {
+        Verdict::Hit { key } => Ok(place.store.receipt(key)?),
+        _ => Ok(place.planner().last_receipt(index)?),
+    }
+}
+
+fn verdict(place: &Workplace, index: usize) -> Result<Verdict, Failure> {
+    let verdicts = place.planner().plan(&Selection::everything(&place.pipeline))?;
+    let found = verdicts.into_iter().find(|(at, _)| *at == index).map(|(_, verdict)| verdict);
+    Ok(found.unwrap_or(Verdict::After { stages: Vec::new(), changes: Vec::new() }))
+}
+
+/// Shows the log of a stage: of the try that is under way or failed, else of the last time that it ran.
+pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
+    let (place, index) = Workplace::of_stage(args, common)?;
+    if let Verdict::Run { key, .. } = verdict(&place, index)? {
+        let path = place.store.work(key).join("log");
+        if path.is_file() || (follow && place.store.is_being_made(key)) {
+            return follow_log(&path, key, follow, &place.store);
+        }
+    }
+    let name = &place.pipeline.stages[index].name;
+    let log = receipt(&place, index)?.ok_or_else(|| never_ran(name))?.log;
+    match log {
+        Some(log) => print_from(&place.store.object(log), 0).map(drop)?,
+        None => report::say("(its log is empty)"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<ExitCode, Failure> {
+    let mut at = 0;
+    loop {
+        let runs = store.is_being_made(key);
+        // What was written before it ended is read after that was seen.
+        match print_from(path, at) {
+            Ok(end) => at = end,
+            // The stage is done: its log has moved into the store.
+            Err(Failure::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(log) = store.receipt(key)?.and_then(|receipt| receipt.log) {
+                    print_from(&store.object(log), at)?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        if !follow || !runs {
+            return Ok(ExitCode::SUCCESS);
+        }
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// Prints a file from a place on, and returns where it ends now.
+fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
+    let failure = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
+    let mut file = File::open(path).map_err(failure)?;
+    file.seek(SeekFrom::Start(at)).map_err(failure)?;
+    let mut bytes = Vec::new();
+    let read = file.read_to_end(&mut bytes).map_err(failure)? as u64;
+    if read > 0 {
+        report::say_raw(&String::from_utf8_lossy(&bytes));
+    }
+    Ok(at + read)
+}
+
+/// Says where all stages stand.
+pub(crate) fn status(args: &TargetArgs, common: &Common) -> Result<ExitCode, Failure> {
+    let place = Workplace::of_target(args, common)?;
+    let verdicts = place.planner().plan(&Selection::everything(&place.pipeline))?;
+    let stages =
+        verdicts.iter().map(|(index, verdict)| standing(&place, *index, verdict)).collect::<Result<Vec<_>, _>>();
+    report::status(&place.pipeline.name, &stages?, common.json);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn standing(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Standing, Failure> {
+    let store = &place.store;
+    let stage = place.pipeline.stages[index].name.clone();
+    let (state, detail) = match verdict {
+        Verdict::Hit { key } => {
+            let made = store.receipt(*key)?;
+            ("cached", made.map(|receipt| report::made(&receipt)).unwrap_or_default())
+        }
+        Verdict::Run { key, .. } if store.is_being_made(*key) => ("running", progress(&store.work(*key))),
+        Verdict::Run { key, .. } if store.has_checkpoint(*key) => {
+            ("stopped", "goes on from its checkpoint".to_string())
+        }
+        Verdict::Run { key, .. } if store.work(*key).join("log").is_file() => {
+            ("failed", format!("its log: {}", store.work(*key).join("log").display()))
+        }
+        Verdict::Run { reason, .. } => ("to run", reason.to_string()),
+        Verdict::After { stages, .. } => {
+            let names: Vec<&str> = stages.iter().map(|from| place.pipeline.stages[*from].name.as_str()).collect();
+            ("waiting", format!("for {}", names.join(", ")))
+        }
+    };
+    Ok(Standing { stage, state, detail })
+}
+
+/// The last figures of a running stage.
+fn progress(work: &Path) -> String {
+    let path: PathBuf = work.join("metrics.jsonl");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let Some(last) = last else { return String::new() };
+    let figure = |name: &str| last.get(name).and_then(serde_json::Value::as_f64);
+    let loss = figure("loss").map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
+    figure("step").map(|step| format!("step {step}{loss}")).unwrap_or_default()
+}

@@ -1,0 +1,168 @@
+//! What a verb on a pipeline works with: the settings, the pipeline, its graph and the store.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::{
+    artifacts::Artifacts,
+    cli::{Common, StageArgs, TargetArgs},
+    graph::Graph,
+    pipeline::{Diagnostic, Diagnostics, Document, Pipeline, Sources},
+    scheduler::{Names, Planner, Selection},
+    settings::Settings,
+    store::{Index, RunRecord, Store},
+};
+
+/// Which pipeline, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) file: PathBuf,
+    pub(super) overrides: Vec<String>,
+    pub(super) sweep: bool,
+}
+
+/// Everything that a verb on a pipeline needs.
+pub(super) struct Workplace {
+    pub(super) settings: Settings,
+    pub(super) asked: Asked,
+    pub(super) document: Document,
+    pub(super) pipeline: Pipeline,
+    pub(super) graph: Graph,
+    pub(super) store: Store,
+    pub(super) index: Index,
+    pub(super) artifacts: Artifacts,
+    sources: Sources,
+}
+
+/// The settings, and the store that they name.
+pub(super) fn store(common: &Common) -> Result<(Settings, Store), Failure> {
+    let settings = Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)?;
+    let store = Store::open(&settings.cache)?;
+    Ok((settings, store))
+}
+
+/// A mistake on the command line.
+pub(super) fn usage(problem: Diagnostic) -> Failure {
+    Failure::Usage { problems: vec![problem], sources: Sources::default() }
+}
+
+impl Workplace {
+    /// Of a pipeline file.
+    pub(super) fn open(asked: Asked, common: &Common) -> Result<Self, Failure> {
+        let mut sources = Sources::default();
+        match read(&asked, &mut sources) {
+            Ok(document) => Self::of_document(document, asked, sources, common),
+            Err(problems) => Err(Failure::Usage { problems, sources }),
+        }
+    }
+
+    /// Of what a past run was.
+    pub(super) fn of_run(run: RunRecord, common: &Common) -> Result<Self, Failure> {
+        let mut sources = Sources::default();
+        sources.originals = run.sources;
+        let path = PathBuf::from(format!("run {}", run.id));
+        let asked = Asked { file: run.file, overrides: run.overrides, sweep: run.sweep };
+        match Document::of_text(run.document, path, &mut sources) {
+            Ok(document) => Self::of_document(document, asked, sources, common),
+            Err(problems) => Err(Failure::Usage { problems, sources }),
+        }
+    }
+
+    /// Of the pipeline that is named, else of the one that ran last, as its file is now.
+    pub(super) fn of_target(target: &TargetArgs, common: &Common) -> Result<Self, Failure> {
+        if let Some(file) = &target.file {
+            let asked = Asked { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
+            return Self::open(asked, common);
+        }
+        let (_, store) = store(common)?;
+        let run = find_run(&store, None)?;
+        if !run.file.is_file() {
+            return Self::of_run(run, common);
+        }
+        let overrides = [run.overrides, target.set.overrides.clone()].concat();
+        Self::open(Asked { file: run.file, overrides, sweep: run.sweep }, common)
+    }
+
+    /// Of the pipeline with a stage in it.
+    pub(super) fn of_stage(args: &StageArgs, common: &Common) -> Result<(Self, usize), Failure> {
+        let place = Self::of_target(&args.target, common)?;
+        let name = args.point.as_ref().map_or_else(|| args.stage.clone(), |point| format!("{point}/{}", args.stage));
+        let found: Vec<usize> = place.pipeline.named(&name).collect();
+        match found.as_slice() {
+            [index] => Ok((place, *index)),
+            [] => {
+                let stages = &place.pipeline.stages;
+                let file = place.asked.file.display();
+                let known = stages.iter().flat_map(|stage| [stage.name.as_str(), stage.owners[0].1.as_str()]);
+                let problem = Diagnostic::new(format!("there is no stage `{name}` in {file}"), None);
+                Err(usage(problem.suggest(&name, known)))
+            }
+            several => {
+                let of =
+                    |index: &usize| place.pipeline.points[place.pipeline.stages[*index].owners[0].0].label.as_str();
+                let points: Vec<&str> = several.iter().map(of).collect();
+                let problem = Diagnostic::new(format!("`{name}` is a stage of several points"), None);
+                Err(usage(problem.help(format!("choose one: --point {}", points.join(", or --point ")))))
+            }
+        }
+    }
+
+    fn of_document(document: Document, asked: Asked, sources: Sources, common: &Common) -> Result<Self, Failure> {
+        let made = if asked.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
+        let made = made.and_then(|pipeline| match Graph::new(&pipeline) {
+            Ok(graph) => Ok((pipeline, graph)),
+            Err(circle) => Err(vec![circle]),
+        });
+        let (pipeline, graph) = match made {
+            Ok(made) => made,
+            Err(problems) => return Err(Failure::Usage { problems, sources }),
+        };
+        let (settings, store) = store(common)?;
+        let problems = settings.machine.refuses(&pipeline);
+        if !problems.is_empty() {
+            return Err(Failure::Usage { problems, sources });
+        }
+        let index = Index::open(&store);
+        let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
+        Ok(Self { settings, asked, document, pipeline, graph, store, index, artifacts, sources })
+    }
+
+    pub(super) fn planner(&self) -> Planner<'_> {
+        Planner { pipeline: &self.pipeline, graph: &self.graph, store: &self.store, index: &self.index }
+    }
+
+    pub(super) fn select(&self, names: &Names<'_>) -> Result<Selection, Failure> {
+        Selection::new(names, &self.pipeline, &self.graph).map_err(usage)
+    }
+
+    /// Mistakes that only show in the light of the whole pipeline.
+    pub(super) fn refuse(self, problems: Diagnostics) -> Failure {
+        Failure::Usage { problems, sources: self.sources }
+    }
+}
+
+fn read(asked: &Asked, sources: &mut Sources) -> Result<Document, Diagnostics> {
+    if !asked.sweep {
+        return Document::read(&asked.file, &asked.overrides, sources);
+    }
+    let mut document = Document::read(&asked.file, &[], sources)?;
+    for text in &asked.overrides {
+        document.sweep_over(text, sources)?;
+    }
+    Ok(document)
+}
+
+/// The run of this id or name, else the last one.
+pub(super) fn find_run(store: &Store, wanted: Option<&str>) -> Result<RunRecord, Failure> {
+    let runs = store.runs()?;
+    let Some(wanted) = wanted else {
+        return runs.into_iter().next().ok_or_else(|| {
+            usage(Diagnostic::new("nothing has run yet", None).help("name a pipeline with --pipeline, or run one"))
+        });
+    };
+    let known: Vec<String> = runs.iter().map(|run| run.name.clone().unwrap_or_else(|| run.id.clone())).collect();
+    runs.into_iter().find(|run| run.id == wanted || run.name.as_deref() == Some(wanted)).ok_or_else(|| {
+        let problem = Diagnostic::new(format!("there is no run `{wanted}`"), None);
+        usage(problem.help("`imp-flow runs` lists them").suggest(wanted, known.iter().map(String::as_str).take(10)))
+    })
+}

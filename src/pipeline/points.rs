@@ -1,0 +1,219 @@
+//! The points of a sweep as one pipeline: what is the same for several points is there once.
+//! Unaware of keys: stages are the same here if they are declared the same.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{
+    Diagnostic, Diagnostics, Pipeline, Sources,
+    check::Point,
+    sweep::Axis,
+    value::{Entry, Node, Table, Value},
+};
+
+/// One row of each axis.
+type Rows = Vec<usize>;
+
+/// All combinations of the axes' rows, the last axis changing fastest.
+fn combinations(axes: &[Axis]) -> Vec<Rows> {
+    axes.iter().fold(vec![Rows::new()], |rows, axis| {
+        rows.iter().flat_map(|row| (0..axis.rows.len()).map(|next| [row.as_slice(), &[next]].concat())).collect()
+    })
+}
+
+/// Makes one pipeline of all points. `make` turns a table into a pipeline by itself.
+pub(super) fn all(
+    base: &Table,
+    axes: &[Axis],
+    sources: &Sources,
+    make: impl Fn(Table, &Sources) -> Result<Pipeline, Diagnostics>,
+) -> Result<Pipeline, Diagnostics> {
+    check_keys(base, axes)?;
+    let labels = Labels::new(axes);
+    let rows = combinations(axes);
+    let mut merged = Merged::default();
+    let mut name = String::new();
+    for (number, rows) in rows.iter().enumerate() {
+        let (mut table, mut values) = (base.clone(), Vec::new());
+        for (axis, row) in axes.iter().zip(rows) {
+            for (key, node) in axis.keys.iter().zip(&axis.rows[*row]) {
+                values.push((key.clone(), node.value.to_string()));
+                table.merge(nested(key, node.clone()));
+            }
+        }
+        // A mistake in all points is said once.
+        let pipeline = make(table, sources)?;
+        name.clone_from(&pipeline.name);
+        merged.add(number, pipeline)?;
+        merged.points.push(Point { label: labels.of(rows), values });
+    }
+    unique(&mut merged.points);
+    let mut pipeline = Pipeline { name, stages: merged.stages, points: merged.points };
+    name_nodes(&mut pipeline, &labels, &rows);
+    Ok(pipeline)
+}
+
+/// `a.b.c = value` as a table.
+fn nested(key: &str, node: Node) -> Table {
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let span = node.span.clone();
+    let node = match rest {
+        Some(rest) => Node { value: Value::Table(nested(rest, node)), span: span.clone() },
+        None => node,
+    };
+    Table(vec![Entry { key: first.into(), key_span: span, node }])
+}
+
+/// A variable or a stage that is not there would be made by setting it: most likely its name is wrong.
+fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
+    let mut problems = Diagnostics::new();
+    for axis in axes {
+        for (column, key) in axis.keys.iter().enumerate() {
+            let span = axis.rows.first().map(|row| row[column].span.clone());
+            let mut parts = key.split('.');
+            let (of, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let known: Vec<&str> = match base.get(of).map(|entry| &entry.node.value) {
+                Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
+                _ => Vec::new(),
+            };
+            let problem = match of {
+                "seed" if name.is_empty() => continue,
+                "vars" | "stages" if known.contains(&name) => continue,
+                "vars" => Diagnostic::new(format!("`{key}`: no variable `{name}`"), span).suggest(name, known),
+                "stages" => Diagnostic::new(format!("`{key}`: no stage `{name}`"), span).suggest(name, known),
+                _ => Diagnostic::new(format!("`{key}` can't be swept over"), span)
+                    .help("name a variable (`vars.NAME`), a key of a stage (`stages.NAME.KEY`) or `seed`"),
+            };
+            problems.push(problem);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// What rows are called.
+struct Labels(Vec<Vec<String>>);
+
+impl Labels {
+    fn new(axes: &[Axis]) -> Self {
+        let all: Vec<&str> = axes.iter().flat_map(|axis| axis.keys.iter().map(String::as_str)).collect();
+        Self(axes.iter().map(|axis| Self::of_axis(axis, &all)).collect())
+    }
+
+    fn of_axis(axis: &Axis, all: &[&str]) -> Vec<String> {
+        if !axis.labels.is_empty() {
+            return axis.labels.iter().map(|label| folder_name(label)).collect();
+        }
+        let label = |row: &Vec<Node>| {
+            let pairs = axis.keys.iter().zip(row).map(|(key, node)| {
+                let value = node.as_str().map_or_else(|| node.value.to_string(), Into::into);
+                format!("{}={}", short_key(key, all), folder_name(&value))
+            });
+            pairs.collect::<Vec<_>>().join(",")
+        };
+        axis.rows.iter().map(label).collect()
+    }
+
+    /// The label of a point.
+    fn of(&self, rows: &[usize]) -> String {
+        let parts: Vec<&str> = self.0.iter().zip(rows).map(|(labels, row)| labels[*row].as_str()).collect();
+        shortened(parts.join(","))
+    }
+
+    /// Of what some points have in common: the labels of the axes on which they don't differ.
+    fn common(&self, points: &[&Rows]) -> String {
+        let same = |axis: usize| points.iter().all(|rows| rows[axis] == points[0][axis]);
+        let parts: Vec<&str> = (0..self.0.len())
+            .filter(|axis| self.0[*axis].len() > 1 && same(*axis))
+            .map(|axis| self.0[axis][points[0][axis]].as_str())
+            .collect();
+        shortened(parts.join(","))
+    }
+}
+
+/// The last part of a key, and more of it where that is not enough to tell it from others.
+fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
+    let starts = key.match_indices('.').map(|(at, _)| at + 1).rev();
+    let fits =
+        |end: &str| all.iter().filter(|other| **other == end || other.ends_with(&format!(".{end}"))).count() == 1;
+    starts.map(|start| &key[start..]).find(|end| fits(end)).unwrap_or(key)
+}
+
+/// Labels name folders.
+fn folder_name(text: &str) -> String {
+    let clean: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-+=".contains(c) { c } else { '-' }).collect();
+    clean.trim_matches(['-', '.']).to_string()
+}
+
+/// File systems allow 255 bytes.
+fn shortened(label: String) -> String {
+    const LONGEST: usize = 120;
+    if label.len() <= LONGEST {
+        return label;
+    }
+    let digest = blake3::hash(label.as_bytes()).to_hex();
+    format!("{}-{}", &label[..LONGEST - 9], &digest[..8])
+}
+
+/// Two points of one name become two names.
+fn unique(points: &mut [Point]) {
+    let mut seen = HashMap::<String, usize>::new();
+    for point in points {
+        let count = seen.entry(point.label.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            point.label = format!("{}-{count}", point.label);
+        }
+    }
+}
+
+/// Stages of all points so far, equal ones once.
+#[derive(Default)]
+struct Merged {
+    stages: Vec<super::StageDecl>,
+    points: Vec<Point>,
+    known: HashMap<String, usize>,
+}
+
+impl Merged {
+    fn add(&mut self, point: usize, pipeline: Pipeline) -> Result<(), Diagnostics> {
+        let order = crate::graph::Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
+        let mut stages: Vec<Option<super::StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
+        let mut nodes = vec![0; stages.len()];
+        for index in order {
+            let Some(mut stage) = stages[index].take() else { continue };
+            for input in stage.inputs.values_mut() {
+                *input = nodes[*input];
+            }
+            let identity = format!(
+                "{:?}",
+                (&stage.name, stage.kind, stage.seed, &stage.config, &stage.runtime, &stage.sources, &stage.inputs)
+            );
+            let node = *self.known.entry(identity).or_insert(self.stages.len());
+            let owner = (point, stage.name.clone());
+            if let Some(known) = self.stages.get_mut(node) {
+                known.owners.push(owner);
+            } else {
+                stage.owners = vec![owner];
+                self.stages.push(stage);
+            }
+            nodes[index] = node;
+        }
+        Ok(())
+    }
+}
+
+/// A stage of some points only is called after them: `finetune@lora_rank=64`.
+fn name_nodes(pipeline: &mut Pipeline, labels: &Labels, rows: &[Rows]) {
+    let mut taken = BTreeSet::new();
+    for stage in &mut pipeline.stages {
+        let owners: Vec<&Rows> = stage.owners.iter().map(|(point, _)| &rows[*point]).collect();
+        let common = if owners.len() == rows.len() { String::new() } else { labels.common(&owners) };
+        let full = |label: &str| {
+            if label.is_empty() { stage.owners[0].1.clone() } else { format!("{}@{label}", stage.owners[0].1) }
+        };
+        let candidates = [full(&common), full(&pipeline.points[stage.owners[0].0].label)];
+        let free = candidates.iter().find(|name| !taken.contains(*name));
+        stage.name.clone_from(free.unwrap_or(&candidates[1]));
+        taken.insert(stage.name.clone());
+    }
+}

@@ -1,0 +1,225 @@
+//! One stage of a pipeline: from its table to a declaration with a known kind and a full configuration.
+//! Unaware of the other stages.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use imp_stages::{KINDS, KindVisitor, Stage, job::Runtime, stage::Input, visit};
+
+use super::{
+    Diagnostic, Diagnostics, Sources,
+    check::{bad_name, is_name, scalar},
+    de,
+    diagnostic::Span,
+    value::{Entry, Node, Table, Value},
+};
+
+/// One stage as the user declared it, with defaults filled in.
+#[derive(Debug)]
+pub(crate) struct StageDecl {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) version: u32,
+    pub(crate) seed: u64,
+    /// The configuration, all defaults included.
+    pub(crate) config: serde_json::Value,
+    pub(crate) runtime: Runtime,
+    /// Threads that it takes: those of `runtime`, or what its kind usually needs; 0 for all.
+    pub(crate) cpus: usize,
+    /// Input name -> the position of the stage that it names.
+    pub(crate) inputs: BTreeMap<String, usize>,
+    /// Files of the user that the configuration names: as written -> absolute path.
+    pub(crate) sources: BTreeMap<String, PathBuf>,
+    /// Where the stage's name stands.
+    pub(crate) span: Span,
+    /// For whom it is: the positions of points, and what they call it.
+    pub(crate) owners: Vec<(usize, String)>,
+}
+
+/// A declaration whose inputs are names still.
+pub(super) struct Declared {
+    pub(super) stage: StageDecl,
+    pub(super) inputs: BTreeMap<String, (String, Span)>,
+}
+
+/// Reads one stage.
+pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Declared, Diagnostics> {
+    let Entry { key: name, key_span, node } = entry;
+    if !is_name(&name) || name.contains('.') {
+        return Err(vec![bad_name("stage", &name, Some(key_span))]);
+    }
+    let Value::Table(mut table) = node.value else {
+        return Err(vec![Diagnostic::new(format!("stage `{name}` must be a table"), Some(node.span))]);
+    };
+    let Some(kind) = table.remove("kind") else {
+        return Err(vec![
+            Diagnostic::new(format!("stage `{name}` has no `kind`"), Some(key_span))
+                .help(format!("add `kind = \"...\"`, one of: {}", KINDS.join(", "))),
+        ]);
+    };
+    let Some(kind_name) = kind.node.as_str() else {
+        return Err(vec![Diagnostic::new("`kind` must be a string", Some(kind.node.span))]);
+    };
+    let reading = Reading { name, key_span, table, pipeline_seed, sources };
+    visit(kind_name, reading).unwrap_or_else(|| {
+        Err(vec![
+            Diagnostic::new(format!("unknown kind of stage `{kind_name}`"), Some(kind.node.span.clone()))
+                .label("no such kind")
+                .suggest(kind_name, KINDS.iter().copied()),
+        ])
+    })
+}
+
+/// A stage whose kind is about to become a type.
+struct Reading<'a> {
+    name: String,
+    key_span: Span,
+    table: Table,
+    pipeline_seed: u64,
+    sources: &'a Sources,
+}
+
+impl KindVisitor for Reading<'_> {
+    type Output = Result<Declared, Diagnostics>;
+
+    fn visit<S: Stage>(mut self) -> Self::Output {
+        let mut problems = Diagnostics::new();
+        let seed = scalar(&mut self.table, "seed", self.pipeline_seed, &mut problems);
+        let runtime = scalar(&mut self.table, "runtime", Runtime::default(), &mut problems);
+        let inputs = self.take_inputs::<S>(&mut problems);
+        let config = match de::from_table::<S::Config>(&self.table, &self.key_span) {
+            Ok(config) => config,
+            Err(mut problem) => {
+                // The inputs are keys of the same table for the person who writes it.
+                if let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|rest| rest.strip_suffix('`'))
+                    && problem.help.as_ref().is_none_or(|help| !help.starts_with("did you mean"))
+                {
+                    let key = key.to_string();
+                    let known: Vec<&str> =
+                        S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
+                    let better = problem.clone().suggest(&key, known);
+                    if better.help.as_ref().is_some_and(|help| help.starts_with("did you mean")) {
+                        problem = better;
+                    }
+                }
+                problem.message = format!("stage `{}`: {}", self.name, problem.message);
+                problems.push(problem);
+                return Err(problems);
+            }
+        };
+        let count = |name: &str| inputs.keys().filter(|given| Input::is_of(name, given)).count();
+        if let Err(issue) = S::check(&config).and_then(|()| S::check_inputs(&config, &count)) {
+            let span = self.span_of(&issue.key);
+            problems
+                .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
+        }
+        let cpus = if runtime.cpus == 0 { S::cpus(&config) } else { runtime.cpus };
+        let sources = self.resolve_sources(&S::sources(&config), &mut problems);
+        let config = serde_json::to_value(&config).unwrap_or_else(|error| {
+            problems.push(Diagnostic::new(format!("stage `{}`: {error}", self.name), Some(self.key_span.clone())));
+            serde_json::Value::Null
+        });
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let stage = StageDecl {
+            owners: vec![(0, self.name.clone())],
+            name: self.name,
+            kind: S::KIND,
+            version: S::VERSION,
+            seed,
+            config,
+            runtime,
+            cpus,
+            inputs: BTreeMap::new(),
+            sources,
+            span: self.key_span,
+        };
+        Ok(Declared { stage, inputs })
+    }
+}
+
+impl Reading<'_> {
+    /// Takes the keys that name other stages out of the table.
+    fn take_inputs<S: Stage>(&mut self, problems: &mut Diagnostics) -> BTreeMap<String, (String, Span)> {
+        let mut inputs = BTreeMap::new();
+        for input in S::INPUTS {
+            match self.table.remove(input.name) {
+                Some(Entry { node: Node { value: Value::Array(nodes), .. }, .. }) if input.many => {
+                    let alone = nodes.len() == 1;
+                    if nodes.is_empty() && input.required {
+                        problems.push(self.no_input(input));
+                    }
+                    for (index, node) in nodes.into_iter().enumerate() {
+                        let name = if alone { input.name.to_string() } else { Input::name_at(input.name, index) };
+                        match node.as_str() {
+                            Some(stage) => drop(inputs.insert(name, (stage.to_string(), node.span.clone()))),
+                            None => problems.push(self.no_stage_name(&name, &node)),
+                        }
+                    }
+                }
+                Some(entry) => match entry.node.as_str() {
+                    Some(stage) => {
+                        inputs.insert(input.name.to_string(), (stage.to_string(), entry.node.span.clone()));
+                    }
+                    None => problems.push(self.no_stage_name(input.name, &entry.node)),
+                },
+                None if input.required => problems.push(self.no_input(input)),
+                None => {}
+            }
+        }
+        inputs
+    }
+
+    fn no_input(&self, input: &Input) -> Diagnostic {
+        Diagnostic::new(
+            format!("stage `{}`: the input `{}` is missing", self.name, input.name),
+            Some(self.key_span.clone()),
+        )
+        .help(format!("add `{} = \"STAGE\"`, a stage that gives {}", input.name, input.about))
+    }
+
+    fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {
+        Diagnostic::new(
+            format!("stage `{}`: `{input}` must be the name of a stage, as a string", self.name),
+            Some(node.span.clone()),
+        )
+        .label(format!("this is {}", node.type_name()))
+    }
+
+    /// The place of a dotted key, or of the nearest table above it that was written.
+    fn span_of(&self, dotted: &str) -> Span {
+        let (mut table, mut span) = (&self.table, self.key_span.clone());
+        for part in dotted.split('.') {
+            let Some(entry) = table.get(part) else { break };
+            span = entry.node.span.clone();
+            let Value::Table(below) = &entry.node.value else { break };
+            table = below;
+        }
+        span
+    }
+
+    /// Files of the user, from the folder of the file that names them.
+    fn resolve_sources(&self, written: &[String], problems: &mut Diagnostics) -> BTreeMap<String, PathBuf> {
+        let mut resolved = BTreeMap::new();
+        for source in written {
+            let node = self.table.0.iter().find_map(|entry| entry.node.find_str(source));
+            let span = node.map_or(&self.key_span, |node| &node.span);
+            let base = self.sources.path(span.file).parent().map(PathBuf::from).unwrap_or_default();
+            let from_here = || std::path::absolute(base.join(source)).unwrap_or_else(|_| base.join(source));
+            let path = self.sources.originals.get(source).cloned().unwrap_or_else(from_here);
+            match path.metadata() {
+                Ok(_) => {
+                    resolved.insert(source.clone(), path);
+                }
+                Err(error) => problems.push(
+                    Diagnostic::new(
+                        format!("stage `{}`: can't read {}: {error}", self.name, path.display()),
+                        Some(span.clone()),
+                    )
+                    .help("a relative path is meant from the folder of the pipeline file"),
+                ),
+            }
+        }
+        resolved
+    }
+}

@@ -1,0 +1,181 @@
+//! Points or runs in one table. Knows columns and rows; not where they come from.
+
+use std::cmp::Ordering;
+
+use super::{
+    lines::{DIM, GOOD},
+    say,
+    table::Table,
+    units,
+};
+
+/// Rows with the same columns.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(crate) parameters: Vec<String>,
+    pub(crate) metrics: Vec<String>,
+    /// Of each metric.
+    pub(crate) orders: Vec<Order>,
+    pub(crate) rows: Vec<CompareRow>,
+}
+
+/// A point or a run.
+#[derive(Debug)]
+pub(crate) struct CompareRow {
+    pub(crate) label: String,
+    pub(crate) parameters: Vec<Option<String>>,
+    pub(crate) metrics: Vec<Option<f64>>,
+}
+
+/// Which end of a metric is the good one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    More,
+    Less,
+}
+
+impl Order {
+    /// By the words in a metric's name.
+    pub(crate) fn of(metric: &str) -> Self {
+        const LESS: [&str; 7] = ["loss", "error", "perplexity", "seconds", "memory", "bytes", "rejected"];
+        if LESS.iter().any(|word| metric.contains(word)) { Self::Less } else { Self::More }
+    }
+
+    /// The better one first.
+    fn compare(self, a: f64, b: f64) -> Ordering {
+        match self {
+            Self::More => b.total_cmp(&a),
+            Self::Less => a.total_cmp(&b),
+        }
+    }
+}
+
+impl Comparison {
+    /// The names of all columns that can be sorted by.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        self.parameters.iter().chain(&self.metrics).cloned().collect()
+    }
+
+    /// Metrics from the best on, parameters from the smallest. What has none comes last.
+    pub(crate) fn sort_by(&mut self, column: usize) {
+        let parameters = self.parameters.len();
+        let number = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<f64>().ok());
+        self.rows.sort_by(|a, b| {
+            if column < parameters {
+                let (a, b) = (&a.parameters[column], &b.parameters[column]);
+                return match (number(a), number(b)) {
+                    (Some(a), Some(b)) => a.total_cmp(&b),
+                    _ => (a.is_none(), a).cmp(&(b.is_none(), b)),
+                };
+            }
+            let column = column - parameters;
+            match (a.metrics[column], b.metrics[column]) {
+                (Some(a), Some(b)) => self.orders[column].compare(a, b),
+                (a, b) => a.is_none().cmp(&b.is_none()),
+            }
+        });
+    }
+
+    /// The best value of a metric, if rows differ in it.
+    fn best(&self, column: usize) -> Option<f64> {
+        let values = || self.rows.iter().filter_map(|row| row.metrics[column]);
+        let best = values().min_by(|a, b| self.orders[column].compare(*a, *b))?;
+        values().any(|value| value.total_cmp(&best) != Ordering::Equal).then_some(best)
+    }
+}
+
+/// Shows a comparison.
+pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
+    if json {
+        return as_json(comparison);
+    }
+    if csv {
+        return as_csv(comparison);
+    }
+    let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
+    let columns = comparison.columns();
+    let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(|column| last_words(column))).collect();
+    let mut table = Table::new(&head).right(&head[1..]);
+    for row in &comparison.rows {
+        let parameters = row.parameters.iter().map(|value| value.clone().unwrap_or_else(|| "-".into()));
+        let metrics = row.metrics.iter().zip(&best).map(|(value, best)| match value {
+            Some(value) if Some(*value) == *best => format!("*{}", units::figure(*value)),
+            Some(value) => units::figure(*value),
+            None => "-".into(),
+        });
+        table.row(std::iter::once(row.label.clone()).chain(parameters).chain(metrics));
+    }
+    table.print();
+    if best.iter().any(Option::is_some) {
+        say(&format!("\n{GOOD}*{GOOD:#} {DIM}the best of its column{DIM:#}"));
+    }
+}
+
+/// `stages.` says nothing to a person.
+fn last_words(column: &str) -> &str {
+    column.strip_prefix("stages.").unwrap_or(column)
+}
+
+fn as_json(comparison: &Comparison) {
+    for row in &comparison.rows {
+        let parameters: serde_json::Map<String, serde_json::Value> = comparison
+            .parameters
+            .iter()
+            .cloned()
+            .zip(row.parameters.iter().map(|value| serde_json::json!(value)))
+            .collect();
+        let metrics: serde_json::Map<String, serde_json::Value> =
+            comparison.metrics.iter().cloned().zip(row.metrics.iter().map(|value| serde_json::json!(value))).collect();
+        say(&serde_json::json!({"point": row.label, "parameters": parameters, "metrics": metrics}).to_string());
+    }
+}
+
+fn as_csv(comparison: &Comparison) {
+    let line = |cells: Vec<String>| say(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
+    line(std::iter::once("point".to_string()).chain(comparison.columns()).collect());
+    for row in &comparison.rows {
+        let parameters = row.parameters.iter().map(|value| value.clone().unwrap_or_default());
+        let metrics = row.metrics.iter().map(|value| value.map(|value| value.to_string()).unwrap_or_default());
+        line(std::iter::once(row.label.clone()).chain(parameters).chain(metrics).collect());
+    }
+}
+
+/// As RFC 4180 has it.
+fn quoted(cell: &str) -> String {
+    if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_comes_first_and_what_is_missing_last() {
+        let row = |label: &str, rank: &str, loss: Option<f64>, accuracy: Option<f64>| CompareRow {
+            label: label.into(),
+            parameters: vec![Some(rank.into())],
+            metrics: vec![loss, accuracy],
+        };
+        let mut comparison = Comparison {
+            parameters: vec!["rank".into()],
+            metrics: vec!["a.loss".into(), "b.accuracy".into()],
+            orders: ["a.loss", "b.accuracy"].map(Order::of).to_vec(),
+            rows: vec![
+                row("x", "128", Some(0.5), Some(80.0)),
+                row("y", "64", None, Some(90.0)),
+                row("z", "256", Some(0.4), None),
+            ],
+        };
+        let mut sorted = |column| {
+            comparison.sort_by(column);
+            comparison.rows.iter().map(|row| row.label.as_str()).collect::<String>()
+        };
+        assert_eq!([sorted(0), sorted(1), sorted(2)], ["yxz", "zxy", "yxz"]);
+        assert_eq!((comparison.best(0), comparison.best(1)), (Some(0.4), Some(90.0)));
+    }
+
+    #[test]
+    fn cells_are_quoted_where_they_must_be() {
+        assert_eq!([quoted("plain"), quoted("a,b"), quoted("say \"x\"")], ["plain", "\"a,b\"", "\"say \"\"x\"\"\""]);
+    }
+}

@@ -1,0 +1,68 @@
+//! Columns that line up. Knows texts only.
+
+use super::{lines::DIM, say};
+
+/// Rows of cells below a head; columns are as wide as they need. Those in `right` line up at their ends.
+pub(super) struct Table {
+    head: Vec<String>,
+    rows: Vec<Vec<String>>,
+    right: Vec<bool>,
+}
+
+impl Table {
+    pub(super) fn new(head: &[&str]) -> Self {
+        let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+        Self { right: vec![false; head.len()], head, rows: Vec::new() }
+    }
+
+    /// Lines columns up at their ends: figures.
+    #[must_use]
+    pub(super) fn right(mut self, columns: &[&str]) -> Self {
+        for (name, right) in self.head.iter().zip(&mut self.right) {
+            *right = columns.contains(&name.as_str());
+        }
+        self
+    }
+
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// On standard output.
+    pub(super) fn print(&self) {
+        let (head, rows) = self.lines();
+        say(&format!("{DIM}{head}{DIM:#}"));
+        for row in rows {
+            say(&row);
+        }
+    }
+
+    /// The head, and each row, as lines.
+    fn lines(&self) -> (String, Vec<String>) {
+        let all = || std::iter::once(&self.head).chain(&self.rows);
+        let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths).zip(&self.right).map(|((cell, width), right)| {
+                if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            });
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_string()
+        };
+        (line(&self.head), self.rows.iter().map(line).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(&["stage", "time"]).right(&["time"]);
+        table.row(["a".into(), "12 s".into()]);
+        table.row(["longer".into(), "3 s".into()]);
+        let (head, rows) = table.lines();
+        assert_eq!(head, "stage   time");
+        assert_eq!(rows, ["a       12 s", "longer   3 s"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Throwing away what nothing needs any more. Needed is what the last runs of each pipeline and runs with a name used, what
+//! running runs use, and what was made since the oldest of these began: runs that were killed made some of it.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{Digest, Receipt, Result, RunRecord, Store, StoreError, files};
+
+/// A file in `tmp/` that is older than this belongs to nobody any more.
+const TMP_AGE: Duration = Duration::from_hours(1);
+
+/// What went, or would go.
+#[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Thrown {
+    pub(crate) runs: usize,
+    pub(crate) stages: usize,
+    pub(crate) files: usize,
+    pub(crate) bytes: u64,
+    /// Bytes of stages that were begun and never finished.
+    pub(crate) unfinished: u64,
+    /// Bytes of what is kept.
+    pub(crate) kept_bytes: u64,
+    /// Stages that went, with their sizes, the largest first.
+    pub(crate) largest: Vec<(String, u64)>,
+}
+
+impl Store {
+    /// Keeps what the last `keep` runs of each pipeline and all runs with a name need; the rest goes.
+    pub(crate) fn gc(&self, keep: usize, dry_run: bool) -> Result<Thrown> {
+        let _guard = self.guard_alone()?;
+        let mut thrown = Thrown::default();
+        let remove = |path: &Path| if dry_run { Ok(()) } else { remove_any(path) };
+
+        let (kept, gone) = split(self.runs()?, keep);
+        thrown.runs = gone.len();
+        if !dry_run {
+            gone.iter().try_for_each(|run| self.remove_run(&run.id))?;
+        }
+        let mut roots = self.used_now()?;
+        roots.extend(kept.iter().flat_map(RunRecord::keys));
+        let since = Since::of(&kept);
+
+        let mut objects = HashSet::new();
+        let mut trees = HashSet::new();
+        for (key, receipt) in self.receipts() {
+            if roots.contains(&key) || since.covers(&receipt) {
+                trees.insert(receipt.output.digest);
+                objects.extend(self.objects_of(&receipt)?);
+            } else {
+                thrown.stages += 1;
+                thrown.largest.push((format!("{}/{}", receipt.pipeline, receipt.stage), receipt.output.bytes));
+                remove(&self.receipt_path(key))?;
+            }
+        }
+        thrown.largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
+
+        for (path, digest) in self.named_by_digest("trees", 1)? {
+            if !trees.contains(&digest) {
+                remove(&path)?;
+            }
+        }
+        for (path, digest) in self.named_by_digest("objects", 1)? {
+            let bytes = path.metadata().map_err(StoreError::io(&path))?.len();
+            if objects.contains(&digest) {
+                thrown.kept_bytes += bytes;
+            } else {
+                thrown.files += 1;
+                thrown.bytes += bytes;
+                remove(&path)?;
+            }
+        }
+        for (path, key) in self.named_by_digest("work", 0)? {
+            if !roots.contains(&key) && !self.is_being_made(key) && !since.covers_time(modified(&path)) {
+                thrown.unfinished += size(&path);
+                remove(&path)?;
+            }
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        for path in entries(&self.root.join("tmp"))? {
+            if now.as_secs() > modified(&path) + TMP_AGE.as_secs() {
+                remove(&path)?;
+            }
+        }
+        Ok(thrown)
+    }
+
+    /// Everything under `objects/` that a receipt needs.
+    pub(super) fn objects_of(&self, receipt: &Receipt) -> Result<Vec<Digest>> {
+        let mut all: Vec<Digest> = self.tree(receipt.output.digest)?.iter().map(|file| file.digest).collect();
+        all.push(receipt.output.digest);
+        all.extend([receipt.log, receipt.metrics, receipt.events].into_iter().flatten());
+        Ok(all)
+    }
+
+    /// What lies in `folder` under names that are digests, `levels` of them in folders of two digits.
+    pub(super) fn named_by_digest(&self, folder: &str, levels: usize) -> Result<Vec<(PathBuf, Digest)>> {
+        let top = entries(&self.root.join(folder))?;
+        let named = |path: PathBuf, start: &str| {
+            let digest = Digest::from_hex(&format!("{start}{}", path.file_name()?.to_str()?))?;
+            Some((path, digest))
+        };
+        if levels == 0 {
+            return Ok(top.into_iter().filter_map(|path| named(path, "")).collect());
+        }
+        let mut found = Vec::new();
+        for path in top {
+            let start = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            found.extend(entries(&path)?.into_iter().filter_map(|path| named(path, &start)));
+        }
+        Ok(found)
+    }
+}
+
+/// The runs that are kept, and the others. `runs` begins with the last one.
+fn split(runs: Vec<RunRecord>, keep: usize) -> (Vec<RunRecord>, Vec<RunRecord>) {
+    let mut seen = BTreeMap::<String, usize>::new();
+    runs.into_iter().partition(|run| {
+        let count = seen.entry(run.pipeline.clone()).or_default();
+        *count += 1;
+        run.name.is_some() || *count <= keep
+    })
+}
+
+/// When the oldest kept run of each pipeline began.
+struct Since(BTreeMap<String, u64>);
+
+impl Since {
+    fn of(kept: &[RunRecord]) -> Self {
+        let mut since = BTreeMap::new();
+        // A name keeps one run, and not all that came after it.
+        for run in kept.iter().filter(|run| run.name.is_none()) {
+            let oldest = since.entry(run.pipeline.clone()).or_insert(u64::MAX);
+            *oldest = (run.started as u64).min(*oldest);
+        }
+        Self(since)
+    }
+
+    fn covers(&self, receipt: &Receipt) -> bool {
+        let pipeline = receipt.pipeline.split('/').next().unwrap_or_default();
+        self.0.get(pipeline).is_some_and(|since| receipt.timing.finished >= *since)
+    }
+
+    fn covers_time(&self, time: u64) -> bool {
+        self.0.values().min().is_some_and(|since| time >= *since)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(StoreError::Io { path: folder.to_path_buf(), source }),
+    }
+}
+
+fn remove_any(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(StoreError::io(path)),
+    }
+}
+
+/// Seconds since 1970.
+fn modified(path: &Path) -> u64 {
+    let time = path.metadata().and_then(|data| data.modified()).ok();
+    time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
+}
+
+/// Bytes of all files below `path`.
+pub(super) fn size(path: &Path) -> u64 {
+    files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+}

@@ -1,0 +1,104 @@
+//! What running runs use, so that nobody throws it away. Unaware of why they use it.
+//!
+//! Each run has a file under `live/` that it holds locked and in which it notes every key that it looked at. Looking and
+//! noting happen under the shared lock of `locks/gc`, as does taking in what a stage made; whoever throws things away holds
+//! that lock alone. The operating system lets go of all locks when a process ends, however it ends.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::{Digest, Result, Store, StoreError};
+
+/// While it lives, nothing is thrown away.
+#[derive(Debug)]
+pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] File);
+
+/// The keys that this run uses.
+#[derive(Debug)]
+pub(crate) struct Live {
+    path: PathBuf,
+    file: File,
+}
+
+impl Store {
+    /// Keeps others from throwing things away; waits while somebody does.
+    pub(crate) fn guard(&self) -> Result<Guard> {
+        let path = self.gc_lock();
+        let file = open(&path)?;
+        file.lock_shared().map_err(StoreError::io(&path))?;
+        Ok(Guard(file))
+    }
+
+    /// Keeps others from using the store, to throw things away. The hand of whoever looks something up is waited for.
+    pub(super) fn guard_alone(&self) -> Result<Guard> {
+        let path = self.gc_lock();
+        let file = open(&path)?;
+        file.lock().map_err(StoreError::io(&path))?;
+        Ok(Guard(file))
+    }
+
+    /// Begins the list of what this run uses.
+    pub(crate) fn live(&self) -> Result<Live> {
+        let folder = self.root.join("live");
+        fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        let file = tempfile::Builder::new().prefix("run-").tempfile_in(&folder).map_err(StoreError::io(&folder))?;
+        file.as_file().lock_shared().map_err(StoreError::io(file.path()))?;
+        let (file, path) = file.into_parts();
+        let path = path.keep().map_err(|error| StoreError::Io { path: folder, source: error.error })?;
+        Ok(Live { path, file })
+    }
+
+    /// The keys that running runs use. Lists of runs that were killed go. To be called under the lock of whoever throws
+    /// things away.
+    pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
+        let folder = self.root.join("live");
+        let mut keys = HashSet::new();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(keys),
+            Err(source) => return Err(StoreError::Io { path: folder, source }),
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Ok(file) = File::open(&path) else { continue };
+            match file.try_lock() {
+                Ok(()) => drop(fs::remove_file(&path)),
+                Err(TryLockError::WouldBlock) => {
+                    let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
+                    keys.extend(text.lines().filter_map(Digest::from_hex));
+                }
+                Err(TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
+            }
+        }
+        Ok(keys)
+    }
+
+    fn gc_lock(&self) -> PathBuf {
+        self.root.join("locks").join("gc")
+    }
+}
+
+impl Live {
+    /// Notes keys that are in use until this run ends.
+    pub(crate) fn add(&mut self, keys: &[Digest]) -> Result<()> {
+        let text: String = keys.iter().map(|key| key.hex() + "\n").collect();
+        self.file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // What is left of a run is cleared away by whoever looks next.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+    }
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
+}

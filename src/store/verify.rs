@@ -1,0 +1,123 @@
+//! Reading everything again: what is damaged is named and taken out, so that the next run makes it again.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Digest, Receipt, Result, Store, StoreError, TreeFile, files, tree::hash_file};
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Checkup {
+    pub(crate) objects: usize,
+    pub(crate) bytes: u64,
+    pub(crate) receipts: usize,
+    /// Files that are not what they should be.
+    pub(crate) damaged: Vec<PathBuf>,
+    /// `pipeline/stage` of what will run again.
+    pub(crate) lost: BTreeSet<String>,
+    /// Objects that were gone and could be had back from a tree.
+    pub(crate) mended: usize,
+}
+
+impl Store {
+    /// Reads all objects, receipts and trees. `progress` is called with bytes done and in all, from any thread.
+    pub(crate) fn verify(&self, progress: impl Fn(u64, u64) + Sync) -> Result<Checkup> {
+        let mut found = Checkup::default();
+        let _guard = self.guard_alone()?;
+        let receipts = self.check_receipts(&mut found)?;
+        let bad = self.check_objects(&mut found, progress)?;
+        for receipt in &receipts {
+            if !self.check_tree(receipt, &bad, &mut found)? {
+                found.lost.insert(format!("{}/{}", receipt.pipeline, receipt.stage));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The whole receipts. Others are taken out.
+    fn check_receipts(&self, found: &mut Checkup) -> Result<Vec<Receipt>> {
+        let mut receipts = Vec::new();
+        for path in files(&self.root.join("receipts")) {
+            found.receipts += 1;
+            let bytes = fs::read(&path).map_err(StoreError::io(&path))?;
+            let receipt = serde_json::from_slice(&bytes).ok();
+            match receipt.filter(|receipt: &Receipt| self.receipt_path(receipt.manifest.key()) == path) {
+                Some(receipt) => receipts.push(receipt),
+                None => self.take_out(&path, found)?,
+            }
+        }
+        Ok(receipts)
+    }
+
+    /// Hashes all objects on all cores. Those whose content is not what their name says are taken out.
+    fn check_objects(&self, found: &mut Checkup, progress: impl Fn(u64, u64) + Sync) -> Result<HashSet<Digest>> {
+        let objects = self.named_by_digest("objects", 1)?;
+        let sizes: Vec<u64> = objects.iter().map(|(path, _)| path.metadata().map_or(0, |data| data.len())).collect();
+        let (total, done) = (sizes.iter().sum(), AtomicU64::new(0));
+        let bad: Vec<(PathBuf, Digest)> = objects
+            .par_iter()
+            .zip(&sizes)
+            .filter(|((path, digest), size)| {
+                let right = hash_file(path).is_ok_and(|(content, _)| content == *digest);
+                progress(done.fetch_add(**size, Ordering::Relaxed) + **size, total);
+                !right
+            })
+            .map(|(object, _)| object.clone())
+            .collect();
+        (found.objects, found.bytes) = (objects.len(), total);
+        bad.iter().try_for_each(|(path, _)| self.take_out(path, found))?;
+        Ok(bad.into_iter().map(|(_, digest)| digest).collect())
+    }
+
+    /// Whether the tree of a receipt is whole, or can be made from whole objects. If not, it is taken out.
+    fn check_tree(&self, receipt: &Receipt, bad: &HashSet<Digest>, found: &mut Checkup) -> Result<bool> {
+        let folder = self.path("trees", receipt.output.digest);
+        let Ok(listing) = self.tree(receipt.output.digest) else {
+            super::receipt::remove_all(&folder)?;
+            return Ok(false);
+        };
+        let mut whole = true;
+        for file in &listing {
+            if bad.contains(&file.digest) || !self.has(&file.digest) {
+                let there = folder.join(&file.path);
+                // A tree's files are the objects themselves, or copies where a disk has no links.
+                if hash_file(&there).is_ok_and(|(content, _)| content == file.digest) {
+                    self.take_file(&there, file.digest)?;
+                    found.mended += 1;
+                } else {
+                    whole = false;
+                }
+            }
+        }
+        if folder.is_dir() && (!whole || !listing.iter().all(|file| self.is_object(&folder, file))) {
+            super::receipt::remove_all(&folder)?;
+        }
+        Ok(whole)
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.object(*digest).is_file()
+    }
+
+    /// Whether a file of a tree is the object itself, which has been read, or has the same content.
+    fn is_object(&self, folder: &Path, file: &TreeFile) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let path = folder.join(&file.path);
+        let (Ok(there), Ok(object)) = (path.metadata(), self.object(file.digest).metadata()) else { return false };
+        there.ino() == object.ino() || hash_file(&path).is_ok_and(|(content, _)| content == file.digest)
+    }
+
+    fn take_out(&self, path: &Path, found: &mut Checkup) -> Result<()> {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.map_err(StoreError::io(path))?;
+        found.damaged.push(path.strip_prefix(&self.root).unwrap_or(path).to_path_buf());
+        Ok(())
+    }
+}

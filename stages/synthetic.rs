@@ -1,0 +1,123 @@
+//! The kind `synthetic`: takes a moment and writes a little. Only in builds for tests and benches of the runner, which
+//! need pipelines of any shape and size; not one of [`crate::KINDS`].
+
+use std::{fs, thread::sleep, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Job, Stage, StageError,
+    event::Progress,
+    stage::{ConfigIssue, Input},
+};
+
+/// The kind `synthetic`.
+#[derive(Debug)]
+pub struct Synthetic;
+
+/// The keys of `synthetic`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyntheticConfig {
+    /// Decides the content of the output, with the seed and the inputs.
+    pub text: String,
+    /// The output is the same whatever the inputs are.
+    pub constant: bool,
+    /// Small files to write beside the value.
+    pub files: usize,
+    /// Steps, each with a checkpoint.
+    pub steps: usize,
+    /// Milliseconds of a step.
+    pub step_ms: u64,
+    /// A figure to report.
+    pub score: Option<f64>,
+    /// Fails with these words.
+    pub fail: Option<String>,
+    /// Fails so many times as a network does, then no more.
+    pub flaky: usize,
+    /// Kills its own process, once.
+    pub crash: bool,
+}
+
+const VALUE: &str = "value.txt";
+
+impl Stage for Synthetic {
+    const KIND: &'static str = "synthetic";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "for tests and benches of the runner";
+    const INPUTS: &'static [Input] = &[Input::list("after", "what another `synthetic` stage wrote")];
+    type Config = SyntheticConfig;
+
+    fn check(config: &SyntheticConfig) -> Result<(), ConfigIssue> {
+        if config.step_ms > 60_000 {
+            return Err(ConfigIssue::new("step_ms", "must be at most a minute"));
+        }
+        Ok(())
+    }
+
+    fn cpus(_config: &SyntheticConfig) -> usize {
+        1
+    }
+
+    fn run(config: &SyntheticConfig, job: &Job) -> Result<(), StageError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut step = read(&job.checkpoint().join("step"))?;
+        trouble(config, job)?;
+        while step < config.steps {
+            job.check_cancelled()?;
+            sleep(Duration::from_millis(config.step_ms));
+            step += 1;
+            // Renamed, as real checkpoints are: a kill leaves the old one or the new one.
+            write(&job.checkpoint().join("next"), step.to_string())?;
+            let named = job.checkpoint().join("step");
+            fs::rename(job.checkpoint().join("next"), &named).map_err(StageError::io(&named))?;
+            job.progress(Progress::new(step, config.steps, "steps"));
+        }
+        hasher.update(config.text.as_bytes()).update(&job.seed().to_le_bytes());
+        for input in job.inputs("after").filter(|_| !config.constant) {
+            let path = input.join(VALUE);
+            hasher.update(&fs::read(&path).map_err(StageError::io(&path))?);
+        }
+        write(&job.output().join(VALUE), hasher.finalize().to_hex().to_string())?;
+        for number in 0..config.files {
+            let folder = job.output().join(format!("{:02}", number % 100));
+            fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
+            write(&folder.join(format!("{number:06}")), format!("{} {number}", config.text))?;
+        }
+        if let Some(score) = config.score {
+            job.result("score", score);
+        }
+        Ok(())
+    }
+}
+
+/// What goes wrong on purpose.
+fn trouble(config: &SyntheticConfig, job: &Job) -> Result<(), StageError> {
+    if let Some(message) = &config.fail {
+        tracing::info!("about to fail");
+        return Err(StageError::failed(message, "take `fail` out"));
+    }
+    let count = job.checkpoint().join("tries");
+    let tries = read(&count)?;
+    write(&count, (tries + 1).to_string())?;
+    if config.crash && tries == 0 {
+        std::process::abort();
+    }
+    if tries < config.flaky {
+        return Err(StageError::transient(format!("no luck at try {}", tries + 1), "try again"));
+    }
+    Ok(())
+}
+
+/// The number in a file; 0 if there is no such file.
+fn read(path: &std::path::Path) -> Result<usize, StageError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(StageError::io(path)(error)),
+    }
+}
+
+fn write(path: &std::path::Path, text: String) -> Result<(), StageError> {
+    fs::write(path, text).map_err(StageError::io(path))
+}

@@ -1,0 +1,309 @@
+//! The runner by itself, on stages that take no time: choosing stages, failures, retries, resources, sweeps, and questions
+//! about what ran.
+
+use crate::support::{Output, Space};
+
+/// `a -> b -> d` and `a -> c -> d`.
+const DIAMOND: &str = r#"
+name = "diamond"
+[stages.a]
+kind = "synthetic"
+text = "a"
+[stages.b]
+kind = "synthetic"
+after = "a"
+text = "b"
+[stages.c]
+kind = "synthetic"
+after = "a"
+text = "c"
+[stages.d]
+kind = "synthetic"
+after = ["b", "c"]
+text = "d"
+score = 3.5
+"#;
+
+fn diamond() -> Space {
+    let space = Space::new();
+    space.write("p.toml", DIAMOND);
+    space
+}
+
+/// The names of the stages that ran.
+fn ran(space: &Space, args: &[&str]) -> Vec<String> {
+    let output = space.succeed(&[&["--json"], args].concat());
+    finished(&output)
+}
+
+fn finished(output: &Output) -> Vec<String> {
+    let events = output.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let finished = events.filter(|event| event["event"] == "finished");
+    let mut names: Vec<String> = finished.map(|event| event["stage"].as_str().unwrap().to_string()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn stages_are_chosen_forced_and_left_out() {
+    let space = diamond();
+    let refused = space.run(&["run", "p.toml", "--only", "d"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(
+        refused.stderr.contains("stage `d` needs `b`, which is left out and not in the cache")
+            && refused.stderr.contains("= help: run `b` first: `--until b`"),
+        "{}",
+        refused.stderr
+    );
+    assert!(space.run(&["run", "p.toml", "--until", "e"]).stderr.contains("--until e: there is no such stage"));
+    assert_eq!(ran(&space, &["run", "p.toml", "--until", "b"]), ["a", "b"]);
+    assert_eq!(space.stages_in("diamond", "left out"), ["c", "d"]);
+    assert_eq!(ran(&space, &["run", "p.toml", "--from", "b", "--until", "c"]), [""; 0], "nothing is in both");
+    assert_eq!(ran(&space, &["run", "p.toml"]), ["c", "d"]);
+    // It gives the same bytes, so what uses it stays.
+    assert_eq!(ran(&space, &["run", "p.toml", "--force", "a"]), ["a"]);
+    let plan = space.succeed(&["run", "p.toml", "--dry-run", "--force", "b"]).stdout;
+    assert!(plan.contains("run     b  forced\n") && plan.contains("2 of 4 cached, 2 would run"), "{plan}");
+}
+
+#[test]
+fn after_a_failure_the_rest_runs_if_the_person_wants_it() {
+    let space = Space::new();
+    let broken = DIAMOND.replace("text = \"b\"", "text = \"b\"\nfail = \"out of luck\"");
+    space.write("p.toml", broken + "[stages.e]\nkind = \"synthetic\"\nafter = \"c\"\n");
+    let args = ["run", "p.toml", "--keep-going", "--jobs", "1"];
+    let output = space.run(&args);
+    assert_eq!(output.code, Some(1));
+    let (ran, skipped) = (space.stages_in("diamond", "ran"), space.stages_in("diamond", "skipped"));
+    assert_eq!((ran, skipped), (vec!["a".into(), "c".into(), "e".into()], vec!["d".to_string()]));
+    let stderr = output.stderr;
+    assert!(stderr.contains("error: stage `b`: out of luck\n  | "), "{stderr}");
+    assert!(stderr.contains("about to fail\n  help: take `fail` out\n  log: HERE/cache/work/"), "{stderr}");
+    // Without it, nothing new starts: `c` comes after `b` where only one runs at a time.
+    let strict = Space::new();
+    strict.write("p.toml", space.read("p.toml"));
+    assert_eq!(strict.run(&["run", "p.toml", "--jobs", "1"]).code, Some(1));
+    assert_eq!(strict.stages_in("diamond", "ran"), ["a"]);
+}
+
+#[test]
+fn what_may_be_over_soon_is_tried_again_and_nothing_else() {
+    let space = diamond();
+    space.write("imp-flow.toml", "retries = 2\nretry_seconds = 0\n");
+    space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b\"\nflaky = 2"));
+    let output = space.succeed(&["run", "p.toml"]);
+    assert!(output.stderr.contains("b: no luck at try 2; the stage is tried again in 0.00 s"), "{}", output.stderr);
+    space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b2\"\nflaky = 3"));
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("error: stage `b`: no luck at try 3"), "{}", output.stderr);
+    // A process that dies is no network.
+    space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b3\"\ncrash = true"));
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("its process was ended by signal 6"), "{}", output.stderr);
+}
+
+#[test]
+fn what_can_never_run_here_is_refused_before_anything_runs() {
+    let space = diamond();
+    space.write("imp-flow.toml", "memory = \"2GB\"\ngpus = [0]\n");
+    let wishes = "text = \"d\"\nruntime = { memory = \"3GB\", gpus = 2 }";
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes));
+    let plan = space.run(&["plan", "p.toml"]);
+    assert_eq!(plan.code, Some(2));
+    assert!(plan.stderr.contains("stage `d` wants 2 GPUs and this machine has 1"), "{}", plan.stderr);
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes).replace("gpus = 2", "gpus = 1"));
+    let plan = space.run(&["plan", "p.toml"]);
+    assert!(plan.stderr.contains("stage `d` wants 3.0 GB of memory and this machine has 2.0 GB"), "{}", plan.stderr);
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes).replace("\"3GB\"", "\"3 apples\""));
+    let plan = space.run(&["plan", "p.toml"]);
+    assert!(plan.stderr.contains("write a number and a unit, as in `16GB`"), "{}", plan.stderr);
+}
+
+const SWEPT: &str = r#"
+[vars]
+rate = 1
+[sweep]
+"vars.rate" = [1, 2, 3]
+"#;
+
+#[test]
+fn points_share_what_they_have_in_common() {
+    let space = Space::new();
+    let text = DIAMOND.replace("text = \"c\"", "text = \"c ${rate}\"").replace("score = 3.5", "score = \"${rate}\"");
+    space.write("p.toml", text + SWEPT);
+    let names = ran(&space, &["sweep", "p.toml"]);
+    assert_eq!(names, ["a", "b", "c@rate=1", "c@rate=2", "c@rate=3", "d@rate=1", "d@rate=2", "d@rate=3"]);
+    for point in ["rate=1", "rate=3"] {
+        assert!(space.path(&format!("artifacts/diamond/{point}/b/value.txt")).is_file(), "{point}");
+    }
+    let compare = space.succeed(&["compare", "--sort", "score"]).stdout;
+    assert_eq!(
+        compare,
+        "point   vars.rate  d.score\n\
+         rate=3          3       *3\n\
+         rate=2          2        2\n\
+         rate=1          1        1\n\n\
+         * the best of its column\n"
+    );
+    let csv = space.succeed(&["compare", "--csv"]).stdout;
+    assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
+    // The pipeline by itself is the point with its own values, and so is in the cache.
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("diamond is up to date: 4 of 4 cached"));
+    // Values from the command line take the place of those in the file.
+    assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "vars.rate=3,4"]), ["c@rate=4", "d@rate=4"]);
+    assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "stages.b.text=b,x", "--set", "vars.rate=1"]).len(), 2);
+    // One more point of what another had already.
+    let why = space.succeed(&["why", "d", "--point", "text=x"]).stdout;
+    assert!(why.starts_with("d@text=x is cached\n"), "{why}");
+    let several = space.run(&["show", "d"]);
+    assert!(several.stderr.contains("choose one: --point text=b, or --point text=x"), "{}", several.stderr);
+}
+
+#[test]
+fn sweeps_are_grids_zips_and_draws() {
+    let space = Space::new();
+    let text = DIAMOND.replace("text = \"c\"", "text = \"${rate} ${name} ${drawn}\"");
+    let sweep = r#"
+[vars]
+rate = 0
+name = ""
+drawn = 0
+[sweep]
+vars.rate = [1, 2]
+[[sweep.zip]]
+label = ["first", "second"]
+"vars.name" = ["x", "y"]
+"stages.d.text" = ["dx", "dy"]
+[sweep.random]
+count = 2
+"vars.drawn" = { log_uniform = [1e-5, 1e-3] }
+"#;
+    space.write("p.toml", text.clone() + sweep);
+    let plan = space.succeed(&["sweep", "p.toml", "--dry-run"]).stdout;
+    assert!(plan.contains("0 of 18 cached, 18 would run"), "2 shared, and two for each of 2 x 2 x 2 points: {plan}");
+    assert!(plan.contains("  c@rate=1,first,draw=1 "), "{plan}");
+    let again = space.succeed(&["sweep", "p.toml", "--dry-run"]).stdout;
+    assert_eq!(plan, again, "draws are the same every time");
+
+    for (sweep, message, help) in [
+        ("\"vars.rat\" = [1]", "`vars.rat`: no variable `rat`", "did you mean `rate`?"),
+        ("\"stages.e.text\" = [\"1\"]", "`stages.e.text`: no stage `e`", "known: a, b, c, d"),
+        (
+            "\"vars.rate\" = 1",
+            "`vars.rate` must have a list of values to try",
+            "as in `\"vars.lora_rank\" = [64, 128]`",
+        ),
+        ("zip = { \"vars.rate\" = [1, 2], \"vars.name\" = [\"x\"] }", "`vars.name` has 1 value(s)", "equally many"),
+        ("random = { \"vars.rate\" = { uniform = [0, 1] } }", "`sweep.random` needs a `count`", "add `count = 20`"),
+        ("random = { count = 2, \"vars.rate\" = { uniform = [1, 0] } }", "needs two growing numbers", "uniform = [0.0"),
+        ("\"stages.d.txt\" = [\"1\"]", "stage `d`: unknown key `txt`", "did you mean `text`?"),
+    ] {
+        space.write("p.toml", format!("{text}\n[vars]\nrate = 0\nname = \"\"\ndrawn = 0\n[sweep]\n{sweep}\n"));
+        let output = space.run(&["sweep", "p.toml"]);
+        assert_eq!(output.code, Some(2), "{sweep}: {}", output.stderr);
+        assert!(output.stderr.contains(message) && output.stderr.contains(help), "{sweep}: {}", output.stderr);
+    }
+    space.write("p.toml", DIAMOND);
+    assert!(space.run(&["sweep", "p.toml"]).stderr.contains("there is nothing to sweep over"));
+}
+
+#[test]
+fn a_past_run_is_done_again_from_its_record() {
+    let space = diamond();
+    space.write("mine/data.txt", "x");
+    space.succeed(&["run", "p.toml", "--set", "stages.b.text=other", "--name", "paper"]);
+    let first = space.digests("diamond");
+    space.write("p.toml", DIAMOND.replace("text = \"a\"", "text = \"changed\""));
+    space.succeed(&["run", "p.toml"]);
+    assert_ne!(space.digests("diamond"), first);
+    let runs = space.succeed(&["runs"]).stdout;
+    assert_eq!(runs.lines().count(), 3, "{runs}");
+    let rows: Vec<&str> = runs.lines().collect();
+    assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
+    let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
+    assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
+    let compare = space.succeed(&["compare", "paper", rows[1].split(' ').next().unwrap()]).stdout;
+    assert!(compare.lines().next().unwrap().starts_with("point ") && compare.contains("a.text"), "{compare}");
+    assert!(compare.contains("\"other\"") && compare.contains("\"changed\""), "{compare}");
+    let unknown = space.run(&["run", "--from-run", "papre"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("there is no run `papre`\n  help: did you mean `paper`?"), "{}", unknown.stderr);
+}
+
+#[test]
+fn why_follows_a_change_to_where_it_came_from() {
+    let space = diamond();
+    assert!(space.run(&["why", "d"]).stderr.contains("nothing has run yet"));
+    space.succeed(&["run", "p.toml"]);
+    let why = space.succeed(&["why", "d"]).stdout;
+    assert!(why.starts_with("d is cached\n  it ran last ") && why.trim_end().ends_with("because: new"), "{why}");
+
+    space.write("p.toml", DIAMOND.replace("text = \"a\"", "text = \"A\""));
+    let why = space.succeed(&["why", "d"]).stdout;
+    let heads: Vec<&str> = why.lines().filter(|line| !line.contains("it ran last")).collect();
+    assert_eq!(
+        heads,
+        [
+            "d waits for b, c",
+            "  b waits for a",
+            "    a would run: config: text \"a\" -> \"A\"",
+            "  c waits for a",
+            "    a would run: config: text \"a\" -> \"A\"",
+        ]
+    );
+    space.succeed(&["run", "p.toml", "--only", "a"]);
+    space.succeed(&["run", "p.toml", "--only", "b"]);
+    space.succeed(&["run", "p.toml", "--only", "c"]);
+    let why = space.succeed(&["why", "d"]).stdout;
+    assert!(
+        why.starts_with("d would run: input after[0]: content changed; input after[1]: content changed\n"),
+        "{why}"
+    );
+    assert!(why.contains("  b gives another content: input after: content changed\n"), "{why}");
+    assert!(why.contains("    a gives another content: config: text \"a\" -> \"A\"\n"), "{why}");
+}
+
+#[test]
+fn a_stage_can_be_looked_at() {
+    let space = diamond();
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", "text = \"d\"\nfiles = 30"));
+    let before = space.succeed(&["status", "--pipeline", "p.toml"]).stdout;
+    assert!(before.starts_with("to run    a  new\nwaiting   b  for a\n"), "{before}");
+    let missing = space.run(&["show", "d", "--pipeline", "p.toml"]);
+    assert!(missing.stderr.contains("stage `d` has not run yet"), "{}", missing.stderr);
+    space.succeed(&["run", "p.toml"]);
+    let status = space.succeed(&["status"]).stdout;
+    assert!(status.ends_with("diamond: 4 of 4 cached, 0 running\n"), "{status}");
+    let show = space.succeed(&["show", "d"]).stdout;
+    for words in
+        ["because   new", "text = \"d\"", "inputs    after[0] = b", "results   score 3.5", "in 31 files", "and 11 more"]
+    {
+        assert!(show.contains(words), "{words}: {show}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&space.succeed(&["show", "d", "--json"]).stdout).unwrap();
+    assert_eq!(json["files"].as_array().unwrap().len(), 31);
+    let log = space.succeed(&["log", "d", "-f"]).stdout;
+    assert!(log.contains("started a stage of the kind synthetic") && log.trim_end().ends_with("done"), "{log}");
+    let unknown = space.run(&["log", "dd"]);
+    assert!(unknown.stderr.contains("there is no stage `dd`"), "{}", unknown.stderr);
+}
+
+#[test]
+fn the_graph_is_drawn_in_four_ways() {
+    let space = diamond();
+    space.succeed(&["run", "p.toml", "--until", "b"]);
+    let graph = |format: &str| space.succeed(&["graph", "p.toml", "--format", format]).stdout;
+    assert_eq!(
+        graph("text"),
+        "cached  a  synthetic\ncached  b  synthetic  <- a\nrun     c  synthetic  <- a\nafter   d  synthetic  <- b, c\n"
+    );
+    let dot = graph("dot");
+    assert!(dot.starts_with("digraph \"diamond\" {") && dot.contains("  s0 -> s1;\n") && dot.ends_with("}\n"), "{dot}");
+    let mermaid = graph("mermaid");
+    assert!(mermaid.contains("  s1 --> s3\n") && mermaid.contains("  classDef run "), "{mermaid}");
+    let svg = graph("svg");
+    assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
+    assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
+}
