@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// What to do about a full disk.
+pub const DISK_FULL: &str = "make room on the disk, then run the same command again: nothing is lost";
+
 /// Why a stage ended without its output.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
@@ -82,6 +85,7 @@ impl StageError {
             Self::Input { help, .. } | Self::Transient { help, .. } | Self::Failed { help, .. } => {
                 Some(help).filter(|h| !h.is_empty()).map(String::as_str)
             }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Some(DISK_FULL),
             Self::Io { .. } | Self::Cancelled => None,
         }
     }

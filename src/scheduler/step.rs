@@ -245,7 +245,7 @@ fn write_job(step: &Step, work: &Path) -> Result<(), StoreError> {
 fn remedy(error: &StoreError) -> Option<String> {
     match error {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            Some("make room on the disk, then run the same command again: nothing is lost".into())
+            Some(imp_stages::error::DISK_FULL.into())
         }
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             Some("make the cache folder writable, or use another with --cache".into())

@@ -139,11 +139,18 @@ fn open(path: &Path) -> Option<sled::Db> {
     loop {
         match sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open() {
             Ok(db) => return Some(db),
-            Err(error) if start.elapsed() > PATIENCE => {
+            // Another process has it for a moment: sled has no kind of error of its own for that.
+            Err(error) if error.to_string().contains("lock") && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => {
                 tracing::debug!(%error, "working without the index");
+                if !error.to_string().contains("lock") {
+                    // It is damaged: the next one to come makes it anew.
+                    let _ = super::receipt::remove_all(path);
+                }
                 return None;
             }
-            Err(_) => thread::sleep(Duration::from_millis(10)),
         }
     }
 }

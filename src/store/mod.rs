@@ -124,10 +124,16 @@ impl Store {
         self.root.join(folder).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// A file in `tmp/`, to be renamed into place.
-    fn temporary(&self) -> Result<tempfile::NamedTempFile> {
+    /// Where things are until they are whole.
+    fn tmp(&self) -> Result<PathBuf> {
         let folder = self.root.join("tmp");
         std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        Ok(folder)
+    }
+
+    /// A file in `tmp/`, to be renamed into place.
+    fn temporary(&self) -> Result<tempfile::NamedTempFile> {
+        let folder = self.tmp()?;
         tempfile::NamedTempFile::new_in(&folder).map_err(StoreError::io(&folder))
     }
 

@@ -70,7 +70,8 @@ impl Store {
         if !tree.0.iter().all(|file| self.object(file.digest).metadata().is_ok_and(|found| found.len() == file.size)) {
             return Ok(None);
         }
-        let temporary = tempfile::TempDir::new_in(self.root.join("tmp")).map_err(StoreError::io(&self.root))?;
+        let tmp = self.tmp()?;
+        let temporary = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
         for file in &tree.0 {
             let target = temporary.path().join(&file.path);
             if let Some(parent) = target.parent() {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
 mod bad_input;
+mod cache;
+mod faults;
 mod hub;
 mod interrupt;
 mod pipeline;

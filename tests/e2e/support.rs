@@ -48,7 +48,11 @@ impl Space {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        let output = self.command(args).output().unwrap();
+        self.output(&mut self.command(args))
+    }
+
+    pub(crate) fn output(&self, command: &mut Command) -> Output {
+        let output = command.output().unwrap();
         // The folder's own name says nothing and differs each time.
         let here = self.folder.path().canonicalize().unwrap();
         let clean = |bytes: &[u8]| {

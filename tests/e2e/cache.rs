@@ -1,0 +1,155 @@
+//! The cache: what is damaged is found and made again, what nobody needs goes, and what somebody uses stays.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
+
+use crate::support::Space;
+
+/// `a -> b -> c`, with some files.
+fn chain(name: &str, first: &str) -> String {
+    let stage = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\nfiles = 5\n{rest}\n");
+    let (a, b) = (stage("a", &format!("text = \"{first}\"")), stage("b", "after = \"a\"\ntext = \"b\""));
+    format!("name = \"{name}\"\n{a}{b}{}", stage("c", "after = \"b\"\ntext = \"c\""))
+}
+
+/// The files below a folder, sorted.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// Changes a read-only file in place, as a failing disk does: whoever has a link to it sees that.
+fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    let expected = space.digests("p");
+    let well = space.succeed(&["cache", "verify"]).stdout;
+    assert!(well.contains("all is well"), "{well}");
+
+    let objects = files(&space.path("cache/objects"));
+    let receipts = files(&space.path("cache/receipts"));
+    let changes: [fn(&mut Vec<u8>); 3] =
+        [|bytes| bytes[0] ^= 1, |bytes| bytes.truncate(bytes.len() / 2), |bytes| bytes.push(b'\n')];
+    for (number, path) in objects.iter().chain(&receipts).enumerate() {
+        let relative = path.strip_prefix(space.path("cache")).unwrap().display().to_string();
+        if !path.exists() {
+            // A log of an earlier round: the stage has run again since.
+            continue;
+        }
+        damage(path, changes[number % changes.len()]);
+        let found = space.run(&["cache", "verify"]);
+        if relative.starts_with("receipts") && number % changes.len() == 2 {
+            assert_eq!(found.code, Some(0), "white space at the end of a receipt is no damage");
+            continue;
+        }
+        assert_eq!(found.code, Some(1), "{relative}");
+        assert!(found.stdout.contains(&format!("damaged  {relative}\n")), "{relative}: {}", found.stdout);
+        space.succeed(&["run", "p.toml"]);
+        assert_eq!(space.digests("p"), expected, "{relative}");
+        let well = space.succeed(&["cache", "verify"]).stdout;
+        assert!(well.contains("all is well"), "{relative}: {well}");
+    }
+}
+
+#[test]
+fn what_is_gone_is_had_back_or_made_again() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    let expected = space.digests("p");
+    // An object that a tree still has.
+    let tree = files(&space.path("cache/trees")).into_iter().find(|path| path.ends_with("value.txt")).unwrap();
+    let value = fs::read(&tree).unwrap();
+    let object = files(&space.path("cache/objects")).into_iter().find(|path| fs::read(path).unwrap() == value).unwrap();
+    fs::remove_file(&object).unwrap();
+    let found = space.run(&["cache", "verify"]);
+    assert!(found.stdout.contains("1 mended"), "{}", found.stdout);
+    assert!(object.is_file());
+    // A tree that somebody has changed; its objects are whole.
+    fs::remove_file(&tree).unwrap();
+    space.succeed(&["cache", "verify"]);
+    space.succeed(&["run", "p.toml"]);
+    assert_eq!(fs::read(&tree).unwrap(), value);
+    // Everything that is derived.
+    for folder in ["cache/index.sled", "cache/trees", "cache/locks", "cache/live", "cache/tmp", "artifacts"] {
+        let _ = fs::remove_dir_all(space.path(folder));
+    }
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date: 3 of 3 cached"));
+    fs::write(space.path("cache/index.sled/db"), "this is no database".repeat(1000)).unwrap();
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date: 3 of 3 cached"));
+    assert_eq!(space.digests("p"), expected);
+    assert_eq!(space.succeed(&["cache", "rebuild"]).stdout, "the index knows 3 stages\n");
+    assert!(
+        space.succeed(&["plan", "p.toml", "--set", "stages.b.text=x"]).stdout.contains("config: text \"b\" -> \"x\"")
+    );
+}
+
+#[test]
+fn gc_keeps_what_the_last_runs_and_named_ones_need() {
+    let space = Space::new();
+    for (first, name) in [("one", Some("paper")), ("two", None), ("three", None)] {
+        space.write("p.toml", chain("p", first));
+        let args = ["run", "p.toml"].into_iter().chain(name.into_iter().flat_map(|name| ["--name", name]));
+        space.succeed(&args.collect::<Vec<_>>());
+        // Runs are told apart by the second.
+        sleep(Duration::from_millis(1100));
+    }
+    space.write("q.toml", chain("q", "other"));
+    space.succeed(&["run", "q.toml"]);
+    let stats = space.succeed(&["cache", "stats"]).stdout;
+    assert!(stats.contains("12 stages of 4 runs; 0 B of 0 unfinished stages"), "{stats}");
+
+    let before = files(&space.path("cache/objects"));
+    let dry = space.succeed(&["cache", "gc", "--keep", "1", "--dry-run"]).stdout;
+    assert!(dry.contains("would free") && dry.contains("of 3 stages and 1 runs"), "{dry}");
+    assert_eq!(files(&space.path("cache/objects")), before);
+    space.succeed(&["cache", "gc", "--keep", "1"]);
+    assert!(files(&space.path("cache/objects")).len() < before.len());
+    assert!(space.succeed(&["cache", "verify"]).stdout.contains("all is well"));
+    for (first, cached) in [("one", 3), ("two", 0), ("three", 3)] {
+        space.write("p.toml", chain("p", first));
+        let plan = space.succeed(&["plan", "p.toml"]).stdout;
+        assert!(plan.contains(&format!("{cached} of 3 cached")) || plan.contains("up to date"), "{first}: {plan}");
+    }
+}
+
+#[test]
+fn gc_leaves_alone_what_a_running_run_uses() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    // Its record is gone, so nothing but the running run speaks for its stages.
+    fs::remove_dir_all(space.path("cache/runs")).unwrap();
+    let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"c\"\nsteps = 100\nstep_ms = 20\n";
+    space.write("slow.toml", chain("p", "a") + slow);
+    let mut runner = space.start(&["run", "slow.toml"]);
+    while files(&space.path("cache/work")).is_empty() {
+        sleep(Duration::from_millis(10));
+    }
+    let _ = fs::remove_dir_all(space.path("cache/runs"));
+    let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
+    assert!(said.contains("of 0 stages"), "{said}");
+    assert_eq!(runner.wait().unwrap().code(), Some(0));
+    let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
+    assert!(said.contains("of 4 stages"), "now nobody uses them: {said}");
+    assert!(files(&space.path("cache/objects")).is_empty());
+}

@@ -1,0 +1,283 @@
+//! Kills at random points, full disks, damaged files: the next run completes, with the digests of an undisturbed run, and
+//! no process of a stage outlives its runner for long.
+
+use std::{
+    fmt::Write,
+    fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use crate::support::Space;
+
+/// Rounds in which something is killed.
+const KILLS: u64 = 200;
+
+/// Quick stages in several layers, some with checkpoints and some that give the same whatever they are given.
+fn pipeline(round: u64) -> String {
+    let mut text = format!("name = \"p\"\nseed = {round}\n");
+    for layer in 0..3 {
+        for place in 0..3 {
+            let after = match layer {
+                0 => String::new(),
+                _ => format!("after = [\"s{}{place}\", \"s{}{}\"]\n", layer - 1, layer - 1, (place + 1) % 3),
+            };
+            let steps = if place == 1 { "steps = 4\nstep_ms = 4\n" } else { "" };
+            let constant = if layer == 1 && place == 2 { "constant = true\n" } else { "" };
+            let name = format!("s{layer}{place}");
+            let more = format!("text = \"{name}\"\n{after}{steps}{constant}");
+            write!(text, "[stages.{name}]\nkind = \"synthetic\"\nfiles = 3\n{more}").unwrap();
+        }
+    }
+    text
+}
+
+/// Numbers that look random: the same in each run of the test, so that a failure can be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// The processes whose job lies below `folder`.
+fn stages_below(folder: &Path) -> Vec<u32> {
+    let folder = folder.canonicalize().unwrap().display().to_string();
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let line = |id: &u32| fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    ids.filter(|id| line(id).contains("__stage") && line(id).contains(&folder)).collect()
+}
+
+fn kill(process: u32) {
+    // It may be gone already: that is what the round is about.
+    let _ = Command::new("kill").args(["-KILL", &process.to_string()]).stderr(Stdio::null()).status();
+}
+
+fn no_orphans(folder: &Path) {
+    let start = Instant::now();
+    while !stages_below(folder).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(10), "a stage outlives its runner");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// What an undisturbed run gives.
+fn undisturbed(round: u64) -> Vec<(String, String)> {
+    let space = Space::new();
+    space.write("p.toml", pipeline(round));
+    space.succeed(&["run", "p.toml"]);
+    space.digests("p")
+}
+
+#[test]
+fn kills_at_random_points_lose_nothing() {
+    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    let mut round = 0;
+    let mut kills = 0;
+    while kills < KILLS {
+        round += 1;
+        let space = Space::new();
+        space.write("p.toml", pipeline(round));
+        // Several kills of one and the same pipeline, at different places.
+        let mut done = false;
+        while !done {
+            let mut runner = space.start(&["run", "p.toml", "--jobs", "3"]);
+            sleep(Duration::from_micros(dice.roll(60_000)));
+            let whom = dice.roll(3);
+            if whom > 0 {
+                stages_below(&space.path(".")).into_iter().for_each(kill);
+            }
+            if whom < 2 {
+                runner.kill().unwrap();
+            }
+            kills += 1;
+            done = runner.wait().unwrap().success() || dice.roll(5) == 0;
+        }
+        no_orphans(&space.path("."));
+        let after = space.run(&["run", "p.toml"]);
+        assert_eq!(after.code, Some(0), "round {round}: {}\n{}", after.stdout, after.stderr);
+        assert_eq!(space.digests("p"), undisturbed(round), "round {round}");
+        let verify = space.run(&["cache", "verify"]);
+        assert_eq!(verify.code, Some(0), "round {round}: {}", verify.stdout);
+    }
+}
+
+#[test]
+fn many_runs_at_once_make_each_stage_once() {
+    let space = Space::new();
+    let text = pipeline(7).replace("steps = 4", "steps = 20");
+    let start = |number: usize| -> Child {
+        let file = format!("p{number}.toml");
+        space.write(&file, text.replace("name = \"p\"", &format!("name = \"p{number}\"")));
+        let mut command = space.command(&["run", &file]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let runs: Vec<Child> = (0..5).map(start).collect();
+    for run in runs {
+        let output = run.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        assert!(!stderr.contains("sled") && !stderr.contains("warning"), "{stderr}");
+    }
+    let mut ran: Vec<String> = (0..5).flat_map(|number| space.stages_in(&format!("p{number}"), "ran")).collect();
+    ran.sort_unstable();
+    assert_eq!(ran.len(), 9, "{ran:?}");
+    ran.dedup();
+    assert_eq!(ran.len(), 9);
+}
+
+#[test]
+fn a_run_waits_only_for_what_it_needs() {
+    let space = Space::new();
+    let slow = "[stages.slow]\nkind = \"synthetic\"\nsteps = 2000\nstep_ms = 20\n";
+    let quick = "[stages.quick]\nkind = \"synthetic\"\n";
+    space.write("slow.toml", format!("name = \"slow\"\n{slow}"));
+    space.write("both.toml", format!("name = \"both\"\n{slow}{quick}"));
+    let mut other = space.start(&["run", "slow.toml"]);
+    while stages_below(&space.path(".")).is_empty() {
+        sleep(Duration::from_millis(5));
+    }
+    let mut both = space.start(&["run", "both.toml", "--jobs", "2"]);
+    let start = Instant::now();
+    while !space.path("artifacts/both/quick").exists() {
+        assert!(start.elapsed() < Duration::from_secs(20), "`quick` needs nothing of `slow`");
+        sleep(Duration::from_millis(5));
+    }
+    for runner in [&mut both, &mut other] {
+        assert!(Command::new("kill").args(["-INT", &runner.id().to_string()]).status().unwrap().success());
+        assert_eq!(runner.wait().unwrap().code(), Some(130));
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_lost() {
+    let space = Space::new();
+    let small = PathBuf::from("disk");
+    fs::create_dir_all(space.path("disk")).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+        .arg(space.path("disk"))
+        .stderr(Stdio::null())
+        .status();
+    let mounted = mount.is_ok_and(|status| status.success());
+    space.write("p.toml", pipeline(3) + "[stages.large]\nkind = \"synthetic\"\nafter = \"s22\"\nfiles = 200\n");
+    let cache = if mounted { small.join("cache") } else { PathBuf::from("cache") };
+    let args = ["run", "p.toml", "--cache", cache.to_str().unwrap()];
+    let failed = if mounted {
+        space.run(&args)
+    } else {
+        // Where nothing can be mounted, no file may grow: the same error of the system's, from another cause.
+        let mut command = space.command(&args);
+        limit_files(&mut command);
+        space.output(&mut command)
+    };
+    assert_eq!(failed.code, Some(1), "{}\n{}", failed.stdout, failed.stderr);
+    let words = ["No space left on device", "File too large"];
+    assert!(words.iter().any(|word| failed.stderr.contains(word)), "{}", failed.stderr);
+    if mounted {
+        assert!(failed.stderr.contains("make room on the disk, then run the same command again"), "{}", failed.stderr);
+        let grow = Command::new("mount").args(["-o", "remount,size=64m"]).arg(space.path("disk")).status();
+        assert!(grow.unwrap().success());
+    }
+    let after = space.run(&args);
+    let again = space.digests("p");
+    let verify = space.run(&["cache", "verify", "--cache", cache.to_str().unwrap()]);
+    if mounted {
+        assert!(Command::new("umount").arg("-l").arg(space.path("disk")).status().unwrap().success());
+    }
+    assert_eq!(after.code, Some(0), "{}", after.stderr);
+    assert_eq!(verify.code, Some(0), "{}", verify.stdout);
+    let undisturbed = Space::new();
+    undisturbed.write("p.toml", space.read("p.toml"));
+    undisturbed.succeed(&["run", "p.toml"]);
+    assert_eq!(again, undisturbed.digests("p"));
+}
+
+/// Through a shell, whose `ulimit` holds for what it becomes.
+fn limit_files(command: &mut Command) {
+    let program = command.get_program().to_owned();
+    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let folder = command.get_current_dir().unwrap().to_owned();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""]).arg(program).args(args).current_dir(folder);
+    limited.env("NO_COLOR", "1").stdin(Stdio::null());
+    *command = limited;
+}
+
+#[test]
+fn damaged_stores_heal() {
+    let expected = undisturbed(1);
+    let space = Space::new();
+    space.write("p.toml", pipeline(1));
+    space.succeed(&["run", "p.toml"]);
+    let mut dice = Dice(42);
+    let files = |folder: &str| {
+        let all = Command::new("find").arg(space.path(folder)).args(["-type", "f"]).output().unwrap();
+        let mut files: Vec<PathBuf> = String::from_utf8(all.stdout).unwrap().lines().map(PathBuf::from).collect();
+        files.sort_unstable();
+        files
+    };
+    for round in 0..30 {
+        let folder = if round % 3 == 0 { "cache/receipts" } else { "cache/objects" };
+        let all = files(folder);
+        let path = &all[dice.roll(all.len() as u64) as usize];
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut bytes = fs::read(path).unwrap();
+        match dice.roll(4) {
+            0 => bytes.truncate(dice.roll(bytes.len() as u64) as usize),
+            1 => {
+                let at = dice.roll(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << dice.roll(8);
+            }
+            2 => bytes.clear(),
+            _ => fs::remove_file(path).unwrap(),
+        }
+        if path.exists() {
+            fs::write(path, &bytes).unwrap();
+        }
+        // Found or not (a space in a receipt is no damage), the next run has everything.
+        space.run(&["cache", "verify"]);
+        let after = space.run(&["run", "p.toml"]);
+        assert_eq!(after.code, Some(0), "round {round}, {}: {}", path.display(), after.stderr);
+        assert_eq!(space.digests("p"), expected, "round {round}, {}", path.display());
+    }
+}
+
+#[test]
+fn artifacts_that_cant_be_written_are_no_reason_to_stop() {
+    let space = Space::new();
+    space.write("p.toml", pipeline(1));
+    // A file in the way is in the way of everybody; a folder without write permission only of those who are not root.
+    space.write("artifacts", "in the way");
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(output.stderr.contains("no link under artifacts"), "{}", output.stderr);
+    assert!(output.stdout.contains("p is done: 9 ran"), "{}", output.stdout);
+    fs::remove_file(space.path("artifacts")).unwrap();
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date: 9 of 9 cached"));
+    assert!(space.path("artifacts/p/s22/value.txt").is_file());
+}
+
+#[test]
+fn a_closed_terminal_is_a_wish_to_stop() {
+    let space = Space::new();
+    space.write("p.toml", "name = \"p\"\n[stages.slow]\nkind = \"synthetic\"\nsteps = 2000\nstep_ms = 20\n");
+    let mut command = space.command(&["run", "p.toml"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut runner = command.spawn().unwrap();
+    while stages_below(&space.path(".")).is_empty() {
+        sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-HUP", &runner.id().to_string()]).status().unwrap().success());
+    assert_eq!(runner.wait().unwrap().code(), Some(130));
+    no_orphans(&space.path("."));
+    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("goes on from its checkpoint"));
+}
