@@ -11,7 +11,7 @@ use imp_stages::job::EVENTS;
 use crate::{
     pipeline::{Pipeline, StageDecl},
     scheduler::Summary,
-    store::{Digest, Receipt, Store},
+    store::{Digest, Made, Store},
 };
 
 /// The folder of one pipeline's links.
@@ -36,11 +36,8 @@ impl Artifacts {
     }
 
     /// Links the artifact, log and metrics of a stage. Costs two looks if the links are right already.
-    pub(crate) fn link(&self, point: &str, stage: &str, receipt: &Receipt, store: &Store) -> io::Result<()> {
+    pub(crate) fn link(&self, point: &str, stage: &str, made: &Made, tree: &Path, store: &Store) -> io::Result<()> {
         let folder = self.folder.join(point);
-        let Ok(Some(tree)) = store.tree_folder(receipt.output.digest) else {
-            return Err(io::Error::other("the artifact is gone from the cache"));
-        };
         let beside = |digest: Option<Digest>, ending: &str| {
             let link = folder.join(format!("{stage}.{ending}"));
             match digest {
@@ -48,12 +45,12 @@ impl Artifacts {
                 None => remove(&link).map(|()| false),
             }
         };
-        let new_tree = replace_link(&tree, &folder.join(stage))?;
+        let new_tree = replace_link(tree, &folder.join(stage))?;
         // A stage may have run again and given the same bytes. Logs have times in them, so no two runs have the same.
-        let new_log = beside(receipt.log, "log")?;
+        let new_log = beside(made.log, "log")?;
         if new_tree || new_log {
-            beside(receipt.metrics, "metrics.jsonl")?;
-            beside(receipt.events, &format!("tensorboard/{EVENTS}"))?;
+            beside(made.metrics, "metrics.jsonl")?;
+            beside(made.events, &format!("tensorboard/{EVENTS}"))?;
         }
         Ok(())
     }

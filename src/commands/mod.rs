@@ -1,6 +1,7 @@
 //! One verb a file. The only layer that puts pipeline, store, scheduler and report together.
 
 mod cache;
+mod glance;
 mod graph;
 mod init;
 mod inspect;

@@ -7,10 +7,10 @@ use crate::{
     artifacts::Artifacts,
     cli::{Common, StageArgs, TargetArgs},
     graph::Graph,
-    pipeline::{Diagnostic, Diagnostics, Document, Pipeline, Sources},
+    pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Pipeline, Sources},
     scheduler::{Names, Planner, Selection},
     settings::Settings,
-    store::{Index, RunRecord, Store},
+    store::{Digest, Index, RunRecord, Store, Wanted},
 };
 
 /// Which pipeline, and how.
@@ -34,9 +34,13 @@ pub(super) struct Workplace {
     sources: Sources,
 }
 
+pub(super) fn settings(common: &Common) -> Result<Settings, Failure> {
+    Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)
+}
+
 /// The settings, and the store that they name.
 pub(super) fn store(common: &Common) -> Result<(Settings, Store), Failure> {
-    let settings = Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)?;
+    let settings = settings(common)?;
     let store = Store::open(&settings.cache)?;
     Ok((settings, store))
 }
@@ -122,9 +126,22 @@ impl Workplace {
         if !problems.is_empty() {
             return Err(Failure::Usage { problems, sources });
         }
-        let index = Index::open(&store);
+        let wanted = Wanted {
+            pipelines: (0..pipeline.points.len())
+                .map(|point| pipeline.id(point))
+                .chain([pipeline.name.clone()])
+                .collect(),
+            sources: pipeline.stages.iter().flat_map(|stage| stage.sources.values()).map(PathBuf::as_path).collect(),
+        };
+        let index = Index::open(&store, &wanted);
         let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
         Ok(Self { settings, asked, document, pipeline, graph, store, index, artifacts, sources })
+    }
+
+    /// The files that were read, by content.
+    pub(super) fn texts(&self) -> Vec<(PathBuf, Digest)> {
+        let files = self.sources.all().filter(|(path, _)| path.as_os_str() != COMMAND_LINE);
+        files.map(|(path, text)| (path.clone(), Digest::of(text.as_bytes()))).collect()
     }
 
     pub(super) fn planner(&self) -> Planner<'_> {

@@ -32,8 +32,8 @@ impl<'a> Recorder<'a> {
     pub(super) fn finish(&self, summary: &Summary) {
         let index = &self.place.index;
         let id = if self.place.asked.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
-        let keys: String = summary.stages.iter().filter_map(|stage| stage.key.as_deref()).collect();
-        let content = Digest::of(keys.as_bytes());
+        let keys: Vec<u8> = summary.stages.iter().filter_map(|stage| stage.key).flat_map(Digest::bytes).collect();
+        let content = Digest::of(&keys);
         if !self.begun && self.name.is_none() && index.last_run(&id) == Some(content) {
             return;
         }
@@ -87,9 +87,9 @@ impl RunPoint {
 fn run_stage(name: &str, end: &StageEnd) -> RunStage {
     RunStage {
         name: name.into(),
-        kind: end.kind.into(),
-        state: end.state.into(),
-        key: end.key.as_deref().and_then(Digest::from_hex),
+        kind: end.kind.to_string(),
+        state: end.state.to_string(),
+        key: end.key,
         output: end.output,
         seconds: end.seconds,
         results: end.results.clone(),

@@ -1,18 +1,21 @@
 //! `imp-flow run` and `imp-flow sweep`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use super::{
-    Failure,
-    place::{Asked, Workplace, find_run, store},
+    Failure, glance,
+    place::{Asked, Workplace, find_run, settings, store},
     plan,
     record::Recorder,
 };
 use crate::{
-    cli::{Common, RunArgs},
+    cli::{Common, RunArgs, SelectArgs},
     pipeline::Diagnostic,
     report,
-    scheduler::{self, Ending, Options, Selection, Verdict},
+    scheduler::{self, Ending, Options, RunEvent, Selection, Verdict},
 };
 
 /// Runs a pipeline, or all points of a sweep.
@@ -20,6 +23,13 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     let place = match (&args.file, &args.from_run) {
         (Some(file), _) => {
             let asked = Asked { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
+            if args.is_plain()
+                && !common.json
+                && let Some(summary) = glance::look(&asked, &settings(common)?)
+            {
+                report::for_run(common).on(&RunEvent::Ended { summary: &summary });
+                return Ok(ExitCode::SUCCESS);
+            }
             Workplace::open(asked, common)?
         }
         (None, wanted) => {
@@ -44,6 +54,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
 }
 
 fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Common) -> Result<ExitCode, Failure> {
+    let start = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -63,11 +74,23 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
         reporter.on(event);
     }))?;
     recorder.finish(&summary);
+    if args.is_plain() {
+        glance::note(place, &summary, start);
+    }
     Ok(match summary.ending {
         Ending::Done => ExitCode::SUCCESS,
         Ending::Failed => ExitCode::from(1),
         Ending::Interrupted => ExitCode::from(130),
     })
+}
+
+impl RunArgs {
+    /// Whether everything is to be run that is not cached, and nothing else is asked for.
+    fn is_plain(&self) -> bool {
+        let SelectArgs { only, until, from, force } = &self.select;
+        let all = [only, until, from, force].iter().all(|names| names.is_empty());
+        all && !self.dry_run && self.name.is_none() && self.from_run.is_none()
+    }
 }
 
 /// What wanted stages need, is left out, and is not in the cache.

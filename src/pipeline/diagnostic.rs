@@ -83,6 +83,11 @@ impl Sources {
         self.files.len() - 1
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &(PathBuf, String)> {
+        self.files.iter()
+    }
+
     pub(crate) fn path(&self, file: usize) -> &std::path::Path {
         &self.files[file].0
     }

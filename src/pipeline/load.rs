@@ -10,6 +10,9 @@ use super::{
     vars,
 };
 
+/// What stands for a path where something was written on the command line.
+pub(crate) const COMMAND_LINE: &str = "--set";
+
 /// What the user wrote, in one table: with what it extends, and with what the command line changes.
 #[derive(Debug)]
 pub(crate) struct Document {
@@ -167,7 +170,7 @@ fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic
     let document = |value: &str| format!("{path} = {value}");
     let quoted = toml::Value::String(given.into()).to_string();
     let document = if value::parse(&document(given), 0).is_ok() { document(given) } else { document(&quoted) };
-    let file = sources.add(PathBuf::from("--set"), document);
+    let file = sources.add(PathBuf::from(COMMAND_LINE), document);
     value::parse(sources.text(file), file).map_err(|problem| wrong(&problem.message))
 }
 

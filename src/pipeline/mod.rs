@@ -13,7 +13,7 @@ mod vars;
 
 pub(crate) use check::{Pipeline, Point};
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Sources};
-pub(crate) use load::Document;
 #[cfg(test)]
 pub(crate) use load::load;
+pub(crate) use load::{COMMAND_LINE, Document};
 pub(crate) use stage::StageDecl;

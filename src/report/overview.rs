@@ -11,9 +11,12 @@ use super::{
 use crate::{
     cli::Common,
     pipeline::Pipeline,
-    scheduler::{Ending, Summary, Verdict},
+    scheduler::{Ending, StageEnd, Summary, Verdict},
     store::Store,
 };
+
+/// In pipelines of more stages than this, cached ones are counted and not listed.
+const LISTED: usize = 40;
 
 /// The end of a run.
 pub(super) fn summary(summary: &Summary) -> String {
@@ -27,12 +30,14 @@ pub(super) fn summary(summary: &Summary) -> String {
         "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
         "stage", "state", "time", "memory", "size"
     );
-    for stage in &summary.stages {
+    // A person looks for what was not cached; of a large pipeline the rest only takes room.
+    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != "cached";
+    for stage in summary.stages.iter().filter(listed) {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
         let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
         let link = stage.link.as_ref().map(|link| link.display().to_string()).unwrap_or_default();
-        let style = match stage.state {
+        let style = match &*stage.state {
             "ran" => GOOD,
             "failed" => BAD,
             "cached" => DIM,
@@ -44,9 +49,14 @@ pub(super) fn summary(summary: &Summary) -> String {
             stage.name, stage.state
         );
     }
-    if summary.stages.iter().any(|stage| !stage.results.is_empty()) {
+    let unlisted = summary.stages.len() - summary.stages.iter().filter(listed).count();
+    if unlisted > 0 {
+        let _ = writeln!(text, "{DIM}and {unlisted} cached stages{DIM:#}");
+    }
+    let with_results = || summary.stages.iter().filter(listed).filter(|stage| !stage.results.is_empty());
+    if with_results().next().is_some() {
         let _ = writeln!(text, "\n{DIM}{:<width$}  results{DIM:#}", "stage");
-        for stage in summary.stages.iter().filter(|stage| !stage.results.is_empty()) {
+        for stage in with_results() {
             let figures: Vec<String> =
                 stage.results.iter().map(|(name, value)| format!("{name} {}", units::figure(*value))).collect();
             let _ = writeln!(text, "{:<width$}  {}", stage.name, figures.join("  "));

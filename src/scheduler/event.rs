@@ -1,12 +1,12 @@
 //! What happens during a run, for whoever shows it.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use imp_stages::event::Progress;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::MissReason;
-use crate::store::TreeRef;
+use crate::store::{Digest, TreeRef};
 
 /// Something that happened. Stages are named.
 #[derive(Debug, Clone, Serialize)]
@@ -41,7 +41,7 @@ pub(crate) enum RunEvent<'a> {
 }
 
 /// How a run ended.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) pipeline: String,
     pub(crate) ending: Ending,
@@ -53,7 +53,7 @@ pub(crate) struct Summary {
 }
 
 /// How a run ended, in a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ending {
     Done,
@@ -72,17 +72,17 @@ impl Ending {
 }
 
 /// How a stage ended.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct StageEnd {
     pub(crate) name: String,
-    pub(crate) kind: &'static str,
+    pub(crate) kind: Cow<'static, str>,
     /// `cached`, `ran`, `failed`, `stopped`, `skipped`, `left out` or `not started`.
-    pub(crate) state: &'static str,
+    pub(crate) state: Cow<'static, str>,
     /// How long it took when it ran.
     pub(crate) seconds: Option<f64>,
     /// The most memory that its process had when it ran, in bytes.
     pub(crate) peak_memory: Option<u64>,
-    pub(crate) key: Option<String>,
+    pub(crate) key: Option<Digest>,
     pub(crate) output: Option<TreeRef>,
     /// Where people find it.
     pub(crate) link: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! What would run, and why. Looks into the store and changes nothing.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Serialize, Serializer};
 
@@ -8,7 +8,7 @@ use super::Selection;
 use crate::{
     graph::Graph,
     pipeline::{Pipeline, StageDecl},
-    store::{Change, Digest, Index, Manifest, Receipt, Store, StoreError, source_digest},
+    store::{Change, Digest, Index, Made, Manifest, Receipt, Store, StoreError, source_digest},
 };
 
 /// Why a stage has to run.
@@ -55,8 +55,8 @@ impl Planner<'_> {
                     let key = manifest.key();
                     let found = if selection.forces(index) { Err(MissReason::Forced) } else { self.look_up(key)? };
                     match found {
-                        Ok(receipt) => {
-                            outputs[index] = Some(receipt.output.digest);
+                        Ok((made, _)) => {
+                            outputs[index] = Some(made.output.digest);
                             Verdict::Hit { key }
                         }
                         Err(reason) => Verdict::Run { key, reason: self.explain(index, &manifest, reason)? },
@@ -80,10 +80,13 @@ impl Planner<'_> {
         Ok(Some(self.manifest_of(stage, inputs)?))
     }
 
-    /// The receipt under this key if its artifact is whole, else why there is none.
-    pub(crate) fn look_up(&self, key: Digest) -> Result<Result<Receipt, MissReason>, StoreError> {
-        let Some(receipt) = self.store.receipt(key)? else { return Ok(Err(MissReason::New)) };
-        Ok(if self.store.tree_folder(receipt.output.digest)?.is_some() { Ok(receipt) } else { Err(MissReason::Lost) })
+    /// What is under this key and the folder of it, if the artifact is whole; else why there is none.
+    pub(crate) fn look_up(&self, key: Digest) -> Result<Result<(Made, PathBuf), MissReason>, StoreError> {
+        Ok(match self.store.find(key, self.index)? {
+            Some((made, Some(folder))) => Ok((made, folder)),
+            Some((_, None)) => Err(MissReason::Lost),
+            None => Err(MissReason::New),
+        })
     }
 
     /// Puts `reason` in terms of what the stage was last time.

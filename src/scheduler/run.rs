@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     artifacts::Artifacts,
     executor::Wish,
-    store::{Digest, Live, Manifest, Receipt, StoreError},
+    store::{Digest, Live, Made, Manifest, StoreError},
 };
 
 /// What the machine offers and the person wants.
@@ -50,7 +50,7 @@ enum State {
     LeftOut,
     Ready { manifest: Box<Manifest>, reason: MissReason },
     Running { reason: MissReason, grant: Grant },
-    Done { receipt: Box<Receipt>, ran: bool },
+    Done { made: Box<Made>, ran: bool },
     Failed,
     Stopped,
     Skipped,
@@ -154,10 +154,10 @@ impl Run<'_, '_> {
                 self.planner.look_up(key)?
             };
             match found {
-                Ok(receipt) => {
+                Ok((made, folder)) => {
                     let stage = &self.planner.pipeline.stages[index].name;
-                    (self.report)(&RunEvent::Hit { stage, output: receipt.output });
-                    self.done(index, key, receipt, false);
+                    (self.report)(&RunEvent::Hit { stage, output: made.output });
+                    self.done(index, made, &folder, false);
                     candidates.extend(self.planner.graph.users(index));
                 }
                 Err(_) if !self.options.selection.wants(index) => self.states[index] = State::LeftOut,
@@ -264,8 +264,11 @@ impl Run<'_, '_> {
         }
         match end {
             StepEnd::Done { receipt, ran } => {
-                let (output, seconds) = (receipt.output, receipt.timing.seconds);
-                self.done(index, receipt.manifest.key(), *receipt, ran);
+                let made = Made::from(*receipt);
+                let (output, seconds) = (made.output, made.seconds);
+                let folder = self.planner.store.tree_folder(output.digest)?.unwrap_or_default();
+                self.done(index, made, &folder, ran);
+                self.planner.index.save_sometimes();
                 (self.report)(&if ran {
                     RunEvent::Finished { stage, seconds, output }
                 } else {
@@ -289,19 +292,19 @@ impl Run<'_, '_> {
         }
     }
 
-    fn done(&mut self, index: usize, key: Digest, receipt: Receipt, ran: bool) {
+    fn done(&mut self, index: usize, made: Made, folder: &Path, ran: bool) {
         let Planner { pipeline, store, index: known, .. } = self.planner;
         let stage = &pipeline.stages[index];
         for (point, name) in &stage.owners {
-            known.set_last(&pipeline.id(*point), name, key);
-            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, &receipt, store) {
+            known.set_last(&pipeline.id(*point), name, made.key);
+            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, &made, folder, store) {
                 // The artifact is safe in the store: a missing link is no reason to stop.
                 let message = format!("no link under artifacts: {error}");
                 (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
             }
         }
-        self.outputs[index] = Some(receipt.output.digest);
-        self.states[index] = State::Done { receipt: Box::new(receipt), ran };
+        self.outputs[index] = Some(made.output.digest);
+        self.states[index] = State::Done { made: Box::new(made), ran };
     }
 
     fn skip_users_of(&mut self, failed: usize) {
@@ -364,17 +367,17 @@ impl Run<'_, '_> {
             State::Waiting | State::LeftOut if !self.options.selection.wants(index) => "left out",
             State::Waiting | State::Behind | State::Ready { .. } | State::LeftOut => "not started",
         };
-        let receipt = if let State::Done { receipt, .. } = &self.states[index] { Some(receipt) } else { None };
+        let made = if let State::Done { made, .. } = &self.states[index] { Some(made) } else { None };
         StageEnd {
             name: stage.name.clone(),
-            kind: stage.kind,
-            state,
-            seconds: receipt.map(|receipt| receipt.timing.seconds),
-            peak_memory: receipt.and_then(|receipt| receipt.peak_memory),
-            key: receipt.map(|receipt| receipt.manifest.key().hex()),
-            output: receipt.map(|receipt| receipt.output),
-            link: receipt.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
-            results: receipt.map(|receipt| receipt.results.clone()).unwrap_or_default(),
+            kind: stage.kind.into(),
+            state: state.into(),
+            seconds: made.map(|made| made.seconds),
+            peak_memory: made.and_then(|made| made.peak_memory),
+            key: made.map(|made| made.key),
+            output: made.map(|made| made.output),
+            link: made.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
+            results: made.map(|made| made.results.clone()).unwrap_or_default(),
             index,
         }
     }

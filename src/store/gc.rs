@@ -80,6 +80,9 @@ impl Store {
                 remove(&path)?;
             }
         }
+        for path in entries(&self.root.join("notes"))? {
+            remove(&path)?;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         for path in entries(&self.root.join("tmp"))? {
             if now.as_secs() > modified(&path) + TMP_AGE.as_secs() {

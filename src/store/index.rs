@@ -1,11 +1,12 @@
-//! A derived index: which receipt a stage of a pipeline had last, and digests of the user's own files.
-//! The only place that knows sled. Losing it costs time and explanations, never a result.
+//! A derived index: which receipt a stage of a pipeline had last, what receipts say in short, and digests of the user's own
+//! files. The only place that knows sled. Losing it costs time and explanations, never a result.
 //!
 //! sled lets one process at a time open a database. So it is open only for the moments of reading (once, at the
-//! start) and writing (when something is new), and if another run holds it for long, this one goes on without.
+//! start, what this pipeline may need) and writing (when something is new), and if another run holds it for long, this one
+//! goes on without.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     path::{Path, PathBuf},
     thread,
@@ -14,10 +15,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Result, Store};
+use super::{Digest, Made, Result, Store};
 
 /// How long to wait while another process reads or writes.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How often to write in a long run.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the index knew at the start, and what is new since.
 #[derive(Debug)]
@@ -25,9 +28,19 @@ pub(crate) struct Index {
     path: PathBuf,
     known: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
     new: RefCell<Vec<(Vec<u8>, Vec<u8>)>>,
+    saved: Cell<Instant>,
 }
 
-/// What is remembered of a user's file.
+/// What a pipeline may need to know.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// The names under which it is known over runs.
+    pub(crate) pipelines: Vec<String>,
+    /// The user's own files and folders.
+    pub(crate) sources: Vec<&'a Path>,
+}
+
+/// By what a file is known not to have been touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -37,15 +50,13 @@ pub(super) struct Stamp {
 }
 
 impl Index {
-    /// Reads the index of `store`, building it from the receipts if there is none.
-    pub(crate) fn open(store: &Store) -> Self {
+    /// Reads what is `wanted` from the index of `store`, building it from the receipts if there is none.
+    pub(crate) fn open(store: &Store, wanted: &Wanted<'_>) -> Self {
         let path = store.root.join("index.sled");
         let fresh = !path.exists();
-        let known = open(&path).map(|db| {
-            let entries = db.iter().flatten().map(|(key, value)| (key.to_vec(), value.to_vec()));
-            entries.collect()
-        });
-        let index = Self { path, known: RefCell::new(known.unwrap_or_default()), new: RefCell::default() };
+        let known = open(&path).map(|db| read(&db, wanted)).unwrap_or_default();
+        let (known, saved) = (RefCell::new(known), Cell::new(Instant::now()));
+        let index = Self { path, known, new: RefCell::default(), saved };
         if fresh {
             index.rebuild(store);
         }
@@ -56,9 +67,9 @@ impl Index {
     pub(crate) fn anew(store: &Store) -> Result<usize> {
         let path = store.root.join("index.sled");
         super::receipt::remove_all(&path)?;
-        let index = Self::open(store);
-        let known = index.known.borrow().len();
-        Ok(known)
+        let index = Self::open(store, &Wanted::default());
+        let stages = index.known.borrow().keys().filter(|key| key.starts_with(b"last\0")).count();
+        Ok(stages)
     }
 
     fn rebuild(&self, store: &Store) {
@@ -80,6 +91,19 @@ impl Index {
         self.set(stage_id(pipeline, stage), key.hex().into_bytes());
     }
 
+    /// What the receipt of `key` says, if its file has not been touched since that was noted.
+    pub(super) fn made(&self, key: Digest, stamp: Stamp) -> Option<Made> {
+        let known = self.known.borrow();
+        let (old, made): (Stamp, Made) = postcard::from_bytes(known.get(&made_id(key))?).ok()?;
+        (old == stamp).then_some(made)
+    }
+
+    pub(super) fn set_made(&self, key: Digest, stamp: Stamp, made: &Made) {
+        if let Ok(bytes) = postcard::to_allocvec(&(stamp, made)) {
+            self.set(made_id(key), bytes);
+        }
+    }
+
     /// What came out of the last run of a pipeline, in a word.
     pub(crate) fn last_run(&self, pipeline: &str) -> Option<Digest> {
         let known = self.known.borrow();
@@ -93,12 +117,12 @@ impl Index {
     /// The digest of a file that has not been touched since it was hashed.
     pub(super) fn file_digest(&self, path: &Path, stamp: Stamp) -> Option<Digest> {
         let known = self.known.borrow();
-        let (old, digest): (Stamp, Digest) = serde_json::from_slice(known.get(&file_id(path))?).ok()?;
+        let (old, digest): (Stamp, Digest) = postcard::from_bytes(known.get(&file_id(path))?).ok()?;
         (old == stamp).then_some(digest)
     }
 
     pub(super) fn set_file_digest(&self, path: &Path, stamp: Stamp, digest: Digest) {
-        if let Ok(bytes) = serde_json::to_vec(&(stamp, digest)) {
+        if let Ok(bytes) = postcard::to_allocvec(&(stamp, digest)) {
             self.set(file_id(path), bytes);
         }
     }
@@ -110,8 +134,16 @@ impl Index {
         }
     }
 
+    /// Writes what is new if that was not done for a while: a run that is killed forgets little.
+    pub(crate) fn save_sometimes(&self) {
+        if self.saved.get().elapsed() > INTERVAL {
+            self.save();
+        }
+    }
+
     /// Writes what is new. If that is not possible now, the next call tries again.
     pub(crate) fn save(&self) {
+        self.saved.set(Instant::now());
         let mut new = self.new.borrow_mut();
         if new.is_empty() {
             return;
@@ -132,6 +164,29 @@ impl Drop for Index {
     fn drop(&mut self) {
         self.save();
     }
+}
+
+/// Everything below the names of what is wanted, and what is known of the keys found there.
+fn read(db: &sled::Db, wanted: &Wanted<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
+    let mut known = HashMap::new();
+    for pipeline in &wanted.pipelines {
+        for (id, key) in db.scan_prefix(stage_id(pipeline, "")).flatten() {
+            let made = std::str::from_utf8(&key).ok().and_then(Digest::from_hex).map(made_id);
+            if let Some(id) = made
+                && let Ok(Some(made)) = db.get(&id)
+            {
+                known.insert(id, made.to_vec());
+            }
+            known.insert(id.to_vec(), key.to_vec());
+        }
+        let runs = db.scan_prefix(run_id(pipeline)).flatten();
+        known.extend(runs.map(|(id, content)| (id.to_vec(), content.to_vec())));
+    }
+    for path in &wanted.sources {
+        let files = db.scan_prefix(file_id(path)).flatten();
+        known.extend(files.map(|(id, stamp)| (id.to_vec(), stamp.to_vec())));
+    }
+    known
 }
 
 fn open(path: &Path) -> Option<sled::Db> {
@@ -157,6 +212,10 @@ fn open(path: &Path) -> Option<sled::Db> {
 
 fn stage_id(pipeline: &str, stage: &str) -> Vec<u8> {
     format!("last\0{pipeline}\0{stage}").into_bytes()
+}
+
+fn made_id(key: Digest) -> Vec<u8> {
+    [b"made\0".as_slice(), &key.bytes()].concat()
 }
 
 fn run_id(pipeline: &str) -> Vec<u8> {

@@ -1,7 +1,10 @@
 //! Everything that decides the result of a stage. The key and its explanation are both made from one list
 //! of fields, so that they can't drift apart. Unaware of where the values come from.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,73 +38,78 @@ pub(crate) struct Change {
     pub(crate) new: Option<String>,
 }
 
-type Fields = BTreeMap<(&'static str, String), String>;
+/// Group, name and value, sorted.
+type Fields<'a> = Vec<(&'static str, Cow<'a, str>, Cow<'a, str>)>;
 
 impl Manifest {
     /// The one list that key and explanation are made from.
-    fn fields(&self) -> Fields {
-        let mut fields = Fields::new();
-        fields.insert(("", "kind".into()), self.kind.clone());
-        fields.insert(("", "version".into()), self.version.to_string());
-        fields.insert(("", "seed".into()), self.seed.to_string());
-        flatten(&self.config, String::new(), &mut fields);
-        fields.extend(self.sources.iter().map(|(name, digest)| (("source", name.clone()), digest.hex())));
-        fields.extend(self.inputs.iter().map(|(name, digest)| (("input", name.clone()), digest.hex())));
+    fn fields(&self) -> Fields<'_> {
+        let mut fields = Fields::with_capacity(32);
+        fields.push(("", "kind".into(), self.kind.as_str().into()));
+        fields.push(("", "version".into(), self.version.to_string().into()));
+        fields.push(("", "seed".into(), self.seed.to_string().into()));
+        flatten(&self.config, &mut String::new(), &mut fields);
+        fields.extend(self.sources.iter().map(|(name, digest)| ("source", name.into(), digest.hex().into())));
+        fields.extend(self.inputs.iter().map(|(name, digest)| ("input", name.into(), digest.hex().into())));
+        fields.sort_unstable();
         fields
     }
 
     /// The configuration as dotted keys and values.
     pub(crate) fn config_fields(&self) -> BTreeMap<String, String> {
         let mut fields = Fields::new();
-        flatten(&self.config, String::new(), &mut fields);
-        fields.into_iter().map(|((_, name), value)| (name, value)).collect()
+        flatten(&self.config, &mut String::new(), &mut fields);
+        fields.into_iter().map(|(_, name, value)| (name.into_owned(), value.into_owned())).collect()
     }
 
     /// The key: BLAKE3 over the fields, each part with its length before it.
     pub(crate) fn key(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("imp-flow 2026-11 stage key");
-        for ((group, name), value) in self.fields() {
-            for part in [group, &name, &value] {
-                hasher.update(&(part.len() as u64).to_le_bytes());
-                hasher.update(part.as_bytes());
+        // In one piece: the hash is fast on long texts, and not on many short ones.
+        let mut bytes = Vec::with_capacity(1024);
+        for (group, name, value) in &self.fields() {
+            for part in [group, name.as_ref(), value.as_ref()] {
+                bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+                bytes.extend_from_slice(part.as_bytes());
             }
         }
-        hasher.finalize().into()
+        hasher.update(&bytes).finalize().into()
     }
 
     /// What differs from an `older` manifest.
     pub(crate) fn changes_since(&self, older: &Self) -> Vec<Change> {
-        let (old, new) = (older.fields(), self.fields());
-        let mut names: Vec<_> = old.keys().chain(new.keys()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
-            .into_iter()
-            .filter(|field| old.get(*field) != new.get(*field))
-            .map(|field| Change {
-                group: field.0,
-                name: field.1.clone(),
-                old: old.get(field).cloned(),
-                new: new.get(field).cloned(),
-            })
-            .collect()
+        let table = |fields: Fields<'_>| -> BTreeMap<(&'static str, String), String> {
+            fields.into_iter().map(|(group, name, value)| ((group, name.into_owned()), value.into_owned())).collect()
+        };
+        let (old, new) = (table(older.fields()), table(self.fields()));
+        let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        let change = |field: &(&'static str, String)| Change {
+            group: field.0,
+            name: field.1.clone(),
+            old: old.get(field).cloned(),
+            new: new.get(field).cloned(),
+        };
+        names.into_iter().map(change).filter(|change| change.old != change.new).collect()
     }
 }
 
 /// Nested tables become dotted names. An array is one value.
-fn flatten(value: &Value, name: String, fields: &mut Fields) {
+fn flatten<'a>(value: &'a Value, name: &mut String, fields: &mut Fields<'a>) {
     match value {
         Value::Object(table) => {
             for (key, value) in table {
-                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                let length = name.len();
+                if length > 0 {
+                    name.push('.');
+                }
+                name.push_str(key);
                 flatten(value, name, fields);
+                name.truncate(length);
             }
         }
         // An option that is not given: the same as one that did not exist yet.
         Value::Null => {}
-        other => {
-            fields.insert(("config", name), other.to_string());
-        }
+        other => fields.push(("config", name.clone().into(), other.to_string().into())),
     }
 }
 

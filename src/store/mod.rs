@@ -12,10 +12,11 @@
 //!   live/                   what running runs use
 //!   runs/<id>.json          past runs: the whole pipeline, and what came out
 //!   tmp/                    files that are being written; renamed into place when whole
+//!   notes/                  derived: what was looked at to find a pipeline up to date
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
 //! Everything is written to `tmp/`, flushed and renamed. At any moment there are only whole objects and
-//! whole receipts, and a receipt appears only after the objects that it names.
+//! whole receipts, and a receipt appears only after the objects that it names: its name is the one that is waited for.
 
 mod digest;
 mod gc;
@@ -38,10 +39,10 @@ use std::{
 
 pub(crate) use digest::Digest;
 pub(crate) use gc::Thrown;
-pub(crate) use index::Index;
+pub(crate) use index::{Index, Wanted};
 pub(crate) use live::Live;
 pub(crate) use manifest::{Change, Manifest};
-pub(crate) use receipt::{Receipt, Timing};
+pub(crate) use receipt::{Made, Receipt, Timing};
 pub(crate) use runs::{RunPoint, RunRecord, RunStage, now};
 pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
@@ -78,6 +79,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// The cache at `root`, if there is one that this version can read.
+    pub(crate) fn existing(root: &Path) -> Option<Self> {
+        let root = root.canonicalize().ok()?;
+        let version = std::fs::read_to_string(root.join("VERSION")).ok()?;
+        (version.trim() == LAYOUT_VERSION).then_some(Self { root })
+    }
+
     /// Opens the cache at `root`, making it if there is none.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
@@ -137,8 +145,31 @@ impl Store {
         tempfile::NamedTempFile::new_in(&folder).map_err(StoreError::io(&folder))
     }
 
-    /// Writes a whole file or nothing.
+    /// The folders whose times tell whether a receipt and a tree may have gone.
+    pub(crate) fn folders_of(&self, key: Digest, tree: Digest) -> [PathBuf; 2] {
+        [("receipts", key), ("trees", tree)].map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]))
+    }
+
+    /// Where a note on `question` lies.
+    pub(crate) fn note(&self, question: Digest) -> PathBuf {
+        self.root.join("notes").join(question.hex())
+    }
+
+    /// Writes a whole file or nothing; it may be lost when the machine stops.
+    pub(crate) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self.temporary()?;
+        file.write_all(bytes).map_err(StoreError::io(path))?;
+        move_into_place(file.into_temp_path(), path)
+    }
+
+    /// Writes a whole file or nothing. When it returns, the file and all that was renamed before it have reached the disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.place(path, bytes)?;
+        sync_folder(path)
+    }
+
+    /// The same, but the file's name may take a moment to reach the disk.
+    fn place(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
@@ -156,11 +187,10 @@ fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
     }
-    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })?;
-    sync_folder(to)
+    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })
 }
 
-/// Makes the name of a new file as durable as its content.
+/// Makes the name of a new file as durable as its content. On a file system with a journal that goes for earlier names, too.
 fn sync_folder(of: &Path) -> Result<()> {
     let Some(parent) = of.parent() else { return Ok(()) };
     std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))

@@ -8,13 +8,13 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place, sync_folder, tree::Tree};
+use super::{Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place, tree::Tree};
 
 impl Store {
     /// Takes the folder `out` into the store: its files become objects and the folder itself becomes the tree.
     pub(crate) fn take_in(&self, out: &Path) -> Result<TreeRef> {
         let tree = Tree::hash(out)?;
-        flush(out)?;
+        flush(out, &tree)?;
         tree.0.par_iter().try_for_each(|file| self.take_file(&out.join(&file.path), file.digest))?;
         let reference = tree.reference();
         self.write_object(tree.listing().as_bytes())?;
@@ -23,7 +23,7 @@ impl Store {
             fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
         }
         match fs::rename(out, &folder) {
-            Ok(()) => sync_folder(&folder)?,
+            Ok(()) => {}
             // The same tree is there already: the objects are shared, so this copy is not needed.
             Err(_) if folder.is_dir() => fs::remove_dir_all(out).map_err(StoreError::io(out))?,
             Err(source) => return Err(StoreError::Io { path: folder, source }),
@@ -98,7 +98,7 @@ impl Store {
         let digest = Digest::of(bytes);
         let path = self.object(digest);
         if !path.is_file() {
-            self.write(&path, bytes)?;
+            self.place(&path, bytes)?;
             read_only(&path)?;
         }
         Ok(digest)
@@ -146,21 +146,22 @@ fn read_only(path: &Path) -> Result<()> {
     fs::set_permissions(path, permissions).map_err(StoreError::io(path))
 }
 
+/// More files than this are brought onto the disk together with whatever else waits for that: a call for each would take
+/// seconds for some thousand images. For a few, nobody should wait until others' files are written.
+const FEW: usize = 32;
+
 /// Brings everything below `folder` onto the disk.
-fn flush(folder: &Path) -> Result<()> {
-    // One call for all files: a call for each would take seconds for some thousand images.
+fn flush(folder: &Path, tree: &Tree) -> Result<()> {
     #[cfg(target_os = "linux")]
-    {
+    if tree.0.len() > FEW {
         let handle = fs::File::open(folder).map_err(StoreError::io(folder))?;
-        rustix::fs::syncfs(&handle).map_err(|error| StoreError::Io { path: folder.to_path_buf(), source: error.into() })
+        return rustix::fs::syncfs(&handle)
+            .map_err(|error| StoreError::Io { path: folder.to_path_buf(), source: error.into() });
     }
-    #[cfg(not(target_os = "linux"))]
-    {
-        Tree::hash(folder)?.0.par_iter().try_for_each(|file| {
-            let path = folder.join(&file.path);
-            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io(&path))
-        })
-    }
+    tree.0.iter().try_for_each(|file| {
+        let path = folder.join(&file.path);
+        fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io(&path))
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! What a stage produced, and from what. A receipt is the proof of a cache hit.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Manifest, Result, Store, StoreError, TreeRef, files};
+use super::{Digest, Index, Manifest, Result, Store, StoreError, TreeRef, files, index::Stamp};
 
 /// A stage that ran to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +38,34 @@ pub(crate) struct Receipt {
     pub(crate) made_by: String,
 }
 
+/// What a run needs to know of a receipt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) key: Digest,
+    pub(crate) output: TreeRef,
+    pub(crate) log: Option<Digest>,
+    pub(crate) metrics: Option<Digest>,
+    pub(crate) events: Option<Digest>,
+    pub(crate) results: BTreeMap<String, f64>,
+    pub(crate) peak_memory: Option<u64>,
+    pub(crate) seconds: f64,
+}
+
+impl From<Receipt> for Made {
+    fn from(receipt: Receipt) -> Self {
+        Self {
+            key: receipt.manifest.key(),
+            output: receipt.output,
+            log: receipt.log,
+            metrics: receipt.metrics,
+            events: receipt.events,
+            results: receipt.results,
+            peak_memory: receipt.peak_memory,
+            seconds: receipt.timing.seconds,
+        }
+    }
+}
+
 /// When and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Timing {
@@ -56,6 +88,26 @@ impl Store {
         }
     }
 
+    /// What the receipt for `key` says and the folder of its tree; `None` if there is no receipt.
+    pub(crate) fn find(&self, key: Digest, index: &Index) -> Result<Option<(Made, Option<PathBuf>)>> {
+        let path = self.receipt_path(key);
+        let stamp = match fs::metadata(&path) {
+            Ok(metadata) => Stamp::of(&metadata),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { path, source }),
+        };
+        let made = if let Some(made) = index.made(key, stamp) {
+            made
+        } else {
+            let Some(receipt) = self.receipt(key)? else { return Ok(None) };
+            let made = Made::from(receipt);
+            index.set_made(key, stamp, &made);
+            made
+        };
+        let folder = self.tree_folder(made.output.digest)?;
+        Ok(Some((made, folder)))
+    }
+
     /// Writes a receipt. Its objects must be in the store before.
     pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
         let path = self.receipt_path(receipt.manifest.key());
@@ -72,7 +124,7 @@ impl Store {
         })
     }
 
-    pub(super) fn receipt_path(&self, key: Digest) -> std::path::PathBuf {
+    pub(super) fn receipt_path(&self, key: Digest) -> PathBuf {
         self.path("receipts", key).with_extension("json")
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
 
 fn file(path: &Path, index: &Index) -> Result<(Digest, u64)> {
     let metadata = path.metadata().map_err(StoreError::io(path))?;
-    let stamp = stamp(&metadata);
+    let stamp = Stamp::of(&metadata);
     if let Some(digest) = index.file_digest(path, stamp) {
         return Ok((digest, stamp.size));
     }
@@ -47,12 +47,14 @@ fn file(path: &Path, index: &Index) -> Result<(Digest, u64)> {
     Ok((digest, size))
 }
 
-fn stamp(metadata: &Metadata) -> Stamp {
-    let modified =
-        metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_nanos());
-    #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-    #[cfg(not(unix))]
-    let inode = 0;
-    Stamp { size: metadata.len(), modified, inode }
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        let modified =
+            metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_nanos());
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        Self { size: metadata.len(), modified, inode }
+    }
 }

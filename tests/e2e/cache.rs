@@ -153,3 +153,39 @@ fn gc_leaves_alone_what_a_running_run_uses() {
     assert!(said.contains("of 4 stages"), "now nobody uses them: {said}");
     assert!(files(&space.path("cache/objects")).is_empty());
 }
+
+#[test]
+fn a_glance_sees_whatever_has_changed() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    let noted = || {
+        // Only what has been left alone for two seconds can be told from what changes now.
+        sleep(Duration::from_millis(2100));
+        space.succeed(&["run", "p.toml"]);
+        assert_eq!(files(&space.path("cache/notes")).len(), 1);
+    };
+    let up_to_date = |what: &str| {
+        let run = space.succeed(&["run", "p.toml"]).stdout;
+        assert!(run.contains("p is up to date: 3 of 3 cached"), "{what}: {run}");
+        assert!(run.contains("c      cached") && run.contains("artifacts/p/c"), "{what}: {run}");
+    };
+    noted();
+    up_to_date("nothing has changed");
+    fs::remove_file(space.path("artifacts/p/c")).unwrap();
+    up_to_date("a link was removed");
+    assert!(space.path("artifacts/p/c/value.txt").is_file());
+    noted();
+    fs::remove_dir_all(space.path("artifacts")).unwrap();
+    up_to_date("all links were removed");
+    assert!(space.path("artifacts/p/c/value.txt").is_file());
+    noted();
+    fs::remove_file(&files(&space.path("cache/receipts"))[0]).unwrap();
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is done: 1 ran, 2 cached"));
+    noted();
+    space.write("p.toml", chain("p", "b"));
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is done: 3 ran, 0 cached"));
+    space.write("p.toml", chain("p", "a"));
+    up_to_date("as it was before");
+    assert!(space.succeed(&["run", "p.toml", "--force", "a"]).stdout.contains("p is done: 1 ran, 2 cached"));
+}
