@@ -73,9 +73,12 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
     for (text, key, words) in [
         (serde_json::json!({"source": "hf://a/b/c"}), "source", "hf://OWNER/REPO@REVISION"),
         (serde_json::json!({"source": "hf://../b"}), "source", "hf://OWNER/REPO@REVISION"),
+        (serde_json::json!({"source": "s3:///b"}), "source", "s3://BUCKET/KEY"),
+        (serde_json::json!({"source": "s3://a/b/../c"}), "source", "s3://BUCKET/KEY"),
+        (serde_json::json!({"source": "s3://a/b//"}), "source", "s3://BUCKET/KEY"),
         (serde_json::json!({"source": "ftp://x.org/y.zip"}), "source", "give the path of the folder"),
         (serde_json::json!({"source": "https://x.org/"}), "source", "must name a file"),
-        (serde_json::json!({"source": "https://x.org/a", "files": ["*"]}), "files", "`hf://` sources only"),
+        (serde_json::json!({"source": "https://x.org/a", "files": ["*"]}), "files", "`s3://` sources only"),
         (serde_json::json!({"source": "hf://a/b", "files": ["["]}), "files", "no pattern"),
         (serde_json::json!({"source": "hf://a/b", "sha256": "0"}), "sha256", "a single file"),
         (serde_json::json!({"source": "https://x.org/a", "sha256": "0"}), "sha256", "64 hexadecimal"),
@@ -98,6 +101,8 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
         "hf://microsoft/phi-2@abc",
         "hf://datasets/a/b",
         "https://x.org/y?z",
+        "s3://bucket",
+        "s3://bucket/a/b",
     ] {
         Download::check(&config(serde_json::json!({"source": source}))).unwrap();
     }

@@ -7,12 +7,12 @@ use std::{
     path::PathBuf,
 };
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
 use super::{
     Listing, RemoteFile, cache,
-    http::{Client, Trouble, host},
+    http::{Access, Client},
+    patterns::Patterns,
     verify::Check,
 };
 use crate::{Job, StageError};
@@ -103,11 +103,7 @@ impl HubSource {
         let kind = if self.dataset { "datasets" } else { "models" };
         let revision = escape(self.revision(), false);
         let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
-        let text = client.patiently(job, |_| {
-            client.get(&url, &[])?.body_mut().with_config().limit(256 << 20).read_to_string().map_err(|error| {
-                Trouble::transient(format!("{} was cut off in its list of files ({error})", host(&url)))
-            })
-        })?;
+        let text = client.patiently(job, |_| client.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
             let help = "check that HF_ENDPOINT, if it is set, is a Hugging Face hub";
             StageError::failed(format!("{endpoint} does not answer as a hub does: {error}"), help)
@@ -122,7 +118,7 @@ impl HubSource {
             .map(|file| file.remote(&base))
             .collect();
         wanted.all_used(&names, self)?;
-        Ok(Listing { files, commit: Some(info.sha), local: Vec::new() })
+        Ok(Listing { commit: Some(info.sha), ..Listing::of(files) })
     }
 }
 
@@ -140,51 +136,8 @@ impl Sibling {
             Some(lfs) => (lfs.size.or(self.size), lfs.sha256.map(Check::Sha256)),
             None => (self.size, self.blob_id.map(Check::GitBlob)),
         };
-        RemoteFile { name: self.rfilename, url, size, checks: check.into_iter().collect() }
+        RemoteFile { size, checks: check.into_iter().collect(), ..RemoteFile::new(&self.rfilename, url) }
     }
-}
-
-/// Patterns of file names: `*` stands for anything, also for `/`, as in `huggingface_hub`.
-struct Patterns {
-    texts: Vec<String>,
-    globs: GlobSet,
-}
-
-impl Patterns {
-    fn new(texts: &[String]) -> Result<Self, StageError> {
-        let globs = patterns(texts).map_err(|message| StageError::failed(message, "correct `files`"))?;
-        Ok(Self { texts: texts.to_vec(), globs })
-    }
-
-    fn matches(&self, name: &str) -> bool {
-        self.texts.is_empty() || self.globs.is_match(name)
-    }
-
-    /// A pattern that matches nothing is a mistake that would show much later.
-    fn all_used(&self, names: &[String], source: &HubSource) -> Result<(), StageError> {
-        let mut used = vec![false; self.texts.len()];
-        names.iter().flat_map(|name| self.globs.matches(name)).for_each(|index| used[index] = true);
-        let Some(unused) = used.iter().position(|used| !used) else { return Ok(()) };
-        let mut shown: Vec<&str> = names.iter().map(String::as_str).collect();
-        shown.truncate(12);
-        let more = if names.len() > shown.len() { ", ..." } else { "" };
-        Err(StageError::failed(
-            format!("{source} has no file that `{}` in `files` matches", self.texts[unused]),
-            format!("it has: {}{more}", shown.join(", ")),
-        ))
-    }
-}
-
-/// Compiles patterns.
-///
-/// # Errors
-/// In words, which one is none.
-pub(in crate::download) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
-    let mut builder = GlobSetBuilder::new();
-    for text in texts {
-        builder.add(Glob::new(text).map_err(|error| format!("holds `{text}`, which is no pattern: {}", error.kind()))?);
-    }
-    builder.build().map_err(|error| error.to_string())
 }
 
 fn endpoint() -> String {
@@ -205,13 +158,13 @@ fn hub_cache() -> PathBuf {
 }
 
 /// The person's token: `HF_TOKEN`, or what `hf auth login` left.
-pub(super) fn token() -> Option<String> {
+pub(super) fn access() -> Access {
     let file = || {
         let path = env::var_os("HF_TOKEN_PATH").map_or_else(|| hf_home().join("token"), PathBuf::from);
         fs::read_to_string(path).ok()
     };
-    let token = env::var("HF_TOKEN").ok().or_else(file)?;
-    Some(token.trim().to_string()).filter(|token| !token.is_empty())
+    let token = env::var("HF_TOKEN").ok().or_else(file).unwrap_or_default();
+    if token.trim().is_empty() { Access::Open } else { Access::Token(token.trim().into()) }
 }
 
 /// Percent-encodes what may not stand in the path of a URL.

@@ -5,6 +5,8 @@ mod cache;
 mod chunks;
 mod http;
 mod hub;
+mod patterns;
+mod s3;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
@@ -22,8 +24,14 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::{
     archive::{Format, unpack},
     http::Policy,
-    hub::{HubSource, patterns},
+    hub::HubSource,
+    patterns::patterns,
+    s3::S3Source,
     verify::{Check, verify},
+};
+use self::{
+    http::{Access, Client},
+    s3::Store,
 };
 use super::DownloadConfig;
 use crate::{Job, StageError, preprocess::stays_inside};
@@ -36,8 +44,18 @@ pub(super) struct RemoteFile {
     pub(super) url: String,
     /// Bytes, if the source lists them.
     pub(super) size: Option<u64>,
+    /// The server's name for this content, if the source lists it.
+    #[serde(default)]
+    pub(super) etag: Option<String>,
     /// What its content must hash to.
     pub(super) checks: Vec<Check>,
+}
+
+impl RemoteFile {
+    /// A file of which nothing else is known.
+    fn new(name: &str, url: String) -> Self {
+        Self { name: name.into(), url, size: None, etag: None, checks: Vec::new() }
+    }
 }
 
 /// A list of files, kept with the checkpoint so that a download that goes on goes on with the same files.
@@ -51,9 +69,15 @@ pub(super) struct Listing {
     pub(super) local: Vec<(String, PathBuf)>,
 }
 
+impl Listing {
+    fn of(files: Vec<RemoteFile>) -> Self {
+        Self { files, commit: None, local: Vec::new() }
+    }
+}
+
 /// Brings a repository of a hub.
 pub(super) fn hub(job: &Job, source: &HubSource, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
-    let client = http::Client::new(policy.clone(), hub::token());
+    let client = Client::new(policy.clone(), hub::access());
     let kept = job.checkpoint().join("listing.json");
     let known = fs::read(&kept).ok().and_then(|text| serde_json::from_slice::<Listing>(&text).ok());
     let listing = if let Some(listing) = known {
@@ -74,10 +98,34 @@ pub(super) fn hub(job: &Job, source: &HubSource, config: &DownloadConfig, policy
 
 /// Brings one file from a web server.
 pub(super) fn url(job: &Job, url: &str, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
-    let client = http::Client::new(policy.clone(), None);
-    let checks = config.checks();
-    let file = RemoteFile { name: name_of(url).unwrap_or("file").into(), url: url.into(), size: None, checks };
-    bring(job, client, Listing { files: vec![file], commit: None, local: Vec::new() }, None, config)
+    let client = Client::new(policy.clone(), Access::Open);
+    let file = RemoteFile { checks: config.checks(), ..RemoteFile::new(name_of(url).unwrap_or("file"), url.into()) };
+    bring(job, client, Listing::of(vec![file]), None, config)
+}
+
+/// Brings an object of an object store, or a folder of them.
+pub(super) fn s3(job: &Job, source: &S3Source, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
+    objects(job, source, &Store::from_env(source)?, config, policy)
+}
+
+fn objects(
+    job: &Job,
+    source: &S3Source,
+    store: &Store,
+    config: &DownloadConfig,
+    policy: &Policy,
+) -> Result<(), StageError> {
+    let client = Client::new(policy.clone(), Access::Signed(store.clone()));
+    let mut listing = source.list(store, &config.files, &client, job)?;
+    match (listing.files.as_mut_slice(), config.checks()) {
+        (_, checks) if checks.is_empty() => {}
+        ([file], checks) => file.checks = checks,
+        (files, _) => {
+            let message = format!("{source} is {} objects, and a hash is of one", files.len());
+            return Err(StageError::failed(message, "leave `sha256` and `blake3` out, or name one object in `files`"));
+        }
+    }
+    bring(job, client, listing, None, config)
 }
 
 /// The file name in a URL.
@@ -89,7 +137,7 @@ pub(super) fn name_of(url: &str) -> Option<&str> {
 
 fn bring(
     job: &Job,
-    client: http::Client,
+    client: Client,
     listing: Listing,
     hub: Option<&HubSource>,
     config: &DownloadConfig,

@@ -1,6 +1,8 @@
 //! Downloads from a server that misbehaves.
 #![allow(clippy::unwrap_used)]
 
+mod s3;
+
 use std::{io::Write, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
@@ -39,13 +41,10 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
             chunk: 1000,
             request: Duration::from_millis(REQUEST),
         };
-        match config.source.strip_prefix("hub+") {
-            Some(rest) => {
-                let (endpoint, source) = rest.split_once('|').unwrap();
-                let source = HubSource::parse(source).unwrap().at(endpoint);
-                hub(job, &source, config, &policy)
-            }
-            None => url(job, &config.source, config, &policy),
+        match config.source.split('|').collect::<Vec<_>>()[..] {
+            ["hub", endpoint, source] => hub(job, &HubSource::parse(source).unwrap().at(endpoint), config, &policy),
+            ["s3", variables, source] => s3::run(job, variables, source, config, &policy),
+            _ => url(job, &config.source, config, &policy),
         }
     }
 }
@@ -131,8 +130,9 @@ fn what_has_arrived_is_not_asked_for_again_by_the_next_process() {
         error.to_string().contains("gave up after 4 attempts") && error.help().unwrap().contains("is kept"),
         "{error}"
     );
-    let state = std::fs::read(root.path().join("work/checkpoint/0.json")).unwrap();
-    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let kept = tree(&root.path().join("work/checkpoint"));
+    let state = kept.iter().find(|(path, _)| path.extension().is_some_and(|end| end == "json")).unwrap().1;
+    let state: serde_json::Value = serde_json::from_slice(state).unwrap();
     let kept: u64 = state["done"].as_array().unwrap().iter().filter_map(serde_json::Value::as_u64).sum();
     assert!((1..=1300).contains(&kept), "{kept}");
     let before = server.seen("/a.bin").len();
@@ -219,14 +219,14 @@ fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
     let server = Server::start();
     let large = serve_hub(&server, "0123abcd");
     for (work, source) in [("model", "me/it"), ("data", "datasets/me/it")] {
-        let source = format!("hub+{}|{source}", server.address);
+        let source = format!("hub|{}|{source}", server.address);
         let outcome =
             run(&root.path().join(work), &serde_json::json!({"source": source, "files": ["*.json", "sub/*"]}));
         assert!(outcome.warnings().contains("me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
         let files: Vec<_> = tree(&outcome.done()).into_iter().collect();
         assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large.clone())]);
     }
-    let source = format!("hub+{}|me/it", server.address);
+    let source = format!("hub|{}|me/it", server.address);
     let error =
         run(&root.path().join("none"), &serde_json::json!({"source": source, "files": ["*.safetensors"]})).error();
     assert!(error.to_string().contains("`*.safetensors`") && error.help().unwrap().contains("config.json"), "{error}");

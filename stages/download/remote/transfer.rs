@@ -74,9 +74,9 @@ pub(super) fn fetch(
 ) -> Result<Vec<(RemoteFile, PathBuf)>, StageError> {
     let chunk = client.policy.chunk;
     let mut parts = Vec::new();
-    for (number, file) in files.into_iter().enumerate() {
+    for file in files {
         job.check_cancelled()?;
-        let part = Part::open(&job.checkpoint(), number, file, chunk, |file| {
+        let part = Part::open(&job.checkpoint(), file, chunk, |file| {
             client.patiently(job, |_| ask(&client, file)).map_err(Failure)
         });
         parts.push(part.map_err(|Failure(error)| error)?);
