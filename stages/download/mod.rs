@@ -135,7 +135,7 @@ impl DownloadConfig {
 
 impl Stage for Download {
     const KIND: &'static str = "download";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str =
         "brings data or a model into the cache: from a hub, a server, disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
@@ -192,9 +192,6 @@ impl Stage for Download {
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
         match source {
-            // GGUF files hold one language model: from here on it is a folder like any other.
-            Source::Path(path) if is_gguf(Path::new(path)) => gguf::convert(job.source(path)?, &job.output())
-                .map_err(|error| StageError::input(error.path(), error.message(), "give a GGUF file of a Llama model")),
             Source::Path(path) => bring_own(job, path, config),
             Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
             Source::Url(url) => remote::url(job, url, config, &Policy::default()),
@@ -210,7 +207,12 @@ impl Stage for Download {
 fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), StageError> {
     let path = job.source(written)?;
     let checks = config.checks();
-    if !checks.is_empty() {
+    if !checks.is_empty() && path.is_dir() {
+        let help = "leave `sha256` and `blake3` out: the content of a folder is looked at in any case";
+        return Err(StageError::input(path, "this is a folder, and a hash is of one file", help));
+    }
+    // What is not there is named below.
+    if path.is_file() {
         let help = "it is another file than was meant, or damaged";
         remote::verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
     }
@@ -225,8 +227,15 @@ fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
             "this is no archive",
             "give a .zip, .tar, .tar.gz or .tar.zst, or leave `unpack` out",
         )),
+        None if is_gguf(path) && path.is_file() => convert(path, path, &job.output()),
         None => folder::copy(job, path, written),
     }
+}
+
+/// GGUF files hold one language model: from here on it is a folder like any other. A person knows the file as `name`.
+fn convert(file: &Path, name: &Path, folder: &Path) -> Result<(), StageError> {
+    gguf::convert(file, folder)
+        .map_err(|error| StageError::input(name, error.message(), "give a GGUF file of a Llama model"))
 }
 
 fn is_gguf(path: &Path) -> bool {

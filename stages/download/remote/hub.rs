@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fmt::{self, Write},
     fs,
     path::PathBuf,
@@ -11,11 +12,11 @@ use serde::Deserialize;
 
 use super::{
     Listing, RemoteFile, cache,
-    http::{Access, Client},
+    http::{Access, Client, Watch},
     patterns::Patterns,
     verify::Check,
 };
-use crate::{Job, StageError};
+use crate::StageError;
 
 /// `hf://owner/repo@revision`, or `hf://datasets/owner/repo@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,48 @@ pub(in crate::download) struct HubSource {
     dataset: bool,
     repo: String,
     revision: Option<String>,
-    /// Address of the hub, if it is not the environment's.
-    endpoint: Option<String>,
+}
+
+/// A hub, and what of it is on this machine.
+#[derive(Debug, Clone)]
+pub(super) struct Hub {
+    endpoint: String,
+    /// What Hugging Face's own tools have downloaded.
+    pub(super) cache: PathBuf,
+    offline: bool,
+    token: Option<String>,
+}
+
+impl Hub {
+    /// As Hugging Face's own tools read the environment.
+    pub(super) fn of(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| var(name).filter(|value| !value.is_empty());
+        let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_string());
+        let path = |name: &str| set(name).map(PathBuf::from);
+        let home = path("HF_HOME").unwrap_or_else(|| {
+            let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
+            cache.unwrap_or_default().join("huggingface")
+        });
+        // What `hf auth login` left.
+        let file = || fs::read_to_string(path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"))).ok();
+        let token = text("HF_TOKEN").or_else(file).map(|token| token.trim().to_string());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        Self {
+            endpoint: endpoint.trim_end_matches('/').into(),
+            cache: path("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
+            offline: text("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
+            token: token.filter(|token| !token.is_empty()),
+        }
+    }
+
+    pub(super) fn from_env() -> Self {
+        Self::of(|name| env::var_os(name))
+    }
+
+    /// What to show there.
+    pub(super) fn access(&self) -> Access {
+        self.token.clone().map_or(Access::Open, Access::Token)
+    }
 }
 
 /// What the hub says of a repository at a revision.
@@ -68,13 +109,7 @@ impl HubSource {
         if parts.len() > 2 || !parts.iter().all(|part| is_part(part)) || revision.is_some_and(str::is_empty) {
             return Err(FORM.into());
         }
-        Ok(Self { dataset, repo: repo.into(), revision: revision.map(Into::into), endpoint: None })
-    }
-
-    /// The same on another hub.
-    #[cfg(test)]
-    pub(super) fn at(self, endpoint: &str) -> Self {
-        Self { endpoint: Some(endpoint.into()), ..self }
+        Ok(Self { dataset, repo: repo.into(), revision: revision.map(Into::into) })
     }
 
     /// The revision that is wanted: a commit, a branch or a tag.
@@ -87,23 +122,29 @@ impl HubSource {
         Self { revision: Some(commit.into()), ..self.clone() }.to_string()
     }
 
-    /// Its folder in the hub's own local cache.
-    pub(super) fn cache_folder(&self) -> PathBuf {
+    /// Its folder in the local cache.
+    pub(super) fn folder(&self) -> String {
         let kind = if self.dataset { "datasets" } else { "models" };
-        hub_cache().join(format!("{kind}--{}", self.repo.replace('/', "--")))
+        format!("{kind}--{}", self.repo.replace('/', "--"))
     }
 
     /// The files that `patterns` name; all if there are none.
-    pub(super) fn list(&self, patterns: &[String], client: &Client, job: &Job) -> Result<Listing, StageError> {
+    pub(super) fn list(
+        &self,
+        hub: &Hub,
+        patterns: &[String],
+        client: &Client,
+        watch: &impl Watch,
+    ) -> Result<Listing, StageError> {
         let wanted = Patterns::new(patterns)?;
-        if env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
-            return cache::list(self, |name| wanted.matches(name));
+        if hub.offline {
+            return cache::list(hub, self, &wanted);
         }
-        let endpoint = self.endpoint.clone().unwrap_or_else(endpoint);
+        let endpoint = &hub.endpoint;
         let kind = if self.dataset { "datasets" } else { "models" };
         let revision = escape(self.revision(), false);
         let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
-        let text = client.patiently(job, |_| client.get_text(&url))?;
+        let text = client.patiently(watch, |_| client.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
             let help = "check that HF_ENDPOINT, if it is set, is a Hugging Face hub";
             StageError::failed(format!("{endpoint} does not answer as a hub does: {error}"), help)
@@ -138,33 +179,6 @@ impl Sibling {
         };
         RemoteFile { size, checks: check.into_iter().collect(), ..RemoteFile::new(&self.rfilename, url) }
     }
-}
-
-fn endpoint() -> String {
-    let endpoint = env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
-    endpoint.unwrap_or_else(|| "https://huggingface.co".into()).trim_end_matches('/').to_string()
-}
-
-fn hf_home() -> PathBuf {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("HF_HOME").unwrap_or_else(|| {
-        let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-        cache.unwrap_or_default().join("huggingface")
-    })
-}
-
-fn hub_cache() -> PathBuf {
-    env::var_os("HF_HUB_CACHE").filter(|value| !value.is_empty()).map_or_else(|| hf_home().join("hub"), PathBuf::from)
-}
-
-/// The person's token: `HF_TOKEN`, or what `hf auth login` left.
-pub(super) fn access() -> Access {
-    let file = || {
-        let path = env::var_os("HF_TOKEN_PATH").map_or_else(|| hf_home().join("token"), PathBuf::from);
-        fs::read_to_string(path).ok()
-    };
-    let token = env::var("HF_TOKEN").ok().or_else(file).unwrap_or_default();
-    if token.trim().is_empty() { Access::Open } else { Access::Token(token.trim().into()) }
 }
 
 /// Percent-encodes what may not stand in the path of a URL.

@@ -18,7 +18,7 @@ fn named(source: &str) -> S3Source {
 }
 
 /// Downloads `source` in an environment of `NAME=VALUE` lines.
-pub(super) fn run(
+pub(super) fn download(
     job: &Job,
     variables: &str,
     source: &str,
@@ -39,7 +39,7 @@ fn environment(server: &Server) -> String {
 fn fetch(work: &Path, variables: &str, source: &str, more: &serde_json::Value) -> Outcome {
     let mut config = serde_json::json!({"source": format!("s3|{variables}|{source}")});
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    super::run(work, &config)
+    run(work, &config)
 }
 
 /// Who may read the bucket `data`.
