@@ -73,6 +73,18 @@ pub(crate) struct Tower<C> {
     pub(crate) bytes: u64,
 }
 
+impl Tower<SiglipConfig> {
+    /// The same for images of another size, if one is given: then the layers that are used are written in f32.
+    pub(crate) fn resized(mut self, image_size: Option<usize>, select_layer: i64) -> Self {
+        let Some(size) = image_size.filter(|size| *size != self.config.image_size) else { return self };
+        self.config.image_size = size;
+        let layers = self.config.num_hidden_layers.saturating_add_signed(select_layer as isize + 1);
+        let used = SiglipConfig { num_hidden_layers: layers, ..self.config.clone() };
+        self.bytes = 4 * used.parameters() as u64;
+        self
+    }
+}
+
 /// Training records.
 #[derive(Debug, Clone)]
 pub(crate) enum Records {

@@ -64,6 +64,14 @@ fn v1_5_3b_runs_to_its_end() {
 }
 
 #[test]
+fn v1_5_3b_196_runs_to_its_end() {
+    let space = runs_to_its_end("v1_5_3b_196", "imp-v1.5-3b-196", &PHI_2);
+    let config = space.read("artifacts/imp-v1.5-3b-196/quantize/config.json");
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["vision_tower_config"]["image_size"], 196);
+}
+
+#[test]
 fn v1_5_2b_runs_to_its_end() {
     runs_to_its_end("v1_5_2b", "imp-v1.5-2b", &Llm("Qwen/Qwen1.5-1.8B", "main", "tiny-qwen2"));
 }
