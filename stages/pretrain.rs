@@ -158,8 +158,8 @@ impl Stage for Pretrain {
             joined: Some(joined),
             ..Outlook::default()
         };
-        let memory = training::forecast(&config.recipe(), Trains::Projector, &outlook, ahead);
-        Forecast { outlook, memory }
+        let training = training::forecast(&config.recipe(), Trains::Projector, &outlook, ahead);
+        Forecast { outlook, ..training }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

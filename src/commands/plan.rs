@@ -14,7 +14,7 @@ pub(crate) fn plan(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Fai
     let place = open(args, common)?;
     let planner = Planner { pipeline: &place.pipeline, graph: &place.graph, store: &place.store, index: &place.index };
     let verdicts = planner.plan()?;
-    let memory = planner.memory(&verdicts)?;
-    report::plan(&place.pipeline, &place.store, &verdicts, &memory, common);
+    let forecasts = planner.forecast(&verdicts)?;
+    report::plan(&place.pipeline, &place.store, &verdicts, &forecasts, common);
     Ok(ExitCode::SUCCESS)
 }

@@ -182,9 +182,16 @@ impl Stage for Download {
             Ok(Source::Path(path)) => ahead.sources.get(path).map(|source| outlook_of(source)).unwrap_or_default(),
             Ok(Source::TinyLanguage(family)) => tiny::language_outlook(family, &model),
             Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
-            _ => Outlook::default(),
+            // Models are looked for where `into` has not put them.
+            Ok(Source::Hub(source)) => {
+                let forecast = remote::ahead::hub(source, config.files.clone());
+                return if config.into.is_none() { forecast } else { forecast.without_outlook() };
+            }
+            Ok(Source::Url(url)) => return remote::ahead::url(url),
+            Ok(Source::S3(source)) => return remote::ahead::s3(source, config.files.clone()),
+            Ok(Source::Shapes) | Err(_) => Outlook::default(),
         };
-        Forecast { outlook, memory: None }
+        Forecast { outlook, ..Forecast::default() }
     }
 
     fn run(config: &DownloadConfig, job: &Job) -> Result<(), StageError> {

@@ -121,7 +121,7 @@ impl Stage for Preprocess {
 
     fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {
         let records = Some(Records::Planned { max_length: config.max_length });
-        Forecast { outlook: Outlook { records, ..Outlook::default() }, memory: None }
+        Forecast { outlook: Outlook { records, ..Outlook::default() }, ..Forecast::default() }
     }
 
     fn run(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {

@@ -183,7 +183,9 @@ impl Client {
                 return Err(StageError::Cancelled);
             }
             failures = if progress { 1 } else { failures + 1 };
-            tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
+            if self.policy.attempts > 1 {
+                tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
+            }
             if failures >= self.policy.attempts {
                 return Err(StageError::failed(
                     format!("gave up after {failures} attempts: {what}"),

@@ -32,7 +32,7 @@ pub(super) struct Hub {
     endpoint: String,
     /// What Hugging Face's own tools have downloaded.
     pub(super) cache: PathBuf,
-    offline: bool,
+    pub(super) offline: bool,
     token: Option<String>,
 }
 

@@ -1,5 +1,6 @@
 //! Sources on other machines: what is listed there comes into the output, checked. Does not know what it is.
 
+pub(super) mod ahead;
 mod archive;
 mod cache;
 mod chunks;

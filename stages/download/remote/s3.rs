@@ -11,10 +11,10 @@ use ureq::{Body, http::Response};
 
 use super::{
     Listing, RemoteFile,
-    http::{Client, Trouble, shown},
+    http::{Client, Trouble, Watch, shown},
     patterns::Patterns,
 };
-use crate::{Job, StageError};
+use crate::StageError;
 
 /// Each request has a signature of its own; it must hold when the request begins.
 const SIGNED_FOR: Duration = Duration::from_hours(1);
@@ -49,10 +49,10 @@ impl S3Source {
         store: &Store,
         patterns: &[String],
         client: &Client,
-        job: &Job,
+        watch: &impl Watch,
     ) -> Result<Listing, StageError> {
         let url = self.to_string();
-        if self.may_be_one() && client.patiently(job, |_| client.exists(&url))? {
+        if self.may_be_one() && client.patiently(watch, |_| client.exists(&url))? {
             let name = self.key.rsplit('/').next().unwrap_or_default();
             Patterns::new(patterns)?.all_used(&[name.into()], self)?;
             return Ok(Listing::of(vec![RemoteFile::new(name, url)]));
@@ -60,7 +60,7 @@ impl S3Source {
         let prefix = if self.may_be_one() { format!("{}/", self.key) } else { self.key.clone() };
         let (mut objects, mut after) = (Vec::new(), None);
         loop {
-            let page = client.patiently(job, |_| store.page(client, &prefix, after.as_deref()))?;
+            let page = client.patiently(watch, |_| store.page(client, &prefix, after.as_deref()))?;
             // Some tools leave an empty object in place of a folder.
             objects.extend(page.contents.into_iter().filter(|object| !object.key.ends_with('/')));
             after = page.next_continuation_token;
