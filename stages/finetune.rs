@@ -192,13 +192,13 @@ impl Stage for Finetune {
             Mode::Lora => Trains::Adapters { rank, dropout: dropout > 0.0, targets },
             Mode::Full => Trains::All,
         };
-        let memory = training::forecast(&config.recipe(), trains, &outlook, ahead);
+        let training = training::forecast(&config.recipe(), trains, &outlook, ahead);
         if let Some(llm) = outlook.llm.as_mut().filter(|_| outlook.adapted || config.mode == Mode::Full) {
             // Written in f32.
             llm.bytes = 4 * llm.config.parameters() as u64;
         }
         outlook.adapted = config.mode == Mode::Lora;
-        Forecast { outlook, memory }
+        Forecast { outlook, ..training }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

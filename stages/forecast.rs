@@ -1,5 +1,5 @@
 //! What is known of a stage before it runs: the sizes of what it will make, and the memory that it will take.
-//! Reads configurations and headers only, so that a plan costs nothing.
+//! Reads configurations and headers only, and asks servers for little, so that a plan costs seconds at most.
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf};
 
@@ -39,6 +39,17 @@ pub struct Forecast {
     pub outlook: Outlook,
     /// The memory that it will take.
     pub memory: Option<MemoryForecast>,
+    /// Bytes that it will download.
+    pub download: Option<u64>,
+    /// Steps that it will train.
+    pub steps: Option<usize>,
+}
+
+impl Forecast {
+    /// The same with nothing known of what it makes.
+    pub(crate) fn without_outlook(self) -> Self {
+        Self { outlook: Outlook::default(), ..self }
+    }
 }
 
 /// Bytes of memory at the moment when they are the most.
@@ -73,6 +84,18 @@ pub(crate) struct Tower<C> {
     pub(crate) bytes: u64,
 }
 
+impl Tower<SiglipConfig> {
+    /// The same for images of another size, if one is given: then the layers that are used are written in f32.
+    pub(crate) fn resized(mut self, image_size: Option<usize>, select_layer: i64) -> Self {
+        let Some(size) = image_size.filter(|size| *size != self.config.image_size) else { return self };
+        self.config.image_size = size;
+        let layers = self.config.num_hidden_layers.saturating_add_signed(select_layer as isize + 1);
+        let used = SiglipConfig { num_hidden_layers: layers, ..self.config.clone() };
+        self.bytes = 4 * used.parameters() as u64;
+        self
+    }
+}
+
 /// Training records.
 #[derive(Debug, Clone)]
 pub(crate) enum Records {
@@ -101,6 +124,11 @@ impl Outlook {
                 records: None,
             };
         }
+        Self::of_config(&file, bytes)
+    }
+
+    /// Of a model in one folder, from its `config.json` and the size of its weights' files.
+    pub(crate) fn of_config(file: &ConfigFile, bytes: u64) -> Self {
         if file.is_imp() {
             // One file holds both: it is counted once.
             let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });

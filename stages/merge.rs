@@ -38,7 +38,7 @@ impl Stage for Merge {
             llm.bytes = (config.dtype.size() * llm.config.parameters()) as u64;
         }
         outlook.adapted = false;
-        Forecast { outlook, memory: None }
+        Forecast { outlook, ..Forecast::default() }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

@@ -21,6 +21,9 @@ pub struct Config {
     pub mm_projector_type: String,
     /// Which hidden state of the encoder is used.
     pub mm_vision_select_layer: i64,
+    /// Pixels in a row of the images from here on, if not the encoder's own: the positions that it learned are resized.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
     /// The context: longer sequences are cut.
     pub max_length: usize,
     /// Passes over the data.
@@ -65,6 +68,7 @@ impl Default for Config {
         Self {
             mm_projector_type: "mlp2x_gelu".into(),
             mm_vision_select_layer: -2,
+            image_size: None,
             max_length: 3072,
             epochs: 1,
             max_steps: 0,
@@ -133,7 +137,7 @@ impl Stage for Pretrain {
                 "counts from the end: -1 is the last, -2 the usual",
             ));
         }
-        Ok(())
+        training::check_image_size(config.image_size)
     }
 
     fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
@@ -147,14 +151,15 @@ impl Stage for Pretrain {
             tokenizer_model_max_length: config.max_length,
             ..ImpConfig::default()
         };
+        let vision = ahead.input("vision").and_then(|input| input.vision.clone());
         let outlook = Outlook {
             llm: ahead.input("llm").and_then(|input| input.llm.clone()),
-            vision: ahead.input("vision").and_then(|input| input.vision.clone()),
+            vision: vision.map(|vision| vision.resized(config.image_size, config.mm_vision_select_layer)),
             joined: Some(joined),
             ..Outlook::default()
         };
-        let memory = training::forecast(&config.recipe(), Trains::Projector, &outlook, ahead);
-        Forecast { outlook, memory }
+        let training = training::forecast(&config.recipe(), Trains::Projector, &outlook, ahead);
+        Forecast { outlook, ..training }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
@@ -167,9 +172,10 @@ impl Stage for Pretrain {
             tokenizer_model_max_length: config.max_length,
         };
         let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;
+        let resized = training::resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
         let validation = open_validation(job)?;
         training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
-        training::write_parts(job, &model, Some(llm), Some(vision), llm)
+        training::write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
     }
 }

@@ -52,7 +52,7 @@ pub trait Stage: 'static {
         0
     }
 
-    /// What it will make and take, as far as that is known. Must be quick, and touches nothing.
+    /// What it will make and take, as far as that is known. Must be quick, and changes nothing.
     fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
         Forecast::default()
     }

@@ -23,7 +23,7 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure
 pub(super) fn show(place: &Workplace, selection: &Selection, common: &Common) -> Result<ExitCode, Failure> {
     let planner = place.planner();
     let verdicts: Vec<_> = planner.plan(selection)?.into_iter().filter(|(index, _)| selection.wants(*index)).collect();
-    let memory = planner.memory(&verdicts)?;
-    report::plan(&place.pipeline, &place.store, &verdicts, &memory, common);
+    let forecasts = planner.forecast(&verdicts)?;
+    report::plan(&place.pipeline, &place.store, &verdicts, &forecasts, common);
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use imp_stages::{forecast::MemoryForecast, stage::Input};
+use imp_stages::{forecast::Forecast, stage::Input};
 
 use super::{
     lines::{BAD, DIM, GOOD, WARN},
@@ -85,15 +85,15 @@ pub(crate) fn plan(
     pipeline: &Pipeline,
     store: &Store,
     verdicts: &[(usize, Verdict)],
-    memory: &[Option<MemoryForecast>],
+    forecasts: &[Forecast],
     common: &Common,
 ) {
     if common.json {
-        return plan_as_json(pipeline, verdicts, memory);
+        return plan_as_json(pipeline, verdicts, forecasts);
     }
     let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
-    for ((index, verdict), memory) in verdicts.iter().zip(memory) {
+    for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
         let (style, word) = match verdict {
             Verdict::Hit { .. } => (DIM, "cached"),
             Verdict::Run { .. } => (GOOD, "run"),
@@ -106,24 +106,32 @@ pub(crate) fn plan(
             pipeline.stages[*index].name,
             why(pipeline, verdict)
         ));
-        if let Some(MemoryForecast { bytes, at_most }) = memory {
-            let about = if *at_most { "at most" } else { "about" };
-            say(&format!(
-                "{DIM}{:<width$}  takes {about} {} of memory{DIM:#}",
-                "",
-                units::bytes(*bytes),
-                width = width + 8
-            ));
+        if let Some(text) = takes(forecast) {
+            say(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
     }
+    let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
+    let download = if download > 0 { format!(", {} to download", units::bytes(download)) } else { String::new() };
     say(&match verdicts.len() - hits {
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
-        open => format!("\n{}: {hits} of {} cached, {open} would run", pipeline.name, verdicts.len()),
+        open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
     });
 }
 
-fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], memory: &[Option<MemoryForecast>]) {
-    for ((index, verdict), memory) in verdicts.iter().zip(memory) {
+/// What a stage will take, as far as that is known.
+fn takes(forecast: &Forecast) -> Option<String> {
+    let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
+    let memory = forecast.memory.map(|memory| {
+        let about = if memory.at_most { "at most" } else { "about" };
+        format!("takes {about} {} of memory", units::bytes(memory.bytes))
+    });
+    let steps = forecast.steps.map(|steps| format!("trains {steps} steps"));
+    let all: Vec<String> = [download, memory, steps].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
+    for ((index, verdict), Forecast { memory, download, steps, .. }) in verdicts.iter().zip(forecasts) {
         let (state, key) = match verdict {
             Verdict::Hit { key } => ("cached", Some(key)),
             Verdict::Run { key, .. } => ("run", Some(key)),
@@ -133,6 +141,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], memory: &[Op
         say(&serde_json::json!({
             "stage": stage.name, "kind": stage.kind, "state": state, "key": key, "why": why(pipeline, verdict),
             "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
+            "download": download, "steps": steps,
         })
         .to_string());
     }

@@ -1,10 +1,10 @@
-//! The memory that stages will take: what is in the cache is looked at, what is not is asked of the stages before.
+//! What stages will take: what is in the cache is looked at, what is not is asked of the stages before.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread};
 
 use imp_stages::{
     KindVisitor, Stage,
-    forecast::{Ahead, Forecast, MemoryForecast, Outlook},
+    forecast::{Ahead, Forecast, Outlook},
     visit,
 };
 use serde::Deserialize;
@@ -15,16 +15,20 @@ use crate::{
     store::{Digest, StoreError},
 };
 
+/// Stages that are asked at the same time.
+const AT_ONCE: usize = 16;
+
 impl Planner<'_> {
-    /// For each verdict the memory that its stage will take, where that is known.
-    pub(crate) fn memory(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Option<MemoryForecast>>, StoreError> {
+    /// For each verdict what its stage will take, as far as that is known.
+    pub(crate) fn forecast(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Forecast>, StoreError> {
+        let mut first = self.ask_first(verdicts);
         let mut outlooks: BTreeMap<usize, Outlook> = BTreeMap::new();
         let mut cached: BTreeMap<usize, Digest> = BTreeMap::new();
         let mut found = Vec::with_capacity(verdicts.len());
         for (index, verdict) in verdicts {
             if let Verdict::Hit { key } = verdict {
                 cached.insert(*index, *key);
-                found.push(None);
+                found.push(Forecast::default());
                 continue;
             }
             // Artifacts are looked at only where a stage that will run needs them.
@@ -33,11 +37,27 @@ impl Planner<'_> {
                     outlooks.insert(from, self.cached(key)?);
                 }
             }
-            let Forecast { outlook, memory } = Self::ask(&self.pipeline.stages[*index], &outlooks);
-            outlooks.insert(*index, outlook);
-            found.push(memory);
+            let asked = first.remove(index);
+            let forecast = asked.unwrap_or_else(|| Self::ask(&self.pipeline.stages[*index], &outlooks));
+            outlooks.insert(*index, forecast.outlook.clone());
+            found.push(forecast);
         }
         Ok(found)
+    }
+
+    /// Those without inputs, which may ask a server.
+    fn ask_first(&self, verdicts: &[(usize, Verdict)]) -> BTreeMap<usize, Forecast> {
+        let stages = verdicts.iter().filter(|(_, verdict)| !matches!(verdict, Verdict::Hit { .. }));
+        let stages = stages.map(|(index, _)| (*index, &self.pipeline.stages[*index]));
+        let stages: Vec<_> = stages.filter(|(_, stage)| stage.inputs.is_empty()).collect();
+        let ask = |part: &[(usize, &StageDecl)]| -> Vec<_> {
+            thread::scope(|scope| {
+                let ask = |(index, stage)| (index, scope.spawn(move || forecast(stage, BTreeMap::new())));
+                let asked: Vec<_> = part.iter().copied().map(ask).collect();
+                asked.into_iter().filter_map(|(index, answer)| Some((index, answer.join().ok()?))).collect()
+            })
+        };
+        stages.chunks(AT_ONCE).flat_map(ask).collect()
     }
 
     fn cached(&self, key: Digest) -> Result<Outlook, StoreError> {
@@ -49,9 +69,13 @@ impl Planner<'_> {
     fn ask(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
         let outlook = |(name, from)| Some((String::as_str(name), outlooks.get(from)?));
         let inputs = stage.inputs.iter().filter_map(outlook).collect();
-        let ahead = Ahead { runtime: &stage.runtime, seed: stage.seed, sources: &stage.sources, inputs };
-        visit(stage.kind, Ask { config: &stage.config, ahead: &ahead }).unwrap_or_default()
+        forecast(stage, inputs)
     }
+}
+
+fn forecast(stage: &StageDecl, inputs: BTreeMap<&str, &Outlook>) -> Forecast {
+    let ahead = Ahead { runtime: &stage.runtime, seed: stage.seed, sources: &stage.sources, inputs };
+    visit(stage.kind, Ask { config: &stage.config, ahead: &ahead }).unwrap_or_default()
 }
 
 struct Ask<'a> {

@@ -14,7 +14,7 @@ use std::{fs, path::Path};
 use imp_model::{config::Family, gguf};
 use serde::{Deserialize, Serialize};
 
-use self::remote::{Check, Format, HubSource, Policy};
+use self::remote::{Check, Format, HubSource, Policy, S3Source};
 use crate::{
     Job, Stage, StageError,
     forecast::{Ahead, Forecast, Outlook},
@@ -30,10 +30,10 @@ pub struct Download;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DownloadConfig {
-    /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, a file or folder, or
-    /// `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`.
+    /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, `s3://BUCKET/KEY`, a file or folder,
+    /// or `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`.
     pub source: String,
-    /// `hf://`: patterns of the files to bring, such as `*.json`; all if there are none.
+    /// `hf://`, `s3://`: patterns of the files to bring, such as `*.json`; all if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
     /// SHA-256 of a single file, before it is unpacked.
@@ -90,6 +90,7 @@ enum Source<'a> {
     Path(&'a str),
     Hub(HubSource),
     Url(&'a str),
+    S3(S3Source),
     Shapes,
     TinyLanguage(Family),
     TinySiglip,
@@ -110,13 +111,14 @@ impl<'a> Source<'a> {
             Some(("builtin", "tiny-siglip")) => Ok(Self::TinySiglip),
             Some(("builtin", other)) => Err(format!("there is no `builtin:{other}`; there are {BUILTINS}")),
             Some(("hf", rest)) if rest.starts_with("//") => HubSource::parse(&rest[2..]).map(Self::Hub),
+            Some(("s3", rest)) if rest.starts_with("//") => S3Source::parse(&rest[2..]).map(Self::S3),
             Some(("http" | "https", rest)) if rest.starts_with("//") => match remote::name_of(text) {
                 Some(_) => Ok(Self::Url(text)),
                 None => Err("must name a file on the server".into()),
             },
             Some((scheme, rest)) if rest.starts_with("//") => Err(format!(
-                "begins with `{scheme}://`, which is not supported: use `hf://` or `https://`, or download it yourself \
-                 and give the path of the folder"
+                "begins with `{scheme}://`, which is not supported: use `hf://`, `https://` or `s3://`, or download it \
+                 yourself and give the path of the folder"
             )),
             _ => Ok(Self::Path(text)),
         }
@@ -133,7 +135,7 @@ impl DownloadConfig {
 
 impl Stage for Download {
     const KIND: &'static str = "download";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str =
         "brings data or a model into the cache: from a hub, a server, disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
@@ -158,18 +160,16 @@ impl Stage for Download {
         only("model.vocab_size", model.vocab_size.is_some(), language, "the language models among `builtin:tiny-...`")?;
         only("model.image_size", model.image_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
         only("model.patch_size", model.patch_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
-        let (hub, url) = (matches!(source, Source::Hub(_)), matches!(source, Source::Url(_)));
         let path = matches!(source, Source::Path(_));
-        only("files", !config.files.is_empty(), hub, "`hf://` sources")?;
-        only("sha256", config.sha256.is_some(), url || path, "a single file; the hub's own hashes are always checked")?;
-        only("blake3", config.blake3.is_some(), url || path, "a single file; the hub's own hashes are always checked")?;
-        only("unpack", config.unpack.is_some(), hub || url || path, "sources that are not built in")?;
-        only(
-            "into",
-            config.into.is_some(),
-            hub || url || path && config.unpack == Some(true),
-            "what is downloaded or unpacked",
-        )?;
+        let many = matches!(source, Source::Hub(_) | Source::S3(_));
+        let remote = many || matches!(source, Source::Url(_));
+        let hashed = path || matches!(source, Source::Url(_) | Source::S3(_));
+        only("files", !config.files.is_empty(), many, "`hf://` and `s3://` sources")?;
+        only("sha256", config.sha256.is_some(), hashed, "a single file; the hub's own hashes are always checked")?;
+        only("blake3", config.blake3.is_some(), hashed, "a single file; the hub's own hashes are always checked")?;
+        only("unpack", config.unpack.is_some(), remote || path, "sources that are not built in")?;
+        let placed = remote || path && config.unpack == Some(true);
+        only("into", config.into.is_some(), placed, "what is downloaded or unpacked")?;
         check_texts(config)?;
         check_ranges(config, &model)
     }
@@ -187,9 +187,16 @@ impl Stage for Download {
             Ok(Source::Path(path)) => ahead.sources.get(path).map(|source| outlook_of(source)).unwrap_or_default(),
             Ok(Source::TinyLanguage(family)) => tiny::language_outlook(family, &model),
             Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
-            _ => Outlook::default(),
+            // Models are looked for where `into` has not put them.
+            Ok(Source::Hub(source)) => {
+                let forecast = remote::ahead::hub(source, config.files.clone());
+                return if config.into.is_none() { forecast } else { forecast.without_outlook() };
+            }
+            Ok(Source::Url(url)) => return remote::ahead::url(url),
+            Ok(Source::S3(source)) => return remote::ahead::s3(source, config.files.clone()),
+            Ok(Source::Shapes) | Err(_) => Outlook::default(),
         };
-        Forecast { outlook, memory: None }
+        Forecast { outlook, ..Forecast::default() }
     }
 
     fn run(config: &DownloadConfig, job: &Job) -> Result<(), StageError> {
@@ -197,12 +204,10 @@ impl Stage for Download {
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
         match source {
-            // GGUF files hold one language model: from here on it is a folder like any other.
-            Source::Path(path) if is_gguf(Path::new(path)) => gguf::convert(job.source(path)?, &job.output())
-                .map_err(|error| StageError::input(error.path(), error.message(), "give a GGUF file of a Llama model")),
             Source::Path(path) => bring_own(job, path, config),
             Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
             Source::Url(url) => remote::url(job, url, config, &Policy::default()),
+            Source::S3(source) => remote::s3(job, &source, config, &Policy::default()),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyLanguage(family) => tiny::write_language(job, family, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),
@@ -214,7 +219,12 @@ impl Stage for Download {
 fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), StageError> {
     let path = job.source(written)?;
     let checks = config.checks();
-    if !checks.is_empty() {
+    if !checks.is_empty() && path.is_dir() {
+        let help = "leave `sha256` and `blake3` out: the content of a folder is looked at in any case";
+        return Err(StageError::input(path, "this is a folder, and a hash is of one file", help));
+    }
+    // What is not there is named below.
+    if path.is_file() {
         let help = "it is another file than was meant, or damaged";
         remote::verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
     }
@@ -229,8 +239,15 @@ fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
             "this is no archive",
             "give a .zip, .tar, .tar.gz or .tar.zst, or leave `unpack` out",
         )),
+        None if is_gguf(path) && path.is_file() => convert(path, path, &job.output()),
         None => folder::copy(job, path, written),
     }
+}
+
+/// GGUF files hold one language model: from here on it is a folder like any other. A person knows the file as `name`.
+fn convert(file: &Path, name: &Path, folder: &Path) -> Result<(), StageError> {
+    gguf::convert(file, folder)
+        .map_err(|error| StageError::input(name, error.message(), "give a GGUF file of a Llama model"))
 }
 
 fn is_gguf(path: &Path) -> bool {

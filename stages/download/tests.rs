@@ -42,6 +42,84 @@ fn a_single_file_keeps_its_name() {
     assert_eq!(fs::read(out.join("a.json")).unwrap(), b"[]");
 }
 
+/// A Llama of one block in GGUF, all weights zero.
+pub(in crate::download) fn gguf() -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let key = |name: &str, kind: u32, value: Vec<u8>| [text(name), kind.to_le_bytes().to_vec(), value].concat();
+    let number = |name: &str, value: u32| key(name, 4, value.to_le_bytes().into());
+    let list = |kind: u32, values: Vec<Vec<u8>>| {
+        [kind.to_le_bytes().to_vec(), (values.len() as u64).to_le_bytes().into(), values.concat()].concat()
+    };
+    let keys = [
+        key("general.architecture", 8, text("llama")),
+        number("llama.block_count", 1),
+        number("llama.context_length", 16),
+        number("llama.embedding_length", 8),
+        number("llama.feed_forward_length", 8),
+        number("llama.attention.head_count", 2),
+        key("llama.attention.layer_norm_rms_epsilon", 6, 1e-5_f32.to_le_bytes().into()),
+        key("tokenizer.ggml.model", 8, text("gpt2")),
+        key("tokenizer.ggml.pre", 8, text("smollm")),
+        key("tokenizer.ggml.tokens", 9, list(8, ["a", "b", "c", "d"].map(text).into())),
+        key("tokenizer.ggml.merges", 9, list(8, Vec::new())),
+        key("tokenizer.ggml.token_type", 9, list(5, vec![1_i32.to_le_bytes().into(); 4])),
+    ];
+    let block = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    let mut tensors = vec![("token_embd.weight".into(), vec![8_u64, 4]), ("output_norm.weight".into(), vec![8])];
+    tensors.extend(["attn_norm", "ffn_norm"].map(|name| (format!("blk.0.{name}.weight"), vec![8])));
+    tensors.extend(block.map(|name| (format!("blk.0.{name}.weight"), vec![8, 8])));
+    let (mut described, mut bytes) = (Vec::new(), 0_u64);
+    for (name, shape) in &tensors {
+        let dimensions: Vec<u8> = shape.iter().flat_map(|length| length.to_le_bytes()).collect();
+        let kind = 0_u32.to_le_bytes().to_vec();
+        let count = (shape.len() as u32).to_le_bytes().to_vec();
+        described.extend([text(name), count, dimensions, kind, bytes.to_le_bytes().into()].concat());
+        bytes += 4 * shape.iter().product::<u64>();
+    }
+    let counts = [tensors.len() as u64, keys.len() as u64].map(u64::to_le_bytes).concat();
+    let mut file = [b"GGUF".to_vec(), 3_u32.to_le_bytes().into(), counts, keys.concat(), described].concat();
+    file.resize(file.len().next_multiple_of(32) + bytes as usize, 0);
+    file
+}
+
+/// That `folder` holds the model of [`gguf`] in Hugging Face's form, and nothing else.
+pub(in crate::download) fn assert_converted(folder: &Path) {
+    let names: Vec<_> = tree(folder).into_keys().map(|path| path.display().to_string()).collect();
+    assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
+    imp_model::load_language(folder).map(drop).unwrap();
+}
+
+#[test]
+fn a_hash_of_a_file_is_checked() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("folder")).unwrap();
+    fs::write(root.path().join("folder/a"), "a").unwrap();
+    fs::write(root.path().join("a.json"), "[]").unwrap();
+    fs::write(root.path().join("a.gguf"), gguf()).unwrap();
+    let (blake3, other) = (blake3::hash(b"[]").to_hex().to_string(), "0".repeat(64));
+    let sha256 = "4F53CDA18C2BAA0C0354BB5F9A3ECBE5ED12AB4D8E11BA873C2F11161202B945"; // of `[]`
+    let hashed = serde_json::json!({"source": "a.json", "sha256": sha256, "blake3": blake3});
+    let out = run(root.path(), "good", &config(hashed)).unwrap();
+    assert_eq!(fs::read(out.join("a.json")).unwrap(), b"[]");
+    for (number, (text, words)) in [
+        (serde_json::json!({"source": "a.json", "sha256": other}), "a.json: its SHA-256 is 4f53cda18c2b"),
+        (serde_json::json!({"source": "a.json", "sha256": sha256, "blake3": other}), "a.json: its BLAKE3 is"),
+        (serde_json::json!({"source": "a.gguf", "blake3": other}), "a.gguf: its BLAKE3 is"),
+        (serde_json::json!({"source": "folder", "sha256": other}), "folder: this is a folder"),
+        (serde_json::json!({"source": "none", "sha256": other}), "none: there is no such file or folder"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let error = run(root.path(), &number.to_string(), &config(text)).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.help().is_some_and(|help| !help.is_empty()));
+    }
+    let model = blake3::hash(&gguf()).to_hex().to_string();
+    let hashed = serde_json::json!({"source": "a.gguf", "blake3": model});
+    assert_converted(&run(root.path(), "model", &config(hashed)).unwrap());
+}
+
 #[test]
 fn bad_folders_are_named() {
     let root = tempfile::tempdir().unwrap();
@@ -73,9 +151,12 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
     for (text, key, words) in [
         (serde_json::json!({"source": "hf://a/b/c"}), "source", "hf://OWNER/REPO@REVISION"),
         (serde_json::json!({"source": "hf://../b"}), "source", "hf://OWNER/REPO@REVISION"),
+        (serde_json::json!({"source": "s3:///b"}), "source", "s3://BUCKET/KEY"),
+        (serde_json::json!({"source": "s3://a/b/../c"}), "source", "s3://BUCKET/KEY"),
+        (serde_json::json!({"source": "s3://a/b//"}), "source", "s3://BUCKET/KEY"),
         (serde_json::json!({"source": "ftp://x.org/y.zip"}), "source", "give the path of the folder"),
         (serde_json::json!({"source": "https://x.org/"}), "source", "must name a file"),
-        (serde_json::json!({"source": "https://x.org/a", "files": ["*"]}), "files", "`hf://` sources only"),
+        (serde_json::json!({"source": "https://x.org/a", "files": ["*"]}), "files", "`s3://` sources only"),
         (serde_json::json!({"source": "hf://a/b", "files": ["["]}), "files", "no pattern"),
         (serde_json::json!({"source": "hf://a/b", "sha256": "0"}), "sha256", "a single file"),
         (serde_json::json!({"source": "https://x.org/a", "sha256": "0"}), "sha256", "64 hexadecimal"),
@@ -98,6 +179,8 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
         "hf://microsoft/phi-2@abc",
         "hf://datasets/a/b",
         "https://x.org/y?z",
+        "s3://bucket",
+        "s3://bucket/a/b",
     ] {
         Download::check(&config(serde_json::json!({"source": source}))).unwrap();
     }

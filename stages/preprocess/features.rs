@@ -15,11 +15,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    PreprocessConfig,
     pixels::{self, AspectRatio},
     records::RecordSet,
     writer,
 };
-use crate::{Job, StageError, event::Progress, training::model_error};
+use crate::{
+    Job, StageError,
+    event::Progress,
+    training::{model_error, resize},
+};
 
 /// The input that names the encoder.
 pub(super) const INPUT: &str = "cache_vision_features";
@@ -42,9 +47,11 @@ pub struct FeatureMeta {
 }
 
 /// Adds the features to the set that lies in the job's output. Goes on where an earlier process was stopped.
-pub(super) fn add(encoder: &Path, select_layer: Option<i64>, job: &Job) -> Result<(), StageError> {
-    let joined = ImpConfig { mm_vision_select_layer: select_layer.unwrap_or(SELECT_LAYER), ..ImpConfig::default() };
-    let vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
+pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
+    let select_layer = config.mm_vision_select_layer.unwrap_or(SELECT_LAYER);
+    let joined = ImpConfig { mm_vision_select_layer: select_layer, ..ImpConfig::default() };
+    let mut vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
+    resize(&mut vision, config.image_size)?;
     let set = RecordSet::open(&job.output())?;
     let (patches, width) = (vision.config.patches(), vision.config.hidden_size);
     let unfinished = job.checkpoint().join(FILE);
@@ -64,7 +71,7 @@ pub(super) fn add(encoder: &Path, select_layer: Option<i64>, job: &Job) -> Resul
     let finished = job.output().join(FILE);
     std::fs::rename(&unfinished, &finished).map_err(StageError::io(&finished))?;
     let mut meta = set.meta().clone();
-    meta.features = Some(FeatureMeta { patches, width, mm_vision_select_layer: joined.mm_vision_select_layer });
+    meta.features = Some(FeatureMeta { patches, width, mm_vision_select_layer: select_layer });
     writer::write_meta(&job.output(), &meta)
 }
 
@@ -106,7 +113,7 @@ pub(crate) fn check(set: &RecordSet, vision: &Siglip, select_layer: i64) -> Resu
     }
     Err(StageError::failed(
         "the features in the records are not those of this model's vision encoder",
-        format!("give the preprocess stage the same encoder as `{INPUT}`, or none"),
+        format!("give the preprocess stage the same encoder as `{INPUT}` and the same `image_size`, or none"),
     ))
 }
 

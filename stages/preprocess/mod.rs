@@ -31,6 +31,7 @@ use crate::{
     Job, Stage, StageError,
     forecast::{Ahead, Forecast, Outlook, Records},
     stage::{ConfigIssue, Input},
+    training::check_image_size,
 };
 
 /// The kind `preprocess`.
@@ -55,6 +56,9 @@ pub struct PreprocessConfig {
     /// out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mm_vision_select_layer: Option<i64>,
+    /// The images' size for that encoder, if not its own: the same as in `pretrain`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
     /// The context: longer sequences are cut.
     #[serde(default = "max_length")]
     pub max_length: usize,
@@ -98,27 +102,32 @@ impl Stage for Preprocess {
         if config.annotations.is_empty() {
             return Err(ConfigIssue::new("annotations", "must name a file in the data folder"));
         }
-        Ok(())
+        check_image_size(config.image_size)
     }
 
     fn check_inputs(config: &PreprocessConfig, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
-        if config.mm_vision_select_layer.is_some() && count(features::INPUT) == 0 {
-            let message =
-                format!("is of no use without `{}`: name an encoder there, or leave this out", features::INPUT);
-            return Err(ConfigIssue::new("mm_vision_select_layer", message));
+        let keys = [
+            ("mm_vision_select_layer", config.mm_vision_select_layer.is_some()),
+            ("image_size", config.image_size.is_some()),
+        ];
+        match keys.iter().find(|(_, given)| *given && count(features::INPUT) == 0) {
+            None => Ok(()),
+            Some((key, _)) => Err(ConfigIssue::new(
+                *key,
+                format!("is of no use without `{}`: name an encoder there, or leave this out", features::INPUT),
+            )),
         }
-        Ok(())
     }
 
     fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {
         let records = Some(Records::Planned { max_length: config.max_length });
-        Forecast { outlook: Outlook { records, ..Outlook::default() }, memory: None }
+        Forecast { outlook: Outlook { records, ..Outlook::default() }, ..Forecast::default() }
     }
 
     fn run(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
         convert::convert(config, job)?;
         match job.optional_input(features::INPUT) {
-            Some(encoder) => features::add(encoder, config.mm_vision_select_layer, job),
+            Some(encoder) => features::add(encoder, config, job),
             None => Ok(()),
         }
     }

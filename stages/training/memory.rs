@@ -1,4 +1,4 @@
-//! The memory that training will take, from sizes alone.
+//! The memory and the steps that training will take, from sizes alone.
 
 use imp_model::{
     config::LanguageConfig,
@@ -11,7 +11,7 @@ use super::{
     features,
 };
 use crate::{
-    forecast::{Ahead, MemoryForecast, Outlook},
+    forecast::{Ahead, Forecast, MemoryForecast, Outlook},
     job::Runtime,
     preprocess::Mixture,
 };
@@ -39,26 +39,33 @@ pub(super) fn gradient_checkpointing(runtime: &Runtime, llm: &LanguageConfig) ->
     runtime.gradient_checkpointing.unwrap_or(llm.parameters() >= LARGE)
 }
 
-/// What training `model` on the input `data` will take; nothing if too little is known of either.
-pub(crate) fn forecast(
+/// What training `model` on the input `data` will take, as far as both are known.
+pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahead: &Ahead<'_>) -> Forecast {
+    let sets: Option<Vec<_>> = ahead.inputs("data").map(Outlook::record_set).collect();
+    let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
+    let known = set.map(|set| (Batches::new(recipe, &set, ahead.seed), set));
+    // A limit on the steps is reached unless the records are very few.
+    let steps =
+        known.as_ref().map(|(batches, _)| batches.steps.len()).or(Some(recipe.max_steps)).filter(|steps| *steps > 0);
+    Forecast { memory: memory(recipe, trains, model, ahead, known.as_ref()), steps, ..Forecast::default() }
+}
+
+fn memory(
     recipe: &Recipe,
     trains: Trains<'_>,
     model: &Outlook,
     ahead: &Ahead<'_>,
+    known: Option<&(Batches, Mixture)>,
 ) -> Option<MemoryForecast> {
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
-    let data: Vec<&Outlook> = ahead.inputs("data").collect();
     let sizes = Sizes {
         patches: vision.config.patches(),
         max_length: joined.tokenizer_model_max_length,
         micro_batch: micro_batch_size(ahead.runtime, &llm.config).min(recipe.global_batch_size),
     };
-    let sets: Option<Vec<_>> = data.iter().map(|data| data.record_set()).collect();
-    let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
-    let longest = data.iter().map(|data| data.longest()).collect::<Option<Vec<_>>>()?.into_iter().max()?;
-    let largest = match &set {
-        Some(set) => sizes.largest(set, &Batches::new(recipe, set, ahead.seed)),
-        None => sizes.bound(longest),
+    let largest = match known {
+        Some((batches, set)) => sizes.largest(set, batches),
+        None => sizes.bound(ahead.inputs("data").map(Outlook::longest).collect::<Option<Vec<_>>>()?.into_iter().max()?),
     };
     let training = Training {
         llm: &llm.config,
@@ -76,11 +83,11 @@ pub(crate) fn forecast(
         _ => llm.bytes,
     };
     let image = vision.config.image_size * vision.config.image_size * 3 * size_of::<f32>();
-    let images = set.as_ref().map_or(usize::MAX, Mixture::images);
+    let images = known.map_or(usize::MAX, |(_, set)| set.images());
     let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
     let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
     let own = step.total() + decoded + kept + PROGRAM;
-    Some(MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: set.is_none() })
+    Some(MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: known.is_none() })
 }
 
 struct Sizes {

@@ -11,6 +11,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use features::resize;
 pub(crate) use folder::{link_others, model_error, open_records, open_validation, write_parts};
 pub(crate) use memory::forecast;
 pub(crate) use run::train;
@@ -100,6 +101,14 @@ impl Recipe {
             return Err(ConfigIssue::new("eval_steps", message));
         }
         Ok(())
+    }
+}
+
+/// Whether an encoder can take such images is known when it is loaded.
+pub(crate) fn check_image_size(image_size: Option<usize>) -> Result<(), ConfigIssue> {
+    match image_size {
+        Some(size) if !(1..=4096).contains(&size) => Err(ConfigIssue::new("image_size", "must be between 1 and 4096")),
+        _ => Ok(()),
     }
 }
 

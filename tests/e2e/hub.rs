@@ -64,6 +64,14 @@ fn v1_5_3b_runs_to_its_end() {
 }
 
 #[test]
+fn v1_5_3b_196_runs_to_its_end() {
+    let space = runs_to_its_end("v1_5_3b_196", "imp-v1.5-3b-196", &PHI_2);
+    let config = space.read("artifacts/imp-v1.5-3b-196/quantize/config.json");
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["vision_tower_config"]["image_size"], 196);
+}
+
+#[test]
 fn v1_5_2b_runs_to_its_end() {
     runs_to_its_end("v1_5_2b", "imp-v1.5-2b", &Llm("Qwen/Qwen1.5-1.8B", "main", "tiny-qwen2"));
 }
@@ -77,11 +85,11 @@ fn v1_5_4b_runs_to_its_end() {
 fn the_other_pipelines_are_well_formed() {
     let space = Space::new();
     for (file, name) in [("sweeps/lora_rank_128", "imp-lora-rank-128"), ("sweeps/epochs_1", "imp-epochs-1")] {
-        let plan = space.succeed(&["plan", &pipeline(file)]);
-        assert!(plan.stdout.contains(&format!("{name}: 0 of 16 cached")), "{}", plan.stdout);
+        let plan = offline(&space, &["plan", &pipeline(file)]);
+        assert!(plan.contains(&format!("{name}: 0 of 16 cached")), "{plan}");
     }
     space.write("mine/train.json", "[]");
-    space.succeed(&["plan", &pipeline("finetune_custom"), "--set", "stages.mine.source=mine"]);
+    offline(&space, &["plan", &pipeline("finetune_custom"), "--set", "stages.mine.source=mine"]);
 }
 
 fn pipeline(name: &str) -> String {
@@ -105,7 +113,10 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
         format!("stages.visual_genome_2.source={address}/vg/images2.zip"),
     ];
     args.extend(sets.into_iter().flat_map(|set| ["--set".into(), set]));
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    args[0] = "plan";
+    plan_says_what_it_takes(&space, &args, &address);
+    args[0] = "run";
     let first = run(&space, &args, &address);
     assert!(first.contains(&format!("{name} is done: 16 ran, 0 cached")), "{first}");
     let rejected = space.path(&format!("artifacts/{name}/instructions/rejected.jsonl"));
@@ -115,6 +126,38 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     let again = run(&space, &args, "http://127.0.0.1:1");
     assert!(again.contains(&format!("{name} is up to date: 16 of 16 cached")), "{again}");
     space
+}
+
+/// Before anything is there, the hub and the servers know how much there is.
+fn plan_says_what_it_takes(space: &Space, args: &[&str], address: &str) {
+    let json: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+    let stages = |output: &str| -> BTreeMap<String, Value> {
+        let lines = output.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| (line["stage"].as_str().unwrap().to_string(), line)).collect()
+    };
+    let known = stages(&run(space, &json, address));
+    let bytes: usize = folder(&space.path("artifacts/tiny/llm")).values().map(Vec::len).sum();
+    assert_eq!(known["llm"]["download"], bytes);
+    let images = folder(&space.path("artifacts/tiny/shapes/images")).values().map(Vec::len).sum::<usize>() as u64;
+    for url in ["coco", "gqa", "textvqa", "visual_genome_1", "visual_genome_2", "ocr_vqa", "llava_pretrain"] {
+        assert!(known[url]["download"].as_u64().unwrap() > images, "{url}: {}", known[url]);
+    }
+    for stage in ["pretrain", "finetune"] {
+        assert!(known[stage]["memory"].as_u64() > Some(20_000_000), "{}", known[stage]);
+        assert_eq!((&known[stage]["memory_at_most"], &known[stage]["steps"]), (&json!(true), &json!(2)));
+    }
+    let text = run(space, args, address);
+    assert!(text.contains(" of memory, trains 2 steps") && text.contains(" to download"), "{text}");
+    // Where the network must not be used, nothing is known of what it has.
+    let unknown = stages(&offline(space, &json));
+    assert!(unknown.values().all(|stage| stage["download"].is_null() && stage["memory"].is_null()), "{unknown:?}");
+}
+
+/// Runs the program without a network.
+fn offline(space: &Space, args: &[&str]) -> String {
+    let output = space.command(args).env("HF_HUB_OFFLINE", "1").env("HF_HOME", space.path("hf")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Runs the program against the hub at `endpoint`; returns what it said.

@@ -5,33 +5,35 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{HubSource, Listing, RemoteFile, verify};
+use super::{HubSource, Listing, RemoteFile, hub::Hub, patterns::Patterns, verify};
 use crate::StageError;
 
 /// The file in the cache, if it is there and is the wanted one.
-pub(super) fn find(source: &HubSource, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
-    let path = source.cache_folder().join("snapshots").join(commit).join(&file.name);
+pub(super) fn find(hub: &Hub, source: &HubSource, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
+    let path = hub.cache.join(source.folder()).join("snapshots").join(commit).join(&file.name);
     let bytes = fs::metadata(&path).ok()?.len();
     let same = file.size.is_none_or(|size| size == bytes) && verify(&path, &file.checks).is_ok();
     same.then_some(path)
 }
 
 /// All files of the snapshot that `wanted` names, for work without a network.
-pub(super) fn list(source: &HubSource, wanted: impl Fn(&str) -> bool) -> Result<Listing, StageError> {
-    let folder = source.cache_folder();
+pub(super) fn list(hub: &Hub, source: &HubSource, wanted: &Patterns) -> Result<Listing, StageError> {
+    let folder = hub.cache.join(source.folder());
     let named = fs::read_to_string(folder.join("refs").join(source.revision())).map(|commit| commit.trim().to_string());
     let commit = named.unwrap_or_else(|_| source.revision().into());
     let snapshot = folder.join("snapshots").join(&commit);
     let mut local = Vec::new();
     collect(&snapshot, &snapshot, &mut local).map_err(StageError::io(&snapshot))?;
-    local.retain(|(name, _)| wanted(name));
-    local.sort();
     if local.is_empty() {
         return Err(StageError::failed(
             format!("{source} is not in {}, and HF_HUB_OFFLINE is set", folder.display()),
             "unset HF_HUB_OFFLINE to download it",
         ));
     }
+    local.sort();
+    let names: Vec<String> = local.iter().map(|(name, _)| name.clone()).collect();
+    wanted.all_used(&names, &format_args!("{source}, as far as it is in {},", snapshot.display()))?;
+    local.retain(|(name, _)| wanted.matches(name));
     Ok(Listing { files: Vec::new(), commit: Some(commit), local })
 }
 

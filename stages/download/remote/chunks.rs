@@ -66,14 +66,16 @@ impl Part {
     /// Goes on with what lies in `folder`, or begins: `ask` finds out how the file can be had.
     pub(super) fn open<E: From<io::Error>>(
         folder: &Path,
-        number: usize,
         file: RemoteFile,
         chunk: u64,
         ask: impl FnOnce(&RemoteFile) -> Result<Plan, E>,
     ) -> Result<Self, E> {
-        let (path, state) = (folder.join(format!("{number}.part")), folder.join(format!("{number}.json")));
+        // Named by what it is: a source that lists something else now begins anew.
+        let name = blake3::hash(format!("{} {:?} {:?}", file.url, file.size, file.etag).as_bytes()).to_hex();
+        let path = folder.join(format!("{}.part", &name[..32]));
+        let state = path.with_extension("json");
         if let Some(size) = file.size.filter(|size| *size <= chunk) {
-            let plan = Plan { url: file.url.clone(), size: Some(size), etag: None, chunk: Some(chunk) };
+            let plan = Plan { url: file.url.clone(), size: Some(size), etag: file.etag.clone(), chunk: Some(chunk) };
             let there = fs::metadata(&path).map_or(0, |data| data.len());
             let done = (0..plan.chunks()).map(|_| AtomicU64::new(if there <= size { there } else { 0 })).collect();
             return Ok(Self { file, plan, path, state, asked: false, done, forgotten: AtomicBool::default() });

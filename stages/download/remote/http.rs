@@ -9,10 +9,13 @@ use std::{
 
 use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
 
+use super::s3::Store;
 use crate::StageError;
 
 /// A file that comes as a whole would begin anew after this.
 const WHOLE: Duration = Duration::from_hours(24);
+/// Bytes of a list of files.
+const LONGEST_TEXT: u64 = 256 << 20;
 
 /// How patient to be.
 #[derive(Debug, Clone)]
@@ -72,30 +75,36 @@ impl Watch for crate::Job {
     }
 }
 
-/// A client of web servers and hubs.
+/// What shows that one may ask.
+pub(super) enum Access {
+    /// Nothing.
+    Open,
+    /// A hub's token. It goes to the first host of a redirection only.
+    Token(String),
+    /// A signature in each address.
+    Signed(Store),
+}
+
+/// A client of web servers, hubs and object stores.
 pub(super) struct Client {
     agent: Agent,
-    token: Option<String>,
+    access: Access,
     pub(super) policy: Policy,
     warned: AtomicBool,
 }
 
 impl Client {
-    /// `token` goes to the first host of a redirection only.
-    pub(super) fn new(policy: Policy, token: Option<String>) -> Self {
+    pub(super) fn new(policy: Policy, access: Access) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // A signature is for one host.
+            .max_redirects(if matches!(access, Access::Signed(_)) { 0 } else { 10 })
             .timeout_connect(Some(Duration::from_secs(20).min(policy.request)))
             .timeout_recv_response(Some(policy.request))
             .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), token, policy, warned: AtomicBool::new(false) }
-    }
-
-    /// Whether there is a token to show.
-    pub(super) fn has_token(&self) -> bool {
-        self.token.is_some()
+        Self { agent: config.into(), access, policy, warned: AtomicBool::new(false) }
     }
 
     /// One request, without another try.
@@ -108,15 +117,39 @@ impl Client {
         self.send(url, &[], WHOLE)
     }
 
+    /// One request for a short text.
+    pub(super) fn get_text(&self, url: &str) -> Result<String, Trouble> {
+        let mut response = self.get(url, &[])?;
+        let read = response.body_mut().with_config().limit(LONGEST_TEXT).read_to_string();
+        read.map_err(|error| Trouble::transient(format!("{} was cut off in its list of files ({error})", host(url))))
+    }
+
+    /// Whether there is such a file.
+    pub(super) fn exists(&self, url: &str) -> Result<bool, Trouble> {
+        let response = self.call(url, &[("range", "bytes=0-0".into())], self.policy.request)?;
+        if response.status() == 404 { Ok(false) } else { self.judge(url, response).map(|_| true) }
+    }
+
     fn send(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, Trouble> {
-        let mut request = self.agent.get(url).config().timeout_recv_body(Some(body)).build();
-        if let Some(token) = &self.token {
+        self.judge(url, self.call(url, headers, body)?)
+    }
+
+    fn call(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, Trouble> {
+        let address = match &self.access {
+            Access::Signed(store) => store.address(url),
+            _ => url.into(),
+        };
+        let mut request = self.agent.get(&address).config().timeout_recv_body(Some(body)).build();
+        if let Access::Token(token) = &self.access {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         for (name, value) in headers {
             request = request.header(*name, value);
         }
-        let response = request.call().map_err(|error| failed(url, error))?;
+        request.call().map_err(|error| failed(&address, error))
+    }
+
+    fn judge(&self, url: &str, mut response: Response<Body>) -> Result<Response<Body>, Trouble> {
         match response.status().as_u16() {
             200 | 206 | 416 => Ok(response),
             status if status == 408 || status == 429 || status >= 500 => {
@@ -124,7 +157,10 @@ impl Client {
                 let what = format!("{} answers {}", host(url), response.status());
                 Err(Trouble::Transient { what, after: after.map(Duration::from_secs) })
             }
-            _ => Err(Trouble::Fatal(refused(url, &response, self.has_token()))),
+            _ => Err(Trouble::Fatal(match &self.access {
+                Access::Signed(store) => store.refused(url, &mut response),
+                access => refused(url, &response, matches!(access, Access::Token(_))),
+            })),
         }
     }
 
@@ -147,7 +183,9 @@ impl Client {
                 return Err(StageError::Cancelled);
             }
             failures = if progress { 1 } else { failures + 1 };
-            tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
+            if self.policy.attempts > 1 {
+                tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
+            }
             if failures >= self.policy.attempts {
                 return Err(StageError::transient(
                     format!("gave up after {failures} attempts: {what}"),

@@ -2,20 +2,21 @@
 
 use std::{
     env,
+    ffi::OsString,
     fmt::{self, Write},
     fs,
     path::PathBuf,
 };
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
 use super::{
     Listing, RemoteFile, cache,
-    http::{Client, Trouble, host},
+    http::{Access, Client, Watch},
+    patterns::Patterns,
     verify::Check,
 };
-use crate::{Job, StageError};
+use crate::StageError;
 
 /// `hf://owner/repo@revision`, or `hf://datasets/owner/repo@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,48 @@ pub(in crate::download) struct HubSource {
     dataset: bool,
     repo: String,
     revision: Option<String>,
-    /// Address of the hub, if it is not the environment's.
-    endpoint: Option<String>,
+}
+
+/// A hub, and what of it is on this machine.
+#[derive(Debug, Clone)]
+pub(super) struct Hub {
+    endpoint: String,
+    /// What Hugging Face's own tools have downloaded.
+    pub(super) cache: PathBuf,
+    pub(super) offline: bool,
+    token: Option<String>,
+}
+
+impl Hub {
+    /// As Hugging Face's own tools read the environment.
+    pub(super) fn of(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| var(name).filter(|value| !value.is_empty());
+        let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_string());
+        let path = |name: &str| set(name).map(PathBuf::from);
+        let home = path("HF_HOME").unwrap_or_else(|| {
+            let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
+            cache.unwrap_or_default().join("huggingface")
+        });
+        // What `hf auth login` left.
+        let file = || fs::read_to_string(path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"))).ok();
+        let token = text("HF_TOKEN").or_else(file).map(|token| token.trim().to_string());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
+        Self {
+            endpoint: endpoint.trim_end_matches('/').into(),
+            cache: path("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
+            offline: text("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
+            token: token.filter(|token| !token.is_empty()),
+        }
+    }
+
+    pub(super) fn from_env() -> Self {
+        Self::of(|name| env::var_os(name))
+    }
+
+    /// What to show there.
+    pub(super) fn access(&self) -> Access {
+        self.token.clone().map_or(Access::Open, Access::Token)
+    }
 }
 
 /// What the hub says of a repository at a revision.
@@ -68,13 +109,7 @@ impl HubSource {
         if parts.len() > 2 || !parts.iter().all(|part| is_part(part)) || revision.is_some_and(str::is_empty) {
             return Err(FORM.into());
         }
-        Ok(Self { dataset, repo: repo.into(), revision: revision.map(Into::into), endpoint: None })
-    }
-
-    /// The same on another hub.
-    #[cfg(test)]
-    pub(super) fn at(self, endpoint: &str) -> Self {
-        Self { endpoint: Some(endpoint.into()), ..self }
+        Ok(Self { dataset, repo: repo.into(), revision: revision.map(Into::into) })
     }
 
     /// The revision that is wanted: a commit, a branch or a tag.
@@ -87,27 +122,29 @@ impl HubSource {
         Self { revision: Some(commit.into()), ..self.clone() }.to_string()
     }
 
-    /// Its folder in the hub's own local cache.
-    pub(super) fn cache_folder(&self) -> PathBuf {
+    /// Its folder in the local cache.
+    pub(super) fn folder(&self) -> String {
         let kind = if self.dataset { "datasets" } else { "models" };
-        hub_cache().join(format!("{kind}--{}", self.repo.replace('/', "--")))
+        format!("{kind}--{}", self.repo.replace('/', "--"))
     }
 
     /// The files that `patterns` name; all if there are none.
-    pub(super) fn list(&self, patterns: &[String], client: &Client, job: &Job) -> Result<Listing, StageError> {
+    pub(super) fn list(
+        &self,
+        hub: &Hub,
+        patterns: &[String],
+        client: &Client,
+        watch: &impl Watch,
+    ) -> Result<Listing, StageError> {
         let wanted = Patterns::new(patterns)?;
-        if env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0")) {
-            return cache::list(self, |name| wanted.matches(name));
+        if hub.offline {
+            return cache::list(hub, self, &wanted);
         }
-        let endpoint = self.endpoint.clone().unwrap_or_else(endpoint);
+        let endpoint = &hub.endpoint;
         let kind = if self.dataset { "datasets" } else { "models" };
         let revision = escape(self.revision(), false);
         let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
-        let text = client.patiently(job, |_| {
-            client.get(&url, &[])?.body_mut().with_config().limit(256 << 20).read_to_string().map_err(|error| {
-                Trouble::transient(format!("{} was cut off in its list of files ({error})", host(&url)))
-            })
-        })?;
+        let text = client.patiently(watch, |_| client.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
             let help = "check that HF_ENDPOINT, if it is set, is a Hugging Face hub";
             StageError::failed(format!("{endpoint} does not answer as a hub does: {error}"), help)
@@ -122,7 +159,7 @@ impl HubSource {
             .map(|file| file.remote(&base))
             .collect();
         wanted.all_used(&names, self)?;
-        Ok(Listing { files, commit: Some(info.sha), local: Vec::new() })
+        Ok(Listing { commit: Some(info.sha), ..Listing::of(files) })
     }
 }
 
@@ -140,78 +177,8 @@ impl Sibling {
             Some(lfs) => (lfs.size.or(self.size), lfs.sha256.map(Check::Sha256)),
             None => (self.size, self.blob_id.map(Check::GitBlob)),
         };
-        RemoteFile { name: self.rfilename, url, size, checks: check.into_iter().collect() }
+        RemoteFile { size, checks: check.into_iter().collect(), ..RemoteFile::new(&self.rfilename, url) }
     }
-}
-
-/// Patterns of file names: `*` stands for anything, also for `/`, as in `huggingface_hub`.
-struct Patterns {
-    texts: Vec<String>,
-    globs: GlobSet,
-}
-
-impl Patterns {
-    fn new(texts: &[String]) -> Result<Self, StageError> {
-        let globs = patterns(texts).map_err(|message| StageError::failed(message, "correct `files`"))?;
-        Ok(Self { texts: texts.to_vec(), globs })
-    }
-
-    fn matches(&self, name: &str) -> bool {
-        self.texts.is_empty() || self.globs.is_match(name)
-    }
-
-    /// A pattern that matches nothing is a mistake that would show much later.
-    fn all_used(&self, names: &[String], source: &HubSource) -> Result<(), StageError> {
-        let mut used = vec![false; self.texts.len()];
-        names.iter().flat_map(|name| self.globs.matches(name)).for_each(|index| used[index] = true);
-        let Some(unused) = used.iter().position(|used| !used) else { return Ok(()) };
-        let mut shown: Vec<&str> = names.iter().map(String::as_str).collect();
-        shown.truncate(12);
-        let more = if names.len() > shown.len() { ", ..." } else { "" };
-        Err(StageError::failed(
-            format!("{source} has no file that `{}` in `files` matches", self.texts[unused]),
-            format!("it has: {}{more}", shown.join(", ")),
-        ))
-    }
-}
-
-/// Compiles patterns.
-///
-/// # Errors
-/// In words, which one is none.
-pub(in crate::download) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
-    let mut builder = GlobSetBuilder::new();
-    for text in texts {
-        builder.add(Glob::new(text).map_err(|error| format!("holds `{text}`, which is no pattern: {}", error.kind()))?);
-    }
-    builder.build().map_err(|error| error.to_string())
-}
-
-fn endpoint() -> String {
-    let endpoint = env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty());
-    endpoint.unwrap_or_else(|| "https://huggingface.co".into()).trim_end_matches('/').to_string()
-}
-
-fn hf_home() -> PathBuf {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("HF_HOME").unwrap_or_else(|| {
-        let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
-        cache.unwrap_or_default().join("huggingface")
-    })
-}
-
-fn hub_cache() -> PathBuf {
-    env::var_os("HF_HUB_CACHE").filter(|value| !value.is_empty()).map_or_else(|| hf_home().join("hub"), PathBuf::from)
-}
-
-/// The person's token: `HF_TOKEN`, or what `hf auth login` left.
-pub(super) fn token() -> Option<String> {
-    let file = || {
-        let path = env::var_os("HF_TOKEN_PATH").map_or_else(|| hf_home().join("token"), PathBuf::from);
-        fs::read_to_string(path).ok()
-    };
-    let token = env::var("HF_TOKEN").ok().or_else(file)?;
-    Some(token.trim().to_string()).filter(|token| !token.is_empty())
 }
 
 /// Percent-encodes what may not stand in the path of a URL.

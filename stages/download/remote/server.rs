@@ -48,9 +48,13 @@ pub(super) struct Seen {
     pub(super) headers: HashMap<String, String>,
 }
 
+/// Looks at the target of each request, with its query, and may answer with a status and a text.
+type Gate = Box<dyn Fn(&str) -> Option<(u16, String)> + Send>;
+
 #[derive(Default)]
 struct State {
     files: HashMap<String, Served>,
+    gate: Option<Gate>,
     seen: Vec<Seen>,
 }
 
@@ -92,6 +96,11 @@ impl Server {
         url
     }
 
+    /// Asks `gate` before anything is served.
+    pub(super) fn guard(&self, gate: impl Fn(&str) -> Option<(u16, String)> + Send + 'static) {
+        self.state.lock().unwrap().gate = Some(Box::new(gate));
+    }
+
     /// Gives the content at `path` another `ETag`.
     pub(super) fn change(&self, path: &str, content: impl Into<Vec<u8>>) {
         let mut state = self.state.lock().unwrap();
@@ -112,7 +121,8 @@ fn answer(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        let path = line.split(' ').nth(1).unwrap_or_default().split('?').next().unwrap_or_default().to_string();
+        let target = line.split(' ').nth(1).unwrap_or_default().to_string();
+        let path = target.split('?').next().unwrap_or_default().to_string();
         let mut headers = HashMap::new();
         loop {
             let mut header = String::new();
@@ -123,6 +133,10 @@ fn answer(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         let (file, fault) = {
             let mut state = state.lock().unwrap();
             state.seen.push(Seen { path: path.clone(), headers: headers.clone() });
+            if let Some((status, text)) = state.gate.as_ref().and_then(|gate| gate(&target)) {
+                write!(&*stream, "HTTP/1.1 {status} Told\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
+                continue;
+            }
             match state.files.get_mut(&path) {
                 None => (Served::default(), Some(Fault::Status(404, "x-none", ""))),
                 Some(file) => {

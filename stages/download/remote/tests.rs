@@ -1,6 +1,9 @@
 //! Downloads from a server that misbehaves.
 #![allow(clippy::unwrap_used)]
 
+mod hubs;
+mod s3;
+
 use std::{io::Write, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
@@ -39,13 +42,10 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
             chunk: 1000,
             request: Duration::from_millis(REQUEST),
         };
-        match config.source.strip_prefix("hub+") {
-            Some(rest) => {
-                let (endpoint, source) = rest.split_once('|').unwrap();
-                let source = HubSource::parse(source).unwrap().at(endpoint);
-                hub(job, &source, config, &policy)
-            }
-            None => url(job, &config.source, config, &policy),
+        match config.source.split('|').collect::<Vec<_>>()[..] {
+            ["hub", variables, source] => hubs::download(job, variables, source, config, &policy),
+            ["s3", variables, source] => s3::download(job, variables, source, config, &policy),
+            _ => url(job, &config.source, config, &policy),
         }
     }
 }
@@ -131,8 +131,9 @@ fn what_has_arrived_is_not_asked_for_again_by_the_next_process() {
         error.to_string().contains("gave up after 4 attempts") && error.help().unwrap().contains("is kept"),
         "{error}"
     );
-    let state = std::fs::read(root.path().join("work/checkpoint/0.json")).unwrap();
-    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let kept = tree(&root.path().join("work/checkpoint"));
+    let state = kept.iter().find(|(path, _)| path.extension().is_some_and(|end| end == "json")).unwrap().1;
+    let state: serde_json::Value = serde_json::from_slice(state).unwrap();
     let kept: u64 = state["done"].as_array().unwrap().iter().filter_map(serde_json::Value::as_u64).sum();
     assert!((1..=1300).contains(&kept), "{kept}");
     let before = server.seen("/a.bin").len();
@@ -192,47 +193,6 @@ fn what_can_not_work_says_what_to_do() {
     }
     let error = run(&root.path().join("gone"), &serde_json::json!({"source": "http://127.0.0.1:1/a"})).error();
     assert!(error.to_string().contains("127.0.0.1:1 can't be reached"), "{error}");
-}
-
-/// A hub with one repository of three files, one of them large.
-fn serve_hub(server: &Server, commit: &str) -> Vec<u8> {
-    let (large, small) = (content(4321), b"{}".to_vec());
-    let git = "9e26dfeeb6e641a33dae4961196235bdb965b21b"; // git hash-object of `{}`
-    let info = serde_json::json!({"sha": commit, "siblings": [
-        {"rfilename": "config.json", "size": 2, "blobId": git},
-        {"rfilename": "sub/model #1.bin", "size": 4321, "blobId": "x", "lfs": {"sha256": sha256(&large), "size": 4321}},
-        {"rfilename": "README.md", "size": 9, "blobId": git},
-    ]});
-    for kind in ["models", "datasets"] {
-        server.serve(&format!("/api/{kind}/me/it/revision/main"), info.to_string(), &[Fault::Status(502, "x", "")]);
-    }
-    for prefix in ["", "/datasets"] {
-        server.serve(&format!("{prefix}/me/it/resolve/{commit}/config.json"), small.clone(), &[Fault::CutAfter(1)]);
-        server.serve(&format!("{prefix}/me/it/resolve/{commit}/sub/model%20%231.bin"), large.clone(), &[]);
-    }
-    large
-}
-
-#[test]
-fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
-    let root = tempfile::tempdir().unwrap();
-    let server = Server::start();
-    let large = serve_hub(&server, "0123abcd");
-    for (work, source) in [("model", "me/it"), ("data", "datasets/me/it")] {
-        let source = format!("hub+{}|{source}", server.address);
-        let outcome =
-            run(&root.path().join(work), &serde_json::json!({"source": source, "files": ["*.json", "sub/*"]}));
-        assert!(outcome.warnings().contains("me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
-        let files: Vec<_> = tree(&outcome.done()).into_iter().collect();
-        assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large.clone())]);
-    }
-    let source = format!("hub+{}|me/it", server.address);
-    let error =
-        run(&root.path().join("none"), &serde_json::json!({"source": source, "files": ["*.safetensors"]})).error();
-    assert!(error.to_string().contains("`*.safetensors`") && error.help().unwrap().contains("config.json"), "{error}");
-    server.serve_always("/me/it/resolve/0123abcd/config.json", "{}", Fault::OtherBytes);
-    let error = run(&root.path().join("bad"), &serde_json::json!({"source": source, "files": ["*.json"]})).error();
-    assert!(error.to_string().contains("git id"), "{error}");
 }
 
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {

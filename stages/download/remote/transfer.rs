@@ -74,9 +74,9 @@ pub(super) fn fetch(
 ) -> Result<Vec<(RemoteFile, PathBuf)>, StageError> {
     let chunk = client.policy.chunk;
     let mut parts = Vec::new();
-    for (number, file) in files.into_iter().enumerate() {
+    for file in files {
         job.check_cancelled()?;
-        let part = Part::open(&job.checkpoint(), number, file, chunk, |file| {
+        let part = Part::open(&job.checkpoint(), file, chunk, |file| {
             client.patiently(job, |_| ask(&client, file)).map_err(Failure)
         });
         parts.push(part.map_err(|Failure(error)| error)?);
@@ -165,7 +165,7 @@ fn content_range(response: &Response<Body>) -> Option<(u64, u64)> {
 }
 
 /// Finds out whether a file can be had in chunks, and how large it is.
-fn ask(client: &Client, file: &RemoteFile) -> Result<Plan, Trouble> {
+pub(super) fn ask(client: &Client, file: &RemoteFile) -> Result<Plan, Trouble> {
     let response = client.get(&file.url, &[("range", "bytes=0-0".into())])?;
     let etag = header(&response, "etag").filter(|etag| !etag.starts_with("W/")).map(Into::into);
     let plan = match (response.status().as_u16(), content_range(&response)) {

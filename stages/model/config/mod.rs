@@ -28,11 +28,15 @@ impl ConfigFile {
     /// Reads `folder/config.json`.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
-        match serde_json::from_slice(&text) {
-            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path }),
-            Ok(_) => Err(ModelError::file(&path, "this is not a JSON object")),
-            Err(error) => Err(ModelError::file(&path, format!("this is not JSON: {error}"))),
+        Self::parse(&std::fs::read(&path).map_err(ModelError::io(&path))?, &path)
+    }
+
+    /// Reads the content of such a file, which a person knows as `path`.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
+        match serde_json::from_slice(text) {
+            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path: path.into() }),
+            Ok(_) => Err(ModelError::file(path, "this is not a JSON object")),
+            Err(error) => Err(ModelError::file(path, format!("this is not JSON: {error}"))),
         }
     }
 

@@ -73,4 +73,15 @@ fn those_of_another_encoder_are_refused() {
     let issue = Preprocess::check_inputs(&config, &|name| usize::from(name != "cache_vision_features")).unwrap_err();
     assert_eq!(issue.key, "mm_vision_select_layer");
     Preprocess::check_inputs(&config, &|_| 1).unwrap();
+
+    // The same encoder, but images of another size.
+    let mut smaller = stage1();
+    smaller["image_size"] = json!(32);
+    let error = shop.trial("size", &inputs).run::<Pretrain>(&smaller).error();
+    assert!(error.help().unwrap().contains("the same `image_size`"), "{error}");
+    let config = json!({"annotations": "pretrain.json", "template": "plain", "image_size": 32});
+    shop.encoded("small_captions").run::<Preprocess>(&config).done();
+    let with = [("llm", "phi"), ("vision", "siglip"), ("data", "small_captions")];
+    let with = shop.trial("with", &with).run::<Pretrain>(&smaller).done();
+    assert_eq!(tree(&with), tree(&shop.pretrain("without").run::<Pretrain>(&smaller).done()));
 }

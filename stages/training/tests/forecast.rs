@@ -38,6 +38,16 @@ fn memory_is_known_before_anything_ran() {
     assert!(bounds.iter().all(|bound| bound.at_most && bound.bytes >= known_bytes), "{bounds:?}: {known_bytes}");
     assert!(bounds[0].bytes < bounds[1].bytes);
 
+    let mut smaller = stage1();
+    smaller["image_size"] = json!(32);
+    shop.pretrain("smaller").run::<Pretrain>(&smaller).done();
+    let inputs = [("llm", &phi), ("vision", &siglip), ("data", &captions)];
+    let smaller = ask::<Pretrain>(&smaller, &inputs);
+    assert!(smaller.memory.unwrap().bytes < planned_bytes, "fewer patches");
+    let (planned_vision, known_vision) = (smaller.outlook.vision.unwrap(), there("smaller").vision.unwrap());
+    assert_eq!(planned_vision.config, known_vision.config);
+    assert!(planned_vision.bytes.abs_diff(known_vision.bytes) < 20_000, "{planned_vision:?} and {known_vision:?}");
+
     let model = there("pretrain");
     let data = there("instructions");
     let finetune =

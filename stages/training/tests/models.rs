@@ -37,6 +37,41 @@ fn adapters_merge_and_the_merged_model_quantizes() {
     assert!(farthest(&logits(&quantized, &data), &with_adapter) < 0.7 * largest);
 }
 
+#[test]
+fn images_of_another_size_stay_so_to_the_end() {
+    let shop = Workshop::new();
+    let mut config = stage1();
+    config["image_size"] = json!(32);
+    let pretrained = shop.pretrain("pretrain").run::<Pretrain>(&config).done();
+    // 2 x 2 patches of 16 pixels in place of 4 x 4, with positions as transformers would give them.
+    let vision = Imp::load(&pretrained).unwrap().vision;
+    assert_eq!((vision.config.image_size, vision.config.patches()), (32, 4));
+    let mut original =
+        imp_model::load_vision(&shop.path("siglip/out"), &imp_model::config::ImpConfig::default()).unwrap();
+    original.resize(32).unwrap();
+    let image = [vec![0.5; 3 * 32 * 32]];
+    assert_eq!(vision.encode(&image).values(), original.encode(&image).values());
+
+    let data = shop.path("instructions/out");
+    let tuned = logits(&shop.finetune("lora").run::<Finetune>(&lora()).done(), &data);
+    let merged = shop.trial("merge", &[("model", "lora")]).run::<Merge>(&json!({"dtype": "f32"})).done();
+    let quantized = shop.trial("quantize", &[("model", "merge")]).run::<Quantize>(&json!({})).done();
+    let largest = tuned.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    assert!(farthest(&logits(&merged, &data), &tuned) < 1e-5 * largest);
+    assert!(farthest(&logits(&quantized, &data), &tuned) < 0.7 * largest);
+    for folder in [merged, quantized] {
+        let config: Value = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        assert_eq!(config["vision_tower_config"]["image_size"], 32);
+    }
+
+    config["image_size"] = json!(64);
+    let usual = tree(&shop.pretrain("usual").run::<Pretrain>(&stage1()).done());
+    assert_eq!(tree(&shop.pretrain("same").run::<Pretrain>(&config).done()), usual, "its own size is no other");
+    config["image_size"] = json!(15);
+    let error = shop.pretrain("none").run::<Pretrain>(&config).error().to_string();
+    assert_eq!(error, "image_size: images of 15 pixels are smaller than a patch of 16");
+}
+
 /// Finetuning goes on from any model folder: the base of a second adapter has the first one in it.
 #[test]
 fn a_finetuned_model_can_be_finetuned_again() {
@@ -153,6 +188,7 @@ fn impossible_settings_are_named() {
     let pretrain = |config: Value| Pretrain::check(&serde_json::from_value(config).unwrap()).unwrap_err();
     assert_eq!(pretrain(json!({"mm_projector_type": "mlpx_gelu"})).key, "mm_projector_type");
     assert_eq!(pretrain(json!({"mm_vision_select_layer": 1})).key, "mm_vision_select_layer");
+    assert_eq!(pretrain(json!({"image_size": 0})).key, "image_size");
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! What a source will bring, asked before anything is downloaded: within seconds, or not at all.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use imp_model::config::ConfigFile;
+
+use super::{Access, Client, Hub, HubSource, Policy, RemoteFile, S3Source, Store, cache, http::Watch, transfer};
+use crate::{
+    StageError,
+    forecast::{Forecast, Outlook},
+};
+
+/// A person waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// One attempt, and not a long one.
+fn policy() -> Policy {
+    Policy { attempts: 1, request: PATIENCE, ..Policy::default() }
+}
+
+/// Nobody watches, and nothing is said: what can't be asked is not known.
+struct Quiet;
+
+impl Watch for Quiet {
+    fn stopped(&self) -> bool {
+        false
+    }
+
+    fn warn(&self, _: String) {}
+}
+
+/// What `work` finds in time, where there is a network at all.
+fn ask(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
+    if Hub::from_env().offline {
+        return Forecast::default();
+    }
+    let (answer, wait) = mpsc::channel();
+    // Left behind if it is too slow: a name server can take longer than any limit of a request.
+    thread::spawn(move || drop(answer.send(work())));
+    match wait.recv_timeout(PATIENCE) {
+        Ok(Ok(forecast)) => forecast,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the source can't be asked");
+            Forecast::default()
+        }
+        Err(_) => Forecast::default(),
+    }
+}
+
+/// Of a hub's repository: its size, and the model in it.
+pub(in crate::download) fn hub(source: HubSource, files: Vec<String>) -> Forecast {
+    let hub = Hub::from_env();
+    if hub.offline {
+        return repository(&hub, &source, &files).unwrap_or_default();
+    }
+    ask(move || repository(&hub, &source, &files))
+}
+
+fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecast, StageError> {
+    let client = Client::new(policy(), hub.access());
+    let listing = source.list(hub, files, &client, &Quiet)?;
+    let commit = listing.commit.unwrap_or_default();
+    // Of a file that is here already, its size says enough.
+    let here =
+        |file: &RemoteFile| cache::find(hub, source, &commit, &RemoteFile { checks: Vec::new(), ..file.clone() });
+    let download = listing.files.iter().filter(|file| here(file).is_none()).map(|file| file.size).sum();
+    let config = if let Some((_, path)) = listing.local.iter().find(|(name, _)| name == "config.json") {
+        std::fs::read_to_string(path).map_err(StageError::io(path))?
+    } else if let Some(file) = listing.files.iter().find(|file| file.name == "config.json") {
+        client.patiently(&Quiet, |_| client.get_text(&file.url))?
+    } else {
+        return Ok(Forecast { download, ..Forecast::default() });
+    };
+    let local = listing.local.iter().map(|(name, path)| (name, std::fs::metadata(path).ok().map(|data| data.len())));
+    let sizes = listing.files.iter().map(|file| (&file.name, file.size)).chain(local);
+    let weights = sizes.filter(|(name, _)| name.ends_with(".safetensors")).filter_map(|(_, size)| size).sum();
+    let file = ConfigFile::parse(config.as_bytes(), "config.json".as_ref());
+    let outlook = file.map(|file| Outlook::of_config(&file, weights)).unwrap_or_default();
+    Ok(Forecast { outlook, download, ..Forecast::default() })
+}
+
+/// Of a file on a web server: its size.
+pub(in crate::download) fn url(url: &str) -> Forecast {
+    let file = RemoteFile::new("", url.into());
+    ask(move || sizes(&Client::new(policy(), Access::Open), &[file]))
+}
+
+/// Of an object store: the size of all wanted objects.
+pub(in crate::download) fn s3(source: S3Source, files: Vec<String>) -> Forecast {
+    ask(move || {
+        let store = Store::from_env(&source)?;
+        let client = Client::new(policy(), Access::Signed(store.clone()));
+        let listing = source.list(&store, &files, &client, &Quiet)?;
+        sizes(&client, &listing.files)
+    })
+}
+
+/// The sum of the files' sizes, which are asked for where they are not listed.
+fn sizes(client: &Client, files: &[RemoteFile]) -> Result<Forecast, StageError> {
+    let size = |file: &RemoteFile| match file.size {
+        Some(size) => Ok(Some(size)),
+        None => Ok(client.patiently(&Quiet, |_| transfer::ask(client, file))?.size),
+    };
+    let known: Vec<Option<u64>> = files.iter().map(size).collect::<Result<_, StageError>>()?;
+    Ok(Forecast { download: known.into_iter().sum(), ..Forecast::default() })
+}

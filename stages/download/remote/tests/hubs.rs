@@ -1,0 +1,153 @@
+//! A hub, and what Hugging Face's own tools have downloaded from it.
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+use super::*;
+use crate::download::tests::{assert_converted, gguf};
+
+/// Downloads `source` in an environment of `NAME=VALUE` lines.
+pub(super) fn download(
+    job: &Job,
+    variables: &str,
+    source: &str,
+    config: &DownloadConfig,
+    policy: &Policy,
+) -> Result<(), StageError> {
+    let variables: BTreeMap<&str, &str> = variables.lines().filter_map(|line| line.split_once('=')).collect();
+    let hub = Hub::of(|name| variables.get(name).map(OsString::from));
+    repository(job, &hub, &HubSource::parse(source).unwrap(), config, policy)
+}
+
+/// A hub with one repository of three files, one of them large.
+fn serve_hub(server: &Server, commit: &str) -> Vec<u8> {
+    let (large, small) = (content(4321), b"{}".to_vec());
+    let git = "9e26dfeeb6e641a33dae4961196235bdb965b21b"; // git hash-object of `{}`
+    let info = serde_json::json!({"sha": commit, "siblings": [
+        {"rfilename": "config.json", "size": 2, "blobId": git},
+        {"rfilename": "sub/model #1.bin", "size": 4321, "blobId": "x", "lfs": {"sha256": sha256(&large), "size": 4321}},
+        {"rfilename": "README.md", "size": 9, "blobId": git},
+    ]});
+    for kind in ["models", "datasets"] {
+        server.serve(&format!("/api/{kind}/me/it/revision/main"), info.to_string(), &[Fault::Status(502, "x", "")]);
+    }
+    for prefix in ["", "/datasets"] {
+        server.serve(&format!("{prefix}/me/it/resolve/{commit}/config.json"), small.clone(), &[Fault::CutAfter(1)]);
+        server.serve(&format!("{prefix}/me/it/resolve/{commit}/sub/model%20%231.bin"), large.clone(), &[]);
+    }
+    large
+}
+
+#[test]
+fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let large = serve_hub(&server, "0123abcd");
+    for (work, source) in [("model", "me/it"), ("data", "datasets/me/it")] {
+        let source = format!("hub|HF_ENDPOINT={}|{source}", server.address);
+        let outcome =
+            run(&root.path().join(work), &serde_json::json!({"source": source, "files": ["*.json", "sub/*"]}));
+        assert!(outcome.warnings().contains("me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
+        let files: Vec<_> = tree(&outcome.done()).into_iter().collect();
+        assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large.clone())]);
+    }
+    let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
+    let error =
+        run(&root.path().join("none"), &serde_json::json!({"source": source, "files": ["*.safetensors"]})).error();
+    assert!(error.to_string().contains("`*.safetensors`") && error.help().unwrap().contains("config.json"), "{error}");
+    server.serve_always("/me/it/resolve/0123abcd/config.json", "{}", Fault::OtherBytes);
+    let error = run(&root.path().join("bad"), &serde_json::json!({"source": source, "files": ["*.json"]})).error();
+    assert!(error.to_string().contains("git id"), "{error}");
+}
+
+/// The local cache with a commit of `models--me--it`, laid out as `huggingface_hub` does: links to blobs.
+fn local_cache(home: &Path, commit: &str, files: &[(&str, &[u8])]) {
+    let repository = home.join("hub/models--me--it");
+    let snapshot = repository.join("snapshots").join(commit);
+    std::fs::create_dir_all(repository.join("refs")).unwrap();
+    std::fs::create_dir_all(repository.join("blobs")).unwrap();
+    std::fs::write(repository.join("refs/main"), commit).unwrap();
+    for (number, (name, bytes)) in files.iter().enumerate() {
+        let (blob, link) = (repository.join("blobs").join(number.to_string()), snapshot.join(name));
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::fs::write(&blob, bytes).unwrap();
+        std::os::unix::fs::symlink(blob, link).unwrap();
+    }
+}
+
+#[test]
+fn what_lies_in_the_local_cache_is_not_downloaded() {
+    let root = tempfile::tempdir().unwrap();
+    let (server, home) = (Server::start(), root.path().join("hf"));
+    let large = serve_hub(&server, "0123abcd");
+    // One file as it must be; one that is damaged.
+    local_cache(&home, "0123abcd", &[("sub/model #1.bin", &large), ("config.json", b"[]")]);
+    let before = tree(&home);
+    let source = format!("hub|HF_ENDPOINT={}\nHF_HOME={}|me/it", server.address, home.display());
+    let outcome = run(&root.path().join("work"), &serde_json::json!({"source": source, "files": ["*.*n"]}));
+    assert!((outcome.figure("files_from_local_cache") - 1.0).abs() < 1e-9);
+    let out = outcome.done();
+    let files: Vec<_> = tree(&out).into_iter().collect();
+    assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large)]);
+    assert!(server.seen("/me/it/resolve/0123abcd/sub/model%20%231.bin").is_empty());
+    assert_eq!(server.seen("/me/it/resolve/0123abcd/config.json").len(), 2, "cut once");
+    assert!(!out.join("sub/model #1.bin").is_symlink());
+    std::fs::write(out.join("sub/model #1.bin"), "changed").unwrap();
+    assert!(tree(&home) == before, "the cache is only read");
+}
+
+#[test]
+fn offline_the_local_cache_is_all_there_is() {
+    let root = tempfile::tempdir().unwrap();
+    let home = root.path().join("hf");
+    local_cache(&home, "0123abcd", &[("config.json", b"{}"), ("README.md", b"x")]);
+    // Nobody answers there, and asking would take attempts.
+    let offline = format!("HF_ENDPOINT=http://127.0.0.1:1\nHF_HUB_OFFLINE=1\nHF_HUB_CACHE={}/hub", home.display());
+    let fetch = |work: &str, source: &str, files: &[&str]| {
+        let config = serde_json::json!({"source": format!("hub|{offline}|{source}"), "files": files});
+        run(&root.path().join(work), &config)
+    };
+    let outcome = fetch("main", "me/it", &["*.json"]);
+    assert!(outcome.warnings().contains("hf://me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
+    assert_eq!(tree(&outcome.done()).into_iter().collect::<Vec<_>>(), [("config.json".into(), b"{}".to_vec())]);
+    let outcome = fetch("pinned", "me/it@0123abcd", &[]);
+    assert_eq!(outcome.warnings(), "");
+    assert_eq!(tree(&outcome.done()).len(), 2);
+    for (number, (source, files, words)) in [
+        ("me/other", &[][..], "hf://me/other is not in"),
+        ("me/it@4567", &[], "hf://me/it@4567 is not in"),
+        ("datasets/me/it", &[], "HF_HUB_OFFLINE is set"),
+        ("me/it", &["*.json", "*.safetensors"], "no file that `*.safetensors` in `files` matches"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let error = fetch(&number.to_string(), source, files).error();
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let online = offline.replace("OFFLINE=1", "OFFLINE=0");
+    let error = run(&root.path().join("on"), &serde_json::json!({"source": format!("hub|{online}|me/it")})).error();
+    assert!(error.to_string().contains("can't be reached"), "{error}");
+}
+
+#[test]
+fn a_gguf_becomes_a_folder_wherever_it_comes_from() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let (model, names) = (gguf(), ["a-Q8_0.gguf", "a-F16.gguf", "README.md"]);
+    let siblings: Vec<_> = names.map(|name| serde_json::json!({"rfilename": name})).into();
+    let info = serde_json::json!({"sha": "0123abcd", "siblings": siblings});
+    server.serve("/api/models/me/it/revision/main", info.to_string(), &[]);
+    for name in names {
+        server.serve(&format!("/me/it/resolve/0123abcd/{name}"), model.clone(), &[]);
+    }
+    let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
+    let one = serde_json::json!({"source": source, "files": ["*Q8_0.gguf"], "into": "llm"});
+    assert_converted(&run(&root.path().join("hub"), &one).done().join("llm"));
+    let error = run(&root.path().join("all"), &serde_json::json!({"source": source})).error();
+    assert!(error.to_string().contains("several models, such as a-Q8_0.gguf and a-F16.gguf"), "{error}");
+    let url = server.serve("/b.gguf", model, &[]);
+    assert_converted(&run(&root.path().join("url"), &serde_json::json!({"source": url})).done());
+    let url = server.serve("/c.gguf", "GGUF, but cut", &[]);
+    let error = run(&root.path().join("cut"), &serde_json::json!({"source": url})).error();
+    assert!(error.to_string().starts_with("c.gguf: "), "{error}");
+}
