@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
 mod bad_input;
+mod benchmarks;
 mod hub;
 mod interrupt;
 mod pipeline;
