@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let result = match cli.verb {
         cli::Verb::Run(args) => commands::run(&args, &cli.common),
         cli::Verb::Plan(args) => commands::plan(&args, &cli.common),
+        cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds => commands::kinds(),
         cli::Verb::Stage { job } => return executor::run_job(&job),

@@ -3,6 +3,7 @@
 mod init;
 mod kinds;
 mod plan;
+mod report;
 mod run;
 
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 pub(crate) use init::init;
 pub(crate) use kinds::kinds;
 pub(crate) use plan::plan;
+pub(crate) use report::report_eval;
 pub(crate) use run::run;
 
 use crate::{

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, open};
+use super::{
+    Failure, open,
+    report::{benchmark, eval_rows},
+};
 use crate::{
     cli::{Common, PipelineArgs},
     report,
@@ -23,6 +26,10 @@ pub(crate) fn run(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Fail
         runtime.block_on(scheduler::run(planner, &place.artifacts, options, &mut |event| reporter.on(event)))?;
     if let Err(error) = place.artifacts.record(&summary) {
         tracing::warn!("no record of this run under {}: {error}", place.artifacts.folder().display());
+    }
+    if !common.quiet && !common.json && report::is_whole(place.pipeline.stages.iter().filter_map(benchmark)) {
+        let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
+        report::eval(&eval_rows(&place.pipeline, results), report::Format::Text);
     }
     Ok(match summary.ending {
         Ending::Done => ExitCode::SUCCESS,

@@ -2,6 +2,7 @@
 
 mod console;
 mod diagnostics;
+mod eval;
 mod json;
 mod lines;
 mod overview;
@@ -12,6 +13,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use diagnostics::failure;
+pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
 pub(crate) use overview::{kind, plan};
 
 use crate::{cli::Common, scheduler::RunEvent};

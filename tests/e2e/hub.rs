@@ -138,10 +138,29 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     for (stage, file) in outputs {
         assert!(space.path(&format!("artifacts/{name}/{stage}/{file}")).is_file(), "{stage}");
     }
+    assert_table(&space, name, &args, &first);
     // With everything there, nothing is asked for.
     let again = run(&space, &args, "http://127.0.0.1:1");
     assert!(again.contains(&format!("{name} is up to date: 45 of 45 cached")), "{again}");
     space
+}
+
+/// The run and `report eval` show the same table: of ours all figures but `MM-Vet`'s, which needs a judge.
+fn assert_table(space: &Space, name: &str, args: &[&str], run: &str) {
+    let args = [&["report", "eval"], &args[1..]].concat();
+    let table = space.succeed(&args).stdout;
+    assert!(run.ends_with(&table), "{run}\n{table}");
+    let cells = |model: &str| -> Vec<&str> {
+        let row = table.lines().find(|line| line.split(' ').next() == Some(model));
+        row.unwrap().split_whitespace().skip(1).collect()
+    };
+    assert_eq!(cells("Imp-v1-3B")[1..4], ["79.45", "58.55", "50.09"]);
+    let ours = cells(name);
+    assert_eq!((ours.len(), ours[8]), (9, "-"), "{table}");
+    let report: Value = serde_json::from_str(&space.succeed(&[&args[..], &["--json"]].concat()).stdout).unwrap();
+    let row = report["rows"].as_array().unwrap().iter().find(|row| row["published"] == false).unwrap();
+    assert_eq!(format!("{:.2}", row["figures"]["pope"].as_f64().unwrap()), ours[5]);
+    assert_eq!(row["figures"]["mmvet"], Value::Null);
 }
 
 /// Runs the program against the hub at `endpoint`; returns what it said.
