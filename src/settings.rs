@@ -12,6 +12,7 @@ struct File {
     cache: Option<PathBuf>,
     artifacts: Option<PathBuf>,
     cpus: Option<usize>,
+    judge_endpoint: Option<String>,
 }
 
 /// Where things lie and how much of the machine may be used.
@@ -20,7 +21,12 @@ pub(crate) struct Settings {
     pub(crate) cache: PathBuf,
     pub(crate) artifacts: PathBuf,
     pub(crate) cpus: usize,
+    /// What stages find in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
+
+/// Where stages look for the endpoint of a model that judges answers.
+const JUDGE_ENDPOINT: &str = "IMP_FLOW_JUDGE_ENDPOINT";
 
 impl Settings {
     /// # Errors
@@ -37,6 +43,13 @@ impl Settings {
             cache: cache.or(file.cache).unwrap_or_else(|| "cache".into()),
             artifacts: artifacts.or(file.artifacts).unwrap_or_else(|| "artifacts".into()),
             cpus: file.cpus.unwrap_or(machine).max(1),
+            // The person's own environment reaches a stage as it is.
+            environment: file
+                .judge_endpoint
+                .filter(|_| std::env::var_os(JUDGE_ENDPOINT).is_none())
+                .map(|endpoint| (JUDGE_ENDPOINT, endpoint))
+                .into_iter()
+                .collect(),
         })
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Fail
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
     let planner = Planner { pipeline: &place.pipeline, graph: &place.graph, store: &place.store, index: &place.index };
     let mut reporter = report::for_run(common);
-    let options = Options { cpus: place.settings.cpus };
+    let options = Options { cpus: place.settings.cpus, environment: place.settings.environment };
     let summary =
         runtime.block_on(scheduler::run(planner, &place.artifacts, options, &mut |event| reporter.on(event)))?;
     if let Err(error) = place.artifacts.record(&summary) {

@@ -28,10 +28,12 @@ use crate::{
 };
 
 /// What the machine offers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// CPUs to share out.
     pub(crate) cpus: usize,
+    /// What stages find in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// Where a stage stands.
@@ -53,6 +55,7 @@ struct Run<'a, 'r> {
     outputs: Vec<Option<Digest>>,
     free_cpus: usize,
     all_cpus: usize,
+    environment: Vec<(&'static str, String)>,
     wish: watch::Sender<Wish>,
     steps: JoinSet<(usize, StepEnd)>,
     say: mpsc::UnboundedSender<(usize, Said)>,
@@ -77,6 +80,7 @@ pub(crate) async fn run(
         outputs: vec![None; count],
         free_cpus: options.cpus,
         all_cpus: options.cpus,
+        environment: options.environment,
         wish: watch::Sender::new(Wish::GoOn),
         steps: JoinSet::new(),
         say,
@@ -184,6 +188,7 @@ impl Run<'_, '_> {
             inputs,
             sources: stage.sources.clone(),
             cpus,
+            environment: self.environment.clone(),
         })
     }
 

@@ -27,6 +27,7 @@ pub(super) struct Step {
     pub(super) inputs: BTreeMap<String, InputFolder>,
     pub(super) sources: BTreeMap<String, PathBuf>,
     pub(super) cpus: usize,
+    pub(super) environment: Vec<(&'static str, String)>,
 }
 
 /// How it went.
@@ -101,7 +102,7 @@ async fn make(
 
     let start = Instant::now();
     let (mut results, mut peak_memory) = (BTreeMap::new(), None);
-    let outcome = executor::run(&work, step.cpus, wish, |event| {
+    let outcome = executor::run(&work, step.cpus, &step.environment, wish, |event| {
         match &event {
             Event::Result { name, value } => drop(results.insert(name.clone(), *value)),
             Event::PeakMemory { bytes } => peak_memory = Some(*bytes),

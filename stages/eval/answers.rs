@@ -1,14 +1,9 @@
-//! Files in LLaVA's formats, a JSON object a line: answers (the log of a running evaluation, the file that it leaves, and
-//! those of others), and question files. Does not know who answers.
+//! Files in LLaVA's formats, a JSON object a line: answers (those that the stage leaves, and those of others), and question
+//! files. Does not know who answers.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::{File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{
@@ -16,55 +11,6 @@ use super::{
     question::{Id, Question, twice},
 };
 use crate::StageError;
-
-/// A line of the log.
-#[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    /// The question, by its place among all.
-    number: usize,
-    text: String,
-}
-
-/// The answers so far, in the checkpoint folder: a line an answer, so that nothing is asked twice.
-pub(super) struct AnswerLog {
-    path: PathBuf,
-    file: File,
-}
-
-impl AnswerLog {
-    /// Opens the log in `folder` and reads what it has. A line that was cut by a crash is dropped, and all after it.
-    pub(super) fn open(folder: &Path) -> Result<(Self, BTreeMap<usize, String>), StageError> {
-        std::fs::create_dir_all(folder).map_err(StageError::io(folder))?;
-        let path = folder.join("answers.jsonl");
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(StageError::Io { path, source }),
-        };
-        let mut answers = BTreeMap::new();
-        let mut whole = 0;
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            match serde_json::from_slice::<Entry>(line) {
-                Ok(parsed) if line.ends_with(b"\n") => answers.insert(parsed.number, parsed.text),
-                _ => break,
-            };
-            whole += line.len() as u64;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
-        file.set_len(whole).map_err(StageError::io(&path))?;
-        Ok((Self { path, file }, answers))
-    }
-
-    /// Adds answers: they outlive the process from here on.
-    pub(super) fn add<'a>(&mut self, answers: impl IntoIterator<Item = (usize, &'a str)>) -> Result<(), StageError> {
-        let mut lines = String::new();
-        for (number, text) in answers {
-            lines += &json!({"number": number, "text": text}).to_string();
-            lines.push('\n');
-        }
-        self.file.write_all(lines.as_bytes()).map_err(StageError::io(&self.path))
-    }
-}
 
 /// Writes `answers.jsonl` as LLaVA's evaluation scripts do, but with ids that are the same every time.
 pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> Result<(), StageError> {
@@ -186,23 +132,6 @@ pub(super) fn reword(questions: &mut [Question], text: &Text) -> Result<(), Stag
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_torn_line_is_asked_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let (mut log, answers) = AnswerLog::open(folder.path()).unwrap();
-        assert!(answers.is_empty());
-        log.add([(3, "a \"quoted\"\nanswer"), (1, "")]).unwrap();
-        drop(log);
-        let path = folder.path().join("answers.jsonl");
-        let whole = std::fs::read(&path).unwrap();
-        for torn in ["{\"number\": 9, \"te", "{\"number\": 9, \"text\": \"no newline\"}", "\0\0\0"] {
-            std::fs::write(&path, [whole.as_slice(), torn.as_bytes()].concat()).unwrap();
-            let (_, answers) = AnswerLog::open(folder.path()).unwrap();
-            assert_eq!(answers, BTreeMap::from([(3, "a \"quoted\"\nanswer".into()), (1, String::new())]));
-            assert_eq!(std::fs::read(&path).unwrap(), whole);
-        }
-    }
 
     fn questions() -> Vec<Question> {
         let question =

@@ -5,10 +5,11 @@ use std::{borrow::Cow, collections::HashMap};
 
 use imp_model::{GenerateOptions, Imp, Sample, tensor::Mat};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::{
     EvalConfig,
-    answers::AnswerLog,
+    log::Log,
     question::{Image, Question},
 };
 use crate::{
@@ -23,6 +24,14 @@ use crate::{
 
 /// Questions that are answered at a time, if the person does not say.
 const BATCH: usize = 32;
+
+/// A line of the log.
+#[derive(Serialize, Deserialize)]
+struct Answer<'a> {
+    /// The question, by its place among all.
+    number: usize,
+    text: Cow<'a, str>,
+}
 
 /// What the model sees beside the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,8 +51,13 @@ struct Group<'a> {
 
 /// The answers to all questions, in their order.
 pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Result<Vec<String>, StageError> {
-    let (mut log, known) = AnswerLog::open(&job.checkpoint())?;
-    let mut answers: Vec<Option<String>> = (0..questions.len()).map(|number| known.get(&number).cloned()).collect();
+    let (mut log, known) = Log::open::<Answer<'_>>(&job.checkpoint(), "answers.jsonl")?;
+    let mut answers: Vec<Option<String>> = vec![None; questions.len()];
+    for Answer { number, text } in known {
+        if let Some(answer) = answers.get_mut(number) {
+            *answer = Some(text.into_owned());
+        }
+    }
     let done = |answers: &[Option<String>]| answers.iter().flatten().count();
     let progress = |done: usize| job.progress(Progress::new(done, questions.len(), "questions"));
     progress(done(&answers));
@@ -57,7 +71,7 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
             job.check_cancelled()?;
             let texts = answerer.answer(batch)?;
             for (group, text) in batch.iter().zip(texts) {
-                log.add(group.questions.iter().map(|question| (*question, text.as_str())))?;
+                log.add(group.questions.iter().map(|number| Answer { number: *number, text: text.as_str().into() }))?;
                 for question in &group.questions {
                     answers[*question] = Some(text.clone());
                 }

@@ -61,6 +61,16 @@ impl<'a> Files<'a> {
         self.text(Wanted { key, configured: Some(name), usual: &[] })
     }
 
+    /// `MM-Vet`'s official evaluator, which has the rubric.
+    pub(super) fn evaluator(&self) -> Result<Text, StageError> {
+        let configured = self.config.judge.as_ref().and_then(|judge| judge.evaluator.as_deref());
+        self.text(Wanted {
+            key: "judge.evaluator",
+            configured,
+            usual: &["mm-vet_evaluator.py", "mm-vet_evaluator.ipynb"],
+        })
+    }
+
     /// A file that need not be there.
     pub(super) fn perhaps(&self, usual: &[&str]) -> Result<Option<Text>, StageError> {
         let found = self.candidates(Wanted { key: "", configured: None, usual }).find(|path| path.is_file());

@@ -7,6 +7,8 @@ mod choice;
 mod custom;
 mod files;
 mod gqa;
+mod judge;
+mod log;
 mod map;
 mod mmbench;
 mod mme;
@@ -146,6 +148,9 @@ pub struct EvalConfig {
     /// Only so many questions (of each of POPE's three sets, images of each of MME's tasks); 0 for all.
     #[serde(default)]
     pub limit: usize,
+    /// `mmvet`: who judges the answers; left out, they are not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeConfig>,
     /// How many parts the questions are cut into, for stages that run side by side.
     #[serde(default = "one")]
     pub shards: usize,
@@ -155,6 +160,24 @@ pub struct EvalConfig {
     /// What is added to each question; left out, what LLaVA's question files add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_suffix: Option<String>,
+}
+
+/// A model that judges, at the endpoint that the machine's `imp-flow.toml` names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeConfig {
+    /// Its name there. The official one is `gpt-4-0613`.
+    pub model: String,
+    /// How often each answer is judged; the score is the mean.
+    #[serde(default = "five")]
+    pub runs: usize,
+    /// The official evaluator in the data folders, which has the rubric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluator: Option<String>,
+}
+
+fn five() -> usize {
+    5
 }
 
 fn one() -> usize {
@@ -189,10 +212,11 @@ impl EvalConfig {
     }
 
     /// Keys of some benchmarks only: the key, whether it is given, and the benchmarks that have it.
-    fn keys_of_some(&self) -> [(&'static str, bool, &'static [BenchmarkName]); 3] {
-        use BenchmarkName::{Scienceqa, Textvqa, Vqav2};
+    fn keys_of_some(&self) -> [(&'static str, bool, &'static [BenchmarkName]); 4] {
+        use BenchmarkName::{Mmvet, Scienceqa, Textvqa, Vqav2};
         [
             ("annotations", self.annotations.is_some(), &[Vqav2, Scienceqa]),
+            ("judge", self.judge.is_some(), &[Mmvet]),
             ("ocr", self.ocr.is_some(), &[Textvqa]),
             ("split", self.split.is_some(), &[Scienceqa]),
         ]
@@ -227,6 +251,9 @@ impl Stage for Eval {
                 return Err(ConfigIssue::new(key, "is no key of this benchmark"));
             }
         }
+        if config.judge.as_ref().is_some_and(|judge| !(1..=100).contains(&judge.runs)) {
+            return Err(ConfigIssue::new("judge.runs", "must be between 1 and 100"));
+        }
         if config.shards == 0 || config.shard.is_some_and(|shard| shard >= config.shards) {
             return Err(ConfigIssue::new("shard", "must be less than `shards`, and `shards` at least 1"));
         }
@@ -236,10 +263,12 @@ impl Stage for Eval {
                 "must be a conversation template: `plain` has no place for a question",
             ));
         }
+        let evaluator = config.judge.as_ref().map_or(&None, |judge| &judge.evaluator);
         let paths = [
             ("questions", &config.questions),
             ("annotations", &config.annotations),
             ("prompts", &config.prompts),
+            ("judge.evaluator", evaluator),
             ("ocr", &config.ocr),
             ("split", &config.split),
             ("image_folder", &config.image_folder),

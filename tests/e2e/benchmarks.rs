@@ -79,6 +79,7 @@ pub(crate) fn downloads(image: &[u8]) -> BTreeMap<&'static str, (&'static str, V
         ("textvqa_ocr", ("TextVQA_Rosetta_OCR_v0.2_val.json", json(read))),
         ("pope_questions", ("pope.zip", zip(&pope()))),
         ("mmbench", ("mmbench_dev_20230712.tsv", mmbench(image))),
+        ("mmvet_evaluator", ("mm-vet_evaluator.py", b"prompt = \"\"\"...\"\"\"".to_vec())),
         ("mmvet", ("mm-vet.zip", zip(&mmvet(image)))),
     ])
 }

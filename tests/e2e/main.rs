@@ -5,5 +5,6 @@ mod bad_input;
 mod benchmarks;
 mod hub;
 mod interrupt;
+mod judge;
 mod pipeline;
 mod support;
