@@ -157,6 +157,11 @@ Examples:
     /// Look after the cache
     #[command(subcommand)]
     Cache(CacheVerb),
+    /// Show what cached stages have found out
+    Report {
+        #[command(subcommand)]
+        what: ReportVerb,
+    },
     /// Write a commented pipeline to start from
     #[command(after_help = "\
 Examples:
@@ -178,6 +183,29 @@ Example:
         /// The job file.
         job: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReportVerb {
+    /// The models of pipelines on the nine benchmarks, beside the published Imps
+    #[command(after_help = "\
+Examples:
+  imp-flow report eval pipelines/v1_3b.toml pipelines/v1_5_3b.toml
+  imp-flow report eval pipelines/v1_3b.toml --markdown > table.md")]
+    Eval(ReportEvalArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportEvalArgs {
+    /// The pipeline files; without one, the published figures alone
+    #[arg(value_name = "PIPELINE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Change a key in each of them (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Write a Markdown table
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Subcommand)]

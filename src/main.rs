@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         cli::Verb::Runs => commands::runs(&cli.common),
         cli::Verb::Compare { runs, sort, csv } => commands::compare(&runs, sort.as_deref(), csv, &cli.common),
         cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
+        cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds => commands::kinds(),
         cli::Verb::Stage { job } => return executor::run_job(&job),

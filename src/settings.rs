@@ -19,6 +19,7 @@ struct File {
     memory: Option<ByteSize>,
     retries: Option<u32>,
     retry_seconds: Option<f64>,
+    judge_endpoint: Option<String>,
 }
 
 const RETRIES: u32 = 2;
@@ -33,7 +34,12 @@ pub(crate) struct Settings {
     /// How often a stage is tried again after a failure that may be over in a while, and how soon.
     pub(crate) retries: u32,
     pub(crate) retry_seconds: f64,
+    /// What stages find in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
+
+/// Where stages look for the endpoint of a model that judges answers.
+const JUDGE_ENDPOINT: &str = "IMP_FLOW_JUDGE_ENDPOINT";
 
 impl Settings {
     /// # Errors
@@ -56,6 +62,13 @@ impl Settings {
             },
             retries: file.retries.unwrap_or(RETRIES),
             retry_seconds: file.retry_seconds.unwrap_or(RETRY_SECONDS).clamp(0.0, 3600.0),
+            // The person's own environment reaches a stage as it is.
+            environment: file
+                .judge_endpoint
+                .filter(|_| std::env::var_os(JUDGE_ENDPOINT).is_none())
+                .map(|endpoint| (JUDGE_ENDPOINT, endpoint))
+                .into_iter()
+                .collect(),
         })
     }
 }

@@ -75,6 +75,11 @@ impl Trial {
         self
     }
 
+    /// A job that nobody listens to.
+    pub(crate) fn job(self) -> Job {
+        Job::new(self.spec, Box::new(|_| {}), Arc::default())
+    }
+
     /// Runs it, with the user's own files found below the parent of the work folder.
     pub(crate) fn run<S: Stage>(mut self, config: &Value) -> Outcome {
         let config: S::Config = serde_json::from_value(config.clone()).unwrap();

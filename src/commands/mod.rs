@@ -9,6 +9,7 @@ mod kinds;
 mod place;
 mod plan;
 mod record;
+mod report;
 mod run;
 mod runs;
 
@@ -20,6 +21,7 @@ pub(crate) use init::init;
 pub(crate) use inspect::{log, show, status, why};
 pub(crate) use kinds::kinds;
 pub(crate) use plan::plan;
+pub(crate) use report::report_eval;
 pub(crate) use run::run;
 pub(crate) use runs::{compare, runs};
 

@@ -10,6 +10,7 @@ use super::{
     place::{Asked, Workplace, find_run, settings, store},
     plan,
     record::Recorder,
+    report::{benchmark, eval_rows},
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs},
@@ -67,6 +68,7 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
         keep_going: args.keep_going,
         retries: place.settings.retries,
         retry_pause: Duration::from_secs_f64(place.settings.retry_seconds),
+        environment: place.settings.environment.clone(),
         selection,
     };
     let summary = runtime.block_on(scheduler::run(place.planner(), &place.artifacts, options, &mut |event| {
@@ -74,7 +76,10 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
         reporter.on(event);
     }))?;
     recorder.finish(&summary);
-    if args.is_plain() {
+    if !common.quiet && !common.json && report::is_whole(place.pipeline.stages.iter().filter_map(benchmark)) {
+        let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
+        report::eval(&eval_rows(&place.pipeline, results), report::Format::Text);
+    } else if args.is_plain() {
         glance::note(place, &summary, start);
     }
     Ok(match summary.ending {

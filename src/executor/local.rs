@@ -19,10 +19,11 @@ use crate::scheduler::Grant;
 pub(crate) async fn run(
     work: &Path,
     grant: &Grant,
+    environment: &[(&'static str, String)],
     mut wish: watch::Receiver<Wish>,
     mut on_event: impl FnMut(Event),
 ) -> io::Result<Outcome> {
-    let mut child = spawn(work, grant)?;
+    let mut child = spawn(work, grant, environment)?;
     let mut stdin = child.stdin.take();
     let Some(stdout) = child.stdout.take() else { return Err(io::Error::other("the child has no standard output")) };
     let mut lines = BufReader::new(stdout).lines();
@@ -73,7 +74,7 @@ async fn changed(wish: &mut watch::Receiver<Wish>, asked: Wish) {
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
-fn spawn(work: &Path, grant: &Grant) -> io::Result<Child> {
+fn spawn(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Child> {
     let log = OpenOptions::new().create(true).append(true).open(work.join("log"))?;
     let mut command = Command::new(std::env::current_exe()?);
     command
@@ -84,6 +85,7 @@ fn spawn(work: &Path, grant: &Grant) -> io::Result<Child> {
         .stderr(log)
         .env("RAYON_NUM_THREADS", grant.cpus.to_string())
         .env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .kill_on_drop(true);
     // A person's own settings stand.
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));

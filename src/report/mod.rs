@@ -5,6 +5,7 @@ mod cache;
 mod compare;
 mod console;
 mod diagnostics;
+mod eval;
 mod graph;
 mod json;
 mod lines;
@@ -20,6 +21,7 @@ pub(crate) use answers::{Standing, made, receipt, runs, status, why};
 pub(crate) use cache::{Bar, checkup, stats, thrown};
 pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;
+pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
 pub(crate) use graph::graph;
 pub(crate) use overview::{kind, plan};
 

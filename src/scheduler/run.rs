@@ -41,6 +41,8 @@ pub(crate) struct Options {
     pub(crate) retries: u32,
     pub(crate) retry_pause: Duration,
     pub(crate) selection: Selection,
+    /// What stages find in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 /// Where a stage stands.
@@ -231,6 +233,7 @@ impl Run<'_, '_> {
             grant,
             retries: self.options.retries,
             retry_pause: self.options.retry_pause,
+            environment: self.options.environment.clone(),
         })
     }
 

@@ -35,6 +35,7 @@ pub(super) struct Step {
     pub(super) grant: Grant,
     pub(super) retries: u32,
     pub(super) retry_pause: Duration,
+    pub(super) environment: Vec<(&'static str, String)>,
 }
 
 /// How it went.
@@ -192,7 +193,9 @@ async fn execute(
             }
             tell(Said::Stage(event));
         };
-        let outcome = executor::run(work, &step.grant, wish.clone(), listen).await.map_err(StoreError::io(work))?;
+        let outcome = executor::run(work, &step.grant, &step.environment, wish.clone(), listen)
+            .await
+            .map_err(StoreError::io(work))?;
         let message = match &outcome {
             Outcome::Failed { message, transient: true, .. } if tries < step.retries => message.clone(),
             _ => return Ok((outcome, kept)),

@@ -1,78 +1,27 @@
-//! Answers on disk, in LLaVA's format: the log of a running evaluation, and the file that it leaves.
-//! Does not know who answers.
+//! Files in LLaVA's formats, a JSON object a line: answers (those that the stage leaves, and those of others), and question
+//! files. Does not know who answers.
 
-use std::{
-    collections::HashMap,
-    fs::{File, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
-use super::question::Question;
+use super::{
+    files::Text,
+    question::{Id, Question, twice},
+};
 use crate::StageError;
 
-/// A line of the log.
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    question_id: u64,
-    text: String,
-}
-
-/// The answers so far, in the checkpoint folder: a line an answer, so that nothing is asked twice.
-pub(super) struct AnswerLog {
-    path: PathBuf,
-    file: File,
-}
-
-impl AnswerLog {
-    /// Opens the log in `folder` and reads what it has, by question id. A line that was cut by a crash is dropped, and
-    /// all after it.
-    pub(super) fn open(folder: &Path) -> Result<(Self, HashMap<u64, String>), StageError> {
-        std::fs::create_dir_all(folder).map_err(StageError::io(folder))?;
-        let path = folder.join("answers.jsonl");
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(source) => return Err(StageError::Io { path, source }),
-        };
-        let mut answers = HashMap::new();
-        let mut whole = 0;
-        for line in text.split_inclusive(|byte| *byte == b'\n') {
-            match serde_json::from_slice::<Line>(line) {
-                Ok(parsed) if line.ends_with(b"\n") => answers.insert(parsed.question_id, parsed.text),
-                _ => break,
-            };
-            whole += line.len() as u64;
-        }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
-        file.set_len(whole).map_err(StageError::io(&path))?;
-        Ok((Self { path, file }, answers))
-    }
-
-    /// Adds answers: they outlive the process from here on.
-    pub(super) fn add<'a>(&mut self, answers: impl IntoIterator<Item = (u64, &'a str)>) -> Result<(), StageError> {
-        let mut lines = String::new();
-        for (question_id, text) in answers {
-            lines += &json!({"question_id": question_id, "text": text}).to_string();
-            lines.push('\n');
-        }
-        self.file.write_all(lines.as_bytes()).map_err(StageError::io(&self.path))
-    }
-}
-
 /// Writes `answers.jsonl` as LLaVA's evaluation scripts do, but with ids that are the same every time.
-pub(super) fn write(path: &Path, questions: &[Question], suffix: &str, answers: &[String]) -> Result<(), StageError> {
+pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> Result<(), StageError> {
     let mut lines = String::new();
     for (question, text) in questions.iter().zip(answers) {
-        let metadata = match question.category {
+        let metadata = match question.category.as_str() {
             "" => json!({}),
             category => json!({"category": category}),
         };
         let line = json!({
-            "question_id": question.id, "prompt": format!("{}{suffix}", question.text), "text": text,
+            "question_id": question.id, "prompt": question.prompt, "text": text,
             "answer_id": question.id.to_string(), "model_id": "imp", "metadata": metadata,
         });
         lines += &line.to_string();
@@ -81,25 +30,157 @@ pub(super) fn write(path: &Path, questions: &[Question], suffix: &str, answers: 
     std::fs::write(path, lines).map_err(StageError::io(path))
 }
 
+/// A line of an answer file: `prompt` is the question. Of a question file: `text` is.
+#[derive(Debug, Deserialize)]
+struct Line {
+    question_id: Id,
+    #[serde(default)]
+    prompt: Option<String>,
+    text: String,
+}
+
+/// An id without the ending of an image's name: where images are named, some files have it and some do not.
+fn bare(id: &Id) -> Id {
+    match id {
+        Id::Number(number) => Id::Number(*number),
+        Id::Text(text) => {
+            let end = [".jpg", ".png", ".jpeg"].iter().find_map(|ending| text.strip_suffix(ending));
+            Id::Text(end.unwrap_or(text).into())
+        }
+    }
+}
+
+/// The lines of `texts`, each for the question that it belongs to: that with its id, and where several have one id, that
+/// whose first line it contains.
+struct Matched {
+    lines: HashMap<Id, Vec<(usize, usize, Line)>>,
+}
+
+impl Matched {
+    fn read(texts: &[Text]) -> Result<Self, StageError> {
+        let mut lines: HashMap<Id, Vec<(usize, usize, Line)>> = HashMap::new();
+        for (file, text) in texts.iter().enumerate() {
+            for (number, line) in text.json_lines::<Line>()? {
+                lines.entry(bare(&line.question_id)).or_default().push((file, number, line));
+            }
+        }
+        Ok(Self { lines })
+    }
+
+    /// Takes the line of a question, so that it is no other's.
+    fn take(&mut self, question: &Question) -> Option<Line> {
+        let lines = self.lines.get_mut(&bare(&question.id))?;
+        let asked = question.prompt.lines().next().unwrap_or_default().to_lowercase();
+        let fits = |line: &Line| line.prompt.as_ref().unwrap_or(&line.text).to_lowercase().contains(&asked);
+        let at = match lines.as_slice() {
+            [_] => 0,
+            many => many.iter().position(|(_, _, line)| fits(line))?,
+        };
+        Some(lines.remove(at).2)
+    }
+
+    /// A line that is nobody's, if there is one: its file, its number and its id.
+    fn left(&self) -> Option<(usize, usize, &Id)> {
+        let left = self.lines.values().flatten().map(|(file, number, line)| (*file, *number, &line.question_id));
+        left.min_by_key(|(file, number, _)| (*file, *number))
+    }
+}
+
+/// The answers to `questions` in answer files that together have one for each.
+///
+/// # Errors
+/// Names the question that has none, or two.
+pub(super) fn read(texts: &[Text], questions: &[Question]) -> Result<Vec<String>, StageError> {
+    let mut matched = Matched::read(texts)?;
+    let mut answers = Vec::with_capacity(questions.len());
+    for question in questions {
+        let Some(line) = matched.take(question) else {
+            let files: Vec<String> = texts.iter().map(|text| text.named.display().to_string()).collect();
+            let message = format!("there is no answer to question {}", question.id);
+            let help = "give all parts of the answers, to the same questions";
+            return Err(StageError::input(files.join(", "), message, help));
+        };
+        answers.push(line.text);
+    }
+    match matched.left() {
+        None => Ok(answers),
+        Some((file, line, id)) if questions.iter().any(|question| bare(&question.id) == bare(id)) => {
+            Err(twice(&texts[file].named, id).at_line(line))
+        }
+        Some((file, line, id)) => {
+            let message = format!("question {id} is none of the benchmark's");
+            let help = "give the answers to these questions; `limit` must be the same";
+            Err(StageError::input(&texts[file].named, message, help).at_line(line))
+        }
+    }
+}
+
+/// Puts the prompts of a question file of LLaVA's in the place of the questions' own.
+///
+/// # Errors
+/// Names a question that the file lacks.
+pub(super) fn reword(questions: &mut [Question], text: &Text) -> Result<(), StageError> {
+    let mut matched = Matched::read(std::slice::from_ref(text))?;
+    for question in questions {
+        let line = matched.take(question).ok_or_else(|| text.error(format!("question {} is missing", question.id)))?;
+        question.prompt = line.text;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn questions() -> Vec<Question> {
+        let question =
+            |id: &str, prompt: &str| Question::new(id.into(), "image".into(), format!("{prompt}\nBe short."));
+        vec![question("a", "Is it red?"), question("a", "Is it blue?"), question("b", "What is it?")]
+    }
+
+    fn file(lines: &[(&str, &str, &str)]) -> Text {
+        let line = |(id, prompt, text): &(&str, &str, &str)| {
+            json!({"question_id": id, "prompt": prompt, "text": text, "answer_id": "x"}).to_string()
+        };
+        Text { text: lines.iter().map(line).collect::<Vec<_>>().join("\n"), named: "answers".into() }
+    }
+
     #[test]
-    fn a_torn_line_is_asked_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let (mut log, answers) = AnswerLog::open(folder.path()).unwrap();
-        assert!(answers.is_empty());
-        log.add([(3, "a \"quoted\"\nanswer"), (1, "")]).unwrap();
-        drop(log);
-        let path = folder.path().join("answers.jsonl");
-        let whole = std::fs::read(&path).unwrap();
-        for torn in ["{\"question_id\": 9, \"te", "{\"question_id\": 9, \"text\": \"no newline\"}", "\0\0\0"] {
-            std::fs::write(&path, [whole.as_slice(), torn.as_bytes()].concat()).unwrap();
-            let (_, answers) = AnswerLog::open(folder.path()).unwrap();
-            assert_eq!(answers, HashMap::from([(3, "a \"quoted\"\nanswer".into()), (1, String::new())]));
-            assert_eq!(std::fs::read(&path).unwrap(), whole);
+    fn answers_find_their_questions_in_any_order() {
+        let first = file(&[("b", "anything", "1"), ("a", "IS IT BLUE?\nx", "2")]);
+        let second = file(&[("a", "Is it red?", "3")]);
+        assert_eq!(read(&[first, second], &questions()).unwrap(), ["3", "2", "1"]);
+    }
+
+    #[test]
+    fn holes_and_doubles_are_named() {
+        let whole = [("a", "Is it red?", "1"), ("a", "Is it blue?", "2"), ("b", "What is it?", "3")];
+        let with = |more: (&'static str, &'static str, &'static str)| [whole.as_slice(), &[more]].concat();
+        for (lines, words) in [
+            (whole[..2].to_vec(), "answers: there is no answer to question b"),
+            (vec![whole[0], whole[2]], "answers: there is no answer to question a"),
+            (with(("b", "What is it?", "3")), "answers:4: the question id b is there twice"),
+            (with(("c", "What?", "3")), "answers:4: question c is none of the benchmark's"),
+        ] {
+            let error = read(&[file(&lines)], &questions()).unwrap_err();
+            assert_eq!(error.to_string(), words);
         }
+    }
+
+    #[test]
+    fn a_question_file_gives_the_prompts() {
+        let text = |lines: &[&str]| Text { text: lines.join("\n"), named: "llava.jsonl".into() };
+        let lines = [
+            r#"{"question_id": "a", "image": "x", "text": "Is it blue?\nAnswer yes or no."}"#,
+            r#"{"question_id": "a", "image": "x", "text": "Is it red?\nAnswer yes or no."}"#,
+            r#"{"question_id": "b", "image": "x", "text": "What is that?"}"#,
+        ];
+        let mut asked = questions();
+        reword(&mut asked, &text(&lines)).unwrap();
+        let prompts: Vec<&str> = asked.iter().map(|question| question.prompt.as_str()).collect();
+        assert_eq!(prompts, ["Is it red?\nAnswer yes or no.", "Is it blue?\nAnswer yes or no.", "What is that?"]);
+        let error = reword(&mut questions(), &text(&lines[..2])).unwrap_err();
+        assert_eq!(error.to_string(), "llava.jsonl: question b is missing");
     }
 }

@@ -1,15 +1,17 @@
 //! A model answers questions about images: prompts, batches, greedy decoding, and going on after an interruption.
 //! Does not know benchmarks or scores.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
-};
+use std::{borrow::Cow, collections::HashMap};
 
 use imp_model::{GenerateOptions, Imp, Sample, tensor::Mat};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use super::{EvalConfig, answers::AnswerLog, question::Question};
+use super::{
+    EvalConfig,
+    log::Log,
+    question::{Image, Question},
+};
 use crate::{
     Job, StageError,
     event::Progress,
@@ -23,19 +25,39 @@ use crate::{
 /// Questions that are answered at a time, if the person does not say.
 const BATCH: usize = 32;
 
+/// A line of the log.
+#[derive(Serialize, Deserialize)]
+struct Answer<'a> {
+    /// The question, by its place among all.
+    number: usize,
+    text: Cow<'a, str>,
+}
+
+/// What the model sees beside the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Shown<'a> {
+    Nothing,
+    Blank,
+    Image(&'a Image),
+}
+
 /// Questions that have one answer, as prompt and image are the same. POPE asks for each present object three times; on
 /// blank images even more are alike.
 struct Group<'a> {
-    /// `None` for the blank image.
-    image: Option<&'a Path>,
+    shown: Shown<'a>,
     prompt: String,
     questions: Vec<usize>,
 }
 
 /// The answers to all questions, in their order.
 pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Result<Vec<String>, StageError> {
-    let (mut log, known) = AnswerLog::open(&job.checkpoint())?;
-    let mut answers: Vec<Option<String>> = questions.iter().map(|question| known.get(&question.id).cloned()).collect();
+    let (mut log, known) = Log::open::<Answer<'_>>(&job.checkpoint(), "answers.jsonl")?;
+    let mut answers: Vec<Option<String>> = vec![None; questions.len()];
+    for Answer { number, text } in known {
+        if let Some(answer) = answers.get_mut(number) {
+            *answer = Some(text.into_owned());
+        }
+    }
     let done = |answers: &[Option<String>]| answers.iter().flatten().count();
     let progress = |done: usize| job.progress(Progress::new(done, questions.len(), "questions"));
     progress(done(&answers));
@@ -49,7 +71,7 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
             job.check_cancelled()?;
             let texts = answerer.answer(batch)?;
             for (group, text) in batch.iter().zip(texts) {
-                log.add(group.questions.iter().map(|question| (questions[*question].id, text.as_str())))?;
+                log.add(group.questions.iter().map(|number| Answer { number: *number, text: text.as_str().into() }))?;
                 for question in &group.questions {
                     answers[*question] = Some(text.clone());
                 }
@@ -62,18 +84,21 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
 
 /// Groups questions that have the same answer. Groups with the same image follow each other, so that it is encoded once.
 fn groups<'a>(questions: &'a [Question], config: &EvalConfig, template: Template) -> Vec<Group<'a>> {
-    let mut numbers: HashMap<(Option<&Path>, String), usize> = HashMap::new();
+    let mut numbers: HashMap<(Shown<'_>, String), usize> = HashMap::new();
     let mut groups: Vec<Group<'_>> = Vec::new();
     for (number, question) in questions.iter().enumerate() {
-        let image = (!config.ablate_image).then_some(question.image.as_path());
-        let prompt = template.prompt(&format!("{}{}", question.text, config.prompt_suffix));
-        let group = *numbers.entry((image, prompt.clone())).or_insert(groups.len());
+        let (shown, prompt) = match &question.image {
+            None => (Shown::Nothing, template.prompt_without_image(&question.prompt)),
+            Some(_) if config.ablate_image => (Shown::Blank, template.prompt(&question.prompt)),
+            Some(image) => (Shown::Image(image), template.prompt(&question.prompt)),
+        };
+        let group = *numbers.entry((shown, prompt.clone())).or_insert(groups.len());
         match groups.get_mut(group) {
             Some(group) => group.questions.push(number),
-            None => groups.push(Group { image, prompt, questions: vec![number] }),
+            None => groups.push(Group { shown, prompt, questions: vec![number] }),
         }
     }
-    groups.sort_by_key(|group| group.image);
+    groups.sort_by_key(|group| group.shown);
     groups
 }
 
@@ -86,7 +111,7 @@ struct Answerer<'a> {
     aspect_ratio: AspectRatio,
     options: GenerateOptions,
     /// The features `[patches, hidden]` of the images of the last batch: the next one often begins with the same image.
-    features: HashMap<Option<PathBuf>, Vec<f32>>,
+    features: HashMap<Shown<'a>, Vec<f32>>,
 }
 
 impl<'a> Answerer<'a> {
@@ -109,7 +134,7 @@ impl<'a> Answerer<'a> {
             StageError::input(job.named(&folder.join("config.json")), message, "it must be `square`, `pad` or `crop`")
         })?;
         let options = GenerateOptions {
-            max_new_tokens: config.max_new_tokens,
+            max_new_tokens: config.max_new_tokens(),
             stop: template.stop_ids(&tokenizer),
             ..GenerateOptions::default()
         };
@@ -119,10 +144,9 @@ impl<'a> Answerer<'a> {
         Ok(answerer)
     }
 
-    fn answer(&mut self, groups: &[&Group<'_>]) -> Result<Vec<String>, StageError> {
+    fn answer(&mut self, groups: &[&Group<'a>]) -> Result<Vec<String>, StageError> {
         let ids = groups.iter().map(|group| self.ids(&group.prompt)).collect::<Result<Vec<_>, _>>()?;
-        let (features, numbers) = self.encode(groups)?;
-        let images: Vec<[usize; 1]> = numbers.into_iter().map(|number| [number]).collect();
+        let (features, images) = self.encode(groups)?;
         let prompts: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(ids, images)| Sample { input_ids: ids, labels: &[], images }).collect();
         let answers = self.model.generate(&prompts, &features, &self.options);
@@ -156,37 +180,34 @@ impl<'a> Answerer<'a> {
         Ok(text.trim().to_string())
     }
 
-    /// The features of the batch's images, each once, and for each group the number of its image.
-    fn encode(&mut self, groups: &[&Group<'_>]) -> Result<(Mat, Vec<usize>), StageError> {
-        let mut images: Vec<Option<&Path>> = Vec::new();
-        for group in groups {
-            if images.last() != Some(&group.image) {
-                images.push(group.image);
-            }
-        }
-        let wanted: HashSet<Option<PathBuf>> = images.iter().map(|image| image.map(Path::to_path_buf)).collect();
-        self.features.retain(|image, _| wanted.contains(image));
-        let new: Vec<Option<&Path>> =
-            images.iter().copied().filter(|image| !self.features.contains_key(&image.map(Path::to_path_buf))).collect();
+    /// The features of the batch's images, each once, and for each group the number of its image, if it has one.
+    fn encode(&mut self, groups: &[&Group<'a>]) -> Result<(Mat, Vec<Vec<usize>>), StageError> {
+        let mut images: Vec<Shown<'a>> =
+            groups.iter().map(|group| group.shown).filter(|shown| *shown != Shown::Nothing).collect();
+        images.dedup();
+        self.features.retain(|image, _| images.contains(image));
+        let new: Vec<Shown<'a>> = images.iter().copied().filter(|image| !self.features.contains_key(image)).collect();
         let values = new.par_iter().map(|image| self.pixels(*image)).collect::<Result<Vec<_>, _>>()?;
         for (image, values) in new.into_iter().zip(values) {
-            let features = self.model.encode_images(&[values]).values().to_vec();
-            self.features.insert(image.map(Path::to_path_buf), features);
+            self.features.insert(image, self.model.encode_images(&[values]).values().to_vec());
         }
         let hidden = self.model.vision.config.hidden_size;
-        let rows: Vec<f32> =
-            images.iter().flat_map(|image| self.features[&image.map(Path::to_path_buf)].iter().copied()).collect();
+        let rows: Vec<f32> = images.iter().flat_map(|image| self.features[image].iter().copied()).collect();
         let numbers =
-            groups.iter().map(|group| images.iter().position(|image| *image == group.image).unwrap_or_default());
+            groups.iter().map(|group| images.iter().position(|image| *image == group.shown).into_iter().collect());
         Ok((Mat::new(rows.len() / hidden, hidden, rows), numbers.collect()))
     }
 
-    fn pixels(&self, image: Option<&Path>) -> Result<Vec<f32>, StageError> {
+    fn pixels(&self, image: Shown<'_>) -> Result<Vec<f32>, StageError> {
         let size = self.model.vision.config.image_size;
-        let Some(path) = image else { return Ok(blank(size)) };
-        let bytes = std::fs::read(path).map_err(StageError::io(path))?;
-        pixels(&bytes, self.aspect_ratio, size).map_err(|message| {
-            StageError::input(self.job.named(path), message, "replace the image by the benchmark's own")
-        })
+        let (bytes, named) = match image {
+            Shown::Nothing | Shown::Blank => return Ok(blank(size)),
+            Shown::Image(Image::Embedded(bytes)) => (Cow::Borrowed(&**bytes), "an image of the question file".into()),
+            Shown::Image(Image::File(path)) => {
+                (std::fs::read(path).map_err(StageError::io(path))?.into(), self.job.named(path))
+            }
+        };
+        pixels(&bytes, self.aspect_ratio, size)
+            .map_err(|message| StageError::input(named, message, "replace the image by the benchmark's own"))
     }
 }

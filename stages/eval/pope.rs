@@ -1,14 +1,13 @@
 //! POPE (Li et al. 2023, arXiv 2305.10355): is this object in the image? Three sets of questions differ in how the
 //! absent objects are chosen. Scored as LLaVA's `eval_pope` does, but answers are matched by id, not by position.
 
-use std::path::Path;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     EvalConfig,
-    question::{Benchmark, Question, Scores, duplicate, parse, read, twice},
+    files::{Files, Images, Text},
+    question::{Benchmark, Id, Question, Scores, duplicate, twice},
 };
 use crate::{Job, StageError};
 
@@ -16,6 +15,7 @@ use crate::{Job, StageError};
 const CATEGORIES: [&str; 3] = ["adversarial", "popular", "random"];
 
 /// The questions of all three sets.
+#[derive(Default)]
 pub(super) struct Pope {
     questions: Vec<Question>,
     /// Whether the right answer is yes.
@@ -39,15 +39,14 @@ enum Label {
 }
 
 impl Pope {
-    pub(super) fn read(config: &EvalConfig, job: &Job) -> Result<Self, StageError> {
-        let data = job.input("data")?;
-        let folder = data.join(config.questions.as_deref().unwrap_or("eval/pope"));
-        let images = data.join(&config.image_folder);
-        let mut pope = Self { questions: Vec::new(), labels: Vec::new() };
+    pub(super) fn read(files: &Files<'_>) -> Result<Self, StageError> {
+        let usual = ["eval/pope", "output/coco", ".", "coco"];
+        let images = files.images(&["eval/images", "val2014", "."]);
+        let mut pope = Self::default();
         for category in CATEGORIES {
-            let path = folder.join(format!("coco_pope_{category}.json"));
-            let text = read(&path, "questions", job)?;
-            pope.add(category, &text, config.limit, &images, &job.named(&path))?;
+            let name = format!("coco_pope_{category}.json");
+            let folder = files.question_folder(&usual, &name)?;
+            pope.add(category, &files.read(&folder.join(name))?, &images, files.config)?;
         }
         Ok(pope)
     }
@@ -56,25 +55,22 @@ impl Pope {
     fn add(
         &mut self,
         category: &'static str,
-        text: &str,
-        limit: usize,
-        images: &Path,
-        named: &Path,
+        text: &Text,
+        images: &Images,
+        config: &EvalConfig,
     ) -> Result<(), StageError> {
-        let mut lines: Vec<(usize, Line)> = Vec::new();
-        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            lines.push((index + 1, parse(line, index + 1, named)?));
-        }
+        let lines: Vec<(usize, Line)> = text.json_lines()?;
         if let Some((index, id)) = duplicate(lines.iter().map(|(_, line)| line.question_id)) {
-            return Err(twice(named, id).at_line(lines[index].0));
+            return Err(twice(&text.named, id).at_line(lines[index].0));
         }
         if lines.is_empty() {
-            return Err(StageError::input(named, "there are no questions", "give POPE's own file"));
+            return Err(text.error("there are no questions"));
         }
-        let kept = if limit == 0 { lines.len() } else { limit };
-        for (_, line) in lines.into_iter().take(kept) {
-            let id = self.questions.len() as u64 + 1;
-            self.questions.push(Question { id, image: images.join(line.image), text: line.text, category });
+        let count = config.limited(lines.len());
+        for (_, line) in lines.into_iter().take(count) {
+            let id = Id::Number(self.questions.len() as u64 + 1);
+            let question = Question::new(id, images.find(&[&line.image]), config.prompt(&line.text));
+            self.questions.push(Question { category: category.into(), ..question });
             self.labels.push(line.label == Label::Yes);
         }
         Ok(())
@@ -86,7 +82,7 @@ impl Benchmark for Pope {
         &self.questions
     }
 
-    fn score(&self, answers: &[String]) -> Scores {
+    fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
         let counts = CATEGORIES.map(|category| {
             let mut counts = Counts::default();
             for ((question, label), answer) in self.questions.iter().zip(&self.labels).zip(answers) {
@@ -107,7 +103,7 @@ impl Benchmark for Pope {
             figures.push((format!("{category}_accuracy"), counts.accuracy()));
         }
         let detail = CATEGORIES.iter().zip(&counts).map(|(category, counts)| ((*category).to_string(), counts.json()));
-        Scores { figures, detail: Value::Object(detail.collect()) }
+        Ok(Scores { figures, detail: Value::Object(detail.collect()) })
     }
 }
 
@@ -178,31 +174,18 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::collections::HashMap;
-
     use super::*;
-    use crate::eval::tests::fixture;
+    use crate::eval::tests::{answers_of, config, fixture, fixture_text, job};
 
     /// The fixture's questions with the answers of one of its files, matched by id.
     fn scored(answers: &str) -> Scores {
-        let lines = |name: &str| -> Vec<Value> {
-            let text = std::fs::read_to_string(fixture("pope").join(name)).unwrap();
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-        };
-        let by_id: HashMap<u64, String> = lines(answers)
-            .into_iter()
-            .map(|line| (line["question_id"].as_u64().unwrap(), line["text"].as_str().unwrap().to_string()))
-            .collect();
-        let mut pope = Pope { questions: Vec::new(), labels: Vec::new() };
-        let mut texts = Vec::new();
+        let mut pope = Pope::default();
         for category in CATEGORIES {
-            let name = format!("coco_pope_{category}.json");
-            let text = std::fs::read_to_string(fixture("pope").join(&name)).unwrap();
-            pope.add(category, &text, 0, Path::new("images"), Path::new(&name)).unwrap();
-            let asked = lines("llava_pope_test.jsonl").into_iter().filter(|line| line["category"] == category);
-            texts.extend(asked.map(|line| by_id[&line["question_id"].as_u64().unwrap()].clone()));
+            let text = fixture_text(&format!("pope/coco_pope_{category}.json"));
+            pope.add(category, &text, &Images::in_folder("images"), &config("pope")).unwrap();
         }
-        pope.score(&texts)
+        let answers = answers_of(&pope, &format!("pope/{answers}"));
+        pope.score(&answers, &job()).unwrap()
     }
 
     #[test]
@@ -256,8 +239,9 @@ mod tests {
             (good.replace("yes", "maybe"), Some(1), "unknown variant"),
             (String::new(), None, "no questions"),
         ] {
-            let mut pope = Pope { questions: Vec::new(), labels: Vec::new() };
-            let error = pope.add("random", &text, 0, Path::new(""), Path::new("file")).unwrap_err();
+            let text = Text { text, named: "file".into() };
+            let images = Images::in_folder("images");
+            let error = Pope::default().add("random", &text, &images, &config("pope")).unwrap_err();
             let place = line.map_or("file: ".to_string(), |line| format!("file:{line}: "));
             assert!(error.to_string().starts_with(&place) && error.to_string().contains(words), "{error}");
         }

@@ -1,36 +1,83 @@
 //! What a benchmark is to the rest of `eval`: questions about images, and a score for their answers.
+//! Does not know any benchmark.
 
 use std::{
     collections::HashSet,
+    fmt,
+    hash::Hash,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::{Job, StageError};
 
-/// A question about an image.
+/// How a benchmark names a question, as LLaVA's files write it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Id {
+    Number(u64),
+    Text(String),
+}
+
+impl From<&str> for Id {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Image {
+    File(PathBuf),
+    /// In the question file itself.
+    Embedded(Arc<[u8]>),
+}
+
+/// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
-    /// Unique in the benchmark.
-    pub(super) id: u64,
-    pub(super) image: PathBuf,
-    /// Without the prompt's suffix.
-    pub(super) text: String,
+    /// Unique in most benchmarks; else with the first line of the prompt.
+    pub(super) id: Id,
+    /// Some questions of `ScienceQA` have none.
+    pub(super) image: Option<Image>,
+    /// All that is asked.
+    pub(super) prompt: String,
     /// The part of the benchmark that it belongs to, or nothing.
-    pub(super) category: &'static str,
+    pub(super) category: String,
+}
+
+impl Question {
+    /// One about an image in a file.
+    pub(super) fn new(id: Id, image: PathBuf, prompt: String) -> Self {
+        Self { id, image: Some(Image::File(image)), prompt, category: String::new() }
+    }
 }
 
 /// A benchmark that has been read.
 pub(super) trait Benchmark {
     /// All questions, in the order of the benchmark's files.
     fn questions(&self) -> &[Question];
-    /// The score of the answers, one for each question.
-    fn score(&self, answers: &[String]) -> Scores;
+    /// The score of the answers, one for each question. No figures if there is nothing to compare them with.
+    fn score(&self, answers: &[String], job: &Job) -> Result<Scores, StageError>;
+    /// What the benchmark's server or scorer wants to have: names and contents of files.
+    fn uploads(&self, _answers: &[String]) -> Result<Vec<(&'static str, Vec<u8>)>, StageError> {
+        Ok(Vec::new())
+    }
 }
 
 /// What comes out of an evaluation.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Scores {
     /// For reports, the headline first.
     pub(super) figures: Vec<(String, f64)>,
@@ -38,54 +85,32 @@ pub(super) struct Scores {
     pub(super) detail: serde_json::Value,
 }
 
-/// Finds out before any answer is asked for whether all can be: ids are unique, images are there.
+/// Finds out before any answer is asked for whether the images are there.
 pub(super) fn check(questions: &[Question], job: &Job) -> Result<(), StageError> {
     let mut seen = HashSet::new();
-    let mut missing: Vec<&Path> = questions
+    let mut missing: Vec<(&Path, &Id)> = questions
         .iter()
-        .map(|question| question.image.as_path())
-        .filter(|image| seen.insert(*image) && !image.is_file())
+        .filter_map(|question| match &question.image {
+            Some(Image::File(path)) => Some((path.as_path(), &question.id)),
+            Some(Image::Embedded(_)) | None => None,
+        })
+        .filter(|(image, _)| seen.insert(*image) && !image.is_file())
         .collect();
-    missing.sort_unstable();
-    let Some(first) = missing.first() else { return Ok(()) };
-    let message = match missing.len() {
-        1 => "this image of the benchmark is missing".to_string(),
-        count => format!("this image of the benchmark is missing, and {} more", count - 1),
-    };
-    Err(StageError::input(job.named(first), message, "put the images there, or set `image_folder` to where they are"))
+    missing.sort_unstable_by_key(|(image, _)| *image);
+    let Some((first, id)) = missing.first() else { return Ok(()) };
+    let others = if missing.len() > 1 { format!(", and {} more", missing.len() - 1) } else { String::new() };
+    let message = format!("the image of question {id} is missing{others}");
+    let help = "add the download that has the images to `data`, or set `image_folder` to where they are in it";
+    Err(StageError::input(job.named(first), message, help))
 }
 
-/// The first entry whose id an earlier one has, with that id.
-pub(super) fn duplicate(ids: impl IntoIterator<Item = u64>) -> Option<(usize, u64)> {
+/// The first of `ids` that an earlier one is equal to, and where it stands.
+pub(super) fn duplicate<T: Eq + Hash + Clone>(ids: impl IntoIterator<Item = T>) -> Option<(usize, T)> {
     let mut seen = HashSet::new();
-    ids.into_iter().enumerate().find(|(_, id)| !seen.insert(*id))
+    ids.into_iter().enumerate().find(|(_, id)| !seen.insert(id.clone()))
 }
 
 /// The error for [`duplicate`].
-pub(super) fn twice(named: &Path, id: u64) -> StageError {
+pub(super) fn twice(named: &Path, id: impl fmt::Display) -> StageError {
     StageError::input(named, format!("the question id {id} is there twice"), "every question needs an id of its own")
-}
-
-/// Reads a file of the benchmark, or says what should be there.
-pub(super) fn read(path: &Path, key: &str, job: &Job) -> Result<String, StageError> {
-    match std::fs::read(path) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| {
-            StageError::input(job.named(path), "the file is not UTF-8 text", "give the benchmark's own file")
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let help = format!("set `{key}` to the benchmark's own file in the data folder");
-            Err(StageError::input(job.named(path), "the file is missing", help))
-        }
-        Err(source) => Err(StageError::Io { path: path.to_path_buf(), source }),
-    }
-}
-
-/// Reads a JSON text, with the line of a mistake.
-pub(super) fn parse<T: DeserializeOwned>(text: &str, first_line: usize, named: &Path) -> Result<T, StageError> {
-    serde_json::from_str(text).map_err(|error| {
-        let whole = error.to_string();
-        let message = whole.split(" at line ").next().unwrap_or_default().to_string();
-        StageError::input(named, message, "give the benchmark's own file, unchanged")
-            .at_line(first_line + error.line().max(1) - 1)
-    })
 }

@@ -6,20 +6,41 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use imp_model::{Imp, config::ImpConfig, save};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Eval;
+use super::{Eval, EvalConfig, answers, files::Text, question::Benchmark};
 use crate::{
-    Stage,
+    Job, Stage,
     download::Download,
-    testing::{Outcome, Trial},
+    stage::Input,
+    testing::{Outcome, Trial, tree},
 };
 
 /// A file or folder of `stages/eval/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("eval/fixtures").join(name)
+}
+
+pub(crate) fn fixture_text(name: &str) -> Text {
+    Text { text: fs::read_to_string(fixture(name)).unwrap(), named: name.into() }
+}
+
+/// The usual configuration of a benchmark.
+pub(crate) fn config(benchmark: &str) -> EvalConfig {
+    serde_json::from_value(json!({"benchmark": benchmark})).unwrap()
+}
+
+/// A job that nothing is asked of.
+pub(crate) fn job() -> Job {
+    Trial::new(Path::new("nowhere"), &[]).job()
+}
+
+/// The answers of a fixture file to the questions of a benchmark.
+pub(crate) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
+    answers::read(&[fixture_text(name)], benchmark.questions()).unwrap()
 }
 
 /// A folder with `model`, an untrained Imp, and `data`, a few drawn images with questions.
@@ -87,7 +108,7 @@ fn answers_do_not_depend_on_batches_or_interruptions() {
     let log = root.path().join("stopped/checkpoint/answers.jsonl");
     let before = lines(&log).len();
     assert!(before > 0);
-    fs::write(&log, [fs::read(&log).unwrap().as_slice(), b"{\"question_id\": 1, \"te"].concat()).unwrap();
+    fs::write(&log, [fs::read(&log).unwrap().as_slice(), b"{\"number\": 1, \"te"].concat()).unwrap();
     let resumed = evaluate(root.path(), "stopped", &config);
     let crate::event::Event::Progress(first) = &resumed.events[0] else { panic!("{:?}", resumed.events[0]) };
     assert_eq!(first.done as usize, before, "it goes on where it was");
@@ -116,6 +137,113 @@ fn a_limit_takes_the_first_questions() {
     }
 }
 
+/// A folder with a benchmark's fixture files, and one with a drawn image under the name of each of its images.
+fn official(root: &Path, folder: &str, images: impl IntoIterator<Item = String>) -> [PathBuf; 2] {
+    let [files, pictures] = ["files", "pictures"].map(|part| root.join(format!("{folder}_{part}")));
+    for (path, content) in tree(&fixture(folder)) {
+        let path = files.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    for (number, image) in images.into_iter().enumerate() {
+        let path = pictures.join(image);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(root.join(format!("data/eval/images/{:012}.png", number % 4)), path).unwrap();
+    }
+    fs::create_dir_all(&pictures).unwrap();
+    [files, pictures]
+}
+
+#[test]
+fn every_benchmark_is_read_from_its_own_files_in_several_downloads() {
+    let root = workshop();
+    let image = fs::read(root.path().join("data/eval/images/000000000001.png")).unwrap();
+    let each = |count: usize, name: &dyn Fn(usize) -> String| (0..count).map(name).collect::<Vec<_>>();
+    let mme = fixture_text("mme/llava_mme.jsonl").json_lines::<Value>().unwrap();
+    let mme = mme.iter().map(|(_, line)| format!("MME_Benchmark_release_version/{}", line["image"].as_str().unwrap()));
+    let [gqa, vizwiz, textvqa, scienceqa, mmbench, mmvet] = [
+        official(root.path(), "gqa", each(18, &|n| format!("images/n{n}.jpg"))),
+        official(root.path(), "vizwiz", each(68, &|n| format!("val/VizWiz_val_{n:08}.jpg"))),
+        official(root.path(), "textvqa", each(65, &|n| format!("train_images/img{n:04}.jpg"))),
+        official(root.path(), "scienceqa", each(30, &|n| format!("images/test/{n}/image.png"))),
+        official(root.path(), "mmbench", []),
+        official(root.path(), "mm-vet", each(8, &|n| format!("images/v1_{n}.jpg"))),
+    ];
+    let tsv = mmbench[0].join("mmbench_dev_20230712.tsv");
+    let table = fs::read_to_string(&tsv).unwrap().replace("iVBORw0KGgo=", &STANDARD.encode(image));
+    fs::write(&tsv, table).unwrap();
+    // MME's images lie in the folder of its texts.
+    let [files, pictures] = official(root.path(), "mme", mme);
+    for (path, content) in tree(&pictures) {
+        fs::create_dir_all(files.join(&path).parent().unwrap()).unwrap();
+        fs::write(files.join(path), content).unwrap();
+    }
+    fs::remove_dir_all(pictures.join("MME_Benchmark_release_version")).unwrap();
+    for (benchmark, [files, pictures], questions, figures, upload) in [
+        ("gqa", &gqa, 18, 3, Some("testdev_balanced_predictions.json")),
+        ("vizwiz", &vizwiz, 68, 5, Some("upload.json")),
+        ("textvqa", &textvqa, 65, 1, None),
+        ("scienceqa", &scienceqa, 20, 2, None),
+        ("mme", &[files, pictures], 140, 2, None),
+        ("mmbench", &mmbench, 22, 2, Some("upload.xlsx")),
+        ("mmvet", &mmvet, 8, 0, Some("upload.json")),
+    ] {
+        let inputs = [("model", root.path().join("model")), ("data[0]", pictures.clone()), ("data[1]", files.clone())];
+        let inputs = inputs.each_ref().map(|(name, path)| (*name, path.as_path()));
+        let config = json!({"benchmark": benchmark, "max_new_tokens": 2});
+        // So small that some batches of ScienceQA have no image.
+        let out = Trial::new(&root.path().join(benchmark), &inputs).micro_batch(3).run::<Eval>(&config).done();
+        assert_eq!(lines(&out.join("answers.jsonl")).len(), questions, "{benchmark}");
+        let results: Value = serde_json::from_str(&fs::read_to_string(out.join("results.json")).unwrap()).unwrap();
+        assert_eq!(results["figures"].as_object().unwrap().len(), figures, "{benchmark}");
+        assert!(upload.is_none_or(|name| out.join(name).is_file()), "{benchmark}");
+    }
+}
+
+#[test]
+fn shards_together_give_what_one_stage_gives() {
+    let root = workshop();
+    let config = |more: Value| {
+        let mut config = json!({"benchmark": "vqav2", "max_new_tokens": 3, "shards": 3});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let whole = tree(&evaluate(root.path(), "whole", &config(json!({}))).done());
+    let parts = [0, 1, 2].map(|shard| {
+        let part = evaluate(root.path(), &format!("part{shard}"), &config(json!({"shard": shard}))).done();
+        assert!(lines(&part.join("answers.jsonl")).len() < 20);
+        part
+    });
+    let merge = |work: &str, parts: &[PathBuf]| {
+        let names: Vec<String> = (0..parts.len()).map(|index| Input::name_at("answers", index)).collect();
+        let data = root.path().join("data");
+        let mut inputs = vec![("data", data.as_path())];
+        inputs.extend(names.iter().map(String::as_str).zip(parts.iter().map(PathBuf::as_path)));
+        Trial::new(&root.path().join(work), &inputs).run::<Eval>(&config(json!({})))
+    };
+    assert!(tree(&merge("merged", &parts).done()) == whole, "the same files");
+    let hole = merge("hole", &parts[..2]).error().to_string();
+    assert!(hole.contains("there is no answer to question"), "{hole}");
+    let double = merge("double", &[parts.as_slice(), &parts[2..]].concat()).error().to_string();
+    assert!(double.contains("is there twice"), "{double}");
+}
+
+#[test]
+fn questions_can_be_asked_in_the_words_of_a_question_file() {
+    let root = workshop();
+    let questions = fs::read(root.path().join("data/eval/vqav2/questions.json")).unwrap();
+    let questions: Value = serde_json::from_slice(&questions).unwrap();
+    let line = |question: &Value| {
+        json!({"question_id": question["question_id"], "image": "x", "text": "Well?", "category": "default"})
+            .to_string()
+    };
+    let file: Vec<String> = questions["questions"].as_array().unwrap().iter().map(line).collect();
+    fs::write(root.path().join("data/llava.jsonl"), file.join("\n")).unwrap();
+    let config = json!({"benchmark": "vqav2", "max_new_tokens": 1, "prompts": "llava.jsonl"});
+    let answers = lines(&evaluate(root.path(), "work", &config).done().join("answers.jsonl"));
+    assert!(answers.iter().all(|answer| answer["prompt"] == "Well?"));
+}
+
 #[test]
 fn what_is_missing_is_found_before_the_model_is_loaded() {
     let root = workshop();
@@ -125,7 +253,7 @@ fn what_is_missing_is_found_before_the_model_is_loaded() {
     for (config, words, help) in [
         (
             json!({"benchmark": "pope"}),
-            "000000000002.png: this image of the benchmark is missing, and 1 more",
+            "000000000002.png: the image of question 9 is missing, and 1 more",
             "image_folder",
         ),
         (
@@ -156,9 +284,27 @@ fn configurations_that_make_no_sense_are_refused() {
     for (config, key) in [
         (json!({"benchmark": "pope", "max_new_tokens": 0}), "max_new_tokens"),
         (json!({"benchmark": "pope", "annotations": "x"}), "annotations"),
+        (json!({"benchmark": "gqa", "ocr": "x"}), "ocr"),
+        (json!({"benchmark": "gqa", "split": "test"}), "split"),
+        (json!({"benchmark": "gqa", "shards": 2, "shard": 2}), "shard"),
         (json!({"benchmark": "vqav2", "template": "plain"}), "template"),
         (json!({"benchmark": "vqav2", "image_folder": "/somewhere"}), "image_folder"),
     ] {
         assert_eq!(Eval::check(&serde_json::from_value(config).unwrap()).unwrap_err().key, key);
     }
+}
+
+#[test]
+fn a_model_or_answers_must_be_given() {
+    let config = |more: Value| serde_json::from_value(more).unwrap();
+    let plain: EvalConfig = config(json!({"benchmark": "gqa"}));
+    let shard: EvalConfig = config(json!({"benchmark": "gqa", "shards": 2, "shard": 1}));
+    let key = |config: &EvalConfig, models: usize, answers: usize| {
+        let count = |name: &str| if name == "model" { models } else { answers };
+        Eval::check_inputs(config, &count).err().map(|issue| issue.key)
+    };
+    assert_eq!(key(&plain, 0, 0).as_deref(), Some("model"));
+    assert_eq!(key(&plain, 1, 1).as_deref(), Some("model"));
+    assert_eq!(key(&shard, 0, 2).as_deref(), Some("shard"));
+    assert_eq!([key(&plain, 1, 0), key(&plain, 0, 2), key(&shard, 1, 0)], [None, None, None]);
 }

@@ -1,5 +1,5 @@
-//! How answers are made comparable: the normalisation of the VQA scorer, and the one that LLaVA applies before it.
-//! Works on words; does not know questions. The quirks (a period rule that stops after 32, a pattern that looks behind
+//! How answers are compared with those of annotators: the normalisation of the VQA scorer, the one that LLaVA applies
+//! before it, and the soft accuracy. Works on words; does not know questions. The quirks (a period rule that stops after 32, a pattern that looks behind
 //! for the wrong thing) are the scorer's, and part of published figures.
 
 /// Taken out or replaced by a blank.
@@ -41,6 +41,14 @@ pub(super) fn normalize(text: &str) -> String {
 pub(super) fn prepare(text: &str) -> String {
     let text = text.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
     normalize(text.trim())
+}
+
+/// An answer is right by a third for each of the other nine annotators that gave it, at most wholly; the mean of that
+/// over leaving out each of the ten. `equal` says which annotators gave it.
+pub(super) fn soft_accuracy(equal: &[bool]) -> f64 {
+    let all = equal.iter().filter(|equal| **equal).count();
+    let sum: f64 = equal.iter().map(|own| ((all - usize::from(*own)) as f64 / 3.0).min(1.0)).sum();
+    sum / equal.len().max(1) as f64
 }
 
 /// Line breaks and tabs become blanks.

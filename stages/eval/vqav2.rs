@@ -1,18 +1,18 @@
 //! `VQAv2` (Goyal et al. 2017): open questions with the answers of ten annotators. Scored as the official scorer does
-//! on answers prepared as LLaVA prepares them for submission.
+//! on answers prepared as LLaVA prepares them for submission. The answers to the test set are not public: for its questions
+//! there is a file for the server instead.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-};
+use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     EvalConfig,
-    question::{Benchmark, Question, Scores, duplicate, parse, read, twice},
-    vqa_text::{normalize, one_line, prepare},
+    files::{Files, Images, Text},
+    parts::{Parts, percent},
+    question::{Benchmark, Id, Question, Scores, duplicate, twice},
+    vqa_text::{normalize, one_line, prepare, soft_accuracy},
 };
 use crate::{Job, StageError};
 
@@ -51,112 +51,119 @@ struct Given {
     answer: String,
 }
 
-/// The questions with their annotations, in the same order.
+/// The questions, and for those that have them the annotations in the same order.
 pub(super) struct Vqav2 {
     questions: Vec<Question>,
+    /// None for the test set.
     annotations: Vec<Annotation>,
+    /// The ids that the server expects answers to: all of the test set, of which test-dev is a part.
+    expected: Vec<u64>,
 }
 
 impl Vqav2 {
-    pub(super) fn read(config: &EvalConfig, job: &Job) -> Result<Self, StageError> {
-        let data = job.input("data")?;
-        let questions = data.join(config.questions.as_deref().unwrap_or("eval/vqav2/questions.json"));
-        let annotations = data.join(config.annotations.as_deref().unwrap_or("eval/vqav2/annotations.json"));
-        let images = data.join(&config.image_folder);
-        Self::parse(
-            &read(&questions, "questions", job)?,
-            &job.named(&questions),
-            &read(&annotations, "annotations", job)?,
-            &job.named(&annotations),
-            &images,
-            config.limit,
-        )
+    pub(super) fn read(files: &Files<'_>) -> Result<Self, StageError> {
+        let usual = ["eval/vqav2/questions.json", "v2_OpenEnded_mscoco_val2014_questions.json"];
+        let text = files.questions(&usual)?;
+        let file: QuestionFile = text.json()?;
+        let images = files.images(&["eval/images", "test2015", "val2014", "."]);
+        let annotations = if file.data_subtype.starts_with("test") {
+            None
+        } else {
+            let usual = ["eval/vqav2/annotations.json", "v2_mscoco_val2014_annotations.json"];
+            Some(files.annotations(&usual)?)
+        };
+        let all = files.perhaps(&["v2_OpenEnded_mscoco_test2015_questions.json"])?;
+        let all = if annotations.is_none() { all } else { None };
+        Self::parse(&file, &text, annotations.as_ref(), all.as_ref(), &images, files.config)
     }
 
     fn parse(
-        questions: &str,
-        questions_named: &Path,
-        annotations: &str,
-        annotations_named: &Path,
-        images: &Path,
-        limit: usize,
+        file: &QuestionFile,
+        text: &Text,
+        annotations: Option<&Text>,
+        all: Option<&Text>,
+        images: &Images,
+        config: &EvalConfig,
     ) -> Result<Self, StageError> {
-        let file: QuestionFile = parse(questions, 1, questions_named)?;
-        let annotated: AnnotationFile = parse(annotations, 1, annotations_named)?;
         if let Some((_, id)) = duplicate(file.questions.iter().map(|asked| asked.question_id)) {
-            return Err(twice(questions_named, id));
-        }
-        if let Some((_, id)) = duplicate(annotated.annotations.iter().map(|annotation| annotation.question_id)) {
-            return Err(twice(annotations_named, id));
+            return Err(twice(&text.named, id));
         }
         if file.questions.is_empty() {
-            return Err(StageError::input(questions_named, "there are no questions", "give the benchmark's own file"));
+            return Err(text.error("there are no questions"));
         }
-        let mut by_id: HashMap<u64, Annotation> =
-            annotated.annotations.into_iter().map(|annotation| (annotation.question_id, annotation)).collect();
-        let kept = if limit == 0 { file.questions.len() } else { limit };
-        let mut vqa = Self { questions: Vec::new(), annotations: Vec::new() };
-        for asked in file.questions.into_iter().take(kept) {
-            let annotation = by_id.remove(&asked.question_id).filter(|annotation| !annotation.answers.is_empty());
-            let annotation = annotation.ok_or_else(|| {
-                let message = format!("question {} has no answers here", asked.question_id);
-                StageError::input(
-                    annotations_named,
-                    message,
-                    "give the annotation file that belongs to the question file",
-                )
-            })?;
+        let count = config.limited(file.questions.len());
+        let asked = &file.questions[..count];
+        let expected = match all {
+            Some(all) => all.json::<QuestionFile>()?.questions.iter().map(|question| question.question_id).collect(),
+            None => asked.iter().map(|question| question.question_id).collect(),
+        };
+        let annotations = annotations.map(|text| annotations_of(asked, text)).transpose()?.unwrap_or_default();
+        let question = |asked: &Asked| {
             let image = image_path(images, &file.data_subtype, asked.image_id);
-            vqa.questions.push(Question { id: asked.question_id, image, text: asked.question, category: "" });
-            vqa.annotations.push(annotation);
-        }
-        Ok(vqa)
+            Question::new(Id::Number(asked.question_id), image, config.prompt(&asked.question))
+        };
+        Ok(Self { questions: asked.iter().map(question).collect(), annotations, expected })
     }
 
     /// The official figures for answers as they are handed in: percentages with two decimals.
     fn accuracies(&self, answers: impl Iterator<Item = String>) -> Accuracies {
         let mut accuracies = Accuracies::default();
         for (annotation, answer) in self.annotations.iter().zip(answers) {
-            let accuracy = soft_accuracy(&answer, &annotation.answers);
+            let accuracy = accuracy(&answer, &annotation.answers);
             accuracies.all.push(accuracy);
-            accuracies.by_question_type.entry(annotation.question_type.clone()).or_default().push(accuracy);
-            accuracies.by_answer_type.entry(annotation.answer_type.clone()).or_default().push(accuracy);
+            accuracies.by_question_type.add(&annotation.question_type, accuracy);
+            accuracies.by_answer_type.add(&annotation.answer_type, accuracy);
         }
         accuracies
     }
 }
 
+/// The annotations of the questions, in their order.
+fn annotations_of(asked: &[Asked], text: &Text) -> Result<Vec<Annotation>, StageError> {
+    let file: AnnotationFile = text.json()?;
+    if let Some((_, id)) = duplicate(file.annotations.iter().map(|annotation| annotation.question_id)) {
+        return Err(twice(&text.named, id));
+    }
+    let mut by_id: HashMap<u64, Annotation> =
+        file.annotations.into_iter().map(|annotation| (annotation.question_id, annotation)).collect();
+    let annotation = |asked: &Asked| {
+        let found = by_id.remove(&asked.question_id).filter(|annotation| !annotation.answers.is_empty());
+        found.ok_or_else(|| {
+            let message = format!("question {} has no answers here", asked.question_id);
+            let help = "give the annotation file that belongs to the question file";
+            StageError::input(&text.named, message, help)
+        })
+    };
+    asked.iter().map(annotation).collect()
+}
+
 #[derive(Default)]
 struct Accuracies {
     all: Vec<f64>,
-    by_question_type: BTreeMap<String, Vec<f64>>,
-    by_answer_type: BTreeMap<String, Vec<f64>>,
+    by_question_type: Parts,
+    by_answer_type: Parts,
 }
 
 /// Where the image lies: under COCO's 2014 name, or under its number alone as in COCO 2017.
-fn image_path(folder: &Path, subtype: &str, id: u64) -> PathBuf {
-    let names = [format!("COCO_{subtype}_{id:012}.jpg"), format!("{id:012}.jpg"), format!("{id:012}.png")];
-    let expected = if subtype.contains("201") { &names[0] } else { &names[2] };
-    let found = names.iter().find(|name| folder.join(name).is_file());
-    folder.join(found.unwrap_or(expected))
+fn image_path(images: &Images, subtype: &str, id: u64) -> std::path::PathBuf {
+    // Questions of test-dev2015 are about images of test2015.
+    let subtype = subtype.replace("test-dev", "test");
+    let number = format!("{id:012}");
+    let names = [format!("COCO_{subtype}_{number}.jpg"), format!("{number}.jpg"), format!("{number}.png")];
+    let mut names = names.each_ref().map(String::as_str);
+    if !subtype.contains("201") {
+        names.reverse();
+    }
+    images.find(&names)
 }
 
-/// An answer is right by a third for each of the other nine annotators that gave it, at most wholly; the mean of that
-/// over leaving out each of the ten. All are normalised first, but only if the ten are not of one mind.
-fn soft_accuracy(answer: &str, given: &[Given]) -> f64 {
+/// All are normalised first, but only if the ten are not of one mind.
+fn accuracy(answer: &str, given: &[Given]) -> f64 {
     let differ = given.iter().any(|other| other.answer != given[0].answer);
     let normal = |text: &str| if differ { normalize(text) } else { one_line(text) };
     let answer = normal(answer);
     let equal: Vec<bool> = given.iter().map(|other| normal(&other.answer) == answer).collect();
-    let all = equal.iter().filter(|equal| **equal).count();
-    let sum: f64 = equal.iter().map(|own| ((all - usize::from(*own)) as f64 / 3.0).min(1.0)).sum();
-    sum / given.len() as f64
-}
-
-/// A mean in percent with two decimals, rounded as Python's `round`.
-fn percent(accuracies: &[f64]) -> f64 {
-    let mean = 100.0 * accuracies.iter().sum::<f64>() / accuracies.len().max(1) as f64;
-    format!("{mean:.2}").parse().unwrap_or(mean)
+    soft_accuracy(&equal)
 }
 
 impl Benchmark for Vqav2 {
@@ -164,26 +171,32 @@ impl Benchmark for Vqav2 {
         &self.questions
     }
 
-    fn score(&self, answers: &[String]) -> Scores {
+    fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
+        if self.annotations.is_empty() {
+            return Ok(Scores::default());
+        }
         let scores = self.accuracies(answers.iter().map(|answer| prepare(answer)));
         let mut figures = vec![("accuracy".into(), percent(&scores.all))];
-        let names = scores.by_answer_type.iter().map(|(name, list)| (name.replace('/', "_"), percent(list)));
-        figures.extend(names);
+        figures.extend(scores.by_answer_type.figures().map(|(name, figure)| (name.replace('/', "_"), figure)));
         let raw = self.accuracies(answers.iter().cloned());
-        let table = |lists: &BTreeMap<String, Vec<f64>>| -> Value {
-            lists
-                .iter()
-                .map(|(name, list)| (name.clone(), json!(percent(list))))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        };
         let detail = json!({
-            "overall": percent(&scores.all), "per_question_type": table(&scores.by_question_type),
-            "per_answer_type": table(&scores.by_answer_type),
+            "overall": percent(&scores.all), "per_question_type": scores.by_question_type.json(),
+            "per_answer_type": scores.by_answer_type.json(),
             // Without LLaVA's preparation, which lower-cases answers even where the annotators agree.
             "overall_unprepared": percent(&raw.all),
         });
-        Scores { figures, detail }
+        Ok(Scores { figures, detail })
+    }
+
+    fn uploads(&self, answers: &[String]) -> Result<Vec<(&'static str, Vec<u8>)>, StageError> {
+        if !self.annotations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let given: HashMap<&Id, &String> = self.questions.iter().map(|question| &question.id).zip(answers).collect();
+        let answer = |id: &u64| given.get(&Id::Number(*id)).map(|answer| prepare(answer)).unwrap_or_default();
+        let lines: Vec<Value> =
+            self.expected.iter().map(|id| json!({"question_id": id, "answer": answer(id)})).collect();
+        Ok(vec![("upload.json", Value::Array(lines).to_string().into_bytes())])
     }
 }
 
@@ -192,17 +205,34 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::fixture;
+    use crate::eval::tests::{config, fixture, job};
 
     fn text(name: &str) -> String {
         std::fs::read_to_string(fixture("vqav2").join(name)).unwrap()
     }
 
+    fn named(name: &str, text: &str) -> Text {
+        Text { text: text.into(), named: name.into() }
+    }
+
+    fn parsed(questions: &str, annotations: Option<&str>, all: Option<&str>) -> Result<Vqav2, StageError> {
+        let questions = named("questions", questions);
+        let file = questions.json()?;
+        let annotations = annotations.map(|text| named("annotations", text));
+        let all = all.map(|text| named("all", text));
+        let images = Images::in_folder("images");
+        Vqav2::parse(&file, &questions, annotations.as_ref(), all.as_ref(), &images, &config("vqav2"))
+    }
+
     fn fixture_set() -> Vqav2 {
         let questions = text("v2_OpenEnded_mscoco_val2014_questions.json");
         let annotations = text("v2_mscoco_val2014_annotations.json");
-        let (questions_name, annotations_name) = (Path::new("questions"), Path::new("annotations"));
-        Vqav2::parse(&questions, questions_name, &annotations, annotations_name, Path::new("images"), 0).unwrap()
+        parsed(&questions, Some(&annotations), None).unwrap()
+    }
+
+    fn number(question: &Question) -> u64 {
+        let Id::Number(number) = question.id else { panic!("{question:?}") };
+        number
     }
 
     fn results(vqa: &Vqav2, name: &str) -> Vec<String> {
@@ -211,7 +241,7 @@ mod tests {
             .iter()
             .map(|line| (line["question_id"].as_u64().unwrap(), line["answer"].as_str().unwrap().to_string()))
             .collect();
-        vqa.questions.iter().map(|question| by_id[&question.id].clone()).collect()
+        vqa.questions.iter().map(|question| by_id[&number(question)].clone()).collect()
     }
 
     #[test]
@@ -227,12 +257,12 @@ mod tests {
                 [("perQuestionType", &scores.by_question_type), ("perAnswerType", &scores.by_answer_type)]
             {
                 for (name, value) in expected["accuracy"][table].as_object().unwrap() {
-                    assert_eq!(percent(&lists[name]), value.as_f64().unwrap(), "{key} {name}");
+                    assert_eq!(lists.figure(name), value.as_f64().unwrap(), "{key} {name}");
                 }
             }
             for (question, accuracy) in vqa.questions.iter().zip(&scores.all) {
-                let value = expected["per_question"][question.id.to_string()].as_f64().unwrap();
-                assert_eq!(percent(&[*accuracy]), value, "{key} {}", question.id);
+                let value = expected["per_question"][number(question).to_string()].as_f64().unwrap();
+                assert_eq!(percent(&[*accuracy]), value, "{key} {}", number(question));
             }
         }
     }
@@ -240,7 +270,7 @@ mod tests {
     #[test]
     fn the_stage_prepares_answers_as_llava_does() {
         let vqa = fixture_set();
-        let scores = vqa.score(&results(&vqa, "results_raw.json"));
+        let scores = vqa.score(&results(&vqa, "results_raw.json"), &job()).unwrap();
         assert_eq!(scores.figures[0], ("accuracy".to_string(), 75.85));
         assert_eq!(scores.detail["overall_unprepared"], 74.31);
     }
@@ -257,8 +287,7 @@ mod tests {
             ("{\n\"questions\": 3}", none, "questions:2: invalid type"),
             (one, "{", "annotations:1: EOF"),
         ] {
-            let names = (Path::new("questions"), Path::new("annotations"));
-            let error = Vqav2::parse(questions, names.0, annotations, names.1, Path::new(""), 0).err().unwrap();
+            let error = parsed(questions, Some(annotations), None).err().unwrap();
             assert!(error.to_string().starts_with(words), "{error}");
         }
     }
@@ -266,11 +295,32 @@ mod tests {
     #[test]
     fn images_have_coco_names_or_numbers() {
         let folder = tempfile::tempdir().unwrap();
-        let name =
-            |subtype: &str| image_path(folder.path(), subtype, 7).file_name().unwrap().to_string_lossy().into_owned();
+        let images = Images::in_folder(folder.path());
+        let name = |subtype: &str| image_path(&images, subtype, 7).file_name().unwrap().to_string_lossy().into_owned();
         assert_eq!(name("val2014"), "COCO_val2014_000000000007.jpg");
+        assert_eq!(name("test-dev2015"), "COCO_test2015_000000000007.jpg");
         assert_eq!(name("shapes"), "000000000007.png");
         std::fs::write(folder.path().join("000000000007.jpg"), "").unwrap();
         assert_eq!(name("val2014"), "000000000007.jpg");
+    }
+
+    /// The expected file is what LLaVA's `convert_vqav2_for_submission.py` makes of answers of which one is missing.
+    #[test]
+    fn the_test_set_gives_a_file_for_the_server() {
+        let all = text("v2_OpenEnded_mscoco_val2014_questions.json");
+        let mut asked: Value = serde_json::from_str(&all).unwrap();
+        asked["questions"].as_array_mut().unwrap().retain(|question| question["question_id"] != 100_006);
+        let vqa = parsed(&asked.to_string(), None, Some(&all)).unwrap();
+        let lines = text("merge.jsonl");
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let answers: HashMap<u64, String> = lines
+            .map(|line| (line["question_id"].as_u64().unwrap(), line["text"].as_str().unwrap().to_string()))
+            .collect();
+        let answers: Vec<String> = vqa.questions.iter().map(|question| answers[&number(question)].clone()).collect();
+        let uploads = vqa.uploads(&answers).unwrap();
+        let upload: Value = serde_json::from_slice(&uploads[0].1).unwrap();
+        let expected: Value = serde_json::from_str(&text("expected_submission_missing.json")).unwrap();
+        assert_eq!(upload, expected);
+        assert_eq!(vqa.score(&answers, &job()).unwrap(), Scores::default());
     }
 }

@@ -125,9 +125,17 @@ impl Template {
     pub fn prompt(self, question: &str) -> String {
         match self {
             Self::Plain => IMAGE_TEXT.into(),
-            Self::Phi2 | Self::VicunaV1 => format!("{SYSTEM} USER: {IMAGE_TEXT}\n{question} ASSISTANT:"),
-            Self::Qwen2 => chatml_system() + &chatml_question(&format!("{IMAGE_TEXT}\n{question}")),
-            Self::Phi3 => phi3_system() + &phi3_question(&format!("{IMAGE_TEXT}\n{question}")) + PHI3_ANSWER,
+            _ => self.prompt_without_image(&format!("{IMAGE_TEXT}\n{question}")),
+        }
+    }
+
+    /// The prompt that asks one question. `plain` has none.
+    pub fn prompt_without_image(self, question: &str) -> String {
+        match self {
+            Self::Plain => String::new(),
+            Self::Phi2 | Self::VicunaV1 => format!("{SYSTEM} USER: {question} ASSISTANT:"),
+            Self::Qwen2 => chatml_system() + &chatml_question(question),
+            Self::Phi3 => phi3_system() + &phi3_question(question) + PHI3_ANSWER,
         }
     }
 

@@ -13,7 +13,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::Space;
+use crate::{
+    benchmarks::{self, GQA_IMAGE, TEXTVQA_IMAGE},
+    support::Space,
+};
 
 /// What a download of `builtin:` sources gives, in place of the originals.
 const TINY: &str = r#"
@@ -32,7 +35,7 @@ eval_images = 1
 "#;
 
 /// Path -> content.
-type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
 /// As the hub has it: its name, what the pipelines ask for, and the tiny model in its place.
 struct Llm(&'static str, &'static str, &'static str);
@@ -86,7 +89,7 @@ fn the_other_pipelines_are_well_formed() {
     let space = Space::new();
     for (file, name) in [("sweeps/lora_rank_128", "imp-lora-rank-128"), ("sweeps/epochs_1", "imp-epochs-1")] {
         let plan = offline(&space, &["plan", &pipeline(file)]);
-        assert!(plan.contains(&format!("{name}: 0 of 16 cached")), "{plan}");
+        assert!(plan.contains(&format!("{name}: 0 of 46 cached")), "{plan}");
     }
     space.write("mine/train.json", "[]");
     offline(&space, &["plan", &pipeline("finetune_custom"), "--set", "stages.mine.source=mine"]);
@@ -99,7 +102,14 @@ fn pipeline(name: &str) -> String {
 fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     let space = Space::new();
     space.write("tiny.toml", TINY.replace("FAMILY", llm.2)).succeed(&["run", "tiny.toml"]);
-    let address = serve(originals(&space.path("artifacts/tiny"), llm));
+    let tiny = space.path("artifacts/tiny");
+    let mut files = originals(&tiny, llm);
+    let picture = fs::read(tiny.join("shapes/images/000000000000.png")).unwrap();
+    let benchmarks = benchmarks::downloads(&picture);
+    for (stage, (file, content)) in &benchmarks {
+        files.insert(format!("/{stage}/{file}"), content.clone());
+    }
+    let address = serve(files);
     let mut args = vec!["run".to_string(), pipeline(file)];
     let sets = [
         "stages.pretrain.global_batch_size=4".into(),
@@ -112,19 +122,37 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
         format!("stages.visual_genome_1.source={address}/vg/images.zip"),
         format!("stages.visual_genome_2.source={address}/vg/images2.zip"),
     ];
-    args.extend(sets.into_iter().flat_map(|set| ["--set".into(), set]));
+    let sources = benchmarks.iter().map(|(stage, (file, _))| format!("stages.{stage}.source={address}/{stage}/{file}"));
+    args.extend(sets.into_iter().chain(sources).flat_map(|set| ["--set".into(), set]));
     let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
     args[0] = "plan";
     plan_says_what_it_takes(&space, &args, &address);
     args[0] = "run";
     let first = run(&space, &args, &address);
-    assert!(first.contains(&format!("{name} is done: 16 ran, 0 cached")), "{first}");
+    assert!(first.contains(&format!("{name} is done: 46 ran, 0 cached")), "{first}");
     let rejected = space.path(&format!("artifacts/{name}/instructions/rejected.jsonl"));
     assert!(!rejected.exists(), "every image must be found in its folder");
     assert!(space.path(&format!("artifacts/{name}/merge/model.safetensors")).is_file());
+    let outputs = [
+        ("eval_vqav2", "answers.jsonl"),
+        ("eval_vqav2_testdev", "upload.json"),
+        ("eval_gqa", "testdev_balanced_predictions.json"),
+        ("eval_vizwiz", "answers.jsonl"),
+        ("eval_vizwiz_test", "upload.json"),
+        ("eval_scienceqa", "answers.jsonl"),
+        ("eval_textvqa", "answers.jsonl"),
+        ("eval_pope", "answers.jsonl"),
+        ("eval_mme", "answers.jsonl"),
+        ("eval_mmbench", "upload.xlsx"),
+        ("eval_mmvet", "upload.json"),
+    ];
+    for (stage, file) in outputs {
+        assert!(space.path(&format!("artifacts/{name}/{stage}/{file}")).is_file(), "{stage}");
+    }
+    assert_table(&space, name, &args, &first);
     // With everything there, nothing is asked for.
     let again = run(&space, &args, "http://127.0.0.1:1");
-    assert!(again.contains(&format!("{name} is up to date: 16 of 16 cached")), "{again}");
+    assert!(again.contains(&format!("{name} is up to date: 46 of 46 cached")), "{again}");
     space
 }
 
@@ -160,6 +188,24 @@ fn offline(space: &Space, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The run and `report eval` show the same table: of ours all figures but `MM-Vet`'s, which needs a judge.
+fn assert_table(space: &Space, name: &str, args: &[&str], run: &str) {
+    let args = [&["report", "eval"], &args[1..]].concat();
+    let table = space.succeed(&args).stdout;
+    assert!(run.ends_with(&table), "{run}\n{table}");
+    let cells = |model: &str| -> Vec<&str> {
+        let row = table.lines().find(|line| line.split(' ').next() == Some(model));
+        row.unwrap().split_whitespace().skip(1).collect()
+    };
+    assert_eq!(cells("Imp-v1-3B")[1..4], ["79.45", "58.55", "50.09"]);
+    let ours = cells(name);
+    assert_eq!((ours.len(), ours[8]), (9, "-"), "{table}");
+    let report: Value = serde_json::from_str(&space.succeed(&[&args[..], &["--json"]].concat()).stdout).unwrap();
+    let row = report["rows"].as_array().unwrap().iter().find(|row| row["published"] == false).unwrap();
+    assert_eq!(format!("{:.2}", row["figures"]["pope"].as_f64().unwrap()), ours[5]);
+    assert_eq!(row["figures"]["mmvet"], Value::Null);
+}
+
 /// Runs the program against the hub at `endpoint`; returns what it said.
 fn run(space: &Space, args: &[&str], endpoint: &str) -> String {
     let output = space.command(args).env("HF_ENDPOINT", endpoint).env("HF_HOME", space.path("hf")).output().unwrap();
@@ -180,7 +226,12 @@ fn originals(tiny: &Path, llm: &Llm) -> Files {
     let commit = "7067f6db2baa594bab7c6d965fe488c7ac62f1c8";
     repository(&mut files, "google/siglip-so400m-patch14-384", commit, &folder(&tiny.join("siglip")));
 
-    let images = folder(&tiny.join("shapes/images"));
+    let mut images = folder(&tiny.join("shapes/images"));
+    let picture = images["000000000000.png"].clone();
+    repository(&mut files, "datasets/darkyarding/MME", "main", &benchmarks::mme(&picture));
+    for name in [GQA_IMAGE, TEXTVQA_IMAGE] {
+        images.insert(format!("{name}.jpg"), picture.clone());
+    }
     let annotations = |name: &str| -> Vec<Value> {
         serde_json::from_slice(&fs::read(tiny.join("shapes").join(name)).unwrap()).unwrap()
     };
@@ -218,7 +269,7 @@ fn moved(mut records: Vec<Value>, places: &[&str]) -> Vec<u8> {
     serde_json::to_vec(&records).unwrap()
 }
 
-fn archive<'a>(entries: impl Iterator<Item = (String, &'a Vec<u8>)>) -> Vec<u8> {
+pub(crate) fn archive<'a>(entries: impl Iterator<Item = (String, &'a Vec<u8>)>) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         writer.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
 mod bad_input;
+mod benchmarks;
 mod cache;
 mod faults;
 mod hub;
 mod interrupt;
+mod judge;
 mod pipeline;
 mod runner;
 mod support;

@@ -127,3 +127,24 @@ fn init_writes_a_pipeline_that_plans() {
     assert_eq!(again.code, Some(1));
     assert!(again.stderr.contains("can't write pipelines/mine.toml"), "{}", again.stderr);
 }
+
+#[test]
+fn published_figures_stand_alone_or_beside_those_of_a_pipeline() {
+    let space = Space::new();
+    let table = space.succeed(&["report", "eval", "--markdown"]).stdout;
+    let row = "| Imp-v1.5-3B (published) | 81.18 | 63.54 | 54.13 | 72.78 | 59.84 | 88.87 | 1446.4 | 72.94 | 43.3 |";
+    assert!(table.lines().any(|line| line == row), "{table}");
+    space.write("small.toml", SMALL);
+    let before = space.succeed(&["report", "eval", "small.toml"]);
+    assert!(
+        before.stderr.contains("small has no figures in the cache: `imp-flow run small.toml`"),
+        "{}",
+        before.stderr
+    );
+    space.succeed(&["run", "small.toml"]);
+    let after = space.succeed(&["report", "eval", "small.toml"]).stdout;
+    for model in ["small/merge", "small/quantize"] {
+        assert!(after.lines().any(|line| line.starts_with(model) && line.contains('*')), "{after}");
+    }
+    assert!(after.contains("* on the first questions only"), "{after}");
+}

@@ -1,0 +1,139 @@
+//! Questions of one's own: a question file in LLaVA's format whose lines also have the right answer, or several. An answer
+//! is right if it is one of them after the VQA scorer's normalisation.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    EvalConfig,
+    files::{Files, Images, Text},
+    parts::{Parts, one_if, percent},
+    question::{Benchmark, Id, Image, Question, Scores, duplicate, twice},
+    vqa_text::normalize,
+};
+use crate::{Job, StageError};
+
+/// A line of the file.
+#[derive(Debug, Deserialize)]
+struct Line {
+    question_id: Id,
+    #[serde(default)]
+    image: Option<String>,
+    text: String,
+    #[serde(default)]
+    category: String,
+    answer: References,
+}
+
+/// The right answer, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum References {
+    One(String),
+    Several(Vec<String>),
+}
+
+/// The questions with their right answers, normalised.
+pub(super) struct Custom {
+    questions: Vec<Question>,
+    right: Vec<Vec<String>>,
+}
+
+impl Custom {
+    pub(super) fn read(files: &Files<'_>) -> Result<Self, StageError> {
+        let text = files.questions(&["questions.jsonl"])?;
+        Self::parse(&text, &files.images(&["images", "."]), files.config)
+    }
+
+    fn parse(text: &Text, images: &Images, config: &EvalConfig) -> Result<Self, StageError> {
+        let lines: Vec<(usize, Line)> = text.json_lines()?;
+        if let Some((index, id)) = duplicate(lines.iter().map(|(_, line)| line.question_id.clone())) {
+            return Err(twice(&text.named, id).at_line(lines[index].0));
+        }
+        if lines.is_empty() {
+            return Err(text.error("there are no questions"));
+        }
+        let count = config.limited(lines.len());
+        let mut custom = Self { questions: Vec::new(), right: Vec::new() };
+        for (number, line) in lines.into_iter().take(count) {
+            let right = match line.answer {
+                References::One(answer) => vec![answer],
+                References::Several(answers) => answers,
+            };
+            if right.is_empty() {
+                let message = format!("question {} has no right answer", line.question_id);
+                return Err(
+                    StageError::input(&text.named, message, "give `answer` a text or a list of texts").at_line(number)
+                );
+            }
+            custom.right.push(right.iter().map(|answer| normalize(answer)).collect());
+            custom.questions.push(Question {
+                id: line.question_id,
+                image: line.image.map(|image| Image::File(images.find(&[&image]))),
+                prompt: config.prompt(&line.text),
+                category: line.category,
+            });
+        }
+        Ok(custom)
+    }
+}
+
+impl Benchmark for Custom {
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
+        let (mut all, mut by_category) = (Vec::new(), Parts::default());
+        for ((question, right), answer) in self.questions.iter().zip(&self.right).zip(answers) {
+            let score = one_if(right.contains(&normalize(answer)));
+            all.push(score);
+            by_category.add(&question.category, score);
+        }
+        let detail = json!({"accuracy": percent(&all), "categories": by_category.json()});
+        Ok(Scores { figures: vec![("accuracy".into(), percent(&all))], detail })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // Figures must equal the official ones digit for digit.
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
+    use super::*;
+    use crate::eval::tests::{config, job};
+
+    fn parsed(lines: &[&str]) -> Result<Custom, StageError> {
+        let text = Text { text: lines.join("\n"), named: "file".into() };
+        Custom::parse(&text, &Images::in_folder("images"), &config("custom"))
+    }
+
+    #[test]
+    fn an_answer_is_right_if_it_is_one_of_the_references() {
+        let custom = parsed(&[
+            r#"{"question_id": "q1", "image": "1.png", "text": "What?", "category": "things", "answer": ["a couch", "sofa"]}"#,
+            r#"{"question_id": 2, "text": "How many?", "category": "numbers", "answer": "2"}"#,
+            r#"{"question_id": 3, "text": "How many?", "category": "numbers", "answer": "3"}"#,
+        ])
+        .unwrap();
+        assert_eq!(custom.questions[0].image, Some(Image::File("images/1.png".into())));
+        assert_eq!(custom.questions[1].image, None);
+        assert_eq!(custom.questions[1].prompt, "How many?");
+        let answers = ["The Couch.", "two", "2"].map(String::from);
+        let scores = custom.score(&answers, &job()).unwrap();
+        assert_eq!(scores.figures, [("accuracy".to_string(), 66.67)]);
+        assert_eq!(scores.detail["categories"], json!({"numbers": 50.0, "things": 100.0}));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_line() {
+        let good = r#"{"question_id": 1, "text": "?", "answer": "x"}"#;
+        for (lines, words) in [
+            ([good, good], "file:2: the question id 1 is there twice"),
+            ([good, r#"{"question_id": 2, "text": "?", "answer": []}"#], "file:2: question 2 has no right answer"),
+            ([good, r#"{"question_id": 2, "text": "?"}"#], "file:2: missing field `answer`"),
+            (["", ""], "file: there are no questions"),
+        ] {
+            assert_eq!(parsed(&lines).err().unwrap().to_string(), words);
+        }
+    }
+}

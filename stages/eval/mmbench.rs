@@ -1,0 +1,268 @@
+//! `MMBench` (Liu et al. 2023, arXiv 2307.06281): multiple choice. Each question is there once for each of its options, with
+//! the options rotated: circular evaluation counts it as right only if all rotations are. Scored as `VLMEvalKit` does without
+//! a model that reads answers, which is what the benchmark's server starts with.
+
+use std::{collections::HashMap, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::{
+    EvalConfig,
+    choice::chosen,
+    files::{Files, Text},
+    parts::{Parts, one_if, percent},
+    question::{Benchmark, Id, Image, Question, Scores, duplicate, twice},
+    spreadsheet,
+};
+use crate::{Job, StageError};
+
+/// Rotations of a question have its number and a multiple of this.
+const ROTATION: u64 = 1_000_000;
+/// What pandas, with which LLaVA and `VLMEvalKit` read the file, takes for no value.
+const NO_VALUE: [&str; 19] = [
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null",
+];
+/// The columns that are not handed in.
+const NOT_HANDED_IN: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
+
+/// A row of the file.
+struct Row {
+    index: u64,
+    options: Vec<(char, String)>,
+    /// The test set has none.
+    answer: Option<char>,
+    /// The names of the abilities that it tests, the coarse one first.
+    abilities: [String; 2],
+    /// The columns that are handed in.
+    handed_in: Vec<String>,
+}
+
+/// The questions, a row each.
+pub(super) struct MmBench {
+    questions: Vec<Question>,
+    rows: Vec<Row>,
+    /// The names of the columns that are handed in.
+    columns: Vec<String>,
+}
+
+impl MmBench {
+    pub(super) fn read(files: &Files<'_>) -> Result<Self, StageError> {
+        Self::parse(&files.questions(&["mmbench_dev_20230712.tsv"])?, files.config)
+    }
+
+    fn parse(text: &Text, config: &EvalConfig) -> Result<Self, StageError> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.text.as_bytes());
+        let broken = |error: &csv::Error| {
+            let line = error.position().map_or(1, csv::Position::line);
+            text.error("not a row of a table with tabs").at_line(line as usize)
+        };
+        let columns: Vec<String> = reader.headers().map_err(|error| broken(&error))?.iter().map(Into::into).collect();
+        for needed in ["index", "question", "A", "B", "image"] {
+            if !columns.iter().any(|column| column == needed) {
+                return Err(text.error(format!("the column `{needed}` is missing")).at_line(1));
+            }
+        }
+        let mut table = Table { columns: &columns, text, images: HashMap::new() };
+        let mut all = Self { questions: Vec::new(), rows: Vec::new(), columns: Vec::new() };
+        for record in reader.records() {
+            let record = record.map_err(|error| broken(&error))?;
+            if config.limit > 0 && all.rows.len() == config.limit {
+                break;
+            }
+            let (row, question) = table.row(&record, config)?;
+            all.rows.push(row);
+            all.questions.push(question);
+        }
+        if let Some((_, index)) = duplicate(all.rows.iter().map(|row| row.index)) {
+            return Err(twice(&text.named, index));
+        }
+        if all.rows.is_empty() {
+            return Err(text.error("there are no questions"));
+        }
+        all.columns = columns.into_iter().filter(|column| !NOT_HANDED_IN.contains(&column.as_str())).collect();
+        Ok(all)
+    }
+}
+
+/// The table while it is read.
+struct Table<'a> {
+    columns: &'a [String],
+    text: &'a Text,
+    /// By their text: rotations have the same.
+    images: HashMap<String, Arc<[u8]>>,
+}
+
+impl Table<'_> {
+    fn row(&mut self, record: &csv::StringRecord, config: &EvalConfig) -> Result<(Row, Question), StageError> {
+        let line = record.position().map_or(1, csv::Position::line) as usize;
+        let cells: HashMap<&str, &str> =
+            self.columns.iter().map(String::as_str).zip(record).filter(|(_, cell)| !NO_VALUE.contains(cell)).collect();
+        let cell = |column: &str| cells.get(column).map(ToString::to_string);
+        let index = cell("index").and_then(|index| index.parse().ok());
+        let index: u64 = index.ok_or_else(|| self.text.error("the index is not a number").at_line(line))?;
+        let wrong = |what: &str| self.text.error(format!("question {index}: {what}")).at_line(line);
+        let options: Vec<(char, String)> =
+            ('A'..='Z').filter_map(|letter| Some((letter, cell(&letter.to_string())?))).collect();
+        let answer = cell("answer").and_then(|answer| answer.chars().next());
+        if options.is_empty() || answer.is_some_and(|answer| !options.iter().any(|(letter, _)| *letter == answer)) {
+            return Err(wrong("its answer is none of its options"));
+        }
+        let mut lines: Vec<String> = cell("hint").filter(|hint| !is_none(hint)).into_iter().collect();
+        lines.push(cell("question").ok_or_else(|| wrong("there is no question"))?);
+        // LLaVA asks with four options at most.
+        let shown = options.iter().take(4).take_while(|(_, option)| !is_none(option));
+        lines.extend(shown.map(|(letter, option)| format!("{letter}. {option}")));
+        let coded = cells.get("image").copied().ok_or_else(|| wrong("it has no image"))?;
+        if !self.images.contains_key(coded) {
+            let bytes = STANDARD.decode(coded).map_err(|_| wrong("its image is not base64"))?;
+            self.images.insert(coded.into(), bytes.into());
+        }
+        let handed_in = self.columns.iter().zip(record).filter(|(column, _)| !NOT_HANDED_IN.contains(&column.as_str()));
+        let question = Question {
+            id: Id::Number(index),
+            image: self.images.get(coded).cloned().map(Image::Embedded),
+            prompt: config.prompt(&lines.join("\n")),
+            category: cell("category").unwrap_or_default(),
+        };
+        let abilities = ["l2-category", "category"].map(|column| cell(column).unwrap_or_default());
+        let handed_in = handed_in.map(|(_, cell)| cell.to_string()).collect();
+        Ok((Row { index, options, answer, abilities, handed_in }, question))
+    }
+}
+
+/// LLaVA's own look for missing values.
+fn is_none(text: &str) -> bool {
+    ["nan", "none"].contains(&text.to_lowercase().as_str())
+}
+
+/// The accuracies of a way to evaluate: in all, and by ability.
+#[derive(Default)]
+struct Accuracies {
+    all: Vec<f64>,
+    by_ability: [Parts; 2],
+}
+
+impl Accuracies {
+    fn add(&mut self, row: &Row, right: bool) {
+        self.all.push(one_if(right));
+        for (parts, ability) in self.by_ability.iter_mut().zip(&row.abilities) {
+            parts.add(ability, one_if(right));
+        }
+    }
+
+    fn json(&self) -> Value {
+        let [coarse, fine] = self.by_ability.each_ref().map(Parts::json);
+        json!({"overall": percent(&self.all), "questions": self.all.len(), "l2-category": coarse, "category": fine})
+    }
+}
+
+impl Benchmark for MmBench {
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
+        if self.rows.iter().any(|row| row.answer.is_none()) {
+            return Ok(Scores::default());
+        }
+        let right: HashMap<u64, bool> = self
+            .rows
+            .iter()
+            .zip(answers)
+            .map(|(row, answer)| (row.index, chosen(answer, &row.options) == row.answer))
+            .collect();
+        let mut all_rotations: HashMap<u64, bool> = HashMap::new();
+        for row in &self.rows {
+            *all_rotations.entry(row.index % ROTATION).or_insert(true) &= right[&row.index];
+        }
+        let (mut circular, mut vanilla) = (Accuracies::default(), Accuracies::default());
+        for row in self.rows.iter().filter(|row| row.index < ROTATION) {
+            circular.add(row, all_rotations[&row.index]);
+            vanilla.add(row, right[&row.index]);
+        }
+        let figures = vec![("circular".into(), percent(&circular.all)), ("vanilla".into(), percent(&vanilla.all))];
+        Ok(Scores { figures, detail: json!({"circular": circular.json(), "vanilla": vanilla.json()}) })
+    }
+
+    fn uploads(&self, answers: &[String]) -> Result<Vec<(&'static str, Vec<u8>)>, StageError> {
+        // The server knows the prediction by its name; LLaVA puts it here.
+        let at = self.columns.len().min(6);
+        let with = |cells: &[String], one: &str| {
+            let mut cells = cells.to_vec();
+            cells.insert(at, one.into());
+            cells
+        };
+        let rows = self.rows.iter().zip(answers).map(|(row, answer)| with(&row.handed_in, answer));
+        let bytes = spreadsheet::xlsx(&with(&self.columns, "prediction"), rows)?;
+        Ok(vec![("upload.xlsx", bytes)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // Figures must equal the official ones digit for digit.
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
+    use super::*;
+    use crate::eval::tests::{answers_of, config, fixture_text, job};
+
+    fn parsed(text: &Text) -> Result<MmBench, StageError> {
+        MmBench::parse(text, &config("mmbench"))
+    }
+
+    /// Expected figures: `VLMEvalKit`'s `can_infer` (commit e8e78f0) run on these answers, then its rules for circular and
+    /// vanilla evaluation.
+    #[test]
+    fn scores_are_the_official_ones() {
+        let mmbench = parsed(&fixture_text("mmbench/mmbench_dev_20230712.tsv")).unwrap();
+        let scores = mmbench.score(&answers_of(&mmbench, "mmbench/answers.jsonl"), &job()).unwrap();
+        assert_eq!(scores.figures, [("circular".to_string(), 57.14), ("vanilla".to_string(), 100.0)]);
+        let circular = &scores.detail["circular"];
+        let coarse = json!({"coarse_perception": 33.33, "finegrained_perception (instance-level)": 100.0, "relation_reasoning": 50.0});
+        assert_eq!(circular["l2-category"], coarse);
+        assert_eq!(circular["category"]["spatial_relationship"], 0.0);
+        assert_eq!(circular["category"]["action_recognition"], 100.0);
+    }
+
+    #[test]
+    fn questions_have_hints_and_options() {
+        let mmbench = parsed(&fixture_text("mmbench/mmbench_dev_20230712.tsv")).unwrap();
+        let suffix = "Answer with the option's letter from the given choices directly.";
+        assert_eq!(mmbench.questions[3].prompt, format!("Some hint\nQuestion 1?\nA. blue\nB. red\n{suffix}"));
+        assert_eq!(mmbench.questions[0].image, Some(Image::Embedded(b"\x89PNG\r\n\x1a\n".as_slice().into())));
+    }
+
+    #[test]
+    fn the_table_for_the_server_is_the_same_every_time() {
+        let mmbench = parsed(&fixture_text("mmbench/mmbench_dev_20230712.tsv")).unwrap();
+        let answers = answers_of(&mmbench, "mmbench/answers.jsonl");
+        let upload = mmbench.uploads(&answers).unwrap();
+        assert_eq!(upload, mmbench.uploads(&answers).unwrap());
+        let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&upload[0].1)).unwrap();
+        let mut strings = String::new();
+        std::io::Read::read_to_string(&mut archive.by_name("xl/sharedStrings.xml").unwrap(), &mut strings).unwrap();
+        for text in ["index", "prediction", "split", "It shows the left man."] {
+            assert!(strings.contains(&format!(">{text}<")), "{text}");
+        }
+        assert!(!strings.contains("iVBOR"), "images are not handed in");
+    }
+
+    #[test]
+    fn broken_tables_are_named_with_the_line() {
+        let head = "index\tquestion\tA\tB\tanswer\timage";
+        for (rows, words) in [
+            ("1\t?\tx\ty\tC\tiVBORw0KGgo=", "file:2: question 1: its answer is none of its options"),
+            ("1\t?\tx\ty\tA\t*", "file:2: question 1: its image is not base64"),
+            ("1\t?\tx\ty\tA", "file:2: not a row of a table with tabs"),
+            ("one\t?\tx\ty\tA\t", "file:2: the index is not a number"),
+            ("1\t?\tx\ty\tA\tAAAA\n1\t?\tx\ty\tA\tAAAA", "file: the question id 1 is there twice"),
+            ("", "file: there are no questions"),
+        ] {
+            let text = Text { text: format!("{head}\n{rows}"), named: "file".into() };
+            assert_eq!(parsed(&text).err().unwrap().to_string(), words);
+        }
+        let text = Text { text: "index\tquestion\n".into(), named: "file".into() };
+        assert_eq!(parsed(&text).err().unwrap().to_string(), "file:1: the column `A` is missing");
+    }
+}

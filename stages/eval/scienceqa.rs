@@ -1,0 +1,232 @@
+//! `ScienceQA` (Lu et al. 2022, arXiv 2209.09513): multiple choice, some of it about images. Scored as LLaVA's
+//! `eval_science_qa.py` does; IMG is the accuracy on the questions that have an image. (Imp's own script counts every
+//! question that was answered as one with an image.)
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    EvalConfig,
+    files::{Files, Images, Text},
+    map::InOrder,
+    parts::rounded,
+    question::{Benchmark, Image, Question, Scores},
+};
+use crate::{Job, StageError};
+
+const OPTIONS: [&str; 5] = ["A", "B", "C", "D", "E"];
+
+/// A problem of `problems.json`.
+#[derive(Debug, Deserialize)]
+struct Problem {
+    question: String,
+    choices: Vec<String>,
+    answer: usize,
+    #[serde(default)]
+    hint: String,
+    image: Option<String>,
+}
+
+/// The problems of a split.
+pub(super) struct ScienceQa {
+    questions: Vec<Question>,
+    problems: Vec<Problem>,
+}
+
+impl ScienceQa {
+    pub(super) fn read(files: &Files<'_>) -> Result<Self, StageError> {
+        let usual = ["data/scienceqa/problems.json", "scienceqa/problems.json", "problems.json"];
+        let problems = files.questions(&usual)?;
+        let usual = ["data/scienceqa/pid_splits.json", "scienceqa/pid_splits.json", "pid_splits.json"];
+        let splits = files.annotations(&usual)?;
+        let split = files.config.split();
+        let folders = [format!("images/{split}"), format!("scienceqa/{split}"), split.to_string()];
+        let images = files.images(&folders.each_ref().map(String::as_str));
+        Self::parse(&problems, &splits, &images, files.config)
+    }
+
+    fn parse(text: &Text, splits: &Text, images: &Images, config: &EvalConfig) -> Result<Self, StageError> {
+        let InOrder(lists) = splits.json::<InOrder<Vec<String>>>()?;
+        let list = lists.into_iter().find(|(name, _)| name == config.split()).map(|(_, list)| list);
+        let mut ids = list
+            .filter(|list| !list.is_empty())
+            .ok_or_else(|| splits.error(format!("there is no split `{}`", config.split())))?;
+        ids.truncate(config.limited(ids.len()));
+        let InOrder(entries) = text.json::<InOrder<Problem>>()?;
+        let mut by_id: std::collections::HashMap<String, Problem> = entries.into_iter().collect();
+        let mut all = Self { questions: Vec::new(), problems: Vec::new() };
+        for id in ids {
+            let problem = by_id
+                .remove(&id)
+                .ok_or_else(|| text.error(format!("problem {id} is missing, or twice in the split")))?;
+            if problem.answer >= OPTIONS.len() {
+                return Err(text.error(format!("problem {id}: there is no option {}", problem.answer)));
+            }
+            let file = problem.image.as_ref().map(|image| images.find(&[&format!("{id}/{image}")]));
+            let prompt = config.prompt(&words(&problem));
+            let category = String::new();
+            all.questions.push(Question { id: id.as_str().into(), image: file.map(Image::File), prompt, category });
+            all.problems.push(problem);
+        }
+        Ok(all)
+    }
+
+    /// The official figures. An answer that is missing is wrong, and LLaVA does not see that its question has an image.
+    fn tally<'a>(&self, answers: impl Iterator<Item = Option<&'a str>>) -> Tally {
+        let mut tally = Tally::default();
+        for ((question, problem), answer) in self.questions.iter().zip(&self.problems).zip(answers) {
+            let right =
+                answer.and_then(chosen).filter(|choice| *choice < problem.choices.len()) == Some(problem.answer);
+            tally.all.add(right);
+            if answer.is_some() && question.image.is_some() {
+                tally.with_image.add(right);
+            }
+        }
+        tally
+    }
+}
+
+/// The words of a problem as LLaVA's `llava_test_CQM-A.json` has them: context, question, and choices in a line.
+fn words(problem: &Problem) -> String {
+    let context = if problem.hint.trim().is_empty() { "N/A" } else { problem.hint.trim() };
+    let choices: Vec<String> =
+        OPTIONS.iter().zip(&problem.choices).map(|(letter, choice)| format!("{letter}. {choice}")).collect();
+    format!("Context: {context}\n{}\n{}", problem.question, choices.join(" "))
+}
+
+/// The number of the choice that an answer names: `B`, `B. ...`, or exactly one `The answer is B` with something after it.
+fn chosen(answer: &str) -> Option<usize> {
+    let option = |text: &str| OPTIONS.iter().position(|option| *option == text);
+    if let Some(choice) = option(answer) {
+        return Some(choice);
+    }
+    if let Some((letter, _)) = answer.split_once(". ")
+        && let Some(choice) = option(letter)
+    {
+        return Some(choice);
+    }
+    let mut named = answer.match_indices(ANSWER_IS).filter_map(|(at, _)| {
+        let mut rest = answer[at + ANSWER_IS.len()..].chars();
+        let letter = rest.next().filter(char::is_ascii_uppercase)?;
+        rest.next().filter(|next| *next != '\n')?;
+        Some(letter)
+    });
+    let letter = named.next()?;
+    if named.next().is_some() { None } else { option(letter.encode_utf8(&mut [0; 4])) }
+}
+
+const ANSWER_IS: &str = "The answer is ";
+
+#[derive(Debug, Default, PartialEq)]
+struct Tally {
+    all: Count,
+    with_image: Count,
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Count {
+    right: usize,
+    total: usize,
+}
+
+impl Count {
+    fn add(&mut self, right: bool) {
+        self.right += usize::from(right);
+        self.total += 1;
+    }
+
+    fn figure(&self) -> f64 {
+        rounded(self.right as f64 / self.total.max(1) as f64 * 100.0, 2)
+    }
+
+    fn json(&self) -> Value {
+        json!({"accuracy": self.figure(), "correct": self.right, "questions": self.total})
+    }
+}
+
+impl Benchmark for ScienceQa {
+    fn questions(&self) -> &[Question] {
+        &self.questions
+    }
+
+    fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
+        let tally = self.tally(answers.iter().map(|answer| Some(answer.as_str())));
+        let figures = vec![("img_accuracy".into(), tally.with_image.figure()), ("accuracy".into(), tally.all.figure())];
+        Ok(Scores { figures, detail: json!({"all": tally.all.json(), "with_image": tally.with_image.json()}) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    // Figures must equal the official ones digit for digit.
+    #![allow(clippy::unwrap_used, clippy::float_cmp)]
+    use super::*;
+    use crate::eval::tests::{config, fixture_text};
+
+    fn parsed() -> ScienceQa {
+        let [problems, splits] = ["problems", "pid_splits"].map(|name| fixture_text(&format!("scienceqa/{name}.json")));
+        ScienceQa::parse(&problems, &splits, &Images::in_folder("test"), &config("scienceqa")).unwrap()
+    }
+
+    /// LLaVA's script on these files: 7 of 20 in all; of the questions with an image 12 have an answer, and 4 a right one.
+    #[test]
+    fn scores_are_the_official_ones() {
+        let scienceqa = parsed();
+        let lines: Vec<(usize, Value)> = fixture_text("scienceqa/answers.jsonl").json_lines().unwrap();
+        let answer = |question: &Question| {
+            let line = lines.iter().find(|(_, line)| line["question_id"] == json!(question.id));
+            line.map(|(_, line)| line["text"].as_str().unwrap())
+        };
+        let tally = scienceqa.tally(scienceqa.questions.iter().map(answer));
+        assert_eq!((tally.all.figure(), tally.with_image.figure()), (35.0, 33.33));
+        assert_eq!((tally.all.right, tally.with_image.total), (7, 12));
+    }
+
+    /// From `expected.json` of the fixtures: what LLaVA's script took each answer for.
+    #[test]
+    fn answers_are_read_as_the_reference_reads_them() {
+        for (answer, choice) in [
+            ("A", Some(0)),
+            ("B. a frog", Some(1)),
+            ("C. x", Some(2)),
+            ("The answer is B.", Some(1)),
+            ("LECTURE: x. The answer is A.", Some(0)),
+            ("The answer is D!", Some(3)),
+            ("B.", None),
+            ("The answer is B", None),
+            ("FAILED", None),
+            ("b", None),
+            (" B", None),
+            ("A) frog", None),
+            ("Because it is, A", None),
+            ("The answer is A. The answer is B.", None),
+        ] {
+            assert_eq!(chosen(answer), choice, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn only_problems_with_an_image_show_one() {
+        let scienceqa = parsed();
+        let question = &scienceqa.questions[0];
+        assert_eq!(question.image, Some(Image::File("test/10/image.png".into())));
+        let prompt = "Context: N/A\nQ0?\nA. choice 0 B. choice 1\nAnswer with the option's letter from the given choices \
+                      directly.";
+        assert_eq!(question.prompt, prompt);
+        assert_eq!(scienceqa.questions[2].image, None);
+    }
+
+    #[test]
+    fn a_split_must_fit_the_problems() {
+        let problems = fixture_text("scienceqa/problems.json");
+        for (splits, words) in [
+            (r#"{"test": ["10", "99"]}"#, "scienceqa/problems.json: problem 99"),
+            (r#"{"val": ["10"]}"#, "split: there is no split `test`"),
+        ] {
+            let splits = Text { text: splits.into(), named: "split".into() };
+            let error =
+                ScienceQa::parse(&problems, &splits, &Images::in_folder(""), &config("scienceqa")).err().unwrap();
+            assert!(error.to_string().starts_with(words), "{error}");
+        }
+    }
+}
