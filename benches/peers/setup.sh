@@ -1,10 +1,14 @@
 #!/bin/sh
-# Makes the virtual environment of the peers that the benches compare with: target/peers.
-# A CPU-only PyTorch is enough; set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to choose where it comes from.
+# Makes a virtual environment of peers that the benches compare with, and prints its Python: target/peers for models and data
+# (a CPU-only PyTorch is enough; set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to choose where it comes from), or with the argument
+# `runner` target/peers-runner for pipelines.
 set -eu
 cd "$(dirname "$0")/../.."
-venv=target/peers
+venv=target/peers${1:+-$1}
+requirements=benches/peers/${1:+$1-}requirements.txt
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/python" -c 'import torch, torchvision, transformers, peft' 2>/dev/null ||
-    "$venv/bin/pip" install --quiet -r benches/peers/requirements.txt
+cmp -s "$requirements" "$venv/requirements.txt" || {
+    "$venv/bin/pip" install --quiet -r "$requirements"
+    cp "$requirements" "$venv/requirements.txt"
+}
 echo "$venv/bin/python"

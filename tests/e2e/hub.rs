@@ -44,7 +44,8 @@ const PHI_2: Llm = Llm("microsoft/phi-2", "d3186761bf5c4409f7679359284066c25ab66
 
 #[test]
 fn v1_3b_runs_to_its_end_and_learns_from_own_data() {
-    let space = runs_to_its_end("v1_3b", "imp-v1-3b", &PHI_2);
+    let (space, args, address) = runs_to_its_end("v1_3b", "imp-v1-3b", &PHI_2);
+    sweep_shares_with_what_has_run(&space, &args, &address);
     let artifacts = space.path("artifacts");
     let mut files = Files::new();
     repository(&mut files, "MILVLG/imp-v1-3b", "main", &folder(&artifacts.join("imp-v1-3b/merge")));
@@ -68,7 +69,7 @@ fn v1_5_3b_runs_to_its_end() {
 
 #[test]
 fn v1_5_3b_196_runs_to_its_end() {
-    let space = runs_to_its_end("v1_5_3b_196", "imp-v1.5-3b-196", &PHI_2);
+    let (space, ..) = runs_to_its_end("v1_5_3b_196", "imp-v1.5-3b-196", &PHI_2);
     let config = space.read("artifacts/imp-v1.5-3b-196/quantize/config.json");
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!(config["vision_tower_config"]["image_size"], 196);
@@ -87,9 +88,16 @@ fn v1_5_4b_runs_to_its_end() {
 #[test]
 fn the_other_pipelines_are_well_formed() {
     let space = Space::new();
-    for (file, name) in [("sweeps/lora_rank_128", "imp-lora-rank-128"), ("sweeps/epochs_1", "imp-epochs-1")] {
-        let plan = offline(&space, &["plan", &pipeline(file)]);
-        assert!(plan.contains(&format!("{name}: 0 of 46 cached")), "{plan}");
+    // Of the 46 stages of a pipeline 14 come after the first that knows the rank, 16 are or come after the encoder, 18 after the
+    // language model: those are made for each.
+    for (file, name, stages) in [
+        ("sweeps/lora_rank", "imp-lora-rank", 46 + 14),
+        ("sweeps/epochs", "imp-epochs", 46 + 14),
+        ("sweeps/vision_encoder", "imp-vision-encoder", 46 + 2 * 16),
+        ("sweeps/llm", "imp-llm", 46 + 2 * 18),
+    ] {
+        let plan = offline(&space, &["sweep", "--dry-run", &pipeline(file)]);
+        assert!(plan.contains(&format!("{name}: 0 of {stages} cached")), "{plan}");
     }
     space.write("mine/train.json", "[]");
     offline(&space, &["plan", &pipeline("finetune_custom"), "--set", "stages.mine.source=mine"]);
@@ -99,7 +107,20 @@ fn pipeline(name: &str) -> String {
     format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"))
 }
 
-fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
+/// Rank 256 is the pipeline's own: only what is of rank 128 runs.
+fn sweep_shares_with_what_has_run(space: &Space, args: &[String], address: &str) {
+    let file = pipeline("sweeps/lora_rank");
+    let args: Vec<&str> = ["sweep", &file].into_iter().chain(args[2..].iter().map(String::as_str)).collect();
+    let output = run(space, &args, address);
+    assert!(output.contains("imp-lora-rank is done: 14 ran, 46 cached"), "{output}");
+    let table = space.succeed(&["compare"]).stdout;
+    let rows: Vec<&str> = table.lines().collect();
+    assert!(rows[0].contains("  vars.lora_rank  "), "{table}");
+    assert!(rows[1].starts_with("lora_rank=128  ") && rows[2].starts_with("lora_rank=256  "), "{table}");
+}
+
+/// Its folder, what it was run with, and the address of its hub.
+fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) {
     let space = Space::new();
     space.write("tiny.toml", TINY.replace("FAMILY", llm.2)).succeed(&["run", "tiny.toml"]);
     let tiny = space.path("artifacts/tiny");
@@ -124,7 +145,8 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     ];
     let sources = benchmarks.iter().map(|(stage, (file, _))| format!("stages.{stage}.source={address}/{stage}/{file}"));
     args.extend(sets.into_iter().chain(sources).flat_map(|set| ["--set".into(), set]));
-    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let all = args;
+    let mut args: Vec<&str> = all.iter().map(String::as_str).collect();
     args[0] = "plan";
     plan_says_what_it_takes(&space, &args, &address);
     args[0] = "run";
@@ -153,7 +175,7 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> Space {
     // With everything there, nothing is asked for.
     let again = run(&space, &args, "http://127.0.0.1:1");
     assert!(again.contains(&format!("{name} is up to date: 46 of 46 cached")), "{again}");
-    space
+    (space, all, address)
 }
 
 /// Before anything is there, the hub and the servers know how much there is.
