@@ -62,6 +62,7 @@ impl Stage for Synthetic {
     fn run(config: &SyntheticConfig, job: &Job) -> Result<(), StageError> {
         let mut hasher = blake3::Hasher::new();
         let mut step = read(&job.checkpoint().join("step"))?;
+        tracing::info!("GPUs: {}", std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default());
         trouble(config, job)?;
         while step < config.steps {
             job.check_cancelled()?;

@@ -1,6 +1,7 @@
 //! `imp-flow run` and `imp-flow sweep`.
 
 use std::{
+    collections::HashMap,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -16,11 +17,13 @@ use crate::{
     cli::{Common, RunArgs, SelectArgs},
     pipeline::Diagnostic,
     report,
-    scheduler::{self, Ending, Options, RunEvent, Selection, Verdict},
+    scheduler::{self, Ending, Options, RunEvent, Selection, StageEnd, Summary, Verdict},
+    store::{Digest, RunRecord},
 };
 
 /// Runs a pipeline, or all points of a sweep.
 pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
+    let mut again = None;
     let place = match (&args.file, &args.from_run) {
         (Some(file), _) => {
             let asked = Asked { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
@@ -35,7 +38,8 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         }
         (None, wanted) => {
             let (_, store) = store(common)?;
-            Workplace::of_run(find_run(&store, wanted.as_deref())?, common)?
+            let run = again.insert(find_run(&store, wanted.as_deref())?);
+            Workplace::of_run(run.clone(), common)?
         }
     };
     let selection = place.select(&args.select.names())?;
@@ -51,10 +55,37 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     if !place.asked.sweep && place.document.is_swept() {
         tracing::info!("the pipeline has a [sweep], which `imp-flow sweep` runs; this is the pipeline by itself");
     }
-    execute(&place, args, selection, common)
+    let summary = execute(&place, args, selection, common)?;
+    if let Some(run) = again {
+        report::differences(&run, &differences(&place, &summary, &run));
+    }
+    Ok(match summary.ending {
+        Ending::Done => ExitCode::SUCCESS,
+        Ending::Failed => ExitCode::from(1),
+        Ending::Interrupted => ExitCode::from(130),
+    })
 }
 
-fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Common) -> Result<ExitCode, Failure> {
+/// The stages that gave other bytes than in a past run.
+fn differences<'s>(place: &Workplace, summary: &'s Summary, run: &RunRecord) -> Vec<&'s str> {
+    let then: HashMap<(&str, &str), Digest> = run
+        .points
+        .iter()
+        .flat_map(|point| point.stages.iter().map(move |stage| (point, stage)))
+        .filter_map(|(point, stage)| Some(((point.label.as_str(), stage.name.as_str()), stage.output?.digest)))
+        .collect();
+    let differs = |end: &&StageEnd| {
+        let now = end.output.map(|output| output.digest);
+        let mut owners = place.pipeline.stages[end.index].owners.iter();
+        owners.any(|(point, name)| {
+            let label = place.pipeline.points[*point].label.as_str();
+            now.is_some_and(|now| then.get(&(label, name.as_str())).is_some_and(|then| *then != now))
+        })
+    };
+    summary.stages.iter().filter(differs).map(|end| end.name.as_str()).collect()
+}
+
+fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Common) -> Result<Summary, Failure> {
     let start = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,11 +113,7 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
     } else if args.is_plain() {
         glance::note(place, &summary, start);
     }
-    Ok(match summary.ending {
-        Ending::Done => ExitCode::SUCCESS,
-        Ending::Failed => ExitCode::from(1),
-        Ending::Interrupted => ExitCode::from(130),
-    })
+    Ok(summary)
 }
 
 impl RunArgs {

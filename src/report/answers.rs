@@ -6,7 +6,7 @@ use super::{
     lines::{BAD, DIM, GOOD, WARN},
     say,
     table::Table,
-    units,
+    tell, units,
 };
 use crate::{
     scheduler::{Why, WhyState},
@@ -132,6 +132,20 @@ pub(crate) fn status(pipeline: &str, stages: &[Standing], json: bool) {
     let count = |state: &str| stages.iter().filter(|stage| stage.state == state).count();
     let (cached, running) = (count("cached"), count("running"));
     say(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
+}
+
+/// What came out otherwise than in the run that was done again.
+pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
+    if stages.is_empty() {
+        return;
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let by = if run.made_by == version {
+        String::new()
+    } else {
+        format!(" (that was imp-flow {}, this is {version})", run.made_by)
+    };
+    tell(&format!("{WARN}warning:{WARN:#} other bytes than in run {}: {}{by}", run.id, stages.join(", ")));
 }
 
 /// Past runs.

@@ -231,16 +231,21 @@ fn damaged_stores_heal() {
         let path = &all[dice.roll(all.len() as u64) as usize];
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
         let mut bytes = fs::read(path).unwrap();
-        match dice.roll(4) {
+        match dice.roll(5) {
             0 => bytes.truncate(dice.roll(bytes.len() as u64) as usize),
             1 => {
                 let at = dice.roll(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << dice.roll(8);
             }
             2 => bytes.clear(),
+            // Nobody can read a folder as a file, not even root.
+            3 if folder == "cache/objects" => {
+                fs::remove_file(path).unwrap();
+                fs::create_dir(path).unwrap();
+            }
             _ => fs::remove_file(path).unwrap(),
         }
-        if path.exists() {
+        if path.is_file() {
             fs::write(path, &bytes).unwrap();
         }
         // Found or not (a space in a receipt is no damage), the next run has everything.

@@ -121,6 +121,23 @@ fn what_can_never_run_here_is_refused_before_anything_runs() {
     assert!(plan.stderr.contains("write a number and a unit, as in `16GB`"), "{}", plan.stderr);
 }
 
+#[test]
+fn a_stage_sees_the_gpus_that_are_its_own() {
+    let space = Space::new();
+    space.write("imp-flow.toml", "gpus = [4, 5, 6]\ncpus = 2\n");
+    let stage = |name: &str, gpus: usize| {
+        let rest = format!("steps = 40\nstep_ms = 10\ntext = \"{name}\"\nruntime = {{ gpus = {gpus} }}\n");
+        format!("[stages.{name}]\nkind = \"synthetic\"\n{rest}")
+    };
+    space.write("p.toml", format!("name = \"p\"\n{}{}{}", stage("a", 2), stage("b", 1), stage("c", 0)));
+    space.succeed(&["run", "p.toml"]);
+    let gpus = |name: &str| {
+        let log = space.succeed(&["log", name]).stdout;
+        log.lines().find_map(|line| line.split_once("GPUs: ")).unwrap().1.to_string()
+    };
+    assert_eq!(["a", "b", "c"].map(gpus), ["4,5", "6", ""]);
+}
+
 const SWEPT: &str = r#"
 [vars]
 rate = 1
@@ -224,6 +241,14 @@ fn a_past_run_is_done_again_from_its_record() {
     assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
     let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
     assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
+    // A record that says otherwise: what comes out now is not what came out then.
+    let id = rows[2].split(' ').next().unwrap();
+    let path = format!("cache/runs/{id}.json");
+    let mut record: serde_json::Value = serde_json::from_str(&space.read(&path)).unwrap();
+    record["points"][0]["stages"][0]["output"]["digest"] = "0".repeat(64).into();
+    space.write(&path, record.to_string());
+    let differs = space.succeed(&["run", "--from-run", "paper"]).stderr;
+    assert_eq!(differs, format!("warning: other bytes than in run {id}: a\n"));
     let compare = space.succeed(&["compare", "paper", rows[1].split(' ').next().unwrap()]).stdout;
     assert!(compare.lines().next().unwrap().starts_with("point ") && compare.contains("a.text"), "{compare}");
     assert!(compare.contains("\"other\"") && compare.contains("\"changed\""), "{compare}");
