@@ -53,7 +53,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         }
     }
     if !place.asked.sweep && place.document.is_swept() {
-        tracing::info!("the pipeline has a [sweep], which `imp-flow sweep` runs; this is the pipeline by itself");
+        report::hint("this is the pipeline by itself; `imp-flow sweep` runs the points of its [sweep]", common);
     }
     let summary = execute(&place, args, selection, common)?;
     if let Some(run) = again {

@@ -56,6 +56,13 @@ pub(crate) fn say_raw(text: &str) {
     anstream::print!("{text}");
 }
 
+/// What a person may want to know, on standard error.
+pub(crate) fn hint(text: &str, common: &Common) {
+    if !common.quiet && !common.json {
+        tell(&format!("{DIM}{text}{DIM:#}", DIM = lines::DIM));
+    }
+}
+
 /// A line on standard error.
 #[expect(clippy::disallowed_macros, reason = "this is the place for it")]
 fn tell(text: &str) {
