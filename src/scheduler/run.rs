@@ -13,7 +13,6 @@ use std::{
 
 use imp_stages::{event::Event, job::InputFolder};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
 };
@@ -21,6 +20,7 @@ use tokio::{
 use super::{
     Ending, Machine, MissReason, Planner, RunEvent, Selection, StageEnd, Summary,
     resources::{Grant, Pool},
+    signals::Signals,
     step::{self, Said, Step, StepEnd},
 };
 use crate::{
@@ -382,24 +382,6 @@ impl Run<'_, '_> {
             link: made.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
             results: made.map(|made| made.results.clone()).unwrap_or_default(),
             index,
-        }
-    }
-}
-
-/// The signals that ask for an end: Ctrl-C, a batch system's SIGTERM, a closed terminal.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
-    }
-
-    async fn any(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
         }
     }
 }
