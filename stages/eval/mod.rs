@@ -230,7 +230,7 @@ const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input::optional(MODEL, "an Imp: merged, quantized, or as a training stage leaves it"),
