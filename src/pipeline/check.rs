@@ -2,11 +2,16 @@
 //! inputs that exist. Finds all mistakes, not just the first.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
 };
 
-use imp_stages::{KINDS, KindVisitor, Stage, job::Runtime, stage::Input, visit};
+use imp_stages::{
+    KINDS, KindVisitor, Stage,
+    job::Runtime,
+    stage::{Input, Parts},
+    visit,
+};
 
 use super::{
     Diagnostic, Diagnostics, Sources, de,
@@ -32,7 +37,7 @@ impl Pipeline {
 }
 
 /// One stage as the user declared it, with defaults filled in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct StageDecl {
     pub(crate) name: String,
     pub(crate) kind: &'static str,
@@ -74,7 +79,7 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
         Some(Entry { node: Node { value: Value::Table(stages), .. }, .. }) => {
             for entry in stages.0 {
                 match stage(entry, seed, sources) {
-                    Ok(stage) => declared.push(stage),
+                    Ok(stages) => declared.extend(stages),
                     Err(found) => problems.extend(found),
                 }
             }
@@ -86,12 +91,14 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
         ),
     }
     if problems.is_empty() {
+        check_names(&declared, &mut problems);
         check_inputs(&declared, &mut problems);
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let positions = declared.iter().enumerate().map(|(index, stage)| (stage.name.clone(), index)).collect();
+    let positions: HashMap<String, usize> =
+        declared.iter().enumerate().map(|(index, stage)| (stage.name.clone(), index)).collect();
     Ok(Pipeline { name, stages: declared, positions })
 }
 
@@ -117,7 +124,8 @@ fn bad_name(of: &str, name: &str, span: Option<Span>) -> Diagnostic {
         .help("use letters, digits, `-` and `_`; it becomes the name of a folder")
 }
 
-fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<StageDecl, Diagnostics> {
+/// The stage that an entry declares, behind those that do it in parts if there are any.
+fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Vec<StageDecl>, Diagnostics> {
     let Entry { key: name, key_span, node } = entry;
     if !is_name(&name) || name.contains('.') {
         return Err(vec![bad_name("stage", &name, Some(key_span))]);
@@ -154,7 +162,7 @@ struct Reading<'a> {
 }
 
 impl KindVisitor for Reading<'_> {
-    type Output = Result<StageDecl, Diagnostics>;
+    type Output = Result<Vec<StageDecl>, Diagnostics>;
 
     fn visit<S: Stage>(mut self) -> Self::Output {
         let mut problems = Diagnostics::new();
@@ -188,14 +196,21 @@ impl KindVisitor for Reading<'_> {
                 .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
         }
         let sources = self.resolve_sources(&S::sources(&config), &mut problems);
-        let config = serde_json::to_value(&config).unwrap_or_else(|error| {
-            problems.push(Diagnostic::new(format!("stage `{}`: {error}", self.name), Some(self.key_span.clone())));
-            serde_json::Value::Null
+        let mut canonical = |config: &S::Config| {
+            serde_json::to_value(config).unwrap_or_else(|error| {
+                problems.push(Diagnostic::new(format!("stage `{}`: {error}", self.name), Some(self.key_span.clone())));
+                serde_json::Value::Null
+            })
+        };
+        let parts = S::parts(&config).map(|parts| {
+            let configs = parts.configs.iter().map(&mut canonical).collect();
+            Parts { configs, input: parts.input, outputs: parts.outputs }
         });
+        let config = canonical(&config);
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(StageDecl {
+        let stage = StageDecl {
             name: self.name,
             kind: S::KIND,
             version: S::VERSION,
@@ -206,8 +221,28 @@ impl KindVisitor for Reading<'_> {
             sources,
             span: self.key_span,
             input_spans,
+        };
+        Ok(match parts {
+            Some(parts) if stage.inputs.contains_key(parts.input) => in_parts(stage, parts),
+            _ => vec![stage],
         })
     }
+}
+
+/// A stage behind those that do it in parts, whose outputs it gets.
+fn in_parts(mut stage: StageDecl, parts: Parts<serde_json::Value>) -> Vec<StageDecl> {
+    let count = parts.configs.len();
+    let part =
+        |(index, config)| StageDecl { name: format!("{}-{}of{count}", stage.name, index + 1), config, ..stage.clone() };
+    let mut stages: Vec<StageDecl> = parts.configs.into_iter().enumerate().map(part).collect();
+    stage.inputs.remove(parts.input);
+    for (index, part) in stages.iter().enumerate() {
+        let input = Input::name_at(parts.outputs, index);
+        stage.input_spans.insert(input.clone(), stage.span.clone());
+        stage.inputs.insert(input, part.name.clone());
+    }
+    stages.push(stage);
+    stages
 }
 
 impl Reading<'_> {
@@ -299,6 +334,15 @@ impl Reading<'_> {
             }
         }
         resolved
+    }
+}
+
+/// A part of a stage must not have the name of another stage.
+fn check_names(stages: &[StageDecl], problems: &mut Diagnostics) {
+    let mut seen = HashSet::new();
+    for stage in stages.iter().filter(|stage| !seen.insert(stage.name.as_str())) {
+        let message = format!("there are two stages called `{}`: one is a part of another stage", stage.name);
+        problems.push(Diagnostic::new(message, Some(stage.span.clone())).help("give this one another name"));
     }
 }
 

@@ -37,7 +37,7 @@ use crate::{
     Job, Stage, StageError,
     download::shapes::text::SHORT_ANSWER,
     preprocess::{Template, stays_inside},
-    stage::{ConfigIssue, Input},
+    stage::{ConfigIssue, Input, Parts},
 };
 
 /// The kind `eval`.
@@ -151,10 +151,12 @@ pub struct EvalConfig {
     /// `mmvet`: who judges the answers; left out, they are not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeConfig>,
-    /// How many parts the questions are cut into, for stages that run side by side.
+    /// How many parts the questions are cut into. Each is a stage of its own, `NAME-1of4` and so on, so that they run side by
+    /// side, and this stage scores their answers.
     #[serde(default = "one")]
     pub shards: usize,
-    /// Answers only this part, counted from 0, and leaves the score to a stage that has all parts as `answers`.
+    /// Answers only this part, counted from 0, and leaves the score to a stage that has all parts as `answers`. Not needed
+    /// where `shards` stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<usize>,
     /// What is added to each question; left out, what LLaVA's question files add.
@@ -288,6 +290,15 @@ impl Stage for Eval {
             (0, _) | (_, 0) => Ok(()),
             _ => Err(ConfigIssue::new(MODEL, "can't stand beside `answers`: leave one of them out")),
         }
+    }
+
+    fn parts(config: &EvalConfig) -> Option<Parts<EvalConfig>> {
+        if config.shards < 2 || config.shard.is_some() {
+            return None;
+        }
+        // Another judge needs no other answers.
+        let part = |shard| EvalConfig { shard: Some(shard), judge: None, ..config.clone() };
+        Some(Parts { configs: (0..config.shards).map(part).collect(), input: MODEL, outputs: ANSWERS })
     }
 
     fn run(config: &EvalConfig, job: &Job) -> Result<(), StageError> {
