@@ -44,7 +44,7 @@ pub(crate) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
 }
 
 /// A folder with `model`, an untrained Imp, and `data`, a few drawn images with questions.
-fn workshop() -> TempDir {
+pub(crate) fn workshop() -> TempDir {
     workshop_with(&json!({"hidden_size": 32, "layers": 2, "heads": 2}))
 }
 
@@ -66,7 +66,7 @@ fn workshop_with(phi: &Value) -> TempDir {
     root
 }
 
-fn trial(root: &Path, work: &str) -> Trial {
+pub(crate) fn trial(root: &Path, work: &str) -> Trial {
     Trial::new(&root.join(work), &[("model", &*root.join("model")), ("data", &*root.join("data"))])
 }
 
@@ -242,6 +242,15 @@ fn questions_can_be_asked_in_the_words_of_a_question_file() {
     let config = json!({"benchmark": "vqav2", "max_new_tokens": 1, "prompts": "llava.jsonl"});
     let answers = lines(&evaluate(root.path(), "work", &config).done().join("answers.jsonl"));
     assert!(answers.iter().all(|answer| answer["prompt"] == "Well?"));
+}
+
+#[test]
+fn an_image_that_is_none_is_named_with_its_question() {
+    let root = workshop();
+    fs::write(root.path().join("data/eval/images/000000000001.png"), "text").unwrap();
+    let error = evaluate(root.path(), "work", &json!({"benchmark": "vqav2", "max_new_tokens": 1})).error().to_string();
+    let words = "shown/data/eval/images/000000000001.png: the image of question 1000 can't be used: this is not a PNG";
+    assert!(error.starts_with(words), "{error}");
 }
 
 #[test]
