@@ -27,7 +27,8 @@ pub(crate) fn run(args: &PipelineArgs, common: &Common) -> Result<ExitCode, Fail
     if let Err(error) = place.artifacts.record(&summary) {
         tracing::warn!("no record of this run under {}: {error}", place.artifacts.folder().display());
     }
-    if !common.quiet && !common.json && report::is_whole(place.pipeline.stages.iter().filter_map(benchmark)) {
+    let shown = summary.ending == Ending::Done && !common.quiet && !common.json;
+    if shown && report::is_whole(place.pipeline.stages.iter().filter_map(benchmark)) {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
         report::eval(&eval_rows(&place.pipeline, results), report::Format::Text);
     }
