@@ -27,7 +27,7 @@ mod vqav2;
 
 use std::{ops::Range, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::{
     files::Files,
@@ -114,7 +114,7 @@ impl BenchmarkName {
 /// The keys of `eval`. Files are looked for in all data folders; those that are not named are found under the names that
 /// their owners gave them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct EvalConfig {
     /// The benchmark.
     pub benchmark: BenchmarkName,
@@ -164,6 +164,24 @@ pub struct EvalConfig {
     pub prompt_suffix: Option<String>,
 }
 
+/// Some defaults are the benchmark's: they are filled in where a configuration is read, so that they are part of the key.
+impl<'de> Deserialize<'de> for EvalConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The function that `remote = "Self"` has derived.
+        let mut config = Self::deserialize(deserializer)?;
+        let benchmark = config.benchmark;
+        config.max_new_tokens.get_or_insert_with(|| benchmark.max_new_tokens());
+        config.prompt_suffix.get_or_insert_with(|| benchmark.prompt_suffix());
+        Ok(config)
+    }
+}
+
+impl Serialize for EvalConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
 /// A model that judges, at the endpoint that the machine's `imp-flow.toml` names.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -189,8 +207,7 @@ fn one() -> usize {
 impl EvalConfig {
     /// What the model is asked.
     fn prompt(&self, question: &str) -> String {
-        let usual = || self.benchmark.prompt_suffix();
-        format!("{question}{}", self.prompt_suffix.clone().unwrap_or_else(usual))
+        format!("{question}{}", self.prompt_suffix.as_deref().unwrap_or_default())
     }
 
     /// How many of `count` questions are asked.
@@ -199,7 +216,7 @@ impl EvalConfig {
     }
 
     fn max_new_tokens(&self) -> usize {
-        self.max_new_tokens.unwrap_or_else(|| self.benchmark.max_new_tokens())
+        self.max_new_tokens.unwrap_or_default()
     }
 
     /// The questions of this shard, cut as LLaVA's scripts cut them.

@@ -304,6 +304,17 @@ fn configurations_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn the_benchmarks_own_defaults_are_part_of_the_configuration() {
+    let canonical = |benchmark: &str| serde_json::to_value(config(benchmark)).unwrap();
+    let letter = "\nAnswer with the option's letter from the given choices directly.";
+    let mmbench = canonical("mmbench");
+    assert_eq!((&mmbench["max_new_tokens"], &mmbench["prompt_suffix"]), (&json!(1024), &json!(letter)));
+    assert_eq!(canonical("gqa")["max_new_tokens"], 128);
+    let again: EvalConfig = serde_json::from_value(mmbench.clone()).unwrap();
+    assert_eq!(serde_json::to_value(again).unwrap(), mmbench);
+}
+
+#[test]
 fn a_model_or_answers_must_be_given() {
     let config = |more: Value| serde_json::from_value(more).unwrap();
     let plain: EvalConfig = config(json!({"benchmark": "gqa"}));
