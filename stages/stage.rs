@@ -52,6 +52,11 @@ pub trait Stage: 'static {
         0
     }
 
+    /// A stage that its configuration wants done in parts, each by a stage of its own, so that they run side by side.
+    fn parts(_config: &Self::Config) -> Option<Parts<Self::Config>> {
+        None
+    }
+
     /// What it will make and take, as far as that is known. Must be quick, and changes nothing.
     fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
         Forecast::default()
@@ -62,6 +67,17 @@ pub trait Stage: 'static {
     /// # Errors
     /// [`StageError::Cancelled`] after a checkpoint was saved, else what went wrong.
     fn run(config: &Self::Config, job: &Job) -> Result<(), StageError>;
+}
+
+/// How a stage is done in parts.
+#[derive(Debug)]
+pub struct Parts<C> {
+    /// The configurations of the parts. They have all inputs of the stage.
+    pub configs: Vec<C>,
+    /// The input that only the parts have.
+    pub input: &'static str,
+    /// The list of inputs that the stage has instead: the outputs of its parts, in order.
+    pub outputs: &'static str,
 }
 
 /// One input of a kind: the key in the pipeline and what must stand there.

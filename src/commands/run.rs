@@ -107,10 +107,13 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
         reporter.on(event);
     }))?;
     recorder.finish(&summary);
-    if !common.quiet && !common.json && report::is_whole(place.pipeline.stages.iter().filter_map(benchmark)) {
+    let has_table = report::is_whole(place.pipeline.stages.iter().filter_map(benchmark));
+    if has_table && summary.ending == Ending::Done && !common.quiet && !common.json {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
         report::eval(&eval_rows(&place.pipeline, results), report::Format::Text);
-    } else if args.is_plain() {
+    }
+    // A glance has no figures for the table.
+    if !has_table && args.is_plain() {
         glance::note(place, &summary, start);
     }
     Ok(summary)

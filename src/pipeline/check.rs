@@ -1,7 +1,7 @@
 //! From a merged table to a [`Pipeline`] in which every stage has a known kind, a full configuration and
 //! inputs that exist. Finds all mistakes, not just the first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Diagnostic, Diagnostics, Sources, de,
@@ -76,7 +76,7 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
         Some(Entry { node: Node { value: Value::Table(stages), .. }, .. }) => {
             for entry in stages.0 {
                 match stage(entry, seed, sources) {
-                    Ok(stage) => declared.push(stage),
+                    Ok(stages) => declared.extend(stages),
                     Err(found) => problems.extend(found),
                 }
             }
@@ -121,9 +121,21 @@ pub(super) fn bad_name(of: &str, name: &str, span: Option<Span>) -> Diagnostic {
         .help("use letters, digits, `-` and `_`; it becomes the name of a folder")
 }
 
+/// A part of a stage must not have the name of another stage.
+fn check_names(declared: &[Declared]) -> Diagnostics {
+    let mut seen = HashSet::new();
+    let again = declared.iter().map(|declared| &declared.stage).filter(|stage| !seen.insert(stage.name.as_str()));
+    again
+        .map(|stage| {
+            let message = format!("there are two stages called `{}`: one is a part of another stage", stage.name);
+            Diagnostic::new(message, Some(stage.span.clone())).help("give this one another name")
+        })
+        .collect()
+}
+
 /// Every input must name another stage.
 fn find_inputs(declared: Vec<Declared>) -> Result<Vec<StageDecl>, Diagnostics> {
-    let mut problems = Diagnostics::new();
+    let mut problems = check_names(&declared);
     let names: Vec<String> = declared.iter().map(|declared| declared.stage.name.clone()).collect();
     let positions: HashMap<&str, usize> =
         names.iter().enumerate().map(|(index, name)| (name.as_str(), index)).collect();

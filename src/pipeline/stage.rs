@@ -3,7 +3,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use imp_stages::{KINDS, KindVisitor, Stage, job::Runtime, stage::Input, visit};
+use imp_stages::{
+    KINDS, KindVisitor, Stage,
+    job::Runtime,
+    stage::{Input, Parts},
+    visit,
+};
 
 use super::{
     Diagnostic, Diagnostics, Sources,
@@ -14,7 +19,7 @@ use super::{
 };
 
 /// One stage as the user declared it, with defaults filled in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct StageDecl {
     pub(crate) name: String,
     pub(crate) kind: &'static str,
@@ -36,13 +41,14 @@ pub(crate) struct StageDecl {
 }
 
 /// A declaration whose inputs are names still.
+#[derive(Clone)]
 pub(super) struct Declared {
     pub(super) stage: StageDecl,
     pub(super) inputs: BTreeMap<String, (String, Span)>,
 }
 
-/// Reads one stage.
-pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Declared, Diagnostics> {
+/// The stage that an entry declares, behind those that do it in parts if there are any.
+pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Vec<Declared>, Diagnostics> {
     let Entry { key: name, key_span, node } = entry;
     if !is_name(&name) || name.contains('.') {
         return Err(vec![bad_name("stage", &name, Some(key_span))]);
@@ -79,7 +85,7 @@ struct Reading<'a> {
 }
 
 impl KindVisitor for Reading<'_> {
-    type Output = Result<Declared, Diagnostics>;
+    type Output = Result<Vec<Declared>, Diagnostics>;
 
     fn visit<S: Stage>(mut self) -> Self::Output {
         let mut problems = Diagnostics::new();
@@ -114,10 +120,17 @@ impl KindVisitor for Reading<'_> {
         }
         let cpus = if runtime.cpus == 0 { S::cpus(&config) } else { runtime.cpus };
         let sources = self.resolve_sources(&S::sources(&config), &mut problems);
-        let config = serde_json::to_value(&config).unwrap_or_else(|error| {
-            problems.push(Diagnostic::new(format!("stage `{}`: {error}", self.name), Some(self.key_span.clone())));
-            serde_json::Value::Null
+        let mut canonical = |config: &S::Config| {
+            serde_json::to_value(config).unwrap_or_else(|error| {
+                problems.push(Diagnostic::new(format!("stage `{}`: {error}", self.name), Some(self.key_span.clone())));
+                serde_json::Value::Null
+            })
+        };
+        let parts = S::parts(&config).map(|parts| {
+            let configs = parts.configs.iter().map(&mut canonical).collect();
+            Parts { configs, input: parts.input, outputs: parts.outputs }
         });
+        let config = canonical(&config);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -134,8 +147,32 @@ impl KindVisitor for Reading<'_> {
             sources,
             span: self.key_span,
         };
-        Ok(Declared { stage, inputs })
+        let declared = Declared { stage, inputs };
+        Ok(match parts {
+            Some(parts) if declared.inputs.contains_key(parts.input) => in_parts(declared, parts),
+            _ => vec![declared],
+        })
     }
+}
+
+/// A stage behind those that do it in parts, whose outputs it gets.
+fn in_parts(mut whole: Declared, parts: Parts<serde_json::Value>) -> Vec<Declared> {
+    let count = parts.configs.len();
+    let part = |(index, config)| {
+        let mut part = whole.clone();
+        part.stage.name = format!("{}-{}of{count}", whole.stage.name, index + 1);
+        part.stage.owners = vec![(0, part.stage.name.clone())];
+        part.stage.config = config;
+        part
+    };
+    let mut stages: Vec<Declared> = parts.configs.into_iter().enumerate().map(part).collect();
+    whole.inputs.remove(parts.input);
+    for (index, part) in stages.iter().enumerate() {
+        let input = Input::name_at(parts.outputs, index);
+        whole.inputs.insert(input, (part.stage.name.clone(), whole.stage.span.clone()));
+    }
+    stages.push(whole);
+    stages
 }
 
 impl Reading<'_> {

@@ -10,7 +10,7 @@ use super::{
     files::Text,
     question::{Id, Question, twice},
 };
-use crate::StageError;
+use crate::{StageError, preprocess::tokenizer::IMAGE_TEXT};
 
 /// Writes `answers.jsonl` as LLaVA's evaluation scripts do, but with ids that are the same every time.
 pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> Result<(), StageError> {
@@ -39,6 +39,26 @@ struct Line {
     text: String,
 }
 
+/// A record of LLaVA's question file for `ScienceQA`, an array of conversations.
+#[derive(Debug, Deserialize)]
+struct Conversation {
+    id: Id,
+    conversations: Vec<Turn>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Turn {
+    value: String,
+}
+
+impl Conversation {
+    /// What is asked. The place of the image is always the first, whatever the text says.
+    fn line(self) -> Line {
+        let asked = self.conversations.into_iter().next().map(|turn| turn.value).unwrap_or_default();
+        Line { question_id: self.id, prompt: None, text: asked.replace(IMAGE_TEXT, "").trim().into() }
+    }
+}
+
 /// An id without the ending of an image's name: where images are named, some files have it and some do not.
 fn bare(id: &Id) -> Id {
     match id {
@@ -60,7 +80,12 @@ impl Matched {
     fn read(texts: &[Text]) -> Result<Self, StageError> {
         let mut lines: HashMap<Id, Vec<(usize, usize, Line)>> = HashMap::new();
         for (file, text) in texts.iter().enumerate() {
-            for (number, line) in text.json_lines::<Line>()? {
+            let read: Vec<(usize, Line)> = if text.text.trim_start().starts_with('[') {
+                text.json::<Vec<Conversation>>()?.into_iter().map(|conversation| (1, conversation.line())).collect()
+            } else {
+                text.json_lines()?
+            };
+            for (number, line) in read {
                 lines.entry(bare(&line.question_id)).or_default().push((file, number, line));
             }
         }
@@ -180,6 +205,10 @@ mod tests {
         reword(&mut asked, &text(&lines)).unwrap();
         let prompts: Vec<&str> = asked.iter().map(|question| question.prompt.as_str()).collect();
         assert_eq!(prompts, ["Is it red?\nAnswer yes or no.", "Is it blue?\nAnswer yes or no.", "What is that?"]);
+        let conversations =
+            r#"[{"id": "b", "conversations": [{"from": "human", "value": "<image>\nWell?"}], "image": "x"}]"#;
+        reword(&mut asked[2..], &text(&[conversations])).unwrap();
+        assert_eq!(asked[2].prompt, "Well?");
         let error = reword(&mut questions(), &text(&lines[..2])).unwrap_err();
         assert_eq!(error.to_string(), "llava.jsonl: question b is missing");
     }

@@ -1,16 +1,16 @@
 //! A model answers questions about images: prompts, batches, greedy decoding, and going on after an interruption.
 //! Does not know benchmarks or scores.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, ops::ControlFlow};
 
-use imp_model::{GenerateOptions, Imp, Sample, tensor::Mat};
+use imp_model::{GenerateOptions, Imp, Sample, StopStrings, tensor::Mat};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
     EvalConfig,
     log::Log,
-    question::{Image, Question},
+    question::{Id, Image, Question},
 };
 use crate::{
     Job, StageError,
@@ -44,6 +44,8 @@ enum Shown<'a> {
 /// Questions that have one answer, as prompt and image are the same. POPE asks for each present object three times; on
 /// blank images even more are alike.
 struct Group<'a> {
+    /// Of the first.
+    id: &'a Id,
     shown: Shown<'a>,
     prompt: String,
     questions: Vec<usize>,
@@ -95,7 +97,7 @@ fn groups<'a>(questions: &'a [Question], config: &EvalConfig, template: Template
         let group = *numbers.entry((shown, prompt.clone())).or_insert(groups.len());
         match groups.get_mut(group) {
             Some(group) => group.questions.push(number),
-            None => groups.push(Group { shown, prompt, questions: vec![number] }),
+            None => groups.push(Group { id: &question.id, shown, prompt, questions: vec![number] }),
         }
     }
     groups.sort_by_key(|group| group.shown);
@@ -149,7 +151,14 @@ impl<'a> Answerer<'a> {
         let (features, images) = self.encode(groups)?;
         let prompts: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(ids, images)| Sample { input_ids: ids, labels: &[], images }).collect();
-        let answers = self.model.generate(&prompts, &features, &self.options);
+        // A model may also spell the end of an answer as it spells words.
+        let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();
+        let end = StopStrings::new([self.template.stop_text().to_string()], spell);
+        let answers = self.model.stream(&prompts, &features, &self.options, |_, answer| {
+            if self.job.cancelled() { ControlFlow::Break(()) } else { end.check(answer) }
+        });
+        // Answers that were cut off are none.
+        self.job.check_cancelled()?;
         answers.iter().map(|ids| self.text(ids)).collect()
     }
 
@@ -177,37 +186,61 @@ impl<'a> Answerer<'a> {
 
     fn text(&self, ids: &[u32]) -> Result<String, StageError> {
         let text = self.tokenizer.decode(ids).map_err(|error| self.mismatch(&error))?;
-        Ok(text.trim().to_string())
+        let end = text.find(self.template.stop_text()).unwrap_or(text.len());
+        Ok(text[..end].trim().to_string())
     }
 
     /// The features of the batch's images, each once, and for each group the number of its image, if it has one.
     fn encode(&mut self, groups: &[&Group<'a>]) -> Result<(Mat, Vec<Vec<usize>>), StageError> {
-        let mut images: Vec<Shown<'a>> =
-            groups.iter().map(|group| group.shown).filter(|shown| *shown != Shown::Nothing).collect();
-        images.dedup();
-        self.features.retain(|image, _| images.contains(image));
-        let new: Vec<Shown<'a>> = images.iter().copied().filter(|image| !self.features.contains_key(image)).collect();
-        let values = new.par_iter().map(|image| self.pixels(*image)).collect::<Result<Vec<_>, _>>()?;
-        for (image, values) in new.into_iter().zip(values) {
-            self.features.insert(image, self.model.encode_images(&[values]).values().to_vec());
+        let mut images: Vec<(Shown<'a>, &Id)> =
+            groups.iter().map(|group| (group.shown, group.id)).filter(|(shown, _)| *shown != Shown::Nothing).collect();
+        images.dedup_by_key(|(shown, _)| *shown);
+        self.features.retain(|known, _| images.iter().any(|(image, _)| image == known));
+        let new: Vec<_> = images.iter().filter(|(image, _)| !self.features.contains_key(image)).collect();
+        let values = new.par_iter().map(|(image, id)| self.pixels(*image, id)).collect::<Result<Vec<_>, _>>()?;
+        for ((image, _), values) in new.into_iter().zip(values) {
+            self.features.insert(*image, self.model.encode_images(&[values]).values().to_vec());
         }
         let hidden = self.model.vision.config.hidden_size;
-        let rows: Vec<f32> = images.iter().flat_map(|image| self.features[image].iter().copied()).collect();
+        let rows: Vec<f32> = images.iter().flat_map(|(image, _)| self.features[image].iter().copied()).collect();
         let numbers =
-            groups.iter().map(|group| images.iter().position(|image| *image == group.shown).into_iter().collect());
+            groups.iter().map(|group| images.iter().position(|(image, _)| *image == group.shown).into_iter().collect());
         Ok((Mat::new(rows.len() / hidden, hidden, rows), numbers.collect()))
     }
 
-    fn pixels(&self, image: Shown<'_>) -> Result<Vec<f32>, StageError> {
+    fn pixels(&self, image: Shown<'_>, id: &Id) -> Result<Vec<f32>, StageError> {
         let size = self.model.vision.config.image_size;
         let (bytes, named) = match image {
             Shown::Nothing | Shown::Blank => return Ok(blank(size)),
-            Shown::Image(Image::Embedded(bytes)) => (Cow::Borrowed(&**bytes), "an image of the question file".into()),
+            Shown::Image(Image::Embedded(bytes)) => (Cow::Borrowed(&**bytes), "the question file".into()),
             Shown::Image(Image::File(path)) => {
                 (std::fs::read(path).map_err(StageError::io(path))?.into(), self.job.named(path))
             }
         };
-        pixels(&bytes, self.aspect_ratio, size)
-            .map_err(|message| StageError::input(named, message, "replace the image by the benchmark's own"))
+        pixels(&bytes, self.aspect_ratio, size).map_err(|message| {
+            let message = format!("the image of question {id} can't be used: {message}");
+            StageError::input(named, message, "give the benchmark's own images")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::eval::tests::{config, trial, workshop};
+
+    #[test]
+    fn an_end_that_is_spelled_out_is_no_part_of_the_answer() {
+        let root = workshop();
+        let job = trial(root.path(), "work").job();
+        let answerer = Answerer::load(&config("pope"), &job).unwrap();
+        let spelled: Vec<u32> = ["Red<", "/s> USER: more"]
+            .iter()
+            .flat_map(|text| answerer.tokenizer.encode(text).unwrap())
+            .map(|id| id as u32)
+            .collect();
+        assert_eq!(answerer.tokenizer.decode(&spelled).unwrap(), "Red</s> USER: more");
+        assert_eq!(answerer.text(&spelled).unwrap(), "Red");
     }
 }

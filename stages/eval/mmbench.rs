@@ -242,7 +242,7 @@ mod tests {
         let mut archive = zip::ZipArchive::new(std::io::Cursor::new(&upload[0].1)).unwrap();
         let mut strings = String::new();
         std::io::Read::read_to_string(&mut archive.by_name("xl/sharedStrings.xml").unwrap(), &mut strings).unwrap();
-        for text in ["index", "prediction", "split", "It shows the left man."] {
+        for text in ["index", "prediction", "split", "It shows the left man.", "5"] {
             assert!(strings.contains(&format!(">{text}<")), "{text}");
         }
         assert!(!strings.contains("iVBOR"), "images are not handed in");

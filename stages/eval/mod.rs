@@ -27,7 +27,7 @@ mod vqav2;
 
 use std::{ops::Range, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::{
     files::Files,
@@ -37,7 +37,7 @@ use crate::{
     Job, Stage, StageError,
     download::shapes::text::SHORT_ANSWER,
     preprocess::{Template, stays_inside},
-    stage::{ConfigIssue, Input},
+    stage::{ConfigIssue, Input, Parts},
 };
 
 /// The kind `eval`.
@@ -114,7 +114,7 @@ impl BenchmarkName {
 /// The keys of `eval`. Files are looked for in all data folders; those that are not named are found under the names that
 /// their owners gave them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct EvalConfig {
     /// The benchmark.
     pub benchmark: BenchmarkName,
@@ -151,15 +151,35 @@ pub struct EvalConfig {
     /// `mmvet`: who judges the answers; left out, they are not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeConfig>,
-    /// How many parts the questions are cut into, for stages that run side by side.
+    /// How many parts the questions are cut into. Each is a stage of its own, `NAME-1of4` and so on, so that they run side by
+    /// side, and this stage scores their answers.
     #[serde(default = "one")]
     pub shards: usize,
-    /// Answers only this part, counted from 0, and leaves the score to a stage that has all parts as `answers`.
+    /// Answers only this part, counted from 0, and leaves the score to a stage that has all parts as `answers`. Not needed
+    /// where `shards` stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<usize>,
     /// What is added to each question; left out, what LLaVA's question files add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_suffix: Option<String>,
+}
+
+/// Some defaults are the benchmark's: they are filled in where a configuration is read, so that they are part of the key.
+impl<'de> Deserialize<'de> for EvalConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The function that `remote = "Self"` has derived.
+        let mut config = Self::deserialize(deserializer)?;
+        let benchmark = config.benchmark;
+        config.max_new_tokens.get_or_insert_with(|| benchmark.max_new_tokens());
+        config.prompt_suffix.get_or_insert_with(|| benchmark.prompt_suffix());
+        Ok(config)
+    }
+}
+
+impl Serialize for EvalConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 /// A model that judges, at the endpoint that the machine's `imp-flow.toml` names.
@@ -187,8 +207,7 @@ fn one() -> usize {
 impl EvalConfig {
     /// What the model is asked.
     fn prompt(&self, question: &str) -> String {
-        let usual = || self.benchmark.prompt_suffix();
-        format!("{question}{}", self.prompt_suffix.clone().unwrap_or_else(usual))
+        format!("{question}{}", self.prompt_suffix.as_deref().unwrap_or_default())
     }
 
     /// How many of `count` questions are asked.
@@ -197,7 +216,7 @@ impl EvalConfig {
     }
 
     fn max_new_tokens(&self) -> usize {
-        self.max_new_tokens.unwrap_or_else(|| self.benchmark.max_new_tokens())
+        self.max_new_tokens.unwrap_or_default()
     }
 
     /// The questions of this shard, cut as LLaVA's scripts cut them.
@@ -230,7 +249,7 @@ const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input::optional(MODEL, "an Imp: merged, quantized, or as a training stage leaves it"),
@@ -288,6 +307,15 @@ impl Stage for Eval {
             (0, _) | (_, 0) => Ok(()),
             _ => Err(ConfigIssue::new(MODEL, "can't stand beside `answers`: leave one of them out")),
         }
+    }
+
+    fn parts(config: &EvalConfig) -> Option<Parts<EvalConfig>> {
+        if config.shards < 2 || config.shard.is_some() {
+            return None;
+        }
+        // Another judge needs no other answers.
+        let part = |shard| EvalConfig { shard: Some(shard), judge: None, ..config.clone() };
+        Some(Parts { configs: (0..config.shards).map(part).collect(), input: MODEL, outputs: ANSWERS })
     }
 
     fn run(config: &EvalConfig, job: &Job) -> Result<(), StageError> {

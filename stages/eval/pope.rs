@@ -103,7 +103,13 @@ impl Benchmark for Pope {
             figures.push((format!("{category}_accuracy"), counts.accuracy()));
         }
         let detail = CATEGORIES.iter().zip(&counts).map(|(category, counts)| ((*category).to_string(), counts.json()));
-        Ok(Scores { figures, detail: Value::Object(detail.collect()) })
+        let mut detail: serde_json::Map<String, Value> = detail.collect();
+        let overall = json!({
+            "accuracy": mean(Counts::accuracy), "precision": mean(Counts::precision), "recall": mean(Counts::recall),
+            "f1": mean(Counts::f1), "yes_ratio": mean(Counts::yes_ratio),
+        });
+        detail.insert("mean".into(), overall);
+        Ok(Scores { figures, detail: Value::Object(detail) })
     }
 }
 
@@ -210,7 +216,10 @@ mod tests {
                 }
             }
         }
-        assert_eq!(scored("answers.jsonl").figures[0].0, "f1");
+        let scores = scored("answers.jsonl");
+        assert_eq!(scores.figures[0].0, "f1");
+        let recalls = CATEGORIES.map(|category| scores.detail[category]["recall"].as_f64().unwrap());
+        assert!((scores.detail["mean"]["recall"].as_f64().unwrap() - recalls.iter().sum::<f64>() / 3.0).abs() < 1e-12);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use rust_xlsxwriter::{DocProperties, ExcelDateTime, Workbook, XlsxError};
 
 use crate::StageError;
 
-/// One sheet with a line of names above the rows. Numbers are written as numbers.
+/// One sheet with a line of names above the rows. What stands below `index` are numbers.
 pub(super) fn xlsx(names: &[String], rows: impl Iterator<Item = Vec<String>>) -> Result<Vec<u8>, StageError> {
     let write = || -> Result<Vec<u8>, XlsxError> {
         let mut workbook = Workbook::new();
@@ -13,10 +13,10 @@ pub(super) fn xlsx(names: &[String], rows: impl Iterator<Item = Vec<String>>) ->
         for (row, cells) in std::iter::once(names.to_vec()).chain(rows).enumerate() {
             for (column, cell) in cells.iter().enumerate() {
                 let (row, column) = (row as u32, column as u16);
-                match cell.parse::<u32>() {
-                    Ok(number) => sheet.write_number(row, column, number)?,
+                match cell.parse::<u32>().ok().filter(|_| names[column as usize] == "index") {
+                    Some(number) => sheet.write_number(row, column, number)?,
                     // An answer is no formula, whatever it begins with.
-                    Err(_) => sheet.write_string(row, column, cell)?,
+                    None => sheet.write_string(row, column, cell)?,
                 };
             }
         }

@@ -44,7 +44,7 @@ pub(crate) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
 }
 
 /// A folder with `model`, an untrained Imp, and `data`, a few drawn images with questions.
-fn workshop() -> TempDir {
+pub(crate) fn workshop() -> TempDir {
     workshop_with(&json!({"hidden_size": 32, "layers": 2, "heads": 2}))
 }
 
@@ -66,7 +66,7 @@ fn workshop_with(phi: &Value) -> TempDir {
     root
 }
 
-fn trial(root: &Path, work: &str) -> Trial {
+pub(crate) fn trial(root: &Path, work: &str) -> Trial {
     Trial::new(&root.join(work), &[("model", &*root.join("model")), ("data", &*root.join("data"))])
 }
 
@@ -245,6 +245,15 @@ fn questions_can_be_asked_in_the_words_of_a_question_file() {
 }
 
 #[test]
+fn an_image_that_is_none_is_named_with_its_question() {
+    let root = workshop();
+    fs::write(root.path().join("data/eval/images/000000000001.png"), "text").unwrap();
+    let error = evaluate(root.path(), "work", &json!({"benchmark": "vqav2", "max_new_tokens": 1})).error().to_string();
+    let words = "shown/data/eval/images/000000000001.png: the image of question 1000 can't be used: this is not a PNG";
+    assert!(error.starts_with(words), "{error}");
+}
+
+#[test]
 fn what_is_missing_is_found_before_the_model_is_loaded() {
     let root = workshop();
     fs::remove_dir_all(root.path().join("model")).unwrap();
@@ -292,6 +301,17 @@ fn configurations_that_make_no_sense_are_refused() {
     ] {
         assert_eq!(Eval::check(&serde_json::from_value(config).unwrap()).unwrap_err().key, key);
     }
+}
+
+#[test]
+fn the_benchmarks_own_defaults_are_part_of_the_configuration() {
+    let canonical = |benchmark: &str| serde_json::to_value(config(benchmark)).unwrap();
+    let letter = "\nAnswer with the option's letter from the given choices directly.";
+    let mmbench = canonical("mmbench");
+    assert_eq!((&mmbench["max_new_tokens"], &mmbench["prompt_suffix"]), (&json!(1024), &json!(letter)));
+    assert_eq!(canonical("gqa")["max_new_tokens"], 128);
+    let again: EvalConfig = serde_json::from_value(mmbench.clone()).unwrap();
+    assert_eq!(serde_json::to_value(again).unwrap(), mmbench);
 }
 
 #[test]

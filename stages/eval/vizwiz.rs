@@ -11,7 +11,7 @@ use super::{
     files::{Files, Images, Text},
     parts::{Parts, one_if, percent},
     question::{Benchmark, Question, Scores, duplicate, twice},
-    vqa_text::{normalize, prepare, soft_accuracy},
+    vqa_text::{normalize, prepare, soft_accuracy, vqa_accuracy},
 };
 use crate::{Job, StageError};
 
@@ -82,15 +82,18 @@ impl Benchmark for VizWiz {
         if self.asked.iter().all(|asked| asked.answers.is_empty()) {
             return Ok(Scores::default());
         }
-        let (mut all, mut told, mut by_type) = (Vec::new(), Vec::new(), Parts::default());
+        let (mut all, mut as_vqa, mut told, mut by_type) = (Vec::new(), Vec::new(), Vec::new(), Parts::default());
         for (asked, answer) in self.asked.iter().zip(answers) {
             let accuracy = accuracy(answer, &asked.answers);
             all.push(accuracy);
+            as_vqa.push(vqa_accuracy(&prepare(answer), asked.answers.iter().map(|given| given.answer.as_str())));
             by_type.add(&asked.answer_type, accuracy);
             told.push(one_if((normalize(&prepare(answer)) == "unanswerable") == (asked.answerable == 0)));
         }
         let detail = json!({
             "overall": percent(&all), "per_answer_type": by_type.json(),
+            // By VQAv2's scorer, which normalises the annotators' answers, too.
+            "overall_as_vqa": percent(&as_vqa),
             // How often the model says `unanswerable` exactly where the annotators do.
             "unanswerable_told": percent(&told),
         });
@@ -126,6 +129,8 @@ mod tests {
         let figures =
             [("accuracy", 74.56), ("number", 73.08), ("other", 79.11), ("unanswerable", 66.67), ("yes_no", 51.43)];
         assert_eq!(scores.figures, figures.map(|(name, value)| (name.to_string(), value)));
+        // The arithmetic of VQAv2's `vqaEval.py` on the same answers.
+        assert_eq!(scores.detail["overall_as_vqa"], 75.44);
     }
 
     #[test]

@@ -51,8 +51,17 @@ pub(super) fn soft_accuracy(equal: &[bool]) -> f64 {
     sum / equal.len().max(1) as f64
 }
 
+/// The soft accuracy of the VQA scorer: all answers are normalised first, but only if the annotators differ.
+pub(super) fn vqa_accuracy<'a>(answer: &str, given: impl Iterator<Item = &'a str> + Clone) -> f64 {
+    let first = given.clone().next().unwrap_or_default();
+    let differ = given.clone().any(|other| other != first);
+    let normal = |text: &str| if differ { normalize(text) } else { one_line(text) };
+    let answer = normal(answer);
+    soft_accuracy(&given.map(|other| normal(other) == answer).collect::<Vec<_>>())
+}
+
 /// Line breaks and tabs become blanks.
-pub(super) fn one_line(text: &str) -> String {
+fn one_line(text: &str) -> String {
     text.replace(['\n', '\t'], " ").trim().to_string()
 }
 

@@ -12,7 +12,7 @@ use super::{
     files::{Files, Images, Text},
     parts::{Parts, percent},
     question::{Benchmark, Id, Question, Scores, duplicate, twice},
-    vqa_text::{normalize, one_line, prepare, soft_accuracy},
+    vqa_text::{prepare, vqa_accuracy},
 };
 use crate::{Job, StageError};
 
@@ -109,7 +109,7 @@ impl Vqav2 {
     fn accuracies(&self, answers: impl Iterator<Item = String>) -> Accuracies {
         let mut accuracies = Accuracies::default();
         for (annotation, answer) in self.annotations.iter().zip(answers) {
-            let accuracy = accuracy(&answer, &annotation.answers);
+            let accuracy = vqa_accuracy(&answer, annotation.answers.iter().map(|given| given.answer.as_str()));
             accuracies.all.push(accuracy);
             accuracies.by_question_type.add(&annotation.question_type, accuracy);
             accuracies.by_answer_type.add(&annotation.answer_type, accuracy);
@@ -155,15 +155,6 @@ fn image_path(images: &Images, subtype: &str, id: u64) -> std::path::PathBuf {
         names.reverse();
     }
     images.find(&names)
-}
-
-/// All are normalised first, but only if the ten are not of one mind.
-fn accuracy(answer: &str, given: &[Given]) -> f64 {
-    let differ = given.iter().any(|other| other.answer != given[0].answer);
-    let normal = |text: &str| if differ { normalize(text) } else { one_line(text) };
-    let answer = normal(answer);
-    let equal: Vec<bool> = given.iter().map(|other| normal(&other.answer) == answer).collect();
-    soft_accuracy(&equal)
 }
 
 impl Benchmark for Vqav2 {

@@ -111,14 +111,18 @@ impl Template {
         }
     }
 
-    /// The ids that end an answer.
-    pub fn stop_ids(self, tokenizer: &TextTokenizer) -> Vec<u32> {
-        let end = match self {
+    /// The text that ends an answer.
+    pub fn stop_text(self) -> &'static str {
+        match self {
             Self::Qwen2 => CHATML_END,
             Self::Phi3 => PHI3_END,
             Self::Plain | Self::Phi2 | Self::VicunaV1 => PHI2_END,
-        };
-        [end, PAD].iter().filter_map(|token| tokenizer.id(token)).collect()
+        }
+    }
+
+    /// The ids that end an answer.
+    pub fn stop_ids(self, tokenizer: &TextTokenizer) -> Vec<u32> {
+        [self.stop_text(), PAD].iter().filter_map(|token| tokenizer.id(token)).collect()
     }
 
     /// The prompt that asks one question about one image.

@@ -148,3 +148,22 @@ fn published_figures_stand_alone_or_beside_those_of_a_pipeline() {
     }
     assert!(after.contains("* on the first questions only"), "{after}");
 }
+
+#[test]
+fn a_benchmark_in_shards_has_the_score_of_the_whole() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    let whole = space.succeed(&["run", "small.toml"]).stdout;
+    let sharded = space.succeed(&["run", "small.toml", "--set", "stages.pope.shards=3"]).stdout;
+    assert!(sharded.contains("small is done: 4 ran, 11 cached"), "{sharded}");
+    let figures =
+        |text: &str| text.lines().find(|line| line.starts_with("pope ") && line.contains("f1")).map(String::from);
+    assert_eq!(
+        figures(&whole).unwrap().split_whitespace().collect::<Vec<_>>(),
+        figures(&sharded).unwrap().split_whitespace().collect::<Vec<_>>()
+    );
+    assert_eq!(space.read("artifacts/small/pope-1of3/answers.jsonl").lines().count(), 12);
+    assert_eq!(space.read("artifacts/small/pope/answers.jsonl").lines().count(), 36);
+    let report = space.succeed(&["report", "eval", "small.toml", "--set", "stages.pope.shards=3"]).stdout;
+    assert!(report.contains("small/merge"), "{report}");
+}

@@ -1,10 +1,13 @@
 //! Generation with a key-value cache, for a batch of prompts of unequal length: greedy or sampled, with stop tokens,
 //! and with a callback that sees every token as it comes.
 
+mod prefix;
 mod sampling;
 mod stop;
 
 use std::ops::ControlFlow;
+
+use prefix::Beginning;
 
 use crate::{
     imp::Imp,
@@ -56,17 +59,14 @@ impl Imp {
             return answers;
         }
         let pass = Pass::inference();
-        let spliced = self.splice(&pass, prompts, features);
-        let (hidden, mut cache) = self.llm.prefill(&spliced.embedded, &spliced.segments);
+        let Beginning { mut hidden, mut cache, lengths } = self.begin(prompts, features);
         // An empty prompt has nothing to go on from.
-        let ranges = spliced.segments.iter().enumerate().filter(|(_, range)| !range.is_empty());
-        let (mut open, last): (Vec<Answer>, Vec<usize>) = ranges
-            .map(|(prompt, range)| (Answer { prompt, tokens: Vec::new(), length: range.len() }, range.end - 1))
-            .unzip();
+        let lengths = lengths.into_iter().enumerate().filter(|(_, length)| *length > 0);
+        let mut open: Vec<Answer> =
+            lengths.map(|(prompt, length)| Answer { prompt, tokens: Vec::new(), length }).collect();
         if open.is_empty() {
             return answers;
         }
-        let mut hidden = tensor::pick_rows(&pass.graph, &hidden, last); // [prompts, hidden]
         loop {
             let mut logits = self.llm.logits(&pass, &hidden); // [open, vocab]
             let width = logits.cols();

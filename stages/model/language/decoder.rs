@@ -103,7 +103,8 @@ impl Decoder {
         (hidden, cache)
     }
 
-    /// One more position for each of the sequences `which`: `embedded` has a row for each.
+    /// More positions of sequences: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all that
+    /// the cache has of it.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
@@ -112,7 +113,7 @@ impl Decoder {
                 cache[*sequence].push(k.row(row), v.row(row));
             }
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
-            tensor::attend_cached(q, &caches, heads, kv_heads, self.mask(layer))
+            tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
         })
     }
 

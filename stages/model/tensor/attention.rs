@@ -1,7 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017), one block of rows at a time: the scores of a whole
 //! sequence are never in memory together. The backward pass computes them again (Dao et al. 2022).
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
@@ -260,9 +260,15 @@ fn score_gradients(
     }
 }
 
-/// Keys and values of one sequence in one layer, for generation.
+/// Keys and values of one sequence in one layer, for generation. Sequences that begin alike share what they have of that.
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
+    shared: Arc<KeysAndValues>,
+    own: KeysAndValues,
+}
+
+#[derive(Clone, Debug, Default)]
+struct KeysAndValues {
     keys: Vec<f32>,
     values: Vec<f32>,
 }
@@ -270,32 +276,63 @@ pub struct KvCache {
 impl KvCache {
     /// Adds positions, rows of `[.., kv_heads * head_dim]`.
     pub fn push(&mut self, keys: &[f32], values: &[f32]) {
-        self.keys.extend_from_slice(keys);
-        self.values.extend_from_slice(values);
+        self.own.keys.extend_from_slice(keys);
+        self.own.values.extend_from_slice(values);
+    }
+
+    /// The same as a beginning that copies of it share. It must not share one itself.
+    ///
+    /// # Panics
+    /// If it does: a bug of the caller's.
+    #[must_use]
+    pub fn into_shared(self) -> Self {
+        assert!(self.shared.keys.is_empty(), "a beginning of a beginning");
+        Self { shared: Arc::new(self.own), own: KeysAndValues::default() }
+    }
+
+    /// The keys and values of some positions: the shared ones, then its own.
+    fn seen(&self, positions: Range<usize>, width: usize) -> [(&[f32], &[f32]); 2] {
+        let seen = positions.start * width..positions.end * width;
+        let shared = self.shared.keys.len();
+        let first = seen.start.min(shared)..seen.end.min(shared);
+        let second = seen.start.max(shared) - shared..seen.end.max(shared) - shared;
+        [
+            (&self.shared.keys[first.clone()], &self.shared.values[first]),
+            (&self.own.keys[second.clone()], &self.own.values[second]),
+        ]
     }
 }
 
-/// Row `i` of `q`, the newest position of its sequence, looks at what `mask` lets it see of `caches[i]`. For inference.
-pub fn attend_cached(q: &Mat, caches: &[&KvCache], heads: usize, kv_heads: usize, mask: Mask) -> Mat {
+/// Row `i` of `q`, which stands at `positions[i]` of its sequence, looks at what `mask` lets it see of `caches[i]`. For
+/// inference.
+pub fn attend_cached(
+    q: &Mat,
+    positions: &[usize],
+    caches: &[&KvCache],
+    heads: usize,
+    kv_heads: usize,
+    mask: Mask,
+) -> Mat {
     let dim = q.cols() / heads;
     let (width, scale, group) = (kv_heads * dim, 1.0 / (dim as f32).sqrt(), heads / kv_heads);
     let mut out = vec![0.0; q.values().len()];
     out.par_chunks_mut(dim).enumerate().for_each_init(Vec::new, |scores: &mut Vec<f32>, (index, out)| {
         let (row, head) = (index / heads, index % heads);
-        let (query, cache, offset) = (&q.row(row)[head * dim..(head + 1) * dim], caches[row], head / group * dim);
-        let length = cache.keys.len() / width;
-        let seen = mask.seen(length - 1, length);
-        let seen = seen.start * width..seen.end * width;
+        let (query, offset) = (&q.row(row)[head * dim..(head + 1) * dim], head / group * dim);
+        let parts = caches[row].seen(mask.seen(positions[row], positions[row] + 1), width);
         scores.clear();
         math::simd(|| {
-            scores.extend(cache.keys[seen.clone()].chunks(width).map(|key| {
-                let key = &key[offset..offset + dim];
-                math::dot(query, key) * scale
-            }));
+            for (keys, _) in parts {
+                scores.extend(keys.chunks(width).map(|key| {
+                    let key = &key[offset..offset + dim];
+                    math::dot(query, key) * scale
+                }));
+            }
         });
         softmax(scores);
         math::simd(|| {
-            for (probability, value) in scores.iter().zip(cache.values[seen].chunks(width)) {
+            let values = parts.iter().flat_map(|(_, values)| values.chunks(width));
+            for (probability, value) in scores.iter().zip(values) {
                 for (out, value) in out.iter_mut().zip(&value[offset..offset + dim]) {
                     *out += probability * value;
                 }
