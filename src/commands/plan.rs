@@ -24,6 +24,7 @@ pub(super) fn show(place: &Workplace, selection: &Selection, common: &Common) ->
     let planner = place.planner();
     let verdicts: Vec<_> = planner.plan(selection)?.into_iter().filter(|(index, _)| selection.wants(*index)).collect();
     let forecasts = planner.forecast(&verdicts)?;
-    report::plan(&place.pipeline, &place.store, &verdicts, &forecasts, common);
+    let machine = &place.settings.machine;
+    report::plan(&place.pipeline, &place.store, machine, &verdicts, &forecasts, common);
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::Common,
     pipeline::Pipeline,
-    scheduler::{Ending, StageEnd, Summary, Verdict},
+    scheduler::{Ending, Machine, StageEnd, Summary, Verdict},
     store::Store,
 };
 
@@ -84,6 +84,7 @@ pub(super) fn summary(summary: &Summary) -> String {
 pub(crate) fn plan(
     pipeline: &Pipeline,
     store: &Store,
+    machine: &Machine,
     verdicts: &[(usize, Verdict)],
     forecasts: &[Forecast],
     common: &Common,
@@ -108,6 +109,13 @@ pub(crate) fn plan(
         ));
         if let Some(text) = takes(forecast) {
             say(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
+        }
+        if let (Some(memory), Some(there)) = (forecast.memory, machine.memory)
+            && memory.bytes > there
+        {
+            let text = format!("that is more than the {} of this machine", units::bytes(there));
+            let remedy = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
+            say(&format!("{WARN}{:<width$}  {text}: {remedy}{WARN:#}", "", width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();

@@ -123,6 +123,10 @@ fn init_writes_a_pipeline_that_plans() {
     assert!(plan.stdout.contains("mine: 0 of 17 cached, 17 would run"), "{}", plan.stdout);
     // Pretraining, finetuning and LoRA: sizes are known of models that nobody has made yet.
     assert_eq!(plan.stdout.matches("takes at most ").count(), 3, "{}", plan.stdout);
+    assert!(!plan.stdout.contains("of this machine"), "{}", plan.stdout);
+    space.write("imp-flow.toml", "memory = \"10MB\"\n");
+    let small = space.succeed(&["plan", "pipelines/mine.toml"]).stdout;
+    assert_eq!(small.matches("that is more than the 10.0 MB of this machine: try").count(), 3, "{small}");
     let again = space.run(&["init", "pipelines/mine.toml"]);
     assert_eq!(again.code, Some(1));
     assert!(again.stderr.contains("can't write pipelines/mine.toml"), "{}", again.stderr);
