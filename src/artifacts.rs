@@ -2,7 +2,8 @@
 //! them, and the record of the last run. All of it can be deleted: the next run makes it again.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -59,7 +60,7 @@ impl Artifacts {
     pub(crate) fn record(&self, summary: &Summary) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
-        serde_json::to_writer_pretty(&mut file, summary)?;
+        file.write_all(&serde_json::to_vec_pretty(summary)?)?;
         file.persist(self.folder.join("run.json")).map_err(|error| error.error)?;
         Ok(())
     }
