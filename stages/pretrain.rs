@@ -116,7 +116,7 @@ impl Config {
 
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "trains a fresh projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input::required("llm", "a language model (Hugging Face folder)"),

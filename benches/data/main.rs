@@ -1,10 +1,12 @@
 //! From image files and conversations to pixels and token ids, against the original's way in Python: the same files on the
-//! same cores, taking turns. See docs/BENCHMARKS.md.
+//! same cores, taking turns. How long 665,000 records take to open, and what cached features save. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench data`; makes the peers' environment first (benches/peers/setup.sh).
+//! `cargo bench --bench data`; makes the peers' environment first (benches/peers/setup.sh). `-- open` and `-- features` need
+//! none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     path::Path,
@@ -12,13 +14,14 @@ use std::{
     time::Instant,
 };
 
-use imp_stages::preprocess::{AspectRatio, Template, TextTokenizer, Turn, pixels};
+use imp_stages::preprocess::{AspectRatio, RecordSet, Template, TextTokenizer, Turn, pixels};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 5;
 /// Pixels in a row, as for SigLIP-so400m.
 const SIZE: usize = 384;
+const RECORDS: &str = "target/bench-data/open";
 const TOKENIZER: &str = "stages/preprocess/fixtures/qwen1_5_tokenizer.json";
 /// As the runner starts its stages.
 const KEEP_MEMORY: [(&str, &str); 3] =
@@ -26,10 +29,16 @@ const KEEP_MEMORY: [(&str, &str); 3] =
 
 fn main() {
     let folder = Path::new("target/bench-data");
-    if std::env::args().nth(1).is_some_and(|argument| argument == "worker") {
-        println!("{}", json!({"images_per_second": ours(folder)}));
-        return;
+    match std::env::args().nth(1).as_deref() {
+        Some("worker") => println!("{}", json!({"images_per_second": ours(folder)})),
+        Some("open-worker") => println!("{}", open_records()),
+        Some("open") => open(),
+        Some("features") => features(),
+        _ => against_python(folder),
     }
+}
+
+fn against_python(folder: &Path) {
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
     assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
@@ -69,6 +78,70 @@ fn ours(folder: &Path) -> f64 {
     let seconds = began.elapsed().as_secs_f64();
     assert!(sizes > records.len() * 3 * SIZE * SIZE);
     records.len() as f64 / seconds
+}
+
+/// Opens a record set as large as LLaVA-1.5's, of short records, in processes of their own.
+fn open() {
+    let root = Path::new(RECORDS);
+    std::fs::create_dir_all(root.join("data")).unwrap();
+    let turns = json!([{"from": "human", "value": "Is it red?"}, {"from": "gpt", "value": "Yes"}]);
+    let records: Vec<Value> = (0..665_298).map(|id| json!({"id": id.to_string(), "conversations": turns})).collect();
+    fs::write(root.join("data/train.json"), serde_json::to_vec(&records).unwrap()).unwrap();
+    let stages = run("benches/data/open.toml", root);
+    println!("{} records", stages["records"]["results"]["records"]);
+    let this = std::env::current_exe().unwrap();
+    let figures: Vec<Value> = (0..9).map(|_| result(Command::new(&this).arg("open-worker"))).collect();
+    for name in ["open_ms", "lengths_ms", "memory_mb"] {
+        println!("{name:12} {:8.2}", median(figures.iter().map(|figures| figures[name].as_f64().unwrap()).collect()));
+    }
+}
+
+fn open_records() -> Value {
+    let milliseconds = |began: Instant| began.elapsed().as_secs_f64() * 1e3;
+    let began = Instant::now();
+    let set = RecordSet::open(&Path::new(RECORDS).join("artifacts/open/records")).unwrap();
+    let open = milliseconds(began);
+    // What training looks at before its first step.
+    let longest = set.modality_lengths().max().unwrap() + set.lengths().max().unwrap() as i64;
+    assert!(longest > 0);
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    json!({"open_ms": open, "lengths_ms": milliseconds(began), "memory_mb": peak.parse::<f64>().unwrap() / 1e3})
+}
+
+/// Pretraining and finetuning with features that are computed in each stage, and with features that were cached.
+fn features() {
+    let root = Path::new("target/bench-data/features");
+    let stages = run("benches/data/features.toml", root);
+    for name in ["captions", "captions_seen", "pretrain", "pretrain_seen", "finetune", "finetune_seen"] {
+        let stage = &stages[name];
+        println!("{name:16} {:8.1} s {:>10} bytes", stage["seconds"].as_f64().unwrap(), stage["output"]["bytes"]);
+    }
+    for name in ["pretrain", "finetune"] {
+        let [usual, seen] =
+            [name.to_string(), format!("{name}_seen")].map(|name| stages[&name]["output"]["digest"].clone());
+        assert_eq!(usual, seen, "{name} must give the same weights");
+    }
+}
+
+/// Runs a pipeline with an empty cache: name -> what its record says of the stage.
+fn run(pipeline: &str, root: &Path) -> BTreeMap<String, Value> {
+    for old in ["cache", "artifacts"] {
+        let _ = fs::remove_dir_all(root.join(old));
+    }
+    fs::create_dir_all(root).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_imp-flow"));
+    command
+        .args(["run", pipeline, "-q", "--cache"])
+        .arg(root.join("cache"))
+        .arg("--artifacts")
+        .arg(root.join("artifacts"));
+    assert!(command.stdout(Stdio::null()).status().unwrap().success(), "{pipeline} failed");
+    let name = Path::new(pipeline).file_stem().unwrap();
+    let record: Value =
+        serde_json::from_slice(&fs::read(root.join("artifacts").join(name).join("run.json")).unwrap()).unwrap();
+    let stages = record["stages"].as_array().unwrap().iter();
+    stages.map(|stage| (stage["name"].as_str().unwrap().to_string(), stage.clone())).collect()
 }
 
 fn result(command: &mut Command) -> Value {

@@ -84,53 +84,69 @@ fn images(value: Value) -> Option<Vec<String>> {
 /// Walks through the array without reading more than a record ahead. After an error it ends.
 pub(super) struct Records<'a> {
     text: &'a [u8],
-    position: usize,
+    place: Place,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Bytes read so far.
+    pub(super) position: usize,
     line: usize,
     state: State,
 }
 
-#[derive(PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
     Start,
     Inside,
     Ended,
 }
 
+impl Default for Place {
+    fn default() -> Self {
+        Self { position: 0, line: 1, state: State::Start }
+    }
+}
+
 impl<'a> Records<'a> {
-    pub(super) fn new(text: &'a [u8]) -> Self {
-        let position = if text.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        Self { text, position, line: 1, state: State::Start }
+    /// Goes on from `place` in the whole text.
+    pub(super) fn new(text: &'a [u8], mut place: Place) -> Self {
+        if place.position == 0 && text.starts_with(b"\xef\xbb\xbf") {
+            place.position = 3;
+        }
+        Self { text, place }
     }
 
-    /// Bytes read so far.
-    pub(super) fn position(&self) -> usize {
-        self.position
+    /// Where it is.
+    pub(super) fn place(&self) -> Place {
+        self.place
     }
 
     fn peek(&mut self) -> Option<u8> {
-        while let Some(byte) = self.text.get(self.position).copied() {
+        while let Some(byte) = self.text.get(self.place.position).copied() {
             match byte {
-                b'\n' => self.line += 1,
+                b'\n' => self.place.line += 1,
                 b' ' | b'\t' | b'\r' => {}
                 _ => return Some(byte),
             }
-            self.position += 1;
+            self.place.position += 1;
         }
         None
     }
 
     fn trouble(&mut self, message: &str) -> Trouble {
-        self.state = State::Ended;
-        Trouble { line: self.line, message: message.into() }
+        self.place.state = State::Ended;
+        Trouble { line: self.place.line, message: message.into() }
     }
 
     /// Goes past `[` or `,` to the next record; `None` after the last.
     fn advance(&mut self) -> Result<Option<()>, Trouble> {
-        let first = self.state == State::Start;
+        let first = self.place.state == State::Start;
         match (first, self.peek()) {
             (true, Some(b'[')) | (false, Some(b',')) => {
-                self.position += 1;
-                self.state = State::Inside;
+                self.place.position += 1;
+                self.place.state = State::Inside;
             }
             (true, _) => {
                 return Err(self.trouble("the file must hold a JSON array of records: it does not begin with `[`"));
@@ -141,8 +157,8 @@ impl<'a> Records<'a> {
         }
         match self.peek() {
             Some(b']') => {
-                self.position += 1;
-                self.state = State::Ended;
+                self.place.position += 1;
+                self.place.state = State::Ended;
                 if self.peek().is_some() { Err(self.trouble("there is text after the array's end")) } else { Ok(None) }
             }
             Some(_) => Ok(Some(())),
@@ -152,11 +168,11 @@ impl<'a> Records<'a> {
 
     /// The record at the current position, which is not blank.
     fn record(&mut self) -> Result<RawRecord<'a>, Trouble> {
-        let (start, line) = (self.position, self.line);
+        let (start, line) = (self.place.position, self.place.line);
         let (mut depth, mut quoted, mut escaped) = (0_usize, false, false);
-        while let Some(byte) = self.text.get(self.position).copied() {
+        while let Some(byte) = self.text.get(self.place.position).copied() {
             match byte {
-                b'\n' => self.line += 1,
+                b'\n' => self.place.line += 1,
                 _ if escaped => escaped = false,
                 b'\\' if quoted => escaped = true,
                 b'"' => quoted = !quoted,
@@ -165,18 +181,18 @@ impl<'a> Records<'a> {
                 b'}' | b']' if depth > 0 => {
                     depth -= 1;
                     if depth == 0 {
-                        self.position += 1;
-                        return Ok(RawRecord { line, text: &self.text[start..self.position] });
+                        self.place.position += 1;
+                        return Ok(RawRecord { line, text: &self.text[start..self.place.position] });
                     }
                 }
                 b',' | b']' | b'}' if depth == 0 => {
-                    return Ok(RawRecord { line, text: &self.text[start..self.position] });
+                    return Ok(RawRecord { line, text: &self.text[start..self.place.position] });
                 }
                 _ => {}
             }
-            self.position += 1;
+            self.place.position += 1;
         }
-        self.line = line;
+        self.place.line = line;
         Err(self.trouble(
             "the record that begins here never ends: a bracket or a quote is missing, or the file is cut short",
         ))
@@ -187,7 +203,7 @@ impl<'a> Iterator for Records<'a> {
     type Item = Result<RawRecord<'a>, Trouble>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.state == State::Ended {
+        if self.place.state == State::Ended {
             return None;
         }
         match self.advance() {
@@ -213,7 +229,7 @@ mod tests {
 
     #[test]
     fn records_know_the_line_they_begin_on() {
-        let records: Vec<_> = Records::new(GOOD.as_bytes()).map(Result::unwrap).collect();
+        let records: Vec<_> = Records::new(GOOD.as_bytes(), Place::default()).map(Result::unwrap).collect();
         assert_eq!(records.iter().map(|r| r.line).collect::<Vec<_>>(), [2, 4]);
         let parsed: Vec<_> = records.iter().map(|r| r.parse().unwrap()).collect();
         assert_eq!((parsed[0].id.as_str(), parsed[1].id.as_str()), ("a", "7"));
@@ -223,9 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn reading_goes_on_from_where_it_was() {
+        let mut records = Records::new(GOOD.as_bytes(), Place::default());
+        let first = records.next().unwrap().unwrap();
+        let rest: Vec<_> = Records::new(GOOD.as_bytes(), records.place()).map(Result::unwrap).collect();
+        assert_eq!((first.line, rest.iter().map(|record| record.line).collect::<Vec<_>>()), (2, vec![4]));
+    }
+
+    #[test]
     fn a_broken_record_does_not_hide_the_next() {
         let text = "[{\"id\": 1,\n\"conversations\": oops},\n{\"conversations\": []}]";
-        let records: Vec<_> = Records::new(text.as_bytes()).map(Result::unwrap).collect();
+        let records: Vec<_> = Records::new(text.as_bytes(), Place::default()).map(Result::unwrap).collect();
         assert_eq!(records[0].parse().unwrap_err().line, 2);
         assert!(records[1].parse().unwrap().turns.is_empty());
     }
@@ -240,10 +264,10 @@ mod tests {
             ("[\n\n{\"id\": [1}\n\n", 3, "never ends"),
             ("[]\nx", 2, "after the array"),
         ] {
-            let trouble = Records::new(text.as_bytes()).find_map(Result::err).unwrap();
+            let trouble = Records::new(text.as_bytes(), Place::default()).find_map(Result::err).unwrap();
             assert_eq!(trouble.line, line, "{text:?}");
             assert!(trouble.message.contains(words), "{text:?}: {}", trouble.message);
         }
-        assert_eq!(Records::new(b"\xef\xbb\xbf [ ] \n").count(), 0);
+        assert_eq!(Records::new(b"\xef\xbb\xbf [ ] \n", Place::default()).count(), 0);
     }
 }

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::{
     IMAGES, PreprocessConfig, TextTokenizer,
-    annotations::{Annotation, RawRecord, Records, Trouble},
+    annotations::{Annotation, Place, RawRecord, Records, Trouble},
     map::map_file,
     pixels,
     records::{FORMAT, Meta},
@@ -27,6 +27,15 @@ use crate::{Job, StageError, event::Progress};
 const CHUNK: usize = 128;
 /// After so many bad records beyond what is allowed, looking for more tells nothing new.
 const ENOUGH_REJECTED: usize = 1000;
+
+/// The images that the set has: the start of a hash of their path -> their number. Paths would take several times the memory.
+type Known = HashMap<[u8; 16], u32>;
+
+fn name_of(path: &Path) -> [u8; 16] {
+    let mut name = [0; 16];
+    blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof().fill(&mut name);
+    name
+}
 
 /// A record that can be written.
 struct Converted {
@@ -50,16 +59,18 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     let data = job.input("data")?;
     let path = data.join(&config.annotations);
     let named = job.named(&path);
-    let text = map_file(&path).map_err(|error| unreadable(data, &path, &named, error))?;
+    let mut place = Place::default();
     let folder = job.input("tokenizer")?;
     let mut tokenizer = TextTokenizer::open(folder, &job.named(folder))?;
     config.template.prepare(&mut tokenizer)?;
     let image_folders = job.inputs(IMAGES).map(Path::to_path_buf).chain([data.join(&config.image_folder)]).collect();
     let converter = Converter { config, tokenizer, image_folders };
     let mut sink = RecordSink::create(config, &job.output())?;
-    let mut records = Records::new(&text);
     loop {
         job.check_cancelled()?;
+        // Mapped anew each time, so that the memory does not grow by what has been read.
+        let text = map_file(&path).map_err(|error| unreadable(data, &path, &named, error))?;
+        let mut records = Records::new(&text, place);
         let chunk = records.by_ref().take(CHUNK).collect::<Result<Vec<_>, Trouble>>().map_err(|trouble| {
             let help = "the file must be a JSON array of records with `conversations`, as LLaVA's are";
             StageError::input(&named, trouble.message, help).at_line(trouble.line)
@@ -80,7 +91,8 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
         if sink.rejects.len() > config.max_rejected + ENOUGH_REJECTED {
             break;
         }
-        let figures = Progress::new(records.position(), text.len(), "bytes");
+        place = records.place();
+        let figures = Progress::new(place.position, text.len(), "bytes");
         job.progress(figures.with("records", sink.meta.records as f64));
     }
     sink.finish(job, &named)
@@ -107,12 +119,12 @@ fn unreadable(data: &Path, path: &Path, named: &Path, error: std::io::Error) -> 
 }
 
 impl Converter<'_> {
-    fn record(&self, raw: &RawRecord<'_>, known: &HashMap<PathBuf, u32>) -> Result<Converted, Trouble> {
+    fn record(&self, raw: &RawRecord<'_>, known: &Known) -> Result<Converted, Trouble> {
         let annotation = raw.parse()?;
         self.checked(annotation, known).map_err(|message| Trouble { line: raw.line, message })
     }
 
-    fn checked(&self, annotation: Annotation, known: &HashMap<PathBuf, u32>) -> Result<Converted, String> {
+    fn checked(&self, annotation: Annotation, known: &Known) -> Result<Converted, String> {
         let Annotation { id, images, turns } = annotation;
         if turns.is_empty() {
             return Err("the conversation is empty".into());
@@ -141,12 +153,12 @@ impl Converter<'_> {
     }
 
     /// Reads an image file, and decodes it once to know that training can.
-    fn image(&self, relative: &str, known: &HashMap<PathBuf, u32>) -> Result<(PathBuf, Option<Vec<u8>>), String> {
+    fn image(&self, relative: &str, known: &Known) -> Result<(PathBuf, Option<Vec<u8>>), String> {
         if relative.is_empty() || !stays_inside(relative) {
             return Err(format!("the image path `{relative}` leads out of the image folder"));
         }
         let path = PathBuf::from(relative);
-        if known.contains_key(&path) {
+        if known.contains_key(&name_of(&path)) {
             return Ok((path, None));
         }
         let shown = Path::new(&self.config.image_folder).join(relative);
@@ -170,7 +182,7 @@ struct RecordSink {
     folder: PathBuf,
     max_rejected: usize,
     writer: RecordWriter,
-    image_numbers: HashMap<PathBuf, u32>,
+    image_numbers: Known,
     rejects: Rejects,
     mismatched: Vec<String>,
     meta: Meta,
@@ -195,7 +207,7 @@ impl RecordSink {
             folder: folder.to_path_buf(),
             max_rejected: config.max_rejected,
             writer: RecordWriter::create(folder)?,
-            image_numbers: HashMap::new(),
+            image_numbers: Known::new(),
             rejects: Rejects::default(),
             mismatched: Vec::new(),
             meta,
@@ -205,11 +217,12 @@ impl RecordSink {
     fn add(&mut self, record: Converted) -> Result<(), StageError> {
         let mut images = Vec::new();
         for (path, bytes) in record.images {
-            let number = match (self.image_numbers.get(&path), bytes) {
+            let name = name_of(&path);
+            let number = match (self.image_numbers.get(&name), bytes) {
                 (Some(number), _) => *number,
                 (None, bytes) => {
                     let number = self.writer.add_image(&bytes.unwrap_or_default())?;
-                    self.image_numbers.insert(path, number);
+                    self.image_numbers.insert(name, number);
                     number
                 }
             };

@@ -11,8 +11,7 @@ use std::{
 use image::RgbImage;
 use mozjpeg::{ColorSpace, Decompress};
 
-/// Pillow refuses larger images, as attacks on the memory.
-const MOST_PIXELS: usize = 178_956_970;
+use super::pixels::MOST_PIXELS;
 
 /// Decodes a JPEG file: gray, RGB, and CMYK with Adobe's inverted values, all as Pillow's `convert("RGB")`.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {

@@ -4,6 +4,7 @@
 mod annotations;
 mod convert;
 pub(crate) mod features;
+mod gif;
 mod jpeg;
 pub(crate) mod map;
 pub mod mixture;
@@ -80,7 +81,7 @@ const IMAGES: &str = "images";
 
 impl Stage for Preprocess {
     const KIND: &'static str = "preprocess";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
     const INPUTS: &'static [Input] = &[
         Input::required("data", "a folder with an annotation file, and images"),

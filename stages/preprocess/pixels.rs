@@ -3,10 +3,13 @@
 
 use std::io::Cursor;
 
-use image::{ImageFormat, ImageReader, Rgb, RgbImage, imageops};
+use image::{DynamicImage, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-use super::{jpeg, resize::resize};
+use super::{gif, jpeg, resize::resize};
+
+/// Pillow refuses larger images, as attacks on the memory.
+pub(super) const MOST_PIXELS: usize = 178_956_970;
 
 /// How an image becomes square.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +49,31 @@ pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let image = match image::guess_format(encoded) {
         Err(_) => return Err("this is not a PNG, JPEG, GIF or WebP image".into()),
         Ok(ImageFormat::Jpeg) => jpeg::decode(encoded)?,
+        Ok(ImageFormat::Gif) => gif::decode(encoded)?,
         Ok(format) => {
             let reader = ImageReader::with_format(Cursor::new(encoded), format);
-            reader.decode().map_err(|error| error.to_string())?.into_rgb8()
+            // The colour type of a PNG: grey, perhaps with one value that is transparent.
+            let only_grey = format == ImageFormat::Png && encoded.get(25) == Some(&0);
+            rgb8(reader.decode().map_err(|error| error.to_string())?, only_grey)
         }
     };
     if image.width() == 0 || image.height() == 0 { Err("the image has no pixels".into()) } else { Ok(image) }
+}
+
+/// Of 16 bits a value Pillow keeps the upper 8; but where there is grey alone it cuts what is over 255, whatever that looks
+/// like.
+fn rgb8(image: DynamicImage, only_grey: bool) -> RgbImage {
+    let narrow = |value: u16| if only_grey { value.min(255) as u8 } else { (value >> 8) as u8 };
+    match image {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
+            let (width, height, wide) = (image.width(), image.height(), image.into_rgb16());
+            RgbImage::from_fn(width, height, |x, y| Rgb(wide.get_pixel(x, y).0.map(narrow)))
+        }
+        other => other.into_rgb8(),
+    }
 }
 
 /// Makes an image square and `size` pixels wide, in u8.

@@ -67,6 +67,9 @@ impl S3Source {
             if after.is_none() {
                 break;
             }
+            if watch.stopped() {
+                return Err(StageError::Cancelled);
+            }
         }
         if objects.is_empty() {
             let what = if self.may_be_one() { "neither such an object nor one" } else { "no object" };

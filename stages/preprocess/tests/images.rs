@@ -5,17 +5,35 @@ use image::RgbImage;
 use super::fixture;
 use crate::preprocess::pixels::{AspectRatio, blank, decode, pixels, squared};
 
-const FILES: [&str; 12] = [
+/// Those that are not in imp-flow's other fixtures (GIF, WebP, 16 bits) were made and decoded with Pillow 13.0; 10.4 decodes them to
+/// the same.
+const FILES: [&str; 28] = [
+    "alpha_24x18.webp",
+    "animated_24x18.gif",
+    "animated_24x18.webp",
     "cmyk_33x21.jpg",
     "exif_rot6_64x40.jpg",
+    "gray16_6x4.png",
+    "gray16_trns_6x4.png",
     "gray_20x31.jpg",
     "gray_29x41.png",
+    "interlaced_24x18.gif",
     "jpeg420_60x44.jpg",
+    "la16_6x4.png",
+    "la_6x4.png",
+    "local_palette_16x12.gif",
+    "lossless_24x18.webp",
+    "lossy_24x18.webp",
+    "outside_16x12.gif",
     "palette_50x34.png",
     "progressive422_45x27.jpg",
+    "rgb16_6x4.png",
     "rgb_37x53.png",
+    "rgba16_6x4.png",
     "rgba_40x30.png",
     "same_56x56.png",
+    "small_frame_16x12.gif",
+    "transparent_16x12.gif",
     "up_7x5.png",
     "wide_500x40.png",
 ];
@@ -94,8 +112,21 @@ fn pixel_values_are_planes_from_minus_one_to_one() {
 #[test]
 fn what_is_no_image_is_an_error() {
     let (png, jpeg) = (read("files/rgb_37x53.png"), read("files/jpeg420_60x44.jpg"));
-    for bytes in [&b""[..], b"hello", &png[..png.len() / 2], &png[..20]] {
+    let (gif, webp) = (read("files/outside_16x12.gif"), read("files/lossy_24x18.webp"));
+    let cut = [&gif[..gif.len() / 2], &gif[..30], &gif[..7], &webp[..webp.len() / 2], &webp[..20]];
+    for bytes in [&b""[..], b"hello", &png[..png.len() / 2], &png[..20]].into_iter().chain(cut) {
         assert!(decode(bytes).is_err());
+    }
+    // A canvas as large as can be, around a small frame.
+    let mut bomb = gif.clone();
+    bomb[6..10].fill(0xff);
+    assert!(decode(&bomb).unwrap_err().contains("65535 x 65535 pixels is too large"));
+    for file in [&gif, &webp] {
+        for place in 4..file.len() {
+            let mut damaged = file.clone();
+            damaged[place] ^= 0x55;
+            let _ = decode(&damaged);
+        }
     }
     // Wherever a JPEG is cut off, it is told, and whatever is wrong inside, the program goes on.
     for length in 3..jpeg.len() {
