@@ -4,6 +4,7 @@
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -59,7 +60,8 @@ impl Artifacts {
     /// Keeps the record of a run.
     pub(crate) fn record(&self, summary: &Summary) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder)?;
+        let mode = fs::Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(&self.folder)?;
         file.write_all(&serde_json::to_vec_pretty(summary)?)?;
         file.persist(self.folder.join("run.json")).map_err(|error| error.error)?;
         Ok(())

@@ -37,9 +37,17 @@ impl FromStr for ByteSize {
     }
 }
 
+/// `1.9 GB`, in powers of ten as disks and hubs count.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        let (mut value, mut unit) = (self.0 as f64, "B");
+        for next in ["kB", "MB", "GB", "TB"] {
+            if value < 999.5 {
+                break;
+            }
+            (value, unit) = (value / 1000.0, next);
+        }
+        if unit == "B" || value >= 99.95 { write!(f, "{value:.0} {unit}") } else { write!(f, "{value:.1} {unit}") }
     }
 }
 
@@ -86,6 +94,8 @@ mod tests {
             ["16GB", "1.5 kB", "512 MiB", "7", " 3 b "].map(read),
             [Some(16_000_000_000), Some(1500), Some(512 << 20), Some(7), Some(3)]
         );
+        let shown = [12, 1_000, 1_234_567, 999_999_999].map(|bytes| ByteSize(bytes).to_string());
+        assert_eq!(shown, ["12 B", "1.0 kB", "1.2 MB", "1.0 GB"]);
         assert_eq!(["", "GB", "12 apples", "-3GB", "1.2.3MB"].map(read), [None; 5]);
     }
 }

@@ -15,9 +15,8 @@ use super::{
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs},
-    pipeline::Diagnostic,
     report,
-    scheduler::{self, Ending, Options, RunEvent, Selection, StageEnd, Summary, Verdict},
+    scheduler::{self, Ending, Options, RunEvent, Selection, StageEnd, Summary},
     store::{Digest, RunRecord},
 };
 
@@ -43,14 +42,12 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         }
     };
     let selection = place.select(&args.select.names())?;
+    let missing = plan::missing(&place, &selection)?;
+    if !missing.is_empty() {
+        return Err(place.refuse(missing));
+    }
     if args.dry_run {
         return plan::show(&place, &selection, common);
-    }
-    if !args.select.only.is_empty() || !args.select.from.is_empty() {
-        let missing = missing(&place, &selection)?;
-        if !missing.is_empty() {
-            return Err(place.refuse(missing));
-        }
     }
     if !place.asked.sweep && place.document.is_swept() {
         report::hint("this is the pipeline by itself; `imp-flow sweep` runs the points of its [sweep]", common);
@@ -126,22 +123,4 @@ impl RunArgs {
         let all = [only, until, from, force].iter().all(|names| names.is_empty());
         all && !self.dry_run && self.name.is_none() && self.from_run.is_none()
     }
-}
-
-/// What wanted stages need, is left out, and is not in the cache.
-fn missing(place: &Workplace, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
-    let verdicts = place.planner().plan(selection)?;
-    let open =
-        |index: &usize| verdicts.iter().any(|(at, verdict)| at == index && !matches!(verdict, Verdict::Hit { .. }));
-    let stages = &place.pipeline.stages;
-    let wanted = verdicts.iter().map(|(index, _)| *index).filter(|index| selection.wants(*index) && open(index));
-    Ok(wanted
-        .filter_map(|index| {
-            let needed = *stages[index].inputs.values().find(|from| !selection.wants(**from) && open(from))?;
-            let (stage, needed) = (&stages[index], &stages[needed].name);
-            let message = format!("stage `{}` needs `{needed}`, which is left out and not in the cache", stage.name);
-            let help = format!("run `{needed}` first: `--until {needed}`");
-            Some(Diagnostic::new(message, Some(stage.span.clone())).help(help))
-        })
-        .collect())
 }

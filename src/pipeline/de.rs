@@ -73,11 +73,11 @@ impl de::Error for Error {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format!("expected {expected}, found {}", describe(found)))
+        Self::custom(format!("expected {}, found {}", wanted(expected), describe(found)))
     }
 
     fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format!("expected {expected}, found {}", describe(found)))
+        Self::invalid_type(found, expected)
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -90,6 +90,16 @@ impl de::Error for Error {
 
     fn missing_field(field: &'static str) -> Self {
         Self { what: What::MissingField(field), span: None }
+    }
+}
+
+/// Names of Rust's types say nothing to people.
+fn wanted(expected: &dyn de::Expected) -> String {
+    match expected.to_string().as_str() {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number that is not negative".into(),
+        "isize" | "i8" | "i16" | "i32" | "i64" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        other => other.into(),
     }
 }
 

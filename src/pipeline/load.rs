@@ -6,7 +6,7 @@ use super::{
     Diagnostic, Diagnostics, Pipeline, Sources, check,
     diagnostic::Span,
     points, sweep,
-    value::{self, Entry, Node, Table, Value},
+    value::{self, Node, Table, Value},
     vars,
 };
 
@@ -32,6 +32,7 @@ impl Document {
         let mut table = read_chain(path, &mut Vec::new(), sources).map_err(|problem| vec![problem])?;
         for text in overrides {
             let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
+            is_there(&table, text).map_err(|problem| vec![problem])?;
             table.merge(over);
         }
         let stem = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
@@ -68,7 +69,9 @@ impl Document {
         let parts = split(given);
         sweep::forget(&mut self.table, key.trim());
         if parts.len() < 2 {
-            self.table.merge(parse_override(text, sources).map_err(|problem| vec![problem])?);
+            let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
+            is_there(&self.table, text).map_err(|problem| vec![problem])?;
+            self.table.merge(over);
             return Ok(());
         }
         let mut values = Vec::new();
@@ -97,10 +100,12 @@ impl Document {
 /// Fills in the variables and checks what comes out.
 fn make(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
     let mut problems = Diagnostics::new();
-    if let Some(Entry { node: Node { value: Value::Table(vars), .. }, .. }) = table.remove("vars") {
-        for entry in &mut table.0 {
-            vars::substitute(&mut entry.node, &vars, &mut problems);
-        }
+    let vars = match table.remove("vars").map(|entry| entry.node.value) {
+        Some(Value::Table(vars)) => vars,
+        _ => Table::default(),
+    };
+    for entry in &mut table.0 {
+        vars::substitute(&mut entry.node, &vars, &mut problems);
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -110,8 +115,13 @@ fn make(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline
 
 /// The parts between commas that stand outside quotes and brackets.
 fn split(text: &str) -> Vec<&str> {
-    let (mut parts, mut from, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
+    let (mut parts, mut from, mut depth, mut quote, mut escaped) = (Vec::new(), 0, 0_usize, None, false);
     for (at, c) in text.char_indices() {
+        let skip = escaped;
+        escaped = quote == Some('"') && c == '\\' && !skip;
+        if skip {
+            continue;
+        }
         match (quote, c) {
             (Some(open), _) => quote = Some(open).filter(|open| *open != c),
             (None, '"' | '\'') => quote = Some(c),
@@ -157,6 +167,22 @@ fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> R
     Ok(merged)
 }
 
+/// A stage or variable that the command line changes must be there: most likely its name is wrong.
+fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
+    let path = text.split('=').next().unwrap_or_default();
+    let mut parts = path.split('.').map(str::trim);
+    let (Some(of @ ("stages" | "vars")), Some(name)) = (parts.next(), parts.next()) else { return Ok(()) };
+    let known: Vec<&str> = match table.get(of).map(|entry| &entry.node.value) {
+        Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
+        _ => Vec::new(),
+    };
+    if known.contains(&name) {
+        return Ok(());
+    }
+    let what = if of == "vars" { "variable" } else { "stage" };
+    Err(Diagnostic::new(format!("--set {text}: there is no {what} `{name}`"), None).suggest(name, known))
+}
+
 /// `stages.finetune.learning_rate=5e-4` as a table of one value. A value that isn't TOML is a string.
 fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic> {
     let wrong = |message: &str| {
@@ -164,12 +190,21 @@ fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic
             .help("write key=value, as in `--set stages.finetune.learning_rate=5e-4`")
     };
     let (path, given) = text.split_once('=').ok_or_else(|| wrong("there is no `=`"))?;
+    let path = path.trim();
     if path.split('.').any(str::is_empty) {
         return Err(wrong("a part of the key is empty"));
     }
     let document = |value: &str| format!("{path} = {value}");
     let quoted = toml::Value::String(given.into()).to_string();
-    let document = if value::parse(&document(given), 0).is_ok() { document(given) } else { document(&quoted) };
+    let document = match value::parse(&document(given), 0) {
+        Ok(_) => document(given),
+        Err(_) if split(given).len() > 1 => {
+            return Err(Diagnostic::new(format!("--set {text}: these are several values"), None).help(
+                "`imp-flow sweep` tries several; a text with commas needs quotes, as in `--set 'KEY=\"a, b\"'`",
+            ));
+        }
+        Err(_) => document(&quoted),
+    };
     let file = sources.add(PathBuf::from(COMMAND_LINE), document);
     value::parse(sources.text(file), file).map_err(|problem| wrong(&problem.message))
 }

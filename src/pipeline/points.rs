@@ -139,9 +139,17 @@ fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
 
 /// Labels name folders.
 fn folder_name(text: &str) -> String {
-    let clean: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() || "._-+=".contains(c) { c } else { '-' }).collect();
-    clean.trim_matches(['-', '.']).to_string()
+    let mut clean = String::new();
+    for c in text.chars() {
+        let c = if c.is_alphanumeric() || "._+=".contains(c) { c } else { '-' };
+        if c != '-' || !clean.ends_with('-') {
+            clean.push(c);
+        }
+    }
+    match clean.trim_matches(['-', '.']) {
+        "" => "other".into(),
+        clean => clean.into(),
+    }
 }
 
 /// File systems allow 255 bytes.

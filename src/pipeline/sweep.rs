@@ -1,5 +1,7 @@
 //! `[sweep]`: which keys take which values. Reads axes; does not know what the keys mean.
 
+use std::collections::HashSet;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -34,8 +36,10 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
     for (key, node) in flat(table) {
         match node.value {
             Value::Array(values) if !values.is_empty() => {
-                let rows = values.into_iter().map(|value| vec![value]).collect();
-                axes.push(Axis { keys: vec![key], rows, labels: Vec::new() });
+                // A value twice is the same point twice.
+                let mut seen = HashSet::new();
+                let rows = values.into_iter().filter(|value| seen.insert(value.value.to_string()));
+                axes.push(Axis { keys: vec![key], rows: rows.map(|value| vec![value]).collect(), labels: Vec::new() });
             }
             _ => problems.push(no_values(&key, &node)),
         }
@@ -52,6 +56,14 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
     if let Some(entry) = random {
         push(&mut axes, &mut problems, drawn(entry));
     }
+    axes.retain(|axis| !axis.keys.is_empty());
+    let mut keys = HashSet::new();
+    for key in axes.iter().flat_map(|axis| &axis.keys).filter(|key| !keys.insert(key.as_str())) {
+        problems.push(Diagnostic::new(format!("`{key}` is swept over twice"), Some(sweep.span.clone())));
+    }
+    if problems.is_empty() && axes.is_empty() {
+        problems.push(Diagnostic::new("there is nothing to sweep over", Some(sweep.span.clone())).help(HELP));
+    }
     let count = axes.iter().try_fold(1_usize, |count, axis| count.checked_mul(axis.rows.len()));
     if problems.is_empty() && count.is_none_or(|count| count > MOST_POINTS) {
         problems.push(Diagnostic::new(format!("this sweep has more than {MOST_POINTS} points"), Some(sweep.span)));
@@ -61,13 +73,29 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
 
 /// Takes `key` out of the `[sweep]` of a pipeline.
 pub(super) fn forget(pipeline: &mut Table, key: &str) {
-    if let Some(Entry { node: Node { value: Value::Table(sweep), .. }, .. }) = pipeline.get_mut("sweep") {
-        let kept = ["zip", "random"].map(|name| sweep.remove(name));
-        let flat = flat(std::mem::take(sweep));
-        let entry = |(name, node): (String, Node)| Entry { key: name, key_span: node.span.clone(), node };
-        sweep.0 =
-            flat.into_iter().filter(|(name, _)| name != key).map(entry).chain(kept.into_iter().flatten()).collect();
+    let Some(Entry { node: Node { value: Value::Table(sweep), .. }, .. }) = pipeline.get_mut("sweep") else { return };
+    let mut kept = ["zip", "random"].map(|name| sweep.remove(name));
+    for entry in kept.iter_mut().flatten() {
+        match &mut entry.node.value {
+            Value::Array(groups) => groups.iter_mut().for_each(|group| forget_in(group, key)),
+            _ => forget_in(&mut entry.node, key),
+        }
     }
+    without(sweep, key);
+    sweep.0.extend(kept.into_iter().flatten());
+}
+
+fn forget_in(group: &mut Node, key: &str) {
+    if let Value::Table(table) = &mut group.value {
+        without(table, key);
+    }
+}
+
+/// The table with dotted keys, and without one of them.
+fn without(table: &mut Table, key: &str) {
+    let entry = |(name, node): (String, Node)| Entry { key: name, key_span: node.span.clone(), node };
+    let flat = flat(std::mem::take(table));
+    table.0 = flat.into_iter().filter(|(name, _)| name != key).map(entry).collect();
 }
 
 /// Puts `key` into the `[sweep]` of a pipeline, which gets one if it has none.
@@ -135,7 +163,7 @@ fn zipped(group: Node) -> Result<Axis, Diagnostics> {
         axis.keys.push(key);
         axis.rows.iter_mut().zip(values).for_each(|(row, value)| row.push(value));
     }
-    if !axis.labels.is_empty() && axis.labels.len() != axis.rows.len() {
+    if !axis.keys.is_empty() && !axis.labels.is_empty() && axis.labels.len() != axis.rows.len() {
         let message = format!("`label` has {} names for {} points", axis.labels.len(), axis.rows.len());
         return Err(vec![Diagnostic::new(message, Some(group.span))]);
     }

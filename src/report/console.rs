@@ -20,6 +20,9 @@ impl Console {
 
     fn print(&self, event: &RunEvent<'_>) {
         if let Some(text) = lines::describe(event) {
+            // The bars don't know of NO_COLOR.
+            let plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
+            let text = if plain { anstream::adapter::strip_str(&text).to_string() } else { text };
             // Above the bars. A terminal that went away is no reason to end the run.
             let _ = self.bars.println(text);
         }

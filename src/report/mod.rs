@@ -13,7 +13,7 @@ mod overview;
 mod table;
 mod units;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
@@ -45,15 +45,15 @@ pub(crate) fn for_run(common: &Common) -> Box<dyn Reporter> {
 }
 
 /// A line on standard output.
-#[expect(clippy::disallowed_macros, reason = "this is the place for it")]
 pub(crate) fn say(text: &str) {
-    anstream::println!("{text}");
+    say_raw(&format!("{text}\n"));
 }
 
-/// Text on standard output that has its own line breaks.
-#[expect(clippy::disallowed_macros, reason = "this is the place for it")]
+/// Text on standard output that has its own line breaks. Nobody may be listening, or the disk full: that is no reason for a
+/// run to end.
 pub(crate) fn say_raw(text: &str) {
-    anstream::print!("{text}");
+    let mut out = anstream::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// What a person may want to know, on standard error.
@@ -64,9 +64,8 @@ pub(crate) fn hint(text: &str, common: &Common) {
 }
 
 /// A line on standard error.
-#[expect(clippy::disallowed_macros, reason = "this is the place for it")]
 fn tell(text: &str) {
-    anstream::eprintln!("{text}");
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
 /// Starts the log of this process on standard error; in a stage's process that is the stage's log.
@@ -74,7 +73,7 @@ pub(crate) fn start_tracing(verbose: u8) {
     let default = match verbose {
         0 => "warn,imp_stages=info,imp_flow::executor=info",
         1 => "info",
-        _ => "debug",
+        _ => "debug,sled=info",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

@@ -61,12 +61,8 @@ impl Machine {
             );
         }
         match (stage.runtime.memory, self.memory) {
-            (Some(ByteSize(wanted)), Some(all)) if wanted > all => wrong(
-                format!(
-                    "stage `{name}` wants {:.1} GB of memory and this machine has {:.1} GB",
-                    wanted as f64 / 1e9,
-                    all as f64 / 1e9
-                ),
+            (Some(wanted), Some(all)) if wanted.0 > all => wrong(
+                format!("stage `{name}` wants {wanted} of memory and this machine has {}", ByteSize(all)),
                 "ask for less under [stages.NAME.runtime], or say in imp-flow.toml what there is: `memory = \"64GB\"`",
             ),
             _ => None,

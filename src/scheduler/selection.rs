@@ -59,6 +59,11 @@ impl Selection {
         Ok(Self { wanted, forced })
     }
 
+    /// Whether nothing is left out.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.wanted.iter().all(|wanted| *wanted)
+    }
+
     /// Whether the stage may run.
     pub(crate) fn wants(&self, index: usize) -> bool {
         self.wanted[index]

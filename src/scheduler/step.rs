@@ -110,7 +110,8 @@ fn last_lines(log: &Path, message: &str) -> Vec<String> {
     // The log goes on over several tries: only the last one matters.
     let last_try = text.rfind(STARTED).map_or(text.as_str(), |at| &text[at + STARTED.len()..]);
     let said = message.lines().next().unwrap_or_default();
-    let is_new = |line: &&str| !line.is_empty() && !line.contains(said) && !message.contains(line.trim());
+    let repeats = |line: &str| line.ends_with(&format!(": {said}")) || message.lines().any(|part| part == line);
+    let is_new = |line: &&str| !line.is_empty() && !repeats(line);
     let lines: Vec<&str> = last_try.lines().skip(1).filter(is_new).collect();
     lines[lines.len().saturating_sub(LINES)..].iter().map(ToString::to_string).collect()
 }

@@ -34,6 +34,7 @@ mod verify;
 
 use std::{
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -142,7 +143,9 @@ impl Store {
     /// A file in `tmp/`, to be renamed into place.
     fn temporary(&self) -> Result<tempfile::NamedTempFile> {
         let folder = self.tmp()?;
-        tempfile::NamedTempFile::new_in(&folder).map_err(StoreError::io(&folder))
+        // As the person's umask has it: a cache may be shared.
+        let mode = std::fs::Permissions::from_mode(0o666);
+        tempfile::Builder::new().permissions(mode).tempfile_in(&folder).map_err(StoreError::io(&folder))
     }
 
     /// The folders whose times tell whether a receipt and a tree may have gone.

@@ -216,14 +216,33 @@ count = 2
         ("random = { \"vars.rate\" = { uniform = [0, 1] } }", "`sweep.random` needs a `count`", "add `count = 20`"),
         ("random = { count = 2, \"vars.rate\" = { uniform = [1, 0] } }", "needs two growing numbers", "uniform = [0.0"),
         ("\"stages.d.txt\" = [\"1\"]", "stage `d`: unknown key `txt`", "did you mean `text`?"),
+        ("vars.rate = [1]\nrandom = { count = 1, \"vars.rate\" = { choice = [1] } }", "swept over twice", ""),
+        ("", "there is nothing to sweep over", "give each key its values"),
     ] {
         space.write("p.toml", format!("{text}\n[vars]\nrate = 0\nname = \"\"\ndrawn = 0\n[sweep]\n{sweep}\n"));
         let output = space.run(&["sweep", "p.toml"]);
         assert_eq!(output.code, Some(2), "{sweep}: {}", output.stderr);
         assert!(output.stderr.contains(message) && output.stderr.contains(help), "{sweep}: {}", output.stderr);
     }
+    // The command line takes the place of what a zip or a draw says, too, and a value twice is one point.
+    space.write("p.toml", text + sweep);
+    let args = ["sweep", "p.toml", "--dry-run", "--set", "vars.name=one", "--set", "vars.drawn=5"];
+    let plan =
+        space.succeed(&[&args[..], &["--set", r#"stages.d.text="a\"b","c","c""#, "--set", "vars.rate=1"]].concat());
+    assert!(plan.stdout.contains("run     c  new") || plan.stdout.contains("after   c "), "{}", plan.stdout);
+    assert!(plan.stdout.contains("d@text=a-b") && plan.stdout.contains("0 of 5 cached"), "{}", plan.stdout);
     space.write("p.toml", DIAMOND);
     assert!(space.run(&["sweep", "p.toml"]).stderr.contains("there is nothing to sweep over"));
+    for (set, message, help) in [
+        ("stages.dd.text=1", "there is no stage `dd`", "known: a, b, c, d"),
+        ("vars.x=1", "there is no variable `x`", ""),
+        ("stages.d.files=1,2", "these are several values", "`imp-flow sweep` tries several"),
+        ("stages.d.files=-1", "a whole number that is not negative, found the integer -1", ""),
+    ] {
+        let output = space.run(&["run", "p.toml", "--set", set]);
+        assert_eq!(output.code, Some(2), "{set}");
+        assert!(output.stderr.contains(message) && output.stderr.contains(help), "{set}: {}", output.stderr);
+    }
 }
 
 #[test]
