@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     thread::sleep,
     time::Duration,
@@ -18,7 +18,7 @@ use crate::{
     pipeline::Diagnostic,
     report::{self, Standing},
     scheduler::{Selection, Verdict},
-    store::{Digest, Receipt, Store},
+    store::{Digest, Receipt, RunRecord, Store},
 };
 
 /// Says why a stage ran, or would run.
@@ -32,7 +32,12 @@ pub(crate) fn why(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure
 pub(crate) fn show(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure> {
     let (place, index) = Workplace::of_stage(args, common)?;
     let stage = &place.pipeline.stages[index];
-    let Some(receipt) = receipt(&place, index)? else { return Err(never_ran(&stage.name)) };
+    let verdict = verdict(&place, index)?;
+    let Some(receipt) = receipt(&place, index, &verdict)? else { return Err(never_ran(&stage.name)) };
+    if !matches!(verdict, Verdict::Hit { .. }) {
+        let text = format!("{} has not run as it is configured now: this is what it made the last time", stage.name);
+        report::hint(&text, common);
+    }
     let named = |from: &usize| place.pipeline.stages[*from].name.as_str();
     let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();
     let files = place.store.tree(receipt.output.digest)?;
@@ -47,9 +52,9 @@ fn never_ran(stage: &str) -> Failure {
 }
 
 /// What a stage made: as the pipeline is now, else the last time.
-fn receipt(place: &Workplace, index: usize) -> Result<Option<Receipt>, Failure> {
-    match verdict(place, index)? {
-        Verdict::Hit { key } => Ok(place.store.receipt(key)?),
+fn receipt(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Option<Receipt>, Failure> {
+    match verdict {
+        Verdict::Hit { key } => Ok(place.store.receipt(*key)?),
         _ => Ok(place.planner().last_receipt(index)?),
     }
 }
@@ -63,19 +68,46 @@ fn verdict(place: &Workplace, index: usize) -> Result<Verdict, Failure> {
 /// Shows the log of a stage: of the try that is under way or failed, else of the last time that it ran.
 pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
     let (place, index) = Workplace::of_stage(args, common)?;
-    if let Verdict::Run { key, .. } = verdict(&place, index)? {
+    let name = &place.pipeline.stages[index].name;
+    let mut now = verdict(&place, index)?;
+    if follow && !matches!(now, Verdict::Hit { .. }) {
+        now = wait_for_start(&place, index, now, common)?;
+    }
+    if let Verdict::Run { key, .. } = now {
         let path = place.store.work(key).join("log");
-        if path.is_file() || (follow && place.store.is_being_made(key)) {
+        if path.is_file() {
             return follow_log(&path, key, follow, &place.store);
         }
     }
-    let name = &place.pipeline.stages[index].name;
-    let log = receipt(&place, index)?.ok_or_else(|| never_ran(name))?.log;
+    let log = receipt(&place, index, &now)?.ok_or_else(|| never_ran(name))?.log;
     match log {
         Some(log) => print_from(&place.store.object(log), 0).map(drop)?,
         None => report::say("(its log is empty)"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a stage of a run that goes on to start.
+fn wait_for_start(place: &Workplace, index: usize, mut now: Verdict, common: &Common) -> Result<Verdict, Failure> {
+    let mut told = false;
+    while place.store.runs()?.first().is_some_and(RunRecord::is_running) {
+        match &now {
+            Verdict::Hit { .. } => break,
+            Verdict::Run { key, .. }
+                if place.store.is_being_made(*key) && place.store.work(*key).join("log").exists() =>
+            {
+                break;
+            }
+            _ => {}
+        }
+        if !told {
+            report::hint("it has not started yet: waiting", common);
+            told = true;
+        }
+        sleep(Duration::from_millis(300));
+        now = verdict(place, index)?;
+    }
+    Ok(now)
 }
 
 fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<ExitCode, Failure> {
@@ -132,12 +164,12 @@ fn standing(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Standi
             let made = store.receipt(*key)?;
             ("cached", made.map(|receipt| report::made(&receipt)).unwrap_or_default())
         }
-        Verdict::Run { key, .. } if store.is_being_made(*key) => ("running", progress(&store.work(*key))),
+        Verdict::Run { key, .. } if store.is_being_made(*key) => ("running", progress(store, *key)),
+        Verdict::Run { key, .. } if let Some(message) = store.failure(*key) => {
+            ("failed", message.lines().next().unwrap_or_default().to_string())
+        }
         Verdict::Run { key, .. } if store.has_checkpoint(*key) => {
             ("stopped", "goes on from its checkpoint".to_string())
-        }
-        Verdict::Run { key, .. } if store.work(*key).join("log").is_file() => {
-            ("failed", format!("its log: {}", store.work(*key).join("log").display()))
         }
         Verdict::Run { reason, .. } => ("to run", reason.to_string()),
         Verdict::After { stages, .. } => {
@@ -148,13 +180,14 @@ fn standing(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Standi
     Ok(Standing { stage, state, detail })
 }
 
-/// The last figures of a running stage.
-fn progress(work: &Path) -> String {
-    let path: PathBuf = work.join("metrics.jsonl");
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+/// How far a running stage is, and its figures.
+fn progress(store: &Store, key: Digest) -> String {
+    let progress = store.progress(key).map(|progress| report::progress(&progress)).unwrap_or_default();
+    let text = std::fs::read_to_string(store.work(key).join("metrics.jsonl")).unwrap_or_default();
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let Some(last) = last else { return String::new() };
-    let figure = |name: &str| last.get(name).and_then(serde_json::Value::as_f64);
-    let loss = figure("loss").map(|loss| format!(", loss {loss:.4}")).unwrap_or_default();
-    figure("step").map(|step| format!("step {step}{loss}")).unwrap_or_default()
+    let loss = last.and_then(|last| last.get("loss")?.as_f64());
+    match loss {
+        Some(loss) if !progress.contains("loss") => format!("{progress}, loss {loss:.4}"),
+        _ => progress,
+    }
 }

@@ -1,6 +1,6 @@
 //! What a verb on a pipeline works with: the settings, the pipeline, its graph and the store.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use super::Failure;
 use crate::{
@@ -8,6 +8,7 @@ use crate::{
     cli::{Common, StageArgs, TargetArgs},
     graph::Graph,
     pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Pipeline, Sources},
+    report,
     scheduler::{Names, Planner, Selection},
     settings::Settings,
     store::{Digest, Index, RunRecord, Store, Wanted},
@@ -37,6 +38,9 @@ pub(super) struct Workplace {
 pub(super) fn settings(common: &Common) -> Result<Settings, Failure> {
     Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)
 }
+
+/// Names that a message lists at most.
+const LISTED: usize = 10;
 
 /// The settings, and the store that they name.
 pub(super) fn store(common: &Common) -> Result<(Settings, Store), Failure> {
@@ -72,7 +76,7 @@ impl Workplace {
         }
     }
 
-    /// Of the pipeline that is named, else of the one that ran last, as its file is now.
+    /// Of the pipeline that is named; else of the run that goes on, as it is; else of the last run, as its file is now.
     pub(super) fn of_target(target: &TargetArgs, common: &Common) -> Result<Self, Failure> {
         if let Some(file) = &target.file {
             let asked = Asked { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
@@ -80,11 +84,19 @@ impl Workplace {
         }
         let (_, store) = store(common)?;
         let run = find_run(&store, None)?;
-        if !run.file.is_file() {
+        if run.is_running() {
             return Self::of_run(run, common);
         }
-        let overrides = [run.overrides, target.set.overrides.clone()].concat();
-        Self::open(Asked { file: run.file, overrides, sweep: run.sweep }, common)
+        let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();
+        match Self::open(Asked { file: run.file.clone(), overrides, sweep: run.sweep }, common) {
+            // Half of an edit, or a file that is gone: what ran is known all the same.
+            Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
+                let file = run.file.display();
+                report::hint(&format!("{file} can't be read as it is now: this is the run {}", run.id), common);
+                Self::of_run(run, common)
+            }
+            opened => opened,
+        }
     }
 
     /// Of the pipeline with a stage in it.
@@ -95,17 +107,24 @@ impl Workplace {
         match found.as_slice() {
             [index] => Ok((place, *index)),
             [] => {
-                let stages = &place.pipeline.stages;
+                let points = place.pipeline.points.iter().map(|point| point.label.as_str());
+                if let Some(point) = &args.point
+                    && !points.clone().any(|label| label == point)
+                {
+                    let problem = Diagnostic::new(format!("there is no point `{point}`"), None);
+                    return Err(usage(problem.suggest(point, points.take(LISTED))));
+                }
+                let known: BTreeSet<&str> =
+                    place.pipeline.stages.iter().map(|stage| stage.owners[0].1.as_str()).collect();
                 let file = place.asked.file.display();
-                let known = stages.iter().flat_map(|stage| [stage.name.as_str(), stage.owners[0].1.as_str()]);
-                let problem = Diagnostic::new(format!("there is no stage `{name}` in {file}"), None);
-                Err(usage(problem.suggest(&name, known)))
+                let problem = Diagnostic::new(format!("there is no stage `{}` in {file}", args.stage), None);
+                Err(usage(problem.suggest(&args.stage, known)))
             }
             several => {
                 let of =
                     |index: &usize| place.pipeline.points[place.pipeline.stages[*index].owners[0].0].label.as_str();
-                let points: Vec<&str> = several.iter().map(of).collect();
-                let problem = Diagnostic::new(format!("`{name}` is a stage of several points"), None);
+                let points: Vec<&str> = several.iter().map(of).take(LISTED).collect();
+                let problem = Diagnostic::new(format!("`{name}` is a stage of {} points", several.len()), None);
                 Err(usage(problem.help(format!("choose one: --point {}", points.join(", or --point ")))))
             }
         }

@@ -1,30 +1,55 @@
-//! Keeps the record of a run: begun when the first stage starts, finished when the run ends. A run in which everything was
-//! as before leaves no new one.
+//! Keeps the record of a run: begun when the first stage starts, brought up to date while it runs, finished when it ends. A
+//! run in which everything was as before leaves no new one.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::place::Workplace;
 use crate::{
-    scheduler::{RunEvent, StageEnd, Summary},
-    store::{Digest, RunPoint, RunRecord, RunStage, now},
+    scheduler::{RunEvent, Summary},
+    store::{Digest, Made, RUNNING, RunPoint, RunRecord, RunStage, now},
 };
+
+/// How often to write while stages finish.
+const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Recorder<'a> {
     place: &'a Workplace,
     id: String,
     name: Option<String>,
     started: f64,
-    begun: bool,
+    /// Stages that are done, by their position: whether they ran, and what they made.
+    done: BTreeMap<usize, (bool, Made)>,
+    written: Option<Instant>,
 }
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(place: &'a Workplace, name: Option<String>) -> Self {
-        Self { place, id: new_id(), name, started: now(), begun: false }
+        Self { place, id: new_id(), name, started: now(), done: BTreeMap::new(), written: None }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
     }
 
     /// Called for everything that happens.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
-        if !self.begun && matches!(event, RunEvent::Running { .. }) {
-            self.begun = true;
-            self.write(&self.record("running", 0.0, Vec::new()));
+        match event {
+            RunEvent::Hit { index, made, .. } => drop(self.done.insert(*index, (false, (*made).clone()))),
+            RunEvent::Finished { index, made, .. } => drop(self.done.insert(*index, (true, (*made).clone()))),
+            RunEvent::Running { .. } => {}
+            _ => return,
+        }
+        let due = match self.written {
+            None => matches!(event, RunEvent::Running { .. }),
+            Some(at) => at.elapsed() > INTERVAL,
+        };
+        if due {
+            let seconds = now() - self.started;
+            self.write(&self.record(RUNNING, seconds, self.points(|_| "not started")));
+            self.written = Some(Instant::now());
         }
     }
 
@@ -34,21 +59,51 @@ impl<'a> Recorder<'a> {
         let id = if self.place.asked.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
         let keys: Vec<u8> = summary.stages.iter().filter_map(|stage| stage.key).flat_map(Digest::bytes).collect();
         let content = Digest::of(&keys);
-        if !self.begun && self.name.is_none() && index.last_run(&id) == Some(content) {
+        if self.written.is_none() && self.name.is_none() && index.last_run(&id) == Some(content) {
             return;
         }
         if let Err(error) = self.place.artifacts.record(summary) {
             tracing::warn!("no record of this run under {}: {error}", self.place.artifacts.folder().display());
         }
-        let mut points: Vec<RunPoint> = self.place.pipeline.points.iter().map(RunPoint::of).collect();
-        for end in &summary.stages {
-            for (point, name) in &self.place.pipeline.stages[end.index].owners {
-                points[*point].stages.push(run_stage(name, end));
-            }
-        }
+        let states: BTreeMap<usize, &str> = summary.stages.iter().map(|end| (end.index, &*end.state)).collect();
+        let points = self.points(|index| states.get(&index).copied().unwrap_or_default());
         self.write(&self.record(summary.ending.word(), summary.seconds, points));
         index.set_last_run(&id, content);
         index.save();
+    }
+
+    /// All stages of all points. `state` says where one stands that is not done.
+    fn points<'s>(&self, state: impl Fn(usize) -> &'s str) -> Vec<RunPoint> {
+        let pipeline = &self.place.pipeline;
+        let point = |point: &crate::pipeline::Point| RunPoint {
+            label: point.label.clone(),
+            values: point.values.clone(),
+            stages: Vec::new(),
+        };
+        let mut points: Vec<RunPoint> = pipeline.points.iter().map(point).collect();
+        for index in self.place.graph.order() {
+            let (stage, done) = (&pipeline.stages[*index], self.done.get(index));
+            let (ran, made) = done.map_or((false, None), |(ran, made)| (*ran, Some(made)));
+            for (point, name) in &stage.owners {
+                points[*point].stages.push(RunStage {
+                    name: name.clone(),
+                    kind: stage.kind.into(),
+                    state: if made.is_none() {
+                        state(*index)
+                    } else if ran {
+                        "ran"
+                    } else {
+                        "cached"
+                    }
+                    .into(),
+                    key: made.map(|made| made.key),
+                    output: made.map(|made| made.output),
+                    seconds: made.map(|made| made.seconds),
+                    results: made.map(|made| made.results.clone()).unwrap_or_default(),
+                });
+            }
+        }
+        points
     }
 
     fn record(&self, ending: &str, seconds: f64, points: Vec<RunPoint>) -> RunRecord {
@@ -75,24 +130,6 @@ impl<'a> Recorder<'a> {
         if let Err(error) = self.place.store.write_run(record) {
             tracing::warn!("this run is not recorded: {error}");
         }
-    }
-}
-
-impl RunPoint {
-    fn of(point: &crate::pipeline::Point) -> Self {
-        Self { label: point.label.clone(), values: point.values.clone(), stages: Vec::new() }
-    }
-}
-
-fn run_stage(name: &str, end: &StageEnd) -> RunStage {
-    RunStage {
-        name: name.into(),
-        kind: end.kind.to_string(),
-        state: end.state.to_string(),
-        key: end.key,
-        output: end.output,
-        seconds: end.seconds,
-        results: end.results.clone(),
     }
 }
 

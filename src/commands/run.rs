@@ -91,6 +91,7 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
     let mut reporter = report::for_run(common);
     let mut recorder = Recorder::new(place, args.name.clone());
     let options = Options {
+        id: recorder.id().into(),
         machine: place.settings.machine.clone(),
         jobs: args.jobs,
         keep_going: args.keep_going,

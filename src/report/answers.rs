@@ -1,6 +1,9 @@
 //! Answers to questions about stages and runs: why, show, status, runs.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Write,
+};
 
 use super::{
     lines::{BAD, DIM, GOOD, WARN},
@@ -85,7 +88,10 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
         line(if number == 0 { "results" } else { "" }, format!("{figure} {}", units::figure(*value)));
     }
     let output = receipt.output;
-    line("output", format!("{} in {} files, {}", units::bytes(output.bytes), output.files, output.digest.short()));
+    line(
+        "output",
+        format!("{} in {}, {}", units::bytes(output.bytes), units::files(output.files), output.digest.short()),
+    );
     for file in files.iter().take(SHOWN) {
         line("", format!("{:>8}  {}  {DIM}{}{DIM:#}", units::bytes(file.size), file.path, file.digest.short()));
     }
@@ -161,19 +167,22 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     }
     let mut table = Table::new(&["run", "name", "pipeline", "started", "took", "ended", "stages"]).right(&["took"]);
     for run in runs {
+        // A stage that points share is one stage.
         let stages = || run.points.iter().flat_map(|point| &point.stages);
-        let ran = stages().filter(|stage| stage.state == "ran").count();
+        let distinct = |ran_only: bool| {
+            let counted = stages().filter(|stage| !ran_only || stage.state == "ran");
+            let ids = counted.enumerate().map(|(number, stage)| stage.key.map_or_else(|| Err(number), Ok));
+            ids.collect::<HashSet<_>>().len()
+        };
         let points = if run.sweep { format!(", {} points", run.points.len()) } else { String::new() };
-        // A run that says that it is running, and is not any more, was killed.
-        let took = if run.ending == "running" { String::new() } else { units::duration(run.seconds) };
         table.row([
             run.id.clone(),
             run.name.clone().unwrap_or_default(),
             run.pipeline.clone(),
             units::time(run.started as u64),
-            took,
+            units::duration(run.seconds),
             run.ending.clone(),
-            format!("{ran} of {} ran{points}", stages().count()),
+            format!("{} of {} ran{points}", distinct(true), distinct(false)),
         ]);
     }
     table.print();

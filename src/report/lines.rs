@@ -78,12 +78,7 @@ impl Rate {
     /// `120/400 steps, 14.2/s, 20 s left, loss 1.234`.
     fn describe(&self, progress: &Progress) -> String {
         let rate = progress.done.saturating_sub(self.first) as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
-        let mut text = match (progress.unit.as_str(), progress.total) {
-            ("bytes", 0) => units::bytes(progress.done),
-            ("bytes", total) => format!("{} of {}", units::bytes(progress.done), units::bytes(total)),
-            (unit, 0) => format!("{} {unit}", progress.done),
-            (unit, total) => format!("{}/{total} {unit}", progress.done),
-        };
+        let mut text = done(progress);
         if rate > 0.0 {
             let _ = match progress.unit.as_str() {
                 "bytes" => write!(text, ", {}/s", units::bytes(rate as u64)),
@@ -95,6 +90,21 @@ impl Rate {
         }
         text + &values(progress)
     }
+}
+
+/// `120/400 steps`.
+fn done(progress: &Progress) -> String {
+    match (progress.unit.as_str(), progress.total) {
+        ("bytes", 0) => units::bytes(progress.done),
+        ("bytes", total) => format!("{} of {}", units::bytes(progress.done), units::bytes(total)),
+        (unit, 0) => format!("{} {unit}", progress.done),
+        (unit, total) => format!("{}/{total} {unit}", progress.done),
+    }
+}
+
+/// `120/400 steps, loss 1.234`.
+pub(crate) fn progress(progress: &Progress) -> String {
+    done(progress) + &values(progress)
 }
 
 /// `, loss 1.234`.
@@ -114,12 +124,11 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             format!("{stage}: {kind} {how} {DIM}({reason}){DIM:#}")
         }
         RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
-        RunEvent::Finished { stage, seconds, output } => format!(
-            "{stage}: {GOOD}done{GOOD:#} in {}, {} in {} {}",
-            units::duration(*seconds),
-            units::bytes(output.bytes),
-            output.files,
-            if output.files == 1 { "file" } else { "files" },
+        RunEvent::Finished { stage, made, .. } => format!(
+            "{stage}: {GOOD}done{GOOD:#} in {}, {} in {}",
+            units::duration(made.seconds),
+            units::bytes(made.output.bytes),
+            units::files(made.output.files),
         ),
         RunEvent::Retrying { stage, message, seconds } => {
             format!("{stage}: {WARN}{message}{WARN:#}; the stage is tried again in {}", units::duration(*seconds))

@@ -23,6 +23,7 @@ pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
 pub(crate) use graph::graph;
+pub(crate) use lines::progress;
 pub(crate) use overview::{kind, plan};
 
 use crate::{cli::Common, scheduler::RunEvent};

@@ -7,6 +7,11 @@ pub(super) fn bytes(count: u64) -> String {
     ByteSize(count).to_string()
 }
 
+/// `1 file`, `20 files`.
+pub(super) fn files(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "file" } else { "files" })
+}
+
 /// `0.03 s`, `12.3 s`, `4 min 05 s`, `2 h 10 min`.
 pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;

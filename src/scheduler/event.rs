@@ -6,7 +6,7 @@ use imp_stages::event::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::MissReason;
-use crate::store::{Digest, TreeRef};
+use crate::store::{Digest, Made, TreeRef};
 
 /// Something that happened. Stages are named.
 #[derive(Debug, Clone, Serialize)]
@@ -15,7 +15,12 @@ pub(crate) enum RunEvent<'a> {
     /// First of all.
     Started { pipeline: &'a str, stages: usize },
     /// A stage's artifact is in the cache.
-    Hit { stage: &'a str, output: TreeRef },
+    Hit {
+        stage: &'a str,
+        #[serde(skip)]
+        index: usize,
+        made: &'a Made,
+    },
     /// Another run is making this stage's artifact.
     Waiting { stage: &'a str },
     /// A stage's process was started.
@@ -25,7 +30,12 @@ pub(crate) enum RunEvent<'a> {
     /// A person should know this.
     Warning { stage: &'a str, message: &'a str },
     /// A stage ran to its end.
-    Finished { stage: &'a str, seconds: f64, output: TreeRef },
+    Finished {
+        stage: &'a str,
+        #[serde(skip)]
+        index: usize,
+        made: &'a Made,
+    },
     /// A stage failed in a way that may be over soon; it is tried again in `seconds`.
     Retrying { stage: &'a str, message: &'a str, seconds: f64 },
     /// A stage ended without its output. `tail` is the end of its log.

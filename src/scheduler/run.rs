@@ -32,6 +32,8 @@ use crate::{
 /// What the machine offers and the person wants.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
+    /// Of the run.
+    pub(crate) id: String,
     pub(crate) machine: Machine,
     /// Stages that run at once at most; 0 for as many as the machine has room for.
     pub(crate) jobs: usize,
@@ -94,7 +96,7 @@ pub(crate) async fn run(
         place[*index] = position;
     }
     let mut run = Run {
-        live: planner.store.live()?,
+        live: planner.store.live(&options.id)?,
         planner,
         artifacts,
         report,
@@ -158,7 +160,7 @@ impl Run<'_, '_> {
             match found {
                 Ok((made, folder)) => {
                     let stage = &self.planner.pipeline.stages[index].name;
-                    (self.report)(&RunEvent::Hit { stage, output: made.output });
+                    (self.report)(&RunEvent::Hit { stage, index, made: &made });
                     self.done(index, made, &folder, false);
                     candidates.extend(self.planner.graph.users(index));
                 }
@@ -226,6 +228,7 @@ impl Run<'_, '_> {
             stage: name.clone(),
             forced: *reason == MissReason::Forced,
             reason: reason.to_string(),
+            previous: self.planner.index.last(&pipeline.id(*point), name),
             manifest,
             runtime: stage.runtime.clone(),
             inputs,
@@ -268,15 +271,14 @@ impl Run<'_, '_> {
         match end {
             StepEnd::Done { receipt, ran } => {
                 let made = Made::from(*receipt);
-                let (output, seconds) = (made.output, made.seconds);
-                let folder = self.planner.store.tree_folder(output.digest)?.unwrap_or_default();
+                let folder = self.planner.store.tree_folder(made.output.digest)?.unwrap_or_default();
+                (self.report)(&if ran {
+                    RunEvent::Finished { stage, index, made: &made }
+                } else {
+                    RunEvent::Hit { stage, index, made: &made }
+                });
                 self.done(index, made, &folder, ran);
                 self.planner.index.save_sometimes();
-                (self.report)(&if ran {
-                    RunEvent::Finished { stage, seconds, output }
-                } else {
-                    RunEvent::Hit { stage, output }
-                });
                 let behind = self.behind.remove(&index).unwrap_or_default();
                 self.settle(self.planner.graph.users(index).chain(behind).collect())
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imp_stages::{
-    event::Event,
+    event::{Event, Progress},
     job::{EVENTS, InputFolder, JobSpec, Runtime},
 };
 use tokio::sync::{mpsc, watch};
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     executor::{self, Outcome, STARTED, Wish},
     scheduler::Grant,
-    store::{Digest, Manifest, Receipt, Store, StoreError, Timing, TreeRef, now},
+    store::{Digest, Manifest, PROGRESS, Receipt, Store, StoreError, Timing, TreeRef, now},
 };
 
 /// What it takes to run a stage.
@@ -28,6 +28,8 @@ pub(super) struct Step {
     pub(super) forced: bool,
     /// Why it runs, in words.
     pub(super) reason: String,
+    /// The key that it had before.
+    pub(super) previous: Option<Digest>,
     pub(super) manifest: Manifest,
     pub(super) runtime: Runtime,
     pub(super) inputs: BTreeMap<String, InputFolder>,
@@ -83,6 +85,7 @@ pub(super) async fn run(
     let path = store.work(key).join("log");
     match end {
         StepEnd::Failed { message, help, .. } if path.exists() => {
+            store.note_failure(key, &message);
             let tail = last_lines(&path, &message);
             (index, StepEnd::Failed { message, help, log: Some(path), tail })
         }
@@ -138,6 +141,7 @@ async fn make(
     let work = store.work(key);
     let resumed = store.has_checkpoint(key);
     write_job(step, &work)?;
+    store.forget_failure(key);
     tell(Said::Running { resumed });
 
     let start = Instant::now();
@@ -158,6 +162,7 @@ async fn make(
         pipeline: step.pipeline.clone(),
         stage: step.stage.clone(),
         reason: step.reason.clone(),
+        previous: step.previous,
         timing: Timing { finished: now() as u64, seconds: start.elapsed().as_secs_f64() },
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         made_by: env!("CARGO_PKG_VERSION").into(),
@@ -176,6 +181,17 @@ struct Kept {
     peak_memory: Option<u64>,
 }
 
+/// How often others can see how far a stage is.
+const TELL: Duration = Duration::from_millis(500);
+
+/// For `imp-flow status`, in another process.
+fn note_progress(work: &Path, progress: &Progress) {
+    if let Ok(text) = serde_json::to_vec(progress) {
+        // Whoever finds half of it shows nothing for half a second.
+        let _ = std::fs::write(work.join(PROGRESS), text);
+    }
+}
+
 /// Runs the stage's process, again after a pause where its failure may be over by then.
 async fn execute(
     step: &Step,
@@ -183,13 +199,17 @@ async fn execute(
     wish: &mut watch::Receiver<Wish>,
     tell: &impl Fn(Said),
 ) -> Result<(Outcome, Kept), StoreError> {
-    let mut tries = 0;
+    let (mut tries, mut told) = (0, None::<Instant>);
     loop {
         let mut kept = Kept::default();
         let listen = |event| {
             match &event {
                 Event::Result { name, value } => drop(kept.results.insert(name.clone(), *value)),
                 Event::PeakMemory { bytes } => kept.peak_memory = Some(*bytes),
+                Event::Progress(progress) if told.is_none_or(|at| at.elapsed() > TELL) => {
+                    told = Some(Instant::now());
+                    note_progress(work, progress);
+                }
                 _ => {}
             }
             tell(Said::Stage(event));

@@ -36,7 +36,7 @@ impl Store {
         let mut thrown = Thrown::default();
         let remove = |path: &Path| if dry_run { Ok(()) } else { remove_any(path) };
 
-        let (kept, gone) = split(self.runs()?, keep);
+        let (kept, gone) = split(self.runs()?, keep, |id| self.is_running(id));
         thrown.runs = gone.len();
         if !dry_run {
             gone.iter().try_for_each(|run| self.remove_run(&run.id))?;
@@ -120,12 +120,12 @@ impl Store {
 }
 
 /// The runs that are kept, and the others. `runs` begins with the last one.
-fn split(runs: Vec<RunRecord>, keep: usize) -> (Vec<RunRecord>, Vec<RunRecord>) {
+fn split(runs: Vec<RunRecord>, keep: usize, is_running: impl Fn(&str) -> bool) -> (Vec<RunRecord>, Vec<RunRecord>) {
     let mut seen = BTreeMap::<String, usize>::new();
     runs.into_iter().partition(|run| {
         let count = seen.entry(run.pipeline.clone()).or_default();
         *count += 1;
-        run.name.is_some() || *count <= keep
+        run.name.is_some() || *count <= keep || is_running(&run.id)
     })
 }
 

@@ -41,15 +41,18 @@ impl Store {
         Ok(Guard(file))
     }
 
-    /// Begins the list of what this run uses.
-    pub(crate) fn live(&self) -> Result<Live> {
-        let folder = self.root.join("live");
-        fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
-        let file = tempfile::Builder::new().prefix("run-").tempfile_in(&folder).map_err(StoreError::io(&folder))?;
-        file.as_file().lock_shared().map_err(StoreError::io(file.path()))?;
-        let (file, path) = file.into_parts();
-        let path = path.keep().map_err(|error| StoreError::Io { path: folder, source: error.error })?;
+    /// Begins the list of what the run `id` uses.
+    pub(crate) fn live(&self, id: &str) -> Result<Live> {
+        let path = self.root.join("live").join(id);
+        let file = open(&path)?;
+        file.lock_shared().map_err(StoreError::io(&path))?;
         Ok(Live { path, file })
+    }
+
+    /// Whether the run `id` is going on.
+    pub(crate) fn is_running(&self, id: &str) -> bool {
+        let file = File::open(self.root.join("live").join(id));
+        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     /// The keys that running runs use. Lists of runs that were killed go. To be called under the lock of whoever throws

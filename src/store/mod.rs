@@ -38,17 +38,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use imp_stages::event::Progress;
+
 pub(crate) use digest::Digest;
 pub(crate) use gc::Thrown;
 pub(crate) use index::{Index, Wanted};
 pub(crate) use live::Live;
 pub(crate) use manifest::{Change, Manifest};
 pub(crate) use receipt::{Made, Receipt, Timing};
-pub(crate) use runs::{RunPoint, RunRecord, RunStage, now};
+pub(crate) use runs::{RUNNING, RunPoint, RunRecord, RunStage, now};
 pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::Checkup;
+
+/// In a work folder: why a stage failed, and how far it is.
+const FAILURE: &str = "failure";
+pub(crate) const PROGRESS: &str = "progress.json";
 
 /// Raised when the layout changes; an older cache is refused, not guessed at.
 const LAYOUT_VERSION: &str = "1";
@@ -120,6 +126,26 @@ impl Store {
     /// Whether a stage with this key was begun and left a checkpoint.
     pub(crate) fn has_checkpoint(&self, key: Digest) -> bool {
         std::fs::read_dir(self.work(key).join("checkpoint")).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Keeps the words with which a stage failed, until it is tried again.
+    pub(crate) fn note_failure(&self, key: Digest, message: &str) {
+        // Without it, its log still tells.
+        let _ = std::fs::write(self.work(key).join(FAILURE), message);
+    }
+
+    pub(crate) fn forget_failure(&self, key: Digest) {
+        let _ = std::fs::remove_file(self.work(key).join(FAILURE));
+    }
+
+    /// The words with which a stage failed the last time that it was tried.
+    pub(crate) fn failure(&self, key: Digest) -> Option<String> {
+        std::fs::read_to_string(self.work(key).join(FAILURE)).ok()
+    }
+
+    /// How far a stage is that is being made.
+    pub(crate) fn progress(&self, key: Digest) -> Option<Progress> {
+        serde_json::from_slice(&std::fs::read(self.work(key).join(PROGRESS)).ok()?).ok()
     }
 
     /// Whether some run makes this key right now.

@@ -32,6 +32,9 @@ pub(crate) struct Receipt {
     /// Why it ran, in words.
     #[serde(default)]
     pub(crate) reason: String,
+    /// The key that the stage had before.
+    #[serde(default)]
+    pub(crate) previous: Option<Digest>,
     pub(crate) timing: Timing,
     pub(crate) host: String,
     /// The version of imp-flow.

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Result, Store, StoreError, TreeRef};
 
+/// How a run ended that goes on.
+pub(crate) const RUNNING: &str = "running";
+
 /// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
@@ -27,7 +30,7 @@ pub(crate) struct RunRecord {
     /// Seconds since 1970.
     pub(crate) started: f64,
     pub(crate) seconds: f64,
-    /// `running`, `done`, `failed` or `interrupted`. One that was killed stays `running`.
+    /// `running`, `done`, `failed` or `interrupted`. Of one that was killed its file says `running`; who reads it says `killed`.
     pub(crate) ending: String,
     pub(crate) host: String,
     /// The version of imp-flow.
@@ -61,6 +64,11 @@ pub(crate) struct RunStage {
 }
 
 impl RunRecord {
+    /// Whether it goes on.
+    pub(crate) fn is_running(&self) -> bool {
+        self.ending == RUNNING
+    }
+
     /// The keys of all stages.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Digest> + '_ {
         self.points.iter().flat_map(|point| point.stages.iter().filter_map(|stage| stage.key))
@@ -86,6 +94,9 @@ impl Store {
         };
         let read = |entry: fs::DirEntry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok();
         let mut runs: Vec<RunRecord> = entries.flatten().filter_map(read).collect();
+        for run in runs.iter_mut().filter(|run| run.ending == RUNNING && !self.is_running(&run.id)) {
+            run.ending = "killed".into();
+        }
         runs.sort_by(|a, b| b.started.total_cmp(&a.started));
         Ok(runs)
     }
