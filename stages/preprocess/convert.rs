@@ -221,7 +221,7 @@ impl RecordSink {
             let number = match (self.image_numbers.get(&name), bytes) {
                 (Some(number), _) => *number,
                 (None, bytes) => {
-                    let number = self.writer.add_image(&bytes.unwrap_or_default())?;
+                    let number = self.writer.add_image(bytes.unwrap_or_default())?;
                     self.image_numbers.insert(name, number);
                     number
                 }

@@ -4,6 +4,8 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    sync::mpsc::{SyncSender, sync_channel},
+    thread::{self, JoinHandle},
 };
 
 use super::records::{Entry, FORMAT, Header, ImageEntry, MAGIC, Meta};
@@ -13,7 +15,7 @@ use crate::StageError;
 pub(super) struct RecordWriter {
     folder: PathBuf,
     records: Output,
-    images: Output,
+    images: Background,
     entries: Vec<Entry>,
     image_entries: Vec<ImageEntry>,
 }
@@ -32,14 +34,14 @@ impl RecordWriter {
         Ok(Self {
             folder: folder.to_path_buf(),
             records: Output::create(folder.join("records.bin"))?,
-            images: Output::create(folder.join("images.bin"))?,
+            images: Background::over(Output::create(folder.join("images.bin"))?),
             entries: Vec::new(),
             image_entries: Vec::new(),
         })
     }
 
     /// Adds an encoded image and returns its number.
-    pub(super) fn add_image(&mut self, encoded: &[u8]) -> Result<u32, StageError> {
+    pub(super) fn add_image(&mut self, encoded: Vec<u8>) -> Result<u32, StageError> {
         self.image_entries.push(ImageEntry { offset: self.images.written, bytes: encoded.len() as u64 });
         self.images.write(encoded)?;
         Ok(self.image_entries.len() as u32 - 1)
@@ -76,7 +78,8 @@ impl RecordWriter {
         index.write(bytemuck::bytes_of(&header))?;
         index.write(bytemuck::cast_slice(&self.entries))?;
         index.write(bytemuck::cast_slice(&self.image_entries))?;
-        for output in [self.records, self.images, index] {
+        self.images.finish()?;
+        for output in [self.records, index] {
             output.finish()?;
         }
         write_meta(&self.folder, meta)
@@ -111,5 +114,60 @@ impl Output {
 
     fn finish(mut self) -> Result<(), StageError> {
         self.file.flush().map_err(StageError::io(&self.path))
+    }
+}
+
+/// Images on their way to the disk, at most.
+const WAITING: usize = 64;
+
+/// A file that is written by a thread of its own, so that all cores go on converting.
+struct Background {
+    /// Bytes that were given to the thread.
+    written: u64,
+    waiting: SyncSender<Vec<u8>>,
+    thread: Option<JoinHandle<Result<(), StageError>>>,
+}
+
+impl Background {
+    fn over(mut output: Output) -> Self {
+        let (waiting, arriving) = sync_channel::<Vec<u8>>(WAITING);
+        let thread = thread::spawn(move || {
+            arriving.iter().try_for_each(|bytes| output.write(&bytes))?;
+            output.finish()
+        });
+        Self { written: 0, waiting, thread: Some(thread) }
+    }
+
+    fn write(&mut self, bytes: Vec<u8>) -> Result<(), StageError> {
+        self.written += bytes.len() as u64;
+        // The thread leaves before the end only if it can't write.
+        if self.waiting.send(bytes).is_ok() { Ok(()) } else { Self::outcome(self.thread.take()) }
+    }
+
+    fn finish(self) -> Result<(), StageError> {
+        drop(self.waiting);
+        Self::outcome(self.thread)
+    }
+
+    fn outcome(thread: Option<JoinHandle<Result<(), StageError>>>) -> Result<(), StageError> {
+        let outcome = thread.and_then(|thread| thread.join().ok());
+        outcome.unwrap_or_else(|| Err(StageError::failed("images.bin can't be written", "run it again")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_by_its_file() {
+        let mut images = Background::over(Output::create("/dev/full".into()).unwrap());
+        let mut write = || images.write(vec![0; 1 << 16]);
+        let error = (0..1000).find_map(|_| write().err()).unwrap();
+        assert!(error.to_string().starts_with("/dev/full: No space left"), "{error}");
+        let mut images = Background::over(Output::create("/dev/full".into()).unwrap());
+        images.write(vec![0; 10]).unwrap();
+        assert!(images.finish().unwrap_err().to_string().starts_with("/dev/full: No space left"));
     }
 }

@@ -41,6 +41,31 @@ fn record(id: &str, image: Option<&str>, question: &str, answer: &str) -> Value 
     }
 }
 
+/// More records than are converted at a time.
+#[test]
+fn many_records_stay_in_order() {
+    let names = ["sub/a.png", "sub/b.jpg"];
+    let image = |number: usize| if number == 200 { "sub/none.png" } else { names[number % 2] };
+    let records: Vec<Value> =
+        (0..300).map(|number| record(&number.to_string(), Some(image(number)), "<image>\nWhich?", "This.")).collect();
+    let root = workshop(&json!(records));
+    let out = preprocess(root.path(), "work", &json!({"max_rejected": 1})).done();
+    let set = RecordSet::open(&out).unwrap();
+    assert_eq!((set.len(), set.meta().images), (299, 2));
+    let files = names.map(|name| fs::read(root.path().join("data/images").join(name)).unwrap());
+    for number in 0..299 {
+        let record = set.record(number).unwrap();
+        let id = if number < 200 { number } else { number + 1 };
+        assert_eq!(record.id, id.to_string());
+        assert_eq!(record.images().collect::<Vec<_>>(), [&files[id % 2]]);
+    }
+    let rejected: Value = serde_json::from_slice(&fs::read(out.join("rejected.jsonl")).unwrap()).unwrap();
+    let text = fs::read_to_string(root.path().join("data/train.json")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let id = lines.iter().position(|line| line.contains("\"200\"")).unwrap();
+    assert_eq!(rejected["line"], lines[..id].iter().rposition(|line| *line == "  {").unwrap() + 1);
+}
+
 fn good() -> Value {
     json!([
         record("one", Some("sub/a.png"), "<image>\nWhat is it?", "A dot."),
