@@ -98,8 +98,14 @@ Examples:
     #[command(after_help = "\
 Examples:
   imp-flow status
-  imp-flow status --pipeline pipelines/tiny.toml")]
-    Status(TargetArgs),
+  imp-flow status pipelines/tiny.toml")]
+    Status {
+        /// The pipeline file [default: that of the last run, with its changes]
+        #[arg(value_name = "PIPELINE", conflicts_with = "file")]
+        pipeline: Option<PathBuf>,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
     /// Show what a stage made, and from what
     #[command(after_help = "\
 Example:
@@ -277,7 +283,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
     /// A name for this run; what it needs is kept by `cache gc`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Do a past run again, from its record
     #[arg(long, value_name = "RUN", conflicts_with_all = ["file", "overrides"])]

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         cli::Verb::Sweep(args) => commands::run(&args, true, &cli.common),
         cli::Verb::Plan(args) => commands::plan(&args, &cli.common),
         cli::Verb::Why(args) => commands::why(&args, &cli.common),
-        cli::Verb::Status(args) => commands::status(&args, &cli.common),
+        cli::Verb::Status { pipeline, target } => commands::status(&target.or_file(pipeline), &cli.common),
         cli::Verb::Show(args) => commands::show(&args, &cli.common),
         cli::Verb::Log { stage, follow } => commands::log(&stage, follow, &cli.common),
         cli::Verb::Graph { pipeline, format } => commands::graph(&pipeline, format, &cli.common),

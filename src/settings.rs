@@ -53,8 +53,8 @@ impl Settings {
         };
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            cache: cache.or(file.cache).unwrap_or_else(|| "cache".into()),
-            artifacts: artifacts.or(file.artifacts).unwrap_or_else(|| "artifacts".into()),
+            cache: cache.or(file.cache.map(at_home)).unwrap_or_else(|| "cache".into()),
+            artifacts: artifacts.or(file.artifacts.map(at_home)).unwrap_or_else(|| "artifacts".into()),
             machine: Machine {
                 cpus: file.cpus.unwrap_or_else(threads).max(1),
                 gpus: file.gpus.map_or_else(gpus, |gpus| gpus.iter().map(ToString::to_string).collect()),
@@ -70,6 +70,14 @@ impl Settings {
                 .into_iter()
                 .collect(),
         })
+    }
+}
+
+/// `~/x` as a shell has it, since no shell reads `imp-flow.toml`.
+fn at_home(path: PathBuf) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => path,
     }
 }
 

@@ -13,7 +13,7 @@ mod report;
 mod run;
 mod runs;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 pub(crate) use cache::cache;
 pub(crate) use graph::graph;
@@ -26,7 +26,7 @@ pub(crate) use run::run;
 pub(crate) use runs::{compare, runs};
 
 use crate::{
-    cli::SelectArgs,
+    cli::{SelectArgs, TargetArgs},
     pipeline::{Diagnostics, Sources},
     scheduler::Names,
     store::StoreError,
@@ -57,6 +57,13 @@ impl Failure {
             Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),
             Self::Store(_) | Self::Io { .. } => ExitCode::from(1),
         }
+    }
+}
+
+impl TargetArgs {
+    /// With a file that was given without a flag.
+    pub(crate) fn or_file(self, file: Option<PathBuf>) -> Self {
+        Self { file: self.file.or(file), ..self }
     }
 }
 

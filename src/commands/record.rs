@@ -22,7 +22,8 @@ pub(super) struct Recorder<'a> {
     started: f64,
     /// Stages that are done, by their position: whether they ran, and what they made.
     done: BTreeMap<usize, (bool, Made)>,
-    written: Option<Instant>,
+    /// When the record was written last, and how many stages were done then.
+    written: Option<(Instant, usize)>,
 }
 
 impl<'a> Recorder<'a> {
@@ -39,17 +40,17 @@ impl<'a> Recorder<'a> {
         match event {
             RunEvent::Hit { index, made, .. } => drop(self.done.insert(*index, (false, (*made).clone()))),
             RunEvent::Finished { index, made, .. } => drop(self.done.insert(*index, (true, (*made).clone()))),
-            RunEvent::Running { .. } => {}
-            _ => return,
+            _ => {}
         }
         let due = match self.written {
             None => matches!(event, RunEvent::Running { .. }),
-            Some(at) => at.elapsed() > INTERVAL,
+            // Whatever happens, as the progress of a long stage, is a moment to write what came before.
+            Some((at, known)) => known < self.done.len() && at.elapsed() > INTERVAL,
         };
         if due {
             let seconds = now() - self.started;
             self.write(&self.record(RUNNING, seconds, self.points(|_| "not started")));
-            self.written = Some(Instant::now());
+            self.written = Some((Instant::now(), self.done.len()));
         }
     }
 

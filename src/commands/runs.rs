@@ -30,6 +30,15 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
     let rows: Vec<Row> =
         runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len()))).collect();
     let mut comparison = table(&rows);
+    for run in &runs {
+        let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
+        if open > 0 {
+            report::hint(
+                &format!("run {} is {}: {open} stages of its points have made nothing", run.id, run.ending),
+                common,
+            );
+        }
+    }
     if let Some(sort) = sort {
         let columns = comparison.columns();
         let found = columns.iter().position(|column| column == sort);
@@ -47,7 +56,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
 /// A point of a run: its parameters and what came out.
 struct Row {
     label: String,
-    parameters: BTreeMap<String, String>,
+    parameters: BTreeMap<String, toml::Value>,
     metrics: BTreeMap<String, f64>,
 }
 
@@ -60,7 +69,8 @@ impl Row {
             }
             flatten(&toml::Value::Table(document), String::new(), &mut parameters);
         }
-        parameters.extend(point.values.iter().cloned());
+        let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
+        parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
         let metrics = point
             .stages
             .iter()
@@ -75,7 +85,7 @@ impl Row {
     }
 }
 
-fn flatten(value: &toml::Value, name: String, into: &mut BTreeMap<String, String>) {
+fn flatten(value: &toml::Value, name: String, into: &mut BTreeMap<String, toml::Value>) {
     match value {
         toml::Value::Table(table) => {
             for (key, value) in table {
@@ -83,7 +93,7 @@ fn flatten(value: &toml::Value, name: String, into: &mut BTreeMap<String, String
                 flatten(value, name, into);
             }
         }
-        other => drop(into.insert(name, other.to_string())),
+        other => drop(into.insert(name, other.clone())),
     }
 }
 

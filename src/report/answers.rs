@@ -28,7 +28,7 @@ pub(crate) fn why(why: &Why, json: bool) {
 
 fn write_why(text: &mut String, why: &Why, depth: usize) {
     let indent = "  ".repeat(depth);
-    let Why { stage, state, reason, last, causes } = why;
+    let Why { stage, state, reason, last, now, causes } = why;
     let reason = reason.as_deref();
     let _ = match state {
         WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
@@ -43,6 +43,9 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
             writeln!(text, "{indent}{stage} {WARN}gives another content{WARN:#}: {reason}")
         }
     };
+    if let Some(now) = now {
+        let _ = writeln!(text, "{indent}  {WARN}{now}{WARN:#}");
+    }
     if let Some(last) = last {
         let because = match last.reason.as_str() {
             "" => String::new(),

@@ -23,7 +23,7 @@ pub(crate) struct Comparison {
 #[derive(Debug)]
 pub(crate) struct CompareRow {
     pub(crate) label: String,
-    pub(crate) parameters: Vec<Option<String>>,
+    pub(crate) parameters: Vec<Option<toml::Value>>,
     pub(crate) metrics: Vec<Option<f64>>,
 }
 
@@ -59,13 +59,17 @@ impl Comparison {
     /// Metrics from the best on, parameters from the smallest. What has none comes last.
     pub(crate) fn sort_by(&mut self, column: usize) {
         let parameters = self.parameters.len();
-        let number = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<f64>().ok());
+        let number = |value: &Option<toml::Value>| match value {
+            Some(toml::Value::Integer(number)) => Some(*number as f64),
+            Some(toml::Value::Float(number)) => Some(*number),
+            _ => None,
+        };
         self.rows.sort_by(|a, b| {
             if column < parameters {
                 let (a, b) = (&a.parameters[column], &b.parameters[column]);
                 return match (number(a), number(b)) {
                     (Some(a), Some(b)) => a.total_cmp(&b),
-                    _ => (a.is_none(), a).cmp(&(b.is_none(), b)),
+                    _ => (a.is_none(), shown(a.as_ref())).cmp(&(b.is_none(), shown(b.as_ref()))),
                 };
             }
             let column = column - parameters;
@@ -94,10 +98,13 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
-    let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(|column| last_words(column))).collect();
+    if columns.is_empty() {
+        return say("these runs differ in nothing, and their stages report no figures");
+    }
+    let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
     let mut table = Table::new(&head).right(&head[1..]);
     for row in &comparison.rows {
-        let parameters = row.parameters.iter().map(|value| value.clone().unwrap_or_else(|| "-".into()));
+        let parameters = row.parameters.iter().map(|value| shown(value.as_ref()).unwrap_or_else(|| "-".into()));
         let metrics = row.metrics.iter().zip(&best).map(|(value, best)| match value {
             Some(value) if Some(*value) == *best => format!("*{}", units::figure(*value)),
             Some(value) => units::figure(*value),
@@ -111,9 +118,9 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
 }
 
-/// `stages.` says nothing to a person.
-fn last_words(column: &str) -> &str {
-    column.strip_prefix("stages.").unwrap_or(column)
+/// A text as it is, anything else as in a pipeline.
+fn shown(value: Option<&toml::Value>) -> Option<String> {
+    value.map(|value| value.as_str().map_or_else(|| value.to_string(), Into::into))
 }
 
 fn as_json(comparison: &Comparison) {
@@ -134,7 +141,7 @@ fn as_csv(comparison: &Comparison) {
     let line = |cells: Vec<String>| say(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
     line(std::iter::once("point".to_string()).chain(comparison.columns()).collect());
     for row in &comparison.rows {
-        let parameters = row.parameters.iter().map(|value| value.clone().unwrap_or_default());
+        let parameters = row.parameters.iter().map(|value| shown(value.as_ref()).unwrap_or_default());
         let metrics = row.metrics.iter().map(|value| value.map(|value| value.to_string()).unwrap_or_default());
         line(std::iter::once(row.label.clone()).chain(parameters).chain(metrics).collect());
     }
@@ -153,7 +160,7 @@ mod tests {
     fn the_best_comes_first_and_what_is_missing_last() {
         let row = |label: &str, rank: &str, loss: Option<f64>, accuracy: Option<f64>| CompareRow {
             label: label.into(),
-            parameters: vec![Some(rank.into())],
+            parameters: vec![rank.parse::<i64>().ok().map(toml::Value::Integer)],
             metrics: vec![loss, accuracy],
         };
         let mut comparison = Comparison {

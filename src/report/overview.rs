@@ -147,7 +147,8 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
         };
         let stage = &pipeline.stages[*index];
         say(&serde_json::json!({
-            "stage": stage.name, "kind": stage.kind, "state": state, "key": key, "why": why(pipeline, verdict),
+            "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
+            "why": (state != "cached").then(|| why(pipeline, verdict)),
             "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
             "download": download, "steps": steps,
         })

@@ -304,7 +304,7 @@ impl Run<'_, '_> {
             known.set_last(&pipeline.id(*point), name, made.key);
             if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, &made, folder, store) {
                 // The artifact is safe in the store: a missing link is no reason to stop.
-                let message = format!("no link under artifacts: {error}");
+                let message = format!("no link under {}: {error}", self.artifacts.folder().display());
                 (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
             }
         }

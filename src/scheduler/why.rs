@@ -16,6 +16,8 @@ pub(crate) struct Why {
     pub(crate) reason: Option<String>,
     /// When it ran last, why, and how long it took.
     pub(crate) last: Option<LastRun>,
+    /// What it does now, or how its last try ended.
+    pub(crate) now: Option<String>,
     pub(crate) causes: Vec<Why>,
 }
 
@@ -60,12 +62,21 @@ impl Planner<'_> {
     fn explain_verdict(&self, index: usize, verdicts: &HashMap<usize, Verdict>) -> Result<Why, StoreError> {
         let stage = self.pipeline.stages[index].name.clone();
         let last = self.last_receipt(index)?.as_ref().map(LastRun::of);
-        let mut why = Why { stage, state: WhyState::Cached, reason: None, last, causes: Vec::new() };
+        let mut why = Why { stage, state: WhyState::Cached, reason: None, last, now: None, causes: Vec::new() };
         match &verdicts[&index] {
-            Verdict::Hit { key } => why.last = self.store.receipt(*key)?.as_ref().map(LastRun::of),
-            Verdict::Run { reason, .. } => {
+            Verdict::Hit { key } => {
+                let receipt = self.store.receipt(*key)?;
+                why.last = receipt.as_ref().map(LastRun::of);
+                why.causes = receipt.map(|receipt| self.behind_run(index, &receipt)).transpose()?.unwrap_or_default();
+            }
+            Verdict::Run { key, reason } => {
                 why.state = WhyState::Runs;
-                why.reason = Some(reason.to_string());
+                why.reason = Some(self.named(index, reason));
+                why.now = if self.store.is_being_made(*key) {
+                    Some("it is running now".into())
+                } else {
+                    self.store.failure(*key).map(|message| format!("its last try failed: {message}"))
+                };
                 if let MissReason::Changed(changes) = reason {
                     why.causes = self.behind(index, changes)?;
                 }
@@ -79,6 +90,30 @@ impl Planner<'_> {
             }
         }
         Ok(why)
+    }
+
+    /// Why a stage ran when it ran last, in terms of what it was before that.
+    fn behind_run(&self, index: usize, receipt: &Receipt) -> Result<Vec<Why>, StoreError> {
+        let before = receipt.previous.map(|key| self.store.receipt(key)).transpose()?.flatten();
+        let changes = before.map(|before| receipt.manifest.changes_since(&before.manifest)).unwrap_or_default();
+        self.behind(index, &changes)
+    }
+
+    /// The reason, with the stages that inputs come from.
+    fn named(&self, index: usize, reason: &MissReason) -> String {
+        let MissReason::Changed(changes) = reason else { return reason.to_string() };
+        let stage = &self.pipeline.stages[index];
+        let from = |change: &Change| stage.inputs.get(&change.name).filter(|_| change.group == "input");
+        let words = changes.iter().map(|change| match from(change) {
+            Some(from) => change.to_string().replacen(
+                &change.name,
+                &format!("{} ({})", change.name, self.pipeline.stages[*from].name),
+                1,
+            ),
+            None => change.to_string(),
+        });
+        let words: Vec<String> = words.collect();
+        if words.is_empty() { reason.to_string() } else { words.join("; ") }
     }
 
     /// What is behind the changed inputs among `changes` of a stage.
@@ -97,20 +132,15 @@ impl Planner<'_> {
     fn changed(&self, index: usize, old: Digest) -> Result<Why, StoreError> {
         let stage = self.pipeline.stages[index].name.clone();
         let now = self.last_receipt(index)?;
-        let mut why = Why {
-            stage,
-            state: WhyState::Changed,
-            reason: None,
-            last: now.as_ref().map(LastRun::of),
-            causes: Vec::new(),
-        };
+        let last = now.as_ref().map(LastRun::of);
+        let mut why = Why { stage, state: WhyState::Changed, reason: None, last, now: None, causes: Vec::new() };
         let Some(now) = now else { return Ok(why) };
         // The last of those that made the old content is the one that a person remembers.
         let before = self.store.receipts().filter(|(_, receipt)| receipt.output.digest == old);
         let Some((_, before)) = before.max_by_key(|(_, receipt)| receipt.timing.finished) else { return Ok(why) };
         let changes = now.manifest.changes_since(&before.manifest);
         why.causes = self.behind(index, &changes)?;
-        why.reason = Some(MissReason::Changed(changes).to_string());
+        why.reason = Some(self.named(index, &MissReason::Changed(changes)));
         Ok(why)
     }
 }

@@ -137,9 +137,10 @@ impl Store {
     }
 }
 
-/// Removes a folder, if it is there.
+/// Removes a folder, or a file that is in its place, if there is one.
 pub(super) fn remove_all(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
+    match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(StoreError::Io { path: path.to_path_buf(), source: error })
         }

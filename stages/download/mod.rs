@@ -143,7 +143,7 @@ impl Stage for Download {
 
     fn cpus(config: &DownloadConfig) -> usize {
         // What comes over a network waits for it most of the time.
-        usize::from(matches!(Source::parse(&config.source), Ok(Source::Hub(_) | Source::Url(_))))
+        usize::from(matches!(Source::parse(&config.source), Ok(Source::Hub(_) | Source::S3(_) | Source::Url(_))))
     }
 
     fn check(config: &DownloadConfig) -> Result<(), ConfigIssue> {

@@ -270,7 +270,10 @@ fn a_past_run_is_done_again_from_its_record() {
     assert_eq!(differs, format!("warning: other bytes than in run {id}: a\n"));
     let compare = space.succeed(&["compare", "paper", rows[1].split(' ').next().unwrap()]).stdout;
     assert!(compare.lines().next().unwrap().starts_with("point ") && compare.contains("a.text"), "{compare}");
-    assert!(compare.contains("\"other\"") && compare.contains("\"changed\""), "{compare}");
+    assert!(
+        compare.contains("stages.b.text") && compare.contains("  other  ") && compare.contains("changed "),
+        "{compare}"
+    );
     let unknown = space.run(&["run", "--from-run", "papre"]);
     assert_eq!(unknown.code, Some(2));
     assert!(unknown.stderr.contains("there is no run `papre`\n  help: did you mean `paper`?"), "{}", unknown.stderr);
@@ -301,19 +304,22 @@ fn why_follows_a_change_to_where_it_came_from() {
     space.succeed(&["run", "p.toml", "--only", "b"]);
     space.succeed(&["run", "p.toml", "--only", "c"]);
     let why = space.succeed(&["why", "d"]).stdout;
-    assert!(
-        why.starts_with("d would run: input after[0]: content changed; input after[1]: content changed\n"),
-        "{why}"
-    );
-    assert!(why.contains("  b gives another content: input after: content changed\n"), "{why}");
+    let both = "input after[0] (b): content changed; input after[1] (c): content changed";
+    assert!(why.starts_with(&format!("d would run: {both}\n")), "{why}");
+    let change = "  b gives another content: input after (a): content changed\n";
+    assert!(why.contains(change), "{why}");
     assert!(why.contains("    a gives another content: config: text \"a\" -> \"A\"\n"), "{why}");
+    // The same afterwards, of why it ran.
+    space.succeed(&["run", "p.toml"]);
+    let why = space.succeed(&["why", "d"]).stdout;
+    assert!(why.starts_with("d is cached\n") && why.contains(change) && why.contains("text \"a\" -> \"A\"\n"), "{why}");
 }
 
 #[test]
 fn a_stage_can_be_looked_at() {
     let space = diamond();
     space.write("p.toml", DIAMOND.replace("text = \"d\"", "text = \"d\"\nfiles = 30"));
-    let before = space.succeed(&["status", "--pipeline", "p.toml"]).stdout;
+    let before = space.succeed(&["status", "p.toml"]).stdout;
     assert!(before.starts_with("to run    a  new\nwaiting   b  for a\n"), "{before}");
     let missing = space.run(&["show", "d", "--pipeline", "p.toml"]);
     assert!(missing.stderr.contains("stage `d` has not run yet"), "{}", missing.stderr);
@@ -350,4 +356,49 @@ fn the_graph_is_drawn_in_four_ways() {
     let svg = graph("svg");
     assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
     assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
+}
+
+/// Waits until `args` say `words`; fails the test after some time.
+fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
+    for _ in 0..200 {
+        let output = space.run(args);
+        if output.stdout.contains(words) {
+            return output.stdout;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{args:?} never said {words:?}: {:?}", space.run(args).stdout);
+}
+
+#[test]
+fn a_run_that_goes_on_or_was_killed_can_be_asked() {
+    let space = Space::new();
+    let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"a\"\nsteps = 1000\nstep_ms = 20\n";
+    let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"slow\"\n";
+    let text = format!("name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nscore = 1.5\n{slow}{last}");
+    space.write("p.toml", &text);
+    let mut runner = space.start(&["run", "p.toml"]);
+    let status = wait_until(&space, &["status"], "/1000 steps");
+    assert!(status.contains("running   slow  ") && status.contains("waiting   last  for slow"), "{status}");
+    // An edit while it runs, even half of one, changes nothing of what runs.
+    space.write("p.toml", "name = [");
+    assert!(space.succeed(&["status"]).stdout.contains("running   slow"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("it is running now"));
+    assert!(space.succeed(&["log", "slow"]).stdout.contains("started a stage of the kind synthetic"));
+    assert!(space.succeed(&["runs"]).stdout.contains("running  "));
+    assert!(space.succeed(&["cache", "gc", "--keep", "0"]).stdout.contains("of 0 stages and 0 runs"));
+    wait_until(&space, &["compare"], "a.score");
+
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    assert!(space.succeed(&["runs"]).stdout.contains("killed  "));
+    let compare = space.succeed(&["compare"]);
+    assert!(compare.stdout.contains("a.score") && compare.stderr.contains("is killed: 2 stages"), "{}", compare.stderr);
+    let asked = space.succeed(&["status"]);
+    assert!(asked.stderr.contains("p.toml can't be read as it is now"), "{}", asked.stderr);
+
+    space.write("p.toml", text.replace("steps = 1000", "fail = \"no luck\""));
+    assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
+    assert!(space.succeed(&["status"]).stdout.contains("failed    slow  no luck\n"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("its last try failed: no luck"));
 }
