@@ -68,6 +68,15 @@ impl Artifacts {
     }
 }
 
+/// Removes the links below `root` whose targets were thrown away.
+pub(crate) fn prune(root: &Path) {
+    let entries = walkdir::WalkDir::new(root).min_depth(2).into_iter().flatten();
+    for link in entries.filter(|entry| entry.path_is_symlink() && !entry.path().exists()) {
+        // One that stays is no harm: the next run makes it right.
+        let _ = fs::remove_file(link.path());
+    }
+}
+
 /// Makes `link` point to `target`. False if it did so before.
 fn replace_link(target: &Path, link: &Path) -> io::Result<bool> {
     if fs::read_link(link).is_ok_and(|now| now == target) {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::{Failure, place::store};
 use crate::{
+    artifacts,
     cli::{CacheVerb, Common},
     report,
     store::Index,
@@ -11,7 +12,7 @@ use crate::{
 
 /// Looks after the cache. Damage found by `verify` gives exit code 1.
 pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failure> {
-    let (_, store) = store(common)?;
+    let (settings, store) = store(common)?;
     match verb {
         CacheVerb::Stats => report::stats(&store.stats()?, common.json),
         CacheVerb::Verify => {
@@ -25,7 +26,13 @@ pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failu
                 ExitCode::from(1)
             });
         }
-        CacheVerb::Gc { keep, dry_run } => report::thrown(&store.gc(*keep, *dry_run)?, *dry_run, common.json),
+        CacheVerb::Gc { keep, dry_run } => {
+            let thrown = store.gc(*keep, *dry_run)?;
+            if !dry_run {
+                artifacts::prune(&settings.artifacts);
+            }
+            report::thrown(&thrown, *dry_run, common.json);
+        }
         CacheVerb::Rebuild => report::say(&format!("the index knows {} stages", Index::anew(&store)?)),
     }
     Ok(ExitCode::SUCCESS)

@@ -28,6 +28,18 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The links below a folder.
+fn walk_links(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| match path.is_symlink() {
+            true => vec![path],
+            false if path.is_dir() => walk_links(&path),
+            false => Vec::new(),
+        })
+        .collect()
+}
+
 /// Changes a read-only file in place, as a failing disk does: whoever has a link to it sees that.
 fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -151,6 +163,8 @@ fn gc_leaves_alone_what_a_running_run_uses() {
     assert_eq!(runner.wait().unwrap().code(), Some(0));
     let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
     assert!(said.contains("of 4 stages"), "now nobody uses them: {said}");
+    let links: Vec<_> = walk_links(&space.path("artifacts"));
+    assert!(links.is_empty(), "links to what is gone: {links:?}");
     assert!(files(&space.path("cache/objects")).is_empty());
 }
 
