@@ -10,6 +10,7 @@ mod graph;
 mod json;
 mod lines;
 mod overview;
+mod svg;
 mod table;
 mod units;
 

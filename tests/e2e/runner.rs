@@ -356,6 +356,17 @@ fn the_graph_is_drawn_in_four_ways() {
     let svg = graph("svg");
     assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
     assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
+    // An edge that passes a column has a lane there, between the boxes.
+    space.write(
+        "p.toml",
+        DIAMOND.replace("[\"b\", \"c\"]", "[\"a\", \"b\"]").replace("after = \"a\"\ntext = \"c\"", ""),
+    );
+    let svg = graph("svg");
+    let edge = svg.lines().find(|line| line.starts_with("<path ") && line.contains(" H")).unwrap();
+    let lane: f64 = edge.split(" H").next().unwrap().rsplit(',').next().unwrap().parse().unwrap();
+    let boxes =
+        svg.lines().filter_map(|line| line.split_once("<rect x=\"246\" y=\"")?.1.split('"').next()?.parse().ok());
+    assert!(boxes.clone().count() == 1 && boxes.clone().all(|top: f64| lane < top || lane > top + 40.0), "{svg}");
 }
 
 /// Waits until `args` say `words`; fails the test after some time.
