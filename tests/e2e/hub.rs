@@ -77,12 +77,20 @@ fn v1_5_3b_196_runs_to_its_end() {
 
 #[test]
 fn v1_5_2b_runs_to_its_end() {
-    runs_to_its_end("v1_5_2b", "imp-v1.5-2b", &Llm("Qwen/Qwen1.5-1.8B", "main", "tiny-qwen2"));
+    runs_to_its_end(
+        "v1_5_2b",
+        "imp-v1.5-2b",
+        &Llm("Qwen/Qwen1.5-1.8B", "7846de7ed421727b318d6605a0bfab659da2c067", "tiny-qwen2"),
+    );
 }
 
 #[test]
 fn v1_5_4b_runs_to_its_end() {
-    runs_to_its_end("v1_5_4b", "imp-v1.5-4b", &Llm("microsoft/Phi-3-mini-4k-instruct", "main", "tiny-phi3"));
+    runs_to_its_end(
+        "v1_5_4b",
+        "imp-v1.5-4b",
+        &Llm("microsoft/Phi-3-mini-4k-instruct", "ff07dc01615f8113924aed013115ab2abd32115b", "tiny-phi3"),
+    );
 }
 
 #[test]
@@ -261,12 +269,17 @@ fn originals(tiny: &Path, llm: &Llm) -> Files {
     let captions = moved(annotations("pretrain.json"), &["00000"]);
     let pretrain =
         Files::from([("blip_laion_cc_sbu_558k.json".into(), captions), ("images.zip".into(), below("00000"))]);
-    repository(&mut files, "datasets/liuhaotian/LLaVA-Pretrain", "main", &pretrain);
+    repository(&mut files, "datasets/liuhaotian/LLaVA-Pretrain", "70f9d1e5e1a697fe35830875cfc7de1dd590d727", &pretrain);
     let places =
         ["coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K", "vg/VG_100K_2"];
     let instruct = moved(annotations("instruct.json"), &places);
     let instruct = Files::from([("llava_v1_5_mix665k.json".into(), instruct), ("README.md".into(), b"x".to_vec())]);
-    repository(&mut files, "datasets/liuhaotian/LLaVA-Instruct-150K", "main", &instruct);
+    repository(
+        &mut files,
+        "datasets/liuhaotian/LLaVA-Instruct-150K",
+        "9d451dc7629cfe0469f6ae4432b765cd603d5fcb",
+        &instruct,
+    );
     let ocr = Files::from([("ocr_vqa.zip".into(), below("images"))]);
     repository(&mut files, "datasets/qnguyen3/ocr_vqa", "main", &ocr);
     for (path, inside) in [
