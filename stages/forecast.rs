@@ -43,6 +43,22 @@ pub struct Forecast {
     pub download: Option<u64>,
     /// Steps that it will train.
     pub steps: Option<usize>,
+    /// The arithmetic of it.
+    pub work: Option<Work>,
+}
+
+/// Multiplications and additions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Work {
+    /// Of all that there is to do.
+    Whole(f64),
+    /// Of a step whose records fill the context, where the records are not known yet.
+    FullStep(f64),
+}
+
+/// Multiplications and additions a second in the products of this machine's processor: see [`imp_model::work::rate`].
+pub fn rate() -> f64 {
+    imp_model::work::rate()
 }
 
 impl Forecast {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use imp_stages::{forecast::Forecast, stage::Input};
+use imp_stages::{
+    forecast::{self, Forecast, Work},
+    stage::Input,
+};
 
 use super::{
     lines::{BAD, DIM, GOOD, WARN},
@@ -93,6 +96,7 @@ pub(crate) fn plan(
         return plan_as_json(pipeline, verdicts, forecasts);
     }
     let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
+    let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
         let (style, word) = match verdict {
@@ -107,7 +111,7 @@ pub(crate) fn plan(
             pipeline.stages[*index].name,
             why(pipeline, verdict)
         ));
-        if let Some(text) = takes(forecast) {
+        if let Some(text) = takes(forecast, rate) {
             say(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
         if let (Some(memory), Some(there)) = (forecast.memory, machine.memory)
@@ -126,20 +130,37 @@ pub(crate) fn plan(
     });
 }
 
+/// How fast this machine is, if any stage's time follows from that: measuring takes a moment.
+fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
+    forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
+}
+
 /// What a stage will take, as far as that is known.
-fn takes(forecast: &Forecast) -> Option<String> {
+fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
     let memory = forecast.memory.map(|memory| {
         let about = if memory.at_most { "at most" } else { "about" };
         format!("takes {about} {} of memory", units::bytes(memory.bytes))
     });
     let steps = forecast.steps.map(|steps| format!("trains {steps} steps"));
-    let all: Vec<String> = [download, memory, steps].into_iter().flatten().collect();
+    let time = forecast.work.zip(rate).map(|(work, rate)| match work {
+        Work::Whole(work) => format!("at least {} on these CPUs", units::duration(work / rate)),
+        Work::FullStep(work) => {
+            format!("at least {} on these CPUs for a step that fills the context", units::duration(work / rate))
+        }
+    });
+    let all: Vec<String> = [download, memory, steps, time].into_iter().flatten().collect();
     (!all.is_empty()).then(|| all.join(", "))
 }
 
 fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
-    for ((index, verdict), Forecast { memory, download, steps, .. }) in verdicts.iter().zip(forecasts) {
+    let rate = rate_for(forecasts);
+    for ((index, verdict), Forecast { memory, download, steps, work, .. }) in verdicts.iter().zip(forecasts) {
+        let (whole, step) = match (work, rate) {
+            (Some(Work::Whole(work)), Some(rate)) => (Some(work / rate), None),
+            (Some(Work::FullStep(work)), Some(rate)) => (None, Some(work / rate)),
+            _ => (None, None),
+        };
         let (state, key) = match verdict {
             Verdict::Hit { key } => ("cached", Some(key)),
             Verdict::Run { key, .. } => ("run", Some(key)),
@@ -150,7 +171,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
             "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
             "why": (state != "cached").then(|| why(pipeline, verdict)),
             "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
-            "download": download, "steps": steps,
+            "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
         })
         .to_string());
     }

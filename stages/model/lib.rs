@@ -41,6 +41,7 @@ mod splice;
 pub mod tensor;
 pub mod vision;
 pub mod weights;
+pub mod work;
 
 pub use error::{ModelError, Result};
 pub use generate::{GenerateOptions, Sampling, StopStrings};

@@ -1,4 +1,4 @@
-//! The memory and the steps that training will take, from sizes alone.
+//! The memory, the steps and the arithmetic that training will take, from sizes alone.
 
 use imp_model::{
     config::LanguageConfig,
@@ -11,7 +11,7 @@ use super::{
     features,
 };
 use crate::{
-    forecast::{Ahead, Forecast, MemoryForecast, Outlook},
+    forecast::{Ahead, Forecast, MemoryForecast, Outlook, Work},
     job::Runtime,
     preprocess::Mixture,
 };
@@ -47,25 +47,24 @@ pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahe
     // A limit on the steps is reached unless the records are very few.
     let steps =
         known.as_ref().map(|(batches, _)| batches.steps.len()).or(Some(recipe.max_steps)).filter(|steps| *steps > 0);
-    Forecast { memory: memory(recipe, trains, model, ahead, known.as_ref()), steps, ..Forecast::default() }
+    let taken = taken(recipe, trains, model, ahead, known.as_ref());
+    let (memory, work) = taken.map_or((None, None), |(memory, work)| (Some(memory), Some(work)));
+    Forecast { memory, steps, work, ..Forecast::default() }
 }
 
-fn memory(
+/// Memory and arithmetic, where the sizes of the model and the records are known.
+fn taken(
     recipe: &Recipe,
     trains: Trains<'_>,
     model: &Outlook,
     ahead: &Ahead<'_>,
     known: Option<&(Batches, Mixture)>,
-) -> Option<MemoryForecast> {
+) -> Option<(MemoryForecast, Work)> {
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
     let sizes = Sizes {
         patches: vision.config.patches(),
         max_length: joined.tokenizer_model_max_length,
         micro_batch: micro_batch_size(ahead.runtime, &llm.config).min(recipe.global_batch_size),
-    };
-    let largest = match known {
-        Some((batches, set)) => sizes.largest(set, batches),
-        None => sizes.bound(ahead.inputs("data").map(Outlook::longest).collect::<Option<Vec<_>>>()?.into_iter().max()?),
     };
     let training = Training {
         llm: &llm.config,
@@ -73,6 +72,17 @@ fn memory(
         projector: &joined.mm_projector_type,
         trains,
         gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
+    };
+    let (largest, work) = if let Some((batches, set)) = known {
+        let kept = features::kept_bytes(&vision.config, set.images()).is_some();
+        let encodes = set.sets().any(|set| set.meta().features.is_none());
+        let all = sizes.all(set, batches, kept);
+        (sizes.largest(set, batches), Work::Whole(training.operations(all, encodes)))
+    } else {
+        let longest = ahead.inputs("data").map(Outlook::longest).collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        let part = sizes.bound(longest);
+        let parts = recipe.global_batch_size as f64 / sizes.micro_batch as f64;
+        (part, Work::FullStep(training.operations(part, true) * parts))
     };
     let step = training.memory(largest, recipe.global_batch_size > sizes.micro_batch);
     let frozen = match trains {
@@ -87,7 +97,7 @@ fn memory(
     let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
     let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
     let own = step.total() + decoded + kept + PROGRAM;
-    Some(MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: known.is_none() })
+    Some((MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: known.is_none() }, work))
 }
 
 struct Sizes {
@@ -112,6 +122,22 @@ impl Sizes {
             learned: largest.iter().map(labels).sum(),
             images: largest.iter().map(|record| shapes[*record].1).sum(),
         }
+    }
+
+    /// All steps together. `kept`: an image is encoded once, and its features stay in memory.
+    fn all(&self, set: &Mixture, batches: &Batches, kept: bool) -> MicroBatch {
+        let shapes: Vec<(usize, usize)> = set.shapes().collect();
+        let mut all = MicroBatch { rows: 0, learned: 0, images: 0 };
+        for record in batches.steps.iter().flatten() {
+            let (tokens, images) = shapes[*record];
+            all.rows += (tokens + images * self.patches.saturating_sub(1)).min(self.max_length);
+            all.learned += set.record(*record).map_or(0, |record| record.learned());
+            all.images += images;
+        }
+        if kept {
+            all.images = all.images.min(set.images());
+        }
+        all
     }
 
     /// The same for records that are not there yet.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::forecast::{Ahead, Forecast, Outlook};
+use crate::forecast::{Ahead, Forecast, Outlook, Work};
 
 fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
     let config: S::Config = serde_json::from_value(config.clone()).unwrap();
@@ -37,6 +37,7 @@ fn memory_is_known_before_anything_ran() {
     let bounds = [64, 512].map(|max_length| pretrain(&phi, &siglip, &records(max_length)).memory.unwrap());
     assert!(bounds.iter().all(|bound| bound.at_most && bound.bytes >= known_bytes), "{bounds:?}: {known_bytes}");
     assert!(bounds[0].bytes < bounds[1].bytes);
+    the_arithmetic_is_that_of_all_steps(&known, |max_length| pretrain(&phi, &siglip, &records(max_length)));
 
     let mut smaller = stage1();
     smaller["image_size"] = json!(32);
@@ -65,4 +66,13 @@ fn what_is_not_known_is_not_guessed() {
     let nothing = Outlook::of_folder("there/is/none".as_ref());
     assert!(ask::<Finetune>(&lora(), &[("model", &nothing), ("data", &nothing)]).memory.is_none());
     assert!(ask::<Pretrain>(&stage1(), &[]).memory.is_none());
+}
+
+/// Of records that are there: all of it; of others: a step whose records fill the context.
+fn the_arithmetic_is_that_of_all_steps(known: &Forecast, planned: impl Fn(usize) -> Forecast) {
+    let Some(Work::Whole(whole)) = known.work else { panic!("{:?}", known.work) };
+    let Some(Work::FullStep(short)) = planned(64).work else { panic!("{:?}", planned(64).work) };
+    let Some(Work::FullStep(long)) = planned(512).work else { panic!("{:?}", planned(512).work) };
+    let steps = known.steps.unwrap() as f64;
+    assert!(whole > 0.0 && whole <= steps * short && short < long, "{whole}, {short}, {long}");
 }
