@@ -22,7 +22,7 @@ use imp_stages::{
 };
 
 /// With this the log of each try begins.
-pub(crate) const STARTED: &str = "started";
+pub(crate) const STARTED: &str = "started a stage of the kind";
 /// How long an orphan may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
 /// How long to wait for an orphan of an earlier run on the same key.
@@ -93,7 +93,7 @@ impl KindVisitor for Run<'_> {
         let config: S::Config = serde_json::from_value(self.config).map_err(|error| {
             StageError::failed(format!("the job file is not for this version: {error}"), "run it again")
         })?;
-        tracing::info!("{STARTED} a stage of the kind {}", S::KIND);
+        tracing::info!("{STARTED} {}", S::KIND);
         S::run(&config, self.job)?;
         tracing::info!("done");
         Ok(())

@@ -52,9 +52,19 @@ enum State {
     Waiting,
     Behind,
     LeftOut,
-    Ready { manifest: Box<Manifest>, reason: MissReason },
-    Running { reason: MissReason, grant: Grant },
-    Done { made: Box<Made>, ran: bool },
+    Ready {
+        manifest: Box<Manifest>,
+        reason: MissReason,
+    },
+    /// Without a grant it waits for another run that makes the same.
+    Running {
+        reason: MissReason,
+        grant: Option<Grant>,
+    },
+    Done {
+        made: Box<Made>,
+        ran: bool,
+    },
     Failed,
     Stopped,
     Skipped,
@@ -74,6 +84,8 @@ struct Run<'a, 'r> {
     makers: HashMap<Digest, usize>,
     behind: HashMap<usize, Vec<usize>>,
     pool: Pool,
+    /// Stages that have a part of the machine.
+    working: usize,
     live: Live,
     wish: watch::Sender<Wish>,
     steps: JoinSet<(usize, StepEnd)>,
@@ -107,6 +119,7 @@ pub(crate) async fn run(
         makers: HashMap::new(),
         behind: HashMap::new(),
         pool: Pool::new(options.machine.clone()),
+        working: 0,
         options,
         wish: watch::Sender::new(Wish::GoOn),
         steps: JoinSet::new(),
@@ -188,19 +201,20 @@ impl Run<'_, '_> {
         }
         let mut from = 0;
         while let Some(position) = self.ready.range(from..).next().copied() {
-            if !self.pool.has_cpus() || (self.options.jobs > 0 && self.steps.len() >= self.options.jobs) {
+            if !self.pool.has_cpus() || (self.options.jobs > 0 && self.working >= self.options.jobs) {
                 break;
             }
             from = position + 1;
             let index = self.planner.graph.order()[position];
             let Some(grant) = self.pool.take(&self.planner.pipeline.stages[index]) else { continue };
             self.ready.remove(&position);
+            self.working += 1;
             // For a moment it is nothing: its manifest moves out, and its reason and grant in.
             let State::Ready { manifest, reason } = std::mem::replace(&mut self.states[index], State::Waiting) else {
                 continue;
             };
             let step = self.step(index, *manifest, grant.clone(), &reason)?;
-            self.states[index] = State::Running { reason, grant };
+            self.states[index] = State::Running { reason, grant: Some(grant) };
             self.steps.spawn(step::run(step, self.planner.store.clone(), self.wish.subscribe(), self.say.clone()));
         }
         Ok(())
@@ -244,7 +258,15 @@ impl Run<'_, '_> {
         let stage = &self.planner.pipeline.stages[index];
         let name = &stage.name;
         match said {
-            Said::Waiting => (self.report)(&RunEvent::Waiting { stage: name }),
+            Said::Waiting => {
+                // Others need not wait with it.
+                if let State::Running { grant, .. } = &mut self.states[index]
+                    && let Some(grant) = grant.take()
+                {
+                    self.give_back(grant);
+                }
+                (self.report)(&RunEvent::Waiting { stage: name });
+            }
             Said::Running { resumed } => {
                 if let State::Running { reason, .. } = &self.states[index] {
                     (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed });
@@ -265,10 +287,19 @@ impl Run<'_, '_> {
 
     fn ended(&mut self, index: usize, end: StepEnd) -> Result<(), StoreError> {
         let stage = &self.planner.pipeline.stages[index].name;
-        if let State::Running { grant, .. } = std::mem::replace(&mut self.states[index], State::Stopped) {
-            self.pool.give_back(grant);
+        let mut why = MissReason::New;
+        if let State::Running { grant, reason } = std::mem::replace(&mut self.states[index], State::Stopped) {
+            why = reason;
+            if let Some(grant) = grant {
+                self.give_back(grant);
+            }
         }
         match end {
+            StepEnd::Again { manifest } => {
+                self.states[index] = State::Ready { manifest, reason: why };
+                self.ready.insert(self.place[index]);
+                Ok(())
+            }
             StepEnd::Done { receipt, ran } => {
                 let made = Made::from(*receipt);
                 let folder = self.planner.store.tree_folder(made.output.digest)?.unwrap_or_default();
@@ -295,6 +326,11 @@ impl Run<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    fn give_back(&mut self, grant: Grant) {
+        self.pool.give_back(grant);
+        self.working -= 1;
     }
 
     fn done(&mut self, index: usize, made: Made, folder: &Path, ran: bool) {

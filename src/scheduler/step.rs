@@ -48,6 +48,10 @@ pub(super) enum StepEnd {
         ran: bool,
     },
     Cancelled,
+    /// It waited for another run, which did not make it: now it is this run's turn, once the machine has room.
+    Again {
+        manifest: Box<Manifest>,
+    },
     Failed {
         message: String,
         help: Option<String>,
@@ -128,8 +132,13 @@ async fn make(
     let key = step.manifest.key();
     // The receiver lives as long as the run: a failing send has nobody to tell.
     let tell = |said| drop(say.send((step.index, said)));
+    let mut waited = false;
+    let waiting = || {
+        waited = true;
+        tell(Said::Waiting);
+    };
     let _lock = tokio::select! {
-        lock = store.lock(key, || tell(Said::Waiting)) => lock?,
+        lock = store.lock(key, waiting) => lock?,
         _ = wish.wait_for(|wish| *wish != Wish::GoOn) => return Ok(StepEnd::Cancelled),
     };
     if !step.forced
@@ -137,6 +146,10 @@ async fn make(
         && store.tree_folder(receipt.output.digest)?.is_some()
     {
         return Ok(StepEnd::Done { receipt: Box::new(receipt), ran: false });
+    }
+    if waited {
+        // While it waited, others had what it needs of the machine.
+        return Ok(StepEnd::Again { manifest: Box::new(step.manifest.clone()) });
     }
     let work = store.work(key);
     let resumed = store.has_checkpoint(key);
