@@ -1,7 +1,10 @@
 //! A language model that judges, behind any endpoint that speaks `OpenAI`'s protocol. Knows requests and when to try again;
 //! not what is judged.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -53,6 +56,16 @@ struct Message {
     content: Option<String>,
 }
 
+/// A pause in which a person who wants to stop is heard.
+fn wait(pause: Duration, job: &Job) -> Result<(), StageError> {
+    let start = Instant::now();
+    while start.elapsed() < pause {
+        job.check_cancelled()?;
+        thread::sleep(pause.saturating_sub(start.elapsed()).min(Duration::from_millis(100)));
+    }
+    Ok(())
+}
+
 impl Judge {
     /// The one that the machine's settings name.
     pub(super) fn of_this_machine(model: &str) -> Result<Self, StageError> {
@@ -88,10 +101,9 @@ impl Judge {
             };
             tracing::warn!("attempt {attempt} of {ATTEMPTS}: {trouble}");
             if attempt == ATTEMPTS {
-                return Err(StageError::failed(trouble, "run it again later: it goes on where it was"));
+                return Err(StageError::transient(trouble, "run it again later: it goes on where it was"));
             }
-            job.check_cancelled()?;
-            thread::sleep(pause);
+            wait(pause, job)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
