@@ -205,7 +205,8 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
             input.name,
             input.about,
             match (input.required, input.many) {
-                (true, _) => "",
+                (true, false) => "",
+                (true, true) => " (one or a list)",
                 (false, true) => " (optional, a list)",
                 (false, false) => " (optional)",
             }
