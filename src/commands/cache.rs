@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, place::store};
+use super::{Failure, place::existing_store};
 use crate::{
     artifacts,
     cli::{CacheVerb, Common},
@@ -12,7 +12,7 @@ use crate::{
 
 /// Looks after the cache. Damage found by `verify` gives exit code 1.
 pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failure> {
-    let (settings, store) = store(common)?;
+    let (settings, store) = existing_store(common)?;
     match verb {
         CacheVerb::Stats => report::stats(&store.stats()?, common.json),
         CacheVerb::Verify => {

@@ -49,6 +49,17 @@ pub(super) fn store(common: &Common) -> Result<(Settings, Store), Failure> {
     Ok((settings, store))
 }
 
+/// The same for verbs that only look: they make no cache where there is none.
+pub(super) fn existing_store(common: &Common) -> Result<(Settings, Store), Failure> {
+    let settings = settings(common)?;
+    if !settings.cache.join("VERSION").exists() {
+        let problem = Diagnostic::new(format!("nothing has run yet with the cache {}", settings.cache.display()), None);
+        return Err(usage(problem.help("run a pipeline first, or name another cache with --cache")));
+    }
+    let store = Store::open(&settings.cache)?;
+    Ok((settings, store))
+}
+
 /// A mistake on the command line.
 pub(super) fn usage(problem: Diagnostic) -> Failure {
     Failure::Usage { problems: vec![problem], sources: Sources::default() }
@@ -82,7 +93,7 @@ impl Workplace {
             let asked = Asked { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
             return Self::open(asked, common);
         }
-        let (_, store) = store(common)?;
+        let (_, store) = existing_store(common)?;
         let run = find_run(&store, None)?;
         if run.is_running() {
             return Self::of_run(run, common);

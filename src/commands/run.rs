@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Failure, glance,
-    place::{Asked, Workplace, find_run, settings, store},
+    place::{Asked, Workplace, existing_store, find_run, settings},
     plan,
     record::Recorder,
     report::{benchmark, eval_rows},
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
             Workplace::open(asked, common)?
         }
         (None, wanted) => {
-            let (_, store) = store(common)?;
+            let (_, store) = existing_store(common)?;
             let run = again.insert(find_run(&store, wanted.as_deref())?);
             Workplace::of_run(run.clone(), common)?
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use super::{
     Failure,
-    place::{find_run, store, usage},
+    place::{existing_store, find_run, usage},
 };
 use crate::{
     cli::Common,
@@ -15,14 +15,14 @@ use crate::{
 
 /// Lists past runs.
 pub(crate) fn runs(common: &Common) -> Result<ExitCode, Failure> {
-    let (_, store) = store(common)?;
+    let (_, store) = existing_store(common)?;
     report::runs(&store.runs()?, common.json);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Shows by what points or runs differ, and what came out.
 pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: &Common) -> Result<ExitCode, Failure> {
-    let (_, store) = store(common)?;
+    let (_, store) = existing_store(common)?;
     let runs = match wanted {
         [] => vec![find_run(&store, None)?],
         wanted => wanted.iter().map(|wanted| find_run(&store, Some(wanted))).collect::<Result<_, _>>()?,

@@ -282,7 +282,14 @@ fn a_past_run_is_done_again_from_its_record() {
 #[test]
 fn why_follows_a_change_to_where_it_came_from() {
     let space = diamond();
-    assert!(space.run(&["why", "d"]).stderr.contains("nothing has run yet"));
+    for args in
+        [&["why", "d"][..], &["status"], &["runs"], &["compare"], &["cache", "stats"], &["run", "--from-run", "x"]]
+    {
+        let output = space.run(args);
+        assert_eq!(output.code, Some(2), "{args:?}");
+        assert!(output.stderr.contains("nothing has run yet with the cache cache\n  help: run a pipeline"), "{args:?}");
+        assert!(!space.path("cache").exists(), "{args:?} only looks");
+    }
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
     assert!(why.starts_with("d is cached\n  it ran last ") && why.trim_end().ends_with("because: new"), "{why}");
