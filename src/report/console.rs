@@ -74,14 +74,16 @@ impl Reporter for Console {
 }
 
 fn spinner() -> ProgressStyle {
-    parse("{spinner} {prefix:<18} {msg}  {elapsed}")
+    parse("{spinner} {prefix:<18} {elapsed:>4}  {wide_msg}")
 }
 
 fn style(unit: &str) -> ProgressStyle {
     if unit == "bytes" {
-        parse("{spinner} {prefix:<18} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left{msg}")
+        parse("{spinner} {prefix:<18} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left{wide_msg}")
     } else {
-        parse(&format!("{{spinner}} {{prefix:<18}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left{{msg}}"))
+        parse(&format!(
+            "{{spinner}} {{prefix:<18}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left{{wide_msg}}"
+        ))
     }
 }
 
