@@ -57,6 +57,11 @@ impl Artifacts {
         Ok(())
     }
 
+    /// Whether there is the record of a run.
+    pub(crate) fn has_record(&self) -> bool {
+        self.folder.join("run.json").is_file()
+    }
+
     /// Keeps the record of a run.
     pub(crate) fn record(&self, summary: &Summary) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
@@ -68,10 +73,12 @@ impl Artifacts {
     }
 }
 
-/// Removes the links below `root` whose targets were thrown away.
-pub(crate) fn prune(root: &Path) {
+/// Removes the links below `root` whose targets below `cache` were thrown away.
+pub(crate) fn prune(root: &Path, cache: &Path) {
+    let Ok(cache) = cache.canonicalize() else { return };
     let entries = walkdir::WalkDir::new(root).min_depth(2).into_iter().flatten();
-    for link in entries.filter(|entry| entry.path_is_symlink() && !entry.path().exists()) {
+    let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|target| target.starts_with(&cache));
+    for link in entries.filter(|entry| is_ours(entry.path()) && !entry.path().exists()) {
         // One that stays is no harm: the next run makes it right.
         let _ = fs::remove_file(link.path());
     }

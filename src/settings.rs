@@ -61,7 +61,11 @@ impl Settings {
                 memory: file.memory.map(|size| size.0).or_else(memory),
             },
             retries: file.retries.unwrap_or(RETRIES),
-            retry_seconds: file.retry_seconds.unwrap_or(RETRY_SECONDS).clamp(0.0, 3600.0),
+            retry_seconds: file
+                .retry_seconds
+                .filter(|seconds| seconds.is_finite())
+                .unwrap_or(RETRY_SECONDS)
+                .clamp(0.0, 3600.0),
             // The person's own environment reaches a stage as it is.
             environment: file
                 .judge_endpoint

@@ -29,7 +29,7 @@ pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failu
         CacheVerb::Gc { keep, dry_run } => {
             let thrown = store.gc(*keep, *dry_run)?;
             if !dry_run {
-                artifacts::prune(&settings.artifacts);
+                artifacts::prune(&settings.artifacts, &settings.cache);
             }
             report::thrown(&thrown, *dry_run, common.json);
         }

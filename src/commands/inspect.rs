@@ -160,11 +160,14 @@ fn standing(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Standi
     let store = &place.store;
     let stage = place.pipeline.stages[index].name.clone();
     let (state, detail) = match verdict {
+        // It may run again by force.
+        Verdict::Hit { key } | Verdict::Run { key, .. } if store.is_being_made(*key) => {
+            ("running", progress(store, *key))
+        }
         Verdict::Hit { key } => {
             let made = store.receipt(*key)?;
             ("cached", made.map(|receipt| report::made(&receipt)).unwrap_or_default())
         }
-        Verdict::Run { key, .. } if store.is_being_made(*key) => ("running", progress(store, *key)),
         Verdict::Run { key, .. } if let Some(message) = store.failure(*key) => {
             ("failed", message.lines().next().unwrap_or_default().to_string())
         }

@@ -95,7 +95,7 @@ impl Workplace {
         }
         let (_, store) = existing_store(common)?;
         let run = find_run(&store, None)?;
-        if run.is_running() {
+        if run.is_running() && target.set.overrides.is_empty() {
             return Self::of_run(run, common);
         }
         let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();

@@ -60,7 +60,8 @@ impl<'a> Recorder<'a> {
         let id = if self.place.asked.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
         let keys: Vec<u8> = summary.stages.iter().filter_map(|stage| stage.key).flat_map(Digest::bytes).collect();
         let content = Digest::of(&keys);
-        if self.written.is_none() && self.name.is_none() && index.last_run(&id) == Some(content) {
+        let known = self.place.artifacts.has_record() && index.last_run(&id) == Some(content);
+        if self.written.is_none() && self.name.is_none() && known {
             return;
         }
         if let Err(error) = self.place.artifacts.record(summary) {
@@ -134,9 +135,9 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// `20261125-0042-3fa`: the time, so that ids sort and say something, and a little that no other run has.
+/// `20261125-0042-3fa1b2`: the time, so that ids sort and say something, and a little that no other run has.
 fn new_id() -> String {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M").to_string();
     let own = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());
-    format!("{stamp}-{}", &Digest::of(own.as_bytes()).hex()[..3])
+    format!("{stamp}-{}", &Digest::of(own.as_bytes()).hex()[..6])
 }

@@ -90,8 +90,9 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
     let mut reporter = report::for_run(common);
     let mut recorder = Recorder::new(place, args.name.clone());
+    // Until the record is written, this alone speaks for what the run uses.
+    let mut live = place.store.live(recorder.id())?;
     let options = Options {
-        id: recorder.id().into(),
         machine: place.settings.machine.clone(),
         jobs: args.jobs,
         keep_going: args.keep_going,
@@ -100,11 +101,13 @@ fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Com
         environment: place.settings.environment.clone(),
         selection,
     };
-    let summary = runtime.block_on(scheduler::run(place.planner(), &place.artifacts, options, &mut |event| {
-        recorder.on(event);
-        reporter.on(event);
-    }))?;
+    let summary =
+        runtime.block_on(scheduler::run(place.planner(), &place.artifacts, options, &mut live, &mut |event| {
+            recorder.on(event);
+            reporter.on(event);
+        }))?;
     recorder.finish(&summary);
+    drop(live);
     let has_table = report::is_whole(place.pipeline.stages.iter().filter_map(benchmark));
     if has_table && summary.ending == Ending::Done && !common.quiet && !common.json {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);

@@ -46,7 +46,10 @@ pub(super) fn all(
         merged.add(number, pipeline)?;
         merged.points.push(Point { label: labels.of(rows), values });
     }
-    unique(&mut merged.points);
+    unique(
+        &mut merged.points,
+        merged.stages.iter().flat_map(|stage| stage.owners.iter().map(|(_, name)| name.clone())),
+    );
     let mut pipeline = Pipeline { name, stages: merged.stages, points: merged.points };
     name_nodes(&mut pipeline, &labels, &rows);
     Ok(pipeline)
@@ -159,12 +162,12 @@ fn shortened(label: String) -> String {
         return label;
     }
     let digest = blake3::hash(label.as_bytes()).to_hex();
-    format!("{}-{}", &label[..LONGEST - 9], &digest[..8])
+    format!("{}-{}", &label[..label.floor_char_boundary(LONGEST - 9)], &digest[..8])
 }
 
-/// Two points of one name become two names.
-fn unique(points: &mut [Point]) {
-    let mut seen = HashMap::<String, usize>::new();
+/// Two points of one name become two names. The names of stages are those of links where the points' folders are.
+fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
+    let mut seen: HashMap<String, usize> = stages.map(|name| (name, 1)).collect();
     for point in points {
         let count = seen.entry(point.label.clone()).or_default();
         *count += 1;

@@ -26,14 +26,12 @@ use super::{
 use crate::{
     artifacts::Artifacts,
     executor::Wish,
-    store::{Digest, Live, Made, Manifest, StoreError},
+    store::{Digest, Live, Made, Manifest, StoreError, source_digest},
 };
 
 /// What the machine offers and the person wants.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
-    /// Of the run.
-    pub(crate) id: String,
     pub(crate) machine: Machine,
     /// Stages that run at once at most; 0 for as many as the machine has room for.
     pub(crate) jobs: usize,
@@ -86,7 +84,7 @@ struct Run<'a, 'r> {
     pool: Pool,
     /// Stages that have a part of the machine.
     working: usize,
-    live: Live,
+    live: &'r mut Live,
     wish: watch::Sender<Wish>,
     steps: JoinSet<(usize, StepEnd)>,
     say: mpsc::UnboundedSender<(usize, Said)>,
@@ -98,6 +96,7 @@ pub(crate) async fn run(
     planner: Planner<'_>,
     artifacts: &Artifacts,
     options: Options,
+    live: &mut Live,
     report: &mut dyn FnMut(&RunEvent<'_>),
 ) -> Result<Summary, StoreError> {
     let start = Instant::now();
@@ -108,7 +107,7 @@ pub(crate) async fn run(
         place[*index] = position;
     }
     let mut run = Run {
-        live: planner.store.live(&options.id)?,
+        live,
         planner,
         artifacts,
         report,
@@ -157,7 +156,7 @@ impl Run<'_, '_> {
     fn settle(&mut self, mut candidates: VecDeque<usize>) -> Result<(), StoreError> {
         // Nothing is thrown away between looking at it and saying that it is in use.
         let _guard = self.planner.store.guard()?;
-        let mut keys = Vec::new();
+        let (mut keys, mut trees) = (Vec::new(), Vec::new());
         while let Some(index) = candidates.pop_front() {
             if !matches!(self.states[index], State::Waiting | State::Behind) {
                 continue;
@@ -172,6 +171,7 @@ impl Run<'_, '_> {
             };
             match found {
                 Ok((made, folder)) => {
+                    trees.push(made.output.digest);
                     let stage = &self.planner.pipeline.stages[index].name;
                     (self.report)(&RunEvent::Hit { stage, index, made: &made });
                     self.done(index, made, &folder, false);
@@ -179,9 +179,11 @@ impl Run<'_, '_> {
                 }
                 Err(_) if !self.options.selection.wants(index) => self.states[index] = State::LeftOut,
                 Err(reason) => {
-                    if let Some(maker) = self.makers.get(&key) {
-                        self.states[index] = State::Behind;
-                        self.behind.entry(*maker).or_default().push(index);
+                    if let Some(maker) = self.makers.get(&key).copied().filter(|maker| *maker != index) {
+                        self.follow(index, maker)?;
+                        if matches!(self.states[index], State::Done { .. }) {
+                            candidates.extend(self.planner.graph.users(index));
+                        }
                         continue;
                     }
                     let reason = self.planner.explain(index, &manifest, reason)?;
@@ -191,7 +193,31 @@ impl Run<'_, '_> {
                 }
             }
         }
-        self.live.add(&keys)
+        self.live.add(&keys, &trees)
+    }
+
+    /// A stage that would make the same as `maker` has its fate.
+    fn follow(&mut self, index: usize, maker: usize) -> Result<(), StoreError> {
+        let Planner { pipeline, store, .. } = self.planner;
+        match &self.states[maker] {
+            State::Done { made, .. } => {
+                let made = Made::clone(made);
+                let folder = store.tree_folder(made.output.digest)?.unwrap_or_default();
+                (self.report)(&RunEvent::Hit { stage: &pipeline.stages[index].name, index, made: &made });
+                self.done(index, made, &folder, false);
+            }
+            State::Failed | State::Skipped => {
+                self.states[index] = State::Skipped;
+                let because = &pipeline.stages[maker].name;
+                (self.report)(&RunEvent::Skipped { stage: &pipeline.stages[index].name, because });
+                self.skip_users_of(index);
+            }
+            _ => {
+                self.states[index] = State::Behind;
+                self.behind.entry(maker).or_default().push(index);
+            }
+        }
+        Ok(())
     }
 
     /// Starts ready stages, in order, as far as the machine reaches.
@@ -287,18 +313,21 @@ impl Run<'_, '_> {
 
     fn ended(&mut self, index: usize, end: StepEnd) -> Result<(), StoreError> {
         let stage = &self.planner.pipeline.stages[index].name;
-        let mut why = MissReason::New;
-        if let State::Running { grant, reason } = std::mem::replace(&mut self.states[index], State::Stopped) {
-            why = reason;
-            if let Some(grant) = grant {
-                self.give_back(grant);
-            }
+        if let State::Running { grant: Some(grant), .. } = std::mem::replace(&mut self.states[index], State::Stopped) {
+            self.give_back(grant);
         }
         match end {
-            StepEnd::Again { manifest } => {
-                self.states[index] = State::Ready { manifest, reason: why };
-                self.ready.insert(self.place[index]);
-                Ok(())
+            StepEnd::Again => {
+                // The person's own files may have changed meanwhile: it gets its key anew.
+                self.makers.retain(|_, maker| *maker != index);
+                self.states[index] = State::Waiting;
+                self.settle(VecDeque::from([index]))
+            }
+            StepEnd::Done { receipt, ran } if ran && self.changed_sources(index, &receipt.manifest)? => {
+                self.planner.store.remove_receipt(receipt.manifest.key())?;
+                let message = "its source was changed while it was read".to_string();
+                let help = Some("run the same command again".to_string());
+                self.ended(index, StepEnd::Failed { message, help, log: None, tail: Vec::new() })
             }
             StepEnd::Done { receipt, ran } => {
                 let made = Made::from(*receipt);
@@ -326,6 +355,17 @@ impl Run<'_, '_> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the person's own files are others than when the stage got its key.
+    fn changed_sources(&self, index: usize, manifest: &Manifest) -> Result<bool, StoreError> {
+        let sources = &self.planner.pipeline.stages[index].sources;
+        for (name, path) in sources {
+            if manifest.sources.get(name) != Some(&source_digest(path, self.planner.index)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn give_back(&mut self, grant: Grant) {

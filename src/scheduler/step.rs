@@ -49,9 +49,7 @@ pub(super) enum StepEnd {
     },
     Cancelled,
     /// It waited for another run, which did not make it: now it is this run's turn, once the machine has room.
-    Again {
-        manifest: Box<Manifest>,
-    },
+    Again,
     Failed {
         message: String,
         help: Option<String>,
@@ -149,7 +147,7 @@ async fn make(
     }
     if waited {
         // While it waited, others had what it needs of the machine.
-        return Ok(StepEnd::Again { manifest: Box::new(step.manifest.clone()) });
+        return Ok(StepEnd::Again);
     }
     let work = store.work(key);
     let resumed = store.has_checkpoint(key);

@@ -46,11 +46,17 @@ impl Store {
         let since = Since::of(&kept);
 
         let mut objects = HashSet::new();
-        let mut trees = HashSet::new();
+        // What kept runs made, though a later run may have made something else under the same key; and what is in use.
+        let mut trees: HashSet<Digest> =
+            kept.iter().flat_map(RunRecord::outputs).chain(roots.iter().copied()).collect();
+        for tree in trees.clone() {
+            objects.extend(self.files_of(tree));
+        }
         for (key, receipt) in self.receipts() {
             if roots.contains(&key) || since.covers(&receipt) {
                 trees.insert(receipt.output.digest);
-                objects.extend(self.objects_of(&receipt)?);
+                objects.extend(self.files_of(receipt.output.digest));
+                objects.extend([receipt.log, receipt.metrics, receipt.events].into_iter().flatten());
             } else {
                 thrown.stages += 1;
                 thrown.largest.push((format!("{}/{}", receipt.pipeline, receipt.stage), receipt.output.bytes));
@@ -92,12 +98,10 @@ impl Store {
         Ok(thrown)
     }
 
-    /// Everything under `objects/` that a receipt needs.
-    pub(super) fn objects_of(&self, receipt: &Receipt) -> Result<Vec<Digest>> {
-        let mut all: Vec<Digest> = self.tree(receipt.output.digest)?.iter().map(|file| file.digest).collect();
-        all.push(receipt.output.digest);
-        all.extend([receipt.log, receipt.metrics, receipt.events].into_iter().flatten());
-        Ok(all)
+    /// Everything under `objects/` that a tree needs. Of one whose listing is damaged nothing is of use.
+    fn files_of(&self, tree: Digest) -> Vec<Digest> {
+        let files = self.tree(tree).unwrap_or_default();
+        files.iter().map(|file| file.digest).chain([tree]).collect()
     }
 
     /// What lies in `folder` under names that are digests, `levels` of them in folders of two digits.

@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions, TryLockError},
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -43,19 +43,21 @@ impl Store {
 
     /// Begins the list of what the run `id` uses.
     pub(crate) fn live(&self, id: &str) -> Result<Live> {
+        // Whoever throws things away must not take the list for that of a dead run before it is locked.
+        let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
         let file = open(&path)?;
-        file.lock_shared().map_err(StoreError::io(&path))?;
+        file.lock().map_err(StoreError::io(&path))?;
         Ok(Live { path, file })
     }
 
     /// Whether the run `id` is going on.
     pub(crate) fn is_running(&self, id: &str) -> bool {
         let file = File::open(self.root.join("live").join(id));
-        file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
-    /// The keys that running runs use. Lists of runs that were killed go. To be called under the lock of whoever throws
+    /// The keys and trees that running runs use. Lists of runs that were killed go. To be called under the lock of whoever throws
     /// things away.
     pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
         let folder = self.root.join("live");
@@ -70,7 +72,8 @@ impl Store {
             match file.try_lock() {
                 Ok(()) => drop(fs::remove_file(&path)),
                 Err(TryLockError::WouldBlock) => {
-                    let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
+                    let mut text = String::new();
+                    (&file).read_to_string(&mut text).map_err(StoreError::io(&path))?;
                     keys.extend(text.lines().filter_map(Digest::from_hex));
                 }
                 Err(TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
@@ -85,9 +88,9 @@ impl Store {
 }
 
 impl Live {
-    /// Notes keys that are in use until this run ends.
-    pub(crate) fn add(&mut self, keys: &[Digest]) -> Result<()> {
-        let text: String = keys.iter().map(|key| key.hex() + "\n").collect();
+    /// Notes keys and trees that are in use until this run ends.
+    pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
+        let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
         self.file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))
     }
 }

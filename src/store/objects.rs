@@ -8,7 +8,10 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place, tree::Tree};
+use super::{
+    Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place,
+    tree::{Tree, hash_file},
+};
 
 impl Store {
     /// Takes the folder `out` into the store: its files become objects and the folder itself becomes the tree.
@@ -97,7 +100,8 @@ impl Store {
     fn write_object(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         let path = self.object(digest);
-        if !path.is_file() {
+        // One that is there may be damaged.
+        if !fs::read(&path).is_ok_and(|there| there == bytes) {
             self.place(&path, bytes)?;
             read_only(&path)?;
         }
@@ -113,8 +117,16 @@ impl Store {
         match fs::hard_link(file, &object) {
             Ok(()) => read_only(&object),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let mut beside = file.as_os_str().to_owned();
+                beside.push(format!(".imp-flow-{}", digest.short()));
+                let beside = PathBuf::from(beside);
+                if !same_file(file, &object)? && hash_file(&object)?.0 != digest {
+                    // The object is damaged: what was just made takes its place.
+                    fs::hard_link(file, &beside).map_err(StoreError::io(&beside))?;
+                    fs::rename(&beside, &object).map_err(StoreError::io(&object))?;
+                    return read_only(&object);
+                }
                 // Same content once more: link to the object, so that it takes no second space.
-                let beside = file.with_extension(format!("imp-flow-{}", digest.short()));
                 if fs::hard_link(&object, &beside).is_ok() {
                     fs::rename(&beside, file).map_err(StoreError::io(file))?;
                     // Renaming a link onto a link of the same file does nothing and leaves both names.
@@ -131,6 +143,13 @@ impl Store {
             }
         }
     }
+}
+
+fn same_file(a: &Path, b: &Path) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let [a, b] = [a, b].map(|path| path.metadata().map_err(StoreError::io(path)));
+    let (a, b) = (a?, b?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {

@@ -111,6 +111,11 @@ impl Store {
         Ok(Some((made, folder)))
     }
 
+    /// Takes a receipt back.
+    pub(crate) fn remove_receipt(&self, key: Digest) -> Result<()> {
+        remove_all(&self.receipt_path(key))
+    }
+
     /// Writes a receipt. Its objects must be in the store before.
     pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
         let path = self.receipt_path(receipt.manifest.key());

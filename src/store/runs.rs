@@ -69,6 +69,12 @@ impl RunRecord {
         self.ending == RUNNING
     }
 
+    /// The trees that came out.
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = Digest> + '_ {
+        let stages = self.points.iter().flat_map(|point| &point.stages);
+        stages.filter_map(|stage| Some(stage.output?.digest))
+    }
+
     /// The keys of all stages.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Digest> + '_ {
         self.points.iter().flat_map(|point| point.stages.iter().filter_map(|stage| stage.key))
