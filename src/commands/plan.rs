@@ -1,6 +1,6 @@
 //! `imp-flow plan`.
 
-use std::process::ExitCode;
+use std::{collections::HashSet, process::ExitCode};
 
 use super::{
     Failure,
@@ -18,9 +18,9 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure
     let asked = Asked { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
     let place = Workplace::open(asked, common)?;
     let selection = place.select(&args.select.names())?;
-    let missing = missing(&place, &selection)?;
-    if !missing.is_empty() {
-        return Err(place.refuse(missing));
+    let problems = problems(&place, &selection)?;
+    if !problems.is_empty() {
+        return Err(place.refuse(problems));
     }
     show(&place, &selection, common)
 }
@@ -34,23 +34,27 @@ pub(super) fn show(place: &Workplace, selection: &Selection, common: &Common) ->
     Ok(ExitCode::SUCCESS)
 }
 
-/// What wanted stages need, is left out, and is not in the cache.
-pub(super) fn missing(place: &Workplace, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
-    if selection.is_everything() {
+/// Why what is wanted can't run: it needs what is left out and not in the cache, or more than the machine has.
+pub(super) fn problems(place: &Workplace, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
+    let refused = place.settings.machine.refuses(&place.pipeline);
+    if selection.is_everything() && refused.is_empty() {
         return Ok(Vec::new());
     }
     let verdicts = place.planner().plan(selection)?;
-    let open =
-        |index: &usize| verdicts.iter().any(|(at, verdict)| at == index && !matches!(verdict, Verdict::Hit { .. }));
+    let is_open = |verdict: &Verdict| !matches!(verdict, Verdict::Hit { .. });
+    let open: HashSet<usize> =
+        verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(index, _)| *index).collect();
+    let wanted = |index: &usize| selection.wants(*index) && open.contains(index);
+    let mut problems: Vec<Diagnostic> =
+        refused.into_iter().filter(|(index, _)| wanted(index)).map(|(_, problem)| problem).collect();
     let stages = &place.pipeline.stages;
-    let wanted = verdicts.iter().map(|(index, _)| *index).filter(|index| selection.wants(*index) && open(index));
-    Ok(wanted
-        .filter_map(|index| {
-            let needed = *stages[index].inputs.values().find(|from| !selection.wants(**from) && open(from))?;
-            let (stage, needed) = (&stages[index], &stages[needed].name);
+    for stage in verdicts.iter().map(|(index, _)| index).filter(|index| wanted(index)).map(|index| &stages[*index]) {
+        let missing = stage.inputs.values().find(|from| !selection.wants(**from) && open.contains(from));
+        if let Some(needed) = missing.map(|from| &stages[*from].name) {
             let message = format!("stage `{}` needs `{needed}`, which is left out and not in the cache", stage.name);
             let help = format!("run `{needed}` first: `--until {needed}`");
-            Some(Diagnostic::new(message, Some(stage.span.clone())).help(help))
-        })
-        .collect())
+            problems.push(Diagnostic::new(message, Some(stage.span.clone())).help(help));
+        }
+    }
+    Ok(problems)
 }

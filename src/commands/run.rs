@@ -42,9 +42,9 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         }
     };
     let selection = place.select(&args.select.names())?;
-    let missing = plan::missing(&place, &selection)?;
-    if !missing.is_empty() {
-        return Err(place.refuse(missing));
+    let problems = plan::problems(&place, &selection)?;
+    if !problems.is_empty() {
+        return Err(place.refuse(problems));
     }
     if args.dry_run {
         return plan::show(&place, &selection, common);

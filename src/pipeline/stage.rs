@@ -36,6 +36,8 @@ pub(crate) struct StageDecl {
     pub(crate) sources: BTreeMap<String, PathBuf>,
     /// Where the stage's name stands.
     pub(crate) span: Span,
+    /// The stage of which it does a part.
+    pub(crate) part_of: Option<String>,
     /// For whom it is: the positions of points, and what they call it.
     pub(crate) owners: Vec<(usize, String)>,
 }
@@ -135,6 +137,7 @@ impl KindVisitor for Reading<'_> {
             return Err(problems);
         }
         let stage = StageDecl {
+            part_of: None,
             owners: vec![(0, self.name.clone())],
             name: self.name,
             kind: S::KIND,
@@ -163,6 +166,7 @@ fn in_parts(mut whole: Declared, parts: Parts<serde_json::Value>) -> Vec<Declare
         part.stage.name = format!("{}-{}of{count}", whole.stage.name, index + 1);
         part.stage.owners = vec![(0, part.stage.name.clone())];
         part.stage.config = config;
+        part.stage.part_of = Some(whole.stage.name.clone());
         part
     };
     let mut stages: Vec<Declared> = parts.configs.into_iter().enumerate().map(part).collect();

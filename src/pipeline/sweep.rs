@@ -229,7 +229,9 @@ impl Draw {
         let numbers: Vec<f64> = items.iter().filter_map(|item| item.value.as_number()).collect();
         let integers: Vec<i64> =
             items.iter().filter_map(|item| if let Value::Integer(n) = item.value { Some(n) } else { None }).collect();
-        let numbers = if numbers.iter().all(|number| number.is_finite()) { numbers } else { Vec::new() };
+        // A range that has no end can't be drawn from.
+        let width = numbers.windows(2).map(|pair| pair[1] - pair[0]).sum::<f64>();
+        let numbers = if width.is_finite() { numbers } else { Vec::new() };
         match (kind.as_str(), numbers.as_slice(), integers.as_slice()) {
             ("uniform", [from, to], _) if items.len() == 2 && from < to => Ok(Self::Uniform(*from, *to)),
             ("log_uniform", [from, to], _) if items.len() == 2 && 0.0 < *from && from < to => {

@@ -33,6 +33,9 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
     let _ = match state {
         WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
         WhyState::Runs => writeln!(text, "{indent}{stage} {GOOD}would run{GOOD:#}: {}", reason.unwrap_or("new")),
+        WhyState::Waits if causes.is_empty() => {
+            writeln!(text, "{indent}{stage} {WARN}waits{WARN:#}, {}", reason.unwrap_or_default())
+        }
         WhyState::Waits => {
             let names: Vec<&str> = causes.iter().map(|cause| cause.stage.as_str()).collect();
             let own = reason.map(|reason| format!("; by itself: {reason}")).unwrap_or_default();

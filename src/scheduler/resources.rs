@@ -43,9 +43,10 @@ impl Machine {
         if self.gpus.is_empty() { 0 } else { stage.runtime.gpus }
     }
 
-    /// Stages that can never run here.
-    pub(crate) fn refuses(&self, pipeline: &Pipeline) -> Vec<Diagnostic> {
-        pipeline.stages.iter().filter_map(|stage| self.refuses_stage(stage)).collect()
+    /// Stages that can never run here, by their positions.
+    pub(crate) fn refuses(&self, pipeline: &Pipeline) -> Vec<(usize, Diagnostic)> {
+        let stages = pipeline.stages.iter().enumerate();
+        stages.filter_map(|(index, stage)| Some((index, self.refuses_stage(stage)?))).collect()
     }
 
     fn refuses_stage(&self, stage: &StageDecl) -> Option<Diagnostic> {
@@ -159,7 +160,7 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
         let refused = |gpus: &[&str], gigabytes: u64| {
             let gpus = gpus.iter().map(ToString::to_string).collect();
             let machine = Machine { cpus: 1, gpus, memory: Some(gigabytes * 1_000_000_000) };
-            machine.refuses(&pipeline).into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+            machine.refuses(&pipeline).into_iter().map(|(_, problem)| problem.message).collect::<Vec<_>>()
         };
         assert!(refused(&[], 8).is_empty() && refused(&["0", "1"], 8).is_empty());
         assert_eq!(refused(&["0"], 8), ["stage `b` wants 2 GPUs and this machine has 1"]);

@@ -81,6 +81,9 @@ fn find(flag: &str, names: &[String], pipeline: &Pipeline) -> Result<Vec<usize>,
     for name in names.iter().flat_map(|names| names.split(',')).map(str::trim) {
         let before = found.len();
         found.extend(pipeline.named(name));
+        // A stage that is done in parts is chosen with them.
+        let parts = |index: &usize| pipeline.stages[*index].part_of.as_deref() == Some(name);
+        found.extend((0..pipeline.stages.len()).filter(parts));
         if found.len() == before {
             let known = pipeline.stages.iter().map(|stage| stage.owners[0].1.as_str());
             return Err(Diagnostic::new(format!("{flag} {name}: there is no such stage"), None).suggest(name, known));

@@ -1,6 +1,6 @@
 //! Why a stage runs, or ran: its own changes, and where changed inputs come from. Looks into the store and changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -55,27 +55,43 @@ impl Planner<'_> {
     /// Why the stage at `index` would run or does not.
     pub(crate) fn why(&self, index: usize) -> Result<Why, StoreError> {
         let everything = Selection::everything(self.pipeline);
-        let verdicts: HashMap<usize, Verdict> = self.plan(&everything)?.into_iter().collect();
-        self.explain_verdict(index, &verdicts)
+        let verdicts = self.plan(&everything)?.into_iter().collect();
+        Explainer { planner: self, verdicts, seen: HashSet::new(), made_by: None }.verdict(index)
     }
+}
 
-    fn explain_verdict(&self, index: usize, verdicts: &HashMap<usize, Verdict>) -> Result<Why, StoreError> {
-        let stage = self.pipeline.stages[index].name.clone();
-        let last = self.last_receipt(index)?.as_ref().map(LastRun::of);
+/// Of a stage that has been explained before.
+const ABOVE: &str = "as above";
+
+/// Explains each stage in full once: a stage may be behind many others.
+struct Explainer<'p> {
+    planner: &'p Planner<'p>,
+    verdicts: HashMap<usize, Verdict>,
+    seen: HashSet<usize>,
+    /// The last receipt of each content, read when it is first asked for.
+    made_by: Option<HashMap<Digest, Receipt>>,
+}
+
+impl Explainer<'_> {
+    fn verdict(&mut self, index: usize) -> Result<Why, StoreError> {
+        let again = !self.seen.insert(index);
+        let stage = self.planner.pipeline.stages[index].name.clone();
+        let last = self.planner.last_receipt(index)?.as_ref().map(LastRun::of);
         let mut why = Why { stage, state: WhyState::Cached, reason: None, last, now: None, causes: Vec::new() };
-        match &verdicts[&index] {
+        let verdict = self.verdicts[&index].clone();
+        match &verdict {
             Verdict::Hit { key } => {
-                let receipt = self.store.receipt(*key)?;
+                let receipt = self.planner.store.receipt(*key)?;
                 why.last = receipt.as_ref().map(LastRun::of);
                 why.causes = receipt.map(|receipt| self.behind_run(index, &receipt)).transpose()?.unwrap_or_default();
             }
             Verdict::Run { key, reason } => {
                 why.state = WhyState::Runs;
                 why.reason = Some(self.named(index, reason));
-                why.now = if self.store.is_being_made(*key) {
+                why.now = if self.planner.store.is_being_made(*key) {
                     Some("it is running now".into())
                 } else {
-                    self.store.failure(*key).map(|message| format!("its last try failed: {message}"))
+                    self.planner.store.failure(*key).map(|message| format!("its last try failed: {message}"))
                 };
                 if let MissReason::Changed(changes) = reason {
                     why.causes = self.behind(index, changes)?;
@@ -85,16 +101,19 @@ impl Planner<'_> {
                 why.state = WhyState::Waits;
                 let own: Vec<String> = changes.iter().map(ToString::to_string).collect();
                 why.reason = Some(own.join("; ")).filter(|reason| !reason.is_empty());
-                why.causes =
-                    stages.iter().map(|from| self.explain_verdict(*from, verdicts)).collect::<Result<_, _>>()?;
+                if again {
+                    why.reason = Some(ABOVE.into());
+                    return Ok(why);
+                }
+                why.causes = stages.iter().map(|from| self.verdict(*from)).collect::<Result<_, _>>()?;
             }
         }
         Ok(why)
     }
 
     /// Why a stage ran when it ran last, in terms of what it was before that.
-    fn behind_run(&self, index: usize, receipt: &Receipt) -> Result<Vec<Why>, StoreError> {
-        let before = receipt.previous.map(|key| self.store.receipt(key)).transpose()?.flatten();
+    fn behind_run(&mut self, index: usize, receipt: &Receipt) -> Result<Vec<Why>, StoreError> {
+        let before = receipt.previous.map(|key| self.planner.store.receipt(key)).transpose()?.flatten();
         let changes = before.map(|before| receipt.manifest.changes_since(&before.manifest)).unwrap_or_default();
         self.behind(index, &changes)
     }
@@ -102,12 +121,12 @@ impl Planner<'_> {
     /// The reason, with the stages that inputs come from.
     fn named(&self, index: usize, reason: &MissReason) -> String {
         let MissReason::Changed(changes) = reason else { return reason.to_string() };
-        let stage = &self.pipeline.stages[index];
+        let stage = &self.planner.pipeline.stages[index];
         let from = |change: &Change| stage.inputs.get(&change.name).filter(|_| change.group == "input");
         let words = changes.iter().map(|change| match from(change) {
             Some(from) => change.to_string().replacen(
                 &change.name,
-                &format!("{} ({})", change.name, self.pipeline.stages[*from].name),
+                &format!("{} ({})", change.name, self.planner.pipeline.stages[*from].name),
                 1,
             ),
             None => change.to_string(),
@@ -117,11 +136,11 @@ impl Planner<'_> {
     }
 
     /// What is behind the changed inputs among `changes` of a stage.
-    fn behind(&self, index: usize, changes: &[Change]) -> Result<Vec<Why>, StoreError> {
+    fn behind(&mut self, index: usize, changes: &[Change]) -> Result<Vec<Why>, StoreError> {
         let mut causes = Vec::new();
         for change in changes.iter().filter(|change| change.group == "input") {
             let old = change.old.as_deref().and_then(Digest::from_hex);
-            if let (Some(from), Some(old)) = (self.pipeline.stages[index].inputs.get(&change.name), old) {
+            if let (Some(from), Some(old)) = (self.planner.pipeline.stages[index].inputs.get(&change.name), old) {
                 causes.push(self.changed(*from, old)?);
             }
         }
@@ -129,18 +148,31 @@ impl Planner<'_> {
     }
 
     /// Why a cached stage has another content than `old`.
-    fn changed(&self, index: usize, old: Digest) -> Result<Why, StoreError> {
-        let stage = self.pipeline.stages[index].name.clone();
-        let now = self.last_receipt(index)?;
+    fn changed(&mut self, index: usize, old: Digest) -> Result<Why, StoreError> {
+        let stage = self.planner.pipeline.stages[index].name.clone();
+        let now = self.planner.last_receipt(index)?;
         let last = now.as_ref().map(LastRun::of);
         let mut why = Why { stage, state: WhyState::Changed, reason: None, last, now: None, causes: Vec::new() };
         let Some(now) = now else { return Ok(why) };
-        // The last of those that made the old content is the one that a person remembers.
-        let before = self.store.receipts().filter(|(_, receipt)| receipt.output.digest == old);
-        let Some((_, before)) = before.max_by_key(|(_, receipt)| receipt.timing.finished) else { return Ok(why) };
+        if !self.seen.insert(index) {
+            why.reason = Some(ABOVE.into());
+            return Ok(why);
+        }
+        let Some(before) = self.maker_of(old) else { return Ok(why) };
         let changes = now.manifest.changes_since(&before.manifest);
         why.causes = self.behind(index, &changes)?;
         why.reason = Some(self.named(index, &MissReason::Changed(changes)));
         Ok(why)
+    }
+
+    /// The last of the receipts with this content is the one that a person remembers.
+    fn maker_of(&mut self, content: Digest) -> Option<Receipt> {
+        let store = self.planner.store;
+        let made_by = self.made_by.get_or_insert_with(|| {
+            let mut receipts: Vec<Receipt> = store.receipts().map(|(_, receipt)| receipt).collect();
+            receipts.sort_by_key(|receipt| receipt.timing.finished);
+            receipts.into_iter().map(|receipt| (receipt.output.digest, receipt)).collect()
+        });
+        made_by.get(&content).cloned()
     }
 }

@@ -203,3 +203,17 @@ fn a_glance_sees_whatever_has_changed() {
     up_to_date("as it was before");
     assert!(space.succeed(&["run", "p.toml", "--force", "a"]).stdout.contains("p is done: 1 ran, 2 cached"));
 }
+
+#[test]
+fn a_damaged_object_does_not_get_into_what_is_made_anew() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    let value = fs::read(space.path("artifacts/p/b/value.txt")).unwrap();
+    let object = files(&space.path("cache/objects")).into_iter().find(|path| fs::read(path).unwrap() == value).unwrap();
+    damage(&object, |bytes| bytes.truncate(3));
+    fs::remove_dir_all(space.path("cache/trees")).unwrap();
+    space.succeed(&["run", "p.toml"]);
+    assert_eq!(fs::read(space.path("artifacts/p/b/value.txt")).unwrap(), value);
+    assert!(space.succeed(&["cache", "verify"]).stdout.contains("all is well"));
+}

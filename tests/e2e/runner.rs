@@ -316,6 +316,7 @@ fn why_follows_a_change_to_where_it_came_from() {
     let change = "  b gives another content: input after (a): content changed\n";
     assert!(why.contains(change), "{why}");
     assert!(why.contains("    a gives another content: config: text \"a\" -> \"A\"\n"), "{why}");
+    assert!(why.contains("    a gives another content: as above\n"), "{why}");
     // The same afterwards, of why it ran.
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
@@ -419,4 +420,69 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
     assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
     assert!(space.succeed(&["status"]).stdout.contains("failed    slow  no luck\n"));
     assert!(space.succeed(&["why", "slow"]).stdout.contains("its last try failed: no luck"));
+}
+
+#[test]
+fn stages_that_would_make_the_same_have_one_fate() {
+    let space = Space::new();
+    let twin = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\ntext = \"same\"\n{rest}\n");
+    let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"b\"\n";
+    space.write("p.toml", format!("name = \"p\"\n{}{}{last}", twin("a", ""), twin("b", "")));
+    assert_eq!(ran(&space, &["run", "p.toml"]), ["a", "last"]);
+    let again = space.succeed(&["run", "p.toml", "--force", "a,b"]);
+    assert!(again.stdout.contains("p is done: 1 ran, 2 cached"), "{}", again.stdout);
+    let broken = "fail = \"no luck\"";
+    space.write("p.toml", format!("name = \"p\"\n{}{}{last}", twin("a", broken), twin("b", broken)));
+    assert_eq!(space.run(&["run", "p.toml", "--keep-going"]).code, Some(1));
+    assert_eq!(space.stages_in("p", "skipped"), ["b", "last"]);
+}
+
+#[test]
+fn why_is_short_where_paths_are_many() {
+    let space = Space::new();
+    let mut text = String::from("name = \"p\"\n[stages.s0]\nkind = \"synthetic\"\n");
+    for number in 1..40 {
+        let before = number - 1;
+        let side = |name: &str| {
+            format!("[stages.{name}{number}]\nkind = \"synthetic\"\nafter = \"s{before}\"\ntext = \"{name}\"\n")
+        };
+        let join = format!("[stages.s{number}]\nkind = \"synthetic\"\nafter = [\"l{number}\", \"r{number}\"]\n");
+        text += &[side("l"), side("r"), join].concat();
+    }
+    space.write("p.toml", text);
+    let why = space.succeed(&["why", "s39", "--pipeline", "p.toml"]).stdout;
+    assert!(why.lines().count() < 200 && why.contains("s0 would run: new"), "{} lines", why.lines().count());
+    assert!(why.contains("s37 waits, as above\n"), "{why}");
+}
+
+#[test]
+fn what_is_cached_needs_no_machine_that_could_make_it() {
+    let space = diamond();
+    space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b\"\nruntime = { memory = \"3GB\" }"));
+    space.write("imp-flow.toml", "memory = \"4GB\"\n");
+    space.succeed(&["run", "p.toml"]);
+    space.write("imp-flow.toml", "memory = \"2GB\"\n");
+    space.succeed(&["status"]);
+    assert_eq!(ran(&space, &["run", "p.toml", "--set", "stages.d.text=other"]), ["d"]);
+    let refused = space.run(&["run", "p.toml", "--force", "b"]);
+    assert!(
+        refused.stderr.contains("stage `b` wants 3.0 GB of memory and this machine has 2.0 GB"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn a_point_may_be_called_as_a_stage_is() {
+    let space = diamond();
+    space.write(
+        "p.toml",
+        format!("{DIAMOND}[[sweep.zip]]\nlabel = [\"a\", \"x\"]\n\"stages.d.text\" = [\"1\", \"2\"]\n"),
+    );
+    space.succeed(&["run", "p.toml"]);
+    space.succeed(&["sweep", "p.toml"]);
+    let inside: Vec<_> = std::fs::read_dir(space.path("artifacts/diamond/a")).unwrap().collect();
+    assert_eq!(inside.len(), 1, "no link lies in the artifact itself: {inside:?}");
+    assert!(space.path("artifacts/diamond/a-2/d/value.txt").is_file());
+    assert!(space.path("artifacts/diamond/x/d/value.txt").is_file());
 }
