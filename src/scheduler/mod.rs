@@ -6,6 +6,7 @@ mod plan;
 mod resources;
 mod run;
 mod selection;
+mod settle;
 mod signals;
 mod step;
 mod why;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     artifacts::Artifacts,
     executor::Wish,
-    store::{Digest, Live, Made, Manifest, StoreError, source_digest},
+    store::{Digest, Live, Made, Manifest, StoreError},
 };
 
 /// What the machine offers and the person wants.
@@ -46,7 +46,7 @@ pub(crate) struct Options {
 }
 
 /// Where a stage stands.
-enum State {
+pub(super) enum State {
     Waiting,
     Behind,
     LeftOut,
@@ -68,23 +68,24 @@ enum State {
     Skipped,
 }
 
-struct Run<'a, 'r> {
-    planner: Planner<'a>,
-    artifacts: &'a Artifacts,
-    options: Options,
-    report: &'r mut dyn FnMut(&RunEvent<'_>),
-    states: Vec<State>,
-    outputs: Vec<Option<Digest>>,
+/// A run that goes on.
+pub(super) struct Run<'a, 'r> {
+    pub(super) planner: Planner<'a>,
+    pub(super) artifacts: &'a Artifacts,
+    pub(super) options: Options,
+    pub(super) report: &'r mut dyn FnMut(&RunEvent<'_>),
+    pub(super) states: Vec<State>,
+    pub(super) outputs: Vec<Option<Digest>>,
     /// Ready stages, by their place in the order of execution.
-    ready: BTreeSet<usize>,
-    place: Vec<usize>,
+    pub(super) ready: BTreeSet<usize>,
+    pub(super) place: Vec<usize>,
     /// Who makes a key, and who waits behind that stage because it would make the same.
-    makers: HashMap<Digest, usize>,
-    behind: HashMap<usize, Vec<usize>>,
+    pub(super) makers: HashMap<Digest, usize>,
+    pub(super) behind: HashMap<usize, Vec<usize>>,
     pool: Pool,
     /// Stages that have a part of the machine.
     working: usize,
-    live: &'r mut Live,
+    pub(super) live: &'r mut Live,
     wish: watch::Sender<Wish>,
     steps: JoinSet<(usize, StepEnd)>,
     say: mpsc::UnboundedSender<(usize, Said)>,
@@ -151,75 +152,6 @@ pub(crate) async fn run(
 }
 
 impl Run<'_, '_> {
-    /// Gives a key to each of `candidates` whose inputs are all known, and a verdict with it.
-    /// What turns out to be cached makes its users candidates.
-    fn settle(&mut self, mut candidates: VecDeque<usize>) -> Result<(), StoreError> {
-        // Nothing is thrown away between looking at it and saying that it is in use.
-        let _guard = self.planner.store.guard()?;
-        let (mut keys, mut trees) = (Vec::new(), Vec::new());
-        while let Some(index) = candidates.pop_front() {
-            if !matches!(self.states[index], State::Waiting | State::Behind) {
-                continue;
-            }
-            let Some(manifest) = self.planner.manifest(index, &self.outputs)? else { continue };
-            let key = manifest.key();
-            keys.push(key);
-            let found = if self.options.selection.forces(index) {
-                Err(MissReason::Forced)
-            } else {
-                self.planner.look_up(key)?
-            };
-            match found {
-                Ok((made, folder)) => {
-                    trees.push(made.output.digest);
-                    let stage = &self.planner.pipeline.stages[index].name;
-                    (self.report)(&RunEvent::Hit { stage, index, made: &made });
-                    self.done(index, made, &folder, false);
-                    candidates.extend(self.planner.graph.users(index));
-                }
-                Err(_) if !self.options.selection.wants(index) => self.states[index] = State::LeftOut,
-                Err(reason) => {
-                    if let Some(maker) = self.makers.get(&key).copied().filter(|maker| *maker != index) {
-                        self.follow(index, maker)?;
-                        if matches!(self.states[index], State::Done { .. }) {
-                            candidates.extend(self.planner.graph.users(index));
-                        }
-                        continue;
-                    }
-                    let reason = self.planner.explain(index, &manifest, reason)?;
-                    self.makers.insert(key, index);
-                    self.ready.insert(self.place[index]);
-                    self.states[index] = State::Ready { manifest: Box::new(manifest), reason };
-                }
-            }
-        }
-        self.live.add(&keys, &trees)
-    }
-
-    /// A stage that would make the same as `maker` has its fate.
-    fn follow(&mut self, index: usize, maker: usize) -> Result<(), StoreError> {
-        let Planner { pipeline, store, .. } = self.planner;
-        match &self.states[maker] {
-            State::Done { made, .. } => {
-                let made = Made::clone(made);
-                let folder = store.tree_folder(made.output.digest)?.unwrap_or_default();
-                (self.report)(&RunEvent::Hit { stage: &pipeline.stages[index].name, index, made: &made });
-                self.done(index, made, &folder, false);
-            }
-            State::Failed | State::Skipped => {
-                self.states[index] = State::Skipped;
-                let because = &pipeline.stages[maker].name;
-                (self.report)(&RunEvent::Skipped { stage: &pipeline.stages[index].name, because });
-                self.skip_users_of(index);
-            }
-            _ => {
-                self.states[index] = State::Behind;
-                self.behind.entry(maker).or_default().push(index);
-            }
-        }
-        Ok(())
-    }
-
     /// Starts ready stages, in order, as far as the machine reaches.
     fn start_ready(&mut self) -> Result<(), StoreError> {
         if (self.failed && !self.options.keep_going) || *self.wish.borrow() != Wish::GoOn {
@@ -357,53 +289,9 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Whether the person's own files are others than when the stage got its key.
-    fn changed_sources(&self, index: usize, manifest: &Manifest) -> Result<bool, StoreError> {
-        let sources = &self.planner.pipeline.stages[index].sources;
-        for (name, path) in sources {
-            if manifest.sources.get(name) != Some(&source_digest(path, self.planner.index)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     fn give_back(&mut self, grant: Grant) {
         self.pool.give_back(grant);
         self.working -= 1;
-    }
-
-    fn done(&mut self, index: usize, made: Made, folder: &Path, ran: bool) {
-        let Planner { pipeline, store, index: known, .. } = self.planner;
-        let stage = &pipeline.stages[index];
-        for (point, name) in &stage.owners {
-            known.set_last(&pipeline.id(*point), name, made.key);
-            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, &made, folder, store) {
-                // The artifact is safe in the store: a missing link is no reason to stop.
-                let message = format!("no link under {}: {error}", self.artifacts.folder().display());
-                (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
-            }
-        }
-        self.outputs[index] = Some(made.output.digest);
-        self.states[index] = State::Done { made: Box::new(made), ran };
-    }
-
-    fn skip_users_of(&mut self, failed: usize) {
-        let pipeline = self.planner.pipeline;
-        let mut open = vec![failed];
-        while let Some(index) = open.pop() {
-            let behind = self.behind.remove(&index).unwrap_or_default();
-            for user in self.planner.graph.users(index).chain(behind).collect::<Vec<_>>() {
-                if matches!(self.states[user], State::Waiting | State::Behind) {
-                    self.states[user] = State::Skipped;
-                    (self.report)(&RunEvent::Skipped {
-                        stage: &pipeline.stages[user].name,
-                        because: &pipeline.stages[failed].name,
-                    });
-                    open.push(user);
-                }
-            }
-        }
     }
 
     /// The first time politely, the second time not.

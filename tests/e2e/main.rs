@@ -9,5 +9,7 @@ mod hub;
 mod interrupt;
 mod judge;
 mod pipeline;
+mod questions;
 mod runner;
 mod support;
+mod sweeps;

@@ -116,3 +116,44 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
         }
     }
 }
+
+/// `a -> b -> d` and `a -> c -> d`.
+pub(crate) const DIAMOND: &str = r#"
+name = "diamond"
+[stages.a]
+kind = "synthetic"
+text = "a"
+[stages.b]
+kind = "synthetic"
+after = "a"
+text = "b"
+[stages.c]
+kind = "synthetic"
+after = "a"
+text = "c"
+[stages.d]
+kind = "synthetic"
+after = ["b", "c"]
+text = "d"
+score = 3.5
+"#;
+
+pub(crate) fn diamond() -> Space {
+    let space = Space::new();
+    space.write("p.toml", DIAMOND);
+    space
+}
+
+/// The names of the stages that ran.
+pub(crate) fn ran(space: &Space, args: &[&str]) -> Vec<String> {
+    let output = space.succeed(&[&["--json"], args].concat());
+    finished(&output)
+}
+
+fn finished(output: &Output) -> Vec<String> {
+    let events = output.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let finished = events.filter(|event| event["event"] == "finished");
+    let mut names: Vec<String> = finished.map(|event| event["stage"].as_str().unwrap().to_string()).collect();
+    names.sort_unstable();
+    names
+}

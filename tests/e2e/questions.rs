@@ -1,0 +1,198 @@
+//! Questions about what ran, runs and would run: why, status, show, log, graph, runs, compare.
+
+use crate::support::{DIAMOND, Space, diamond};
+
+#[test]
+fn a_past_run_is_done_again_from_its_record() {
+    let space = diamond();
+    space.write("mine/data.txt", "x");
+    space.succeed(&["run", "p.toml", "--set", "stages.b.text=other", "--name", "paper"]);
+    let first = space.digests("diamond");
+    space.write("p.toml", DIAMOND.replace("text = \"a\"", "text = \"changed\""));
+    space.succeed(&["run", "p.toml"]);
+    assert_ne!(space.digests("diamond"), first);
+    let runs = space.succeed(&["runs"]).stdout;
+    assert_eq!(runs.lines().count(), 3, "{runs}");
+    let rows: Vec<&str> = runs.lines().collect();
+    assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
+    let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
+    assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
+    // A record that says otherwise: what comes out now is not what came out then.
+    let id = rows[2].split(' ').next().unwrap();
+    let path = format!("cache/runs/{id}.json");
+    let mut record: serde_json::Value = serde_json::from_str(&space.read(&path)).unwrap();
+    record["points"][0]["stages"][0]["output"]["digest"] = "0".repeat(64).into();
+    space.write(&path, record.to_string());
+    let differs = space.succeed(&["run", "--from-run", "paper"]).stderr;
+    assert_eq!(differs, format!("warning: other bytes than in run {id}: a\n"));
+    let compare = space.succeed(&["compare", "paper", rows[1].split(' ').next().unwrap()]).stdout;
+    assert!(compare.lines().next().unwrap().starts_with("point ") && compare.contains("a.text"), "{compare}");
+    assert!(
+        compare.contains("stages.b.text") && compare.contains("  other  ") && compare.contains("changed "),
+        "{compare}"
+    );
+    let unknown = space.run(&["run", "--from-run", "papre"]);
+    assert_eq!(unknown.code, Some(2));
+    assert!(unknown.stderr.contains("there is no run `papre`\n  help: did you mean `paper`?"), "{}", unknown.stderr);
+}
+
+#[test]
+fn why_follows_a_change_to_where_it_came_from() {
+    let space = diamond();
+    for args in
+        [&["why", "d"][..], &["status"], &["runs"], &["compare"], &["cache", "stats"], &["run", "--from-run", "x"]]
+    {
+        let output = space.run(args);
+        assert_eq!(output.code, Some(2), "{args:?}");
+        assert!(output.stderr.contains("nothing has run yet with the cache cache\n  help: run a pipeline"), "{args:?}");
+        assert!(!space.path("cache").exists(), "{args:?} only looks");
+    }
+    space.succeed(&["run", "p.toml"]);
+    let why = space.succeed(&["why", "d"]).stdout;
+    assert!(why.starts_with("d is cached\n  it ran last ") && why.trim_end().ends_with("because: new"), "{why}");
+
+    space.write("p.toml", DIAMOND.replace("text = \"a\"", "text = \"A\""));
+    let why = space.succeed(&["why", "d"]).stdout;
+    let heads: Vec<&str> = why.lines().filter(|line| !line.contains("it ran last")).collect();
+    assert_eq!(
+        heads,
+        [
+            "d waits for b, c",
+            "  b waits for a",
+            "    a would run: config: text \"a\" -> \"A\"",
+            "  c waits for a",
+            "    a would run: config: text \"a\" -> \"A\"",
+        ]
+    );
+    space.succeed(&["run", "p.toml", "--only", "a"]);
+    space.succeed(&["run", "p.toml", "--only", "b"]);
+    space.succeed(&["run", "p.toml", "--only", "c"]);
+    let why = space.succeed(&["why", "d"]).stdout;
+    let both = "input after[0] (b): content changed; input after[1] (c): content changed";
+    assert!(why.starts_with(&format!("d would run: {both}\n")), "{why}");
+    let change = "  b gives another content: input after (a): content changed\n";
+    assert!(why.contains(change), "{why}");
+    assert!(why.contains("    a gives another content: config: text \"a\" -> \"A\"\n"), "{why}");
+    assert!(why.contains("    a gives another content: as above\n"), "{why}");
+    // The same afterwards, of why it ran.
+    space.succeed(&["run", "p.toml"]);
+    let why = space.succeed(&["why", "d"]).stdout;
+    assert!(why.starts_with("d is cached\n") && why.contains(change) && why.contains("text \"a\" -> \"A\"\n"), "{why}");
+}
+
+#[test]
+fn a_stage_can_be_looked_at() {
+    let space = diamond();
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", "text = \"d\"\nfiles = 30"));
+    let before = space.succeed(&["status", "p.toml"]).stdout;
+    assert!(before.starts_with("to run    a  new\nwaiting   b  for a\n"), "{before}");
+    let missing = space.run(&["show", "d", "--pipeline", "p.toml"]);
+    assert!(missing.stderr.contains("stage `d` has not run yet"), "{}", missing.stderr);
+    space.succeed(&["run", "p.toml"]);
+    let status = space.succeed(&["status"]).stdout;
+    assert!(status.ends_with("diamond: 4 of 4 cached, 0 running\n"), "{status}");
+    let show = space.succeed(&["show", "d"]).stdout;
+    for words in
+        ["because   new", "text = \"d\"", "inputs    after[0] = b", "results   score 3.5", "in 31 files", "and 11 more"]
+    {
+        assert!(show.contains(words), "{words}: {show}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&space.succeed(&["show", "d", "--json"]).stdout).unwrap();
+    assert_eq!(json["files"].as_array().unwrap().len(), 31);
+    let log = space.succeed(&["log", "d", "-f"]).stdout;
+    assert!(log.contains("started a stage of the kind synthetic") && log.trim_end().ends_with("done"), "{log}");
+    let unknown = space.run(&["log", "dd"]);
+    assert!(unknown.stderr.contains("there is no stage `dd`"), "{}", unknown.stderr);
+}
+
+#[test]
+fn the_graph_is_drawn_in_four_ways() {
+    let space = diamond();
+    space.succeed(&["run", "p.toml", "--until", "b"]);
+    let graph = |format: &str| space.succeed(&["graph", "p.toml", "--format", format]).stdout;
+    assert_eq!(
+        graph("text"),
+        "cached  a  synthetic\ncached  b  synthetic  <- a\nrun     c  synthetic  <- a\nafter   d  synthetic  <- b, c\n"
+    );
+    let dot = graph("dot");
+    assert!(dot.starts_with("digraph \"diamond\" {") && dot.contains("  s0 -> s1;\n") && dot.ends_with("}\n"), "{dot}");
+    let mermaid = graph("mermaid");
+    assert!(mermaid.contains("  s1 --> s3\n") && mermaid.contains("  classDef run "), "{mermaid}");
+    let svg = graph("svg");
+    assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
+    assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
+    // An edge that passes a column has a lane there, between the boxes.
+    space.write(
+        "p.toml",
+        DIAMOND.replace("[\"b\", \"c\"]", "[\"a\", \"b\"]").replace("after = \"a\"\ntext = \"c\"", ""),
+    );
+    let svg = graph("svg");
+    let edge = svg.lines().find(|line| line.starts_with("<path ") && line.contains(" H")).unwrap();
+    let lane: f64 = edge.split(" H").next().unwrap().rsplit(',').next().unwrap().parse().unwrap();
+    let boxes =
+        svg.lines().filter_map(|line| line.split_once("<rect x=\"246\" y=\"")?.1.split('"').next()?.parse().ok());
+    assert!(boxes.clone().count() == 1 && boxes.clone().all(|top: f64| lane < top || lane > top + 40.0), "{svg}");
+}
+
+/// Waits until `args` say `words`; fails the test after some time.
+fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
+    for _ in 0..200 {
+        let output = space.run(args);
+        if output.stdout.contains(words) {
+            return output.stdout;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    panic!("{args:?} never said {words:?}: {:?}", space.run(args).stdout);
+}
+
+#[test]
+fn a_run_that_goes_on_or_was_killed_can_be_asked() {
+    let space = Space::new();
+    let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"a\"\nsteps = 1000\nstep_ms = 20\n";
+    let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"slow\"\n";
+    let text = format!("name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nscore = 1.5\n{slow}{last}");
+    space.write("p.toml", &text);
+    let mut runner = space.start(&["run", "p.toml"]);
+    let status = wait_until(&space, &["status"], "/1000 steps");
+    assert!(status.contains("running   slow  ") && status.contains("waiting   last  for slow"), "{status}");
+    // An edit while it runs, even half of one, changes nothing of what runs.
+    space.write("p.toml", "name = [");
+    assert!(space.succeed(&["status"]).stdout.contains("running   slow"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("it is running now"));
+    assert!(space.succeed(&["log", "slow"]).stdout.contains("started a stage of the kind synthetic"));
+    assert!(space.succeed(&["runs"]).stdout.contains("running  "));
+    assert!(space.succeed(&["cache", "gc", "--keep", "0"]).stdout.contains("of 0 stages and 0 runs"));
+    wait_until(&space, &["compare"], "a.score");
+
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    assert!(space.succeed(&["runs"]).stdout.contains("killed  "));
+    let compare = space.succeed(&["compare"]);
+    assert!(compare.stdout.contains("a.score") && compare.stderr.contains("is killed: 2 stages"), "{}", compare.stderr);
+    let asked = space.succeed(&["status"]);
+    assert!(asked.stderr.contains("p.toml can't be read as it is now"), "{}", asked.stderr);
+
+    space.write("p.toml", text.replace("steps = 1000", "fail = \"no luck\""));
+    assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
+    assert!(space.succeed(&["status"]).stdout.contains("failed    slow  no luck\n"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("its last try failed: no luck"));
+}
+
+#[test]
+fn why_is_short_where_paths_are_many() {
+    let space = Space::new();
+    let mut text = String::from("name = \"p\"\n[stages.s0]\nkind = \"synthetic\"\n");
+    for number in 1..40 {
+        let before = number - 1;
+        let side = |name: &str| {
+            format!("[stages.{name}{number}]\nkind = \"synthetic\"\nafter = \"s{before}\"\ntext = \"{name}\"\n")
+        };
+        let join = format!("[stages.s{number}]\nkind = \"synthetic\"\nafter = [\"l{number}\", \"r{number}\"]\n");
+        text += &[side("l"), side("r"), join].concat();
+    }
+    space.write("p.toml", text);
+    let why = space.succeed(&["why", "s39", "--pipeline", "p.toml"]).stdout;
+    assert!(why.lines().count() < 200 && why.contains("s0 would run: new"), "{} lines", why.lines().count());
+    assert!(why.contains("s37 waits, as above\n"), "{why}");
+}
