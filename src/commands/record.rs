@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -123,9 +124,18 @@ impl<'a> Recorder<'a> {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             made_by: env!("CARGO_PKG_VERSION").into(),
             document: document.to_toml(),
-            sources: pipeline.stages.iter().flat_map(|stage| stage.sources.clone()).collect(),
+            sources: self.sources(),
             points,
         }
+    }
+
+    /// Points may have other files under the name of one stage.
+    fn sources(&self) -> BTreeMap<String, BTreeMap<String, PathBuf>> {
+        let mut sources = BTreeMap::<String, BTreeMap<String, PathBuf>>::new();
+        for stage in self.place.pipeline.stages.iter().filter(|stage| !stage.sources.is_empty()) {
+            sources.entry(stage.owners[0].1.clone()).or_default().extend(stage.sources.clone());
+        }
+        sources
     }
 
     fn write(&self, record: &RunRecord) {

@@ -73,8 +73,9 @@ pub(crate) type Diagnostics = Vec<Diagnostic>;
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     files: Vec<(PathBuf, String)>,
-    /// Where the user's own files lie, for a text that is no longer in the folder that their paths were meant from.
-    pub(crate) originals: BTreeMap<String, PathBuf>,
+    /// Where the user's own files lie, by stage and as written there, for a text that is no longer in the folder that their
+    /// paths were meant from.
+    pub(crate) originals: BTreeMap<String, BTreeMap<String, PathBuf>>,
 }
 
 impl Sources {

@@ -247,7 +247,8 @@ impl Reading<'_> {
             let span = node.map_or(&self.key_span, |node| &node.span);
             let base = self.sources.path(span.file).parent().map(PathBuf::from).unwrap_or_default();
             let from_here = || std::path::absolute(base.join(source)).unwrap_or_else(|_| base.join(source));
-            let path = self.sources.originals.get(source).cloned().unwrap_or_else(from_here);
+            let path =
+                self.sources.originals.get(&self.name).and_then(|of| of.get(source)).cloned().unwrap_or_else(from_here);
             match path.metadata() {
                 Ok(_) => {
                     resolved.insert(source.clone(), path);

@@ -37,8 +37,8 @@ pub(crate) struct RunRecord {
     pub(crate) made_by: String,
     /// The pipeline with all that it extends and all that was changed.
     pub(crate) document: String,
-    /// The user's own files: as written there -> absolute path.
-    pub(crate) sources: BTreeMap<String, PathBuf>,
+    /// The user's own files: by stage, as written there -> absolute path.
+    pub(crate) sources: BTreeMap<String, BTreeMap<String, PathBuf>>,
     pub(crate) points: Vec<RunPoint>,
 }
 

@@ -196,3 +196,15 @@ fn why_is_short_where_paths_are_many() {
     assert!(why.lines().count() < 200 && why.contains("s0 would run: new"), "{} lines", why.lines().count());
     assert!(why.contains("s37 waits, as above\n"), "{why}");
 }
+
+#[test]
+fn a_past_run_finds_the_files_of_each_file_that_it_extends() {
+    let space = Space::new();
+    let stage = |name: &str| format!("[stages.{name}]\nkind = \"download\"\nsource = \"data\"\n");
+    space.write("base/base.toml", stage("theirs")).write("base/data/x", "theirs").write("data/x", "mine");
+    space.write("p.toml", format!("name = \"p\"\nextends = \"base/base.toml\"\n{}", stage("mine")));
+    space.succeed(&["run", "p.toml", "--name", "both"]);
+    assert_eq!(space.read("artifacts/p/theirs/x"), "theirs");
+    let again = space.succeed(&["run", "--from-run", "both"]);
+    assert!(again.stdout.contains("p is up to date: 2 of 2 cached"), "{}", again.stdout);
+}
