@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     scheduler::{Why, WhyState},
-    store::{Receipt, RunRecord, TreeFile},
+    store::{KILLED, Receipt, RunRecord, TreeFile},
 };
 
 /// Why a stage ran or would run.
@@ -186,7 +186,8 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             run.name.clone().unwrap_or_default(),
             run.pipeline.clone(),
             units::time(run.started as u64),
-            units::duration(run.seconds),
+            // When it was killed nobody knows.
+            if run.ending == KILLED { String::new() } else { units::duration(run.seconds) },
             run.ending.clone(),
             format!("{} of {} ran{points}", distinct(true), distinct(false)),
         ]);

@@ -46,7 +46,7 @@ pub(crate) use index::{Index, Wanted};
 pub(crate) use live::Live;
 pub(crate) use manifest::{Change, Manifest};
 pub(crate) use receipt::{Made, Receipt, Timing};
-pub(crate) use runs::{RUNNING, RunPoint, RunRecord, RunStage, now};
+pub(crate) use runs::{KILLED, RUNNING, RunPoint, RunRecord, RunStage, now};
 pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};

@@ -15,6 +15,9 @@ use super::{Digest, Result, Store, StoreError, TreeRef};
 /// How a run ended that goes on.
 pub(crate) const RUNNING: &str = "running";
 
+/// How a run ended that said no word about it.
+pub(crate) const KILLED: &str = "killed";
+
 /// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
@@ -101,7 +104,7 @@ impl Store {
         let read = |entry: fs::DirEntry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok();
         let mut runs: Vec<RunRecord> = entries.flatten().filter_map(read).collect();
         for run in runs.iter_mut().filter(|run| run.ending == RUNNING && !self.is_running(&run.id)) {
-            run.ending = "killed".into();
+            run.ending = KILLED.into();
         }
         runs.sort_by(|a, b| b.started.total_cmp(&a.started));
         Ok(runs)
