@@ -13,7 +13,7 @@ use imp_stages::job::EVENTS;
 use crate::{
     pipeline::{Pipeline, StageDecl},
     scheduler::Summary,
-    store::{Digest, Made, Store},
+    store::{Digest, Hit, Store},
 };
 
 /// The folder of one pipeline's links.
@@ -38,7 +38,7 @@ impl Artifacts {
     }
 
     /// Links the artifact, log and metrics of a stage. Costs two looks if the links are right already.
-    pub(crate) fn link(&self, point: &str, stage: &str, made: &Made, tree: &Path, store: &Store) -> io::Result<()> {
+    pub(crate) fn link(&self, point: &str, stage: &str, made: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
         let folder = self.folder.join(point);
         let beside = |digest: Option<Digest>, ending: &str| {
             let link = folder.join(format!("{stage}.{ending}"));

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, place::existing_store};
+use super::{Failure, session::existing_store};
 use crate::{
     artifacts,
     cli::{CacheVerb, Common},

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Failure,
-    place::{Workplace, usage},
+    session::{Session, usage},
 };
 use crate::{
     cli::{Common, StageArgs, TargetArgs},
@@ -23,24 +23,24 @@ use crate::{
 
 /// Says why a stage ran, or would run.
 pub(crate) fn why(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let (place, index) = Workplace::of_stage(args, common)?;
-    report::why(&place.planner().why(index)?, common.json);
+    let (session, index) = Session::of_stage(args, common)?;
+    report::why(&session.planner().why(index)?, common.json);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Shows the receipt of a stage.
 pub(crate) fn show(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let (place, index) = Workplace::of_stage(args, common)?;
-    let stage = &place.pipeline.stages[index];
-    let verdict = verdict(&place, index)?;
-    let Some(receipt) = receipt(&place, index, &verdict)? else { return Err(never_ran(&stage.name)) };
+    let (session, index) = Session::of_stage(args, common)?;
+    let stage = &session.pipeline.stages[index];
+    let verdict = verdict(&session, index)?;
+    let Some(receipt) = receipt(&session, index, &verdict)? else { return Err(never_ran(&stage.name)) };
     if !matches!(verdict, Verdict::Hit { .. }) {
         let text = format!("{} has not run as it is configured now: this is what it made the last time", stage.name);
         report::hint(&text, common);
     }
-    let named = |from: &usize| place.pipeline.stages[*from].name.as_str();
+    let named = |from: &usize| session.pipeline.stages[*from].name.as_str();
     let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();
-    let files = place.store.tree(receipt.output.digest)?;
+    let files = session.store.tree(receipt.output.digest)?;
     report::receipt(&stage.name, &receipt, &inputs, &files, common.json);
     Ok(ExitCode::SUCCESS)
 }
@@ -52,49 +52,49 @@ fn never_ran(stage: &str) -> Failure {
 }
 
 /// What a stage made: as the pipeline is now, else the last time.
-fn receipt(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Option<Receipt>, Failure> {
+fn receipt(session: &Session, index: usize, verdict: &Verdict) -> Result<Option<Receipt>, Failure> {
     match verdict {
-        Verdict::Hit { key } => Ok(place.store.receipt(*key)?),
-        _ => Ok(place.planner().last_receipt(index)?),
+        Verdict::Hit { key } => Ok(session.store.receipt(*key)?),
+        _ => Ok(session.planner().last_receipt(index)?),
     }
 }
 
-fn verdict(place: &Workplace, index: usize) -> Result<Verdict, Failure> {
-    let verdicts = place.planner().plan(&Selection::everything(&place.pipeline))?;
+fn verdict(session: &Session, index: usize) -> Result<Verdict, Failure> {
+    let verdicts = session.planner().plan(&Selection::everything(&session.pipeline))?;
     let found = verdicts.into_iter().find(|(at, _)| *at == index).map(|(_, verdict)| verdict);
     Ok(found.unwrap_or(Verdict::After { stages: Vec::new(), changes: Vec::new() }))
 }
 
 /// Shows the log of a stage: of the try that is under way or failed, else of the last time that it ran.
 pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
-    let (place, index) = Workplace::of_stage(args, common)?;
-    let name = &place.pipeline.stages[index].name;
-    let mut now = verdict(&place, index)?;
+    let (session, index) = Session::of_stage(args, common)?;
+    let name = &session.pipeline.stages[index].name;
+    let mut now = verdict(&session, index)?;
     if follow && !matches!(now, Verdict::Hit { .. }) {
-        now = wait_for_start(&place, index, now, common)?;
+        now = wait_for_start(&session, index, now, common)?;
     }
     if let Verdict::Run { key, .. } = now {
-        let path = place.store.work(key).join("log");
+        let path = session.store.work(key).join("log");
         if path.is_file() {
-            return follow_log(&path, key, follow, &place.store);
+            return follow_log(&path, key, follow, &session.store);
         }
     }
-    let log = receipt(&place, index, &now)?.ok_or_else(|| never_ran(name))?.log;
+    let log = receipt(&session, index, &now)?.ok_or_else(|| never_ran(name))?.log;
     match log {
-        Some(log) => print_from(&place.store.object(log), 0).map(drop)?,
+        Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
         None => report::say("(its log is empty)"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Waits for a stage of a run that goes on to start.
-fn wait_for_start(place: &Workplace, index: usize, mut now: Verdict, common: &Common) -> Result<Verdict, Failure> {
+fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Common) -> Result<Verdict, Failure> {
     let mut told = false;
-    while place.store.runs()?.first().is_some_and(RunRecord::is_running) {
+    while session.store.runs()?.first().is_some_and(RunRecord::is_running) {
         match &now {
             Verdict::Hit { .. } => break,
             Verdict::Run { key, .. }
-                if place.store.is_being_made(*key) && place.store.work(*key).join("log").exists() =>
+                if session.store.is_being_made(*key) && session.store.work(*key).join("log").exists() =>
             {
                 break;
             }
@@ -105,7 +105,7 @@ fn wait_for_start(place: &Workplace, index: usize, mut now: Verdict, common: &Co
             told = true;
         }
         sleep(Duration::from_millis(300));
-        now = verdict(place, index)?;
+        now = verdict(session, index)?;
     }
     Ok(now)
 }
@@ -148,17 +148,17 @@ fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
 
 /// Says where all stages stand.
 pub(crate) fn status(args: &TargetArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let place = Workplace::of_target(args, common)?;
-    let verdicts = place.planner().plan(&Selection::everything(&place.pipeline))?;
+    let session = Session::of_target(args, common)?;
+    let verdicts = session.planner().plan(&Selection::everything(&session.pipeline))?;
     let stages =
-        verdicts.iter().map(|(index, verdict)| standing(&place, *index, verdict)).collect::<Result<Vec<_>, _>>();
-    report::status(&place.pipeline.name, &stages?, common.json);
+        verdicts.iter().map(|(index, verdict)| standing(&session, *index, verdict)).collect::<Result<Vec<_>, _>>();
+    report::status(&session.pipeline.name, &stages?, common.json);
     Ok(ExitCode::SUCCESS)
 }
 
-fn standing(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Standing, Failure> {
-    let store = &place.store;
-    let stage = place.pipeline.stages[index].name.clone();
+fn standing(session: &Session, index: usize, verdict: &Verdict) -> Result<Standing, Failure> {
+    let store = &session.store;
+    let stage = session.pipeline.stages[index].name.clone();
     let (state, detail) = match verdict {
         // It may run again by force.
         Verdict::Hit { key } | Verdict::Run { key, .. } if store.is_being_made(*key) => {
@@ -176,7 +176,7 @@ fn standing(place: &Workplace, index: usize, verdict: &Verdict) -> Result<Standi
         }
         Verdict::Run { reason, .. } => ("to run", reason.to_string()),
         Verdict::After { stages, .. } => {
-            let names: Vec<&str> = stages.iter().map(|from| place.pipeline.stages[*from].name.as_str()).collect();
+            let names: Vec<&str> = stages.iter().map(|from| session.pipeline.stages[*from].name.as_str()).collect();
             ("waiting", format!("for {}", names.join(", ")))
         }
     };

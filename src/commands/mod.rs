@@ -1,17 +1,17 @@
 //! One verb a file. The only layer that puts pipeline, store, scheduler and report together.
 
 mod cache;
-mod glance;
+mod fast_path;
 mod graph;
 mod init;
 mod inspect;
 mod kinds;
-mod place;
 mod plan;
 mod record;
 mod report;
 mod run;
 mod runs;
+mod session;
 
 use std::{path::PathBuf, process::ExitCode};
 

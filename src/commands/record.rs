@@ -7,29 +7,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::place::Workplace;
+use super::session::Session;
 use crate::{
     scheduler::{RunEvent, Summary},
-    store::{Digest, Made, RUNNING, RunPoint, RunRecord, RunStage, now},
+    store::{Digest, Hit, RUNNING, RunPoint, RunRecord, RunStage, now},
 };
 
 /// How often to write while stages finish.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Recorder<'a> {
-    place: &'a Workplace,
+    session: &'a Session,
     id: String,
     name: Option<String>,
     started: f64,
     /// Stages that are done, by their position: whether they ran, and what they made.
-    done: BTreeMap<usize, (bool, Made)>,
+    done: BTreeMap<usize, (bool, Hit)>,
     /// When the record was written last, and how many stages were done then.
     written: Option<(Instant, usize)>,
 }
 
 impl<'a> Recorder<'a> {
-    pub(super) fn new(place: &'a Workplace, name: Option<String>) -> Self {
-        Self { place, id: new_id(), name, started: now(), done: BTreeMap::new(), written: None }
+    pub(super) fn new(session: &'a Session, name: Option<String>) -> Self {
+        Self { session, id: new_id(), name, started: now(), done: BTreeMap::new(), written: None }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -57,16 +57,17 @@ impl<'a> Recorder<'a> {
 
     /// The run has ended.
     pub(super) fn finish(&self, summary: &Summary) {
-        let index = &self.place.index;
-        let id = if self.place.asked.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
+        let index = &self.session.index;
+        let id =
+            if self.session.asked.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
         let keys: Vec<u8> = summary.stages.iter().filter_map(|stage| stage.key).flat_map(Digest::bytes).collect();
         let content = Digest::of(&keys);
-        let known = self.place.artifacts.has_record() && index.last_run(&id) == Some(content);
+        let known = self.session.artifacts.has_record() && index.last_run(&id) == Some(content);
         if self.written.is_none() && self.name.is_none() && known {
             return;
         }
-        if let Err(error) = self.place.artifacts.record(summary) {
-            tracing::warn!("no record of this run under {}: {error}", self.place.artifacts.folder().display());
+        if let Err(error) = self.session.artifacts.record(summary) {
+            tracing::warn!("no record of this run under {}: {error}", self.session.artifacts.folder().display());
         }
         let states: BTreeMap<usize, &str> = summary.stages.iter().map(|end| (end.index, &*end.state)).collect();
         let points = self.points(|index| states.get(&index).copied().unwrap_or_default());
@@ -77,14 +78,14 @@ impl<'a> Recorder<'a> {
 
     /// All stages of all points. `state` says where one stands that is not done.
     fn points<'s>(&self, state: impl Fn(usize) -> &'s str) -> Vec<RunPoint> {
-        let pipeline = &self.place.pipeline;
+        let pipeline = &self.session.pipeline;
         let point = |point: &crate::pipeline::Point| RunPoint {
             label: point.label.clone(),
             values: point.values.clone(),
             stages: Vec::new(),
         };
         let mut points: Vec<RunPoint> = pipeline.points.iter().map(point).collect();
-        for index in self.place.graph.order() {
+        for index in self.session.graph.order() {
             let (stage, done) = (&pipeline.stages[*index], self.done.get(index));
             let (ran, made) = done.map_or((false, None), |(ran, made)| (*ran, Some(made)));
             for (point, name) in &stage.owners {
@@ -110,7 +111,7 @@ impl<'a> Recorder<'a> {
     }
 
     fn record(&self, ending: &str, seconds: f64, points: Vec<RunPoint>) -> RunRecord {
-        let Workplace { asked, pipeline, document, .. } = self.place;
+        let Session { asked, pipeline, document, .. } = self.session;
         RunRecord {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -132,14 +133,14 @@ impl<'a> Recorder<'a> {
     /// Points may have other files under the name of one stage.
     fn sources(&self) -> BTreeMap<String, BTreeMap<String, PathBuf>> {
         let mut sources = BTreeMap::<String, BTreeMap<String, PathBuf>>::new();
-        for stage in self.place.pipeline.stages.iter().filter(|stage| !stage.sources.is_empty()) {
+        for stage in self.session.pipeline.stages.iter().filter(|stage| !stage.sources.is_empty()) {
             sources.entry(stage.owners[0].1.clone()).or_default().extend(stage.sources.clone());
         }
         sources
     }
 
     fn write(&self, record: &RunRecord) {
-        if let Err(error) = self.place.store.write_run(record) {
+        if let Err(error) = self.session.store.write_run(record) {
             tracing::warn!("this run is not recorded: {error}");
         }
     }

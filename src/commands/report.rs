@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use super::{
     Failure,
-    place::{Asked, Workplace},
+    session::{Asked, Session},
 };
 use crate::{
     cli::{Common, ReportEvalArgs},
@@ -18,11 +18,11 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
     let mut rows = Vec::new();
     for file in &args.files {
         let asked = Asked { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
-        let place = Workplace::open(asked, common)?;
-        let cached = cached_results(&place)?;
-        let found = eval_rows(&place.pipeline, |stage| cached.get(stage));
+        let session = Session::open(asked, common)?;
+        let cached = cached_results(&session)?;
+        let found = eval_rows(&session.pipeline, |stage| cached.get(stage));
         if found.is_empty() {
-            report::no_eval(&place.pipeline.name, &file.display().to_string(), common);
+            report::no_eval(&session.pipeline.name, &file.display().to_string(), common);
         }
         rows.extend(found);
     }
@@ -36,13 +36,13 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
 }
 
 /// The figures of the stages that are in the cache.
-fn cached_results(place: &Workplace) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
+fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
     let mut results = BTreeMap::new();
-    for (index, verdict) in place.planner().plan(&Selection::everything(&place.pipeline))? {
+    for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {
         if let Verdict::Hit { key } = verdict
-            && let Some(receipt) = place.store.receipt(key)?
+            && let Some(receipt) = session.store.receipt(key)?
         {
-            results.insert(place.pipeline.stages[index].name.clone(), receipt.results);
+            results.insert(session.pipeline.stages[index].name.clone(), receipt.results);
         }
     }
     Ok(results)

@@ -7,11 +7,10 @@ use std::{
 };
 
 use super::{
-    Failure, glance,
-    place::{Asked, Workplace, existing_store, find_run, settings},
-    plan,
+    Failure, fast_path, plan,
     record::Recorder,
     report::{benchmark, eval_rows},
+    session::{Asked, Session, existing_store, find_run, settings},
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs},
@@ -23,38 +22,38 @@ use crate::{
 /// Runs a pipeline, or all points of a sweep.
 pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
     let mut again = None;
-    let place = match (&args.file, &args.from_run) {
+    let session = match (&args.file, &args.from_run) {
         (Some(file), _) => {
             let asked = Asked { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
             if args.is_plain()
                 && !common.json
-                && let Some(summary) = glance::look(&asked, &settings(common)?)
+                && let Some(summary) = fast_path::look(&asked, &settings(common)?)
             {
                 report::for_run(common).on(&RunEvent::Ended { summary: &summary });
                 return Ok(ExitCode::SUCCESS);
             }
-            Workplace::open(asked, common)?
+            Session::open(asked, common)?
         }
         (None, wanted) => {
             let (_, store) = existing_store(common)?;
             let run = again.insert(find_run(&store, wanted.as_deref())?);
-            Workplace::of_run(run.clone(), common)?
+            Session::of_run(run.clone(), common)?
         }
     };
-    let selection = place.select(&args.select.names())?;
-    let problems = plan::problems(&place, &selection)?;
+    let selection = session.select(&args.select.names())?;
+    let problems = plan::problems(&session, &selection)?;
     if !problems.is_empty() {
-        return Err(place.refuse(problems));
+        return Err(session.refuse(problems));
     }
     if args.dry_run {
-        return plan::show(&place, &selection, common);
+        return plan::show(&session, &selection, common);
     }
-    if !place.asked.sweep && place.document.is_swept() {
+    if !session.asked.sweep && session.document.is_swept() {
         report::hint("this is the pipeline by itself; `imp-flow sweep` runs the points of its [sweep]", common);
     }
-    let summary = execute(&place, args, selection, common)?;
+    let summary = execute(&session, args, selection, common)?;
     if let Some(run) = again {
-        report::differences(&run, &differences(&place, &summary, &run));
+        report::differences(&run, &differences(&session, &summary, &run));
     }
     Ok(match summary.ending {
         Ending::Done => ExitCode::SUCCESS,
@@ -64,7 +63,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
 }
 
 /// The stages that gave other bytes than in a past run.
-fn differences<'s>(place: &Workplace, summary: &'s Summary, run: &RunRecord) -> Vec<&'s str> {
+fn differences<'s>(session: &Session, summary: &'s Summary, run: &RunRecord) -> Vec<&'s str> {
     let then: HashMap<(&str, &str), Digest> = run
         .points
         .iter()
@@ -73,49 +72,49 @@ fn differences<'s>(place: &Workplace, summary: &'s Summary, run: &RunRecord) -> 
         .collect();
     let differs = |end: &&StageEnd| {
         let now = end.output.map(|output| output.digest);
-        let mut owners = place.pipeline.stages[end.index].owners.iter();
+        let mut owners = session.pipeline.stages[end.index].owners.iter();
         owners.any(|(point, name)| {
-            let label = place.pipeline.points[*point].label.as_str();
+            let label = session.pipeline.points[*point].label.as_str();
             now.is_some_and(|now| then.get(&(label, name.as_str())).is_some_and(|then| *then != now))
         })
     };
     summary.stages.iter().filter(differs).map(|end| end.name.as_str()).collect()
 }
 
-fn execute(place: &Workplace, args: &RunArgs, selection: Selection, common: &Common) -> Result<Summary, Failure> {
+fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Common) -> Result<Summary, Failure> {
     let start = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
     let mut reporter = report::for_run(common);
-    let mut recorder = Recorder::new(place, args.name.clone());
+    let mut recorder = Recorder::new(session, args.name.clone());
     // Until the record is written, this alone speaks for what the run uses.
-    let mut live = place.store.live(recorder.id())?;
+    let mut lease = session.store.lease(recorder.id())?;
     let options = Options {
-        machine: place.settings.machine.clone(),
+        machine: session.settings.machine.clone(),
         jobs: args.jobs,
         keep_going: args.keep_going,
-        retries: place.settings.retries,
-        retry_pause: Duration::from_secs_f64(place.settings.retry_seconds),
-        environment: place.settings.environment.clone(),
+        retries: session.settings.retries,
+        retry_pause: Duration::from_secs_f64(session.settings.retry_seconds),
+        environment: session.settings.environment.clone(),
         selection,
     };
     let summary =
-        runtime.block_on(scheduler::run(place.planner(), &place.artifacts, options, &mut live, &mut |event| {
+        runtime.block_on(scheduler::run(session.planner(), &session.artifacts, options, &mut lease, &mut |event| {
             recorder.on(event);
             reporter.on(event);
         }))?;
     recorder.finish(&summary);
-    drop(live);
-    let has_table = report::is_whole(place.pipeline.stages.iter().filter_map(benchmark));
+    drop(lease);
+    let has_table = report::is_whole(session.pipeline.stages.iter().filter_map(benchmark));
     if has_table && summary.ending == Ending::Done && !common.quiet && !common.json {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
-        report::eval(&eval_rows(&place.pipeline, results), report::Format::Text);
+        report::eval(&eval_rows(&session.pipeline, results), report::Format::Text);
     }
-    // A glance has no figures for the table.
+    // The fast path has no figures for the table.
     if !has_table && args.is_plain() {
-        glance::note(place, &summary, start);
+        fast_path::note(session, &summary, start);
     }
     Ok(summary)
 }

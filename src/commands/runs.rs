@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use super::{
     Failure,
-    place::{existing_store, find_run, usage},
+    session::{existing_store, find_run, usage},
 };
 use crate::{
     cli::Common,

@@ -64,7 +64,7 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
     }
     let cancel = Arc::new(AtomicBool::new(false));
     watch_runner(cancel.clone());
-    // A batch system signals every process of a job: that is a wish to stop, like the runner's own.
+    // A batch system signals every process of a job: that is a stop to stop, like the runner's own.
     let on_signal = cancel.clone();
     if let Err(error) = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)) {
         tracing::warn!("signals end this stage without a checkpoint: {error}");

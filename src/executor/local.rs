@@ -9,7 +9,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{Outcome, Wish};
+use super::{Outcome, StopSignal};
 use crate::scheduler::Grant;
 
 /// Runs the job in `work/job.json` to its end, passing on what it says.
@@ -20,7 +20,7 @@ pub(crate) async fn run(
     work: &Path,
     grant: &Grant,
     environment: &[(&'static str, String)],
-    mut wish: watch::Receiver<Wish>,
+    mut stop: watch::Receiver<StopSignal>,
     mut on_event: impl FnMut(Event),
 ) -> io::Result<Outcome> {
     let mut child = spawn(work, grant, environment)?;
@@ -28,7 +28,7 @@ pub(crate) async fn run(
     let Some(stdout) = child.stdout.take() else { return Err(io::Error::other("the child has no standard output")) };
     let mut lines = BufReader::new(stdout).lines();
     let mut outcome = None;
-    let mut asked = Wish::GoOn;
+    let mut asked = StopSignal::None;
     loop {
         tokio::select! {
             line = lines.next_line() => match line? {
@@ -41,29 +41,29 @@ pub(crate) async fn run(
                 },
                 None => break,
             },
-            () = changed(&mut wish, asked) => {
-                asked = *wish.borrow();
+            () = changed(&mut stop, asked) => {
+                asked = *stop.borrow();
                 match asked {
-                    Wish::Stop => if let Some(stdin) = &mut stdin {
+                    StopSignal::Stop => if let Some(stdin) = &mut stdin {
                         // A child that is gone already needs no word.
                         let _ = stdin.write_all(b"stop\n").await;
                     },
-                    Wish::Kill => child.start_kill()?,
-                    Wish::GoOn => {}
+                    StopSignal::Kill => child.start_kill()?,
+                    StopSignal::None => {}
                 }
             }
         }
     }
     let status = child.wait().await?;
-    if asked == Wish::Kill && outcome != Some(Outcome::Done) {
+    if asked == StopSignal::Kill && outcome != Some(Outcome::Done) {
         return Ok(Outcome::Cancelled);
     }
     Ok(outcome.unwrap_or_else(|| died(status)))
 }
 
-async fn changed(wish: &mut watch::Receiver<Wish>, asked: Wish) {
-    // An error means that nobody can wish any more.
-    if wish.wait_for(|now| *now != asked).await.is_err() {
+async fn changed(stop: &mut watch::Receiver<StopSignal>, asked: StopSignal) {
+    // An error means that nobody can stop any more.
+    if stop.wait_for(|now| *now != asked).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

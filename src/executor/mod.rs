@@ -20,8 +20,8 @@ pub(crate) enum Outcome {
 
 /// What the runner wants of a running stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
-    GoOn,
+pub(crate) enum StopSignal {
+    None,
     /// Save a checkpoint and end.
     Stop,
     /// End at once.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cli::Common,
-    store::{Checkup, Stats, Thrown},
+    store::{GcReport, Stats, VerifyReport},
 };
 
 /// A bar for long work on bytes; nothing where nobody sees it.
@@ -63,7 +63,7 @@ pub(crate) fn stats(stats: &Stats, json: bool) {
 }
 
 /// What `verify` found.
-pub(crate) fn checkup(found: &Checkup, json: bool) {
+pub(crate) fn checkup(found: &VerifyReport, json: bool) {
     if json {
         return say(&serde_json::json!(found).to_string());
     }
@@ -85,7 +85,7 @@ pub(crate) fn checkup(found: &Checkup, json: bool) {
 const SHOWN: usize = 10;
 
 /// What `gc` threw away.
-pub(crate) fn thrown(thrown: &Thrown, dry_run: bool, json: bool) {
+pub(crate) fn thrown(thrown: &GcReport, dry_run: bool, json: bool) {
     if json {
         return say(&serde_json::json!(thrown).to_string());
     }

@@ -6,7 +6,7 @@ use imp_stages::event::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::MissReason;
-use crate::store::{Digest, Made, TreeRef};
+use crate::store::{Digest, Hit, TreeRef};
 
 /// Something that happened. Stages are named.
 #[derive(Debug, Clone, Serialize)]
@@ -19,7 +19,7 @@ pub(crate) enum RunEvent<'a> {
         stage: &'a str,
         #[serde(skip)]
         index: usize,
-        made: &'a Made,
+        made: &'a Hit,
     },
     /// Another run is making this stage's artifact.
     Waiting { stage: &'a str },
@@ -34,7 +34,7 @@ pub(crate) enum RunEvent<'a> {
         stage: &'a str,
         #[serde(skip)]
         index: usize,
-        made: &'a Made,
+        made: &'a Hit,
     },
     /// A stage failed in a way that may be over soon; it is tried again in `seconds`.
     Retrying { stage: &'a str, message: &'a str, seconds: f64 },

@@ -8,7 +8,7 @@ use super::Selection;
 use crate::{
     graph::Graph,
     pipeline::{Pipeline, StageDecl},
-    store::{Change, Digest, Index, Made, Manifest, Receipt, Store, StoreError, source_digest},
+    store::{Change, Digest, Hit, Index, Manifest, Receipt, Store, StoreError, source_digest},
 };
 
 /// Why a stage has to run.
@@ -81,7 +81,7 @@ impl Planner<'_> {
     }
 
     /// What is under this key and the folder of it, if the artifact is whole; else why there is none.
-    pub(crate) fn look_up(&self, key: Digest) -> Result<Result<(Made, PathBuf), MissReason>, StoreError> {
+    pub(crate) fn look_up(&self, key: Digest) -> Result<Result<(Hit, PathBuf), MissReason>, StoreError> {
         Ok(match self.store.find(key, self.index)? {
             Some((made, Some(folder))) => Ok((made, folder)),
             Some((_, None)) => Err(MissReason::Lost),

@@ -21,12 +21,12 @@ use super::{
     Ending, Machine, MissReason, Planner, RunEvent, Selection, StageEnd, Summary,
     resources::{Grant, Pool},
     signals::Signals,
-    step::{self, Said, Step, StepEnd},
+    step::{self, Step, StepEnd, StepEvent},
 };
 use crate::{
     artifacts::Artifacts,
-    executor::Wish,
-    store::{Digest, Live, Made, Manifest, StoreError},
+    executor::StopSignal,
+    store::{Digest, Hit, Lease, Manifest, StoreError},
 };
 
 /// What the machine offers and the person wants.
@@ -60,7 +60,7 @@ pub(super) enum State {
         grant: Option<Grant>,
     },
     Done {
-        made: Box<Made>,
+        made: Box<Hit>,
         ran: bool,
     },
     Failed,
@@ -85,10 +85,10 @@ pub(super) struct Run<'a, 'r> {
     pool: Pool,
     /// Stages that have a part of the machine.
     working: usize,
-    pub(super) live: &'r mut Live,
-    wish: watch::Sender<Wish>,
+    pub(super) lease: &'r mut Lease,
+    stop: watch::Sender<StopSignal>,
     steps: JoinSet<(usize, StepEnd)>,
-    say: mpsc::UnboundedSender<(usize, Said)>,
+    say: mpsc::UnboundedSender<(usize, StepEvent)>,
     failed: bool,
 }
 
@@ -97,7 +97,7 @@ pub(crate) async fn run(
     planner: Planner<'_>,
     artifacts: &Artifacts,
     options: Options,
-    live: &mut Live,
+    lease: &mut Lease,
     report: &mut dyn FnMut(&RunEvent<'_>),
 ) -> Result<Summary, StoreError> {
     let start = Instant::now();
@@ -108,7 +108,7 @@ pub(crate) async fn run(
         place[*index] = position;
     }
     let mut run = Run {
-        live,
+        lease,
         planner,
         artifacts,
         report,
@@ -121,7 +121,7 @@ pub(crate) async fn run(
         pool: Pool::new(options.machine.clone()),
         working: 0,
         options,
-        wish: watch::Sender::new(Wish::GoOn),
+        stop: watch::Sender::new(StopSignal::None),
         steps: JoinSet::new(),
         say,
         failed: false,
@@ -154,7 +154,7 @@ pub(crate) async fn run(
 impl Run<'_, '_> {
     /// Starts ready stages, in order, as far as the machine reaches.
     fn start_ready(&mut self) -> Result<(), StoreError> {
-        if (self.failed && !self.options.keep_going) || *self.wish.borrow() != Wish::GoOn {
+        if (self.failed && !self.options.keep_going) || *self.stop.borrow() != StopSignal::None {
             return Ok(());
         }
         let mut from = 0;
@@ -173,7 +173,7 @@ impl Run<'_, '_> {
             };
             let step = self.step(index, *manifest, grant.clone(), &reason)?;
             self.states[index] = State::Running { reason, grant: Some(grant) };
-            self.steps.spawn(step::run(step, self.planner.store.clone(), self.wish.subscribe(), self.say.clone()));
+            self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.say.clone()));
         }
         Ok(())
     }
@@ -212,11 +212,11 @@ impl Run<'_, '_> {
         })
     }
 
-    fn said(&mut self, index: usize, said: Said) {
+    fn said(&mut self, index: usize, said: StepEvent) {
         let stage = &self.planner.pipeline.stages[index];
         let name = &stage.name;
         match said {
-            Said::Waiting => {
+            StepEvent::Waiting => {
                 // Others need not wait with it.
                 if let State::Running { grant, .. } = &mut self.states[index]
                     && let Some(grant) = grant.take()
@@ -225,21 +225,21 @@ impl Run<'_, '_> {
                 }
                 (self.report)(&RunEvent::Waiting { stage: name });
             }
-            Said::Running { resumed } => {
+            StepEvent::Running { resumed } => {
                 if let State::Running { reason, .. } = &self.states[index] {
                     (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed });
                 }
             }
-            Said::Retrying { message, seconds } => {
+            StepEvent::Retrying { message, seconds } => {
                 (self.report)(&RunEvent::Retrying { stage: name, message: &message, seconds });
             }
-            Said::Stage(Event::Progress(progress)) => {
+            StepEvent::Stage(Event::Progress(progress)) => {
                 (self.report)(&RunEvent::Progress { stage: name, progress: &progress });
             }
-            Said::Stage(Event::Warning { message }) => {
+            StepEvent::Stage(Event::Warning { message }) => {
                 (self.report)(&RunEvent::Warning { stage: name, message: &message });
             }
-            Said::Stage(_) => {}
+            StepEvent::Stage(_) => {}
         }
     }
 
@@ -262,7 +262,7 @@ impl Run<'_, '_> {
                 self.ended(index, StepEnd::Failed { message, help, log: None, tail: Vec::new() })
             }
             StepEnd::Done { receipt, ran } => {
-                let made = Made::from(*receipt);
+                let made = Hit::from(*receipt);
                 let folder = self.planner.store.tree_folder(made.output.digest)?.unwrap_or_default();
                 (self.report)(&if ran {
                     RunEvent::Finished { stage, index, made: &made }
@@ -296,9 +296,9 @@ impl Run<'_, '_> {
 
     /// The first time politely, the second time not.
     fn interrupt(&mut self) {
-        let wish = if *self.wish.borrow() == Wish::GoOn { Wish::Stop } else { Wish::Kill };
-        (self.report)(&RunEvent::Stopping { at_once: wish == Wish::Kill });
-        self.wish.send_replace(wish);
+        let stop = if *self.stop.borrow() == StopSignal::None { StopSignal::Stop } else { StopSignal::Kill };
+        (self.report)(&RunEvent::Stopping { at_once: stop == StopSignal::Kill });
+        self.stop.send_replace(stop);
     }
 
     fn summary(self, took: Duration) -> Summary {

@@ -6,7 +6,7 @@ use super::{
     MissReason, Planner, RunEvent,
     run::{Run, State},
 };
-use crate::store::{Made, Manifest, StoreError, source_digest};
+use crate::store::{Hit, Manifest, StoreError, source_digest};
 
 impl Run<'_, '_> {
     /// Gives a key to each of `candidates` whose inputs are all known, and a verdict with it.
@@ -51,7 +51,7 @@ impl Run<'_, '_> {
                 }
             }
         }
-        self.live.add(&keys, &trees)
+        self.lease.add(&keys, &trees)
     }
 
     /// A stage that would make the same as `maker` has its fate.
@@ -59,7 +59,7 @@ impl Run<'_, '_> {
         let Planner { pipeline, store, .. } = self.planner;
         match &self.states[maker] {
             State::Done { made, .. } => {
-                let made = Made::clone(made);
+                let made = Hit::clone(made);
                 let folder = store.tree_folder(made.output.digest)?.unwrap_or_default();
                 (self.report)(&RunEvent::Hit { stage: &pipeline.stages[index].name, index, made: &made });
                 self.done(index, made, &folder, false);
@@ -89,7 +89,7 @@ impl Run<'_, '_> {
         Ok(false)
     }
 
-    pub(super) fn done(&mut self, index: usize, made: Made, folder: &Path, ran: bool) {
+    pub(super) fn done(&mut self, index: usize, made: Hit, folder: &Path, ran: bool) {
         let Planner { pipeline, store, index: known, .. } = self.planner;
         let stage = &pipeline.stages[index];
         for (point, name) in &stage.owners {

@@ -14,7 +14,7 @@ use imp_stages::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    executor::{self, Outcome, STARTED, Wish},
+    executor::{self, Outcome, STARTED, StopSignal},
     scheduler::Grant,
     store::{Digest, Manifest, PROGRESS, Receipt, Store, StoreError, Timing, TreeRef, now},
 };
@@ -60,7 +60,7 @@ pub(super) enum StepEnd {
 }
 
 /// What a step says while it runs.
-pub(super) enum Said {
+pub(super) enum StepEvent {
     /// Another run holds the lock.
     Waiting,
     /// The process was started.
@@ -75,12 +75,12 @@ pub(super) enum Said {
 pub(super) async fn run(
     step: Step,
     store: Store,
-    wish: watch::Receiver<Wish>,
-    say: mpsc::UnboundedSender<(usize, Said)>,
+    stop: watch::Receiver<StopSignal>,
+    say: mpsc::UnboundedSender<(usize, StepEvent)>,
 ) -> (usize, StepEnd) {
     let index = step.index;
     let key = step.manifest.key();
-    let end = match make(&step, &store, wish, &say).await {
+    let end = match make(&step, &store, stop, &say).await {
         Ok(end) => end,
         Err(error) => failed(error.to_string(), remedy(&error)),
     };
@@ -124,8 +124,8 @@ fn last_lines(log: &Path, message: &str) -> Vec<String> {
 async fn make(
     step: &Step,
     store: &Store,
-    mut wish: watch::Receiver<Wish>,
-    say: &mpsc::UnboundedSender<(usize, Said)>,
+    mut stop: watch::Receiver<StopSignal>,
+    say: &mpsc::UnboundedSender<(usize, StepEvent)>,
 ) -> Result<StepEnd, StoreError> {
     let key = step.manifest.key();
     // The receiver lives as long as the run: a failing send has nobody to tell.
@@ -133,11 +133,11 @@ async fn make(
     let mut waited = false;
     let waiting = || {
         waited = true;
-        tell(Said::Waiting);
+        tell(StepEvent::Waiting);
     };
     let _lock = tokio::select! {
         lock = store.lock(key, waiting) => lock?,
-        _ = wish.wait_for(|wish| *wish != Wish::GoOn) => return Ok(StepEnd::Cancelled),
+        _ = stop.wait_for(|stop| *stop != StopSignal::None) => return Ok(StepEnd::Cancelled),
     };
     if !step.forced
         && let Some(receipt) = store.receipt(key)?
@@ -153,10 +153,10 @@ async fn make(
     let resumed = store.has_checkpoint(key);
     write_job(step, &work)?;
     store.forget_failure(key);
-    tell(Said::Running { resumed });
+    tell(StepEvent::Running { resumed });
 
     let start = Instant::now();
-    let (outcome, said) = execute(step, &work, &mut wish, &tell).await?;
+    let (outcome, said) = execute(step, &work, &mut stop, &tell).await?;
     match outcome {
         Outcome::Cancelled => return Ok(StepEnd::Cancelled),
         Outcome::Failed { message, help, .. } => return Ok(failed(message, help)),
@@ -207,8 +207,8 @@ fn note_progress(work: &Path, progress: &Progress) {
 async fn execute(
     step: &Step,
     work: &Path,
-    wish: &mut watch::Receiver<Wish>,
-    tell: &impl Fn(Said),
+    stop: &mut watch::Receiver<StopSignal>,
+    tell: &impl Fn(StepEvent),
 ) -> Result<(Outcome, Kept), StoreError> {
     let (mut tries, mut told) = (0, None::<Instant>);
     loop {
@@ -223,9 +223,9 @@ async fn execute(
                 }
                 _ => {}
             }
-            tell(Said::Stage(event));
+            tell(StepEvent::Stage(event));
         };
-        let outcome = executor::run(work, &step.grant, &step.environment, wish.clone(), listen)
+        let outcome = executor::run(work, &step.grant, &step.environment, stop.clone(), listen)
             .await
             .map_err(StoreError::io(work))?;
         let message = match &outcome {
@@ -235,10 +235,10 @@ async fn execute(
         // Longer each time: what is not over after a moment may be over after minutes.
         let pause = step.retry_pause * 4_u32.saturating_pow(tries);
         tries += 1;
-        tell(Said::Retrying { message, seconds: pause.as_secs_f64() });
+        tell(StepEvent::Retrying { message, seconds: pause.as_secs_f64() });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = wish.wait_for(|wish| *wish != Wish::GoOn) => return Ok((Outcome::Cancelled, kept)),
+            _ = stop.wait_for(|stop| *stop != StopSignal::None) => return Ok((Outcome::Cancelled, kept)),
         }
     }
 }

@@ -16,7 +16,7 @@ const TMP_AGE: Duration = Duration::from_hours(1);
 
 /// What went, or would go.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Thrown {
+pub(crate) struct GcReport {
     pub(crate) runs: usize,
     pub(crate) stages: usize,
     pub(crate) files: usize,
@@ -31,9 +31,9 @@ pub(crate) struct Thrown {
 
 impl Store {
     /// Keeps what the last `keep` runs of each pipeline and all runs with a name need; the rest goes.
-    pub(crate) fn gc(&self, keep: usize, dry_run: bool) -> Result<Thrown> {
+    pub(crate) fn gc(&self, keep: usize, dry_run: bool) -> Result<GcReport> {
         let _guard = self.guard_alone()?;
-        let mut thrown = Thrown::default();
+        let mut thrown = GcReport::default();
         let remove = |path: &Path| if dry_run { Ok(()) } else { remove_any(path) };
 
         let (kept, gone) = split(self.runs()?, keep, |id| self.is_running(id));

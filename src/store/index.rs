@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Made, Result, Store};
+use super::{Digest, Hit, Result, Store};
 
 /// How long to wait while another process reads or writes.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -92,13 +92,13 @@ impl Index {
     }
 
     /// What the receipt of `key` says, if its file has not been touched since that was noted.
-    pub(super) fn made(&self, key: Digest, stamp: Stamp) -> Option<Made> {
+    pub(super) fn made(&self, key: Digest, stamp: Stamp) -> Option<Hit> {
         let known = self.known.borrow();
-        let (old, made): (Stamp, Made) = postcard::from_bytes(known.get(&made_id(key))?).ok()?;
+        let (old, made): (Stamp, Hit) = postcard::from_bytes(known.get(&made_id(key))?).ok()?;
         (old == stamp).then_some(made)
     }
 
-    pub(super) fn set_made(&self, key: Digest, stamp: Stamp, made: &Made) {
+    pub(super) fn set_made(&self, key: Digest, stamp: Stamp, made: &Hit) {
         if let Ok(bytes) = postcard::to_allocvec(&(stamp, made)) {
             self.set(made_id(key), bytes);
         }

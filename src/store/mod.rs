@@ -21,7 +21,7 @@
 mod digest;
 mod gc;
 mod index;
-mod live;
+mod lease;
 mod lock;
 mod manifest;
 mod objects;
@@ -41,16 +41,16 @@ use std::{
 use imp_stages::event::Progress;
 
 pub(crate) use digest::Digest;
-pub(crate) use gc::Thrown;
+pub(crate) use gc::GcReport;
 pub(crate) use index::{Index, Wanted};
-pub(crate) use live::Live;
+pub(crate) use lease::Lease;
 pub(crate) use manifest::{Change, Manifest};
-pub(crate) use receipt::{Made, Receipt, Timing};
+pub(crate) use receipt::{Hit, Receipt, Timing};
 pub(crate) use runs::{KILLED, RUNNING, RunPoint, RunRecord, RunStage, now};
 pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
-pub(crate) use verify::Checkup;
+pub(crate) use verify::VerifyReport;
 
 /// In a work folder: why a stage failed, and how far it is.
 const FAILURE: &str = "failure";

@@ -43,7 +43,7 @@ pub(crate) struct Receipt {
 
 /// What a run needs to know of a receipt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Made {
+pub(crate) struct Hit {
     pub(crate) key: Digest,
     pub(crate) output: TreeRef,
     pub(crate) log: Option<Digest>,
@@ -54,7 +54,7 @@ pub(crate) struct Made {
     pub(crate) seconds: f64,
 }
 
-impl From<Receipt> for Made {
+impl From<Receipt> for Hit {
     fn from(receipt: Receipt) -> Self {
         Self {
             key: receipt.manifest.key(),
@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// What the receipt for `key` says and the folder of its tree; `None` if there is no receipt.
-    pub(crate) fn find(&self, key: Digest, index: &Index) -> Result<Option<(Made, Option<PathBuf>)>> {
+    pub(crate) fn find(&self, key: Digest, index: &Index) -> Result<Option<(Hit, Option<PathBuf>)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
             Ok(metadata) => Stamp::of(&metadata),
@@ -103,7 +103,7 @@ impl Store {
             made
         } else {
             let Some(receipt) = self.receipt(key)? else { return Ok(None) };
-            let made = Made::from(receipt);
+            let made = Hit::from(receipt);
             index.set_made(key, stamp, &made);
             made
         };

@@ -14,7 +14,7 @@ use super::{Digest, Receipt, Result, Store, StoreError, TreeFile, files, tree::h
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Checkup {
+pub(crate) struct VerifyReport {
     pub(crate) objects: usize,
     pub(crate) bytes: u64,
     pub(crate) receipts: usize,
@@ -28,8 +28,8 @@ pub(crate) struct Checkup {
 
 impl Store {
     /// Reads all objects, receipts and trees. `progress` is called with bytes done and in all, from any thread.
-    pub(crate) fn verify(&self, progress: impl Fn(u64, u64) + Sync) -> Result<Checkup> {
-        let mut found = Checkup::default();
+    pub(crate) fn verify(&self, progress: impl Fn(u64, u64) + Sync) -> Result<VerifyReport> {
+        let mut found = VerifyReport::default();
         // Reading takes long, and is in nobody's way. What looks bad is looked at once more when nothing can change.
         let suspects = self.read_objects(&mut found, progress)?;
         let _guard = self.guard_alone()?;
@@ -44,7 +44,7 @@ impl Store {
     }
 
     /// The whole receipts. Others are taken out.
-    fn check_receipts(&self, found: &mut Checkup) -> Result<Vec<Receipt>> {
+    fn check_receipts(&self, found: &mut VerifyReport) -> Result<Vec<Receipt>> {
         let mut receipts = Vec::new();
         for path in files(&self.root.join("receipts")) {
             found.receipts += 1;
@@ -59,7 +59,11 @@ impl Store {
     }
 
     /// Hashes all objects on all cores. Gives those whose content is not what their name says.
-    fn read_objects(&self, found: &mut Checkup, progress: impl Fn(u64, u64) + Sync) -> Result<Vec<(PathBuf, Digest)>> {
+    fn read_objects(
+        &self,
+        found: &mut VerifyReport,
+        progress: impl Fn(u64, u64) + Sync,
+    ) -> Result<Vec<(PathBuf, Digest)>> {
         let objects = self.named_by_digest("objects", 1)?;
         let sizes: Vec<u64> = objects.iter().map(|(path, _)| path.metadata().map_or(0, |data| data.len())).collect();
         let (total, done) = (sizes.iter().sum(), AtomicU64::new(0));
@@ -78,7 +82,7 @@ impl Store {
     }
 
     /// Takes out those suspects that are there still and bad.
-    fn check_objects(&self, found: &mut Checkup, suspects: Vec<(PathBuf, Digest)>) -> Result<HashSet<Digest>> {
+    fn check_objects(&self, found: &mut VerifyReport, suspects: Vec<(PathBuf, Digest)>) -> Result<HashSet<Digest>> {
         let is_bad = |(path, digest): &(PathBuf, Digest)| {
             path.symlink_metadata().is_ok() && !hash_file(path).is_ok_and(|(content, _)| content == *digest)
         };
@@ -88,7 +92,7 @@ impl Store {
     }
 
     /// Whether the tree of a receipt is whole, or can be made from whole objects. If not, it is taken out.
-    fn check_tree(&self, receipt: &Receipt, bad: &HashSet<Digest>, found: &mut Checkup) -> Result<bool> {
+    fn check_tree(&self, receipt: &Receipt, bad: &HashSet<Digest>, found: &mut VerifyReport) -> Result<bool> {
         let folder = self.path("trees", receipt.output.digest);
         let Ok(listing) = self.tree(receipt.output.digest) else {
             super::receipt::remove_all(&folder)?;
@@ -125,7 +129,7 @@ impl Store {
         there.ino() == object.ino() || hash_file(&path).is_ok_and(|(content, _)| content == file.digest)
     }
 
-    fn take_out(&self, path: &Path, found: &mut Checkup) -> Result<()> {
+    fn take_out(&self, path: &Path, found: &mut VerifyReport) -> Result<()> {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.map_err(StoreError::io(path))?;
         found.damaged.push(path.strip_prefix(&self.root).unwrap_or(path).to_path_buf());

@@ -1,4 +1,4 @@
-//! Seeing at a glance that there is nothing to do. A run that found everything cached notes what it looked at: the texts of
+//! Recognises in a few stats that there is nothing to do. A run that found everything cached notes what it looked at: the texts of
 //! the pipeline, and the folders of the store and of links that hold what it found. While these are as they were, so is the
 //! answer, and neither is the pipeline read nor the store searched.
 //!
@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::place::{Asked, Workplace};
+use super::session::{Asked, Session};
 use crate::{
     scheduler::{Ending, Summary},
     settings::Settings,
@@ -47,28 +47,28 @@ pub(super) fn look(asked: &Asked, settings: &Settings) -> Option<Summary> {
 }
 
 /// Notes what a run looked at that began at `start`, if it found everything cached.
-pub(super) fn note(place: &Workplace, summary: &Summary, start: SystemTime) {
+pub(super) fn note(session: &Session, summary: &Summary, start: SystemTime) {
     // The user's own files have to be looked at each time.
-    let own_files = place.pipeline.stages.iter().any(|stage| !stage.sources.is_empty());
+    let own_files = session.pipeline.stages.iter().any(|stage| !stage.sources.is_empty());
     let cached = summary.ending == Ending::Done && summary.stages.iter().all(|stage| stage.state == "cached");
     if own_files || !cached {
         return;
     }
     // What is in the way of a note is in the way of speed only.
-    let _ = write(place, summary, start);
+    let _ = write(session, summary, start);
 }
 
-fn write(place: &Workplace, summary: &Summary, start: SystemTime) -> Option<()> {
+fn write(session: &Session, summary: &Summary, start: SystemTime) -> Option<()> {
     let mut folders: Vec<PathBuf> = summary
         .stages
         .iter()
         .flat_map(|stage| {
-            let found = stage.key.zip(stage.output).map(|(key, output)| place.store.folders_of(key, output.digest));
+            let found = stage.key.zip(stage.output).map(|(key, output)| session.store.folders_of(key, output.digest));
             let links = stage.link.as_deref().and_then(Path::parent).map(Path::to_path_buf);
             found.into_iter().flatten().chain(links)
         })
         .collect();
-    let points = place.pipeline.points.iter().map(|point| place.artifacts.folder().join(&point.label));
+    let points = session.pipeline.points.iter().map(|point| session.artifacts.folder().join(&point.label));
     folders.extend(points);
     folders.sort_unstable();
     folders.dedup();
@@ -77,9 +77,9 @@ fn write(place: &Workplace, summary: &Summary, start: SystemTime) -> Option<()> 
         let time = changed(&folder).filter(|time| *time < before)?;
         Some((folder, time))
     });
-    let note = Note { texts: place.texts(), folders: folders.collect::<Option<_>>()?, summary: summary.clone() };
-    let path = path(&place.asked, &place.settings, &place.store)?;
-    place.store.write_derived(&path, &postcard::to_allocvec(&note).ok()?).ok()
+    let note = Note { texts: session.texts(), folders: folders.collect::<Option<_>>()?, summary: summary.clone() };
+    let path = path(&session.asked, &session.settings, &session.store)?;
+    session.store.write_derived(&path, &postcard::to_allocvec(&note).ok()?).ok()
 }
 
 /// When something in a folder was added, removed or replaced last.

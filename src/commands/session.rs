@@ -23,7 +23,7 @@ pub(super) struct Asked {
 }
 
 /// Everything that a verb on a pipeline needs.
-pub(super) struct Workplace {
+pub(super) struct Session {
     pub(super) settings: Settings,
     pub(super) asked: Asked,
     pub(super) document: Document,
@@ -65,7 +65,7 @@ pub(super) fn usage(problem: Diagnostic) -> Failure {
     Failure::Usage { problems: vec![problem], sources: Sources::default() }
 }
 
-impl Workplace {
+impl Session {
     /// Of a pipeline file.
     pub(super) fn open(asked: Asked, common: &Common) -> Result<Self, Failure> {
         let mut sources = Sources::default();
@@ -112,13 +112,13 @@ impl Workplace {
 
     /// Of the pipeline with a stage in it.
     pub(super) fn of_stage(args: &StageArgs, common: &Common) -> Result<(Self, usize), Failure> {
-        let place = Self::of_target(&args.target, common)?;
+        let session = Self::of_target(&args.target, common)?;
         let name = args.point.as_ref().map_or_else(|| args.stage.clone(), |point| format!("{point}/{}", args.stage));
-        let found: Vec<usize> = place.pipeline.named(&name).collect();
+        let found: Vec<usize> = session.pipeline.named(&name).collect();
         match found.as_slice() {
-            [index] => Ok((place, *index)),
+            [index] => Ok((session, *index)),
             [] => {
-                let points = place.pipeline.points.iter().map(|point| point.label.as_str());
+                let points = session.pipeline.points.iter().map(|point| point.label.as_str());
                 if let Some(point) = &args.point
                     && !points.clone().any(|label| label == point)
                 {
@@ -126,14 +126,14 @@ impl Workplace {
                     return Err(usage(problem.suggest(point, points.take(LISTED))));
                 }
                 let known: BTreeSet<&str> =
-                    place.pipeline.stages.iter().map(|stage| stage.owners[0].1.as_str()).collect();
-                let file = place.asked.file.display();
+                    session.pipeline.stages.iter().map(|stage| stage.owners[0].1.as_str()).collect();
+                let file = session.asked.file.display();
                 let problem = Diagnostic::new(format!("there is no stage `{}` in {file}", args.stage), None);
                 Err(usage(problem.suggest(&args.stage, known)))
             }
             several => {
                 let of =
-                    |index: &usize| place.pipeline.points[place.pipeline.stages[*index].owners[0].0].label.as_str();
+                    |index: &usize| session.pipeline.points[session.pipeline.stages[*index].owners[0].0].label.as_str();
                 let points: Vec<&str> = several.iter().map(of).take(LISTED).collect();
                 let problem = Diagnostic::new(format!("`{name}` is a stage of {} points", several.len()), None);
                 Err(usage(problem.help(format!("choose one: --point {}", points.join(", or --point ")))))

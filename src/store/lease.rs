@@ -19,7 +19,7 @@ pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] File);
 
 /// The keys that this run uses.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Lease {
     path: PathBuf,
     file: File,
 }
@@ -42,13 +42,13 @@ impl Store {
     }
 
     /// Begins the list of what the run `id` uses.
-    pub(crate) fn live(&self, id: &str) -> Result<Live> {
+    pub(crate) fn lease(&self, id: &str) -> Result<Lease> {
         // Whoever throws things away must not take the list for that of a dead run before it is locked.
         let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
         let file = open(&path)?;
         file.lock().map_err(StoreError::io(&path))?;
-        Ok(Live { path, file })
+        Ok(Lease { path, file })
     }
 
     /// Whether the run `id` is going on.
@@ -87,7 +87,7 @@ impl Store {
     }
 }
 
-impl Live {
+impl Lease {
     /// Notes keys and trees that are in use until this run ends.
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
@@ -95,7 +95,7 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for Lease {
     fn drop(&mut self) {
         // What is left of a run is cleared away by whoever looks next.
         let _ = fs::remove_file(&self.path);
