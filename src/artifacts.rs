@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::job::EVENTS;
+use imp_stages::contract::job::EVENTS;
 
 use crate::{
     pipeline::{Pipeline, StageDecl},

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    finetune::tokenizer_folder,
-    forecast::{Ahead, Forecast},
-    stage::Input,
-    training::{link_others, model_error},
+    contract::{
+        forecast::{Ahead, Forecast},
+        input::Input,
+    },
+    model_folder::{link_others, model_error, tokenizer_folder},
 };
 
 /// The kind `merge`.

@@ -16,8 +16,11 @@ use std::{
 
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
-    event::Event,
-    job::{JobSpec, Sink},
+    contract::{
+        event::Event,
+        job::{JobSpec, Sink},
+        process_memory,
+    },
     visit,
 };
 
@@ -42,7 +45,7 @@ pub(crate) fn run_job(job_file: &Path) -> ExitCode {
             Event::Failed { message: error.to_string(), help: error.help().map(Into::into), transient }
         }
     };
-    if let Some(bytes) = imp_stages::memory::peak() {
+    if let Some(bytes) = process_memory::peak() {
         sink.send(Event::PeakMemory { bytes });
     }
     let code = if event == Event::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, io, path::Path, process::Stdio};
 
-use imp_stages::event::Event;
+use imp_stages::contract::event::Event;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Style};
-use imp_stages::event::Progress;
+use imp_stages::contract::event::Progress;
 
 use super::{Reporter, overview, say, tell, units};
 use crate::scheduler::RunEvent;

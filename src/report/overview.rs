@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use imp_stages::{
+use imp_stages::contract::{
     forecast::{self, Forecast, Work},
-    stage::Input,
+    input::Input,
 };
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
-use imp_stages::event::Progress;
+use imp_stages::contract::event::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::MissReason;

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, thread};
 
 use imp_stages::{
     KindVisitor, Stage,
-    forecast::{Ahead, Forecast, Outlook},
-    visit,
+    contract::forecast::{Ahead, Forecast, Outlook},
+    model_folder, visit,
 };
 use serde::Deserialize;
 
@@ -63,7 +63,7 @@ impl Planner<'_> {
     fn cached(&self, key: Digest) -> Result<Outlook, StoreError> {
         let Some(receipt) = self.store.receipt(key)? else { return Ok(Outlook::default()) };
         let folder = self.store.tree_folder(receipt.output.digest)?;
-        Ok(folder.map(|folder| Outlook::of_folder(&folder)).unwrap_or_default())
+        Ok(folder.map(|folder| model_folder::outlook(&folder)).unwrap_or_default())
     }
 
     fn ask(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {

@@ -1,6 +1,6 @@
 //! What the machine has, and who has it now. Unaware of what stages do with it.
 
-use imp_stages::bytes::ByteSize;
+use imp_stages::contract::bytes::ByteSize;
 
 use crate::pipeline::{Diagnostic, Pipeline, StageDecl};
 

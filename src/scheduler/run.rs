@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::{event::Event, job::InputFolder};
+use imp_stages::contract::{event::Event, job::InputFolder};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,

@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::{
+use imp_stages::contract::{
+    error::DISK_FULL,
     event::{Event, Progress},
     job::{EVENTS, InputFolder, JobSpec, Runtime},
 };
@@ -279,9 +280,7 @@ fn write_job(step: &Step, work: &Path) -> Result<(), StoreError> {
 
 fn remedy(error: &StoreError) -> Option<String> {
     match error {
-        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-            Some(imp_stages::error::DISK_FULL.into())
-        }
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Some(DISK_FULL.into()),
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
             Some("make the cache folder writable, or use another with --cache".into())
         }

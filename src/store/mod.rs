@@ -38,7 +38,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::event::Progress;
+use imp_stages::contract::event::Progress;
 
 pub(crate) use digest::Digest;
 pub(crate) use gc::GcReport;

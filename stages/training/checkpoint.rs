@@ -14,11 +14,8 @@ use imp_model::{
     weights::Checkpoint,
 };
 
-use super::{
-    held_out::{self, Best},
-    model_error,
-};
-use crate::{Job, StageError};
+use super::held_out::{self, Best};
+use crate::{Job, StageError, model_folder::model_error};
 
 /// What a checkpoint holds besides weights and optimizer.
 #[derive(Debug, Default, Clone, PartialEq)]

@@ -9,8 +9,8 @@ use imp_model::{
     weights::Checkpoint,
 };
 
-use super::{batches, features::Features, model_error};
-use crate::{Job, StageError, preprocess::Mixture};
+use super::{batches, features::Features};
+use crate::{Job, StageError, data::mixture::Mixture, model_folder::model_error};
 
 /// Records that go through the model at once.
 const AT_ONCE: usize = 8;

@@ -15,11 +15,11 @@ use imp_model::{
 };
 use serde_json::json;
 
-use super::ModelOptions;
+use super::config::ModelOptions;
 use crate::{
     Job, StageError,
-    forecast::{Outlook, Tower},
-    preprocess::template::PAD,
+    contract::forecast::{Outlook, Tower},
+    text::template::PAD,
 };
 
 /// Sizes that the pipeline leaves open.

@@ -24,18 +24,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    StageError,
+    Stage, StageError,
+    contract::event::Event,
+    data::records::RecordSet,
     download::Download,
-    event::Event,
     finetune::Finetune,
+    image::pixels::{AspectRatio, pixels},
     merge::Merge,
-    preprocess::{
-        Preprocess, RecordSet,
-        pixels::{AspectRatio, pixels},
-    },
+    preprocess::Preprocess,
     pretrain::Pretrain,
     quantize::Quantize,
-    stage::Stage,
     testing::{Outcome, Trial, tree},
 };
 

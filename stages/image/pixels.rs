@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{gif, jpeg, resize::resize};
 
-/// Pillow refuses larger images, as attacks on the memory.
-pub(super) const MOST_PIXELS: usize = 178_956_970;
-
 /// How an image becomes square.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

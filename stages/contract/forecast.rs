@@ -1,11 +1,11 @@
 //! What is known of a stage before it runs: the sizes of what it will make, and the memory that it will take.
 //! Reads configurations and headers only, and asks servers for little, so that a plan costs seconds at most.
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use imp_model::config::{ConfigFile, ImpConfig, LanguageConfig, SiglipConfig};
+use imp_model::config::{ImpConfig, LanguageConfig, SiglipConfig};
 
-use crate::{job::Runtime, preprocess::RecordSet, stage::Input};
+use super::{input::Input, job::Runtime};
 
 /// What a stage is asked before it runs.
 #[derive(Debug)]
@@ -122,68 +122,8 @@ pub(crate) enum Records {
 }
 
 impl Outlook {
-    /// Of a folder that is there. What can't be read is not known: the stage that uses it will say why.
-    pub fn of_folder(folder: &Path) -> Self {
-        if folder.join("index.bin").is_file() {
-            return Self { records: Some(Records::There(folder.to_path_buf())), ..Self::default() };
-        }
-        let Ok(file) = ConfigFile::read(folder) else { return Self::default() };
-        let bytes = weight_bytes(folder);
-        if file.model_type() == "imp-split" {
-            let part = |name: &str| Self::of_folder(&folder.join(name));
-            let adapted = folder.join("adapter").is_dir();
-            return Self {
-                llm: part("llm").llm,
-                vision: part("vision").vision,
-                joined: file.imp().ok(),
-                adapted,
-                records: None,
-            };
-        }
-        Self::of_config(&file, bytes)
-    }
-
-    /// Of a model in one folder, from its `config.json` and the size of its weights' files.
-    pub(crate) fn of_config(file: &ConfigFile, bytes: u64) -> Self {
-        if file.is_imp() {
-            // One file holds both: it is counted once.
-            let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
-            let llm = file.language().ok().map(|config| Tower { config, bytes });
-            return Self { llm, vision, joined: file.imp().ok(), ..Self::default() };
-        }
-        if file.model_type().starts_with("siglip") {
-            // A SigLIP's file may hold a text tower, too, which is not read.
-            let tower = |config: SiglipConfig| {
-                let largest = 4 * config.parameters() as u64;
-                Tower { config, bytes: bytes.min(largest) }
-            };
-            return Self { vision: file.siglip().ok().map(tower), ..Self::default() };
-        }
-        Self::of_language_model(file.language().ok(), bytes)
-    }
-
     /// Of a language model alone.
     pub(crate) fn of_language_model(config: Option<LanguageConfig>, bytes: u64) -> Self {
         Self { llm: config.map(|config| Tower { config, bytes }), ..Self::default() }
     }
-
-    /// Tokens of the longest record, as far as that is known; an image counts as one.
-    pub(crate) fn longest(&self) -> Option<usize> {
-        match self.records.as_ref()? {
-            Records::Planned { max_length } => Some(*max_length),
-            Records::There(_) => self.record_set()?.lengths().max(),
-        }
-    }
-
-    /// The records, if they are there.
-    pub(crate) fn record_set(&self) -> Option<RecordSet> {
-        let Some(Records::There(folder)) = &self.records else { return None };
-        RecordSet::open(folder).ok()
-    }
-}
-
-fn weight_bytes(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
-    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// What a content must hash to, in hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::download) enum Check {
+pub(crate) enum Check {
     Sha256(String),
     Blake3(String),
     /// The id that git gives to a file: SHA-1 of `blob`, its length and its content.
@@ -60,7 +60,7 @@ fn hash<D: Digest>(file: File, mut hasher: D) -> io::Result<String> {
 }
 
 /// Bytes in hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing into a string can't fail.
         let _ = write!(hex, "{byte:02x}");
@@ -72,7 +72,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// In words: which hash differs, and how; or why the file can't be read.
-pub(in crate::download) fn verify(path: &Path, checks: &[Check]) -> Result<(), String> {
+pub(crate) fn verify(path: &Path, checks: &[Check]) -> Result<(), String> {
     for check in checks {
         let found = check.of(path).map_err(|error| error.to_string())?;
         if !found.eq_ignore_ascii_case(check.wanted()) {

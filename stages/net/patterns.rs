@@ -7,23 +7,23 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use crate::StageError;
 
 /// The value of `files`: `*` stands for anything, also for `/`, as in `huggingface_hub`. No pattern means every file.
-pub(super) struct Patterns {
+pub(crate) struct Patterns {
     texts: Vec<String>,
     globs: GlobSet,
 }
 
 impl Patterns {
-    pub(super) fn new(texts: &[String]) -> Result<Self, StageError> {
+    pub(crate) fn new(texts: &[String]) -> Result<Self, StageError> {
         let globs = patterns(texts).map_err(|message| StageError::failed(message, "correct `files`"))?;
         Ok(Self { texts: texts.to_vec(), globs })
     }
 
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         self.texts.is_empty() || self.globs.is_match(name)
     }
 
     /// A pattern that matches nothing is a mistake that would show much later.
-    pub(super) fn all_used(&self, names: &[String], source: &impl Display) -> Result<(), StageError> {
+    pub(crate) fn all_used(&self, names: &[String], source: &impl Display) -> Result<(), StageError> {
         let mut used = vec![false; self.texts.len()];
         names.iter().flat_map(|name| self.globs.matches(name)).for_each(|index| used[index] = true);
         let Some(unused) = used.iter().position(|used| !used) else { return Ok(()) };
@@ -41,7 +41,7 @@ impl Patterns {
 ///
 /// # Errors
 /// In words, which one is none.
-pub(in crate::download) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
+pub(crate) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
     let mut builder = GlobSetBuilder::new();
     for text in texts {
         builder.add(Glob::new(text).map_err(|error| format!("holds `{text}`, which is no pattern: {}", error.kind()))?);

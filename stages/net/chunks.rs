@@ -10,23 +10,23 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::RemoteFile;
+use super::listing::RemoteFile;
 
 /// How a file can be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Plan {
-    pub(super) url: String,
+pub(crate) struct Plan {
+    pub(crate) url: String,
     /// Bytes in all, if known.
-    pub(super) size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// The server's name for this content.
-    pub(super) etag: Option<String>,
+    pub(crate) etag: Option<String>,
     /// Bytes of a chunk; nothing if the server sends a file only as a whole.
-    pub(super) chunk: Option<u64>,
+    pub(crate) chunk: Option<u64>,
 }
 
 impl Plan {
     /// The bytes of chunk `index`.
-    pub(super) fn range(&self, index: usize) -> Range<u64> {
+    pub(crate) fn range(&self, index: usize) -> Range<u64> {
         let end = self.size.unwrap_or(u64::MAX);
         let chunk = self.chunk.unwrap_or(end);
         let start = chunk.saturating_mul(index as u64);
@@ -44,10 +44,10 @@ impl Plan {
 
 /// A file on its way.
 #[derive(Debug)]
-pub(super) struct Part {
-    pub(super) file: RemoteFile,
-    pub(super) plan: Plan,
-    pub(super) path: PathBuf,
+pub(crate) struct Part {
+    pub(crate) file: RemoteFile,
+    pub(crate) plan: Plan,
+    pub(crate) path: PathBuf,
     state: PathBuf,
     /// Whether `plan` had to be asked for; else it follows from the listing, and the length of `path` says the rest.
     asked: bool,
@@ -64,7 +64,7 @@ struct State {
 
 impl Part {
     /// Goes on with what lies in `folder`, or begins: `ask` finds out how the file can be had.
-    pub(super) fn open<E: From<io::Error>>(
+    pub(crate) fn open<E: From<io::Error>>(
         folder: &Path,
         file: RemoteFile,
         chunk: u64,
@@ -95,7 +95,7 @@ impl Part {
     }
 
     /// The chunks of which something is missing.
-    pub(super) fn missing(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn missing(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.done.len()).filter(|index| {
             let range = self.plan.range(*index);
             self.plan.size.is_none() || self.arrived(*index) < range.end - range.start
@@ -103,22 +103,22 @@ impl Part {
     }
 
     /// How many bytes of a chunk have arrived.
-    pub(super) fn arrived(&self, index: usize) -> u64 {
+    pub(crate) fn arrived(&self, index: usize) -> u64 {
         self.done[index].load(Ordering::Acquire)
     }
 
     /// So many bytes of a chunk lie in the file.
-    pub(super) fn set_arrived(&self, index: usize, bytes: u64) {
+    pub(crate) fn set_arrived(&self, index: usize, bytes: u64) {
         self.done[index].store(bytes, Ordering::Release);
     }
 
     /// How many bytes have arrived.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         (0..self.done.len()).map(|index| self.arrived(index)).sum()
     }
 
     /// Remembers what has arrived: the bytes reach the disk before the note that says so.
-    pub(super) fn remember(&self) -> io::Result<()> {
+    pub(crate) fn remember(&self) -> io::Result<()> {
         if self.forgotten.load(Ordering::Acquire) {
             // Other connections may still have been writing.
             self.forget();
@@ -137,7 +137,7 @@ impl Part {
     }
 
     /// Forgets everything: the next run begins anew.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.forgotten.store(true, Ordering::Release);
         for path in [&self.path, &self.state] {
             // What is not there is forgotten already.

@@ -1,11 +1,13 @@
-//! What a kind of stage is, and the table of those that exist.
+//! What a kind of stage is.
 //! Does not know who runs them, or where their folders come from.
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    Job, StageError,
+use super::{
+    error::StageError,
     forecast::{Ahead, Forecast},
+    input::Input,
+    job::Job,
 };
 
 /// A kind of stage: its configuration and the work that it does.
@@ -80,52 +82,6 @@ pub struct Parts<C> {
     pub outputs: &'static str,
 }
 
-/// One input of a kind: the key in the pipeline and what must stand there.
-#[derive(Debug, Clone, Copy)]
-pub struct Input {
-    /// The key, and the name under which [`Job::input`] finds the folder.
-    pub name: &'static str,
-    /// Whether a pipeline must give it.
-    pub required: bool,
-    /// Whether a list of stages may stand there.
-    pub many: bool,
-    /// What the folder holds.
-    pub about: &'static str,
-}
-
-impl Input {
-    /// One that a pipeline must give.
-    pub const fn required(name: &'static str, about: &'static str) -> Self {
-        Self { name, required: true, many: false, about }
-    }
-
-    /// One that a pipeline may give.
-    pub const fn optional(name: &'static str, about: &'static str) -> Self {
-        Self { name, required: false, many: false, about }
-    }
-
-    /// Any number of them, in the pipeline's order: see [`Job::inputs`].
-    pub const fn list(name: &'static str, about: &'static str) -> Self {
-        Self { name, required: false, many: true, about }
-    }
-
-    /// One or more of them.
-    pub const fn required_list(name: &'static str, about: &'static str) -> Self {
-        Self { name, required: true, many: true, about }
-    }
-
-    /// The name of the one at `index` of a list, where every input has a name of its own. One that stands alone has the
-    /// name of the list.
-    pub fn name_at(name: &str, index: usize) -> String {
-        format!("{name}[{index}]")
-    }
-
-    /// Whether `given` is what [`Input::name_at`] makes of `name`, or `name` itself.
-    pub fn is_of(name: &str, given: &str) -> bool {
-        given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
-    }
-}
-
 /// A value that has the right type and still can't be used.
 #[derive(Debug, Clone)]
 pub struct ConfigIssue {
@@ -141,38 +97,3 @@ impl ConfigIssue {
         Self { key: key.into(), message: message.into() }
     }
 }
-
-/// Code to run with the type of a kind that is known by name only.
-pub trait KindVisitor {
-    /// What comes back.
-    type Output;
-    /// Called with the type of the kind.
-    fn visit<S: Stage>(self) -> Self::Output;
-}
-
-macro_rules! kinds {
-    ($($stage:ty),* $(,)?) => {
-        /// The names of all kinds, in the order of a usual pipeline.
-        pub const KINDS: &[&str] = &[$(<$stage as Stage>::KIND),*];
-
-        /// Calls `visitor` with the type of the kind named `kind`; `None` if there is no such kind.
-        pub fn visit<V: KindVisitor>(kind: &str, visitor: V) -> Option<V::Output> {
-            $(if kind == <$stage as Stage>::KIND { return Some(visitor.visit::<$stage>()); })*
-            #[cfg(feature = "synthetic")]
-            if kind == crate::synthetic::Synthetic::KIND {
-                return Some(visitor.visit::<crate::synthetic::Synthetic>());
-            }
-            None
-        }
-    };
-}
-
-kinds![
-    crate::download::Download,
-    crate::preprocess::Preprocess,
-    crate::pretrain::Pretrain,
-    crate::finetune::Finetune,
-    crate::merge::Merge,
-    crate::quantize::Quantize,
-    crate::eval::Eval,
-];

@@ -15,11 +15,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    StageError,
+use super::{
     bytes::ByteSize,
+    error::StageError,
     event::{Event, Progress},
-    stage::Input,
+    input::Input,
     tensorboard::EventFile,
 };
 

@@ -10,8 +10,8 @@ use rusty_s3::{
 use ureq::{Body, http::Response};
 
 use super::{
-    Listing, RemoteFile,
     http::{Client, Trouble, Watch, shown},
+    listing::{Listing, RemoteFile},
     patterns::Patterns,
 };
 use crate::StageError;
@@ -21,14 +21,14 @@ const SIGNED_FOR: Duration = Duration::from_hours(1);
 
 /// `s3://bucket/key`: the key of an object, or of a folder of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::download) struct S3Source {
+pub(crate) struct S3Source {
     bucket: String,
     key: String,
 }
 
 impl S3Source {
     /// Reads what follows `s3://`.
-    pub(in crate::download) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (bucket, key) = text.split_once('/').unwrap_or((text, ""));
         let is_bucket = bucket.starts_with(|c: char| c.is_ascii_alphanumeric())
             && bucket.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -44,7 +44,7 @@ impl S3Source {
     }
 
     /// The object that it names, else those of the objects below it that `patterns` name.
-    pub(super) fn list(
+    pub(crate) fn list(
         &self,
         store: &Store,
         patterns: &[String],
@@ -107,14 +107,14 @@ fn is_path(key: &str) -> bool {
 
 /// Where a bucket is, and who asks.
 #[derive(Debug, Clone)]
-pub(super) struct Store {
+pub(crate) struct Store {
     bucket: Bucket,
     credentials: Option<Credentials>,
 }
 
 impl Store {
     /// As AWS's own tools read the environment. Without credentials requests are not signed.
-    pub(super) fn of(source: &S3Source, var: impl Fn(&str) -> Option<String>) -> Result<Self, StageError> {
+    pub(crate) fn of(source: &S3Source, var: impl Fn(&str) -> Option<String>) -> Result<Self, StageError> {
         let first = |names: &[&str]| names.iter().find_map(|name| var(name).filter(|value| !value.trim().is_empty()));
         let (key, secret) = (first(&["AWS_ACCESS_KEY_ID"]), first(&["AWS_SECRET_ACCESS_KEY"]));
         let credentials = match (key, secret, first(&["AWS_SESSION_TOKEN"])) {
@@ -143,12 +143,12 @@ impl Store {
     }
 
     /// The same from the environment.
-    pub(super) fn from_env(source: &S3Source) -> Result<Self, StageError> {
+    pub(crate) fn from_env(source: &S3Source) -> Result<Self, StageError> {
         Self::of(source, |name| env::var(name).ok())
     }
 
     /// The signed address of what is `s3://...` everywhere else, so that no signature is kept or shown.
-    pub(super) fn address(&self, url: &str) -> String {
+    pub(crate) fn address(&self, url: &str) -> String {
         let key = url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')).map(|(_, key)| key);
         let Some(key) = key else { return url.into() };
         self.bucket.get_object(self.credentials.as_ref(), key).sign(SIGNED_FOR).into()
@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// What a refusal means.
-    pub(super) fn refused(&self, url: &str, response: &mut Response<Body>) -> StageError {
+    pub(crate) fn refused(&self, url: &str, response: &mut Response<Body>) -> StageError {
         let region = response.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
         let region = region.filter(|region| *region != self.bucket.region()).map(Into::<String>::into);
         let text = response.body_mut().with_config().limit(1 << 16).read_to_string().unwrap_or_default();

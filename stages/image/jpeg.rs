@@ -11,7 +11,7 @@ use std::{
 use image::RgbImage;
 use mozjpeg::{ColorSpace, Decompress};
 
-use super::pixels::MOST_PIXELS;
+use super::MOST_PIXELS;
 
 /// Decodes a JPEG file: gray, RGB, and CMYK with Adobe's inverted values, all as Pillow's `convert("RGB")`.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {

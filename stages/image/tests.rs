@@ -1,9 +1,15 @@
 //! Decoding, squaring and resizing, against Pillow and Imp's image processor.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
-use super::fixture;
-use crate::preprocess::pixels::{AspectRatio, blank, decode, pixels, squared};
+use super::pixels::{AspectRatio, blank, decode, pixels, squared};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("image/fixtures")
+}
 
 /// Those that are not in imp-flow's other fixtures (GIF, WebP, 16 bits) were made and decoded with Pillow 13.0; 10.4 decodes them to
 /// the same.
@@ -39,13 +45,13 @@ const FILES: [&str; 28] = [
 ];
 
 fn read(name: &str) -> Vec<u8> {
-    std::fs::read(fixture("images").join(name)).unwrap()
+    std::fs::read(fixtures().join(name)).unwrap()
 }
 
 /// What the reference decodes `file` to: Pillow's own result where the format leaves room, else the file itself.
 fn reference_decode(file: &str) -> RgbImage {
     let decoded = format!("decoded/{file}.png");
-    let known = fixture("images").join(&decoded).exists();
+    let known = fixtures().join(&decoded).exists();
     decode(&read(&if known { decoded } else { format!("files/{file}") })).unwrap()
 }
 
@@ -64,9 +70,7 @@ fn files_decode_as_pillow_does() {
 
 #[test]
 fn resizing_gives_pillows_bytes() {
-    for file in
-        FILES.into_iter().filter(|file| fixture("images").join(format!("expected_56/square.{file}.png")).exists())
-    {
+    for file in FILES.into_iter().filter(|file| fixtures().join(format!("expected_56/square.{file}.png")).exists()) {
         let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
         let found = squared(&reference_decode(file), AspectRatio::Square, 56);
         assert_eq!(largest_difference(&found, &expected), 0, "{file}");

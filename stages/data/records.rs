@@ -15,19 +15,18 @@
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
+use imp_model::tensor::IGNORE;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    features::{self, FeatureMeta},
-    map::map_file,
-    template::IGNORE,
-};
+use super::mmap::map_file;
 use crate::StageError;
 
 /// The layout of the files.
-pub(super) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 pub(super) const MAGIC: [u8; 8] = *b"IMP-RECS";
+/// The file of the images' features.
+pub(crate) const FEATURES: &str = "features.bin";
 const REMEDY: &str = "the artifact is damaged: run `imp-flow cache verify`, then run the pipeline again";
 
 /// `meta.json`: how the records were made.
@@ -49,13 +48,24 @@ pub struct Meta {
     pub tokens: u64,
     /// Tokens that have a label.
     pub labelled_tokens: u64,
-    /// Records without any label because their token count did not match (see [`super::template`]).
+    /// Records without any label because their token count did not match (see [`crate::text::template`]).
     pub mismatched: usize,
     /// Records that could not be used.
     pub rejected: usize,
     /// What is in `features.bin`, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureMeta>,
+}
+
+/// What they were made with, in `meta.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeatureMeta {
+    /// Rows of an image.
+    pub patches: usize,
+    /// Width of a row.
+    pub width: usize,
+    /// Which of the encoder's hidden states they are.
+    pub mm_vision_select_layer: i64,
 }
 
 /// The first bytes of `index.bin`.
@@ -173,7 +183,7 @@ impl RecordSet {
         if header.magic != MAGIC || header.format != FORMAT {
             return Err(damaged("this is not an index of records of this version"));
         }
-        let features = meta.features.is_some().then(|| map(features::FILE)).transpose()?;
+        let features = meta.features.is_some().then(|| map(FEATURES)).transpose()?;
         let set = Self {
             folder: folder.to_path_buf(),
             meta,
@@ -198,7 +208,7 @@ impl RecordSet {
         ];
         if let Some(features) = &self.features {
             let bytes = self.header.images.checked_mul(self.feature_bytes() as u64);
-            sizes.push((features::FILE, features.len(), bytes));
+            sizes.push((FEATURES, features.len(), bytes));
         }
         for (name, found, expected) in sizes {
             if expected != Some(found as u64) {
@@ -293,7 +303,7 @@ impl RecordSet {
     }
 
     /// The encoded file of image `number`.
-    pub(super) fn image(&self, number: usize) -> Option<&[u8]> {
+    pub(crate) fn image(&self, number: usize) -> Option<&[u8]> {
         let start = size_of::<Header>() + self.len() * size_of::<Entry>();
         let entries: &[ImageEntry] = bytemuck::try_cast_slice(self.index.get(start..)?).ok()?;
         let entry = entries.get(number)?;

@@ -1,12 +1,16 @@
-//! Model folders that training stages write: parts that did not change are linked, not copied.
+//! Model folders, as stages read and write them: parts that did not change are linked, not copied.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use imp_model::{Imp, ModelError, save};
+use imp_model::{
+    Imp, ModelError,
+    config::{ConfigFile, SiglipConfig},
+    save,
+};
 
 use crate::{
     Job, StageError,
-    preprocess::{Mixture, RecordSet},
+    contract::forecast::{Outlook, Records, Tower},
 };
 
 /// A model's error, in terms of the files that the person knows.
@@ -24,25 +28,6 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
         error.message(),
         "check that this is the model you meant, and that its files are whole",
     )
-}
-
-/// Opens the records of the inputs `data`.
-pub(crate) fn open_records(job: &Job, weights: &[f64]) -> Result<Mixture, StageError> {
-    Mixture::new(job.inputs("data").map(|folder| open(job, folder)).collect::<Result<_, _>>()?, weights)
-}
-
-/// Opens the held-out records of the input `validation`, if the pipeline gives it.
-pub(crate) fn open_validation(job: &Job) -> Result<Option<Mixture>, StageError> {
-    job.optional_input("validation").map(|folder| Mixture::new(vec![open(job, folder)?], &[])).transpose()
-}
-
-fn open(job: &Job, folder: &Path) -> Result<RecordSet, StageError> {
-    RecordSet::open(folder).map_err(|error| match error {
-        StageError::Input { file, line, message, help } => {
-            StageError::Input { file: job.named(&file), line, message, help }
-        }
-        other => other,
-    })
 }
 
 /// Links the files of `from` that are no weights into the folder `to` of the output: tokenizer, configuration.
@@ -97,4 +82,56 @@ pub(crate) fn write_parts(
     }
     save::language_model(model, &out.join("llm")).map_err(failed)?;
     link_others(job, tokenizer, "llm")
+}
+
+/// The folder of a model in which its tokenizer lies.
+pub(crate) fn tokenizer_folder(model: &Path) -> PathBuf {
+    let nested = model.join("llm");
+    if nested.is_dir() { nested } else { model.to_path_buf() }
+}
+
+/// Of a folder that is there. What can't be read is not known: the stage that uses it will say why.
+pub fn outlook(folder: &Path) -> Outlook {
+    if folder.join("index.bin").is_file() {
+        return Outlook { records: Some(Records::There(folder.to_path_buf())), ..Outlook::default() };
+    }
+    let Ok(file) = ConfigFile::read(folder) else { return Outlook::default() };
+    let bytes = weight_bytes(folder);
+    if file.model_type() == "imp-split" {
+        let part = |name: &str| outlook(&folder.join(name));
+        let adapted = folder.join("adapter").is_dir();
+        return Outlook {
+            llm: part("llm").llm,
+            vision: part("vision").vision,
+            joined: file.imp().ok(),
+            adapted,
+            records: None,
+        };
+    }
+    outlook_of_config(&file, bytes)
+}
+
+/// Of a model in one folder, from its `config.json` and the size of its weights' files.
+pub(crate) fn outlook_of_config(file: &ConfigFile, bytes: u64) -> Outlook {
+    if file.is_imp() {
+        // One file holds both: it is counted once.
+        let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
+        let llm = file.language().ok().map(|config| Tower { config, bytes });
+        return Outlook { llm, vision, joined: file.imp().ok(), ..Outlook::default() };
+    }
+    if file.model_type().starts_with("siglip") {
+        // A SigLIP's file may hold a text tower, too, which is not read.
+        let tower = |config: SiglipConfig| {
+            let largest = 4 * config.parameters() as u64;
+            Tower { config, bytes: bytes.min(largest) }
+        };
+        return Outlook { vision: file.siglip().ok().map(tower), ..Outlook::default() };
+    }
+    Outlook::of_language_model(file.language().ok(), bytes)
+}
+
+fn weight_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
+    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
 }

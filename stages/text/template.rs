@@ -1,17 +1,15 @@
 //! The conversation templates: how turns become one text, which of its tokens are learnt, and what ends an answer.
-//! Equal to Imp's `preprocess_*` token for token (`fixtures/prompts`). Does not know files or images' content.
+//! Equal to Imp's `preprocess_*` token for token (`text/fixtures`). Does not know files or images' content.
 
-use imp_model::config::Family;
+use imp_model::{config::Family, tensor::IGNORE};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    annotations::Turn,
+    conversation::Turn,
     tokenizer::{IMAGE_TEXT, TextTokenizer},
 };
 use crate::StageError;
 
-/// The label of a token that is not learnt.
-pub const IGNORE: i32 = -100;
 /// The system text of all templates but `plain`.
 pub const SYSTEM: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives \
                           helpful, detailed, and polite answers to the user's questions.";

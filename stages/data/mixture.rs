@@ -1,11 +1,8 @@
 //! Several record sets as one: training's view of its data. Knows numbers of records and images; not files, batches or
 //! models.
 
-use super::{
-    pixels::AspectRatio,
-    records::{Record, RecordSet},
-};
-use crate::StageError;
+use super::records::{Record, RecordSet};
+use crate::{StageError, image::pixels::AspectRatio};
 
 /// Record sets one behind the other. Records and images are numbered through.
 #[derive(Debug)]

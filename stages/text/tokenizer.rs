@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
+use imp_model::IMAGE_TOKEN;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::StageError;
 
-/// Stands for an image in a sequence of token ids (LLaVA's `IMAGE_TOKEN_INDEX`).
-pub const IMAGE_TOKEN: i32 = -200;
-/// The same in a text.
+/// Stands for an image in a text, as [`IMAGE_TOKEN`] does in a sequence of token ids.
 pub const IMAGE_TEXT: &str = "<image>";
 
 /// A tokenizer.

@@ -19,16 +19,16 @@ const LONGEST_TEXT: u64 = 256 << 20;
 
 /// How patient to be.
 #[derive(Debug, Clone)]
-pub(in crate::download) struct Policy {
+pub(crate) struct Policy {
     /// The first pause; each further one is twice as long, up to `longest`.
-    pub(in crate::download) first: Duration,
-    pub(in crate::download) longest: Duration,
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
     /// Failures in a row, without a byte in between, after which it gives up.
-    pub(in crate::download) attempts: u32,
+    pub(crate) attempts: u32,
     /// Bytes of one request, and so what several connections share.
-    pub(in crate::download) chunk: u64,
+    pub(crate) chunk: u64,
     /// A request takes no longer: what is still missing then is asked for again.
-    pub(in crate::download) request: Duration,
+    pub(crate) request: Duration,
 }
 
 impl Default for Policy {
@@ -44,7 +44,7 @@ impl Default for Policy {
 }
 
 /// Why a request gave nothing, or not all.
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// It may work a little later.
     Transient { what: String, after: Option<Duration> },
     /// It will not.
@@ -52,13 +52,13 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    pub(super) fn transient(what: impl Into<String>) -> Self {
+    pub(crate) fn transient(what: impl Into<String>) -> Self {
         Self::Transient { what: what.into(), after: None }
     }
 }
 
 /// Who waits for a request.
-pub(super) trait Watch {
+pub(crate) trait Watch {
     /// Whether it need not go on.
     fn stopped(&self) -> bool;
     /// Tells the person.
@@ -76,7 +76,7 @@ impl Watch for crate::Job {
 }
 
 /// What shows that one may ask.
-pub(super) enum Access {
+pub(crate) enum Access {
     /// Nothing.
     Open,
     /// A hub's token. It goes to the first host of a redirection only.
@@ -86,15 +86,15 @@ pub(super) enum Access {
 }
 
 /// A client of web servers, hubs and object stores.
-pub(super) struct Client {
+pub(crate) struct Client {
     agent: Agent,
     access: Access,
-    pub(super) policy: Policy,
+    pub(crate) policy: Policy,
     warned: AtomicBool,
 }
 
 impl Client {
-    pub(super) fn new(policy: Policy, access: Access) -> Self {
+    pub(crate) fn new(policy: Policy, access: Access) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
@@ -108,24 +108,24 @@ impl Client {
     }
 
     /// One request, without another try.
-    pub(super) fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<Response<Body>, Trouble> {
+    pub(crate) fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<Response<Body>, Trouble> {
         self.send(url, headers, self.policy.request)
     }
 
     /// A request for a file that the server sends only as a whole: it may take as long as it takes.
-    pub(super) fn get_whole(&self, url: &str) -> Result<Response<Body>, Trouble> {
+    pub(crate) fn get_whole(&self, url: &str) -> Result<Response<Body>, Trouble> {
         self.send(url, &[], WHOLE)
     }
 
     /// One request for a short text.
-    pub(super) fn get_text(&self, url: &str) -> Result<String, Trouble> {
+    pub(crate) fn get_text(&self, url: &str) -> Result<String, Trouble> {
         let mut response = self.get(url, &[])?;
         let read = response.body_mut().with_config().limit(LONGEST_TEXT).read_to_string();
         read.map_err(|error| Trouble::transient(format!("{} was cut off in its list of files ({error})", host(url))))
     }
 
     /// Whether there is such a file.
-    pub(super) fn exists(&self, url: &str) -> Result<bool, Trouble> {
+    pub(crate) fn exists(&self, url: &str) -> Result<bool, Trouble> {
         let response = self.call(url, &[("range", "bytes=0-0".into())], self.policy.request)?;
         if response.status() == 404 { Ok(false) } else { self.judge(url, response).map(|_| true) }
     }
@@ -166,7 +166,7 @@ impl Client {
 
     /// Tries until it works, a failure is final, or patience ends. `attempt` says whether it made some way before it
     /// failed: then patience begins anew.
-    pub(super) fn patiently<T>(
+    pub(crate) fn patiently<T>(
         &self,
         watch: &impl Watch,
         mut attempt: impl FnMut(&mut bool) -> Result<T, Trouble>,
@@ -217,14 +217,14 @@ fn sleep(watch: &impl Watch, mut time: Duration) -> Result<(), StageError> {
 }
 
 /// The host in a URL. For messages.
-pub(super) fn host(url: &str) -> &str {
+pub(crate) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?']).next().unwrap_or_default();
     authority.rsplit('@').next().unwrap_or_default()
 }
 
 /// A URL without what could be a secret. For messages.
-pub(super) fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let path = rest.split_once('/').map_or("", |(_, path)| path);
     format!("{scheme}://{}/{}", host(url), path.split('?').next().unwrap_or_default())
@@ -276,6 +276,6 @@ fn hub_page(url: &str) -> String {
 }
 
 /// What a broken read means.
-pub(super) fn cut(url: &str, error: &io::Error) -> Trouble {
+pub(crate) fn cut(url: &str, error: &io::Error) -> Trouble {
     Trouble::transient(format!("the connection to {} was cut ({error})", host(url)))
 }

@@ -3,7 +3,7 @@
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use image::{Rgb, RgbImage};
 
-use super::pixels::MOST_PIXELS;
+use super::MOST_PIXELS;
 
 /// Decodes a GIF file. Pixels that the frame leaves out have the colour of its transparent index, else of index 0.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {

@@ -1,18 +1,27 @@
 //! Templates and masks, token for token as Imp's preprocessing gives them with the Phi-2 tokenizer.
+#![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, io::Read, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
 use flate2::read::GzDecoder;
 use imp_model::config::Family;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::fixture;
-use crate::preprocess::{Template, TextTokenizer, Turn};
+use super::{conversation::Turn, template::Template, tokenizer::TextTokenizer};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("text/fixtures").join(name)
+}
 
 /// The Phi-2 tokenizer, put together from its merges: its ids are the 256 bytes, the merges in order,
 /// `<|endoftext|>`, then runs of blanks from 31 down to 2 and of tabs from 9 down to 2.
-pub(crate) static PHI2: LazyLock<TextTokenizer> = LazyLock::new(|| {
+static PHI2: LazyLock<TextTokenizer> = LazyLock::new(|| {
     let mut text = String::new();
     let file = std::fs::File::open(fixture("phi2_merges.txt.gz")).unwrap();
     GzDecoder::new(file).read_to_string(&mut text).unwrap();

@@ -12,7 +12,7 @@ use super::records::{Entry, FORMAT, Header, ImageEntry, MAGIC, Meta};
 use crate::StageError;
 
 /// Appends records one after the other; memory grows by a few bytes a record, not by their content.
-pub(super) struct RecordWriter {
+pub(crate) struct RecordWriter {
     folder: PathBuf,
     records: Output,
     images: Background,
@@ -21,16 +21,16 @@ pub(super) struct RecordWriter {
 }
 
 /// A record to write.
-pub(super) struct NewRecord<'a> {
-    pub(super) id: &'a str,
-    pub(super) input_ids: &'a [i32],
-    pub(super) labels: &'a [i32],
-    pub(super) images: &'a [u32],
-    pub(super) words: usize,
+pub(crate) struct NewRecord<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) input_ids: &'a [i32],
+    pub(crate) labels: &'a [i32],
+    pub(crate) images: &'a [u32],
+    pub(crate) words: usize,
 }
 
 impl RecordWriter {
-    pub(super) fn create(folder: &Path) -> Result<Self, StageError> {
+    pub(crate) fn create(folder: &Path) -> Result<Self, StageError> {
         Ok(Self {
             folder: folder.to_path_buf(),
             records: Output::create(folder.join("records.bin"))?,
@@ -41,13 +41,13 @@ impl RecordWriter {
     }
 
     /// Adds an encoded image and returns its number.
-    pub(super) fn add_image(&mut self, encoded: Vec<u8>) -> Result<u32, StageError> {
+    pub(crate) fn add_image(&mut self, encoded: Vec<u8>) -> Result<u32, StageError> {
         self.image_entries.push(ImageEntry { offset: self.images.written, bytes: encoded.len() as u64 });
         self.images.write(encoded)?;
         Ok(self.image_entries.len() as u32 - 1)
     }
 
-    pub(super) fn add_record(&mut self, record: &NewRecord<'_>) -> Result<(), StageError> {
+    pub(crate) fn add_record(&mut self, record: &NewRecord<'_>) -> Result<(), StageError> {
         self.entries.push(Entry {
             offset: self.records.written,
             tokens: record.input_ids.len() as u32,
@@ -64,7 +64,7 @@ impl RecordWriter {
     }
 
     /// Writes the index and `meta.json`.
-    pub(super) fn finish(self, meta: &Meta) -> Result<(), StageError> {
+    pub(crate) fn finish(self, meta: &Meta) -> Result<(), StageError> {
         let header = Header {
             magic: MAGIC,
             format: FORMAT,
@@ -87,7 +87,7 @@ impl RecordWriter {
 }
 
 /// Writes `meta.json`.
-pub(super) fn write_meta(folder: &Path, meta: &Meta) -> Result<(), StageError> {
+pub(crate) fn write_meta(folder: &Path, meta: &Meta) -> Result<(), StageError> {
     let path = folder.join("meta.json");
     let text = serde_json::to_string_pretty(meta).unwrap_or_default() + "\n";
     std::fs::write(&path, text).map_err(StageError::io(&path))

@@ -20,12 +20,12 @@ use rayon::prelude::*;
 use ureq::{Body, http::Response};
 
 use super::{
-    RemoteFile,
     chunks::{Part, Plan},
     http::{Client, Trouble, Watch, cut, shown},
-    verify,
+    listing::RemoteFile,
+    verify::verify,
 };
-use crate::{Job, StageError, event::Progress};
+use crate::{Job, StageError, contract::event::Progress};
 
 /// Requests at a time.
 const CONNECTIONS: usize = 8;
@@ -67,7 +67,7 @@ impl Watch for Worker {
 }
 
 /// Brings all files into the checkpoint folder, checked.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     job: &Job,
     client: Client,
     files: Vec<RemoteFile>,
@@ -165,7 +165,7 @@ fn content_range(response: &Response<Body>) -> Option<(u64, u64)> {
 }
 
 /// Finds out whether a file can be had in chunks, and how large it is.
-pub(super) fn ask(client: &Client, file: &RemoteFile) -> Result<Plan, Trouble> {
+pub(crate) fn ask(client: &Client, file: &RemoteFile) -> Result<Plan, Trouble> {
     let response = client.get(&file.url, &[("range", "bytes=0-0".into())])?;
     let etag = header(&response, "etag").filter(|etag| !etag.starts_with("W/")).map(Into::into);
     let plan = match (response.status().as_u16(), content_range(&response)) {
