@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cli::{Common, StageArgs, TargetArgs},
     pipeline::Diagnostic,
-    report::{self, Standing},
+    report::{self, Standing, StandingState},
     scheduler::{Selection, Verdict},
     store::{Digest, Receipt, RunRecord, Store},
 };
@@ -162,22 +162,22 @@ fn standing(session: &Session, index: usize, verdict: &Verdict) -> Result<Standi
     let (state, detail) = match verdict {
         // It may run again by force.
         Verdict::Hit { key } | Verdict::Run { key, .. } if store.is_being_made(*key) => {
-            ("running", progress(store, *key))
+            (StandingState::Running, progress(store, *key))
         }
         Verdict::Hit { key } => {
             let made = store.receipt(*key)?;
-            ("cached", made.map(|receipt| report::made(&receipt)).unwrap_or_default())
+            (StandingState::Cached, made.map(|receipt| report::made(&receipt)).unwrap_or_default())
         }
         Verdict::Run { key, .. } if let Some(message) = store.failure(*key) => {
-            ("failed", message.lines().next().unwrap_or_default().to_string())
+            (StandingState::Failed, message.lines().next().unwrap_or_default().to_string())
         }
         Verdict::Run { key, .. } if store.has_checkpoint(*key) => {
-            ("stopped", "goes on from its checkpoint".to_string())
+            (StandingState::Stopped, "goes on from its checkpoint".to_string())
         }
-        Verdict::Run { reason, .. } => ("to run", reason.to_string()),
+        Verdict::Run { reason, .. } => (StandingState::ToRun, reason.to_string()),
         Verdict::After { stages, .. } => {
             let names: Vec<&str> = stages.iter().map(|from| session.pipeline.stages[*from].name.as_str()).collect();
-            ("waiting", format!("for {}", names.join(", ")))
+            (StandingState::Waiting, format!("for {}", names.join(", ")))
         }
     };
     Ok(Standing { stage, state, detail })

@@ -28,7 +28,7 @@ pub(crate) use runs::{compare, runs};
 use crate::{
     cli::{SelectArgs, TargetArgs},
     pipeline::{Diagnostics, Sources},
-    scheduler::Names,
+    scheduler::{Names, SchedulerError},
     store::StoreError,
 };
 
@@ -40,6 +40,8 @@ pub(crate) enum Failure {
     Settings(String),
     /// The store can't be used.
     Store(StoreError),
+    /// The run broke off.
+    Scheduler(SchedulerError),
     /// The operating system refused.
     Io { what: String, source: std::io::Error },
 }
@@ -50,12 +52,21 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<SchedulerError> for Failure {
+    fn from(error: SchedulerError) -> Self {
+        match error {
+            SchedulerError::Store(error) => Self::Store(error),
+            error => Self::Scheduler(error),
+        }
+    }
+}
+
 impl Failure {
     /// 2 where the person has to change something, 1 where the machine has failed.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),
-            Self::Store(_) | Self::Io { .. } => ExitCode::from(1),
+            Self::Store(_) | Self::Scheduler(_) | Self::Io { .. } => ExitCode::from(1),
         }
     }
 }

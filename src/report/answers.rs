@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     scheduler::{Why, WhyState},
-    store::{KILLED, Receipt, RunRecord, TreeFile},
+    store::{Receipt, RunRecord, RunState, StageState, TreeFile},
 };
 
 /// Why a stage ran or would run.
@@ -119,30 +119,55 @@ pub(crate) fn made(receipt: &Receipt) -> String {
 /// Where a stage stands, for `status`.
 pub(crate) struct Standing {
     pub(crate) stage: String,
-    pub(crate) state: &'static str,
+    pub(crate) state: StandingState,
     pub(crate) detail: String,
+}
+
+/// The states that `status` tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StandingState {
+    Running,
+    Cached,
+    Failed,
+    Stopped,
+    ToRun,
+    Waiting,
+}
+
+impl StandingState {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Cached => "cached",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::ToRun => "to run",
+            Self::Waiting => "waiting",
+        }
+    }
 }
 
 /// Where the stages of a pipeline stand.
 pub(crate) fn status(pipeline: &str, stages: &[Standing], json: bool) {
     if json {
         for Standing { stage, state, detail } in stages {
-            say(&serde_json::json!({"stage": stage, "state": state, "detail": detail}).to_string());
+            say(&serde_json::json!({"stage": stage, "state": state.word(), "detail": detail}).to_string());
         }
         return;
     }
     let width = stages.iter().map(|stage| stage.stage.len()).max().unwrap_or(0);
     for Standing { stage, state, detail } in stages {
-        let style = match *state {
-            "running" => GOOD,
-            "cached" => DIM,
-            "failed" => BAD,
-            _ => WARN,
+        let style = match state {
+            StandingState::Running => GOOD,
+            StandingState::Cached => DIM,
+            StandingState::Failed => BAD,
+            StandingState::Stopped | StandingState::ToRun | StandingState::Waiting => WARN,
         };
-        say(&format!("{style}{state:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
+        let word = state.word();
+        say(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
     }
-    let count = |state: &str| stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, running) = (count("cached"), count("running"));
+    let count = |state| stages.iter().filter(|stage| stage.state == state).count();
+    let (cached, running) = (count(StandingState::Cached), count(StandingState::Running));
     say(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
 }
 
@@ -176,7 +201,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
         // A stage that points share is one stage.
         let stages = || run.points.iter().flat_map(|point| &point.stages);
         let distinct = |ran_only: bool| {
-            let counted = stages().filter(|stage| !ran_only || stage.state == "ran");
+            let counted = stages().filter(|stage| !ran_only || stage.state == StageState::Ran);
             let ids = counted.enumerate().map(|(number, stage)| stage.key.map_or_else(|| Err(number), Ok));
             ids.collect::<HashSet<_>>().len()
         };
@@ -187,8 +212,8 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             run.pipeline.clone(),
             units::time(run.started as u64),
             // When it was killed nobody knows.
-            if run.ending == KILLED { String::new() } else { units::duration(run.seconds) },
-            run.ending.clone(),
+            if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
+            run.ending.to_string(),
             format!("{} of {} ran{points}", distinct(true), distinct(false)),
         ]);
     }

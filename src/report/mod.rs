@@ -18,7 +18,7 @@ use std::io::{IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use answers::{Standing, differences, made, receipt, runs, status, why};
+pub(crate) use answers::{Standing, StandingState, differences, made, receipt, runs, status, why};
 pub(crate) use cache::{Bar, checkup, stats, thrown};
 pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;

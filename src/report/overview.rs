@@ -15,7 +15,7 @@ use crate::{
     cli::Common,
     pipeline::Pipeline,
     scheduler::{Ending, Machine, StageEnd, Summary, Verdict},
-    store::Store,
+    store::{StageState, Store},
 };
 
 /// In pipelines of more stages than this, cached ones are counted and not listed.
@@ -24,7 +24,7 @@ const LISTED: usize = 40;
 /// The end of a run.
 pub(super) fn summary(summary: &Summary) -> String {
     let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, ran) = (count("cached"), count("ran"));
+    let (cached, ran) = (count(StageState::Cached), count(StageState::Ran));
     let took = units::duration(summary.seconds);
     let mut text = String::new();
     let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
@@ -34,16 +34,16 @@ pub(super) fn summary(summary: &Summary) -> String {
         "stage", "state", "time", "memory", "size"
     );
     // A person looks for what was not cached; of a large pipeline the rest only takes room.
-    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != "cached";
+    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
     for stage in summary.stages.iter().filter(listed) {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
         let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
         let link = stage.link.as_ref().map(|link| link.display().to_string()).unwrap_or_default();
-        let style = match &*stage.state {
-            "ran" => GOOD,
-            "failed" => BAD,
-            "cached" => DIM,
+        let style = match stage.state {
+            StageState::Ran => GOOD,
+            StageState::Failed => BAD,
+            StageState::Cached => DIM,
             _ => WARN,
         };
         let _ = writeln!(
@@ -169,7 +169,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
         let stage = &pipeline.stages[*index];
         say(&serde_json::json!({
             "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-            "why": (state != "cached").then(|| why(pipeline, verdict)),
+            "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| why(pipeline, verdict)),
             "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
             "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
         })

@@ -4,10 +4,7 @@
 
 use crate::{
     config::{LanguageConfig, SiglipConfig},
-    language::{
-        Input, Layer, Part,
-        family::is_target,
-    },
+    language::{Input, Layer, Part, family::is_target},
     projector,
 };
 

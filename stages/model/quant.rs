@@ -36,7 +36,8 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
     let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(quantize).collect();
     let bytes = encoded.iter().map(|tensor| tensor.size() as u64).sum();
-    config["quantization_config"] = json!({ "quant_method": q4f16::NAME, "bits": q4f16::BITS, "group_size": q4f16::GROUP_SIZE });
+    config["quantization_config"] =
+        json!({ "quant_method": q4f16::NAME, "bits": q4f16::BITS, "group_size": q4f16::GROUP_SIZE });
     write_json(&to.join("config.json"), &config)?;
     write_encoded(&to.join("model.safetensors"), encoded)?;
     Ok(Quantized { bytes, weights })

@@ -9,6 +9,7 @@ use std::{
 
 use imp_model::{
     Imp, ModelError,
+    encoding::Encoding,
     optim::Optimizer,
     weights::{Checkpoint, NamedTensor, write_tensors},
 };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use imp_model::{
     Imp,
+    encoding::Encoding,
     layers::Pass,
     weights::{Checkpoint, NamedTensor, write_tensors},
 };

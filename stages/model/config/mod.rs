@@ -15,8 +15,8 @@ use keys::Keys;
 pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;
 
-pub use crate::language::Family;
 use crate::error::{ModelError, Result};
+pub use crate::language::Family;
 
 /// The content of a model folder's `config.json`.
 #[derive(Clone, Debug)]
