@@ -4,12 +4,15 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashSet},
-    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Digest, Receipt, Result, RunRecord, Store, StoreError, files};
+use super::{
+    Digest, Receipt, RunRecord, Store,
+    error::{Result, StoreError},
+    files::{entries, modified, remove_all, size},
+};
 
 /// A file in `tmp/` that is older than this belongs to nobody any more.
 const TMP_AGE: Duration = Duration::from_hours(1);
@@ -34,7 +37,7 @@ impl Store {
     pub(crate) fn gc(&self, keep: usize, dry_run: bool) -> Result<GcReport> {
         let _guard = self.guard_alone()?;
         let mut thrown = GcReport::default();
-        let remove = |path: &Path| if dry_run { Ok(()) } else { remove_any(path) };
+        let remove = |path: &Path| if dry_run { Ok(()) } else { remove_all(path) };
 
         let (kept, gone) = split(self.runs()?, keep, |id| self.is_running(id));
         thrown.runs = gone.len();
@@ -155,31 +158,4 @@ impl Since {
     fn covers_time(&self, time: u64) -> bool {
         self.0.values().min().is_some_and(|since| time >= *since)
     }
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(StoreError::Io { path: folder.to_path_buf(), source }),
-    }
-}
-
-fn remove_any(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(StoreError::io(path)),
-    }
-}
-
-/// Seconds since 1970.
-fn modified(path: &Path) -> u64 {
-    let time = path.metadata().and_then(|data| data.modified()).ok();
-    time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
-}
-
-/// Bytes of all files below `path`.
-pub(super) fn size(path: &Path) -> u64 {
-    files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
 }

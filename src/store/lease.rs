@@ -6,12 +6,16 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use super::{Digest, Result, Store, StoreError};
+use super::{
+    Digest, Store,
+    error::{Result, StoreError},
+    files::open_lock,
+};
 
 /// While it lives, nothing is thrown away.
 #[derive(Debug)]
@@ -28,7 +32,7 @@ impl Store {
     /// Keeps others from throwing things away; waits while somebody does.
     pub(crate) fn guard(&self) -> Result<Guard> {
         let path = self.gc_lock();
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         file.lock_shared().map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
@@ -36,7 +40,7 @@ impl Store {
     /// Keeps others from using the store, to throw things away. The hand of whoever looks something up is waited for.
     pub(super) fn guard_alone(&self) -> Result<Guard> {
         let path = self.gc_lock();
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         file.lock().map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
@@ -46,7 +50,7 @@ impl Store {
         // Whoever throws things away must not take the list for that of a dead run before it is locked.
         let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         file.lock().map_err(StoreError::io(&path))?;
         Ok(Lease { path, file })
     }
@@ -100,11 +104,4 @@ impl Drop for Lease {
         // What is left of a run is cleared away by whoever looks next.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-    }
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
 }

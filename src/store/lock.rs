@@ -1,12 +1,15 @@
 //! One lock a key, so that two runs on one cache never make the same thing twice.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    path::Path,
+    fs::{File, TryLockError},
     time::Duration,
 };
 
-use super::{Digest, Result, Store, StoreError};
+use super::{
+    Digest, Store,
+    error::{Result, StoreError},
+    files::open_lock,
+};
 
 /// Held while a stage is made. The operating system lets go of it when the process ends, however it ends.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ impl Store {
     /// Takes the lock of `key`, waiting as long as another run makes it. Dropping the future stops waiting.
     pub(crate) async fn lock(&self, key: Digest, mut waiting: impl FnMut()) -> Result<KeyLock> {
         let path = self.root.join("locks").join(key.hex());
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         let mut told = false;
         loop {
             match file.try_lock() {
@@ -32,11 +35,4 @@ impl Store {
             }
         }
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-    }
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
 }

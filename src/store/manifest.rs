@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Digest;
+use super::digest::Digest;
 
 /// Everything that decides the result of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -19,7 +19,10 @@
 //! whole receipts, and a receipt appears only after the objects that it names: its name is the one that is waited for.
 
 mod digest;
+mod error;
+mod files;
 mod gc;
+mod hit;
 mod index;
 mod lease;
 mod lock;
@@ -41,11 +44,15 @@ use std::{
 use imp_stages::event::Progress;
 
 pub(crate) use digest::Digest;
+pub(crate) use error::StoreError;
+use error::{LAYOUT_VERSION, Result};
+use files::{move_into_place, sync_folder};
 pub(crate) use gc::GcReport;
+pub(crate) use hit::Hit;
 pub(crate) use index::{Index, Wanted};
 pub(crate) use lease::Lease;
 pub(crate) use manifest::{Change, Manifest};
-pub(crate) use receipt::{Hit, Receipt, Timing};
+pub(crate) use receipt::{Receipt, Timing};
 pub(crate) use runs::{KILLED, RUNNING, RunPoint, RunRecord, RunStage, now};
 pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
@@ -55,29 +62,6 @@ pub(crate) use verify::VerifyReport;
 /// In a work folder: why a stage failed, and how far it is.
 const FAILURE: &str = "failure";
 pub(crate) const PROGRESS: &str = "progress.json";
-
-/// Raised when the layout changes; an older cache is refused, not guessed at.
-const LAYOUT_VERSION: &str = "1";
-
-/// What can go wrong in the store.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{} was made by another version of imp-flow (layout {found}, this one writes {LAYOUT_VERSION}): use another --cache, or delete it", path.display())]
-    Version { path: PathBuf, found: String },
-    #[error("{}: {what}", path.display())]
-    Refused { path: PathBuf, what: String },
-}
-
-impl StoreError {
-    /// For `map_err`: an I/O error at `path`.
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        |source| Self::Io { path: path.to_path_buf(), source }
-    }
-}
-
-type Result<T> = std::result::Result<T, StoreError>;
 
 /// The cache folder.
 #[derive(Debug, Clone)]
@@ -203,24 +187,4 @@ impl Store {
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
-}
-
-/// All files below `folder`; none if it isn't there.
-fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = walkdir::WalkDir::new(folder).into_iter().flatten();
-    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
-}
-
-/// Gives a whole file its name.
-fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
-    if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-    }
-    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })
-}
-
-/// Makes the name of a new file as durable as its content. On a file system with a journal that goes for earlier names, too.
-fn sync_folder(of: &Path) -> Result<()> {
-    let Some(parent) = of.parent() else { return Ok(()) };
-    std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
 }

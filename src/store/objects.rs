@@ -9,7 +9,9 @@ use std::{
 use rayon::prelude::*;
 
 use super::{
-    Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place,
+    Digest, Store, TreeFile, TreeRef,
+    error::{Result, StoreError},
+    files::{make_parent, move_into_place},
     tree::{Tree, hash_file},
 };
 
@@ -22,9 +24,7 @@ impl Store {
         let reference = tree.reference();
         self.write_object(tree.listing().as_bytes())?;
         let folder = self.path("trees", reference.digest);
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-        }
+        make_parent(&folder)?;
         match fs::rename(out, &folder) {
             Ok(()) => {}
             // The same tree is there already: the objects are shared, so this copy is not needed.
@@ -77,14 +77,10 @@ impl Store {
         let temporary = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
         for file in &tree.0 {
             let target = temporary.path().join(&file.path);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-            }
+            make_parent(&target)?;
             link_or_copy(&self.object(file.digest), &target)?;
         }
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-        }
+        make_parent(&folder)?;
         let temporary = temporary.keep();
         match fs::rename(&temporary, &folder) {
             Ok(()) => Ok(Some(folder)),
@@ -111,9 +107,7 @@ impl Store {
     /// Makes `file` and the object with its digest one and the same file on disk.
     pub(super) fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
         let object = self.object(digest);
-        if let Some(parent) = object.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-        }
+        make_parent(&object)?;
         match fs::hard_link(file, &object) {
             Ok(()) => read_only(&object),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

@@ -1,14 +1,15 @@
 //! What a stage produced, and from what. A receipt is the proof of a cache hit.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Index, Manifest, Result, Store, StoreError, TreeRef, files, index::Stamp};
+use super::{
+    Digest, Hit, Index, Manifest, Store, TreeRef,
+    error::{Result, StoreError},
+    files::{files, remove_all},
+    index::Stamp,
+};
 
 /// A stage that ran to its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,19 +40,6 @@ pub(crate) struct Receipt {
     pub(crate) host: String,
     /// The version of imp-flow.
     pub(crate) made_by: String,
-}
-
-/// What a run needs to know of a receipt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Hit {
-    pub(crate) key: Digest,
-    pub(crate) output: TreeRef,
-    pub(crate) log: Option<Digest>,
-    pub(crate) metrics: Option<Digest>,
-    pub(crate) events: Option<Digest>,
-    pub(crate) results: BTreeMap<String, f64>,
-    pub(crate) peak_memory: Option<u64>,
-    pub(crate) seconds: f64,
 }
 
 impl From<Receipt> for Hit {
@@ -139,16 +127,5 @@ impl Store {
     /// Removes what a finished or hopeless stage left in its work folder.
     pub(crate) fn clear_work(&self, key: Digest) -> Result<()> {
         remove_all(&self.work(key))
-    }
-}
-
-/// Removes a folder, or a file that is in its place, if there is one.
-pub(super) fn remove_all(path: &Path) -> Result<()> {
-    let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
-    match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::Io { path: path.to_path_buf(), source: error })
-        }
-        _ => Ok(()),
     }
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    Digest, Index, Result, StoreError,
+    Digest, Index,
+    error::{Result, StoreError},
     index::Stamp,
     tree::{self, Tree, TreeFile},
 };

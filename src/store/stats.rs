@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Result, Store, StoreError, gc::size};
+use super::{
+    Store,
+    error::{Result, StoreError},
+    files::size,
+};
 
 /// Sizes of a store.
 #[derive(Debug, Default, Serialize)]

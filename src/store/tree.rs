@@ -5,7 +5,10 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Result, StoreError};
+use super::{
+    digest::Digest,
+    error::{Result, StoreError},
+};
 
 /// A file in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]

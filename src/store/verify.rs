@@ -10,7 +10,12 @@ use std::{
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Digest, Receipt, Result, Store, StoreError, TreeFile, files, tree::hash_file};
+use super::{
+    Digest, Receipt, Store, TreeFile,
+    error::{Result, StoreError},
+    files::{files, remove_all},
+    tree::hash_file,
+};
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -95,7 +100,7 @@ impl Store {
     fn check_tree(&self, receipt: &Receipt, bad: &HashSet<Digest>, found: &mut VerifyReport) -> Result<bool> {
         let folder = self.path("trees", receipt.output.digest);
         let Ok(listing) = self.tree(receipt.output.digest) else {
-            super::receipt::remove_all(&folder)?;
+            remove_all(&folder)?;
             return Ok(false);
         };
         let mut whole = true;
@@ -112,7 +117,7 @@ impl Store {
             }
         }
         if folder.is_dir() && (!whole || !listing.iter().all(|file| self.is_object(&folder, file))) {
-            super::receipt::remove_all(&folder)?;
+            remove_all(&folder)?;
         }
         Ok(whole)
     }
@@ -130,8 +135,7 @@ impl Store {
     }
 
     fn take_out(&self, path: &Path, found: &mut VerifyReport) -> Result<()> {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        removed.map_err(StoreError::io(path))?;
+        remove_all(path)?;
         found.damaged.push(path.strip_prefix(&self.root).unwrap_or(path).to_path_buf());
         Ok(())
     }
