@@ -9,10 +9,10 @@ use std::{
 };
 
 use imp_stages::job::EVENTS;
+use serde::Serialize;
 
 use crate::{
     pipeline::{Pipeline, StageDecl},
-    scheduler::Summary,
     store::{Digest, Hit, Store},
 };
 
@@ -63,7 +63,7 @@ impl Artifacts {
     }
 
     /// Keeps the record of a run.
-    pub(crate) fn record(&self, summary: &Summary) -> io::Result<()> {
+    pub(crate) fn record(&self, summary: &impl Serialize) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let mode = fs::Permissions::from_mode(0o666);
         let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(&self.folder)?;

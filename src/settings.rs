@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use imp_stages::bytes::ByteSize;
 use serde::Deserialize;
 
-use crate::scheduler::Machine;
+use crate::machine::Machine;
 
 /// `imp-flow.toml` in the current folder.
 #[derive(Debug, Default, Deserialize)]

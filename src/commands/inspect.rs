@@ -9,12 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Failure,
-    session::{Session, usage},
-};
+use super::session::{Session, usage};
 use crate::{
     cli::{Common, StageArgs, TargetArgs},
+    failure::Failure,
     pipeline::Diagnostic,
     report::{self, Standing},
     scheduler::{Selection, Verdict},
@@ -36,7 +34,7 @@ pub(crate) fn show(args: &StageArgs, common: &Common) -> Result<ExitCode, Failur
     let Some(receipt) = receipt(&session, index, &verdict)? else { return Err(never_ran(&stage.name)) };
     if !matches!(verdict, Verdict::Hit { .. }) {
         let text = format!("{} has not run as it is configured now: this is what it made the last time", stage.name);
-        report::hint(&text, common);
+        report::hint(&text, common.style());
     }
     let named = |from: &usize| session.pipeline.stages[*from].name.as_str();
     let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();
@@ -101,7 +99,7 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
             _ => {}
         }
         if !told {
-            report::hint("it has not started yet: waiting", common);
+            report::hint("it has not started yet: waiting", common.style());
             told = true;
         }
         sleep(Duration::from_millis(300));

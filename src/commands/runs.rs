@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use super::{
-    Failure,
-    session::{existing_store, find_run, usage},
-};
+use super::session::{existing_store, find_run, usage};
 use crate::{
     cli::Common,
+    failure::Failure,
     pipeline::Diagnostic,
     report::{self, Comparison, Order},
     store::{RunPoint, RunRecord},
@@ -35,7 +33,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
         if open > 0 {
             report::hint(
                 &format!("run {} is {}: {open} stages of its points have made nothing", run.id, run.ending),
-                common,
+                common.style(),
             );
         }
     }

@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::Failure;
 use crate::{
     artifacts::Artifacts,
     cli::{Common, StageArgs, TargetArgs},
-    graph::Graph,
-    pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Pipeline, Sources},
+    failure::Failure,
+    pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Graph, Pipeline, Sources},
     report,
     scheduler::{Names, Planner, Selection},
     settings::Settings,
@@ -103,7 +102,7 @@ impl Session {
             // Half of an edit, or a file that is gone: what ran is known all the same.
             Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
                 let file = run.file.display();
-                report::hint(&format!("{file} can't be read as it is now: this is the run {}", run.id), common);
+                report::hint(&format!("{file} can't be read as it is now: this is the run {}", run.id), common.style());
                 Self::of_run(run, common)
             }
             opened => opened,

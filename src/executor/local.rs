@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{Outcome, StopSignal};
-use crate::scheduler::Grant;
+use crate::machine::Grant;
 
 /// Runs the job in `work/job.json` to its end, passing on what it says.
 ///

@@ -11,6 +11,13 @@ pub(crate) struct Span {
     pub(crate) range: Range<usize>,
 }
 
+impl Span {
+    /// For problems with a whole file.
+    pub(super) fn whole_file(file: usize) -> Self {
+        Self { file, range: 0..0 }
+    }
+}
+
 /// A mistake that the user can mend.
 #[derive(Debug, Clone)]
 pub(crate) struct Diagnostic {

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Diagnostic, Diagnostics, Pipeline, Sources, check,
-    diagnostic::Span,
+    check,
+    declaration::Pipeline,
+    diagnostic::{Diagnostic, Diagnostics, Sources, Span},
     points, sweep,
     value::{self, Node, Table, Value},
     vars,
@@ -90,7 +91,7 @@ impl Document {
         let Some(entry) = table.remove("sweep") else {
             let help = "add a table `[sweep]` to the pipeline, or give values to try, as in \
                         `--set stages.finetune.learning_rate=1e-4,2e-4`";
-            return Err(vec![Diagnostic::new("there is nothing to sweep over", Some(whole_file(0))).help(help)]);
+            return Err(vec![Diagnostic::new("there is nothing to sweep over", Some(Span::whole_file(0))).help(help)]);
         };
         let axes = sweep::axes(entry.node)?;
         points::all(&table, &axes, sources, |table, sources| make(table, &self.file_stem, sources))
@@ -207,9 +208,4 @@ fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic
     };
     let file = sources.add(PathBuf::from(COMMAND_LINE), document);
     value::parse(sources.text(file), file).map_err(|problem| wrong(&problem.message))
-}
-
-/// A place for problems with a whole file.
-pub(super) fn whole_file(file: usize) -> Span {
-    Span { file, range: 0..0 }
 }

@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Diagnostic, Diagnostics, Pipeline, Sources,
-    check::Point,
+    declaration::{Pipeline, Point, StageDecl},
+    diagnostic::{Diagnostic, Diagnostics, Sources},
+    graph::Graph,
     sweep::Axis,
     value::{Entry, Node, Table, Value},
 };
@@ -180,15 +181,15 @@ fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
 /// Stages of all points so far, equal ones once.
 #[derive(Default)]
 struct Merged {
-    stages: Vec<super::StageDecl>,
+    stages: Vec<StageDecl>,
     points: Vec<Point>,
     known: HashMap<String, usize>,
 }
 
 impl Merged {
     fn add(&mut self, point: usize, pipeline: Pipeline) -> Result<(), Diagnostics> {
-        let order = crate::graph::Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
-        let mut stages: Vec<Option<super::StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
+        let order = Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
+        let mut stages: Vec<Option<StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
         let mut nodes = vec![0; stages.len()];
         for index in order {
             let Some(mut stage) = stages[index].take() else { continue };

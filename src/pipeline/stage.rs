@@ -11,36 +11,12 @@ use imp_stages::{
 };
 
 use super::{
-    Diagnostic, Diagnostics, Sources,
-    check::{bad_name, is_name, scalar},
     de,
-    diagnostic::Span,
+    declaration::StageDecl,
+    diagnostic::{Diagnostic, Diagnostics, Sources, Span},
+    read::{bad_name, is_name, scalar},
     value::{Entry, Node, Table, Value},
 };
-
-/// One stage as the user declared it, with defaults filled in.
-#[derive(Debug, Clone)]
-pub(crate) struct StageDecl {
-    pub(crate) name: String,
-    pub(crate) kind: &'static str,
-    pub(crate) version: u32,
-    pub(crate) seed: u64,
-    /// The configuration, all defaults included.
-    pub(crate) config: serde_json::Value,
-    pub(crate) runtime: Runtime,
-    /// Threads that it takes: those of `runtime`, or what its kind usually needs; 0 for all.
-    pub(crate) cpus: usize,
-    /// Input name -> the position of the stage that it names.
-    pub(crate) inputs: BTreeMap<String, usize>,
-    /// Files of the user that the configuration names: as written -> absolute path.
-    pub(crate) sources: BTreeMap<String, PathBuf>,
-    /// Where the stage's name stands.
-    pub(crate) span: Span,
-    /// The stage of which it does a part.
-    pub(crate) part_of: Option<String>,
-    /// For whom it is: the positions of points, and what they call it.
-    pub(crate) owners: Vec<(usize, String)>,
-}
 
 /// A declaration whose inputs are names still.
 #[derive(Clone)]

@@ -6,8 +6,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Diagnostic, Diagnostics,
-    check::scalar,
+    diagnostic::{Diagnostic, Diagnostics},
+    read::scalar,
     value::{Entry, Node, Table, Value},
 };
 

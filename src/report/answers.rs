@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::{
-    lines::{BAD, DIM, GOOD, WARN},
-    say,
+    print::{say, tell},
+    style::{BAD, DIM, GOOD, WARN},
     table::Table,
-    tell, units,
+    units,
 };
 use crate::{
     scheduler::{Why, WhyState},

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{Reporter, lines, overview, say, units};
+use super::{lines, overview, print::say, reporter::Reporter, units};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.

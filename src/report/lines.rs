@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anstyle::{AnsiColor, Style};
 use imp_stages::event::Progress;
 
-use super::{Reporter, overview, say, tell, units};
+use super::{
+    overview,
+    print::{say, tell},
+    reporter::Reporter,
+    style::{BAD, DIM, GOOD, WARN},
+    units,
+};
 use crate::scheduler::RunEvent;
-
-pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
-pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
-pub(super) const WARN: Style = AnsiColor::Yellow.on_default().bold();
-pub(super) const DIM: Style = Style::new().dimmed();
 
 /// How often a running stage gets a line.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -8,13 +8,14 @@ use imp_stages::{
 };
 
 use super::{
-    lines::{BAD, DIM, GOOD, WARN},
-    say, units,
+    print::say,
+    style::{BAD, DIM, GOOD, Style, WARN},
+    units,
 };
 use crate::{
-    cli::Common,
+    machine::Machine,
     pipeline::Pipeline,
-    scheduler::{Ending, Machine, StageEnd, Summary, Verdict},
+    scheduler::{Ending, StageEnd, Summary, Verdict},
     store::Store,
 };
 
@@ -90,16 +91,16 @@ pub(crate) fn plan(
     machine: &Machine,
     verdicts: &[(usize, Verdict)],
     forecasts: &[Forecast],
-    common: &Common,
+    style: Style,
 ) {
-    if common.json {
+    if style.json {
         return plan_as_json(pipeline, verdicts, forecasts);
     }
     let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
     let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
-        let (style, word) = match verdict {
+        let (colour, word) = match verdict {
             Verdict::Hit { .. } => (DIM, "cached"),
             Verdict::Run { .. } => (GOOD, "run"),
             Verdict::After { .. } => (WARN, "after"),
@@ -107,7 +108,7 @@ pub(crate) fn plan(
         let resumable = matches!(verdict, Verdict::Run { key, .. } if store.has_checkpoint(*key));
         let more = if resumable { "; goes on from its checkpoint" } else { "" };
         say(&format!(
-            "{style}{word:<6}{style:#}  {:<width$}  {}{more}",
+            "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",
             pipeline.stages[*index].name,
             why(pipeline, verdict)
         ));

@@ -13,7 +13,6 @@ mod why;
 
 pub(crate) use event::{Ending, RunEvent, StageEnd, Summary};
 pub(crate) use plan::{MissReason, Planner, Verdict};
-pub(crate) use resources::{Grant, Machine};
 pub(crate) use run::{Options, run};
 pub(crate) use selection::{Names, Selection};
 pub(crate) use why::{Why, WhyState};

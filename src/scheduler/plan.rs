@@ -6,8 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::Selection;
 use crate::{
-    graph::Graph,
-    pipeline::{Pipeline, StageDecl},
+    pipeline::{Graph, Pipeline, StageDecl},
     store::{Change, Digest, Hit, Index, Manifest, Receipt, Store, StoreError, source_digest},
 };
 

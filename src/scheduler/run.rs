@@ -18,14 +18,15 @@ use tokio::{
 };
 
 use super::{
-    Ending, Machine, MissReason, Planner, RunEvent, Selection, StageEnd, Summary,
-    resources::{Grant, Pool},
+    Ending, MissReason, Planner, RunEvent, Selection, StageEnd, Summary,
+    resources::Pool,
     signals::Signals,
     step::{self, Step, StepEnd, StepEvent},
 };
 use crate::{
     artifacts::Artifacts,
     executor::StopSignal,
+    machine::{Grant, Machine},
     store::{Digest, Hit, Lease, Manifest, StoreError},
 };
 

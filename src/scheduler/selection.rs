@@ -1,9 +1,6 @@
 //! Which stages a person wants to run, and which to run again. Knows the graph; not the store.
 
-use crate::{
-    graph::Graph,
-    pipeline::{Diagnostic, Pipeline},
-};
+use crate::pipeline::{Diagnostic, Graph, Pipeline};
 
 /// Names of stages, as on the command line. Empty lists change nothing.
 #[derive(Debug, Clone, Default)]

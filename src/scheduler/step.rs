@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     executor::{self, Outcome, STARTED, StopSignal},
-    scheduler::Grant,
+    machine::Grant,
     store::{Digest, Manifest, PROGRESS, Receipt, Store, StoreError, Timing, TreeRef, now},
 };
 

@@ -2,7 +2,7 @@
 
 use petgraph::{Direction, algo, graph::NodeIndex, prelude::DiGraph};
 
-use crate::pipeline::{Diagnostic, Pipeline};
+use super::{declaration::Pipeline, diagnostic::Diagnostic};
 
 /// Stages by their index in the pipeline; an edge leads from an input to the stage that uses it.
 #[derive(Debug)]
