@@ -1,29 +1,37 @@
 //! One verb a file. The only layer that puts pipeline, store, scheduler and report together.
 
 mod cache;
+mod compare;
 mod fast_path;
 mod graph;
 mod init;
-mod inspect;
 mod kinds;
+mod log;
 mod plan;
 mod record;
 mod report;
 mod run;
 mod runs;
 mod session;
+mod show;
+mod status;
+mod why;
 
 use std::path::PathBuf;
 
 pub(crate) use cache::cache;
+pub(crate) use compare::compare;
 pub(crate) use graph::graph;
 pub(crate) use init::init;
-pub(crate) use inspect::{log, show, status, why};
 pub(crate) use kinds::kinds;
+pub(crate) use log::log;
 pub(crate) use plan::plan;
 pub(crate) use report::report_eval;
 pub(crate) use run::run;
-pub(crate) use runs::{compare, runs};
+pub(crate) use runs::runs;
+pub(crate) use show::show;
+pub(crate) use status::status;
+pub(crate) use why::why;
 
 use crate::{
     cli::{Common, SelectArgs, TargetArgs},

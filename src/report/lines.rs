@@ -9,11 +9,10 @@ use std::{
 use imp_stages::event::Progress;
 
 use super::{
-    overview,
     print::{say, tell},
     reporter::Reporter,
     style::{BAD, DIM, GOOD, WARN},
-    units,
+    summary, units,
 };
 use crate::scheduler::RunEvent;
 
@@ -47,7 +46,7 @@ impl Reporter for Lines {
         }
         match event {
             RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
-            RunEvent::Ended { summary } if !self.quiet => say(&overview::summary(summary)),
+            RunEvent::Ended { summary } if !self.quiet => say(&summary::summary(summary)),
             RunEvent::Failed { .. } | RunEvent::Warning { .. } => {
                 if let Some(text) = describe(event) {
                     tell(&text);

@@ -1,6 +1,5 @@
 //! Everything that people and programs read. The only place that prints; knows nothing of how things are done.
 
-mod answers;
 mod cache;
 mod compare;
 mod console;
@@ -8,30 +7,40 @@ mod diagnostics;
 mod eval;
 mod graph;
 mod json;
+mod kinds;
 mod lines;
-mod overview;
+mod plan;
 mod print;
 mod reporter;
+mod runs;
+mod show;
+mod status;
 mod style;
+mod summary;
 mod svg;
 mod table;
 mod units;
+mod why;
 
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use answers::{Standing, differences, made, receipt, runs, status, why};
 pub(crate) use cache::{Bar, checkup, stats, thrown};
 pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
 pub(crate) use graph::{GraphFormat, graph};
+pub(crate) use kinds::kind;
 pub(crate) use lines::progress;
-pub(crate) use overview::{kind, plan};
+pub(crate) use plan::plan;
 pub(crate) use print::{hint, say, say_raw};
 pub(crate) use reporter::Reporter;
+pub(crate) use runs::{differences, runs};
+pub(crate) use show::receipt;
+pub(crate) use status::{Standing, made, status};
 pub(crate) use style::Style;
+pub(crate) use why::why;
 
 /// The reporter that suits the terminal and the flags.
 pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {

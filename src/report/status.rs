@@ -1,0 +1,44 @@
+//! What `imp-flow status` says.
+
+use super::{
+    print::say,
+    style::{BAD, DIM, GOOD, WARN},
+    units,
+};
+use crate::store::Receipt;
+
+/// When a stage was made and what it takes.
+pub(crate) fn made(receipt: &Receipt) -> String {
+    let (at, took) = (units::time(receipt.timing.finished), units::duration(receipt.timing.seconds));
+    format!("{at}, took {took}, {}", units::bytes(receipt.output.bytes))
+}
+
+/// Where a stage stands, for `status`.
+pub(crate) struct Standing {
+    pub(crate) stage: String,
+    pub(crate) state: &'static str,
+    pub(crate) detail: String,
+}
+
+/// Where the stages of a pipeline stand.
+pub(crate) fn status(pipeline: &str, stages: &[Standing], json: bool) {
+    if json {
+        for Standing { stage, state, detail } in stages {
+            say(&serde_json::json!({"stage": stage, "state": state, "detail": detail}).to_string());
+        }
+        return;
+    }
+    let width = stages.iter().map(|stage| stage.stage.len()).max().unwrap_or(0);
+    for Standing { stage, state, detail } in stages {
+        let style = match *state {
+            "running" => GOOD,
+            "cached" => DIM,
+            "failed" => BAD,
+            _ => WARN,
+        };
+        say(&format!("{style}{state:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
+    }
+    let count = |state: &str| stages.iter().filter(|stage| stage.state == state).count();
+    let (cached, running) = (count("cached"), count("running"));
+    say(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
+}
