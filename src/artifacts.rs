@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::job::EVENTS;
+use imp_stages::job::{EVENTS, LOG, METRICS};
 use serde::Serialize;
 
 use crate::{
@@ -49,9 +49,9 @@ impl Artifacts {
         };
         let new_tree = replace_link(tree, &folder.join(stage))?;
         // A stage may have run again and given the same bytes. Logs have times in them, so no two runs have the same.
-        let new_log = beside(made.log, "log")?;
+        let new_log = beside(made.log, LOG)?;
         if new_tree || new_log {
-            beside(made.metrics, "metrics.jsonl")?;
+            beside(made.metrics, METRICS)?;
             beside(made.events, &format!("tensorboard/{EVENTS}"))?;
         }
         Ok(())

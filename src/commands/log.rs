@@ -27,7 +27,7 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
         now = wait_for_start(&session, index, now, common)?;
     }
     if let Verdict::Run { key, .. } = now {
-        let path = session.store.work(key).join("log");
+        let path = session.store.work(key).log();
         if path.is_file() {
             return follow_log(&path, key, follow, &session.store);
         }
@@ -47,7 +47,7 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
         match &now {
             Verdict::Hit { .. } => break,
             Verdict::Run { key, .. }
-                if session.store.is_being_made(*key) && session.store.work(*key).join("log").exists() =>
+                if session.store.is_being_made(*key) && session.store.work(*key).log().exists() =>
             {
                 break;
             }

@@ -33,10 +33,10 @@ fn standing(session: &Session, index: usize, verdict: &Verdict) -> Result<Standi
             let made = store.receipt(*key)?;
             ("cached", made.map(|receipt| report::made(&receipt)).unwrap_or_default())
         }
-        Verdict::Run { key, .. } if let Some(message) = store.failure(*key) => {
+        Verdict::Run { key, .. } if let Some(message) = store.work(*key).failure() => {
             ("failed", message.lines().next().unwrap_or_default().to_string())
         }
-        Verdict::Run { key, .. } if store.has_checkpoint(*key) => {
+        Verdict::Run { key, .. } if store.work(*key).has_checkpoint() => {
             ("stopped", "goes on from its checkpoint".to_string())
         }
         Verdict::Run { reason, .. } => ("to run", reason.to_string()),
@@ -50,8 +50,9 @@ fn standing(session: &Session, index: usize, verdict: &Verdict) -> Result<Standi
 
 /// How far a running stage is, and its figures.
 fn progress(store: &Store, key: Digest) -> String {
-    let progress = store.progress(key).map(|progress| report::progress(&progress)).unwrap_or_default();
-    let text = std::fs::read_to_string(store.work(key).join("metrics.jsonl")).unwrap_or_default();
+    let work = store.work(key);
+    let progress = work.progress().map(|progress| report::progress(&progress)).unwrap_or_default();
+    let text = std::fs::read_to_string(work.metrics()).unwrap_or_default();
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
     match loss {

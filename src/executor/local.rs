@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, io, path::Path, process::Stdio};
 
-use imp_stages::event::Event;
+use imp_stages::{event::Event, job};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
@@ -75,11 +75,11 @@ const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
 fn spawn(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Child> {
-    let log = OpenOptions::new().create(true).append(true).open(work.join("log"))?;
+    let log = OpenOptions::new().create(true).append(true).open(work.join(job::LOG))?;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("__stage")
-        .arg(work.join("job.json"))
+        .arg(work.join(job::JOB))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -32,7 +32,7 @@ pub(crate) fn plan(
             Verdict::Run { .. } => (GOOD, "run"),
             Verdict::After { .. } => (WARN, "after"),
         };
-        let resumable = matches!(verdict, Verdict::Run { key, .. } if store.has_checkpoint(*key));
+        let resumable = matches!(verdict, Verdict::Run { key, .. } if store.work(*key).has_checkpoint());
         let more = if resumable { "; goes on from its checkpoint" } else { "" };
         say(&format!(
             "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",

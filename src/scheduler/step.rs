@@ -8,15 +8,15 @@ use std::{
 };
 
 use imp_stages::{
-    event::{Event, Progress},
-    job::{EVENTS, InputFolder, JobSpec, Runtime},
+    event::Event,
+    job::{InputFolder, JobSpec, Runtime},
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     executor::{self, Outcome, STARTED, StopSignal},
     machine::Grant,
-    store::{Digest, Manifest, PROGRESS, Receipt, Store, StoreError, Timing, TreeRef, now},
+    store::{Digest, Manifest, Receipt, Store, StoreError, Timing, TreeRef, Work, now},
 };
 
 /// What it takes to run a stage.
@@ -84,10 +84,11 @@ pub(super) async fn run(
         Ok(end) => end,
         Err(error) => failed(error.to_string(), remedy(&error)),
     };
-    let path = store.work(key).join("log");
+    let work = store.work(key);
+    let path = work.log();
     match end {
         StepEnd::Failed { message, help, .. } if path.exists() => {
-            store.note_failure(key, &message);
+            work.note_failure(&message);
             let tail = last_lines(&path, &message);
             (index, StepEnd::Failed { message, help, log: Some(path), tail })
         }
@@ -150,9 +151,9 @@ async fn make(
         return Ok(StepEnd::Again);
     }
     let work = store.work(key);
-    let resumed = store.has_checkpoint(key);
+    let resumed = work.has_checkpoint();
     write_job(step, &work)?;
-    store.forget_failure(key);
+    work.forget_failure();
     tell(StepEvent::Running { resumed });
 
     let start = Instant::now();
@@ -195,18 +196,10 @@ struct Kept {
 /// How often others can see how far a stage is.
 const TELL: Duration = Duration::from_millis(500);
 
-/// For `imp-flow status`, in another process.
-fn note_progress(work: &Path, progress: &Progress) {
-    if let Ok(text) = serde_json::to_vec(progress) {
-        // Whoever finds half of it shows nothing for half a second.
-        let _ = std::fs::write(work.join(PROGRESS), text);
-    }
-}
-
 /// Runs the stage's process, again after a pause where its failure may be over by then.
 async fn execute(
     step: &Step,
-    work: &Path,
+    work: &Work,
     stop: &mut watch::Receiver<StopSignal>,
     tell: &impl Fn(StepEvent),
 ) -> Result<(Outcome, Kept), StoreError> {
@@ -219,15 +212,15 @@ async fn execute(
                 Event::PeakMemory { bytes } => kept.peak_memory = Some(*bytes),
                 Event::Progress(progress) if told.is_none_or(|at| at.elapsed() > TELL) => {
                     told = Some(Instant::now());
-                    note_progress(work, progress);
+                    work.note_progress(progress);
                 }
                 _ => {}
             }
             tell(StepEvent::Stage(event));
         };
-        let outcome = executor::run(work, &step.grant, &step.environment, stop.clone(), listen)
+        let outcome = executor::run(work.path(), &step.grant, &step.environment, stop.clone(), listen)
             .await
-            .map_err(StoreError::io(work))?;
+            .map_err(StoreError::io(work.path()))?;
         let message = match &outcome {
             Outcome::Failed { message, transient: true, .. } if tries < step.retries => message.clone(),
             _ => return Ok((outcome, kept)),
@@ -249,29 +242,29 @@ fn keep(store: &Store, key: Digest, receipt: Receipt) -> Result<Receipt, StoreEr
     // Objects that no receipt names yet are not to be thrown away.
     let _guard = store.guard()?;
     let receipt = Receipt {
-        output: store.take_in(&work.join("out"))?,
-        log: store.keep_file(&work.join("log"))?,
-        metrics: store.keep_file(&work.join("metrics.jsonl"))?,
-        events: store.keep_file(&work.join(EVENTS))?,
+        output: store.take_in(&work.out())?,
+        log: store.keep_file(&work.log())?,
+        metrics: store.keep_file(&work.metrics())?,
+        events: store.keep_file(&work.events())?,
         ..receipt
     };
     store.write_receipt(&receipt)?;
-    store.clear_work(key)?;
+    work.clear()?;
     Ok(receipt)
 }
 
-fn write_job(step: &Step, work: &Path) -> Result<(), StoreError> {
+fn write_job(step: &Step, work: &Work) -> Result<(), StoreError> {
     let job = JobSpec {
         kind: step.manifest.kind.clone(),
         config: step.manifest.config.clone(),
         runtime: step.runtime.clone(),
         inputs: step.inputs.clone(),
         sources: step.sources.clone(),
-        work: work.to_path_buf(),
+        work: work.path().to_path_buf(),
         seed: step.manifest.seed,
     };
-    std::fs::create_dir_all(work).map_err(StoreError::io(work))?;
-    let path = work.join("job.json");
+    work.create().map_err(StoreError::io(work.path()))?;
+    let path = work.job();
     let text = serde_json::to_vec_pretty(&job)
         .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
     std::fs::write(&path, text).map_err(StoreError::io(&path))

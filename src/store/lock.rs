@@ -35,4 +35,10 @@ impl Store {
             }
         }
     }
+
+    /// Whether some run makes this key right now.
+    pub(crate) fn is_being_made(&self, key: Digest) -> bool {
+        let file = File::open(self.root.join("locks").join(key.hex()));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
 }

@@ -34,14 +34,13 @@ mod source;
 mod stats;
 mod tree;
 mod verify;
+mod work;
 
 use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
-
-use imp_stages::event::Progress;
 
 pub(crate) use digest::Digest;
 pub(crate) use error::StoreError;
@@ -58,10 +57,7 @@ pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
-
-/// In a work folder: why a stage failed, and how far it is.
-const FAILURE: &str = "failure";
-pub(crate) const PROGRESS: &str = "progress.json";
+pub(crate) use work::Work;
 
 /// The cache folder.
 #[derive(Debug, Clone)]
@@ -100,42 +96,6 @@ impl Store {
         )?;
         store.write(&version, LAYOUT_VERSION.as_bytes())?;
         Ok(store)
-    }
-
-    /// Where the stage with this key works.
-    pub(crate) fn work(&self, key: Digest) -> PathBuf {
-        self.root.join("work").join(key.hex())
-    }
-
-    /// Whether a stage with this key was begun and left a checkpoint.
-    pub(crate) fn has_checkpoint(&self, key: Digest) -> bool {
-        std::fs::read_dir(self.work(key).join("checkpoint")).is_ok_and(|mut entries| entries.next().is_some())
-    }
-
-    /// Keeps the words with which a stage failed, until it is tried again.
-    pub(crate) fn note_failure(&self, key: Digest, message: &str) {
-        // Without it, its log still tells.
-        let _ = std::fs::write(self.work(key).join(FAILURE), message);
-    }
-
-    pub(crate) fn forget_failure(&self, key: Digest) {
-        let _ = std::fs::remove_file(self.work(key).join(FAILURE));
-    }
-
-    /// The words with which a stage failed the last time that it was tried.
-    pub(crate) fn failure(&self, key: Digest) -> Option<String> {
-        std::fs::read_to_string(self.work(key).join(FAILURE)).ok()
-    }
-
-    /// How far a stage is that is being made.
-    pub(crate) fn progress(&self, key: Digest) -> Option<Progress> {
-        serde_json::from_slice(&std::fs::read(self.work(key).join(PROGRESS)).ok()?).ok()
-    }
-
-    /// Whether some run makes this key right now.
-    pub(crate) fn is_being_made(&self, key: Digest) -> bool {
-        let file = std::fs::File::open(self.root.join("locks").join(key.hex()));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
     }
 
     fn path(&self, folder: &str, digest: Digest) -> PathBuf {

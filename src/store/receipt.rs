@@ -123,9 +123,4 @@ impl Store {
     pub(super) fn receipt_path(&self, key: Digest) -> PathBuf {
         self.path("receipts", key).with_extension("json")
     }
-
-    /// Removes what a finished or hopeless stage left in its work folder.
-    pub(crate) fn clear_work(&self, key: Digest) -> Result<()> {
-        remove_all(&self.work(key))
-    }
 }
