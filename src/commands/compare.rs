@@ -6,7 +6,7 @@ use super::session::{existing_store, find_run, usage};
 use crate::{
     cli::Common,
     failure::Failure,
-    pipeline::Diagnostic,
+    pipeline::{Diagnostic, Document},
     report::{self, Comparison, Order},
     store::{RunPoint, RunRecord},
 };
@@ -53,13 +53,7 @@ struct Row {
 
 impl Row {
     fn new(run: &RunRecord, point: &RunPoint, runs: usize) -> Self {
-        let mut parameters = BTreeMap::new();
-        if let Ok(mut document) = run.document.parse::<toml::Table>() {
-            for not_a_parameter in ["sweep", "name"] {
-                document.remove(not_a_parameter);
-            }
-            flatten(&toml::Value::Table(document), String::new(), &mut parameters);
-        }
+        let mut parameters = Document::parameters(&run.document);
         let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
         parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
         let metrics = point
@@ -73,18 +67,6 @@ impl Row {
             (label, _) => format!("{own}/{label}"),
         };
         Self { label, parameters, metrics: metrics.collect() }
-    }
-}
-
-fn flatten(value: &toml::Value, name: String, into: &mut BTreeMap<String, toml::Value>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (key, value) in table {
-                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                flatten(value, name, into);
-            }
-        }
-        other => drop(into.insert(name, other.clone())),
     }
 }
 

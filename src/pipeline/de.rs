@@ -10,14 +10,19 @@ use super::{
     value::{Entry, Node, Table, Value},
 };
 
-/// Reads `T` from a table, whose own place is `span`.
-pub(super) fn from_table<'de, T: Deserialize<'de>>(table: &'de Table, span: &'de Span) -> Result<T, Diagnostic> {
-    T::deserialize(TableReader { table, span }).map_err(|error| error.into_diagnostic(span))
+/// Reads `T` from a table that stands at `span`. `taken` are keys of the same table that are read elsewhere: an unknown key may
+/// be a misspelling of one of them.
+pub(super) fn from_table<'de, T: Deserialize<'de>>(
+    table: &'de Table,
+    span: &'de Span,
+    taken: &[&str],
+) -> Result<T, Diagnostic> {
+    T::deserialize(TableReader { table, span }).map_err(|error| error.into_diagnostic(span, taken))
 }
 
 /// Reads `T` from a value.
 pub(super) fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Diagnostic> {
-    T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span))
+    T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span, &[]))
 }
 
 /// What serde found wrong.
@@ -25,6 +30,8 @@ pub(super) fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, 
 pub(crate) struct Error {
     what: What,
     span: Option<Span>,
+    /// The innermost key whose value is wrong.
+    key: Option<String>,
 }
 
 #[derive(Debug)]
@@ -42,13 +49,16 @@ impl Error {
         self
     }
 
-    fn into_diagnostic(self, fallback: &Span) -> Diagnostic {
+    fn into_diagnostic(self, fallback: &Span, taken: &[&str]) -> Diagnostic {
         let span = Some(self.span.unwrap_or_else(|| fallback.clone()));
         match self.what {
-            What::Other(message) => Diagnostic::new(message, span),
+            What::Other(message) => match self.key {
+                Some(key) => Diagnostic::new(format!("`{key}`: {message}"), span),
+                None => Diagnostic::new(message, span),
+            },
             What::UnknownField(field, known) => Diagnostic::new(format!("unknown key `{field}`"), span)
                 .label("not a key of this table")
-                .suggest(&field, known.iter().copied()),
+                .suggest_also(&field, known.iter().copied(), taken),
             What::UnknownVariant(value, known) => Diagnostic::new(format!("unknown value `{value}`"), span)
                 .label("not one of the choices")
                 .suggest(&value, known.iter().copied()),
@@ -69,7 +79,7 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self { what: What::Other(message.to_string()), span: None }
+        Self { what: What::Other(message.to_string()), span: None, key: None }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -81,15 +91,15 @@ impl de::Error for Error {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self { what: What::UnknownField(field.into(), expected), span: None }
+        Self { what: What::UnknownField(field.into(), expected), span: None, key: None }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self { what: What::UnknownVariant(variant.into(), expected), span: None }
+        Self { what: What::UnknownVariant(variant.into(), expected), span: None, key: None }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { what: What::MissingField(field), span: None }
+        Self { what: What::MissingField(field), span: None, key: None }
     }
 }
 
@@ -211,11 +221,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
         };
         seed.deserialize(&entry.node).map_err(|error| {
             let mut error = error.at(&entry.node.span);
-            if let What::Other(message) = &mut error.what
-                && !message.starts_with('`')
-            {
-                *message = format!("`{}`: {message}", entry.key);
-            }
+            error.key.get_or_insert_with(|| entry.key.clone());
             error
         })
     }

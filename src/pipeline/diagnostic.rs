@@ -50,15 +50,24 @@ impl Diagnostic {
 
     /// Says which of `known` was probably meant, or lists them all.
     #[must_use]
-    pub(crate) fn suggest<'a>(mut self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn suggest<'a>(self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        self.suggest_also(given, known, &[])
+    }
+
+    /// The same, with names that may have been meant but are not listed.
+    #[must_use]
+    pub(super) fn suggest_also<'a>(
+        mut self,
+        given: &str,
+        known: impl IntoIterator<Item = &'a str>,
+        unlisted: &[&str],
+    ) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        self.help = if let Some(name) = nearest(given, &known) {
-            Some(format!("did you mean `{name}`?"))
-        } else if known.is_empty() {
-            self.help
-        } else {
-            Some(format!("known: {}", known.join(", ")))
-        };
+        if let Some(name) = nearest(given, &known).or_else(|| nearest(given, unlisted)) {
+            self.help = Some(format!("did you mean `{name}`?"));
+        } else if !known.is_empty() {
+            self.help = Some(format!("known: {}", known.join(", ")));
+        }
         self
     }
 }

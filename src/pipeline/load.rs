@@ -1,6 +1,9 @@
 //! Reads a pipeline file with the files that it extends, and what `--set` changes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
     check,
@@ -52,6 +55,15 @@ impl Document {
         let mut table = self.table.to_toml();
         table.entry("name").or_insert_with(|| self.file_stem.clone().into());
         table.to_string()
+    }
+
+    /// All keys but those that say nothing about results: dotted, as read from what [`Document::to_toml`] wrote.
+    pub(crate) fn parameters(text: &str) -> BTreeMap<String, toml::Value> {
+        let mut table = value::parse(text, 0).unwrap_or_default();
+        for not_a_parameter in ["sweep", "name"] {
+            table.remove(not_a_parameter);
+        }
+        table.flat(|_| false).into_iter().map(|(key, node)| (key, node.value.to_toml())).collect()
     }
 
     /// The pipeline by itself, whatever it is swept over.
@@ -173,10 +185,7 @@ fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
     let path = text.split('=').next().unwrap_or_default();
     let mut parts = path.split('.').map(str::trim);
     let (Some(of @ ("stages" | "vars")), Some(name)) = (parts.next(), parts.next()) else { return Ok(()) };
-    let known: Vec<&str> = match table.get(of).map(|entry| &entry.node.value) {
-        Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
-        _ => Vec::new(),
-    };
+    let known = table.keys_of(of);
     if known.contains(&name) {
         return Ok(());
     }

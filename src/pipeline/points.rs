@@ -1,14 +1,19 @@
 //! The points of a sweep as one pipeline: what is the same for several points is there once.
 //! Unaware of keys: stages are the same here if they are declared the same.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+};
+
+use serde_json::Value as Json;
 
 use super::{
     declaration::{Pipeline, Point, StageDecl},
     diagnostic::{Diagnostic, Diagnostics, Sources},
     graph::Graph,
     sweep::Axis,
-    value::{Entry, Node, Table, Value},
+    value::{Node, Table},
 };
 
 /// One row of each axis.
@@ -38,7 +43,7 @@ pub(super) fn all(
         for (axis, row) in axes.iter().zip(rows) {
             for (key, node) in axis.keys.iter().zip(&axis.rows[*row]) {
                 values.push((key.clone(), node.value.to_string()));
-                table.merge(nested(key, node.clone()));
+                table.merge(Table::nested(key, node.clone()));
             }
         }
         // A mistake in all points is said once.
@@ -56,17 +61,6 @@ pub(super) fn all(
     Ok(pipeline)
 }
 
-/// `a.b.c = value` as a table.
-fn nested(key: &str, node: Node) -> Table {
-    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
-    let span = node.span.clone();
-    let node = match rest {
-        Some(rest) => Node { value: Value::Table(nested(rest, node)), span: span.clone() },
-        None => node,
-    };
-    Table(vec![Entry { key: first.into(), key_span: span, node }])
-}
-
 /// A variable or a stage that is not there would be made by setting it: most likely its name is wrong.
 fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
     let mut problems = Diagnostics::new();
@@ -75,10 +69,7 @@ fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
             let span = axis.rows.first().map(|row| row[column].span.clone());
             let mut parts = key.split('.');
             let (of, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let known: Vec<&str> = match base.get(of).map(|entry| &entry.node.value) {
-                Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
-                _ => Vec::new(),
-            };
+            let known = base.keys_of(of);
             let problem = match of {
                 "seed" if name.is_empty() => continue,
                 "vars" | "stages" if known.contains(&name) => continue,
@@ -183,7 +174,33 @@ fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
 struct Merged {
     stages: Vec<StageDecl>,
     points: Vec<Point>,
-    known: HashMap<String, usize>,
+    known: HashMap<Identity, usize>,
+}
+
+/// What makes two stages of different points one: all that their results follow from, and how they are run.
+#[derive(PartialEq, Eq, Hash)]
+struct Identity {
+    name: String,
+    kind: &'static str,
+    seed: u64,
+    config: Json,
+    runtime: Json,
+    sources: BTreeMap<String, PathBuf>,
+    inputs: BTreeMap<String, usize>,
+}
+
+impl Identity {
+    fn of(stage: &StageDecl) -> Self {
+        Self {
+            name: stage.name.clone(),
+            kind: stage.kind,
+            seed: stage.seed,
+            config: stage.config.clone(),
+            runtime: serde_json::json!(stage.runtime),
+            sources: stage.sources.clone(),
+            inputs: stage.inputs.clone(),
+        }
+    }
 }
 
 impl Merged {
@@ -196,11 +213,7 @@ impl Merged {
             for input in stage.inputs.values_mut() {
                 *input = nodes[*input];
             }
-            let identity = format!(
-                "{:?}",
-                (&stage.name, stage.kind, stage.seed, &stage.config, &stage.runtime, &stage.sources, &stage.inputs)
-            );
-            let node = *self.known.entry(identity).or_insert(self.stages.len());
+            let node = *self.known.entry(Identity::of(&stage)).or_insert(self.stages.len());
             let owner = (point, stage.name.clone());
             if let Some(known) = self.stages.get_mut(node) {
                 known.owners.push(owner);

@@ -70,21 +70,11 @@ impl KindVisitor for Reading<'_> {
         let seed = scalar(&mut self.table, "seed", self.pipeline_seed, &mut problems);
         let runtime = scalar(&mut self.table, "runtime", Runtime::default(), &mut problems);
         let inputs = self.take_inputs::<S>(&mut problems);
-        let config = match de::from_table::<S::Config>(&self.table, &self.key_span) {
+        // For the user the inputs are keys of the same table.
+        let taken: Vec<&str> = S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
+        let config = match de::from_table::<S::Config>(&self.table, &self.key_span, &taken) {
             Ok(config) => config,
             Err(mut problem) => {
-                // The inputs are keys of the same table for the person who writes it.
-                if let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|rest| rest.strip_suffix('`'))
-                    && problem.help.as_ref().is_none_or(|help| !help.starts_with("did you mean"))
-                {
-                    let key = key.to_string();
-                    let known: Vec<&str> =
-                        S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
-                    let better = problem.clone().suggest(&key, known);
-                    if better.help.as_ref().is_some_and(|help| help.starts_with("did you mean")) {
-                        problem = better;
-                    }
-                }
                 problem.message = format!("stage `{}`: {}", self.name, problem.message);
                 problems.push(problem);
                 return Err(problems);

@@ -33,7 +33,7 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
     let (mut axes, mut problems) = (Vec::new(), Diagnostics::new());
     let zip = table.remove("zip");
     let random = table.remove("random");
-    for (key, node) in flat(table) {
+    for (key, node) in table.flat(is_distribution) {
         match node.value {
             Value::Array(values) if !values.is_empty() => {
                 // A value twice is the same point twice.
@@ -94,7 +94,7 @@ fn forget_in(group: &mut Node, key: &str) {
 /// The table with dotted keys, and without one of them.
 fn without(table: &mut Table, key: &str) {
     let entry = |(name, node): (String, Node)| Entry { key: name, key_span: node.span.clone(), node };
-    let flat = flat(std::mem::take(table));
+    let flat = std::mem::take(table).flat(is_distribution);
     table.0 = flat.into_iter().filter(|(name, _)| name != key).map(entry).collect();
 }
 
@@ -125,20 +125,6 @@ fn no_values(key: &str, node: &Node) -> Diagnostic {
         .help(HELP)
 }
 
-/// `a.b.c = x`, whether written with dots, in quotes or as tables.
-fn flat(table: Table) -> Vec<(String, Node)> {
-    let mut found = Vec::new();
-    for Entry { key, node, .. } in table.0 {
-        match node.value {
-            Value::Table(below) if !is_distribution(&below) => {
-                found.extend(flat(below).into_iter().map(|(name, node)| (format!("{key}.{name}"), node)));
-            }
-            _ => found.push((key, node)),
-        }
-    }
-    found
-}
-
 /// Keys whose first values belong together, their second ones, and so on.
 fn zipped(group: Node) -> Result<Axis, Diagnostics> {
     let Value::Table(mut table) = group.value else {
@@ -149,7 +135,7 @@ fn zipped(group: Node) -> Result<Axis, Diagnostics> {
         None => Vec::new(),
     };
     let mut axis = Axis { keys: Vec::new(), rows: Vec::new(), labels };
-    for (key, node) in flat(table) {
+    for (key, node) in table.flat(is_distribution) {
         let span = node.span.clone();
         let Value::Array(values) = node.value else { return Err(vec![no_values(&key, &node)]) };
         if axis.keys.is_empty() {
@@ -196,7 +182,7 @@ fn drawn(entry: Entry) -> Result<Axis, Diagnostics> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut axis = Axis { keys: Vec::new(), rows: vec![Vec::new(); count], labels: Vec::new() };
     axis.labels = (1..=count).map(|number| format!("draw={number:0width$}", width = count.to_string().len())).collect();
-    for (key, node) in flat(table) {
+    for (key, node) in table.flat(is_distribution) {
         let draw = Draw::read(&key, &node).map_err(|problem| vec![problem])?;
         axis.keys.push(key);
         for row in &mut axis.rows {

@@ -50,6 +50,38 @@ impl Table {
         Some(self.0.remove(index))
     }
 
+    /// `a.b.c = value` as a table.
+    pub(super) fn nested(key: &str, node: Node) -> Self {
+        let span = node.span.clone();
+        let (first, node) = match key.split_once('.') {
+            Some((first, rest)) => (first, Node { value: Value::Table(Self::nested(rest, node)), span: span.clone() }),
+            None => (key, node),
+        };
+        Self(vec![Entry { key: first.into(), key_span: span, node }])
+    }
+
+    /// All values by their dotted keys. Tables that are values `as_value` stay whole.
+    pub(super) fn flat(self, as_value: fn(&Self) -> bool) -> Vec<(String, Node)> {
+        let mut found = Vec::new();
+        for Entry { key, node, .. } in self.0 {
+            match node.value {
+                Value::Table(below) if !as_value(&below) => {
+                    found.extend(below.flat(as_value).into_iter().map(|(name, node)| (format!("{key}.{name}"), node)));
+                }
+                _ => found.push((key, node)),
+            }
+        }
+        found
+    }
+
+    /// The keys of the table under `key`; none if there is no such table.
+    pub(super) fn keys_of(&self, key: &str) -> Vec<&str> {
+        match self.get(key).map(|entry| &entry.node.value) {
+            Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The same as the `toml` crate has it.
     pub(crate) fn to_toml(&self) -> toml::Table {
         self.0.iter().map(|entry| (entry.key.clone(), entry.node.value.to_toml())).collect()

@@ -137,12 +137,12 @@ impl Store {
 
     /// Writes a whole file or nothing. When it returns, the file and all that was renamed before it have reached the disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.place(path, bytes)?;
+        self.write_atomic(path, bytes)?;
         sync_folder(path)
     }
 
     /// The same, but the file's name may take a moment to reach the disk.
-    fn place(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+    fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)

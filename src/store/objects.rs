@@ -98,7 +98,7 @@ impl Store {
         let path = self.object(digest);
         // One that is there may be damaged.
         if !fs::read(&path).is_ok_and(|there| there == bytes) {
-            self.place(&path, bytes)?;
+            self.write_atomic(&path, bytes)?;
             read_only(&path)?;
         }
         Ok(digest)
