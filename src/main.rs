@@ -1,5 +1,8 @@
 //! imp-flow: parse the command line, do what it says, turn the result into an exit code.
 
+#[cfg(not(unix))]
+compile_error!("imp-flow needs a Unix system: it uses file locks, links, signals and process groups");
+
 mod artifacts;
 mod cli;
 mod commands;

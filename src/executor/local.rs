@@ -1,6 +1,6 @@
 //! Runs a job as a child process on this machine.
 
-use std::{fs::OpenOptions, io, path::Path, process::Stdio};
+use std::{fs::OpenOptions, io, os::unix::process::ExitStatusExt, path::Path, process::Stdio};
 
 use imp_stages::{event::Event, job};
 use tokio::{
@@ -90,18 +90,13 @@ fn spawn(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> 
     // A person's own settings stand.
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));
     // Its own process group, so that Ctrl-C on the terminal reaches the runner only, which then asks politely.
-    #[cfg(unix)]
     command.process_group(0);
     command.spawn()
 }
 
 /// The child ended without a word.
 fn died(status: std::process::ExitStatus) -> Outcome {
-    #[cfg(unix)]
-    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-    #[cfg(not(unix))]
-    let signal: Option<i32> = None;
-    let (message, help) = match signal {
+    let (message, help) = match status.signal() {
         Some(9) => (
             "its process was killed (signal 9)".to_string(),
             "if nobody did so, the machine ran out of memory: try a smaller `micro_batch_size` under [stages.NAME.runtime]; \

@@ -3,6 +3,7 @@
 
 use std::{
     fs::Metadata,
+    os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -52,10 +53,6 @@ impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
         let modified =
             metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_nanos());
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Self { size: metadata.len(), modified, inode }
+        Self { size: metadata.len(), modified, inode: metadata.ino() }
     }
 }
