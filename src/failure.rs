@@ -1,4 +1,4 @@
-//! Why a verb ended early, and its exit code. Independent of how that is shown.
+//! Why a verb ended early, and the exit code. Independent of how it is shown.
 
 use std::process::ExitCode;
 
@@ -7,15 +7,15 @@ use crate::{
     store::StoreError,
 };
 
-/// Why a verb ended early. What a stage did wrong was reported by the run itself.
+/// Why a verb ended early. Failures of stages are not among them: the run reports those.
 pub(crate) enum Failure {
-    /// The user's files or command line are wrong.
+    /// Errors in the user's files or on the command line.
     Usage { problems: Diagnostics, sources: Sources },
-    /// The machine's settings are wrong.
+    /// Errors in the machine's settings.
     Settings(String),
     /// The store can't be used.
     Store(StoreError),
-    /// The operating system refused.
+    /// An error of the operating system.
     Io { what: String, source: std::io::Error },
 }
 
@@ -26,7 +26,7 @@ impl From<StoreError> for Failure {
 }
 
 impl Failure {
-    /// 2 where the person has to change something, 1 where the machine has failed.
+    /// 2 if the user has to change something, 1 if the machine failed.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),

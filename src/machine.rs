@@ -1,17 +1,17 @@
-//! What a machine has, and what a running stage gets of it. Plain data; who gets what is the scheduler's business.
+//! The machine's resources, and a running stage's share of them. Plain data: the scheduler decides who gets what.
 
-/// What the machine has to share out.
+/// The resources that stages share.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     /// Threads.
     pub(crate) cpus: usize,
     /// GPUs, as `CUDA_VISIBLE_DEVICES` names them.
     pub(crate) gpus: Vec<String>,
-    /// Bytes; `None` where the system doesn't tell.
+    /// Bytes; `None` if unknown.
     pub(crate) memory: Option<u64>,
 }
 
-/// What a running stage has, until it is given back.
+/// The resources of a running stage, until it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) cpus: usize,

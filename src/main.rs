@@ -1,4 +1,4 @@
-//! imp-flow: parse the command line, do what it says, turn the result into an exit code.
+//! imp-flow: parses the command line, runs the verb, and turns the result into an exit code.
 
 #[cfg(not(unix))]
 compile_error!("imp-flow needs a Unix system: it uses file locks, links, signals and process groups");

@@ -1,5 +1,5 @@
-//! From a merged table to a [`Pipeline`] in which every stage has a known kind, a full configuration and
-//! inputs that exist. Finds all mistakes, not just the first.
+//! From a merged table to a [`Pipeline`] in which every stage has a known kind, a complete configuration and
+//! inputs that exist. Reports all errors, not just the first.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,15 +21,18 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
         problems.push(bad_name("pipeline", &name, Some(Span::whole_file(0))));
     }
     let seed: u64 = scalar(&mut table, "seed", 0, &mut problems);
+    let stage_names: Vec<String> = table.keys_of("stages").into_iter().map(Into::into).collect();
     let stages = table.remove("stages");
-    // `imp-flow sweep` has read it before; to others it says nothing.
+    // `imp-flow sweep` has read it before; other verbs ignore it.
     table.remove("sweep");
-    for entry in &table.0 {
-        problems.push(
-            Diagnostic::new(format!("unknown key `{}`", entry.key), Some(entry.key_span.clone()))
-                .label("not a key of a pipeline")
-                .suggest(&entry.key, TOP_KEYS.iter().copied()),
-        );
+    for Entry { key, key_span, .. } in &table.0 {
+        let problem = Diagnostic::new(format!("unknown key `{key}`"), Some(key_span.clone()));
+        let problem = problem.label("not a key of a pipeline");
+        problems.push(if stage_names.contains(key) {
+            problem.help(format!("did you mean `stages.{key}`?"))
+        } else {
+            problem.suggest(key, TOP_KEYS.iter().copied())
+        });
     }
 
     let mut declared = Vec::new();
@@ -55,14 +58,14 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     Ok(Pipeline { name, stages, points: vec![Point::default()] })
 }
 
-/// A part of a stage must not have the name of another stage.
+/// A shard of a stage must not have the name of another stage.
 fn check_names(declared: &[Declared]) -> Diagnostics {
     let mut seen = HashSet::new();
     let again = declared.iter().map(|declared| &declared.stage).filter(|stage| !seen.insert(stage.name.as_str()));
     again
         .map(|stage| {
-            let message = format!("there are two stages called `{}`: one is a part of another stage", stage.name);
-            Diagnostic::new(message, Some(stage.span.clone())).help("give this one another name")
+            let message = format!("there are two stages called `{}`: one is a shard of another stage", stage.name);
+            Diagnostic::new(message, Some(stage.span.clone())).help("rename this one")
         })
         .collect()
 }
@@ -89,5 +92,9 @@ fn find_inputs(declared: Vec<Declared>) -> Result<Vec<StageDecl>, Diagnostics> {
 fn no_such_stage(stage: &str, input: &str, target: &str, span: Span, names: &[String]) -> Diagnostic {
     let others = names.iter().map(String::as_str).filter(|name| *name != stage);
     let message = format!("stage `{stage}`: its input `{input}` names the stage `{target}`, which does not exist");
-    Diagnostic::new(message, Some(span)).label("no such stage").suggest(target, others)
+    let problem = Diagnostic::new(message, Some(span)).label("no such stage");
+    if target.starts_with('[') {
+        return problem.help("the names in a list need quotes: `[\"a\", \"b\"]`");
+    }
+    problem.suggest(target, others)
 }

@@ -1,7 +1,7 @@
-//! From a [`Node`] to a type, with errors that know the place. Unaware of which types these are.
+//! From a [`Node`] to a type, with errors that point into the file. Independent of which types these are.
 //!
-//! A deserializer of our own because serde's errors carry no position, and because the tree that is read
-//! was merged from several files.
+//! This is a deserializer of our own because serde's errors carry no position, and because the tree was merged from several
+//! files.
 
 use serde::de::{self, Deserialize, IntoDeserializer, Visitor};
 
@@ -25,7 +25,7 @@ pub(super) fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, 
     T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span, &[]))
 }
 
-/// What serde found wrong.
+/// An error found by serde.
 #[derive(Debug)]
 pub(crate) struct Error {
     what: What,
@@ -37,13 +37,15 @@ pub(crate) struct Error {
 #[derive(Debug)]
 enum What {
     Other(String),
+    /// A number in quotes, as written.
+    Quoted(String, String),
     UnknownField(String, &'static [&'static str]),
     UnknownVariant(String, &'static [&'static str]),
     MissingField(&'static str),
 }
 
 impl Error {
-    /// Keeps the innermost place.
+    /// Keeps the innermost span.
     fn at(mut self, span: &Span) -> Self {
         self.span.get_or_insert_with(|| span.clone());
         self
@@ -55,6 +57,11 @@ impl Error {
             What::Other(message) => match self.key {
                 Some(key) => Diagnostic::new(format!("`{key}`: {message}"), span),
                 None => Diagnostic::new(message, span),
+            },
+            What::Quoted(message, number) => match self.key {
+                Some(key) => Diagnostic::new(format!("`{key}`: {message}"), span)
+                    .help(format!("remove the quotes: `{key} = {number}`")),
+                None => Diagnostic::new(message, span).help(format!("remove the quotes: `{number}`")),
             },
             What::UnknownField(field, known) => Diagnostic::new(format!("unknown key `{field}`"), span)
                 .label("not a key of this table")
@@ -83,7 +90,13 @@ impl de::Error for Error {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format!("expected {}, found {}", wanted(expected), describe(found)))
+        let message = format!("expected {}, found {}", wanted(expected), describe(found));
+        match found {
+            de::Unexpected::Str(text) if is_number(expected) && text.parse::<f64>().is_ok() => {
+                Self { what: What::Quoted(message, text.into()), span: None, key: None }
+            }
+            _ => Self::custom(message),
+        }
     }
 
     fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -103,11 +116,16 @@ impl de::Error for Error {
     }
 }
 
-/// Names of Rust's types say nothing to people.
+fn is_number(expected: &dyn de::Expected) -> bool {
+    const NUMBERS: [&str; 12] = ["usize", "u8", "u16", "u32", "u64", "isize", "i8", "i16", "i32", "i64", "f32", "f64"];
+    NUMBERS.contains(&expected.to_string().as_str())
+}
+
+/// Rust's type names mean nothing to users.
 fn wanted(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
-        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number that is not negative".into(),
-        "isize" | "i8" | "i16" | "i32" | "i64" => "a whole number".into(),
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a non-negative integer".into(),
+        "isize" | "i8" | "i16" | "i32" | "i64" => "an integer".into(),
         "f32" | "f64" => "a number".into(),
         other => other.into(),
     }

@@ -6,18 +6,18 @@ use imp_stages::job::Runtime;
 
 use super::diagnostic::Span;
 
-/// A pipeline whose parts are known to be well-formed. Cycles are found later, by the graph.
+/// A pipeline with valid stages. Cycles are found later, by the graph.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub(crate) name: String,
-    /// In the order in which the file has them. Points of a sweep share those that are the same for them.
+    /// In the order of the file. Points of a sweep share stages that are the same for them.
     pub(crate) stages: Vec<StageDecl>,
-    /// The points of a sweep; a pipeline by itself is a single point without values.
+    /// The points of a sweep; without a sweep, a single point without values.
     pub(crate) points: Vec<Point>,
 }
 
 impl Pipeline {
-    /// How a point is known over runs: the pipeline's name, and the point's.
+    /// The identifier of a point over runs: the pipeline's name and the point's label.
     pub(crate) fn id(&self, point: usize) -> String {
         match self.points[point].label.as_str() {
             "" => self.name.clone(),
@@ -25,7 +25,7 @@ impl Pipeline {
         }
     }
 
-    /// The stages called `name`, by themselves or by any point; `POINT/STAGE` is that of one point.
+    /// The stages called `name`, in the whole pipeline or in any point; `POINT/STAGE` selects one point.
     pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
         let (point, of_point) = name.rsplit_once('/').unwrap_or(("", name));
         let owned = move |(owner, stage): &(usize, String)| {
@@ -36,10 +36,10 @@ impl Pipeline {
     }
 }
 
-/// A pipeline with its own values for some keys.
+/// One point of a sweep: the pipeline with its own values for some keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Point {
-    /// Its name, and that of its folder: `lora_rank=64`. Empty for a pipeline by itself.
+    /// Its name, and the name of its folder: `lora_rank=64`. Empty without a sweep.
     pub(crate) label: String,
     /// Dotted key -> value, as written.
     pub(crate) values: Vec<(String, String)>,
@@ -55,16 +55,16 @@ pub(crate) struct StageDecl {
     /// The configuration, all defaults included.
     pub(crate) config: serde_json::Value,
     pub(crate) runtime: Runtime,
-    /// Threads that it takes: those of `runtime`, or what its kind usually needs; 0 for all.
+    /// CPU threads: those of `runtime`, or the default of its kind; 0 for all.
     pub(crate) cpus: usize,
-    /// Input name -> the position of the stage that it names.
+    /// Input name -> index of the stage that it names.
     pub(crate) inputs: BTreeMap<String, usize>,
-    /// Files of the user that the configuration names: as written -> absolute path.
+    /// The user's files that the configuration names: as written -> absolute path.
     pub(crate) sources: BTreeMap<String, PathBuf>,
-    /// Where the stage's name stands.
+    /// The stage's name in the file.
     pub(crate) span: Span,
-    /// The stage of which it does a part.
+    /// The stage of which this is a shard.
     pub(crate) part_of: Option<String>,
-    /// For whom it is: the positions of points, and what they call it.
+    /// The points that it belongs to, by index, and its name in each.
     pub(crate) owners: Vec<(usize, String)>,
 }

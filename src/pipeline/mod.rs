@@ -1,5 +1,5 @@
 //! What the user wrote: from the text of a pipeline file to checked stage declarations.
-//! Knows the kinds of stage by their contract; unaware of keys, the store and execution.
+//! Knows kinds of stages only by their contract. Independent of keys, the store and execution.
 
 mod check;
 mod de;

@@ -1,5 +1,5 @@
-//! The points of a sweep as one pipeline: what is the same for several points is there once.
-//! Unaware of keys: stages are the same here if they are declared the same.
+//! The points of a sweep as one pipeline: a stage that several points share is in it once.
+//! Independent of cache keys: stages are the same here if their declarations are.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,7 +26,7 @@ fn combinations(axes: &[Axis]) -> Vec<Rows> {
     })
 }
 
-/// Makes one pipeline of all points. `make` turns a table into a pipeline by itself.
+/// One pipeline of all points. `make` turns the table of a point into a pipeline.
 pub(super) fn all(
     base: &Table,
     axes: &[Axis],
@@ -46,7 +46,7 @@ pub(super) fn all(
                 table.merge(Table::nested(key, node.clone()));
             }
         }
-        // A mistake in all points is said once.
+        // An error in all points is reported once.
         let pipeline = make(table, sources)?;
         name.clone_from(&pipeline.name);
         merged.add(number, pipeline)?;
@@ -61,7 +61,7 @@ pub(super) fn all(
     Ok(pipeline)
 }
 
-/// A variable or a stage that is not there would be made by setting it: most likely its name is wrong.
+/// Setting a variable or stage that does not exist would create it: its name is probably misspelt.
 fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
     let mut problems = Diagnostics::new();
     for axis in axes {
@@ -84,7 +84,7 @@ fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// What rows are called.
+/// The labels of each row of each axis.
 struct Labels(Vec<Vec<String>>);
 
 impl Labels {
@@ -113,7 +113,7 @@ impl Labels {
         shortened(parts.join(","))
     }
 
-    /// Of what some points have in common: the labels of the axes on which they don't differ.
+    /// The label of what some points share: the labels of the axes on which they don't differ.
     fn common(&self, points: &[&Rows]) -> String {
         let same = |axis: usize| points.iter().all(|rows| rows[axis] == points[0][axis]);
         let parts: Vec<&str> = (0..self.0.len())
@@ -124,7 +124,7 @@ impl Labels {
     }
 }
 
-/// The last part of a key, and more of it where that is not enough to tell it from others.
+/// The last part of a key, or more of it where that is ambiguous.
 fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
     let starts = key.match_indices('.').map(|(at, _)| at + 1).rev();
     let fits =
@@ -132,7 +132,7 @@ fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
     starts.map(|start| &key[start..]).find(|end| fits(end)).unwrap_or(key)
 }
 
-/// Labels name folders.
+/// A label as the name of a folder.
 fn folder_name(text: &str) -> String {
     let mut clean = String::new();
     for c in text.chars() {
@@ -147,7 +147,7 @@ fn folder_name(text: &str) -> String {
     }
 }
 
-/// File systems allow 255 bytes.
+/// File systems allow names of 255 bytes.
 fn shortened(label: String) -> String {
     const LONGEST: usize = 120;
     if label.len() <= LONGEST {
@@ -157,7 +157,7 @@ fn shortened(label: String) -> String {
     format!("{}-{}", &label[..label.floor_char_boundary(LONGEST - 9)], &digest[..8])
 }
 
-/// Two points of one name become two names. The names of stages are those of links where the points' folders are.
+/// Numbers points with equal labels. The names of stages are taken too: their links lie beside the folders of points.
 fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
     let mut seen: HashMap<String, usize> = stages.map(|name| (name, 1)).collect();
     for point in points {
@@ -169,7 +169,7 @@ fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
     }
 }
 
-/// Stages of all points so far, equal ones once.
+/// The stages of all points so far, equal ones once.
 #[derive(Default)]
 struct Merged {
     stages: Vec<StageDecl>,
@@ -177,7 +177,7 @@ struct Merged {
     known: HashMap<Identity, usize>,
 }
 
-/// What makes two stages of different points one: all that their results follow from, and how they are run.
+/// Stages of different points with equal identities are one stage.
 #[derive(PartialEq, Eq, Hash)]
 struct Identity {
     name: String,
@@ -227,7 +227,7 @@ impl Merged {
     }
 }
 
-/// A stage of some points only is called after them: `finetune@lora_rank=64`.
+/// A stage of only some points is named after them: `finetune@lora_rank=64`.
 fn name_nodes(pipeline: &mut Pipeline, labels: &Labels, rows: &[Rows]) {
     let mut taken = BTreeSet::new();
     for stage in &mut pipeline.stages {

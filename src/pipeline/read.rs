@@ -1,4 +1,4 @@
-//! Reads single keys of a pipeline's tables.
+//! Reads single keys from tables, and checks names.
 
 use super::{
     de,
@@ -6,6 +6,7 @@ use super::{
     value::Table,
 };
 
+/// Takes the value of `key` out of the table; `default` if it is missing or wrong.
 pub(super) fn scalar<T: serde::de::DeserializeOwned>(
     table: &mut Table,
     key: &str,
@@ -20,7 +21,7 @@ pub(super) fn scalar<T: serde::de::DeserializeOwned>(
     })
 }
 
-/// Names become names of folders.
+/// Whether `name` can be the name of a folder.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 100

@@ -1,5 +1,5 @@
-//! One stage of a pipeline: from its table to a declaration with a known kind and a full configuration.
-//! Unaware of the other stages.
+//! One stage of a pipeline: from its table to a declaration with a known kind and a complete configuration.
+//! Independent of other stages.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -18,14 +18,14 @@ use super::{
     value::{Entry, Node, Table, Value},
 };
 
-/// A declaration whose inputs are names still.
+/// A declaration whose inputs are still names.
 #[derive(Clone)]
 pub(super) struct Declared {
     pub(super) stage: StageDecl,
     pub(super) inputs: BTreeMap<String, (String, Span)>,
 }
 
-/// The stage that an entry declares, behind those that do it in parts if there are any.
+/// The stage that an entry declares, after its shards if it has any.
 pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Vec<Declared>, Diagnostics> {
     let Entry { key: name, key_span, node } = entry;
     if !is_name(&name) || name.contains('.') {
@@ -53,7 +53,7 @@ pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Resu
     })
 }
 
-/// A stage whose kind is about to become a type.
+/// A stage that is read as the config type of its kind.
 struct Reading<'a> {
     name: String,
     key_span: Span,
@@ -70,7 +70,7 @@ impl KindVisitor for Reading<'_> {
         let seed = scalar(&mut self.table, "seed", self.pipeline_seed, &mut problems);
         let runtime = scalar(&mut self.table, "runtime", Runtime::default(), &mut problems);
         let inputs = self.take_inputs::<S>(&mut problems);
-        // For the user the inputs are keys of the same table.
+        // To the user, inputs are keys of the same table.
         let taken: Vec<&str> = S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
         let config = match de::from_table::<S::Config>(&self.table, &self.key_span, &taken) {
             Ok(config) => config,
@@ -124,7 +124,7 @@ impl KindVisitor for Reading<'_> {
     }
 }
 
-/// A stage behind those that do it in parts, whose outputs it gets.
+/// A stage after its shards, whose outputs are its inputs.
 fn in_parts(mut whole: Declared, parts: Parts<serde_json::Value>) -> Vec<Declared> {
     let count = parts.configs.len();
     let part = |(index, config)| {
@@ -182,7 +182,7 @@ impl Reading<'_> {
             format!("stage `{}`: the input `{}` is missing", self.name, input.name),
             Some(self.key_span.clone()),
         )
-        .help(format!("add `{} = \"STAGE\"`, a stage that gives {}", input.name, input.about))
+        .help(format!("add `{} = \"STAGE\"`, the name of a stage that provides {}", input.name, input.about))
     }
 
     fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {
@@ -193,7 +193,7 @@ impl Reading<'_> {
         .label(format!("this is {}", node.type_name()))
     }
 
-    /// The place of a dotted key, or of the nearest table above it that was written.
+    /// The span of a dotted key, or of the nearest table above it in the file.
     fn span_of(&self, dotted: &str) -> Span {
         let (mut table, mut span) = (&self.table, self.key_span.clone());
         for part in dotted.split('.') {
@@ -205,7 +205,7 @@ impl Reading<'_> {
         span
     }
 
-    /// Files of the user, from the folder of the file that names them.
+    /// The user's files as absolute paths. Relative paths start from the folder of the file that names them.
     fn resolve_sources(&self, written: &[String], problems: &mut Diagnostics) -> BTreeMap<String, PathBuf> {
         let mut resolved = BTreeMap::new();
         for source in written {
@@ -219,13 +219,20 @@ impl Reading<'_> {
                 Ok(_) => {
                     resolved.insert(source.clone(), path);
                 }
-                Err(error) => problems.push(
-                    Diagnostic::new(
-                        format!("stage `{}`: can't read {}: {error}", self.name, path.display()),
-                        Some(span.clone()),
-                    )
-                    .help("a relative path is meant from the folder of the pipeline file"),
-                ),
+                Err(error) => {
+                    let help = if source.starts_with("~") {
+                        "`~` is not expanded here: write the full path"
+                    } else {
+                        "relative paths start from the folder of the pipeline file"
+                    };
+                    problems.push(
+                        Diagnostic::new(
+                            format!("stage `{}`: can't read {}: {error}", self.name, path.display()),
+                            Some(span.clone()),
+                        )
+                        .help(help),
+                    );
+                }
             }
         }
         resolved
