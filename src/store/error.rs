@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Raised when the layout changes; an older cache is refused, not guessed at.
+/// Raised when the layout changes. A cache with another version is refused.
 pub(super) const LAYOUT_VERSION: &str = "1";
 
 /// What can go wrong in the store.
@@ -10,7 +10,7 @@ pub(super) const LAYOUT_VERSION: &str = "1";
 pub(crate) enum StoreError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{} was made by another version of imp-flow (layout {found}, this one writes {LAYOUT_VERSION}): use another --cache, or delete it", path.display())]
+    #[error("{} was made by another version of imp-flow (layout {found}; this version uses {LAYOUT_VERSION}): use another --cache, or delete it", path.display())]
     Version { path: PathBuf, found: String },
     #[error("{}: {what}", path.display())]
     Refused { path: PathBuf, what: String },

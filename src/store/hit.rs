@@ -1,4 +1,4 @@
-//! What a run needs to know of a receipt, small enough for the index.
+//! The part of a receipt that a run needs, small enough for the index.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{digest::Digest, tree::TreeRef};
 
-/// What a run needs to know of a receipt.
+/// A cached result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Hit {
     pub(crate) key: Digest,

@@ -1,5 +1,5 @@
-//! The content-addressed store. The truth is in files; the index is derived from them.
-//! Knows nothing of pipelines' syntax, processes or the terminal.
+//! The content-addressed store. Files are the truth; the index is derived from them.
+//! Independent of pipeline syntax, processes and the terminal.
 //!
 //! ```text
 //! cache/
@@ -8,15 +8,15 @@
 //!   trees/ab/cdef.../       a tree as a folder: hard links to objects, made again if missing
 //!   receipts/ab/cdef....json what a stage produced, by key
 //!   work/<key>/             a stage in progress: job.json, out/, checkpoint/, metrics.jsonl, log, lock
-//!   locks/<key>             advisory file locks, held while a stage is made; `gc` is that of throwing things away
-//!   live/                   what running runs use
-//!   runs/<id>.json          past runs: the whole pipeline, and what came out
-//!   tmp/                    files that are being written; renamed into place when whole
-//!   notes/                  derived: what was looked at to find a pipeline up to date
+//!   locks/<key>             advisory file locks, held while a stage is made; `gc` is the lock of garbage collection
+//!   live/                   leases: what current runs use
+//!   runs/<id>.json          past runs: the whole pipeline and its results
+//!   tmp/                    files that are being written, renamed into place when complete
+//!   notes/                  derived: what was checked to find a pipeline up to date
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
-//! Everything is written to `tmp/`, flushed and renamed. At any moment there are only whole objects and
-//! whole receipts, and a receipt appears only after the objects that it names: its name is the one that is waited for.
+//! Everything is written to `tmp/`, flushed and renamed, so there are only complete objects and complete receipts at any moment.
+//! A receipt is written last, after the objects that it names, and made durable.
 
 mod digest;
 mod error;
@@ -66,14 +66,14 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The cache at `root`, if there is one that this version can read.
+    /// The cache at `root`, if it exists and this version can read it.
     pub(crate) fn existing(root: &Path) -> Option<Self> {
         let root = root.canonicalize().ok()?;
         let version = std::fs::read_to_string(root.join("VERSION")).ok()?;
         (version.trim() == LAYOUT_VERSION).then_some(Self { root })
     }
 
-    /// Opens the cache at `root`, making it if there is none.
+    /// Opens the cache at `root`, creating it if there is none.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
         let root = root.canonicalize().map_err(StoreError::io(root))?;
@@ -89,7 +89,7 @@ impl Store {
             let path = store.root.join(folder);
             std::fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
         }
-        // https://bford.info/cachedir/: backup programs leave such a folder out.
+        // https://bford.info/cachedir/: backup programs skip folders with this file.
         store.write(
             &store.root.join("CACHEDIR.TAG"),
             b"Signature: 8a477f597d28d172789f06886806bc55\n# The cache of imp-flow.\n",
@@ -103,7 +103,7 @@ impl Store {
         self.root.join(folder).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// Where things are until they are whole.
+    /// The folder of files that are being written.
     fn tmp(&self) -> Result<PathBuf> {
         let folder = self.root.join("tmp");
         std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
@@ -113,35 +113,35 @@ impl Store {
     /// A file in `tmp/`, to be renamed into place.
     fn temporary(&self) -> Result<tempfile::NamedTempFile> {
         let folder = self.tmp()?;
-        // As the person's umask has it: a cache may be shared.
+        // Permissions follow the umask, since a cache may be shared.
         let mode = std::fs::Permissions::from_mode(0o666);
         tempfile::Builder::new().permissions(mode).tempfile_in(&folder).map_err(StoreError::io(&folder))
     }
 
-    /// The folders whose times tell whether a receipt and a tree may have gone.
+    /// The folders whose modification times change when this receipt or tree is removed.
     pub(crate) fn folders_of(&self, key: Digest, tree: Digest) -> [PathBuf; 2] {
         [("receipts", key), ("trees", tree)].map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]))
     }
 
-    /// Where a note on `question` lies.
+    /// The path of the note on `question`.
     pub(crate) fn note(&self, question: Digest) -> PathBuf {
         self.root.join("notes").join(question.hex())
     }
 
-    /// Writes a whole file or nothing; it may be lost when the machine stops.
+    /// Writes a complete file or nothing. A power failure may lose it.
     pub(crate) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 
-    /// Writes a whole file or nothing. When it returns, the file and all that was renamed before it have reached the disk.
+    /// Writes a complete file or nothing. On return the file and everything renamed before it are on disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.write_atomic(path, bytes)?;
         sync_folder(path)
     }
 
-    /// The same, but the file's name may take a moment to reach the disk.
+    /// Like [`Self::write`], but the file's name may reach the disk later.
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;

@@ -1,5 +1,4 @@
-//! The folder in which a stage is being made: what lies in it, how far the stage is, why it failed the last time. Independent
-//! of what the stage does.
+//! The folder in which a stage works: its paths, its progress and its last failure. Independent of what the stage does.
 
 use std::{
     fs, io,
@@ -13,7 +12,7 @@ use imp_stages::{
 
 use super::{Digest, Store, error::Result, files::remove_all};
 
-/// Written by the runner only.
+/// Files that only the runner writes.
 const FAILURE: &str = "failure";
 const PROGRESS: &str = "progress.json";
 
@@ -24,7 +23,7 @@ pub(crate) struct Work {
 }
 
 impl Store {
-    /// The folder in which the stage with this key is made. It may not exist yet.
+    /// The work folder of the stage with this key. It may not exist yet.
     pub(crate) fn work(&self, key: Digest) -> Work {
         Work { path: self.root.join("work").join(key.hex()) }
     }
@@ -40,7 +39,7 @@ impl Work {
         self.path.join(job::JOB)
     }
 
-    /// The folder of the output, until the store takes it.
+    /// The folder of the output, until it moves into the store.
     pub(crate) fn out(&self) -> PathBuf {
         self.path.join(job::OUT)
     }
@@ -63,7 +62,7 @@ impl Work {
         fs::read_dir(self.path.join(job::CHECKPOINT)).is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// Keeps the message with which the stage failed until it is tried again.
+    /// Keeps the error message of a failed stage until it is tried again.
     pub(crate) fn note_failure(&self, message: &str) {
         // If this fails, the log still has the message.
         let _ = fs::write(self.path.join(FAILURE), message);
@@ -73,15 +72,15 @@ impl Work {
         let _ = fs::remove_file(self.path.join(FAILURE));
     }
 
-    /// The message with which the last try failed.
+    /// The error message of the last attempt, if it failed.
     pub(crate) fn failure(&self) -> Option<String> {
         fs::read_to_string(self.path.join(FAILURE)).ok()
     }
 
-    /// Notes how far the stage is, for `imp-flow status` in another process.
+    /// Writes how far the stage is, for `imp-flow status` in another process.
     pub(crate) fn note_progress(&self, progress: &Progress) {
         if let Ok(text) = serde_json::to_vec(progress) {
-            // A reader that finds half of it shows no progress until the next note.
+            // A reader that finds half of it shows no progress until the next write.
             let _ = fs::write(self.path.join(PROGRESS), text);
         }
     }
@@ -91,7 +90,7 @@ impl Work {
         serde_json::from_slice(&fs::read(self.path.join(PROGRESS)).ok()?).ok()
     }
 
-    /// Makes the folder.
+    /// Creates the folder.
     pub(crate) fn create(&self) -> io::Result<()> {
         fs::create_dir_all(&self.path)
     }
