@@ -19,7 +19,7 @@ use imp_stages::{
     Job, KindVisitor, Stage, StageError,
     contract::{
         event::Event,
-        job::{JobSpec, Sink},
+        job::{self, JobSpec, Sink},
         process_memory,
     },
     visit,
@@ -61,7 +61,7 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
     let spec: JobSpec = serde_json::from_slice(&text)
         .map_err(|error| StageError::input(job_file, error.to_string(), "run it again"))?;
     let _lock = lock(&spec.work)?;
-    for (folder, keep) in [("out", false), ("checkpoint", true)] {
+    for (folder, keep) in [(job::OUT, false), (job::CHECKPOINT, true)] {
         let path = spec.work.join(folder);
         if !keep && path.exists() {
             fs::remove_dir_all(&path).map_err(StageError::io(&path))?;
@@ -117,7 +117,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
 
 /// Waits until no other process works in this folder: a child whose runner was killed may still be saving.
 fn lock(work: &Path) -> Result<File, StageError> {
-    let path = work.join("lock");
+    let path = work.join(job::LOCK);
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(StageError::io(&path))?;
     let start = Instant::now();

@@ -8,7 +8,7 @@ use std::{
     process::{ExitStatus, Stdio},
 };
 
-use imp_stages::contract::event::Event;
+use imp_stages::contract::{event::Event, job};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Outcome, STOP, StopSignal};
-use crate::scheduler::Grant;
+use crate::machine::Grant;
 
 #[cfg(test)]
 mod tests;
@@ -99,9 +99,9 @@ const KEEP_MEMORY: [(&str, &str); 3] =
 
 /// This program on the job. Its standard error is the stage's log.
 fn command(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Command> {
-    let log = OpenOptions::new().create(true).append(true).open(work.join("log"))?;
+    let log = OpenOptions::new().create(true).append(true).open(work.join(job::LOG))?;
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("__stage").arg(work.join("job.json")).stderr(log);
+    command.arg("__stage").arg(work.join(job::JOB)).stderr(log);
     command
         .env("RAYON_NUM_THREADS", grant.cpus.to_string())
         .env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","))

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::{lines::BAD, tell};
+use super::{print::tell, style::BAD};
 use crate::{
-    commands::Failure,
+    failure::Failure,
     pipeline::{Diagnostic, Sources},
 };
 

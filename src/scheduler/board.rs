@@ -16,7 +16,7 @@ use super::{
     found::{Found, Look},
 };
 use crate::{
-    graph::Graph,
+    pipeline::Graph,
     store::{Digest, Hit, Manifest, StageState},
 };
 

@@ -17,7 +17,6 @@ pub(crate) use error::SchedulerError;
 pub(crate) use event::{Ending, RunEvent, StageEnd, Summary};
 pub(crate) use found::MissReason;
 pub(crate) use plan::{Planner, Verdict};
-pub(crate) use resources::{Grant, Machine};
 pub(crate) use run::{Options, run};
 pub(crate) use selection::{Names, Selection};
 pub(crate) use step::Retry;

@@ -7,8 +7,7 @@ use super::{
     found::{Found, Look},
 };
 use crate::{
-    graph::Graph,
-    pipeline::{Pipeline, StageDecl},
+    pipeline::{Graph, Pipeline, StageDecl},
     store::{Change, Digest, Index, Manifest, Receipt, Store, StoreError, source_digest},
 };
 

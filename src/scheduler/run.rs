@@ -13,15 +13,16 @@ use imp_stages::contract::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Machine, MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
+    MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
     board::{Board, Done, Effect, Todo},
-    resources::{Grant, Pool},
+    resources::Pool,
     step::{self, Retry, Step, StepEnd, StepEvent},
     stop::Stop,
 };
 use crate::{
     artifacts::Artifacts,
     executor::StopSignal,
+    machine::{Grant, Machine},
     store::{Digest, Hit, Lease, Manifest, Provenance, StoreError, source_digest},
 };
 
@@ -210,7 +211,7 @@ impl Run<'_, '_> {
             runtime: stage.runtime.clone(),
             inputs: self.inputs(index, &manifest)?,
             sources: stage.sources.clone(),
-            work: store.work(key),
+            work: store.work(key).path().to_path_buf(),
             seed: manifest.seed,
         };
         let provenance = Provenance {

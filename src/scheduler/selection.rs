@@ -1,9 +1,6 @@
 //! Which stages the user wants to run, and which to run again. Independent of the store.
 
-use crate::{
-    graph::Graph,
-    pipeline::{Diagnostic, Pipeline},
-};
+use crate::pipeline::{Diagnostic, Graph, Pipeline};
 
 /// Names of stages, as on the command line. Empty lists change nothing.
 #[derive(Debug, Clone, Default)]

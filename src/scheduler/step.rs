@@ -7,17 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::contract::{
-    event::{Event, Progress},
-    job::{EVENTS, JobSpec},
-};
+use imp_stages::contract::{event::Event, job::JobSpec};
 use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, found::Found};
 use crate::{
     executor::{self, Outcome, STARTED, StopSignal},
-    scheduler::Grant,
-    store::{Digest, Hit, PROGRESS, Product, Provenance, Receipt, Store, StoreError, Timing, now},
+    machine::Grant,
+    store::{Digest, Hit, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
 };
 
 /// What it takes to run a stage.
@@ -81,10 +78,11 @@ pub(super) async fn run(
         Ok(end) => end,
         Err(error) => failed(error.to_string(), error.remedy().map(Into::into)),
     };
-    let path = store.work(key).join("log");
+    let work = store.work(key);
+    let path = work.log();
     match end {
         StepEnd::Failed { message, help, .. } if path.exists() => {
-            store.note_failure(key, &message);
+            work.note_failure(&message);
             let tail = last_lines(&path, &message);
             (index, StepEnd::Failed { message, help, log: Some(path), tail })
         }
@@ -143,13 +141,14 @@ async fn make(
         // Meanwhile, other stages took its part of the machine.
         return Ok(StepEnd::Again);
     }
-    let resumed = store.has_checkpoint(key);
-    write_job(&step.job)?;
-    store.forget_failure(key);
+    let work = store.work(key);
+    let resumed = work.has_checkpoint();
+    write_job(&step.job, &work)?;
+    work.forget_failure();
     tell(StepEvent::Running { resumed });
 
     let start = Instant::now();
-    let (outcome, said) = execute(&step, &mut stop, &tell).await?;
+    let (outcome, said) = execute(&step, &work, &mut stop, &tell).await?;
     match outcome {
         Outcome::Cancelled => return Ok(StepEnd::Cancelled),
         Outcome::Failed { message, help, .. } => return Ok(failed(message, help)),
@@ -172,21 +171,13 @@ struct Said {
 /// How often a stage's progress is written for other processes.
 const TELL: Duration = Duration::from_millis(500);
 
-/// Writes progress for `imp-flow status`, in another process.
-fn note_progress(work: &Path, progress: &Progress) {
-    if let Ok(text) = serde_json::to_vec(progress) {
-        // A reader that finds half a file shows nothing for half a second.
-        let _ = std::fs::write(work.join(PROGRESS), text);
-    }
-}
-
 /// Runs the stage's process, again after a pause if its failure is transient.
 async fn execute(
     step: &Step,
+    work: &Work,
     stop: &mut watch::Receiver<StopSignal>,
     tell: &impl Fn(StepEvent),
 ) -> Result<(Outcome, Said), SchedulerError> {
-    let work = &step.job.work;
     let (mut tries, mut told) = (0, None::<Instant>);
     loop {
         let mut said = Said::default();
@@ -197,13 +188,13 @@ async fn execute(
                 Event::PeakMemory { bytes } => said.peak_memory = Some(*bytes),
                 Event::Progress(progress) if told.is_none_or(|at| at.elapsed() > TELL) => {
                     told = Some(Instant::now());
-                    note_progress(work, progress);
+                    work.note_progress(progress);
                 }
                 _ => {}
             }
             tell(StepEvent::Stage(event));
         };
-        let outcome = executor::run(work, &step.grant, &step.environment, stop.clone(), listen)
+        let outcome = executor::run(work.path(), &step.grant, &step.environment, stop.clone(), listen)
             .await
             .map_err(SchedulerError::Process)?;
         let message = match &outcome {
@@ -228,10 +219,10 @@ fn keep(store: &Store, provenance: Provenance, said: Said, seconds: f64) -> Resu
     // Objects that no receipt names yet must not be collected.
     let _guard = store.guard()?;
     let product = Product {
-        output: store.take_in(&work.join("out"))?,
-        log: store.keep_file(&work.join("log"))?,
-        metrics: store.keep_file(&work.join("metrics.jsonl"))?,
-        events: store.keep_file(&work.join(EVENTS))?,
+        output: store.take_in(&work.out())?,
+        log: store.keep_file(&work.log())?,
+        metrics: store.keep_file(&work.metrics())?,
+        events: store.keep_file(&work.events())?,
         results: said.results,
         peak_memory: said.peak_memory,
         timing: Timing { finished: now() as u64, seconds },
@@ -239,13 +230,13 @@ fn keep(store: &Store, provenance: Provenance, said: Said, seconds: f64) -> Resu
     };
     let receipt = Receipt::new(provenance, product);
     store.write_receipt(&receipt)?;
-    store.clear_work(key)?;
+    work.clear()?;
     Ok(receipt)
 }
 
-fn write_job(job: &JobSpec) -> Result<(), StoreError> {
-    std::fs::create_dir_all(&job.work).map_err(StoreError::io(&job.work))?;
-    let path = job.work.join("job.json");
+fn write_job(job: &JobSpec, work: &Work) -> Result<(), StoreError> {
+    work.create().map_err(StoreError::io(work.path()))?;
+    let path = work.job();
     let text = serde_json::to_vec_pretty(job)
         .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
     std::fs::write(&path, text).map_err(StoreError::io(&path))

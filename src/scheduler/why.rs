@@ -91,10 +91,9 @@ impl Explainer<'_> {
                 why.now = if self.planner.store.is_being_made(*key) {
                     Some("it is running now".into())
                 } else {
-                    let failure =
-                        self.planner.store.failure(*key).map(|message| format!("its last try failed: {message}"));
-                    let stopped =
-                        || self.planner.store.has_checkpoint(*key).then(|| "it resumes from its checkpoint".into());
+                    let work = self.planner.store.work(*key);
+                    let failure = work.failure().map(|message| format!("its last try failed: {message}"));
+                    let stopped = || work.has_checkpoint().then(|| "it resumes from its checkpoint".into());
                     failure.or_else(stopped)
                 };
                 if let MissReason::Changed(changes) = reason {

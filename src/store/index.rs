@@ -66,7 +66,7 @@ impl Index {
     /// Throws the index away and makes it again; returns how many stages it knows then.
     pub(crate) fn anew(store: &Store) -> Result<usize> {
         let path = store.root.join("index.sled");
-        super::receipt::remove_all(&path)?;
+        super::files::remove_all(&path)?;
         let index = Self::open(store, &Wanted::default());
         let stages = index.known.borrow().keys().filter(|key| key.starts_with(b"last\0")).count();
         Ok(stages)
@@ -202,7 +202,7 @@ fn open(path: &Path) -> Option<sled::Db> {
                 continue;
             }
             // The next process to open it builds a new one.
-            Trouble::Damaged => drop(super::receipt::remove_all(path)),
+            Trouble::Damaged => drop(super::files::remove_all(path)),
             Trouble::Busy | Trouble::Disk => {}
         }
         tracing::debug!(%error, "working without the index");

@@ -1,5 +1,5 @@
-//! Everything that decides the result of a stage. The key and its explanation are both made from one list
-//! of fields, so that they can't drift apart. Unaware of where the values come from.
+//! Everything that determines the result of a stage. The key and its explanation are both made from one list
+//! of fields, so that they can't drift apart. Independent of where the values come from.
 
 use std::{
     borrow::Cow,
@@ -10,19 +10,19 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Digest;
+use super::digest::Digest;
 
-/// Everything that decides the result of a stage.
+/// Everything that determines the result of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub(crate) kind: String,
     pub(crate) version: u32,
     pub(crate) seed: u64,
-    /// With all defaults.
+    /// With all defaults filled in.
     pub(crate) config: Value,
     /// The user's own files, by content.
     pub(crate) sources: BTreeMap<String, Digest>,
-    /// The inputs, by content: a stage that ran again and gave the same bytes changes nothing here.
+    /// The inputs, by content: an input that was made again with the same bytes changes nothing here.
     pub(crate) inputs: BTreeMap<String, Digest>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Change {
     pub(crate) name: String,
     /// `None` where the field is new.
     pub(crate) old: Option<String>,
-    /// `None` where the field is gone.
+    /// `None` where the field was removed.
     pub(crate) new: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Change {
 type Fields<'a> = Vec<(FieldGroup, Cow<'a, str>, Cow<'a, str>)>;
 
 impl Manifest {
-    /// The one list that key and explanation are made from.
+    /// The list from which key and explanation are made.
     fn fields(&self) -> Fields<'_> {
         let mut fields = Fields::with_capacity(32);
         fields.push((FieldGroup::Own, "kind".into(), self.kind.as_str().into()));
@@ -90,10 +90,10 @@ impl Manifest {
         fields.into_iter().map(|(_, name, value)| (name.into_owned(), value.into_owned())).collect()
     }
 
-    /// The key: BLAKE3 over the fields, each part with its length before it.
+    /// The key: BLAKE3 of all fields, each part preceded by its length.
     pub(crate) fn key(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("imp-flow 2026-11 stage key");
-        // In one piece: the hash is fast on long texts, and not on many short ones.
+        // In one piece: hashing many short pieces is slow.
         let mut bytes = Vec::with_capacity(1024);
         for (group, name, value) in &self.fields() {
             for part in [group.word(), name.as_ref(), value.as_ref()] {
@@ -104,7 +104,7 @@ impl Manifest {
         hasher.update(&bytes).finalize().into()
     }
 
-    /// What differs from an `older` manifest.
+    /// The fields that differ from those of an `older` manifest.
     pub(crate) fn changes_since(&self, older: &Self) -> Vec<Change> {
         let table = |fields: Fields<'_>| -> BTreeMap<(FieldGroup, String), String> {
             fields.into_iter().map(|(group, name, value)| ((group, name.into_owned()), value.into_owned())).collect()
@@ -135,7 +135,7 @@ fn flatten<'a>(value: &'a Value, name: &mut String, fields: &mut Fields<'a>) {
                 name.truncate(length);
             }
         }
-        // An option that is not given: the same as one that did not exist yet.
+        // An option that is not set is the same as one that did not exist yet.
         Value::Null => {}
         other => fields.push((FieldGroup::Config, name.clone().into(), other.to_string().into())),
     }
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_key_is_stable_over_releases() {
-        // Changing how a key is made throws away everybody's cache: do it on purpose only.
+        // Changing how keys are made invalidates all caches: never do it by accident.
         let key = manifest(r#"{"learning_rate": 0.001, "lora": {"rank": 8}}"#).key();
         assert_eq!(key.hex(), GOLDEN);
     }

@@ -1,38 +1,39 @@
-//! What a stage produced, and from what. A receipt is the proof of a cache hit.
+//! What a stage produced, and from what. A receipt proves a cache hit.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Index, Manifest, Result, Store, StoreError, TreeRef, files, index::Stamp};
+use super::{
+    Digest, Hit, Index, Manifest, Store, TreeRef,
+    error::{Result, StoreError},
+    files::{files, remove_all},
+    index::Stamp,
+};
 
-/// A stage that ran to its end.
+/// The record of a stage that finished.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
     pub(crate) manifest: Manifest,
     pub(crate) output: TreeRef,
-    /// The final figures of the stage.
+    /// The final metrics of the stage.
     pub(crate) results: BTreeMap<String, f64>,
     /// The stage's log, and the lines of its `metrics.jsonl`, as objects.
     pub(crate) log: Option<Digest>,
     pub(crate) metrics: Option<Digest>,
-    /// The same figures for TensorBoard.
+    /// The same metrics for TensorBoard.
     #[serde(default)]
     pub(crate) events: Option<Digest>,
-    /// The most memory that its process had, in bytes, where the system told.
+    /// Peak memory of its process in bytes, where the system reports it.
     #[serde(default)]
     pub(crate) peak_memory: Option<u64>,
-    /// For whom it ran first. Others may use it.
+    /// The pipeline and stage for which it ran. Others may use it.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
-    /// Why it ran, in words.
+    /// Why it ran, as text.
     #[serde(default)]
     pub(crate) reason: String,
-    /// The key that the stage had before.
+    /// The previous key of the stage.
     #[serde(default)]
     pub(crate) previous: Option<Digest>,
     pub(crate) timing: Timing,
@@ -88,19 +89,6 @@ impl Receipt {
     }
 }
 
-/// What a run needs to know of a receipt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Hit {
-    pub(crate) key: Digest,
-    pub(crate) output: TreeRef,
-    pub(crate) log: Option<Digest>,
-    pub(crate) metrics: Option<Digest>,
-    pub(crate) events: Option<Digest>,
-    pub(crate) results: BTreeMap<String, f64>,
-    pub(crate) peak_memory: Option<u64>,
-    pub(crate) seconds: f64,
-}
-
 impl From<Receipt> for Hit {
     fn from(receipt: Receipt) -> Self {
         Self {
@@ -116,17 +104,17 @@ impl From<Receipt> for Hit {
     }
 }
 
-/// When and how long.
+/// When it finished, and how long it took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// Seconds since 1970.
     pub(crate) finished: u64,
-    /// Seconds of the try that finished it; a resumed stage took longer in all.
+    /// Seconds of the attempt that finished it; a resumed stage took longer in total.
     pub(crate) seconds: f64,
 }
 
 impl Store {
-    /// The receipt for `key` if the stage ran to its end. A damaged receipt counts as none: the stage runs again.
+    /// The receipt for `key`, if the stage finished. A damaged receipt counts as none: the stage runs again.
     pub(crate) fn receipt(&self, key: Digest) -> Result<Option<Receipt>> {
         let path = self.receipt_path(key);
         match fs::read(&path) {
@@ -138,7 +126,7 @@ impl Store {
         }
     }
 
-    /// What the receipt for `key` says and the folder of its tree; `None` if there is no receipt. The index saves reading it.
+    /// The result under `key` and the folder of its tree, if complete; `None` if there is no receipt. The index saves reading it.
     pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, Option<PathBuf>)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
@@ -160,12 +148,12 @@ impl Store {
         Ok(Some((made, folder)))
     }
 
-    /// Takes a receipt back.
+    /// Removes a receipt.
     pub(crate) fn remove_receipt(&self, key: Digest) -> Result<()> {
         remove_all(&self.receipt_path(key))
     }
 
-    /// Writes a receipt. Its objects must be in the store before.
+    /// Writes a receipt. Its objects must be in the store already.
     pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
         let path = self.receipt_path(receipt.manifest.key());
         let text = serde_json::to_vec_pretty(receipt)
@@ -173,7 +161,7 @@ impl Store {
         self.write(&path, &text)
     }
 
-    /// All whole receipts.
+    /// All readable receipts.
     pub(crate) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
         files(&self.root.join("receipts")).filter_map(|path| {
             let receipt: Receipt = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
@@ -183,21 +171,5 @@ impl Store {
 
     pub(super) fn receipt_path(&self, key: Digest) -> PathBuf {
         self.path("receipts", key).with_extension("json")
-    }
-
-    /// Removes what a finished or hopeless stage left in its work folder.
-    pub(crate) fn clear_work(&self, key: Digest) -> Result<()> {
-        remove_all(&self.work(key))
-    }
-}
-
-/// Removes a folder, or a file that is in its place, if there is one.
-pub(super) fn remove_all(path: &Path) -> Result<()> {
-    let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
-    match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::Io { path: path.to_path_buf(), source: error })
-        }
-        _ => Ok(()),
     }
 }
