@@ -1,4 +1,4 @@
-//! What `imp-flow status` says.
+//! The output of `imp-flow status`.
 
 use super::{
     print::say,
@@ -7,29 +7,29 @@ use super::{
 };
 use crate::store::Receipt;
 
-/// When a stage was made and what it takes.
+/// When a result was made, how long that took, and its size.
 pub(crate) fn made(receipt: &Receipt) -> String {
     let (at, took) = (units::time(receipt.timing.finished), units::duration(receipt.timing.seconds));
     format!("{at}, took {took}, {}", units::bytes(receipt.output.bytes))
 }
 
-/// Where a stage stands, for `status`.
-pub(crate) struct Standing {
+/// The state of a stage.
+pub(crate) struct StageStatus {
     pub(crate) stage: String,
     pub(crate) state: &'static str,
     pub(crate) detail: String,
 }
 
-/// Where the stages of a pipeline stand.
-pub(crate) fn status(pipeline: &str, stages: &[Standing], json: bool) {
+/// Shows the states of all stages.
+pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
     if json {
-        for Standing { stage, state, detail } in stages {
+        for StageStatus { stage, state, detail } in stages {
             say(&serde_json::json!({"stage": stage, "state": state, "detail": detail}).to_string());
         }
         return;
     }
     let width = stages.iter().map(|stage| stage.stage.len()).max().unwrap_or(0);
-    for Standing { stage, state, detail } in stages {
+    for StageStatus { stage, state, detail } in stages {
         let style = match *state {
             "running" => GOOD,
             "cached" => DIM,
