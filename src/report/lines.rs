@@ -150,7 +150,7 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             text
         }
         RunEvent::Cancelled { stage } => format!("{stage}: stopped"),
-        RunEvent::Skipped { stage, because } => format!("{stage}: skipped: it needs `{because}`"),
+        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, because it needs `{because}`"),
         RunEvent::Stopping { at_once: false } => {
             "Stopping: saving checkpoints ... (press Ctrl-C again to quit now and lose the steps since the last checkpoint)".into()
         }

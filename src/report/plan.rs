@@ -69,7 +69,7 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let memory = forecast.memory.map(|memory| {
         format!("{} {} of memory", if memory.at_most { "up to" } else { "about" }, units::bytes(memory.bytes))
     });
-    let steps = forecast.steps.map(|steps| units::count(steps as usize, "step"));
+    let steps = forecast.steps.map(|steps| units::count(steps, "step"));
     let time = forecast.work.zip(rate).map(|(work, rate)| match work {
         Work::Whole(work) => format!("{} or more on this CPU", units::duration(work / rate)),
         Work::FullStep(work) => {

@@ -26,7 +26,7 @@ fn points_share_what_they_have_in_common() {
          rate=3          3       *3\n\
          rate=2          2        2\n\
          rate=1          1        1\n\n\
-         * the best of its column\n"
+         * best in its column\n"
     );
     let csv = space.succeed(&["compare", "--csv"]).stdout;
     assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
