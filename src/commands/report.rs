@@ -1,8 +1,8 @@
-//! `imp-flow report`: what cached stages have found out.
+//! `imp-flow report`: results of cached stages.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use super::session::{Asked, Session};
+use super::session::{Request, Session};
 use crate::{
     cli::{Common, ReportEvalArgs},
     failure::Failure,
@@ -15,8 +15,8 @@ use crate::{
 pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<ExitCode, Failure> {
     let mut rows = Vec::new();
     for file in &args.files {
-        let asked = Asked { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
-        let session = Session::open(asked, common)?;
+        let request = Request { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
+        let session = Session::open(request, common)?;
         let cached = cached_results(&session)?;
         let found = eval_rows(&session.pipeline, |stage| cached.get(stage));
         if found.is_empty() {
@@ -33,7 +33,7 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// The figures of the stages that are in the cache.
+/// The results of cached stages.
 fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
     let mut results = BTreeMap::new();
     for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {
@@ -46,7 +46,7 @@ fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String,
     Ok(results)
 }
 
-/// A row for each model that a pipeline evaluates. `results` has the figures of a stage by its name.
+/// A row for each model that a pipeline evaluates. `results` returns the results of a stage by name.
 pub(super) fn eval_rows<'r>(
     pipeline: &Pipeline,
     results: impl Fn(&str) -> Option<&'r BTreeMap<String, f64>>,
@@ -72,12 +72,12 @@ pub(super) fn benchmark(stage: &StageDecl) -> Option<&str> {
     stage.config["benchmark"].as_str().filter(|_| stage.kind == "eval")
 }
 
-/// Stages that show no images are for other comparisons.
+/// Stages that blank out the images are for other comparisons.
 fn is_shown(stage: &StageDecl) -> bool {
     stage.kind == "eval" && stage.config["ablate_image"] != true
 }
 
-/// The stage whose model has answered.
+/// The stage whose model gave the answers.
 fn model_of<'p>(pipeline: &'p Pipeline, stage: &'p StageDecl) -> Option<&'p str> {
     let input = |name: &str| stage.inputs.get(name).map(|from| &pipeline.stages[*from]);
     input("model").map(|model| model.name.as_str()).or_else(|| {

@@ -219,7 +219,7 @@ impl Reading<'_> {
                     resolved.insert(source.clone(), path);
                 }
                 Err(error) => {
-                    let help = if source.starts_with("~") {
+                    let help = if source.starts_with('~') {
                         "`~` is not expanded here: write the full path"
                     } else {
                         "relative paths start from the folder of the pipeline file"

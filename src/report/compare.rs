@@ -1,4 +1,4 @@
-//! Points or runs in one table. Knows columns and rows; not where they come from.
+//! Points or runs in one table. Independent of where its columns and rows come from.
 
 use std::cmp::Ordering;
 
@@ -14,7 +14,7 @@ use super::{
 pub(crate) struct Comparison {
     pub(crate) parameters: Vec<String>,
     pub(crate) metrics: Vec<String>,
-    /// Of each metric.
+    /// The order of each metric.
     pub(crate) orders: Vec<Order>,
     pub(crate) rows: Vec<CompareRow>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct CompareRow {
     pub(crate) metrics: Vec<Option<f64>>,
 }
 
-/// Which end of a metric is the good one.
+/// Which end of a metric is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     More,
@@ -35,13 +35,13 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// By the words in a metric's name.
+    /// Guessed from the words in a metric's name.
     pub(crate) fn of(metric: &str) -> Self {
         const LESS: [&str; 7] = ["loss", "error", "perplexity", "seconds", "memory", "bytes", "rejected"];
         if LESS.iter().any(|word| metric.contains(word)) { Self::Less } else { Self::More }
     }
 
-    /// The better one first.
+    /// Orders the better value first.
     fn compare(self, a: f64, b: f64) -> Ordering {
         match self {
             Self::More => b.total_cmp(&a),
@@ -51,12 +51,12 @@ impl Order {
 }
 
 impl Comparison {
-    /// The names of all columns that can be sorted by.
+    /// The names of all columns that can be sorted.
     pub(crate) fn columns(&self) -> Vec<String> {
         self.parameters.iter().chain(&self.metrics).cloned().collect()
     }
 
-    /// Metrics from the best on, parameters from the smallest. What has none comes last.
+    /// Sorts metrics from the best, parameters from the smallest. Rows without a value come last.
     pub(crate) fn sort_by(&mut self, column: usize) {
         let parameters = self.parameters.len();
         let number = |value: &Option<toml::Value>| match value {
@@ -80,7 +80,7 @@ impl Comparison {
         });
     }
 
-    /// The best value of a metric, if rows differ in it.
+    /// The best value of a metric, if rows differ.
     fn best(&self, column: usize) -> Option<f64> {
         let values = || self.rows.iter().filter_map(|row| row.metrics[column]);
         let best = values().min_by(|a, b| self.orders[column].compare(*a, *b))?;
@@ -99,7 +99,7 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return say("these runs differ in nothing, and their stages report no figures");
+        return say("no differences: these runs have the same parameters, and their stages report no metrics");
     }
     let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
     let mut table = Table::new(&head).right(&head[1..]);
@@ -114,11 +114,11 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     table.print();
     if best.iter().any(Option::is_some) {
-        say(&format!("\n{GOOD}*{GOOD:#} {DIM}the best of its column{DIM:#}"));
+        say(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
     }
 }
 
-/// A text as it is, anything else as in a pipeline.
+/// A string as it is, other values as in a pipeline file.
 fn shown(value: Option<&toml::Value>) -> Option<String> {
     value.map(|value| value.as_str().map_or_else(|| value.to_string(), Into::into))
 }
@@ -147,7 +147,7 @@ fn as_csv(comparison: &Comparison) {
     }
 }
 
-/// As RFC 4180 has it.
+/// Quoted as in RFC 4180.
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.into() }
 }

@@ -1,4 +1,4 @@
-//! The table of the Imp paper: nine benchmarks, this run's models beside the published ones. Does not know where figures
+//! The table of the Imp paper: nine benchmarks, the models of this run beside the published ones. Independent of where results
 //! come from.
 
 use std::{collections::BTreeMap, fmt::Write};
@@ -10,8 +10,7 @@ use super::{
     style::{DIM, GOOD, Style},
 };
 
-/// A column: the benchmark as `eval` names it, the figure of `eval` that stands there and what it is multiplied by, and how
-/// the paper writes it.
+/// A column: the benchmark and metric as `eval` names them, the factor for display, and the title in the paper.
 struct Column {
     benchmark: &'static str,
     figure: &'static str,
@@ -45,9 +44,9 @@ const PUBLISHED: [(&str, [&str; 9]); 5] = [
     ("Imp-v1.5-4B", ["81.46", "63.51", "51.16", "78.28", "60.16", "86.86", "1507.7", "73.28", "44.6"]),
 ];
 
-/// For figures of a part of a benchmark's questions.
+/// For results on a part of a benchmark's questions.
 const PART: &str = "* on the first questions only (`limit`)";
-/// Always true of a model of this run, where it has these figures.
+/// For models of this run that have these results.
 const SPLITS: &str =
     "VQAv2 and VizWiz: this run's on the public validation splits, the published ones on the test servers' splits";
 
@@ -59,16 +58,16 @@ pub(crate) struct EvalRow {
     pub(crate) scores: BTreeMap<String, Score>,
 }
 
-/// What an eval stage found.
+/// The results of an eval stage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Score {
-    /// Its figures by name.
+    /// By name.
     pub(crate) figures: BTreeMap<String, f64>,
-    /// Not all questions were asked.
+    /// Whether only some of the questions were asked.
     pub(crate) part: bool,
 }
 
-/// How the table is written.
+/// The format of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
@@ -76,7 +75,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Whether the benchmarks are all of the table's.
+/// Whether all benchmarks of the table are among these.
 pub(crate) fn is_whole<'a>(benchmarks: impl Iterator<Item = &'a str>) -> bool {
     let given: Vec<&str> = benchmarks.collect();
     COLUMNS.iter().all(|column| given.contains(&column.benchmark))
@@ -92,10 +91,10 @@ pub(crate) fn eval(rows: &[EvalRow], format: Format) {
     .trim_end());
 }
 
-/// A pipeline of which nothing is in the cache.
+/// Tells that a pipeline has no cached results.
 pub(crate) fn no_eval(pipeline: &str, file: &str, style: Style) {
     if !style.quiet {
-        tell(&format!("{pipeline} has no figures in the cache: `imp-flow run {file}` makes them"));
+        tell(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
     }
 }
 
@@ -113,7 +112,7 @@ impl EvalRow {
     }
 }
 
-/// All rows as texts, published ones first: whether it is published, its name, its cells.
+/// All rows as text, published ones first: whether it is published, its name, its cells.
 fn cells(rows: &[EvalRow]) -> Vec<(bool, String, Vec<String>)> {
     let published =
         PUBLISHED.iter().map(|(model, cells)| (true, format!("{model} (published)"), cells.map(String::from).to_vec()));
