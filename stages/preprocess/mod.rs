@@ -63,7 +63,7 @@ impl Stage for Preprocess {
             None => Ok(()),
             Some((key, _)) => Err(ConfigIssue::new(
                 *key,
-                format!("is of no use without `{}`: name an encoder there, or leave this out", INPUT),
+                format!("is of no use without `{INPUT}`: name an encoder there, or leave this out"),
             )),
         }
     }
