@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use imp_stages::{KINDS, KindVisitor, Stage, contract::input::Input, visit};
 
-use super::Failure;
-use crate::report;
+use crate::{failure::Failure, report};
 
 struct Describe;
 

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The stage's process has started: the first event.
+    Started {
+        /// The name of the machine that it runs on.
+        host: String,
+    },
     /// How far the work is.
     Progress(Progress),
     /// A final figure of the stage, kept with its receipt (`accuracy`, `loss`).

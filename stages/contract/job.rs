@@ -23,6 +23,18 @@ use super::{
     tensorboard::EventFile,
 };
 
+/// The job file. This and the names below are those of a work folder: the runner and its stages agree on them here.
+pub const JOB: &str = "job.json";
+/// The folder of the output, empty at the start.
+pub const OUT: &str = "out";
+/// The folder of saved state, which outlives a crash.
+pub const CHECKPOINT: &str = "checkpoint";
+/// What the stage's process writes to standard error.
+pub const LOG: &str = "log";
+/// The metrics by step, as JSON lines.
+pub const METRICS: &str = "metrics.jsonl";
+/// Held by the one process that works in the folder.
+pub const LOCK: &str = "lock";
 /// The event file for TensorBoard, in the work folder: TensorBoard finds such files by this beginning.
 pub const EVENTS: &str = "events.out.tfevents.imp-flow";
 
@@ -176,12 +188,12 @@ impl Job {
 
     /// The output folder: exists and is empty at the start.
     pub fn output(&self) -> PathBuf {
-        self.spec.work.join("out")
+        self.spec.work.join(OUT)
     }
 
     /// A folder that outlives a crash; empty on the first try.
     pub fn checkpoint(&self) -> PathBuf {
-        self.spec.work.join("checkpoint")
+        self.spec.work.join(CHECKPOINT)
     }
 
     /// Puts a file of an input folder into the output folder without copying its bytes where the disk allows it.
@@ -244,7 +256,7 @@ impl Job {
     /// # Errors
     /// If the file can't be read or written.
     pub fn open_metrics(&self, last_step: u64) -> Result<(), StageError> {
-        let path = self.spec.work.join("metrics.jsonl");
+        let path = self.spec.work.join(METRICS);
         let (length, kept) = match File::open(&path) {
             Ok(file) => lines_up_to(BufReader::new(file), last_step).map_err(StageError::io(&path))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, Vec::new()),
@@ -277,7 +289,7 @@ impl Job {
         let Some(Metrics { lines, events }) = metrics.as_mut() else { return Ok(()) };
         let written = add_event(events, &line)
             .and_then(|()| lines.write_all(format!("{}\n", serde_json::Value::Object(line)).as_bytes()));
-        written.map_err(StageError::io(&self.spec.work.join("metrics.jsonl")))
+        written.map_err(StageError::io(&self.spec.work.join(METRICS)))
     }
 }
 

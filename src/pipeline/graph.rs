@@ -1,10 +1,10 @@
-//! The DAG of a pipeline: which stage waits for which. The only place that knows petgraph.
+//! The DAG of a pipeline: which stage needs which. The only file that uses petgraph.
 
 use petgraph::{Direction, algo, graph::NodeIndex, prelude::DiGraph};
 
-use crate::pipeline::{Diagnostic, Pipeline};
+use super::{declaration::Pipeline, diagnostic::Diagnostic};
 
-/// Stages by their index in the pipeline; an edge leads from an input to the stage that uses it.
+/// Stages by their index in the pipeline. Edges lead from an input to the stages that use it.
 #[derive(Debug)]
 pub(crate) struct Graph {
     graph: DiGraph<(), ()>,
@@ -13,7 +13,7 @@ pub(crate) struct Graph {
 
 impl Graph {
     /// # Errors
-    /// If stages wait for each other in a circle, naming it.
+    /// If stages form a cycle; the message names them.
     pub(crate) fn new(pipeline: &Pipeline) -> Result<Self, Diagnostic> {
         let mut graph = DiGraph::with_capacity(pipeline.stages.len(), pipeline.stages.len() * 2);
         for _ in &pipeline.stages {
@@ -25,7 +25,7 @@ impl Graph {
             }
         }
         match algo::toposort(&graph, None) {
-            // By depth, then as written: the order in which a person would read them.
+            // By depth, then as written: the order in which users read them.
             Ok(sorted) => {
                 let mut depth = vec![0_usize; pipeline.stages.len()];
                 for node in &sorted {
@@ -37,7 +37,7 @@ impl Graph {
                 order.sort_by_key(|index| (depth[*index], *index));
                 Ok(Self { graph, order })
             }
-            Err(_) => Err(circle(&graph, pipeline)),
+            Err(_) => Err(cycle(&graph, pipeline)),
         }
     }
 
@@ -57,7 +57,7 @@ impl Graph {
     }
 }
 
-fn circle(graph: &DiGraph<(), ()>, pipeline: &Pipeline) -> Diagnostic {
+fn cycle(graph: &DiGraph<(), ()>, pipeline: &Pipeline) -> Diagnostic {
     let mut members: Vec<usize> = algo::tarjan_scc(graph)
         .into_iter()
         .find(|part| part.len() > 1 || part.iter().any(|node| graph.contains_edge(*node, *node)))
@@ -65,7 +65,7 @@ fn circle(graph: &DiGraph<(), ()>, pipeline: &Pipeline) -> Diagnostic {
         .unwrap_or_default();
     members.sort_unstable();
     let first = members.first().copied().unwrap_or(0);
-    // Walk along inputs inside the component until a stage comes again: that stretch is a circle.
+    // Walk along inputs inside the component until a stage repeats: that stretch is a cycle.
     let (mut path, mut at) = (vec![first], first);
     loop {
         let next = graph
@@ -87,5 +87,5 @@ fn circle(graph: &DiGraph<(), ()>, pipeline: &Pipeline) -> Diagnostic {
         Some(pipeline.stages[path[0]].span.clone()),
     )
     .label("needs itself")
-    .help("an input must come from a stage that does not use this one")
+    .help("an input must come from a stage that does not depend on this one")
 }

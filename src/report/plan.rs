@@ -1,87 +1,15 @@
-//! Tables: the end of a run, a plan, a kind of stage.
+//! What `imp-flow plan` says.
 
 use std::fmt::Write;
 
-use imp_stages::contract::{
-    forecast::{self, Forecast, Work},
-    input::Input,
-};
+use imp_stages::contract::forecast::{self, Forecast, Work};
 
 use super::{
-    lines::{BAD, DIM, GOOD, WARN},
-    say, units,
+    print::say,
+    style::{DIM, GOOD, Style, WARN},
+    units,
 };
-use crate::{
-    cli::Common,
-    pipeline::Pipeline,
-    scheduler::{Ending, Machine, StageEnd, Summary, Verdict},
-    store::Store,
-};
-
-/// In pipelines of more stages than this, cached ones are counted and not listed.
-const LISTED: usize = 40;
-
-/// The end of a run.
-pub(super) fn summary(summary: &Summary) -> String {
-    let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, ran) = (count("cached"), count("ran"));
-    let took = units::duration(summary.seconds);
-    let mut text = String::new();
-    let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
-    let _ = writeln!(
-        text,
-        "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
-        "stage", "state", "time", "memory", "size"
-    );
-    // A person looks for what was not cached; of a large pipeline the rest only takes room.
-    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != "cached";
-    for stage in summary.stages.iter().filter(listed) {
-        let time = stage.seconds.map(units::duration).unwrap_or_default();
-        let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
-        let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
-        let link = stage.link.as_ref().map(|link| link.display().to_string()).unwrap_or_default();
-        let style = match &*stage.state {
-            "ran" => GOOD,
-            "failed" => BAD,
-            "cached" => DIM,
-            _ => WARN,
-        };
-        let _ = writeln!(
-            text,
-            "{:<width$}  {style}{:<11}{style:#}  {time:>12}  {memory:>8}  {size:>8}  {link}",
-            stage.name, stage.state
-        );
-    }
-    let unlisted = summary.stages.len() - summary.stages.iter().filter(listed).count();
-    if unlisted > 0 {
-        let _ = writeln!(text, "{DIM}and {unlisted} cached stages{DIM:#}");
-    }
-    let with_results = || summary.stages.iter().filter(listed).filter(|stage| !stage.results.is_empty());
-    if with_results().next().is_some() {
-        let _ = writeln!(text, "\n{DIM}{:<width$}  results{DIM:#}", "stage");
-        for stage in with_results() {
-            let figures: Vec<String> =
-                stage.results.iter().map(|(name, value)| format!("{name} {}", units::figure(*value))).collect();
-            let _ = writeln!(text, "{:<width$}  {}", stage.name, figures.join("  "));
-        }
-    }
-    let name = &summary.pipeline;
-    let _ = match summary.ending {
-        Ending::Done if ran == 0 => {
-            write!(text, "\n{GOOD}{name} is up to date{GOOD:#}: {cached} of {cached} cached ({took})")
-        }
-        Ending::Done => {
-            write!(text, "\n{GOOD}{name} is done{GOOD:#}: {ran} ran, {cached} cached ({took})")
-        }
-        Ending::Failed => {
-            write!(text, "\n{BAD}{name} failed{BAD:#} after {took}: {ran} ran, {cached} cached")
-        }
-        Ending::Interrupted => {
-            write!(text, "\n{WARN}{name} was stopped{WARN:#} after {took}: the same command goes on from here")
-        }
-    };
-    text
-}
+use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
 
 /// What would run, and why.
 pub(crate) fn plan(
@@ -90,24 +18,24 @@ pub(crate) fn plan(
     machine: &Machine,
     verdicts: &[(usize, Verdict)],
     forecasts: &[Forecast],
-    common: &Common,
+    style: Style,
 ) {
-    if common.json {
+    if style.json {
         return plan_as_json(pipeline, verdicts, forecasts);
     }
     let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
     let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
-        let (style, word) = match verdict {
+        let (colour, word) = match verdict {
             Verdict::Hit { .. } => (DIM, "cached"),
             Verdict::Run { .. } => (GOOD, "run"),
             Verdict::After { .. } => (WARN, "after"),
         };
-        let resumable = matches!(verdict, Verdict::Run { key, .. } if store.has_checkpoint(*key));
+        let resumable = matches!(verdict, Verdict::Run { key, .. } if store.work(*key).has_checkpoint());
         let more = if resumable { "; goes on from its checkpoint" } else { "" };
         say(&format!(
-            "{style}{word:<6}{style:#}  {:<width$}  {}{more}",
+            "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",
             pipeline.stages[*index].name,
             why(pipeline, verdict)
         ));
@@ -169,7 +97,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
         let stage = &pipeline.stages[*index];
         say(&serde_json::json!({
             "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-            "why": (state != "cached").then(|| why(pipeline, verdict)),
+            "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| why(pipeline, verdict)),
             "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
             "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
         })
@@ -193,24 +121,4 @@ fn why(pipeline: &Pipeline, verdict: &Verdict) -> String {
             text
         }
     }
-}
-
-/// A kind of stage and its inputs.
-pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
-    let mut text = format!("{GOOD}{name:<11}{GOOD:#} {about}");
-    for input in inputs {
-        let _ = write!(
-            text,
-            "\n            {} = {}{}",
-            input.name,
-            input.about,
-            match (input.required, input.many) {
-                (true, false) => "",
-                (true, true) => " (one or a list)",
-                (false, true) => " (optional, a list)",
-                (false, false) => " (optional)",
-            }
-        );
-    }
-    say(&text);
 }
