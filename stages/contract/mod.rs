@@ -7,6 +7,7 @@ pub mod event;
 pub mod forecast;
 pub mod input;
 pub mod job;
+pub mod keys;
 pub mod paths;
 pub mod process_memory;
 pub mod stage;

@@ -8,6 +8,7 @@ use super::{
     forecast::{Ahead, Forecast},
     input::Input,
     job::Job,
+    keys::Key,
 };
 
 /// A kind of stage: its configuration and the work that it does.
@@ -26,6 +27,11 @@ pub trait Stage: 'static {
     const INPUTS: &'static [Input];
     /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
     type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The other keys as people read of them.
+    fn keys() -> Vec<Key> {
+        Vec::new()
+    }
 
     /// What the types can't say: ranges, and keys that exclude each other. Runs before anything else does.
     ///
