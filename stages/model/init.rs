@@ -7,9 +7,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     config::{LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     error::Result,
     layers::fnv1a,
-    save::{self, DType, NamedTensor},
+    weights::{NamedTensor, write_json, write_tensors},
 };
 
 /// `count` values from `-bound..bound`.
@@ -56,14 +57,14 @@ impl Maker {
         self.constant(&format!("{name}.bias"), &[width], 0.0);
     }
 
-    fn write(self, folder: &Path, config: &serde_json::Value, dtype: DType) -> Result<()> {
-        save::write_json(&folder.join("config.json"), config)?;
-        save::write_tensors(&folder.join("model.safetensors"), self.tensors, dtype)
+    fn write(self, folder: &Path, config: &serde_json::Value, encoding: Encoding) -> Result<()> {
+        write_json(&folder.join("config.json"), config)?;
+        write_tensors(&folder.join("model.safetensors"), self.tensors, encoding)
     }
 }
 
 /// Writes `config.json` and `model.safetensors` of a language model that knows nothing yet.
-pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, dtype: DType) -> Result<()> {
+pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encoding: Encoding) -> Result<()> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     // The residual stream gets two additions a block: scaled so that its variance does not grow with depth.
     let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
@@ -90,7 +91,7 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, dtype: 
     if !config.tie_word_embeddings {
         maker.linear("lm_head", config.linear_shape("lm_head"), 0.5);
     }
-    maker.write(folder, &config.to_json(), dtype)
+    maker.write(folder, &config.to_json(), encoding)
 }
 
 /// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding keeps what is
@@ -117,5 +118,5 @@ pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<(
         maker.linear(&name("mlp.fc2"), (width, inner, true), 0.5);
     }
     maker.norm("vision_model.post_layernorm", width);
-    maker.write(folder, &config.to_json(), DType::F32)
+    maker.write(folder, &config.to_json(), Encoding::F32)
 }

@@ -9,9 +9,9 @@ use std::{
 
 use imp_model::{
     Imp, ModelError,
+    encoding::Encoding,
     optim::Optimizer,
-    save::{self, DType, NamedTensor},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor, write_tensors},
 };
 
 use super::{
@@ -48,7 +48,7 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
         tensors.push(NamedTensor::vector(format!("first.{name}"), &moments.first));
         tensors.push(NamedTensor::vector(format!("second.{name}"), &moments.second));
     }
-    save::write_tensors(&fresh, tensors, DType::F32).map_err(|error| model_error(job, &error))?;
+    write_tensors(&fresh, tensors, Encoding::F32).map_err(|error| model_error(job, &error))?;
     let digest = digest(&fresh).map_err(StageError::io(&fresh))?;
     let target = folder.join(format!("step-{:09}-{digest}.safetensors", position.step));
     let old = saved(&folder);

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use imp_model::{
     Imp,
+    encoding::Encoding,
     layers::Pass,
-    save::{self, DType, NamedTensor},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor, write_tensors},
 };
 
 use super::{batches, features::Features, model_error};
@@ -67,7 +67,7 @@ pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageE
     let mut weights = Vec::new();
     model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
     let tensors = weights.iter().map(|(name, mat)| NamedTensor::vector(name.clone(), mat.values())).collect();
-    save::write_tensors(&path(job, step), tensors, DType::F32).map_err(|error| model_error(job, &error))
+    write_tensors(&path(job, step), tensors, Encoding::F32).map_err(|error| model_error(job, &error))
 }
 
 /// Whether what `best` names has been kept.

@@ -2,7 +2,6 @@
 //! here reads. Llama's architecture, with the tokenizer that the file carries.
 //! Format: ggml's `docs/gguf.md`; names and the order of rotary dimensions: llama.cpp's `convert_hf_to_gguf.py`.
 
-mod blocks;
 mod reader;
 mod tokenizer;
 
@@ -10,9 +9,10 @@ use std::path::Path;
 
 use crate::{
     config::{Family, LanguageConfig},
+    encoding::Encoding,
     error::{ModelError, Result},
-    save::{self, DType, NamedTensor},
     tensor::Activation,
+    weights::{NamedTensor, write_json, write_tensors},
 };
 use reader::{Gguf, Tensor};
 
@@ -21,9 +21,9 @@ pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
     let tensors = gguf.tensors.iter().map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
-    save::write_json(&folder.join("config.json"), &config.to_json())?;
-    save::write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
-    save::write_tensors(&folder.join("model.safetensors"), tensors, DType::F16)
+    write_json(&folder.join("config.json"), &config.to_json())?;
+    write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
+    write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)
 }
 
 /// The sizes of the model in `file`.
@@ -89,7 +89,8 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
         _ => None,
     };
     Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
-        let values = blocks::widen(tensor.encoding, gguf.bytes(tensor));
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        tensor.encoding.widen(gguf.bytes(tensor), &mut values);
         heads.map_or_else(|| values.clone(), |heads| halves(&values, &tensor.shape, heads)).into()
     }))
 }

@@ -6,9 +6,8 @@ use crate::{
     config::LanguageConfig,
     error::Result,
     layers::{Linear, Norm, Pass},
-    save::NamedTensor,
     tensor::{self, Mat, Rotation},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 #[derive(Clone)]

@@ -7,9 +7,8 @@ use crate::{
     config::LanguageConfig,
     error::Result,
     layers::{Linear, LoraSettings, Norm, Pass},
-    save::NamedTensor,
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// A decoder of any [`crate::config::Family`].

@@ -44,7 +44,7 @@ pub use parts::sum_over_parts;
 pub(crate) use pointwise::mix;
 pub use pointwise::{accumulate, add, dropout};
 pub use rotary::{Rotary, Rotation, rotate};
-pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
+pub use stored::{Bytes, Stored};
 
 type Data = Tensor<(usize, usize), f32, Cpu>;
 

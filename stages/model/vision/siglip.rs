@@ -5,9 +5,8 @@ use crate::{
     config::SiglipConfig,
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
-    save::NamedTensor,
     tensor::{self, Mask, Mat, Segments, Weight},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// The vision encoder.

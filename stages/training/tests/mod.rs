@@ -16,8 +16,8 @@ use std::{
 use imp_model::{
     GenerateOptions, Imp, Sample,
     config::{Family, LanguageConfig},
+    encoding::Encoding,
     init,
-    save::DType,
     tensor::Activation,
 };
 use serde_json::{Value, json};

@@ -218,7 +218,7 @@ fn every_family_goes_through_all_stages() {
             sliding_window: (family == Family::Phi3).then_some(20),
             ..LanguageConfig::phi(phi.vocab_size, 32, 2, 2, 16)
         };
-        init::write_language(&shop.path("phi/out"), &config, 3, DType::F16).unwrap();
+        init::write_language(&shop.path("phi/out"), &config, 3, Encoding::F16).unwrap();
         shop.pretrain("pretrain").run::<Pretrain>(&stage1()).done();
         let tuned = shop.finetune("lora").run::<Finetune>(&lora()).done();
         let data = shop.path("instructions/out");
