@@ -70,26 +70,26 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encodin
     let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
     let mut maker = Maker::new(seed);
     maker.random("model.embed_tokens.weight", &[vocab, hidden], 0.02);
+    let family = config.family.description();
     let norm = |maker: &mut Maker, name: &str| {
-        if config.has_rms_norm() {
+        if family.rms_norms {
             maker.constant(&format!("{name}.weight"), &[hidden], 1.0);
         } else {
             maker.norm(name, hidden);
         }
     };
     for layer in 0..config.num_hidden_layers {
-        for part in config.block_norms() {
+        for part in family.block_norms {
             norm(&mut maker, &format!("model.layers.{layer}.{part}"));
         }
-        for part in config.block_linears() {
-            let ends_a_branch = ["dense", "o_proj", "fc2", "down_proj"].iter().any(|end| part.ends_with(end));
-            let gain = if ends_a_branch { branch } else { 1.0 };
-            maker.linear(&format!("model.layers.{layer}.{part}"), config.linear_shape(part), gain);
+        for linear in family.layers {
+            let gain = if linear.part.ends_branch() { branch } else { 1.0 };
+            maker.linear(&format!("model.layers.{layer}.{}", linear.name), config.linear_shape(linear), gain);
         }
     }
-    norm(&mut maker, config.final_norm());
+    norm(&mut maker, family.final_norm);
     if !config.tie_word_embeddings {
-        maker.linear("lm_head", config.linear_shape("lm_head"), 0.5);
+        maker.linear(family.head.name, config.linear_shape(&family.head), 0.5);
     }
     maker.write(folder, &config.to_json(), encoding)
 }

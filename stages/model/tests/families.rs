@@ -279,7 +279,7 @@ fn adapters_on_chosen_layers_only() {
     let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
     let error = llm.adapt(&settings, &["qkv_proj".into()], 3).unwrap_err();
     assert!(
-        error.starts_with("`qkv_proj` is no linear layer of this model, which has down_proj, gate_proj"),
+        error.starts_with("`qkv_proj` is not a linear layer of this model, which has down_proj, gate_proj"),
         "{error}"
     );
     llm.adapt(&settings, &["q_proj".into(), "v_proj".into()], 3).unwrap();

@@ -137,7 +137,7 @@ fn a_step_takes_the_memory_that_was_said() {
         init::write_siglip(&folder.path().join("vision"), &vision, 1).unwrap();
         let known: Vec<String> = some
             .iter()
-            .filter(|name| llm.block_linears().iter().any(|linear| linear.ends_with(name.as_str())))
+            .filter(|name| llm.family.block_layers().iter().any(|layer| layer.short_name() == name.as_str()))
             .cloned()
             .collect();
         let all = [
