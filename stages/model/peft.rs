@@ -63,12 +63,9 @@ pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
             continue;
         }
         let (rank, outputs, inputs) = (settings.rank, linear.weight.outputs(), linear.weight.inputs());
-        linear.lora = Some(Lora {
-            a: checkpoint.mat(&a, &[rank, inputs], rank, inputs)?,
-            b: checkpoint.mat(&b, &[outputs, rank], outputs, rank)?,
-            scale: (settings.alpha / rank as f64) as f32,
-            dropout: settings.dropout as f32,
-        });
+        let a = checkpoint.mat(&a, &[rank, inputs], rank, inputs)?;
+        let b = checkpoint.mat(&b, &[outputs, rank], outputs, rank)?;
+        linear.lora = Some(Lora::new(a, b, &settings));
         found += 1;
     }
     if found == 0 {

@@ -235,8 +235,8 @@ impl Decoder {
     /// All tensors in f32 by their Hugging Face names, adapters merged.
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
-        let shape = vec![embedding.outputs(), embedding.inputs()];
-        let mut all = vec![NamedTensor::new(format!("{EMBEDDING}.weight"), shape, || embedding.values())];
+        let (rows, cols) = (embedding.outputs(), embedding.inputs());
+        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, || embedding.values())];
         self.blocks.iter().for_each(|block| block.tensors(&mut all));
         self.final_norm.tensors(&mut all);
         if !self.merged_config().tie_word_embeddings {

@@ -52,6 +52,14 @@ pub struct LoraSettings {
     pub dropout: f64,
 }
 
+impl Lora {
+    /// An adapter of `a` `[rank, in]` and `b` `[out, rank]`.
+    pub fn new(a: Mat, b: Mat, settings: &LoraSettings) -> Self {
+        let scale = (settings.alpha / settings.rank as f64) as f32;
+        Self { a, b, scale, dropout: settings.dropout as f32 }
+    }
+}
+
 impl Linear {
     /// Reads a layer.
     pub fn load(from: &Checkpoint, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
@@ -96,12 +104,9 @@ impl Linear {
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
         let bound = 1.0 / (inputs as f32).sqrt();
         let a = (0..settings.rank * inputs).map(|_| random.random_range(-bound..bound)).collect();
-        self.lora = Some(Lora {
-            a: Mat::new(settings.rank, inputs, a).trainable(),
-            b: Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable(),
-            scale: (settings.alpha / settings.rank as f64) as f32,
-            dropout: settings.dropout as f32,
-        });
+        let a = Mat::new(settings.rank, inputs, a).trainable();
+        let b = Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable();
+        self.lora = Some(Lora::new(a, b, settings));
     }
 
     /// Puts the adapter into the weight, for good.
@@ -125,8 +130,8 @@ impl Linear {
 
     /// Adds weight (adapter merged) and bias to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
-        let shape = vec![self.weight.outputs(), self.weight.inputs()];
-        all.push(NamedTensor::new(format!("{}.weight", self.name), shape, || self.merged()));
+        let (rows, cols) = (self.weight.outputs(), self.weight.inputs());
+        all.push(NamedTensor::matrix(&self.name, rows, cols, || self.merged()));
         if let Some(bias) = &self.bias {
             all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
         }
