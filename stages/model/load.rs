@@ -58,7 +58,7 @@ impl Imp {
         let llm = Decoder::load(&checkpoint, file.language()?)?;
         let vision = Siglip::load(&checkpoint, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, &config.mm_projector_type, from, to)?;
+        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
         checkpoint.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
         Ok(Self { config, llm, vision, projector })
     }
@@ -68,7 +68,7 @@ impl Imp {
         let (llm, vision) = (load_language(parts.llm)?, load_vision(parts.vision, &config)?);
         let checkpoint = Checkpoint::open_file(parts.projector)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, &config.mm_projector_type, from, to)?;
+        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
         checkpoint.finish(|_| false)?;
         let mut model = Self { config, llm, vision, projector };
         if let Some(adapter) = parts.adapter {
@@ -81,7 +81,7 @@ impl Imp {
     pub fn assemble(llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> Result<Self> {
         let (llm, vision) = (load_language(llm)?, load_vision(vision, &config)?);
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::fresh(&config.mm_projector_type, from, to, seed)?;
+        let projector = Projector::fresh(config.mm_projector_type, from, to, seed)?;
         Ok(Self { config, llm, vision, projector })
     }
 }

@@ -3,12 +3,8 @@
 //! what the allocator sees.
 
 use crate::{
-    config::{LanguageConfig, SiglipConfig},
-    language::{
-        Input, Layer, Part,
-        family::is_target,
-    },
-    projector,
+    config::{LanguageConfig, ProjectorType, SiglipConfig},
+    language::{Input, Layer, Part, family::is_target},
 };
 
 /// Bytes of an f32.
@@ -52,8 +48,8 @@ pub struct Training<'a> {
     pub llm: &'a LanguageConfig,
     /// The vision encoder.
     pub vision: &'a SiglipConfig,
-    /// The projector's type.
-    pub projector: &'a str,
+    /// The layers of the projector.
+    pub projector: ProjectorType,
     /// What trains besides it.
     pub trains: Trains<'a>,
     /// Whether blocks are computed again in the backward pass.
@@ -115,7 +111,7 @@ impl Training<'_> {
             }
             Trains::Projector | Trains::Adapters { .. } => 0,
         };
-        let layers = projector::depth(self.projector).unwrap_or(0);
+        let layers = self.projector.depth();
         let projector: usize =
             (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
         self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector
@@ -159,7 +155,7 @@ impl Training<'_> {
         let row = self.llm.num_hidden_layers * per_block + hidden + self.llm.rotary_dims;
         let patches = images * self.vision.patches();
         // The input of each layer, and of each GELU between two of them.
-        let projector = match projector::depth(self.projector).unwrap_or(0) {
+        let projector = match self.projector.depth() {
             0 => 0,
             layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
         };

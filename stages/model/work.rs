@@ -59,7 +59,7 @@ pub fn rate() -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{ConfigFile, SiglipConfig};
+    use crate::config::{ConfigFile, ProjectorType, SiglipConfig};
 
     #[test]
     fn a_step_of_phi_2_is_what_its_sizes_say() {
@@ -74,7 +74,7 @@ mod tests {
         let training = |trains, gradient_checkpointing| Training {
             llm: &llm,
             vision: &vision,
-            projector: "mlp2x_gelu",
+            projector: ProjectorType::Mlp(2),
             trains,
             gradient_checkpointing,
         };

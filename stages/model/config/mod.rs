@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-pub use imp::ImpConfig;
+pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType};
 use keys::Keys;
 pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;
 
-pub use crate::language::Family;
 use crate::error::{ModelError, Result};
+pub use crate::language::Family;
 
 /// The content of a model folder's `config.json`.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use imp_model::{
     GenerateOptions, Imp, Side,
-    config::ConfigFile,
+    config::{ConfigFile, ProjectorType},
     encoding::Encoding,
     layers::Pass,
     optim::{Optimizer, Rate},
@@ -39,7 +39,7 @@ fn vision_towers_and_projections() {
         // The projector's first layer alone has the weights of a projector with one.
         let file = Checkpoint::open_file(&family.path("mm_projector.safetensors")).unwrap();
         let (from, to) = (model.vision.config.hidden_size, model.llm.config.hidden_size);
-        let first = Projector::load(&file, "model.mm_projector.", "mlp1x_gelu", from, to).unwrap();
+        let first = Projector::load(&file, "model.mm_projector.", ProjectorType::Mlp(1), from, to).unwrap();
         let first = first.forward(&Pass::inference(), &features);
         assert_close("proj_linear1", first.values(), &expected.f32("proj_linear1"), 1e-4);
         let bent = tensor::activation(&Graph::inference(), &first, Activation::GeluErf);
