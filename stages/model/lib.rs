@@ -48,5 +48,5 @@ pub mod work;
 pub use error::{ModelError, Result};
 pub use generate::{GenerateOptions, Sampling, StopStrings};
 pub use imp::{Imp, Step};
-pub use load::{Parts, load_language, load_vision};
+pub use load::{Components, load_language, load_vision};
 pub use splice::{IMAGE_TOKEN, Padded, Sample, Side, Spliced, images_in_order};
