@@ -10,7 +10,7 @@ use crate::{
     config::ProjectorType,
     error::{ModelError, Result},
     init,
-    layers::{Linear, Pass},
+    layers::{Linear, Parameter, Pass, Tower},
     tensor::{self, Activation, Mat, Weight},
     weights::{Checkpoint, NamedTensor},
 };
@@ -86,8 +86,9 @@ impl Projector {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
-        self.0.iter_mut().for_each(|layer| layer.trainable(visit));
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
+        let mut visit = |parameter, mat: &mut Mat| visit(Parameter { tower: Tower::Projector, ..parameter }, mat);
+        self.0.iter_mut().for_each(|layer| layer.trainable(&mut visit));
     }
 
     /// All tensors in f32 by name.

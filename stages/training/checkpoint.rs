@@ -38,7 +38,7 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
     let step = halves(position.step);
     let best = position.best.map(|best| [halves(best.step).as_slice(), &[best.loss]].concat()).unwrap_or_default();
     let mut weights = Vec::new();
-    model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
+    model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
     let numbers: [(&str, &[f32]); 3] = [("step", &step), ("losses", &position.losses), ("best", &best)];
     let mut tensors: Vec<_> = numbers.map(|(name, values)| NamedTensor::vector(name, values)).into();
     for (name, mat) in &weights {

@@ -5,7 +5,7 @@ use super::{attention::Attention, mlp::Mlp};
 use crate::{
     config::LanguageConfig,
     error::Result,
-    layers::{Linear, Norm, Pass},
+    layers::{Linear, Norm, Parameter, Pass},
     tensor::{self, Mat, Rotation},
     weights::{Checkpoint, NamedTensor},
 };
@@ -64,7 +64,7 @@ impl Block {
     }
 
     /// The same with their names, in a fixed order.
-    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.trainable(visit));
         self.linears_mut().into_iter().for_each(|linear| linear.trainable(visit));
     }

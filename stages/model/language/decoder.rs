@@ -9,7 +9,7 @@ use super::{
 use crate::{
     config::LanguageConfig,
     error::Result,
-    layers::{Linear, LoraSettings, Norm, Pass},
+    layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
     weights::{Checkpoint, NamedTensor},
 };
@@ -215,11 +215,11 @@ impl Decoder {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Some(Weight::Dense(mat)) = &mut self.embedding
             && mat.needs_grad()
         {
-            visit(format!("{EMBEDDING}.weight"), mat);
+            visit(Parameter::new(format!("{EMBEDDING}.weight"), Role::Matrix), mat);
         }
         self.blocks.iter_mut().for_each(|block| block.trainable(visit));
         self.final_norm.trainable(visit);

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     fnv1a,
+    parameter::{Parameter, Role},
     pass::{Dropout, Pass},
 };
 use crate::{
@@ -138,18 +139,18 @@ impl Linear {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Weight::Dense(mat) = &mut self.weight
             && mat.needs_grad()
         {
-            visit(format!("{}.weight", self.name), mat);
+            visit(Parameter::new(format!("{}.weight", self.name), Role::Matrix), mat);
         }
         if let Some(bias) = self.bias.as_mut().filter(|bias| bias.needs_grad()) {
-            visit(format!("{}.bias", self.name), bias);
+            visit(Parameter::new(format!("{}.bias", self.name), Role::Bias), bias);
         }
         if let Some(lora) = &mut self.lora {
-            visit(format!("{}.lora_A.weight", self.name), &mut lora.a);
-            visit(format!("{}.lora_B.weight", self.name), &mut lora.b);
+            visit(Parameter::new(format!("{}.lora_A.weight", self.name), Role::Matrix), &mut lora.a);
+            visit(Parameter::new(format!("{}.lora_B.weight", self.name), Role::Matrix), &mut lora.b);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 mod linear;
 mod norm;
+mod parameter;
 mod pass;
 
 pub use linear::{Linear, Lora, LoraSettings};
 pub use norm::Norm;
+pub use parameter::{Parameter, Role, Tower};
 pub use pass::Pass;
 
 /// A stable hash of a name (FNV-1a), so that each layer draws random numbers of its own.

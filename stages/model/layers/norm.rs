@@ -1,6 +1,9 @@
 //! Layer norm and RMS norm, with their weights and names.
 
-use super::pass::Pass;
+use super::{
+    parameter::{Parameter, Role},
+    pass::Pass,
+};
 use crate::{
     error::Result,
     tensor::{self, Mat},
@@ -56,12 +59,12 @@ impl Norm {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if self.weight.needs_grad() {
-            visit(format!("{}.weight", self.name), &mut self.weight);
+            visit(Parameter::new(format!("{}.weight", self.name), Role::Norm), &mut self.weight);
         }
         if let Some(bias) = self.bias.as_mut().filter(|bias| bias.needs_grad()) {
-            visit(format!("{}.bias", self.name), bias);
+            visit(Parameter::new(format!("{}.bias", self.name), Role::Norm), bias);
         }
     }
 

@@ -10,7 +10,7 @@ use imp_model::{
     encoding::Encoding,
     init,
     language::Decoder,
-    layers::{LoraSettings, Pass},
+    layers::{LoraSettings, Parameter, Pass, Tower},
     load_language, load_vision, peft,
     projector::Projector,
     tensor::{self, Activation, Graph, Mat, Segments},
@@ -216,7 +216,7 @@ fn a_tied_matrix_has_one_gradient_of_two_uses() {
     let ids = ids(9);
     let (_, gradients) = loss_and_gradients(&mut llm, &ids);
     let mut names = Vec::new();
-    llm.trainable(&mut |name, _| names.push(name));
+    llm.trainable(&mut |parameter, _| names.push(parameter.name));
     let place = names.iter().position(|name| name == "lm_head.weight").unwrap();
     assert!(!names.contains(&"model.embed_tokens.weight".to_string()), "it is one matrix");
     let mut moved = weights.clone();
@@ -284,7 +284,7 @@ fn adapters_on_chosen_layers_only() {
     );
     llm.adapt(&settings, &["q_proj".into(), "v_proj".into()], 3).unwrap();
     let mut names = Vec::new();
-    llm.trainable(&mut |name, _| names.push(name));
+    llm.trainable(&mut |parameter, _| names.push(parameter.name));
     assert_eq!(names.len(), 2 * 2 * 2, "two layers, two targets, A and B: {names:?}");
     peft::write(&llm, &settings, folder.path()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
@@ -293,6 +293,32 @@ fn adapters_on_chosen_layers_only() {
     let (mut again, _) = random(Family::Qwen2);
     peft::read(&mut again, folder.path()).unwrap();
     assert_eq!(logits(&again, &ids(5)).values(), logits(&llm, &ids(5)).values());
+}
+
+/// As transformers' trainer: everything decays but biases and norms, which it knows by their names.
+#[test]
+fn biases_and_norms_do_not_decay() {
+    for family in Family::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LanguageConfig { num_key_value_heads: 3, ..LanguageConfig::new(family, 32, 24, 1, 6) };
+        init::write_language(folder.path(), &config, 5, Encoding::F32).unwrap();
+        let mut llm = load_language(folder.path()).unwrap();
+        llm.unfreeze();
+        llm.adapt(&LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 }, &[], 3).unwrap();
+        let mut projector = Projector::fresh(ProjectorType::Mlp(2), 8, 24, 7).unwrap();
+        projector.unfreeze();
+        let mut count = [0, 0];
+        let mut check = |parameter: Parameter, _: &mut Mat| {
+            let named = parameter.name.contains("bias") || parameter.name.contains("norm");
+            assert_eq!(parameter.decays(), !named, "{parameter:?}");
+            let projects = parameter.name.contains("mm_projector");
+            assert_eq!(parameter.tower == Tower::Projector, projects, "{parameter:?}");
+            count[usize::from(named)] += 1;
+        };
+        llm.trainable(&mut check);
+        projector.trainable(&mut check);
+        assert!(count[0] > 14 && count[1] >= 5, "{family:?}: {count:?}");
+    }
 }
 
 /// Every type of projector, through files: as many linear layers as its name says, under LLaVA's names.

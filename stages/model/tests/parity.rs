@@ -11,7 +11,7 @@ use imp_model::{
     GenerateOptions, Imp, Side,
     config::{ConfigFile, ProjectorType},
     encoding::Encoding,
-    layers::Pass,
+    layers::{Parameter, Pass, Tower},
     optim::{Optimizer, Rate},
     projector::Projector,
     save,
@@ -270,7 +270,7 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
     assert_eq!(loss_and_gradients(model, &batch, &checkpointed), (loss, gradients.clone()));
     assert_close("loss", &[loss], &expected.f32("loss"), 1e-5);
     let mut gradients = gradients.into_iter();
-    model.trainable(&mut |name, _| {
+    model.trainable(&mut |Parameter { name, .. }, _| {
         let reference = expected.f32(&format!("grad.{}", reference_name(&name)));
         let largest = reference.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert_close(&name, &gradients.next().unwrap(), &reference, 1e-4 * largest);
@@ -312,8 +312,8 @@ fn optimizer_steps() {
             let (loss, gradients) = loss_and_gradients(&mut model, &batches[step % 2], &Pass::training(0, 0));
             assert_close(&format!("{name} loss {step}"), &[loss], &expected.f32("loss_before_step")[step..=step], 1e-5);
             let factor = Schedule::Cosine.factor(step, 1, 5);
-            let norm = optimizer.update(&mut model, &gradients, |name| Rate {
-                learning_rate: factor * if lora && name.contains("mm_projector") { 2e-3 } else { 1e-2 },
+            let norm = optimizer.update(&mut model, &gradients, |parameter| Rate {
+                learning_rate: factor * if lora && parameter.tower == Tower::Projector { 2e-3 } else { 1e-2 },
                 weight_decay: 0.0,
             });
             assert_close(
@@ -332,7 +332,7 @@ fn optimizer_steps() {
 /// Entries whose gradient is under 1e-5 of the largest are left out: Adam divides by their own size.
 fn check_weights(model: &mut Imp, gradients: &[Vec<f32>], expected: &Fixture, step: &str) {
     let mut gradients = gradients.iter();
-    model.trainable(&mut |name, mat| {
+    model.trainable(&mut |Parameter { name, .. }, mat| {
         let gradient = gradients.next().unwrap();
         let largest = gradient.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         let reference = expected.f32(&format!("{step}.{}", reference_name(&name)));
