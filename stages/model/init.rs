@@ -2,21 +2,16 @@
 
 use std::path::Path;
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     config::{LanguageConfig, SiglipConfig},
     encoding::Encoding,
     error::Result,
-    layers::fnv1a,
+    layers::{fnv1a, uniform},
     weights::{NamedTensor, write_json, write_tensors},
 };
-
-/// `count` values from `-bound..bound`.
-pub(crate) fn uniform(random: &mut ChaCha8Rng, count: usize, bound: f32) -> Vec<f32> {
-    (0..count).map(|_| random.random_range(-bound..bound)).collect()
-}
 
 /// Collects tensors, each drawn from a stream of its own when it is written, so that one does not depend on another's
 /// size, and only one is in memory at a time.

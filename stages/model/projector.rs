@@ -9,8 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::{
     config::ProjectorType,
     error::{ModelError, Result},
-    init,
-    layers::{Linear, Parameter, Pass, Tower},
+    layers::{Linear, Parameter, Pass, Tower, uniform},
     tensor::{self, Activation, Mat, Weight},
     weights::{Checkpoint, NamedTensor},
 };
@@ -56,8 +55,8 @@ impl Projector {
         let layers = (0..depth(kind, inputs, outputs, "config.json".as_ref())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let bound = 1.0 / (width as f32).sqrt();
-            let weight = init::uniform(&mut random, outputs * width, bound);
-            let bias = init::uniform(&mut random, outputs, bound);
+            let weight = uniform(&mut random, outputs * width, bound);
+            let bias = uniform(&mut random, outputs, bound);
             Linear {
                 name: name("model.mm_projector.", kind, index),
                 weight: Weight::Dense(Mat::new(outputs, width, weight)),

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    fnv1a,
     parameter::{Parameter, Role},
     pass::{Dropout, Pass},
+    random::{fnv1a, uniform},
 };
 use crate::{
     error::Result,
@@ -104,7 +104,7 @@ impl Linear {
         let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
         let bound = 1.0 / (inputs as f32).sqrt();
-        let a = (0..settings.rank * inputs).map(|_| random.random_range(-bound..bound)).collect();
+        let a = uniform(&mut random, settings.rank * inputs, bound);
         let a = Mat::new(settings.rank, inputs, a).trainable();
         let b = Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable();
         self.lora = Some(Lora::new(a, b, settings));
