@@ -11,7 +11,7 @@ use crate::{
     projector::Projector,
     save::VISION_PREFIX,
     vision::Siglip,
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 
 const PROJECTOR_PREFIX: &str = "model.mm_projector.";
@@ -54,22 +54,22 @@ impl Imp {
     }
 
     fn load_merged(folder: &Path, file: &ConfigFile, config: ImpConfig) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let llm = Decoder::load(&checkpoint, file.language()?)?;
-        let vision = Siglip::load(&checkpoint, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+        let files = TensorFiles::open(folder)?;
+        let llm = Decoder::load(&files, file.language()?)?;
+        let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
-        checkpoint.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
+        let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
+        files.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
         Ok(Self { config, llm, vision, projector })
     }
 
     /// Loads a model whose components lie apart.
     pub fn from_components(from: &Components<'_>, config: ImpConfig) -> Result<Self> {
         let (llm, vision) = (load_language(from.llm)?, load_vision(from.vision, &config)?);
-        let checkpoint = Checkpoint::open_file(from.projector)?;
+        let files = TensorFiles::open_file(from.projector)?;
         let (inputs, outputs) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, config.mm_projector_type, inputs, outputs)?;
-        checkpoint.finish(|_| false)?;
+        let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, inputs, outputs)?;
+        files.finish(|_| false)?;
         let mut model = Self { config, llm, vision, projector };
         if let Some(adapter) = from.adapter {
             peft::read(&mut model.llm, adapter)?;
@@ -88,18 +88,18 @@ impl Imp {
 
 /// Loads a language model from its Hugging Face folder.
 pub fn load_language(folder: &Path) -> Result<Decoder> {
-    let checkpoint = Checkpoint::open(folder)?;
-    let llm = Decoder::load(&checkpoint, ConfigFile::read(folder)?.language()?)?;
-    checkpoint.finish(is_buffer)?;
+    let files = TensorFiles::open(folder)?;
+    let llm = Decoder::load(&files, ConfigFile::read(folder)?.language()?)?;
+    files.finish(is_buffer)?;
     Ok(llm)
 }
 
 /// Loads a vision encoder from the Hugging Face folder of a SigLIP, whose text tower is not read.
 pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<Siglip> {
-    let (file, checkpoint) = (ConfigFile::read(folder)?, Checkpoint::open(folder)?);
-    let vision = Siglip::load(&checkpoint, TOWER_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+    let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
+    let vision = Siglip::load(&files, TOWER_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
     // The last layers and the head lie behind the features.
-    checkpoint.finish(|name| {
+    files.finish(|name| {
         [TOWER_PREFIX, "text_model.", "logit_scale", "logit_bias"].iter().any(|prefix| name.starts_with(prefix))
     })?;
     Ok(vision)

@@ -9,7 +9,7 @@ use crate::{
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    weights::{Checkpoint, NamedTensor, write_json, write_tensors},
+    weights::{TensorFiles, NamedTensor, write_json, write_tensors},
 };
 
 /// A rank beyond this is a broken file.
@@ -55,23 +55,23 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
 pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     let settings = read_settings(&folder.join("adapter_config.json"))?;
     let path = folder.join("adapter_model.safetensors");
-    let checkpoint = Checkpoint::open_file(&path)?;
+    let files = TensorFiles::open_file(&path)?;
     let mut found = 0;
     for linear in llm.linears_mut() {
         let (a, b) = (tensor_name(linear, "lora_A"), tensor_name(linear, "lora_B"));
-        if !checkpoint.has(&a) && !checkpoint.has(&b) {
+        if !files.has(&a) && !files.has(&b) {
             continue;
         }
         let (rank, outputs, inputs) = (settings.rank, linear.weight.outputs(), linear.weight.inputs());
-        let a = checkpoint.mat(&a, &[rank, inputs], rank, inputs)?;
-        let b = checkpoint.mat(&b, &[outputs, rank], outputs, rank)?;
+        let a = files.mat(&a, &[rank, inputs], rank, inputs)?;
+        let b = files.mat(&b, &[outputs, rank], outputs, rank)?;
         linear.lora = Some(Lora::new(a, b, &settings));
         found += 1;
     }
     if found == 0 {
         return Err(ModelError::file(&path, "there is no adapter for any linear layer of the model"));
     }
-    checkpoint.finish(|_| false)?;
+    files.finish(|_| false)?;
     Ok(settings)
 }
 

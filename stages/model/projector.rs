@@ -11,7 +11,7 @@ use crate::{
     error::{ModelError, Result},
     layers::{Linear, Parameter, Pass, Tower, uniform},
     tensor::{self, Activation, Mat, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{TensorFiles, NamedTensor},
 };
 
 /// Linear layers with GELU (erf) between them.
@@ -38,7 +38,7 @@ fn name(prefix: &str, kind: ProjectorType, index: usize) -> String {
 
 impl Projector {
     /// Reads a projector whose names begin with `prefix`, such as `model.mm_projector.`.
-    pub fn load(from: &Checkpoint, prefix: &str, kind: ProjectorType, inputs: usize, outputs: usize) -> Result<Self> {
+    pub fn load(from: &TensorFiles, prefix: &str, kind: ProjectorType, inputs: usize, outputs: usize) -> Result<Self> {
         let layers = (0..depth(kind, inputs, outputs, &from.config_file())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let mut layer = Linear::load(from, &name(prefix, kind, index), outputs, width, true)?;

@@ -13,7 +13,7 @@ use crate::{
     weights::{NamedTensor, write_json, write_tensors},
 };
 
-/// Where a merged checkpoint has the vision tower, in the names of the training code.
+/// Prefix of the vision tower in a merged model: the name of the training code.
 pub(crate) const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model.";
 
 /// Writes the projector as `mm_projector.safetensors`, under LLaVA's names.
@@ -56,7 +56,7 @@ pub fn merged(model: &Imp, encoding: Encoding, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), all_tensors(model), encoding)
 }
 
-/// Everything that a merged checkpoint has.
+/// All tensors of a merged model.
 pub(crate) fn all_tensors(model: &Imp) -> Vec<NamedTensor<'_>> {
     let mut tensors = model.llm.tensors();
     tensors.extend(model.projector.tensors());

@@ -11,7 +11,7 @@ use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
-    weights::{Checkpoint, NamedTensor, write_tensors},
+    weights::{TensorFiles, NamedTensor, write_tensors},
 };
 
 use super::{
@@ -119,7 +119,7 @@ fn read(
     if named_digest(path) != Some(found.as_str()) {
         return Err(ModelError::file(path, "its content is not what was written"));
     }
-    let file = Checkpoint::open_file(path)?;
+    let file = TensorFiles::open_file(path)?;
     let vector = |name: String, length: usize| file.vector(&name, length).map(|mat| mat.values().to_vec());
     let step = vector("step".into(), 2)?;
     let losses = file.shape("losses")?.iter().product();

@@ -6,7 +6,7 @@ use imp_model::{
     Imp,
     encoding::Encoding,
     layers::Pass,
-    weights::{Checkpoint, NamedTensor, write_tensors},
+    weights::{TensorFiles, NamedTensor, write_tensors},
 };
 
 use super::{batches, features::Features, model_error};
@@ -78,7 +78,7 @@ pub(super) fn is_there(job: &Job, best: Option<Best>) -> bool {
 /// Goes back to what was kept after `step`.
 pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
     let failed = |error: imp_model::ModelError| model_error(job, &error);
-    let file = Checkpoint::open_file(&path(job, step)).map_err(failed)?;
+    let file = TensorFiles::open_file(&path(job, step)).map_err(failed)?;
     let mut result = Ok(());
     model.trainable(&mut |parameter, mat| match file.vector(&parameter.name, mat.values().len()) {
         Ok(kept) => mat.values_mut().copy_from_slice(kept.values()),

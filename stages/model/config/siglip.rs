@@ -13,7 +13,7 @@ pub struct SiglipConfig {
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Blocks in the checkpoint's configuration; not all of them run.
+    /// Blocks of the tower; those behind the selected layer don't run.
     pub num_hidden_layers: usize,
     /// Heads.
     pub num_attention_heads: usize,

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     layers::{Linear, Norm, Parameter, Pass},
     tensor::{self, Mat, Rotation},
-    weights::{Checkpoint, NamedTensor},
+    weights::{TensorFiles, NamedTensor},
 };
 
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, layer: usize) -> Result<Self> {
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, layer: usize) -> Result<Self> {
         let prefix = format!("model.layers.{layer}.");
         let norms = config.family.description().block_norms;
         let norm = |part: &str| load_norm(from, config, &format!("{prefix}{part}"));
@@ -87,7 +87,7 @@ impl Block {
 }
 
 /// A norm of the language model's kind.
-pub(super) fn load_norm(from: &Checkpoint, config: &LanguageConfig, name: &str) -> Result<Norm> {
+pub(super) fn load_norm(from: &TensorFiles, config: &LanguageConfig, name: &str) -> Result<Norm> {
     let load = if config.family.description().rms_norms { Norm::rms } else { Norm::layer };
     load(from, name, config.hidden_size, config.norm_eps)
 }

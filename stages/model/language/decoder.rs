@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{TensorFiles, NamedTensor},
 };
 
 /// A decoder of any [`crate::config::Family`].
@@ -32,7 +32,7 @@ const EMBEDDING: &str = "model.embed_tokens";
 
 impl Decoder {
     /// Reads the model from tensors under their Hugging Face names.
-    pub fn load(from: &Checkpoint, config: LanguageConfig) -> Result<Self> {
+    pub fn load(from: &TensorFiles, config: LanguageConfig) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = from.weight(EMBEDDING, vocab, hidden)?;
         let blocks =

@@ -13,13 +13,13 @@ use super::{
 use crate::{
     error::Result,
     tensor::{self, Graph, Mat, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{TensorFiles, NamedTensor},
 };
 
 /// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).
 #[derive(Clone)]
 pub struct Linear {
-    /// Its name in the checkpoint, without `.weight`.
+    /// Its name in files, without `.weight`.
     pub name: String,
     /// `[out, in]`.
     pub weight: Weight,
@@ -63,7 +63,7 @@ impl Lora {
 
 impl Linear {
     /// Reads a layer.
-    pub fn load(from: &Checkpoint, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
+    pub fn load(from: &TensorFiles, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
         let bias = if bias { Some(from.vector(&format!("{name}.bias"), outputs)?) } else { None };
         Ok(Self { name: name.into(), weight: from.weight(name, outputs, inputs)?, bias, lora: None })
     }

@@ -7,13 +7,13 @@ use super::{
 use crate::{
     error::Result,
     tensor::{self, Mat},
-    weights::{Checkpoint, NamedTensor},
+    weights::{TensorFiles, NamedTensor},
 };
 
 /// Normalisation over the width: a layer norm if it has a bias, else an RMS norm.
 #[derive(Clone)]
 pub struct Norm {
-    /// Its name in the checkpoint, without `.weight`.
+    /// Its name in files, without `.weight`.
     pub name: String,
     /// Scale, `[1, width]`.
     pub weight: Mat,
@@ -25,13 +25,13 @@ pub struct Norm {
 
 impl Norm {
     /// Reads a layer norm.
-    pub fn layer(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+    pub fn layer(from: &TensorFiles, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let bias = from.vector(&format!("{name}.bias"), width)?;
         Ok(Self { bias: Some(bias), ..Self::rms(from, name, width, epsilon)? })
     }
 
     /// Reads an RMS norm.
-    pub fn rms(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+    pub fn rms(from: &TensorFiles, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let weight = from.vector(&format!("{name}.weight"), width)?;
         Ok(Self { name: name.into(), weight, bias: None, epsilon: epsilon as f32 })
     }

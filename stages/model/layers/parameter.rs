@@ -3,7 +3,7 @@
 /// A matrix that trains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name in a checkpoint.
+    /// Its name in files.
     pub name: String,
     /// What it does in its layer.
     pub role: Role,

@@ -14,7 +14,7 @@ use imp_model::{
     load_language, load_vision, peft,
     projector::Projector,
     tensor::{self, Activation, Graph, Mat, Segments},
-    weights::{Checkpoint, write_json, write_tensors},
+    weights::{TensorFiles, write_json, write_tensors},
 };
 use oracle::{Oracle, Sizes, Weights};
 use support::{Fixture, assert_close, check_text, path};
@@ -348,7 +348,7 @@ fn projectors_of_every_type() {
         }
         write_tensors(&file, projector.tensors(), Encoding::F32).unwrap();
         let again =
-            Projector::load(&Checkpoint::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
+            Projector::load(&TensorFiles::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
         assert_eq!(again.forward(&Pass::inference(), &x).values(), y.values(), "{kind}");
     }
     let error = Projector::fresh(ProjectorType::Identity, 6, 4, 7).err().unwrap().to_string();

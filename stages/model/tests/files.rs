@@ -14,7 +14,7 @@ use imp_model::{
     init,
     language::Decoder,
     peft, save,
-    weights::{Checkpoint, write_json},
+    weights::{TensorFiles, write_json},
 };
 use proptest::prelude::*;
 use support::PHI;
@@ -96,10 +96,10 @@ proptest! {
         let mut bytes = WHOLE.clone();
         bytes[8 + at..12 + at].copy_from_slice(&with);
         write(&bytes);
-        let _ = Checkpoint::open_file(file.path());
+        let _ = TensorFiles::open_file(file.path());
         bytes[..8].copy_from_slice(&length.to_le_bytes());
         write(&bytes);
-        prop_assert!(Checkpoint::open_file(file.path()).is_err());
+        prop_assert!(TensorFiles::open_file(file.path()).is_err());
     }
 }
 
@@ -176,5 +176,5 @@ fn adapters_survive_a_round_trip() {
         llm.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.values().into_owned())).collect()
     };
     assert!(contents(&again.llm) == contents(&model.llm));
-    assert!(Checkpoint::open_file(&ours).is_ok());
+    assert!(TensorFiles::open_file(&ours).is_ok());
 }

@@ -17,7 +17,7 @@ use imp_model::{
     save,
     schedule::{Schedule, warmup_steps},
     tensor::{self, Activation, AdamW, Graph, IGNORE},
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, path};
 
@@ -37,7 +37,7 @@ fn vision_towers_and_projections() {
         assert_close("projected", projected.values(), &expected.f32("projected"), 1e-4);
 
         // The projector's first layer alone has the weights of a projector with one.
-        let file = Checkpoint::open_file(&family.path("mm_projector.safetensors")).unwrap();
+        let file = TensorFiles::open_file(&family.path("mm_projector.safetensors")).unwrap();
         let (from, to) = (model.vision.config.hidden_size, model.llm.config.hidden_size);
         let first = Projector::load(&file, "model.mm_projector.", ProjectorType::Mlp(1), from, to).unwrap();
         let first = first.forward(&Pass::inference(), &features);

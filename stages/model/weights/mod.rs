@@ -34,7 +34,7 @@ const Q4F16_LEVELS: &str = "q_weight";
 const Q4F16_SCALES: &str = "q_scale";
 
 /// All tensors of a folder, or of one file.
-pub struct Checkpoint {
+pub struct TensorFiles {
     path: PathBuf,
     tensors: HashMap<String, Entry>,
     /// What a model has asked for.
@@ -61,7 +61,7 @@ impl Entry {
     }
 }
 
-impl Checkpoint {
+impl TensorFiles {
     /// Opens a model folder: what `model.safetensors.index.json` lists, else `model.safetensors`.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
@@ -77,14 +77,14 @@ impl Checkpoint {
         let mut shards: Vec<&str> = names.values().filter_map(Value::as_str).collect();
         shards.sort_unstable();
         shards.dedup();
-        let mut checkpoint = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
+        let mut all = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
         for shard in shards {
             if shard.contains(['/', '\\']) {
                 return Err(ModelError::file(&index, format!("`{shard}` is not the name of a file beside it")));
             }
-            checkpoint.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
+            all.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
         }
-        Ok(checkpoint)
+        Ok(all)
     }
 
     /// Opens one file.
