@@ -9,10 +9,10 @@ use crate::{
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    weights::{TensorFiles, NamedTensor, write_json, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_json, write_tensors},
 };
 
-/// A rank beyond this is a broken file.
+/// A larger rank means a broken file.
 const LARGEST_RANK: u64 = 1 << 16;
 
 fn tensor_name(linear: &Linear, part: &str) -> String {
@@ -50,8 +50,10 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, Encoding::F32)
 }
 
-/// Reads adapters into the language model, frozen. Layers that the files don't adapt stay as they are; a tensor
-/// that belongs to no layer is an error.
+/// Reads adapters into the language model, frozen. Layers without an adapter in the files stay as they are.
+///
+/// # Errors
+/// If a file can't be read, or has a tensor that belongs to no layer.
 pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     let settings = read_settings(&folder.join("adapter_config.json"))?;
     let path = folder.join("adapter_model.safetensors");

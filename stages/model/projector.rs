@@ -11,7 +11,7 @@ use crate::{
     error::{ModelError, Result},
     layers::{Linear, Parameter, Pass, Tower, uniform},
     tensor::{self, Activation, Mat, Weight},
-    weights::{TensorFiles, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// Linear layers with GELU (erf) between them.
@@ -49,7 +49,7 @@ impl Projector {
         Ok(Self(layers.collect::<Result<_>>()?))
     }
 
-    /// A fresh projector, initialised as PyTorch does: uniform within `1 / sqrt(inputs)`.
+    /// A fresh projector, initialised as in PyTorch: uniform within `1 / sqrt(inputs)`.
     pub fn fresh(kind: ProjectorType, inputs: usize, outputs: usize, seed: u64) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let layers = (0..depth(kind, inputs, outputs, "config.json".as_ref())?).map(|index| {

@@ -11,7 +11,7 @@ use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
-    weights::{TensorFiles, NamedTensor, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
 use super::{

@@ -6,7 +6,7 @@ use imp_model::{
     Imp,
     encoding::Encoding,
     layers::Pass,
-    weights::{TensorFiles, NamedTensor, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
 use super::{batches, features::Features, model_error};

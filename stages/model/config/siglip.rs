@@ -42,7 +42,7 @@ impl SiglipConfig {
         }
     }
 
-    /// Patches in a row of the image; pixels that fill no patch are dropped.
+    /// Patches in a row of the image; the pixels of an incomplete patch are dropped.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
@@ -52,7 +52,7 @@ impl SiglipConfig {
         self.grid() * self.grid()
     }
 
-    /// How many weights the tower has, without the head behind its features.
+    /// Number of weights, without the head behind the features.
     pub fn parameters(&self) -> usize {
         let (width, inner, patch) = (self.hidden_size, self.intermediate_size, self.patch_size);
         let block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width;

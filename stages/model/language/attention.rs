@@ -1,5 +1,5 @@
 //! Attention of a block: projections to queries, keys and values, rotary positions, and the output projection.
-//! What a position attends to is the caller's.
+//! Independent of what a position attends to.
 
 use super::family::Part;
 use crate::{

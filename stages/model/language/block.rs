@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     layers::{Linear, Norm, Parameter, Pass},
     tensor::{self, Mat, Rotation},
-    weights::{TensorFiles, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use crate::{
     error::Result,
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
-    weights::{TensorFiles, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// A decoder of any [`crate::config::Family`].
@@ -168,8 +168,8 @@ impl Decoder {
         self.linears_mut().for_each(Linear::unfreeze);
     }
 
-    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or on all if there
-    /// are none, `lm_head` included.
+    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...); if `targets` is empty, on
+    /// all, `lm_head` included.
     ///
     /// # Errors
     /// A message, if a target is not a linear layer of this model.
@@ -184,19 +184,19 @@ impl Decoder {
         Ok(())
     }
 
-    /// Puts all adapters into their weights, for good.
+    /// Folds all adapters into their weights.
     pub fn fold(&mut self) {
         self.untie_if_adapted();
         self.linears_mut().for_each(Linear::fold);
     }
 
-    /// Takes all adapters off.
+    /// Removes all adapters.
     pub fn drop_adapters(&mut self) {
         self.linears_mut().for_each(|linear| linear.lora = None);
     }
 
-    /// An adapter of the output layer is none of the embedding's: put into a weight that both share, it would change
-    /// the embedding, too. So they are no longer tied.
+    /// Unties the embedding from an adapted output layer: an adapter folded into the weight that both share would change the
+    /// embedding too.
     fn untie_if_adapted(&mut self) {
         if self.embedding.is_none() && self.lm_head.lora.is_some() {
             self.embedding = Some(self.lm_head.weight.clone());

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::Result,
     tensor::{self, Graph, Mat, Weight},
-    weights::{TensorFiles, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).

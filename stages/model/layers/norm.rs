@@ -7,7 +7,7 @@ use super::{
 use crate::{
     error::Result,
     tensor::{self, Mat},
-    weights::{TensorFiles, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// Normalisation over the width: a layer norm if it has a bias, else an RMS norm.

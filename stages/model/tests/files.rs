@@ -77,7 +77,7 @@ fn stray_tensors_and_numbers_that_are_none_are_named() {
         });
         let text = error(poisoned.path());
         assert!(text.starts_with("HERE/model.safetensors: the tensor `model.vision_tower."), "{text}");
-        assert!(text.ends_with("` holds values that are no finite numbers"), "{text}");
+        assert!(text.ends_with("` holds values that are not finite"), "{text}");
     }
 }
 
@@ -111,7 +111,7 @@ fn shapes_and_configurations_must_agree() {
     std::fs::write(&config, text.replace("\"intermediate_size\": 152", "\"intermediate_size\": 160")).unwrap();
     assert_eq!(
         error(folder.path()),
-        "HERE/model.safetensors: the tensor `model.layers.0.mlp.fc1.bias` has the shape [152], config.json asks for [160]"
+        "HERE/model.safetensors: the tensor `model.layers.0.mlp.fc1.bias` has the shape [152], but config.json says [160]"
     );
     std::fs::write(&config, text.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"two\"")).unwrap();
     assert_eq!(error(folder.path()), "HERE/config.json: `num_hidden_layers` must be a whole number, not \"two\"");

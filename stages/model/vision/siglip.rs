@@ -6,7 +6,7 @@ use crate::{
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
     tensor::{self, Mask, Mat, Segments, Weight},
-    weights::{TensorFiles, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// The vision encoder.
@@ -41,7 +41,7 @@ impl Siglip {
     pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
-                "mm_vision_select_layer {select_layer} is no hidden state of a tower with {} layers",
+                "mm_vision_select_layer {select_layer} is not a hidden state of a tower with {} layers",
                 config.num_hidden_layers
             );
             ModelError::file(&from.config_file(), message)

@@ -1,4 +1,4 @@
-//! Writing safetensors files, one tensor in memory at a time, whole or not at all. The same tensors give the same bytes.
+//! Writes safetensors files whole or not at all, with one tensor in memory at a time. The same tensors give the same bytes.
 //! Independent of models.
 
 use std::{
@@ -30,7 +30,7 @@ pub struct NamedTensor<'a> {
 }
 
 impl<'a> NamedTensor<'a> {
-    /// A tensor whose values are computed by `values`, as many as `shape` says.
+    /// A tensor whose values are computed by `values`; `shape` says how many.
     pub fn new(name: impl Into<String>, shape: Vec<usize>, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
         Self { name: name.into(), shape, matrix: false, values: Box::new(values) }
     }
@@ -116,8 +116,8 @@ pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, encoding: Encod
     write_encoded(path, tensors.into_iter().map(|tensor| Encoded::new(tensor, encoding, dtype)).collect())
 }
 
-/// The format: length of the header (u64), the header (JSON: type, shape and place of each tensor), the data.
-/// Wide types come first, so that every tensor is aligned, then names in their order.
+/// The format: length of the header (u64), the header (JSON: type, shape and offsets of each tensor), the data.
+/// Wide types come first, so that every tensor is aligned; tensors of a type are sorted by name.
 pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Result<()> {
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
     let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
@@ -125,8 +125,8 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
     for tensor in &tensors {
         let start = end;
         end += tensor.size();
-        let place = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
-        header.insert(tensor.name.clone(), place);
+        let entry = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
+        header.insert(tensor.name.clone(), entry);
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -136,7 +136,7 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
         for tensor in &tensors {
             let bytes = (tensor.bytes)();
             if bytes.len() != tensor.size() {
-                let message = format!("the tensor `{}` has another size than its shape", tensor.name);
+                let message = format!("the tensor `{}` has a different size than its shape", tensor.name);
                 return Err(std::io::Error::other(message));
             }
             file.write_all(&bytes)?;
