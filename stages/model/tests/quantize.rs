@@ -9,8 +9,7 @@ use imp_model::{
     Imp,
     encoding::{Encoding, q4f16},
     layers::Pass,
-    quant,
-    save,
+    quant, save,
     tensor::{Bytes, Stored},
 };
 use support::{Fixture, PHI, QWEN2, assert_close};
