@@ -130,7 +130,7 @@ impl Stage for Finetune {
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
         // Images are shown as in this stage's data from here on.
-        model.config.image_aspect_ratio = data.aspect_ratio().name().into();
+        model.config.image_aspect_ratio = data.aspect_ratio().into();
         model.llm.fold();
 
         let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;

@@ -8,7 +8,7 @@ use imp_model::{
     encoding::Encoding,
     init,
     language::Decoder,
-    layers::{LoraSettings, Pass},
+    layers::{LoraSettings, Parameter, Pass},
     load_language,
     optim::{Optimizer, Rate},
     tensor::{Activation, AdamW, Mat, Segments},
@@ -131,7 +131,7 @@ fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
         let numbers = [[0], [1], [2], [3]];
         let samples: Vec<Sample<'_>> =
             numbers.iter().map(|images| Sample { input_ids: &ids, labels: &labels, images }).collect();
-        let rate = |_: &str| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
+        let rate = |_: &Parameter| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
         let step = model.train_step(&mut optimizer, &samples, &features, seed, rate);
         assert!(step.loss.is_finite());
     })

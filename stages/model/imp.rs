@@ -4,7 +4,7 @@
 use crate::{
     config::ImpConfig,
     language::Decoder,
-    layers::Pass,
+    layers::{Parameter, Pass},
     memory::logits_at_once,
     optim::{Optimizer, Rate},
     projector::Projector,
@@ -56,7 +56,7 @@ impl Imp {
         samples: &[Sample<'_>],
         features: &Mat,
         seed: u64,
-        rate: impl Fn(&str) -> Rate,
+        rate: impl Fn(&Parameter) -> Rate,
     ) -> Step {
         let pass = Pass::training(seed, 0);
         let count = samples.iter().map(|sample| self.labelled(sample)).sum();

@@ -9,6 +9,7 @@ use imp_model::{
     config::{ImpConfig, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     init,
+    layers::Parameter,
     optim::{Optimizer, Rate},
     save,
     tensor::AdamW,
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     for number in 0..60 {
-        let rate = |_: &str| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
+        let rate = |_: &Parameter| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
         let step = model.train_step(&mut optimizer, &samples, &features, number, rate);
         if number % 20 == 0 {
             println!("step {number}: loss {:.3}, gradient norm {:.2}", step.loss, step.grad_norm);
