@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Graph, Mat, activation::CHUNK, math};
+use crate::tensor::{Graph, Mat, ops::activation::CHUNK, host::math};
 
 /// `y + x`, in the place of `y`: no clone of `y` may be used after this.
 pub fn add(g: &Graph, mut y: Mat, x: &Mat) -> Mat {

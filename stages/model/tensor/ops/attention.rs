@@ -5,12 +5,12 @@ use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
-use super::{
+use crate::tensor::{
     Graph, Mat, Segments,
-    access::Shared,
-    gemm::{Product, View},
-    math,
-    pointwise::accumulate,
+    host::shared::Shared,
+    host::gemm::{Product, View},
+    host::math,
+    ops::pointwise::accumulate,
 };
 
 /// Query rows that are worked on together.

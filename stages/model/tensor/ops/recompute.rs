@@ -1,7 +1,7 @@
 //! Gradient checkpointing (Chen et al. 2016): a part of the network keeps its input only, and is computed again
 //! in the backward pass.
 
-use super::{Graph, Mat, pointwise::accumulate};
+use crate::tensor::{Graph, Mat, ops::pointwise::accumulate};
 
 /// `f(x)`. `parameters` are what else trains in it. `f` must give the same on every call: what it drops must follow
 /// from a seed.

@@ -4,11 +4,11 @@ use std::{borrow::Cow, sync::Arc};
 
 use rayon::prelude::*;
 
-use super::{
+use crate::tensor::{
     Graph, Mat, Stored,
-    access::Shared,
-    gemm::{Product, View},
-    gemv::{FEW_ROWS, few_rows},
+    host::shared::Shared,
+    host::gemm::{Product, View},
+    host::gemv::{FEW_ROWS, few_rows},
 };
 
 /// The weight of a linear layer, `[out, in]`.
@@ -53,7 +53,7 @@ impl Weight {
     }
 
     /// The values if they can be used as they lie in memory, else what must be widened first.
-    pub(super) fn in_place(&self) -> Result<&[f32], &Stored> {
+    pub(in crate::tensor) fn in_place(&self) -> Result<&[f32], &Stored> {
         match self {
             Self::Dense(mat) => Ok(mat.values()),
             Self::Stored(stored) => stored.in_place().ok_or(stored),

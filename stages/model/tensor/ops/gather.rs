@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Graph, Mat, Weight};
+use crate::tensor::{Graph, Mat, Weight};
 
 /// Row `i` of the result is row `picks[i].1` of `sources[picks[i].0]`. All sources have one width; frozen ones are
 /// widened row by row.

@@ -3,15 +3,16 @@
 
 use rayon::prelude::*;
 
-use super::{Mat, Weight, access::Shared, math};
+use super::{math, shared::Shared};
+use crate::tensor::{Mat, Weight};
 
 /// With more rows than this a packed product is faster.
-pub(super) const FEW_ROWS: usize = 8;
+pub(in crate::tensor) const FEW_ROWS: usize = 8;
 /// Outputs that a thread computes at a time.
 const OUTPUTS: usize = 32;
 
 /// `y += x W^T`, `y` `[rows, out]`.
-pub(super) fn few_rows(x: &Mat, weight: &Weight, y: &mut [f32]) {
+pub(in crate::tensor) fn few_rows(x: &Mat, weight: &Weight, y: &mut [f32]) {
     let (rows, inputs, outputs) = (x.rows(), x.cols(), weight.outputs());
     let y = Shared::new(y);
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |wide: &mut Vec<f32>, chunk| {

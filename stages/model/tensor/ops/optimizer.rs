@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Mat, activation::CHUNK, math};
+use crate::tensor::{Mat, ops::activation::CHUNK, host::math};
 
 /// The settings of one parameter group.
 #[derive(Clone, Copy, Debug, PartialEq)]

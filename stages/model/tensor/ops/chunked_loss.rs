@@ -1,6 +1,6 @@
 //! A sum over parts of a matrix's rows, of which only one is in memory at a time.
 
-use super::{Graph, Mat, pointwise::accumulate};
+use crate::tensor::{Graph, Mat, ops::pointwise::accumulate};
 
 /// The sum of `f` over parts of `x` with at most `rows` rows each. `f` is given the range of rows and their values, and
 /// gives a `[1, 1]` matrix. `parameters` are what else trains in it.

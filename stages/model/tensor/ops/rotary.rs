@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Graph, Mat};
+use crate::tensor::{Graph, Mat};
 
 /// The first `dims` dimensions of every head are rotated by `position * theta^(-2i / dims)`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Graph, Mat, math};
+use crate::tensor::{Graph, Mat, host::math};
 
 /// The label of a position that is not learned.
 pub const IGNORE: i32 = -100;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Graph, Mat, math, pointwise::accumulate};
+use crate::tensor::{Graph, Mat, host::math, ops::pointwise::accumulate};
 
 /// Values that one thread works on at a time.
 pub(super) const CHUNK: usize = 8192;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Graph, Mat, math};
+use crate::tensor::{Graph, Mat, host::math};
 
 /// Rows whose partial sums for the weights are added up before the others': fixed, so that the sum is.
 const ROWS: usize = 64;

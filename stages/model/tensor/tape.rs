@@ -1,0 +1,116 @@
+//! The tape: what operations record, and the way back through it. All of dfdx but the values of [`Mat`] is here: its
+//! tape, its ghosts and its gradients. Independent of what the operations compute.
+
+use std::{cell::RefCell, rc::Rc};
+
+use dfdx::prelude::{
+    Backward, Cpu, Gradients as DfdxGradients, NoneTape, OwnedTape, PutTape, Tape, Tensor, ZerosTensor,
+};
+
+use super::Mat;
+
+/// Finds the gradient of a matrix without keeping its data alive. dfdx has a type for that, a ghost tensor,
+/// but does not export its name: so the ghost hides in a closure.
+#[derive(Clone)]
+pub(super) struct Ghost(Rc<FindGradient>);
+type FindGradient = dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>;
+
+impl Mat {
+    pub(super) fn ghost(&self) -> Ghost {
+        let ghost = self.data.ghost();
+        Ghost(Rc::new(move |gradients| match gradients.get_or_alloc_mut(&ghost) {
+            Ok(buffer) => &mut *buffer,
+            // dfdx's CPU device can fail here only where `Vec` aborts anyway.
+            Err(error) => panic!("out of memory for a gradient: {error:?}"),
+        }))
+    }
+}
+
+/// Records what happens to matrices, or does not. A clone records on the same tape.
+#[derive(Clone)]
+pub struct Graph(Option<Rc<RefCell<OwnedTape<f32, Cpu>>>>);
+
+impl Graph {
+    /// Records, for training.
+    pub fn recording() -> Self {
+        Self(Some(Rc::default()))
+    }
+
+    /// Records nothing, for inference.
+    pub fn inference() -> Self {
+        Self(None)
+    }
+
+    /// The result of an operation on `inputs`: needs a gradient if one of them does.
+    pub(super) fn output(&self, rows: usize, cols: usize, values: Vec<f32>, inputs: &[&Mat]) -> Mat {
+        let mut mat = Mat::new(rows, cols, values);
+        mat.needs_grad = self.0.is_some() && inputs.iter().any(|input| input.needs_grad);
+        mat
+    }
+
+    /// Adds the backward operation of `output`, which is given the output's gradient.
+    pub(super) fn record(&self, output: &Mat, backward: impl FnOnce(Vec<f32>, &mut Gradients) + 'static) {
+        let Some(tape) = self.0.as_ref().filter(|_| output.needs_grad) else { return };
+        let ghost = output.ghost();
+        tape.borrow_mut().add_backward_op(move |gradients| {
+            // The gradient of an output is needed once: its memory is free after this operation.
+            let gradient = std::mem::take((ghost.0)(gradients));
+            let mut lent = Gradients(std::mem::replace(gradients, DfdxGradients::leaky()));
+            backward(gradient, &mut lent);
+            *gradients = lent.0;
+            Ok(())
+        });
+    }
+
+    pub(super) fn records(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The same for an operation that has changed `output` in place. What it leaves of the gradient goes on to
+    /// the operation that made `output` before.
+    pub(super) fn record_in_place(&self, output: &Mat, backward: impl FnOnce(&mut Vec<f32>, &mut Gradients) + 'static) {
+        let ghost = output.ghost();
+        self.record(output, move |mut gradient, gradients| {
+            backward(&mut gradient, gradients);
+            *gradients.buffer(&ghost) = gradient;
+        });
+    }
+
+    /// Goes back from a loss (of a larger matrix: the sum of its values) through everything that was recorded, and
+    /// forgets it.
+    ///
+    /// # Panics
+    /// On a graph that does not record: a bug of the caller's.
+    pub fn backward(&self, loss: &Mat) -> Gradients {
+        self.backward_from(loss, vec![1.0; loss.values().len()])
+    }
+
+    /// The same from the gradient of a matrix that is no loss yet.
+    pub(super) fn backward_from(&self, output: &Mat, gradient: Vec<f32>) -> Gradients {
+        let Some(tape) = &self.0 else { panic!("backward on a graph for inference") };
+        let mut tape = tape.take();
+        let ghost = output.ghost();
+        // Added last, so it runs first.
+        tape.add_backward_op(move |gradients| {
+            *(ghost.0)(gradients) = gradient;
+            Ok(())
+        });
+        let root: Tensor<(), f32, Cpu, NoneTape> = Cpu::default().zeros();
+        Gradients(root.put_tape(tape).backward())
+    }
+}
+
+/// Gradients by matrix.
+pub struct Gradients(DfdxGradients<f32, Cpu>);
+
+impl Gradients {
+    /// Takes the gradient of a trainable matrix; zeros if none came.
+    pub fn take(&mut self, of: &Mat) -> Vec<f32> {
+        std::mem::take(self.buffer(&of.ghost()))
+    }
+
+    /// The gradient to add to; zeros at first.
+    pub(super) fn buffer(&mut self, of: &Ghost) -> &mut Vec<f32> {
+        (of.0)(&mut self.0)
+    }
+}
