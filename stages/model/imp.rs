@@ -85,7 +85,7 @@ impl Imp {
         // Logits only where something is learned: of a long conversation that is a small part.
         let learned = tensor::pick_rows(&pass.graph, &hidden, rows);
         let at_once = logits_at_once(self.llm.config.vocab_size);
-        tensor::sum_over_parts(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, part, hidden| {
+        tensor::sum_over_chunks(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, part, hidden| {
             let pass = pass.recorded_by(graph).on_rows(places[part.clone()].iter().copied());
             let logits = self.llm.logits(&pass, hidden); // [part, vocab]
             tensor::cross_entropy(graph, &logits, targets[part].to_vec(), count)

@@ -69,7 +69,7 @@ impl Decoder {
                 }
             };
             x = if pass.gradient_checkpointing() {
-                tensor::checkpoint(&pass.graph, &x, block.parameters(), run)
+                tensor::recompute(&pass.graph, &x, block.parameters(), run)
             } else {
                 run(&pass.graph, &x)
             };

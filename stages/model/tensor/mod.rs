@@ -8,21 +8,21 @@
 //! fixed order.
 
 mod host;
+mod kv_cache;
 mod mat;
 mod ops;
 mod segments;
 mod stored;
 mod tape;
+mod weight;
 
+pub(crate) use host::dropout::mix;
 use host::math;
 pub use host::math::argmax;
+pub use kv_cache::KvCache;
 pub use mat::Mat;
-pub(crate) use ops::mix;
-pub use ops::{
-    Activation, AdamW, IGNORE, KvCache, Mask, Moments, Rotary, Rotation, Weight, accumulate, activation, add,
-    add_low_rank, attend_cached, attention, checkpoint, columns, cross_entropy, dropout, gather, global_norm,
-    layer_norm, linear, pick_rows, rms_norm, rotate, silu_gate, sum_over_parts,
-};
-pub use segments::Segments;
+pub use ops::*;
+pub use segments::{Mask, Segments};
 pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
 pub use tape::{Gradients, Graph};
+pub use weight::Weight;

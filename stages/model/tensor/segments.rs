@@ -1,4 +1,6 @@
-//! The sequences of a batch: which rows belong together. Independent of what the rows hold.
+//! Which rows of a matrix are a sequence, and what each of them may look at. Independent of what the rows hold.
+
+use std::ops::Range;
 
 /// Where each sequence of a batch begins in the rows of a matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +34,12 @@ impl Segments {
     }
 
     /// The rows of each sequence.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = std::ops::Range<usize>> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
         self.0.windows(2).map(|pair| pair[0]..pair[1])
     }
 
     /// The rows of sequence `index`.
-    pub fn range(&self, index: usize) -> std::ops::Range<usize> {
+    pub fn range(&self, index: usize) -> Range<usize> {
         self.0[index]..self.0[index + 1]
     }
 
@@ -49,5 +51,32 @@ impl Segments {
     /// The position of every row in its sequence.
     pub fn positions(&self) -> Vec<usize> {
         self.places().map(|(_, position)| position).collect()
+    }
+}
+
+/// What a position may look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// Itself and what comes before (language models).
+    Causal,
+    /// The same, but no more than this many positions, itself included (sliding window).
+    Window(usize),
+    /// Its whole sequence (vision encoders).
+    Full,
+}
+
+impl Mask {
+    /// Causal, with a window if there is one.
+    pub fn causal(window: Option<usize>) -> Self {
+        window.map_or(Self::Causal, Self::Window)
+    }
+
+    /// The positions that `row` may look at, of a sequence of `length`.
+    pub(super) fn seen(self, row: usize, length: usize) -> Range<usize> {
+        match self {
+            Self::Causal => 0..row + 1,
+            Self::Window(width) => (row + 1).saturating_sub(width)..row + 1,
+            Self::Full => 0..length,
+        }
     }
 }

@@ -7,7 +7,7 @@ use dfdx::prelude::{
     Backward, Cpu, Gradients as DfdxGradients, NoneTape, OwnedTape, PutTape, Tape, Tensor, ZerosTensor,
 };
 
-use super::Mat;
+use super::{Mat, host};
 
 /// Finds the gradient of a matrix without keeping its data alive. dfdx has a type for that, a ghost tensor,
 /// but does not export its name: so the ghost hides in a closure.
@@ -112,5 +112,10 @@ impl Gradients {
     /// The gradient to add to; zeros at first.
     pub(super) fn buffer(&mut self, of: &Ghost) -> &mut Vec<f32> {
         (of.0)(&mut self.0)
+    }
+
+    /// Adds `scale * values` to a gradient.
+    pub(super) fn add(&mut self, to: &Ghost, values: &[f32], scale: f32) {
+        host::pointwise::accumulate(self.buffer(to), values, scale);
     }
 }

@@ -44,12 +44,12 @@ fn large_gated_blocks_are_the_same_on_any_number_of_threads() {
             let x = Mat::new(rows, width, random(3, rows * width)).trainable();
             let n = Mat::new(1, width, random(4, width)).trainable();
             let (up, down, norm) = (Weight::Stored(up.clone()), Weight::Stored(down.clone()), n.clone());
-            let y = tensor::checkpoint(&graph, &x, vec![n.clone()], move |g, x| {
+            let y = tensor::recompute(&graph, &x, vec![n.clone()], move |g, x| {
                 let both = tensor::linear(g, &tensor::rms_norm(g, x, &norm, 1e-5), &up, None);
                 let [gate, up] = [0, inner].map(|start| tensor::columns(g, &both, start, inner));
                 tensor::add(g, tensor::linear(g, &tensor::silu_gate(g, &gate, &up), &down, None), x)
             });
-            let loss = tensor::sum_over_parts(&graph, &y, 77, &[], |g, part, y| {
+            let loss = tensor::sum_over_chunks(&graph, &y, 77, &[], |g, part, y| {
                 tensor::cross_entropy(g, y, part.map(|row| (row % width) as u32).collect(), rows)
             });
             let mut gradients = graph.backward(&loss);

@@ -157,11 +157,11 @@ proptest! {
 
     /// Computed again in the backward pass: through a weight, and with the input used twice.
     #[test]
-    fn checkpoint(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
+    fn recompute(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
         let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(width, width, random(seed + 1, width * width))];
         check(&mats, |g, m| {
             let weight = m[1].clone();
-            tensor::checkpoint(g, &m[0], vec![m[1].clone()], move |g, x| {
+            tensor::recompute(g, &m[0], vec![m[1].clone()], move |g, x| {
                 let y = tensor::linear(g, x, &Weight::Dense(weight.clone()), None);
                 tensor::add(g, tensor::activation(g, &y, Activation::Silu), x)
             })
@@ -311,10 +311,10 @@ proptest! {
 
     /// The loss in parts of at most two rows, with a weight that trains.
     #[test]
-    fn sum_over_parts(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
+    fn sum_over_chunks(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
         let mats = [Mat::new(rows, inputs, random(seed, rows * inputs)), Mat::new(width, inputs, random(seed + 1, width * inputs))];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 5 + seed as usize) % width) as u32).collect();
-        check(&mats, |g, m| tensor::sum_over_parts(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
+        check(&mats, |g, m| tensor::sum_over_chunks(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
             let logits = tensor::linear(g, x, &Weight::Dense(m[1].clone()), None);
             tensor::cross_entropy(g, &logits, targets[part].to_vec(), rows)
         }), |m| {

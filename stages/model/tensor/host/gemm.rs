@@ -7,7 +7,7 @@ use super::shared::Shared;
 
 /// A matrix as strides over a slice: element (i, j) is `values[i * row + j * col]`.
 #[derive(Clone, Copy)]
-pub(in crate::tensor) struct View<'a> {
+pub(super) struct View<'a> {
     values: &'a [f32],
     row: usize,
     col: usize,
@@ -15,12 +15,12 @@ pub(in crate::tensor) struct View<'a> {
 
 impl<'a> View<'a> {
     /// Row-major with `stride` values from row to row.
-    pub(in crate::tensor) fn rows(values: &'a [f32], stride: usize) -> Self {
+    pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
         Self { values, row: stride, col: 1 }
     }
 
     /// The transpose.
-    pub(in crate::tensor) fn t(self) -> Self {
+    pub(super) fn t(self) -> Self {
         Self { values: self.values, row: self.col, col: self.row }
     }
 
@@ -62,30 +62,30 @@ fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
 
 /// `c = beta * c + alpha * a b`, with `a` `[m, k]`, `b` `[k, n]` and `c` `[m, n]` with rows `stride` apart.
 #[derive(Clone, Copy)]
-pub(in crate::tensor) struct Product {
-    pub(in crate::tensor) m: usize,
-    pub(in crate::tensor) n: usize,
-    pub(in crate::tensor) k: usize,
-    pub(in crate::tensor) alpha: f32,
+pub(super) struct Product {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) alpha: f32,
     /// Add to `c` instead of replacing it.
-    pub(in crate::tensor) add: bool,
+    pub(super) add: bool,
 }
 
 impl Product {
-    pub(in crate::tensor) fn new(m: usize, n: usize, k: usize) -> Self {
+    pub(super) fn new(m: usize, n: usize, k: usize) -> Self {
         Self { m, n, k, alpha: 1.0, add: false }
     }
 
-    pub(in crate::tensor) fn adding(self) -> Self {
+    pub(super) fn adding(self) -> Self {
         Self { add: true, ..self }
     }
 
-    pub(in crate::tensor) fn scaled(self, alpha: f32) -> Self {
+    pub(super) fn scaled(self, alpha: f32) -> Self {
         Self { alpha, ..self }
     }
 
     /// On all cores.
-    pub(in crate::tensor) fn parallel(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
+    pub(super) fn parallel(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
         let Self { m, n, k, .. } = self;
         if m * n * k <= SMALL {
             return self.single(a, b, c, stride);
@@ -101,12 +101,12 @@ impl Product {
     }
 
     /// On this thread.
-    pub(in crate::tensor) fn single(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
+    pub(super) fn single(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
         self.at(a, b, c.as_mut_ptr(), c.len(), stride);
     }
 
     /// On this thread, into columns from `start` of a matrix that other threads fill elsewhere.
-    pub(in crate::tensor) fn tile(self, a: View<'_>, b: View<'_>, c: Shared, start: usize, length: usize, stride: usize) {
+    pub(super) fn tile(self, a: View<'_>, b: View<'_>, c: Shared, start: usize, length: usize, stride: usize) {
         self.at(a, b, c.at(start), length - start, stride);
     }
 

@@ -11,7 +11,7 @@ pub(in crate::tensor) fn simd<R>(f: impl FnOnce() -> R) -> R {
 /// e^x with a relative error of about 2e-7; the coefficients are Cephes' `expf`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
-pub(in crate::tensor) fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let x = x.clamp(-87.0, 88.0);
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
@@ -29,21 +29,21 @@ pub(in crate::tensor) fn exp(x: f32) -> f32 {
 /// tanh through [`exp`].
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(in crate::tensor) fn tanh(x: f32) -> f32 {
+pub(super) fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(in crate::tensor) fn sigmoid(x: f32) -> f32 {
+pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
 /// The error function with an absolute error of about 3e-7: Abramowitz and Stegun 7.1.26.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(in crate::tensor) fn erf(x: f32) -> f32 {
+pub(super) fn erf(x: f32) -> f32 {
     let magnitude = x.abs();
     let t = 1.0 / (1.0 + 0.327_591_1 * magnitude);
     let mut p = 1.061_405_4;
@@ -57,7 +57,7 @@ pub(in crate::tensor) fn erf(x: f32) -> f32 {
 /// The sum of `f(0..n)` in sixteen lanes: a fixed order that vectorises.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(in crate::tensor) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0_f32; 16];
     let whole = n / 16 * 16;
     for start in (0..whole).step_by(16) {
@@ -71,7 +71,7 @@ pub(in crate::tensor) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
 /// The scalar product of two slices of one length, in sixteen lanes: a fixed order that vectorises.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(in crate::tensor) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 16];
     let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
     for (a, b) in a.iter().zip(b) {
@@ -85,7 +85,7 @@ pub(in crate::tensor) fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// The largest value, in sixteen lanes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(in crate::tensor) fn max(values: &[f32]) -> f32 {
+pub(super) fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; 16];
     let chunks = values.chunks_exact(16);
     let rest = chunks.remainder();

@@ -3,7 +3,7 @@
 
 /// A pointer that tiles of one matrix share between threads; each writes to places of its own.
 #[derive(Clone, Copy)]
-pub(in crate::tensor) struct Shared(*mut f32, usize);
+pub(super) struct Shared(*mut f32, usize);
 
 // SAFETY: `Shared` only carries the address; every use of it is an `unsafe` block that says why tiles are apart.
 unsafe impl Send for Shared {}
@@ -11,7 +11,7 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    pub(in crate::tensor) fn new(values: &mut [f32]) -> Self {
+    pub(super) fn new(values: &mut [f32]) -> Self {
         Self(values.as_mut_ptr(), values.len())
     }
 
@@ -19,14 +19,14 @@ impl Shared {
     ///
     /// # Safety
     /// No other slice of these values may be alive, in any thread.
-    pub(in crate::tensor) unsafe fn slice<'a>(self, start: usize, length: usize) -> &'a mut [f32] {
+    pub(super) unsafe fn slice<'a>(self, start: usize, length: usize) -> &'a mut [f32] {
         debug_assert!(start + length <= self.1);
         // SAFETY: inside the buffer that `new` was given; the caller answers for the rest.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
     }
 
     /// The address of value `start`, for the matrix product.
-    pub(in crate::tensor) fn at(self, start: usize) -> *mut f32 {
+    pub(super) fn at(self, start: usize) -> *mut f32 {
         debug_assert!(start <= self.1);
         self.0.wrapping_add(start)
     }

@@ -1,18 +1,20 @@
-//! A sum over parts of a matrix's rows, of which only one is in memory at a time.
+//! A loss summed over chunks of a matrix's rows, of which only one is in memory at a time.
 
-use crate::tensor::{Graph, Mat, ops::pointwise::accumulate};
+use std::ops::Range;
 
-/// The sum of `f` over parts of `x` with at most `rows` rows each. `f` is given the range of rows and their values, and
-/// gives a `[1, 1]` matrix. `parameters` are what else trains in it.
+use crate::tensor::{Graph, Mat, ops::accumulate};
+
+/// The sum of `f` over chunks of `x` with at most `rows` rows each. `f` is given the range of rows and their values, and
+/// gives a `[1, 1]` matrix. `parameters` are the other matrices that train in it.
 ///
-/// When recording, each part goes forward and backward at once: what `f` makes in between (logits over a large
-/// vocabulary) is gone before the next part begins, and only gradients are kept.
-pub fn sum_over_parts(
+/// When recording, each chunk goes forward and backward at once: what `f` makes in between (logits over a large
+/// vocabulary) is gone before the next chunk begins, and only gradients are kept.
+pub fn sum_over_chunks(
     g: &Graph,
     x: &Mat,
     rows: usize,
     parameters: &[Mat],
-    f: impl Fn(&Graph, std::ops::Range<usize>, &Mat) -> Mat,
+    f: impl Fn(&Graph, Range<usize>, &Mat) -> Mat,
 ) -> Mat {
     let (width, height) = (x.cols(), x.rows());
     let mut sum = 0.0_f64;
@@ -20,19 +22,19 @@ pub fn sum_over_parts(
     let mut sums: Vec<(Mat, Vec<f32>)> = Vec::new();
     for start in (0..height).step_by(rows.max(1)) {
         let range = start..(start + rows.max(1)).min(height);
-        let mut part = Mat::new(range.len(), width, x.values()[start * width..range.end * width].to_vec());
-        part.needs_grad = g.records() && x.needs_grad;
+        let mut chunk = Mat::new(range.len(), width, x.values()[start * width..range.end * width].to_vec());
+        chunk.needs_grad = g.records() && x.needs_grad;
         let graph = if g.records() { Graph::recording() } else { Graph::inference() };
-        let y = f(&graph, range, &part);
+        let y = f(&graph, range, &chunk);
         sum += f64::from(y.values()[0]);
         if y.needs_grad {
             let mut gradients = graph.backward(&y);
-            dx.extend(gradients.take(&part));
+            dx.extend(gradients.take(&chunk));
             let taken = parameters.iter().map(|mat| gradients.take(mat));
             if sums.is_empty() {
                 sums = parameters.iter().cloned().zip(taken).collect();
             } else {
-                sums.iter_mut().zip(taken).for_each(|((_, sum), part)| accumulate(sum, &part, 1.0));
+                sums.iter_mut().zip(taken).for_each(|((_, sum), chunk)| accumulate(sum, &chunk, 1.0));
             }
         }
     }
@@ -41,10 +43,10 @@ pub fn sum_over_parts(
     let x = x.needs_grad.then(|| x.ghost());
     g.record(&y, move |dy, gradients| {
         if let Some(x) = x {
-            accumulate(gradients.buffer(&x), &dx, dy[0]);
+            gradients.add(&x, &dx, dy[0]);
         }
         for (parameter, sum) in sums {
-            accumulate(gradients.buffer(&parameter.ghost()), &sum, dy[0]);
+            gradients.add(&parameter.ghost(), &sum, dy[0]);
         }
     });
     y

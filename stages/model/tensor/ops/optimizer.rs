@@ -1,8 +1,9 @@
-//! AdamW (Loshchilov, Hutter 2019) and the global norm of gradients, fused and in a fixed order.
+//! AdamW (Loshchilov, Hutter 2019, arXiv 1711.05101) and the global norm of gradients.
 
-use rayon::prelude::*;
-
-use crate::tensor::{Mat, ops::activation::CHUNK, host::math};
+use crate::tensor::{
+    Mat,
+    host::optimizer::{self as host, Coefficients},
+};
 
 /// The settings of one parameter group.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +35,9 @@ impl Moments {
 }
 
 impl AdamW {
-    /// One step. `step` counts from 1; the gradient is multiplied by `scale` first (clipping).
+    /// One step, with `m` and `v` the moments and `g` the gradient times `scale` (clipping):
+    /// `m += (1 - beta1) (g - m)`, `v = beta2 v + (1 - beta2) g^2`,
+    /// `w = (1 - lr decay) w - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon)`. `step` is `t`, from 1.
     pub fn update(
         &self,
         parameter: &mut Mat,
@@ -45,42 +48,24 @@ impl AdamW {
         scale: f32,
     ) {
         // As PyTorch: coefficients in f64, then f32 arithmetic. (1 - 0.999 in f32 would be off by 5e-5.)
-        let (b2, new1, new2) = (self.beta2 as f32, (1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let correction1 = 1.0 - self.beta1.powi(step as i32);
         let correction2 = (1.0 - self.beta2.powi(step as i32)).sqrt();
-        let step_size = (learning_rate / correction1) as f32;
-        let decay = (1.0 - learning_rate * self.weight_decay) as f32;
-        let (root, epsilon) = (correction2 as f32, self.epsilon as f32);
-        parameter
-            .values_mut()
-            .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
-            .zip(moments.first.par_chunks_mut(CHUNK))
-            .zip(moments.second.par_chunks_mut(CHUNK))
-            .for_each(|(((w, g), m), v)| {
-                math::simd(|| {
-                    for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
-                        let g = g * scale;
-                        *m += (g - *m) * new1;
-                        *v = *v * b2 + g * g * new2;
-                        *w = *w * decay - step_size * *m / (v.sqrt() / root + epsilon);
-                    }
-                });
-            });
+        let by = Coefficients {
+            scale,
+            new1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            new2: (1.0 - self.beta2) as f32,
+            decay: (1.0 - learning_rate * self.weight_decay) as f32,
+            step_size: (learning_rate / correction1) as f32,
+            root: correction2 as f32,
+            epsilon: self.epsilon as f32,
+        };
+        host::adamw(parameter.values_mut(), gradient, &mut moments.first, &mut moments.second, by);
     }
 }
 
 /// The 2-norm of all values of all gradients.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f32 {
-    let squares: f64 = gradients
-        .into_iter()
-        .map(|gradient| {
-            let partial: Vec<f64> = gradient
-                .par_chunks(CHUNK)
-                .map(|part| f64::from(math::simd(|| math::sum(part.len(), |i| part[i] * part[i]))))
-                .collect();
-            partial.into_iter().sum::<f64>()
-        })
-        .sum();
+    let squares: f64 = gradients.into_iter().map(host::sum_of_squares).sum();
     squares.sqrt() as f32
 }

@@ -1,11 +1,11 @@
-//! Gradient checkpointing (Chen et al. 2016): a part of the network keeps its input only, and is computed again
-//! in the backward pass.
+//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): a part of the network keeps its input only, and is
+//! computed again in the backward pass.
 
-use crate::tensor::{Graph, Mat, ops::pointwise::accumulate};
+use crate::tensor::{Graph, Mat};
 
-/// `f(x)`. `parameters` are what else trains in it. `f` must give the same on every call: what it drops must follow
-/// from a seed.
-pub fn checkpoint(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &Mat) -> Mat + 'static) -> Mat {
+/// `f(x)`. `parameters` are the other matrices that train in it. `f` must give the same on every call: what it drops
+/// must follow from a seed.
+pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &Mat) -> Mat + 'static) -> Mat {
     let mut y = f(&Graph::inference(), x);
     y.needs_grad = g.records() && (x.needs_grad || parameters.iter().any(Mat::needs_grad));
     let x = x.clone();
@@ -14,7 +14,7 @@ pub fn checkpoint(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &
         let y = f(&inner, &x);
         let mut found = inner.backward_from(&y, dy);
         for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad) {
-            accumulate(gradients.buffer(&mat.ghost()), &found.take(mat), 1.0);
+            gradients.add(&mat.ghost(), &found.take(mat), 1.0);
         }
     });
     y
