@@ -6,16 +6,15 @@ use crate::{
     language::Decoder,
     layers::Pass,
     memory::logits_at_once,
-    optim::{Optimizer, Rate},
     projector::Projector,
     splice::Sample,
     tensor::{self, IGNORE, Mat, Segments},
     vision::Siglip,
 };
 
-/// An Imp.
+/// An Imp: vision encoder, projector and language model.
 pub struct Imp {
-    /// What joins the parts.
+    /// How the parts are joined.
     pub config: ImpConfig,
     /// The language model.
     pub llm: Decoder,
@@ -23,15 +22,6 @@ pub struct Imp {
     pub vision: Siglip,
     /// From one to the other.
     pub projector: Projector,
-}
-
-/// What a training step gave.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// Mean cross-entropy of the labelled tokens, before the step.
-    pub loss: f32,
-    /// The 2-norm of all gradients, before clipping.
-    pub grad_norm: f32,
 }
 
 impl Imp {
@@ -49,20 +39,17 @@ impl Imp {
         (self.llm.logits(&pass, &hidden), spliced.segments)
     }
 
-    /// One step of `optimizer` on a batch: forward, backward, update. `seed` is that of the step's dropout.
-    pub fn train_step(
+    /// The loss of `samples` as [`Imp::loss`] gives it, and the gradients of everything that trains, in the order of
+    /// [`Imp::trainable`]: what [`crate::optim::Optimizer::update`] takes.
+    pub fn loss_and_gradients(
         &mut self,
-        optimizer: &mut Optimizer,
+        pass: &Pass,
         samples: &[Sample<'_>],
         features: &Mat,
-        seed: u64,
-        rate: impl Fn(&str) -> Rate,
-    ) -> Step {
-        let pass = Pass::training(seed, 0);
-        let count = samples.iter().map(|sample| self.labelled(sample)).sum();
-        let loss = self.loss(&pass, samples, features, count);
-        let gradients = self.gradients(&mut pass.graph.backward(&loss));
-        Step { loss: loss.values()[0], grad_norm: optimizer.update(self, &gradients, rate) }
+        count: usize,
+    ) -> (f32, Vec<Mat>) {
+        let loss = self.loss(pass, samples, features, count);
+        (loss.item(), self.gradients(&mut pass.graph.backward(&loss)))
     }
 
     /// The sum of the cross-entropies of all labelled positions, each predicted from the one before it, divided

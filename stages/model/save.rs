@@ -6,7 +6,25 @@ use std::path::Path;
 use serde_json::json;
 
 pub use crate::weights::write::{DType, NamedTensor, write_json, write_tensors};
-use crate::{config::merged_json, error::Result, imp::Imp};
+use crate::{config::merged_json, error::Result, imp::Imp, tensor::Mat};
+
+/// Matrices as tensors of a file, read when they are written.
+impl<'a> NamedTensor<'a> {
+    /// With the matrix's own shape.
+    pub fn matrix(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
+    }
+
+    /// As a vector of all values.
+    pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.count()], mat)
+    }
+
+    /// With another shape of as many values.
+    pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
+        Self::new(name, shape, || mat.to_host())
+    }
+}
 
 /// Where a merged checkpoint has the vision tower, in the names of the training code.
 pub(crate) const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model.";

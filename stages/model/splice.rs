@@ -60,22 +60,24 @@ impl Spliced {
     /// The same as a padded batch.
     pub fn padded(&self, side: Side) -> Padded {
         let length = self.segments.iter().map(|range| range.len()).max().unwrap_or(0);
-        let (width, places) = (self.embedded.cols(), self.segments.len() * length);
+        let (width, positions) = (self.embedded.cols(), self.segments.len() * length);
         let mut padded = Padded {
             length,
-            embedded: vec![0.0; places * width],
-            mask: vec![false; places],
-            labels: vec![IGNORE; places],
-            positions: vec![0; places],
+            embedded: vec![0.0; positions * width],
+            mask: vec![false; positions],
+            labels: vec![IGNORE; positions],
+            positions: vec![0; positions],
         };
+        let embedded = self.embedded.to_host();
         for (sequence, range) in self.segments.iter().enumerate() {
             let start = sequence * length + if side == Side::Left { length - range.len() } else { 0 };
             for (position, row) in range.enumerate() {
-                let place = start + position;
-                padded.embedded[place * width..(place + 1) * width].copy_from_slice(self.embedded.row(row));
-                padded.mask[place] = true;
-                padded.labels[place] = self.labels[row];
-                padded.positions[place] = position;
+                let to = start + position;
+                let values = &embedded[row * width..(row + 1) * width];
+                padded.embedded[to * width..(to + 1) * width].copy_from_slice(values);
+                padded.mask[to] = true;
+                padded.labels[to] = self.labels[row];
+                padded.positions[to] = position;
             }
         }
         padded

@@ -38,8 +38,8 @@ pub fn rate() -> f64 {
     const WIDTH: usize = 1024;
     /// Long enough to wake the processor up, and short enough for a person.
     const TIME: Duration = Duration::from_millis(150);
-    let x = Mat::new(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
-    let weight = Weight::Dense(Mat::new(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
+    let x = Mat::from_host(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
+    let weight = Weight::Dense(Mat::from_host(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
     let product = || {
         let start = Instant::now();
         let y = linear(&Graph::inference(), &x, &weight, None);

@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use imp_model::{config::ImpConfig, load_vision, vision::Siglip};
+use imp_model::{config::ImpConfig, load_vision, tensor::Mat, vision::Siglip};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
         let numbers = start..(start + CHUNK).min(images);
         for pixels in decode(&set, numbers.clone(), vision.config.image_size)? {
             let features = encode(&vision, pixels);
-            file.write_all(bytemuck::cast_slice(&features)).map_err(StageError::io(&unfinished))?;
+            file.write_all(bytemuck::cast_slice(&features.to_host())).map_err(StageError::io(&unfinished))?;
         }
         job.progress(Progress::new(numbers.end, images, "images"));
     }
@@ -84,8 +84,8 @@ fn go_on(path: &Path, bytes: usize) -> std::io::Result<(File, usize)> {
 }
 
 /// Each image by itself, so that its features don't depend on which others came along.
-fn encode(vision: &Siglip, pixels: Vec<f32>) -> Vec<f32> {
-    vision.encode(&[pixels]).values().to_vec()
+fn encode(vision: &Siglip, pixels: Vec<f32>) -> Mat {
+    vision.encode(&[pixels])
 }
 
 fn decode(set: &RecordSet, numbers: std::ops::Range<usize>, size: usize) -> Result<Vec<Vec<f32>>, StageError> {
@@ -122,7 +122,7 @@ fn first_is_same(set: &RecordSet, vision: &Siglip) -> Result<bool, StageError> {
     const TOLERANCE: f32 = 1e-2;
     let Some(kept) = set.features(0) else { return Ok(true) };
     let pixels = decode(set, 0..1, vision.config.image_size)?;
-    let own: Vec<f32> = pixels.into_iter().flat_map(|pixels| encode(vision, pixels)).collect();
+    let own: Vec<f32> = pixels.into_iter().flat_map(|pixels| encode(vision, pixels).to_host().into_owned()).collect();
     let largest = own.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     Ok(own.iter().zip(kept).all(|(own, kept)| (own - kept).abs() <= TOLERANCE * largest))
 }

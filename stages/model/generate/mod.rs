@@ -68,10 +68,9 @@ impl Imp {
             return answers;
         }
         loop {
-            let mut logits = self.llm.logits(&pass, &hidden); // [open, vocab]
-            let width = logits.cols();
-            let mut still_open = Vec::new();
-            for (mut answer, logits) in open.into_iter().zip(logits.values_mut().chunks_mut(width)) {
+            let logits = self.llm.logits(&pass, &hidden); // [open, vocab]
+            let (values, mut still_open) = (logits.to_host(), Vec::new());
+            for (mut answer, logits) in open.into_iter().zip(values.chunks(logits.cols())) {
                 let Answer { prompt, tokens, .. } = &mut answer;
                 let seen = prompts[*prompt].input_ids.iter().filter_map(|id| u32::try_from(*id).ok());
                 let seen = seen.chain(tokens.iter().copied());

@@ -63,7 +63,7 @@ impl Imp {
             .flat_map(|group| prompts[group.prompts.clone()].iter().map(|prompt| cut(prompt, group.ids).1))
             .collect();
         // Images are mostly in what is shared: then they need not be projected again.
-        let no_images = Mat::new(0, features.cols(), Vec::new());
+        let no_images = Mat::zeros(0, features.cols());
         let with_image = rests.iter().any(|rest| image_tokens(rest.input_ids) > 0);
         let rest = self.splice(&pass, &rests, if with_image { features } else { &no_images });
         let begun =

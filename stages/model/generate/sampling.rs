@@ -1,7 +1,7 @@
 //! Choosing the next token from its logits, as transformers' `generation/logits_process.py` does: repetition
 //! penalty, then temperature, then nucleus sampling.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::tensor::{self, mix};
 
@@ -26,27 +26,35 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The next token of answer `prompt`, which has `position` tokens. Changes `logits`.
+    /// The next token of answer `prompt`, which has `position` tokens.
     pub(super) fn choose(
         &self,
-        logits: &mut [f32],
+        logits: &[f32],
         seen: impl Iterator<Item = u32>,
         prompt: usize,
         position: usize,
     ) -> u32 {
+        let logits = self.penalized(logits, seen);
+        if self.temperature <= 0.0 {
+            return tensor::argmax(&logits) as u32;
+        }
+        let name = (prompt as u64) << 32 | position as u64;
+        // 53 bits: as many as a double holds.
+        let draw = (mix(self.seed ^ mix(name)) >> 11) as f64 / (1_u64 << 53) as f64;
+        self.draw(&logits, draw)
+    }
+
+    /// The logits with those of `seen` tokens made less likely.
+    fn penalized<'a>(&self, logits: &'a [f32], seen: impl Iterator<Item = u32>) -> Cow<'a, [f32]> {
+        let mut logits = Cow::Borrowed(logits);
         if (self.repetition_penalty - 1.0).abs() > 0.0 {
+            let logits = logits.to_mut();
             for token in seen.collect::<BTreeSet<u32>>() {
                 let Some(logit) = logits.get_mut(token as usize) else { continue };
                 *logit = if *logit < 0.0 { *logit * self.repetition_penalty } else { *logit / self.repetition_penalty };
             }
         }
-        if self.temperature <= 0.0 {
-            return tensor::argmax(logits) as u32;
-        }
-        let name = (prompt as u64) << 32 | position as u64;
-        // 53 bits: as many as a double holds.
-        let draw = (mix(self.seed ^ mix(name)) >> 11) as f64 / (1_u64 << 53) as f64;
-        self.draw(logits, draw)
+        logits
     }
 
     /// The token at `draw`, from 0 to 1, of the distribution.
@@ -89,7 +97,7 @@ mod tests {
     fn shares(sampling: Sampling) -> [f64; 4] {
         let mut counts = [0.0; 4];
         for position in 0..20_000 {
-            counts[sampling.choose(&mut logits(), std::iter::empty(), 3, position) as usize] += 1.0 / 20_000.0;
+            counts[sampling.choose(&logits(), std::iter::empty(), 3, position) as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -121,7 +129,7 @@ mod tests {
     fn draws_repeat_with_the_seed_and_differ_without() {
         let tokens = |seed, prompt| {
             let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-            (0..50).map(|at| sampling.choose(&mut logits(), std::iter::empty(), prompt, at)).collect::<Vec<_>>()
+            (0..50).map(|at| sampling.choose(&logits(), std::iter::empty(), prompt, at)).collect::<Vec<_>>()
         };
         assert_eq!(tokens(7, 0), tokens(7, 0));
         assert_ne!(tokens(7, 0), tokens(8, 0));
@@ -131,8 +139,8 @@ mod tests {
     #[test]
     fn repetition_is_punished_once_a_token_whatever_its_sign() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        let mut logits = vec![3.0, 2.0, -1.0, 1.6];
-        assert_eq!(sampling.choose(&mut logits, [0, 0, 2, 9].into_iter(), 0, 0), 1);
-        assert_eq!(logits, [1.5, 2.0, -2.0, 1.6]);
+        let (logits, seen) = ([3.0, 2.0, -1.0, 1.6], [0, 0, 2, 9]);
+        assert_eq!(sampling.choose(&logits, seen.into_iter(), 0, 0), 1);
+        assert_eq!(*sampling.penalized(&logits, seen.into_iter()), [1.5, 2.0, -2.0, 1.6]);
     }
 }

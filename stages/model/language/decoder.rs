@@ -93,10 +93,8 @@ impl Decoder {
     pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
         let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
-            let width = k.cols();
-            for (cache, range) in cache[layer].iter_mut().zip(segments.iter()) {
-                let range = range.start * width..range.end * width;
-                cache.push(&k.values()[range.clone()], &v.values()[range]);
+            for (cache, rows) in cache[layer].iter_mut().zip(segments.iter()) {
+                cache.push(k, v, rows);
             }
             self.attend(layer, q, k, v, segments)
         });
@@ -110,7 +108,7 @@ impl Decoder {
         self.infer(embedded, positions, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
             for (row, sequence) in which.iter().enumerate() {
-                cache[*sequence].push(k.row(row), v.row(row));
+                cache[*sequence].push(k, v, row..row + 1);
             }
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
             tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
@@ -234,13 +232,13 @@ impl Decoder {
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
         let shape = vec![embedding.outputs(), embedding.inputs()];
-        let mut all = vec![NamedTensor::new(format!("{EMBEDDING}.weight"), shape, || embedding.values())];
+        let mut all = vec![NamedTensor::new(format!("{EMBEDDING}.weight"), shape, || embedding.to_host())];
         self.blocks.iter().for_each(|block| block.tensors(&mut all));
         self.final_norm.tensors(&mut all);
         if !self.merged_config().tie_word_embeddings {
             self.lm_head.tensors(&mut all);
         } else if let Some(bias) = &self.lm_head.bias {
-            all.push(NamedTensor::vector("lm_head.bias", bias.values()));
+            all.push(NamedTensor::flat("lm_head.bias", bias));
         }
         all
     }

@@ -98,8 +98,8 @@ impl Linear {
         let bound = 1.0 / (inputs as f32).sqrt();
         let a = (0..settings.rank * inputs).map(|_| random.random_range(-bound..bound)).collect();
         self.lora = Some(Lora {
-            a: Mat::new(settings.rank, inputs, a).trainable(),
-            b: Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable(),
+            a: Mat::from_host(settings.rank, inputs, a).trainable(),
+            b: Mat::zeros(outputs, settings.rank).trainable(),
             scale: (settings.alpha / settings.rank as f64) as f32,
             dropout: settings.dropout as f32,
         });
@@ -108,20 +108,20 @@ impl Linear {
     /// Puts the adapter into the weight, for good.
     pub fn fold(&mut self) {
         if self.lora.is_some() {
-            self.weight =
-                Weight::Dense(Mat::new(self.weight.outputs(), self.weight.inputs(), self.merged().into_owned()));
+            let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
+            self.weight = Weight::Dense(Mat::from_host(outputs, inputs, self.merged().into_owned()));
             self.lora = None;
         }
     }
 
     /// The weight in f32 with the adapter in it: `W + scale * B A`.
     pub fn merged(&self) -> Cow<'_, [f32]> {
-        let dense = self.weight.values();
+        let dense = self.weight.to_host();
         let Some(lora) = &self.lora else { return dense };
         // B A, as the product of B `[out, rank]` with the transpose of A^T.
         let a_transposed = Weight::Dense(transpose(&lora.a));
         let delta = tensor::linear(&Graph::inference(), &lora.b, &a_transposed, None);
-        dense.iter().zip(delta.values()).map(|(w, d)| w + lora.scale * d).collect()
+        dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
     }
 
     /// Adds weight (adapter merged) and bias to `all`.
@@ -129,7 +129,7 @@ impl Linear {
         let shape = vec![self.weight.outputs(), self.weight.inputs()];
         all.push(NamedTensor::new(format!("{}.weight", self.name), shape, || self.merged()));
         if let Some(bias) = &self.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.name), bias));
         }
     }
 
@@ -151,6 +151,6 @@ impl Linear {
 }
 
 fn transpose(mat: &Mat) -> Mat {
-    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.values());
-    Mat::new(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
+    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.to_host());
+    Mat::from_host(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
 }

@@ -1,6 +1,8 @@
 //! A matrix and its memory: values in a dfdx tensor. Independent of the tape.
 #![allow(unsafe_code)]
 
+use std::{borrow::Cow, ops::Range};
+
 use dfdx::prelude::{Cpu, HasShape, Tensor, TensorFromVec};
 
 type Data = Tensor<(usize, usize), f32, Cpu>;
@@ -13,13 +15,40 @@ pub struct Mat {
 }
 
 impl Mat {
-    /// A constant from its values.
+    /// A constant from values in this machine's memory, row by row.
     ///
     /// # Panics
     /// If there are not `rows * cols` values: a bug of the caller's.
-    pub fn new(rows: usize, cols: usize, values: Vec<f32>) -> Self {
+    pub fn from_host(rows: usize, cols: usize, values: Vec<f32>) -> Self {
         assert_eq!(values.len(), rows * cols, "a [{rows}, {cols}] matrix needs as many values");
         Self { data: Cpu::default().tensor_from_vec(values, (rows, cols)), needs_grad: false }
+    }
+
+    /// A constant of zeros.
+    pub fn zeros(rows: usize, cols: usize) -> Self {
+        Self::from_host(rows, cols, vec![0.0; rows * cols])
+    }
+
+    /// All values, row by row: borrowed where they already lie in this machine's memory.
+    pub fn to_host(&self) -> Cow<'_, [f32]> {
+        Cow::Borrowed(self.values())
+    }
+
+    /// The value of a `[1, 1]` matrix, such as a loss.
+    ///
+    /// # Panics
+    /// If it has more or fewer values: a bug of the caller's.
+    pub fn item(&self) -> f32 {
+        assert_eq!((self.rows(), self.cols()), (1, 1), "only a [1, 1] matrix is one value");
+        self.values()[0]
+    }
+
+    /// Replaces all values. Clones keep what they have.
+    ///
+    /// # Panics
+    /// If there are more or fewer values than before: a bug of the caller's.
+    pub fn copy_from(&mut self, values: &[f32]) {
+        self.values_mut().copy_from_slice(values);
     }
 
     /// The same values as something that trains.
@@ -44,19 +73,35 @@ impl Mat {
         self.data.shape().1
     }
 
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.rows() * self.cols()
+    }
+}
+
+/// The memory, for operations.
+impl Mat {
     /// All values, row by row.
-    pub fn values(&self) -> &[f32] {
+    pub(super) fn values(&self) -> &[f32] {
         slice(&self.data)
     }
 
-    /// One row.
-    pub fn row(&self, index: usize) -> &[f32] {
-        &self.values()[index * self.cols()..(index + 1) * self.cols()]
+    /// All values, to be changed in place (copied first if a clone shares them).
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        slice_mut(&mut self.data)
     }
 
-    /// All values, to be changed in place (copied first if a clone shares them).
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        slice_mut(&mut self.data)
+    /// Some rows as a matrix of their own.
+    pub(super) fn copy_rows(&self, rows: Range<usize>) -> Self {
+        let cols = self.cols();
+        Self::from_host(rows.len(), cols, self.values()[rows.start * cols..rows.end * cols].to_vec())
+    }
+
+    /// Replaces the rows from `start` by `rows` of `from`, which has the same width.
+    pub(super) fn write_rows(&mut self, start: usize, from: &Self, rows: Range<usize>) {
+        let cols = self.cols();
+        let values = &from.values()[rows.start * cols..rows.end * cols];
+        self.values_mut()[start * cols..start * cols + values.len()].copy_from_slice(values);
     }
 }
 

@@ -21,7 +21,11 @@ use host::math;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;
 pub use mat::Mat;
-pub use ops::*;
+pub use ops::{
+    Activation, AdamW, IGNORE, Moments, Rotary, Rotation, accumulate, activation, add, add_low_rank, add_rows,
+    attend_cached, attention, columns, concat, cross_entropy, dropout, gather, global_norm, layer_norm, linear,
+    pick_rows, recompute, rms_norm, rotate, silu_gate, sum_over_chunks,
+};
 pub use segments::{Mask, Segments};
 pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
 pub use tape::{Gradients, Graph};

@@ -43,7 +43,7 @@ impl Graph {
 
     /// The result of an operation on `inputs`: needs a gradient if one of them does.
     pub(super) fn output(&self, rows: usize, cols: usize, values: Vec<f32>, inputs: &[&Mat]) -> Mat {
-        let mut mat = Mat::new(rows, cols, values);
+        let mut mat = Mat::from_host(rows, cols, values);
         mat.needs_grad = self.0.is_some() && inputs.iter().any(|input| input.needs_grad);
         mat
     }
@@ -82,7 +82,7 @@ impl Graph {
     /// # Panics
     /// On a graph that does not record: a bug of the caller's.
     pub fn backward(&self, loss: &Mat) -> Gradients {
-        self.backward_from(loss, vec![1.0; loss.values().len()])
+        self.backward_from(loss, vec![1.0; loss.count()])
     }
 
     /// The same from the gradient of a matrix that is no loss yet.
@@ -105,8 +105,8 @@ pub struct Gradients(DfdxGradients<f32, Cpu>);
 
 impl Gradients {
     /// Takes the gradient of a trainable matrix; zeros if none came.
-    pub fn take(&mut self, of: &Mat) -> Vec<f32> {
-        std::mem::take(self.buffer(&of.ghost()))
+    pub fn take(&mut self, of: &Mat) -> Mat {
+        Mat::from_host(of.rows(), of.cols(), std::mem::take(self.buffer(&of.ghost())))
     }
 
     /// The gradient to add to; zeros at first.

@@ -19,15 +19,15 @@ impl Weight {
     pub fn trainable(&self) -> Self {
         let mat = match self {
             Self::Dense(mat) => mat.clone(),
-            Self::Stored(stored) => Mat::new(stored.rows(), stored.cols(), stored.to_f32()),
+            Self::Stored(stored) => Mat::from_host(stored.rows(), stored.cols(), stored.to_f32()),
         };
         Self::Dense(mat.trainable())
     }
 
     /// All values in f32, row by row.
-    pub fn values(&self) -> Cow<'_, [f32]> {
+    pub fn to_host(&self) -> Cow<'_, [f32]> {
         match self {
-            Self::Dense(mat) => Cow::Borrowed(mat.values()),
+            Self::Dense(mat) => mat.to_host(),
             Self::Stored(stored) => Cow::Owned(stored.to_f32()),
         }
     }

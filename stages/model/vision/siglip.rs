@@ -74,16 +74,17 @@ impl Siglip {
             return Err(ModelError::file("config.json".as_ref(), message));
         }
         let width = self.config.hidden_size;
+        let known = self.position.to_host();
         let mut values = Vec::with_capacity(to * to * width);
         for (row, col) in (0..to * to).map(|index| (index / to, index % to)) {
             let (rows, cols) = (cubic_taps(row, from, to), cubic_taps(col, from, to));
             for channel in 0..width {
-                let position = |(y, x): (usize, usize)| self.position.values()[(y * from + x) * width + channel];
+                let position = |(y, x): (usize, usize)| known[(y * from + x) * width + channel];
                 let line = |y: usize| cols.iter().map(|(x, weight)| weight * position((y, *x))).sum::<f32>();
                 values.push(rows.iter().map(|(y, weight)| weight * line(*y)).sum());
             }
         }
-        self.position = Mat::new(to * to, width, values);
+        self.position = Mat::from_host(to * to, width, values);
         self.config.image_size = image_size;
         Ok(())
     }
@@ -117,13 +118,9 @@ impl Siglip {
         let (width, patch) = (self.config.hidden_size, self.config.patch_size);
         let name = |part: &str| format!("{}embeddings.{part}", self.prefix);
         let mut all = vec![
-            NamedTensor::of(name("patch_embedding.weight"), vec![width, 3, patch, patch], self.patch_weight.values()),
-            NamedTensor::vector(name("patch_embedding.bias"), self.patch_bias.values()),
-            NamedTensor::of(
-                name("position_embedding.weight"),
-                vec![self.config.patches(), width],
-                self.position.values(),
-            ),
+            NamedTensor::shaped(name("patch_embedding.weight"), vec![width, 3, patch, patch], &self.patch_weight),
+            NamedTensor::flat(name("patch_embedding.bias"), &self.patch_bias),
+            NamedTensor::matrix(name("position_embedding.weight"), &self.position),
         ];
         for block in &self.blocks {
             for norm in [&block.norm1, &block.norm2] {
@@ -152,13 +149,11 @@ impl Siglip {
                 }
             }
         }
-        let patches = Mat::new(images.len() * grid * grid, pixels, patches);
+        let patches = Mat::from_host(images.len() * grid * grid, pixels, patches);
         let weight = Weight::Dense(self.patch_weight.clone());
-        let mut x = tensor::linear(&tensor::Graph::inference(), &patches, &weight, Some(&self.patch_bias));
-        for image in x.values_mut().chunks_mut(self.position.values().len()) {
-            image.iter_mut().zip(self.position.values()).for_each(|(x, position)| *x += position);
-        }
-        x
+        let g = tensor::Graph::inference();
+        let x = tensor::linear(&g, &patches, &weight, Some(&self.patch_bias)); // [images * patches, hidden]
+        tensor::add_rows(&g, x, &self.position)
     }
 }
 

@@ -153,13 +153,7 @@ pub(in crate::tensor) fn input_gradients(of: Inputs<'_>, outputs: Outputs<'_>) -
 }
 
 /// The gradients of one sequence and one key head, with all query heads that share it.
-fn head_gradients(
-    of: Inputs<'_>,
-    outputs: Outputs<'_>,
-    sequence: Range<usize>,
-    key_head: usize,
-    targets: [Shared; 3],
-) {
+fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, key_head: usize, targets: [Shared; 3]) {
     let Inputs { q, k, v, heads, mask, .. } = of;
     let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
     let [dq, dk, dv] = targets;

@@ -17,7 +17,6 @@ pub fn attend_cached(
 ) -> Mat {
     let heads = Heads { query: heads, key: kv_heads, dim: q.cols() / heads };
     let rows = positions.iter().zip(caches);
-    let seen: Vec<Cached<'_>> =
-        rows.map(|(position, cache)| cache.seen(mask.seen(*position, position + 1), kv_heads * heads.dim)).collect();
-    Mat::new(q.rows(), q.cols(), host::cached(q.values(), &seen, heads))
+    let seen: Vec<Cached<'_>> = rows.map(|(position, cache)| cache.seen(mask.seen(*position, position + 1))).collect();
+    Mat::from_host(q.rows(), q.cols(), host::cached(q.values(), &seen, heads))
 }

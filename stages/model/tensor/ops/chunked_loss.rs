@@ -18,23 +18,23 @@ pub fn sum_over_chunks(
 ) -> Mat {
     let (width, height) = (x.cols(), x.rows());
     let mut sum = 0.0_f64;
-    let mut dx = Vec::with_capacity(if g.records() { height * width } else { 0 });
-    let mut sums: Vec<(Mat, Vec<f32>)> = Vec::new();
+    let mut dx = Mat::zeros(if g.records() { height } else { 0 }, width);
+    let mut sums: Vec<(Mat, Mat)> = Vec::new();
     for start in (0..height).step_by(rows.max(1)) {
         let range = start..(start + rows.max(1)).min(height);
-        let mut chunk = Mat::new(range.len(), width, x.values()[start * width..range.end * width].to_vec());
+        let mut chunk = x.copy_rows(range.clone());
         chunk.needs_grad = g.records() && x.needs_grad;
         let graph = if g.records() { Graph::recording() } else { Graph::inference() };
         let y = f(&graph, range, &chunk);
-        sum += f64::from(y.values()[0]);
+        sum += f64::from(y.item());
         if y.needs_grad {
             let mut gradients = graph.backward(&y);
-            dx.extend(gradients.take(&chunk));
+            dx.write_rows(start, &gradients.take(&chunk), 0..chunk.rows());
             let taken = parameters.iter().map(|mat| gradients.take(mat));
             if sums.is_empty() {
                 sums = parameters.iter().cloned().zip(taken).collect();
             } else {
-                sums.iter_mut().zip(taken).for_each(|((_, sum), chunk)| accumulate(sum, &chunk, 1.0));
+                sums.iter_mut().zip(taken).for_each(|((_, sum), chunk)| accumulate(sum, &chunk));
             }
         }
     }
@@ -43,10 +43,10 @@ pub fn sum_over_chunks(
     let x = x.needs_grad.then(|| x.ghost());
     g.record(&y, move |dy, gradients| {
         if let Some(x) = x {
-            gradients.add(&x, &dx, dy[0]);
+            gradients.add(&x, dx.values(), dy[0]);
         }
         for (parameter, sum) in sums {
-            gradients.add(&parameter.ghost(), &sum, dy[0]);
+            gradients.add(&parameter.ghost(), sum.values(), dy[0]);
         }
     });
     y

@@ -21,13 +21,13 @@ mod rotary;
 mod silu_gate;
 
 pub use activation::{Activation, activation};
-pub use add::{accumulate, add};
+pub use add::{accumulate, add, add_rows};
 pub use attention::attention;
 pub use cached_attention::attend_cached;
 pub use chunked_loss::sum_over_chunks;
 pub use columns::columns;
 pub use dropout::dropout;
-pub use gather::{gather, pick_rows};
+pub use gather::{concat, gather, pick_rows};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use loss::{IGNORE, cross_entropy};

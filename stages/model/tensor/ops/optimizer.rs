@@ -19,18 +19,18 @@ pub struct AdamW {
 }
 
 /// What the optimizer remembers of one parameter.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Moments {
-    /// Moving average of the gradient.
-    pub first: Vec<f32>,
-    /// Moving average of its square.
-    pub second: Vec<f32>,
+    /// Moving average of the gradient: `[1, count]`.
+    pub first: Mat,
+    /// Moving average of its square: `[1, count]`.
+    pub second: Mat,
 }
 
 impl Moments {
-    /// Zeros for `length` values.
-    pub fn new(length: usize) -> Self {
-        Self { first: vec![0.0; length], second: vec![0.0; length] }
+    /// Zeros for `count` values.
+    pub fn new(count: usize) -> Self {
+        Self { first: Mat::zeros(1, count), second: Mat::zeros(1, count) }
     }
 }
 
@@ -41,7 +41,7 @@ impl AdamW {
     pub fn update(
         &self,
         parameter: &mut Mat,
-        gradient: &[f32],
+        gradient: &Mat,
         moments: &mut Moments,
         step: u64,
         learning_rate: f64,
@@ -60,12 +60,13 @@ impl AdamW {
             root: correction2 as f32,
             epsilon: self.epsilon as f32,
         };
-        host::adamw(parameter.values_mut(), gradient, &mut moments.first, &mut moments.second, by);
+        let Moments { first, second } = moments;
+        host::adamw(parameter.values_mut(), gradient.values(), first.values_mut(), second.values_mut(), by);
     }
 }
 
 /// The 2-norm of all values of all gradients.
-pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f32 {
-    let squares: f64 = gradients.into_iter().map(host::sum_of_squares).sum();
+pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> f32 {
+    let squares: f64 = gradients.into_iter().map(|gradient| host::sum_of_squares(gradient.values())).sum();
     squares.sqrt() as f32
 }

@@ -14,7 +14,7 @@ pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &M
         let y = f(&inner, &x);
         let mut found = inner.backward_from(&y, dy);
         for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad) {
-            gradients.add(&mat.ghost(), &found.take(mat), 1.0);
+            gradients.add(&mat.ghost(), found.take(mat).values(), 1.0);
         }
     });
     y
