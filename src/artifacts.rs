@@ -1,5 +1,5 @@
-//! `artifacts/<pipeline>/`: what people look at. Links into the store, a stage's log and metrics beside
-//! them, and the record of the last run. All of it can be deleted: the next run makes it again.
+//! `artifacts/<pipeline>/`: links into the store for users, with each stage's log and metrics beside them, and the summary of
+//! the last run. All of it can be deleted: the next run makes it again.
 
 use std::{
     fs,
@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::job::EVENTS;
+use imp_stages::contract::job::{EVENTS, LOG, METRICS};
+use serde::Serialize;
 
 use crate::{
     pipeline::{Pipeline, StageDecl},
-    scheduler::Summary,
     store::{Digest, Hit, Store},
 };
 
@@ -31,13 +31,13 @@ impl Artifacts {
         self.folder.clone()
     }
 
-    /// Where the link to a stage's artifact lies; of one that points share, that of the first.
+    /// The link to a stage's artifact; for a stage that points share, the link of the first point.
     pub(crate) fn of(&self, pipeline: &Pipeline, stage: &StageDecl) -> PathBuf {
         let (point, name) = &stage.owners[0];
         self.folder.join(&pipeline.points[*point].label).join(name)
     }
 
-    /// Links the artifact, log and metrics of a stage. Costs two looks if the links are right already.
+    /// Links the artifact, log and metrics of a stage. Costs two file operations if the links are right already.
     pub(crate) fn link(&self, point: &str, stage: &str, made: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
         let folder = self.folder.join(point);
         let beside = |digest: Option<Digest>, ending: &str| {
@@ -48,22 +48,22 @@ impl Artifacts {
             }
         };
         let new_tree = replace_link(tree, &folder.join(stage))?;
-        // A stage may have run again and given the same bytes. Logs have times in them, so no two runs have the same.
-        let new_log = beside(made.log, "log")?;
+        // A stage that ran again may have produced the same bytes, but its log has other times in it.
+        let new_log = beside(made.log, LOG)?;
         if new_tree || new_log {
-            beside(made.metrics, "metrics.jsonl")?;
+            beside(made.metrics, METRICS)?;
             beside(made.events, &format!("tensorboard/{EVENTS}"))?;
         }
         Ok(())
     }
 
-    /// Whether there is the record of a run.
+    /// Whether the summary of a run exists.
     pub(crate) fn has_record(&self) -> bool {
         self.folder.join("run.json").is_file()
     }
 
-    /// Keeps the record of a run.
-    pub(crate) fn record(&self, summary: &Summary) -> io::Result<()> {
+    /// Writes the summary of a run.
+    pub(crate) fn record(&self, summary: &impl Serialize) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let mode = fs::Permissions::from_mode(0o666);
         let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(&self.folder)?;
@@ -73,18 +73,18 @@ impl Artifacts {
     }
 }
 
-/// Removes the links below `root` whose targets below `cache` were thrown away.
+/// Removes the links below `root` whose targets below `cache` were deleted.
 pub(crate) fn prune(root: &Path, cache: &Path) {
     let Ok(cache) = cache.canonicalize() else { return };
     let entries = walkdir::WalkDir::new(root).min_depth(2).into_iter().flatten();
     let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|target| target.starts_with(&cache));
     for link in entries.filter(|entry| is_ours(entry.path()) && !entry.path().exists()) {
-        // One that stays is no harm: the next run makes it right.
+        // A link that stays does no harm: the next run corrects it.
         let _ = fs::remove_file(link.path());
     }
 }
 
-/// Makes `link` point to `target`. False if it did so before.
+/// Makes `link` point to `target`. Returns whether it changed.
 fn replace_link(target: &Path, link: &Path) -> io::Result<bool> {
     if fs::read_link(link).is_ok_and(|now| now == target) {
         return Ok(false);
@@ -100,16 +100,14 @@ fn replace_link(target: &Path, link: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes a link of ours; anything else that a person put there is left alone.
+/// Removes a link of ours; anything else is left alone.
 fn remove(link: &Path) -> io::Result<()> {
     match link.symlink_metadata() {
         Ok(found) if found.is_symlink() => match fs::remove_file(link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         },
-        Ok(_) => {
-            Err(io::Error::other(format!("{} is in the way and not a link of imp-flow's: move it", link.display())))
-        }
+        Ok(_) => Err(io::Error::other(format!("{} is not a link made by imp-flow: move it away", link.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }

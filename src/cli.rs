@@ -1,11 +1,11 @@
-//! The command line. Definitions only: what a verb does is in `commands/`.
+//! The command line: definitions only. What a verb does is in `commands/`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each is cached
-/// by the content of everything that decides its result, and only what is missing runs.
+/// by the content of everything that determines its result, and only what is missing runs.
 #[derive(Debug, Parser)]
 #[command(
     name = "imp-flow",
@@ -14,13 +14,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "\
 Examples:
   imp-flow run pipelines/tiny.toml       download, train, quantize and measure a tiny model on this CPU
-  imp-flow plan pipelines/tiny.toml      what would run, and why
+  imp-flow plan pipelines/tiny.toml      what would run and why
   imp-flow why lora                      why a stage of the last run ran, or would run
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
   imp-flow compare                       the points of the last sweep in one table
   imp-flow init my.toml                  a commented pipeline to start from
 
-Exit codes: 0 done, 1 a stage failed, 2 the command line or the pipeline is wrong, 130 interrupted."
+Exit codes: 0 done, 1 a stage failed, 2 error in the command line or the pipeline, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -29,40 +29,40 @@ pub(crate) struct Cli {
     pub(crate) common: Common,
 }
 
-/// What holds for every verb.
+/// Flags of every verb.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// Folder of the content-addressed store [default: cache]
+    /// Cache folder [default: cache]
     #[arg(long, global = true, value_name = "FOLDER", env = "IMP_FLOW_CACHE")]
     pub(crate) cache: Option<PathBuf>,
-    /// Folder of the links to artifacts [default: artifacts]
+    /// Folder for links to artifacts [default: artifacts]
     #[arg(long, global = true, value_name = "FOLDER", env = "IMP_FLOW_ARTIFACTS")]
     pub(crate) artifacts: Option<PathBuf>,
-    /// Report as JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say only what went wrong
+    /// Print errors only
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Say more (-v, -vv); `RUST_LOG` chooses by module
+    /// Print more (-v, -vv); `RUST_LOG` selects by module
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Run what is not in the cache
+    /// Run the stages that are not cached
     #[command(after_help = "\
 Examples:
   imp-flow run pipelines/tiny.toml
   imp-flow run pipelines/tiny.toml --set stages.finetune.learning_rate=5e-4
-  imp-flow run pipelines/tiny.toml --until pretrain       the projector, and what it needs
-  imp-flow run pipelines/tiny.toml --force lora           that stage again, and what changes by it
-  imp-flow run --from-run 20261125-0042-3fa               what a past run was, once more
+  imp-flow run pipelines/tiny.toml --until pretrain       the projector and what it needs
+  imp-flow run pipelines/tiny.toml --force lora           this stage again, and what changes because of it
+  imp-flow run --from-run 20261125-0042-3fa               repeat a past run
 
-Ctrl-C saves checkpoints and stops; the same command goes on from there.")]
+Ctrl-C saves checkpoints and stops; run the same command again to resume.")]
     Run(RunArgs),
-    /// Run a pipeline with several values for some keys
+    /// Run a pipeline with several values for some of its keys
     #[command(after_help = "\
 Examples:
   imp-flow sweep pipelines/sweeps/lora_rank.toml
@@ -72,41 +72,41 @@ Examples:
 In the file:
   [sweep]                                     # all combinations
   \"vars.lora_rank\" = [64, 128, 256]
-  [[sweep.zip]]                               # values that belong together
+  [[sweep.zip]]                               # values that change together
   \"vars.llm\" = [\"phi\", \"qwen\"]
   \"vars.template\" = [\"phi2\", \"qwen2\"]
   [sweep.random]                              # drawn at random
   count = 20
   \"stages.finetune.learning_rate\" = { log_uniform = [1e-5, 1e-3] }
 
-What points have in common runs once. `imp-flow compare` shows what came out.")]
+Stages that points share run once. `imp-flow compare` shows the results.")]
     Sweep(RunArgs),
-    /// Say what would run, and why
+    /// Show what would run and why
     #[command(after_help = "\
 Examples:
   imp-flow plan pipelines/tiny.toml
   imp-flow plan pipelines/tiny.toml --set stages.lora.lora.rank=16")]
     Plan(PlanArgs),
-    /// Say why a stage ran, or would run
+    /// Explain why a stage ran or would run
     #[command(after_help = "\
 Examples:
-  imp-flow why lora                                  of the pipeline that ran last
+  imp-flow why lora                                  in the pipeline that ran last
   imp-flow why lora --pipeline pipelines/tiny.toml
-  imp-flow why finetune --point lora_rank=64         of a point of a sweep")]
+  imp-flow why finetune --point lora_rank=64         in one point of a sweep")]
     Why(StageArgs),
-    /// Say where the stages of a pipeline stand
+    /// Show the state of each stage
     #[command(after_help = "\
 Examples:
   imp-flow status
   imp-flow status pipelines/tiny.toml")]
     Status {
-        /// The pipeline file [default: that of the last run, with its changes]
+        /// Pipeline file [default: that of the last run, with its --set changes]
         #[arg(value_name = "PIPELINE", conflicts_with = "file")]
         pipeline: Option<PathBuf>,
         #[command(flatten)]
         target: TargetArgs,
     },
-    /// Show what a stage made, and from what
+    /// Show what a stage produced, and from what
     #[command(after_help = "\
 Example:
   imp-flow show finetune")]
@@ -115,15 +115,15 @@ Example:
     #[command(after_help = "\
 Examples:
   imp-flow log finetune
-  imp-flow log finetune -f       and go on while it runs")]
+  imp-flow log finetune -f       follow it while the stage runs")]
     Log {
         #[command(flatten)]
         stage: StageArgs,
-        /// Go on while the stage runs
+        /// Keep printing while the stage runs
         #[arg(short, long)]
         follow: bool,
     },
-    /// Draw the stages of a pipeline and where they stand
+    /// Draw the stages of a pipeline and their states
     #[command(after_help = "\
 Examples:
   imp-flow graph pipelines/tiny.toml
@@ -132,7 +132,7 @@ Examples:
     Graph {
         #[command(flatten)]
         pipeline: PlanArgs,
-        /// How to draw
+        /// Output format
         #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
         format: GraphFormat,
     },
@@ -140,9 +140,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   imp-flow runs
-  imp-flow run --from-run ID     do one again")]
+  imp-flow run --from-run ID     repeat one")]
     Runs,
-    /// Show in one table by what points or runs differ, and what came out
+    /// Compare points of a sweep, or runs: parameters that differ, and results
     #[command(after_help = "\
 Examples:
   imp-flow compare                             the last sweep or run
@@ -150,20 +150,20 @@ Examples:
   imp-flow compare --sort pope.accuracy
   imp-flow compare --csv > results.csv")]
     Compare {
-        /// Runs, by id or name; the last one if there is none
+        /// Runs, by id or name [default: the last run]
         #[arg(value_name = "RUN")]
         runs: Vec<String>,
-        /// Sort by this metric or parameter, the best first
+        /// Sort by this metric (best first) or parameter (ascending)
         #[arg(long, value_name = "COLUMN")]
         sort: Option<String>,
-        /// Comma-separated values
+        /// Print comma-separated values
         #[arg(long, conflicts_with = "json")]
         csv: bool,
     },
-    /// Look after the cache
+    /// Manage the cache
     #[command(subcommand)]
     Cache(CacheVerb),
-    /// Show what cached stages have found out
+    /// Report benchmark results
     Report {
         #[command(subcommand)]
         what: ReportVerb,
@@ -171,29 +171,29 @@ Examples:
     /// Write a commented pipeline to start from
     #[command(after_help = "\
 Examples:
-  imp-flow init                 writes pipeline.toml
+  imp-flow init                 write pipeline.toml
   imp-flow init pipelines/my.toml")]
     Init {
-        /// The file to write; an existing one is left alone
+        /// File to write; an existing file is not changed
         #[arg(default_value = "pipeline.toml")]
         file: PathBuf,
     },
-    /// List the kinds of stage
+    /// List the kinds of stages
     #[command(after_help = "\
 Example:
   imp-flow kinds")]
     Kinds,
-    /// Run one stage (used by imp-flow itself)
+    /// Run one stage (for internal use)
     #[command(name = "__stage", hide = true)]
     Stage {
-        /// The job file.
+        /// Job file.
         job: PathBuf,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReportVerb {
-    /// The models of pipelines on the nine benchmarks, beside the published Imps
+    /// Compare the models of pipelines with the published Imp models on nine benchmarks
     #[command(after_help = "\
 Examples:
   imp-flow report eval pipelines/v1_3b.toml pipelines/v1_5_3b.toml
@@ -203,37 +203,37 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportEvalArgs {
-    /// The pipeline files; without one, the published figures alone
+    /// Pipeline files; with none, only the published results are shown
     #[arg(value_name = "PIPELINE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Change a key in each of them (repeatable)
+    /// Change a key in each pipeline (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
-    /// Write a Markdown table
+    /// Print a Markdown table
     #[arg(long)]
     pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheVerb {
-    /// How much lies there, and of what
+    /// Show the size of the cache by pipeline
     Stats,
-    /// Read everything, and name what is damaged; the next run makes it again
+    /// Check all files for damage; the next run makes damaged results again
     Verify,
-    /// Throw away what the last runs and runs with a name don't need
+    /// Delete results that no recent or named run uses
     #[command(after_help = "\
 Examples:
   imp-flow cache gc --dry-run
   imp-flow cache gc --keep 3")]
     Gc {
-        /// Keep what so many of each pipeline's last runs need
+        /// Keep what the last N runs of each pipeline use
         #[arg(long, value_name = "N", default_value_t = 5)]
         keep: usize,
-        /// Only say what would go
+        /// Only show what would be deleted
         #[arg(long)]
         dry_run: bool,
     },
-    /// Make the index anew
+    /// Rebuild the index
     Rebuild,
 }
 
@@ -245,17 +245,17 @@ pub(crate) enum GraphFormat {
     Svg,
 }
 
-/// A pipeline file and what is changed for this time.
+/// Keys that the command line changes.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Overrides {
-    /// Change a key for this time (repeatable); `sweep` tries several values with commas between
+    /// Change a key for this command (repeatable); `sweep` takes several values, separated by commas
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// The pipeline file
+    /// Pipeline file
     #[arg(value_name = "PIPELINE")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
@@ -266,51 +266,51 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The pipeline file
+    /// Pipeline file
     #[arg(value_name = "PIPELINE", required_unless_present = "from_run")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) set: Overrides,
     #[command(flatten)]
     pub(crate) select: SelectArgs,
-    /// After a failure, still run what doesn't need the failed stage
+    /// After a failure, still run stages that don't need the failed one
     #[arg(short, long)]
     pub(crate) keep_going: bool,
-    /// Run at most so many stages at once
+    /// Run at most N stages at once
     #[arg(short, long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub(crate) jobs: usize,
-    /// Only say what would run, and why
+    /// Only show what would run and why
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// A name for this run; what it needs is kept by `cache gc`
+    /// Name of this run; `cache gc` keeps what named runs use
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
-    /// Do a past run again, from its record
+    /// Repeat a past run from its record
     #[arg(long, value_name = "RUN", conflicts_with_all = ["file", "overrides"])]
     pub(crate) from_run: Option<String>,
 }
 
-/// Which stages; all if nothing is said.
+/// Which stages to run; all by default.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SelectArgs {
-    /// Run these stages and no others (with commas between)
+    /// Run only these stages (separated by commas)
     #[arg(long, value_name = "STAGES")]
     pub(crate) only: Vec<String>,
-    /// Run these stages and what they need
+    /// Run these stages and those that they need
     #[arg(long, value_name = "STAGES")]
     pub(crate) until: Vec<String>,
-    /// Run these stages and what needs them
+    /// Run these stages and those that need them
     #[arg(long, value_name = "STAGES")]
     pub(crate) from: Vec<String>,
-    /// Run these stages again, though they are cached
+    /// Run these stages again even if they are cached
     #[arg(long, value_name = "STAGES")]
     pub(crate) force: Vec<String>,
 }
 
-/// A pipeline; the one that ran last if none is named.
+/// A pipeline; by default the one that ran last.
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
-    /// The pipeline file [default: that of the last run, with its changes]
+    /// Pipeline file [default: that of the last run, with its --set changes]
     #[arg(short = 'p', long = "pipeline", value_name = "PIPELINE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
@@ -319,10 +319,10 @@ pub(crate) struct TargetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StageArgs {
-    /// The stage
+    /// Stage
     #[arg(value_name = "STAGE")]
     pub(crate) stage: String,
-    /// The point of a sweep
+    /// Point of a sweep
     #[arg(long, value_name = "POINT")]
     pub(crate) point: Option<String>,
     #[command(flatten)]

@@ -1,10 +1,14 @@
-//! imp-flow: parse the command line, do what it says, turn the result into an exit code.
+//! imp-flow: parses the command line, runs the verb, and turns the result into an exit code.
+
+#[cfg(not(unix))]
+compile_error!("imp-flow needs a Unix system: it uses file locks, links, signals and process groups");
 
 mod artifacts;
 mod cli;
 mod commands;
 mod executor;
-mod graph;
+mod failure;
+mod machine;
 mod pipeline;
 mod report;
 mod scheduler;

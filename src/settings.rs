@@ -1,12 +1,12 @@
-//! The machine's own settings: the command line, then the environment, then `imp-flow.toml`, then what is found.
-//! Never part of a pipeline: a pipeline means the same thing everywhere.
+//! The machine's settings: from the command line, then the environment, then `imp-flow.toml`, then what is detected.
+//! Independent of pipelines: a pipeline means the same on every machine.
 
 use std::path::{Path, PathBuf};
 
-use imp_stages::bytes::ByteSize;
+use imp_stages::contract::bytes::ByteSize;
 use serde::Deserialize;
 
-use crate::scheduler::Machine;
+use crate::machine::Machine;
 
 /// `imp-flow.toml` in the current folder.
 #[derive(Debug, Default, Deserialize)]
@@ -25,25 +25,25 @@ struct File {
 const RETRIES: u32 = 2;
 const RETRY_SECONDS: f64 = 10.0;
 
-/// Where things lie and how much of the machine may be used.
+/// Folders, and how much of the machine may be used.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) cache: PathBuf,
     pub(crate) artifacts: PathBuf,
     pub(crate) machine: Machine,
-    /// How often a stage is tried again after a failure that may be over in a while, and how soon.
+    /// How many times a stage is retried after a transient failure, and the first pause in seconds.
     pub(crate) retries: u32,
     pub(crate) retry_seconds: f64,
-    /// What stages find in their environment.
+    /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
 
-/// Where stages look for the endpoint of a model that judges answers.
+/// The variable in which stages look for the endpoint of a model that judges answers.
 const JUDGE_ENDPOINT: &str = "IMP_FLOW_JUDGE_ENDPOINT";
 
 impl Settings {
     /// # Errors
-    /// If `imp-flow.toml` is there and can't be read.
+    /// If `imp-flow.toml` exists and can't be read.
     pub(crate) fn load(cache: Option<PathBuf>, artifacts: Option<PathBuf>) -> Result<Self, String> {
         let path = Path::new("imp-flow.toml");
         let file: File = match std::fs::read_to_string(path) {
@@ -66,7 +66,7 @@ impl Settings {
                 .filter(|seconds| seconds.is_finite())
                 .unwrap_or(RETRY_SECONDS)
                 .clamp(0.0, 3600.0),
-            // The person's own environment reaches a stage as it is.
+            // A stage inherits the user's environment, which takes precedence.
             environment: file
                 .judge_endpoint
                 .filter(|_| std::env::var_os(JUDGE_ENDPOINT).is_none())
@@ -77,7 +77,7 @@ impl Settings {
     }
 }
 
-/// `~/x` as a shell has it, since no shell reads `imp-flow.toml`.
+/// Expands `~/x`, since no shell does it in `imp-flow.toml`.
 fn at_home(path: PathBuf) -> PathBuf {
     match (path.strip_prefix("~"), std::env::var_os("HOME")) {
         (Ok(rest), Some(home)) => Path::new(&home).join(rest),
@@ -85,7 +85,7 @@ fn at_home(path: PathBuf) -> PathBuf {
     }
 }
 
-/// Those that CUDA may use, else all that NVIDIA's driver shows.
+/// The GPUs in `CUDA_VISIBLE_DEVICES`, else all that NVIDIA's driver lists.
 fn gpus() -> Vec<String> {
     if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
         return visible.split(',').map(str::trim).filter(|gpu| !gpu.is_empty()).map(Into::into).collect();
@@ -94,7 +94,7 @@ fn gpus() -> Vec<String> {
     (0..found).map(|index| index.to_string()).collect()
 }
 
-/// Bytes, where the system is a Linux.
+/// Total memory in bytes; `None` on systems other than Linux.
 fn memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kib: u64 =

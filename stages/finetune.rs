@@ -1,16 +1,18 @@
 //! Stage 2 of LLaVA-1.5's recipe, with Imp's changes: the projector learns on, and the language model with it,
 //! either through LoRA adapters on every linear layer or in full.
 
-use std::path::Path;
-
 use imp_model::{Imp, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    forecast::{Ahead, Forecast},
-    stage::{ConfigIssue, Input},
-    training::{self, Recipe, model_error, open_records, open_validation},
+    contract::{
+        forecast::{Ahead, Forecast},
+        input::Input,
+        stage::ConfigIssue,
+    },
+    model_folder::{model_error, write_parts},
+    training::{self, Recipe, open_records, open_validation},
 };
 
 /// The kind `finetune`.
@@ -239,7 +241,7 @@ impl Stage for Finetune {
         }
         let vision = from.join("vision");
         let tokenizer = if parts { llm.as_path() } else { from };
-        training::write_parts(
+        write_parts(
             job,
             &model,
             Some(llm.as_path()).filter(|_| unchanged),
@@ -247,10 +249,4 @@ impl Stage for Finetune {
             tokenizer,
         )
     }
-}
-
-/// The folder of a model in which its tokenizer lies.
-pub(crate) fn tokenizer_folder(model: &Path) -> std::path::PathBuf {
-    let nested = model.join("llm");
-    if nested.is_dir() { nested } else { model.to_path_buf() }
 }

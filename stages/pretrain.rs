@@ -5,9 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    forecast::{Ahead, Forecast, Outlook},
-    stage::{ConfigIssue, Input},
-    training::{self, Recipe, model_error, open_records, open_validation},
+    contract::{
+        forecast::{Ahead, Forecast, Outlook},
+        input::Input,
+        stage::ConfigIssue,
+    },
+    image::size::{check_image_size, resize},
+    model_folder::{model_error, write_parts},
+    training::{self, Recipe, open_records, open_validation},
 };
 
 /// The kind `pretrain`.
@@ -137,7 +142,7 @@ impl Stage for Pretrain {
                 "counts from the end: -1 is the last, -2 the usual",
             ));
         }
-        training::check_image_size(config.image_size)
+        check_image_size(config.image_size)
     }
 
     fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
@@ -172,10 +177,10 @@ impl Stage for Pretrain {
             tokenizer_model_max_length: config.max_length,
         };
         let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;
-        let resized = training::resize(&mut model.vision, config.image_size)?;
+        let resized = resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
         let validation = open_validation(job)?;
         training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
-        training::write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
+        write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
     }
 }

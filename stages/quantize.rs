@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    stage::Input,
-    training::{link_others, model_error},
+    contract::input::Input,
+    model_folder::{link_others, model_error},
 };
 
 /// The kind `quantize`.

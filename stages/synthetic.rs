@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    event::Progress,
-    stage::{ConfigIssue, Input},
+    contract::{event::Progress, input::Input, stage::ConfigIssue},
 };
 
 /// The kind `synthetic`.

@@ -14,9 +14,11 @@ use serde_json::Value;
 
 use crate::{
     Job, Stage, StageError,
-    event::Event,
-    job::{InputFolder, JobSpec, Runtime},
-    stage::Input,
+    contract::{
+        event::Event,
+        input::Input,
+        job::{InputFolder, JobSpec, Runtime},
+    },
 };
 
 /// A stage that is about to run.

@@ -5,12 +5,12 @@ use std::{io::BufRead, path::Path, time::Instant};
 use imp_model::{
     GenerateOptions, IMAGE_TOKEN, Imp, Sample,
     config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     init,
     language::Decoder,
     layers::{LoraSettings, Pass},
     load_language,
     optim::{Optimizer, Rate},
-    save::DType,
     tensor::{Activation, AdamW, Mat, Segments},
 };
 
@@ -79,7 +79,7 @@ fn write(case: &str, llm: &Path, vision: &Path) {
             ..LanguageConfig::phi(49152, 576, 30, 9, 64)
         },
     };
-    let dtype = if case.ends_with("f16") || case == "open" { DType::F16 } else { DType::F32 };
+    let dtype = if case.ends_with("f16") || case == "open" { Encoding::F16 } else { Encoding::F32 };
     init::write_language(llm, &language, 1, dtype).unwrap();
     let siglip = SiglipConfig {
         hidden_size: 256,

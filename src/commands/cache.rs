@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, session::existing_store};
+use super::session::existing_store;
 use crate::{
     artifacts,
     cli::{CacheVerb, Common},
+    failure::Failure,
     report,
     store::Index,
 };
@@ -16,7 +17,7 @@ pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failu
     match verb {
         CacheVerb::Stats => report::stats(&store.stats()?, common.json),
         CacheVerb::Verify => {
-            let bar = report::Bar::bytes("reading", common);
+            let bar = report::Bar::bytes("reading", common.style());
             let found = store.verify(|done, total| bar.at(done, total))?;
             bar.clear();
             report::checkup(&found, common.json);

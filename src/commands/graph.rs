@@ -2,12 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::{
-    Failure,
-    session::{Asked, Session},
-};
+use super::session::{Asked, Session};
 use crate::{
     cli::{Common, GraphFormat, PlanArgs},
+    failure::Failure,
     report,
 };
 
@@ -17,6 +15,16 @@ pub(crate) fn graph(args: &PlanArgs, format: GraphFormat, common: &Common) -> Re
     let session = Session::open(asked, common)?;
     let selection = session.select(&args.select.names())?;
     let verdicts = session.planner().plan(&selection)?;
-    report::graph(&session.pipeline, &session.graph, &verdicts, format);
+    report::graph(
+        &session.pipeline,
+        &session.graph,
+        &verdicts,
+        match format {
+            GraphFormat::Text => report::GraphFormat::Text,
+            GraphFormat::Dot => report::GraphFormat::Dot,
+            GraphFormat::Mermaid => report::GraphFormat::Mermaid,
+            GraphFormat::Svg => report::GraphFormat::Svg,
+        },
+    );
     Ok(ExitCode::SUCCESS)
 }

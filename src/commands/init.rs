@@ -2,8 +2,7 @@
 
 use std::{fs::OpenOptions, io::Write, path::Path, process::ExitCode};
 
-use super::Failure;
-use crate::report;
+use crate::{failure::Failure, report};
 
 /// The pipeline that `init` writes: the one that the README runs, which is tested end to end.
 const TEMPLATE: &str = include_str!("../../pipelines/tiny.toml");

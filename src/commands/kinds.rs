@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use imp_stages::{KINDS, KindVisitor, Stage, stage::Input, visit};
+use imp_stages::{KINDS, KindVisitor, Stage, contract::input::Input, visit};
 
-use super::Failure;
-use crate::report;
+use crate::{failure::Failure, report};
 
 struct Describe;
 

@@ -1,62 +1,48 @@
 //! One verb a file. The only layer that puts pipeline, store, scheduler and report together.
 
 mod cache;
+mod compare;
 mod fast_path;
 mod graph;
 mod init;
-mod inspect;
 mod kinds;
+mod log;
 mod plan;
 mod record;
 mod report;
 mod run;
 mod runs;
 mod session;
+mod show;
+mod status;
+mod why;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 
 pub(crate) use cache::cache;
+pub(crate) use compare::compare;
 pub(crate) use graph::graph;
 pub(crate) use init::init;
-pub(crate) use inspect::{log, show, status, why};
 pub(crate) use kinds::kinds;
+pub(crate) use log::log;
 pub(crate) use plan::plan;
 pub(crate) use report::report_eval;
 pub(crate) use run::run;
-pub(crate) use runs::{compare, runs};
+pub(crate) use runs::runs;
+pub(crate) use show::show;
+pub(crate) use status::status;
+pub(crate) use why::why;
 
 use crate::{
-    cli::{SelectArgs, TargetArgs},
-    pipeline::{Diagnostics, Sources},
+    cli::{Common, SelectArgs, TargetArgs},
+    report::Style,
     scheduler::Names,
-    store::StoreError,
 };
 
-/// Why a verb ended early. What a stage did wrong was reported by the run itself.
-pub(crate) enum Failure {
-    /// The user's files or command line are wrong.
-    Usage { problems: Diagnostics, sources: Sources },
-    /// The machine's settings are wrong.
-    Settings(String),
-    /// The store can't be used.
-    Store(StoreError),
-    /// The operating system refused.
-    Io { what: String, source: std::io::Error },
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl Failure {
-    /// 2 where the person has to change something, 1 where the machine has failed.
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),
-            Self::Store(_) | Self::Io { .. } => ExitCode::from(1),
-        }
+impl Common {
+    /// What reports need to know of the flags.
+    fn style(&self) -> Style {
+        Style { json: self.json, quiet: self.quiet }
     }
 }
 

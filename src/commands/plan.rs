@@ -2,12 +2,10 @@
 
 use std::{collections::HashSet, process::ExitCode};
 
-use super::{
-    Failure,
-    session::{Asked, Session},
-};
+use super::session::{Asked, Session};
 use crate::{
     cli::{Common, PlanArgs},
+    failure::Failure,
     pipeline::Diagnostic,
     report,
     scheduler::{Selection, Verdict},
@@ -30,7 +28,7 @@ pub(super) fn show(session: &Session, selection: &Selection, common: &Common) ->
     let verdicts: Vec<_> = planner.plan(selection)?.into_iter().filter(|(index, _)| selection.wants(*index)).collect();
     let forecasts = planner.forecast(&verdicts)?;
     let machine = &session.settings.machine;
-    report::plan(&session.pipeline, &session.store, machine, &verdicts, &forecasts, common);
+    report::plan(&session.pipeline, &session.store, machine, &verdicts, &forecasts, common.style());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use super::{
-    Failure,
-    session::{Asked, Session},
-};
+use super::session::{Asked, Session};
 use crate::{
     cli::{Common, ReportEvalArgs},
+    failure::Failure,
     pipeline::{Pipeline, StageDecl},
     report::{self, EvalRow, Format, Score},
     scheduler::{Selection, Verdict},
@@ -22,7 +20,7 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
         let cached = cached_results(&session)?;
         let found = eval_rows(&session.pipeline, |stage| cached.get(stage));
         if found.is_empty() {
-            report::no_eval(&session.pipeline.name, &file.display().to_string(), common);
+            report::no_eval(&session.pipeline.name, &file.display().to_string(), common.style());
         }
         rows.extend(found);
     }

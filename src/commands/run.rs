@@ -7,15 +7,16 @@ use std::{
 };
 
 use super::{
-    Failure, fast_path, plan,
+    fast_path, plan,
     record::Recorder,
     report::{benchmark, eval_rows},
     session::{Asked, Session, existing_store, find_run, settings},
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs},
+    failure::Failure,
     report,
-    scheduler::{self, Ending, Options, RunEvent, Selection, StageEnd, Summary},
+    scheduler::{self, Ending, Options, Retry, RunEvent, Selection, StageEnd, Summary},
     store::{Digest, RunRecord},
 };
 
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
                 && !common.json
                 && let Some(summary) = fast_path::look(&asked, &settings(common)?)
             {
-                report::for_run(common).on(&RunEvent::Ended { summary: &summary });
+                report::for_run(common.style()).on(&RunEvent::Ended { summary: &summary });
                 return Ok(ExitCode::SUCCESS);
             }
             Session::open(asked, common)?
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         return plan::show(&session, &selection, common);
     }
     if !session.asked.sweep && session.document.is_swept() {
-        report::hint("this is the pipeline by itself; `imp-flow sweep` runs the points of its [sweep]", common);
+        report::hint("this is the pipeline by itself; `imp-flow sweep` runs the points of its [sweep]", common.style());
     }
     let summary = execute(&session, args, selection, common)?;
     if let Some(run) = again {
@@ -87,7 +88,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         .enable_all()
         .build()
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
-    let mut reporter = report::for_run(common);
+    let mut reporter = report::for_run(common.style());
     let mut recorder = Recorder::new(session, args.name.clone());
     // Until the record is written, this alone speaks for what the run uses.
     let mut lease = session.store.lease(recorder.id())?;
@@ -95,8 +96,10 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         machine: session.settings.machine.clone(),
         jobs: args.jobs,
         keep_going: args.keep_going,
-        retries: session.settings.retries,
-        retry_pause: Duration::from_secs_f64(session.settings.retry_seconds),
+        retry: Retry {
+            times: session.settings.retries,
+            pause: Duration::from_secs_f64(session.settings.retry_seconds),
+        },
         environment: session.settings.environment.clone(),
         selection,
     };

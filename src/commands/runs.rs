@@ -1,120 +1,13 @@
-//! `imp-flow runs` and `imp-flow compare`.
+//! `imp-flow runs`.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::process::ExitCode;
 
-use super::{
-    Failure,
-    session::{existing_store, find_run, usage},
-};
-use crate::{
-    cli::Common,
-    pipeline::Diagnostic,
-    report::{self, Comparison, Order},
-    store::{RunPoint, RunRecord},
-};
+use super::session::existing_store;
+use crate::{cli::Common, failure::Failure, report};
 
 /// Lists past runs.
 pub(crate) fn runs(common: &Common) -> Result<ExitCode, Failure> {
     let (_, store) = existing_store(common)?;
     report::runs(&store.runs()?, common.json);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Shows by what points or runs differ, and what came out.
-pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: &Common) -> Result<ExitCode, Failure> {
-    let (_, store) = existing_store(common)?;
-    let runs = match wanted {
-        [] => vec![find_run(&store, None)?],
-        wanted => wanted.iter().map(|wanted| find_run(&store, Some(wanted))).collect::<Result<_, _>>()?,
-    };
-    let rows: Vec<Row> =
-        runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len()))).collect();
-    let mut comparison = table(&rows);
-    for run in &runs {
-        let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
-        if open > 0 {
-            report::hint(
-                &format!("run {} is {}: {open} stages of its points have made nothing", run.id, run.ending),
-                common,
-            );
-        }
-    }
-    if let Some(sort) = sort {
-        let columns = comparison.columns();
-        let found = columns.iter().position(|column| column == sort);
-        let found = found.or_else(|| columns.iter().position(|column| column.ends_with(&format!(".{sort}"))));
-        let Some(found) = found else {
-            let problem = Diagnostic::new(format!("there is no column `{sort}`"), None);
-            return Err(usage(problem.suggest(sort, columns.iter().map(String::as_str))));
-        };
-        comparison.sort_by(found);
-    }
-    report::compare(&comparison, csv, common.json);
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A point of a run: its parameters and what came out.
-struct Row {
-    label: String,
-    parameters: BTreeMap<String, toml::Value>,
-    metrics: BTreeMap<String, f64>,
-}
-
-impl Row {
-    fn new(run: &RunRecord, point: &RunPoint, runs: usize) -> Self {
-        let mut parameters = BTreeMap::new();
-        if let Ok(mut document) = run.document.parse::<toml::Table>() {
-            for not_a_parameter in ["sweep", "name"] {
-                document.remove(not_a_parameter);
-            }
-            flatten(&toml::Value::Table(document), String::new(), &mut parameters);
-        }
-        let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
-        parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
-        let metrics = point
-            .stages
-            .iter()
-            .flat_map(|stage| stage.results.iter().map(|(name, value)| (format!("{}.{name}", stage.name), *value)));
-        let own = run.name.as_ref().unwrap_or(&run.id);
-        let label = match (point.label.as_str(), runs) {
-            ("", _) => own.clone(),
-            (label, 1) => label.to_string(),
-            (label, _) => format!("{own}/{label}"),
-        };
-        Self { label, parameters, metrics: metrics.collect() }
-    }
-}
-
-fn flatten(value: &toml::Value, name: String, into: &mut BTreeMap<String, toml::Value>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (key, value) in table {
-                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-                flatten(value, name, into);
-            }
-        }
-        other => drop(into.insert(name, other.clone())),
-    }
-}
-
-/// The parameters that are not the same for all rows, and all metrics.
-fn table(rows: &[Row]) -> Comparison {
-    let mut names: Vec<&String> = rows.iter().flat_map(|row| row.parameters.keys()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let differs = |name: &&String| rows.iter().any(|row| row.parameters.get(*name) != rows[0].parameters.get(*name));
-    let parameters: Vec<String> = names.into_iter().filter(differs).cloned().collect();
-    let mut metrics: Vec<String> = rows.iter().flat_map(|row| row.metrics.keys().cloned()).collect();
-    metrics.sort_unstable();
-    metrics.dedup();
-    let rows = rows
-        .iter()
-        .map(|row| report::CompareRow {
-            label: row.label.clone(),
-            parameters: parameters.iter().map(|name| row.parameters.get(name).cloned()).collect(),
-            metrics: metrics.iter().map(|name| row.metrics.get(name).copied()).collect(),
-        })
-        .collect();
-    let orders = metrics.iter().map(|name| Order::of(name)).collect();
-    Comparison { parameters, metrics, orders, rows }
 }

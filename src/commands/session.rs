@@ -2,16 +2,15 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use super::Failure;
 use crate::{
     artifacts::Artifacts,
     cli::{Common, StageArgs, TargetArgs},
-    graph::Graph,
-    pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Pipeline, Sources},
+    failure::Failure,
+    pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Graph, Pipeline, Sources},
     report,
-    scheduler::{Names, Planner, Selection},
+    scheduler::{Names, Planner, Selection, Verdict},
     settings::Settings,
-    store::{Digest, Index, RunRecord, Store, Wanted},
+    store::{Digest, Index, Receipt, RunRecord, Store, Wanted},
 };
 
 /// Which pipeline, and how.
@@ -103,7 +102,7 @@ impl Session {
             // Half of an edit, or a file that is gone: what ran is known all the same.
             Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
                 let file = run.file.display();
-                report::hint(&format!("{file} can't be read as it is now: this is the run {}", run.id), common);
+                report::hint(&format!("{file} can't be read as it is now: this is the run {}", run.id), common.style());
                 Self::of_run(run, common)
             }
             opened => opened,
@@ -178,10 +177,32 @@ impl Session {
         Selection::new(names, &self.pipeline, &self.graph).map_err(usage)
     }
 
+    /// The verdict on one stage.
+    pub(super) fn verdict(&self, index: usize) -> Result<Verdict, Failure> {
+        let verdicts = self.planner().plan(&Selection::everything(&self.pipeline))?;
+        let found = verdicts.into_iter().find(|(at, _)| *at == index).map(|(_, verdict)| verdict);
+        Ok(found.unwrap_or(Verdict::After { stages: Vec::new(), changes: Vec::new() }))
+    }
+
+    /// What a stage made: as the pipeline is now, else the last time.
+    pub(super) fn receipt(&self, index: usize, verdict: &Verdict) -> Result<Option<Receipt>, Failure> {
+        match verdict {
+            Verdict::Hit { key } => Ok(self.store.receipt(*key)?),
+            _ => Ok(self.planner().last_receipt(index)?),
+        }
+    }
+
     /// Mistakes that only show in the light of the whole pipeline.
     pub(super) fn refuse(self, problems: Diagnostics) -> Failure {
         Failure::Usage { problems, sources: self.sources }
     }
+}
+
+/// For a stage that never ran to its end.
+pub(super) fn never_ran(stage: &str) -> Failure {
+    usage(
+        Diagnostic::new(format!("stage `{stage}` has not run yet"), None).help("`imp-flow why` says what it waits for"),
+    )
 }
 
 fn read(asked: &Asked, sources: &mut Sources) -> Result<Document, Diagnostics> {

@@ -1,54 +1,15 @@
-//! From a merged table to a [`Pipeline`] in which every stage has a known kind, a full configuration and
-//! inputs that exist. Finds all mistakes, not just the first.
+//! From a merged table to a [`Pipeline`] in which every stage has a known kind, a complete configuration and
+//! inputs that exist. Reports all errors, not just the first.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Diagnostic, Diagnostics, Sources, de,
-    diagnostic::Span,
-    load::whole_file,
-    stage::{Declared, StageDecl, stage},
+    declaration::{Pipeline, Point, StageDecl},
+    diagnostic::{Diagnostic, Diagnostics, Sources, Span},
+    read::{bad_name, is_name, scalar},
+    stage::{Declared, stage},
     value::{Entry, Node, Table, Value},
 };
-
-/// A pipeline whose parts are known to be well-formed. Cycles are found later, by the graph.
-#[derive(Debug)]
-pub(crate) struct Pipeline {
-    pub(crate) name: String,
-    /// In the order in which the file has them. Points of a sweep share those that are the same for them.
-    pub(crate) stages: Vec<StageDecl>,
-    /// The points of a sweep; a pipeline by itself is a single point without values.
-    pub(crate) points: Vec<Point>,
-}
-
-impl Pipeline {
-    /// How a point is known over runs: the pipeline's name, and the point's.
-    pub(crate) fn id(&self, point: usize) -> String {
-        match self.points[point].label.as_str() {
-            "" => self.name.clone(),
-            label => format!("{}/{label}", self.name),
-        }
-    }
-
-    /// The stages called `name`, by themselves or by any point; `POINT/STAGE` is that of one point.
-    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
-        let (point, of_point) = name.rsplit_once('/').unwrap_or(("", name));
-        let owned = move |(owner, stage): &(usize, String)| {
-            stage == of_point && (point.is_empty() || self.points[*owner].label == point)
-        };
-        let is = move |stage: &&StageDecl| stage.name == name || stage.owners.iter().any(owned);
-        self.stages.iter().enumerate().filter(move |(_, stage)| is(stage)).map(|(index, _)| index)
-    }
-}
-
-/// A pipeline with its own values for some keys.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Point {
-    /// Its name, and that of its folder: `lora_rank=64`. Empty for a pipeline by itself.
-    pub(crate) label: String,
-    /// Dotted key -> value, as written.
-    pub(crate) values: Vec<(String, String)>,
-}
 
 const TOP_KEYS: &[&str] = &["name", "extends", "seed", "vars", "stages", "sweep"];
 
@@ -57,18 +18,21 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     let mut problems = Diagnostics::new();
     let name = scalar(&mut table, "name", file_stem.to_string(), &mut problems);
     if !is_name(&name) {
-        problems.push(bad_name("pipeline", &name, Some(whole_file(0))));
+        problems.push(bad_name("pipeline", &name, Some(Span::whole_file(0))));
     }
     let seed: u64 = scalar(&mut table, "seed", 0, &mut problems);
+    let stage_names: Vec<String> = table.keys_of("stages").into_iter().map(Into::into).collect();
     let stages = table.remove("stages");
-    // `imp-flow sweep` has read it before; to others it says nothing.
+    // `imp-flow sweep` has read it before; other verbs ignore it.
     table.remove("sweep");
-    for entry in &table.0 {
-        problems.push(
-            Diagnostic::new(format!("unknown key `{}`", entry.key), Some(entry.key_span.clone()))
-                .label("not a key of a pipeline")
-                .suggest(&entry.key, TOP_KEYS.iter().copied()),
-        );
+    for Entry { key, key_span, .. } in &table.0 {
+        let problem = Diagnostic::new(format!("unknown key `{key}`"), Some(key_span.clone()));
+        let problem = problem.label("not a key of a pipeline");
+        problems.push(if stage_names.contains(key) {
+            problem.help(format!("did you mean `stages.{key}`?"))
+        } else {
+            problem.suggest(key, TOP_KEYS.iter().copied())
+        });
     }
 
     let mut declared = Vec::new();
@@ -83,7 +47,7 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
         }
         Some(entry) => problems.push(Diagnostic::new("`stages` must be a table", Some(entry.node.span))),
         None => problems.push(
-            Diagnostic::new("this pipeline has no stages", Some(whole_file(0)))
+            Diagnostic::new("this pipeline has no stages", Some(Span::whole_file(0)))
                 .help("add one, as in `[stages.phi]` with `kind = \"download\"`; `imp-flow init` writes an example"),
         ),
     }
@@ -94,41 +58,14 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     Ok(Pipeline { name, stages, points: vec![Point::default()] })
 }
 
-pub(super) fn scalar<T: serde::de::DeserializeOwned>(
-    table: &mut Table,
-    key: &str,
-    default: T,
-    problems: &mut Diagnostics,
-) -> T {
-    let Some(entry) = table.remove(key) else { return default };
-    de::from_node(&entry.node).unwrap_or_else(|mut problem| {
-        problem.message = format!("`{key}`: {}", problem.message);
-        problems.push(problem);
-        default
-    })
-}
-
-/// Names become names of folders.
-pub(super) fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 100
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-}
-
-pub(super) fn bad_name(of: &str, name: &str, span: Option<Span>) -> Diagnostic {
-    Diagnostic::new(format!("`{name}` can't be the name of a {of}"), span)
-        .help("use letters, digits, `-` and `_`; it becomes the name of a folder")
-}
-
-/// A part of a stage must not have the name of another stage.
+/// A shard of a stage must not have the name of another stage.
 fn check_names(declared: &[Declared]) -> Diagnostics {
     let mut seen = HashSet::new();
     let again = declared.iter().map(|declared| &declared.stage).filter(|stage| !seen.insert(stage.name.as_str()));
     again
         .map(|stage| {
-            let message = format!("there are two stages called `{}`: one is a part of another stage", stage.name);
-            Diagnostic::new(message, Some(stage.span.clone())).help("give this one another name")
+            let message = format!("there are two stages called `{}`: one is a shard of another stage", stage.name);
+            Diagnostic::new(message, Some(stage.span.clone())).help("rename this one")
         })
         .collect()
 }
@@ -155,5 +92,9 @@ fn find_inputs(declared: Vec<Declared>) -> Result<Vec<StageDecl>, Diagnostics> {
 fn no_such_stage(stage: &str, input: &str, target: &str, span: Span, names: &[String]) -> Diagnostic {
     let others = names.iter().map(String::as_str).filter(|name| *name != stage);
     let message = format!("stage `{stage}`: its input `{input}` names the stage `{target}`, which does not exist");
-    Diagnostic::new(message, Some(span)).label("no such stage").suggest(target, others)
+    let problem = Diagnostic::new(message, Some(span)).label("no such stage");
+    if target.starts_with('[') {
+        return problem.help("the names in a list need quotes: `[\"a\", \"b\"]`");
+    }
+    problem.suggest(target, others)
 }

@@ -1,7 +1,7 @@
-//! From a [`Node`] to a type, with errors that know the place. Unaware of which types these are.
+//! From a [`Node`] to a type, with errors that point into the file. Independent of which types these are.
 //!
-//! A deserializer of our own because serde's errors carry no position, and because the tree that is read
-//! was merged from several files.
+//! This is a deserializer of our own because serde's errors carry no position, and because the tree was merged from several
+//! files.
 
 use serde::de::{self, Deserialize, IntoDeserializer, Visitor};
 
@@ -10,45 +10,62 @@ use super::{
     value::{Entry, Node, Table, Value},
 };
 
-/// Reads `T` from a table, whose own place is `span`.
-pub(super) fn from_table<'de, T: Deserialize<'de>>(table: &'de Table, span: &'de Span) -> Result<T, Diagnostic> {
-    T::deserialize(TableReader { table, span }).map_err(|error| error.into_diagnostic(span))
+/// Reads `T` from a table that stands at `span`. `taken` are keys of the same table that are read elsewhere: an unknown key may
+/// be a misspelling of one of them.
+pub(super) fn from_table<'de, T: Deserialize<'de>>(
+    table: &'de Table,
+    span: &'de Span,
+    taken: &[&str],
+) -> Result<T, Diagnostic> {
+    T::deserialize(TableReader { table, span }).map_err(|error| error.into_diagnostic(span, taken))
 }
 
 /// Reads `T` from a value.
 pub(super) fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, Diagnostic> {
-    T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span))
+    T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span, &[]))
 }
 
-/// What serde found wrong.
+/// An error found by serde.
 #[derive(Debug)]
 pub(crate) struct Error {
     what: What,
     span: Option<Span>,
+    /// The innermost key whose value is wrong.
+    key: Option<String>,
 }
 
 #[derive(Debug)]
 enum What {
     Other(String),
+    /// A number in quotes, as written.
+    Quoted(String, String),
     UnknownField(String, &'static [&'static str]),
     UnknownVariant(String, &'static [&'static str]),
     MissingField(&'static str),
 }
 
 impl Error {
-    /// Keeps the innermost place.
+    /// Keeps the innermost span.
     fn at(mut self, span: &Span) -> Self {
         self.span.get_or_insert_with(|| span.clone());
         self
     }
 
-    fn into_diagnostic(self, fallback: &Span) -> Diagnostic {
+    fn into_diagnostic(self, fallback: &Span, taken: &[&str]) -> Diagnostic {
         let span = Some(self.span.unwrap_or_else(|| fallback.clone()));
         match self.what {
-            What::Other(message) => Diagnostic::new(message, span),
+            What::Other(message) => match self.key {
+                Some(key) => Diagnostic::new(format!("`{key}`: {message}"), span),
+                None => Diagnostic::new(message, span),
+            },
+            What::Quoted(message, number) => match self.key {
+                Some(key) => Diagnostic::new(format!("`{key}`: {message}"), span)
+                    .help(format!("remove the quotes: `{key} = {number}`")),
+                None => Diagnostic::new(message, span).help(format!("remove the quotes: `{number}`")),
+            },
             What::UnknownField(field, known) => Diagnostic::new(format!("unknown key `{field}`"), span)
                 .label("not a key of this table")
-                .suggest(&field, known.iter().copied()),
+                .suggest_also(&field, known.iter().copied(), taken),
             What::UnknownVariant(value, known) => Diagnostic::new(format!("unknown value `{value}`"), span)
                 .label("not one of the choices")
                 .suggest(&value, known.iter().copied()),
@@ -69,11 +86,17 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self { what: What::Other(message.to_string()), span: None }
+        Self { what: What::Other(message.to_string()), span: None, key: None }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format!("expected {}, found {}", wanted(expected), describe(found)))
+        let message = format!("expected {}, found {}", wanted(expected), describe(found));
+        match found {
+            de::Unexpected::Str(text) if is_number(expected) && text.parse::<f64>().is_ok() => {
+                Self { what: What::Quoted(message, text.into()), span: None, key: None }
+            }
+            _ => Self::custom(message),
+        }
     }
 
     fn invalid_value(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -81,23 +104,28 @@ impl de::Error for Error {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self { what: What::UnknownField(field.into(), expected), span: None }
+        Self { what: What::UnknownField(field.into(), expected), span: None, key: None }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self { what: What::UnknownVariant(variant.into(), expected), span: None }
+        Self { what: What::UnknownVariant(variant.into(), expected), span: None, key: None }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { what: What::MissingField(field), span: None }
+        Self { what: What::MissingField(field), span: None, key: None }
     }
 }
 
-/// Names of Rust's types say nothing to people.
+fn is_number(expected: &dyn de::Expected) -> bool {
+    const NUMBERS: [&str; 12] = ["usize", "u8", "u16", "u32", "u64", "isize", "i8", "i16", "i32", "i64", "f32", "f64"];
+    NUMBERS.contains(&expected.to_string().as_str())
+}
+
+/// Rust's type names mean nothing to users.
 fn wanted(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
-        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number that is not negative".into(),
-        "isize" | "i8" | "i16" | "i32" | "i64" => "a whole number".into(),
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a non-negative integer".into(),
+        "isize" | "i8" | "i16" | "i32" | "i64" => "an integer".into(),
         "f32" | "f64" => "a number".into(),
         other => other.into(),
     }
@@ -211,11 +239,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
         };
         seed.deserialize(&entry.node).map_err(|error| {
             let mut error = error.at(&entry.node.span);
-            if let What::Other(message) = &mut error.what
-                && !message.starts_with('`')
-            {
-                *message = format!("`{}`: {message}", entry.key);
-            }
+            error.key.get_or_insert_with(|| entry.key.clone());
             error
         })
     }

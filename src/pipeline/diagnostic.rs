@@ -1,8 +1,8 @@
-//! A mistake in a file of the user's, and where it stands. Unaware of how it is shown.
+//! An error in one of the user's files, and its position. Independent of how it is shown.
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
-/// A place in one of the [`Sources`].
+/// A range of one of the [`Sources`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Span {
     /// Index of the file.
@@ -11,14 +11,21 @@ pub(crate) struct Span {
     pub(crate) range: Range<usize>,
 }
 
-/// A mistake that the user can mend.
+impl Span {
+    /// For problems with a whole file.
+    pub(super) fn whole_file(file: usize) -> Self {
+        Self { file, range: 0..0 }
+    }
+}
+
+/// An error that the user can fix.
 #[derive(Debug, Clone)]
 pub(crate) struct Diagnostic {
     /// What is wrong.
     pub(crate) message: String,
     /// Where.
     pub(crate) span: Option<Span>,
-    /// A few words at the place itself.
+    /// A few words at the position itself.
     pub(crate) label: String,
     /// What to do.
     pub(crate) help: Option<String>,
@@ -41,23 +48,32 @@ impl Diagnostic {
         self
     }
 
-    /// Says which of `known` was probably meant, or lists them all.
+    /// Suggests the one of `known` that was probably meant, or lists them all.
     #[must_use]
-    pub(crate) fn suggest<'a>(mut self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn suggest<'a>(self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        self.suggest_also(given, known, &[])
+    }
+
+    /// Like [`Self::suggest`]; `unlisted` names are suggested but never listed.
+    #[must_use]
+    pub(super) fn suggest_also<'a>(
+        mut self,
+        given: &str,
+        known: impl IntoIterator<Item = &'a str>,
+        unlisted: &[&str],
+    ) -> Self {
         let known: Vec<&str> = known.into_iter().collect();
-        self.help = if let Some(name) = nearest(given, &known) {
-            Some(format!("did you mean `{name}`?"))
-        } else if known.is_empty() {
-            self.help
-        } else {
-            Some(format!("known: {}", known.join(", ")))
-        };
+        if let Some(name) = nearest(given, &known).or_else(|| nearest(given, unlisted)) {
+            self.help = Some(format!("did you mean `{name}`?"));
+        } else if !known.is_empty() {
+            self.help = Some(format!("known: {}", known.join(", ")));
+        }
         self
     }
 }
 
-/// The one of `known` that differs from `given` by a typing mistake only.
-fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The one of `known` that differs from `given` only by a typo.
+pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|name| (strsim::damerau_levenshtein(given, name), *name))
@@ -66,15 +82,15 @@ fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// One or more mistakes.
+/// One or more errors.
 pub(crate) type Diagnostics = Vec<Diagnostic>;
 
 /// The texts that spans point into.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     files: Vec<(PathBuf, String)>,
-    /// Where the user's own files lie, by stage and as written there, for a text that is no longer in the folder that their
-    /// paths were meant from.
+    /// Absolute paths of the user's files, by stage and as written there. Set for a pipeline read from a record, which is not
+    /// in the folder that relative paths start from.
     pub(crate) originals: BTreeMap<String, BTreeMap<String, PathBuf>>,
 }
 
@@ -84,7 +100,7 @@ impl Sources {
         self.files.len() - 1
     }
 
-    /// All of them.
+    /// All files, with their texts.
     pub(crate) fn all(&self) -> impl Iterator<Item = &(PathBuf, String)> {
         self.files.iter()
     }

@@ -1,19 +1,23 @@
-//! Reads a pipeline file with the files that it extends, and what `--set` changes.
+//! Reads a pipeline file, the files that it extends, and the changes of `--set`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    Diagnostic, Diagnostics, Pipeline, Sources, check,
-    diagnostic::Span,
+    check,
+    declaration::Pipeline,
+    diagnostic::{Diagnostic, Diagnostics, Sources, Span, nearest},
     points, sweep,
     value::{self, Node, Table, Value},
     vars,
 };
 
-/// What stands for a path where something was written on the command line.
+/// The path of what was written on the command line.
 pub(crate) const COMMAND_LINE: &str = "--set";
 
-/// What the user wrote, in one table: with what it extends, and with what the command line changes.
+/// What the user wrote as one table, merged with what it extends and with the changes of the command line.
 #[derive(Debug)]
 pub(crate) struct Document {
     table: Table,
@@ -27,7 +31,7 @@ pub(crate) fn load(path: &Path, overrides: &[String], sources: &mut Sources) -> 
 }
 
 impl Document {
-    /// Reads the file at `path` and those that it extends.
+    /// Reads the file at `path` and the files that it extends.
     pub(crate) fn read(path: &Path, overrides: &[String], sources: &mut Sources) -> Result<Self, Diagnostics> {
         let mut table = read_chain(path, &mut Vec::new(), sources).map_err(|problem| vec![problem])?;
         for text in overrides {
@@ -39,21 +43,30 @@ impl Document {
         Ok(Self { table, file_stem: stem })
     }
 
-    /// Reads what [`Document::to_toml`] wrote. `path` is what errors call it.
+    /// Reads what [`Document::to_toml`] wrote. Errors refer to it as `path`.
     pub(crate) fn of_text(text: String, path: PathBuf, sources: &mut Sources) -> Result<Self, Diagnostics> {
         let file = sources.add(path, text);
         let table = value::parse(sources.text(file), file).map_err(|problem| vec![problem])?;
         Ok(Self { table, file_stem: "pipeline".into() })
     }
 
-    /// All of it as one file, to be kept.
+    /// The whole document as one file, for the record of a run.
     pub(crate) fn to_toml(&self) -> String {
         let mut table = self.table.to_toml();
         table.entry("name").or_insert_with(|| self.file_stem.clone().into());
         table.to_string()
     }
 
-    /// The pipeline by itself, whatever it is swept over.
+    /// The values by dotted key, without `name` and `[sweep]`, of a text that [`Document::to_toml`] wrote.
+    pub(crate) fn parameters(text: &str) -> BTreeMap<String, toml::Value> {
+        let mut table = value::parse(text, 0).unwrap_or_default();
+        for not_a_parameter in ["sweep", "name"] {
+            table.remove(not_a_parameter);
+        }
+        table.flat(|_| false).into_iter().map(|(key, node)| (key, node.value.to_toml())).collect()
+    }
+
+    /// The pipeline without its sweep.
     pub(crate) fn pipeline(&self, sources: &Sources) -> Result<Pipeline, Diagnostics> {
         make(self.table.clone(), &self.file_stem, sources)
     }
@@ -63,7 +76,7 @@ impl Document {
         self.table.get("sweep").is_some()
     }
 
-    /// Lays a `--set` of a sweep upon `[sweep]`: several values, with commas between, are tried; one is for all points.
+    /// Applies a `--set` of `imp-flow sweep`: several values, separated by commas, become an axis; a single one holds for all points.
     pub(crate) fn sweep_over(&mut self, text: &str, sources: &mut Sources) -> Result<(), Diagnostics> {
         let (key, given) = text.split_once('=').unwrap_or((text, ""));
         let parts = split(given);
@@ -84,20 +97,20 @@ impl Document {
         Ok(())
     }
 
-    /// All points of its `[sweep]` as one pipeline.
+    /// All points of `[sweep]` as one pipeline.
     pub(crate) fn sweep(&self, sources: &Sources) -> Result<Pipeline, Diagnostics> {
         let mut table = self.table.clone();
         let Some(entry) = table.remove("sweep") else {
-            let help = "add a table `[sweep]` to the pipeline, or give values to try, as in \
+            let help = "add a table `[sweep]` to the pipeline, or give several values, as in \
                         `--set stages.finetune.learning_rate=1e-4,2e-4`";
-            return Err(vec![Diagnostic::new("there is nothing to sweep over", Some(whole_file(0))).help(help)]);
+            return Err(vec![Diagnostic::new("there is nothing to sweep over", Some(Span::whole_file(0))).help(help)]);
         };
         let axes = sweep::axes(entry.node)?;
         points::all(&table, &axes, sources, |table, sources| make(table, &self.file_stem, sources))
     }
 }
 
-/// Fills in the variables and checks what comes out.
+/// Fills in the variables and checks the result.
 fn make(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
     let mut problems = Diagnostics::new();
     let vars = match table.remove("vars").map(|entry| entry.node.value) {
@@ -113,7 +126,7 @@ fn make(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline
     check::pipeline(table, file_stem, sources)
 }
 
-/// The parts between commas that stand outside quotes and brackets.
+/// Splits at commas outside quotes and brackets.
 fn split(text: &str) -> Vec<&str> {
     let (mut parts, mut from, mut depth, mut quote, mut escaped) = (Vec::new(), 0, 0_usize, None, false);
     for (at, c) in text.char_indices() {
@@ -138,12 +151,17 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-/// A file, laid upon the one that it extends.
+/// A file merged over the one that it extends.
 fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> Result<Table, Diagnostic> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Diagnostic::new(format!("can't read the pipeline {}: {error}", path.display()), None).help(
-            "give the path of a pipeline file, as in `imp-flow run pipelines/tiny.toml`; `imp-flow init` writes one",
-        )
+        let help = similar(path).map_or_else(
+            || {
+                "give the path of a pipeline file, as in `imp-flow run pipelines/tiny.toml`; `imp-flow init` writes one"
+                    .into()
+            },
+            |similar| format!("did you mean `{}`?", similar.display()),
+        );
+        Diagnostic::new(format!("can't read the pipeline {}: {error}", path.display()), None).help(help)
     })?;
     let file = sources.add(path.to_path_buf(), text);
     let mut table = value::parse(sources.text(file), file)?;
@@ -157,25 +175,32 @@ fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> R
     let base = path.parent().unwrap_or(Path::new("")).join(name);
     let Ok(canonical) = base.canonicalize() else {
         return Err(Diagnostic::new(format!("no such file: {}", base.display()), span)
-            .help("the path is meant from the folder of this file"));
+            .help("relative paths start from the folder of this file"));
     };
     if chain.contains(&canonical) {
-        return Err(Diagnostic::new("this pipeline extends itself", span).help("remove one `extends` of the circle"));
+        return Err(Diagnostic::new("this pipeline extends itself", span).help("remove one `extends` of the cycle"));
     }
     let mut merged = read_chain(&base, chain, sources)?;
     merged.merge(table);
     Ok(merged)
 }
 
-/// A stage or variable that the command line changes must be there: most likely its name is wrong.
+/// A pipeline file in the same folder whose name differs only by a typo.
+fn similar(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let pipelines = files.filter(|file| file.extension().is_some_and(|ending| ending == "toml"));
+    let names: Vec<String> = pipelines.filter_map(|file| Some(file.file_stem()?.to_str()?.to_string())).collect();
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    nearest(path.file_stem()?.to_str()?, &known).map(|name| path.with_file_name(format!("{name}.toml")))
+}
+
+/// A stage or variable that the command line changes must exist: otherwise its name is probably misspelt.
 fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
     let path = text.split('=').next().unwrap_or_default();
     let mut parts = path.split('.').map(str::trim);
     let (Some(of @ ("stages" | "vars")), Some(name)) = (parts.next(), parts.next()) else { return Ok(()) };
-    let known: Vec<&str> = match table.get(of).map(|entry| &entry.node.value) {
-        Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
-        _ => Vec::new(),
-    };
+    let known = table.keys_of(of);
     if known.contains(&name) {
         return Ok(());
     }
@@ -183,7 +208,7 @@ fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
     Err(Diagnostic::new(format!("--set {text}: there is no {what} `{name}`"), None).suggest(name, known))
 }
 
-/// `stages.finetune.learning_rate=5e-4` as a table of one value. A value that isn't TOML is a string.
+/// `stages.finetune.learning_rate=5e-4` as a table with one value. A value that is not TOML is a string.
 fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic> {
     let wrong = |message: &str| {
         Diagnostic::new(format!("--set {text}: {message}"), None)
@@ -199,17 +224,12 @@ fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic
     let document = match value::parse(&document(given), 0) {
         Ok(_) => document(given),
         Err(_) if split(given).len() > 1 => {
-            return Err(Diagnostic::new(format!("--set {text}: these are several values"), None).help(
-                "`imp-flow sweep` tries several; a text with commas needs quotes, as in `--set 'KEY=\"a, b\"'`",
+            return Err(Diagnostic::new(format!("--set {text}: several values"), None).help(
+                "`imp-flow sweep` takes several values; a string with commas needs quotes, as in `--set 'KEY=\"a, b\"'`",
             ));
         }
         Err(_) => document(&quoted),
     };
     let file = sources.add(PathBuf::from(COMMAND_LINE), document);
     value::parse(sources.text(file), file).map_err(|problem| wrong(&problem.message))
-}
-
-/// A place for problems with a whole file.
-pub(super) fn whole_file(file: usize) -> Span {
-    Span { file, range: 0..0 }
 }

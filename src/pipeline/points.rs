@@ -1,13 +1,19 @@
-//! The points of a sweep as one pipeline: what is the same for several points is there once.
-//! Unaware of keys: stages are the same here if they are declared the same.
+//! The points of a sweep as one pipeline: a stage that several points share is in it once.
+//! Independent of cache keys: stages are the same here if their declarations are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+};
+
+use serde_json::Value as Json;
 
 use super::{
-    Diagnostic, Diagnostics, Pipeline, Sources,
-    check::Point,
+    declaration::{Pipeline, Point, StageDecl},
+    diagnostic::{Diagnostic, Diagnostics, Sources},
+    graph::Graph,
     sweep::Axis,
-    value::{Entry, Node, Table, Value},
+    value::{Node, Table},
 };
 
 /// One row of each axis.
@@ -20,7 +26,7 @@ fn combinations(axes: &[Axis]) -> Vec<Rows> {
     })
 }
 
-/// Makes one pipeline of all points. `make` turns a table into a pipeline by itself.
+/// One pipeline of all points. `make` turns the table of a point into a pipeline.
 pub(super) fn all(
     base: &Table,
     axes: &[Axis],
@@ -37,10 +43,10 @@ pub(super) fn all(
         for (axis, row) in axes.iter().zip(rows) {
             for (key, node) in axis.keys.iter().zip(&axis.rows[*row]) {
                 values.push((key.clone(), node.value.to_string()));
-                table.merge(nested(key, node.clone()));
+                table.merge(Table::nested(key, node.clone()));
             }
         }
-        // A mistake in all points is said once.
+        // An error in all points is reported once.
         let pipeline = make(table, sources)?;
         name.clone_from(&pipeline.name);
         merged.add(number, pipeline)?;
@@ -55,18 +61,7 @@ pub(super) fn all(
     Ok(pipeline)
 }
 
-/// `a.b.c = value` as a table.
-fn nested(key: &str, node: Node) -> Table {
-    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
-    let span = node.span.clone();
-    let node = match rest {
-        Some(rest) => Node { value: Value::Table(nested(rest, node)), span: span.clone() },
-        None => node,
-    };
-    Table(vec![Entry { key: first.into(), key_span: span, node }])
-}
-
-/// A variable or a stage that is not there would be made by setting it: most likely its name is wrong.
+/// Setting a variable or stage that does not exist would create it: its name is probably misspelt.
 fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
     let mut problems = Diagnostics::new();
     for axis in axes {
@@ -74,10 +69,7 @@ fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
             let span = axis.rows.first().map(|row| row[column].span.clone());
             let mut parts = key.split('.');
             let (of, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-            let known: Vec<&str> = match base.get(of).map(|entry| &entry.node.value) {
-                Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
-                _ => Vec::new(),
-            };
+            let known = base.keys_of(of);
             let problem = match of {
                 "seed" if name.is_empty() => continue,
                 "vars" | "stages" if known.contains(&name) => continue,
@@ -92,7 +84,7 @@ fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// What rows are called.
+/// The labels of each row of each axis.
 struct Labels(Vec<Vec<String>>);
 
 impl Labels {
@@ -121,7 +113,7 @@ impl Labels {
         shortened(parts.join(","))
     }
 
-    /// Of what some points have in common: the labels of the axes on which they don't differ.
+    /// The label of what some points share: the labels of the axes on which they don't differ.
     fn common(&self, points: &[&Rows]) -> String {
         let same = |axis: usize| points.iter().all(|rows| rows[axis] == points[0][axis]);
         let parts: Vec<&str> = (0..self.0.len())
@@ -132,7 +124,7 @@ impl Labels {
     }
 }
 
-/// The last part of a key, and more of it where that is not enough to tell it from others.
+/// The last part of a key, or more of it where that is ambiguous.
 fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
     let starts = key.match_indices('.').map(|(at, _)| at + 1).rev();
     let fits =
@@ -140,7 +132,7 @@ fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
     starts.map(|start| &key[start..]).find(|end| fits(end)).unwrap_or(key)
 }
 
-/// Labels name folders.
+/// A label as the name of a folder.
 fn folder_name(text: &str) -> String {
     let mut clean = String::new();
     for c in text.chars() {
@@ -155,7 +147,7 @@ fn folder_name(text: &str) -> String {
     }
 }
 
-/// File systems allow 255 bytes.
+/// File systems allow names of 255 bytes.
 fn shortened(label: String) -> String {
     const LONGEST: usize = 120;
     if label.len() <= LONGEST {
@@ -165,7 +157,7 @@ fn shortened(label: String) -> String {
     format!("{}-{}", &label[..label.floor_char_boundary(LONGEST - 9)], &digest[..8])
 }
 
-/// Two points of one name become two names. The names of stages are those of links where the points' folders are.
+/// Numbers points with equal labels. The names of stages are taken too: their links lie beside the folders of points.
 fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
     let mut seen: HashMap<String, usize> = stages.map(|name| (name, 1)).collect();
     for point in points {
@@ -177,29 +169,51 @@ fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
     }
 }
 
-/// Stages of all points so far, equal ones once.
+/// The stages of all points so far, equal ones once.
 #[derive(Default)]
 struct Merged {
-    stages: Vec<super::StageDecl>,
+    stages: Vec<StageDecl>,
     points: Vec<Point>,
-    known: HashMap<String, usize>,
+    known: HashMap<Identity, usize>,
+}
+
+/// Stages of different points with equal identities are one stage.
+#[derive(PartialEq, Eq, Hash)]
+struct Identity {
+    name: String,
+    kind: &'static str,
+    seed: u64,
+    config: Json,
+    runtime: Json,
+    sources: BTreeMap<String, PathBuf>,
+    inputs: BTreeMap<String, usize>,
+}
+
+impl Identity {
+    fn of(stage: &StageDecl) -> Self {
+        Self {
+            name: stage.name.clone(),
+            kind: stage.kind,
+            seed: stage.seed,
+            config: stage.config.clone(),
+            runtime: serde_json::json!(stage.runtime),
+            sources: stage.sources.clone(),
+            inputs: stage.inputs.clone(),
+        }
+    }
 }
 
 impl Merged {
     fn add(&mut self, point: usize, pipeline: Pipeline) -> Result<(), Diagnostics> {
-        let order = crate::graph::Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
-        let mut stages: Vec<Option<super::StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
+        let order = Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
+        let mut stages: Vec<Option<StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
         let mut nodes = vec![0; stages.len()];
         for index in order {
             let Some(mut stage) = stages[index].take() else { continue };
             for input in stage.inputs.values_mut() {
                 *input = nodes[*input];
             }
-            let identity = format!(
-                "{:?}",
-                (&stage.name, stage.kind, stage.seed, &stage.config, &stage.runtime, &stage.sources, &stage.inputs)
-            );
-            let node = *self.known.entry(identity).or_insert(self.stages.len());
+            let node = *self.known.entry(Identity::of(&stage)).or_insert(self.stages.len());
             let owner = (point, stage.name.clone());
             if let Some(known) = self.stages.get_mut(node) {
                 known.owners.push(owner);
@@ -213,7 +227,7 @@ impl Merged {
     }
 }
 
-/// A stage of some points only is called after them: `finetune@lora_rank=64`.
+/// A stage of only some points is named after them: `finetune@lora_rank=64`.
 fn name_nodes(pipeline: &mut Pipeline, labels: &Labels, rows: &[Rows]) {
     let mut taken = BTreeSet::new();
     for stage in &mut pipeline.stages {

@@ -1,55 +1,30 @@
-//! One stage of a pipeline: from its table to a declaration with a known kind and a full configuration.
-//! Unaware of the other stages.
+//! One stage of a pipeline: from its table to a declaration with a known kind and a complete configuration.
+//! Independent of other stages.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    job::Runtime,
-    stage::{Input, Parts},
+    contract::{input::Input, job::Runtime, stage::Parts},
     visit,
 };
 
 use super::{
-    Diagnostic, Diagnostics, Sources,
-    check::{bad_name, is_name, scalar},
     de,
-    diagnostic::Span,
+    declaration::StageDecl,
+    diagnostic::{Diagnostic, Diagnostics, Sources, Span},
+    read::{bad_name, is_name, scalar},
     value::{Entry, Node, Table, Value},
 };
 
-/// One stage as the user declared it, with defaults filled in.
-#[derive(Debug, Clone)]
-pub(crate) struct StageDecl {
-    pub(crate) name: String,
-    pub(crate) kind: &'static str,
-    pub(crate) version: u32,
-    pub(crate) seed: u64,
-    /// The configuration, all defaults included.
-    pub(crate) config: serde_json::Value,
-    pub(crate) runtime: Runtime,
-    /// Threads that it takes: those of `runtime`, or what its kind usually needs; 0 for all.
-    pub(crate) cpus: usize,
-    /// Input name -> the position of the stage that it names.
-    pub(crate) inputs: BTreeMap<String, usize>,
-    /// Files of the user that the configuration names: as written -> absolute path.
-    pub(crate) sources: BTreeMap<String, PathBuf>,
-    /// Where the stage's name stands.
-    pub(crate) span: Span,
-    /// The stage of which it does a part.
-    pub(crate) part_of: Option<String>,
-    /// For whom it is: the positions of points, and what they call it.
-    pub(crate) owners: Vec<(usize, String)>,
-}
-
-/// A declaration whose inputs are names still.
+/// A declaration whose inputs are still names.
 #[derive(Clone)]
 pub(super) struct Declared {
     pub(super) stage: StageDecl,
     pub(super) inputs: BTreeMap<String, (String, Span)>,
 }
 
-/// The stage that an entry declares, behind those that do it in parts if there are any.
+/// The stage that an entry declares, after its shards if it has any.
 pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Vec<Declared>, Diagnostics> {
     let Entry { key: name, key_span, node } = entry;
     if !is_name(&name) || name.contains('.') {
@@ -77,7 +52,7 @@ pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Resu
     })
 }
 
-/// A stage whose kind is about to become a type.
+/// A stage that is read as the config type of its kind.
 struct Reading<'a> {
     name: String,
     key_span: Span,
@@ -94,21 +69,11 @@ impl KindVisitor for Reading<'_> {
         let seed = scalar(&mut self.table, "seed", self.pipeline_seed, &mut problems);
         let runtime = scalar(&mut self.table, "runtime", Runtime::default(), &mut problems);
         let inputs = self.take_inputs::<S>(&mut problems);
-        let config = match de::from_table::<S::Config>(&self.table, &self.key_span) {
+        // To the user, inputs are keys of the same table.
+        let taken: Vec<&str> = S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
+        let config = match de::from_table::<S::Config>(&self.table, &self.key_span, &taken) {
             Ok(config) => config,
             Err(mut problem) => {
-                // The inputs are keys of the same table for the person who writes it.
-                if let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|rest| rest.strip_suffix('`'))
-                    && problem.help.as_ref().is_none_or(|help| !help.starts_with("did you mean"))
-                {
-                    let key = key.to_string();
-                    let known: Vec<&str> =
-                        S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
-                    let better = problem.clone().suggest(&key, known);
-                    if better.help.as_ref().is_some_and(|help| help.starts_with("did you mean")) {
-                        problem = better;
-                    }
-                }
                 problem.message = format!("stage `{}`: {}", self.name, problem.message);
                 problems.push(problem);
                 return Err(problems);
@@ -158,7 +123,7 @@ impl KindVisitor for Reading<'_> {
     }
 }
 
-/// A stage behind those that do it in parts, whose outputs it gets.
+/// A stage after its shards, whose outputs are its inputs.
 fn in_parts(mut whole: Declared, parts: Parts<serde_json::Value>) -> Vec<Declared> {
     let count = parts.configs.len();
     let part = |(index, config)| {
@@ -216,7 +181,7 @@ impl Reading<'_> {
             format!("stage `{}`: the input `{}` is missing", self.name, input.name),
             Some(self.key_span.clone()),
         )
-        .help(format!("add `{} = \"STAGE\"`, a stage that gives {}", input.name, input.about))
+        .help(format!("add `{} = \"STAGE\"`, the name of a stage that provides {}", input.name, input.about))
     }
 
     fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {
@@ -227,7 +192,7 @@ impl Reading<'_> {
         .label(format!("this is {}", node.type_name()))
     }
 
-    /// The place of a dotted key, or of the nearest table above it that was written.
+    /// The span of a dotted key, or of the nearest table above it in the file.
     fn span_of(&self, dotted: &str) -> Span {
         let (mut table, mut span) = (&self.table, self.key_span.clone());
         for part in dotted.split('.') {
@@ -239,7 +204,7 @@ impl Reading<'_> {
         span
     }
 
-    /// Files of the user, from the folder of the file that names them.
+    /// The user's files as absolute paths. Relative paths start from the folder of the file that names them.
     fn resolve_sources(&self, written: &[String], problems: &mut Diagnostics) -> BTreeMap<String, PathBuf> {
         let mut resolved = BTreeMap::new();
         for source in written {
@@ -253,13 +218,20 @@ impl Reading<'_> {
                 Ok(_) => {
                     resolved.insert(source.clone(), path);
                 }
-                Err(error) => problems.push(
-                    Diagnostic::new(
-                        format!("stage `{}`: can't read {}: {error}", self.name, path.display()),
-                        Some(span.clone()),
-                    )
-                    .help("a relative path is meant from the folder of the pipeline file"),
-                ),
+                Err(error) => {
+                    let help = if source.starts_with("~") {
+                        "`~` is not expanded here: write the full path"
+                    } else {
+                        "relative paths start from the folder of the pipeline file"
+                    };
+                    problems.push(
+                        Diagnostic::new(
+                            format!("stage `{}`: can't read {}: {error}", self.name, path.display()),
+                            Some(span.clone()),
+                        )
+                        .help(help),
+                    );
+                }
             }
         }
         resolved

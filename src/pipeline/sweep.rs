@@ -1,4 +1,4 @@
-//! `[sweep]`: which keys take which values. Reads axes; does not know what the keys mean.
+//! `[sweep]`: which keys take which values. Independent of what the keys mean.
 
 use std::collections::HashSet;
 
@@ -6,23 +6,23 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Diagnostic, Diagnostics,
-    check::scalar,
+    diagnostic::{Diagnostic, Diagnostics},
+    read::scalar,
     value::{Entry, Node, Table, Value},
 };
 
-/// Keys that change together. A sweep's points are all combinations of the rows of its axes.
+/// Keys that change together. The points of a sweep are all combinations of the rows of its axes.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
     /// Dotted.
     pub(super) keys: Vec<String>,
-    /// In each a value for each key.
+    /// Each row has a value for each key.
     pub(super) rows: Vec<Vec<Node>>,
-    /// A name for each row, if the person gave any.
+    /// A name for each row, if the user gave any.
     pub(super) labels: Vec<String>,
 }
 
-/// More points than this are a mistake.
+/// More points than this are an error.
 const MOST_POINTS: usize = 100_000;
 
 /// The axes that `[sweep]` describes.
@@ -33,10 +33,10 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
     let (mut axes, mut problems) = (Vec::new(), Diagnostics::new());
     let zip = table.remove("zip");
     let random = table.remove("random");
-    for (key, node) in flat(table) {
+    for (key, node) in table.flat(is_distribution) {
         match node.value {
             Value::Array(values) if !values.is_empty() => {
-                // A value twice is the same point twice.
+                // The same value twice would be the same point twice.
                 let mut seen = HashSet::new();
                 let rows = values.into_iter().filter(|value| seen.insert(value.value.to_string()));
                 axes.push(Axis { keys: vec![key], rows: rows.map(|value| vec![value]).collect(), labels: Vec::new() });
@@ -71,7 +71,7 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
     if problems.is_empty() { Ok(axes) } else { Err(problems) }
 }
 
-/// Takes `key` out of the `[sweep]` of a pipeline.
+/// Removes `key` from the `[sweep]` of a pipeline.
 pub(super) fn forget(pipeline: &mut Table, key: &str) {
     let Some(Entry { node: Node { value: Value::Table(sweep), .. }, .. }) = pipeline.get_mut("sweep") else { return };
     let mut kept = ["zip", "random"].map(|name| sweep.remove(name));
@@ -91,14 +91,14 @@ fn forget_in(group: &mut Node, key: &str) {
     }
 }
 
-/// The table with dotted keys, and without one of them.
+/// Flattens the table and removes a dotted key.
 fn without(table: &mut Table, key: &str) {
     let entry = |(name, node): (String, Node)| Entry { key: name, key_span: node.span.clone(), node };
-    let flat = flat(std::mem::take(table));
+    let flat = std::mem::take(table).flat(is_distribution);
     table.0 = flat.into_iter().filter(|(name, _)| name != key).map(entry).collect();
 }
 
-/// Puts `key` into the `[sweep]` of a pipeline, which gets one if it has none.
+/// Adds `key` to the `[sweep]` of a pipeline, which is created if there is none.
 pub(super) fn add(pipeline: &mut Table, key: &str, values: Node) {
     let span = values.span.clone();
     let entry = Entry { key: key.into(), key_span: span.clone(), node: values };
@@ -120,26 +120,12 @@ fn push(axes: &mut Vec<Axis>, problems: &mut Diagnostics, axis: Result<Axis, Dia
 }
 
 fn no_values(key: &str, node: &Node) -> Diagnostic {
-    Diagnostic::new(format!("`{key}` must have a list of values to try"), Some(node.span.clone()))
+    Diagnostic::new(format!("`{key}` needs a list of values"), Some(node.span.clone()))
         .label(format!("this is {}", if matches!(node.value, Value::Array(_)) { "empty" } else { node.type_name() }))
         .help(HELP)
 }
 
-/// `a.b.c = x`, whether written with dots, in quotes or as tables.
-fn flat(table: Table) -> Vec<(String, Node)> {
-    let mut found = Vec::new();
-    for Entry { key, node, .. } in table.0 {
-        match node.value {
-            Value::Table(below) if !is_distribution(&below) => {
-                found.extend(flat(below).into_iter().map(|(name, node)| (format!("{key}.{name}"), node)));
-            }
-            _ => found.push((key, node)),
-        }
-    }
-    found
-}
-
-/// Keys whose first values belong together, their second ones, and so on.
+/// Keys that take their first values together, then their second values, and so on.
 fn zipped(group: Node) -> Result<Axis, Diagnostics> {
     let Value::Table(mut table) = group.value else {
         return Err(vec![Diagnostic::new("`zip` must be a table", Some(group.span)).help(HELP)]);
@@ -149,7 +135,7 @@ fn zipped(group: Node) -> Result<Axis, Diagnostics> {
         None => Vec::new(),
     };
     let mut axis = Axis { keys: Vec::new(), rows: Vec::new(), labels };
-    for (key, node) in flat(table) {
+    for (key, node) in table.flat(is_distribution) {
         let span = node.span.clone();
         let Value::Array(values) = node.value else { return Err(vec![no_values(&key, &node)]) };
         if axis.keys.is_empty() {
@@ -157,8 +143,10 @@ fn zipped(group: Node) -> Result<Axis, Diagnostics> {
         }
         if values.len() != axis.rows.len() || values.is_empty() {
             let (count, first) = (values.len(), axis.rows.len());
-            let message = format!("`{key}` has {count} value(s), and what it is zipped with {first}");
-            return Err(vec![Diagnostic::new(message, Some(span)).help("give all keys of a `zip` equally many")]);
+            let message = format!("`{key}` has {count} value(s), but the keys before it in this `zip` have {first}");
+            return Err(vec![
+                Diagnostic::new(message, Some(span)).help("give every key in a `zip` the same number of values"),
+            ]);
         }
         axis.keys.push(key);
         axis.rows.iter_mut().zip(values).for_each(|(row, value)| row.push(value));
@@ -187,7 +175,7 @@ fn drawn(entry: Entry) -> Result<Axis, Diagnostics> {
     if problems.is_empty() && !(1..=MOST_POINTS).contains(&count) {
         problems.push(
             Diagnostic::new("`sweep.random` needs a `count` of points", Some(entry.key_span))
-                .help("add `count = 20`; `seed` gives others"),
+                .help("add `count = 20`; another `seed` draws other points"),
         );
     }
     if !problems.is_empty() {
@@ -196,7 +184,7 @@ fn drawn(entry: Entry) -> Result<Axis, Diagnostics> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut axis = Axis { keys: Vec::new(), rows: vec![Vec::new(); count], labels: Vec::new() };
     axis.labels = (1..=count).map(|number| format!("draw={number:0width$}", width = count.to_string().len())).collect();
-    for (key, node) in flat(table) {
+    for (key, node) in table.flat(is_distribution) {
         let draw = Draw::read(&key, &node).map_err(|problem| vec![problem])?;
         axis.keys.push(key);
         for row in &mut axis.rows {
@@ -206,7 +194,7 @@ fn drawn(entry: Entry) -> Result<Axis, Diagnostics> {
     Ok(axis)
 }
 
-/// How a value is drawn.
+/// A distribution of values.
 enum Draw {
     Uniform(f64, f64),
     LogUniform(f64, f64),
@@ -222,14 +210,14 @@ impl Draw {
                  `{ choice = [64, 128] }`",
             )
         };
-        let Value::Table(table) = &node.value else { return Err(wrong(format!("`{key}` must say how it is drawn"))) };
+        let Value::Table(table) = &node.value else { return Err(wrong(format!("`{key}` needs a distribution"))) };
         let [Entry { key: kind, node: Node { value: Value::Array(items), .. }, .. }] = table.0.as_slice() else {
-            return Err(wrong(format!("`{key}` must say how it is drawn, in one way")));
+            return Err(wrong(format!("`{key}` needs exactly one distribution")));
         };
         let numbers: Vec<f64> = items.iter().filter_map(|item| item.value.as_number()).collect();
         let integers: Vec<i64> =
             items.iter().filter_map(|item| if let Value::Integer(n) = item.value { Some(n) } else { None }).collect();
-        // A range that has no end can't be drawn from.
+        // An infinite range can't be sampled.
         let width = numbers.windows(2).map(|pair| pair[1] - pair[0]).sum::<f64>();
         let numbers = if width.is_finite() { numbers } else { Vec::new() };
         match (kind.as_str(), numbers.as_slice(), integers.as_slice()) {
@@ -241,9 +229,13 @@ impl Draw {
             ("choice", ..) if !items.is_empty() => {
                 Ok(Self::Choice(items.iter().map(|item| item.value.clone()).collect()))
             }
-            ("log_uniform", ..) => Err(wrong(format!("`{key}`: `log_uniform` needs two growing numbers above 0"))),
-            ("uniform" | "integer", ..) => Err(wrong(format!("`{key}`: `{kind}` needs two growing numbers"))),
-            _ => Err(wrong(format!("`{key}` can't be drawn as `{kind}`"))),
+            ("log_uniform", ..) => {
+                Err(wrong(format!("`{key}`: `log_uniform` needs two positive numbers, the smaller first")))
+            }
+            ("uniform" | "integer", ..) => {
+                Err(wrong(format!("`{key}`: `{kind}` needs two numbers, the smaller first")))
+            }
+            _ => Err(wrong(format!("`{key}` has no distribution `{kind}`"))),
         }
     }
 
@@ -257,7 +249,7 @@ impl Draw {
     }
 }
 
-/// Four significant digits: nobody tries values that differ by less, and they can be read and typed.
+/// Four significant digits: enough to tell values apart, and easy to read and type.
 fn short(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }

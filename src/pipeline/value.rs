@@ -1,4 +1,4 @@
-//! A TOML value in which every key and value remembers where it was written, through merging and substitution.
+//! TOML values in which every key and value keeps its position in the file, through merging and substitution.
 
 use std::ops::Range;
 
@@ -6,14 +6,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Span};
 
-/// A value and its place.
+/// A value and its position.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) value: Value,
     pub(crate) span: Span,
 }
 
-/// What TOML can say, dates left out: no key takes one.
+/// The types of TOML without dates, which no key takes.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     String(String),
@@ -24,7 +24,7 @@ pub(crate) enum Value {
     Table(Table),
 }
 
-/// A table in the order in which it was written.
+/// A table in the order of the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table(pub(crate) Vec<Entry>);
 
@@ -50,12 +50,44 @@ impl Table {
         Some(self.0.remove(index))
     }
 
-    /// The same as the `toml` crate has it.
+    /// `a.b.c = value` as a table.
+    pub(super) fn nested(key: &str, node: Node) -> Self {
+        let span = node.span.clone();
+        let (first, node) = match key.split_once('.') {
+            Some((first, rest)) => (first, Node { value: Value::Table(Self::nested(rest, node)), span: span.clone() }),
+            None => (key, node),
+        };
+        Self(vec![Entry { key: first.into(), key_span: span, node }])
+    }
+
+    /// All values by dotted key. Tables for which `is_value` holds are values, too.
+    pub(super) fn flat(self, is_value: fn(&Self) -> bool) -> Vec<(String, Node)> {
+        let mut found = Vec::new();
+        for Entry { key, node, .. } in self.0 {
+            match node.value {
+                Value::Table(below) if !is_value(&below) => {
+                    found.extend(below.flat(is_value).into_iter().map(|(name, node)| (format!("{key}.{name}"), node)));
+                }
+                _ => found.push((key, node)),
+            }
+        }
+        found
+    }
+
+    /// The keys of the table under `key`; none if there is no such table.
+    pub(super) fn keys_of(&self, key: &str) -> Vec<&str> {
+        match self.get(key).map(|entry| &entry.node.value) {
+            Some(Value::Table(table)) => table.0.iter().map(|entry| entry.key.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// As a value of the `toml` crate.
     pub(crate) fn to_toml(&self) -> toml::Table {
         self.0.iter().map(|entry| (entry.key.clone(), entry.node.value.to_toml())).collect()
     }
 
-    /// Lays `over` upon this table: its keys win, tables are merged key by key.
+    /// Merges `over` into this table, key by key; its values win.
     pub(crate) fn merge(&mut self, over: Table) {
         for entry in over.0 {
             match self.get_mut(&entry.key) {
@@ -81,7 +113,7 @@ impl Value {
         }
     }
 
-    /// The same as the `toml` crate has it.
+    /// As a value of the `toml` crate.
     pub(crate) fn to_toml(&self) -> toml::Value {
         match self {
             Self::String(text) => toml::Value::String(text.clone()),
@@ -102,7 +134,7 @@ impl std::fmt::Display for Value {
 }
 
 impl Node {
-    /// What the value is, in words.
+    /// The type of the value, for messages.
     pub(crate) fn type_name(&self) -> &'static str {
         match self.value {
             Value::String(_) => "a string",
@@ -134,7 +166,7 @@ pub(crate) fn parse(text: &str, file: usize) -> Result<Table, Diagnostic> {
     let span = |range: Range<usize>| Span { file, range };
     let document = DeTable::parse(text).map_err(|error| {
         Diagnostic::new(error.message().trim_end(), Some(span(error.span().unwrap_or(0..0))))
-            .help("this is not valid TOML: strings need quotes, tables stand in [brackets]")
+            .help("this is not valid TOML: strings need quotes, table names need [brackets]")
     })?;
     table(document.into_inner(), file)
 }
@@ -163,7 +195,7 @@ fn node(from: toml::Spanned<DeValue<'_>>, file: usize) -> Result<Node, Diagnosti
         DeValue::Float(number) => {
             Value::Float(number.as_str().parse().map_err(|_| wrong("this number can't be represented"))?)
         }
-        DeValue::Datetime(_) => return Err(wrong("a date has no meaning here").help("write it as a string, in quotes")),
+        DeValue::Datetime(_) => return Err(wrong("dates are not supported").help("write it as a string, in quotes")),
         DeValue::Array(items) => {
             Value::Array(items.into_iter().map(|item| node(item, file)).collect::<Result<_, _>>()?)
         }

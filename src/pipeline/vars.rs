@@ -1,14 +1,14 @@
-//! `[vars]` and `"${name}"`. Unaware of what the values mean.
+//! `[vars]` and `"${name}"`. Independent of what the values mean.
 
 use super::{
     diagnostic::{Diagnostic, Diagnostics},
     value::{Node, Table, Value},
 };
 
-/// Puts the values of `vars` where `${name}` stands in `node`.
+/// Replaces `${name}` in `node` by the values of `vars`.
 ///
-/// A string that is nothing but one reference becomes the value itself, with its type; in any other
-/// string the text of the value is put in.
+/// A string that is a single reference becomes the value itself, with its type; in any other string the reference is replaced
+/// by the text of the value.
 pub(super) fn substitute(node: &mut Node, vars: &Table, problems: &mut Diagnostics) {
     match &mut node.value {
         Value::String(text) if text.contains("${") => match expand(text, vars) {

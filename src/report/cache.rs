@@ -5,28 +5,25 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    lines::{BAD, GOOD, WARN},
-    say,
+    print::say,
+    style::{BAD, GOOD, Style, WARN},
     table::Table,
     units,
 };
-use crate::{
-    cli::Common,
-    store::{GcReport, Stats, VerifyReport},
-};
+use crate::store::{GcReport, Stats, VerifyReport};
 
 /// A bar for long work on bytes; nothing where nobody sees it.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    pub(crate) fn bytes(what: &'static str, common: &Common) -> Self {
-        let bar = if std::io::stderr().is_terminal() && !common.quiet && !common.json {
+    pub(crate) fn bytes(what: &'static str, style: Style) -> Self {
+        let bar = if std::io::stderr().is_terminal() && !style.quiet && !style.json {
             ProgressBar::no_length().with_message(what)
         } else {
             ProgressBar::hidden()
         };
-        let style = ProgressStyle::with_template("{msg} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
-        Self(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")))
+        let bytes = ProgressStyle::with_template("{msg} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
+        Self(bar.with_style(bytes.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")))
     }
 
     pub(crate) fn at(&self, done: u64, total: u64) {

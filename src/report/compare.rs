@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 
 use super::{
-    lines::{DIM, GOOD},
-    say,
+    print::say,
+    style::{DIM, GOOD},
     table::Table,
     units,
 };

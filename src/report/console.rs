@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{Reporter, lines, overview, say, units};
+use super::{lines, print::say, reporter::Reporter, summary, units};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.
@@ -35,7 +35,7 @@ impl Console {
         }
     }
 
-    fn progress(&mut self, stage: &str, progress: &imp_stages::event::Progress) {
+    fn progress(&mut self, stage: &str, progress: &imp_stages::contract::event::Progress) {
         let Some(bar) = self.running.get(stage) else { return };
         if bar.length().is_none() && progress.total > 0 {
             bar.set_style(style(&progress.unit));
@@ -66,7 +66,7 @@ impl Reporter for Console {
             }
             RunEvent::Ended { summary } => {
                 let _ = self.bars.clear();
-                say(&overview::summary(summary));
+                say(&summary::summary(summary));
             }
             _ => self.print(event),
         }

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::{lines::BAD, tell};
+use super::{print::tell, style::BAD};
 use crate::{
-    commands::Failure,
+    failure::Failure,
     pipeline::{Diagnostic, Sources},
 };
 
@@ -20,6 +20,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
         }
         Failure::Settings(message) => tell(&format!("{BAD}error:{BAD:#} {message}")),
         Failure::Store(error) => tell(&format!("{BAD}error:{BAD:#} the cache can't be used: {error}")),
+        Failure::Scheduler(error) => tell(&format!("{BAD}error:{BAD:#} {error}")),
         Failure::Io { what, source } => tell(&format!("{BAD}error:{BAD:#} {what}: {source}")),
     }
     failure.exit_code()

@@ -6,10 +6,9 @@ use std::{collections::BTreeMap, fmt::Write};
 use serde_json::{Value, json};
 
 use super::{
-    lines::{DIM, GOOD},
-    say, tell,
+    print::{say, tell},
+    style::{DIM, GOOD, Style},
 };
-use crate::cli::Common;
 
 /// A column: the benchmark as `eval` names it, the figure of `eval` that stands there and what it is multiplied by, and how
 /// the paper writes it.
@@ -94,8 +93,8 @@ pub(crate) fn eval(rows: &[EvalRow], format: Format) {
 }
 
 /// A pipeline of which nothing is in the cache.
-pub(crate) fn no_eval(pipeline: &str, file: &str, common: &Common) {
-    if !common.quiet {
+pub(crate) fn no_eval(pipeline: &str, file: &str, style: Style) {
+    if !style.quiet {
         tell(&format!("{pipeline} has no figures in the cache: `imp-flow run {file}` makes them"));
     }
 }

@@ -2,8 +2,23 @@
 
 use std::fmt::Write;
 
-use super::{say, svg};
-use crate::{cli::GraphFormat, graph::Graph, pipeline::Pipeline, scheduler::Verdict};
+use super::{
+    print::say,
+    svg::{self, Drawn, Look},
+};
+use crate::{
+    pipeline::{Graph, Pipeline},
+    scheduler::Verdict,
+};
+
+/// How the graph is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GraphFormat {
+    Text,
+    Dot,
+    Mermaid,
+    Svg,
+}
 
 /// Draws the stages in `verdicts`, which are in the order of execution.
 pub(crate) fn graph(pipeline: &Pipeline, graph: &Graph, verdicts: &[(usize, Verdict)], format: GraphFormat) {
@@ -23,21 +38,6 @@ pub(crate) fn graph(pipeline: &Pipeline, graph: &Graph, verdicts: &[(usize, Verd
         GraphFormat::Svg => svg::draw(&stages, pipeline.stages.len()),
     };
     say(text.trim_end());
-}
-
-pub(super) struct Drawn<'a> {
-    pub(super) index: usize,
-    pub(super) name: &'a str,
-    pub(super) kind: &'static str,
-    pub(super) look: Look,
-    pub(super) inputs: Vec<usize>,
-}
-
-/// How a verdict looks.
-pub(super) struct Look {
-    pub(super) word: &'static str,
-    pub(super) fill: &'static str,
-    pub(super) line: &'static str,
 }
 
 impl Look {

@@ -1,6 +1,6 @@
 //! A run for programs: every event as a JSON object on a line of standard output.
 
-use super::{Reporter, say};
+use super::{print::say, reporter::Reporter};
 use crate::scheduler::RunEvent;
 
 /// JSON lines.

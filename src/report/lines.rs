@@ -6,16 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anstyle::{AnsiColor, Style};
-use imp_stages::event::Progress;
+use imp_stages::contract::event::Progress;
 
-use super::{Reporter, overview, say, tell, units};
+use super::{
+    print::{say, tell},
+    reporter::Reporter,
+    style::{BAD, DIM, GOOD, WARN},
+    summary, units,
+};
 use crate::scheduler::RunEvent;
-
-pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
-pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
-pub(super) const WARN: Style = AnsiColor::Yellow.on_default().bold();
-pub(super) const DIM: Style = Style::new().dimmed();
 
 /// How often a running stage gets a line.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -47,7 +46,7 @@ impl Reporter for Lines {
         }
         match event {
             RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
-            RunEvent::Ended { summary } if !self.quiet => say(&overview::summary(summary)),
+            RunEvent::Ended { summary } if !self.quiet => say(&summary::summary(summary)),
             RunEvent::Failed { .. } | RunEvent::Warning { .. } => {
                 if let Some(text) = describe(event) {
                     tell(&text);

@@ -1,6 +1,5 @@
 //! Everything that people and programs read. The only place that prints; knows nothing of how things are done.
 
-mod answers;
 mod cache;
 mod compare;
 mod console;
@@ -8,66 +7,50 @@ mod diagnostics;
 mod eval;
 mod graph;
 mod json;
+mod kinds;
 mod lines;
-mod overview;
+mod plan;
+mod print;
+mod reporter;
+mod runs;
+mod show;
+mod status;
+mod style;
+mod summary;
 mod svg;
 mod table;
 mod units;
+mod why;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use answers::{Standing, differences, made, receipt, runs, status, why};
 pub(crate) use cache::{Bar, checkup, stats, thrown};
 pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
-pub(crate) use graph::graph;
+pub(crate) use graph::{GraphFormat, graph};
+pub(crate) use kinds::kind;
 pub(crate) use lines::progress;
-pub(crate) use overview::{kind, plan};
-
-use crate::{cli::Common, scheduler::RunEvent};
-
-/// Shows a run as it goes.
-pub(crate) trait Reporter {
-    /// Called for everything that happens.
-    fn on(&mut self, event: &RunEvent<'_>);
-}
+pub(crate) use plan::plan;
+pub(crate) use print::{hint, say, say_raw};
+pub(crate) use reporter::Reporter;
+pub(crate) use runs::{differences, runs};
+pub(crate) use show::receipt;
+pub(crate) use status::{Standing, StandingState, made, status};
+pub(crate) use style::Style;
+pub(crate) use why::why;
 
 /// The reporter that suits the terminal and the flags.
-pub(crate) fn for_run(common: &Common) -> Box<dyn Reporter> {
-    if common.json {
+pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
+    if style.json {
         Box::new(json::Json)
-    } else if std::io::stderr().is_terminal() && !common.quiet {
+    } else if std::io::stderr().is_terminal() && !style.quiet {
         Box::new(console::Console::new())
     } else {
-        Box::new(lines::Lines::new(common.quiet))
+        Box::new(lines::Lines::new(style.quiet))
     }
-}
-
-/// A line on standard output.
-pub(crate) fn say(text: &str) {
-    say_raw(&format!("{text}\n"));
-}
-
-/// Text on standard output that has its own line breaks. Nobody may be listening, or the disk full: that is no reason for a
-/// run to end.
-pub(crate) fn say_raw(text: &str) {
-    let mut out = anstream::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// What a person may want to know, on standard error.
-pub(crate) fn hint(text: &str, common: &Common) {
-    if !common.quiet && !common.json {
-        tell(&format!("{DIM}{text}{DIM:#}", DIM = lines::DIM));
-    }
-}
-
-/// A line on standard error.
-fn tell(text: &str) {
-    let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
 /// Starts the log of this process on standard error; in a stage's process that is the stage's log.

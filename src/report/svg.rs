@@ -3,12 +3,26 @@
 
 use std::{collections::HashMap, fmt::Write};
 
-use super::graph::{Drawn, Look};
-
 const BOX: (f64, f64) = (170.0, 40.0);
 const GAP: (f64, f64) = (60.0, 16.0);
 /// Of a lane, with the space to the next one.
 const LANE: f64 = 14.0;
+
+/// A stage in a drawing.
+pub(super) struct Drawn<'a> {
+    pub(super) index: usize,
+    pub(super) name: &'a str,
+    pub(super) kind: &'static str,
+    pub(super) look: Look,
+    pub(super) inputs: Vec<usize>,
+}
+
+/// How a verdict looks.
+pub(super) struct Look {
+    pub(super) word: &'static str,
+    pub(super) fill: &'static str,
+    pub(super) line: &'static str,
+}
 
 /// What stands in a column: a stage, or the lane of an edge between two stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

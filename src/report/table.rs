@@ -1,6 +1,6 @@
 //! Columns that line up. Knows texts only.
 
-use super::{lines::DIM, say};
+use super::{print::say, style::DIM};
 
 /// Rows of cells below a head; columns are as wide as they need. Those in `right` line up at their ends.
 pub(super) struct Table {

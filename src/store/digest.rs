@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// 32 bytes that name a content; printed as 64 hexadecimal digits.
+/// The 32 bytes that identify a content, printed as 64 hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Digest([u8; 32]);
 
@@ -21,7 +21,7 @@ impl Digest {
         self.0
     }
 
-    /// Enough digits for a person to tell digests apart.
+    /// Enough digits for a reader to tell digests apart.
     pub(crate) fn short(self) -> String {
         self.hex()[..12].to_string()
     }

@@ -1,43 +1,46 @@
-//! Throwing away what nothing needs any more. Needed is what the last runs of each pipeline and runs with a name used, what
-//! running runs use, and what was made since the oldest of these began: runs that were killed made some of it.
+//! Garbage collection. Kept is what the last runs of each pipeline and named runs used, what current runs use, and what was
+//! made since the oldest of these began, which includes the work of killed runs.
 
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashSet},
-    fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Digest, Receipt, Result, RunRecord, Store, StoreError, files};
+use super::{
+    Digest, Receipt, RunRecord, Store,
+    error::{Result, StoreError},
+    files::{entries, modified, remove_all, size},
+};
 
-/// A file in `tmp/` that is older than this belongs to nobody any more.
+/// A file in `tmp/` that is older than this was left by a killed process.
 const TMP_AGE: Duration = Duration::from_hours(1);
 
-/// What went, or would go.
+/// What was deleted, or would be.
 #[derive(Debug, Default, Clone, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct GcReport {
     pub(crate) runs: usize,
     pub(crate) stages: usize,
     pub(crate) files: usize,
     pub(crate) bytes: u64,
-    /// Bytes of stages that were begun and never finished.
+    /// Bytes of unfinished stages.
     pub(crate) unfinished: u64,
-    /// Bytes of what is kept.
+    /// Bytes that are kept.
     pub(crate) kept_bytes: u64,
-    /// Stages that went, with their sizes, the largest first.
+    /// Deleted results with their sizes, the largest first.
     pub(crate) largest: Vec<(String, u64)>,
 }
 
 impl Store {
-    /// Keeps what the last `keep` runs of each pipeline and all runs with a name need; the rest goes.
+    /// Deletes everything that the last `keep` runs of each pipeline, named runs and current runs do not use.
     pub(crate) fn gc(&self, keep: usize, dry_run: bool) -> Result<GcReport> {
         let _guard = self.guard_alone()?;
-        let mut thrown = GcReport::default();
-        let remove = |path: &Path| if dry_run { Ok(()) } else { remove_any(path) };
+        let mut report = GcReport::default();
+        let remove = |path: &Path| if dry_run { Ok(()) } else { remove_all(path) };
 
         let (kept, gone) = split(self.runs()?, keep, |id| self.is_running(id));
-        thrown.runs = gone.len();
+        report.runs = gone.len();
         if !dry_run {
             gone.iter().try_for_each(|run| self.remove_run(&run.id))?;
         }
@@ -46,7 +49,7 @@ impl Store {
         let since = Since::of(&kept);
 
         let mut objects = HashSet::new();
-        // What kept runs made, though a later run may have made something else under the same key; and what is in use.
+        // Outputs of kept runs, even if a later run produced something else under the same key, and trees in use.
         let mut trees: HashSet<Digest> =
             kept.iter().flat_map(RunRecord::outputs).chain(roots.iter().copied()).collect();
         for tree in trees.clone() {
@@ -58,12 +61,12 @@ impl Store {
                 objects.extend(self.files_of(receipt.output.digest));
                 objects.extend([receipt.log, receipt.metrics, receipt.events].into_iter().flatten());
             } else {
-                thrown.stages += 1;
-                thrown.largest.push((format!("{}/{}", receipt.pipeline, receipt.stage), receipt.output.bytes));
+                report.stages += 1;
+                report.largest.push((format!("{}/{}", receipt.pipeline, receipt.stage), receipt.output.bytes));
                 remove(&self.receipt_path(key))?;
             }
         }
-        thrown.largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
+        report.largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
 
         for (path, digest) in self.named_by_digest("trees", 1)? {
             if !trees.contains(&digest) {
@@ -73,16 +76,16 @@ impl Store {
         for (path, digest) in self.named_by_digest("objects", 1)? {
             let bytes = path.metadata().map_err(StoreError::io(&path))?.len();
             if objects.contains(&digest) {
-                thrown.kept_bytes += bytes;
+                report.kept_bytes += bytes;
             } else {
-                thrown.files += 1;
-                thrown.bytes += bytes;
+                report.files += 1;
+                report.bytes += bytes;
                 remove(&path)?;
             }
         }
         for (path, key) in self.named_by_digest("work", 0)? {
             if !roots.contains(&key) && !self.is_being_made(key) && !since.covers_time(modified(&path)) {
-                thrown.unfinished += size(&path);
+                report.unfinished += size(&path);
                 remove(&path)?;
             }
         }
@@ -95,16 +98,16 @@ impl Store {
                 remove(&path)?;
             }
         }
-        Ok(thrown)
+        Ok(report)
     }
 
-    /// Everything under `objects/` that a tree needs. Of one whose listing is damaged nothing is of use.
+    /// The objects that a tree needs: none if its listing is damaged, since the others are of no use then.
     fn files_of(&self, tree: Digest) -> Vec<Digest> {
         let files = self.tree(tree).unwrap_or_default();
         files.iter().map(|file| file.digest).chain([tree]).collect()
     }
 
-    /// What lies in `folder` under names that are digests, `levels` of them in folders of two digits.
+    /// The entries of `folder` whose names are digests. With `levels` 1, the first two digits are the name of a folder.
     pub(super) fn named_by_digest(&self, folder: &str, levels: usize) -> Result<Vec<(PathBuf, Digest)>> {
         let top = entries(&self.root.join(folder))?;
         let named = |path: PathBuf, start: &str| {
@@ -123,7 +126,7 @@ impl Store {
     }
 }
 
-/// The runs that are kept, and the others. `runs` begins with the last one.
+/// The kept runs and the others. `runs` starts with the latest.
 fn split(runs: Vec<RunRecord>, keep: usize, is_running: impl Fn(&str) -> bool) -> (Vec<RunRecord>, Vec<RunRecord>) {
     let mut seen = BTreeMap::<String, usize>::new();
     runs.into_iter().partition(|run| {
@@ -133,13 +136,13 @@ fn split(runs: Vec<RunRecord>, keep: usize, is_running: impl Fn(&str) -> bool) -
     })
 }
 
-/// When the oldest kept run of each pipeline began.
+/// When the oldest kept run of each pipeline started.
 struct Since(BTreeMap<String, u64>);
 
 impl Since {
     fn of(kept: &[RunRecord]) -> Self {
         let mut since = BTreeMap::new();
-        // A name keeps one run, and not all that came after it.
+        // A named run keeps its own results, not all results since.
         for run in kept.iter().filter(|run| run.name.is_none()) {
             let oldest = since.entry(run.pipeline.clone()).or_insert(u64::MAX);
             *oldest = (run.started as u64).min(*oldest);
@@ -155,31 +158,4 @@ impl Since {
     fn covers_time(&self, time: u64) -> bool {
         self.0.values().min().is_some_and(|since| time >= *since)
     }
-}
-
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(StoreError::Io { path: folder.to_path_buf(), source }),
-    }
-}
-
-fn remove_any(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(StoreError::io(path)),
-    }
-}
-
-/// Seconds since 1970.
-fn modified(path: &Path) -> u64 {
-    let time = path.metadata().and_then(|data| data.modified()).ok();
-    time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
-}
-
-/// Bytes of all files below `path`.
-pub(super) fn size(path: &Path) -> u64 {
-    files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
 }

@@ -1,19 +1,23 @@
-//! What running runs use, so that nobody throws it away. Unaware of why they use it.
+//! What current runs use, so that it is not collected. Independent of why they use it.
 //!
-//! Each run has a file under `live/` that it holds locked and in which it notes every key that it looked at. Looking and
-//! noting happen under the shared lock of `locks/gc`, as does taking in what a stage made; whoever throws things away holds
-//! that lock alone. The operating system lets go of all locks when a process ends, however it ends.
+//! Each run keeps a locked file under `live/` and writes into it every key that it looked up. It does both under the shared
+//! lock of `locks/gc`, as it does when it stores a result; garbage collection takes that lock exclusively. The operating system
+//! releases all locks when a process ends, however it ends.
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, TryLockError},
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
-use super::{Digest, Result, Store, StoreError};
+use super::{
+    Digest, Store,
+    error::{Result, StoreError},
+    files::open_lock,
+};
 
-/// While it lives, nothing is thrown away.
+/// While it exists, nothing is collected.
 #[derive(Debug)]
 pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] File);
 
@@ -25,40 +29,39 @@ pub(crate) struct Lease {
 }
 
 impl Store {
-    /// Keeps others from throwing things away; waits while somebody does.
+    /// Blocks garbage collection; waits while one is running.
     pub(crate) fn guard(&self) -> Result<Guard> {
         let path = self.gc_lock();
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         file.lock_shared().map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
 
-    /// Keeps others from using the store, to throw things away. The hand of whoever looks something up is waited for.
+    /// Blocks all other use of the store. Waits until current lookups are done.
     pub(super) fn guard_alone(&self) -> Result<Guard> {
         let path = self.gc_lock();
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         file.lock().map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
 
-    /// Begins the list of what the run `id` uses.
+    /// Starts the lease of the run `id`.
     pub(crate) fn lease(&self, id: &str) -> Result<Lease> {
-        // Whoever throws things away must not take the list for that of a dead run before it is locked.
+        // Garbage collection must not see the file before it is locked: it would take the run for a dead one.
         let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
-        let file = open(&path)?;
+        let file = open_lock(&path)?;
         file.lock().map_err(StoreError::io(&path))?;
         Ok(Lease { path, file })
     }
 
-    /// Whether the run `id` is going on.
+    /// Whether the run `id` is still running.
     pub(crate) fn is_running(&self, id: &str) -> bool {
         let file = File::open(self.root.join("live").join(id));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
-    /// The keys and trees that running runs use. Lists of runs that were killed go. To be called under the lock of whoever throws
-    /// things away.
+    /// The keys and trees that current runs use. Removes the leases of killed runs. Call it under [`Store::guard_alone`].
     pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
         let folder = self.root.join("live");
         let mut keys = HashSet::new();
@@ -88,7 +91,7 @@ impl Store {
 }
 
 impl Lease {
-    /// Notes keys and trees that are in use until this run ends.
+    /// Adds keys and trees that are in use until this run ends.
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
         self.file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))
@@ -97,14 +100,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // What is left of a run is cleared away by whoever looks next.
+        // If this fails, the next garbage collection removes the file.
         let _ = fs::remove_file(&self.path);
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-    }
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
 }

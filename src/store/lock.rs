@@ -1,30 +1,33 @@
-//! One lock a key, so that two runs on one cache never make the same thing twice.
+//! One lock per key, so that two runs on one cache never make the same result twice.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    path::Path,
+    fs::{File, TryLockError},
     time::Duration,
 };
 
-use super::{Digest, Result, Store, StoreError};
+use super::{
+    Digest, Store,
+    error::{Result, StoreError},
+    files::open_lock,
+};
 
-/// Held while a stage is made. The operating system lets go of it when the process ends, however it ends.
+/// Held while a stage is made. The operating system releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct KeyLock(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Store {
-    /// Takes the lock of `key`, waiting as long as another run makes it. Dropping the future stops waiting.
+    /// Takes the lock of `key`, waiting while another run holds it. Dropping the future stops waiting.
     pub(crate) async fn lock(&self, key: Digest, mut waiting: impl FnMut()) -> Result<KeyLock> {
         let path = self.root.join("locks").join(key.hex());
-        let file = open(&path)?;
-        let mut told = false;
+        let file = open_lock(&path)?;
+        let mut reported = false;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(KeyLock(file)),
                 Err(TryLockError::WouldBlock) => {
-                    if !told {
+                    if !reported {
                         waiting();
-                        told = true;
+                        reported = true;
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -32,11 +35,10 @@ impl Store {
             }
         }
     }
-}
 
-fn open(path: &Path) -> Result<File> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+    /// Whether any run is making this key now.
+    pub(crate) fn is_being_made(&self, key: Digest) -> bool {
+        let file = File::open(self.root.join("locks").join(key.hex()));
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
 }

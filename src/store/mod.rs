@@ -1,5 +1,5 @@
-//! The content-addressed store. The truth is in files; the index is derived from them.
-//! Knows nothing of pipelines' syntax, processes or the terminal.
+//! The content-addressed store. Files are the truth; the index is derived from them.
+//! Independent of pipeline syntax, processes and the terminal.
 //!
 //! ```text
 //! cache/
@@ -8,18 +8,21 @@
 //!   trees/ab/cdef.../       a tree as a folder: hard links to objects, made again if missing
 //!   receipts/ab/cdef....json what a stage produced, by key
 //!   work/<key>/             a stage in progress: job.json, out/, checkpoint/, metrics.jsonl, log, lock
-//!   locks/<key>             advisory file locks, held while a stage is made; `gc` is that of throwing things away
-//!   live/                   what running runs use
-//!   runs/<id>.json          past runs: the whole pipeline, and what came out
-//!   tmp/                    files that are being written; renamed into place when whole
-//!   notes/                  derived: what was looked at to find a pipeline up to date
+//!   locks/<key>             advisory file locks, held while a stage is made; `gc` is the lock of garbage collection
+//!   live/                   leases: what current runs use
+//!   runs/<id>.json          past runs: the whole pipeline and its results
+//!   tmp/                    files that are being written, renamed into place when complete
+//!   notes/                  derived: what was checked to find a pipeline up to date
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
-//! Everything is written to `tmp/`, flushed and renamed. At any moment there are only whole objects and
-//! whole receipts, and a receipt appears only after the objects that it names: its name is the one that is waited for.
+//! Everything is written to `tmp/`, flushed and renamed, so there are only complete objects and complete receipts at any moment.
+//! A receipt is written last, after the objects that it names, and made durable.
 
 mod digest;
+mod error;
+mod files;
 mod gc;
+mod hit;
 mod index;
 mod lease;
 mod lock;
@@ -31,6 +34,7 @@ mod source;
 mod stats;
 mod tree;
 mod verify;
+mod work;
 
 use std::{
     io::Write,
@@ -38,46 +42,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::event::Progress;
-
 pub(crate) use digest::Digest;
+pub(crate) use error::StoreError;
+use error::{LAYOUT_VERSION, Result};
+use files::{move_into_place, sync_folder};
 pub(crate) use gc::GcReport;
+pub(crate) use hit::Hit;
 pub(crate) use index::{Index, Wanted};
 pub(crate) use lease::Lease;
-pub(crate) use manifest::{Change, Manifest};
-pub(crate) use receipt::{Hit, Receipt, Timing};
-pub(crate) use runs::{KILLED, RUNNING, RunPoint, RunRecord, RunStage, now};
+pub(crate) use manifest::{Change, FieldGroup, Manifest};
+pub(crate) use receipt::{Product, Provenance, Receipt, Timing};
+pub(crate) use runs::{RunPoint, RunRecord, RunStage, RunState, StageState, now};
 pub(crate) use source::digest as source_digest;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
-
-/// In a work folder: why a stage failed, and how far it is.
-const FAILURE: &str = "failure";
-pub(crate) const PROGRESS: &str = "progress.json";
-
-/// Raised when the layout changes; an older cache is refused, not guessed at.
-const LAYOUT_VERSION: &str = "1";
-
-/// What can go wrong in the store.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{} was made by another version of imp-flow (layout {found}, this one writes {LAYOUT_VERSION}): use another --cache, or delete it", path.display())]
-    Version { path: PathBuf, found: String },
-    #[error("{}: {what}", path.display())]
-    Refused { path: PathBuf, what: String },
-}
-
-impl StoreError {
-    /// For `map_err`: an I/O error at `path`.
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        |source| Self::Io { path: path.to_path_buf(), source }
-    }
-}
-
-type Result<T> = std::result::Result<T, StoreError>;
+pub(crate) use work::Work;
 
 /// The cache folder.
 #[derive(Debug, Clone)]
@@ -86,14 +66,14 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// The cache at `root`, if there is one that this version can read.
+    /// The cache at `root`, if it exists and this version can read it.
     pub(crate) fn existing(root: &Path) -> Option<Self> {
         let root = root.canonicalize().ok()?;
         let version = std::fs::read_to_string(root.join("VERSION")).ok()?;
         (version.trim() == LAYOUT_VERSION).then_some(Self { root })
     }
 
-    /// Opens the cache at `root`, making it if there is none.
+    /// Opens the cache at `root`, creating it if there is none.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
         let root = root.canonicalize().map_err(StoreError::io(root))?;
@@ -109,7 +89,7 @@ impl Store {
             let path = store.root.join(folder);
             std::fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
         }
-        // https://bford.info/cachedir/: backup programs leave such a folder out.
+        // https://bford.info/cachedir/: backup programs skip folders with this file.
         store.write(
             &store.root.join("CACHEDIR.TAG"),
             b"Signature: 8a477f597d28d172789f06886806bc55\n# The cache of imp-flow.\n",
@@ -118,48 +98,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Where the stage with this key works.
-    pub(crate) fn work(&self, key: Digest) -> PathBuf {
-        self.root.join("work").join(key.hex())
-    }
-
-    /// Whether a stage with this key was begun and left a checkpoint.
-    pub(crate) fn has_checkpoint(&self, key: Digest) -> bool {
-        std::fs::read_dir(self.work(key).join("checkpoint")).is_ok_and(|mut entries| entries.next().is_some())
-    }
-
-    /// Keeps the words with which a stage failed, until it is tried again.
-    pub(crate) fn note_failure(&self, key: Digest, message: &str) {
-        // Without it, its log still tells.
-        let _ = std::fs::write(self.work(key).join(FAILURE), message);
-    }
-
-    pub(crate) fn forget_failure(&self, key: Digest) {
-        let _ = std::fs::remove_file(self.work(key).join(FAILURE));
-    }
-
-    /// The words with which a stage failed the last time that it was tried.
-    pub(crate) fn failure(&self, key: Digest) -> Option<String> {
-        std::fs::read_to_string(self.work(key).join(FAILURE)).ok()
-    }
-
-    /// How far a stage is that is being made.
-    pub(crate) fn progress(&self, key: Digest) -> Option<Progress> {
-        serde_json::from_slice(&std::fs::read(self.work(key).join(PROGRESS)).ok()?).ok()
-    }
-
-    /// Whether some run makes this key right now.
-    pub(crate) fn is_being_made(&self, key: Digest) -> bool {
-        let file = std::fs::File::open(self.root.join("locks").join(key.hex()));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)))
-    }
-
     fn path(&self, folder: &str, digest: Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join(folder).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// Where things are until they are whole.
+    /// The folder of files that are being written.
     fn tmp(&self) -> Result<PathBuf> {
         let folder = self.root.join("tmp");
         std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
@@ -169,58 +113,38 @@ impl Store {
     /// A file in `tmp/`, to be renamed into place.
     fn temporary(&self) -> Result<tempfile::NamedTempFile> {
         let folder = self.tmp()?;
-        // As the person's umask has it: a cache may be shared.
+        // Permissions follow the umask, since a cache may be shared.
         let mode = std::fs::Permissions::from_mode(0o666);
         tempfile::Builder::new().permissions(mode).tempfile_in(&folder).map_err(StoreError::io(&folder))
     }
 
-    /// The folders whose times tell whether a receipt and a tree may have gone.
+    /// The folders whose modification times change when this receipt or tree is removed.
     pub(crate) fn folders_of(&self, key: Digest, tree: Digest) -> [PathBuf; 2] {
         [("receipts", key), ("trees", tree)].map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]))
     }
 
-    /// Where a note on `question` lies.
+    /// The path of the note on `question`.
     pub(crate) fn note(&self, question: Digest) -> PathBuf {
         self.root.join("notes").join(question.hex())
     }
 
-    /// Writes a whole file or nothing; it may be lost when the machine stops.
+    /// Writes a complete file or nothing. A power failure may lose it.
     pub(crate) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 
-    /// Writes a whole file or nothing. When it returns, the file and all that was renamed before it have reached the disk.
+    /// Writes a complete file or nothing. On return the file and everything renamed before it are on disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.place(path, bytes)?;
+        self.write_atomic(path, bytes)?;
         sync_folder(path)
     }
 
-    /// The same, but the file's name may take a moment to reach the disk.
-    fn place(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+    /// Like [`Self::write`], but the file's name may reach the disk later.
+    fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
-}
-
-/// All files below `folder`; none if it isn't there.
-fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = walkdir::WalkDir::new(folder).into_iter().flatten();
-    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
-}
-
-/// Gives a whole file its name.
-fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
-    if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-    }
-    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })
-}
-
-/// Makes the name of a new file as durable as its content. On a file system with a journal that goes for earlier names, too.
-fn sync_folder(of: &Path) -> Result<()> {
-    let Some(parent) = of.parent() else { return Ok(()) };
-    std::fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
 }

@@ -1,5 +1,5 @@
-//! File contents by digest: taking in what a stage produced, and showing it as a folder again.
-//! Unaware of keys and receipts.
+//! File contents by digest: stores what a stage produced, and presents it as a folder again.
+//! Independent of keys and receipts.
 
 use std::{
     fs, io,
@@ -9,12 +9,14 @@ use std::{
 use rayon::prelude::*;
 
 use super::{
-    Digest, Result, Store, StoreError, TreeFile, TreeRef, move_into_place,
+    Digest, Store, TreeFile, TreeRef,
+    error::{Result, StoreError},
+    files::{make_parent, move_into_place},
     tree::{Tree, hash_file},
 };
 
 impl Store {
-    /// Takes the folder `out` into the store: its files become objects and the folder itself becomes the tree.
+    /// Moves the folder `out` into the store: its files become objects, the folder itself the tree.
     pub(crate) fn take_in(&self, out: &Path) -> Result<TreeRef> {
         let tree = Tree::hash(out)?;
         flush(out, &tree)?;
@@ -22,19 +24,17 @@ impl Store {
         let reference = tree.reference();
         self.write_object(tree.listing().as_bytes())?;
         let folder = self.path("trees", reference.digest);
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-        }
+        make_parent(&folder)?;
         match fs::rename(out, &folder) {
             Ok(()) => {}
-            // The same tree is there already: the objects are shared, so this copy is not needed.
+            // The tree exists already; this copy is not needed.
             Err(_) if folder.is_dir() => fs::remove_dir_all(out).map_err(StoreError::io(out))?,
             Err(source) => return Err(StoreError::Io { path: folder, source }),
         }
         Ok(reference)
     }
 
-    /// Keeps a single file (a log, metrics). `None` if there is no such file or it is empty.
+    /// Stores a single file (a log, metrics). `None` if there is no such file or it is empty.
     pub(crate) fn keep_file(&self, path: &Path) -> Result<Option<Digest>> {
         match fs::read(path) {
             Ok(bytes) if bytes.is_empty() => Ok(None),
@@ -44,7 +44,7 @@ impl Store {
         }
     }
 
-    /// Where the content with this digest lies.
+    /// The path of the content with this digest.
     pub(crate) fn object(&self, digest: Digest) -> PathBuf {
         self.path("objects", digest)
     }
@@ -52,16 +52,15 @@ impl Store {
     /// The files of a tree.
     ///
     /// # Errors
-    /// If its listing is gone or damaged.
+    /// If its listing is missing or damaged.
     pub(crate) fn tree(&self, digest: Digest) -> Result<Vec<TreeFile>> {
         let path = self.object(digest);
         let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
-        let what = "this listing of files is damaged: `imp-flow cache verify` finds out what else is";
+        let what = "this list of files is damaged: `imp-flow cache verify` shows what else is";
         Tree::parse(&text).map(|tree| tree.0).ok_or_else(|| StoreError::Refused { path, what: what.into() })
     }
 
-    /// The tree as a folder. Costs no more than a look if it is there; made from objects if not.
-    /// `None` if objects are missing.
+    /// The tree as a folder: one file operation if it exists, else made from its objects. `None` if objects are missing.
     pub(crate) fn tree_folder(&self, digest: Digest) -> Result<Option<PathBuf>> {
         let folder = self.path("trees", digest);
         if folder.is_dir() {
@@ -77,14 +76,10 @@ impl Store {
         let temporary = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
         for file in &tree.0 {
             let target = temporary.path().join(&file.path);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-            }
+            make_parent(&target)?;
             link_or_copy(&self.object(file.digest), &target)?;
         }
-        if let Some(parent) = folder.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-        }
+        make_parent(&folder)?;
         let temporary = temporary.keep();
         match fs::rename(&temporary, &folder) {
             Ok(()) => Ok(Some(folder)),
@@ -100,20 +95,18 @@ impl Store {
     fn write_object(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         let path = self.object(digest);
-        // One that is there may be damaged.
+        // An existing object may be damaged.
         if !fs::read(&path).is_ok_and(|there| there == bytes) {
-            self.place(&path, bytes)?;
+            self.write_atomic(&path, bytes)?;
             read_only(&path)?;
         }
         Ok(digest)
     }
 
-    /// Makes `file` and the object with its digest one and the same file on disk.
+    /// Makes `file` and the object with its digest the same file on disk.
     pub(super) fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
         let object = self.object(digest);
-        if let Some(parent) = object.parent() {
-            fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
-        }
+        make_parent(&object)?;
         match fs::hard_link(file, &object) {
             Ok(()) => read_only(&object),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -121,12 +114,12 @@ impl Store {
                 beside.push(format!(".imp-flow-{}", digest.short()));
                 let beside = PathBuf::from(beside);
                 if !same_file(file, &object)? && hash_file(&object)?.0 != digest {
-                    // The object is damaged: what was just made takes its place.
+                    // The object is damaged: replace it.
                     fs::hard_link(file, &beside).map_err(StoreError::io(&beside))?;
                     fs::rename(&beside, &object).map_err(StoreError::io(&object))?;
                     return read_only(&object);
                 }
-                // Same content once more: link to the object, so that it takes no second space.
+                // The object exists: link to it, so that the content takes space once.
                 if fs::hard_link(&object, &beside).is_ok() {
                     fs::rename(&beside, file).map_err(StoreError::io(file))?;
                     // Renaming a link onto a link of the same file does nothing and leaves both names.
@@ -134,7 +127,7 @@ impl Store {
                 }
                 Ok(())
             }
-            // No links on this disk: keep a copy.
+            // This disk has no hard links: keep a copy.
             Err(_) => {
                 let temporary = self.temporary()?.into_temp_path();
                 fs::copy(file, &temporary).map_err(StoreError::io(file))?;
@@ -165,11 +158,11 @@ fn read_only(path: &Path) -> Result<()> {
     fs::set_permissions(path, permissions).map_err(StoreError::io(path))
 }
 
-/// More files than this are brought onto the disk together with whatever else waits for that: a call for each would take
-/// seconds for some thousand images. For a few, nobody should wait until others' files are written.
+/// More files than this are flushed by one call for the whole file system, since one call per file takes seconds for thousands of
+/// images. Fewer are flushed one by one, so as not to wait for files of other processes.
 const FEW: usize = 32;
 
-/// Brings everything below `folder` onto the disk.
+/// Flushes everything below `folder` to disk.
 fn flush(folder: &Path, tree: &Tree) -> Result<()> {
     #[cfg(target_os = "linux")]
     if tree.0.len() > FEW {
@@ -230,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_without_its_objects_is_no_tree() {
+    fn a_tree_without_its_objects_is_not_a_tree() {
         let (folder, store) = store();
         let tree = store.take_in(&output(folder.path())).unwrap();
         fs::remove_dir_all(store.tree_folder(tree.digest).unwrap().unwrap()).unwrap();

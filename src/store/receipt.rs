@@ -1,38 +1,39 @@
-//! What a stage produced, and from what. A receipt is the proof of a cache hit.
+//! What a stage produced, and from what. A receipt proves a cache hit.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Index, Manifest, Result, Store, StoreError, TreeRef, files, index::Stamp};
+use super::{
+    Digest, Hit, Index, Manifest, Store, TreeRef,
+    error::{Result, StoreError},
+    files::{files, remove_all},
+    index::Stamp,
+};
 
-/// A stage that ran to its end.
+/// The record of a stage that finished.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
     pub(crate) manifest: Manifest,
     pub(crate) output: TreeRef,
-    /// The final figures of the stage.
+    /// The final metrics of the stage.
     pub(crate) results: BTreeMap<String, f64>,
     /// The stage's log, and the lines of its `metrics.jsonl`, as objects.
     pub(crate) log: Option<Digest>,
     pub(crate) metrics: Option<Digest>,
-    /// The same figures for TensorBoard.
+    /// The same metrics for TensorBoard.
     #[serde(default)]
     pub(crate) events: Option<Digest>,
-    /// The most memory that its process had, in bytes, where the system told.
+    /// Peak memory of its process in bytes, where the system reports it.
     #[serde(default)]
     pub(crate) peak_memory: Option<u64>,
-    /// For whom it ran first. Others may use it.
+    /// The pipeline and stage for which it ran. Others may use it.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
-    /// Why it ran, in words.
+    /// Why it ran, as text.
     #[serde(default)]
     pub(crate) reason: String,
-    /// The key that the stage had before.
+    /// The previous key of the stage.
     #[serde(default)]
     pub(crate) previous: Option<Digest>,
     pub(crate) timing: Timing,
@@ -41,17 +42,51 @@ pub(crate) struct Receipt {
     pub(crate) made_by: String,
 }
 
-/// What a run needs to know of a receipt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Hit {
-    pub(crate) key: Digest,
+/// The part of a receipt that is known before the stage runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Provenance {
+    pub(crate) manifest: Manifest,
+    pub(crate) pipeline: String,
+    pub(crate) stage: String,
+    pub(crate) reason: String,
+    pub(crate) previous: Option<Digest>,
+    pub(crate) made_by: String,
+}
+
+/// The part of a receipt that is known after the stage has run.
+#[derive(Debug, Clone)]
+pub(crate) struct Product {
     pub(crate) output: TreeRef,
+    pub(crate) results: BTreeMap<String, f64>,
     pub(crate) log: Option<Digest>,
     pub(crate) metrics: Option<Digest>,
     pub(crate) events: Option<Digest>,
-    pub(crate) results: BTreeMap<String, f64>,
     pub(crate) peak_memory: Option<u64>,
-    pub(crate) seconds: f64,
+    pub(crate) timing: Timing,
+    pub(crate) host: String,
+}
+
+impl Receipt {
+    pub(crate) fn new(provenance: Provenance, product: Product) -> Self {
+        let Provenance { manifest, pipeline, stage, reason, previous, made_by } = provenance;
+        let Product { output, results, log, metrics, events, peak_memory, timing, host } = product;
+        Self {
+            manifest,
+            output,
+            results,
+            log,
+            metrics,
+            events,
+            peak_memory,
+            pipeline,
+            stage,
+            reason,
+            previous,
+            timing,
+            host,
+            made_by,
+        }
+    }
 }
 
 impl From<Receipt> for Hit {
@@ -69,17 +104,17 @@ impl From<Receipt> for Hit {
     }
 }
 
-/// When and how long.
+/// When it finished, and how long it took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// Seconds since 1970.
     pub(crate) finished: u64,
-    /// Seconds of the try that finished it; a resumed stage took longer in all.
+    /// Seconds of the attempt that finished it; a resumed stage took longer in total.
     pub(crate) seconds: f64,
 }
 
 impl Store {
-    /// The receipt for `key` if the stage ran to its end. A damaged receipt counts as none: the stage runs again.
+    /// The receipt for `key`, if the stage finished. A damaged receipt counts as none: the stage runs again.
     pub(crate) fn receipt(&self, key: Digest) -> Result<Option<Receipt>> {
         let path = self.receipt_path(key);
         match fs::read(&path) {
@@ -91,32 +126,34 @@ impl Store {
         }
     }
 
-    /// What the receipt for `key` says and the folder of its tree; `None` if there is no receipt.
-    pub(crate) fn find(&self, key: Digest, index: &Index) -> Result<Option<(Hit, Option<PathBuf>)>> {
+    /// The result under `key` and the folder of its tree, if complete; `None` if there is no receipt. The index saves reading it.
+    pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, Option<PathBuf>)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
             Ok(metadata) => Stamp::of(&metadata),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Io { path, source }),
         };
-        let made = if let Some(made) = index.made(key, stamp) {
+        let made = if let Some(made) = index.and_then(|index| index.made(key, stamp)) {
             made
         } else {
             let Some(receipt) = self.receipt(key)? else { return Ok(None) };
             let made = Hit::from(receipt);
-            index.set_made(key, stamp, &made);
+            if let Some(index) = index {
+                index.set_made(key, stamp, &made);
+            }
             made
         };
         let folder = self.tree_folder(made.output.digest)?;
         Ok(Some((made, folder)))
     }
 
-    /// Takes a receipt back.
+    /// Removes a receipt.
     pub(crate) fn remove_receipt(&self, key: Digest) -> Result<()> {
         remove_all(&self.receipt_path(key))
     }
 
-    /// Writes a receipt. Its objects must be in the store before.
+    /// Writes a receipt. Its objects must be in the store already.
     pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
         let path = self.receipt_path(receipt.manifest.key());
         let text = serde_json::to_vec_pretty(receipt)
@@ -124,7 +161,7 @@ impl Store {
         self.write(&path, &text)
     }
 
-    /// All whole receipts.
+    /// All readable receipts.
     pub(crate) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
         files(&self.root.join("receipts")).filter_map(|path| {
             let receipt: Receipt = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
@@ -134,21 +171,5 @@ impl Store {
 
     pub(super) fn receipt_path(&self, key: Digest) -> PathBuf {
         self.path("receipts", key).with_extension("json")
-    }
-
-    /// Removes what a finished or hopeless stage left in its work folder.
-    pub(crate) fn clear_work(&self, key: Digest) -> Result<()> {
-        remove_all(&self.work(key))
-    }
-}
-
-/// Removes a folder, or a file that is in its place, if there is one.
-pub(super) fn remove_all(path: &Path) -> Result<()> {
-    let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
-    match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::Io { path: path.to_path_buf(), source: error })
-        }
-        _ => Ok(()),
     }
 }

@@ -1,14 +1,16 @@
-//! The content of the user's own files. Size, time and inode spare a second look at a file that did not
-//! change; they are a shortcut to its digest and never part of a key.
+//! Digests of the user's files. A file whose size, modification time and inode are unchanged is not read again; these are a
+//! shortcut to its digest and never part of a key.
 
 use std::{
     fs::Metadata,
+    os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
-    Digest, Index, Result, StoreError,
+    Digest, Index,
+    error::{Result, StoreError},
     index::Stamp,
     tree::{self, Tree, TreeFile},
 };
@@ -37,7 +39,7 @@ fn file(path: &Path, index: &Index) -> Result<(Digest, u64)> {
         return Ok((digest, stamp.size));
     }
     let (digest, size) = tree::hash_file(path)?;
-    // A file that was written a moment ago may be written again within the same tick of the clock.
+    // A file that was just written may be written again within the same tick of the clock.
     let settled = metadata
         .modified()
         .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > Duration::from_secs(2)));
@@ -51,10 +53,6 @@ impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Self {
         let modified =
             metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_nanos());
-        #[cfg(unix)]
-        let inode = std::os::unix::fs::MetadataExt::ino(metadata);
-        #[cfg(not(unix))]
-        let inode = 0;
-        Self { size: metadata.len(), modified, inode }
+        Self { size: metadata.len(), modified, inode: metadata.ino() }
     }
 }

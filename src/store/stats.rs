@@ -1,10 +1,14 @@
-//! How much lies in the store, and of what.
+//! The size of the store, in total and by pipeline.
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Result, Store, StoreError, gc::size};
+use super::{
+    Store,
+    error::{Result, StoreError},
+    files::size,
+};
 
 /// Sizes of a store.
 #[derive(Debug, Default, Serialize)]
@@ -13,17 +17,17 @@ pub(crate) struct Stats {
     pub(crate) bytes: u64,
     pub(crate) receipts: usize,
     pub(crate) runs: usize,
-    /// Stages that were begun and not finished, and their bytes.
+    /// Unfinished stages, and their bytes.
     pub(crate) unfinished: usize,
     pub(crate) unfinished_bytes: u64,
     pub(crate) pipelines: BTreeMap<String, PipelineStats>,
 }
 
-/// What was made for one pipeline first. Others may use it.
+/// Results that were first made for one pipeline. Others may use them.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct PipelineStats {
     pub(crate) stages: usize,
-    /// Of different files.
+    /// Bytes of distinct files.
     pub(crate) bytes: u64,
     /// Seconds since 1970.
     pub(crate) last: u64,
@@ -48,7 +52,7 @@ impl Store {
             let pipeline = stats.pipelines.entry(name).or_default();
             pipeline.stages += 1;
             pipeline.last = pipeline.last.max(receipt.timing.finished);
-            // Damaged trees are for `verify` to name.
+            // `verify` reports damaged trees.
             let files = self.tree(receipt.output.digest).unwrap_or_default();
             pipeline.bytes += files.iter().filter(|file| seen.insert(file.digest)).map(|file| file.size).sum::<u64>();
         }

@@ -1,16 +1,19 @@
-//! A folder as content: the sorted list of its files with their sizes and digests. Unaware of stages.
+//! A folder as content: the sorted list of its files with their sizes and digests. Independent of stages.
 
 use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Result, StoreError};
+use super::{
+    digest::Digest,
+    error::{Result, StoreError},
+};
 
 /// A file in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TreeFile {
-    /// Relative, with `/` between parts.
+    /// Relative, with `/` as separator.
     pub(crate) path: String,
     pub(crate) size: u64,
     pub(crate) digest: Digest,
@@ -20,7 +23,7 @@ pub(crate) struct TreeFile {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tree(pub(super) Vec<TreeFile>);
 
-/// A tree by digest, with what a person wants to know of it.
+/// A tree by digest, with the number and total size of its files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TreeRef {
     /// BLAKE3 of the listing.
@@ -33,7 +36,7 @@ impl Tree {
     /// Reads and hashes every file below `folder`, on all cores.
     ///
     /// # Errors
-    /// On anything that is neither file nor folder, and on names that aren't UTF-8.
+    /// On anything that is neither a file nor a folder, and on names that are not UTF-8.
     pub(super) fn hash(folder: &Path) -> Result<Self> {
         let mut files = list(folder)?
             .into_par_iter()
@@ -47,7 +50,7 @@ impl Tree {
         Ok(Self(files))
     }
 
-    /// One line a file: `digest size path`.
+    /// One line per file: `digest size path`.
     pub(super) fn listing(&self) -> String {
         use std::fmt::Write;
         let mut text = String::new();
@@ -57,7 +60,7 @@ impl Tree {
         text
     }
 
-    /// Reads a listing. `None` if it isn't one.
+    /// Reads a listing. `None` if it is not valid.
     pub(super) fn parse(listing: &str) -> Option<Self> {
         listing
             .lines()
@@ -80,7 +83,7 @@ impl Tree {
     }
 }
 
-/// The relative paths of all files below `folder`; links are followed, so that a folder of links is data too.
+/// The relative paths of all files below `folder`. Links are followed, so a folder of links is valid data.
 pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
     let refused = |path: &Path, what: &str| StoreError::Refused { path: path.to_path_buf(), what: what.into() };
     let mut files = Vec::new();
@@ -106,7 +109,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
 
 /// The digest and size of a file.
 pub(super) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
-    /// Above this, one file is worth all cores.
+    /// Files of at least this size are hashed on all cores.
     const LARGE: u64 = 1 << 20;
     let mut hasher = blake3::Hasher::new();
     let size = path.metadata().map_err(StoreError::io(path))?.len();

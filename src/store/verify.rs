@@ -1,4 +1,4 @@
-//! Reading everything again: what is damaged is named and taken out, so that the next run makes it again.
+//! Reads everything again. Damaged files are reported and removed, so that the next run makes them again.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -10,7 +10,12 @@ use std::{
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Digest, Receipt, Result, Store, StoreError, TreeFile, files, tree::hash_file};
+use super::{
+    Digest, Receipt, Store, TreeFile,
+    error::{Result, StoreError},
+    files::{files, remove_all},
+    tree::hash_file,
+};
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -18,19 +23,19 @@ pub(crate) struct VerifyReport {
     pub(crate) objects: usize,
     pub(crate) bytes: u64,
     pub(crate) receipts: usize,
-    /// Files that are not what they should be.
+    /// Files whose content is not what it should be.
     pub(crate) damaged: Vec<PathBuf>,
-    /// `pipeline/stage` of what will run again.
+    /// `pipeline/stage` of the results that the next run makes again.
     pub(crate) lost: BTreeSet<String>,
-    /// Objects that were gone and could be had back from a tree.
+    /// Missing objects that were restored from a tree.
     pub(crate) mended: usize,
 }
 
 impl Store {
-    /// Reads all objects, receipts and trees. `progress` is called with bytes done and in all, from any thread.
+    /// Reads all objects, receipts and trees. `progress` is called with bytes done and in total, from any thread.
     pub(crate) fn verify(&self, progress: impl Fn(u64, u64) + Sync) -> Result<VerifyReport> {
         let mut found = VerifyReport::default();
-        // Reading takes long, and is in nobody's way. What looks bad is looked at once more when nothing can change.
+        // Reading takes long and needs no lock. Suspects are checked again under the lock, when nothing can change.
         let suspects = self.read_objects(&mut found, progress)?;
         let _guard = self.guard_alone()?;
         let receipts = self.check_receipts(&mut found)?;
@@ -43,7 +48,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The whole receipts. Others are taken out.
+    /// The valid receipts. Others are removed.
     fn check_receipts(&self, found: &mut VerifyReport) -> Result<Vec<Receipt>> {
         let mut receipts = Vec::new();
         for path in files(&self.root.join("receipts")) {
@@ -52,13 +57,13 @@ impl Store {
             let receipt = serde_json::from_slice(&bytes).ok();
             match receipt.filter(|receipt: &Receipt| self.receipt_path(receipt.manifest.key()) == path) {
                 Some(receipt) => receipts.push(receipt),
-                None => self.take_out(&path, found)?,
+                None => self.remove_damaged(&path, found)?,
             }
         }
         Ok(receipts)
     }
 
-    /// Hashes all objects on all cores. Gives those whose content is not what their name says.
+    /// Hashes all objects on all cores. Returns those whose content does not match their name.
     fn read_objects(
         &self,
         found: &mut VerifyReport,
@@ -81,28 +86,28 @@ impl Store {
         Ok(bad)
     }
 
-    /// Takes out those suspects that are there still and bad.
+    /// Removes those suspects that still exist and are damaged.
     fn check_objects(&self, found: &mut VerifyReport, suspects: Vec<(PathBuf, Digest)>) -> Result<HashSet<Digest>> {
         let is_bad = |(path, digest): &(PathBuf, Digest)| {
             path.symlink_metadata().is_ok() && !hash_file(path).is_ok_and(|(content, _)| content == *digest)
         };
         let bad: Vec<(PathBuf, Digest)> = suspects.into_iter().filter(is_bad).collect();
-        bad.iter().try_for_each(|(path, _)| self.take_out(path, found))?;
+        bad.iter().try_for_each(|(path, _)| self.remove_damaged(path, found))?;
         Ok(bad.into_iter().map(|(_, digest)| digest).collect())
     }
 
-    /// Whether the tree of a receipt is whole, or can be made from whole objects. If not, it is taken out.
+    /// Whether the tree of a receipt is complete, or can be made from its objects. If not, it is removed.
     fn check_tree(&self, receipt: &Receipt, bad: &HashSet<Digest>, found: &mut VerifyReport) -> Result<bool> {
         let folder = self.path("trees", receipt.output.digest);
         let Ok(listing) = self.tree(receipt.output.digest) else {
-            super::receipt::remove_all(&folder)?;
+            remove_all(&folder)?;
             return Ok(false);
         };
         let mut whole = true;
         for file in &listing {
             if bad.contains(&file.digest) || !self.has(&file.digest) {
                 let there = folder.join(&file.path);
-                // A tree's files are the objects themselves, or copies where a disk has no links.
+                // The files of a tree are the objects themselves, or copies on a disk without hard links.
                 if hash_file(&there).is_ok_and(|(content, _)| content == file.digest) {
                     self.take_file(&there, file.digest)?;
                     found.mended += 1;
@@ -112,7 +117,7 @@ impl Store {
             }
         }
         if folder.is_dir() && (!whole || !listing.iter().all(|file| self.is_object(&folder, file))) {
-            super::receipt::remove_all(&folder)?;
+            remove_all(&folder)?;
         }
         Ok(whole)
     }
@@ -121,7 +126,7 @@ impl Store {
         self.object(*digest).is_file()
     }
 
-    /// Whether a file of a tree is the object itself, which has been read, or has the same content.
+    /// Whether a file of a tree is the object itself, which was read already, or has the same content.
     fn is_object(&self, folder: &Path, file: &TreeFile) -> bool {
         use std::os::unix::fs::MetadataExt;
         let path = folder.join(&file.path);
@@ -129,9 +134,8 @@ impl Store {
         there.ino() == object.ino() || hash_file(&path).is_ok_and(|(content, _)| content == file.digest)
     }
 
-    fn take_out(&self, path: &Path, found: &mut VerifyReport) -> Result<()> {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        removed.map_err(StoreError::io(path))?;
+    fn remove_damaged(&self, path: &Path, found: &mut VerifyReport) -> Result<()> {
+        remove_all(path)?;
         found.damaged.push(path.strip_prefix(&self.root).unwrap_or(path).to_path_buf());
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Job, StageError, event::Progress};
+use crate::{Job, StageError, contract::event::Progress};
 
 /// Bytes copied between two looks at whether the run is being stopped.
 const PIECE: u64 = 64 << 20;

@@ -2,87 +2,41 @@
 //! generators.
 //! Knows where things come from; not what other stages do with them.
 
+mod config;
 mod folder;
+mod gguf;
 mod remote;
-pub(crate) mod shapes;
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod tiny;
 
-use std::{fs, path::Path};
+use std::fs;
 
-use imp_model::{config::Family, gguf};
-use serde::{Deserialize, Serialize};
+use imp_model::config::Family;
 
-use self::remote::{Check, Format, HubSource, Policy, S3Source};
+pub use self::config::{DownloadConfig, ModelOptions};
+use self::{
+    gguf::{convert, is_gguf, outlook_of},
+    remote::{
+        archive::{Format, unpack},
+        hub::HubSource,
+    },
+};
 use crate::{
     Job, Stage, StageError,
-    forecast::{Ahead, Forecast, Outlook},
-    preprocess::stays_inside,
-    stage::{ConfigIssue, Input},
+    contract::{
+        forecast::{Ahead, Forecast, Outlook},
+        input::Input,
+        paths::stays_inside,
+        stage::ConfigIssue,
+    },
+    net::{http::Policy, patterns::patterns, s3::S3Source, verify::verify},
 };
 
 /// The kind `download`.
 #[derive(Debug)]
 pub struct Download;
-
-/// The keys of `download`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DownloadConfig {
-    /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, `s3://BUCKET/KEY`, a file or folder,
-    /// or `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`.
-    pub source: String,
-    /// `hf://`, `s3://`: patterns of the files to bring, such as `*.json`; all if there are none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub files: Vec<String>,
-    /// SHA-256 of a single file, before it is unpacked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sha256: Option<String>,
-    /// BLAKE3 of a single file, before it is unpacked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blake3: Option<String>,
-    /// Whether archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`) become the folders that they hold. Left out, those from
-    /// elsewhere do and the user's own don't.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unpack: Option<bool>,
-    /// A folder of the artifact to put everything into.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub into: Option<String>,
-    /// `builtin:shapes`: images to train on (1200).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub images: Option<usize>,
-    /// `builtin:shapes`: images to evaluate on (160).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eval_images: Option<usize>,
-    /// `builtin:tiny-*`: sizes of the model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<ModelOptions>,
-}
-
-/// `[model]`: sizes of a built-in model. What is left out has the size in brackets.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelOptions {
-    /// Width of the residual stream (128 in the language model, 256 in the vision encoder).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hidden_size: Option<usize>,
-    /// Blocks (4 in the language model, 2 in the vision encoder, of which the last but one gives the features).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers: Option<usize>,
-    /// Attention heads (8 in the language model, 4 in the vision encoder).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub heads: Option<usize>,
-    /// `tiny-phi`, `tiny-qwen2`, `tiny-phi3`: tokens of the tokenizer (512).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vocab_size: Option<usize>,
-    /// `tiny-siglip`: pixels in a row of an image (64).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image_size: Option<usize>,
-    /// `tiny-siglip`: pixels in a row of a patch (32).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub patch_size: Option<usize>,
-}
 
 /// Where something comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,14 +76,6 @@ impl<'a> Source<'a> {
             )),
             _ => Ok(Self::Path(text)),
         }
-    }
-}
-
-impl DownloadConfig {
-    /// What a single file must hash to.
-    fn checks(&self) -> Vec<Check> {
-        let sha256 = self.sha256.clone().map(Check::Sha256);
-        sha256.into_iter().chain(self.blake3.clone().map(Check::Blake3)).collect()
     }
 }
 
@@ -226,13 +172,13 @@ fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
     // What is not there is named below.
     if path.is_file() {
         let help = "it is another file than was meant, or damaged";
-        remote::verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
+        verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
     }
     match Format::of(written).filter(|_| config.unpack == Some(true) && path.is_file()) {
         Some(format) => {
             let folder = job.output().join(config.into.as_deref().unwrap_or_default());
             fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
-            remote::unpack(job, path, written, format, &folder)
+            unpack(job, path, written, format, &folder)
         }
         None if config.unpack == Some(true) => Err(StageError::input(
             path,
@@ -242,26 +188,6 @@ fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
         None if is_gguf(path) && path.is_file() => convert(path, path, &job.output()),
         None => folder::copy(job, path, written),
     }
-}
-
-/// GGUF files hold one language model: from here on it is a folder like any other. A person knows the file as `name`.
-fn convert(file: &Path, name: &Path, folder: &Path) -> Result<(), StageError> {
-    gguf::convert(file, folder)
-        .map_err(|error| StageError::input(name, error.message(), "give a GGUF file of a Llama model"))
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
-}
-
-/// Of what a file or folder of the user's will be in the store.
-fn outlook_of(source: &Path) -> Outlook {
-    if !is_gguf(source) {
-        return Outlook::of_folder(source);
-    }
-    let config = gguf::language_config(source).ok();
-    let bytes = config.as_ref().map_or(0, |config| 2 * config.parameters() as u64);
-    Outlook::of_language_model(config, bytes)
 }
 
 fn check_texts(config: &DownloadConfig) -> Result<(), ConfigIssue> {
@@ -274,7 +200,7 @@ fn check_texts(config: &DownloadConfig) -> Result<(), ConfigIssue> {
     if config.into.as_ref().is_some_and(|into| into.is_empty() || !stays_inside(into)) {
         return Err(ConfigIssue::new("into", "must be a path inside the artifact, without `..`"));
     }
-    remote::patterns(&config.files).map(drop).map_err(|message| ConfigIssue::new("files", message))
+    patterns(&config.files).map(drop).map_err(|message| ConfigIssue::new("files", message))
 }
 
 fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), ConfigIssue> {

@@ -212,12 +212,12 @@ fn built_in_sources_give_the_same_bytes_again() {
 #[test]
 fn the_tiny_tokenizer_knows_the_words_of_the_data() {
     let file = tiny::tokenizer::train(Family::Phi, 512, 42).unwrap().to_string(false).unwrap();
-    let tokenizer = crate::preprocess::TextTokenizer::from_bytes(file.as_bytes()).unwrap();
+    let tokenizer = crate::text::tokenizer::TextTokenizer::from_bytes(file.as_bytes()).unwrap();
     for word in [" Yes", " No", " red", " yellow", " circle", " triangle", " top left", " 2", " USER", " ASSISTANT"] {
         let words = word.split_whitespace().count();
         assert_eq!(tokenizer.encode(word).unwrap().len(), words, "{word}");
     }
-    let prompt = crate::preprocess::Template::Phi2.prompt("Is there a red circle in the image?");
+    let prompt = crate::text::template::Template::Phi2.prompt("Is there a red circle in the image?");
     let ids = tokenizer.encode(&prompt).unwrap();
     assert!(ids.len() < 60, "{} tokens", ids.len());
     let odd = "Ünïcode \u{1F600} \t\n text</s>";

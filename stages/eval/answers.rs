@@ -10,7 +10,7 @@ use super::{
     files::Text,
     question::{Id, Question, twice},
 };
-use crate::{StageError, preprocess::tokenizer::IMAGE_TEXT};
+use crate::{StageError, text::tokenizer::IMAGE_TEXT};
 
 /// Writes `answers.jsonl` as LLaVA's evaluation scripts do, but with ids that are the same every time.
 pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> Result<(), StageError> {

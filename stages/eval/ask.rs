@@ -11,18 +11,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EvalConfig,
+    config::EvalConfig,
     log::Log,
     question::{Id, Image, Question},
 };
 use crate::{
     Job, StageError,
-    event::Progress,
-    preprocess::{
-        AspectRatio, Template, TextTokenizer,
-        pixels::{blank, pixels},
-    },
-    training::model_error,
+    contract::event::Progress,
+    image::pixels::{AspectRatio, blank, pixels},
+    model_folder::model_error,
+    text::{template::Template, tokenizer::TextTokenizer},
 };
 
 /// Questions that are answered at a time, if the person does not say.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::EvalConfig;
+use super::config::EvalConfig;
 use crate::{Job, StageError};
 
 /// The data folders of a stage, and the keys that name files in them.

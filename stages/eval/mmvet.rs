@@ -15,7 +15,7 @@ use super::{
     map::InOrder,
     question::{Benchmark, Id, Question, Scores},
 };
-use crate::{Job, StageError, event::Progress};
+use crate::{Job, StageError, contract::event::Progress};
 
 /// So often is a judge asked for one score.
 const TRIES: u32 = 5;

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use super::{Eval, EvalConfig, answers, files::Text, question::Benchmark};
 use crate::{
     Job, Stage,
+    contract::input::Input,
     download::Download,
-    stage::Input,
     testing::{Outcome, Trial, tree},
 };
 
@@ -110,7 +110,7 @@ fn answers_do_not_depend_on_batches_or_interruptions() {
     assert!(before > 0);
     fs::write(&log, [fs::read(&log).unwrap().as_slice(), b"{\"number\": 1, \"te"].concat()).unwrap();
     let resumed = evaluate(root.path(), "stopped", &config);
-    let crate::event::Event::Progress(first) = &resumed.events[0] else { panic!("{:?}", resumed.events[0]) };
+    let crate::contract::event::Event::Progress(first) = &resumed.events[0] else { panic!("{:?}", resumed.events[0]) };
     assert_eq!(first.done as usize, before, "it goes on where it was");
     assert_eq!(fs::read(resumed.done().join("answers.jsonl")).unwrap(), whole);
 }

@@ -7,9 +7,10 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     config::{LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     error::Result,
     layers::fnv1a,
-    save::{self, DType, NamedTensor},
+    weights::{NamedTensor, write_json, write_tensors},
 };
 
 /// `count` values from `-bound..bound`.
@@ -56,41 +57,41 @@ impl Maker {
         self.constant(&format!("{name}.bias"), &[width], 0.0);
     }
 
-    fn write(self, folder: &Path, config: &serde_json::Value, dtype: DType) -> Result<()> {
-        save::write_json(&folder.join("config.json"), config)?;
-        save::write_tensors(&folder.join("model.safetensors"), self.tensors, dtype)
+    fn write(self, folder: &Path, config: &serde_json::Value, encoding: Encoding) -> Result<()> {
+        write_json(&folder.join("config.json"), config)?;
+        write_tensors(&folder.join("model.safetensors"), self.tensors, encoding)
     }
 }
 
 /// Writes `config.json` and `model.safetensors` of a language model that knows nothing yet.
-pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, dtype: DType) -> Result<()> {
+pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encoding: Encoding) -> Result<()> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     // The residual stream gets two additions a block: scaled so that its variance does not grow with depth.
     let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
     let mut maker = Maker::new(seed);
     maker.random("model.embed_tokens.weight", &[vocab, hidden], 0.02);
+    let family = config.family.description();
     let norm = |maker: &mut Maker, name: &str| {
-        if config.has_rms_norm() {
+        if family.rms_norms {
             maker.constant(&format!("{name}.weight"), &[hidden], 1.0);
         } else {
             maker.norm(name, hidden);
         }
     };
     for layer in 0..config.num_hidden_layers {
-        for part in config.block_norms() {
+        for part in family.block_norms {
             norm(&mut maker, &format!("model.layers.{layer}.{part}"));
         }
-        for part in config.block_linears() {
-            let ends_a_branch = ["dense", "o_proj", "fc2", "down_proj"].iter().any(|end| part.ends_with(end));
-            let gain = if ends_a_branch { branch } else { 1.0 };
-            maker.linear(&format!("model.layers.{layer}.{part}"), config.linear_shape(part), gain);
+        for linear in family.layers {
+            let gain = if linear.part.ends_branch() { branch } else { 1.0 };
+            maker.linear(&format!("model.layers.{layer}.{}", linear.name), config.linear_shape(linear), gain);
         }
     }
-    norm(&mut maker, config.final_norm());
+    norm(&mut maker, family.final_norm);
     if !config.tie_word_embeddings {
-        maker.linear("lm_head", config.linear_shape("lm_head"), 0.5);
+        maker.linear(family.head.name, config.linear_shape(&family.head), 0.5);
     }
-    maker.write(folder, &config.to_json(), dtype)
+    maker.write(folder, &config.to_json(), encoding)
 }
 
 /// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding keeps what is
@@ -117,5 +118,5 @@ pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<(
         maker.linear(&name("mlp.fc2"), (width, inner, true), 0.5);
     }
     maker.norm("vision_model.post_layernorm", width);
-    maker.write(folder, &config.to_json(), DType::F32)
+    maker.write(folder, &config.to_json(), Encoding::F32)
 }

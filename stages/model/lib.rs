@@ -20,9 +20,10 @@
 //!
 //! Where to find a formula: the networks in [`language`] and [`vision`], the image splice beside [`Imp`], LoRA and the
 //! norms in [`layers`], attention, rotary positions, activations, losses and `AdamW` in [`tensor`], learning rates in
-//! [`schedule`], nucleus sampling beside [`Sampling`], 4-bit weights in [`quant`].
+//! [`schedule`], nucleus sampling beside [`Sampling`], f16, bf16, 4-bit and 8-bit weights in [`encoding`].
 
 pub mod config;
+pub mod encoding;
 pub mod error;
 mod generate;
 pub mod gguf;
@@ -38,6 +39,7 @@ pub mod projector;
 pub mod quant;
 pub mod save;
 pub mod schedule;
+mod simd;
 mod splice;
 pub mod tensor;
 pub mod vision;

@@ -1,8 +1,10 @@
-//! How much memory a training step takes, from sizes alone: known before anything is loaded. Counts what the operations
-//! in [`crate::tensor`] keep for the backward pass; `tests/memory.rs` holds the two together.
+//! How much memory a training step takes, computed from sizes before anything is loaded: what trains, its gradients and
+//! moments, and what the operations in [`crate::tensor`] keep for the backward pass. `tests/memory.rs` compares it with
+//! what the allocator sees.
 
 use crate::{
     config::{LanguageConfig, SiglipConfig},
+    language::{Input, Layer, Part, family::is_target},
     projector,
 };
 
@@ -55,7 +57,7 @@ pub struct Training<'a> {
     pub gradient_checkpointing: bool,
 }
 
-/// Bytes, at the moment when they are the most.
+/// Peak bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// What trains, in f32.
@@ -69,15 +71,15 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// All of it.
+    /// The sum.
     pub fn total(&self) -> usize {
         self.parameters + self.optimizer + self.gradients + self.activations
     }
 }
 
 impl Training<'_> {
-    /// A step on batches of which `largest` is the largest part. `parts`: whether a batch has more than one, whose
-    /// gradients are added up.
+    /// The memory of a step whose largest micro-batch is `largest`. `parts`: whether a batch has more than one micro-batch,
+    /// whose gradients are added up.
     pub fn memory(&self, largest: MicroBatch, parts: bool) -> Memory {
         let trained = self.trained();
         let summed = if parts { trained } else { 0 };
@@ -99,16 +101,16 @@ impl Training<'_> {
 
     /// Values that train.
     pub fn trained(&self) -> usize {
-        let blocks: usize = self.llm.block_linears().iter().map(|name| self.linear_trained(name)).sum();
+        let family = self.llm.family;
+        let blocks: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
         let hidden = self.llm.hidden_size;
-        let norm = if self.llm.has_rms_norm() { hidden } else { 2 * hidden };
         let others = match self.trains {
             Trains::All => {
-                let norms = self.llm.num_hidden_layers * self.llm.block_norms().len() + 1;
+                let norms = self.llm.num_hidden_layers * family.description().block_norms.len() + 1;
                 let embedding = if self.llm.tie_word_embeddings { 0 } else { self.llm.vocab_size * hidden };
-                norms * norm + embedding
+                norms * self.llm.norm_parameters() + embedding
             }
-            _ => 0,
+            Trains::Projector | Trains::Adapters { .. } => 0,
         };
         let layers = projector::depth(self.projector).unwrap_or(0);
         let projector: usize =
@@ -117,30 +119,29 @@ impl Training<'_> {
     }
 
     fn head_trained(&self) -> usize {
-        self.linear_trained("lm_head")
+        self.linear_trained(self.llm.family.head())
     }
 
     /// Values of one linear layer that train: its adapter's, or its own.
-    fn linear_trained(&self, name: &str) -> usize {
-        let (outputs, inputs, bias) = self.llm.linear_shape(name);
+    fn linear_trained(&self, layer: &Layer) -> usize {
+        let (outputs, inputs, bias) = self.llm.linear_shape(layer);
         match self.trains {
-            Trains::Adapters { rank, .. } if self.adapts(name) => rank * (outputs + inputs),
+            Trains::Adapters { rank, .. } if self.adapts(layer) => rank * (outputs + inputs),
             Trains::All => outputs * (inputs + usize::from(bias)),
-            _ => 0,
+            Trains::Projector | Trains::Adapters { .. } => 0,
         }
     }
 
-    fn adapts(&self, name: &str) -> bool {
+    fn adapts(&self, layer: &Layer) -> bool {
         let Trains::Adapters { targets, .. } = self.trains else { return false };
-        let kind = name.rsplit('.').next().unwrap_or(name);
-        targets.is_empty() || targets.iter().any(|target| target == kind)
+        is_target(targets, layer.short_name())
     }
 
     /// Whether the layer's input is kept for the gradient of its weights; if so, whether in a copy of its own, with some
     /// of its values dropped.
-    fn keeps_input(&self, name: &str) -> Option<bool> {
+    fn keeps_input(&self, layer: &Layer) -> Option<bool> {
         match self.trains {
-            Trains::Adapters { dropout, .. } => self.adapts(name).then_some(dropout),
+            Trains::Adapters { dropout, .. } => self.adapts(layer).then_some(dropout),
             Trains::All => Some(false),
             Trains::Projector => None,
         }
@@ -167,24 +168,24 @@ impl Training<'_> {
         let llm = self.llm;
         let (hidden, inner) = (llm.hidden_size, llm.intermediate_size);
         let (queries, keys) = (llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim);
-        let norms = llm.block_norms().len();
+        let (layers, norms) = (llm.family.block_layers(), llm.family.description().block_norms.len());
         let attention = 2 * queries + 2 * keys + llm.num_attention_heads;
-        let activation = if llm.has_rms_norm() { 2 * inner } else { inner };
-        let names = llm.block_linears();
-        let copies: usize =
-            names.iter().filter(|name| self.keeps_input(name) == Some(true)).map(|name| llm.linear_shape(name).1).sum();
+        let activation = if llm.family.is_gated() { 2 * inner } else { inner };
+        let copied = layers.iter().filter(|layer| self.keeps_input(layer) == Some(true));
+        let copies: usize = copied.map(|layer| llm.linear_shape(layer).1).sum();
         // What several layers read is kept once; what attention gives is kept in any case.
-        let shared = |part: &str| names.iter().any(|name| name.contains(part) && self.keeps_input(name) == Some(false));
-        let before_attention = ["q_proj", "k_proj", "v_proj", "qkv_proj"].iter().any(|part| shared(part));
-        let before_mlp = ["fc1", "gate", "up_proj"].iter().any(|part| shared(part));
+        let shared = |input: Input| {
+            layers.iter().any(|layer| layer.part.input() == input && self.keeps_input(layer) == Some(false))
+        };
+        let (before_attention, before_mlp) = (shared(Input::AttentionNorm), shared(Input::MlpNorm));
         let normed = match norms {
             1 => usize::from(before_attention || before_mlp),
             _ => usize::from(before_attention) + usize::from(before_mlp),
         };
-        let before_down = if shared("fc2") || shared("down_proj") { inner } else { 0 };
+        let before_down = if shared(Input::Inner) { inner } else { 0 };
         let low: usize = match self.trains {
-            Trains::Adapters { rank, .. } => rank * names.iter().filter(|name| self.adapts(name)).count(),
-            _ => 0,
+            Trains::Adapters { rank, .. } => rank * layers.iter().filter(|layer| self.adapts(layer)).count(),
+            Trains::Projector | Trains::All => 0,
         };
         norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
     }
@@ -192,13 +193,14 @@ impl Training<'_> {
     /// What the backward pass makes in the last block, on top of what is kept.
     fn block_backward(&self, batch: MicroBatch) -> usize {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
-        let streams = if self.llm.block_norms().len() == 1 { 3 } else { 2 };
-        let down = if self.llm.has_rms_norm() { "mlp.down_proj" } else { "mlp.fc2" };
+        let family = self.llm.family;
+        let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
         // Through the activation, one gradient in and one or two out. What its output was kept in is free by then.
-        let middle = if self.llm.has_rms_norm() { 3 * inner } else { 2 * inner };
-        let middle = if self.keeps_input(down).is_some() { middle - inner } else { middle };
+        let middle = if family.is_gated() { 3 * inner } else { 2 * inner };
+        let down_keeps_input = family.layer(Part::Down).is_some_and(|down| self.keeps_input(down).is_some());
+        let middle = if down_keeps_input { middle - inner } else { middle };
         let again = if self.gradient_checkpointing { self.block_kept() + hidden } else { 0 };
-        let own: usize = self.llm.block_linears().iter().map(|name| self.linear_trained(name)).sum();
+        let own: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
         let own = if self.gradient_checkpointing { 2 * own } else { own };
         batch.rows * (streams * hidden + middle + again) + batch.learned * hidden + own
     }
@@ -207,7 +209,7 @@ impl Training<'_> {
     fn loss(&self, batch: MicroBatch) -> usize {
         let (hidden, vocab) = (self.llm.hidden_size, self.llm.vocab_size);
         let at_once = logits_at_once(vocab).min(batch.learned);
-        let copies = if self.keeps_input("lm_head") == Some(true) { 2 } else { 0 };
+        let copies = if self.keeps_input(self.llm.family.head()) == Some(true) { 2 } else { 0 };
         batch.rows * hidden + batch.learned * 2 * hidden + at_once * (2 * vocab + (2 + copies) * hidden)
     }
 

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, path::Path};
 use serde_json::{Value, json};
 
 use crate::{
+    encoding::Encoding,
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    save::{DType, NamedTensor, write_json, write_tensors},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor, write_json, write_tensors},
 };
 
 /// A rank beyond this is a broken file.
@@ -26,7 +26,7 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     for linear in llm.linears() {
         if let Some(lora) = &linear.lora {
             for (part, mat) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                tensors.push(NamedTensor::matrix(tensor_name(linear, part), mat));
+                tensors.push(NamedTensor::mat(tensor_name(linear, part), mat));
             }
         }
     }
@@ -47,7 +47,7 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
         "target_modules": targets,
     });
     write_json(&folder.join("adapter_config.json"), &config)?;
-    write_tensors(&folder.join("adapter_model.safetensors"), tensors, DType::F32)
+    write_tensors(&folder.join("adapter_model.safetensors"), tensors, Encoding::F32)
 }
 
 /// Reads adapters into the language model, frozen. Layers that the files don't adapt stay as they are; a tensor

@@ -10,9 +10,8 @@ use crate::{
     error::{ModelError, Result},
     init,
     layers::{Linear, Pass},
-    save::NamedTensor,
     tensor::{self, Activation, Mat, Weight},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// Linear layers with GELU (erf) between them.

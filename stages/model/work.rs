@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
+    language::Layer,
     memory::{MicroBatch, Training, Trains},
     tensor::{Graph, Mat, Weight, linear},
 };
@@ -12,13 +13,14 @@ impl Training<'_> {
     /// Multiplications and additions, each counted as one, of the forward and backward pass on `batch`. `encodes`: whether
     /// the vision encoder runs, too.
     pub fn operations(&self, batch: MicroBatch, encodes: bool) -> f64 {
-        let weights = |names: &[&str]| -> f64 {
-            let shapes = names.iter().map(|name| self.llm.linear_shape(name));
+        let weights = |layers: &[Layer]| -> f64 {
+            let shapes = layers.iter().map(|layer| self.llm.linear_shape(layer));
             shapes.map(|(outputs, inputs, _)| outputs as f64 * inputs as f64).sum()
         };
-        let blocks = self.llm.num_hidden_layers as f64 * weights(self.llm.block_linears()) * batch.rows as f64;
+        let family = self.llm.family;
+        let blocks = self.llm.num_hidden_layers as f64 * weights(family.block_layers()) * batch.rows as f64;
         // Logits are computed where there is a label.
-        let head = weights(&["lm_head"]) * batch.learned as f64;
+        let head = weights(&[*family.head()]) * batch.learned as f64;
         // Forward, gradients of inputs, gradients of weights.
         let passes = if matches!(self.trains, Trains::All) { 3.0 } else { 2.0 };
         let again = if self.gradient_checkpointing { blocks } else { 0.0 };

@@ -4,6 +4,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::text::conversation::Turn;
+
 /// A record as it stands in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RawRecord<'a> {
@@ -19,15 +21,6 @@ pub(super) struct Annotation {
     /// Paths below the image folder.
     pub(super) images: Vec<String>,
     pub(super) turns: Vec<Turn>,
-}
-
-/// What one side says.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Turn {
-    /// `human` or `gpt`.
-    pub from: String,
-    /// The words.
-    pub value: String,
 }
 
 /// Something that can't be read, and the line that it is on.

@@ -7,21 +7,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use imp_model::{IMAGE_TOKEN, tensor::IGNORE};
 use rayon::prelude::*;
 
 use super::{
-    IMAGES, PreprocessConfig, TextTokenizer,
     annotations::{Annotation, Place, RawRecord, Records, Trouble},
-    map::map_file,
-    pixels,
-    records::{FORMAT, Meta},
+    config::{IMAGES, PreprocessConfig},
     rejected::{Rejected, Rejects},
-    stays_inside,
-    template::{Encoded, IGNORE},
-    tokenizer::IMAGE_TOKEN,
-    writer::{NewRecord, RecordWriter},
 };
-use crate::{Job, StageError, event::Progress};
+use crate::{
+    Job, StageError,
+    contract::{event::Progress, paths::stays_inside},
+    data::{
+        mmap::map_file,
+        records::{FORMAT, Meta},
+        writer::{NewRecord, RecordWriter},
+    },
+    image::pixels,
+    text::{template::Encoded, tokenizer::TextTokenizer},
+};
 
 /// Records that are in memory at a time, with their images.
 const CHUNK: usize = 128;

@@ -9,16 +9,13 @@ use std::{
 
 use imp_model::{
     Imp, ModelError,
+    encoding::Encoding,
     optim::Optimizer,
-    save::{self, DType, NamedTensor},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor, write_tensors},
 };
 
-use super::{
-    held_out::{self, Best},
-    model_error,
-};
-use crate::{Job, StageError};
+use super::held_out::{self, Best};
+use crate::{Job, StageError, model_folder::model_error};
 
 /// What a checkpoint holds besides weights and optimizer.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -48,7 +45,7 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
         tensors.push(NamedTensor::flat(format!("first.{name}"), &moments.first));
         tensors.push(NamedTensor::flat(format!("second.{name}"), &moments.second));
     }
-    save::write_tensors(&fresh, tensors, DType::F32).map_err(|error| model_error(job, &error))?;
+    write_tensors(&fresh, tensors, Encoding::F32).map_err(|error| model_error(job, &error))?;
     let digest = digest(&fresh).map_err(StageError::io(&fresh))?;
     let target = folder.join(format!("step-{:09}-{digest}.safetensors", position.step));
     let old = saved(&folder);

@@ -7,13 +7,12 @@ use imp_model::{
     Imp, Sample,
     config::SiglipConfig,
     tensor::{self, Graph, Mat},
-    vision::Siglip,
 };
 
 use super::batches::Images;
 use crate::{
     StageError,
-    preprocess::{Mixture, features, records::Record},
+    data::{features, mixture::Mixture, records::Record},
 };
 
 /// Features are kept in memory if all of them take less than this.
@@ -23,15 +22,6 @@ const MEMORY: usize = 512 << 20;
 pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> {
     let bytes = images.saturating_mul(vision.patches() * vision.hidden_size * size_of::<f32>());
     Some(bytes).filter(|bytes| *bytes <= MEMORY)
-}
-
-/// Lets `vision` take images of this size, and says whether that is another one than before.
-pub(crate) fn resize(vision: &mut Siglip, image_size: Option<usize>) -> Result<bool, StageError> {
-    let Some(size) = image_size.filter(|size| *size != vision.config.image_size) else { return Ok(false) };
-    vision.resize(size).map_err(|error| {
-        StageError::failed(format!("image_size: {}", error.message()), "give the size of a patch, or a larger one")
-    })?;
-    Ok(true)
 }
 
 /// Features by image number, `[patches, vision hidden]` each.

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use imp_model::{
     Imp,
+    encoding::Encoding,
     layers::Pass,
-    save::{self, DType, NamedTensor},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor, write_tensors},
 };
 
-use super::{batches, features::Features, model_error};
-use crate::{Job, StageError, preprocess::Mixture};
+use super::{batches, features::Features};
+use crate::{Job, StageError, data::mixture::Mixture, model_folder::model_error};
 
 /// Records that go through the model at once.
 const AT_ONCE: usize = 8;
@@ -67,7 +67,7 @@ pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageE
     let mut weights = Vec::new();
     model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
     let tensors = weights.iter().map(|(name, mat)| NamedTensor::flat(name.clone(), mat)).collect();
-    save::write_tensors(&path(job, step), tensors, DType::F32).map_err(|error| model_error(job, &error))
+    write_tensors(&path(job, step), tensors, Encoding::F32).map_err(|error| model_error(job, &error))
 }
 
 /// Whether what `best` names has been kept.

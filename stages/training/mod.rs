@@ -4,21 +4,20 @@
 mod batches;
 mod checkpoint;
 mod features;
-mod folder;
 mod held_out;
+mod inputs;
 mod memory;
 mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use features::resize;
-pub(crate) use folder::{link_others, model_error, open_records, open_validation, write_parts};
+pub(crate) use inputs::{open_records, open_validation};
 pub(crate) use memory::forecast;
 pub(crate) use run::train;
 
 use imp_model::schedule::{Schedule, warmup_steps};
 
-use crate::stage::ConfigIssue;
+use crate::contract::stage::ConfigIssue;
 
 /// The hyperparameters of a training stage, under their usual names. What MODELS calls the recipe.
 #[derive(Debug, Clone)]
@@ -101,14 +100,6 @@ impl Recipe {
             return Err(ConfigIssue::new("eval_steps", message));
         }
         Ok(())
-    }
-}
-
-/// Whether an encoder can take such images is known when it is loaded.
-pub(crate) fn check_image_size(image_size: Option<usize>) -> Result<(), ConfigIssue> {
-    match image_size {
-        Some(size) if !(1..=4096).contains(&size) => Err(ConfigIssue::new("image_size", "must be between 1 and 4096")),
-        _ => Ok(()),
     }
 }
 

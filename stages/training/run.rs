@@ -19,9 +19,8 @@ use super::{
 };
 use crate::{
     Job, StageError,
-    event::Progress,
-    memory,
-    preprocess::{Mixture, records::Record},
+    contract::{event::Progress, process_memory},
+    data::{mixture::Mixture, records::Record},
 };
 
 /// The final loss is the mean over so many last steps.
@@ -156,7 +155,7 @@ impl Run<'_> {
                 ("tokens_per_second", (self.speed.tokens - tokens_before) as f64 / seconds),
                 ("data_wait", waited),
             ];
-            values.extend(memory::resident().map(|bytes| ("memory", bytes as f64)));
+            values.extend(process_memory::resident().map(|bytes| ("memory", bytes as f64)));
             values.extend(held_out.map(|loss| ("validation_loss", f64::from(loss))));
             self.job.metrics(step as u64, &values)?;
         }

@@ -170,7 +170,7 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
     assert!(space.succeed(&["runs"]).stdout.contains("killed  "));
     let compare = space.succeed(&["compare"]);
     assert!(compare.stdout.contains("a.score") && compare.stderr.contains("is killed: 2 stages"), "{}", compare.stderr);
-    assert!(space.succeed(&["why", "slow"]).stdout.contains("it goes on from its checkpoint"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("it resumes from its checkpoint"));
     let asked = space.succeed(&["status"]);
     assert!(asked.stderr.contains("p.toml can't be read as it is now"), "{}", asked.stderr);
 

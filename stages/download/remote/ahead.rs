@@ -4,10 +4,20 @@ use std::{sync::mpsc, thread, time::Duration};
 
 use imp_model::config::ConfigFile;
 
-use super::{Access, Client, Hub, HubSource, Policy, RemoteFile, S3Source, Store, cache, http::Watch, transfer};
+use super::{
+    cache,
+    hub::{Hub, HubSource},
+};
 use crate::{
     StageError,
-    forecast::{Forecast, Outlook},
+    contract::forecast::Forecast,
+    model_folder::outlook_of_config,
+    net::{
+        http::{Access, Client, Policy, Watch},
+        listing::RemoteFile,
+        s3::{S3Source, Store},
+        transfer,
+    },
 };
 
 /// A person waits for the answer.
@@ -75,7 +85,7 @@ fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecas
     let sizes = listing.files.iter().map(|file| (&file.name, file.size)).chain(local);
     let weights = sizes.filter(|(name, _)| name.ends_with(".safetensors")).filter_map(|(_, size)| size).sum();
     let file = ConfigFile::parse(config.as_bytes(), "config.json".as_ref());
-    let outlook = file.map(|file| Outlook::of_config(&file, weights)).unwrap_or_default();
+    let outlook = file.map(|file| outlook_of_config(&file, weights)).unwrap_or_default();
     Ok(Forecast { outlook, download, ..Forecast::default() })
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::{Job, StageError, event::Progress};
+use crate::{Job, StageError, contract::event::Progress};
 
 /// An archive may hold this many times its own size: far more than texts and images shrink by, far less than a bomb's.
 const LARGEST_RATIO: u64 = 200;

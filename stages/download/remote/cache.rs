@@ -5,8 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{HubSource, Listing, RemoteFile, hub::Hub, patterns::Patterns, verify};
-use crate::StageError;
+use super::hub::{Hub, HubSource};
+use crate::{
+    StageError,
+    net::{
+        listing::{Listing, RemoteFile},
+        patterns::Patterns,
+        verify::verify,
+    },
+};
 
 /// The file in the cache, if it is there and is the wanted one.
 pub(super) fn find(hub: &Hub, source: &HubSource, commit: &str, file: &RemoteFile) -> Option<PathBuf> {

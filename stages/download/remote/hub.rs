@@ -10,13 +10,16 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{
-    Listing, RemoteFile, cache,
-    http::{Access, Client, Watch},
-    patterns::Patterns,
-    verify::Check,
+use super::cache;
+use crate::{
+    StageError,
+    net::{
+        http::{Access, Client, Watch},
+        listing::{Listing, RemoteFile},
+        patterns::Patterns,
+        verify::Check,
+    },
 };
-use crate::StageError;
 
 /// `hf://owner/repo@revision`, or `hf://datasets/owner/repo@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]

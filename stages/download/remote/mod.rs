@@ -1,81 +1,37 @@
 //! Sources on other machines: what is listed there comes into the output, checked. Does not know what it is.
 
 pub(super) mod ahead;
-mod archive;
+pub(super) mod archive;
 mod cache;
-mod chunks;
-mod http;
-mod hub;
-mod patterns;
-mod s3;
+pub(super) mod hub;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
 mod tests;
-mod transfer;
-mod verify;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
-
-pub(super) use self::{
-    archive::{Format, unpack},
-    http::Policy,
-    hub::HubSource,
-    patterns::patterns,
-    s3::S3Source,
-    verify::{Check, verify},
-};
 use self::{
-    http::{Access, Client},
-    hub::Hub,
-    s3::Store,
+    archive::{Format, unpack},
+    hub::{Hub, HubSource},
 };
-use super::{DownloadConfig, convert, is_gguf};
-use crate::{Job, StageError, preprocess::stays_inside};
-
-/// A file on another machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RemoteFile {
-    /// Where it lies in the source, and will lie in the output.
-    pub(super) name: String,
-    pub(super) url: String,
-    /// Bytes, if the source lists them.
-    pub(super) size: Option<u64>,
-    /// The server's name for this content, if the source lists it.
-    #[serde(default)]
-    pub(super) etag: Option<String>,
-    /// What its content must hash to.
-    pub(super) checks: Vec<Check>,
-}
-
-impl RemoteFile {
-    /// A file of which nothing else is known.
-    fn new(name: &str, url: String) -> Self {
-        Self { name: name.into(), url, size: None, etag: None, checks: Vec::new() }
-    }
-}
-
-/// A list of files, kept with the checkpoint so that a download that goes on goes on with the same files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Listing {
-    pub(super) files: Vec<RemoteFile>,
-    /// The commit, on a hub.
-    pub(super) commit: Option<String>,
-    /// Files of the hub's own local cache: name -> path.
-    #[serde(skip)]
-    pub(super) local: Vec<(String, PathBuf)>,
-}
-
-impl Listing {
-    fn of(files: Vec<RemoteFile>) -> Self {
-        Self { files, commit: None, local: Vec::new() }
-    }
-}
+use super::{
+    config::DownloadConfig,
+    gguf::{convert, is_gguf},
+};
+use crate::{
+    Job, StageError,
+    contract::paths::stays_inside,
+    net::{
+        http::{Access, Client, Policy},
+        listing::{Listing, RemoteFile},
+        s3::{S3Source, Store},
+        transfer,
+    },
+};
 
 /// Brings a repository of a hub.
 pub(super) fn hub(job: &Job, source: &HubSource, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {

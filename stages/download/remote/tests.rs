@@ -14,8 +14,11 @@ use super::{
 };
 use crate::{
     Stage,
-    forecast::{Ahead, Forecast},
-    stage::Input,
+    contract::{
+        forecast::{Ahead, Forecast},
+        input::Input,
+    },
+    net::verify,
     testing::{Outcome, Trial, tree},
 };
 

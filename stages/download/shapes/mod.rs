@@ -23,9 +23,9 @@ use self::{
     benchmarks::{Negatives, image_name},
     dice::Dice,
     scene::Scene,
-    text::{CAPTION_REQUESTS, Question, SHORT_ANSWER},
+    text::{CAPTION_REQUESTS, Question},
 };
-use crate::{Job, StageError, event::Progress};
+use crate::{Job, StageError, contract::event::Progress, text::conversation::SHORT_ANSWER};
 
 /// Images drawn between two looks at whether the run is being stopped.
 const CHUNK: usize = 64;

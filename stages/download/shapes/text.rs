@@ -5,8 +5,6 @@ use super::{
     scene::{Cell, Colour, Kind, Object, Scene, Shape},
 };
 
-/// What LLaVA-1.5 adds to questions that want a short answer.
-pub(crate) const SHORT_ANSWER: &str = "\nAnswer the question using a single word or phrase.";
 /// What a person asks for a caption; LLaVA's pretraining data varies it likewise.
 pub(super) const CAPTION_REQUESTS: [&str; 4] =
     ["Describe the image.", "What is in the image?", "Give a short description of the image.", "Say what you see."];

@@ -9,17 +9,17 @@ use std::path::Path;
 use imp_model::{
     ModelError,
     config::{Family, LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     init,
-    save::DType,
     tensor::Activation,
 };
 use serde_json::json;
 
-use super::ModelOptions;
+use super::config::ModelOptions;
 use crate::{
     Job, StageError,
-    forecast::{Outlook, Tower},
-    preprocess::template::PAD,
+    contract::forecast::{Outlook, Tower},
+    text::template::PAD,
 };
 
 /// Sizes that the pipeline leaves open.
@@ -55,7 +55,7 @@ pub(super) fn write_language(job: &Job, family: Family, options: &ModelOptions) 
         eos_token_id: tokenizer.token_to_id(PAD).into_iter().collect(),
         ..language(family, options, tokenizer.get_vocab_size(true))
     };
-    init::write_language(&out, &config, job.seed(), DType::F32).map_err(|error| model_error(&error))
+    init::write_language(&out, &config, job.seed(), Encoding::F32).map_err(|error| model_error(&error))
 }
 
 fn vocab_size(options: &ModelOptions) -> usize {
@@ -91,7 +91,7 @@ fn language(family: Family, options: &ModelOptions, tokens: usize) -> LanguageCo
 /// What [`write_language`] will write.
 pub(super) fn language_outlook(family: Family, options: &ModelOptions) -> Outlook {
     let config = language(family, options, vocab_size(options));
-    let bytes = (DType::F32.size() * config.parameters()) as u64;
+    let bytes = (Encoding::F32.block().bytes * config.parameters()) as u64;
     Outlook::of_language_model(Some(config), bytes)
 }
 
@@ -125,7 +125,7 @@ fn siglip(options: &ModelOptions) -> SiglipConfig {
 /// What [`write_siglip`] will write.
 pub(super) fn siglip_outlook(options: &ModelOptions) -> Outlook {
     let config = siglip(options);
-    let bytes = (DType::F32.size() * config.parameters()) as u64;
+    let bytes = (Encoding::F32.block().bytes * config.parameters()) as u64;
     Outlook { vision: Some(Tower { config, bytes }), ..Outlook::default() }
 }
 

@@ -11,8 +11,10 @@ use tokenizers::{
     processors::template::TemplateProcessing,
 };
 
-use super::super::shapes;
-use crate::preprocess::template::{BEGIN, PAD, SYSTEM, Template};
+use crate::{
+    download::shapes,
+    text::template::{BEGIN, PAD, SYSTEM, Template},
+};
 
 /// Images whose texts the tokenizer learns from: the grammar is small, so these have all of it.
 const CORPUS_IMAGES: usize = 300;
@@ -44,7 +46,7 @@ pub(super) fn description(family: Family) -> Value {
 
 /// Learns merges from the texts that the model will see, the system prompt included. The order of merges depends on
 /// counts and ids only, so the same seed gives the same file.
-pub(in super::super) fn train(family: Family, vocab_size: usize, seed: u64) -> tokenizers::Result<Tokenizer> {
+pub(in crate::download) fn train(family: Family, vocab_size: usize, seed: u64) -> tokenizers::Result<Tokenizer> {
     let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>::new()
         .with_model(BPE::default())
         .with_normalizer(None)

@@ -12,10 +12,11 @@ use serde_json::{Map, Value, json};
 
 pub use imp::ImpConfig;
 use keys::Keys;
-pub use language::{Family, LanguageConfig};
+pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;
 
 use crate::error::{ModelError, Result};
+pub use crate::language::Family;
 
 /// The content of a model folder's `config.json`.
 #[derive(Clone, Debug)]
@@ -45,11 +46,6 @@ impl ConfigFile {
         self.keys.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// `quantization_config.quant_method`, if the weights are quantized.
-    pub fn quantization(&self) -> Option<&str> {
-        self.keys.get("quantization_config")?.get("quant_method")?.as_str()
-    }
-
     /// Whether this is an Imp in one folder.
     pub fn is_imp(&self) -> bool {
         self.model_type() == "imp" || self.model_type().starts_with("imp_")
@@ -59,8 +55,8 @@ impl ConfigFile {
     pub fn language(&self) -> Result<LanguageConfig> {
         let keys = self.reader(&self.keys);
         let Some(family) = Family::by_model_type(self.model_type()) else {
-            let message =
-                format!("model_type `{}` is not supported: phi, qwen2, llama and phi3 are", self.model_type());
+            let known = Family::ALL.map(Family::model_type).join(", ");
+            let message = format!("model_type `{}` is not supported (supported: {known})", self.model_type());
             return Err(keys.wrong(message));
         };
         LanguageConfig::read(&keys, family)
@@ -126,9 +122,9 @@ pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpCo
     if let (Value::Object(to), Ok(Value::Object(from))) = (&mut value, serde_json::to_value(imp)) {
         to.extend(from);
     }
-    let [_, model_type, _, architecture] = language.family.names();
-    value["model_type"] = json!(model_type);
-    value["architectures"] = json!([architecture]);
+    let description = language.family.description();
+    value["model_type"] = json!(description.imp_model_type);
+    value["architectures"] = json!([description.imp_architecture]);
     value["image_token_index"] = json!(crate::IMAGE_TOKEN);
     value["mm_hidden_size"] = json!(siglip.hidden_size);
     value["vision_tower_config"] = siglip.vision_json();

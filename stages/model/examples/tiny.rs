@@ -7,10 +7,11 @@ use std::ops::ControlFlow;
 use imp_model::{
     GenerateOptions, IMAGE_TOKEN, Imp, Result, Sample,
     config::{ImpConfig, LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     init,
     layers::Pass,
     optim::{Optimizer, Rate},
-    save::{self, DType},
+    save,
     tensor::AdamW,
 };
 
@@ -27,7 +28,7 @@ fn main() -> Result<()> {
         std::fs::create_dir_all(folder).map_err(imp_model::ModelError::io(folder))?;
     }
     // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can stand here.
-    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, DType::F32)?;
+    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, Encoding::F32)?;
     let sizes = SiglipConfig {
         hidden_size: 24,
         intermediate_size: 48,
@@ -63,7 +64,7 @@ fn main() -> Result<()> {
         }
     }
 
-    save::merged(&model, DType::F16, &merged)?;
+    save::merged(&model, Encoding::F16, &merged)?;
     let model = Imp::load(&merged)?;
     let prompts: Vec<Sample<'_>> =
         samples.iter().map(|sample| Sample { input_ids: &sample.input_ids[..2], labels: &[], ..*sample }).collect();

@@ -9,8 +9,8 @@ use std::{
 
 use memmap2::Mmap;
 
-use super::blocks::Encoding;
 use crate::{
+    encoding::Encoding,
     error::{ModelError, Result},
     weights::map,
 };
@@ -187,9 +187,22 @@ impl<'a> Cursor<'a> {
         }
         shape.reverse();
         let (kind, start) = (self.u32()?, self.length()?);
-        let encoding = Encoding::by_number(kind)?;
+        let encoding = encoding(kind)?;
         let count = shape.iter().try_fold(1_usize, |count, length| count.checked_mul(*length))?;
-        let end = start.checked_add(encoding.size(count)?)?;
+        let end = start.checked_add(encoding.bytes(count)?)?;
         Some(Tensor { name, shape, encoding, range: start..end })
+    }
+}
+
+/// By ggml's number (`ggml_type` in `ggml.h`).
+fn encoding(number: u32) -> Option<Encoding> {
+    match number {
+        0 => Some(Encoding::F32),
+        1 => Some(Encoding::F16),
+        2 => Some(Encoding::Q4_0),
+        3 => Some(Encoding::Q4_1),
+        8 => Some(Encoding::Q8_0),
+        30 => Some(Encoding::Bf16),
+        _ => None,
     }
 }

@@ -6,9 +6,8 @@ use crate::{
     config::LanguageConfig,
     error::Result,
     layers::{Linear, Norm, Pass},
-    save::NamedTensor,
     tensor::{self, Mat, Rotation},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 #[derive(Clone)]
@@ -23,11 +22,12 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, layer: usize) -> Result<Self> {
         let prefix = format!("model.layers.{layer}.");
+        let norms = config.family.description().block_norms;
         let norm = |part: &str| load_norm(from, config, &format!("{prefix}{part}"));
         Ok(Self {
-            norm: norm("input_layernorm")?,
+            norm: norm(norms[0])?,
             attention: Attention::load(from, config, &prefix)?,
-            norm2: config.block_norms().get(1).map(|part| norm(part)).transpose()?,
+            norm2: norms.get(1).map(|part| norm(part)).transpose()?,
             mlp: Mlp::load(from, config, &prefix)?,
         })
     }
@@ -88,6 +88,6 @@ impl Block {
 
 /// A norm of the language model's kind.
 pub(super) fn load_norm(from: &Checkpoint, config: &LanguageConfig, name: &str) -> Result<Norm> {
-    let load = if config.has_rms_norm() { Norm::rms } else { Norm::layer };
+    let load = if config.family.description().rms_norms { Norm::rms } else { Norm::layer };
     load(from, name, config.hidden_size, config.norm_eps)
 }

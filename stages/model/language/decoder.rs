@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::block::{Block, load_norm};
+use super::{
+    block::{Block, load_norm},
+    family::{Layer, is_target},
+};
 use crate::{
     config::LanguageConfig,
     error::Result,
     layers::{Linear, LoraSettings, Norm, Pass},
-    save::NamedTensor,
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// A decoder of any [`crate::config::Family`].
@@ -35,15 +37,15 @@ impl Decoder {
         let embedding = from.weight(EMBEDDING, vocab, hidden)?;
         let blocks =
             (0..config.num_hidden_layers).map(|layer| Block::load(from, &config, layer)).collect::<Result<_>>()?;
-        let final_norm = load_norm(from, &config, config.final_norm())?;
-        let (_, _, bias) = config.linear_shape("lm_head");
+        let final_norm = load_norm(from, &config, config.family.description().final_norm)?;
+        let head = config.family.head();
         let (embedding, lm_head) = if config.tie_word_embeddings {
             // Files may hold the shared matrix a second time, under the output layer's name.
-            from.may_have("lm_head.weight");
-            let bias = if bias { Some(from.vector("lm_head.bias", vocab)?) } else { None };
-            (None, Linear { name: "lm_head".into(), weight: embedding, bias, lora: None })
+            from.may_have(&format!("{}.weight", head.name));
+            let bias = if head.bias { Some(from.vector(&format!("{}.bias", head.name), vocab)?) } else { None };
+            (None, Linear { name: head.name.into(), weight: embedding, bias, lora: None })
         } else {
-            (Some(embedding), Linear::load(from, "lm_head", vocab, hidden, bias)?)
+            (Some(embedding), Linear::load(from, head.name, vocab, hidden, head.bias)?)
         };
         Ok(Self { config, embedding, blocks, final_norm, lm_head })
     }
@@ -168,14 +170,14 @@ impl Decoder {
     /// are none, `lm_head` included.
     ///
     /// # Errors
-    /// In words, if a target is no linear layer of this model.
+    /// A message, if a target is not a linear layer of this model.
     pub fn adapt(&mut self, settings: &LoraSettings, targets: &[String], seed: u64) -> std::result::Result<(), String> {
         let known = self.linear_names();
         if let Some(target) = targets.iter().find(|target| !known.contains(target.as_str())) {
             let known: Vec<&str> = known.into_iter().collect();
-            return Err(format!("`{target}` is no linear layer of this model, which has {}", known.join(", ")));
+            return Err(format!("`{target}` is not a linear layer of this model, which has {}", known.join(", ")));
         }
-        let wanted = |linear: &&mut Linear| targets.is_empty() || targets.iter().any(|target| target == linear.kind());
+        let wanted = |linear: &&mut Linear| is_target(targets, linear.kind());
         self.linears_mut().filter(wanted).for_each(|linear| linear.adapt(settings, seed));
         Ok(())
     }
@@ -238,14 +240,14 @@ impl Decoder {
         if !self.merged_config().tie_word_embeddings {
             self.lm_head.tensors(&mut all);
         } else if let Some(bias) = &self.lm_head.bias {
-            all.push(NamedTensor::flat("lm_head.bias", bias));
+            all.push(NamedTensor::flat(format!("{}.bias", self.lm_head.name), bias));
         }
         all
     }
 
     /// The last parts of the linear layers' names: peft's `target_modules`.
     pub fn linear_names(&self) -> BTreeSet<&'static str> {
-        let last = |name: &&'static str| name.rsplit('.').next().unwrap_or(name);
-        self.config.block_linears().iter().map(last).chain(["lm_head"]).collect()
+        let family = self.config.family;
+        family.block_layers().iter().chain([family.head()]).map(Layer::short_name).collect()
     }
 }

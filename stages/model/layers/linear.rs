@@ -11,9 +11,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    save::NamedTensor,
     tensor::{self, Graph, Mat, Weight},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).

@@ -3,9 +3,8 @@
 use super::pass::Pass;
 use crate::{
     error::Result,
-    save::NamedTensor,
     tensor::{self, Mat},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// Normalisation over the width: a layer norm if it has a bias, else an RMS norm.

@@ -17,7 +17,6 @@ mod tape;
 mod weight;
 
 pub(crate) use host::dropout::mix;
-use host::math;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;
 pub use mat::Mat;
@@ -27,6 +26,6 @@ pub use ops::{
     pick_rows, recompute, rms_norm, rotate, silu_gate, sum_over_chunks,
 };
 pub use segments::{Mask, Segments};
-pub use stored::{Bytes, Encoding, Stored, quantize_q4f16};
+pub use stored::{Bytes, Stored};
 pub use tape::{Gradients, Graph};
 pub use weight::Weight;

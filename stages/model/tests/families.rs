@@ -7,15 +7,14 @@ mod support;
 
 use imp_model::{
     config::{Family, ImpConfig, LanguageConfig},
+    encoding::Encoding,
     init,
     language::Decoder,
     layers::{LoraSettings, Pass},
     load_language, load_vision, peft,
     projector::Projector,
-    save,
-    save::DType,
     tensor::{self, Activation, Graph, Mat, Segments},
-    weights::Checkpoint,
+    weights::{Checkpoint, write_json, write_tensors},
 };
 use oracle::{Oracle, Sizes, Weights};
 use support::{Fixture, assert_close, check_text, path};
@@ -83,7 +82,7 @@ fn change(mat: &mut Mat, to: impl FnMut(f32) -> f32) {
 fn random(family: Family) -> (Decoder, Weights) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(family);
-    init::write_language(folder.path(), &config, 5, DType::F32).unwrap();
+    init::write_language(folder.path(), &config, 5, Encoding::F32).unwrap();
     let mut llm = load_language(folder.path()).unwrap();
     let mut number = 0.0_f32;
     llm.unfreeze();
@@ -95,7 +94,7 @@ fn random(family: Family) -> (Decoder, Weights) {
         });
     });
     let config_file = folder.path().join("config.json");
-    save::write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), DType::F32).unwrap();
+    write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), Encoding::F32).unwrap();
     assert!(config_file.exists());
     let llm = load_language(folder.path()).unwrap();
     assert_eq!(llm.config, config, "{}", std::fs::read_to_string(config_file).unwrap());
@@ -256,8 +255,8 @@ fn adapters_of_every_family_survive_files_and_merging() {
 
         let names = llm.linear_names();
         assert_eq!(names.contains("qkv_proj") && names.contains("gate_up_proj"), family == Family::Phi3);
-        save::write_json(&folder.path().join("config.json"), &llm.merged_config().to_json()).unwrap();
-        save::write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), DType::F32).unwrap();
+        write_json(&folder.path().join("config.json"), &llm.merged_config().to_json()).unwrap();
+        write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), Encoding::F32).unwrap();
         let merged = load_language(folder.path()).unwrap();
         assert!(!merged.config.tie_word_embeddings);
         assert_close("merged", &logits(&merged, &ids(9)).to_host(), &adapted.to_host(), 1e-4);
@@ -288,7 +287,7 @@ fn adapters_on_chosen_layers_only() {
     let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
     let error = llm.adapt(&settings, &["qkv_proj".into()], 3).unwrap_err();
     assert!(
-        error.starts_with("`qkv_proj` is no linear layer of this model, which has down_proj, gate_proj"),
+        error.starts_with("`qkv_proj` is not a linear layer of this model, which has down_proj, gate_proj"),
         "{error}"
     );
     llm.adapt(&settings, &["q_proj".into(), "v_proj".into()], 3).unwrap();
@@ -328,7 +327,7 @@ fn projectors_of_every_type() {
             assert_eq!(y.to_host(), x.to_host());
             continue;
         }
-        save::write_tensors(&file, projector.tensors(), DType::F32).unwrap();
+        write_tensors(&file, projector.tensors(), Encoding::F32).unwrap();
         let again =
             Projector::load(&Checkpoint::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
         assert_eq!(again.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use imp_model::{
     config::{Family, LanguageConfig},
+    encoding::Encoding,
     gguf, init,
     language::Decoder,
     layers::Pass,
     load_language,
-    save::DType,
     tensor::{self, Activation, Segments},
 };
 use support::{Fixture, assert_close};
@@ -141,7 +141,7 @@ fn logits(llm: &Decoder) -> Vec<f32> {
 fn a_whole_model_is_the_same_after_its_journey() {
     let (folder, original) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let config = llama(31, 32, 2);
-    init::write_language(original.path(), &config, 4, DType::F16).unwrap();
+    init::write_language(original.path(), &config, 4, Encoding::F16).unwrap();
     let llm = load_language(original.path()).unwrap();
     let mut writer = Writer::llama(&config);
     for tensor in llm.tensors() {

@@ -10,11 +10,11 @@ use std::{
 use imp_model::{
     IMAGE_TOKEN, Imp, Sample,
     config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     init,
     layers::{LoraSettings, Pass},
     memory::{MicroBatch, Training, Trains},
     optim::{Optimizer, Rate},
-    save::DType,
     tensor::{Activation, AdamW, Mat, accumulate},
 };
 
@@ -132,11 +132,11 @@ fn a_step_takes_the_memory_that_was_said() {
         for name in ["llm", "vision"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        init::write_language(&folder.path().join("llm"), &llm, 1, DType::F16).unwrap();
+        init::write_language(&folder.path().join("llm"), &llm, 1, Encoding::F16).unwrap();
         init::write_siglip(&folder.path().join("vision"), &vision, 1).unwrap();
         let known: Vec<String> = some
             .iter()
-            .filter(|name| llm.block_linears().iter().any(|linear| linear.ends_with(name.as_str())))
+            .filter(|name| llm.family.block_layers().iter().any(|layer| layer.short_name() == name.as_str()))
             .cloned()
             .collect();
         let all = [

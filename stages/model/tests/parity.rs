@@ -10,10 +10,11 @@ use std::ops::ControlFlow;
 use imp_model::{
     GenerateOptions, Imp, Side,
     config::ConfigFile,
+    encoding::Encoding,
     layers::Pass,
     optim::{Optimizer, Rate},
     projector::Projector,
-    save::{self, DType},
+    save,
     schedule::{Schedule, warmup_steps},
     tensor::{self, Activation, AdamW, Graph, IGNORE, Mat},
     weights::Checkpoint,
@@ -123,7 +124,7 @@ fn merged_checkpoints_are_the_same_model() {
 fn what_is_merged_is_read_again() {
     for family in [PHI, QWEN2] {
         let folder = tempfile::tempdir().unwrap();
-        save::merged(&family.model(), DType::F16, folder.path()).unwrap();
+        save::merged(&family.model(), Encoding::F16, folder.path()).unwrap();
         support::shard(folder.path());
         let model = Imp::load(folder.path()).unwrap();
         check_batch(&model, "merged", &family.batch(), &family.expected("mm_batch"), Side::Right);
@@ -277,6 +278,7 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
         let largest = reference.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert_close(&name, &gradients.next().unwrap().to_host(), &reference, 1e-4 * largest);
     });
+    assert!(gradients.next().is_none(), "a gradient for nothing that trains");
 }
 
 fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<Mat>) {
@@ -336,12 +338,13 @@ fn check_weights(model: &mut Imp, gradients: &[Mat], expected: &Fixture, step: &
         let largest = gradient.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         let reference = expected.f32(&format!("{step}.{}", reference_name(&name)));
         let ours = mat.to_host();
-        assert_eq!((ours.len(), gradient.len()), (reference.len(), reference.len()), "{name}");
+        assert_eq!((ours.len(), gradient.len()), (reference.len(), reference.len()), "{step} {name}");
         for ((ours, theirs), gradient) in ours.iter().zip(reference).zip(&*gradient) {
             let counts = gradient.abs() >= 1e-5 * largest;
             assert!(!counts || (ours - theirs).abs() <= 1e-4, "{step} {name}: {ours} instead of {theirs}");
         }
     });
+    assert!(gradients.next().is_none(), "{step}: a gradient for nothing that trains");
 }
 
 #[test]

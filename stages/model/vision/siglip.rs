@@ -5,9 +5,8 @@ use crate::{
     config::SiglipConfig,
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
-    save::NamedTensor,
     tensor::{self, Mask, Mat, Segments, Weight},
-    weights::Checkpoint,
+    weights::{Checkpoint, NamedTensor},
 };
 
 /// The vision encoder.
@@ -120,7 +119,7 @@ impl Siglip {
         let mut all = vec![
             NamedTensor::shaped(name("patch_embedding.weight"), vec![width, 3, patch, patch], &self.patch_weight),
             NamedTensor::flat(name("patch_embedding.bias"), &self.patch_bias),
-            NamedTensor::matrix(name("position_embedding.weight"), &self.position),
+            NamedTensor::mat(name("position_embedding.weight"), &self.position),
         ];
         for block in &self.blocks {
             for norm in [&block.norm1, &block.norm2] {

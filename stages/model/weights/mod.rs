@@ -1,8 +1,10 @@
-//! Tensors by name from safetensors files, read through a memory map. Knows shapes only as it is told.
+//! Tensors by name in safetensors files: read through a memory map, written one at a time. Independent of models: names and
+//! shapes are the callers'.
 
+mod dtype;
 mod finite;
 mod names;
-pub(crate) mod write;
+mod write;
 
 use std::{
     cell::RefCell,
@@ -18,10 +20,18 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+pub(crate) use write::{Encoded, write_encoded};
+pub use write::{NamedTensor, write_json, write_tensors};
+
 use crate::{
+    encoding::{Encoding, q4f16},
     error::{ModelError, Result},
-    tensor::{Bytes, Encoding, Mat, Stored, Weight},
+    tensor::{Bytes, Mat, Stored, Weight},
 };
+
+/// The two tensors of a matrix in `q4f16_1`, behind the layer's name: MLC's names.
+const Q4F16_LEVELS: &str = "q_weight";
+const Q4F16_SCALES: &str = "q_scale";
 
 /// All tensors of a folder, or of one file.
 pub struct Checkpoint {
@@ -122,15 +132,13 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// A frozen matrix as it lies in the file; 4-bit ones are `name.q_weight` and `name.q_scale`.
-    /// For a linear layer `name` has no `.weight` at its end.
+    /// A frozen matrix as it lies in the file: `name.weight`, or `name.q_weight` and `name.q_scale` in 4 bits.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
-        let (values, scales) = (format!("{name}.q_weight"), format!("{name}.q_scale"));
-        if self.has(&values) {
-            let groups = cols.div_ceil(32);
-            let values = self.bytes(&values, &[rows, groups * 4], Dtype::U32)?;
-            let scales = self.bytes(&scales, &[rows, groups], Dtype::F16)?;
-            return Ok(Weight::Stored(Arc::new(Stored::q4(rows, cols, values, scales))));
+        let (levels, scales) = (format!("{name}.{Q4F16_LEVELS}"), format!("{name}.{Q4F16_SCALES}"));
+        if self.has(&levels) {
+            let levels = self.bytes(&levels, &[rows, q4f16::words_per_row(cols)], Dtype::U32)?;
+            let scales = self.bytes(&scales, &[rows, q4f16::scales_per_row(cols)], Dtype::F16)?;
+            return Ok(Weight::Stored(Arc::new(Stored::q4f16(rows, cols, levels, scales))));
         }
         let name = format!("{name}.weight");
         let entry = self.entry(&name, &[rows, cols])?;
@@ -216,15 +224,10 @@ impl Checkpoint {
 }
 
 fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
-    match entry.dtype {
-        Dtype::F32 => Ok(Encoding::F32),
-        Dtype::F16 => Ok(Encoding::F16),
-        Dtype::BF16 => Ok(Encoding::Bf16),
-        other => Err(ModelError::file(
-            &entry.file,
-            format!("the tensor `{name}` has the type {other:?}; F32, F16 and BF16 are read"),
-        )),
-    }
+    dtype::encoding_of(entry.dtype).ok_or_else(|| {
+        let message = format!("the tensor `{name}` has the type {:?}; F32, F16 and BF16 are read", entry.dtype);
+        ModelError::file(&entry.file, message)
+    })
 }
 
 fn read(path: &Path, range: &Range<usize>) -> std::io::Result<Vec<u8>> {

@@ -1,38 +1,22 @@
-//! Writing safetensors files, one tensor in memory at a time, whole or not at all. The same tensors give the
-//! same bytes. Knows nothing of models.
+//! Writing safetensors files, one tensor in memory at a time, whole or not at all. The same tensors give the same bytes.
+//! Independent of models.
 
 use std::{
     borrow::Cow,
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
-use half::f16;
-use rayon::prelude::*;
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::error::{ModelError, Result};
-
-/// How values are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// 32-bit floats.
-    F32,
-    /// Half precision, as the published checkpoints.
-    #[default]
-    F16,
-}
-
-impl DType {
-    /// Bytes of one value.
-    pub fn size(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-}
+use super::{Q4F16_LEVELS, Q4F16_SCALES, dtype::dtype_of};
+use crate::{
+    encoding::{Encoding, q4f16},
+    error::{ModelError, Result},
+};
 
 /// A tensor in f32 with its name, whose values are made when they are asked for.
 pub struct NamedTensor<'a> {
@@ -72,22 +56,41 @@ impl<'a> NamedTensor<'a> {
 
 /// A tensor as a file has it.
 pub(crate) struct Encoded<'a> {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Box<dyn Fn() -> Vec<u8> + 'a>,
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Box<dyn Fn() -> Vec<u8> + 'a>,
 }
 
 impl<'a> Encoded<'a> {
-    pub(crate) fn floats(tensor: NamedTensor<'a>, dtype: DType) -> Self {
+    pub(crate) fn f16(tensor: NamedTensor<'a>) -> Self {
+        Self::new(tensor, Encoding::F16, Dtype::F16)
+    }
+
+    fn new(tensor: NamedTensor<'a>, encoding: Encoding, dtype: Dtype) -> Self {
         let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
-        let (encoded, bytes): (_, Box<dyn Fn() -> Vec<u8>>) = match dtype {
-            DType::F32 => (Dtype::F32, Box::new(move || encode(&tensor.values(), f32::to_le_bytes))),
-            DType::F16 => {
-                (Dtype::F16, Box::new(move || encode(&tensor.values(), |value| f16::from_f32(value).to_le_bytes())))
-            }
-        };
-        Self { name, dtype: encoded, shape, bytes }
+        Self { name, dtype, shape, bytes: Box::new(move || encoding.narrow(&tensor.values())) }
+    }
+
+    /// The weight `[rows, cols]` of the layer `layer` in 4 bits: levels and scales.
+    pub(crate) fn q4f16(tensor: NamedTensor<'a>, layer: &str, rows: usize, cols: usize) -> [Self; 2] {
+        let tensor = Rc::new(tensor);
+        let again = Rc::clone(&tensor);
+        // Quantized once for each of the two: cheaper than keeping a whole model's values until both are written.
+        [
+            Self {
+                name: format!("{layer}.{Q4F16_LEVELS}"),
+                dtype: Dtype::U32,
+                shape: vec![rows, q4f16::words_per_row(cols)],
+                bytes: Box::new(move || q4f16::narrow(&tensor.values(), cols).0),
+            },
+            Self {
+                name: format!("{layer}.{Q4F16_SCALES}"),
+                dtype: Dtype::F16,
+                shape: vec![rows, q4f16::scales_per_row(cols)],
+                bytes: Box::new(move || q4f16::narrow(&again.values(), cols).1),
+            },
+        ]
     }
 
     /// Its length in the file.
@@ -96,20 +99,14 @@ impl<'a> Encoded<'a> {
     }
 }
 
-fn encode<const N: usize>(values: &[f32], bytes_of: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
-    const CHUNK: usize = 1 << 14;
-    let mut bytes = vec![0; values.len() * N];
-    bytes.par_chunks_mut(CHUNK * N).zip(values.par_chunks(CHUNK)).for_each(|(bytes, values)| {
-        for (bytes, value) in bytes.chunks_exact_mut(N).zip(values) {
-            bytes.copy_from_slice(&bytes_of(*value));
-        }
-    });
-    bytes
-}
-
 /// Writes a safetensors file.
-pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, dtype: DType) -> Result<()> {
-    write_encoded(path, tensors.into_iter().map(|tensor| Encoded::floats(tensor, dtype)).collect())
+///
+/// # Errors
+/// If safetensors has no type for `encoding` (ggml's blocks), or the file can't be written.
+pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, encoding: Encoding) -> Result<()> {
+    let dtype = dtype_of(encoding)
+        .ok_or_else(|| ModelError::file(path, format!("a safetensors file can't hold {encoding:?}")))?;
+    write_encoded(path, tensors.into_iter().map(|tensor| Encoded::new(tensor, encoding, dtype)).collect())
 }
 
 /// The format: length of the header (u64), the header (JSON: type, shape and place of each tensor), the data.

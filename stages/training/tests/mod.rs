@@ -16,26 +16,24 @@ use std::{
 use imp_model::{
     GenerateOptions, Imp, Sample,
     config::{Family, LanguageConfig},
+    encoding::Encoding,
     init,
-    save::DType,
     tensor::Activation,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    StageError,
+    Stage, StageError,
+    contract::event::Event,
+    data::records::RecordSet,
     download::Download,
-    event::Event,
     finetune::Finetune,
+    image::pixels::{AspectRatio, pixels},
     merge::Merge,
-    preprocess::{
-        Preprocess, RecordSet,
-        pixels::{AspectRatio, pixels},
-    },
+    preprocess::Preprocess,
     pretrain::Pretrain,
     quantize::Quantize,
-    stage::Stage,
     testing::{Outcome, Trial, tree},
 };
 

@@ -200,7 +200,7 @@ fn adapters_go_where_the_targets_say() {
     let adapter: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(adapter["target_modules"], json!(["lm_head", "q_proj"]));
     let error = shop.finetune("wrong").run::<Finetune>(&config(json!(["qkv_proj"]))).error();
-    assert!(error.to_string().contains("lora.targets: `qkv_proj` is no linear layer of this model"), "{error}");
+    assert!(error.to_string().contains("lora.targets: `qkv_proj` is not a linear layer of this model"), "{error}");
 }
 
 /// Qwen2, Llama with tied embeddings, and Phi-3 with its stacked matrices: pretrained, adapted, merged, quantized.
@@ -218,7 +218,7 @@ fn every_family_goes_through_all_stages() {
             sliding_window: (family == Family::Phi3).then_some(20),
             ..LanguageConfig::phi(phi.vocab_size, 32, 2, 2, 16)
         };
-        init::write_language(&shop.path("phi/out"), &config, 3, DType::F16).unwrap();
+        init::write_language(&shop.path("phi/out"), &config, 3, Encoding::F16).unwrap();
         shop.pretrain("pretrain").run::<Pretrain>(&stage1()).done();
         let tuned = shop.finetune("lora").run::<Finetune>(&lora()).done();
         let data = shop.path("instructions/out");

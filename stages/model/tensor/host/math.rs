@@ -1,12 +1,6 @@
 //! Scalar functions as short polynomials, so that the compiler can turn loops over them into SIMD.
 
-/// Runs `f` compiled for the widest SIMD that this processor has. Loops inside it must be inlined.
-///
-/// The result does not depend on the processor: the compiler neither reorders nor contracts float operations.
-#[inline]
-pub(in crate::tensor) fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
-}
+pub(super) use crate::simd::simd;
 
 /// e^x with a relative error of about 2e-7; the coefficients are Cephes' `expf`.
 #[inline(always)]

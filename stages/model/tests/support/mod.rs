@@ -10,10 +10,11 @@ use std::{
 use imp_model::{
     Imp, Parts, Sample,
     config::ImpConfig,
+    encoding::{Encoding, q4f16},
     images_in_order,
     language::Decoder,
     layers::Pass,
-    tensor::{self, Bytes, Encoding, Mask, Segments, Stored, quantize_q4f16},
+    tensor::{self, Bytes, Mask, Segments, Stored},
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -91,6 +92,7 @@ impl Batch {
             labels,
             images,
         };
+        assert_eq!((self.labels.len(), images.len()), (self.ids.len(), self.ids.len()));
         self.ids.iter().zip(&self.labels).zip(images).map(sample).collect()
     }
 }
@@ -194,22 +196,16 @@ pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     assert_close("cached logits", &cached, &expected.f32("logits"), 1e-4);
 }
 
-/// A matrix in every encoding.
+/// A matrix in f32, f16, bf16 and 4 bits.
 pub(crate) fn stored(weight: &[f32], rows: usize, cols: usize) -> Vec<Stored> {
     let bytes = |bytes: Vec<u8>| {
         let length = bytes.len();
         Bytes::new(Arc::new(bytes), 0..length)
     };
-    let (values, scales) = quantize_q4f16(weight, cols);
-    let halves = weight.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
-    let brains = weight.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect();
-    let plain = weight.iter().flat_map(|value| value.to_le_bytes()).collect();
-    vec![
-        Stored::plain(rows, cols, Encoding::F32, bytes(plain)),
-        Stored::plain(rows, cols, Encoding::F16, bytes(halves)),
-        Stored::plain(rows, cols, Encoding::Bf16, bytes(brains)),
-        Stored::q4(rows, cols, bytes(values), bytes(scales)),
-    ]
+    let (levels, scales) = q4f16::narrow(weight, cols);
+    let plain = [Encoding::F32, Encoding::F16, Encoding::Bf16]
+        .map(|encoding| Stored::plain(rows, cols, encoding, bytes(encoding.narrow(weight))));
+    plain.into_iter().chain([Stored::q4f16(rows, cols, bytes(levels), bytes(scales))]).collect()
 }
 
 /// Values that look random, the same for the same seed.

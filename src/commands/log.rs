@@ -1,0 +1,100 @@
+//! `imp-flow log`.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::Path,
+    process::ExitCode,
+    thread::sleep,
+    time::Duration,
+};
+
+use super::session::{Session, never_ran};
+use crate::{
+    cli::{Common, StageArgs},
+    failure::Failure,
+    report,
+    scheduler::Verdict,
+    store::{Digest, RunRecord, Store},
+};
+
+/// Shows the log of a stage: of the try that is under way or failed, else of the last time that it ran.
+pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
+    let (session, index) = Session::of_stage(args, common)?;
+    let name = &session.pipeline.stages[index].name;
+    let mut now = session.verdict(index)?;
+    if follow && !matches!(now, Verdict::Hit { .. }) {
+        now = wait_for_start(&session, index, now, common)?;
+    }
+    if let Verdict::Run { key, .. } = now {
+        let path = session.store.work(key).log();
+        if path.is_file() {
+            return follow_log(&path, key, follow, &session.store);
+        }
+    }
+    let log = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?.log;
+    match log {
+        Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
+        None => report::say("(its log is empty)"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for a stage of a run that goes on to start.
+fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Common) -> Result<Verdict, Failure> {
+    let mut told = false;
+    while session.store.runs()?.first().is_some_and(RunRecord::is_running) {
+        match &now {
+            Verdict::Hit { .. } => break,
+            Verdict::Run { key, .. }
+                if session.store.is_being_made(*key) && session.store.work(*key).log().exists() =>
+            {
+                break;
+            }
+            _ => {}
+        }
+        if !told {
+            report::hint("it has not started yet: waiting", common.style());
+            told = true;
+        }
+        sleep(Duration::from_millis(300));
+        now = session.verdict(index)?;
+    }
+    Ok(now)
+}
+
+fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<ExitCode, Failure> {
+    let mut at = 0;
+    loop {
+        let runs = store.is_being_made(key);
+        // What was written before it ended is read after that was seen.
+        match print_from(path, at) {
+            Ok(end) => at = end,
+            // The stage is done: its log has moved into the store.
+            Err(Failure::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if let Some(log) = store.receipt(key)?.and_then(|receipt| receipt.log) {
+                    print_from(&store.object(log), at)?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        if !follow || !runs {
+            return Ok(ExitCode::SUCCESS);
+        }
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// Prints a file from a place on, and returns where it ends now.
+fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
+    let failure = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
+    let mut file = File::open(path).map_err(failure)?;
+    file.seek(SeekFrom::Start(at)).map_err(failure)?;
+    let mut bytes = Vec::new();
+    let read = file.read_to_end(&mut bytes).map_err(failure)? as u64;
+    if read > 0 {
+        report::say_raw(&String::from_utf8_lossy(&bytes));
+    }
+    Ok(at + read)
+}

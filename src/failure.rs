@@ -1,0 +1,48 @@
+//! Why a verb ended early, and the exit code. Independent of how it is shown.
+
+use std::process::ExitCode;
+
+use crate::{
+    pipeline::{Diagnostics, Sources},
+    scheduler::SchedulerError,
+    store::StoreError,
+};
+
+/// Why a verb ended early. Failures of stages are not among them: the run reports those.
+pub(crate) enum Failure {
+    /// Errors in the user's files or on the command line.
+    Usage { problems: Diagnostics, sources: Sources },
+    /// Errors in the machine's settings.
+    Settings(String),
+    /// The store can't be used.
+    Store(StoreError),
+    /// The run broke off.
+    Scheduler(SchedulerError),
+    /// An error of the operating system.
+    Io { what: String, source: std::io::Error },
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<SchedulerError> for Failure {
+    fn from(error: SchedulerError) -> Self {
+        match error {
+            SchedulerError::Store(error) => Self::Store(error),
+            error => Self::Scheduler(error),
+        }
+    }
+}
+
+impl Failure {
+    /// 2 if the user has to change something, 1 if the machine failed.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),
+            Self::Store(_) | Self::Scheduler(_) | Self::Io { .. } => ExitCode::from(1),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The machine's resources, and a running stage's share of them. Plain data: the scheduler decides who gets what.
+
+/// The resources that stages share.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    /// Threads.
+    pub(crate) cpus: usize,
+    /// GPUs, as `CUDA_VISIBLE_DEVICES` names them.
+    pub(crate) gpus: Vec<String>,
+    /// Bytes; `None` if unknown.
+    pub(crate) memory: Option<u64>,
+}
+
+/// The resources of a running stage, until it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) cpus: usize,
+    pub(crate) gpus: Vec<String>,
+    pub(crate) memory: u64,
+}

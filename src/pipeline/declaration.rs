@@ -1,0 +1,70 @@
+//! What a pipeline declares: its stages and the points of its sweep. Plain data.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use imp_stages::contract::job::Runtime;
+
+use super::diagnostic::Span;
+
+/// A pipeline with valid stages. Cycles are found later, by the graph.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) name: String,
+    /// In the order of the file. Points of a sweep share stages that are the same for them.
+    pub(crate) stages: Vec<StageDecl>,
+    /// The points of a sweep; without a sweep, a single point without values.
+    pub(crate) points: Vec<Point>,
+}
+
+impl Pipeline {
+    /// The identifier of a point over runs: the pipeline's name and the point's label.
+    pub(crate) fn id(&self, point: usize) -> String {
+        match self.points[point].label.as_str() {
+            "" => self.name.clone(),
+            label => format!("{}/{label}", self.name),
+        }
+    }
+
+    /// The stages called `name`, in the whole pipeline or in any point; `POINT/STAGE` selects one point.
+    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+        let (point, of_point) = name.rsplit_once('/').unwrap_or(("", name));
+        let owned = move |(owner, stage): &(usize, String)| {
+            stage == of_point && (point.is_empty() || self.points[*owner].label == point)
+        };
+        let is = move |stage: &&StageDecl| stage.name == name || stage.owners.iter().any(owned);
+        self.stages.iter().enumerate().filter(move |(_, stage)| is(stage)).map(|(index, _)| index)
+    }
+}
+
+/// One point of a sweep: the pipeline with its own values for some keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Point {
+    /// Its name, and the name of its folder: `lora_rank=64`. Empty without a sweep.
+    pub(crate) label: String,
+    /// Dotted key -> value, as written.
+    pub(crate) values: Vec<(String, String)>,
+}
+
+/// One stage as the user declared it, with defaults filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct StageDecl {
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+    pub(crate) version: u32,
+    pub(crate) seed: u64,
+    /// The configuration, all defaults included.
+    pub(crate) config: serde_json::Value,
+    pub(crate) runtime: Runtime,
+    /// CPU threads: those of `runtime`, or the default of its kind; 0 for all.
+    pub(crate) cpus: usize,
+    /// Input name -> index of the stage that it names.
+    pub(crate) inputs: BTreeMap<String, usize>,
+    /// The user's files that the configuration names: as written -> absolute path.
+    pub(crate) sources: BTreeMap<String, PathBuf>,
+    /// The stage's name in the file.
+    pub(crate) span: Span,
+    /// The stage of which this is a shard.
+    pub(crate) part_of: Option<String>,
+    /// The points that it belongs to, by index, and its name in each.
+    pub(crate) owners: Vec<(usize, String)>,
+}

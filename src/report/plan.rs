@@ -1,0 +1,124 @@
+//! What `imp-flow plan` says.
+
+use std::fmt::Write;
+
+use imp_stages::contract::forecast::{self, Forecast, Work};
+
+use super::{
+    print::say,
+    style::{DIM, GOOD, Style, WARN},
+    units,
+};
+use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
+
+/// What would run, and why.
+pub(crate) fn plan(
+    pipeline: &Pipeline,
+    store: &Store,
+    machine: &Machine,
+    verdicts: &[(usize, Verdict)],
+    forecasts: &[Forecast],
+    style: Style,
+) {
+    if style.json {
+        return plan_as_json(pipeline, verdicts, forecasts);
+    }
+    let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
+    let rate = rate_for(forecasts);
+    let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
+    for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
+        let (colour, word) = match verdict {
+            Verdict::Hit { .. } => (DIM, "cached"),
+            Verdict::Run { .. } => (GOOD, "run"),
+            Verdict::After { .. } => (WARN, "after"),
+        };
+        let resumable = matches!(verdict, Verdict::Run { key, .. } if store.work(*key).has_checkpoint());
+        let more = if resumable { "; goes on from its checkpoint" } else { "" };
+        say(&format!(
+            "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",
+            pipeline.stages[*index].name,
+            why(pipeline, verdict)
+        ));
+        if let Some(text) = takes(forecast, rate) {
+            say(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
+        }
+        if let (Some(memory), Some(there)) = (forecast.memory, machine.memory)
+            && memory.bytes > there
+        {
+            let text = format!("that is more than the {} of this machine", units::bytes(there));
+            let remedy = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
+            say(&format!("{WARN}{:<width$}  {text}: {remedy}{WARN:#}", "", width = width + 8));
+        }
+    }
+    let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
+    let download = if download > 0 { format!(", {} to download", units::bytes(download)) } else { String::new() };
+    say(&match verdicts.len() - hits {
+        0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
+        open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
+    });
+}
+
+/// How fast this machine is, if any stage's time follows from that: measuring takes a moment.
+fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
+    forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
+}
+
+/// What a stage will take, as far as that is known.
+fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
+    let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
+    let memory = forecast.memory.map(|memory| {
+        let about = if memory.at_most { "at most" } else { "about" };
+        format!("takes {about} {} of memory", units::bytes(memory.bytes))
+    });
+    let steps = forecast.steps.map(|steps| format!("trains {steps} steps"));
+    let time = forecast.work.zip(rate).map(|(work, rate)| match work {
+        Work::Whole(work) => format!("at least {} on these CPUs", units::duration(work / rate)),
+        Work::FullStep(work) => {
+            format!("at least {} on these CPUs for a step that fills the context", units::duration(work / rate))
+        }
+    });
+    let all: Vec<String> = [download, memory, steps, time].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
+    let rate = rate_for(forecasts);
+    for ((index, verdict), Forecast { memory, download, steps, work, .. }) in verdicts.iter().zip(forecasts) {
+        let (whole, step) = match (work, rate) {
+            (Some(Work::Whole(work)), Some(rate)) => (Some(work / rate), None),
+            (Some(Work::FullStep(work)), Some(rate)) => (None, Some(work / rate)),
+            _ => (None, None),
+        };
+        let (state, key) = match verdict {
+            Verdict::Hit { key } => ("cached", Some(key)),
+            Verdict::Run { key, .. } => ("run", Some(key)),
+            Verdict::After { .. } => ("after", None),
+        };
+        let stage = &pipeline.stages[*index];
+        say(&serde_json::json!({
+            "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
+            "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| why(pipeline, verdict)),
+            "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
+            "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
+        })
+        .to_string());
+    }
+}
+
+fn why(pipeline: &Pipeline, verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Hit { key } => key.short(),
+        Verdict::Run { reason, .. } => reason.to_string(),
+        Verdict::After { stages, changes } => {
+            let names: Vec<&str> = stages.iter().map(|stage| pipeline.stages[*stage].name.as_str()).collect();
+            let mut text = match names.as_slice() {
+                [name] => format!("its input {name} runs first"),
+                names => format!("its inputs {} run first", names.join(", ")),
+            };
+            for change in changes {
+                let _ = write!(text, "; {change}");
+            }
+            text
+        }
+    }
+}

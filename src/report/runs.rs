@@ -1,0 +1,60 @@
+//! What `imp-flow runs` says, and how a run that was done again differs.
+
+use std::collections::HashSet;
+
+use super::{
+    print::{say, tell},
+    style::WARN,
+    table::Table,
+    units,
+};
+use crate::store::{RunRecord, RunState, StageState};
+
+/// What came out otherwise than in the run that was done again.
+pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
+    if stages.is_empty() {
+        return;
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let by = if run.made_by == version {
+        String::new()
+    } else {
+        format!(" (that was imp-flow {}, this is {version})", run.made_by)
+    };
+    tell(&format!("{WARN}warning:{WARN:#} other bytes than in run {}: {}{by}", run.id, stages.join(", ")));
+}
+
+/// Past runs.
+pub(crate) fn runs(runs: &[RunRecord], json: bool) {
+    if json {
+        for run in runs {
+            say(&serde_json::json!(run).to_string());
+        }
+        return;
+    }
+    if runs.is_empty() {
+        return say("nothing has run yet");
+    }
+    let mut table = Table::new(&["run", "name", "pipeline", "started", "took", "ended", "stages"]).right(&["took"]);
+    for run in runs {
+        // A stage that points share is one stage.
+        let stages = || run.points.iter().flat_map(|point| &point.stages);
+        let distinct = |ran_only: bool| {
+            let counted = stages().filter(|stage| !ran_only || stage.state == StageState::Ran);
+            let ids = counted.enumerate().map(|(number, stage)| stage.key.map_or_else(|| Err(number), Ok));
+            ids.collect::<HashSet<_>>().len()
+        };
+        let points = if run.sweep { format!(", {} points", run.points.len()) } else { String::new() };
+        table.row([
+            run.id.clone(),
+            run.name.clone().unwrap_or_default(),
+            run.pipeline.clone(),
+            units::time(run.started as u64),
+            // When it was killed nobody knows.
+            if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
+            run.ending.to_string(),
+            format!("{} of {} ran{points}", distinct(true), distinct(false)),
+        ]);
+    }
+    table.print();
+}

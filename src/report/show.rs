@@ -1,0 +1,58 @@
+//! What `imp-flow show` says.
+
+use std::collections::BTreeMap;
+
+use super::{
+    print::say,
+    style::{DIM, GOOD},
+    units,
+};
+use crate::store::{Receipt, TreeFile};
+
+/// A receipt.
+pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &str>, files: &[TreeFile], json: bool) {
+    let key = receipt.manifest.key();
+    if json {
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| serde_json::json!({"path": file.path, "bytes": file.size, "digest": file.digest}))
+            .collect();
+        return say(&serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files}).to_string());
+    }
+    let mut lines = vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", receipt.manifest.kind, key.short())];
+    let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<9}{DIM:#} {value}"));
+    let took = units::duration(receipt.timing.seconds);
+    line("ran", format!("{}, for {took}, on {}", units::time(receipt.timing.finished), receipt.host));
+    if !receipt.reason.is_empty() {
+        line("because", receipt.reason.clone());
+    }
+    if let Some(bytes) = receipt.peak_memory {
+        line("memory", format!("{} at most", units::bytes(bytes)));
+    }
+    line("seed", receipt.manifest.seed.to_string());
+    for (number, (key, value)) in receipt.manifest.config_fields().into_iter().enumerate() {
+        line(if number == 0 { "config" } else { "" }, format!("{key} = {value}"));
+    }
+    for (number, (input, digest)) in receipt.manifest.inputs.iter().enumerate() {
+        let from = inputs.get(input.as_str()).copied().unwrap_or_default();
+        line(if number == 0 { "inputs" } else { "" }, format!("{input} = {from} {DIM}{}{DIM:#}", digest.short()));
+    }
+    for (number, (figure, value)) in receipt.results.iter().enumerate() {
+        line(if number == 0 { "results" } else { "" }, format!("{figure} {}", units::figure(*value)));
+    }
+    let output = receipt.output;
+    line(
+        "output",
+        format!("{} in {}, {}", units::bytes(output.bytes), units::files(output.files), output.digest.short()),
+    );
+    for file in files.iter().take(SHOWN) {
+        line("", format!("{:>8}  {}  {DIM}{}{DIM:#}", units::bytes(file.size), file.path, file.digest.short()));
+    }
+    if files.len() > SHOWN {
+        line("", format!("... and {} more (--json shows all)", files.len() - SHOWN));
+    }
+    say(&lines.join("\n"));
+}
+
+/// Files that are listed to a person.
+const SHOWN: usize = 20;

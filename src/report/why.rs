@@ -1,0 +1,56 @@
+//! What `imp-flow why` says.
+
+use std::fmt::Write;
+
+use super::{
+    print::say,
+    style::{DIM, GOOD, WARN},
+    units,
+};
+use crate::scheduler::{Why, WhyState};
+
+/// Why a stage ran or would run.
+pub(crate) fn why(why: &Why, json: bool) {
+    if json {
+        return say(&serde_json::json!(why).to_string());
+    }
+    let mut text = String::new();
+    write_why(&mut text, why, 0);
+    say(text.trim_end());
+}
+
+fn write_why(text: &mut String, why: &Why, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let Why { stage, state, reason, last, now, causes } = why;
+    let reason = reason.as_deref();
+    let _ = match state {
+        WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
+        WhyState::Runs => writeln!(text, "{indent}{stage} {GOOD}would run{GOOD:#}: {}", reason.unwrap_or("new")),
+        WhyState::Waits if causes.is_empty() => {
+            writeln!(text, "{indent}{stage} {WARN}waits{WARN:#}, {}", reason.unwrap_or_default())
+        }
+        WhyState::Waits => {
+            let names: Vec<&str> = causes.iter().map(|cause| cause.stage.as_str()).collect();
+            let own = reason.map(|reason| format!("; by itself: {reason}")).unwrap_or_default();
+            writeln!(text, "{indent}{stage} {WARN}waits{WARN:#} for {}{own}", names.join(", "))
+        }
+        WhyState::Changed => {
+            let reason = reason.unwrap_or("how it was made before is not known any more");
+            writeln!(text, "{indent}{stage} {WARN}gives another content{WARN:#}: {reason}")
+        }
+    };
+    if let Some(now) = now {
+        let _ = writeln!(text, "{indent}  {WARN}{now}{WARN:#}");
+    }
+    if let Some(last) = last {
+        let because = match last.reason.as_str() {
+            "" => String::new(),
+            reason => format!(", because: {reason}"),
+        };
+        let (at, took) = (units::time(last.finished), units::duration(last.seconds));
+        let _ = writeln!(text, "{indent}  {DIM}it ran last {at}, for {took}{because}{DIM:#}");
+    }
+    for cause in causes {
+        write_why(text, cause, depth + 1);
+    }
+}

@@ -1,0 +1,71 @@
+//! Operations on files and folders: list, measure, remove, open, put into place. Independent of what they hold.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use super::error::{Result, StoreError};
+
+/// All files below `folder`; none if it does not exist.
+pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = walkdir::WalkDir::new(folder).into_iter().flatten();
+    entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
+}
+
+/// Removes a file, a link or a folder; nothing to do if there is none.
+pub(super) fn remove_all(path: &Path) -> Result<()> {
+    let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
+    match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::Io { path: path.to_path_buf(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The entries of a folder; none if it does not exist.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(StoreError::Io { path: folder.to_path_buf(), source }),
+    }
+}
+
+/// When `path` was last modified, in seconds since 1970.
+pub(super) fn modified(path: &Path) -> u64 {
+    let time = path.metadata().and_then(|data| data.modified()).ok();
+    time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
+}
+
+/// Bytes of all files below `path`.
+pub(super) fn size(path: &Path) -> u64 {
+    files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+}
+
+/// Opens a file to be locked, creating it if there is none.
+pub(super) fn open_lock(path: &Path) -> Result<File> {
+    make_parent(path)?;
+    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
+}
+
+/// Creates the parent folder of `path`.
+pub(super) fn make_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    fs::create_dir_all(parent).map_err(StoreError::io(parent))
+}
+
+/// Gives a complete file its name.
+pub(super) fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
+    make_parent(to)?;
+    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })
+}
+
+/// Makes the name of a new file durable. On a journaling file system that includes earlier names.
+pub(super) fn sync_folder(of: &Path) -> Result<()> {
+    let Some(parent) = of.parent() else { return Ok(()) };
+    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
+}

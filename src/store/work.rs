@@ -1,0 +1,102 @@
+//! The folder in which a stage works: its paths, its progress and its last failure. Independent of what the stage does.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use imp_stages::contract::{
+    event::Progress,
+    job::{self, EVENTS},
+};
+
+use super::{Digest, Store, error::Result, files::remove_all};
+
+/// Files that only the runner writes.
+const FAILURE: &str = "failure";
+const PROGRESS: &str = "progress.json";
+
+/// A work folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    path: PathBuf,
+}
+
+impl Store {
+    /// The work folder of the stage with this key. It may not exist yet.
+    pub(crate) fn work(&self, key: Digest) -> Work {
+        Work { path: self.root.join("work").join(key.hex()) }
+    }
+}
+
+impl Work {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The job file.
+    pub(crate) fn job(&self) -> PathBuf {
+        self.path.join(job::JOB)
+    }
+
+    /// The folder of the output, until it moves into the store.
+    pub(crate) fn out(&self) -> PathBuf {
+        self.path.join(job::OUT)
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join(job::LOG)
+    }
+
+    pub(crate) fn metrics(&self) -> PathBuf {
+        self.path.join(job::METRICS)
+    }
+
+    /// The metrics for TensorBoard.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.path.join(EVENTS)
+    }
+
+    /// Whether the stage was started before and left a checkpoint.
+    pub(crate) fn has_checkpoint(&self) -> bool {
+        fs::read_dir(self.path.join(job::CHECKPOINT)).is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    /// Keeps the error message of a failed stage until it is tried again.
+    pub(crate) fn note_failure(&self, message: &str) {
+        // If this fails, the log still has the message.
+        let _ = fs::write(self.path.join(FAILURE), message);
+    }
+
+    pub(crate) fn forget_failure(&self) {
+        let _ = fs::remove_file(self.path.join(FAILURE));
+    }
+
+    /// The error message of the last attempt, if it failed.
+    pub(crate) fn failure(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(FAILURE)).ok()
+    }
+
+    /// Writes how far the stage is, for `imp-flow status` in another process.
+    pub(crate) fn note_progress(&self, progress: &Progress) {
+        if let Ok(text) = serde_json::to_vec(progress) {
+            // A reader that finds half of it shows no progress until the next write.
+            let _ = fs::write(self.path.join(PROGRESS), text);
+        }
+    }
+
+    /// How far the stage is.
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        serde_json::from_slice(&fs::read(self.path.join(PROGRESS)).ok()?).ok()
+    }
+
+    /// Creates the folder.
+    pub(crate) fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.path)
+    }
+
+    /// Removes the folder once its stage is done.
+    pub(crate) fn clear(&self) -> Result<()> {
+        remove_all(&self.path)
+    }
+}
