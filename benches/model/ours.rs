@@ -105,7 +105,7 @@ fn block(llm: &Path) -> Box<dyn FnMut()> {
     let mut seed = 0;
     Box::new(move || {
         seed += 1;
-        let pass = Pass::training(seed, 0).on_rows(segments.places());
+        let pass = Pass::training(seed, 0).on_rows(segments.sequence_positions());
         let y = llm.forward(&pass, &x, &segments);
         let mut gradients = pass.graph.backward(&y);
         let mut count = gradients.take(&x).count();

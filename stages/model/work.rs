@@ -87,6 +87,5 @@ mod tests {
         close(training(Trains::All, false).operations(batch, false), 6.0 * (blocks + head));
         let encoded = training(Trains::Projector, false).operations(batch, true) - 4.0 * (blocks + head);
         close(encoded, 2.0 * (vision.parameters() * vision.patches()) as f64);
-        assert!(rate() > 1e6, "even a debug build is faster");
     }
 }

@@ -12,10 +12,10 @@ pub struct Sampling {
     pub temperature: f32,
     /// Only the most likely tokens that together have this probability are drawn from (Holtzman et al. 2020). 1 is all.
     pub top_p: f32,
-    /// Logits of tokens that prompt or answer hold already are divided by it, negative ones multiplied (Keskar et al.
-    /// 2019). 1 changes nothing.
+    /// Logits of tokens that the prompt or the answer already has are divided by it, negative ones multiplied (Keskar et
+    /// al. 2019). 1 changes nothing.
     pub repetition_penalty: f32,
-    /// Of the draws. A draw follows from the seed, the number of the prompt and of the token alone.
+    /// Seed of the draws. A draw follows from the seed, the index of the prompt and that of the token alone.
     pub seed: u64,
 }
 
@@ -63,7 +63,7 @@ impl Sampling {
         let weight = |logit: &f32| (f64::from(logit - largest) / f64::from(self.temperature)).exp();
         let mut tokens: Vec<(f64, u32)> = logits.iter().map(weight).zip(0..).collect();
         let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
-        // Among equals the smaller id comes first, so that the order is one.
+        // Among equals the smaller id comes first, so that the order is unique.
         tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let mut kept = 0.0;
         let nucleus = tokens.iter().take_while(|(weight, _)| {
@@ -71,7 +71,7 @@ impl Sampling {
             kept += weight;
             more_is_needed
         });
-        // The most likely token is kept always.
+        // The most likely token is always kept.
         let count = nucleus.count().max(1);
         let nucleus = &tokens[..count.min(tokens.len())];
         let mut rest = draw * nucleus.iter().map(|(weight, _)| weight).sum::<f64>();

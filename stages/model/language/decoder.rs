@@ -103,8 +103,8 @@ impl Decoder {
         (hidden, cache)
     }
 
-    /// More positions of sequences: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all that
-    /// the cache has of it.
+    /// Reads more positions: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all positions
+    /// that the cache has of that sequence.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {

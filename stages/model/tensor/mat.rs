@@ -1,4 +1,4 @@
-//! A matrix and its memory: values in a dfdx tensor. Independent of the tape.
+//! A matrix and its memory: a dfdx tensor, which holds values and an identity. Independent of the tape.
 #![allow(unsafe_code)]
 
 use std::{borrow::Cow, ops::Range};
@@ -79,7 +79,7 @@ impl Mat {
     }
 }
 
-/// The memory, for operations.
+/// The memory, for operations only.
 impl Mat {
     /// All values, row by row.
     pub(super) fn values(&self) -> &[f32] {

@@ -1,8 +1,13 @@
-//! Matrices and the tape: the only place that knows dfdx. dfdx holds data, identities and the tape of
-//! backward operations; everything heavy is a fused operation of ours that records itself on that tape.
+//! Matrices, the operations on them, and the tape that leads back through them. Everything that knows where a matrix's
+//! values lie, and on which device they are computed, is in this folder. Independent of networks.
 //!
-//! All activations are matrices `[rows, width]` with one row a token (or image patch). Sequences of a batch
+//! All activations are matrices `[rows, width]` with one row for each token (or image patch). The sequences of a batch
 //! lie one after the other without padding; [`Segments`] says where each begins.
+//!
+//! - [`Mat`] (`mat.rs`): a matrix. Outside this folder its memory is reached by [`Mat::from_host`], [`Mat::to_host`],
+//!   [`Mat::item`] and [`Mat::copy_from`] alone. [`Weight`] is a matrix or a frozen one as it lies in a file.
+//! - [`Graph`], [`Gradients`] (`tape.rs`): what is recorded, and the way back.
+//! - `ops/`: an operation a file, with formula and shapes; `host/`: the loops that compute it on the CPU.
 //!
 //! No result depends on the number of threads: work is cut into tiles by the shapes alone, and sums run in a
 //! fixed order.

@@ -18,12 +18,12 @@ impl Segments {
         Self(starts)
     }
 
-    /// Rows in all.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.0[self.0.len() - 1]
     }
 
-    /// How many sequences.
+    /// Number of sequences.
     pub fn len(&self) -> usize {
         self.0.len() - 1
     }
@@ -43,14 +43,14 @@ impl Segments {
         self.0[index]..self.0[index + 1]
     }
 
-    /// For every row its sequence and its position there.
-    pub fn places(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+    /// For each row its sequence and its position in that sequence.
+    pub fn sequence_positions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.iter().enumerate().flat_map(|(sequence, range)| (0..range.len()).map(move |position| (sequence, position)))
     }
 
-    /// The position of every row in its sequence.
+    /// The position of each row in its sequence.
     pub fn positions(&self) -> Vec<usize> {
-        self.places().map(|(_, position)| position).collect()
+        self.sequence_positions().map(|(_, position)| position).collect()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The tape: what operations record, and the way back through it. All of dfdx but the values of [`Mat`] is here: its
-//! tape, its ghosts and its gradients. Independent of what the operations compute.
+//! The tape: what operations record, and the way back through it. All of dfdx except a matrix's memory is on this page:
+//! its tape, its ghosts, its gradients. Independent of what the operations compute.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -9,13 +9,14 @@ use dfdx::prelude::{
 
 use super::{Mat, host};
 
-/// Finds the gradient of a matrix without keeping its data alive. dfdx has a type for that, a ghost tensor,
-/// but does not export its name: so the ghost hides in a closure.
+/// Finds the gradient of a matrix without keeping its values alive. dfdx has a type for that, a ghost tensor, but does
+/// not export its name: so the ghost is behind a closure.
 #[derive(Clone)]
 pub(super) struct Ghost(Rc<FindGradient>);
 type FindGradient = dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>;
 
 impl Mat {
+    /// What finds this matrix's gradient.
     pub(super) fn ghost(&self) -> Ghost {
         let ghost = self.data.ghost();
         Ghost(Rc::new(move |gradients| match gradients.get_or_alloc_mut(&ghost) {
@@ -55,6 +56,7 @@ impl Graph {
         tape.borrow_mut().add_backward_op(move |gradients| {
             // The gradient of an output is needed once: its memory is free after this operation.
             let gradient = std::mem::take((ghost.0)(gradients));
+            // `Gradients` owns them: lent to the operation, then put back.
             let mut lent = Gradients(std::mem::replace(gradients, DfdxGradients::leaky()));
             backward(gradient, &mut lent);
             *gradients = lent.0;
@@ -62,12 +64,13 @@ impl Graph {
         });
     }
 
+    /// Whether operations are recorded.
     pub(super) fn records(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The same for an operation that has changed `output` in place. What it leaves of the gradient goes on to
-    /// the operation that made `output` before.
+    /// As [`Graph::record`], for an operation that has changed `output` in place. What it leaves of the gradient is passed
+    /// to the operation that made `output` before.
     pub(super) fn record_in_place(&self, output: &Mat, backward: impl FnOnce(&mut Vec<f32>, &mut Gradients) + 'static) {
         let ghost = output.ghost();
         self.record(output, move |mut gradient, gradients| {
@@ -76,8 +79,7 @@ impl Graph {
         });
     }
 
-    /// Goes back from a loss (of a larger matrix: the sum of its values) through everything that was recorded, and
-    /// forgets it.
+    /// The gradients of a loss (of a larger matrix: of the sum of its values). Consumes what was recorded.
     ///
     /// # Panics
     /// On a graph that does not record: a bug of the caller's.
@@ -85,7 +87,7 @@ impl Graph {
         self.backward_from(loss, vec![1.0; loss.count()])
     }
 
-    /// The same from the gradient of a matrix that is no loss yet.
+    /// As [`Graph::backward`], from a matrix whose own gradient is known.
     pub(super) fn backward_from(&self, output: &Mat, gradient: Vec<f32>) -> Gradients {
         let Some(tape) = &self.0 else { panic!("backward on a graph for inference") };
         let mut tape = tape.take();
@@ -95,6 +97,7 @@ impl Graph {
             *(ghost.0)(gradients) = gradient;
             Ok(())
         });
+        // dfdx runs a tape only from a scalar: any will do, as nothing is recorded of it.
         let root: Tensor<(), f32, Cpu, NoneTape> = Cpu::default().zeros();
         Gradients(root.put_tape(tape).backward())
     }
@@ -104,7 +107,7 @@ impl Graph {
 pub struct Gradients(DfdxGradients<f32, Cpu>);
 
 impl Gradients {
-    /// Takes the gradient of a trainable matrix; zeros if none came.
+    /// Takes the gradient of a trainable matrix, once; zeros if no operation gave one.
     pub fn take(&mut self, of: &Mat) -> Mat {
         Mat::from_host(of.rows(), of.cols(), std::mem::take(self.buffer(&of.ghost())))
     }

@@ -66,7 +66,7 @@ fn the_selected_layer_is_the_features() {
         let config = imp_model::config::ImpConfig { mm_vision_select_layer: select, ..Default::default() };
         let error = imp_model::load_vision(&PHI.path("siglip"), &config).err().unwrap().to_string();
         assert!(
-            error.contains(&format!("mm_vision_select_layer {select} is no hidden state of a tower with 4")),
+            error.contains(&format!("mm_vision_select_layer {select} is not a hidden state of a tower with 4")),
             "{error}"
         );
     }

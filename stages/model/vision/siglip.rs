@@ -41,7 +41,7 @@ impl Siglip {
     pub fn load(from: &Checkpoint, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
-                "mm_vision_select_layer {select_layer} is no hidden state of a tower with {} layers",
+                "mm_vision_select_layer {select_layer} is not a hidden state of a tower with {} layers",
                 config.num_hidden_layers
             );
             ModelError::file(&from.config_file(), message)
@@ -63,8 +63,8 @@ impl Siglip {
         })
     }
 
-    /// Takes images of another size from now on, with positions in between the learned ones, as transformers'
-    /// `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    /// Changes the size of the images that the encoder takes. Positions are interpolated between the learned ones as in
+    /// transformers' `interpolate_pos_encoding` (bicubic). Imp itself never does this.
     pub fn resize(&mut self, image_size: usize) -> Result<()> {
         let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
         if to == 0 {
@@ -156,7 +156,7 @@ impl Siglip {
     }
 }
 
-/// Which of `from` points, with which weights, give point `index` of `to`: cubic convolution (Keys 1981) with a =
+/// The points of `from`, with their weights, that give point `index` of `to`: cubic convolution (Keys 1981) with a =
 /// -0.75, PyTorch's value, pixel centres aligned, and the edges repeated.
 fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     const A: f32 = -0.75;
@@ -173,7 +173,7 @@ fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     })
 }
 
-/// How many blocks lie before hidden state `select`; `None` if there is no such state.
+/// Number of blocks before hidden state `select`; `None` if there is no such state.
 fn used_layers(layers: usize, select: i64) -> Option<usize> {
     let state = if select < 0 { layers as i64 + 1 + select } else { select };
     usize::try_from(state).ok().filter(|state| *state <= layers)

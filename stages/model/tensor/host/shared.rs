@@ -1,7 +1,7 @@
-//! One buffer that tasks on several threads fill, each its own places.
+//! One buffer that tasks on several threads fill, each its own values.
 #![allow(unsafe_code)]
 
-/// A pointer that tiles of one matrix share between threads; each writes to places of its own.
+/// A pointer that the tiles of one matrix share between threads; each writes its own values.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(*mut f32, usize);
 
