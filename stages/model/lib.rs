@@ -2,8 +2,9 @@
 //! with LoRA (arXiv 2405.12107). Independent of pipelines, stages and processes.
 //!
 //! [`Imp::load`] reads a model folder and [`Imp::assemble`] joins a language model with a vision encoder;
-//! [`Imp::encode_images`] turns images into features, [`Imp::forward`] gives logits, [`Imp::train_step`] learns from a
-//! batch, [`Imp::generate`] and [`Imp::stream`] answer, and [`save`] writes. `examples/tiny.rs` does all of this.
+//! [`Imp::encode_images`] turns images into features, [`Imp::forward`] gives logits, [`Imp::loss_and_gradients`] and
+//! [`optim::Optimizer`] train, [`Imp::generate`] and [`Imp::stream`] answer, and [`save`] writes. `examples/tiny.rs` does
+//! all of this.
 //!
 //! ```no_run
 //! use imp_model::{GenerateOptions, IMAGE_TOKEN, Imp, Sample};
@@ -48,6 +49,6 @@ pub mod work;
 
 pub use error::{ModelError, Result};
 pub use generate::{GenerateOptions, Sampling, StopStrings};
-pub use imp::{Imp, Step};
+pub use imp::Imp;
 pub use load::{Components, load_language, load_vision};
 pub use splice::{IMAGE_TOKEN, Padded, Sample, Side, Spliced, images_in_order};

@@ -59,8 +59,8 @@ impl Projector {
             let bias = uniform(&mut random, outputs, bound);
             Linear {
                 name: name("model.mm_projector.", kind, index),
-                weight: Weight::Dense(Mat::new(outputs, width, weight)),
-                bias: Some(Mat::new(1, outputs, bias)),
+                weight: Weight::Dense(Mat::from_host(outputs, width, weight)),
+                bias: Some(Mat::from_host(1, outputs, bias)),
                 lora: None,
             }
         });

@@ -40,8 +40,8 @@ pub fn rate() -> f64 {
     const WIDTH: usize = 1024;
     /// Long enough for the processor to reach its full clock, short enough for a user who waits.
     const TIME: Duration = Duration::from_millis(150);
-    let x = Mat::new(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
-    let weight = Weight::Dense(Mat::new(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
+    let x = Mat::from_host(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
+    let weight = Weight::Dense(Mat::from_host(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
     let product = || {
         let start = Instant::now();
         let y = linear(&Graph::inference(), &x, &weight, None);

@@ -6,7 +6,7 @@ use imp_model::{
     Imp, Sample,
     layers::{Pass, Tower},
     optim::{Optimizer, Rate},
-    tensor::{self, AdamW},
+    tensor::{self, AdamW, Mat},
 };
 
 use super::{
@@ -184,7 +184,7 @@ impl Run<'_> {
 
     /// The loss of a whole batch and its gradients, added up over parts of it. Each labelled token counts the same; the
     /// reference averages the means of parts instead.
-    fn loss_and_gradients(&mut self, step: usize, records: &[usize]) -> Result<(f32, Vec<Vec<f32>>), StageError> {
+    fn loss_and_gradients(&mut self, step: usize, records: &[usize]) -> Result<(f32, Vec<Mat>), StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
         let mut count = 0;
         for record in &records {
@@ -200,7 +200,7 @@ impl Run<'_> {
         }
         // A seed for each step, so that a resumed run drops what an uninterrupted one does.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (mut loss, mut total): (f32, Vec<Vec<f32>>) = (0.0, Vec::new());
+        let (mut loss, mut total): (f32, Vec<Mat>) = (0.0, Vec::new());
         let (runtime, llm) = (self.job.runtime(), &self.model.llm.config);
         let (micro_batch, checkpointing) = (micro_batch_size(runtime, llm), gradient_checkpointing(runtime, llm));
         for (part, records) in records.chunks(micro_batch).enumerate() {
@@ -211,21 +211,19 @@ impl Run<'_> {
             if total.is_empty() {
                 total = gradients;
             } else {
-                total.iter_mut().zip(gradients).for_each(|(to, from)| tensor::accumulate(to, &from, 1.0));
+                total.iter_mut().zip(gradients).for_each(|(to, from)| tensor::accumulate(to, &from));
             }
         }
         Ok((loss, total))
     }
 
-    fn part(&mut self, records: &[Record<'_>], count: usize, pass: &Pass) -> Result<(f32, Vec<Vec<f32>>), StageError> {
+    fn part(&mut self, records: &[Record<'_>], count: usize, pass: &Pass) -> Result<(f32, Vec<Mat>), StageError> {
         let batch = self.features.batch(self.model, records)?;
         let patches = self.model.vision.config.patches();
         let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
         self.speed.tokens +=
             records.iter().map(|record| record.input_ids.len()).sum::<usize>() + images * (patches - 1);
-        let loss = self.model.loss(pass, &batch.samples(), &batch.features, count);
-        let value = loss.values()[0];
-        Ok((value, self.model.gradients(&mut pass.graph.backward(&loss))))
+        Ok(self.model.loss_and_gradients(pass, &batch.samples(), &batch.features, count))
     }
 
     /// Goes back to the best weights if they are the result, and reports.

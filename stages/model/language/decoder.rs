@@ -71,7 +71,7 @@ impl Decoder {
                 }
             };
             x = if pass.gradient_checkpointing() {
-                tensor::checkpoint(&pass.graph, &x, block.parameters(), run)
+                tensor::recompute(&pass.graph, &x, block.parameters(), run)
             } else {
                 run(&pass.graph, &x)
             };
@@ -95,24 +95,22 @@ impl Decoder {
     pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
         let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
-            let width = k.cols();
-            for (cache, range) in cache[layer].iter_mut().zip(segments.iter()) {
-                let range = range.start * width..range.end * width;
-                cache.push(&k.values()[range.clone()], &v.values()[range]);
+            for (cache, rows) in cache[layer].iter_mut().zip(segments.iter()) {
+                cache.push(k, v, rows);
             }
             self.attend(layer, q, k, v, segments)
         });
         (hidden, cache)
     }
 
-    /// More positions of sequences: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all that
-    /// the cache has of it.
+    /// Reads more positions: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all positions
+    /// that the cache has of that sequence.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
             for (row, sequence) in which.iter().enumerate() {
-                cache[*sequence].push(k.row(row), v.row(row));
+                cache[*sequence].push(k, v, row..row + 1);
             }
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
             tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
@@ -236,13 +234,13 @@ impl Decoder {
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
         let (rows, cols) = (embedding.outputs(), embedding.inputs());
-        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, || embedding.values())];
+        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, || embedding.to_host())];
         self.blocks.iter().for_each(|block| block.tensors(&mut all));
         self.final_norm.tensors(&mut all);
         if !self.merged_config().tie_word_embeddings {
             self.lm_head.tensors(&mut all);
         } else if let Some(bias) = &self.lm_head.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.lm_head.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.lm_head.name), bias));
         }
         all
     }

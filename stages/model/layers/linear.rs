@@ -105,28 +105,28 @@ impl Linear {
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
         let bound = 1.0 / (inputs as f32).sqrt();
         let a = uniform(&mut random, settings.rank * inputs, bound);
-        let a = Mat::new(settings.rank, inputs, a).trainable();
-        let b = Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable();
+        let a = Mat::from_host(settings.rank, inputs, a).trainable();
+        let b = Mat::zeros(outputs, settings.rank).trainable();
         self.lora = Some(Lora::new(a, b, settings));
     }
 
     /// Puts the adapter into the weight, for good.
     pub fn fold(&mut self) {
         if self.lora.is_some() {
-            self.weight =
-                Weight::Dense(Mat::new(self.weight.outputs(), self.weight.inputs(), self.merged().into_owned()));
+            let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
+            self.weight = Weight::Dense(Mat::from_host(outputs, inputs, self.merged().into_owned()));
             self.lora = None;
         }
     }
 
     /// The weight in f32 with the adapter in it: `W + scale * B A`.
     pub fn merged(&self) -> Cow<'_, [f32]> {
-        let dense = self.weight.values();
+        let dense = self.weight.to_host();
         let Some(lora) = &self.lora else { return dense };
         // B A, as the product of B `[out, rank]` with the transpose of A^T.
         let a_transposed = Weight::Dense(transpose(&lora.a));
         let delta = tensor::linear(&Graph::inference(), &lora.b, &a_transposed, None);
-        dense.iter().zip(delta.values()).map(|(w, d)| w + lora.scale * d).collect()
+        dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
     }
 
     /// Adds weight (adapter merged) and bias to `all`.
@@ -134,7 +134,7 @@ impl Linear {
         let (rows, cols) = (self.weight.outputs(), self.weight.inputs());
         all.push(NamedTensor::matrix(&self.name, rows, cols, || self.merged()));
         if let Some(bias) = &self.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.name), bias));
         }
     }
 
@@ -156,6 +156,6 @@ impl Linear {
 }
 
 fn transpose(mat: &Mat) -> Mat {
-    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.values());
-    Mat::new(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
+    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.to_host());
+    Mat::from_host(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
 }

@@ -52,9 +52,9 @@ impl Norm {
 
     /// Adds its weights to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
-        all.push(NamedTensor::vector(format!("{}.weight", self.name), self.weight.values()));
+        all.push(NamedTensor::flat(format!("{}.weight", self.name), &self.weight));
         if let Some(bias) = &self.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.name), bias));
         }
     }
 

@@ -15,7 +15,7 @@ use imp_model::{
     layers::{LoraSettings, Pass},
     memory::{MicroBatch, Training, Trains},
     optim::{Optimizer, Rate},
-    tensor::{Activation, AdamW, accumulate},
+    tensor::{Activation, AdamW, Mat, accumulate},
 };
 
 /// Counts the bytes that are in use, and the most that ever were.
@@ -107,16 +107,15 @@ fn measured(folder: &Path, training: &Training<'_>) -> usize {
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     PEAK.store(LIVE.load(Relaxed), Relaxed);
-    let mut total: Vec<Vec<f32>> = Vec::new();
+    let mut total: Vec<Mat> = Vec::new();
     for _ in 0..2 {
         let pass = Pass::training(1, 0);
         let pass = if training.gradient_checkpointing { pass.with_gradient_checkpointing() } else { pass };
-        let loss = model.loss(&pass, &samples, &features, 4 * LEARNED);
-        let gradients = model.gradients(&mut pass.graph.backward(&loss));
+        let (_, gradients) = model.loss_and_gradients(&pass, &samples, &features, 4 * LEARNED);
         if total.is_empty() {
             total = gradients;
         } else {
-            total.iter_mut().zip(gradients).for_each(|(to, from)| accumulate(to, &from, 1.0));
+            total.iter_mut().zip(gradients).for_each(|(to, from)| accumulate(to, &from));
         }
     }
     optimizer.update(&mut model, &total, |_| Rate { learning_rate: 1e-3, weight_decay: 0.0 });

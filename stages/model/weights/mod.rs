@@ -154,7 +154,7 @@ impl TensorFiles {
         let bytes = read(&entry.file, &entry.range).map_err(ModelError::io(&entry.file))?;
         let mut values = vec![0.0; rows * cols];
         encoding.widen(&bytes, &mut values);
-        Ok(Mat::new(rows, cols, values))
+        Ok(Mat::from_host(rows, cols, values))
     }
 
     /// A vector in f32, as `[1, length]`.
