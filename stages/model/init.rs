@@ -59,6 +59,9 @@ impl Maker {
 }
 
 /// Writes `config.json` and `model.safetensors` of a language model with random weights.
+///
+/// # Errors
+/// If `folder` can't be written.
 pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encoding: Encoding) -> Result<()> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
     // Each block adds twice to the residual stream: scaled so that its variance does not grow with depth.
@@ -92,6 +95,9 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encodin
 /// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding is a random
 /// projection, which keeps what a patch shows, and its blocks add little: so the features of the frozen tower describe the
 /// image.
+///
+/// # Errors
+/// If `folder` can't be written.
 pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {
     let (width, inner, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
     let mut maker = Maker::new(seed);

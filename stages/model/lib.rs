@@ -22,6 +22,8 @@
 //! norms in [`layers`], attention, rotary positions, activations, losses and `AdamW` in [`tensor`], learning rates in
 //! [`schedule`], nucleus sampling beside [`Sampling`], f16, bf16, 4-bit and 8-bit weights in [`encoding`].
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod config;
 pub mod encoding;
 pub mod error;

@@ -33,6 +33,9 @@ pub struct Components<'a> {
 impl Imp {
     /// Loads a model folder: a merged Imp (also quantized), or the split layout that training stages write
     /// (`llm/`, `vision/`, `mm_projector.safetensors`, and `adapter/` if there is one).
+    ///
+    /// # Errors
+    /// If `config.json` or the weights can't be read, do not fit together, or hold values that are not finite.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = ConfigFile::read(folder)?;
         let config = file.imp()?;
@@ -64,6 +67,9 @@ impl Imp {
     }
 
     /// Loads a model whose components lie apart.
+    ///
+    /// # Errors
+    /// If a component can't be read, or does not fit the others.
     pub fn from_components(from: &Components<'_>, config: ImpConfig) -> Result<Self> {
         let (llm, vision) = (load_language(from.llm)?, load_vision(from.vision, &config)?);
         let files = TensorFiles::open_file(from.projector)?;
@@ -78,6 +84,9 @@ impl Imp {
     }
 
     /// Starts from a language model and a vision encoder, each a Hugging Face folder, with a fresh projector.
+    ///
+    /// # Errors
+    /// If a tower can't be read, or the projector can't join the two.
     pub fn assemble(llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> Result<Self> {
         let (llm, vision) = (load_language(llm)?, load_vision(vision, &config)?);
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
@@ -87,6 +96,9 @@ impl Imp {
 }
 
 /// Loads a language model from its Hugging Face folder.
+///
+/// # Errors
+/// If `config.json` or the weights can't be read, or do not fit together.
 pub fn load_language(folder: &Path) -> Result<Decoder> {
     let files = TensorFiles::open(folder)?;
     let llm = Decoder::load(&files, ConfigFile::read(folder)?.language()?)?;
@@ -95,6 +107,9 @@ pub fn load_language(folder: &Path) -> Result<Decoder> {
 }
 
 /// Loads a vision encoder from the Hugging Face folder of a SigLIP, whose text tower is not read.
+///
+/// # Errors
+/// If `config.json` or the weights can't be read, do not fit together, or have no such hidden state.
 pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<Siglip> {
     let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
     let vision = Siglip::load(&files, TOWER_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;

@@ -20,6 +20,9 @@ fn tensor_name(linear: &Linear, part: &str) -> String {
 }
 
 /// Writes the adapters of the language model.
+///
+/// # Errors
+/// If `folder` can't be written.
 pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
     let mut tensors = Vec::new();

@@ -38,6 +38,9 @@ fn name(prefix: &str, kind: ProjectorType, index: usize) -> String {
 
 impl Projector {
     /// Reads a projector whose names begin with `prefix`, such as `model.mm_projector.`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type, or an identity would have to change the width.
     pub fn load(from: &TensorFiles, prefix: &str, kind: ProjectorType, inputs: usize, outputs: usize) -> Result<Self> {
         let layers = (0..depth(kind, inputs, outputs, &from.config_file())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
@@ -50,6 +53,9 @@ impl Projector {
     }
 
     /// A fresh projector, initialised as in PyTorch: uniform within `1 / sqrt(inputs)`.
+    ///
+    /// # Errors
+    /// If an identity would have to change the width.
     pub fn fresh(kind: ProjectorType, inputs: usize, outputs: usize, seed: u64) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let layers = (0..depth(kind, inputs, outputs, "config.json".as_ref())?).map(|index| {

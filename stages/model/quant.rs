@@ -23,6 +23,9 @@ pub struct Quantized {
 }
 
 /// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a `config.json` that says so.
+///
+/// # Errors
+/// If `from` is not a merged model, is quantized already, or `to` can't be written.
 pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let path = from.join("config.json");
     let text = std::fs::read(&path).map_err(ModelError::io(&path))?;

@@ -17,6 +17,9 @@ use crate::{
 use reader::{Gguf, Tensor};
 
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
+///
+/// # Errors
+/// If `file` is not a whole GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't be written.
 pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
@@ -27,6 +30,9 @@ pub fn convert(file: &Path, folder: &Path) -> Result<()> {
 }
 
 /// The sizes of the model in `file`.
+///
+/// # Errors
+/// If `file` is not a whole GGUF file, or its architecture is not supported.
 pub fn language_config(file: &Path) -> Result<LanguageConfig> {
     config(&Gguf::open(file)?)
 }

@@ -32,6 +32,9 @@ const EMBEDDING: &str = "model.embed_tokens";
 
 impl Decoder {
     /// Reads the model from tensors under their Hugging Face names.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
     pub fn load(from: &TensorFiles, config: LanguageConfig) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = from.weight(EMBEDDING, vocab, hidden)?;

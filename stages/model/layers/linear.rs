@@ -63,6 +63,9 @@ impl Lora {
 
 impl Linear {
     /// Reads a layer.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
     pub fn load(from: &TensorFiles, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
         let bias = if bias { Some(from.vector(&format!("{name}.bias"), outputs)?) } else { None };
         Ok(Self { name: name.into(), weight: from.weight(name, outputs, inputs)?, bias, lora: None })

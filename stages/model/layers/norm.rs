@@ -25,12 +25,18 @@ pub struct Norm {
 
 impl Norm {
     /// Reads a layer norm.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
     pub fn layer(from: &TensorFiles, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let bias = from.vector(&format!("{name}.bias"), width)?;
         Ok(Self { bias: Some(bias), ..Self::rms(from, name, width, epsilon)? })
     }
 
     /// Reads an RMS norm.
+    ///
+    /// # Errors
+    /// If the tensor is missing or has the wrong shape or type.
     pub fn rms(from: &TensorFiles, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let weight = from.vector(&format!("{name}.weight"), width)?;
         Ok(Self { name: name.into(), weight, bias: None, epsilon: epsilon as f32 })

@@ -38,6 +38,9 @@ impl Siglip {
     /// Reads the layers that are used. `prefix` stands before `embeddings` and `encoder` in the names. Hidden state 0
     /// is the embedded image, the others are the blocks' outputs; a negative `select_layer` counts from the end, so
     /// -2 leaves out the last block.
+    ///
+    /// # Errors
+    /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
     pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
@@ -63,8 +66,16 @@ impl Siglip {
         })
     }
 
+<<<<<<< HEAD
     /// Changes the size of the images that the encoder takes. Positions are interpolated between the learned ones as in
     /// transformers' `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+=======
+    /// Takes images of another size from now on, with positions in between the learned ones, as transformers'
+    /// `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    ///
+    /// # Errors
+    /// If images would be smaller than a patch.
+>>>>>>> encoding
     pub fn resize(&mut self, image_size: usize) -> Result<()> {
         let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
         if to == 0 {

@@ -63,6 +63,9 @@ impl Entry {
 
 impl TensorFiles {
     /// Opens a model folder: what `model.safetensors.index.json` lists, else `model.safetensors`.
+    ///
+    /// # Errors
+    /// If a file can't be read or is not a whole safetensors file, or the index is broken.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
         if !index.exists() {
@@ -88,6 +91,9 @@ impl TensorFiles {
     }
 
     /// Opens one file.
+    ///
+    /// # Errors
+    /// If the file can't be read, or is not a whole safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let map = mmap::map(&file).map_err(ModelError::io(path))?;
@@ -133,6 +139,9 @@ impl TensorFiles {
     }
 
     /// A frozen matrix as it lies in the file: `name.weight`, or `name.q_weight` and `name.q_scale` in 4 bits.
+    ///
+    /// # Errors
+    /// If the tensor is missing or has the wrong shape or type.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (levels, scales) = (format!("{name}.{Q4F16_LEVELS}"), format!("{name}.{Q4F16_SCALES}"));
         if self.has(&levels) {
@@ -147,6 +156,9 @@ impl TensorFiles {
     }
 
     /// A tensor in f32, as a matrix `[rows, cols]`; its shape in the file must be `shape`.
+    ///
+    /// # Errors
+    /// If the tensor is missing, has the wrong shape or type, or can't be read.
     pub fn mat(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> Result<Mat> {
         let entry = self.entry(name, shape)?;
         let encoding = encoding(entry, name)?;
@@ -158,11 +170,17 @@ impl TensorFiles {
     }
 
     /// A vector in f32, as `[1, length]`.
+    ///
+    /// # Errors
+    /// If the tensor is missing, has the wrong shape or type, or can't be read.
     pub fn vector(&self, name: &str, length: usize) -> Result<Mat> {
         self.mat(name, &[length], 1, length)
     }
 
     /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// If the tensor is missing.
     pub fn shape(&self, name: &str) -> Result<&[usize]> {
         self.find(name).map(|entry| entry.shape.as_slice())
     }

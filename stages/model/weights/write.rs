@@ -146,6 +146,9 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
 }
 
 /// Writes a JSON file, indented.
+///
+/// # Errors
+/// If the file can't be written.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_with(path, |file| writeln!(file, "{value:#}"))
 }
