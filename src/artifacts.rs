@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::job::{EVENTS, LOG, METRICS};
+use imp_stages::contract::job::{EVENTS, LOG, METRICS};
 use serde::Serialize;
 
 use crate::{

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::{
     pipeline::{Diagnostics, Sources},
+    scheduler::SchedulerError,
     store::StoreError,
 };
 
@@ -15,6 +16,8 @@ pub(crate) enum Failure {
     Settings(String),
     /// The store can't be used.
     Store(StoreError),
+    /// The run broke off.
+    Scheduler(SchedulerError),
     /// An error of the operating system.
     Io { what: String, source: std::io::Error },
 }
@@ -25,12 +28,21 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<SchedulerError> for Failure {
+    fn from(error: SchedulerError) -> Self {
+        match error {
+            SchedulerError::Store(error) => Self::Store(error),
+            error => Self::Scheduler(error),
+        }
+    }
+}
+
 impl Failure {
     /// 2 if the user has to change something, 1 if the machine failed.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),
-            Self::Store(_) | Self::Io { .. } => ExitCode::from(1),
+            Self::Store(_) | Self::Scheduler(_) | Self::Io { .. } => ExitCode::from(1),
         }
     }
 }

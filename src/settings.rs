@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use imp_stages::bytes::ByteSize;
+use imp_stages::contract::bytes::ByteSize;
 use serde::Deserialize;
 
 use crate::machine::Machine;

@@ -1,27 +1,28 @@
 //! The stage contract and the seven built-in kinds of stage.
 //! Knows nothing of pipelines, scheduling or the store: a stage sees folders and a [`Job`].
+//!
+//! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
+//! `model_folder`), then `contract`. No kind imports another.
 
-pub mod bytes;
+pub mod contract;
+pub mod data;
 pub mod download;
-pub mod error;
 pub mod eval;
-pub mod event;
 pub mod finetune;
-pub mod forecast;
-pub mod job;
-pub mod memory;
+pub mod image;
+pub mod kinds;
 pub mod merge;
+pub mod model_folder;
+mod net;
 pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
-pub mod stage;
 #[cfg(feature = "synthetic")]
 pub mod synthetic;
-mod tensorboard;
 #[cfg(test)]
 mod testing;
+pub mod text;
 mod training;
 
-pub use error::StageError;
-pub use job::Job;
-pub use stage::{KINDS, KindVisitor, Stage, visit};
+pub use contract::{error::StageError, job::Job, stage::Stage};
+pub use kinds::{KINDS, KindVisitor, visit};

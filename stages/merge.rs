@@ -1,41 +1,60 @@
-//! Adapters go into the weights, and all parts into one Hugging Face folder.
+//! The kind `merge`: adds adapters to the weights and writes the whole model as one Hugging Face folder.
+//! Independent of how the model was trained.
 
-use imp_model::{
-    Imp,
-    save::{self, DType},
-};
+use imp_model::{Imp, encoding::Encoding, save};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    finetune::tokenizer_folder,
-    forecast::{Ahead, Forecast},
-    stage::Input,
-    training::{link_others, model_error},
+    contract::{
+        forecast::{Ahead, Forecast},
+        input::Input,
+    },
+    model_folder::{link_others, model_error, tokenizer_folder},
 };
 
 /// The kind `merge`.
 pub struct Merge;
 
-/// Its keys.
+/// The number format of the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, as in the published models.
+    #[default]
+    F16,
+}
+
+impl DType {
+    fn encoding(self) -> Encoding {
+        match self {
+            Self::F32 => Encoding::F32,
+            Self::F16 => Encoding::F16,
+        }
+    }
+}
+
+/// The keys of `merge`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `f16` (as the published checkpoints) or `f32`.
+    /// `f16` (as in the published models) or `f32`.
     pub dtype: DType,
 }
 
 impl Stage for Merge {
     const KIND: &'static str = "merge";
     const VERSION: u32 = 2;
-    const ABOUT: &'static str = "puts adapters into the weights and all parts into one folder";
+    const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
     type Config = Config;
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let mut outlook = ahead.input("model").cloned().unwrap_or_default();
         if let Some(llm) = &mut outlook.llm {
-            llm.bytes = (config.dtype.size() * llm.config.parameters()) as u64;
+            llm.bytes = (config.dtype.encoding().block().bytes * llm.config.parameters()) as u64;
         }
         outlook.adapted = false;
         Forecast { outlook, ..Forecast::default() }
@@ -44,7 +63,7 @@ impl Stage for Merge {
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
         let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
-        save::merged(&model, config.dtype, &job.output()).map_err(|error| model_error(job, &error))?;
+        save::merged(&model, config.dtype.encoding(), &job.output()).map_err(|error| model_error(job, &error))?;
         link_others(job, &tokenizer_folder(from), "")
     }
 }

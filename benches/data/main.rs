@@ -14,7 +14,11 @@ use std::{
     time::Instant,
 };
 
-use imp_stages::preprocess::{AspectRatio, RecordSet, Template, TextTokenizer, Turn, pixels};
+use imp_stages::{
+    data::records::RecordSet,
+    image::pixels::{self, AspectRatio},
+    text::{conversation::Turn, template::Template, tokenizer::TextTokenizer},
+};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -22,7 +26,7 @@ const ROUNDS: usize = 5;
 /// Pixels in a row, as for SigLIP-so400m.
 const SIZE: usize = 384;
 const RECORDS: &str = "target/bench-data/open";
-const TOKENIZER: &str = "stages/preprocess/fixtures/qwen1_5_tokenizer.json";
+const TOKENIZER: &str = "stages/text/fixtures/qwen1_5_tokenizer.json";
 /// As the runner starts its stages.
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];

@@ -1,4 +1,4 @@
-"""The peer of benches/data: images and conversations as LLaVA's data set prepares them, with PIL and transformers, in as many
+"""The peer of benches/data: prepares images and conversations as LLaVA's data set does, with PIL and transformers, in as many
 processes as there are cores.
 
 Usage: data.py make FOLDER                        writes images (JPEG, 640 x 480, as COCO's are) and train.json
@@ -26,7 +26,7 @@ state = {}
 
 
 def make(folder):
-    """Images with about as many bytes as photographs have: large shapes, fine noise."""
+    """Writes images about as large as photographs: large shapes, fine noise."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     records = []
@@ -64,7 +64,7 @@ def tokens(text):
 
 
 def prepare(record):
-    """ChatML with its mask, as the reference makes it: the whole text, then each round and its question by themselves."""
+    """ChatML with its mask, computed as the reference does: the whole text, then each round and its question separately."""
     turns = [turn["value"] for turn in record["conversations"]]
     head = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
     rounds = [

@@ -28,7 +28,7 @@ IGNORE = -100
 
 
 class Records(Dataset):
-    """A LLaVA-format file: token ids around the image, labels, and pixels, made when they are asked for."""
+    """A LLaVA-format file: token ids around the image, labels, and pixels, made on demand."""
 
     def __init__(self, data, annotations, tokenizer, size):
         self.records = json.loads((data / annotations).read_text())

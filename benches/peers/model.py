@@ -1,7 +1,7 @@
 """The peer of benches/model: the same work in PyTorch eager with SDPA, transformers and peft, in f32 on the CPU.
 
 Usage: model.py CASE THREADS. Prints "ready", then answers every line on standard input with the milliseconds of
-one repetition, and the end of the input with the peak memory in MB over that of the process before its first tensor.
+one repetition, and the end of the input with the peak memory in MB, less that of the process before its first tensor.
 """
 
 import os

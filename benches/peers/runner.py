@@ -1,5 +1,5 @@
 """Equal pipelines for imp-flow, ninja, doit, Luigi, Snakemake and DVC: stage i reads what stage i - 10 wrote and writes a
-little itself. Times a first run and up-to-date runs as whole processes that take turns.
+little of its own. Times a first run and up-to-date runs, as whole processes that take turns.
 
     python benches/peers/runner.py IMP_FLOW STAGES [TOOL ...]
 
@@ -96,7 +96,7 @@ def tool(name):
 
 
 def once(command, folder):
-    # Tools that are Python look for what they import in the current folder.
+    # The Python tools import from the current folder.
     environment = os.environ | {"PYTHONPATH": ".", "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
@@ -118,7 +118,7 @@ def main():
             (folder / f"i{i}").write_text(str(i))
         commands[name] = (globals()[name](folder, stages, program), folder)
         first[name] = once(*commands[name])
-    # Times of files that are younger than two seconds prove nothing: imp-flow looks at more until then.
+    # A file younger than two seconds may change without a change of its time, so imp-flow checks more until then.
     time.sleep(3)
     again = {name: [] for name in commands}
     for command in commands.values():

@@ -16,7 +16,7 @@ use super::session::{Request, Session};
 use crate::{
     scheduler::{Ending, Summary},
     settings::Settings,
-    store::{Digest, Store},
+    store::{Digest, StageState, Store},
 };
 
 /// What a run looked at, and what it found.
@@ -50,7 +50,7 @@ pub(super) fn look(request: &Request, settings: &Settings) -> Option<Summary> {
 pub(super) fn note(session: &Session, summary: &Summary, start: SystemTime) {
     // The user's files have to be checked each time.
     let own_files = session.pipeline.stages.iter().any(|stage| !stage.sources.is_empty());
-    let cached = summary.ending == Ending::Done && summary.stages.iter().all(|stage| stage.state == "cached");
+    let cached = summary.ending == Ending::Done && summary.stages.iter().all(|stage| stage.state == StageState::Cached);
     if own_files || !cached {
         return;
     }

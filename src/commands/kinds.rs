@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use imp_stages::{KINDS, KindVisitor, Stage, stage::Input, visit};
+use imp_stages::{KINDS, KindVisitor, Stage, contract::input::Input, visit};
 
 use crate::{failure::Failure, report};
 

@@ -10,7 +10,7 @@ use std::{
 use super::session::Session;
 use crate::{
     scheduler::{RunEvent, Summary},
-    store::{Digest, Hit, RUNNING, RunPoint, RunRecord, RunStage, now},
+    store::{Digest, Hit, RunPoint, RunRecord, RunStage, RunState, StageState, now},
 };
 
 /// How often to write while stages finish.
@@ -50,7 +50,7 @@ impl<'a> Recorder<'a> {
         };
         if due {
             let seconds = now() - self.started;
-            self.write(&self.record(RUNNING, seconds, self.points(|_| "not started")));
+            self.write(&self.record(RunState::Running, seconds, self.points(|_| StageState::NotStarted)));
             self.written = Some((Instant::now(), self.done.len()));
         }
     }
@@ -72,15 +72,15 @@ impl<'a> Recorder<'a> {
                 self.session.artifacts.folder().display()
             );
         }
-        let states: BTreeMap<usize, &str> = summary.stages.iter().map(|end| (end.index, &*end.state)).collect();
-        let points = self.points(|index| states.get(&index).copied().unwrap_or_default());
-        self.write(&self.record(summary.ending.word(), summary.seconds, points));
+        let states: BTreeMap<usize, StageState> = summary.stages.iter().map(|end| (end.index, end.state)).collect();
+        let points = self.points(|index| states.get(&index).copied().unwrap_or(StageState::NotStarted));
+        self.write(&self.record(summary.ending.into(), summary.seconds, points));
         index.set_last_run(&id, content);
         index.save();
     }
 
     /// All stages of all points. `state` gives the state of those that are not done.
-    fn points<'s>(&self, state: impl Fn(usize) -> &'s str) -> Vec<RunPoint> {
+    fn points(&self, state: impl Fn(usize) -> StageState) -> Vec<RunPoint> {
         let pipeline = &self.session.pipeline;
         let point = |point: &crate::pipeline::Point| RunPoint {
             label: point.label.clone(),
@@ -95,14 +95,11 @@ impl<'a> Recorder<'a> {
                 points[*point].stages.push(RunStage {
                     name: name.clone(),
                     kind: stage.kind.into(),
-                    state: if made.is_none() {
-                        state(*index)
-                    } else if ran {
-                        "ran"
-                    } else {
-                        "cached"
-                    }
-                    .into(),
+                    state: match made {
+                        None => state(*index),
+                        Some(_) if ran => StageState::Ran,
+                        Some(_) => StageState::Cached,
+                    },
                     key: made.map(|made| made.key),
                     output: made.map(|made| made.output),
                     seconds: made.map(|made| made.seconds),
@@ -113,7 +110,7 @@ impl<'a> Recorder<'a> {
         points
     }
 
-    fn record(&self, ending: &str, seconds: f64, points: Vec<RunPoint>) -> RunRecord {
+    fn record(&self, ending: RunState, seconds: f64, points: Vec<RunPoint>) -> RunRecord {
         let Session { request, pipeline, document, .. } = self.session;
         RunRecord {
             id: self.id.clone(),
@@ -124,7 +121,7 @@ impl<'a> Recorder<'a> {
             sweep: request.sweep,
             started: self.started,
             seconds,
-            ending: ending.into(),
+            ending,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             made_by: env!("CARGO_PKG_VERSION").into(),
             document: document.to_toml(),

@@ -16,7 +16,7 @@ use crate::{
     cli::{Common, RunArgs, SelectArgs},
     failure::Failure,
     report,
-    scheduler::{self, Ending, Options, RunEvent, Selection, StageEnd, Summary},
+    scheduler::{self, Ending, Options, Retry, RunEvent, Selection, StageEnd, Summary},
     store::{Digest, RunRecord},
 };
 
@@ -99,8 +99,10 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         machine: session.settings.machine.clone(),
         jobs: args.jobs,
         keep_going: args.keep_going,
-        retries: session.settings.retries,
-        retry_pause: Duration::from_secs_f64(session.settings.retry_seconds),
+        retry: Retry {
+            times: session.settings.retries,
+            pause: Duration::from_secs_f64(session.settings.retry_seconds),
+        },
         environment: session.settings.environment.clone(),
         selection,
     };

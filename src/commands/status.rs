@@ -6,7 +6,7 @@ use super::session::Session;
 use crate::{
     cli::{Common, TargetArgs},
     failure::Failure,
-    report::{self, StageStatus},
+    report::{self, StageStatus, Status},
     scheduler::{Selection, Verdict},
     store::{Digest, Store},
 };
@@ -27,22 +27,22 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
     let (state, detail) = match verdict {
         // A cached stage may be running because of --force.
         Verdict::Hit { key } | Verdict::Run { key, .. } if store.is_being_made(*key) => {
-            ("running", progress(store, *key))
+            (Status::Running, progress(store, *key))
         }
         Verdict::Hit { key } => {
             let made = store.receipt(*key)?;
-            ("cached", made.map(|receipt| report::made(&receipt)).unwrap_or_default())
+            (Status::Cached, made.map(|receipt| report::made(&receipt)).unwrap_or_default())
         }
         Verdict::Run { key, .. } if let Some(message) = store.work(*key).failure() => {
-            ("failed", message.lines().next().unwrap_or_default().to_string())
+            (Status::Failed, message.lines().next().unwrap_or_default().to_string())
         }
         Verdict::Run { key, .. } if store.work(*key).has_checkpoint() => {
-            ("stopped", "resumes from its checkpoint".to_string())
+            (Status::Stopped, "resumes from its checkpoint".to_string())
         }
-        Verdict::Run { reason, .. } => ("to run", reason.to_string()),
+        Verdict::Run { reason, .. } => (Status::ToRun, reason.to_string()),
         Verdict::After { stages, .. } => {
             let names: Vec<&str> = stages.iter().map(|from| session.pipeline.stages[*from].name.as_str()).collect();
-            ("waiting", format!("for {}", names.join(", ")))
+            (Status::Waiting, format!("for {}", names.join(", ")))
         }
     };
     Ok(StageStatus { stage, state, detail })

@@ -1,4 +1,4 @@
-//! The other side: the process in which a stage runs. Reads the job file, runs the stage, says how it went.
+//! The process in which a stage runs: reads the job file, runs the stage, reports how it went. Independent of the scheduler.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -14,25 +14,31 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::STOP;
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
-    event::Event,
-    job::{self, JobSpec, Sink},
+    contract::{
+        event::Event,
+        job::{self, JobSpec, Sink},
+        process_memory,
+    },
     visit,
 };
 
-/// With this the log of each try begins.
+/// How the log of each try begins.
 pub(crate) const STARTED: &str = "started a stage of the kind";
 /// How long an orphan may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
 /// How long to wait for an orphan of an earlier run on the same key.
 const LOCK_TIME: Duration = Duration::from_secs(10);
-/// Progress is shown to people: more often than this is of no use to them.
+/// The shortest time between two progress events: nobody reads faster.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the stage that the job file describes.
 pub(crate) fn run_job(job_file: &Path) -> ExitCode {
     let sink = Arc::new(Lines::default());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    sink.send(Event::Started { host });
     let event = match run(job_file, &sink) {
         Ok(()) => Event::Done,
         Err(StageError::Cancelled) => Event::Cancelled,
@@ -42,7 +48,7 @@ pub(crate) fn run_job(job_file: &Path) -> ExitCode {
             Event::Failed { message: error.to_string(), help: error.help().map(Into::into), transient }
         }
     };
-    if let Some(bytes) = imp_stages::memory::peak() {
+    if let Some(bytes) = process_memory::peak() {
         sink.send(Event::PeakMemory { bytes });
     }
     let code = if event == Event::Done { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -64,7 +70,7 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
     }
     let cancel = Arc::new(AtomicBool::new(false));
     watch_runner(cancel.clone());
-    // A batch system signals every process of a job: that is a stop to stop, like the runner's own.
+    // A batch system signals every process of a job: the same as a request of the runner to stop.
     let on_signal = cancel.clone();
     if let Err(error) = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)) {
         tracing::warn!("signals end this stage without a checkpoint: {error}");
@@ -109,7 +115,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
     )
 }
 
-/// Makes sure that no other process works in this folder: a child whose runner was killed may still be saving.
+/// Waits until no other process works in this folder: a child whose runner was killed may still be saving.
 fn lock(work: &Path) -> Result<File, StageError> {
     let path = work.join(job::LOCK);
     let file =
@@ -121,8 +127,8 @@ fn lock(work: &Path) -> Result<File, StageError> {
             Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIME => thread::sleep(Duration::from_millis(20)),
             Err(TryLockError::WouldBlock) => {
                 return Err(StageError::failed(
-                    format!("another process works in {}", work.display()),
-                    "end it, then run the same command again",
+                    format!("another process is working in {}", work.display()),
+                    "end that process, then run the same command again",
                 ));
             }
             Err(TryLockError::Error(source)) => return Err(StageError::Io { path, source }),
@@ -130,13 +136,13 @@ fn lock(work: &Path) -> Result<File, StageError> {
     }
 }
 
-/// Listens to the runner on standard input: `stop` asks to save and end; the end of input means that the
-/// runner was killed, and a stage must not outlive it for long.
+/// Listens to the runner on standard input. [`STOP`] requests to save and end; the end of input means that the runner was
+/// killed, and a stage must not outlive it for long.
 fn watch_runner(cancel: Arc<AtomicBool>) {
     thread::spawn(move || {
         for line in io::stdin().lock().lines() {
             match line {
-                Ok(line) if line == "stop" => cancel.store(true, Ordering::Relaxed),
+                Ok(line) if line == STOP => cancel.store(true, Ordering::Relaxed),
                 Ok(_) => {}
                 Err(_) => break,
             }
@@ -168,7 +174,7 @@ impl Sink for Lines {
         }
         if let Ok(line) = serde_json::to_string(&event) {
             let mut out = io::stdout().lock();
-            // Nobody may be listening any more; then standard input has ended too.
+            // If the runner is gone, standard input has ended too.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
     }

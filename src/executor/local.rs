@@ -1,52 +1,75 @@
-//! Runs a job as a child process on this machine.
+//! Runs a job as a child process on this machine. Independent of what the job is.
 
-use std::{fs::OpenOptions, io, os::unix::process::ExitStatusExt, path::Path, process::Stdio};
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{ExitStatus, Stdio},
+};
 
-use imp_stages::{event::Event, job};
+use imp_stages::contract::{event::Event, job};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
     sync::watch,
 };
 
-use super::{Outcome, StopSignal};
+use super::{Outcome, STOP, StopSignal};
 use crate::machine::Grant;
 
-/// Runs the job in `work/job.json` to its end, passing on what it says.
-///
-/// The child's standard input is a line to the runner: `stop` asks it to save a checkpoint and end, and its
-/// closing means that the runner is gone. Its standard error is the stage's log.
+#[cfg(test)]
+mod tests;
+
+/// Runs the job in `work/job.json` to its end, passing on its events.
 pub(crate) async fn run(
     work: &Path,
     grant: &Grant,
     environment: &[(&'static str, String)],
+    stop: watch::Receiver<StopSignal>,
+    on_event: impl FnMut(Event),
+) -> io::Result<Outcome> {
+    follow(command(work, grant, environment)?.spawn()?, stop, on_event).await
+}
+
+/// Follows a child to its end.
+///
+/// Its standard output has one event a line. Its standard input is the line to the runner: [`STOP`] requests to save a
+/// checkpoint and end, and its closing means that the runner is gone.
+async fn follow(
+    mut child: Child,
     mut stop: watch::Receiver<StopSignal>,
     mut on_event: impl FnMut(Event),
 ) -> io::Result<Outcome> {
-    let mut child = spawn(work, grant, environment)?;
     let mut stdin = child.stdin.take();
     let Some(stdout) = child.stdout.take() else { return Err(io::Error::other("the child has no standard output")) };
-    let mut lines = BufReader::new(stdout).lines();
+    // Not as text: other programs and libraries may write anything.
+    let mut lines = BufReader::new(stdout).split(b'\n');
     let mut outcome = None;
-    let mut asked = StopSignal::None;
+    let mut told = StopSignal::None;
     loop {
         tokio::select! {
-            line = lines.next_line() => match line? {
-                Some(line) => match serde_json::from_str(&line) {
+            line = lines.next_segment() => match line? {
+                Some(line) => match serde_json::from_slice(&line) {
                     Ok(Event::Done) => outcome = Some(Outcome::Done),
                     Ok(Event::Cancelled) => outcome = Some(Outcome::Cancelled),
-                    Ok(Event::Failed { message, help, transient }) => outcome = Some(Outcome::Failed { message, help, transient }),
+                    Ok(Event::Failed { message, help, transient }) => {
+                        outcome = Some(Outcome::Failed { message, help, transient });
+                    }
                     Ok(event) => on_event(event),
-                    Err(_) => tracing::debug!(%line, "a stage wrote this to its standard output"),
+                    Err(_) => {
+                        let line = String::from_utf8_lossy(&line);
+                        tracing::debug!(%line, "a stage wrote this to its standard output");
+                    }
                 },
                 None => break,
             },
-            () = changed(&mut stop, asked) => {
-                asked = *stop.borrow();
-                match asked {
+            () = changed(&mut stop, told) => {
+                told = *stop.borrow();
+                match told {
                     StopSignal::Stop => if let Some(stdin) = &mut stdin {
-                        // A child that is gone already needs no word.
-                        let _ = stdin.write_all(b"stop\n").await;
+                        // A child that has ended can't read it and needs no request.
+                        let _ = stdin.write_all(format!("{STOP}\n").as_bytes()).await;
                     },
                     StopSignal::Kill => child.start_kill()?,
                     StopSignal::None => {}
@@ -55,57 +78,59 @@ pub(crate) async fn run(
         }
     }
     let status = child.wait().await?;
-    if asked == StopSignal::Kill && outcome != Some(Outcome::Done) {
+    if told == StopSignal::Kill && outcome != Some(Outcome::Done) {
         return Ok(Outcome::Cancelled);
     }
     Ok(outcome.unwrap_or_else(|| died(status)))
 }
 
-async fn changed(stop: &mut watch::Receiver<StopSignal>, asked: StopSignal) {
-    // An error means that nobody can stop any more.
-    if stop.wait_for(|now| *now != asked).await.is_err() {
+async fn changed(stop: &mut watch::Receiver<StopSignal>, told: StopSignal) {
+    // An error means that no request can come any more.
+    if stop.wait_for(|now| *now != told).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Settings of glibc's allocator that make it keep freed memory and join what lies side by side. The next layer needs the
-/// memory that this one has just given back: pages that went to the system in between would have to be cleared again, which
-/// was half of a training step.
+/// Settings of glibc's allocator that make it keep freed memory and join neighbouring blocks. The next layer needs the memory
+/// that this one has just freed: pages returned to the system in between would have to be cleared again, which was half of a
+/// training step.
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
-fn spawn(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Child> {
+/// This program on the job. Its standard error is the stage's log.
+fn command(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Command> {
     let log = OpenOptions::new().create(true).append(true).open(work.join(job::LOG))?;
     let mut command = Command::new(std::env::current_exe()?);
+    command.arg("__stage").arg(work.join(job::JOB)).stderr(log);
     command
-        .arg("__stage")
-        .arg(work.join(job::JOB))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(log)
         .env("RAYON_NUM_THREADS", grant.cpus.to_string())
         .env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","))
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .kill_on_drop(true);
-    // A person's own settings stand.
+        .envs(environment.iter().map(|(name, value)| (name, value)));
+    // The user's own settings win.
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));
-    // Its own process group, so that Ctrl-C on the terminal reaches the runner only, which then asks politely.
-    command.process_group(0);
-    command.spawn()
+    connect(&mut command);
+    Ok(command)
 }
 
-/// The child ended without a word.
-fn died(status: std::process::ExitStatus) -> Outcome {
+/// Connects a command to the runner and to nothing else.
+fn connect(command: &mut Command) {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    // Its own process group, so that Ctrl-C on the terminal reaches the runner only, which then requests a stop.
+    command.process_group(0);
+}
+
+/// The outcome of a child that ended without reporting one.
+fn died(status: ExitStatus) -> Outcome {
     let (message, help) = match status.signal() {
         Some(9) => (
             "its process was killed (signal 9)".to_string(),
-            "if nobody did so, the machine ran out of memory: try a smaller `micro_batch_size` under [stages.NAME.runtime]; \
-             the same command goes on from the last checkpoint",
+            "unless you killed it, the machine ran out of memory: try a smaller `micro_batch_size` under \
+             [stages.NAME.runtime]; the same command resumes from the last checkpoint",
         ),
         Some(signal) => {
-            (format!("its process was ended by signal {signal}"), "the same command goes on from the last checkpoint")
+            (format!("its process was ended by signal {signal}"), "the same command resumes from the last checkpoint")
         }
-        None => (format!("its process ended without a result ({status})"), "its log says more"),
+        None => (format!("its process ended without a result ({status})"), "see its log"),
     };
     Outcome::Failed { message, help: Some(help.into()), transient: false }
 }

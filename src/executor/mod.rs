@@ -1,5 +1,5 @@
-//! Where the process of a stage runs. Unaware of the graph and of keys: it gets a job file and hands back
-//! events and an outcome.
+//! Where the process of a stage runs. Independent of the graph and of keys: it gets a job file and returns events and an
+//! outcome.
 
 mod child;
 mod local;
@@ -7,18 +7,21 @@ mod local;
 pub(crate) use child::{STARTED, run_job};
 pub(crate) use local::run;
 
+/// The line on a child's standard input that requests [`StopSignal::Stop`].
+const STOP: &str = "stop";
+
 /// How the process of a stage ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The output folder is complete.
     Done,
-    /// Stopped on request; a checkpoint is saved if the stage makes any.
+    /// Stopped on request; a checkpoint is saved if the stage has any.
     Cancelled,
-    /// The stage said why it can't go on, and whether that may be over in a while.
+    /// The stage can't continue; a transient reason may pass.
     Failed { message: String, help: Option<String>, transient: bool },
 }
 
-/// What the runner wants of a running stage.
+/// What running stages are told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopSignal {
     None,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use imp_stages::job::Runtime;
+use imp_stages::contract::job::Runtime;
 
 use super::diagnostic::Span;
 

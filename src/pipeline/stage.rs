@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    job::Runtime,
-    stage::{Input, Parts},
+    contract::{input::Input, job::Runtime, stage::Parts},
     visit,
 };
 

@@ -35,7 +35,7 @@ impl Console {
         }
     }
 
-    fn progress(&mut self, stage: &str, progress: &imp_stages::event::Progress) {
+    fn progress(&mut self, stage: &str, progress: &imp_stages::contract::event::Progress) {
         let Some(bar) = self.running.get(stage) else { return };
         if bar.length().is_none() && progress.total > 0 {
             bar.set_style(style(&progress.unit));

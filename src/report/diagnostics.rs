@@ -20,6 +20,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
         }
         Failure::Settings(message) => tell(&format!("{BAD}error:{BAD:#} {message}")),
         Failure::Store(error) => tell(&format!("{BAD}error:{BAD:#} can't use the cache: {error}")),
+        Failure::Scheduler(error) => tell(&format!("{BAD}error:{BAD:#} {error}")),
         Failure::Io { what, source } => tell(&format!("{BAD}error:{BAD:#} {what}: {source}")),
     }
     failure.exit_code()

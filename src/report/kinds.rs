@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use imp_stages::stage::Input;
+use imp_stages::contract::input::Input;
 
 use super::{print::say, style::GOOD};
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::event::Progress;
+use imp_stages::contract::event::Progress;
 
 use super::{
     print::{say, tell},

@@ -38,7 +38,7 @@ pub(crate) use print::{hint, say, say_raw};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;
-pub(crate) use status::{StageStatus, made, status};
+pub(crate) use status::{StageStatus, Status, made, status};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 

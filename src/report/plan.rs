@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use imp_stages::forecast::{self, Forecast, Work};
+use imp_stages::contract::forecast::{self, Forecast, Work};
 
 use super::{
     print::say,
@@ -96,7 +96,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
         let stage = &pipeline.stages[*index];
         say(&serde_json::json!({
             "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-            "why": (state != "cached").then(|| why(pipeline, verdict)),
+            "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| why(pipeline, verdict)),
             "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
             "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
         })

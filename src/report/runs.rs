@@ -8,7 +8,7 @@ use super::{
     table::Table,
     units,
 };
-use crate::store::{KILLED, RunRecord};
+use crate::store::{RunRecord, RunState, StageState};
 
 /// Warns of stages whose results differ from those of the run that was repeated.
 pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
@@ -40,7 +40,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
         // A stage that points share counts once.
         let stages = || run.points.iter().flat_map(|point| &point.stages);
         let distinct = |ran_only: bool| {
-            let counted = stages().filter(|stage| !ran_only || stage.state == "ran");
+            let counted = stages().filter(|stage| !ran_only || stage.state == StageState::Ran);
             let ids = counted.enumerate().map(|(number, stage)| stage.key.map_or_else(|| Err(number), Ok));
             ids.collect::<HashSet<_>>().len()
         };
@@ -51,8 +51,8 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             run.pipeline.clone(),
             units::time(run.started as u64),
             // It is not known when the run was killed.
-            if run.ending == KILLED { String::new() } else { units::duration(run.seconds) },
-            run.ending.clone(),
+            if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
+            run.ending.to_string(),
             format!("{} of {} ran{points}", distinct(true), distinct(false)),
         ]);
     }

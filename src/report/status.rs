@@ -16,29 +16,54 @@ pub(crate) fn made(receipt: &Receipt) -> String {
 /// The state of a stage.
 pub(crate) struct StageStatus {
     pub(crate) stage: String,
-    pub(crate) state: &'static str,
+    pub(crate) state: Status,
     pub(crate) detail: String,
+}
+
+/// The states that `status` tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Running,
+    Cached,
+    Failed,
+    Stopped,
+    ToRun,
+    Waiting,
+}
+
+impl Status {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Cached => "cached",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::ToRun => "to run",
+            Self::Waiting => "waiting",
+        }
+    }
 }
 
 /// Shows the states of all stages.
 pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
     if json {
         for StageStatus { stage, state, detail } in stages {
-            say(&serde_json::json!({"stage": stage, "state": state, "detail": detail}).to_string());
+            say(&serde_json::json!({"stage": stage, "state": state.word(), "detail": detail}).to_string());
         }
         return;
     }
     let width = stages.iter().map(|stage| stage.stage.len()).max().unwrap_or(0);
     for StageStatus { stage, state, detail } in stages {
-        let style = match *state {
-            "running" => GOOD,
-            "cached" => DIM,
-            "failed" => BAD,
-            _ => WARN,
+        let style = match state {
+            Status::Running => GOOD,
+            Status::Cached => DIM,
+            Status::Failed => BAD,
+            Status::Stopped | Status::ToRun | Status::Waiting => WARN,
         };
-        say(&format!("{style}{state:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
+        let word = state.word();
+        say(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
     }
-    let count = |state: &str| stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, running) = (count("cached"), count("running"));
+    let count = |state| stages.iter().filter(|stage| stage.state == state).count();
+    let (cached, running) = (count(Status::Cached), count(Status::Running));
     say(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
 }

@@ -6,7 +6,10 @@ use super::{
     style::{BAD, DIM, GOOD, WARN},
     units,
 };
-use crate::scheduler::{Ending, StageEnd, Summary};
+use crate::{
+    scheduler::{Ending, StageEnd, Summary},
+    store::StageState,
+};
 
 /// In pipelines of more stages than this, cached stages are counted instead of listed.
 const LISTED: usize = 40;
@@ -14,8 +17,8 @@ const LISTED: usize = 40;
 /// Describes the end of a run.
 pub(super) fn summary(summary: &Summary) -> String {
     let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, ran) = (count("cached"), count("ran"));
-    let open = summary.stages.len() - cached - ran - count("failed") - count("left out");
+    let (cached, ran) = (count(StageState::Cached), count(StageState::Ran));
+    let open = summary.stages.len() - cached - ran - count(StageState::Failed) - count(StageState::LeftOut);
     let took = units::duration(summary.seconds);
     let mut text = String::new();
     let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
@@ -25,16 +28,16 @@ pub(super) fn summary(summary: &Summary) -> String {
         "stage", "state", "time", "memory", "size"
     );
     // In a large pipeline, cached stages would hide the others.
-    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != "cached";
+    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
     for stage in summary.stages.iter().filter(listed) {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
         let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
         let link = stage.link.as_ref().map(|link| link.display().to_string()).unwrap_or_default();
-        let style = match &*stage.state {
-            "ran" => GOOD,
-            "failed" => BAD,
-            "cached" => DIM,
+        let style = match stage.state {
+            StageState::Ran => GOOD,
+            StageState::Failed => BAD,
+            StageState::Cached => DIM,
             _ => WARN,
         };
         let _ = writeln!(
@@ -82,7 +85,7 @@ pub(super) fn summary(summary: &Summary) -> String {
 
 /// Names the stages that failed.
 fn failed(summary: &Summary) -> String {
-    let failed = summary.stages.iter().filter(|stage| stage.state == "failed");
+    let failed = summary.stages.iter().filter(|stage| stage.state == StageState::Failed);
     let names: Vec<String> = failed.map(|stage| format!("`{}`", stage.name)).collect();
     match names.as_slice() {
         [name] => format!("stage {name} failed"),

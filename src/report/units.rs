@@ -1,6 +1,6 @@
 //! Sizes, durations, counts and numbers in readable form.
 
-use imp_stages::bytes::ByteSize;
+use imp_stages::contract::bytes::ByteSize;
 
 /// `1.9 GB`, in powers of ten as disks and hubs count.
 pub(super) fn bytes(count: u64) -> String {

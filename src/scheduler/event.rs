@@ -1,18 +1,18 @@
-//! What happens during a run, for whoever shows it.
+//! What happens during a run. Independent of how it is shown.
 
 use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
-use imp_stages::event::Progress;
+use imp_stages::contract::event::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::MissReason;
-use crate::store::{Digest, Hit, TreeRef};
+use crate::store::{Digest, Hit, RunState, StageState, TreeRef};
 
-/// Something that happened. Stages are named.
+/// Something that happened. Stages go by their names.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum RunEvent<'a> {
-    /// First of all.
+    /// The first event.
     Started { pipeline: &'a str, stages: usize },
     /// A stage's artifact is in the cache.
     Hit {
@@ -25,9 +25,9 @@ pub(crate) enum RunEvent<'a> {
     Waiting { stage: &'a str },
     /// A stage's process was started.
     Running { stage: &'a str, kind: &'a str, reason: &'a MissReason, resumed: bool },
-    /// A running stage came further.
+    /// A running stage made progress.
     Progress { stage: &'a str, progress: &'a Progress },
-    /// A person should know this.
+    /// Something that the user should know.
     Warning { stage: &'a str, message: &'a str },
     /// A stage ran to its end.
     Finished {
@@ -36,17 +36,17 @@ pub(crate) enum RunEvent<'a> {
         index: usize,
         made: &'a Hit,
     },
-    /// A stage failed in a way that may be over soon; it is tried again in `seconds`.
+    /// A stage failed in a way that may pass; it is tried again in `seconds`.
     Retrying { stage: &'a str, message: &'a str, seconds: f64 },
-    /// A stage ended without its output. `tail` is the end of its log.
+    /// A stage failed. `tail` is the end of its log.
     Failed { stage: &'a str, message: &'a str, help: Option<&'a str>, log: Option<PathBuf>, tail: &'a [String] },
-    /// A stage was stopped.
+    /// A stage was stopped on request.
     Cancelled { stage: &'a str },
     /// A stage can't run because `because` failed.
     Skipped { stage: &'a str, because: &'a str },
-    /// The person wants the run to end.
+    /// The user requested the run to end.
     Stopping { at_once: bool },
-    /// Last of all.
+    /// The last event.
     Ended { summary: &'a Summary },
 }
 
@@ -56,13 +56,13 @@ pub(crate) struct Summary {
     pub(crate) pipeline: String,
     pub(crate) ending: Ending,
     pub(crate) seconds: f64,
-    /// Where links to the artifacts lie.
+    /// The folder with links to the artifacts.
     pub(crate) artifacts: PathBuf,
     /// In the order of execution.
     pub(crate) stages: Vec<StageEnd>,
 }
 
-/// How a run ended, in a word.
+/// The ways in which a run can end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ending {
@@ -71,12 +71,12 @@ pub(crate) enum Ending {
     Interrupted,
 }
 
-impl Ending {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Interrupted => "interrupted",
+impl From<Ending> for RunState {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Done => Self::Done,
+            Ending::Failed => Self::Failed,
+            Ending::Interrupted => Self::Interrupted,
         }
     }
 }
@@ -86,15 +86,14 @@ impl Ending {
 pub(crate) struct StageEnd {
     pub(crate) name: String,
     pub(crate) kind: Cow<'static, str>,
-    /// `cached`, `ran`, `failed`, `stopped`, `skipped`, `left out` or `not started`.
-    pub(crate) state: Cow<'static, str>,
+    pub(crate) state: StageState,
     /// How long it took when it ran.
     pub(crate) seconds: Option<f64>,
-    /// The most memory that its process had when it ran, in bytes.
+    /// The peak memory of its process when it ran, in bytes.
     pub(crate) peak_memory: Option<u64>,
     pub(crate) key: Option<Digest>,
     pub(crate) output: Option<TreeRef>,
-    /// Where people find it.
+    /// Where the user finds it.
     pub(crate) link: Option<PathBuf>,
     pub(crate) results: BTreeMap<String, f64>,
     /// Its position in the pipeline.

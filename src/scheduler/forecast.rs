@@ -1,11 +1,11 @@
-//! What stages will take: what is in the cache is looked at, what is not is asked of the stages before.
+//! Forecasts of what stages will need. Cached inputs are inspected; what is not cached is forecast from the stages before it.
 
 use std::{collections::BTreeMap, thread};
 
 use imp_stages::{
     KindVisitor, Stage,
-    forecast::{Ahead, Forecast, Outlook},
-    visit,
+    contract::forecast::{Ahead, Forecast, Outlook},
+    model_folder, visit,
 };
 use serde::Deserialize;
 
@@ -15,11 +15,11 @@ use crate::{
     store::{Digest, StoreError},
 };
 
-/// Stages that are asked at the same time.
+/// Most stages that are asked at the same time.
 const AT_ONCE: usize = 16;
 
 impl Planner<'_> {
-    /// For each verdict what its stage will take, as far as that is known.
+    /// The forecast for the stage of each verdict, as far as it is known.
     pub(crate) fn forecast(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Forecast>, StoreError> {
         let mut first = self.ask_first(verdicts);
         let mut outlooks: BTreeMap<usize, Outlook> = BTreeMap::new();
@@ -31,7 +31,7 @@ impl Planner<'_> {
                 found.push(Forecast::default());
                 continue;
             }
-            // Artifacts are looked at only where a stage that will run needs them.
+            // Artifacts are inspected only if a stage that will run needs them.
             for from in self.graph.inputs(*index) {
                 if let Some(key) = cached.remove(&from) {
                     outlooks.insert(from, self.cached(key)?);
@@ -45,7 +45,7 @@ impl Planner<'_> {
         Ok(found)
     }
 
-    /// Those without inputs, which may ask a server.
+    /// Asks the stages without inputs, several at a time: they may ask a server.
     fn ask_first(&self, verdicts: &[(usize, Verdict)]) -> BTreeMap<usize, Forecast> {
         let stages = verdicts.iter().filter(|(_, verdict)| !matches!(verdict, Verdict::Hit { .. }));
         let stages = stages.map(|(index, _)| (*index, &self.pipeline.stages[*index]));
@@ -63,7 +63,7 @@ impl Planner<'_> {
     fn cached(&self, key: Digest) -> Result<Outlook, StoreError> {
         let Some(receipt) = self.store.receipt(key)? else { return Ok(Outlook::default()) };
         let folder = self.store.tree_folder(receipt.output.digest)?;
-        Ok(folder.map(|folder| Outlook::of_folder(&folder)).unwrap_or_default())
+        Ok(folder.map(|folder| model_folder::outlook(&folder)).unwrap_or_default())
     }
 
     fn ask(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
@@ -87,7 +87,7 @@ impl KindVisitor for Ask<'_> {
     type Output = Forecast;
 
     fn visit<S: Stage>(self) -> Forecast {
-        // The pipeline has been checked: its configurations can be read.
+        // The pipeline has been checked, so the configuration can be read.
         S::Config::deserialize(self.config).map(|config| S::forecast(&config, self.ahead)).unwrap_or_default()
     }
 }

@@ -1,18 +1,23 @@
 //! Decides what runs, when and why. Prints nothing: it emits [`RunEvent`]s.
 
+mod board;
+mod error;
 mod event;
 mod forecast;
+mod found;
 mod plan;
 mod resources;
 mod run;
 mod selection;
-mod settle;
-mod signals;
 mod step;
+mod stop;
 mod why;
 
+pub(crate) use error::SchedulerError;
 pub(crate) use event::{Ending, RunEvent, StageEnd, Summary};
-pub(crate) use plan::{MissReason, Planner, Verdict};
+pub(crate) use found::MissReason;
+pub(crate) use plan::{Planner, Verdict};
 pub(crate) use run::{Options, run};
 pub(crate) use selection::{Names, Selection};
+pub(crate) use step::Retry;
 pub(crate) use why::{Why, WhyState};

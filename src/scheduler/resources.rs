@@ -1,13 +1,13 @@
-//! What the machine has, and who has it now. Unaware of what stages do with it.
+//! What the machine has, and who has it now. Independent of what stages do with it.
 
-use imp_stages::bytes::ByteSize;
+use imp_stages::contract::bytes::ByteSize;
 
 use crate::{
     machine::{Grant, Machine},
     pipeline::{Diagnostic, Pipeline, StageDecl},
 };
 
-/// What nobody has.
+/// What is free.
 #[derive(Debug)]
 pub(super) struct Pool {
     machine: Machine,
@@ -61,7 +61,7 @@ impl Pool {
         Self { machine, cpus, gpus, memory }
     }
 
-    /// What `stage` needs, if it is there now.
+    /// Takes what `stage` needs, if that is free now.
     pub(super) fn take(&mut self, stage: &StageDecl) -> Option<Grant> {
         let (cpus, gpus) = (self.machine.cpus_for(stage), self.machine.gpus_for(stage));
         let memory = stage.runtime.memory.map_or(0, |size| size.0);
@@ -77,12 +77,12 @@ impl Pool {
         self.cpus += grant.cpus;
         self.memory += grant.memory;
         self.gpus.extend(grant.gpus);
-        // The lowest first, so that a run is easy to follow on the machine's own monitor.
+        // The lowest first: easy to follow on the machine's monitor.
         let order = |gpu: &String| self.machine.gpus.iter().position(|known| known == gpu);
         self.gpus.sort_by_key(order);
     }
 
-    /// Whether nobody has anything of what all stages need.
+    /// Whether at least one CPU is free; every stage needs one.
     pub(super) fn has_cpus(&self) -> bool {
         self.cpus > 0
     }

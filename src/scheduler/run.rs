@@ -1,96 +1,65 @@
-//! The run of a pipeline: one task that holds all states, and one task for each running stage.
-//!
-//! A stage is *waiting* until the contents of all its inputs are known. Then it has a key, and is either
-//! *done* (cached), *ready*, *behind* another stage that is about to make the same, or *left out* by the person. A ready
-//! stage starts when what it needs of the machine is free, and ends *done*, *failed* or *stopped*. What needs a failed
-//! stage is *skipped*; after a failure nothing new starts, unless the person wants the rest all the same.
+//! The run of a pipeline: one task that owns the board, the machine's resources and the events, and one task for each running
+//! stage. What an end means for other stages is up to the board; how a stage is made, to its step.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    path::PathBuf,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
-use imp_stages::{event::Event, job::InputFolder};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
+use imp_stages::contract::{
+    event::Event,
+    job::{InputFolder, JobSpec},
 };
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Ending, MissReason, Planner, RunEvent, Selection, StageEnd, Summary,
+    MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
+    board::{Board, Done, Effect, Todo},
     resources::Pool,
-    signals::Signals,
-    step::{self, Step, StepEnd, StepEvent},
+    step::{self, Retry, Step, StepEnd, StepEvent},
+    stop::Stop,
 };
 use crate::{
     artifacts::Artifacts,
     executor::StopSignal,
     machine::{Grant, Machine},
-    store::{Digest, Hit, Lease, Manifest, StoreError},
+    store::{Digest, Hit, Lease, Manifest, Provenance, StoreError, source_digest},
 };
 
-/// What the machine offers and the person wants.
+/// What the machine offers and the user wants.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) machine: Machine,
-    /// Stages that run at once at most; 0 for as many as the machine has room for.
+    /// Most stages that run at once; 0 for as many as the machine has room for.
     pub(crate) jobs: usize,
     /// Whether stages that need no failed one still run.
     pub(crate) keep_going: bool,
-    /// How often a stage is tried again after a failure that may be over in a while, and how soon.
-    pub(crate) retries: u32,
-    pub(crate) retry_pause: Duration,
+    pub(crate) retry: Retry,
     pub(crate) selection: Selection,
     /// What stages find in their environment.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
 
-/// Where a stage stands.
-pub(super) enum State {
-    Waiting,
-    Behind,
-    LeftOut,
-    Ready {
-        manifest: Box<Manifest>,
-        reason: MissReason,
-    },
-    /// Without a grant it waits for another run that makes the same.
-    Running {
-        reason: MissReason,
-        grant: Option<Grant>,
-    },
-    Done {
-        made: Box<Hit>,
-        ran: bool,
-    },
-    Failed,
-    Stopped,
-    Skipped,
-}
-
-/// A run that goes on.
-pub(super) struct Run<'a, 'r> {
-    pub(super) planner: Planner<'a>,
-    pub(super) artifacts: &'a Artifacts,
-    pub(super) options: Options,
-    pub(super) report: &'r mut dyn FnMut(&RunEvent<'_>),
-    pub(super) states: Vec<State>,
-    pub(super) outputs: Vec<Option<Digest>>,
-    /// Ready stages, by their place in the order of execution.
-    pub(super) ready: BTreeSet<usize>,
-    pub(super) place: Vec<usize>,
-    /// Who makes a key, and who waits behind that stage because it would make the same.
-    pub(super) makers: HashMap<Digest, usize>,
-    pub(super) behind: HashMap<usize, Vec<usize>>,
+/// A run in progress.
+struct Run<'a, 'r> {
+    planner: Planner<'a>,
+    artifacts: &'a Artifacts,
+    options: &'r Options,
+    report: &'r mut dyn FnMut(&RunEvent<'_>),
+    board: Board<'r>,
     pool: Pool,
-    /// Stages that have a part of the machine.
-    working: usize,
-    pub(super) lease: &'r mut Lease,
-    stop: watch::Sender<StopSignal>,
+    running: HashMap<usize, Running>,
+    lease: &'r mut Lease,
+    stop: Stop,
     steps: JoinSet<(usize, StepEnd)>,
     say: mpsc::UnboundedSender<(usize, StepEvent)>,
-    failed: bool,
+}
+
+/// A running stage.
+struct Running {
+    reason: MissReason,
+    /// `None` while it waits for another run that makes the same artifact.
+    grant: Option<Grant>,
 }
 
 /// Runs what is not in the cache. Returns when nothing runs any more.
@@ -100,51 +69,42 @@ pub(crate) async fn run(
     options: Options,
     lease: &mut Lease,
     report: &mut dyn FnMut(&RunEvent<'_>),
-) -> Result<Summary, StoreError> {
+) -> Result<Summary, SchedulerError> {
     let start = Instant::now();
-    let count = planner.pipeline.stages.len();
     let (say, mut said) = mpsc::unbounded_channel();
-    let mut place = vec![0; count];
-    for (position, index) in planner.graph.order().iter().enumerate() {
-        place[*index] = position;
-    }
+    report(&RunEvent::Started { pipeline: &planner.pipeline.name, stages: planner.pipeline.stages.len() });
     let mut run = Run {
-        lease,
+        board: Board::new(planner.graph, &options.selection, options.keep_going),
+        pool: Pool::new(options.machine.clone()),
+        options: &options,
         planner,
         artifacts,
         report,
-        states: (0..count).map(|_| State::Waiting).collect(),
-        outputs: vec![None; count],
-        ready: BTreeSet::new(),
-        place,
-        makers: HashMap::new(),
-        behind: HashMap::new(),
-        pool: Pool::new(options.machine.clone()),
-        working: 0,
-        options,
-        stop: watch::Sender::new(StopSignal::None),
+        running: HashMap::new(),
+        lease,
+        stop: Stop::new()?,
         steps: JoinSet::new(),
         say,
-        failed: false,
     };
-    (run.report)(&RunEvent::Started { pipeline: &run.planner.pipeline.name, stages: count });
-    let mut signals = Signals::new().map_err(StoreError::io(&PathBuf::from("signals")))?;
-    run.settle(run.planner.graph.order().iter().copied().collect())?;
+    run.settle(run.planner.graph.order().to_vec())?;
     loop {
         run.start_ready()?;
         tokio::select! {
             biased;
-            () = signals.any() => run.interrupt(),
-            Some((index, said)) = said.recv() => run.said(index, said),
+            () = run.stop.requested() => {
+                let at_once = run.stop.escalate() == StopSignal::Kill;
+                (run.report)(&RunEvent::Stopping { at_once });
+            }
+            Some((stage, said)) = said.recv() => run.said(stage, said),
             ended = run.steps.join_next() => match ended {
-                Some(Ok((index, end))) => {
+                Some(ended) => {
+                    let (stage, end) = ended?;
                     // What it said before it ended comes first.
-                    while let Ok((index, said)) = said.try_recv() {
-                        run.said(index, said);
+                    while let Ok((stage, said)) = said.try_recv() {
+                        run.said(stage, said);
                     }
-                    run.ended(index, end)?;
+                    run.ended(stage, end)?;
                 }
-                Some(Err(error)) => return Err(StoreError::Refused { path: "scheduler".into(), what: error.to_string() }),
                 None => break,
             },
         }
@@ -153,64 +113,140 @@ pub(crate) async fn run(
 }
 
 impl Run<'_, '_> {
-    /// Starts ready stages, in order, as far as the machine reaches.
-    fn start_ready(&mut self) -> Result<(), StoreError> {
-        if (self.failed && !self.options.keep_going) || *self.stop.borrow() != StopSignal::None {
-            return Ok(());
+    /// Looks up `stages` in the cache, as far as their keys are known, and passes on what becomes of them.
+    fn settle(&mut self, stages: Vec<usize>) -> Result<(), StoreError> {
+        // Nothing is collected between looking at it and noting that it is in use.
+        let _guard = self.planner.store.guard()?;
+        let (mut keys, mut trees) = (Vec::new(), Vec::new());
+        let effects = self.board.settle(stages, |stage, outputs| {
+            let look = self.planner.look(stage, outputs, self.options.selection.forces(stage))?;
+            if let Some(look) = &look {
+                keys.push(look.key);
+                trees.extend(look.hit().map(|hit| hit.output.digest));
+            }
+            Ok::<_, StoreError>(look)
+        })?;
+        for effect in effects {
+            self.tell(effect);
         }
-        let mut from = 0;
-        while let Some(position) = self.ready.range(from..).next().copied() {
-            if !self.pool.has_cpus() || (self.options.jobs > 0 && self.working >= self.options.jobs) {
+        self.lease.add(&keys, &trees)
+    }
+
+    fn tell(&mut self, effect: Effect) {
+        match effect {
+            Effect::Done(stage) => self.publish(stage),
+            Effect::Skipped { stage, because } => {
+                let pipeline = self.planner.pipeline;
+                let (stage, because) = (&pipeline.stages[stage].name, &pipeline.stages[because].name);
+                (self.report)(&RunEvent::Skipped { stage, because });
+            }
+        }
+    }
+
+    /// Reports a finished stage, links its artifact and notes it in the index.
+    fn publish(&mut self, index: usize) {
+        let Planner { pipeline, store, index: known, .. } = self.planner;
+        let Some(Done { hit, folder, ran }) = self.board.done(index) else { return };
+        let stage = &pipeline.stages[index];
+        let (name, made) = (&stage.name, &**hit);
+        (self.report)(&if *ran {
+            RunEvent::Finished { stage: name, index, made }
+        } else {
+            RunEvent::Hit { stage: name, index, made }
+        });
+        for (point, name) in &stage.owners {
+            known.set_last(&pipeline.id(*point), name, made.key);
+            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, made, folder, store) {
+                // The artifact is safe in the store: a missing link is no reason to stop.
+                let message = format!("no link under {}: {error}", self.artifacts.folder().display());
+                (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
+            }
+        }
+    }
+
+    /// Starts ready stages, in order, as far as the machine has room.
+    fn start_ready(&mut self) -> Result<(), SchedulerError> {
+        let pipeline = self.planner.pipeline;
+        let mut last = None;
+        while let Some(stage) = self.board.next_ready(last).filter(|_| !self.stop.is_requested()) {
+            if !self.pool.has_cpus() || (self.options.jobs > 0 && self.working() >= self.options.jobs) {
                 break;
             }
-            from = position + 1;
-            let index = self.planner.graph.order()[position];
-            let Some(grant) = self.pool.take(&self.planner.pipeline.stages[index]) else { continue };
-            self.ready.remove(&position);
-            self.working += 1;
-            // For a moment it is nothing: its manifest moves out, and its reason and grant in.
-            let State::Ready { manifest, reason } = std::mem::replace(&mut self.states[index], State::Waiting) else {
-                continue;
-            };
-            let step = self.step(index, *manifest, grant.clone(), &reason)?;
-            self.states[index] = State::Running { reason, grant: Some(grant) };
-            self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.say.clone()));
+            last = Some(stage);
+            let Some(grant) = self.pool.take(&pipeline.stages[stage]) else { continue };
+            let Some(todo) = self.board.start(stage) else { continue };
+            self.start(stage, todo, grant)?;
         }
         Ok(())
     }
 
-    fn step(&self, index: usize, manifest: Manifest, grant: Grant, reason: &MissReason) -> Result<Step, StoreError> {
-        let Planner { pipeline, store, .. } = self.planner;
+    /// Stages that have a part of the machine.
+    fn working(&self) -> usize {
+        self.running.values().filter(|running| running.grant.is_some()).count()
+    }
+
+    fn start(&mut self, stage: usize, todo: Todo, grant: Grant) -> Result<(), SchedulerError> {
+        let Todo { manifest, reason } = todo;
+        let reason = self.planner.explain(stage, &manifest, reason)?;
+        let step = self.step(stage, manifest, grant.clone(), &reason)?;
+        self.running.insert(stage, Running { reason, grant: Some(grant) });
+        self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.say.clone()));
+        Ok(())
+    }
+
+    fn step(
+        &self,
+        index: usize,
+        manifest: Manifest,
+        grant: Grant,
+        reason: &MissReason,
+    ) -> Result<Step, SchedulerError> {
+        let Planner { pipeline, store, index: known, .. } = self.planner;
         let stage = &pipeline.stages[index];
-        let mut inputs = BTreeMap::new();
-        for (name, digest) in &manifest.inputs {
-            let from = &pipeline.stages[stage.inputs[name]];
-            let link = self.artifacts.of(pipeline, from);
-            let path = store.tree_folder(*digest)?.ok_or_else(|| StoreError::Refused {
-                path: link.clone(),
-                what: "this artifact vanished during the run: run the same command again".into(),
-            })?;
-            // A download from a local folder is a copy: messages should name the original.
-            let origin = from.sources.values().next().cloned().unwrap_or(link);
-            inputs.insert(name.clone(), InputFolder { path, origin });
-        }
         let (point, name) = &stage.owners[0];
-        Ok(Step {
-            index,
+        let key = manifest.key();
+        let job = JobSpec {
+            kind: manifest.kind.clone(),
+            config: manifest.config.clone(),
+            runtime: stage.runtime.clone(),
+            inputs: self.inputs(index, &manifest)?,
+            sources: stage.sources.clone(),
+            work: store.work(key).path().to_path_buf(),
+            seed: manifest.seed,
+        };
+        let provenance = Provenance {
+            manifest,
             pipeline: pipeline.id(*point),
             stage: name.clone(),
-            forced: *reason == MissReason::Forced,
             reason: reason.to_string(),
-            previous: self.planner.index.last(&pipeline.id(*point), name),
-            manifest,
-            runtime: stage.runtime.clone(),
-            inputs,
-            sources: stage.sources.clone(),
+            previous: known.last(&pipeline.id(*point), name),
+            made_by: env!("CARGO_PKG_VERSION").into(),
+        };
+        Ok(Step {
+            index,
+            key,
+            forced: *reason == MissReason::Forced,
+            job,
+            provenance,
             grant,
-            retries: self.options.retries,
-            retry_pause: self.options.retry_pause,
+            retry: self.options.retry,
             environment: self.options.environment.clone(),
         })
+    }
+
+    /// The folders of a stage's inputs.
+    fn inputs(&self, index: usize, manifest: &Manifest) -> Result<BTreeMap<String, InputFolder>, SchedulerError> {
+        let Planner { pipeline, store, .. } = self.planner;
+        let folder = |(name, digest): (&String, &Digest)| {
+            let from = &pipeline.stages[pipeline.stages[index].inputs[name]];
+            let link = self.artifacts.of(pipeline, from);
+            let path =
+                store.tree_folder(*digest)?.ok_or_else(|| SchedulerError::Vanished { artifact: link.clone() })?;
+            // A download from a local folder is a copy: messages should name the original.
+            let origin = from.sources.values().next().cloned().unwrap_or(link);
+            Ok((name.clone(), InputFolder { path, origin }))
+        };
+        manifest.inputs.iter().map(folder).collect()
     }
 
     fn said(&mut self, index: usize, said: StepEvent) {
@@ -219,15 +255,13 @@ impl Run<'_, '_> {
         match said {
             StepEvent::Waiting => {
                 // Others need not wait with it.
-                if let State::Running { grant, .. } = &mut self.states[index]
-                    && let Some(grant) = grant.take()
-                {
-                    self.give_back(grant);
+                if let Some(grant) = self.running.get_mut(&index).and_then(|running| running.grant.take()) {
+                    self.pool.give_back(grant);
                 }
                 (self.report)(&RunEvent::Waiting { stage: name });
             }
             StepEvent::Running { resumed } => {
-                if let State::Running { reason, .. } = &self.states[index] {
+                if let Some(Running { reason, .. }) = self.running.get(&index) {
                     (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed });
                 }
             }
@@ -244,83 +278,65 @@ impl Run<'_, '_> {
         }
     }
 
-    fn ended(&mut self, index: usize, end: StepEnd) -> Result<(), StoreError> {
-        let stage = &self.planner.pipeline.stages[index].name;
-        if let State::Running { grant: Some(grant), .. } = std::mem::replace(&mut self.states[index], State::Stopped) {
-            self.give_back(grant);
+    fn ended(&mut self, stage: usize, end: StepEnd) -> Result<(), SchedulerError> {
+        if let Some(Running { grant: Some(grant), .. }) = self.running.remove(&stage) {
+            self.pool.give_back(grant);
         }
         match end {
             StepEnd::Again => {
-                // The person's own files may have changed meanwhile: it gets its key anew.
-                self.makers.retain(|_, maker| *maker != index);
-                self.states[index] = State::Waiting;
-                self.settle(VecDeque::from([index]))
+                let stages = self.board.again(stage);
+                self.settle(stages)?;
             }
-            StepEnd::Done { receipt, ran } if ran && self.changed_sources(index, &receipt.manifest)? => {
+            StepEnd::Ran(receipt) if self.changed_sources(stage, &receipt.manifest)? => {
                 self.planner.store.remove_receipt(receipt.manifest.key())?;
-                let message = "its source was changed while it was read".to_string();
+                let message = "its source changed while it was being read".to_string();
                 let help = Some("run the same command again".to_string());
-                self.ended(index, StepEnd::Failed { message, help, log: None, tail: Vec::new() })
+                self.ended(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;
             }
-            StepEnd::Done { receipt, ran } => {
-                let made = Hit::from(*receipt);
-                let folder = self.planner.store.tree_folder(made.output.digest)?.unwrap_or_default();
-                (self.report)(&if ran {
-                    RunEvent::Finished { stage, index, made: &made }
-                } else {
-                    RunEvent::Hit { stage, index, made: &made }
-                });
-                self.done(index, made, &folder, ran);
-                self.planner.index.save_sometimes();
-                let behind = self.behind.remove(&index).unwrap_or_default();
-                self.settle(self.planner.graph.users(index).chain(behind).collect())
-            }
+            StepEnd::Ran(receipt) => self.finished(stage, Box::new(Hit::from(*receipt)), true)?,
+            StepEnd::Found(hit) => self.finished(stage, hit, false)?,
             StepEnd::Cancelled => {
-                (self.report)(&RunEvent::Cancelled { stage });
-                Ok(())
+                self.board.stopped(stage);
+                (self.report)(&RunEvent::Cancelled { stage: &self.planner.pipeline.stages[stage].name });
             }
             StepEnd::Failed { message, help, log, tail } => {
-                self.failed = true;
-                self.states[index] = State::Failed;
+                let name = &self.planner.pipeline.stages[stage].name;
                 let help = help.as_deref();
-                (self.report)(&RunEvent::Failed { stage, message: &message, help, log, tail: &tail });
-                self.skip_users_of(index);
-                Ok(())
+                (self.report)(&RunEvent::Failed { stage: name, message: &message, help, log, tail: &tail });
+                for effect in self.board.failed(stage) {
+                    self.tell(effect);
+                }
             }
         }
+        Ok(())
     }
 
-    fn give_back(&mut self, grant: Grant) {
-        self.pool.give_back(grant);
-        self.working -= 1;
+    fn finished(&mut self, stage: usize, hit: Box<Hit>, ran: bool) -> Result<(), StoreError> {
+        let folder = self.planner.store.tree_folder(hit.output.digest)?.unwrap_or_default();
+        let next = self.board.finished(stage, Done { hit, folder, ran });
+        self.publish(stage);
+        self.planner.index.save_sometimes();
+        self.settle(next)
     }
 
-    /// The first time politely, the second time not.
-    fn interrupt(&mut self) {
-        let stop = if *self.stop.borrow() == StopSignal::None { StopSignal::Stop } else { StopSignal::Kill };
-        (self.report)(&RunEvent::Stopping { at_once: stop == StopSignal::Kill });
-        self.stop.send_replace(stop);
+    /// Whether the user's own files have changed since the stage got its key.
+    fn changed_sources(&self, stage: usize, manifest: &Manifest) -> Result<bool, StoreError> {
+        for (name, path) in &self.planner.pipeline.stages[stage].sources {
+            if manifest.sources.get(name) != Some(&source_digest(path, self.planner.index)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn summary(self, took: Duration) -> Summary {
-        let pipeline = self.planner.pipeline;
-        let finished = |state: &State| matches!(state, State::Done { .. } | State::LeftOut);
-        let wanted = |index: &usize| self.options.selection.wants(*index);
-        let ending = if self.failed {
-            Ending::Failed
-        } else if (0..self.states.len()).filter(wanted).all(|index| finished(&self.states[index])) {
-            Ending::Done
-        } else {
-            Ending::Interrupted
-        };
         let order = self.planner.graph.order().iter();
-        let stages = order.map(|index| self.stage_end(*index)).collect();
         let summary = Summary {
-            pipeline: pipeline.name.clone(),
-            ending,
+            pipeline: self.planner.pipeline.name.clone(),
+            ending: self.board.ending(),
             seconds: took.as_secs_f64(),
             artifacts: self.artifacts.folder(),
-            stages,
+            stages: order.map(|stage| self.stage_end(*stage)).collect(),
         };
         (self.report)(&RunEvent::Ended { summary: &summary });
         summary
@@ -328,20 +344,11 @@ impl Run<'_, '_> {
 
     fn stage_end(&self, index: usize) -> StageEnd {
         let stage = &self.planner.pipeline.stages[index];
-        let state = match &self.states[index] {
-            State::Done { ran: true, .. } => "ran",
-            State::Done { ran: false, .. } => "cached",
-            State::Failed => "failed",
-            State::Stopped | State::Running { .. } => "stopped",
-            State::Skipped => "skipped",
-            State::Waiting | State::LeftOut if !self.options.selection.wants(index) => "left out",
-            State::Waiting | State::Behind | State::Ready { .. } | State::LeftOut => "not started",
-        };
-        let made = if let State::Done { made, .. } = &self.states[index] { Some(made) } else { None };
+        let made = self.board.done(index).map(|done| &*done.hit);
         StageEnd {
             name: stage.name.clone(),
             kind: stage.kind.into(),
-            state: state.into(),
+            state: self.board.end_of(index),
             seconds: made.map(|made| made.seconds),
             peak_memory: made.and_then(|made| made.peak_memory),
             key: made.map(|made| made.key),

@@ -1,4 +1,4 @@
-//! Which stages a person wants to run, and which to run again. Knows the graph; not the store.
+//! Which stages the user wants to run, and which to run again. Independent of the store.
 
 use crate::pipeline::{Diagnostic, Graph, Pipeline};
 
@@ -9,13 +9,13 @@ pub(crate) struct Names<'a> {
     pub(crate) only: &'a [String],
     /// These and what they need.
     pub(crate) until: &'a [String],
-    /// These and what needs them.
+    /// These and the stages that need them.
     pub(crate) from: &'a [String],
-    /// These again, though they are cached.
+    /// Run these again although they are cached.
     pub(crate) force: &'a [String],
 }
 
-/// What may run. What is not wanted is taken from the cache if it is there.
+/// The stages that may run. Those that are not wanted are taken from the cache if they are there.
 #[derive(Debug, Clone)]
 pub(crate) struct Selection {
     wanted: Vec<bool>,
@@ -66,7 +66,7 @@ impl Selection {
         self.wanted[index]
     }
 
-    /// Whether the stage runs though it is cached.
+    /// Whether the stage runs although it is cached.
     pub(crate) fn forces(&self, index: usize) -> bool {
         self.forced[index] && self.wanted[index]
     }
@@ -78,7 +78,7 @@ fn find(flag: &str, names: &[String], pipeline: &Pipeline) -> Result<Vec<usize>,
     for name in names.iter().flat_map(|names| names.split(',')).map(str::trim) {
         let before = found.len();
         found.extend(pipeline.named(name));
-        // A stage that is done in parts is chosen with them.
+        // A stage that runs in parts is chosen together with them.
         let parts = |index: &usize| pipeline.stages[*index].part_of.as_deref() == Some(name);
         found.extend((0..pipeline.stages.len()).filter(parts));
         if found.len() == before {

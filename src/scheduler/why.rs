@@ -1,22 +1,22 @@
-//! Why a stage runs, or ran: its own changes, and where changed inputs come from. Looks into the store and changes nothing.
+//! Why a stage runs, or ran: its own changes, and where changed inputs come from. Reads the store and changes nothing.
 
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
 use super::{MissReason, Planner, Selection, Verdict};
-use crate::store::{Change, Digest, Receipt, StoreError};
+use crate::store::{Change, Digest, FieldGroup, Receipt, StoreError};
 
-/// The answer for one stage, with those for the stages that it depends on as far as they matter.
+/// The answer for one stage, with the answers for those of its inputs that matter.
 #[derive(Debug, Serialize)]
 pub(crate) struct Why {
     pub(crate) stage: String,
     pub(crate) state: WhyState,
     /// What differs from its last receipt, in words.
     pub(crate) reason: Option<String>,
-    /// When it ran last, why, and how long it took.
+    /// When it last ran, why, and how long it took.
     pub(crate) last: Option<LastRun>,
-    /// What it does now, or how its last try ended.
+    /// What it is doing now, or how its last try ended.
     pub(crate) now: Option<String>,
     pub(crate) causes: Vec<Why>,
 }
@@ -29,9 +29,9 @@ pub(crate) enum WhyState {
     Cached,
     /// It would run.
     Runs,
-    /// Others run first; then it shows.
+    /// Its inputs run first; what they produce decides.
     Waits,
-    /// It ran, and its content is another than before.
+    /// It ran and produced different content.
     Changed,
 }
 
@@ -60,15 +60,15 @@ impl Planner<'_> {
     }
 }
 
-/// Of a stage that has been explained before.
+/// The reason of a stage that has been explained before.
 const ABOVE: &str = "as above";
 
-/// Explains each stage in full once: a stage may be behind many others.
+/// Explains each stage in full once: many stages may depend on it.
 struct Explainer<'p> {
     planner: &'p Planner<'p>,
     verdicts: HashMap<usize, Verdict>,
     seen: HashSet<usize>,
-    /// The last receipt of each content, read when it is first asked for.
+    /// The last receipt of each content, read when first needed.
     made_by: Option<HashMap<Digest, Receipt>>,
 }
 
@@ -93,7 +93,7 @@ impl Explainer<'_> {
                 } else {
                     let work = self.planner.store.work(*key);
                     let failure = work.failure().map(|message| format!("its last try failed: {message}"));
-                    let stopped = || work.has_checkpoint().then(|| "it goes on from its checkpoint".into());
+                    let stopped = || work.has_checkpoint().then(|| "it resumes from its checkpoint".into());
                     failure.or_else(stopped)
                 };
                 if let MissReason::Changed(changes) = reason {
@@ -114,34 +114,33 @@ impl Explainer<'_> {
         Ok(why)
     }
 
-    /// Why a stage ran when it ran last, in terms of what it was before that.
+    /// Why a stage last ran, compared with what it was before.
     fn behind_run(&mut self, index: usize, receipt: &Receipt) -> Result<Vec<Why>, StoreError> {
         let before = receipt.previous.map(|key| self.planner.store.receipt(key)).transpose()?.flatten();
         let changes = before.map(|before| receipt.manifest.changes_since(&before.manifest)).unwrap_or_default();
         self.behind(index, &changes)
     }
 
-    /// The reason, with the stages that inputs come from.
+    /// The reason in words, with the stages that changed inputs come from.
     fn named(&self, index: usize, reason: &MissReason) -> String {
         let MissReason::Changed(changes) = reason else { return reason.to_string() };
         let stage = &self.planner.pipeline.stages[index];
-        let from = |change: &Change| stage.inputs.get(&change.name).filter(|_| change.group == "input");
+        let from = |change: &Change| stage.inputs.get(&change.name).filter(|_| change.group == FieldGroup::Input);
         let words = changes.iter().map(|change| match from(change) {
-            Some(from) => change.to_string().replacen(
-                &change.name,
-                &format!("{} ({})", change.name, self.planner.pipeline.stages[*from].name),
-                1,
-            ),
+            Some(from) => {
+                let name = format!("{} ({})", change.name, self.planner.pipeline.stages[*from].name);
+                Change { name, ..change.clone() }.to_string()
+            }
             None => change.to_string(),
         });
         let words: Vec<String> = words.collect();
         if words.is_empty() { reason.to_string() } else { words.join("; ") }
     }
 
-    /// What is behind the changed inputs among `changes` of a stage.
+    /// Explains the changed inputs among `changes` of a stage.
     fn behind(&mut self, index: usize, changes: &[Change]) -> Result<Vec<Why>, StoreError> {
         let mut causes = Vec::new();
-        for change in changes.iter().filter(|change| change.group == "input") {
+        for change in changes.iter().filter(|change| change.group == FieldGroup::Input) {
             let old = change.old.as_deref().and_then(Digest::from_hex);
             if let (Some(from), Some(old)) = (self.planner.pipeline.stages[index].inputs.get(&change.name), old) {
                 causes.push(self.changed(*from, old)?);
@@ -150,7 +149,7 @@ impl Explainer<'_> {
         Ok(causes)
     }
 
-    /// Why a cached stage has another content than `old`.
+    /// Why a cached stage has different content than `old`.
     fn changed(&mut self, index: usize, old: Digest) -> Result<Why, StoreError> {
         let stage = self.planner.pipeline.stages[index].name.clone();
         let now = self.planner.last_receipt(index)?;
@@ -168,7 +167,7 @@ impl Explainer<'_> {
         Ok(why)
     }
 
-    /// The last of the receipts with this content is the one that a person remembers.
+    /// The newest receipt with this content.
     fn maker_of(&mut self, content: Digest) -> Option<Receipt> {
         let store = self.planner.store;
         let made_by = self.made_by.get_or_insert_with(|| {

@@ -192,20 +192,46 @@ fn read(db: &sled::Db, wanted: &Wanted<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
 fn open(path: &Path) -> Option<sled::Db> {
     let start = Instant::now();
     loop {
-        match sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open() {
+        let error = match sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open() {
             Ok(db) => return Some(db),
-            // Another process has it for a moment: sled has no kind of error of its own for that.
-            Err(error) if error.to_string().contains("lock") && start.elapsed() < PATIENCE => {
+            Err(error) => error,
+        };
+        match Trouble::of(&error) {
+            Trouble::Busy if start.elapsed() < PATIENCE => {
                 thread::sleep(Duration::from_millis(10));
+                continue;
             }
-            Err(error) => {
-                tracing::debug!(%error, "working without the index");
-                if !error.to_string().contains("lock") {
-                    // It is damaged: the next one to come makes it anew.
-                    let _ = super::files::remove_all(path);
-                }
-                return None;
-            }
+            // The next process to open it builds a new one.
+            Trouble::Damaged => drop(super::files::remove_all(path)),
+            Trouble::Busy | Trouble::Disk => {}
+        }
+        tracing::debug!(%error, "working without the index");
+        return None;
+    }
+}
+
+/// Why the index can't be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// Another process has it open, which never takes long.
+    Busy,
+    /// The disk refuses. The index may be sound.
+    Disk,
+    /// Its content is not an index, or one of another version of sled.
+    Damaged,
+}
+
+impl Trouble {
+    fn of(error: &sled::Error) -> Self {
+        use std::io::ErrorKind;
+        match error {
+            sled::Error::Io(error) => match error.kind() {
+                // How sled reports a lock that another process holds. Errors of the system have a kind of their own.
+                ErrorKind::Other => Self::Busy,
+                ErrorKind::UnexpectedEof | ErrorKind::InvalidData => Self::Damaged,
+                _ => Self::Disk,
+            },
+            _ => Self::Damaged,
         }
     }
 }
@@ -224,4 +250,38 @@ fn run_id(pipeline: &str) -> Vec<u8> {
 
 fn file_id(path: &Path) -> Vec<u8> {
     [b"file\0", path.as_os_str().as_encoded_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn trouble(path: &Path) -> Trouble {
+        Trouble::of(&sled::Config::new().path(path).open().unwrap_err())
+    }
+
+    #[test]
+    fn only_a_damaged_index_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.sled");
+        let held = open(&path).unwrap();
+        assert_eq!(trouble(&path), Trouble::Busy);
+        assert!(open(&path).is_none());
+        assert!(path.join("db").is_file(), "somebody uses it");
+        drop(held);
+
+        let db = std::fs::read(path.join("db")).unwrap();
+        std::fs::remove_file(path.join("db")).unwrap();
+        std::fs::create_dir(path.join("db")).unwrap();
+        assert_eq!(trouble(&path), Trouble::Disk);
+        assert!(open(&path).is_none() && path.exists());
+        std::fs::remove_dir(path.join("db")).unwrap();
+        std::fs::write(path.join("db"), db).unwrap();
+
+        std::fs::write(path.join("conf"), "no settings of a database").unwrap();
+        assert_eq!(trouble(&path), Trouble::Damaged);
+        assert!(open(&path).is_none() && !path.exists());
+        assert!(open(&path).is_some());
+    }
 }

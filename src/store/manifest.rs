@@ -4,6 +4,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    fmt,
 };
 
 use serde::{Deserialize, Serialize};
@@ -25,11 +26,38 @@ pub(crate) struct Manifest {
     pub(crate) inputs: BTreeMap<String, Digest>,
 }
 
+/// What kind of field decides a result, in the order of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FieldGroup {
+    /// `kind`, `version` and `seed`.
+    Own,
+    Config,
+    Input,
+    Source,
+}
+
+impl FieldGroup {
+    /// Part of every key: changing a word invalidates all caches.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Own => "",
+            Self::Config => "config",
+            Self::Input => "input",
+            Self::Source => "source",
+        }
+    }
+}
+
+impl fmt::Display for FieldGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
 /// A field that differs between two manifests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// What kind of field: `config`, `input`, `source`, or empty for `kind`, `version` and `seed`.
-    pub(crate) group: &'static str,
+    pub(crate) group: FieldGroup,
     /// Its name in the group, dotted: `lora.rank`.
     pub(crate) name: String,
     /// `None` where the field is new.
@@ -39,18 +67,18 @@ pub(crate) struct Change {
 }
 
 /// Group, name and value, sorted.
-type Fields<'a> = Vec<(&'static str, Cow<'a, str>, Cow<'a, str>)>;
+type Fields<'a> = Vec<(FieldGroup, Cow<'a, str>, Cow<'a, str>)>;
 
 impl Manifest {
     /// The list from which key and explanation are made.
     fn fields(&self) -> Fields<'_> {
         let mut fields = Fields::with_capacity(32);
-        fields.push(("", "kind".into(), self.kind.as_str().into()));
-        fields.push(("", "version".into(), self.version.to_string().into()));
-        fields.push(("", "seed".into(), self.seed.to_string().into()));
+        fields.push((FieldGroup::Own, "kind".into(), self.kind.as_str().into()));
+        fields.push((FieldGroup::Own, "version".into(), self.version.to_string().into()));
+        fields.push((FieldGroup::Own, "seed".into(), self.seed.to_string().into()));
         flatten(&self.config, &mut String::new(), &mut fields);
-        fields.extend(self.sources.iter().map(|(name, digest)| ("source", name.into(), digest.hex().into())));
-        fields.extend(self.inputs.iter().map(|(name, digest)| ("input", name.into(), digest.hex().into())));
+        fields.extend(self.sources.iter().map(|(name, digest)| (FieldGroup::Source, name.into(), digest.hex().into())));
+        fields.extend(self.inputs.iter().map(|(name, digest)| (FieldGroup::Input, name.into(), digest.hex().into())));
         fields.sort_unstable();
         fields
     }
@@ -68,7 +96,7 @@ impl Manifest {
         // In one piece: hashing many short pieces is slow.
         let mut bytes = Vec::with_capacity(1024);
         for (group, name, value) in &self.fields() {
-            for part in [group, name.as_ref(), value.as_ref()] {
+            for part in [group.word(), name.as_ref(), value.as_ref()] {
                 bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
                 bytes.extend_from_slice(part.as_bytes());
             }
@@ -78,12 +106,12 @@ impl Manifest {
 
     /// The fields that differ from those of an `older` manifest.
     pub(crate) fn changes_since(&self, older: &Self) -> Vec<Change> {
-        let table = |fields: Fields<'_>| -> BTreeMap<(&'static str, String), String> {
+        let table = |fields: Fields<'_>| -> BTreeMap<(FieldGroup, String), String> {
             fields.into_iter().map(|(group, name, value)| ((group, name.into_owned()), value.into_owned())).collect()
         };
         let (old, new) = (table(older.fields()), table(self.fields()));
         let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-        let change = |field: &(&'static str, String)| Change {
+        let change = |field: &(FieldGroup, String)| Change {
             group: field.0,
             name: field.1.clone(),
             old: old.get(field).cloned(),
@@ -109,7 +137,7 @@ fn flatten<'a>(value: &'a Value, name: &mut String, fields: &mut Fields<'a>) {
         }
         // An option that is not set is the same as one that did not exist yet.
         Value::Null => {}
-        other => fields.push(("config", name.clone().into(), other.to_string().into())),
+        other => fields.push((FieldGroup::Config, name.clone().into(), other.to_string().into())),
     }
 }
 
@@ -157,10 +185,10 @@ mod tests {
         assert_eq!(
             named,
             [
-                ("", "seed", true),
-                ("config", "learning_rate", true),
-                ("config", "lora.alpha", false),
-                ("input", "data", true)
+                (FieldGroup::Own, "seed", true),
+                (FieldGroup::Config, "learning_rate", true),
+                (FieldGroup::Config, "lora.alpha", false),
+                (FieldGroup::Input, "data", true)
             ]
         );
     }

@@ -42,6 +42,53 @@ pub(crate) struct Receipt {
     pub(crate) made_by: String,
 }
 
+/// The part of a receipt that is known before the stage runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Provenance {
+    pub(crate) manifest: Manifest,
+    pub(crate) pipeline: String,
+    pub(crate) stage: String,
+    pub(crate) reason: String,
+    pub(crate) previous: Option<Digest>,
+    pub(crate) made_by: String,
+}
+
+/// The part of a receipt that is known after the stage has run.
+#[derive(Debug, Clone)]
+pub(crate) struct Product {
+    pub(crate) output: TreeRef,
+    pub(crate) results: BTreeMap<String, f64>,
+    pub(crate) log: Option<Digest>,
+    pub(crate) metrics: Option<Digest>,
+    pub(crate) events: Option<Digest>,
+    pub(crate) peak_memory: Option<u64>,
+    pub(crate) timing: Timing,
+    pub(crate) host: String,
+}
+
+impl Receipt {
+    pub(crate) fn new(provenance: Provenance, product: Product) -> Self {
+        let Provenance { manifest, pipeline, stage, reason, previous, made_by } = provenance;
+        let Product { output, results, log, metrics, events, peak_memory, timing, host } = product;
+        Self {
+            manifest,
+            output,
+            results,
+            log,
+            metrics,
+            events,
+            peak_memory,
+            pipeline,
+            stage,
+            reason,
+            previous,
+            timing,
+            host,
+            made_by,
+        }
+    }
+}
+
 impl From<Receipt> for Hit {
     fn from(receipt: Receipt) -> Self {
         Self {
@@ -79,20 +126,22 @@ impl Store {
         }
     }
 
-    /// The result under `key` and the folder of its tree, if complete; `None` if there is no receipt.
-    pub(crate) fn find(&self, key: Digest, index: &Index) -> Result<Option<(Hit, Option<PathBuf>)>> {
+    /// The result under `key` and the folder of its tree, if complete; `None` if there is no receipt. The index saves reading it.
+    pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, Option<PathBuf>)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
             Ok(metadata) => Stamp::of(&metadata),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Io { path, source }),
         };
-        let made = if let Some(made) = index.made(key, stamp) {
+        let made = if let Some(made) = index.and_then(|index| index.made(key, stamp)) {
             made
         } else {
             let Some(receipt) = self.receipt(key)? else { return Ok(None) };
             let made = Hit::from(receipt);
-            index.set_made(key, stamp, &made);
+            if let Some(index) = index {
+                index.set_made(key, stamp, &made);
+            }
             made
         };
         let folder = self.tree_folder(made.output.digest)?;

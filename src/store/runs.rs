@@ -1,9 +1,8 @@
-//! Records of runs: what was asked for and what came out, enough to do it again. Knows names and digests; not how a
-//! pipeline is read.
+//! Records of runs: what was requested and what came out, enough to repeat the run. Independent of how a pipeline is read.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fmt, fs,
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -12,17 +11,66 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Result, Store, StoreError, TreeRef};
 
-/// How a run ended that goes on.
-pub(crate) const RUNNING: &str = "running";
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RunState {
+    Running,
+    Done,
+    Failed,
+    Interrupted,
+    /// Its process died without recording how. No record says so on disk: it still says `running`.
+    Killed,
+}
 
-/// How a run ended that said no word about it.
-pub(crate) const KILLED: &str = "killed";
+/// How a stage of a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StageState {
+    Cached,
+    Ran,
+    Failed,
+    Stopped,
+    /// It needs a stage that failed.
+    Skipped,
+    /// The user chose other stages.
+    #[serde(rename = "left out")]
+    LeftOut,
+    #[serde(rename = "not started")]
+    NotStarted,
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Interrupted => "interrupted",
+            Self::Killed => "killed",
+        })
+    }
+}
+
+impl fmt::Display for StageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cached => "cached",
+            Self::Ran => "ran",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Skipped => "skipped",
+            Self::LeftOut => "left out",
+            Self::NotStarted => "not started",
+        })
+    }
+}
 
 /// One run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
     pub(crate) id: String,
-    /// What the person calls it. A run with a name is kept.
+    /// The name that the user gave it. A named run is kept.
     pub(crate) name: Option<String>,
     pub(crate) pipeline: String,
     /// The pipeline file, and what the command line changed.
@@ -33,19 +81,18 @@ pub(crate) struct RunRecord {
     /// Seconds since 1970.
     pub(crate) started: f64,
     pub(crate) seconds: f64,
-    /// `running`, `done`, `failed` or `interrupted`. Of one that was killed its file says `running`; who reads it says `killed`.
-    pub(crate) ending: String,
+    pub(crate) ending: RunState,
     pub(crate) host: String,
     /// The version of imp-flow.
     pub(crate) made_by: String,
-    /// The pipeline with all that it extends and all that was changed.
+    /// The pipeline as TOML, with everything that it extends and all overrides applied.
     pub(crate) document: String,
     /// The user's own files: by stage, as written there -> absolute path.
     pub(crate) sources: BTreeMap<String, BTreeMap<String, PathBuf>>,
     pub(crate) points: Vec<RunPoint>,
 }
 
-/// A point of a sweep, or a whole run.
+/// A point of a sweep; a run that is not a sweep is one point.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunPoint {
     pub(crate) label: String,
@@ -59,7 +106,7 @@ pub(crate) struct RunPoint {
 pub(crate) struct RunStage {
     pub(crate) name: String,
     pub(crate) kind: String,
-    pub(crate) state: String,
+    pub(crate) state: StageState,
     pub(crate) key: Option<Digest>,
     pub(crate) output: Option<TreeRef>,
     pub(crate) seconds: Option<f64>,
@@ -67,12 +114,12 @@ pub(crate) struct RunStage {
 }
 
 impl RunRecord {
-    /// Whether it goes on.
+    /// Whether it is still running.
     pub(crate) fn is_running(&self) -> bool {
-        self.ending == RUNNING
+        self.ending == RunState::Running
     }
 
-    /// The trees that came out.
+    /// The output trees of all stages.
     pub(crate) fn outputs(&self) -> impl Iterator<Item = Digest> + '_ {
         let stages = self.points.iter().flat_map(|point| &point.stages);
         stages.filter_map(|stage| Some(stage.output?.digest))
@@ -93,7 +140,7 @@ impl Store {
         self.write(&path, &text)
     }
 
-    /// All runs whose records can be read, the last one first.
+    /// All runs whose records can be read, newest first.
     pub(crate) fn runs(&self) -> Result<Vec<RunRecord>> {
         let folder = self.root.join("runs");
         let entries = match fs::read_dir(&folder) {
@@ -103,8 +150,8 @@ impl Store {
         };
         let read = |entry: fs::DirEntry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok();
         let mut runs: Vec<RunRecord> = entries.flatten().filter_map(read).collect();
-        for run in runs.iter_mut().filter(|run| run.ending == RUNNING && !self.is_running(&run.id)) {
-            run.ending = KILLED.into();
+        for run in runs.iter_mut().filter(|run| run.is_running() && !self.is_running(&run.id)) {
+            run.ending = RunState::Killed;
         }
         runs.sort_by(|a, b| b.started.total_cmp(&a.started));
         Ok(runs)
@@ -119,4 +166,22 @@ impl Store {
 /// Seconds since 1970.
 pub(crate) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |age| age.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn states_are_shown_and_written_as_the_same_words() {
+        use StageState::{Cached, Failed, LeftOut, NotStarted, Ran, Skipped, Stopped};
+        for state in [Cached, Ran, Failed, Stopped, Skipped, LeftOut, NotStarted] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.to_string());
+        }
+        for state in [RunState::Running, RunState::Done, RunState::Failed, RunState::Interrupted, RunState::Killed] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.to_string());
+        }
+        assert_eq!(format!("{LeftOut:<11}|"), "left out   |");
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_stages::{
+use imp_stages::contract::{
     event::Progress,
     job::{self, EVENTS},
 };

@@ -1,9 +1,10 @@
-//! How much memory a training step takes, from sizes alone: known before anything is loaded. Counts what the operations
-//! in [`crate::tensor`] keep for the backward pass; `tests/memory.rs` holds the two together.
+//! How much memory a training step takes, computed from sizes before anything is loaded: what trains, its gradients and
+//! moments, and what the operations in [`crate::tensor`] keep for the backward pass. `tests/memory.rs` compares it with
+//! what the allocator sees.
 
 use crate::{
-    config::{LanguageConfig, SiglipConfig},
-    projector,
+    config::{LanguageConfig, ProjectorType, SiglipConfig},
+    language::{Input, Layer, Part, family::is_target},
 };
 
 /// Bytes of an f32.
@@ -29,14 +30,14 @@ pub enum Trains<'a> {
     All,
 }
 
-/// What goes through the model at once.
+/// The samples that go through the model at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// Positions of all its sequences, images spliced in.
+    /// Positions of all sequences, images spliced in.
     pub rows: usize,
-    /// Those of them that have a label.
+    /// Positions with a label.
     pub learned: usize,
-    /// Its images.
+    /// Images.
     pub images: usize,
 }
 
@@ -47,15 +48,15 @@ pub struct Training<'a> {
     pub llm: &'a LanguageConfig,
     /// The vision encoder.
     pub vision: &'a SiglipConfig,
-    /// The projector's type.
-    pub projector: &'a str,
-    /// What trains besides it.
+    /// The layers of the projector.
+    pub projector: ProjectorType,
+    /// What trains besides the projector.
     pub trains: Trains<'a>,
-    /// Whether blocks are computed again in the backward pass.
+    /// Whether blocks are recomputed in the backward pass.
     pub gradient_checkpointing: bool,
 }
 
-/// Bytes, at the moment when they are the most.
+/// Peak bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// What trains, in f32.
@@ -64,25 +65,25 @@ pub struct Memory {
     pub optimizer: usize,
     /// Gradients of what trains.
     pub gradients: usize,
-    /// What the forward pass keeps, and what the backward pass makes of it.
+    /// What the forward pass keeps, and what the backward pass computes from it.
     pub activations: usize,
 }
 
 impl Memory {
-    /// All of it.
+    /// The sum.
     pub fn total(&self) -> usize {
         self.parameters + self.optimizer + self.gradients + self.activations
     }
 }
 
 impl Training<'_> {
-    /// A step on batches of which `largest` is the largest part. `parts`: whether a batch has more than one, whose
-    /// gradients are added up.
+    /// The memory of a step whose largest micro-batch is `largest`. `parts`: whether a batch has more than one micro-batch,
+    /// whose gradients are added up.
     pub fn memory(&self, largest: MicroBatch, parts: bool) -> Memory {
         let trained = self.trained();
         let summed = if parts { trained } else { 0 };
         let kept = self.kept(largest);
-        // Before the loss, in the last block, and at the end: which is the largest depends on the sizes.
+        // At the loss, in the last block, and at the end: which is the largest depends on the sizes.
         let moments = [
             (self.head_gradients(largest), kept + self.loss(largest)),
             (self.head_trained(), kept + self.block_backward(largest)),
@@ -99,48 +100,47 @@ impl Training<'_> {
 
     /// Values that train.
     pub fn trained(&self) -> usize {
-        let blocks: usize = self.llm.block_linears().iter().map(|name| self.linear_trained(name)).sum();
+        let family = self.llm.family;
+        let blocks: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
         let hidden = self.llm.hidden_size;
-        let norm = if self.llm.has_rms_norm() { hidden } else { 2 * hidden };
         let others = match self.trains {
             Trains::All => {
-                let norms = self.llm.num_hidden_layers * self.llm.block_norms().len() + 1;
+                let norms = self.llm.num_hidden_layers * family.description().block_norms.len() + 1;
                 let embedding = if self.llm.tie_word_embeddings { 0 } else { self.llm.vocab_size * hidden };
-                norms * norm + embedding
+                norms * self.llm.norm_parameters() + embedding
             }
-            _ => 0,
+            Trains::Projector | Trains::Adapters { .. } => 0,
         };
-        let layers = projector::depth(self.projector).unwrap_or(0);
+        let layers = self.projector.depth();
         let projector: usize =
             (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
         self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector
     }
 
     fn head_trained(&self) -> usize {
-        self.linear_trained("lm_head")
+        self.linear_trained(self.llm.family.head())
     }
 
     /// Values of one linear layer that train: its adapter's, or its own.
-    fn linear_trained(&self, name: &str) -> usize {
-        let (outputs, inputs, bias) = self.llm.linear_shape(name);
+    fn linear_trained(&self, layer: &Layer) -> usize {
+        let (outputs, inputs, bias) = self.llm.linear_shape(layer);
         match self.trains {
-            Trains::Adapters { rank, .. } if self.adapts(name) => rank * (outputs + inputs),
+            Trains::Adapters { rank, .. } if self.adapts(layer) => rank * (outputs + inputs),
             Trains::All => outputs * (inputs + usize::from(bias)),
-            _ => 0,
+            Trains::Projector | Trains::Adapters { .. } => 0,
         }
     }
 
-    fn adapts(&self, name: &str) -> bool {
+    fn adapts(&self, layer: &Layer) -> bool {
         let Trains::Adapters { targets, .. } = self.trains else { return false };
-        let kind = name.rsplit('.').next().unwrap_or(name);
-        targets.is_empty() || targets.iter().any(|target| target == kind)
+        is_target(targets, layer.short_name())
     }
 
-    /// Whether the layer's input is kept for the gradient of its weights; if so, whether in a copy of its own, with some
-    /// of its values dropped.
-    fn keeps_input(&self, name: &str) -> Option<bool> {
+    /// Whether the layer's input is kept for the gradient of its weights; if so, whether as a copy of its own, with dropout
+    /// applied.
+    fn keeps_input(&self, layer: &Layer) -> Option<bool> {
         match self.trains {
-            Trains::Adapters { dropout, .. } => self.adapts(name).then_some(dropout),
+            Trains::Adapters { dropout, .. } => self.adapts(layer).then_some(dropout),
             Trains::All => Some(false),
             Trains::Projector => None,
         }
@@ -155,7 +155,7 @@ impl Training<'_> {
         let row = self.llm.num_hidden_layers * per_block + hidden + self.llm.rotary_dims;
         let patches = images * self.vision.patches();
         // The input of each layer, and of each GELU between two of them.
-        let projector = match projector::depth(self.projector).unwrap_or(0) {
+        let projector = match self.projector.depth() {
             0 => 0,
             layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
         };
@@ -167,51 +167,52 @@ impl Training<'_> {
         let llm = self.llm;
         let (hidden, inner) = (llm.hidden_size, llm.intermediate_size);
         let (queries, keys) = (llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim);
-        let norms = llm.block_norms().len();
+        let (layers, norms) = (llm.family.block_layers(), llm.family.description().block_norms.len());
         let attention = 2 * queries + 2 * keys + llm.num_attention_heads;
-        let activation = if llm.has_rms_norm() { 2 * inner } else { inner };
-        let names = llm.block_linears();
-        let copies: usize =
-            names.iter().filter(|name| self.keeps_input(name) == Some(true)).map(|name| llm.linear_shape(name).1).sum();
+        let activation = if llm.family.is_gated() { 2 * inner } else { inner };
+        let copied = layers.iter().filter(|layer| self.keeps_input(layer) == Some(true));
+        let copies: usize = copied.map(|layer| llm.linear_shape(layer).1).sum();
         // What several layers read is kept once; what attention gives is kept in any case.
-        let shared = |part: &str| names.iter().any(|name| name.contains(part) && self.keeps_input(name) == Some(false));
-        let before_attention = ["q_proj", "k_proj", "v_proj", "qkv_proj"].iter().any(|part| shared(part));
-        let before_mlp = ["fc1", "gate", "up_proj"].iter().any(|part| shared(part));
+        let shared = |input: Input| {
+            layers.iter().any(|layer| layer.part.input() == input && self.keeps_input(layer) == Some(false))
+        };
+        let (before_attention, before_mlp) = (shared(Input::AttentionNorm), shared(Input::MlpNorm));
         let normed = match norms {
             1 => usize::from(before_attention || before_mlp),
             _ => usize::from(before_attention) + usize::from(before_mlp),
         };
-        let before_down = if shared("fc2") || shared("down_proj") { inner } else { 0 };
+        let before_down = if shared(Input::Inner) { inner } else { 0 };
         let low: usize = match self.trains {
-            Trains::Adapters { rank, .. } => rank * names.iter().filter(|name| self.adapts(name)).count(),
-            _ => 0,
+            Trains::Adapters { rank, .. } => rank * layers.iter().filter(|layer| self.adapts(layer)).count(),
+            Trains::Projector | Trains::All => 0,
         };
         norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
     }
 
-    /// What the backward pass makes in the last block, on top of what is kept.
+    /// What the backward pass allocates in the last block, besides what is kept.
     fn block_backward(&self, batch: MicroBatch) -> usize {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
-        let streams = if self.llm.block_norms().len() == 1 { 3 } else { 2 };
-        let down = if self.llm.has_rms_norm() { "mlp.down_proj" } else { "mlp.fc2" };
-        // Through the activation, one gradient in and one or two out. What its output was kept in is free by then.
-        let middle = if self.llm.has_rms_norm() { 3 * inner } else { 2 * inner };
-        let middle = if self.keeps_input(down).is_some() { middle - inner } else { middle };
+        let family = self.llm.family;
+        let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
+        // Through the activation, one gradient in and one or two out. By then its output is no longer kept.
+        let middle = if family.is_gated() { 3 * inner } else { 2 * inner };
+        let down_keeps_input = family.layer(Part::Down).is_some_and(|down| self.keeps_input(down).is_some());
+        let middle = if down_keeps_input { middle - inner } else { middle };
         let again = if self.gradient_checkpointing { self.block_kept() + hidden } else { 0 };
-        let own: usize = self.llm.block_linears().iter().map(|name| self.linear_trained(name)).sum();
+        let own: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
         let own = if self.gradient_checkpointing { 2 * own } else { own };
         batch.rows * (streams * hidden + middle + again) + batch.learned * hidden + own
     }
 
-    /// Hidden states that something is learned from, and the logits that are in memory at a time.
+    /// Hidden states at labelled positions, and the logits that are in memory at a time.
     fn loss(&self, batch: MicroBatch) -> usize {
         let (hidden, vocab) = (self.llm.hidden_size, self.llm.vocab_size);
         let at_once = logits_at_once(vocab).min(batch.learned);
-        let copies = if self.keeps_input("lm_head") == Some(true) { 2 } else { 0 };
+        let copies = if self.keeps_input(self.llm.family.head()) == Some(true) { 2 } else { 0 };
         batch.rows * hidden + batch.learned * 2 * hidden + at_once * (2 * vocab + (2 + copies) * hidden)
     }
 
-    /// Gradients of the output layer, which exist before all others: those of the parts so far, and of this one.
+    /// Gradients of the output layer, which exist before all others: the sum over earlier chunks of rows, and this chunk's.
     fn head_gradients(&self, batch: MicroBatch) -> usize {
         let parts = batch.learned.div_ceil(logits_at_once(self.llm.vocab_size)).min(2);
         parts * self.head_trained()

@@ -1,25 +1,24 @@
-//! A merged model in 4 bits: `q4f16_1` of MLC. Linear and embedding matrices are quantized; the patch
-//! convolution, norms, biases and positions stay in f16.
+//! A merged model in 4 bits: linear and embedding matrices in `q4f16_1`; the patch convolution, norms, biases and
+//! positions in f16. Independent of the formula, which is in [`crate::encoding::q4f16`].
 
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde_json::json;
 
 use crate::{
     config::ConfigFile,
+    encoding::q4f16,
     error::{ModelError, Result},
-    save::{self, DType, NamedTensor},
-    tensor::quantize_q4f16,
-    weights::write::{Encoded, write_encoded},
+    save::all_tensors,
+    weights::{Encoded, write_encoded, write_json},
 };
 
-/// What quantization gave.
+/// Sizes of a quantized model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantized {
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Weights in all.
+    /// Number of weights.
     pub weights: u64,
 }
 
@@ -33,37 +32,13 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
         return Err(ModelError::file(&path, "only a merged model that is not yet quantized can be quantized"));
     }
     let model = crate::Imp::load(from)?;
-    let tensors = save::all_tensors(&model);
+    let tensors = all_tensors(&model);
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
-    let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(quantize).collect();
+    let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(Encoded::q4f16).collect();
     let bytes = encoded.iter().map(|tensor| tensor.size() as u64).sum();
-    config["quantization_config"] = json!({ "quant_method": "q4f16_1", "bits": 4, "group_size": 32 });
-    save::write_json(&to.join("config.json"), &config)?;
+    config["quantization_config"] =
+        json!({ "quant_method": q4f16::NAME, "bits": q4f16::BITS, "group_size": q4f16::GROUP_SIZE });
+    write_json(&to.join("config.json"), &config)?;
     write_encoded(&to.join("model.safetensors"), encoded)?;
     Ok(Quantized { bytes, weights })
-}
-
-fn quantize(tensor: NamedTensor<'_>) -> Vec<Encoded<'_>> {
-    let (rows, cols, stem) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
-        ([rows, cols], Some(stem)) if !stem.ends_with("position_embedding") => (*rows, *cols, stem.to_string()),
-        _ => return vec![Encoded::floats(tensor, DType::F16)],
-    };
-    let groups = cols.div_ceil(32);
-    let tensor = std::rc::Rc::new(tensor);
-    let again = std::rc::Rc::clone(&tensor);
-    // Quantized once for each of the two: cheaper than keeping a whole model's values until both are written.
-    vec![
-        Encoded {
-            name: format!("{stem}.q_weight"),
-            dtype: Dtype::U32,
-            shape: vec![rows, groups * 4],
-            bytes: Box::new(move || quantize_q4f16(&tensor.values(), cols).0),
-        },
-        Encoded {
-            name: format!("{stem}.q_scale"),
-            dtype: Dtype::F16,
-            shape: vec![rows, groups],
-            bytes: Box::new(move || quantize_q4f16(&again.values(), cols).1),
-        },
-    ]
 }

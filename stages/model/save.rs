@@ -1,35 +1,59 @@
-//! Writing models in the layouts that others read: Hugging Face folders, and the split layout of training stages.
-//! The same model gives the same bytes. Adapters are in [`crate::peft`].
+//! Writes models as Hugging Face folders, and in the split layout of training stages. The same model gives the same bytes.
+//! Adapters are in [`crate::peft`].
 
 use std::path::Path;
 
 use serde_json::json;
 
-pub use crate::weights::write::{DType, NamedTensor, write_json, write_tensors};
-use crate::{config::merged_json, error::Result, imp::Imp};
+use crate::{
+    config::merged_json,
+    encoding::Encoding,
+    error::Result,
+    imp::Imp,
+    tensor::Mat,
+    weights::{NamedTensor, write_json, write_tensors},
+};
 
-/// Where a merged checkpoint has the vision tower, in the names of the training code.
+/// Matrices as tensors of a file, read when they are written.
+impl<'a> NamedTensor<'a> {
+    /// With the matrix's own shape.
+    pub fn mat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
+    }
+
+    /// As a vector of all values.
+    pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.count()], mat)
+    }
+
+    /// With a different shape of the same number of values.
+    pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
+        Self::new(name, shape, || mat.to_host())
+    }
+}
+
+/// Prefix of the vision tower in a merged model: the name of the training code.
 pub(crate) const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model.";
 
 /// Writes the projector as `mm_projector.safetensors`, under LLaVA's names.
 pub fn projector(model: &Imp, folder: &Path) -> Result<()> {
-    write_tensors(&folder.join("mm_projector.safetensors"), model.projector.tensors(), DType::F32)
+    write_tensors(&folder.join("mm_projector.safetensors"), model.projector.tensors(), Encoding::F32)
 }
 
 /// Writes the language model as a Hugging Face folder, in f32, adapters merged.
 pub fn language_model(model: &Imp, folder: &Path) -> Result<()> {
     write_json(&folder.join("config.json"), &model.llm.merged_config().to_json())?;
-    write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), DType::F32)
+    write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), Encoding::F32)
 }
 
 /// Writes the used part of the vision tower as a SigLIP folder, in f32.
 pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
     write_json(&folder.join("config.json"), &model.vision.config.to_json())?;
-    write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), DType::F32)
+    write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), Encoding::F32)
 }
 
-/// The `config.json` of a folder whose parts lie apart: `llm/`, `vision/`, `mm_projector.safetensors`, and
-/// `adapter/` if there is one.
+/// Writes the `config.json` of the split layout: `llm/`, `vision/`, `mm_projector.safetensors`, and `adapter/` if there is
+/// one.
 pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
     let mut value = serde_json::to_value(&model.config).unwrap_or_default();
     value["model_type"] = json!("imp-split");
@@ -39,14 +63,19 @@ pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
 
 /// Writes one Hugging Face folder: language model with adapters merged, projector, and the used part of the
 /// vision tower under the names of the training code.
-pub fn merged(model: &Imp, dtype: DType, folder: &Path) -> Result<()> {
+pub fn merged(model: &Imp, encoding: Encoding, folder: &Path) -> Result<()> {
     let mut config = merged_json(&model.llm.merged_config(), &model.vision.config, &model.config);
-    config["torch_dtype"] = json!(if dtype == DType::F16 { "float16" } else { "float32" });
+    config["torch_dtype"] = json!(match encoding {
+        Encoding::F16 => "float16",
+        Encoding::Bf16 => "bfloat16",
+        // Another encoding is refused below.
+        _ => "float32",
+    });
     write_json(&folder.join("config.json"), &config)?;
-    write_tensors(&folder.join("model.safetensors"), all_tensors(model), dtype)
+    write_tensors(&folder.join("model.safetensors"), all_tensors(model), encoding)
 }
 
-/// Everything that a merged checkpoint has.
+/// All tensors of a merged model.
 pub(crate) fn all_tensors(model: &Imp) -> Vec<NamedTensor<'_>> {
     let mut tensors = model.llm.tensors();
     tensors.extend(model.projector.tensors());

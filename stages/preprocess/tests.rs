@@ -1,13 +1,268 @@
-//! `preprocess` against the reference's outputs (`fixtures/`), and the stage on good and bad data.
+//! Runs the stage on good and bad data.
 #![allow(clippy::unwrap_used)]
 
-mod images;
-mod prompts;
-mod stage;
+use std::{fs, path::Path};
 
-use std::path::{Path, PathBuf};
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
-/// A file or folder of `stages/preprocess/fixtures`.
-pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("preprocess/fixtures").join(name)
+use crate::{
+    Stage,
+    data::records::RecordSet,
+    download::Download,
+    preprocess::Preprocess,
+    testing::{Outcome, Trial, tree},
+};
+
+/// A folder with a tokenizer in `phi`, and with `records` and two images in `data`.
+fn workshop(records: &Value) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let model = json!({"source": "builtin:tiny-phi", "model": {"hidden_size": 16, "layers": 1}});
+    Trial::new(&root.path().join("phi"), &[]).run::<Download>(&model).done();
+    let images = root.path().join("data/images/sub");
+    fs::create_dir_all(&images).unwrap();
+    for (name, file) in [("a.png", "up_7x5.png"), ("b.jpg", "jpeg420_60x44.jpg")] {
+        fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("image/fixtures/files").join(file), images.join(name))
+            .unwrap();
+    }
+    fs::write(root.path().join("data/train.json"), serde_json::to_string_pretty(records).unwrap()).unwrap();
+    root
+}
+
+fn preprocess(root: &Path, work: &str, extra: &Value) -> Outcome {
+    let mut config = json!({"annotations": "train.json", "template": "phi2"});
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    let inputs = [("data", &*root.join("data")), ("tokenizer", &*root.join("phi/out"))];
+    Trial::new(&root.join(work), &inputs).run::<Preprocess>(&config)
+}
+
+fn record(id: &str, image: Option<&str>, question: &str, answer: &str) -> Value {
+    let turns = json!([{"from": "human", "value": question}, {"from": "gpt", "value": answer}]);
+    match image {
+        Some(image) => json!({"id": id, "image": image, "conversations": turns}),
+        None => json!({"id": id, "conversations": turns}),
+    }
+}
+
+/// With more records than are converted at a time.
+#[test]
+fn many_records_stay_in_order() {
+    let names = ["sub/a.png", "sub/b.jpg"];
+    let image = |number: usize| if number == 200 { "sub/none.png" } else { names[number % 2] };
+    let records: Vec<Value> =
+        (0..300).map(|number| record(&number.to_string(), Some(image(number)), "<image>\nWhich?", "This.")).collect();
+    let root = workshop(&json!(records));
+    let out = preprocess(root.path(), "work", &json!({"max_rejected": 1})).done();
+    let set = RecordSet::open(&out).unwrap();
+    assert_eq!((set.len(), set.meta().images), (299, 2));
+    let files = names.map(|name| fs::read(root.path().join("data/images").join(name)).unwrap());
+    for number in 0..299 {
+        let record = set.record(number).unwrap();
+        let id = if number < 200 { number } else { number + 1 };
+        assert_eq!(record.id, id.to_string());
+        assert_eq!(record.images().collect::<Vec<_>>(), [&files[id % 2]]);
+    }
+    let rejected: Value = serde_json::from_slice(&fs::read(out.join("rejected.jsonl")).unwrap()).unwrap();
+    let text = fs::read_to_string(root.path().join("data/train.json")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let id = lines.iter().position(|line| line.contains("\"200\"")).unwrap();
+    assert_eq!(rejected["line"], lines[..id].iter().rposition(|line| *line == "  {").unwrap() + 1);
+}
+
+fn good() -> Value {
+    json!([
+        record("one", Some("sub/a.png"), "<image>\nWhat is it?", "A dot."),
+        record("two", None, "What is 2+2?", "4"),
+        record("three", Some("sub/b.jpg"), "<image>\nAnd this?", "Something longer than the others."),
+        record("four", Some("sub/a.png"), "Again?\n<image>", "Yes."),
+    ])
+}
+
+#[test]
+fn records_come_back_as_they_were_put_in() {
+    let root = workshop(&good());
+    let outcome = preprocess(root.path(), "work", &json!({"image_aspect_ratio": "pad"}));
+    assert_eq!((outcome.figure("records") as usize, outcome.figure("images") as usize), (4, 2));
+    let set = RecordSet::open(&outcome.done()).unwrap();
+    let records: Vec<_> = (0..set.len()).map(|number| set.record(number).unwrap()).collect();
+    assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), ["one", "two", "three", "four"]);
+    assert_eq!(set.lengths().count(), records.len());
+    for (record, length) in records.iter().zip(set.lengths()) {
+        assert_eq!(record.input_ids.len(), length);
+        assert_eq!(record.labels.len(), length);
+        assert!(record.labels.iter().zip(record.input_ids).all(|(label, id)| *label == -100 || label == id));
+        assert_eq!(record.input_ids.iter().filter(|id| **id == -200).count(), record.images().len());
+    }
+    let file = |name: &str| fs::read(root.path().join("data/images/sub").join(name)).unwrap();
+    assert_eq!(records[0].images().collect::<Vec<_>>(), [file("a.png")]);
+    assert_eq!(records[2].images().collect::<Vec<_>>(), [file("b.jpg")]);
+    assert!(records[3].image_numbers().eq(records[0].image_numbers()), "an image is stored once");
+    assert_eq!(records[1].images().len(), 0);
+    assert_eq!(set.modality_lengths().collect::<Vec<_>>(), [6, -4, 8, 3]);
+    assert_eq!(set.meta().image_aspect_ratio, "pad");
+    assert!(set.record(4).is_err());
+}
+
+#[test]
+fn images_come_from_the_first_folder_that_has_them() {
+    let root = workshop(&good());
+    let whole = preprocess(root.path(), "whole", &json!({})).done();
+    let config = json!({"annotations": "train.json", "template": "phi2"});
+    for (folder, file) in [("first", "sub/a.png"), ("second", "sub/b.jpg")] {
+        fs::create_dir_all(root.path().join(folder).join("sub")).unwrap();
+        fs::rename(root.path().join("data/images").join(file), root.path().join(folder).join(file)).unwrap();
+    }
+    let path = |name: &str| root.path().join(name);
+    let (data, phi, first, second) = (path("data"), path("phi/out"), path("first"), path("second"));
+    let run = |work: &str, folders: &[(&str, &Path)]| {
+        let inputs = [&[("data", &*data), ("tokenizer", &*phi)], folders].concat();
+        Trial::new(&root.path().join(work), &inputs).run::<Preprocess>(&config)
+    };
+    let parts = run("parts", &[("images[0]", &*first), ("images[1]", &*second)]).done();
+    assert!(tree(&parts) == tree(&whole));
+    let error = run("none", &[("images[0]", &*first)]).error().to_string();
+    assert!(error.contains("sub/b.jpg is in none of the folders of `images`"), "{error}");
+}
+
+#[test]
+fn the_same_data_gives_the_same_bytes() {
+    let root = workshop(&good());
+    let first = tree(&preprocess(root.path(), "first", &json!({})).done());
+    let second = tree(&preprocess(root.path(), "second", &json!({})).done());
+    assert!(first == second);
+    let names: Vec<_> = first.keys().map(|path| path.to_string_lossy().into_owned()).collect();
+    assert_eq!(names, ["images.bin", "index.bin", "meta.json", "records.bin"]);
+}
+
+#[test]
+fn long_records_are_cut() {
+    let root = workshop(&good());
+    let set = RecordSet::open(&preprocess(root.path(), "work", &json!({"max_length": 30})).done()).unwrap();
+    assert!(set.lengths().all(|length| length == 30));
+}
+
+#[test]
+fn bad_records_are_named_with_line_and_reason() {
+    let mut bad = good();
+    bad.as_array_mut().unwrap().extend([
+        record("gone", Some("sub/c.png"), "<image>\nWhere?", "Gone."),
+        record("out", Some("../../etc/passwd"), "<image>\nWhere?", "Out."),
+        record("twice", Some("sub/a.png"), "<image>\nOne?", "<image> two"),
+        json!({"id": "empty", "conversations": []}),
+        json!({"id": "role", "conversations": [{"from": "system", "value": "x"}]}),
+        json!({"id": "keyless"}),
+        json!({"id": "number", "image": 3, "conversations": [{"from": "human", "value": "x"}]}),
+    ]);
+    let root = workshop(&bad);
+    fs::write(root.path().join("data/images/sub/broken.png"), b"\x89PNG\r\n\x1a\nnot really").unwrap();
+    let text = preprocess(root.path(), "strict", &json!({})).error().to_string();
+    assert!(text.starts_with("shown/data/train.json:57: 7 records are unusable"), "{text}");
+    assert!(text.contains("record 5 (line 57, id gone): the image images/sub/c.png is missing"), "{text}");
+    assert!(text.contains("and 4 more"), "{text}");
+
+    let outcome = preprocess(root.path(), "lenient", &json!({"max_rejected": 7}));
+    assert!(outcome.warnings().contains("7 record(s) left out"), "{}", outcome.warnings());
+    assert_eq!(outcome.figure("rejected") as usize, 7);
+    let lines = fs::read_to_string(outcome.done().join("rejected.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 7);
+    for (line, words) in lines.lines().zip([
+        "c.png is missing",
+        "leads out of the image folder",
+        "2 `<image>` for 1 image",
+        "conversation is empty",
+        "turn 1 is from `system`",
+        "missing field `conversations`",
+        "`image` must be the path",
+    ]) {
+        assert!(line.contains(words), "{line}");
+    }
+}
+
+#[test]
+fn common_mistakes_have_their_own_help() {
+    let records = json!([
+        record("prefix", Some("images/sub/a.png"), "<image>\nWhat?", "A."),
+        json!({"id": "openai", "messages": [{"role": "user", "content": "What?"}]}),
+    ]);
+    for (record, words) in records.as_array().unwrap().iter().zip(["relative to `image_folder`", "`messages` format"]) {
+        let root = workshop(&json!([record]));
+        let error = preprocess(root.path(), "work", &json!({})).error();
+        assert!(error.help().unwrap().contains(words), "{error:?}");
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_decoded_is_a_bad_record() {
+    let root = workshop(&json!([record("x", Some("sub/a.png"), "<image>\nWhat?", "A.")]));
+    let whole = fs::read(root.path().join("data/images/sub/a.png")).unwrap();
+    fs::write(root.path().join("data/images/sub/a.png"), &whole[..whole.len() - 30]).unwrap();
+    let error = preprocess(root.path(), "work", &json!({})).error();
+    assert!(error.to_string().contains("images/sub/a.png can't be decoded"), "{error}");
+    assert!(error.help().unwrap().contains("max_rejected"));
+}
+
+#[test]
+fn records_without_labels_are_counted_and_named() {
+    let root = workshop(&json!([
+        record("fine", None, "What is 2+2?", "4"),
+        record("roles", None, "Why print ASSISTANT: at all?", "So."),
+    ]));
+    let outcome = preprocess(root.path(), "work", &json!({}));
+    assert_eq!(outcome.figure("mismatched") as usize, 1);
+    assert!(outcome.warnings().contains("1 record(s) have no labels") && outcome.warnings().contains("id roles"));
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be() {
+    let root = workshop(&good());
+    let data = root.path().join("data");
+    fs::write(data.join("broken.json"), "[\n{\"id\": 1, \"conversations\": []},\n{\"id\"").unwrap();
+    fs::write(data.join("empty.json"), "[]").unwrap();
+    for (extra, words, help) in [
+        (json!({"annotations": "broken.json"}), "shown/data/broken.json:3: the record that begins here", "array"),
+        (json!({"annotations": "empty.json"}), "shown/data/empty.json: no records", "conversation"),
+        (json!({"annotations": "absent.json"}), "shown/data/absent.json: the annotation file is missing", "train.json"),
+    ] {
+        let error = preprocess(root.path(), "work", &extra).error();
+        assert!(error.to_string().starts_with(words), "{error}");
+        assert!(error.help().unwrap().contains(help), "{error:?}");
+    }
+    fs::write(root.path().join("phi/out/tokenizer.json"), "{}").unwrap();
+    let error = preprocess(root.path(), "work", &json!({})).error();
+    assert!(error.to_string().starts_with("shown/tokenizer/tokenizer.json: not a tokenizer"), "{error}");
+    for key in ["annotations", "image_folder"] {
+        let mut config = json!({"annotations": "a", "template": "plain"});
+        config[key] = json!("../elsewhere");
+        assert_eq!(Preprocess::check(&serde_json::from_value(config).unwrap()).unwrap_err().key, key);
+    }
+}
+
+#[test]
+fn a_damaged_artifact_is_an_error_and_not_a_panic() {
+    let root = workshop(&good());
+    let out = preprocess(root.path(), "work", &json!({})).done();
+    let read_all = || -> Result<(), crate::StageError> {
+        let set = RecordSet::open(&out)?;
+        (0..set.len()).try_for_each(|number| set.record(number).map(|record| assert!(record.images().count() < 2)))
+    };
+    read_all().unwrap();
+    for name in ["index.bin", "records.bin", "images.bin", "meta.json"] {
+        let whole = fs::read(out.join(name)).unwrap();
+        for cut in [0, 7, whole.len() - 2] {
+            fs::write(out.join(name), &whole[..cut]).unwrap();
+            assert!(read_all().is_err(), "{name} cut to {cut}");
+        }
+        fs::remove_file(out.join(name)).unwrap();
+        assert!(read_all().unwrap_err().to_string().contains("missing"), "{name}");
+        fs::write(out.join(name), &whole).unwrap();
+    }
+    let whole = fs::read(out.join("index.bin")).unwrap();
+    for position in 0..whole.len() {
+        for value in [0, 0x7f, 0xff] {
+            let mut damaged = whole.clone();
+            damaged[position] = value;
+            fs::write(out.join("index.bin"), damaged).unwrap();
+            drop(read_all()); // any result will do, but no panic
+        }
+    }
 }

@@ -11,10 +11,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
 use super::Recipe;
-use crate::{
-    StageError,
-    preprocess::{Mixture, pixels},
-};
+use crate::{StageError, data::mixture::Mixture, image::pixels};
 
 /// The order of all records over all epochs, cut into steps.
 pub(super) struct Batches {

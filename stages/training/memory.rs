@@ -11,9 +11,11 @@ use super::{
     features,
 };
 use crate::{
-    forecast::{Ahead, Forecast, MemoryForecast, Outlook, Work},
-    job::Runtime,
-    preprocess::Mixture,
+    contract::{
+        forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
+        job::Runtime,
+    },
+    data::{mixture::Mixture, records::RecordSet},
 };
 
 /// Samples that go through the model at once, unless the pipeline says otherwise.
@@ -41,7 +43,7 @@ pub(super) fn gradient_checkpointing(runtime: &Runtime, llm: &LanguageConfig) ->
 
 /// What training `model` on the input `data` will take, as far as both are known.
 pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahead: &Ahead<'_>) -> Forecast {
-    let sets: Option<Vec<_>> = ahead.inputs("data").map(Outlook::record_set).collect();
+    let sets: Option<Vec<_>> = ahead.inputs("data").map(record_set).collect();
     let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
     let known = set.map(|set| (Batches::new(recipe, &set, ahead.seed), set));
     // A limit on the steps is reached unless the records are very few.
@@ -69,7 +71,7 @@ fn taken(
     let training = Training {
         llm: &llm.config,
         vision: &vision.config,
-        projector: &joined.mm_projector_type,
+        projector: joined.mm_projector_type,
         trains,
         gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
     };
@@ -79,7 +81,7 @@ fn taken(
         let all = sizes.all(set, batches, kept);
         (sizes.largest(set, batches), Work::Whole(training.operations(all, encodes)))
     } else {
-        let longest = ahead.inputs("data").map(Outlook::longest).collect::<Option<Vec<_>>>()?.into_iter().max()?;
+        let longest = ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?;
         let part = sizes.bound(longest);
         let parts = recipe.global_batch_size as f64 / sizes.micro_batch as f64;
         (part, Work::FullStep(training.operations(part, true) * parts))
@@ -98,6 +100,20 @@ fn taken(
     let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
     let own = step.total() + decoded + kept + PROGRAM;
     Some((MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: known.is_none() }, work))
+}
+
+/// Tokens of the longest record, as far as that is known; an image counts as one.
+fn longest(outlook: &Outlook) -> Option<usize> {
+    match outlook.records.as_ref()? {
+        Records::Planned { max_length } => Some(*max_length),
+        Records::There(_) => record_set(outlook)?.lengths().max(),
+    }
+}
+
+/// The records, if they are there.
+fn record_set(outlook: &Outlook) -> Option<RecordSet> {
+    let Some(Records::There(folder)) = &outlook.records else { return None };
+    RecordSet::open(folder).ok()
 }
 
 struct Sizes {

@@ -273,7 +273,7 @@ error: stage `pretrain`: HERE/mine/phi/model.safetensors: this is not a whole sa
         file: "phi/config.json",
         damage: |_| Some(b"{\"model_type\": \"gpt2\"}".to_vec()),
         stderr: "\
-error: stage `pretrain`: HERE/mine/phi/config.json: model_type `gpt2` is not supported: phi, qwen2, llama and phi3 are
+error: stage `pretrain`: HERE/mine/phi/config.json: model_type `gpt2` is not supported (supported: phi, qwen2, llama, phi3)
   help: check that this is the model you meant, and that its files are whole",
     },
 ];

@@ -1,5 +1,7 @@
 //! Kills at random points, full disks, damaged files: the next run completes, with the digests of an undisturbed run, and
 //! no process of a stage outlives its runner for long.
+//!
+//! More rounds of kills: `IMP_FLOW_FAULT_ROUNDS=1000 cargo test --test e2e kills_at_random -- --nocapture`.
 
 use std::{
     fmt::Write,
@@ -13,8 +15,15 @@ use std::{
 
 use crate::support::Space;
 
-/// Rounds in which something is killed.
-const KILLS: u64 = 200;
+/// Rounds of kills, unless `IMP_FLOW_FAULT_ROUNDS` gives a number. Each kills one pipeline once or several times.
+const ROUNDS: u64 = 20;
+
+fn rounds() -> u64 {
+    match std::env::var("IMP_FLOW_FAULT_ROUNDS") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => ROUNDS,
+    }
+}
 
 /// Quick stages in several layers, some with checkpoints and some that give the same whatever they are given.
 fn pipeline(round: u64) -> String {
@@ -78,12 +87,12 @@ fn undisturbed(round: u64) -> Vec<(String, String)> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a campaign says how long it was")]
 fn kills_at_random_points_lose_nothing() {
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
-    let mut round = 0;
-    let mut kills = 0;
-    while kills < KILLS {
-        round += 1;
+    let (rounds, mut kills) = (rounds(), 0);
+    assert!(rounds > 0, "no round, no proof");
+    for round in 1..=rounds {
         let space = Space::new();
         space.write("p.toml", pipeline(round));
         // Several kills of one and the same pipeline, at different places.
@@ -108,6 +117,7 @@ fn kills_at_random_points_lose_nothing() {
         let verify = space.run(&["cache", "verify"]);
         assert_eq!(verify.code, Some(0), "round {round}: {}", verify.stdout);
     }
+    println!("{rounds} rounds with {kills} kills: every next run completed, with the digests of an undisturbed one");
 }
 
 #[test]

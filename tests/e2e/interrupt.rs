@@ -81,7 +81,7 @@ fn any_interruption_ends_with_the_same_weights() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("its process was killed (signal 9)"), "{stderr}");
-    assert!(stderr.contains("the same command goes on from the last checkpoint"), "{stderr}");
+    assert!(stderr.contains("the same command resumes from the last checkpoint"), "{stderr}");
 
     space.succeed(&["run", "small.toml"]);
     assert_eq!(space.digests("small"), expected);

@@ -183,7 +183,7 @@ fn a_running_or_killed_run_can_be_inspected() {
         "{}",
         compare.stderr
     );
-    assert!(space.succeed(&["why", "slow"]).stdout.contains("it goes on from its checkpoint"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("it resumes from its checkpoint"));
     let asked = space.succeed(&["status"]);
     assert!(asked.stderr.contains("p.toml can't be read now"), "{}", asked.stderr);
 

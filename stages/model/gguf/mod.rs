@@ -1,18 +1,18 @@
-//! Language models from GGUF, the file format of llama.cpp: written as a Hugging Face folder, which everything else
-//! here reads. Llama's architecture, with the tokenizer that the file carries.
+//! Converts language models from GGUF, the file format of llama.cpp, to Hugging Face folders, which everything else here
+//! reads: Llama's architecture, with the tokenizer in the file. Independent of the encodings of weights.
 //! Format: ggml's `docs/gguf.md`; names and the order of rotary dimensions: llama.cpp's `convert_hf_to_gguf.py`.
 
-mod blocks;
 mod reader;
 mod tokenizer;
 
 use std::path::Path;
 
 use crate::{
-    config::{Family, LanguageConfig},
+    config::LanguageConfig,
+    encoding::Encoding,
     error::{ModelError, Result},
-    save::{self, DType, NamedTensor},
-    tensor::Activation,
+    language::{Family, Part},
+    weights::{NamedTensor, write_json, write_tensors},
 };
 use reader::{Gguf, Tensor};
 
@@ -21,9 +21,9 @@ pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
     let tensors = gguf.tensors.iter().map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
-    save::write_json(&folder.join("config.json"), &config.to_json())?;
-    save::write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
-    save::write_tensors(&folder.join("model.safetensors"), tensors, DType::F16)
+    write_json(&folder.join("config.json"), &config.to_json())?;
+    write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
+    write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)
 }
 
 /// The sizes of the model in `file`.
@@ -34,7 +34,7 @@ pub fn language_config(file: &Path) -> Result<LanguageConfig> {
 fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     let architecture = gguf.text("general.architecture")?;
     if architecture != "llama" {
-        let message = format!("a model of the architecture `{architecture}`: GGUF files of `llama` are read");
+        let message = format!("the architecture `{architecture}` is not supported in GGUF files (supported: llama)");
         return Err(ModelError::file(&gguf.path, message));
     }
     let number = |key: &str| gguf.number(&format!("llama.{key}"));
@@ -44,34 +44,40 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     }
     let id = |key: &str| gguf.number(&format!("tokenizer.ggml.{key}_token_id")).ok().map(|id| id as u32);
     Ok(LanguageConfig {
-        family: Family::Llama,
         intermediate_size: number("feed_forward_length")?,
         num_key_value_heads: number("attention.head_count_kv").unwrap_or(heads),
         rope_theta: gguf.float("llama.rope.freq_base").unwrap_or(10_000.0),
         norm_eps: f64::from(gguf.float("llama.attention.layer_norm_rms_epsilon")? as f32),
-        hidden_act: Activation::Silu,
         tie_word_embeddings: !gguf.tensors.iter().any(|tensor| tensor.name == "output.weight"),
         max_position_embeddings: number("context_length")?,
         bos_token_id: id("bos"),
         eos_token_id: id("eos").into_iter().collect(),
-        ..LanguageConfig::phi(gguf.tokens()?.len(), hidden, number("block_count")?, heads, hidden / heads)
+        ..LanguageConfig::new(Family::Llama, gguf.tokens()?.len(), hidden, number("block_count")?, heads)
     })
 }
 
-/// Beginnings and parts of blocks: in GGUF, at Hugging Face.
-const NAMES: [(&str, &str); 12] = [
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("attn_norm", "input_layernorm"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
+/// What a name stands for.
+enum Meaning {
+    /// This name at Hugging Face.
+    Named(&'static str),
+    /// A linear layer, whose name is the family's.
+    Linear(Part),
+}
+
+/// Names in GGUF, without `blk.N.` and `.weight`.
+const NAMES: [(&str, Meaning); 12] = [
+    ("token_embd", Meaning::Named("model.embed_tokens")),
+    ("output_norm", Meaning::Named("model.norm")),
+    ("output", Meaning::Linear(Part::LmHead)),
+    ("attn_norm", Meaning::Named("input_layernorm")),
+    ("ffn_norm", Meaning::Named("post_attention_layernorm")),
+    ("attn_q", Meaning::Linear(Part::Q)),
+    ("attn_k", Meaning::Linear(Part::K)),
+    ("attn_v", Meaning::Linear(Part::V)),
+    ("attn_output", Meaning::Linear(Part::O)),
+    ("ffn_gate", Meaning::Linear(Part::Gate)),
+    ("ffn_up", Meaning::Linear(Part::Up)),
+    ("ffn_down", Meaning::Linear(Part::Down)),
 ];
 
 fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Result<NamedTensor<'a>> {
@@ -81,15 +87,20 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
         Some((layer, part)) => (Some(layer), part),
         None => (None, stem),
     };
-    let (_, name) = NAMES.iter().find(|(theirs, _)| *theirs == part).ok_or_else(unknown)?;
+    let (_, meaning) = NAMES.iter().find(|(theirs, _)| *theirs == part).ok_or_else(unknown)?;
+    let name = match meaning {
+        Meaning::Named(name) => name,
+        Meaning::Linear(part) => config.family.layer(*part).ok_or_else(unknown)?.name,
+    };
     let name = layer.map_or(format!("{name}.weight"), |layer| format!("model.layers.{layer}.{name}.weight"));
-    let heads = match part {
-        "attn_q" => Some(config.num_attention_heads),
-        "attn_k" => Some(config.num_key_value_heads),
-        _ => None,
+    let heads = match meaning {
+        Meaning::Linear(Part::Q) => Some(config.num_attention_heads),
+        Meaning::Linear(Part::K) => Some(config.num_key_value_heads),
+        Meaning::Linear(_) | Meaning::Named(_) => None,
     };
     Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
-        let values = blocks::widen(tensor.encoding, gguf.bytes(tensor));
+        let mut values = vec![0.0; tensor.shape.iter().product()];
+        tensor.encoding.widen(gguf.bytes(tensor), &mut values);
         heads.map_or_else(|| values.clone(), |heads| halves(&values, &tensor.shape, heads)).into()
     }))
 }
@@ -100,8 +111,8 @@ fn halves(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
     let (rows, width) = (shape[0], values.len() / shape[0].max(1));
     let head = (rows / heads.max(1)).max(1);
     let row = |row: usize| {
-        let (start, place) = (row / head * head, row % head);
-        let from = start + if place < head / 2 { 2 * place } else { 2 * (place - head / 2) + 1 };
+        let (start, index) = (row / head * head, row % head);
+        let from = start + if index < head / 2 { 2 * index } else { 2 * (index - head / 2) + 1 };
         &values[from * width..(from + 1) * width]
     };
     (0..rows).flat_map(row).copied().collect()

@@ -1,12 +1,13 @@
 //! Attention of a block: projections to queries, keys and values, rotary positions, and the output projection.
-//! What a position attends to is the caller's.
+//! Independent of what a position attends to.
 
+use super::family::Part;
 use crate::{
     config::LanguageConfig,
-    error::Result,
+    error::{ModelError, Result},
     layers::{Linear, Pass},
     tensor::{self, Mat, Rotation},
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 
 #[derive(Clone)]
@@ -28,17 +29,15 @@ enum Projections {
 
 impl Attention {
     /// Reads the layers of the block whose names begin with `prefix`.
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, prefix: &str) -> Result<Self> {
-        let linear = |part: &str| load_linear(from, config, prefix, part);
-        let names = config.block_linears();
-        let projections = if names.contains(&"self_attn.qkv_proj") {
-            Projections::Stacked(linear("self_attn.qkv_proj")?)
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, prefix: &str) -> Result<Self> {
+        let linear = |part| load_linear(from, config, prefix, part);
+        let projections = if config.family.has(Part::Qkv) {
+            Projections::Stacked(linear(Part::Qkv)?)
         } else {
-            Projections::Apart([linear("self_attn.q_proj")?, linear("self_attn.k_proj")?, linear("self_attn.v_proj")?])
+            Projections::Apart([linear(Part::Q)?, linear(Part::K)?, linear(Part::V)?])
         };
-        let out = if names.contains(&"self_attn.dense") { "self_attn.dense" } else { "self_attn.o_proj" };
         let key_width = config.num_key_value_heads * config.head_dim;
-        Ok(Self { projections, out: linear(out)?, head_dim: config.head_dim, key_width })
+        Ok(Self { projections, out: linear(Part::O)?, head_dim: config.head_dim, key_width })
     }
 
     /// `[rows, hidden]` from normed rows. `attend` is given q, k and v with positions in them.
@@ -80,7 +79,10 @@ impl Attention {
 }
 
 /// A linear layer of a block, with the shape that the configuration gives it.
-pub(super) fn load_linear(from: &Checkpoint, config: &LanguageConfig, prefix: &str, part: &str) -> Result<Linear> {
-    let (outputs, inputs, bias) = config.linear_shape(part);
-    Linear::load(from, &format!("{prefix}{part}"), outputs, inputs, bias)
+pub(super) fn load_linear(from: &TensorFiles, config: &LanguageConfig, prefix: &str, part: Part) -> Result<Linear> {
+    let layer = config.family.layer(part).ok_or_else(|| {
+        ModelError::file(&from.config_file(), format!("{:?} has no layer for {part:?}", config.family))
+    })?;
+    let (outputs, inputs, bias) = config.linear_shape(layer);
+    Linear::load(from, &format!("{prefix}{}", layer.name), outputs, inputs, bias)
 }

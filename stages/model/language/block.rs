@@ -5,10 +5,9 @@ use super::{attention::Attention, mlp::Mlp};
 use crate::{
     config::LanguageConfig,
     error::Result,
-    layers::{Linear, Norm, Pass},
-    save::NamedTensor,
+    layers::{Linear, Norm, Parameter, Pass},
     tensor::{self, Mat, Rotation},
-    weights::Checkpoint,
+    weights::{NamedTensor, TensorFiles},
 };
 
 #[derive(Clone)]
@@ -21,13 +20,14 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, layer: usize) -> Result<Self> {
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, layer: usize) -> Result<Self> {
         let prefix = format!("model.layers.{layer}.");
+        let norms = config.family.description().block_norms;
         let norm = |part: &str| load_norm(from, config, &format!("{prefix}{part}"));
         Ok(Self {
-            norm: norm("input_layernorm")?,
+            norm: norm(norms[0])?,
             attention: Attention::load(from, config, &prefix)?,
-            norm2: config.block_norms().get(1).map(|part| norm(part)).transpose()?,
+            norm2: norms.get(1).map(|part| norm(part)).transpose()?,
             mlp: Mlp::load(from, config, &prefix)?,
         })
     }
@@ -64,7 +64,7 @@ impl Block {
     }
 
     /// The same with their names, in a fixed order.
-    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.trainable(visit));
         self.linears_mut().into_iter().for_each(|linear| linear.trainable(visit));
     }
@@ -87,7 +87,7 @@ impl Block {
 }
 
 /// A norm of the language model's kind.
-pub(super) fn load_norm(from: &Checkpoint, config: &LanguageConfig, name: &str) -> Result<Norm> {
-    let load = if config.has_rms_norm() { Norm::rms } else { Norm::layer };
+pub(super) fn load_norm(from: &TensorFiles, config: &LanguageConfig, name: &str) -> Result<Norm> {
+    let load = if config.family.description().rms_norms { Norm::rms } else { Norm::layer };
     load(from, name, config.hidden_size, config.norm_eps)
 }

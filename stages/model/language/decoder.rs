@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::block::{Block, load_norm};
+use super::{
+    block::{Block, load_norm},
+    family::{Layer, is_target},
+};
 use crate::{
     config::LanguageConfig,
     error::Result,
-    layers::{Linear, LoraSettings, Norm, Pass},
-    save::NamedTensor,
+    layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
-    weights::Checkpoint,
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// A decoder of any [`crate::config::Family`].
@@ -30,20 +32,20 @@ const EMBEDDING: &str = "model.embed_tokens";
 
 impl Decoder {
     /// Reads the model from tensors under their Hugging Face names.
-    pub fn load(from: &Checkpoint, config: LanguageConfig) -> Result<Self> {
+    pub fn load(from: &TensorFiles, config: LanguageConfig) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = from.weight(EMBEDDING, vocab, hidden)?;
         let blocks =
             (0..config.num_hidden_layers).map(|layer| Block::load(from, &config, layer)).collect::<Result<_>>()?;
-        let final_norm = load_norm(from, &config, config.final_norm())?;
-        let (_, _, bias) = config.linear_shape("lm_head");
+        let final_norm = load_norm(from, &config, config.family.description().final_norm)?;
+        let head = config.family.head();
         let (embedding, lm_head) = if config.tie_word_embeddings {
             // Files may hold the shared matrix a second time, under the output layer's name.
-            from.may_have("lm_head.weight");
-            let bias = if bias { Some(from.vector("lm_head.bias", vocab)?) } else { None };
-            (None, Linear { name: "lm_head".into(), weight: embedding, bias, lora: None })
+            from.may_have(&format!("{}.weight", head.name));
+            let bias = if head.bias { Some(from.vector(&format!("{}.bias", head.name), vocab)?) } else { None };
+            (None, Linear { name: head.name.into(), weight: embedding, bias, lora: None })
         } else {
-            (Some(embedding), Linear::load(from, "lm_head", vocab, hidden, bias)?)
+            (Some(embedding), Linear::load(from, head.name, vocab, hidden, head.bias)?)
         };
         Ok(Self { config, embedding, blocks, final_norm, lm_head })
     }
@@ -69,7 +71,7 @@ impl Decoder {
                 }
             };
             x = if pass.gradient_checkpointing() {
-                tensor::checkpoint(&pass.graph, &x, block.parameters(), run)
+                tensor::recompute(&pass.graph, &x, block.parameters(), run)
             } else {
                 run(&pass.graph, &x)
             };
@@ -93,24 +95,22 @@ impl Decoder {
     pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
         let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
-            let width = k.cols();
-            for (cache, range) in cache[layer].iter_mut().zip(segments.iter()) {
-                let range = range.start * width..range.end * width;
-                cache.push(&k.values()[range.clone()], &v.values()[range]);
+            for (cache, rows) in cache[layer].iter_mut().zip(segments.iter()) {
+                cache.push(k, v, rows);
             }
             self.attend(layer, q, k, v, segments)
         });
         (hidden, cache)
     }
 
-    /// More positions of sequences: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all that
-    /// the cache has of it.
+    /// Reads more positions: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all positions
+    /// that the cache has of that sequence.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
             for (row, sequence) in which.iter().enumerate() {
-                cache[*sequence].push(k.row(row), v.row(row));
+                cache[*sequence].push(k, v, row..row + 1);
             }
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
             tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
@@ -166,35 +166,35 @@ impl Decoder {
         self.linears_mut().for_each(Linear::unfreeze);
     }
 
-    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or on all if there
-    /// are none, `lm_head` included.
+    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...); if `targets` is empty, on
+    /// all, `lm_head` included.
     ///
     /// # Errors
-    /// In words, if a target is no linear layer of this model.
+    /// A message, if a target is not a linear layer of this model.
     pub fn adapt(&mut self, settings: &LoraSettings, targets: &[String], seed: u64) -> std::result::Result<(), String> {
         let known = self.linear_names();
         if let Some(target) = targets.iter().find(|target| !known.contains(target.as_str())) {
             let known: Vec<&str> = known.into_iter().collect();
-            return Err(format!("`{target}` is no linear layer of this model, which has {}", known.join(", ")));
+            return Err(format!("`{target}` is not a linear layer of this model, which has {}", known.join(", ")));
         }
-        let wanted = |linear: &&mut Linear| targets.is_empty() || targets.iter().any(|target| target == linear.kind());
+        let wanted = |linear: &&mut Linear| is_target(targets, linear.kind());
         self.linears_mut().filter(wanted).for_each(|linear| linear.adapt(settings, seed));
         Ok(())
     }
 
-    /// Puts all adapters into their weights, for good.
+    /// Folds all adapters into their weights.
     pub fn fold(&mut self) {
         self.untie_if_adapted();
         self.linears_mut().for_each(Linear::fold);
     }
 
-    /// Takes all adapters off.
+    /// Removes all adapters.
     pub fn drop_adapters(&mut self) {
         self.linears_mut().for_each(|linear| linear.lora = None);
     }
 
-    /// An adapter of the output layer is none of the embedding's: put into a weight that both share, it would change
-    /// the embedding, too. So they are no longer tied.
+    /// Unties the embedding from an adapted output layer: an adapter folded into the weight that both share would change the
+    /// embedding too.
     fn untie_if_adapted(&mut self) {
         if self.embedding.is_none() && self.lm_head.lora.is_some() {
             self.embedding = Some(self.lm_head.weight.clone());
@@ -213,11 +213,11 @@ impl Decoder {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Some(Weight::Dense(mat)) = &mut self.embedding
             && mat.needs_grad()
         {
-            visit(format!("{EMBEDDING}.weight"), mat);
+            visit(Parameter::new(format!("{EMBEDDING}.weight"), Role::Matrix), mat);
         }
         self.blocks.iter_mut().for_each(|block| block.trainable(visit));
         self.final_norm.trainable(visit);
@@ -233,21 +233,21 @@ impl Decoder {
     /// All tensors in f32 by their Hugging Face names, adapters merged.
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
-        let shape = vec![embedding.outputs(), embedding.inputs()];
-        let mut all = vec![NamedTensor::new(format!("{EMBEDDING}.weight"), shape, || embedding.values())];
+        let (rows, cols) = (embedding.outputs(), embedding.inputs());
+        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, || embedding.to_host())];
         self.blocks.iter().for_each(|block| block.tensors(&mut all));
         self.final_norm.tensors(&mut all);
         if !self.merged_config().tie_word_embeddings {
             self.lm_head.tensors(&mut all);
         } else if let Some(bias) = &self.lm_head.bias {
-            all.push(NamedTensor::vector("lm_head.bias", bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.lm_head.name), bias));
         }
         all
     }
 
     /// The last parts of the linear layers' names: peft's `target_modules`.
     pub fn linear_names(&self) -> BTreeSet<&'static str> {
-        let last = |name: &&'static str| name.rsplit('.').next().unwrap_or(name);
-        self.config.block_linears().iter().map(last).chain(["lm_head"]).collect()
+        let family = self.config.family;
+        family.block_layers().iter().chain([family.head()]).map(Layer::short_name).collect()
     }
 }

@@ -1,19 +1,19 @@
 //! The MLP of a block: plain (Phi), or with a gate (Shazeer 2020).
 
-use super::attention::load_linear;
+use super::{attention::load_linear, family::Part};
 use crate::{
     config::LanguageConfig,
     error::Result,
     layers::{Linear, Pass},
     tensor::{self, Activation, Mat},
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant, reason = "a model has a few dozen of them")]
 pub(super) enum Mlp {
-    /// `fc2(gelu(fc1(x)))`.
-    Plain { fc1: Linear, fc2: Linear, activation: Activation },
+    /// `down(gelu(up(x)))`.
+    Plain { up: Linear, down: Linear, activation: Activation },
     /// `down(silu(gate(x)) * up(x))`.
     Gated { gate: Linear, up: Linear, down: Linear },
     /// The same with gate and up, in this order, in the rows of one matrix (Phi-3).
@@ -22,16 +22,14 @@ pub(super) enum Mlp {
 
 impl Mlp {
     /// Reads the layers of the block whose names begin with `prefix`.
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, prefix: &str) -> Result<Self> {
-        let linear = |part: &str| load_linear(from, config, prefix, part);
-        let names = config.block_linears();
-        Ok(if names.contains(&"mlp.fc1") {
-            Self::Plain { fc1: linear("mlp.fc1")?, fc2: linear("mlp.fc2")?, activation: config.hidden_act }
-        } else if names.contains(&"mlp.gate_up_proj") {
-            Self::GatedStacked { gate_up: linear("mlp.gate_up_proj")?, down: linear("mlp.down_proj")? }
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, prefix: &str) -> Result<Self> {
+        let linear = |part| load_linear(from, config, prefix, part);
+        Ok(if config.family.has(Part::GateUp) {
+            Self::GatedStacked { gate_up: linear(Part::GateUp)?, down: linear(Part::Down)? }
+        } else if config.family.has(Part::Gate) {
+            Self::Gated { gate: linear(Part::Gate)?, up: linear(Part::Up)?, down: linear(Part::Down)? }
         } else {
-            let (gate, up) = (linear("mlp.gate_proj")?, linear("mlp.up_proj")?);
-            Self::Gated { gate, up, down: linear("mlp.down_proj")? }
+            Self::Plain { up: linear(Part::Up)?, down: linear(Part::Down)?, activation: config.hidden_act }
         })
     }
 
@@ -39,8 +37,8 @@ impl Mlp {
     pub(super) fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
         let g = &pass.graph;
         match self {
-            Self::Plain { fc1, fc2, activation } => {
-                fc2.forward(pass, &tensor::activation(g, &fc1.forward(pass, x), *activation))
+            Self::Plain { up, down, activation } => {
+                down.forward(pass, &tensor::activation(g, &up.forward(pass, x), *activation))
             }
             Self::Gated { gate, up, down } => {
                 let inner = tensor::silu_gate(g, &gate.forward(pass, x), &up.forward(pass, x));
@@ -57,7 +55,7 @@ impl Mlp {
 
     pub(super) fn linears(&self) -> Vec<&Linear> {
         match self {
-            Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
+            Self::Plain { up, down, .. } => vec![up, down],
             Self::Gated { gate, up, down } => vec![gate, up, down],
             Self::GatedStacked { gate_up, down } => vec![gate_up, down],
         }
@@ -65,7 +63,7 @@ impl Mlp {
 
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Plain { fc1, fc2, .. } => vec![fc1, fc2],
+            Self::Plain { up, down, .. } => vec![up, down],
             Self::Gated { gate, up, down } => vec![gate, up, down],
             Self::GatedStacked { gate_up, down } => vec![gate_up, down],
         }

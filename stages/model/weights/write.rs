@@ -1,57 +1,48 @@
-//! Writing safetensors files, one tensor in memory at a time, whole or not at all. The same tensors give the
-//! same bytes. Knows nothing of models.
+//! Writes safetensors files whole or not at all, with one tensor in memory at a time. The same tensors give the same bytes.
+//! Independent of models.
 
 use std::{
     borrow::Cow,
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
-use half::f16;
-use rayon::prelude::*;
 use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::error::{ModelError, Result};
+use super::{Q4F16_LEVELS, Q4F16_SCALES, dtype::dtype_of};
+use crate::{
+    encoding::{Encoding, q4f16},
+    error::{ModelError, Result},
+};
 
-/// How values are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// 32-bit floats.
-    F32,
-    /// Half precision, as the published checkpoints.
-    #[default]
-    F16,
-}
-
-impl DType {
-    /// Bytes of one value.
-    pub fn size(self) -> usize {
-        if self == Self::F32 { 4 } else { 2 }
-    }
-}
-
-/// A tensor in f32 with its name, whose values are made when they are asked for.
+/// A tensor in f32 with its name, whose values are computed when they are written.
 pub struct NamedTensor<'a> {
     /// Its name in the file.
     pub name: String,
     /// Its shape in the file.
     pub shape: Vec<usize>,
+    /// Whether it is the matrix of a linear or embedding layer.
+    matrix: bool,
     values: Box<dyn Fn() -> Cow<'a, [f32]> + 'a>,
 }
 
 impl<'a> NamedTensor<'a> {
-    /// A tensor whose values are computed by `values`, as many as `shape` says.
+    /// A tensor whose values are computed by `values`; `shape` says how many.
     pub fn new(name: impl Into<String>, shape: Vec<usize>, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
-        Self { name: name.into(), shape, values: Box::new(values) }
+        Self { name: name.into(), shape, matrix: false, values: Box::new(values) }
     }
 
     /// A tensor whose values exist.
     pub fn of(name: impl Into<String>, shape: Vec<usize>, values: &'a [f32]) -> Self {
         Self::new(name, shape, move || Cow::Borrowed(values))
+    }
+
+    /// The matrix `[rows, cols]` of the linear or embedding layer `layer`, whose values are computed by `values`.
+    pub fn matrix(layer: &str, rows: usize, cols: usize, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
+        Self { matrix: true, ..Self::new(format!("{layer}.weight"), vec![rows, cols], values) }
     }
 
     /// A vector whose values exist.
@@ -64,7 +55,7 @@ impl<'a> NamedTensor<'a> {
         (self.values)()
     }
 
-    /// How many values it has.
+    /// Number of values.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
@@ -72,22 +63,41 @@ impl<'a> NamedTensor<'a> {
 
 /// A tensor as a file has it.
 pub(crate) struct Encoded<'a> {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Box<dyn Fn() -> Vec<u8> + 'a>,
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Box<dyn Fn() -> Vec<u8> + 'a>,
 }
 
 impl<'a> Encoded<'a> {
-    pub(crate) fn floats(tensor: NamedTensor<'a>, dtype: DType) -> Self {
+    fn new(tensor: NamedTensor<'a>, encoding: Encoding, dtype: Dtype) -> Self {
         let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
-        let (encoded, bytes): (_, Box<dyn Fn() -> Vec<u8>>) = match dtype {
-            DType::F32 => (Dtype::F32, Box::new(move || encode(&tensor.values(), f32::to_le_bytes))),
-            DType::F16 => {
-                (Dtype::F16, Box::new(move || encode(&tensor.values(), |value| f16::from_f32(value).to_le_bytes())))
-            }
+        Self { name, dtype, shape, bytes: Box::new(move || encoding.narrow(&tensor.values())) }
+    }
+
+    /// The matrix of a linear or embedding layer in 4 bits, everything else in f16.
+    pub(crate) fn q4f16(tensor: NamedTensor<'a>) -> Vec<Self> {
+        let (rows, cols, layer) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
+            ([rows, cols], Some(layer)) if tensor.matrix => (*rows, *cols, layer.to_string()),
+            _ => return vec![Self::new(tensor, Encoding::F16, Dtype::F16)],
         };
-        Self { name, dtype: encoded, shape, bytes }
+        let tensor = Rc::new(tensor);
+        let again = Rc::clone(&tensor);
+        // Quantized once for each of the two: cheaper than keeping a whole model's values until both are written.
+        vec![
+            Self {
+                name: format!("{layer}.{Q4F16_LEVELS}"),
+                dtype: Dtype::U32,
+                shape: vec![rows, q4f16::words_per_row(cols)],
+                bytes: Box::new(move || q4f16::narrow(&tensor.values(), cols).0),
+            },
+            Self {
+                name: format!("{layer}.{Q4F16_SCALES}"),
+                dtype: Dtype::F16,
+                shape: vec![rows, q4f16::scales_per_row(cols)],
+                bytes: Box::new(move || q4f16::narrow(&again.values(), cols).1),
+            },
+        ]
     }
 
     /// Its length in the file.
@@ -96,24 +106,18 @@ impl<'a> Encoded<'a> {
     }
 }
 
-fn encode<const N: usize>(values: &[f32], bytes_of: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
-    const CHUNK: usize = 1 << 14;
-    let mut bytes = vec![0; values.len() * N];
-    bytes.par_chunks_mut(CHUNK * N).zip(values.par_chunks(CHUNK)).for_each(|(bytes, values)| {
-        for (bytes, value) in bytes.chunks_exact_mut(N).zip(values) {
-            bytes.copy_from_slice(&bytes_of(*value));
-        }
-    });
-    bytes
-}
-
 /// Writes a safetensors file.
-pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, dtype: DType) -> Result<()> {
-    write_encoded(path, tensors.into_iter().map(|tensor| Encoded::floats(tensor, dtype)).collect())
+///
+/// # Errors
+/// If safetensors has no type for `encoding` (ggml's blocks), or the file can't be written.
+pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, encoding: Encoding) -> Result<()> {
+    let dtype = dtype_of(encoding)
+        .ok_or_else(|| ModelError::file(path, format!("a safetensors file can't hold {encoding:?}")))?;
+    write_encoded(path, tensors.into_iter().map(|tensor| Encoded::new(tensor, encoding, dtype)).collect())
 }
 
-/// The format: length of the header (u64), the header (JSON: type, shape and place of each tensor), the data.
-/// Wide types come first, so that every tensor is aligned, then names in their order.
+/// The format: length of the header (u64), the header (JSON: type, shape and offsets of each tensor), the data.
+/// Wide types come first, so that every tensor is aligned; tensors of a type are sorted by name.
 pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Result<()> {
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
     let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
@@ -121,8 +125,8 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
     for tensor in &tensors {
         let start = end;
         end += tensor.size();
-        let place = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
-        header.insert(tensor.name.clone(), place);
+        let entry = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
+        header.insert(tensor.name.clone(), entry);
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -132,7 +136,7 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
         for tensor in &tensors {
             let bytes = (tensor.bytes)();
             if bytes.len() != tensor.size() {
-                let message = format!("the tensor `{}` has another size than its shape", tensor.name);
+                let message = format!("the tensor `{}` has a different size than its shape", tensor.name);
                 return Err(std::io::Error::other(message));
             }
             file.write_all(&bytes)?;
@@ -141,7 +145,7 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
     })
 }
 
-/// Writes a JSON file for people.
+/// Writes a JSON file, indented.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_with(path, |file| writeln!(file, "{value:#}"))
 }

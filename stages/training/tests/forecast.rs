@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::forecast::{Ahead, Forecast, Outlook, Work};
+use crate::{
+    contract::forecast::{Ahead, Forecast, Outlook, Work},
+    model_folder::outlook,
+};
 
 fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
     let config: S::Config = serde_json::from_value(config.clone()).unwrap();
-    let runtime = crate::job::Runtime { micro_batch_size: 4, ..Default::default() };
+    let runtime = crate::contract::job::Runtime { micro_batch_size: 4, ..Default::default() };
     let inputs = inputs.iter().copied().collect();
     S::forecast(&config, &Ahead { runtime: &runtime, seed: 0, sources: &BTreeMap::new(), inputs })
 }
@@ -23,7 +26,7 @@ fn memory_is_known_before_anything_ran() {
         let config = json!({"annotations": "pretrain.json", "template": "plain", "max_length": max_length});
         ask::<Preprocess>(&config, &[]).outlook
     };
-    let there = |name: &str| Outlook::of_folder(&shop.path(name).join("out"));
+    let there = |name: &str| outlook(&shop.path(name).join("out"));
     let (llm, vision, captions) = (there("phi"), there("siglip"), there("captions"));
 
     let pretrain = |llm: &Outlook, vision: &Outlook, data: &Outlook| {
@@ -63,7 +66,7 @@ fn memory_is_known_before_anything_ran() {
 
 #[test]
 fn what_is_not_known_is_not_guessed() {
-    let nothing = Outlook::of_folder("there/is/none".as_ref());
+    let nothing = outlook("there/is/none".as_ref());
     assert!(ask::<Finetune>(&lora(), &[("model", &nothing), ("data", &nothing)]).memory.is_none());
     assert!(ask::<Pretrain>(&stage1(), &[]).memory.is_none());
 }

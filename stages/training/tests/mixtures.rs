@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::{preprocess::Mixture, training::batches::Batches};
+use crate::{data::mixture::Mixture, training::batches::Batches};
 
 const BOTH: [(&str, &str); 3] = [("model", "pretrain"), ("data[0]", "captions"), ("data[1]", "instructions")];
 

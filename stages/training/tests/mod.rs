@@ -3,6 +3,7 @@
 
 mod features;
 mod forecast;
+mod keys;
 mod mixtures;
 mod models;
 mod runs;
@@ -16,26 +17,24 @@ use std::{
 use imp_model::{
     GenerateOptions, Imp, Sample,
     config::{Family, LanguageConfig},
+    encoding::Encoding,
     init,
-    save::DType,
     tensor::Activation,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    StageError,
+    Stage, StageError,
+    contract::event::Event,
+    data::records::RecordSet,
     download::Download,
-    event::Event,
     finetune::Finetune,
+    image::pixels::{AspectRatio, pixels},
     merge::Merge,
-    preprocess::{
-        Preprocess, RecordSet,
-        pixels::{AspectRatio, pixels},
-    },
+    preprocess::Preprocess,
     pretrain::Pretrain,
     quantize::Quantize,
-    stage::Stage,
     testing::{Outcome, Trial, tree},
 };
 
@@ -143,7 +142,7 @@ fn logits(folder: &Path, data: &Path) -> Vec<f32> {
         let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &numbers };
         let spliced = model.splice(&pass, &[sample], &features);
         let hidden = model.llm.forward(&pass, &spliced.embedded, &spliced.segments);
-        all.extend_from_slice(model.llm.logits(&pass, &hidden).values());
+        all.extend_from_slice(&model.llm.logits(&pass, &hidden).to_host());
         let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
         assert_eq!(model.generate(&[sample], &features, &options)[0].len(), 4);
     }

@@ -50,7 +50,7 @@ fn images_of_another_size_stay_so_to_the_end() {
         imp_model::load_vision(&shop.path("siglip/out"), &imp_model::config::ImpConfig::default()).unwrap();
     original.resize(32).unwrap();
     let image = [vec![0.5; 3 * 32 * 32]];
-    assert_eq!(vision.encode(&image).values(), original.encode(&image).values());
+    assert_eq!(vision.encode(&image).to_host(), original.encode(&image).to_host());
 
     let data = shop.path("instructions/out");
     let tuned = logits(&shop.finetune("lora").run::<Finetune>(&lora()).done(), &data);
@@ -147,7 +147,10 @@ fn faults_of_inputs_name_the_user_s_files() {
 
     let inputs = [("llm", "phi"), ("vision", "other"), ("data", "captions")];
     let error = shop.trial("twice", &inputs).run::<Pretrain>(&stage1()).error();
-    assert!(error.to_string().starts_with("shown/vision/config.json: model_type `phi` is no vision"), "{error}");
+    assert!(
+        error.to_string().starts_with("shown/vision/config.json: model_type `phi` is not a supported vision"),
+        "{error}"
+    );
 
     let inputs = [("llm", "phi"), ("vision", "siglip"), ("data", "shapes")];
     let error = shop.trial("no_records", &inputs).run::<Pretrain>(&stage1()).error();
@@ -200,7 +203,7 @@ fn adapters_go_where_the_targets_say() {
     let adapter: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(adapter["target_modules"], json!(["lm_head", "q_proj"]));
     let error = shop.finetune("wrong").run::<Finetune>(&config(json!(["qkv_proj"]))).error();
-    assert!(error.to_string().contains("lora.targets: `qkv_proj` is no linear layer of this model"), "{error}");
+    assert!(error.to_string().contains("lora.targets: `qkv_proj` is not a linear layer of this model"), "{error}");
 }
 
 /// Qwen2, Llama with tied embeddings, and Phi-3 with its stacked matrices: pretrained, adapted, merged, quantized.
@@ -218,7 +221,7 @@ fn every_family_goes_through_all_stages() {
             sliding_window: (family == Family::Phi3).then_some(20),
             ..LanguageConfig::phi(phi.vocab_size, 32, 2, 2, 16)
         };
-        init::write_language(&shop.path("phi/out"), &config, 3, DType::F16).unwrap();
+        init::write_language(&shop.path("phi/out"), &config, 3, Encoding::F16).unwrap();
         shop.pretrain("pretrain").run::<Pretrain>(&stage1()).done();
         let tuned = shop.finetune("lora").run::<Finetune>(&lora()).done();
         let data = shop.path("instructions/out");

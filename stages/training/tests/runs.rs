@@ -10,7 +10,7 @@ fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     assert_eq!(tree(&once), tree(&often), "LoRA");
     assert_eq!(shop.metrics("once"), shop.metrics("often"), "each step is logged once");
     // The figures for TensorBoard, of which each takes as many bytes whatever it is.
-    let events = |name: &str| fs::metadata(shop.path(name).join(crate::job::EVENTS)).unwrap().len();
+    let events = |name: &str| fs::metadata(shop.path(name).join(crate::contract::job::EVENTS)).unwrap().len();
     assert_eq!(events("once"), events("often"));
     let once = shop.finetune("full").run::<Finetune>(&full()).done();
     let often = interrupted::<Finetune>(&full(), &[2], || shop.finetune("full_often")).done();
@@ -116,7 +116,8 @@ fn runtime_settings_change_no_result() {
     let usual = shop.finetune("usual").run::<Finetune>(&lora()).done();
     let again = shop.finetune("again").runtime(|runtime| runtime.gradient_checkpointing = Some(true));
     assert_eq!(tree(&again.run::<Finetune>(&lora()).done()), tree(&usual));
-    let every = |runtime: &mut crate::job::Runtime| (runtime.checkpoint_steps, runtime.keep_checkpoints) = (1, 3);
+    let every =
+        |runtime: &mut crate::contract::job::Runtime| (runtime.checkpoint_steps, runtime.keep_checkpoints) = (1, 3);
     let kept = shop.finetune("kept").runtime(every).run::<Finetune>(&lora()).done();
     assert_eq!(tree(&kept), tree(&usual));
     let mut names: Vec<String> = fs::read_dir(shop.path("kept/checkpoint"))

@@ -8,12 +8,13 @@ use std::{
 };
 
 use imp_model::{
-    Imp, Parts, Sample,
+    Components, Imp, Sample,
     config::ImpConfig,
+    encoding::{Encoding, q4f16},
     images_in_order,
     language::Decoder,
     layers::Pass,
-    tensor::{self, Bytes, Encoding, Mask, Segments, Stored, quantize_q4f16},
+    tensor::{self, Bytes, Mask, Segments, Stored},
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -91,6 +92,7 @@ impl Batch {
             labels,
             images,
         };
+        assert_eq!((self.labels.len(), images.len()), (self.ids.len(), self.ids.len()));
         self.ids.iter().zip(&self.labels).zip(images).map(sample).collect()
     }
 }
@@ -137,13 +139,13 @@ impl Family {
 
     fn load(self, projector: &str, adapter: Option<&str>) -> Imp {
         let adapter = adapter.map(|adapter| self.path(adapter));
-        let parts = Parts {
+        let components = Components {
             llm: &self.path("base_llm"),
             vision: &self.path("siglip"),
             projector: &self.path(projector),
             adapter: adapter.as_deref(),
         };
-        Imp::from_parts(&parts, ImpConfig::default()).unwrap()
+        Imp::from_components(&components, ImpConfig::default()).unwrap()
     }
 }
 
@@ -179,37 +181,31 @@ pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     assert!(!expected.has(&format!("hidden_states.{}", states.len())), "the reference has as many");
     for (number, state) in states.iter().enumerate() {
         let name = format!("hidden_states.{number}");
-        assert_close(&name, state.values(), &expected.f32(&name), 1e-4);
+        assert_close(&name, &state.to_host(), &expected.f32(&name), 1e-4);
     }
     let logits = llm.logits(&pass, &llm.forward(&pass, &embedded, &segments));
-    assert_close("logits", logits.values(), &expected.f32("logits"), 1e-4);
+    assert_close("logits", &logits.to_host(), &expected.f32("logits"), 1e-4);
 
     let (first, mut cache) = llm.prefill(&tensor::pick_rows(&pass.graph, &embedded, [0]), &Segments::new([1]));
-    let mut cached = llm.logits(&pass, &first).values().to_vec();
+    let mut cached = llm.logits(&pass, &first).to_host().into_owned();
     for position in 1..ids.len() {
         let row = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids[position..=position]));
         let hidden = llm.decode(&row, &[position], &[0], &mut cache);
-        cached.extend_from_slice(llm.logits(&pass, &hidden).values());
+        cached.extend_from_slice(&llm.logits(&pass, &hidden).to_host());
     }
     assert_close("cached logits", &cached, &expected.f32("logits"), 1e-4);
 }
 
-/// A matrix in every encoding.
+/// A matrix in f32, f16, bf16 and 4 bits.
 pub(crate) fn stored(weight: &[f32], rows: usize, cols: usize) -> Vec<Stored> {
     let bytes = |bytes: Vec<u8>| {
         let length = bytes.len();
         Bytes::new(Arc::new(bytes), 0..length)
     };
-    let (values, scales) = quantize_q4f16(weight, cols);
-    let halves = weight.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
-    let brains = weight.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes()).collect();
-    let plain = weight.iter().flat_map(|value| value.to_le_bytes()).collect();
-    vec![
-        Stored::plain(rows, cols, Encoding::F32, bytes(plain)),
-        Stored::plain(rows, cols, Encoding::F16, bytes(halves)),
-        Stored::plain(rows, cols, Encoding::Bf16, bytes(brains)),
-        Stored::q4(rows, cols, bytes(values), bytes(scales)),
-    ]
+    let (levels, scales) = q4f16::narrow(weight, cols);
+    let plain = [Encoding::F32, Encoding::F16, Encoding::Bf16]
+        .map(|encoding| Stored::plain(rows, cols, encoding, bytes(encoding.narrow(weight))));
+    plain.into_iter().chain([Stored::q4f16(rows, cols, bytes(levels), bytes(scales))]).collect()
 }
 
 /// Values that look random, the same for the same seed.

@@ -1,0 +1,44 @@
+# Shortcuts for `just` (https://just.systems). Each is a plain command that also works without it.
+
+# List the recipes.
+default:
+    @just --list
+
+# What must pass for every commit on main: format, clippy, docs, tests.
+ci:
+    .ci/run
+
+# The tests. Arguments go to cargo: `just test -p imp-model ops`.
+test *args:
+    cargo test --workspace {{ args }}
+
+# Train, quantize and measure the tiny model (about 3 minutes). Arguments go to imp-flow: `just tiny --set seed=2`.
+tiny *args:
+    cargo run --release -- run pipelines/tiny.toml {{ args }}
+
+# All benchmarks of docs/BENCHMARKS.md. Makes the Python environments of the peers first (several GB).
+bench: bench-model bench-stages bench-data bench-runner
+
+# The network against PyTorch, transformers and peft. One case: `just bench-model decode`.
+bench-model *case:
+    cargo bench --bench model -- {{ case }}
+
+# Whole training stages against the same stages in PyTorch.
+bench-stages:
+    cargo bench --bench stages
+
+# Data preparation against Pillow and transformers. Other cases: `just bench-data open`, `just bench-data features`.
+bench-data *case:
+    cargo bench --bench data -- {{ case }}
+
+# The runner against ninja, doit, Luigi, Snakemake and DVC.
+bench-runner:
+    cargo bench --bench runner
+
+# Kill runs and stages at this many random points and compare what comes out. `cargo test` does 20 of them.
+faults rounds="1000":
+    IMP_FLOW_FAULT_ROUNDS={{ rounds }} cargo test --test e2e -- faults --nocapture
+
+# Licences, advisories and origins of the dependencies (needs cargo-deny).
+deny:
+    cargo deny check

@@ -1,0 +1,35 @@
+//! Why the scheduler gives up on a run, or a step on its stage. What a stage itself did wrong is an outcome, not an error.
+
+use std::{io, path::PathBuf};
+
+use tokio::task::JoinError;
+
+use crate::store::StoreError;
+
+/// What can go wrong in the scheduler.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SchedulerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("can't listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// A stage's process could not be started or followed.
+    #[error("can't run the stage's process: {0}")]
+    Process(#[source] io::Error),
+    #[error("a task of the scheduler was lost: {0}")]
+    Lost(#[from] JoinError),
+    #[error("{}: this artifact vanished during the run; run the same command again", artifact.display())]
+    Vanished { artifact: PathBuf },
+}
+
+impl SchedulerError {
+    /// What the user can do about it.
+    pub(super) fn remedy(&self) -> Option<&'static str> {
+        let (Self::Store(StoreError::Io { source, .. }) | Self::Process(source)) = self else { return None };
+        match source.kind() {
+            io::ErrorKind::StorageFull => Some(imp_stages::contract::error::DISK_FULL),
+            io::ErrorKind::PermissionDenied => Some("make the cache folder writable, or use another with --cache"),
+            _ => None,
+        }
+    }
+}

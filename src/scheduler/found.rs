@@ -1,0 +1,109 @@
+//! Whether a stage's artifact is in the cache, and if not, why. The rule of the cache hit is written here and nowhere else.
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Serialize, Serializer};
+
+use crate::store::{Change, Digest, FieldGroup, Hit, Index, Manifest, Store, StoreError};
+
+/// Why a stage has to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MissReason {
+    /// The stage has never run.
+    New,
+    /// These fields differ from the stage's last receipt.
+    Changed(Vec<Change>),
+    /// There is a receipt, but parts of the artifact are gone.
+    Lost,
+    /// The user requested it.
+    Forced,
+}
+
+/// What the cache has under a key.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The artifact, and the folder of its tree.
+    Hit(Box<Hit>, PathBuf),
+    Miss(MissReason),
+}
+
+/// What is known of a stage once the contents of its inputs are.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) key: Digest,
+    pub(super) manifest: Manifest,
+    pub(super) found: Found,
+}
+
+impl Look {
+    pub(super) fn hit(&self) -> Option<&Hit> {
+        match &self.found {
+            Found::Hit(hit, _) => Some(hit),
+            Found::Miss(_) => None,
+        }
+    }
+}
+
+impl Found {
+    /// The rule: an artifact is cached if it has a receipt and its tree is whole, unless the stage is `forced` to run. The index
+    /// is a short cut to what receipts say.
+    pub(super) fn look(store: &Store, index: Option<&Index>, key: Digest, forced: bool) -> Result<Self, StoreError> {
+        if forced {
+            return Ok(Self::Miss(MissReason::Forced));
+        }
+        Ok(match store.find(key, index)? {
+            Some((hit, Some(folder))) => Self::Hit(Box::new(hit), folder),
+            Some((_, None)) => Self::Miss(MissReason::Lost),
+            None => Self::Miss(MissReason::New),
+        })
+    }
+}
+
+impl fmt::Display for MissReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => f.write_str("new"),
+            Self::Lost => f.write_str("its artifact is gone from the cache"),
+            Self::Forced => f.write_str("forced"),
+            Self::Changed(changes) => write_changes(f, changes),
+        }
+    }
+}
+
+impl Serialize for MissReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// `config: learning_rate 0.001 -> 0.0005; input data: content changed`.
+fn write_changes(f: &mut fmt::Formatter<'_>, changes: &[Change]) -> fmt::Result {
+    if changes.is_empty() {
+        return f.write_str("no longer in the cache");
+    }
+    for (position, change) in changes.iter().enumerate() {
+        if position > 0 {
+            f.write_str("; ")?;
+        }
+        write!(f, "{change}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { group, name, old, new } = self;
+        match (*group, old, new) {
+            (FieldGroup::Config, Some(old), Some(new)) => write!(f, "config: {name} {old} -> {new}"),
+            (FieldGroup::Config, None, Some(new)) => write!(f, "config: {name} {new} is new"),
+            (FieldGroup::Config, Some(old), None) => write!(f, "config: {name} {old} is gone"),
+            (FieldGroup::Own, Some(old), Some(new)) if name == "version" => {
+                write!(f, "imp-flow: stage version {old} -> {new}")
+            }
+            (FieldGroup::Own, Some(old), Some(new)) => write!(f, "{name} {old} -> {new}"),
+            (group, Some(_), Some(_)) => write!(f, "{group} {name}: content changed"),
+            (group, None, _) => write!(f, "{group} {name} is new"),
+            (group, _, None) => write!(f, "{group} {name} is gone"),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Everything that a running stage is given: folders, seed, runtime settings, and a way to report.
+//! Does not know the store, the pipeline or the terminal.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    bytes::ByteSize,
+    error::StageError,
+    event::{Event, Progress},
+    input::Input,
+    tensorboard::EventFile,
+};
+
+/// The job file. This and the names below are those of a work folder: the runner and its stages agree on them here.
+pub const JOB: &str = "job.json";
+/// The folder of the output, empty at the start.
+pub const OUT: &str = "out";
+/// The folder of saved state, which outlives a crash.
+pub const CHECKPOINT: &str = "checkpoint";
+/// What the stage's process writes to standard error.
+pub const LOG: &str = "log";
+/// The metrics by step, as JSON lines.
+pub const METRICS: &str = "metrics.jsonl";
+/// Held by the one process that works in the folder.
+pub const LOCK: &str = "lock";
+/// The event file for TensorBoard, in the work folder: TensorBoard finds such files by this beginning.
+pub const EVENTS: &str = "events.out.tfevents.imp-flow";
+
+/// A job as the scheduler writes it to disk. The same file runs unchanged in any process that sees its paths.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Kind of stage.
+    pub kind: String,
+    /// Its canonical configuration.
+    pub config: serde_json::Value,
+    /// What does not enter the key.
+    pub runtime: Runtime,
+    /// Input folders by name.
+    pub inputs: BTreeMap<String, InputFolder>,
+    /// The user's own files that the configuration names: as written there -> absolute path.
+    pub sources: BTreeMap<String, PathBuf>,
+    /// Where the stage works: `out/`, `checkpoint/`, `metrics.jsonl`, `log`, `lock`.
+    pub work: PathBuf,
+    /// Seed for everything random.
+    pub seed: u64,
+}
+
+/// An input: a folder, and where a person knows it from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputFolder {
+    /// The folder (read-only).
+    pub path: PathBuf,
+    /// What to call it in messages: the user's own folder if it is a copy of one, else the artifact's link.
+    pub origin: PathBuf,
+}
+
+/// `[stages.NAME.runtime]`: what can't change the result, and so is not part of the key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// CPU threads to use; 0 means all.
+    pub cpus: usize,
+    /// GPUs to use, where there are any: on a machine without GPUs a stage runs on its CPUs.
+    pub gpus: usize,
+    /// Memory that it takes, as in `"16GB"`: what together would take more than there is does not run at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ByteSize>,
+    /// Samples that go through the model at once; 0 lets the stage choose.
+    pub micro_batch_size: usize,
+    /// Steps between checkpoints; 0 means only when stopped and by time.
+    pub checkpoint_steps: usize,
+    /// Seconds between checkpoints.
+    pub checkpoint_seconds: f64,
+    /// How many of the last checkpoints are kept until the stage is done.
+    pub keep_checkpoints: usize,
+    /// Whether the backward pass computes the language model's blocks again instead of keeping them; left out, it does for
+    /// models of a billion weights and more. The result is the same to the bit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_checkpointing: Option<bool>,
+    /// Steps between lines in `metrics.jsonl`.
+    pub log_steps: usize,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            cpus: 0,
+            gpus: 0,
+            memory: None,
+            micro_batch_size: 0,
+            checkpoint_steps: 0,
+            checkpoint_seconds: 10.0,
+            keep_checkpoints: 1,
+            gradient_checkpointing: None,
+            log_steps: 1,
+        }
+    }
+}
+
+/// Receives what a stage says.
+pub trait Sink: Send + Sync {
+    /// Called for every event, from any thread.
+    fn send(&self, event: Event);
+}
+
+impl<F: Fn(Event) + Send + Sync> Sink for F {
+    fn send(&self, event: Event) {
+        self(event);
+    }
+}
+
+/// A running stage's view of the world.
+pub struct Job {
+    spec: JobSpec,
+    sink: Box<dyn Sink>,
+    cancel: Arc<AtomicBool>,
+    metrics: Mutex<Option<Metrics>>,
+}
+
+/// The figures by step, twice: as lines for people and programs, and for TensorBoard.
+struct Metrics {
+    lines: File,
+    events: EventFile,
+}
+
+/// A line of `metrics.jsonl`.
+type Line = serde_json::Map<String, serde_json::Value>;
+
+impl Job {
+    /// A job that reports to `sink` and stops soon after `cancel` becomes true.
+    pub fn new(spec: JobSpec, sink: Box<dyn Sink>, cancel: Arc<AtomicBool>) -> Self {
+        Self { spec, sink, cancel, metrics: Mutex::new(None) }
+    }
+
+    /// The folder of a required input.
+    ///
+    /// # Errors
+    /// If the job file lacks it, which the checks of a pipeline rule out.
+    pub fn input(&self, name: &str) -> Result<&Path, StageError> {
+        self.optional_input(name).ok_or_else(|| {
+            StageError::failed(format!("the job has no input `{name}`"), "run it through `imp-flow run`")
+        })
+    }
+
+    /// The folder of an input, if the pipeline gives it.
+    pub fn optional_input(&self, name: &str) -> Option<&Path> {
+        self.spec.inputs.get(name).map(|input| input.path.as_path())
+    }
+
+    /// The folders of a list of inputs, in the pipeline's order.
+    pub fn inputs<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Path> + 'a {
+        let listed = (0..).map_while(move |index| self.optional_input(&Input::name_at(name, index)));
+        self.optional_input(name).into_iter().chain(listed)
+    }
+
+    /// The absolute path of a file or folder of the user, by what the configuration says.
+    ///
+    /// # Errors
+    /// If [`crate::Stage::sources`] did not announce it.
+    pub fn source(&self, as_written: &str) -> Result<&Path, StageError> {
+        self.spec.sources.get(as_written).map(PathBuf::as_path).ok_or_else(|| {
+            StageError::failed(format!("the job has no source `{as_written}`"), "run it through `imp-flow run`")
+        })
+    }
+
+    /// The path by which a person knows a file in an input folder. For messages.
+    pub fn named(&self, path: &Path) -> PathBuf {
+        self.spec
+            .inputs
+            .values()
+            .find_map(|input| path.strip_prefix(&input.path).ok().map(|rest| input.origin.join(rest)))
+            .unwrap_or_else(|| path.to_path_buf())
+    }
+
+    /// The output folder: exists and is empty at the start.
+    pub fn output(&self) -> PathBuf {
+        self.spec.work.join(OUT)
+    }
+
+    /// A folder that outlives a crash; empty on the first try.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.spec.work.join(CHECKPOINT)
+    }
+
+    /// Puts a file of an input folder into the output folder without copying its bytes where the disk allows it.
+    ///
+    /// # Errors
+    /// If it can be neither linked nor copied.
+    pub fn link_into_output(&self, file: &Path, relative: impl AsRef<Path>) -> Result<(), StageError> {
+        let target = self.output().join(relative);
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).map_err(StageError::io(parent))?;
+        }
+        let file = std::fs::canonicalize(file).map_err(StageError::io(file))?;
+        if std::fs::hard_link(&file, &target).is_ok() {
+            return Ok(());
+        }
+        std::fs::copy(&file, &target).map(drop).map_err(StageError::io(&target))
+    }
+
+    /// The seed of the stage.
+    pub fn seed(&self) -> u64 {
+        self.spec.seed
+    }
+
+    /// Settings that can't change the result.
+    pub fn runtime(&self) -> &Runtime {
+        &self.spec.runtime
+    }
+
+    /// Whether the run wants to stop.
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// For loops without a checkpoint: ends the stage if the run wants to stop.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`] if it does.
+    pub fn check_cancelled(&self) -> Result<(), StageError> {
+        if self.cancelled() { Err(StageError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Reports how far the work is. Cheap enough to be called for every unit: the runner thins it out.
+    pub fn progress(&self, progress: Progress) {
+        self.sink.send(Event::Progress(progress));
+    }
+
+    /// Records a final figure, kept with the receipt.
+    pub fn result(&self, name: &str, value: f64) {
+        self.sink.send(Event::Result { name: name.into(), value });
+    }
+
+    /// Tells the person something that does not stop the stage.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.sink.send(Event::Warning { message: message.into() });
+    }
+
+    /// Opens `metrics.jsonl` and drops the lines after `last_step`: the ones that a resumed run writes again. The event file
+    /// for TensorBoard is written anew from what is left.
+    ///
+    /// # Errors
+    /// If the file can't be read or written.
+    pub fn open_metrics(&self, last_step: u64) -> Result<(), StageError> {
+        let path = self.spec.work.join(METRICS);
+        let (length, kept) = match File::open(&path) {
+            Ok(file) => lines_up_to(BufReader::new(file), last_step).map_err(StageError::io(&path))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, Vec::new()),
+            Err(error) => return Err(StageError::Io { path, source: error }),
+        };
+        let lines = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
+        lines.set_len(length).map_err(StageError::io(&path))?;
+        let path = self.spec.work.join(EVENTS);
+        let replay = || {
+            let mut events = EventFile::create(&path)?;
+            kept.iter().try_for_each(|line| add_event(&mut events, line))?;
+            Ok(events)
+        };
+        let events = replay().map_err(StageError::io(&path))?;
+        *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(Metrics { lines, events });
+        Ok(())
+    }
+
+    /// Adds a line to `metrics.jsonl`, after [`Job::open_metrics`].
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn metrics(&self, step: u64, values: &[(&str, f64)]) -> Result<(), StageError> {
+        let mut line = Line::new();
+        line.insert("step".into(), step.into());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |passed| passed.as_secs_f64());
+        line.insert("time".into(), now.into());
+        line.extend(values.iter().map(|(name, value)| ((*name).to_string(), serde_json::json!(value))));
+        let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Metrics { lines, events }) = metrics.as_mut() else { return Ok(()) };
+        let written = add_event(events, &line)
+            .and_then(|()| lines.write_all(format!("{}\n", serde_json::Value::Object(line)).as_bytes()));
+        written.map_err(StageError::io(&self.spec.work.join(METRICS)))
+    }
+}
+
+fn add_event(events: &mut EventFile, line: &Line) -> std::io::Result<()> {
+    let number = |name: &str| line.get(name).and_then(serde_json::Value::as_f64);
+    let figures = line.iter().filter(|(name, _)| !matches!(name.as_str(), "step" | "time"));
+    let figures = figures.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
+    events.add(number("step").unwrap_or_default() as u64, number("time").unwrap_or_default(), figures)
+}
+
+/// The whole lines whose step is at most `last_step`, and their length in bytes.
+fn lines_up_to(mut reader: impl BufRead, last_step: u64) -> std::io::Result<(u64, Vec<Line>)> {
+    let (mut length, mut kept, mut text) = (0, Vec::new(), String::new());
+    while reader.read_line(&mut text)? > 0 {
+        let line = serde_json::from_str::<Line>(&text).ok().filter(|_| text.ends_with('\n'));
+        let in_time =
+            |line: &Line| line.get("step").and_then(serde_json::Value::as_u64).is_some_and(|s| s <= last_step);
+        let Some(line) = line.filter(in_time) else { break };
+        length += text.len() as u64;
+        kept.push(line);
+        text.clear();
+    }
+    Ok((length, kept))
+}

@@ -1,0 +1,14 @@
+//! The contract between the runner and a stage: what a kind is, what a running stage is given, and what it says.
+//! Imports nothing else of this crate.
+
+pub mod bytes;
+pub mod error;
+pub mod event;
+pub mod forecast;
+pub mod input;
+pub mod job;
+pub mod keys;
+pub mod paths;
+pub mod process_memory;
+pub mod stage;
+mod tensorboard;

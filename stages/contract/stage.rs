@@ -1,0 +1,105 @@
+//! What a kind of stage is.
+//! Does not know who runs them, or where their folders come from.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    error::StageError,
+    forecast::{Ahead, Forecast},
+    input::Input,
+    job::Job,
+    keys::Key,
+};
+
+/// A kind of stage: its configuration and the work that it does.
+///
+/// A stage is a function from its configuration, seed and input folders to its output folder. The same
+/// arguments must give the same bytes: no times, host names or absolute paths in outputs (those belong
+/// into metrics and logs, which are kept beside the artifact and not in it).
+pub trait Stage: 'static {
+    /// The value of `kind` in a pipeline.
+    const KIND: &'static str;
+    /// Raised whenever the same arguments would give other bytes than before.
+    const VERSION: u32;
+    /// One line for `--help` and `imp-flow kinds`.
+    const ABOUT: &'static str;
+    /// The keys whose values name other stages.
+    const INPUTS: &'static [Input];
+    /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
+    type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The other keys as people read of them.
+    fn keys() -> Vec<Key> {
+        Vec::new()
+    }
+
+    /// What the types can't say: ranges, and keys that exclude each other. Runs before anything else does.
+    ///
+    /// # Errors
+    /// Names the key at fault.
+    fn check(_config: &Self::Config) -> Result<(), ConfigIssue> {
+        Ok(())
+    }
+
+    /// The same for keys that need an input, or an input that needs a key. `count` says how many there are of a name.
+    ///
+    /// # Errors
+    /// Names the key at fault.
+    fn check_inputs(_config: &Self::Config, _count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        Ok(())
+    }
+
+    /// Files and folders of the user that the configuration names. Their content becomes part of the key;
+    /// a relative one is meant from the folder of the pipeline file that names it.
+    fn sources(_config: &Self::Config) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Threads that it can use; 0 for all there are. Stages that wait for a network or a disk leave room for others.
+    fn cpus(_config: &Self::Config) -> usize {
+        0
+    }
+
+    /// A stage that its configuration wants done in parts, each by a stage of its own, so that they run side by side.
+    fn parts(_config: &Self::Config) -> Option<Parts<Self::Config>> {
+        None
+    }
+
+    /// What it will make and take, as far as that is known. Must be quick, and changes nothing.
+    fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
+        Forecast::default()
+    }
+
+    /// Does the work. Long work calls [`Job::progress`] and [`Job::check_cancelled`] often.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`] after a checkpoint was saved, else what went wrong.
+    fn run(config: &Self::Config, job: &Job) -> Result<(), StageError>;
+}
+
+/// How a stage is done in parts.
+#[derive(Debug)]
+pub struct Parts<C> {
+    /// The configurations of the parts. They have all inputs of the stage.
+    pub configs: Vec<C>,
+    /// The input that only the parts have.
+    pub input: &'static str,
+    /// The list of inputs that the stage has instead: the outputs of its parts, in order.
+    pub outputs: &'static str,
+}
+
+/// A value that has the right type and still can't be used.
+#[derive(Debug, Clone)]
+pub struct ConfigIssue {
+    /// Dotted path of the key inside the stage, such as `lora.rank`.
+    pub key: String,
+    /// What is wrong, as in `must be between 0 and 1`.
+    pub message: String,
+}
+
+impl ConfigIssue {
+    /// An issue with `key`.
+    pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { key: key.into(), message: message.into() }
+    }
+}

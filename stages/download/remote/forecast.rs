@@ -1,0 +1,116 @@
+//! Predicts what a source will deliver, before anything is downloaded: within seconds, or not at all.
+
+use std::{sync::mpsc, thread, time::Duration};
+
+use imp_model::config::ConfigFile;
+
+use super::{
+    cache,
+    hub::{Hub, HubSource},
+};
+use crate::{
+    StageError,
+    contract::forecast::Forecast,
+    model_folder::outlook_of_config,
+    net::{
+        http::{Access, Client, Policy, Watch},
+        listing::RemoteFile,
+        s3::{S3Source, Store},
+        transfer,
+    },
+};
+
+/// Time limit of a forecast; the user is waiting for it.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// One short attempt.
+fn policy() -> Policy {
+    Policy { attempts: 1, timeout: TIMEOUT, ..Policy::default() }
+}
+
+/// Never stops and never warns: a source that can't be reached only lacks a forecast.
+struct Quiet;
+
+impl Watch for Quiet {
+    fn stopped(&self) -> bool {
+        false
+    }
+
+    fn warn(&self, _: String) {}
+}
+
+/// The forecast that `work` makes in time; an empty one otherwise, or without a network.
+fn within_time(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
+    if Hub::from_env().offline {
+        return Forecast::default();
+    }
+    let (answer, wait) = mpsc::channel();
+    // Abandoned if too slow: resolving a name can take longer than a request's time limit.
+    thread::spawn(move || drop(answer.send(work())));
+    match wait.recv_timeout(TIMEOUT) {
+        Ok(Ok(forecast)) => forecast,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "no forecast from the source");
+            Forecast::default()
+        }
+        Err(_) => Forecast::default(),
+    }
+}
+
+/// Forecasts a hub's repository: its size, and the model in it.
+pub(in crate::download) fn hub(source: HubSource, files: Vec<String>) -> Forecast {
+    let hub = Hub::from_env();
+    if hub.offline {
+        return repository(&hub, &source, &files).unwrap_or_default();
+    }
+    within_time(move || repository(&hub, &source, &files))
+}
+
+fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecast, StageError> {
+    let client = Client::new(policy(), hub.access());
+    let listing = source.list(hub, files, &client, &Quiet)?;
+    let commit = listing.commit.unwrap_or_default();
+    // For a forecast, a local file of the right size counts as present, without hashing it.
+    let cached =
+        |file: &RemoteFile| cache::find(hub, source, &commit, &RemoteFile { checks: Vec::new(), ..file.clone() });
+    let download = listing.files.iter().filter(|file| cached(file).is_none()).map(|file| file.size).sum();
+    let config = if let Some((_, path)) = listing.local.iter().find(|(name, _)| name == "config.json") {
+        std::fs::read_to_string(path).map_err(StageError::io(path))?
+    } else if let Some(file) = listing.files.iter().find(|file| file.name == "config.json") {
+        client.retry(&Quiet, |_| client.get_text(&file.url))?
+    } else {
+        return Ok(Forecast { download, ..Forecast::default() });
+    };
+    let local = listing.local.iter().map(|(name, path)| (name, std::fs::metadata(path).ok().map(|data| data.len())));
+    let sizes = listing.files.iter().map(|file| (&file.name, file.size)).chain(local);
+    let weights = sizes.filter(|(name, _)| name.ends_with(".safetensors")).filter_map(|(_, size)| size).sum();
+    let file = ConfigFile::parse(config.as_bytes(), "config.json".as_ref());
+    let outlook = file.map(|file| outlook_of_config(&file, weights)).unwrap_or_default();
+    Ok(Forecast { outlook, download, ..Forecast::default() })
+}
+
+/// Forecasts a file on a web server: its size.
+pub(in crate::download) fn url(url: &str) -> Forecast {
+    let file = RemoteFile::new("", url.into());
+    within_time(move || sizes(&Client::new(policy(), Access::Open), &[file]))
+}
+
+/// Forecasts an object store: the size of all requested objects.
+pub(in crate::download) fn s3(source: S3Source, files: Vec<String>) -> Forecast {
+    within_time(move || {
+        let store = Store::from_env(&source)?;
+        let client = Client::new(policy(), Access::Signed(store.clone()));
+        let listing = source.list(&store, &files, &client, &Quiet)?;
+        sizes(&client, &listing.files)
+    })
+}
+
+/// The sum of the files' sizes. The server is asked for sizes that are not listed.
+fn sizes(client: &Client, files: &[RemoteFile]) -> Result<Forecast, StageError> {
+    let size = |file: &RemoteFile| match file.size {
+        Some(size) => Ok(Some(size)),
+        None => Ok(client.retry(&Quiet, |_| transfer::probe(client, file))?.size),
+    };
+    let known: Vec<Option<u64>> = files.iter().map(size).collect::<Result<_, StageError>>()?;
+    Ok(Forecast { download: known.into_iter().sum(), ..Forecast::default() })
+}

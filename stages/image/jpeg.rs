@@ -1,0 +1,82 @@
+//! JPEG as libjpeg decodes it, bit for bit. The format leaves the inverse DCT and the upsampling of chroma open; what Pillow
+//! shows, and so what every published model was trained on, is libjpeg's choice.
+
+use std::{
+    cell::Cell,
+    io::{self, BufRead, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+};
+
+use image::RgbImage;
+use mozjpeg::{ColorSpace, Decompress};
+
+use super::MOST_PIXELS;
+
+/// Decodes a JPEG file: gray, RGB, and CMYK with Adobe's inverted values, all as Pillow's `convert("RGB")`.
+pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
+    let starved = Rc::new(Cell::new(false));
+    let source = Source { rest: encoded, starved: starved.clone() };
+    // libjpeg reports errors by leaving through its caller, which the crate makes an unwinding without a message.
+    let decoded = catch_unwind(AssertUnwindSafe(|| read(source)));
+    let image = decoded.map_err(|error| match error.downcast_ref::<String>() {
+        Some(message) => message.trim_start_matches("libjpeg fatal error: ").to_string(),
+        None => "the JPEG file is damaged".into(),
+    })??;
+    if starved.get() { Err("the JPEG file is cut short".into()) } else { Ok(image) }
+}
+
+fn read(source: Source<'_>) -> Result<RgbImage, String> {
+    let said = |error: io::Error| error.to_string();
+    let jpeg = Decompress::new_reader(source).map_err(said)?;
+    let (width, height) = jpeg.size();
+    if width.saturating_mul(height) > MOST_PIXELS {
+        return Err(format!("an image of {width} x {height} pixels is too large"));
+    }
+    let pixels = if matches!(jpeg.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
+        let mut started = jpeg.to_colorspace(ColorSpace::JCS_CMYK).map_err(said)?;
+        let pixels: Vec<[u8; 4]> = started.read_scanlines().map_err(said)?;
+        started.finish().map_err(said)?;
+        pixels.into_iter().flat_map(rgb).collect()
+    } else {
+        let mut started = jpeg.rgb().map_err(said)?;
+        let pixels: Vec<[u8; 3]> = started.read_scanlines().map_err(said)?;
+        started.finish().map_err(said)?;
+        pixels.into_flattened()
+    };
+    RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| "the JPEG file is damaged".into())
+}
+
+/// Of inverted CMYK, as Pillow computes it.
+fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+    let light = u32::from(black);
+    [cyan, magenta, yellow].map(|value| {
+        let product = u32::from(255 - value) * light + 128;
+        (light - (((product >> 8) + product) >> 8)) as u8
+    })
+}
+
+/// The file's bytes, and whether more of them were asked for than there are.
+struct Source<'a> {
+    rest: &'a [u8],
+    starved: Rc<Cell<bool>>,
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        self.rest.read(to)
+    }
+}
+
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.rest.is_empty() {
+            self.starved.set(true);
+        }
+        Ok(self.rest)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.rest.consume(amount);
+    }
+}

@@ -1,0 +1,13 @@
+//! Images: from an encoded file to the numbers that a vision encoder reads, as Pillow and Imp's image processor do it.
+//! Independent of where images lie.
+
+mod gif;
+mod jpeg;
+pub mod pixels;
+mod resize;
+pub(crate) mod size;
+#[cfg(test)]
+mod tests;
+
+/// Pillow refuses larger images, as attacks on the memory.
+const MOST_PIXELS: usize = 178_956_970;

@@ -1,0 +1,96 @@
+//! From an encoded image to the numbers that the vision tower reads, as Imp's image processor does it.
+//! Does not know where images lie.
+
+use std::io::Cursor;
+
+use image::{DynamicImage, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
+pub use imp_model::config::AspectRatio;
+
+use super::{gif, jpeg, resize::resize};
+
+/// Decodes an image file, told apart by its content: alpha is dropped, EXIF rotation is not applied, an animation
+/// gives its first frame. Images of a single pixel's width are accepted.
+///
+/// # Errors
+/// In words, if the bytes are no image that can be read.
+pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
+    let image = match image::guess_format(encoded) {
+        Err(_) => return Err("this is not a PNG, JPEG, GIF or WebP image".into()),
+        Ok(ImageFormat::Jpeg) => jpeg::decode(encoded)?,
+        Ok(ImageFormat::Gif) => gif::decode(encoded)?,
+        Ok(format) => {
+            let reader = ImageReader::with_format(Cursor::new(encoded), format);
+            // The colour type of a PNG: grey, perhaps with one value that is transparent.
+            let only_grey = format == ImageFormat::Png && encoded.get(25) == Some(&0);
+            rgb8(reader.decode().map_err(|error| error.to_string())?, only_grey)
+        }
+    };
+    if image.width() == 0 || image.height() == 0 { Err("the image has no pixels".into()) } else { Ok(image) }
+}
+
+/// Of 16 bits a value Pillow keeps the upper 8; but where there is grey alone it cuts what is over 255, whatever that looks
+/// like.
+fn rgb8(image: DynamicImage, only_grey: bool) -> RgbImage {
+    let narrow = |value: u16| if only_grey { value.min(255) as u8 } else { (value >> 8) as u8 };
+    match image {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
+            let (width, height, wide) = (image.width(), image.height(), image.into_rgb16());
+            RgbImage::from_fn(width, height, |x, y| Rgb(wide.get_pixel(x, y).0.map(narrow)))
+        }
+        other => other.into_rgb8(),
+    }
+}
+
+/// Makes an image square and `size` pixels wide, in u8.
+pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> RgbImage {
+    let (width, height) = image.dimensions();
+    match aspect_ratio {
+        AspectRatio::Square => resize(image, size, size),
+        _ if width == height => resize(image, size, size),
+        AspectRatio::Pad => {
+            let side = width.max(height);
+            let mut padded = RgbImage::from_pixel(side, side, Rgb([127; 3]));
+            imageops::replace(&mut padded, image, i64::from((side - width) / 2), i64::from((side - height) / 2));
+            resize(&padded, size, size)
+        }
+        AspectRatio::Crop => {
+            let side = width.min(height);
+            let (left, top) = ((width - side) / 2, (height - side) / 2);
+            resize(&imageops::crop_imm(image, left, top, side, side).to_image(), size, size)
+        }
+    }
+}
+
+/// The pixel values `[3, size, size]` of an encoded image: squared, x/255, then (x - 0.5) / 0.5.
+///
+/// # Errors
+/// In words, if the bytes are no image that can be read.
+pub fn pixels(encoded: &[u8], aspect_ratio: AspectRatio, size: usize) -> Result<Vec<f32>, String> {
+    // The decoded image is freed before the next allocation: that memory is used again, instead of asked for anew.
+    let image = squared(&decode(encoded)?, aspect_ratio, size as u32);
+    Ok(normalized(&image))
+}
+
+/// The pixel values `[3, size, size]` of an image without content: zeros (a middle grey), as the reference feeds for
+/// text-only samples. Evaluations show it to find out what a model guesses from words.
+pub fn blank(size: usize) -> Vec<f32> {
+    vec![0.0; 3 * size * size]
+}
+
+fn normalized(image: &RgbImage) -> Vec<f32> {
+    let table: [f32; 256] = std::array::from_fn(|value| normal(value as u8));
+    let mut planes = vec![0.0; image.len()];
+    for (channel, plane) in planes.chunks_exact_mut(image.len() / 3).enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(image.as_chunks::<3>().0) {
+            *value = table[usize::from(pixel[channel])];
+        }
+    }
+    planes
+}
+
+fn normal(value: u8) -> f32 {
+    (f32::from(value) / 255.0 - 0.5) / 0.5
+}

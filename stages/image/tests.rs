@@ -1,0 +1,156 @@
+//! Decoding, squaring and resizing, against Pillow and Imp's image processor.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use image::RgbImage;
+
+use super::pixels::{AspectRatio, blank, decode, pixels, squared};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("image/fixtures")
+}
+
+/// Those that are not in imp-flow's other fixtures (GIF, WebP, 16 bits) were made and decoded with Pillow 13.0; 10.4 decodes them to
+/// the same.
+const FILES: [&str; 28] = [
+    "alpha_24x18.webp",
+    "animated_24x18.gif",
+    "animated_24x18.webp",
+    "cmyk_33x21.jpg",
+    "exif_rot6_64x40.jpg",
+    "gray16_6x4.png",
+    "gray16_trns_6x4.png",
+    "gray_20x31.jpg",
+    "gray_29x41.png",
+    "interlaced_24x18.gif",
+    "jpeg420_60x44.jpg",
+    "la16_6x4.png",
+    "la_6x4.png",
+    "local_palette_16x12.gif",
+    "lossless_24x18.webp",
+    "lossy_24x18.webp",
+    "outside_16x12.gif",
+    "palette_50x34.png",
+    "progressive422_45x27.jpg",
+    "rgb16_6x4.png",
+    "rgb_37x53.png",
+    "rgba16_6x4.png",
+    "rgba_40x30.png",
+    "same_56x56.png",
+    "small_frame_16x12.gif",
+    "transparent_16x12.gif",
+    "up_7x5.png",
+    "wide_500x40.png",
+];
+
+fn read(name: &str) -> Vec<u8> {
+    std::fs::read(fixtures().join(name)).unwrap()
+}
+
+/// What the reference decodes `file` to: Pillow's own result where the format leaves room, else the file itself.
+fn reference_decode(file: &str) -> RgbImage {
+    let decoded = format!("decoded/{file}.png");
+    let known = fixtures().join(&decoded).exists();
+    decode(&read(&if known { decoded } else { format!("files/{file}") })).unwrap()
+}
+
+fn largest_difference(a: &RgbImage, b: &RgbImage) -> u8 {
+    assert_eq!(a.dimensions(), b.dimensions());
+    a.iter().zip(b.iter()).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn files_decode_as_pillow_does() {
+    for file in FILES {
+        let decoded = decode(&read(&format!("files/{file}"))).unwrap();
+        assert_eq!(largest_difference(&decoded, &reference_decode(file)), 0, "{file}");
+    }
+}
+
+#[test]
+fn resizing_gives_pillows_bytes() {
+    for file in FILES.into_iter().filter(|file| fixtures().join(format!("expected_56/square.{file}.png")).exists()) {
+        let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
+        let found = squared(&reference_decode(file), AspectRatio::Square, 56);
+        assert_eq!(largest_difference(&found, &expected), 0, "{file}");
+    }
+}
+
+/// The size that Imp reads, of which the reference's images would be large: `resized384.txt` has the BLAKE3 digests of
+/// their values instead.
+#[test]
+fn resizing_to_384_gives_pillows_bytes() {
+    let digests = String::from_utf8(read("resized384.txt")).unwrap();
+    for line in digests.lines() {
+        let (digest, file) = line.split_once("  ").unwrap();
+        let found = squared(&reference_decode(file), AspectRatio::Square, 384);
+        assert_eq!(blake3::hash(found.as_raw()).to_hex().as_str(), digest, "{file}");
+    }
+}
+
+#[test]
+fn padding_and_cropping_are_the_references() {
+    for mode in [AspectRatio::Pad, AspectRatio::Crop] {
+        let expected = decode(&read(&format!("expected_56/{}.rgb_37x53.png.png", mode.name()))).unwrap();
+        let found = squared(&reference_decode("rgb_37x53.png"), mode, 56);
+        assert_eq!(largest_difference(&found, &expected), 0, "{mode:?}");
+    }
+}
+
+#[test]
+fn pixel_values_are_planes_from_minus_one_to_one() {
+    let file = read("files/same_56x56.png");
+    let (values, image) = (pixels(&file, AspectRatio::Square, 56).unwrap(), decode(&file).unwrap());
+    assert_eq!(values.len(), 3 * 56 * 56);
+    // Literal values of the reference's table, bit for bit.
+    for (level, expected) in [(0_u8, -1.0_f32), (1, -0.992_156_9), (2, -0.984_313_7), (255, 1.0)] {
+        if let Some(at) = image.pixels().position(|pixel| pixel.0[2] == level) {
+            assert_eq!(values[2 * 56 * 56 + at].to_bits(), expected.to_bits(), "{level}");
+        }
+    }
+    assert!(values.iter().all(|value| (-1.0..=1.0).contains(value)));
+    assert!(blank(56).iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn what_is_no_image_is_an_error() {
+    let (png, jpeg) = (read("files/rgb_37x53.png"), read("files/jpeg420_60x44.jpg"));
+    let (gif, webp) = (read("files/outside_16x12.gif"), read("files/lossy_24x18.webp"));
+    let cut = [&gif[..gif.len() / 2], &gif[..30], &gif[..7], &webp[..webp.len() / 2], &webp[..20]];
+    for bytes in [&b""[..], b"hello", &png[..png.len() / 2], &png[..20]].into_iter().chain(cut) {
+        assert!(decode(bytes).is_err());
+    }
+    // A canvas as large as can be, around a small frame.
+    let mut bomb = gif.clone();
+    bomb[6..10].fill(0xff);
+    assert!(decode(&bomb).unwrap_err().contains("65535 x 65535 pixels is too large"));
+    for file in [&gif, &webp] {
+        for place in 4..file.len() {
+            let mut damaged = file.clone();
+            damaged[place] ^= 0x55;
+            let _ = decode(&damaged);
+        }
+    }
+    // Wherever a JPEG is cut off, it is told, and whatever is wrong inside, the program goes on.
+    for length in 3..jpeg.len() {
+        let error = decode(&jpeg[..length]).unwrap_err();
+        assert!(length < 700 || error.contains("cut short"), "{length}: {error}");
+    }
+    for place in 2..jpeg.len() {
+        let mut damaged = jpeg.clone();
+        damaged[place] ^= 0x55;
+        let _ = decode(&damaged);
+    }
+}
+
+#[test]
+fn slivers_are_accepted() {
+    for (width, height) in [(1, 1), (1, 300), (300, 2)] {
+        let image = RgbImage::from_pixel(width, height, image::Rgb([9, 8, 7]));
+        for mode in [AspectRatio::Square, AspectRatio::Crop, AspectRatio::Pad] {
+            assert_eq!(squared(&image, mode, 28).dimensions(), (28, 28));
+        }
+        assert!(squared(&image, AspectRatio::Square, 28).pixels().all(|pixel| pixel.0 == [9, 8, 7]));
+    }
+}

@@ -1,0 +1,117 @@
+//! ggml's encodings of weights: blocks of 32 values with one or two f16 factors before them. Source: ggml's
+//! `ggml-quants.c`, `dequantize_row_*` (widen) and `quantize_row_*_ref` (narrow).
+//!
+//! | encoding | value         | bytes of a block        | narrowed with                       |
+//! |----------|---------------|-------------------------|-------------------------------------|
+//! | `q4_0`   | `(q - 8) * d` | d, 16 bytes of nibbles  | d = the value largest in size / -8  |
+//! | `q4_1`   | `q * d + m`   | d, m, 16 bytes          | d = (max - min) / 15, m = min       |
+//! | `q8_0`   | `q * d`       | d, 32 signed bytes      | d = max abs / 127                   |
+//!
+//! In 4 bits, the low nibbles of the 16 bytes are the first 16 values, the high nibbles the other 16.
+
+use half::f16;
+
+/// Values in a block.
+pub(super) const BLOCK: usize = 32;
+const FACTOR: usize = 2;
+const NIBBLES: usize = BLOCK / 2;
+pub(super) const Q4_0_BYTES: usize = FACTOR + NIBBLES;
+pub(super) const Q4_1_BYTES: usize = 2 * FACTOR + NIBBLES;
+pub(super) const Q8_0_BYTES: usize = FACTOR + BLOCK;
+
+pub(super) fn widen_q4_0(bytes: &[u8], to: &mut [f32]) {
+    for (to, bytes) in blocks::<Q4_0_BYTES>(bytes, to) {
+        let d = factor(bytes);
+        widen_nibbles(&bytes[FACTOR..], d, -8.0 * d, to);
+    }
+}
+
+pub(super) fn widen_q4_1(bytes: &[u8], to: &mut [f32]) {
+    for (to, bytes) in blocks::<Q4_1_BYTES>(bytes, to) {
+        widen_nibbles(&bytes[2 * FACTOR..], factor(bytes), factor(&bytes[FACTOR..]), to);
+    }
+}
+
+pub(super) fn widen_q8_0(bytes: &[u8], to: &mut [f32]) {
+    for (to, bytes) in blocks::<Q8_0_BYTES>(bytes, to) {
+        let d = factor(bytes);
+        for (to, q) in to.iter_mut().zip(&bytes[FACTOR..]) {
+            *to = f32::from(q.cast_signed()) * d;
+        }
+    }
+}
+
+fn blocks<'a, const BYTES: usize>(
+    bytes: &'a [u8],
+    to: &'a mut [f32],
+) -> impl Iterator<Item = (&'a mut [f32; BLOCK], &'a [u8; BYTES])> {
+    to.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0)
+}
+
+/// The f16 at the beginning of `bytes`.
+fn factor(bytes: &[u8]) -> f32 {
+    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
+}
+
+fn widen_nibbles(nibbles: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) {
+    let (first, second) = to.split_at_mut(NIBBLES);
+    for ((low, high), byte) in first.iter_mut().zip(second).zip(nibbles) {
+        *low = f32::from(byte & 15) * scale + shift;
+        *high = f32::from(byte >> 4) * scale + shift;
+    }
+}
+
+pub(super) fn narrow_q4_0(values: &[f32], to: &mut [u8]) {
+    for (values, to) in blocks_mut::<Q4_0_BYTES>(values, to) {
+        // The first of the largest, as ggml has it: `max_by` would give the last.
+        let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+        let d = largest / -8.0;
+        let inverse = inverse(d);
+        to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        narrow_nibbles(values, &mut to[FACTOR..], |value| value * inverse + 8.5);
+    }
+}
+
+pub(super) fn narrow_q4_1(values: &[f32], to: &mut [u8]) {
+    for (values, to) in blocks_mut::<Q4_1_BYTES>(values, to) {
+        let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let d = (most - least) / 15.0;
+        let inverse = inverse(d);
+        to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        to[FACTOR..2 * FACTOR].copy_from_slice(&f16::from_f32(least).to_le_bytes());
+        narrow_nibbles(values, &mut to[2 * FACTOR..], |value| (value - least) * inverse + 0.5);
+    }
+}
+
+pub(super) fn narrow_q8_0(values: &[f32], to: &mut [u8]) {
+    for (values, to) in blocks_mut::<Q8_0_BYTES>(values, to) {
+        let d = values.iter().fold(0.0_f32, |a, b| a.max(b.abs())) / 127.0;
+        let inverse = inverse(d);
+        to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        for (to, value) in to[FACTOR..].iter_mut().zip(values) {
+            *to = ((value * inverse).round() as i8).cast_unsigned();
+        }
+    }
+}
+
+fn blocks_mut<'a, const BYTES: usize>(
+    values: &'a [f32],
+    to: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [f32; BLOCK], &'a mut [u8; BYTES])> {
+    values.as_chunks().0.iter().zip(to.as_chunks_mut().0)
+}
+
+/// `1 / d`, or 0 for a block of zeros.
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// `level` gives the level before its fraction is dropped.
+fn narrow_nibbles(values: &[f32; BLOCK], to: &mut [u8], level: impl Fn(f32) -> f32) {
+    let nibble = |value: f32| (level(value) as u8).min(15);
+    let (first, second) = values.split_at(NIBBLES);
+    for ((to, low), high) in to.iter_mut().zip(first).zip(second) {
+        *to = nibble(*low) | (nibble(*high) << 4);
+    }
+}

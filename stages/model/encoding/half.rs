@@ -1,0 +1,79 @@
+//! Numbers of 16 bits. f16 (IEEE 754 binary16): 1 sign, 5 exponent and 10 mantissa bits. bf16: the upper half of an f32,
+//! 1 sign, 8 exponent and 7 mantissa bits. Both are narrowed by rounding to the nearest, ties to even.
+
+use half::{bf16, f16};
+
+use crate::simd::simd;
+
+/// Reads finite f16.
+pub(super) fn widen_f16(bytes: &[u8], to: &mut [f32]) {
+    simd(|| {
+        for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
+            *to = widen_finite(u16::from_le_bytes(*bytes));
+        }
+    });
+}
+
+/// Reads bf16.
+pub(super) fn widen_bf16(bytes: &[u8], to: &mut [f32]) {
+    simd(|| {
+        for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
+            *to = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+        }
+    });
+}
+
+/// A finite f16: its exponent and mantissa, moved to their places in an f32, are too small by the difference of the two
+/// biases, a factor of 2^112. Right for subnormal numbers, too. Vectorises, which a conversion that branches on each
+/// number would not.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+fn widen_finite(half: u16) -> f32 {
+    const SCALE: f32 = f32::from_bits((127 + 112) << 23);
+    let sign = u32::from(half & 0x8000) << 16;
+    let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * SCALE;
+    f32::from_bits(magnitude.to_bits() | sign)
+}
+
+pub(super) fn narrow_f16(values: &[f32], to: &mut [u8]) {
+    for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
+        *to = f16::from_f32(*value).to_le_bytes();
+    }
+}
+
+pub(super) fn narrow_bf16(values: &[f32], to: &mut [u8]) {
+    for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
+        *to = bf16::from_f32(*value).to_le_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finite_f16_is_widened_exactly_and_narrowed_back() {
+        let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|half| half.is_finite()).collect();
+        let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
+        let (mut wide, mut again) = (vec![0.0; halves.len()], vec![0; bytes.len()]);
+        widen_f16(&bytes, &mut wide);
+        for (half, wide) in halves.iter().zip(&wide) {
+            assert_eq!(wide.to_bits(), half.to_f32().to_bits(), "{half:?}");
+        }
+        narrow_f16(&wide, &mut again);
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn every_finite_bf16_is_widened_exactly_and_narrowed_back() {
+        let brains: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).filter(|brain| brain.is_finite()).collect();
+        let bytes: Vec<u8> = brains.iter().flat_map(|brain| brain.to_le_bytes()).collect();
+        let (mut wide, mut again) = (vec![0.0; brains.len()], vec![0; bytes.len()]);
+        widen_bf16(&bytes, &mut wide);
+        for (brain, wide) in brains.iter().zip(&wide) {
+            assert_eq!(wide.to_bits(), brain.to_f32().to_bits(), "{brain:?}");
+        }
+        narrow_bf16(&wide, &mut again);
+        assert_eq!(again, bytes);
+    }
+}

@@ -1,0 +1,128 @@
+//! How numbers lie in files: the block of each encoding, and the way from it to f32 (widen) and back (narrow).
+//! Independent of file formats, names and shapes.
+//!
+//! The formulas: f16 and bf16 in `half`, ggml's blocks in `ggml`, MLC's 4-bit weights in [`q4f16`]. The last is not an
+//! [`Encoding`], because it keeps values and scales in two tensors.
+
+mod ggml;
+mod half;
+pub mod q4f16;
+
+use rayon::prelude::*;
+
+/// How values are encoded, one after the other, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// ggml: 4 bits and a factor, `(q - 8) * d`.
+    Q4_0,
+    /// ggml: 4 bits, a factor and an offset, `q * d + m`.
+    Q4_1,
+    /// ggml: 8 bits and a factor, `q * d`.
+    Q8_0,
+}
+
+/// What is encoded together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Number of values.
+    pub values: usize,
+    /// Number of bytes.
+    pub bytes: usize,
+}
+
+impl Encoding {
+    /// The smallest unit of the encoding: a single value, or a block with a common factor.
+    pub const fn block(self) -> Block {
+        match self {
+            Self::F32 => Block { values: 1, bytes: 4 },
+            Self::F16 | Self::Bf16 => Block { values: 1, bytes: 2 },
+            Self::Q4_0 => Block { values: ggml::BLOCK, bytes: ggml::Q4_0_BYTES },
+            Self::Q4_1 => Block { values: ggml::BLOCK, bytes: ggml::Q4_1_BYTES },
+            Self::Q8_0 => Block { values: ggml::BLOCK, bytes: ggml::Q8_0_BYTES },
+        }
+    }
+
+    /// Bytes of `count` values; `None` if they do not fill whole blocks.
+    pub fn bytes(self, count: usize) -> Option<usize> {
+        let block = self.block();
+        count.is_multiple_of(block.values).then(|| (count / block.values).checked_mul(block.bytes))?
+    }
+
+    /// Reads as many finite values as `to` holds, in whole blocks.
+    pub fn widen(self, bytes: &[u8], to: &mut [f32]) {
+        match self {
+            Self::F32 => {
+                for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
+                    *to = f32::from_le_bytes(*bytes);
+                }
+            }
+            Self::F16 => half::widen_f16(bytes, to),
+            Self::Bf16 => half::widen_bf16(bytes, to),
+            Self::Q4_0 => ggml::widen_q4_0(bytes, to),
+            Self::Q4_1 => ggml::widen_q4_1(bytes, to),
+            Self::Q8_0 => ggml::widen_q8_0(bytes, to),
+        }
+    }
+
+    /// Encodes values, which must fill whole blocks, on all threads.
+    pub fn narrow(self, values: &[f32]) -> Vec<u8> {
+        const CHUNK: usize = 1 << 14;
+        let block = self.block();
+        let mut bytes = vec![0; values.len() / block.values * block.bytes];
+        let chunks = bytes.par_chunks_mut(CHUNK / block.values * block.bytes).zip(values.par_chunks(CHUNK));
+        chunks.for_each(|(to, values)| match self {
+            Self::F32 => {
+                for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
+                    *to = value.to_le_bytes();
+                }
+            }
+            Self::F16 => half::narrow_f16(values, to),
+            Self::Bf16 => half::narrow_bf16(values, to),
+            Self::Q4_0 => ggml::narrow_q4_0(values, to),
+            Self::Q4_1 => ggml::narrow_q4_1(values, to),
+            Self::Q8_0 => ggml::narrow_q8_0(values, to),
+        });
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More values than a chunk, the last chunk not full.
+    #[test]
+    fn what_is_narrowed_is_widened_again() {
+        // Multiples of 1/8 up to 15/8: exact in every encoding here that has no factor.
+        let values: Vec<f32> = (0..(1 << 14) + 64).map(|i| ((i * 7) % 31) as f32 / 8.0 - 15.0 / 8.0).collect();
+        for (encoding, tolerance) in [
+            (Encoding::F32, 0.0),
+            (Encoding::F16, 0.0),
+            (Encoding::Bf16, 0.0),
+            (Encoding::Q4_0, 15.0 / 8.0 / 8.0),
+            (Encoding::Q4_1, 30.0 / 8.0 / 30.0 * 1.01),
+            (Encoding::Q8_0, 15.0 / 8.0 / 254.0 * 1.01),
+        ] {
+            let bytes = encoding.narrow(&values);
+            assert_eq!(Some(bytes.len()), encoding.bytes(values.len()), "{encoding:?}");
+            let mut again = vec![f32::NAN; values.len()];
+            encoding.widen(&bytes, &mut again);
+            let worst = values.iter().zip(&again).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= tolerance && again.iter().all(|value| value.is_finite()), "{encoding:?}: {worst}");
+            assert_eq!(encoding.narrow(&again).len(), bytes.len());
+        }
+    }
+
+    #[test]
+    fn blocks_are_whole() {
+        assert_eq!(Encoding::Q4_0.bytes(64), Some(36));
+        assert_eq!(Encoding::Q8_0.bytes(33), None);
+        assert_eq!(Encoding::F32.bytes(usize::MAX), None, "more than there are addresses");
+    }
+}

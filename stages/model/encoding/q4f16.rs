@@ -1,0 +1,102 @@
+//! MLC's `q4f16_1`. Each group of [`GROUP_SIZE`] weights along a row has one f16 scale:
+//!
+//! ```text
+//! scale = max|w| / 7        level = clamp(round(w / scale) + 7, 0, 14)        w' = (level - 7) * scale
+//! ```
+//!
+//! Levels are stored in 4 bits, eight in a little-endian u32, the lowest first; scales lie in a tensor of their own. A row
+//! whose width is not a multiple of the group is filled up with zeros. Source: mlc-llm's
+//! `quantization/group_quantization.py`; `tests/fixtures/quant` holds its bytes.
+
+use half::f16;
+use rayon::prelude::*;
+
+use crate::simd::simd;
+
+/// The name of the scheme, MLC's `quant_method`.
+pub const NAME: &str = "q4f16_1";
+/// Bits of a weight, without its share of the scale.
+pub const BITS: usize = 4;
+/// Weights that share a scale.
+pub const GROUP_SIZE: usize = 32;
+/// Bytes of a scale.
+const SCALE_BYTES: usize = 2;
+/// Bytes of a group's levels.
+const LEVEL_BYTES: usize = GROUP_SIZE * BITS / 8;
+/// Half the range of the levels: the level of zero.
+const ZERO: f32 = 7.0;
+
+/// Scales of a row of `cols` weights.
+pub const fn scales_per_row(cols: usize) -> usize {
+    cols.div_ceil(GROUP_SIZE)
+}
+
+/// u32 with the levels of a row of `cols` weights.
+pub const fn words_per_row(cols: usize) -> usize {
+    scales_per_row(cols) * LEVEL_BYTES / 4
+}
+
+/// Reads the rows of `cols` weights from row `start` on, as many as `to` holds. `levels` and `scales` are whole tensors.
+pub(crate) fn widen(levels: &[u8], scales: &[u8], cols: usize, start: usize, to: &mut [f32]) {
+    let groups = scales_per_row(cols);
+    for (row, to) in to.chunks_mut(cols).enumerate() {
+        for (group, to) in to.chunks_mut(GROUP_SIZE).enumerate() {
+            let index = (start + row) * groups + group;
+            let scale = &scales[index * SCALE_BYTES..(index + 1) * SCALE_BYTES];
+            let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
+            let levels = &levels[index * LEVEL_BYTES..(index + 1) * LEVEL_BYTES];
+            simd(|| widen_group(levels, scale, to));
+        }
+    }
+}
+
+/// The values of a group, or as many of them as a row has.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorises only if it is inlined")]
+fn widen_group(levels: &[u8], scale: f32, to: &mut [f32]) {
+    let (pairs, last) = to.as_chunks_mut::<2>();
+    for (to, byte) in pairs.iter_mut().zip(levels) {
+        *to = [byte & 15, byte >> 4].map(|level| (f32::from(level) - ZERO) * scale);
+    }
+    if let ([last], Some(byte)) = (last, levels.get(pairs.len())) {
+        *last = (f32::from(byte & 15) - ZERO) * scale;
+    }
+}
+
+/// Quantizes rows of `cols` weights. Returns the bytes of the levels and of the scales.
+pub fn narrow(weights: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
+    let groups = scales_per_row(cols);
+    let rows = weights.len() / cols.max(1);
+    let mut levels = vec![0; rows * groups * LEVEL_BYTES];
+    let mut scales = vec![0; rows * groups * SCALE_BYTES];
+    levels
+        .par_chunks_mut(groups * LEVEL_BYTES)
+        .zip(scales.par_chunks_mut(groups * SCALE_BYTES))
+        .zip(weights.par_chunks(cols))
+        .for_each(|((levels, scales), row)| {
+            let groups = levels.chunks_mut(LEVEL_BYTES).zip(scales.chunks_mut(SCALE_BYTES)).zip(row.chunks(GROUP_SIZE));
+            for ((levels, scale), weights) in groups {
+                narrow_group(weights, levels, scale);
+            }
+        });
+    (levels, scales)
+}
+
+fn narrow_group(weights: &[f32], levels: &mut [u8], scale_bytes: &mut [u8]) {
+    // MLC computes in f16 throughout: so the scale, each quotient and each sum are rounded to f16 here.
+    let half = |x: f32| f16::from_f32(x);
+    let largest = weights.iter().map(|w| half(*w).to_f32().abs()).fold(0.0, f32::max);
+    let scale = half(largest / ZERO);
+    scale_bytes.copy_from_slice(&scale.to_le_bytes());
+    for (index, byte) in levels.iter_mut().enumerate() {
+        let level = |offset: usize| {
+            let w = weights.get(index * 2 + offset).copied().unwrap_or(0.0);
+            if scale == f16::ZERO {
+                return 0;
+            }
+            let quotient = half(half(w).to_f32() / scale.to_f32()).to_f32();
+            half(quotient + ZERO).to_f32().round().clamp(0.0, 2.0 * ZERO) as u8
+        };
+        *byte = level(0) | (level(1) << 4);
+    }
+}

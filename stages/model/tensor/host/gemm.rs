@@ -1,0 +1,148 @@
+//! Matrix products through the `gemm` crate, cut into tiles that depend on the shapes alone.
+#![allow(unsafe_code)]
+
+use rayon::prelude::*;
+
+use super::shared::Shared;
+
+/// A matrix as strides over a slice: element (i, j) is `values[i * row + j * col]`.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    values: &'a [f32],
+    row: usize,
+    col: usize,
+}
+
+impl<'a> View<'a> {
+    /// Row-major with `stride` values from row to row.
+    pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
+        Self { values, row: stride, col: 1 }
+    }
+
+    /// The transpose.
+    pub(super) fn t(self) -> Self {
+        Self { values: self.values, row: self.col, col: self.row }
+    }
+
+    fn skip_rows(self, count: usize) -> Self {
+        Self { values: &self.values[(count * self.row).min(self.values.len())..], ..self }
+    }
+
+    fn skip_cols(self, count: usize) -> Self {
+        Self { values: &self.values[(count * self.col).min(self.values.len())..], ..self }
+    }
+
+    fn holds(&self, rows: usize, cols: usize) -> bool {
+        rows == 0 || cols == 0 || (rows - 1) * self.row + (cols - 1) * self.col < self.values.len()
+    }
+}
+
+/// Below this many multiplications a product is not worth a second thread.
+const SMALL: usize = 1 << 18;
+/// Number of tiles that a product is cut into, if each is worth it.
+const TILES: usize = 16;
+/// Multiplications that a tile should have at least.
+const WORTH: usize = 1 << 22;
+/// A tile with more of them is cut further, so that many cores have work.
+const LARGE: usize = 1 << 28;
+
+/// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the part of `b` that a tile needs, so columns
+/// are cut first: then no part is packed twice. Follows from the shape alone, so that results don't depend on the
+/// number of threads.
+fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
+    // Whole blocks of the innermost loops: 64 columns, 6 rows.
+    let tile_n = n.div_ceil(TILES).next_multiple_of(64).max(128).min(n);
+    let down = TILES.div_ceil(n.div_ceil(tile_n));
+    let mut tile_m = m.div_ceil(down).max(WORTH.div_ceil(tile_n * k));
+    while tile_m * tile_n * k > LARGE && tile_m > 384 {
+        tile_m = tile_m.div_ceil(2);
+    }
+    (tile_m.next_multiple_of(6).min(m), tile_n)
+}
+
+/// `c = beta * c + alpha * a b`, with `a` `[m, k]`, `b` `[k, n]` and `c` `[m, n]` with rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) alpha: f32,
+    /// Add to `c` instead of replacing it.
+    pub(super) add: bool,
+}
+
+impl Product {
+    pub(super) fn new(m: usize, n: usize, k: usize) -> Self {
+        Self { m, n, k, alpha: 1.0, add: false }
+    }
+
+    pub(super) fn adding(self) -> Self {
+        Self { add: true, ..self }
+    }
+
+    pub(super) fn scaled(self, alpha: f32) -> Self {
+        Self { alpha, ..self }
+    }
+
+    /// On all cores.
+    pub(super) fn parallel(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
+        let Self { m, n, k, .. } = self;
+        if m * n * k <= SMALL {
+            return self.single(a, b, c, stride);
+        }
+        let (tile_m, tile_n) = tile(m, n, k);
+        let (shared, length, across) = (Shared::new(c), c.len(), n.div_ceil(tile_n));
+        (0..m.div_ceil(tile_m) * across).into_par_iter().with_max_len(1).for_each(|index| {
+            let (i, j) = (index / across * tile_m, index % across * tile_n);
+            let part = Self { m: tile_m.min(m - i), n: tile_n.min(n - j), ..self };
+            let offset = i * stride + j;
+            part.at(a.skip_rows(i), b.skip_cols(j), shared.at(offset), length - offset, stride);
+        });
+    }
+
+    /// On this thread.
+    pub(super) fn single(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
+        self.at(a, b, c.as_mut_ptr(), c.len(), stride);
+    }
+
+    /// On this thread, into columns from `start` of a matrix that other threads fill elsewhere.
+    pub(super) fn tile(self, a: View<'_>, b: View<'_>, c: Shared, start: usize, length: usize, stride: usize) {
+        self.at(a, b, c.at(start), length - start, stride);
+    }
+
+    fn at(self, a: View<'_>, b: View<'_>, c: *mut f32, length: usize, stride: usize) {
+        let Self { m, n, k, alpha, add } = self;
+        if m == 0 || n == 0 {
+            return;
+        }
+        assert!(
+            a.holds(m, k) && b.holds(k, n) && (m - 1) * stride + n <= length,
+            "a product reaches outside its matrices"
+        );
+        // SAFETY: the assertion above keeps all three inside their buffers. `c` is either exclusive, or one of
+        // the tiles of `parallel`, which are disjoint ranges of rows and columns.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                c,
+                1,
+                stride as isize,
+                add,
+                a.values.as_ptr(),
+                a.col as isize,
+                a.row as isize,
+                b.values.as_ptr(),
+                b.col as isize,
+                b.row as isize,
+                1.0,
+                alpha,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}

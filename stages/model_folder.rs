@@ -1,0 +1,137 @@
+//! Model folders, as stages read and write them: parts that did not change are linked, not copied.
+
+use std::path::{Path, PathBuf};
+
+use imp_model::{
+    Imp, ModelError,
+    config::{ConfigFile, SiglipConfig},
+    save,
+};
+
+use crate::{
+    Job, StageError,
+    contract::forecast::{Outlook, Records, Tower},
+};
+
+/// A model's error, in terms of the files that the person knows.
+pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
+    if let ModelError::Io { file, source } = error
+        && source.kind() == std::io::ErrorKind::StorageFull
+    {
+        return StageError::failed(
+            format!("{}: {source}", file.display()),
+            "make room on the disk, then run the same command again",
+        );
+    }
+    StageError::input(
+        job.named(error.path()),
+        error.message(),
+        "check that this is the model you meant, and that its files are whole",
+    )
+}
+
+/// Links the files of `from` that are no weights into the folder `to` of the output: tokenizer, configuration.
+/// Files that are there already are left alone.
+pub(crate) fn link_others(job: &Job, from: &Path, to: &str) -> Result<(), StageError> {
+    for entry in std::fs::read_dir(from).map_err(StageError::io(from))? {
+        let entry = entry.map_err(StageError::io(from))?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        let weights = text.ends_with(".safetensors") || text.ends_with(".safetensors.index.json");
+        if entry.path().is_file() && !weights && !job.output().join(to).join(&name).exists() {
+            job.link_into_output(&entry.path(), Path::new(to).join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Links a folder as it is.
+fn link_folder(job: &Job, from: &Path, to: &str) -> Result<(), StageError> {
+    for entry in std::fs::read_dir(from).map_err(StageError::io(from))? {
+        let entry = entry.map_err(StageError::io(from))?;
+        if entry.path().is_file() {
+            job.link_into_output(&entry.path(), Path::new(to).join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the split layout: `config.json`, `mm_projector.safetensors`, `vision/` and `llm/`. A tower that comes as a
+/// folder of its own is linked; `None` means that it must be written.
+pub(crate) fn write_parts(
+    job: &Job,
+    model: &Imp,
+    llm: Option<&Path>,
+    vision: Option<&Path>,
+    tokenizer: &Path,
+) -> Result<(), StageError> {
+    let out = job.output();
+    let failed = |error: ModelError| model_error(job, &error);
+    for name in ["llm", "vision"] {
+        let folder = out.join(name);
+        std::fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
+    }
+    save::split_config(model, &out).map_err(failed)?;
+    save::projector(model, &out).map_err(failed)?;
+    match vision {
+        Some(folder) => link_folder(job, folder, "vision")?,
+        None => save::vision(model, &out.join("vision")).map_err(failed)?,
+    }
+    if let Some(folder) = llm {
+        return link_folder(job, folder, "llm");
+    }
+    save::language_model(model, &out.join("llm")).map_err(failed)?;
+    link_others(job, tokenizer, "llm")
+}
+
+/// The folder of a model in which its tokenizer lies.
+pub(crate) fn tokenizer_folder(model: &Path) -> PathBuf {
+    let nested = model.join("llm");
+    if nested.is_dir() { nested } else { model.to_path_buf() }
+}
+
+/// Of a folder that is there. What can't be read is not known: the stage that uses it will say why.
+pub fn outlook(folder: &Path) -> Outlook {
+    if folder.join("index.bin").is_file() {
+        return Outlook { records: Some(Records::There(folder.to_path_buf())), ..Outlook::default() };
+    }
+    let Ok(file) = ConfigFile::read(folder) else { return Outlook::default() };
+    let bytes = weight_bytes(folder);
+    if file.model_type() == "imp-split" {
+        let part = |name: &str| outlook(&folder.join(name));
+        let adapted = folder.join("adapter").is_dir();
+        return Outlook {
+            llm: part("llm").llm,
+            vision: part("vision").vision,
+            joined: file.imp().ok(),
+            adapted,
+            records: None,
+        };
+    }
+    outlook_of_config(&file, bytes)
+}
+
+/// Of a model in one folder, from its `config.json` and the size of its weights' files.
+pub(crate) fn outlook_of_config(file: &ConfigFile, bytes: u64) -> Outlook {
+    if file.is_imp() {
+        // One file holds both: it is counted once.
+        let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
+        let llm = file.language().ok().map(|config| Tower { config, bytes });
+        return Outlook { llm, vision, joined: file.imp().ok(), ..Outlook::default() };
+    }
+    if file.model_type().starts_with("siglip") {
+        // A SigLIP's file may hold a text tower, too, which is not read.
+        let tower = |config: SiglipConfig| {
+            let largest = 4 * config.parameters() as u64;
+            Tower { config, bytes: bytes.min(largest) }
+        };
+        return Outlook { vision: file.siglip().ok().map(tower), ..Outlook::default() };
+    }
+    Outlook::of_language_model(file.language().ok(), bytes)
+}
+
+fn weight_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
+    weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
+}

@@ -1,0 +1,287 @@
+//! HTTP requests: retries the ones that may succeed later and explains the ones that fail. Independent of files.
+
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
+
+use super::s3::Store;
+use crate::StageError;
+
+/// Time limit of a request for a whole file, which can't be resumed.
+const WHOLE_FILE_TIMEOUT: Duration = Duration::from_hours(24);
+/// Largest list of files in bytes.
+const LONGEST_TEXT: u64 = 256 << 20;
+
+/// Limits on retries and requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    /// Pause before the first retry; each further pause is twice as long, up to `longest_pause`.
+    pub(crate) first_pause: Duration,
+    pub(crate) longest_pause: Duration,
+    /// Consecutive failures, without a byte in between, after which the client gives up.
+    pub(crate) attempts: u32,
+    /// Bytes per request, the unit that connections share out.
+    pub(crate) chunk: u64,
+    /// Time limit of a request; another one fetches what is still missing.
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            first_pause: Duration::from_secs(1),
+            longest_pause: Duration::from_secs(30),
+            attempts: 8,
+            chunk: 16 << 20,
+            timeout: Duration::from_mins(1),
+        }
+    }
+}
+
+/// Why a request failed or was incomplete.
+pub(crate) enum RequestError {
+    /// A retry may succeed; `after` is the pause that the server asks for.
+    Transient { what: String, after: Option<Duration> },
+    /// A retry would fail, too.
+    Fatal(StageError),
+}
+
+impl RequestError {
+    pub(crate) fn transient(what: impl Into<String>) -> Self {
+        Self::Transient { what: what.into(), after: None }
+    }
+}
+
+/// The caller that waits for a request.
+pub(crate) trait Watch {
+    /// Whether to stop.
+    fn stopped(&self) -> bool;
+    /// Warns the user.
+    fn warn(&self, message: String);
+}
+
+impl Watch for crate::Job {
+    fn stopped(&self) -> bool {
+        self.cancelled()
+    }
+
+    fn warn(&self, message: String) {
+        Self::warn(self, message);
+    }
+}
+
+/// How requests are authorised.
+pub(crate) enum Access {
+    /// Not at all.
+    Open,
+    /// By a hub's token, which a redirect to another host does not receive.
+    Token(String),
+    /// By a signature in each address.
+    Signed(Store),
+}
+
+/// A client of web servers, hubs and object stores.
+pub(crate) struct Client {
+    agent: Agent,
+    access: Access,
+    pub(crate) policy: Policy,
+    warned: AtomicBool,
+}
+
+impl Client {
+    pub(crate) fn new(policy: Policy, access: Access) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // A signature is valid for one host only.
+            .max_redirects(if matches!(access, Access::Signed(_)) { 0 } else { 10 })
+            .timeout_connect(Some(Duration::from_secs(20).min(policy.timeout)))
+            .timeout_recv_response(Some(policy.timeout))
+            .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into(), access, policy, warned: AtomicBool::new(false) }
+    }
+
+    /// Sends one request, without retries.
+    pub(crate) fn get(&self, url: &str, headers: &[(&str, String)]) -> Result<Response<Body>, RequestError> {
+        self.send(url, headers, self.policy.timeout)
+    }
+
+    /// Requests a file that the server sends only as a whole, without the usual time limit.
+    pub(crate) fn get_whole(&self, url: &str) -> Result<Response<Body>, RequestError> {
+        self.send(url, &[], WHOLE_FILE_TIMEOUT)
+    }
+
+    /// Requests a short text, without retries.
+    pub(crate) fn get_text(&self, url: &str) -> Result<String, RequestError> {
+        let mut response = self.get(url, &[])?;
+        let read = response.body_mut().with_config().limit(LONGEST_TEXT).read_to_string();
+        read.map_err(|error| {
+            RequestError::transient(format!("the connection to {} was lost while it listed files ({error})", host(url)))
+        })
+    }
+
+    /// Whether the file exists.
+    pub(crate) fn exists(&self, url: &str) -> Result<bool, RequestError> {
+        let response = self.call(url, &[("range", "bytes=0-0".into())], self.policy.timeout)?;
+        if response.status() == 404 { Ok(false) } else { self.check_status(url, response).map(|_| true) }
+    }
+
+    fn send(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, RequestError> {
+        self.check_status(url, self.call(url, headers, body)?)
+    }
+
+    fn call(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, RequestError> {
+        let address = match &self.access {
+            Access::Signed(store) => store.address(url),
+            _ => url.into(),
+        };
+        let mut request = self.agent.get(&address).config().timeout_recv_body(Some(body)).build();
+        if let Access::Token(token) = &self.access {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        request.call().map_err(|error| failed(&address, error))
+    }
+
+    fn check_status(&self, url: &str, mut response: Response<Body>) -> Result<Response<Body>, RequestError> {
+        match response.status().as_u16() {
+            200 | 206 | 416 => Ok(response),
+            status if status == 408 || status == 429 || status >= 500 => {
+                let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
+                let what = format!("{} answered {}", host(url), response.status());
+                Err(RequestError::Transient { what, after: after.map(Duration::from_secs) })
+            }
+            _ => Err(RequestError::Fatal(match &self.access {
+                Access::Signed(store) => store.refusal(url, &mut response),
+                access => refusal(url, &response, matches!(access, Access::Token(_))),
+            })),
+        }
+    }
+
+    /// Repeats `attempt` until it succeeds, fails for good, or runs out of attempts. `attempt` reports whether it made
+    /// progress before it failed; progress resets the count.
+    pub(crate) fn retry<T>(
+        &self,
+        watch: &impl Watch,
+        mut attempt: impl FnMut(&mut bool) -> Result<T, RequestError>,
+    ) -> Result<T, StageError> {
+        let mut failures = 0;
+        loop {
+            let mut progress = false;
+            let (what, after) = match attempt(&mut progress) {
+                Ok(value) => return Ok(value),
+                Err(RequestError::Fatal(error)) => return Err(error),
+                Err(RequestError::Transient { what, after }) => (what, after),
+            };
+            if watch.stopped() {
+                return Err(StageError::Cancelled);
+            }
+            failures = if progress { 1 } else { failures + 1 };
+            if self.policy.attempts > 1 {
+                tracing::warn!("attempt {failures} of {}: {what}", self.policy.attempts);
+            }
+            if failures >= self.policy.attempts {
+                return Err(StageError::transient(
+                    format!("gave up after {failures} attempts: {what}"),
+                    "check the network connection and run the same command again: what has been downloaded is kept",
+                ));
+            }
+            if !progress && !self.warned.swap(true, Ordering::Relaxed) {
+                watch.warn(format!("{what}; trying up to {} times", self.policy.attempts));
+            }
+            let pause =
+                self.policy.first_pause.saturating_mul(1 << (failures - 1).min(16)).min(self.policy.longest_pause);
+            sleep(watch, after.unwrap_or(pause).min(Duration::from_mins(5)))?;
+        }
+    }
+}
+
+/// Sleeps in short pieces, to notice cancellation soon.
+fn sleep(watch: &impl Watch, mut time: Duration) -> Result<(), StageError> {
+    loop {
+        if watch.stopped() {
+            return Err(StageError::Cancelled);
+        }
+        if time.is_zero() {
+            return Ok(());
+        }
+        let piece = time.min(Duration::from_millis(100));
+        thread::sleep(piece);
+        time -= piece;
+    }
+}
+
+/// The host in a URL, for messages.
+pub(crate) fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    authority.rsplit('@').next().unwrap_or_default()
+}
+
+/// A URL without the parts that may be secret, for messages.
+pub(crate) fn redacted(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    format!("{scheme}://{}/{}", host(url), path.split('?').next().unwrap_or_default())
+}
+
+fn failed(url: &str, error: ureq::Error) -> RequestError {
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects => {
+            RequestError::Fatal(StageError::failed(
+                format!("{}: {error}", redacted(url)),
+                "correct `source` in the pipeline",
+            ))
+        }
+        error => RequestError::transient(format!("{} can't be reached ({error})", host(url))),
+    }
+}
+
+fn refusal(url: &str, response: &Response<Body>, token: bool) -> StageError {
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (message, help) = match (response.status().as_u16(), header("x-error-code")) {
+        (_, "GatedRepo") => {
+            let page = hub_page(url);
+            let help = format!("accept the licence at {page}, then set HF_TOKEN to a token of that account");
+            ("this repository is gated".into(), help)
+        }
+        (_, "RevisionNotFound") => ("no such revision".into(), "correct what follows `@` in `source`".into()),
+        (_, "EntryNotFound") => ("no such file".into(), "correct `files`".into()),
+        (401 | 404, "RepoNotFound") | (401, _) if !token => (
+            format!("the repository does not exist or is private ({})", response.status()),
+            "check the name in `source`; for a private repository set HF_TOKEN".into(),
+        ),
+        (401, _) => (
+            format!("the server rejected the token ({})", response.status()),
+            "set HF_TOKEN to a valid token with read access to this repository".into(),
+        ),
+        (403, _) => (
+            format!("access denied ({})", response.status()),
+            "ask the owner for access, or download the file in a browser and set `source` to its path".into(),
+        ),
+        (404 | 410, _) => ("no such file".into(), "check `source`: the file may have moved".into()),
+        (_, _) => (format!("the server answered {}", response.status()), "check `source`".into()),
+    };
+    StageError::failed(format!("{}: {message}", redacted(url)), help)
+}
+
+/// The web page of the repository in a hub's URL.
+fn hub_page(url: &str) -> String {
+    let page = redacted(url);
+    let page = page.replacen("/api/models/", "/", 1).replacen("/api/datasets/", "/datasets/", 1);
+    let end = page.find("/resolve/").or_else(|| page.find("/revision/")).unwrap_or(page.len());
+    page[..end].to_string()
+}
+
+/// The error of a read that ended too early.
+pub(crate) fn cut_off(url: &str, error: &io::Error) -> RequestError {
+    RequestError::transient(format!("the connection to {} was lost ({error})", host(url)))
+}

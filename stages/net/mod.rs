@@ -1,0 +1,10 @@
+//! Files on other machines: listed, transferred in chunks that survive a cut, checked.
+//! Independent of what the files are for.
+
+mod chunks;
+pub(crate) mod http;
+pub(crate) mod listing;
+pub(crate) mod patterns;
+pub(crate) mod s3;
+pub(crate) mod transfer;
+pub(crate) mod verify;

@@ -1,0 +1,213 @@
+//! Object stores that speak S3: lists objects, signs requests and explains refusals. Independent of how objects are
+//! transferred.
+
+use std::{env, fmt, time::Duration};
+
+use rusty_s3::{
+    Bucket, BucketError, Credentials, S3Action, UrlStyle,
+    actions::{ListObjectsV2, ListObjectsV2Response},
+};
+use ureq::{Body, http::Response};
+
+use super::{
+    http::{Client, RequestError, Watch, redacted},
+    listing::{Listing, RemoteFile},
+    patterns::Patterns,
+};
+use crate::StageError;
+
+/// Validity of a signature. Each request has its own, which only needs to be valid when the request begins.
+const SIGNED_FOR: Duration = Duration::from_hours(1);
+
+/// `s3://bucket/key`: the key of an object, or of a folder of objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct S3Source {
+    bucket: String,
+    key: String,
+}
+
+impl S3Source {
+    /// Parses what follows `s3://`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (bucket, key) = text.split_once('/').unwrap_or((text, ""));
+        let is_bucket = bucket.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && bucket.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        if !is_bucket || !(key.is_empty() || is_path(key.strip_suffix('/').unwrap_or(key))) {
+            return Err("must be `s3://BUCKET/KEY`, or `s3://BUCKET/FOLDER/` for all objects below it".into());
+        }
+        Ok(Self { bucket: bucket.into(), key: key.into() })
+    }
+
+    /// Whether the source may name a single object.
+    fn may_be_object(&self) -> bool {
+        !self.key.is_empty() && !self.key.ends_with('/')
+    }
+
+    /// Lists the object that the source names; if there is none, the objects below it that match `patterns`.
+    pub(crate) fn list(
+        &self,
+        store: &Store,
+        patterns: &[String],
+        client: &Client,
+        watch: &impl Watch,
+    ) -> Result<Listing, StageError> {
+        let url = self.to_string();
+        if self.may_be_object() && client.retry(watch, |_| client.exists(&url))? {
+            let name = self.key.rsplit('/').next().unwrap_or_default();
+            Patterns::new(patterns)?.all_used(&[name.into()], self)?;
+            return Ok(Listing::of(vec![RemoteFile::new(name, url)]));
+        }
+        let prefix = if self.may_be_object() { format!("{}/", self.key) } else { self.key.clone() };
+        let (mut objects, mut after) = (Vec::new(), None);
+        loop {
+            let page = client.retry(watch, |_| store.page(client, &prefix, after.as_deref()))?;
+            // Some tools create an empty object for a folder.
+            objects.extend(page.contents.into_iter().filter(|object| !object.key.ends_with('/')));
+            after = page.next_continuation_token;
+            if after.is_none() {
+                break;
+            }
+            if watch.stopped() {
+                return Err(StageError::Cancelled);
+            }
+        }
+        if objects.is_empty() {
+            let below = format!("below s3://{}/{prefix}", self.bucket);
+            let message = if self.may_be_object() {
+                format!("there is no object {self}, and none {below}")
+            } else {
+                format!("there is no object {below}")
+            };
+            return Err(StageError::failed(message, "check `source`"));
+        }
+        let wanted = Patterns::new(patterns)?;
+        let (mut names, mut files) = (Vec::new(), Vec::new());
+        for object in objects {
+            let url = format!("s3://{}/{}", self.bucket, object.key);
+            let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name)).ok_or_else(|| {
+                let help = "rename the object, or set `source` to a folder without it";
+                StageError::failed(format!("{url} can't be a file: its key is not a valid path"), help)
+            })?;
+            names.push(name.to_string());
+            if wanted.matches(name) {
+                files.push(RemoteFile { size: object.size, etag: object.etag, ..RemoteFile::new(name, url) });
+            }
+        }
+        wanted.all_used(&names, self)?;
+        Ok(Listing::of(files))
+    }
+}
+
+impl fmt::Display for S3Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// Whether a key, or the end of one, is a valid file path. Other keys would not survive in a URL either.
+fn is_path(key: &str) -> bool {
+    key.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+/// The address of a bucket, and the credentials for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    bucket: Bucket,
+    credentials: Option<Credentials>,
+}
+
+impl Store {
+    /// Reads variables as AWS's own tools do. Without credentials, requests are not signed.
+    pub(crate) fn of(source: &S3Source, var: impl Fn(&str) -> Option<String>) -> Result<Self, StageError> {
+        let first = |names: &[&str]| names.iter().find_map(|name| var(name).filter(|value| !value.trim().is_empty()));
+        let (key, secret) = (first(&["AWS_ACCESS_KEY_ID"]), first(&["AWS_SECRET_ACCESS_KEY"]));
+        let credentials = match (key, secret, first(&["AWS_SESSION_TOKEN"])) {
+            (Some(key), Some(secret), Some(token)) => Some(Credentials::new_with_token(key, secret, token)),
+            (Some(key), Some(secret), None) => Some(Credentials::new(key, secret)),
+            (None, None, _) => None,
+            _ => {
+                return Err(StageError::failed(
+                    "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set",
+                    "set both, or neither for a public bucket",
+                ));
+            }
+        };
+        let region = first(&["AWS_REGION", "AWS_DEFAULT_REGION"]).unwrap_or_else(|| "us-east-1".into());
+        let own = first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
+        // AWS's certificates don't cover bucket names with a dot; other servers are often reached by IP address.
+        let in_host = own.is_none() && source.bucket.bytes().all(|byte| byte != b'.' && !byte.is_ascii_uppercase());
+        let style = if in_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
+        let endpoint = own.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let url = endpoint.parse().map_err(BucketError::ParseError);
+        let bucket = url.and_then(|url| Bucket::new(url, style, source.bucket.clone(), region)).map_err(|error| {
+            let help = "correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, such as `https://minio.example.org:9000`";
+            StageError::failed(format!("{source}: {endpoint} is not a valid S3 endpoint ({error})"), help)
+        })?;
+        Ok(Self { bucket, credentials })
+    }
+
+    /// Reads the environment.
+    pub(crate) fn from_env(source: &S3Source) -> Result<Self, StageError> {
+        Self::of(source, |name| env::var(name).ok())
+    }
+
+    /// The signed address of an `s3://` URL. Everything else uses the URL, so that no signature is stored or shown.
+    pub(crate) fn address(&self, url: &str) -> String {
+        let key = url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')).map(|(_, key)| key);
+        let Some(key) = key else { return url.into() };
+        self.bucket.get_object(self.credentials.as_ref(), key).sign(SIGNED_FOR).into()
+    }
+
+    /// Requests one page of the list of objects.
+    fn page(&self, client: &Client, prefix: &str, after: Option<&str>) -> Result<ListObjectsV2Response, RequestError> {
+        let mut list = self.bucket.list_objects_v2(self.credentials.as_ref());
+        list.with_prefix(prefix);
+        if let Some(after) = after {
+            list.with_continuation_token(after);
+        }
+        let text = client.get_text(list.sign(SIGNED_FOR).as_str())?;
+        ListObjectsV2::parse_response(&text).map_err(|error| {
+            let base = self.bucket.base_url();
+            let help = "check that AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, if set, names a server that speaks S3";
+            RequestError::Fatal(StageError::failed(format!("{base} doesn't list objects like S3: {error}"), help))
+        })
+    }
+
+    /// Explains a response that refuses the request.
+    pub(crate) fn refusal(&self, url: &str, response: &mut Response<Body>) -> StageError {
+        let region = response.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
+        let region = region.filter(|region| *region != self.bucket.region()).map(Into::<String>::into);
+        let text = response.body_mut().with_config().limit(1 << 16).read_to_string().unwrap_or_default();
+        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+        let code = code.map_or_else(|| response.status().to_string(), |(code, _)| code.into());
+        let (message, help) = match (code.as_str(), region) {
+            (_, Some(region)) => ("its bucket is in another region".into(), format!("set AWS_REGION to `{region}`")),
+            ("NoSuchBucket", _) => (format!("there is no bucket `{}`", self.bucket.name()), "check `source`".into()),
+            ("NoSuchKey", _) => ("no such object".into(), "check `source`: it may have moved".into()),
+            ("InvalidAccessKeyId", _) => {
+                ("the server doesn't know this access key".into(), "correct AWS_ACCESS_KEY_ID".into())
+            }
+            ("SignatureDoesNotMatch", _) => {
+                ("the server rejected the signature".into(), "correct AWS_SECRET_ACCESS_KEY".into())
+            }
+            ("ExpiredToken" | "InvalidToken", _) => {
+                ("the session token is invalid or expired".into(), "set a new AWS_SESSION_TOKEN and its keys".into())
+            }
+            ("RequestTimeTooSkewed", _) => {
+                ("this machine's clock differs from the server's".into(), "set the clock".into())
+            }
+            _ if response.status() == 403 && self.credentials.is_none() => (
+                format!("access without credentials denied ({code})"),
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
+            ),
+            _ if response.status() == 403 => (
+                format!("access denied ({code})"),
+                "ask the owner for permission to read the object and, if `source` is a folder, to list the bucket"
+                    .into(),
+            ),
+            _ if response.status() == 404 => (format!("not found ({code})"), "check `source`".into()),
+            _ => (format!("the server answered {code}"), "check `source`, AWS_REGION and the endpoint".into()),
+        };
+        StageError::failed(format!("{}: {message}", redacted(url)), help)
+    }
+}

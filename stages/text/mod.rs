@@ -1,0 +1,7 @@
+//! From conversations to token ids. Independent of files and of images' content.
+
+pub mod conversation;
+pub mod template;
+#[cfg(test)]
+mod tests;
+pub mod tokenizer;

@@ -1,0 +1,106 @@
+//! A language model's `tokenizer.json`, and texts with image tokens in them. Does not know conversations.
+
+use std::path::Path;
+
+use imp_model::IMAGE_TOKEN;
+use tokenizers::{AddedToken, Tokenizer};
+
+use crate::StageError;
+
+/// Stands for an image in a text, as [`IMAGE_TOKEN`] does in a sequence of token ids.
+pub const IMAGE_TEXT: &str = "<image>";
+
+/// A tokenizer.
+#[derive(Debug, Clone)]
+pub struct TextTokenizer {
+    inner: Tokenizer,
+    /// What it puts before every text, as those with `<s>` do.
+    bos: Option<i32>,
+}
+
+impl TextTokenizer {
+    /// Reads `tokenizer.json` in `folder`; messages call that folder `named`.
+    ///
+    /// # Errors
+    /// If there is none, or one that can't be read.
+    pub fn open(folder: &Path, named: &Path) -> Result<Self, StageError> {
+        let (path, named) = (folder.join("tokenizer.json"), named.join("tokenizer.json"));
+        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => StageError::input(
+                &named,
+                "the file is missing",
+                "the folder must hold a Hugging Face model with its fast tokenizer (`tokenizer.json`)",
+            ),
+            _ => StageError::Io { path: path.clone(), source: error },
+        })?;
+        Self::from_bytes(&bytes).map_err(|message| {
+            StageError::input(
+                &named,
+                format!("not a tokenizer: {message}"),
+                "download the model's `tokenizer.json` again",
+            )
+        })
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
+        // Files of published models may ask for either; sequences are cut and batched elsewhere.
+        inner.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
+        let mut tokenizer = Self { inner, bos: None };
+        tokenizer.bos = tokenizer.encode("")?.first().copied();
+        Ok(tokenizer)
+    }
+
+    /// Makes sure that `token` is one token, with the next free id if it is new.
+    pub(crate) fn add_special(&mut self, token: &str) {
+        self.inner.add_special_tokens(&[AddedToken::from(token, true)]);
+    }
+
+    /// How many tokens it puts before every text: 1 for those with `<s>`.
+    pub(crate) fn leading(&self) -> usize {
+        usize::from(self.bos.is_some())
+    }
+
+    /// The id of a token.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The ids of a text. Special tokens are recognised in it.
+    ///
+    /// # Errors
+    /// In words: the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<i32>, String> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|error| error.to_string())?;
+        Ok(encoding.get_ids().iter().map(|id| *id as i32).collect())
+    }
+
+    /// The ids of a text in which `<image>` stands for an image: its parts are encoded on their own, with -200 between
+    /// them, and what begins a text stands at the beginning only (LLaVA's `tokenizer_image_token`).
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_with_images(&self, text: &str) -> Result<Vec<i32>, String> {
+        let mut ids = Vec::new();
+        for (number, part) in text.split(IMAGE_TEXT).enumerate() {
+            if number > 0 {
+                ids.push(IMAGE_TOKEN);
+            }
+            let part = self.encode(part)?;
+            ids.extend(part.iter().skip(if number > 0 { self.leading() } else { 0 }));
+        }
+        Ok(ids)
+    }
+
+    /// The text of ids, without special tokens.
+    ///
+    /// # Errors
+    /// In words, if an id is unknown to the decoder.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        self.inner.decode(ids, true).map_err(|error| error.to_string())
+    }
+}
