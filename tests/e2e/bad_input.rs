@@ -1,8 +1,8 @@
-//! Every mistake gets the right exit code and a message that names file, line and remedy, word for word.
+//! Errors of users: exit code and message, word for word, with file, line and remedy.
 
 use crate::support::Space;
 
-/// A mistake in a pipeline file: what is written, and what is said.
+/// An error in a pipeline file, and the message.
 struct Case {
     name: &'static str,
     pipeline: &'static str,
@@ -180,7 +180,7 @@ error: this pipeline extends itself
 ];
 
 #[test]
-fn mistakes_in_a_pipeline_are_shown_where_they_stand() {
+fn errors_in_a_pipeline_are_shown_with_their_position() {
     for case in PIPELINES {
         let space = Space::new();
         space.write("p.toml", case.pipeline);
@@ -212,7 +212,7 @@ fn a_missing_pipeline_says_what_to_do() {
     );
 }
 
-/// A mistake in a person's own files: how it gets there, and what is said, from the first line on.
+/// An error in the user's data: how it gets there, and the message from its first line on.
 struct Broken {
     name: &'static str,
     file: &'static str,
@@ -313,7 +313,7 @@ max_steps = 1
 "#;
 
 #[test]
-fn mistakes_in_a_persons_files_are_named_and_the_cache_stays_whole() {
+fn errors_in_the_users_files_are_named_and_the_cache_stays_intact() {
     let good = Space::new();
     let downloads = crate::support::SMALL.split("[stages.captions]").next().unwrap();
     good.write("data.toml", downloads.replace("name = \"small\"", "name = \"data\"")).succeed(&["run", "data.toml"]);
@@ -334,7 +334,7 @@ fn mistakes_in_a_persons_files_are_named_and_the_cache_stays_whole() {
         let said = output.stderr.split("\n  log: ").next().unwrap();
         assert_eq!(said, case.stderr, "{}", case.name);
         assert_eq!(output.code, Some(1), "{}", case.name);
-        // Mended, it runs: nothing in the cache was harmed.
+        // Repaired, it runs: the cache was not harmed.
         std::fs::write(&file, whole).unwrap();
         space.succeed(&["run", "own.toml"]);
     }

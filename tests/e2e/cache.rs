@@ -40,7 +40,7 @@ fn walk_links(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Changes a read-only file in place, as a failing disk does: whoever has a link to it sees that.
+/// Changes a read-only file in place, as a failing disk does: all links to it see the change.
 fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     let mut bytes = fs::read(path).unwrap();
@@ -83,7 +83,7 @@ fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
 }
 
 #[test]
-fn what_is_gone_is_had_back_or_made_again() {
+fn missing_files_are_restored_or_made_again() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
@@ -96,12 +96,12 @@ fn what_is_gone_is_had_back_or_made_again() {
     let found = space.run(&["cache", "verify"]);
     assert!(found.stdout.contains("1 restored"), "{}", found.stdout);
     assert!(object.is_file());
-    // A tree that somebody has changed; its objects are whole.
+    // A tree that was changed; its objects are intact.
     fs::remove_file(&tree).unwrap();
     space.succeed(&["cache", "verify"]);
     space.succeed(&["run", "p.toml"]);
     assert_eq!(fs::read(&tree).unwrap(), value);
-    // Everything that is derived.
+    // Everything derived.
     for folder in ["cache/index.sled", "cache/trees", "cache/locks", "cache/live", "cache/tmp", "artifacts"] {
         let _ = fs::remove_dir_all(space.path(folder));
     }
@@ -116,13 +116,13 @@ fn what_is_gone_is_had_back_or_made_again() {
 }
 
 #[test]
-fn gc_keeps_what_the_last_runs_and_named_ones_need() {
+fn gc_keeps_what_recent_and_named_runs_use() {
     let space = Space::new();
     for (first, name) in [("one", Some("paper")), ("two", None), ("three", None)] {
         space.write("p.toml", chain("p", first));
         let args = ["run", "p.toml"].into_iter().chain(name.into_iter().flat_map(|name| ["--name", name]));
         space.succeed(&args.collect::<Vec<_>>());
-        // Runs are told apart by the second.
+        // Start times have a resolution of one second.
         sleep(Duration::from_millis(1100));
     }
     space.write("q.toml", chain("q", "other"));
@@ -145,11 +145,11 @@ fn gc_keeps_what_the_last_runs_and_named_ones_need() {
 }
 
 #[test]
-fn gc_leaves_alone_what_a_running_run_uses() {
+fn gc_keeps_what_a_current_run_uses() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
-    // Its record is gone, so nothing but the running run speaks for its stages.
+    // Its record is gone, so only the current run protects its stages.
     fs::remove_dir_all(space.path("cache/runs")).unwrap();
     let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"c\"\nsteps = 100\nstep_ms = 20\n";
     space.write("slow.toml", chain("p", "a") + slow);
@@ -164,17 +164,17 @@ fn gc_leaves_alone_what_a_running_run_uses() {
     let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
     assert!(said.contains("4 stages"), "no run uses them now: {said}");
     let links: Vec<_> = walk_links(&space.path("artifacts"));
-    assert!(links.is_empty(), "links to what is gone: {links:?}");
+    assert!(links.is_empty(), "links to deleted results: {links:?}");
     assert!(files(&space.path("cache/objects")).is_empty());
 }
 
 #[test]
-fn a_glance_sees_whatever_has_changed() {
+fn the_fast_path_sees_every_change() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
     let noted = || {
-        // Only what has been left alone for two seconds can be told from what changes now.
+        // A note is only written for folders that have not changed for two seconds.
         sleep(Duration::from_millis(2100));
         space.succeed(&["run", "p.toml"]);
         assert_eq!(files(&space.path("cache/notes")).len(), 1);
@@ -205,7 +205,7 @@ fn a_glance_sees_whatever_has_changed() {
 }
 
 #[test]
-fn a_damaged_object_does_not_get_into_what_is_made_anew() {
+fn a_damaged_object_does_not_get_into_new_results() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);

@@ -1,9 +1,9 @@
-//! Questions about what ran, runs and would run: why, status, show, log, graph, runs, compare.
+//! The verbs that explain and show: why, status, show, log, graph, runs, compare.
 
 use crate::support::{DIAMOND, Space, diamond};
 
 #[test]
-fn a_past_run_is_done_again_from_its_record() {
+fn a_past_run_is_repeated_from_its_record() {
     let space = diamond();
     space.write("mine/data.txt", "x");
     space.succeed(&["run", "p.toml", "--set", "stages.b.text=other", "--name", "paper"]);
@@ -17,7 +17,7 @@ fn a_past_run_is_done_again_from_its_record() {
     assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
     let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
     assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
-    // A record that says otherwise: what comes out now is not what came out then.
+    // A record with another digest: the results differ from those of that run.
     let id = rows[2].split(' ').next().unwrap();
     let path = format!("cache/runs/{id}.json");
     let mut record: serde_json::Value = serde_json::from_str(&space.read(&path)).unwrap();
@@ -48,7 +48,7 @@ fn why_follows_a_change_to_where_it_came_from() {
             output.stderr.contains("no runs in the cache `cache` (looked in HERE)\n  help: run a pipeline"),
             "{args:?}"
         );
-        assert!(!space.path("cache").exists(), "{args:?} only looks");
+        assert!(!space.path("cache").exists(), "{args:?} only reads");
     }
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
@@ -77,14 +77,14 @@ fn why_follows_a_change_to_where_it_came_from() {
     assert!(why.contains(change), "{why}");
     assert!(why.contains("    a produced different content: config: text \"a\" -> \"A\"\n"), "{why}");
     assert!(why.contains("    a produced different content: as above\n"), "{why}");
-    // The same afterwards, of why it ran.
+    // The same explanation after the run.
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
     assert!(why.starts_with("d is cached\n") && why.contains(change) && why.contains("text \"a\" -> \"A\"\n"), "{why}");
 }
 
 #[test]
-fn a_stage_can_be_looked_at() {
+fn a_stage_can_be_inspected() {
     let space = diamond();
     space.write("p.toml", DIAMOND.replace("text = \"d\"", "text = \"d\"\nfiles = 30"));
     let before = space.succeed(&["status", "p.toml"]).stdout;
@@ -142,7 +142,7 @@ fn the_graph_is_drawn_in_four_ways() {
     assert!(boxes.clone().count() == 1 && boxes.clone().all(|top: f64| lane < top || lane > top + 40.0), "{svg}");
 }
 
-/// Waits until `args` say `words`; fails the test after some time.
+/// Waits until the output of `args` contains `words`; fails the test after some time.
 fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
     for _ in 0..200 {
         let output = space.run(args);
@@ -155,7 +155,7 @@ fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
 }
 
 #[test]
-fn a_run_that_goes_on_or_was_killed_can_be_asked() {
+fn a_running_or_killed_run_can_be_inspected() {
     let space = Space::new();
     let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"a\"\nsteps = 1000\nstep_ms = 20\n";
     let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"slow\"\n";
@@ -164,7 +164,7 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
     let mut runner = space.start(&["run", "p.toml"]);
     let status = wait_until(&space, &["status"], "/1000 steps");
     assert!(status.contains("running   slow  ") && status.contains("waiting   last  for slow"), "{status}");
-    // An edit while it runs, even half of one, changes nothing of what runs.
+    // Editing the file, even into something invalid, does not affect the running pipeline.
     space.write("p.toml", "name = [");
     assert!(space.succeed(&["status"]).stdout.contains("running   slow"));
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it is running now"));

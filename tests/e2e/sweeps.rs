@@ -88,7 +88,7 @@ count = 2
         assert_eq!(output.code, Some(2), "{sweep}: {}", output.stderr);
         assert!(output.stderr.contains(message) && output.stderr.contains(help), "{sweep}: {}", output.stderr);
     }
-    // The command line takes the place of what a zip or a draw says, too, and a value twice is one point.
+    // The command line also overrides keys of a zip or a draw, and a value given twice is one point.
     space.write("p.toml", text + sweep);
     let args = ["sweep", "p.toml", "--dry-run", "--set", "vars.name=one", "--set", "vars.drawn=5"];
     let plan =
