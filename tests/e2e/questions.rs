@@ -1,9 +1,9 @@
-//! Questions about what ran, runs and would run: why, status, show, log, graph, runs, compare.
+//! Verbs that report on past, present and future runs: why, status, show, log, graph, runs, compare.
 
 use crate::support::{DIAMOND, Space, diamond};
 
 #[test]
-fn a_past_run_is_done_again_from_its_record() {
+fn a_past_run_is_repeated_from_its_record() {
     let space = diamond();
     space.write("mine/data.txt", "x");
     space.succeed(&["run", "p.toml", "--set", "stages.b.text=other", "--name", "paper"]);
@@ -17,7 +17,7 @@ fn a_past_run_is_done_again_from_its_record() {
     assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
     let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
     assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
-    // A record that says otherwise: what comes out now is not what came out then.
+    // A record with a different digest: the result has changed since.
     let id = rows[2].split(' ').next().unwrap();
     let path = format!("cache/runs/{id}.json");
     let mut record: serde_json::Value = serde_json::from_str(&space.read(&path)).unwrap();
@@ -37,7 +37,7 @@ fn a_past_run_is_done_again_from_its_record() {
 }
 
 #[test]
-fn why_follows_a_change_to_where_it_came_from() {
+fn why_traces_a_change_to_its_origin() {
     let space = diamond();
     for args in
         [&["why", "d"][..], &["status"], &["runs"], &["compare"], &["cache", "stats"], &["run", "--from-run", "x"]]
@@ -74,14 +74,14 @@ fn why_follows_a_change_to_where_it_came_from() {
     assert!(why.contains(change), "{why}");
     assert!(why.contains("    a gives another content: config: text \"a\" -> \"A\"\n"), "{why}");
     assert!(why.contains("    a gives another content: as above\n"), "{why}");
-    // The same afterwards, of why it ran.
+    // Afterwards, the same explains why it ran.
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
     assert!(why.starts_with("d is cached\n") && why.contains(change) && why.contains("text \"a\" -> \"A\"\n"), "{why}");
 }
 
 #[test]
-fn a_stage_can_be_looked_at() {
+fn a_stage_can_be_inspected() {
     let space = diamond();
     space.write("p.toml", DIAMOND.replace("text = \"d\"", "text = \"d\"\nfiles = 30"));
     let before = space.succeed(&["status", "p.toml"]).stdout;
@@ -106,7 +106,7 @@ fn a_stage_can_be_looked_at() {
 }
 
 #[test]
-fn the_graph_is_drawn_in_four_ways() {
+fn the_graph_has_four_formats() {
     let space = diamond();
     space.succeed(&["run", "p.toml", "--until", "b"]);
     let graph = |format: &str| space.succeed(&["graph", "p.toml", "--format", format]).stdout;
@@ -121,7 +121,7 @@ fn the_graph_is_drawn_in_four_ways() {
     let svg = graph("svg");
     assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
     assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
-    // An edge that passes a column has a lane there, between the boxes.
+    // An edge that crosses a column runs between its boxes.
     space.write(
         "p.toml",
         DIAMOND.replace("[\"b\", \"c\"]", "[\"a\", \"b\"]").replace("after = \"a\"\ntext = \"c\"", ""),
@@ -134,7 +134,7 @@ fn the_graph_is_drawn_in_four_ways() {
     assert!(boxes.clone().count() == 1 && boxes.clone().all(|top: f64| lane < top || lane > top + 40.0), "{svg}");
 }
 
-/// Waits until `args` say `words`; fails the test after some time.
+/// Waits until the output of `args` contains `words`; fails the test after some time.
 fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
     for _ in 0..200 {
         let output = space.run(args);
@@ -147,7 +147,7 @@ fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
 }
 
 #[test]
-fn a_run_that_goes_on_or_was_killed_can_be_asked() {
+fn a_running_or_killed_run_can_be_inspected() {
     let space = Space::new();
     let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"a\"\nsteps = 1000\nstep_ms = 20\n";
     let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"slow\"\n";
@@ -156,7 +156,7 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
     let mut runner = space.start(&["run", "p.toml"]);
     let status = wait_until(&space, &["status"], "/1000 steps");
     assert!(status.contains("running   slow  ") && status.contains("waiting   last  for slow"), "{status}");
-    // An edit while it runs, even half of one, changes nothing of what runs.
+    // Edits during the run, even incomplete ones, don't affect it.
     space.write("p.toml", "name = [");
     assert!(space.succeed(&["status"]).stdout.contains("running   slow"));
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it is running now"));
@@ -171,8 +171,8 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
     let compare = space.succeed(&["compare"]);
     assert!(compare.stdout.contains("a.score") && compare.stderr.contains("is killed: 2 stages"), "{}", compare.stderr);
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it resumes from its checkpoint"));
-    let asked = space.succeed(&["status"]);
-    assert!(asked.stderr.contains("p.toml can't be read as it is now"), "{}", asked.stderr);
+    let status = space.succeed(&["status"]);
+    assert!(status.stderr.contains("p.toml can't be read as it is now"), "{}", status.stderr);
 
     space.write("p.toml", text.replace("steps = 1000", "fail = \"no luck\""));
     assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
@@ -181,7 +181,7 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
 }
 
 #[test]
-fn why_is_short_where_paths_are_many() {
+fn why_is_short_even_with_many_paths() {
     let space = Space::new();
     let mut text = String::from("name = \"p\"\n[stages.s0]\nkind = \"synthetic\"\n");
     for number in 1..40 {
@@ -199,7 +199,7 @@ fn why_is_short_where_paths_are_many() {
 }
 
 #[test]
-fn a_past_run_finds_the_files_of_each_file_that_it_extends() {
+fn a_past_run_finds_sources_relative_to_each_extended_file() {
     let space = Space::new();
     let stage = |name: &str| format!("[stages.{name}]\nkind = \"download\"\nsource = \"data\"\n");
     space.write("base/base.toml", stage("theirs")).write("base/data/x", "theirs").write("data/x", "mine");
