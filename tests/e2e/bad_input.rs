@@ -229,9 +229,9 @@ error: stage `records`: HERE/mine/shapes/instruct.json: the annotation file is m
         file: "shapes/instruct.json",
         damage: |bytes| replace_line(bytes, 4, "{\"id\": \"3\", \"image\": , \"conversations\": []},"),
         stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:4: a record can't be used, and `max_rejected` allows 0
-line 4: expected value
-  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+error: stage `records`: HERE/mine/shapes/instruct.json:4: 1 record is unusable, and `max_rejected` allows 0
+record 3 (line 4): expected value
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken {
         name: "wrong roles",
@@ -240,22 +240,22 @@ line 4: expected value
             replace_line(bytes, 3, "{\"id\": \"two\", \"image\": \"000000000001.png\", \"conversations\": [{\"from\": \"gpt\", \"value\": \"Hi\"}]},")
         },
         stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:3: a record can't be used, and `max_rejected` allows 0
-line 3 (id two): the conversation is empty
-  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+error: stage `records`: HERE/mine/shapes/instruct.json:3: 1 record is unusable, and `max_rejected` allows 0
+record 2 (line 3, id two): the conversation is empty
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken { name: "missing image", file: "shapes/images/000000000005.png", damage: |_| None, stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:7: a record can't be used, and `max_rejected` allows 0
-line 7 (id 000000000005): the image images/000000000005.png is missing
-  help: mend or remove them, or set `max_rejected` to the number that may be left out" },
+error: stage `records`: HERE/mine/shapes/instruct.json:7: 1 record is unusable, and `max_rejected` allows 0
+record 6 (line 7, id 000000000005): the image images/000000000005.png is missing
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out" },
     Broken {
         name: "unreadable image",
         file: "shapes/images/000000000005.png",
         damage: |bytes| Some(bytes[..bytes.len() / 2].to_vec()),
         stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:7: a record can't be used, and `max_rejected` allows 0
-line 7 (id 000000000005): the image images/000000000005.png can't be decoded: unexpected end of file
-  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+error: stage `records`: HERE/mine/shapes/instruct.json:7: 1 record is unusable, and `max_rejected` allows 0
+record 6 (line 7, id 000000000005): the image images/000000000005.png can't be decoded: unexpected end of file
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken { name: "missing tokenizer", file: "phi/tokenizer.json", damage: |_| None, stderr: "\
 error: stage `records`: HERE/mine/phi/tokenizer.json: the file is missing
@@ -278,7 +278,7 @@ error: stage `pretrain`: HERE/mine/phi/config.json: model_type `gpt2` is not sup
     },
 ];
 
-/// Replaces a line of a text, counted from 1.
+/// Replaces line `number` of a text, counted from 1.
 fn replace_line(bytes: Vec<u8>, number: usize, line: &str) -> Option<Vec<u8>> {
     let text = String::from_utf8(bytes).ok()?;
     let mut lines: Vec<&str> = text.lines().collect();
@@ -286,7 +286,7 @@ fn replace_line(bytes: Vec<u8>, number: usize, line: &str) -> Option<Vec<u8>> {
     Some((lines.join("\n") + "\n").into_bytes())
 }
 
-/// The pipeline of the story up to `pretrain`, on folders.
+/// A pipeline up to `pretrain`, on local folders.
 const ON_FOLDERS: &str = r#"
 name = "own"
 [stages.shapes]
@@ -330,9 +330,9 @@ fn errors_in_the_users_files_are_named_and_the_cache_stays_intact() {
             None => std::fs::remove_file(&file).unwrap(),
         }
         let output = space.run(&["run", "-q", "own.toml"]);
-        // The path of the log holds the key.
-        let said = output.stderr.split("\n  log: ").next().unwrap();
-        assert_eq!(said, case.stderr, "{}", case.name);
+        // The path of the log contains the key.
+        let message = output.stderr.split("\n  log: ").next().unwrap();
+        assert_eq!(message, case.stderr, "{}", case.name);
         assert_eq!(output.code, Some(1), "{}", case.name);
         // Repaired, it runs: the cache was not harmed.
         std::fs::write(&file, whole).unwrap();

@@ -1,4 +1,4 @@
-//! The cache: what is damaged is found and made again, what nobody needs goes, and what somebody uses stays.
+//! The cache: damage is found and repaired, unneeded results are deleted, and results in use stay.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::Space;
 
-/// `a -> b -> c`, with some files.
+/// The pipeline `a -> b -> c`, whose stages write a few files.
 fn chain(name: &str, first: &str) -> String {
     let stage = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\nfiles = 5\n{rest}\n");
     let (a, b) = (stage("a", &format!("text = \"{first}\"")), stage("b", "after = \"a\"\ntext = \"b\""));
@@ -49,7 +49,7 @@ fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
 }
 
 #[test]
-fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
+fn verify_names_every_damaged_file_and_the_next_run_repairs_it() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
@@ -64,7 +64,7 @@ fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
     for (number, path) in objects.iter().chain(&receipts).enumerate() {
         let relative = path.strip_prefix(space.path("cache")).unwrap().display().to_string();
         if !path.exists() {
-            // A log of an earlier round: the stage has run again since.
+            // The log of an earlier round, whose stage has since run again.
             continue;
         }
         damage(path, changes[number % changes.len()]);
@@ -88,7 +88,7 @@ fn missing_files_are_restored_or_made_again() {
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
     let expected = space.digests("p");
-    // An object that a tree still has.
+    // An object that is still in a tree.
     let tree = files(&space.path("cache/trees")).into_iter().find(|path| path.ends_with("value.txt")).unwrap();
     let value = fs::read(&tree).unwrap();
     let object = files(&space.path("cache/objects")).into_iter().find(|path| fs::read(path).unwrap() == value).unwrap();

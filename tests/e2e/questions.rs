@@ -37,7 +37,7 @@ fn a_past_run_is_repeated_from_its_record() {
 }
 
 #[test]
-fn why_follows_a_change_to_where_it_came_from() {
+fn why_traces_a_change_to_its_origin() {
     let space = diamond();
     for args in
         [&["why", "d"][..], &["status"], &["runs"], &["compare"], &["cache", "stats"], &["run", "--from-run", "x"]]
@@ -114,7 +114,7 @@ fn a_stage_can_be_inspected() {
 }
 
 #[test]
-fn the_graph_is_drawn_in_four_ways() {
+fn the_graph_has_four_formats() {
     let space = diamond();
     space.succeed(&["run", "p.toml", "--until", "b"]);
     let graph = |format: &str| space.succeed(&["graph", "p.toml", "--format", format]).stdout;
@@ -129,7 +129,7 @@ fn the_graph_is_drawn_in_four_ways() {
     let svg = graph("svg");
     assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
     assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
-    // An edge that passes a column has a lane there, between the boxes.
+    // An edge that crosses a column runs between its boxes.
     space.write(
         "p.toml",
         DIAMOND.replace("[\"b\", \"c\"]", "[\"a\", \"b\"]").replace("after = \"a\"\ntext = \"c\"", ""),
@@ -194,7 +194,7 @@ fn a_running_or_killed_run_can_be_inspected() {
 }
 
 #[test]
-fn why_is_short_where_paths_are_many() {
+fn why_is_short_even_with_many_paths() {
     let space = Space::new();
     let mut text = String::from("name = \"p\"\n[stages.s0]\nkind = \"synthetic\"\n");
     for number in 1..40 {
@@ -212,7 +212,7 @@ fn why_is_short_where_paths_are_many() {
 }
 
 #[test]
-fn a_past_run_finds_the_files_of_each_file_that_it_extends() {
+fn a_past_run_finds_sources_relative_to_each_extended_file() {
     let space = Space::new();
     let stage = |name: &str| format!("[stages.{name}]\nkind = \"download\"\nsource = \"data\"\n");
     space.write("base/base.toml", stage("theirs")).write("base/data/x", "theirs").write("data/x", "mine");

@@ -16,7 +16,7 @@ fn stages_are_selected_forced_and_left_out() {
     assert!(space.run(&["run", "p.toml", "--until", "e"]).stderr.contains("--until e: there is no such stage"));
     assert_eq!(ran(&space, &["run", "p.toml", "--until", "b"]), ["a", "b"]);
     assert_eq!(space.stages_in("diamond", "left out"), ["c", "d"]);
-    assert_eq!(ran(&space, &["run", "p.toml", "--from", "b", "--until", "c"]), [""; 0], "nothing is in both");
+    assert_eq!(ran(&space, &["run", "p.toml", "--from", "b", "--until", "c"]), [""; 0], "the intersection is empty");
     assert_eq!(ran(&space, &["run", "p.toml"]), ["c", "d"]);
     // It produces the same bytes, so the stages behind it stay cached.
     assert_eq!(ran(&space, &["run", "p.toml", "--force", "a"]), ["a"]);
@@ -36,8 +36,8 @@ fn after_a_failure_the_rest_runs_with_keep_going() {
     assert_eq!((ran, skipped), (vec!["a".into(), "c".into(), "e".into()], vec!["d".to_string()]));
     let stderr = output.stderr;
     assert!(stderr.contains("error: stage `b`: out of luck\n  | "), "{stderr}");
-    assert!(stderr.contains("about to fail\n  help: take `fail` out\n  log: HERE/cache/work/"), "{stderr}");
-    // Without it, nothing new starts: `c` comes after `b` where only one runs at a time.
+    assert!(stderr.contains("about to fail\n  help: remove `fail`\n  log: HERE/cache/work/"), "{stderr}");
+    // Without `--keep-going`, nothing new starts; with one job at a time, `c` comes after `b`.
     let strict = Space::new();
     strict.write("p.toml", space.read("p.toml"));
     assert_eq!(strict.run(&["run", "p.toml", "--jobs", "1"]).code, Some(1));
@@ -66,15 +66,15 @@ fn only_transient_failures_are_retried() {
 fn stages_that_never_fit_the_machine_are_refused_before_anything_runs() {
     let space = diamond();
     space.write("imp-flow.toml", "memory = \"2GB\"\ngpus = [0]\n");
-    let wishes = "text = \"d\"\nruntime = { memory = \"3GB\", gpus = 2 }";
-    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes));
+    let requests = "text = \"d\"\nruntime = { memory = \"3GB\", gpus = 2 }";
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", requests));
     let plan = space.run(&["plan", "p.toml"]);
     assert_eq!(plan.code, Some(2));
     assert!(plan.stderr.contains("stage `d` wants 2 GPUs and this machine has 1"), "{}", plan.stderr);
-    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes).replace("gpus = 2", "gpus = 1"));
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", requests).replace("gpus = 2", "gpus = 1"));
     let plan = space.run(&["plan", "p.toml"]);
     assert!(plan.stderr.contains("stage `d` wants 3.0 GB of memory and this machine has 2.0 GB"), "{}", plan.stderr);
-    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes).replace("\"3GB\"", "\"3 apples\""));
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", requests).replace("\"3GB\"", "\"3 apples\""));
     let plan = space.run(&["plan", "p.toml"]);
     assert!(plan.stderr.contains("write a number and a unit, as in `16GB`"), "{}", plan.stderr);
 }

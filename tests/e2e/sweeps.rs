@@ -1,4 +1,4 @@
-//! Sweeps: their points, what these share, and what they are called.
+//! Sweeps: their points, the stages that points share, and their names.
 
 use crate::support::{DIAMOND, Space, diamond, ran};
 
@@ -10,7 +10,7 @@ rate = 1
 "#;
 
 #[test]
-fn points_share_what_they_have_in_common() {
+fn points_share_common_stages() {
     let space = Space::new();
     let text = DIAMOND.replace("text = \"c\"", "text = \"c ${rate}\"").replace("score = 3.5", "score = \"${rate}\"");
     space.write("p.toml", text + SWEPT);
@@ -30,12 +30,12 @@ fn points_share_what_they_have_in_common() {
     );
     let csv = space.succeed(&["compare", "--csv"]).stdout;
     assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
-    // The pipeline by itself is the point with its own values, and so is in the cache.
+    // The pipeline itself equals the point with its own values, so it is cached.
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("diamond is up to date: 4 of 4 cached"));
-    // Values from the command line take the place of those in the file.
+    // Values on the command line replace those in the file.
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "vars.rate=3,4"]), ["c@rate=4", "d@rate=4"]);
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "stages.b.text=b,x", "--set", "vars.rate=1"]).len(), 2);
-    // One more point of what another had already.
+    // A point that shares all stages with another.
     let why = space.succeed(&["why", "d", "--point", "text=x"]).stdout;
     assert!(why.starts_with("d@text=x is cached\n"), "{why}");
     let several = space.run(&["show", "d"]);
@@ -43,7 +43,7 @@ fn points_share_what_they_have_in_common() {
 }
 
 #[test]
-fn sweeps_are_grids_zips_and_draws() {
+fn sweeps_are_grids_zips_and_random_draws() {
     let space = Space::new();
     let text = DIAMOND.replace("text = \"c\"", "text = \"${rate} ${name} ${drawn}\"");
     let sweep = r#"
@@ -113,7 +113,7 @@ count = 2
 }
 
 #[test]
-fn a_point_may_be_called_as_a_stage_is() {
+fn a_point_may_have_the_name_of_a_stage() {
     let space = diamond();
     space.write(
         "p.toml",
@@ -122,7 +122,7 @@ fn a_point_may_be_called_as_a_stage_is() {
     space.succeed(&["run", "p.toml"]);
     space.succeed(&["sweep", "p.toml"]);
     let inside: Vec<_> = std::fs::read_dir(space.path("artifacts/diamond/a")).unwrap().collect();
-    assert_eq!(inside.len(), 1, "no link lies in the artifact itself: {inside:?}");
+    assert_eq!(inside.len(), 1, "no link inside the artifact itself: {inside:?}");
     assert!(space.path("artifacts/diamond/a-2/d/value.txt").is_file());
     assert!(space.path("artifacts/diamond/x/d/value.txt").is_file());
 }

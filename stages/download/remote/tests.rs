@@ -4,7 +4,7 @@
 mod hubs;
 mod s3;
 
-use std::{io::Write, path::Path, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -50,6 +50,11 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
             _ => url(job, &config.source, config, &policy),
         }
     }
+}
+
+/// Parses `NAME=VALUE` lines.
+fn environment(lines: &str) -> BTreeMap<&str, &str> {
+    lines.lines().filter_map(|line| line.split_once('=')).collect()
 }
 
 fn run(work: &Path, config: &serde_json::Value) -> Outcome {

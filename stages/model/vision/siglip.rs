@@ -66,16 +66,11 @@ impl Siglip {
         })
     }
 
-<<<<<<< HEAD
     /// Changes the size of the images that the encoder takes. Positions are interpolated between the learned ones as in
     /// transformers' `interpolate_pos_encoding` (bicubic). Imp itself never does this.
-=======
-    /// Takes images of another size from now on, with positions in between the learned ones, as transformers'
-    /// `interpolate_pos_encoding` (bicubic). Imp itself never does this.
     ///
     /// # Errors
     /// If images would be smaller than a patch.
->>>>>>> encoding
     pub fn resize(&mut self, image_size: usize) -> Result<()> {
         let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
         if to == 0 {
