@@ -85,3 +85,6 @@ fn model_of<'p>(pipeline: &'p Pipeline, stage: &'p StageDecl) -> Option<&'p str>
         model_of(pipeline, answers)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,3 +178,6 @@ fn json(rows: &[EvalRow]) -> Value {
     });
     json!({"columns": titles, "rows": published.chain(ours).collect::<Vec<_>>(), "notes": notes(rows)})
 }
+
+#[cfg(test)]
+mod tests;
