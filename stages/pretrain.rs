@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
         stage::ConfigIssue,
@@ -129,6 +130,7 @@ impl Stage for Pretrain {
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
+    const FIGURES: &'static [Figure] = training::FIGURES;
     type Config = Config;
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {

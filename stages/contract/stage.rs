@@ -5,9 +5,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     error::StageError,
+    figure::Figure,
     forecast::{Ahead, Forecast},
     input::Input,
     job::Job,
+    published::{PublishedTable, Shown},
+    setting::Setting,
 };
 
 /// A kind of stage: its configuration and the work that it does.
@@ -24,6 +27,12 @@ pub trait Stage: 'static {
     const ABOUT: &'static str;
     /// The keys whose values name other stages.
     const INPUTS: &'static [Input];
+    /// The figures that it reports with [`Job::result`]. They describe old receipts, too: a name keeps its meaning.
+    const FIGURES: &'static [Figure] = &[];
+    /// What it needs to know of the machine.
+    const SETTINGS: &'static [Setting] = &[];
+    /// The tables of published results in which its own results are shown.
+    const TABLES: &'static [&'static PublishedTable] = &[];
     /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
     type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
 
@@ -62,6 +71,11 @@ pub trait Stage: 'static {
     /// What it will make and take, as far as that is known. Must be quick, and changes nothing.
     fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
         Forecast::default()
+    }
+
+    /// Where its results are shown beside published ones, if anywhere.
+    fn shown_as(_config: &Self::Config) -> Option<Shown> {
+        None
     }
 
     /// Does the work. Long work calls [`Job::progress`] and [`Job::check_cancelled`] often.

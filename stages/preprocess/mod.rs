@@ -14,6 +14,7 @@ pub use self::config::PreprocessConfig;
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::{Better, Figure},
         forecast::{Ahead, Forecast, Outlook, Records},
         input::Input,
         paths::stays_inside,
@@ -36,6 +37,14 @@ impl Stage for Preprocess {
         Input::list(IMAGES, "folders that images are looked for in first, by the paths that the records give"),
         Input::required("tokenizer", "the language model's folder, for its tokenizer.json"),
         Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once: training then need not"),
+    ];
+    const FIGURES: &'static [Figure] = &[
+        Figure::count("records", "records"),
+        Figure::count("images", "images"),
+        Figure::count("tokens", "tokens"),
+        Figure::count("labelled_tokens", "tokens"),
+        Figure::detail("mismatched", Better::Lower, "records"),
+        Figure::detail("rejected", Better::Lower, "records"),
     ];
     type Config = PreprocessConfig;
 
@@ -63,7 +72,7 @@ impl Stage for Preprocess {
             None => Ok(()),
             Some((key, _)) => Err(ConfigIssue::new(
                 *key,
-                format!("is of no use without `{}`: name an encoder there, or leave this out", INPUT),
+                format!("is of no use without `{INPUT}`: name an encoder there, or leave this out"),
             )),
         }
     }
