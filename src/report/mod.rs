@@ -27,14 +27,14 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use cache::{Bar, checkup, stats, thrown};
-pub(crate) use compare::{CompareRow, Comparison, Order, compare};
+pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::kind;
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
 pub(crate) use print::{hint, say, say_raw};
-pub(crate) use published::{EvalRow, Format, Score, eval, is_whole, no_eval};
+pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;

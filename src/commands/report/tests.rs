@@ -68,11 +68,12 @@ fn a_row_is_a_model_and_a_cell_is_a_stage() {
         "sharded-1of2" | "sharded-2of2" => Some(&shard),
         _ => Some(&figures),
     };
-    let rows = eval_rows(&pipeline, results);
+    let rows = model_rows(kinds::tables().next().unwrap(), &pipeline, results);
     let shown: Vec<String> = rows
         .iter()
         .map(|row| {
-            let cells = row.scores.iter().map(|(name, score)| format!(" {name}{}", if score.part { "*" } else { "" }));
+            let cells =
+                row.scores.iter().map(|(name, score)| format!(" {name}{}", if score.partial { "*" } else { "" }));
             format!("{}:{}", row.model, cells.collect::<String>())
         })
         .collect();
