@@ -13,7 +13,7 @@ use crate::{
     store::{RunPoint, RunRecord},
 };
 
-/// Shows by what points or runs differ, and what came out.
+/// Compares points or runs: parameters that differ, and results.
 pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: &Common) -> Result<ExitCode, Failure> {
     let (_, store) = existing_store(common)?;
     let runs = match wanted {
@@ -27,7 +27,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
         let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
         if open > 0 {
             report::hint(
-                &format!("run {} is {}: {open} stages of its points have made nothing", run.id, run.ending),
+                &format!("note: {open} stages of run {} have no results (run state: {})", run.id, run.ending),
                 common.style(),
             );
         }
@@ -46,7 +46,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
     Ok(ExitCode::SUCCESS)
 }
 
-/// A point of a run: its parameters and what came out.
+/// A point of a run: its parameters and results.
 struct Row {
     label: String,
     parameters: BTreeMap<String, toml::Value>,
@@ -79,7 +79,7 @@ impl Row {
     }
 }
 
-/// The parameters that are not the same for all rows, and all metrics.
+/// The parameters that differ between rows, and all metrics.
 fn table(rows: &[Row]) -> Comparison {
     let mut names: Vec<&String> = rows.iter().flat_map(|row| row.parameters.keys()).collect();
     names.sort_unstable();

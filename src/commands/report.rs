@@ -1,4 +1,4 @@
-//! `imp-flow report`: what cached stages have found out.
+//! `imp-flow report`: results of cached stages.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -10,7 +10,7 @@ use imp_stages::{
     kinds,
 };
 
-use super::session::{Asked, Session};
+use super::session::{Request, Session};
 use crate::{
     cli::{Common, ReportEvalArgs},
     failure::Failure,
@@ -23,8 +23,8 @@ use crate::{
 pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<ExitCode, Failure> {
     let mut tables: Vec<(&PublishedTable, Vec<ModelRow>)> = kinds::tables().map(|table| (table, Vec::new())).collect();
     for file in &args.files {
-        let asked = Asked { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
-        let session = Session::open(asked, common)?;
+        let request = Request { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
+        let session = Session::open(request, common)?;
         let cached = cached_results(&session)?;
         let mut found = false;
         for (table, rows) in &mut tables {
@@ -47,7 +47,7 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// The figures of the stages that are in the cache.
+/// The results of cached stages.
 fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
     let mut results = BTreeMap::new();
     for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {

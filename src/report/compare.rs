@@ -1,4 +1,4 @@
-//! Points or runs in one table. Knows columns and rows; not where they come from.
+//! Points or runs in one table. Independent of where its columns and rows come from.
 
 use std::cmp::Ordering;
 
@@ -38,12 +38,12 @@ fn best_first(better: Better, a: f64, b: f64) -> Ordering {
 }
 
 impl Comparison {
-    /// The names of all columns that can be sorted by.
+    /// The names of all columns that can be sorted.
     pub(crate) fn columns(&self) -> Vec<String> {
         self.parameters.iter().chain(&self.metrics).cloned().collect()
     }
 
-    /// Metrics from the best on, parameters from the smallest. What has none comes last.
+    /// Sorts metrics from the best, parameters from the smallest. Rows without a value come last.
     pub(crate) fn sort_by(&mut self, column: usize) {
         let parameters = self.parameters.len();
         let number = |value: &Option<toml::Value>| match value {
@@ -89,7 +89,7 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return say("these runs differ in nothing, and their stages report no figures");
+        return say("no differences: these runs have the same parameters, and their stages report no metrics");
     }
     let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
     let mut table = Table::new(&head).right(&head[1..]);
@@ -104,11 +104,11 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     table.print();
     if best.iter().any(Option::is_some) {
-        say(&format!("\n{GOOD}*{GOOD:#} {DIM}the best of its column{DIM:#}"));
+        say(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
     }
 }
 
-/// A text as it is, anything else as in a pipeline.
+/// A string as it is, other values as in a pipeline file.
 fn shown(value: Option<&toml::Value>) -> Option<String> {
     value.map(|value| value.as_str().map_or_else(|| value.to_string(), Into::into))
 }
@@ -137,7 +137,7 @@ fn as_csv(comparison: &Comparison) {
     }
 }
 
-/// As RFC 4180 has it.
+/// Quoted as in RFC 4180.
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.into() }
 }

@@ -1,4 +1,4 @@
-//! Everything that people and programs read. The only place that prints; knows nothing of how things are done.
+//! Everything that users and programs read. The only layer that prints. Independent of how things are done.
 
 mod cache;
 mod compare;
@@ -26,7 +26,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use cache::{Bar, checkup, stats, thrown};
+pub(crate) use cache::{Bar, gc, stats, verify};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use graph::{GraphFormat, graph};
@@ -38,7 +38,7 @@ pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;
-pub(crate) use status::{Standing, StandingState, made, status};
+pub(crate) use status::{StageStatus, Status, made, status};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 
@@ -53,7 +53,7 @@ pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
     }
 }
 
-/// Starts the log of this process on standard error; in a stage's process that is the stage's log.
+/// Starts logging to standard error; in the process of a stage that is the stage's log.
 pub(crate) fn start_tracing(verbose: u8) {
     let default = match verbose {
         0 => "warn,imp_stages=info,imp_flow::executor=info",

@@ -22,13 +22,13 @@ pub(crate) struct ModelRow {
 /// The results of a stage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Score {
-    /// Its figures by name.
+    /// By name.
     pub(crate) figures: BTreeMap<String, f64>,
     /// Whether they are of a part of the data only.
     pub(crate) partial: bool,
 }
 
-/// How the table is written.
+/// The format of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Text,
@@ -46,10 +46,10 @@ pub(crate) fn published(table: &PublishedTable, rows: &[ModelRow], format: Forma
     .trim_end());
 }
 
-/// A pipeline of which nothing is in the cache.
+/// Tells that a pipeline has no cached results.
 pub(crate) fn no_results(pipeline: &str, file: &str, style: Style) {
     if !style.quiet {
-        tell(&format!("{pipeline} has no figures in the cache: `imp-flow run {file}` makes them"));
+        tell(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
     }
 }
 
@@ -67,7 +67,7 @@ impl ModelRow {
     }
 }
 
-/// All rows as texts, published ones first: whether it is published, its name, its cells.
+/// All rows as text, published ones first: whether it is published, its name, its cells.
 fn cells(table: &PublishedTable, rows: &[ModelRow]) -> Vec<(bool, String, Vec<String>)> {
     let published = table
         .rows

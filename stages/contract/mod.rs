@@ -8,6 +8,7 @@ pub mod figure;
 pub mod forecast;
 pub mod input;
 pub mod job;
+pub mod keys;
 pub mod paths;
 pub mod process_memory;
 pub mod published;

@@ -9,6 +9,7 @@ use super::{
     forecast::{Ahead, Forecast},
     input::Input,
     job::Job,
+    keys::Key,
     published::{PublishedTable, Shown},
     setting::Setting,
 };
@@ -27,14 +28,19 @@ pub trait Stage: 'static {
     const ABOUT: &'static str;
     /// The keys whose values name other stages.
     const INPUTS: &'static [Input];
+    /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
+    type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
     /// The figures that it reports with [`Job::result`]. They describe old receipts, too: a name keeps its meaning.
     const FIGURES: &'static [Figure] = &[];
     /// What it needs to know of the machine.
     const SETTINGS: &'static [Setting] = &[];
     /// The tables of published results in which its own results are shown.
     const TABLES: &'static [&'static PublishedTable] = &[];
-    /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
-    type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// The other keys as people read of them.
+    fn keys() -> Vec<Key> {
+        Vec::new()
+    }
 
     /// What the types can't say: ranges, and keys that exclude each other. Runs before anything else does.
     ///

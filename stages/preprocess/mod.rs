@@ -1,5 +1,5 @@
-//! The kind `preprocess`: LLaVA-format conversations and their images become training records.
-//! Knows the annotation format and the templates; not what the records are trained on.
+//! The kind `preprocess`: turns LLaVA-format conversations and their images into training records.
+//! Independent of how models are trained on the records.
 
 mod annotations;
 mod config;
@@ -33,10 +33,10 @@ impl Stage for Preprocess {
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
     const INPUTS: &'static [Input] = &[
-        Input::required("data", "a folder with an annotation file, and images"),
-        Input::list(IMAGES, "folders that images are looked for in first, by the paths that the records give"),
-        Input::required("tokenizer", "the language model's folder, for its tokenizer.json"),
-        Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once: training then need not"),
+        Input::required("data", "a folder with an annotation file and images"),
+        Input::list(IMAGES, "folders that are searched for the records' images first"),
+        Input::required("tokenizer", "the language model's folder, which has tokenizer.json"),
+        Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once and for all training stages"),
     ];
     const FIGURES: &'static [Figure] = &[
         Figure::count("records", "records"),
@@ -72,7 +72,7 @@ impl Stage for Preprocess {
             None => Ok(()),
             Some((key, _)) => Err(ConfigIssue::new(
                 *key,
-                format!("is of no use without `{INPUT}`: name an encoder there, or leave this out"),
+                format!("has no effect without `{INPUT}`: name an encoder there, or remove this key"),
             )),
         }
     }

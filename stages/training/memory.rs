@@ -71,7 +71,7 @@ fn taken(
     let training = Training {
         llm: &llm.config,
         vision: &vision.config,
-        projector: &joined.mm_projector_type,
+        projector: joined.mm_projector_type,
         trains,
         gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
     };

@@ -20,7 +20,7 @@ error: unclosed table, expected `]`
 2 | [stages.a
   |          ^
   |
-  = help: this is not valid TOML: strings need quotes, tables stand in [brackets]
+  = help: this is not valid TOML: strings need quotes, table names need [brackets]
 ",
     },
     Case {
@@ -109,7 +109,7 @@ error: stage `m`: the input `model` is missing
 1 | [stages.m]
   |         ^
   |
-  = help: add `model = \"STAGE\"`, a stage that gives a finetuned model
+  = help: add `model = \"STAGE\"`, the name of a stage that provides a finetuned model
 ",
     },
     Case {
@@ -135,7 +135,7 @@ error: stages wait for each other: a -> b -> a
 1 | [stages.a]
   |         ^ needs itself
   |
-  = help: an input must come from a stage that does not use this one
+  = help: an input must come from a stage that does not depend on this one
 ",
     },
     Case {
@@ -148,7 +148,7 @@ error: stage `a`: can't read HERE/my/data: No such file or directory (os error 2
 3 | source = \"my/data\"
   |          ^^^^^^^^^
   |
-  = help: a relative path is meant from the folder of the pipeline file
+  = help: relative paths start from the folder of the pipeline file
 ",
     },
     Case {
@@ -174,7 +174,7 @@ error: this pipeline extends itself
 1 | extends = \"p.toml\"
   |           ^^^^^^^^
   |
-  = help: remove one `extends` of the circle
+  = help: remove one `extends` of the cycle
 ",
     },
 ];
@@ -191,6 +191,14 @@ fn mistakes_in_a_pipeline_are_shown_where_they_stand() {
         }
         assert!(!space.path("cache").exists(), "{}: nothing was touched", case.name);
     }
+}
+
+#[test]
+fn a_misspelt_pipeline_is_recognised() {
+    let space = Space::new();
+    space.write("pipelines/tiny.toml", "");
+    let output = space.run(&["run", "pipelines/tinny.toml"]);
+    assert!(output.stderr.ends_with("\n  help: did you mean `pipelines/tiny.toml`?\n"), "{}", output.stderr);
 }
 
 #[test]

@@ -301,5 +301,5 @@ fn a_closed_terminal_is_a_wish_to_stop() {
     assert!(Command::new("kill").args(["-HUP", &runner.id().to_string()]).status().unwrap().success());
     assert_eq!(runner.wait().unwrap().code(), Some(130));
     no_orphans(&space.path("."));
-    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("goes on from its checkpoint"));
+    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("resumes from its checkpoint"));
 }

@@ -65,7 +65,7 @@ fn any_interruption_ends_with_the_same_weights() {
     signal("INT", runner.id());
     assert_eq!(runner.wait().unwrap().code(), Some(130));
     let plan = space.succeed(&["plan", "small.toml"]).stdout;
-    assert!(plan.contains("goes on from its checkpoint"), "{plan}");
+    assert!(plan.contains("resumes from its checkpoint"), "{plan}");
 
     // The runner is killed: its stage must not outlive it for long.
     let mut runner = space.start(&["run", "small.toml"]);

@@ -118,11 +118,11 @@ fn what_lies_beside_an_artifact_is_of_the_run_that_made_it_last() {
 fn init_writes_a_pipeline_that_plans() {
     let space = Space::new();
     let init = space.succeed(&["init", "pipelines/mine.toml"]);
-    assert!(init.stdout.contains("next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
+    assert!(init.stdout.contains("Next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
     let plan = space.succeed(&["plan", "pipelines/mine.toml"]);
     assert!(plan.stdout.contains("mine: 0 of 17 cached, 17 would run"), "{}", plan.stdout);
     // Pretraining, finetuning and LoRA: sizes are known of models that nobody has made yet.
-    assert_eq!(plan.stdout.matches("takes at most ").count(), 3, "{}", plan.stdout);
+    assert_eq!(plan.stdout.matches("up to ").count(), 3, "{}", plan.stdout);
     assert!(!plan.stdout.contains("of this machine"), "{}", plan.stdout);
     space.write("imp-flow.toml", "memory = \"10MB\"\n");
     let small = space.succeed(&["plan", "pipelines/mine.toml"]).stdout;
@@ -140,11 +140,7 @@ fn published_figures_stand_alone_or_beside_those_of_a_pipeline() {
     assert!(table.lines().any(|line| line == row), "{table}");
     space.write("small.toml", SMALL);
     let before = space.succeed(&["report", "eval", "small.toml"]);
-    assert!(
-        before.stderr.contains("small has no figures in the cache: `imp-flow run small.toml`"),
-        "{}",
-        before.stderr
-    );
+    assert!(before.stderr.contains("small has no cached results: run `imp-flow run small.toml`"), "{}", before.stderr);
     space.succeed(&["run", "small.toml"]);
     let after = space.succeed(&["report", "eval", "small.toml"]).stdout;
     for model in ["small/merge", "small/quantize"] {

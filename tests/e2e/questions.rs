@@ -24,7 +24,7 @@ fn a_past_run_is_done_again_from_its_record() {
     record["points"][0]["stages"][0]["output"]["digest"] = "0".repeat(64).into();
     space.write(&path, record.to_string());
     let differs = space.succeed(&["run", "--from-run", "paper"]).stderr;
-    assert_eq!(differs, format!("warning: other bytes than in run {id}: a\n"));
+    assert_eq!(differs, format!("warning: results differ from run {id}: a\n"));
     let compare = space.succeed(&["compare", "paper", rows[1].split(' ').next().unwrap()]).stdout;
     assert!(compare.lines().next().unwrap().starts_with("point ") && compare.contains("a.text"), "{compare}");
     assert!(
@@ -44,16 +44,19 @@ fn why_follows_a_change_to_where_it_came_from() {
     {
         let output = space.run(args);
         assert_eq!(output.code, Some(2), "{args:?}");
-        assert!(output.stderr.contains("nothing has run yet with the cache cache\n  help: run a pipeline"), "{args:?}");
+        assert!(
+            output.stderr.contains("no runs in the cache `cache` (looked in HERE)\n  help: run a pipeline"),
+            "{args:?}"
+        );
         assert!(!space.path("cache").exists(), "{args:?} only looks");
     }
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
-    assert!(why.starts_with("d is cached\n  it ran last ") && why.trim_end().ends_with("because: new"), "{why}");
+    assert!(why.starts_with("d is cached\n  last ran ") && why.trim_end().ends_with("): first run"), "{why}");
 
     space.write("p.toml", DIAMOND.replace("text = \"a\"", "text = \"A\""));
     let why = space.succeed(&["why", "d"]).stdout;
-    let heads: Vec<&str> = why.lines().filter(|line| !line.contains("it ran last")).collect();
+    let heads: Vec<&str> = why.lines().filter(|line| !line.contains("last ran")).collect();
     assert_eq!(
         heads,
         [
@@ -70,10 +73,10 @@ fn why_follows_a_change_to_where_it_came_from() {
     let why = space.succeed(&["why", "d"]).stdout;
     let both = "input after[0] (b): content changed; input after[1] (c): content changed";
     assert!(why.starts_with(&format!("d would run: {both}\n")), "{why}");
-    let change = "  b gives another content: input after (a): content changed\n";
+    let change = "  b produced different content: input after (a): content changed\n";
     assert!(why.contains(change), "{why}");
-    assert!(why.contains("    a gives another content: config: text \"a\" -> \"A\"\n"), "{why}");
-    assert!(why.contains("    a gives another content: as above\n"), "{why}");
+    assert!(why.contains("    a produced different content: config: text \"a\" -> \"A\"\n"), "{why}");
+    assert!(why.contains("    a produced different content: as above\n"), "{why}");
     // The same afterwards, of why it ran.
     space.succeed(&["run", "p.toml"]);
     let why = space.succeed(&["why", "d"]).stdout;
@@ -92,9 +95,14 @@ fn a_stage_can_be_looked_at() {
     let status = space.succeed(&["status"]).stdout;
     assert!(status.ends_with("diamond: 4 of 4 cached, 0 running\n"), "{status}");
     let show = space.succeed(&["show", "d"]).stdout;
-    for words in
-        ["because   new", "text = \"d\"", "inputs    after[0] = b", "results   score 3.5", "in 31 files", "and 11 more"]
-    {
+    for words in [
+        "reason      first run",
+        "text = \"d\"",
+        "inputs      after[0] = b",
+        "results     score 3.5",
+        "in 31 files",
+        "and 11 more",
+    ] {
         assert!(show.contains(words), "{words}: {show}");
     }
     let json: serde_json::Value = serde_json::from_str(&space.succeed(&["show", "d", "--json"]).stdout).unwrap();
@@ -162,17 +170,22 @@ fn a_run_that_goes_on_or_was_killed_can_be_asked() {
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it is running now"));
     assert!(space.succeed(&["log", "slow"]).stdout.contains("started a stage of the kind synthetic"));
     assert!(space.succeed(&["runs"]).stdout.contains("running  "));
-    assert!(space.succeed(&["cache", "gc", "--keep", "0"]).stdout.contains("of 0 stages and 0 runs"));
+    let gc = space.succeed(&["cache", "gc", "--keep", "0", "--json"]).stdout;
+    assert!(gc.contains("\"runs\":0,\"stages\":0,"), "{gc}");
     wait_until(&space, &["compare"], "a.score");
 
     runner.kill().unwrap();
     runner.wait().unwrap();
     assert!(space.succeed(&["runs"]).stdout.contains("killed  "));
     let compare = space.succeed(&["compare"]);
-    assert!(compare.stdout.contains("a.score") && compare.stderr.contains("is killed: 2 stages"), "{}", compare.stderr);
+    assert!(
+        compare.stdout.contains("a.score") && compare.stderr.contains("note: 2 stages of run"),
+        "{}",
+        compare.stderr
+    );
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it resumes from its checkpoint"));
     let asked = space.succeed(&["status"]);
-    assert!(asked.stderr.contains("p.toml can't be read as it is now"), "{}", asked.stderr);
+    assert!(asked.stderr.contains("p.toml can't be read now"), "{}", asked.stderr);
 
     space.write("p.toml", text.replace("steps = 1000", "fail = \"no luck\""));
     assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
@@ -194,7 +207,7 @@ fn why_is_short_where_paths_are_many() {
     }
     space.write("p.toml", text);
     let why = space.succeed(&["why", "s39", "--pipeline", "p.toml"]).stdout;
-    assert!(why.lines().count() < 200 && why.contains("s0 would run: new"), "{} lines", why.lines().count());
+    assert!(why.lines().count() < 200 && why.contains("s0 would run: first run"), "{} lines", why.lines().count());
     assert!(why.contains("s37 waits, as above\n"), "{why}");
 }
 

@@ -8,7 +8,7 @@ fn stages_are_chosen_forced_and_left_out() {
     let refused = space.run(&["run", "p.toml", "--only", "d"]);
     assert_eq!(refused.code, Some(2));
     assert!(
-        refused.stderr.contains("stage `d` needs `b`, which is left out and not in the cache")
+        refused.stderr.contains("stage `d` needs `b`, which is neither selected nor cached")
             && refused.stderr.contains("= help: run `b` first: `--until b`"),
         "{}",
         refused.stderr
@@ -50,7 +50,7 @@ fn what_may_be_over_soon_is_tried_again_and_nothing_else() {
     space.write("imp-flow.toml", "retries = 2\nretry_seconds = 0\n");
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b\"\nflaky = 2"));
     let output = space.succeed(&["run", "p.toml"]);
-    assert!(output.stderr.contains("b: no luck at try 2; the stage is tried again in 0.00 s"), "{}", output.stderr);
+    assert!(output.stderr.contains("b: no luck at try 2; retrying in 0.00 s"), "{}", output.stderr);
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b2\"\nflaky = 3"));
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(1));

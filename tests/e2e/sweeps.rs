@@ -26,7 +26,7 @@ fn points_share_what_they_have_in_common() {
          rate=3          3       *3\n\
          rate=2          2        2\n\
          rate=1          1        1\n\n\
-         * the best of its column\n"
+         * best in its column\n"
     );
     let csv = space.succeed(&["compare", "--csv"]).stdout;
     assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
@@ -71,14 +71,14 @@ count = 2
     for (sweep, message, help) in [
         ("\"vars.rat\" = [1]", "`vars.rat`: no variable `rat`", "did you mean `rate`?"),
         ("\"stages.e.text\" = [\"1\"]", "`stages.e.text`: no stage `e`", "known: a, b, c, d"),
-        (
-            "\"vars.rate\" = 1",
-            "`vars.rate` must have a list of values to try",
-            "as in `\"vars.lora_rank\" = [64, 128]`",
-        ),
-        ("zip = { \"vars.rate\" = [1, 2], \"vars.name\" = [\"x\"] }", "`vars.name` has 1 value(s)", "equally many"),
+        ("\"vars.rate\" = 1", "`vars.rate` needs a list of values", "as in `\"vars.lora_rank\" = [64, 128]`"),
+        ("zip = { \"vars.rate\" = [1, 2], \"vars.name\" = [\"x\"] }", "`vars.name` has 1 value(s)", "the same number"),
         ("random = { \"vars.rate\" = { uniform = [0, 1] } }", "`sweep.random` needs a `count`", "add `count = 20`"),
-        ("random = { count = 2, \"vars.rate\" = { uniform = [1, 0] } }", "needs two growing numbers", "uniform = [0.0"),
+        (
+            "random = { count = 2, \"vars.rate\" = { uniform = [1, 0] } }",
+            "needs two numbers, the smaller first",
+            "uniform = [0.0",
+        ),
         ("\"stages.d.txt\" = [\"1\"]", "stage `d`: unknown key `txt`", "did you mean `text`?"),
         ("vars.rate = [1]\nrandom = { count = 1, \"vars.rate\" = { choice = [1] } }", "swept over twice", ""),
         ("", "there is nothing to sweep over", "give each key its values"),
@@ -100,8 +100,11 @@ count = 2
     for (set, message, help) in [
         ("stages.dd.text=1", "there is no stage `dd`", "known: a, b, c, d"),
         ("vars.x=1", "there is no variable `x`", ""),
-        ("stages.d.files=1,2", "these are several values", "`imp-flow sweep` tries several"),
-        ("stages.d.files=-1", "a whole number that is not negative, found the integer -1", ""),
+        ("stages.d.files=1,2", "several values", "`imp-flow sweep` takes several"),
+        ("stages.d.files=-1", "expected a non-negative integer, found the integer -1", ""),
+        ("stages.d.files=\"3\"", "expected a non-negative integer", "remove the quotes: `files = 3`"),
+        ("d.files=3", "unknown key `d`", "did you mean `stages.d`?"),
+        ("stages.d.after='[b,c]'", "names the stage `[b,c]`", "the names in a list need quotes"),
     ] {
         let output = space.run(&["run", "p.toml", "--set", set]);
         assert_eq!(output.code, Some(2), "{set}");

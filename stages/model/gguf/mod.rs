@@ -1,5 +1,5 @@
-//! Language models from GGUF, the file format of llama.cpp: written as a Hugging Face folder, which everything else
-//! here reads. Llama's architecture, with the tokenizer that the file carries.
+//! Converts language models from GGUF, the file format of llama.cpp, to Hugging Face folders, which everything else here
+//! reads: Llama's architecture, with the tokenizer in the file. Independent of the encodings of weights.
 //! Format: ggml's `docs/gguf.md`; names and the order of rotary dimensions: llama.cpp's `convert_hf_to_gguf.py`.
 
 mod reader;
@@ -34,7 +34,7 @@ pub fn language_config(file: &Path) -> Result<LanguageConfig> {
 fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     let architecture = gguf.text("general.architecture")?;
     if architecture != "llama" {
-        let message = format!("a model of the architecture `{architecture}`: GGUF files of `llama` are read");
+        let message = format!("the architecture `{architecture}` is not supported in GGUF files (supported: llama)");
         return Err(ModelError::file(&gguf.path, message));
     }
     let number = |key: &str| gguf.number(&format!("llama.{key}"));
@@ -111,8 +111,8 @@ fn halves(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
     let (rows, width) = (shape[0], values.len() / shape[0].max(1));
     let head = (rows / heads.max(1)).max(1);
     let row = |row: usize| {
-        let (start, place) = (row / head * head, row % head);
-        let from = start + if place < head / 2 { 2 * place } else { 2 * (place - head / 2) + 1 };
+        let (start, index) = (row / head * head, row % head);
+        let from = start + if index < head / 2 { 2 * index } else { 2 * (index - head / 2) + 1 };
         &values[from * width..(from + 1) * width]
     };
     (0..rows).flat_map(row).copied().collect()
