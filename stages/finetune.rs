@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
         keys::{Key, Keys, keys, with_table},
@@ -74,6 +75,7 @@ impl Stage for Finetune {
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
+    const FIGURES: &'static [Figure] = training::FIGURES;
     type Config = Config;
 
     fn keys() -> Vec<Key> {

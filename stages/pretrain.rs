@@ -10,6 +10,7 @@ use imp_model::{
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
         keys::{Key, Keys},
@@ -51,6 +52,7 @@ impl Stage for Pretrain {
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
+    const FIGURES: &'static [Figure] = training::FIGURES;
     type Config = Config;
 
     fn keys() -> Vec<Key> {

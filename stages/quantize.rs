@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    contract::input::Input,
+    contract::{
+        figure::{Better, Figure},
+        input::Input,
+    },
     model_folder::{link_others, model_error},
 };
 
@@ -35,6 +38,8 @@ impl Stage for Quantize {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "writes a merged model in 4 bits per weight";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
+    const FIGURES: &'static [Figure] =
+        &[Figure::headline("megabytes", Better::Lower, "MB"), Figure::detail("bits_per_weight", Better::Lower, "bits")];
     type Config = Config;
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

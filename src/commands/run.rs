@@ -9,7 +9,7 @@ use std::{
 use super::{
     fast_path, plan,
     record::Recorder,
-    report::{benchmark, eval_rows},
+    report::{filled_tables, model_rows},
     session::{Request, Session, existing_store, find_run, settings},
 };
 use crate::{
@@ -113,13 +113,15 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         }))?;
     recorder.finish(&summary);
     drop(lease);
-    let has_table = report::is_whole(session.pipeline.stages.iter().filter_map(benchmark));
-    if has_table && summary.ending == Ending::Done && !common.quiet && !common.json {
+    let tables = filled_tables(&session.pipeline);
+    if summary.ending == Ending::Done && !common.quiet && !common.json {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
-        report::eval(&eval_rows(&session.pipeline, results), report::Format::Text);
+        for table in &tables {
+            report::published(table, &model_rows(table, &session.pipeline, results), report::Format::Text);
+        }
     }
-    // The fast path has no results for the table.
-    if !has_table && args.is_plain() {
+    // The fast path has no results for a table.
+    if tables.is_empty() && args.is_plain() {
         fast_path::note(session, &summary, start);
     }
     Ok(summary)

@@ -46,8 +46,7 @@ pub(crate) fn plan(
             && memory.bytes > there
         {
             let text = format!("that is more than the {} of this machine", units::bytes(there));
-            let remedy = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
-            say(&format!("{WARN}{:<width$}  {text}: {remedy}{WARN:#}", "", width = width + 8));
+            say(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();

@@ -64,7 +64,7 @@ fn the_endpoint_in_the_machines_settings_reaches_the_stage() {
         .write("given/answers.jsonl", format!("{}\n", answer(0)));
     let without = space.run(&["run", "p.toml"]);
     assert_eq!(without.code, Some(1));
-    assert!(without.stderr.contains("there is no endpoint to ask the judge `a-judge` at"), "{}", without.stderr);
+    assert!(without.stderr.contains("no endpoint is set for the judge `a-judge`"), "{}", without.stderr);
 
     space.write("imp-flow.toml", format!("judge_endpoint = \"{}\"\n", judge()));
     let incomplete = space.run(&["run", "p.toml"]);

@@ -15,9 +15,11 @@ use super::{
 use crate::{
     Stage,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
     },
+    download::Download,
     net::verify,
     testing::{Outcome, Trial, tree},
 };
@@ -30,6 +32,7 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
     const VERSION: u32 = 0;
     const ABOUT: &'static str = "";
     const INPUTS: &'static [Input] = &[];
+    const FIGURES: &'static [Figure] = Download::FIGURES;
     type Config = DownloadConfig;
 
     fn forecast(_: &DownloadConfig, _: &Ahead<'_>) -> Forecast {
