@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
+        keys::{Key, Keys, keys, with_table},
         stage::ConfigIssue,
     },
     model_folder::{model_error, write_parts},
-    training::{self, Recipe, open_records, open_validation},
+    training::{self, Recipe, keys::training_config, open_records, open_validation},
 };
 
 /// The kind `finetune`.
@@ -30,123 +32,37 @@ pub enum Mode {
     Full,
 }
 
-/// `[stages.NAME.lora]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoraConfig {
-    /// Width of the bottleneck.
-    pub rank: usize,
-    /// Adapters are scaled by `alpha / rank`.
-    pub alpha: f64,
-    /// Share of an adapter's inputs that is dropped.
-    pub dropout: f64,
-    /// Names of the linear layers that get one (`q_proj`, `lm_head`, ...); all if none is named, as in Imp.
-    pub targets: Vec<String>,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self { rank: 256, alpha: 256.0, dropout: 0.05, targets: Vec::new() }
+keys! {
+    /// `[stages.NAME.lora]`.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct LoraConfig {
+        /// Width of the bottleneck.
+        pub rank: usize = 256,
+        /// Adapters are scaled by `alpha / rank`.
+        pub alpha: f64 = 256.0,
+        /// The fraction of an adapter's inputs that is dropped.
+        pub dropout: f64 = 0.05,
+        /// The linear layers that get an adapter (`q_proj`, `lm_head`, ...). An empty list means all, as in Imp.
+        pub targets: Vec<String> = Vec::new(),
     }
 }
 
-/// Its keys, with Imp's values as defaults.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// `lora` or `full`.
-    pub mode: Mode,
-    /// The adapters, if `mode` is `lora`.
-    pub lora: LoraConfig,
-    /// The context: longer sequences are cut.
-    pub max_length: usize,
-    /// Passes over the data.
-    pub epochs: usize,
-    /// Ends earlier; 0 means not.
-    pub max_steps: usize,
-    /// Samples a step.
-    pub global_batch_size: usize,
-    /// Of the adapters or the language model, at its highest.
-    pub learning_rate: f64,
-    /// Of the projector; the same as `learning_rate` if not given.
-    pub projector_learning_rate: Option<f64>,
-    /// Share of the steps in which it rises.
-    pub warmup_ratio: f64,
-    /// Steps in which it rises, in place of a share.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup_steps: Option<usize>,
-    /// How it goes down.
-    pub lr_scheduler: Schedule,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Decay of Adam's first moment.
-    pub adam_beta1: f64,
-    /// Decay of Adam's second moment.
-    pub adam_beta2: f64,
-    /// Added to Adam's denominator.
-    pub adam_epsilon: f64,
-    /// Gradients are clipped to this norm; 0 means never.
-    pub max_grad_norm: f64,
-    /// Batches of either images or text, with samples of like length.
-    pub group_by_modality_length: bool,
-    /// Steps between two looks at the loss on the input `validation`; 0 means never.
-    pub eval_steps: usize,
-    /// Give the weights with the smallest loss on `validation` instead of the last ones.
-    pub keep_best: bool,
-    /// How often each of `data` is seen in an epoch, if not once: 3 is three times, 0.5 half of its records, others in each
-    /// epoch.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub data_weights: Vec<f64>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            mode: Mode::Lora,
-            lora: LoraConfig::default(),
-            max_length: 3072,
-            epochs: 2,
-            max_steps: 0,
-            global_batch_size: 128,
-            learning_rate: 2e-4,
-            projector_learning_rate: None,
-            warmup_ratio: 0.03,
-            warmup_steps: None,
-            lr_scheduler: Schedule::Cosine,
-            weight_decay: 0.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-8,
-            max_grad_norm: 1.0,
-            group_by_modality_length: true,
-            eval_steps: 0,
-            keep_best: false,
-            data_weights: Vec::new(),
-        }
+training_config! {
+    finetune {
+        /// What trains beside the projector: adapters (`lora`; Imp's `custom` is the same) or all weights of the language
+        /// model (`full`).
+        pub mode: Mode = Mode::Lora,
+        /// The adapters, if `mode` is `lora`.
+        pub lora: LoraConfig = LoraConfig::default(),
+        /// The projector's learning rate at its peak, if not `learning_rate`.
+        pub projector_learning_rate: Option<f64> = None,
     }
 }
 
 impl Config {
     pub(crate) fn recipe(&self) -> Recipe {
-        Recipe {
-            epochs: self.epochs,
-            max_steps: self.max_steps,
-            global_batch_size: self.global_batch_size,
-            learning_rate: self.learning_rate,
-            projector_learning_rate: self.projector_learning_rate,
-            warmup_ratio: self.warmup_ratio,
-            warmup_steps: self.warmup_steps,
-            lr_scheduler: self.lr_scheduler,
-            weight_decay: self.weight_decay,
-            adam_beta1: self.adam_beta1,
-            adam_beta2: self.adam_beta2,
-            adam_epsilon: self.adam_epsilon,
-            max_grad_norm: self.max_grad_norm,
-            group_by_modality_length: self.group_by_modality_length,
-            eval_steps: self.eval_steps,
-            keep_best: self.keep_best,
-            data_weights: self.data_weights.clone(),
-        }
+        Recipe { projector_learning_rate: self.projector_learning_rate, ..self.shared_recipe() }
     }
 }
 
@@ -159,11 +75,16 @@ impl Stage for Finetune {
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
+    const FIGURES: &'static [Figure] = training::FIGURES;
     type Config = Config;
+
+    fn keys() -> Vec<Key> {
+        let none = serde_json::json!({});
+        with_table(Config::keys(&none), "lora", LoraConfig::keys(&none))
+    }
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {
         config.recipe().check()?;
-        training::check_max_length(config.max_length)?;
         if config.lora.rank == 0 {
             return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
         }
@@ -211,7 +132,7 @@ impl Stage for Finetune {
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
         // Images are shown as in this stage's data from here on.
-        model.config.image_aspect_ratio = data.aspect_ratio().name().into();
+        model.config.image_aspect_ratio = data.aspect_ratio().into();
         model.llm.fold();
 
         let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;

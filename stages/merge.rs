@@ -1,4 +1,5 @@
-//! Adapters go into the weights, and all parts into one Hugging Face folder.
+//! The kind `merge`: adds adapters to the weights and writes the whole model as one Hugging Face folder.
+//! Independent of how the model was trained.
 
 use imp_model::{Imp, encoding::Encoding, save};
 use serde::{Deserialize, Serialize};
@@ -15,13 +16,13 @@ use crate::{
 /// The kind `merge`.
 pub struct Merge;
 
-/// How weights are written.
+/// The number format of the weights.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
     /// 32-bit floats.
     F32,
-    /// Half precision, as the published checkpoints.
+    /// 16-bit floats, as in the published models.
     #[default]
     F16,
 }
@@ -35,18 +36,18 @@ impl DType {
     }
 }
 
-/// Its keys.
+/// The keys of `merge`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `f16` (as the published checkpoints) or `f32`.
+    /// `f16` (as in the published models) or `f32`.
     pub dtype: DType,
 }
 
 impl Stage for Merge {
     const KIND: &'static str = "merge";
     const VERSION: u32 = 2;
-    const ABOUT: &'static str = "puts adapters into the weights and all parts into one folder";
+    const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
     type Config = Config;
 

@@ -1,28 +1,31 @@
-//! A merged model in 4 bits a weight.
+//! The kind `quantize`: writes a merged model in 4 bits per weight. Independent of the format's arithmetic.
 
 use imp_model::quant;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    contract::input::Input,
+    contract::{
+        figure::{Better, Figure},
+        input::Input,
+    },
     model_folder::{link_others, model_error},
 };
 
 /// The kind `quantize`.
 pub struct Quantize;
 
-/// How weights become small.
+/// The quantized format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scheme {
-    /// MLC's: groups of 32 with one f16 scale, 4.5 bits a weight.
+    /// MLC's: groups of 32 weights with one f16 scale, 4.5 bits per weight.
     #[default]
     #[serde(rename = "q4f16_1")]
     Q4f16,
 }
 
-/// Its keys.
+/// The keys of `quantize`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -33,16 +36,18 @@ pub struct Config {
 impl Stage for Quantize {
     const KIND: &'static str = "quantize";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "writes a merged model in 4 bits a weight";
+    const ABOUT: &'static str = "writes a merged model in 4 bits per weight";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
+    const FIGURES: &'static [Figure] =
+        &[Figure::headline("megabytes", Better::Lower, "MB"), Figure::detail("bits_per_weight", Better::Lower, "bits")];
     type Config = Config;
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let Scheme::Q4f16 = config.scheme;
         let from = job.input("model")?;
-        let made = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
-        job.result("megabytes", made.bytes as f64 / 1e6);
-        job.result("bits_per_weight", made.bytes as f64 * 8.0 / made.weights as f64);
+        let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
+        job.result("megabytes", written.bytes as f64 / 1e6);
+        job.result("bits_per_weight", written.bytes as f64 * 8.0 / written.weights as f64);
         link_others(job, from, "")
     }
 }

@@ -1,5 +1,5 @@
-//! The kind `synthetic`: takes a moment and writes a little. Only in builds for tests and benches of the runner, which
-//! need pipelines of any shape and size; not one of [`crate::KINDS`].
+//! The kind `synthetic`: a stage of adjustable duration and output, for tests and benchmarks of the runner, which need
+//! pipelines of any shape and size. Exists only in their builds and is not one of [`crate::KINDS`].
 
 use std::{fs, thread::sleep, time::Duration};
 
@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    contract::{event::Progress, input::Input, stage::ConfigIssue},
+    contract::{
+        event::Progress,
+        figure::{Better, Figure},
+        input::Input,
+        stage::ConfigIssue,
+    },
 };
 
 /// The kind `synthetic`.
@@ -18,23 +23,23 @@ pub struct Synthetic;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyntheticConfig {
-    /// Decides the content of the output, with the seed and the inputs.
+    /// Determines the content of the output, together with the seed and the inputs.
     pub text: String,
-    /// The output is the same whatever the inputs are.
+    /// Whether the output is independent of the inputs.
     pub constant: bool,
-    /// Small files to write beside the value.
+    /// Number of small files to write.
     pub files: usize,
-    /// Steps, each with a checkpoint.
+    /// Number of steps, each with a checkpoint.
     pub steps: usize,
-    /// Milliseconds of a step.
+    /// Duration of a step in milliseconds.
     pub step_ms: u64,
     /// A figure to report.
     pub score: Option<f64>,
-    /// Fails with these words.
+    /// Fails with this message.
     pub fail: Option<String>,
-    /// Fails so many times as a network does, then no more.
+    /// Number of transient failures before it succeeds.
     pub flaky: usize,
-    /// Kills its own process, once.
+    /// Whether to abort the process, once.
     pub crash: bool,
 }
 
@@ -43,8 +48,9 @@ const VALUE: &str = "value.txt";
 impl Stage for Synthetic {
     const KIND: &'static str = "synthetic";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "for tests and benches of the runner";
-    const INPUTS: &'static [Input] = &[Input::list("after", "what another `synthetic` stage wrote")];
+    const ABOUT: &'static str = "for tests and benchmarks of the runner";
+    const INPUTS: &'static [Input] = &[Input::list("after", "the output of another `synthetic` stage")];
+    const FIGURES: &'static [Figure] = &[Figure::headline("score", Better::Higher, "")];
     type Config = SyntheticConfig;
 
     fn check(config: &SyntheticConfig) -> Result<(), ConfigIssue> {
@@ -62,12 +68,12 @@ impl Stage for Synthetic {
         let mut hasher = blake3::Hasher::new();
         let mut step = read(&job.checkpoint().join("step"))?;
         tracing::info!("GPUs: {}", std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default());
-        trouble(config, job)?;
+        fail_on_demand(config, job)?;
         while step < config.steps {
             job.check_cancelled()?;
             sleep(Duration::from_millis(config.step_ms));
             step += 1;
-            // Renamed, as real checkpoints are: a kill leaves the old one or the new one.
+            // Renamed like real checkpoints, so that a kill leaves either the old or the new one.
             write(&job.checkpoint().join("next"), step.to_string())?;
             let named = job.checkpoint().join("step");
             fs::rename(job.checkpoint().join("next"), &named).map_err(StageError::io(&named))?;
@@ -91,11 +97,11 @@ impl Stage for Synthetic {
     }
 }
 
-/// What goes wrong on purpose.
-fn trouble(config: &SyntheticConfig, job: &Job) -> Result<(), StageError> {
+/// Fails as the configuration says.
+fn fail_on_demand(config: &SyntheticConfig, job: &Job) -> Result<(), StageError> {
     if let Some(message) = &config.fail {
         tracing::info!("about to fail");
-        return Err(StageError::failed(message, "take `fail` out"));
+        return Err(StageError::failed(message, "remove `fail`"));
     }
     let count = job.checkpoint().join("tries");
     let tries = read(&count)?;

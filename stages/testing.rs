@@ -1,4 +1,5 @@
-//! For the tests of stages: runs one in a folder, as a child process of the runner would, and keeps what it says.
+//! For tests of stages: runs a stage in a folder, as the runner's child process does, and records its events.
+//! Independent of the kind.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -16,18 +17,19 @@ use crate::{
     Job, Stage, StageError,
     contract::{
         event::Event,
+        figure::Figure,
         input::Input,
         job::{InputFolder, JobSpec, Runtime},
     },
 };
 
-/// A stage that is about to run.
+/// A stage to run.
 pub(crate) struct Trial {
     spec: JobSpec,
     cancel_after: usize,
 }
 
-/// How it went.
+/// The result of running a stage.
 pub(crate) struct Outcome {
     pub(crate) out: PathBuf,
     pub(crate) events: Vec<Event>,
@@ -35,7 +37,7 @@ pub(crate) struct Outcome {
 }
 
 impl Trial {
-    /// A stage with its work folder at `work` and these inputs, which a person knows as `shown/NAME`.
+    /// A stage with work folder `work` and these inputs, which messages call `shown/NAME`.
     pub(crate) fn new(work: &Path, inputs: &[(&str, &Path)]) -> Self {
         let folder = |(name, path): &(&str, &Path)| {
             let input = InputFolder { path: path.to_path_buf(), origin: Path::new("shown").join(name) };
@@ -53,36 +55,36 @@ impl Trial {
         Self { spec, cancel_after: usize::MAX }
     }
 
-    /// Tells it to stop after so many reports of progress.
+    /// Cancels the stage after `reports` progress events.
     pub(crate) fn cancelled_after(mut self, reports: usize) -> Self {
         self.cancel_after = reports;
         self
     }
 
-    /// Samples that go through the model at once.
+    /// Sets the number of samples that go through the model at once.
     pub(crate) fn micro_batch(mut self, size: usize) -> Self {
         self.spec.runtime.micro_batch_size = size;
         self
     }
 
-    /// With another seed.
+    /// Sets the seed.
     pub(crate) fn seeded(mut self, seed: u64) -> Self {
         self.spec.seed = seed;
         self
     }
 
-    /// Settings that can't change the result.
+    /// Changes settings that can't affect the result.
     pub(crate) fn runtime(mut self, change: impl FnOnce(&mut Runtime)) -> Self {
         change(&mut self.spec.runtime);
         self
     }
 
-    /// A job that nobody listens to.
+    /// A job whose events are dropped.
     pub(crate) fn job(self) -> Job {
         Job::new(self.spec, Box::new(|_| {}), Arc::default())
     }
 
-    /// Runs it, with the user's own files found below the parent of the work folder.
+    /// Runs the stage. Local sources are relative to the parent of the work folder.
     pub(crate) fn run<S: Stage>(mut self, config: &Value) -> Outcome {
         let config: S::Config = serde_json::from_value(config.clone()).unwrap();
         let inputs = self.spec.inputs.keys();
@@ -104,23 +106,28 @@ impl Trial {
         };
         let result = S::run(&config, &Job::new(self.spec, Box::new(sink), cancel));
         let events = events.lock().unwrap().clone();
+        for event in &events {
+            if let Event::Result { name, .. } = event {
+                assert!(Figure::find(S::FIGURES, name).is_some(), "{} does not declare its figure {name}", S::KIND);
+            }
+        }
         Outcome { out, events, result }
     }
 }
 
 impl Outcome {
-    /// The output folder of a stage that went well.
+    /// The output folder of a stage that must have succeeded.
     pub(crate) fn done(self) -> PathBuf {
         self.result.unwrap();
         self.out
     }
 
-    /// The error of one that did not.
+    /// The error of a stage that must have failed.
     pub(crate) fn error(self) -> StageError {
         self.result.unwrap_err()
     }
 
-    /// A final figure.
+    /// The final figure called `wanted`.
     pub(crate) fn figure(&self, wanted: &str) -> f64 {
         let figure = self.events.iter().find_map(|event| match event {
             Event::Result { name, value } if name == wanted => Some(*value),
@@ -129,7 +136,7 @@ impl Outcome {
         figure.unwrap()
     }
 
-    /// All warnings.
+    /// All warnings, one per line.
     pub(crate) fn warnings(&self) -> String {
         let texts = self.events.iter().filter_map(|event| match event {
             Event::Warning { message } => Some(message.as_str()),
@@ -139,7 +146,7 @@ impl Outcome {
     }
 }
 
-/// Relative path and content of every file.
+/// The relative path and content of every file below `folder`.
 pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut open = vec![folder.to_path_buf()];

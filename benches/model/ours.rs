@@ -1,4 +1,4 @@
-//! What benches/peers/model.py does, by `imp-model`.
+//! The same work as benches/peers/model.py, by `imp-model`. Independent of how it is measured.
 
 use std::{io::BufRead, path::Path, time::Instant};
 
@@ -8,13 +8,13 @@ use imp_model::{
     encoding::Encoding,
     init,
     language::Decoder,
-    layers::{LoraSettings, Pass},
+    layers::{LoraSettings, Parameter, Pass},
     load_language,
     optim::{Optimizer, Rate},
     tensor::{Activation, AdamW, Mat, Segments},
 };
 
-/// The ways in which a case is run.
+/// The variants in which we run a case.
 pub(crate) fn variants(case: &str) -> &'static [&'static str] {
     match case {
         "block" => &["block", "block-f16"],
@@ -24,7 +24,7 @@ pub(crate) fn variants(case: &str) -> &'static [&'static str] {
     }
 }
 
-/// As the peer: see its head.
+/// Serves repetitions of a case like the peer; see the head of benches/peers/model.py.
 pub(crate) fn serve(case: &str, threads: usize) {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let folder = std::path::PathBuf::from("target/bench-models").join(case);
@@ -32,7 +32,7 @@ pub(crate) fn serve(case: &str, threads: usize) {
     for folder in [&llm, &vision] {
         std::fs::create_dir_all(folder).unwrap();
     }
-    // In a process of its own, so that it does not count as memory.
+    // Files are written in a separate process, so that writing does not count towards the peak memory.
     if !llm.join("done").exists() {
         write(case, &llm, &vision);
         std::fs::write(llm.join("done"), "").unwrap();
@@ -58,7 +58,7 @@ pub(crate) fn serve(case: &str, threads: usize) {
     println!("{}", peak_memory() - empty);
 }
 
-/// MB.
+/// Peak memory of the process in MB.
 fn peak_memory() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
@@ -131,7 +131,7 @@ fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
         let numbers = [[0], [1], [2], [3]];
         let samples: Vec<Sample<'_>> =
             numbers.iter().map(|images| Sample { input_ids: &ids, labels: &labels, images }).collect();
-        let rate = |_: &str| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
+        let rate = |_: &Parameter| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
         let count = samples.iter().map(|sample| model.labelled(sample)).sum();
         let (loss, gradients) = model.loss_and_gradients(&Pass::training(seed, 0), &samples, &features, count);
         let norm = optimizer.update(&mut model, &gradients, rate);

@@ -16,7 +16,7 @@ impl KindVisitor for Describe {
     }
 }
 
-/// Lists the kinds of stage with their inputs.
+/// Lists the kinds of stages with their inputs.
 #[expect(clippy::unnecessary_wraps, reason = "every verb has this signature")]
 pub(crate) fn kinds() -> Result<ExitCode, Failure> {
     for kind in KINDS {

@@ -1,4 +1,4 @@
-//! The keys of `download`.
+//! The keys of `download`. Independent of how they are carried out.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,26 +11,26 @@ pub struct DownloadConfig {
     /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, `s3://BUCKET/KEY`, a file or folder,
     /// or `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`.
     pub source: String,
-    /// `hf://`, `s3://`: patterns of the files to bring, such as `*.json`; all if there are none.
+    /// `hf://`, `s3://`: patterns of the files to fetch, such as `*.json` (default: all files).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
-    /// SHA-256 of a single file, before it is unpacked.
+    /// Expected SHA-256 of a single file, before it is unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// BLAKE3 of a single file, before it is unpacked.
+    /// Expected BLAKE3 of a single file, before it is unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blake3: Option<String>,
-    /// Whether archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`) become the folders that they hold. Left out, those from
-    /// elsewhere do and the user's own don't.
+    /// Whether to unpack archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`). Default: yes for downloads, no for files on the
+    /// user's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpack: Option<bool>,
-    /// A folder of the artifact to put everything into.
+    /// Folder inside the artifact that receives everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into: Option<String>,
-    /// `builtin:shapes`: images to train on (1200).
+    /// `builtin:shapes`: number of training images (1200).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<usize>,
-    /// `builtin:shapes`: images to evaluate on (160).
+    /// `builtin:shapes`: number of evaluation images (160).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_images: Option<usize>,
     /// `builtin:tiny-*`: sizes of the model.
@@ -38,32 +38,32 @@ pub struct DownloadConfig {
     pub model: Option<ModelOptions>,
 }
 
-/// `[model]`: sizes of a built-in model. What is left out has the size in brackets.
+/// `[model]`: sizes of a built-in model. Defaults are in brackets.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelOptions {
     /// Width of the residual stream (128 in the language model, 256 in the vision encoder).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden_size: Option<usize>,
-    /// Blocks (4 in the language model, 2 in the vision encoder, of which the last but one gives the features).
+    /// Transformer blocks (4 in the language model, 2 in the vision encoder; the second to last one gives the features).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<usize>,
     /// Attention heads (8 in the language model, 4 in the vision encoder).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
-    /// `tiny-phi`, `tiny-qwen2`, `tiny-phi3`: tokens of the tokenizer (512).
+    /// `tiny-phi`, `tiny-qwen2`, `tiny-phi3`: size of the tokenizer's vocabulary (512).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vocab_size: Option<usize>,
-    /// `tiny-siglip`: pixels in a row of an image (64).
+    /// `tiny-siglip`: width and height of an image in pixels (64).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
-    /// `tiny-siglip`: pixels in a row of a patch (32).
+    /// `tiny-siglip`: width and height of a patch in pixels (32).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch_size: Option<usize>,
 }
 
 impl DownloadConfig {
-    /// What a single file must hash to.
+    /// The hashes that a single file must have.
     pub(super) fn checks(&self) -> Vec<Check> {
         let sha256 = self.sha256.clone().map(Check::Sha256);
         sha256.into_iter().chain(self.blake3.clone().map(Check::Blake3)).collect()

@@ -1,4 +1,4 @@
-//! A file or folder of the user's is copied into the output. Does not know what is in it.
+//! Copies a file or folder of the user into the output. Independent of its content.
 
 use std::{
     fs::{self, File, FileType},
@@ -8,10 +8,10 @@ use std::{
 
 use crate::{Job, StageError, contract::event::Progress};
 
-/// Bytes copied between two looks at whether the run is being stopped.
+/// Bytes copied between two checks for cancellation.
 const PIECE: u64 = 64 << 20;
-/// Folders within folders; deeper ones are taken for links that lead in a circle.
-const DEEPEST: usize = 64;
+/// Deepest nesting of folders; anything deeper is treated as a cycle of links.
+const MAX_DEPTH: usize = 64;
 
 /// A file to copy.
 struct Item {
@@ -20,7 +20,7 @@ struct Item {
     bytes: u64,
 }
 
-/// Copies the content of `source`, which the person wrote as `as_written`.
+/// Copies the content of `source`, which the pipeline file spells `as_written`.
 pub(super) fn copy(job: &Job, source: &Path, as_written: &str) -> Result<(), StageError> {
     let meta = fs::metadata(source).map_err(|error| unreadable(source, as_written, error))?;
     let mut items = Vec::new();
@@ -60,20 +60,20 @@ fn unreadable(source: &Path, as_written: &str, error: io::Error) -> StageError {
     if error.kind() != io::ErrorKind::NotFound {
         return StageError::Io { path: source.to_path_buf(), source: error };
     }
-    let message = if source.is_symlink() { "this link leads nowhere" } else { "there is no such file or folder" };
+    let message = if source.is_symlink() { "this link points to nothing" } else { "no such file or folder" };
     let help =
-        format!("check `source = \"{as_written}\"`: a relative path is meant from the folder of the pipeline file");
+        format!("check `source = \"{as_written}\"`: relative paths are resolved against the pipeline file's folder");
     StageError::input(source, message, help)
 }
 
-/// Lists files, following links, in the order of their names.
+/// Lists files in order of their names, following links.
 fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>) -> Result<(), StageError> {
     job.check_cancelled()?;
-    if depth > DEEPEST {
+    if depth > MAX_DEPTH {
         return Err(StageError::input(
             folder,
             "folders are nested too deeply",
-            "remove the link that leads in a circle",
+            "remove the link that points back to a folder above it",
         ));
     }
     let entries: io::Result<Vec<_>> = fs::read_dir(folder).and_then(Iterator::collect);
@@ -83,7 +83,7 @@ fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         let meta = fs::metadata(&from).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
-                StageError::input(&from, "this link leads nowhere", "remove the link, or bring back what it pointed to")
+                StageError::input(&from, "this link points to nothing", "remove the link, or restore its target")
             }
             _ => StageError::Io { path: from.clone(), source: error },
         })?;
@@ -100,16 +100,16 @@ fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>
 
 fn special(path: &Path, kind: FileType) -> StageError {
     let message = format!("this is neither a file nor a folder ({kind:?})");
-    StageError::input(path, message, "give a folder of ordinary files")
+    StageError::input(path, message, "give a folder that holds only regular files and folders")
 }
 
-/// Copies a file in pieces. The kernel shares the blocks where the file system can.
+/// Copies a file in pieces, by a system call that can share blocks where the file system supports it.
 fn copy_file(job: &Job, item: &Item, target: &Path, mut copied: impl FnMut(u64)) -> Result<(), StageError> {
     let from = File::open(&item.from).map_err(StageError::io(&item.from))?;
     let mut to = File::create(target).map_err(StageError::io(target))?;
     loop {
         job.check_cancelled()?;
-        // An error can be of either file; a full disk is the usual one.
+        // The error may concern either file; the usual cause is a full disk.
         let bytes = io::copy(&mut (&from).take(PIECE), &mut to).map_err(StageError::io(target))?;
         copied(bytes);
         if bytes < PIECE {

@@ -1,4 +1,4 @@
-//! GGUF files, which become folders like any other model's.
+//! Converts GGUF files to Hugging Face model folders. Independent of where the files come from.
 
 use std::path::Path;
 
@@ -6,17 +6,17 @@ use imp_model::gguf;
 
 use crate::{StageError, contract::forecast::Outlook, model_folder};
 
-/// GGUF files hold one language model: from here on it is a folder like any other. A person knows the file as `name`.
+/// Converts the language model in `file` to a Hugging Face folder. Errors call the file `name`.
 pub(super) fn convert(file: &Path, name: &Path, folder: &Path) -> Result<(), StageError> {
     gguf::convert(file, folder)
-        .map_err(|error| StageError::input(name, error.message(), "give a GGUF file of a Llama model"))
+        .map_err(|error| StageError::input(name, error.message(), "give an intact GGUF file of a Llama model"))
 }
 
 pub(super) fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
-/// Of what a file or folder of the user's will be in the store.
+/// Predicts the model that a file or folder of the user will become in the store.
 pub(super) fn outlook_of(source: &Path) -> Outlook {
     if !is_gguf(source) {
         return model_folder::outlook(source);

@@ -1,6 +1,5 @@
-//! The kind `download`: brings data and models into the store, from a hub, a web server, the user's disk or built-in
-//! generators.
-//! Knows where things come from; not what other stages do with them.
+//! The kind `download`: fetches data and models from a hub, a web server, an object store, the user's disk or a built-in
+//! generator. Independent of what other stages do with them.
 
 mod config;
 mod folder;
@@ -26,6 +25,7 @@ use self::{
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
         paths::stays_inside,
@@ -38,7 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Download;
 
-/// Where something comes from.
+/// A parsed `source`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source<'a> {
     Path(&'a str),
@@ -54,16 +54,18 @@ const BUILTINS: &str =
     "`builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`";
 
 impl<'a> Source<'a> {
-    /// Reads `source`; what follows the scheme is not looked at.
+    /// Parses the value of `source`. Whether a local path exists is checked later.
     fn parse(text: &'a str) -> Result<Self, String> {
         match text.split_once(':') {
-            _ if text.trim().is_empty() => Err("must name a file, a folder or a built-in source".into()),
+            _ if text.trim().is_empty() => Err("must name a file, a folder, a URL or a built-in source".into()),
             Some(("builtin", "shapes")) => Ok(Self::Shapes),
             Some(("builtin", "tiny-phi")) => Ok(Self::TinyLanguage(Family::Phi)),
             Some(("builtin", "tiny-qwen2")) => Ok(Self::TinyLanguage(Family::Qwen2)),
             Some(("builtin", "tiny-phi3")) => Ok(Self::TinyLanguage(Family::Phi3)),
             Some(("builtin", "tiny-siglip")) => Ok(Self::TinySiglip),
-            Some(("builtin", other)) => Err(format!("there is no `builtin:{other}`; there are {BUILTINS}")),
+            Some(("builtin", other)) => {
+                Err(format!("is `builtin:{other}`, which is not a built-in source; choose one of {BUILTINS}"))
+            }
             Some(("hf", rest)) if rest.starts_with("//") => HubSource::parse(&rest[2..]).map(Self::Hub),
             Some(("s3", rest)) if rest.starts_with("//") => S3Source::parse(&rest[2..]).map(Self::S3),
             Some(("http" | "https", rest)) if rest.starts_with("//") => match remote::name_of(text) {
@@ -82,20 +84,28 @@ impl<'a> Source<'a> {
 impl Stage for Download {
     const KIND: &'static str = "download";
     const VERSION: u32 = 4;
-    const ABOUT: &'static str =
-        "brings data or a model into the cache: from a hub, a server, disk or a built-in generator";
+    const ABOUT: &'static str = "fetches data or a model from a hub, a server, the disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
+    const FIGURES: &'static [Figure] = &[
+        Figure::count("files", "files"),
+        Figure::count("files_from_local_cache", "files"),
+        Figure::count("unpacked_files", "files"),
+        Figure::count("bytes", "bytes"),
+        Figure::count("unpacked_bytes", "bytes"),
+        Figure::count("images", "images"),
+        Figure::count("eval_images", "images"),
+    ];
     type Config = DownloadConfig;
 
     fn cpus(config: &DownloadConfig) -> usize {
-        // What comes over a network waits for it most of the time.
+        // A download mostly waits for the network, so one thread is enough.
         usize::from(matches!(Source::parse(&config.source), Ok(Source::Hub(_) | Source::S3(_) | Source::Url(_))))
     }
 
     fn check(config: &DownloadConfig) -> Result<(), ConfigIssue> {
         let source = Source::parse(&config.source).map_err(|message| ConfigIssue::new("source", message))?;
-        let only = |key: &str, given: bool, right: bool, of: &str| {
-            if given && !right { Err(ConfigIssue::new(key, format!("belongs to {of} only"))) } else { Ok(()) }
+        let only = |key: &str, given: bool, applies: bool, to: &str| {
+            if given && !applies { Err(ConfigIssue::new(key, format!("applies only to {to}"))) } else { Ok(()) }
         };
         let (shapes, siglip) = (source == Source::Shapes, source == Source::TinySiglip);
         let language = matches!(source, Source::TinyLanguage(_));
@@ -103,7 +113,7 @@ impl Stage for Download {
         only("eval_images", config.eval_images.is_some(), shapes, "`builtin:shapes`")?;
         only("model", config.model.is_some(), language || siglip, "`builtin:tiny-...`")?;
         let model = config.model.clone().unwrap_or_default();
-        only("model.vocab_size", model.vocab_size.is_some(), language, "the language models among `builtin:tiny-...`")?;
+        only("model.vocab_size", model.vocab_size.is_some(), language, "the language models of `builtin:tiny-...`")?;
         only("model.image_size", model.image_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
         only("model.patch_size", model.patch_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
         let path = matches!(source, Source::Path(_));
@@ -111,11 +121,12 @@ impl Stage for Download {
         let remote = many || matches!(source, Source::Url(_));
         let hashed = path || matches!(source, Source::Url(_) | Source::S3(_));
         only("files", !config.files.is_empty(), many, "`hf://` and `s3://` sources")?;
-        only("sha256", config.sha256.is_some(), hashed, "a single file; the hub's own hashes are always checked")?;
-        only("blake3", config.blake3.is_some(), hashed, "a single file; the hub's own hashes are always checked")?;
+        let single = "a single file; files from a hub are always checked against the hub's own hashes";
+        only("sha256", config.sha256.is_some(), hashed, single)?;
+        only("blake3", config.blake3.is_some(), hashed, single)?;
         only("unpack", config.unpack.is_some(), remote || path, "sources that are not built in")?;
-        let placed = remote || path && config.unpack == Some(true);
-        only("into", config.into.is_some(), placed, "what is downloaded or unpacked")?;
+        let fetched = remote || path && config.unpack == Some(true);
+        only("into", config.into.is_some(), fetched, "sources that are downloaded or unpacked")?;
         check_texts(config)?;
         check_ranges(config, &model)
     }
@@ -133,13 +144,13 @@ impl Stage for Download {
             Ok(Source::Path(path)) => ahead.sources.get(path).map(|source| outlook_of(source)).unwrap_or_default(),
             Ok(Source::TinyLanguage(family)) => tiny::language_outlook(family, &model),
             Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
-            // Models are looked for where `into` has not put them.
+            // Other stages look for a model at the top of the folder, not below `into`.
             Ok(Source::Hub(source)) => {
-                let forecast = remote::ahead::hub(source, config.files.clone());
+                let forecast = remote::forecast::hub(source, config.files.clone());
                 return if config.into.is_none() { forecast } else { forecast.without_outlook() };
             }
-            Ok(Source::Url(url)) => return remote::ahead::url(url),
-            Ok(Source::S3(source)) => return remote::ahead::s3(source, config.files.clone()),
+            Ok(Source::Url(url)) => return remote::forecast::url(url),
+            Ok(Source::S3(source)) => return remote::forecast::s3(source, config.files.clone()),
             Ok(Source::Shapes) | Err(_) => Outlook::default(),
         };
         Forecast { outlook, ..Forecast::default() }
@@ -150,7 +161,7 @@ impl Stage for Download {
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
         match source {
-            Source::Path(path) => bring_own(job, path, config),
+            Source::Path(path) => from_disk(job, path, config),
             Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
             Source::Url(url) => remote::url(job, url, config, &Policy::default()),
             Source::S3(source) => remote::s3(job, &source, config, &Policy::default()),
@@ -161,17 +172,17 @@ impl Stage for Download {
     }
 }
 
-/// Copies or unpacks what the user has.
-fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), StageError> {
+/// Copies, unpacks or converts a file or folder on the user's disk.
+fn from_disk(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), StageError> {
     let path = job.source(written)?;
     let checks = config.checks();
     if !checks.is_empty() && path.is_dir() {
-        let help = "leave `sha256` and `blake3` out: the content of a folder is looked at in any case";
-        return Err(StageError::input(path, "this is a folder, and a hash is of one file", help));
+        let help = "remove `sha256` and `blake3`: the content of a folder is part of the cache key in any case";
+        return Err(StageError::input(path, "this is a folder, but a hash covers a single file", help));
     }
-    // What is not there is named below.
+    // `folder::copy` reports a missing path.
     if path.is_file() {
-        let help = "it is another file than was meant, or damaged";
+        let help = "the file is damaged or not the intended one: replace it, or correct the hash";
         verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
     }
     match Format::of(written).filter(|_| config.unpack == Some(true) && path.is_file()) {
@@ -182,8 +193,8 @@ fn bring_own(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
         }
         None if config.unpack == Some(true) => Err(StageError::input(
             path,
-            "this is no archive",
-            "give a .zip, .tar, .tar.gz or .tar.zst, or leave `unpack` out",
+            "this is not an archive",
+            "give a .zip, .tar, .tar.gz or .tar.zst file, or remove `unpack`",
         )),
         None if is_gguf(path) && path.is_file() => convert(path, path, &job.output()),
         None => folder::copy(job, path, written),
@@ -210,7 +221,7 @@ fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), Con
         ("model.hidden_size", model.hidden_size, 8, 8192),
         ("model.layers", model.layers, 1, 128),
         ("model.heads", model.heads, 1, 128),
-        // 256 bytes and two special tokens are always there.
+        // The 256 byte tokens and the special tokens are always included.
         ("model.vocab_size", model.vocab_size, 300, 65_536),
         ("model.image_size", model.image_size, 16, 1024),
         ("model.patch_size", model.patch_size, 2, 128),
@@ -220,11 +231,11 @@ fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), Con
             return Err(ConfigIssue::new(key, format!("must be between {least} and {most}")));
         }
     }
-    let usual = if config.source == "builtin:tiny-siglip" { tiny::SIGLIP } else { tiny::LANGUAGE };
-    let (hidden, heads) = (model.hidden_size.unwrap_or(usual.hidden_size), model.heads.unwrap_or(usual.heads));
+    let defaults = if config.source == "builtin:tiny-siglip" { tiny::SIGLIP } else { tiny::LANGUAGE };
+    let (hidden, heads) = (model.hidden_size.unwrap_or(defaults.hidden_size), model.heads.unwrap_or(defaults.heads));
     if hidden % (4 * heads) != 0 {
-        // Half of a head is rotated, in pairs.
-        return Err(ConfigIssue::new("model.hidden_size", format!("must be a multiple of {}, 4 x heads", 4 * heads)));
+        // Half of each head is rotated, in pairs of dimensions.
+        return Err(ConfigIssue::new("model.hidden_size", format!("must be a multiple of {} (4 x heads)", 4 * heads)));
     }
     if model.patch_size.unwrap_or(tiny::PATCH_SIZE) > model.image_size.unwrap_or(tiny::IMAGE_SIZE) {
         return Err(ConfigIssue::new("model.patch_size", "must not be larger than image_size"));

@@ -1,4 +1,4 @@
-//! The stage as a pipeline runs it.
+//! Runs the stage as a pipeline does, on local and built-in sources.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -42,7 +42,7 @@ fn a_single_file_keeps_its_name() {
     assert_eq!(fs::read(out.join("a.json")).unwrap(), b"[]");
 }
 
-/// A Llama of one block in GGUF, all weights zero.
+/// A GGUF file of a Llama with one block and zero weights.
 pub(in crate::download) fn gguf() -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
     let key = |name: &str, kind: u32, value: Vec<u8>| [text(name), kind.to_le_bytes().to_vec(), value].concat();
@@ -82,7 +82,7 @@ pub(in crate::download) fn gguf() -> Vec<u8> {
     file
 }
 
-/// That `folder` holds the model of [`gguf`] in Hugging Face's form, and nothing else.
+/// Asserts that `folder` holds the model of [`gguf`] in Hugging Face's format, and nothing else.
 pub(in crate::download) fn assert_converted(folder: &Path) {
     let names: Vec<_> = tree(folder).into_keys().map(|path| path.display().to_string()).collect();
     assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
@@ -106,7 +106,7 @@ fn a_hash_of_a_file_is_checked() {
         (serde_json::json!({"source": "a.json", "sha256": sha256, "blake3": other}), "a.json: its BLAKE3 is"),
         (serde_json::json!({"source": "a.gguf", "blake3": other}), "a.gguf: its BLAKE3 is"),
         (serde_json::json!({"source": "folder", "sha256": other}), "folder: this is a folder"),
-        (serde_json::json!({"source": "none", "sha256": other}), "none: there is no such file or folder"),
+        (serde_json::json!({"source": "none", "sha256": other}), "none: no such file or folder"),
     ]
     .into_iter()
     .enumerate()
@@ -132,9 +132,9 @@ fn bad_folders_are_named() {
     std::os::unix::fs::symlink(".", make("circle").join("again")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(make("socket").join("s")).unwrap();
     for (name, words) in [
-        ("absent", "there is no such file or folder"),
+        ("absent", "no such file or folder"),
         ("empty", "the folder is empty"),
-        ("dangling", "this link leads nowhere"),
+        ("dangling", "this link points to nothing"),
         ("circle", "nested too deeply"),
         ("socket", "neither a file nor a folder"),
     ] {
@@ -147,7 +147,7 @@ fn bad_folders_are_named() {
 }
 
 #[test]
-fn sources_that_cannot_be_are_found_before_anything_runs() {
+fn invalid_sources_are_reported_before_anything_runs() {
     for (text, key, words) in [
         (serde_json::json!({"source": "hf://a/b/c"}), "source", "hf://OWNER/REPO@REVISION"),
         (serde_json::json!({"source": "hf://../b"}), "source", "hf://OWNER/REPO@REVISION"),
@@ -156,14 +156,18 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
         (serde_json::json!({"source": "s3://a/b//"}), "source", "s3://BUCKET/KEY"),
         (serde_json::json!({"source": "ftp://x.org/y.zip"}), "source", "give the path of the folder"),
         (serde_json::json!({"source": "https://x.org/"}), "source", "must name a file"),
-        (serde_json::json!({"source": "https://x.org/a", "files": ["*"]}), "files", "`s3://` sources only"),
-        (serde_json::json!({"source": "hf://a/b", "files": ["["]}), "files", "no pattern"),
+        (
+            serde_json::json!({"source": "https://x.org/a", "files": ["*"]}),
+            "files",
+            "only to `hf://` and `s3://` sources",
+        ),
+        (serde_json::json!({"source": "hf://a/b", "files": ["["]}), "files", "not a valid pattern"),
         (serde_json::json!({"source": "hf://a/b", "sha256": "0"}), "sha256", "a single file"),
         (serde_json::json!({"source": "https://x.org/a", "sha256": "0"}), "sha256", "64 hexadecimal"),
         (serde_json::json!({"source": "https://x.org/a.zip", "into": "../x"}), "into", "without `..`"),
         (serde_json::json!({"source": "builtin:shape"}), "source", "`builtin:shapes`"),
         (serde_json::json!({"source": ""}), "source", "must name"),
-        (serde_json::json!({"source": "x", "images": 3}), "images", "`builtin:shapes` only"),
+        (serde_json::json!({"source": "x", "images": 3}), "images", "only to `builtin:shapes`"),
         (serde_json::json!({"source": "builtin:shapes", "images": 0}), "images", "between"),
         (serde_json::json!({"source": "builtin:tiny-phi", "model": {"patch_size": 8}}), "model.patch_size", "siglip"),
         (serde_json::json!({"source": "builtin:tiny-phi", "model": {"heads": 5}}), "model.hidden_size", "multiple"),
@@ -187,7 +191,7 @@ fn sources_that_cannot_be_are_found_before_anything_runs() {
 }
 
 #[test]
-fn built_in_sources_give_the_same_bytes_again() {
+fn built_in_sources_are_reproducible() {
     let root = tempfile::tempdir().unwrap();
     for (number, text) in [
         serde_json::json!({"source": "builtin:shapes", "images": 70, "eval_images": 30}),

@@ -1,5 +1,4 @@
-//! Files in LLaVA's formats, a JSON object a line: answers (those that the stage leaves, and those of others), and question
-//! files. Does not know who answers.
+//! Answer and question files in LLaVA's formats, mostly one JSON object per line. Independent of where answers come from.
 
 use std::{collections::HashMap, path::Path};
 
@@ -8,11 +7,11 @@ use serde_json::json;
 
 use super::{
     files::Text,
-    question::{Id, Question, twice},
+    question::{Id, Question, duplicate_id},
 };
 use crate::{StageError, text::tokenizer::IMAGE_TEXT};
 
-/// Writes `answers.jsonl` as LLaVA's evaluation scripts do, but with ids that are the same every time.
+/// Writes `answers.jsonl` like LLaVA's evaluation scripts, except that answer ids are reproducible.
 pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> Result<(), StageError> {
     let mut lines = String::new();
     for (question, text) in questions.iter().zip(answers) {
@@ -30,7 +29,7 @@ pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> 
     std::fs::write(path, lines).map_err(StageError::io(path))
 }
 
-/// A line of an answer file: `prompt` is the question. Of a question file: `text` is.
+/// A line of an answer file, where `prompt` is the question, or of a question file, where `text` is.
 #[derive(Debug, Deserialize)]
 struct Line {
     question_id: Id,
@@ -52,15 +51,15 @@ struct Turn {
 }
 
 impl Conversation {
-    /// What is asked. The place of the image is always the first, whatever the text says.
+    /// The question, without the image's token: images always come first, whatever the text says.
     fn line(self) -> Line {
-        let asked = self.conversations.into_iter().next().map(|turn| turn.value).unwrap_or_default();
-        Line { question_id: self.id, prompt: None, text: asked.replace(IMAGE_TEXT, "").trim().into() }
+        let question = self.conversations.into_iter().next().map(|turn| turn.value).unwrap_or_default();
+        Line { question_id: self.id, prompt: None, text: question.replace(IMAGE_TEXT, "").trim().into() }
     }
 }
 
-/// An id without the ending of an image's name: where images are named, some files have it and some do not.
-fn bare(id: &Id) -> Id {
+/// An id without the extension of an image: if ids are image names, some files have the extension and some do not.
+fn without_extension(id: &Id) -> Id {
     match id {
         Id::Number(number) => Id::Number(*number),
         Id::Text(text) => {
@@ -70,8 +69,8 @@ fn bare(id: &Id) -> Id {
     }
 }
 
-/// The lines of `texts`, each for the question that it belongs to: that with its id, and where several have one id, that
-/// whose first line it contains.
+/// The lines of several files, to be matched with questions: by id and, if several questions have the same id, by the first
+/// line of the question, which the line must contain.
 struct Matched {
     lines: HashMap<Id, Vec<(usize, usize, Line)>>,
 }
@@ -86,17 +85,17 @@ impl Matched {
                 text.json_lines()?
             };
             for (number, line) in read {
-                lines.entry(bare(&line.question_id)).or_default().push((file, number, line));
+                lines.entry(without_extension(&line.question_id)).or_default().push((file, number, line));
             }
         }
         Ok(Self { lines })
     }
 
-    /// Takes the line of a question, so that it is no other's.
+    /// Removes and returns the line that matches `question`.
     fn take(&mut self, question: &Question) -> Option<Line> {
-        let lines = self.lines.get_mut(&bare(&question.id))?;
-        let asked = question.prompt.lines().next().unwrap_or_default().to_lowercase();
-        let fits = |line: &Line| line.prompt.as_ref().unwrap_or(&line.text).to_lowercase().contains(&asked);
+        let lines = self.lines.get_mut(&without_extension(&question.id))?;
+        let first_line = question.prompt.lines().next().unwrap_or_default().to_lowercase();
+        let fits = |line: &Line| line.prompt.as_ref().unwrap_or(&line.text).to_lowercase().contains(&first_line);
         let at = match lines.as_slice() {
             [_] => 0,
             many => many.iter().position(|(_, _, line)| fits(line))?,
@@ -104,17 +103,17 @@ impl Matched {
         Some(lines.remove(at).2)
     }
 
-    /// A line that is nobody's, if there is one: its file, its number and its id.
-    fn left(&self) -> Option<(usize, usize, &Id)> {
+    /// The first line that no question has taken, if any: its file, its number and its id.
+    fn unmatched(&self) -> Option<(usize, usize, &Id)> {
         let left = self.lines.values().flatten().map(|(file, number, line)| (*file, *number, &line.question_id));
         left.min_by_key(|(file, number, _)| (*file, *number))
     }
 }
 
-/// The answers to `questions` in answer files that together have one for each.
+/// Reads the answers to `questions` from answer files that together have exactly one for each.
 ///
 /// # Errors
-/// Names the question that has none, or two.
+/// Names the question that has no answer, or two.
 pub(super) fn read(texts: &[Text], questions: &[Question]) -> Result<Vec<String>, StageError> {
     let mut matched = Matched::read(texts)?;
     let mut answers = Vec::with_capacity(questions.len());
@@ -122,25 +121,27 @@ pub(super) fn read(texts: &[Text], questions: &[Question]) -> Result<Vec<String>
         let Some(line) = matched.take(question) else {
             let files: Vec<String> = texts.iter().map(|text| text.named.display().to_string()).collect();
             let message = format!("there is no answer to question {}", question.id);
-            let help = "give all parts of the answers, to the same questions";
+            let help = "give the answers of all shards, to the same questions";
             return Err(StageError::input(files.join(", "), message, help));
         };
         answers.push(line.text);
     }
-    match matched.left() {
+    match matched.unmatched() {
         None => Ok(answers),
-        Some((file, line, id)) if questions.iter().any(|question| bare(&question.id) == bare(id)) => {
-            Err(twice(&texts[file].named, id).at_line(line))
+        Some((file, line, id))
+            if questions.iter().any(|question| without_extension(&question.id) == without_extension(id)) =>
+        {
+            Err(duplicate_id(&texts[file].named, id).at_line(line))
         }
         Some((file, line, id)) => {
-            let message = format!("question {id} is none of the benchmark's");
-            let help = "give the answers to these questions; `limit` must be the same";
+            let message = format!("question {id} is not in the benchmark");
+            let help = "give answers to the same questions, made with the same `limit`";
             Err(StageError::input(&texts[file].named, message, help).at_line(line))
         }
     }
 }
 
-/// Puts the prompts of a question file of LLaVA's in the place of the questions' own.
+/// Replaces the questions' prompts by those of a question file in LLaVA's format.
 ///
 /// # Errors
 /// Names a question that the file lacks.
@@ -179,14 +180,14 @@ mod tests {
     }
 
     #[test]
-    fn holes_and_doubles_are_named() {
+    fn missing_and_repeated_answers_are_named() {
         let whole = [("a", "Is it red?", "1"), ("a", "Is it blue?", "2"), ("b", "What is it?", "3")];
         let with = |more: (&'static str, &'static str, &'static str)| [whole.as_slice(), &[more]].concat();
         for (lines, words) in [
             (whole[..2].to_vec(), "answers: there is no answer to question b"),
             (vec![whole[0], whole[2]], "answers: there is no answer to question a"),
-            (with(("b", "What is it?", "3")), "answers:4: the question id b is there twice"),
-            (with(("c", "What?", "3")), "answers:4: question c is none of the benchmark's"),
+            (with(("b", "What is it?", "3")), "answers:4: the question id b occurs twice"),
+            (with(("c", "What?", "3")), "answers:4: question c is not in the benchmark"),
         ] {
             let error = read(&[file(&lines)], &questions()).unwrap_err();
             assert_eq!(error.to_string(), words);

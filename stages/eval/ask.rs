@@ -5,6 +5,7 @@ use std::{borrow::Cow, collections::HashMap, ops::ControlFlow};
 
 use imp_model::{
     GenerateOptions, Imp, Sample, StopStrings,
+    config::ImageAspect,
     tensor::{self, Graph, Mat},
 };
 use rayon::prelude::*;
@@ -132,10 +133,14 @@ impl<'a> Answerer<'a> {
             )
         })?;
         template.prepare(&mut tokenizer)?;
-        let aspect_ratio = AspectRatio::by_name(&model.config.image_aspect_ratio).ok_or_else(|| {
-            let message = format!("`image_aspect_ratio` is `{}`", model.config.image_aspect_ratio);
-            StageError::input(job.named(&folder.join("config.json")), message, "it must be `square`, `pad` or `crop`")
-        })?;
+        let aspect_ratio = match &model.config.image_aspect_ratio {
+            ImageAspect::Known(ratio) => *ratio,
+            ImageAspect::Other(name) => {
+                let (file, message) =
+                    (job.named(&folder.join("config.json")), format!("`image_aspect_ratio` is `{name}`"));
+                return Err(StageError::input(file, message, "it must be `square`, `pad` or `crop`"));
+            }
+        };
         let options = GenerateOptions {
             max_new_tokens: config.max_new_tokens(),
             stop: template.stop_ids(&tokenizer),

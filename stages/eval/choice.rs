@@ -1,5 +1,5 @@
-//! Which option of a multiple-choice question an answer means, as `VLMEvalKit`'s `can_infer` finds it out (commit e8e78f0)
-//! without asking another model. Does not know benchmarks.
+//! Finds the option of a multiple-choice question that an answer means, like `VLMEvalKit`'s `can_infer` (commit e8e78f0)
+//! without a second model. Independent of benchmarks.
 
 use std::sync::LazyLock;
 
@@ -8,20 +8,20 @@ use regex::Regex;
 /// `The correct answer is **B**`.
 static NAMED: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"(?i)(?:correct\s+)?answer\s+is\s+\**([ABCD])\**").ok());
-/// Answers that refuse.
+/// Phrases of answers that refuse the question.
 const REFUSALS: [&str; 4] = [
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
     "I'm sorry, but without the image provided",
     "Cannot determine the answer",
 ];
-/// Taken for blanks.
+/// Characters that are treated as spaces.
 const MARKS: &str = ".()[],:;!*#{}";
 
-/// Stands for an answer that names none of the options.
+/// The letter for an answer that chooses none of the options.
 const NONE: char = 'Z';
 
-/// The letter of the option, or `Z` if the answer says that it is none of them; `None` if it does not tell.
+/// The letter of the chosen option, or `Z` if the answer rejects all of them; `None` if the answer is unclear.
 pub(super) fn chosen(answer: &str, options: &[(char, String)]) -> Option<char> {
     if REFUSALS.iter().any(|refusal| answer.contains(refusal)) {
         return Some(NONE);
@@ -29,22 +29,23 @@ pub(super) fn chosen(answer: &str, options: &[(char, String)]) -> Option<char> {
     by_letter(answer, options).or_else(|| by_text(answer, options))
 }
 
-/// The only letter that stands by itself, if it is among the last five words; else the one that is said to be the answer.
+/// The option's letter, if it is the only letter that forms a word and is among the last five words; otherwise the letter
+/// after "the answer is".
 fn by_letter(answer: &str, options: &[(char, String)]) -> Option<char> {
     let blanked = answer.replace(|c| MARKS.contains(c), " ");
     let words: Vec<&str> = blanked.split_whitespace().collect();
-    let place = |letter: char| words.iter().position(|word| word.chars().eq([letter]));
-    let mut named = options.iter().filter_map(|(letter, _)| Some((*letter, place(*letter)?)));
+    let position = |letter: char| words.iter().position(|word| word.chars().eq([letter]));
+    let mut named = options.iter().filter_map(|(letter, _)| Some((*letter, position(*letter)?)));
     match (named.next(), named.next()) {
         (Some((letter, at)), None) if at + 5 > words.len() => return Some(letter),
-        (None, None) if place(NONE).is_some() => return Some(NONE),
+        (None, None) if position(NONE).is_some() => return Some(NONE),
         _ => {}
     }
     let letter = NAMED.as_ref()?.captures(answer)?.get(1)?.as_str().to_ascii_uppercase().chars().next()?;
     options.iter().any(|(option, _)| *option == letter).then_some(letter)
 }
 
-/// The only option whose words are in the answer, if that is not much longer than all options together.
+/// The only option whose text occurs in the answer, unless the answer is more than twice as long as all options together.
 fn by_text(answer: &str, options: &[(char, String)]) -> Option<char> {
     let answer = answer.to_lowercase();
     let length: usize = options.iter().map(|(_, text)| text.chars().count()).sum();
@@ -60,7 +61,7 @@ fn by_text(answer: &str, options: &[(char, String)]) -> Option<char> {
 mod tests {
     use super::*;
 
-    /// Each expectation is what `can_infer` of `VLMEvalKit` at the commit above returned when it was run.
+    /// Expected: what `VLMEvalKit`'s `can_infer` at the commit above returned.
     #[test]
     fn answers_mean_what_vlmevalkit_takes_them_to_mean() {
         let options = [('A', "a dog"), ('B', "a cat"), ('C', "Both")].map(|(letter, text)| (letter, text.to_string()));

@@ -1,5 +1,5 @@
-//! Questions of one's own: a question file in LLaVA's format whose lines also have the right answer, or several. An answer
-//! is right if it is one of them after the VQA scorer's normalisation.
+//! The user's own questions: a question file in LLaVA's format whose lines also have one or several right answers. An answer
+//! is right if it equals one of them after the VQA scorer's normalisation. Independent of other benchmarks.
 
 use serde::Deserialize;
 use serde_json::json;
@@ -8,10 +8,13 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     parts::{Parts, one_if, percent},
-    question::{Benchmark, Id, Image, Question, Scores, duplicate, twice},
+    question::{Benchmark, Id, Image, Question, Scores, duplicate, duplicate_id},
     vqa_text::normalize,
 };
 use crate::{Job, StageError};
+
+const FORMAT: &str =
+    "write one JSON object per line with `question_id`, `text`, `answer` and, if there is one, `image`";
 
 /// A line of the file.
 #[derive(Debug, Deserialize)]
@@ -27,7 +30,7 @@ struct Line {
 
 /// The right answer, or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`answer` must be a string or a list of strings")]
 enum References {
     One(String),
     Several(Vec<String>),
@@ -46,12 +49,15 @@ impl Custom {
     }
 
     fn parse(text: &Text, images: &Images, config: &EvalConfig) -> Result<Self, StageError> {
-        let lines: Vec<(usize, Line)> = text.json_lines()?;
+        if text.text.trim_start().starts_with('[') {
+            return Err(StageError::input(&text.named, "expected one JSON object per line, found an array", FORMAT));
+        }
+        let lines: Vec<(usize, Line)> = text.json_lines().map_err(with_format)?;
         if let Some((index, id)) = duplicate(lines.iter().map(|(_, line)| line.question_id.clone())) {
-            return Err(twice(&text.named, id).at_line(lines[index].0));
+            return Err(duplicate_id(&text.named, id).at_line(lines[index].0));
         }
         if lines.is_empty() {
-            return Err(text.error("there are no questions"));
+            return Err(with_format(text.error("there are no questions")));
         }
         let count = config.limited(lines.len());
         let mut custom = Self { questions: Vec::new(), right: Vec::new() };
@@ -62,9 +68,8 @@ impl Custom {
             };
             if right.is_empty() {
                 let message = format!("question {} has no right answer", line.question_id);
-                return Err(
-                    StageError::input(&text.named, message, "give `answer` a text or a list of texts").at_line(number)
-                );
+                return Err(StageError::input(&text.named, message, "give `answer` a string or a list of strings")
+                    .at_line(number));
             }
             custom.right.push(right.iter().map(|answer| normalize(answer)).collect());
             custom.questions.push(Question {
@@ -75,6 +80,14 @@ impl Custom {
             });
         }
         Ok(custom)
+    }
+}
+
+/// Replaces the help for published files by that for the user's own.
+fn with_format(error: StageError) -> StageError {
+    match error {
+        StageError::Input { file, line, message, .. } => StageError::Input { file, line, message, help: FORMAT.into() },
+        other => other,
     }
 }
 
@@ -100,7 +113,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{config, job};
+    use crate::eval::tests::{config, score_of};
 
     fn parsed(lines: &[&str]) -> Result<Custom, StageError> {
         let text = Text { text: lines.join("\n"), named: "file".into() };
@@ -108,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_right_if_it_is_one_of_the_references() {
+    fn an_answer_is_right_if_it_equals_a_reference() {
         let custom = parsed(&[
             r#"{"question_id": "q1", "image": "1.png", "text": "What?", "category": "things", "answer": ["a couch", "sofa"]}"#,
             r#"{"question_id": 2, "text": "How many?", "category": "numbers", "answer": "2"}"#,
@@ -119,7 +132,7 @@ mod tests {
         assert_eq!(custom.questions[1].image, None);
         assert_eq!(custom.questions[1].prompt, "How many?");
         let answers = ["The Couch.", "two", "2"].map(String::from);
-        let scores = custom.score(&answers, &job()).unwrap();
+        let scores = score_of(&custom, &answers);
         assert_eq!(scores.figures, [("accuracy".to_string(), 66.67)]);
         assert_eq!(scores.detail["categories"], json!({"numbers": 50.0, "things": 100.0}));
     }
@@ -128,12 +141,20 @@ mod tests {
     fn mistakes_are_named_with_the_line() {
         let good = r#"{"question_id": 1, "text": "?", "answer": "x"}"#;
         for (lines, words) in [
-            ([good, good], "file:2: the question id 1 is there twice"),
+            ([good, good], "file:2: the question id 1 occurs twice"),
             ([good, r#"{"question_id": 2, "text": "?", "answer": []}"#], "file:2: question 2 has no right answer"),
             ([good, r#"{"question_id": 2, "text": "?"}"#], "file:2: missing field `answer`"),
+            ([good, r#"{"question_id": [2], "text": "?"}"#], "file:2: a question id must be an integer or a string"),
+            (
+                [good, r#"{"question_id": 2, "text": "?", "answer": 3}"#],
+                "file:2: `answer` must be a string or a list of strings",
+            ),
+            (["[", good], "file: expected one JSON object per line, found an array"),
             (["", ""], "file: there are no questions"),
         ] {
-            assert_eq!(parsed(&lines).err().unwrap().to_string(), words);
+            let error = parsed(&lines).err().unwrap();
+            assert_eq!(error.to_string(), words);
+            assert!(!error.help().unwrap().contains("benchmark"), "{error:?}");
         }
     }
 }

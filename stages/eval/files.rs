@@ -1,5 +1,5 @@
-//! Where a benchmark's files lie: in any of the data folders, under the name that the configuration gives, or else under
-//! those that their owners gave them. Does not know what is in them.
+//! Finds a benchmark's files in the data folders, by the configured name or the names that their publishers gave them.
+//! Independent of what is in them.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,28 @@ use serde::de::DeserializeOwned;
 use super::config::EvalConfig;
 use crate::{Job, StageError};
 
-/// The data folders of a stage, and the keys that name files in them.
+/// The data folders of a stage, and the keys that name files.
 pub(super) struct Files<'a> {
     pub(super) config: &'a EvalConfig,
     job: &'a Job,
     folders: Vec<&'a Path>,
 }
 
-/// A file or folder that is looked for.
+/// A file or folder to find.
 #[derive(Clone, Copy)]
-struct Wanted<'a> {
+struct Lookup<'a> {
     /// The key that names it.
     key: &'a str,
-    /// What the key says.
+    /// The key's value.
     configured: Option<&'a str>,
-    /// Where it usually lies, the owners' own name last.
+    /// Default paths, ending with the publishers' own name.
     usual: &'a [&'a str],
 }
 
 /// A text file of a benchmark.
 pub(super) struct Text {
     pub(super) text: String,
-    /// The path by which a person knows it.
+    /// The path to show to the user.
     pub(super) named: PathBuf,
 }
 
@@ -38,57 +38,57 @@ impl<'a> Files<'a> {
         Self { config, job, folders: job.inputs("data").collect() }
     }
 
-    /// The question file: the one that the configuration names, else the first of `usual` that is there, the owners' own
-    /// name last.
+    /// The question file: the configured one, otherwise the first of `usual` that exists. `usual` ends with the publishers'
+    /// own name, which messages show.
     pub(super) fn questions(&self, usual: &[&str]) -> Result<Text, StageError> {
-        self.text(self.wanted_questions(usual))
+        self.text(self.question_lookup(usual))
     }
 
-    /// The folder that `questions` names, in which `file` must lie.
+    /// The folder that `questions` names, which must contain `file`.
     pub(super) fn question_folder(&self, usual: &[&str], file: &str) -> Result<PathBuf, StageError> {
-        let wanted = self.wanted_questions(usual);
-        let folder = self.candidates(wanted).find(|folder| folder.join(file).exists());
-        folder.ok_or_else(|| self.missing(wanted, file))
+        let lookup = self.question_lookup(usual);
+        let folder = self.candidates(lookup).find(|folder| folder.join(file).exists());
+        folder.ok_or_else(|| self.missing(lookup, file))
     }
 
     /// The annotation file.
     pub(super) fn annotations(&self, usual: &[&str]) -> Result<Text, StageError> {
-        self.text(Wanted { key: "annotations", configured: self.config.annotations.as_deref(), usual })
+        self.text(Lookup { key: "annotations", configured: self.config.annotations.as_deref(), usual })
     }
 
-    /// A file that the key `key` names.
+    /// The file called `name`, which is the value of `key`.
     pub(super) fn named_by(&self, key: &str, name: &str) -> Result<Text, StageError> {
-        self.text(Wanted { key, configured: Some(name), usual: &[] })
+        self.text(Lookup { key, configured: Some(name), usual: &[] })
     }
 
-    /// `MM-Vet`'s official evaluator, which has the rubric.
+    /// `MM-Vet`'s official evaluator, which contains the rubric.
     pub(super) fn evaluator(&self) -> Result<Text, StageError> {
         let configured = self.config.judge.as_ref().and_then(|judge| judge.evaluator.as_deref());
-        self.text(Wanted {
+        self.text(Lookup {
             key: "judge.evaluator",
             configured,
             usual: &["mm-vet_evaluator.py", "mm-vet_evaluator.ipynb"],
         })
     }
 
-    /// A file that need not be there.
-    pub(super) fn perhaps(&self, usual: &[&str]) -> Result<Option<Text>, StageError> {
-        let found = self.candidates(Wanted { key: "", configured: None, usual }).find(|path| path.is_file());
+    /// A file that may be missing.
+    pub(super) fn optional(&self, usual: &[&str]) -> Result<Option<Text>, StageError> {
+        let found = self.candidates(Lookup { key: "", configured: None, usual }).find(|path| path.is_file());
         found.map(|path| self.read(&path)).transpose()
     }
 
-    /// The folders that images are looked for in.
+    /// The folders to search for images.
     pub(super) fn images(&self, usual: &[&str]) -> Images {
-        let wanted = Wanted { key: "image_folder", configured: self.config.image_folder.as_deref(), usual };
-        let mut folders: Vec<PathBuf> = self.candidates(wanted).filter(|folder| folder.is_dir()).collect();
+        let lookup = Lookup { key: "image_folder", configured: self.config.image_folder.as_deref(), usual };
+        let mut folders: Vec<PathBuf> = self.candidates(lookup).filter(|folder| folder.is_dir()).collect();
         if folders.is_empty() {
-            // A message must name some place.
-            folders.extend(self.candidates(wanted).last());
+            // Messages about missing images need a path.
+            folders.extend(self.candidates(lookup).last());
         }
         Images { folders }
     }
 
-    /// The content of a file.
+    /// Reads a text file.
     pub(super) fn read(&self, path: &Path) -> Result<Text, StageError> {
         let named = self.job.named(path);
         let bytes = std::fs::read(path).map_err(StageError::io(path))?;
@@ -98,52 +98,52 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// For messages: the path by which a person knows a file.
+    /// The path of a file to show to the user.
     pub(super) fn named(&self, path: &Path) -> PathBuf {
         self.job.named(path)
     }
 
-    fn wanted_questions<'w>(&'w self, usual: &'w [&'w str]) -> Wanted<'w> {
-        Wanted { key: "questions", configured: self.config.questions.as_deref(), usual }
+    fn question_lookup<'w>(&'w self, usual: &'w [&'w str]) -> Lookup<'w> {
+        Lookup { key: "questions", configured: self.config.questions.as_deref(), usual }
     }
 
-    fn text(&self, wanted: Wanted<'_>) -> Result<Text, StageError> {
-        let path = self.candidates(wanted).find(|path| path.is_file()).ok_or_else(|| self.missing(wanted, ""))?;
+    fn text(&self, lookup: Lookup<'_>) -> Result<Text, StageError> {
+        let path = self.candidates(lookup).find(|path| path.is_file()).ok_or_else(|| self.missing(lookup, ""))?;
         self.read(&path)
     }
 
-    fn candidates<'w>(&'w self, wanted: Wanted<'w>) -> impl Iterator<Item = PathBuf> + 'w {
-        let usual = if wanted.configured.is_some() { &[] } else { wanted.usual };
-        let names = wanted.configured.into_iter().chain(usual.iter().copied());
+    fn candidates<'w>(&'w self, lookup: Lookup<'w>) -> impl Iterator<Item = PathBuf> + 'w {
+        let usual = if lookup.configured.is_some() { &[] } else { lookup.usual };
+        let names = lookup.configured.into_iter().chain(usual.iter().copied());
         names.flat_map(|name| self.folders.iter().map(move |folder| folder.join(name)))
     }
 
-    fn missing(&self, wanted: Wanted<'_>, file: &str) -> StageError {
-        let name = wanted.configured.or(wanted.usual.last().copied()).unwrap_or_default();
-        let known = |path: &Path| self.job.named(path).display().to_string();
+    fn missing(&self, lookup: Lookup<'_>, file: &str) -> StageError {
+        let name = lookup.configured.or(lookup.usual.last().copied()).unwrap_or_default();
+        let shown = |path: &Path| self.job.named(path).display().to_string();
         let path = Path::new(name).join(file);
         let path =
-            self.folders.first().map(|folder| known(&folder.join(path.components().as_path()))).unwrap_or_default();
-        let help = format!("set `{}` to the benchmark's own file in the data folder", wanted.key);
-        let folders: Vec<String> = self.folders.iter().map(|folder| known(folder)).collect();
-        let places = if folders.len() > 1 { format!("; looked for in {}", folders.join(", ")) } else { String::new() };
-        StageError::input(path, "the file is missing", help + &places)
+            self.folders.first().map(|folder| shown(&folder.join(path.components().as_path()))).unwrap_or_default();
+        let help = format!("set `{}` to the benchmark's own file in the data folder", lookup.key);
+        let folders: Vec<String> = self.folders.iter().map(|folder| shown(folder)).collect();
+        let searched = if folders.len() > 1 { format!("; searched {}", folders.join(", ")) } else { String::new() };
+        StageError::input(path, "the file is missing", help + &searched)
     }
 }
 
 impl Text {
-    /// Its content as JSON.
+    /// Parses the content as JSON.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, StageError> {
         self.parse(&self.text, 1)
     }
 
-    /// Its lines as JSON, each with its number. Empty ones are left out.
+    /// Parses the lines that are not empty as JSON. Returns each with its line number.
     pub(super) fn json_lines<T: DeserializeOwned>(&self) -> Result<Vec<(usize, T)>, StageError> {
         let lines = self.text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
         lines.map(|(line, number)| Ok((number, self.parse(line, number)?))).collect()
     }
 
-    /// Something that is wrong with it.
+    /// An error about the file.
     pub(super) fn error(&self, message: impl Into<String>) -> StageError {
         StageError::input(&self.named, message, "give the benchmark's own file, unchanged")
     }
@@ -169,10 +169,10 @@ impl Images {
         Self { folders: vec![folder.into()] }
     }
 
-    /// The image that has one of these names; the first name in the first folder if none has.
+    /// The path of the image with one of these names, or of the first name in the first folder if there is none.
     pub(super) fn find(&self, names: &[&str]) -> PathBuf {
         let all = self.folders.iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
-        // Most benchmarks have all images in one folder: then it need not be asked for each.
+        // Most benchmarks have all images in one folder; no need to check each file.
         if let ([folder], [name]) = (self.folders.as_slice(), names) {
             return folder.join(name);
         }

@@ -1,6 +1,6 @@
-//! GQA (Hudson and Manning 2019, arXiv 1902.09506): questions that were made from scene graphs. Scored as the official
-//! `eval.py` does on answers prepared as LLaVA prepares them. Validity and the like need files that are not published for
-//! testdev, so that LLaVA leaves them out, too.
+//! GQA (Hudson and Manning 2019, arXiv 1902.09506): questions made from scene graphs. Scored like the official `eval.py` on
+//! answers prepared by LLaVA. Like LLaVA, leaves out validity and other figures whose files are not published for testdev.
+//! Independent of other benchmarks.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    map::InOrder,
+    ordered_json::InOrder,
     parts::{Parts, one_if},
     question::{Benchmark, Question, Scores},
 };
 use crate::{Job, StageError};
 
-/// A question of the file, which has them by id.
+/// An entry of the question file, which maps ids to entries.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Asked {
@@ -32,14 +32,14 @@ struct Types {
     semantic: String,
 }
 
-/// A step of the program that finds the answer in the scene graph.
+/// A step of the program that computes the answer from the scene graph.
 #[derive(Debug, Deserialize)]
 struct Operation {
     operation: String,
     argument: String,
 }
 
-/// The questions, and what is known of each.
+/// The questions and their entries.
 pub(super) struct Gqa {
     questions: Vec<Question>,
     asked: Vec<Asked>,
@@ -66,18 +66,18 @@ impl Gqa {
     }
 }
 
-/// How LLaVA hands an answer in.
+/// Prepares an answer for submission, like LLaVA.
 fn prepare(answer: &str) -> String {
     answer.trim_end_matches('.').to_lowercase()
 }
 
-/// Steps of reasoning, without those that only say the result.
+/// The number of reasoning steps, without those that only state the result.
 fn steps(asked: &Asked) -> usize {
-    let says_the_result = |step: &&Operation| {
+    let states_the_result = |step: &&Operation| {
         let text = format!("{}: {}", step.operation, step.argument);
         ["exist", "query: name", "choose name"].iter().any(|part| text.contains(part))
     };
-    asked.semantic.len() - asked.semantic.iter().filter(says_the_result).count()
+    asked.semantic.len() - asked.semantic.iter().filter(states_the_result).count()
 }
 
 impl Benchmark for Gqa {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::eval::{
         question::Image,
-        tests::{answers_of, config, fixture_text, job},
+        tests::{answers_of, config, fixture_text, score_of},
     };
 
     fn parsed() -> Gqa {
@@ -127,12 +127,12 @@ mod tests {
         Gqa::parse(&text, &Images::in_folder("images"), &config("gqa")).unwrap()
     }
 
-    /// Expected figures: the official `eval.py`'s arithmetic, run in Python on predictions that LLaVA's
-    /// `convert_gqa_for_eval.py` makes of the same answers.
+    /// Expected: the official `eval.py`'s arithmetic, run in Python on the predictions that LLaVA's
+    /// `convert_gqa_for_eval.py` makes from the same answers.
     #[test]
     fn scores_are_the_official_ones() {
         let gqa = parsed();
-        let scores = gqa.score(&answers_of(&gqa, "gqa/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&gqa, &answers_of(&gqa, "gqa/answers.jsonl"));
         let figures = [("accuracy", 50.0), ("binary", 45.45), ("open", 60.0)];
         assert_eq!(scores.figures, figures.map(|(name, value)| (name.to_string(), value)));
         assert_eq!(scores.detail["structural_type"]["verify"], 33.33);
@@ -142,9 +142,10 @@ mod tests {
     }
 
     #[test]
-    fn questions_are_asked_in_the_words_of_llava() {
+    fn prompts_equal_llavas() {
         let gqa = parsed();
         let lines: Vec<(usize, Value)> = fixture_text("gqa/llava_gqa_testdev_balanced.jsonl").json_lines().unwrap();
+        assert_eq!(gqa.questions.len(), lines.len());
         for (question, (_, line)) in gqa.questions.iter().zip(lines) {
             assert_eq!(json!(question.id), line["question_id"]);
             assert_eq!(question.prompt, line["text"].as_str().unwrap());
@@ -162,11 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_is_there_twice_is_named() {
+    fn a_repeated_question_is_named() {
         let one = r#"{"question": "?", "imageId": "n", "answer": "a", "isBalanced": true, "types":
             {"structural": "query", "semantic": "obj"}, "semantic": []}"#;
         let text = Text { text: format!("{{\"7\": {one}, \"7\": {one}}}"), named: "file".into() };
         let error = Gqa::parse(&text, &Images::in_folder(""), &config("gqa")).err().unwrap();
-        assert!(error.to_string().contains("the question id 7 is there twice"), "{error}");
+        assert!(error.to_string().contains("the question id 7 occurs twice"), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! What a running evaluation has so far, a JSON object a line in the checkpoint folder: nothing is asked twice. Does not
-//! know what the lines say.
+//! The log of a running evaluation in the checkpoint folder, one JSON object per line, so that nothing is asked twice.
+//! Independent of what the lines mean.
 
 use std::{
     fs::{File, OpenOptions},
@@ -11,14 +11,14 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::StageError;
 
-/// A file that lines are added to.
+/// A file that lines are appended to.
 pub(super) struct Log {
     path: PathBuf,
     file: File,
 }
 
 impl Log {
-    /// Opens the file `name` in `folder` and reads what it has. A line that was cut by a crash is dropped, and all after it.
+    /// Opens the file `name` in `folder` and reads its entries. Drops a line that a crash cut short, and all lines after it.
     pub(super) fn open<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<(Self, Vec<T>), StageError> {
         std::fs::create_dir_all(folder).map_err(StageError::io(folder))?;
         let path = folder.join(name);
@@ -40,7 +40,7 @@ impl Log {
         Ok((Self { path, file }, entries))
     }
 
-    /// Adds lines: they outlive the process from here on.
+    /// Appends entries, which survive the process from then on.
     pub(super) fn add<T: Serialize>(&mut self, entries: impl IntoIterator<Item = T>) -> Result<(), StageError> {
         let mut lines = Vec::new();
         for entry in entries {

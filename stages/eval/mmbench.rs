@@ -1,6 +1,6 @@
-//! `MMBench` (Liu et al. 2023, arXiv 2307.06281): multiple choice. Each question is there once for each of its options, with
-//! the options rotated: circular evaluation counts it as right only if all rotations are. Scored as `VLMEvalKit` does without
-//! a model that reads answers, which is what the benchmark's server starts with.
+//! `MMBench` (Liu et al. 2023, arXiv 2307.06281): multiple choice. Each question occurs once per option, with the options
+//! rotated; circular evaluation counts it as right only if all rotations are. Scored like `VLMEvalKit` without a model that
+//! interprets answers, which is the first step of the benchmark's server. Independent of other benchmarks.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,38 +12,38 @@ use super::{
     choice::chosen,
     files::{Files, Text},
     parts::{Parts, one_if, percent},
-    question::{Benchmark, Id, Image, Question, Scores, duplicate, twice},
+    question::{Benchmark, Id, Image, Question, Scores, duplicate, duplicate_id},
     spreadsheet,
 };
 use crate::{Job, StageError};
 
-/// Rotations of a question have its number and a multiple of this.
+/// Rotations of a question have its index plus a multiple of this number.
 const ROTATION: u64 = 1_000_000;
-/// What pandas, with which LLaVA and `VLMEvalKit` read the file, takes for no value.
+/// The texts that pandas, which LLaVA and `VLMEvalKit` use to read the file, treats as a missing value.
 const NO_VALUE: [&str; 19] = [
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 ];
-/// The columns that are not handed in.
-const NOT_HANDED_IN: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
+/// The columns that are not submitted.
+const NOT_SUBMITTED: [&str; 6] = ["hint", "category", "source", "image", "comment", "l2-category"];
 
 /// A row of the file.
 struct Row {
     index: u64,
     options: Vec<(char, String)>,
-    /// The test set has none.
+    /// `None` in the test set.
     answer: Option<char>,
-    /// The names of the abilities that it tests, the coarse one first.
+    /// The abilities that the question tests: coarse, then fine.
     abilities: [String; 2],
-    /// The columns that are handed in.
-    handed_in: Vec<String>,
+    /// The cells of the submitted columns.
+    submitted: Vec<String>,
 }
 
-/// The questions, a row each.
+/// The questions, one per row.
 pub(super) struct MmBench {
     questions: Vec<Question>,
     rows: Vec<Row>,
-    /// The names of the columns that are handed in.
+    /// The names of the submitted columns.
     columns: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ impl MmBench {
         let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.text.as_bytes());
         let broken = |error: &csv::Error| {
             let line = error.position().map_or(1, csv::Position::line);
-            text.error("not a row of a table with tabs").at_line(line as usize)
+            text.error("not a valid row of tab-separated values").at_line(line as usize)
         };
         let columns: Vec<String> = reader.headers().map_err(|error| broken(&error))?.iter().map(Into::into).collect();
         for needed in ["index", "question", "A", "B", "image"] {
@@ -76,21 +76,21 @@ impl MmBench {
             all.questions.push(question);
         }
         if let Some((_, index)) = duplicate(all.rows.iter().map(|row| row.index)) {
-            return Err(twice(&text.named, index));
+            return Err(duplicate_id(&text.named, index));
         }
         if all.rows.is_empty() {
             return Err(text.error("there are no questions"));
         }
-        all.columns = columns.into_iter().filter(|column| !NOT_HANDED_IN.contains(&column.as_str())).collect();
+        all.columns = columns.into_iter().filter(|column| !NOT_SUBMITTED.contains(&column.as_str())).collect();
         Ok(all)
     }
 }
 
-/// The table while it is read.
+/// The state of reading the table.
 struct Table<'a> {
     columns: &'a [String],
     text: &'a Text,
-    /// By their text: rotations have the same.
+    /// By their base64 text, which rotations share.
     images: HashMap<String, Arc<[u8]>>,
 }
 
@@ -107,11 +107,11 @@ impl Table<'_> {
             ('A'..='Z').filter_map(|letter| Some((letter, cell(&letter.to_string())?))).collect();
         let answer = cell("answer").and_then(|answer| answer.chars().next());
         if options.is_empty() || answer.is_some_and(|answer| !options.iter().any(|(letter, _)| *letter == answer)) {
-            return Err(wrong("its answer is none of its options"));
+            return Err(wrong("its answer is not one of its options"));
         }
         let mut lines: Vec<String> = cell("hint").filter(|hint| !is_none(hint)).into_iter().collect();
         lines.push(cell("question").ok_or_else(|| wrong("there is no question"))?);
-        // LLaVA asks with four options at most.
+        // LLaVA shows at most four options.
         let shown = options.iter().take(4).take_while(|(_, option)| !is_none(option));
         lines.extend(shown.map(|(letter, option)| format!("{letter}. {option}")));
         let coded = cells.get("image").copied().ok_or_else(|| wrong("it has no image"))?;
@@ -119,7 +119,7 @@ impl Table<'_> {
             let bytes = STANDARD.decode(coded).map_err(|_| wrong("its image is not base64"))?;
             self.images.insert(coded.into(), bytes.into());
         }
-        let handed_in = self.columns.iter().zip(record).filter(|(column, _)| !NOT_HANDED_IN.contains(&column.as_str()));
+        let submitted = self.columns.iter().zip(record).filter(|(column, _)| !NOT_SUBMITTED.contains(&column.as_str()));
         let question = Question {
             id: Id::Number(index),
             image: self.images.get(coded).cloned().map(Image::Embedded),
@@ -127,17 +127,17 @@ impl Table<'_> {
             category: cell("category").unwrap_or_default(),
         };
         let abilities = ["l2-category", "category"].map(|column| cell(column).unwrap_or_default());
-        let handed_in = handed_in.map(|(_, cell)| cell.to_string()).collect();
-        Ok((Row { index, options, answer, abilities, handed_in }, question))
+        let submitted = submitted.map(|(_, cell)| cell.to_string()).collect();
+        Ok((Row { index, options, answer, abilities, submitted }, question))
     }
 }
 
-/// LLaVA's own look for missing values.
+/// LLaVA's own test for missing values.
 fn is_none(text: &str) -> bool {
     ["nan", "none"].contains(&text.to_lowercase().as_str())
 }
 
-/// The accuracies of a way to evaluate: in all, and by ability.
+/// The accuracies of one way of scoring: overall, and by ability.
 #[derive(Default)]
 struct Accuracies {
     all: Vec<f64>,
@@ -187,14 +187,14 @@ impl Benchmark for MmBench {
     }
 
     fn uploads(&self, answers: &[String]) -> Result<Vec<(&'static str, Vec<u8>)>, StageError> {
-        // The server knows the prediction by its name; LLaVA puts it here.
+        // The server finds the column by its name; LLaVA inserts it here.
         let at = self.columns.len().min(6);
         let with = |cells: &[String], one: &str| {
             let mut cells = cells.to_vec();
             cells.insert(at, one.into());
             cells
         };
-        let rows = self.rows.iter().zip(answers).map(|(row, answer)| with(&row.handed_in, answer));
+        let rows = self.rows.iter().zip(answers).map(|(row, answer)| with(&row.submitted, answer));
         let bytes = spreadsheet::xlsx(&with(&self.columns, "prediction"), rows)?;
         Ok(vec![("upload.xlsx", bytes)])
     }
@@ -205,18 +205,18 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture_text, score_of};
 
     fn parsed(text: &Text) -> Result<MmBench, StageError> {
         MmBench::parse(text, &config("mmbench"))
     }
 
-    /// Expected figures: `VLMEvalKit`'s `can_infer` (commit e8e78f0) run on these answers, then its rules for circular and
+    /// Expected: the result of `VLMEvalKit`'s `can_infer` (commit e8e78f0) on these answers, then its rules for circular and
     /// vanilla evaluation.
     #[test]
     fn scores_are_the_official_ones() {
         let mmbench = parsed(&fixture_text("mmbench/mmbench_dev_20230712.tsv")).unwrap();
-        let scores = mmbench.score(&answers_of(&mmbench, "mmbench/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&mmbench, &answers_of(&mmbench, "mmbench/answers.jsonl"));
         assert_eq!(scores.figures, [("circular".to_string(), 57.14), ("vanilla".to_string(), 100.0)]);
         let circular = &scores.detail["circular"];
         let coarse = json!({"coarse_perception": 33.33, "finegrained_perception (instance-level)": 100.0, "relation_reasoning": 50.0});
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_for_the_server_is_the_same_every_time() {
+    fn the_table_for_the_server_is_reproducible() {
         let mmbench = parsed(&fixture_text("mmbench/mmbench_dev_20230712.tsv")).unwrap();
         let answers = answers_of(&mmbench, "mmbench/answers.jsonl");
         let upload = mmbench.uploads(&answers).unwrap();
@@ -245,18 +245,18 @@ mod tests {
         for text in ["index", "prediction", "split", "It shows the left man.", "5"] {
             assert!(strings.contains(&format!(">{text}<")), "{text}");
         }
-        assert!(!strings.contains("iVBOR"), "images are not handed in");
+        assert!(!strings.contains("iVBOR"), "images are not submitted");
     }
 
     #[test]
     fn broken_tables_are_named_with_the_line() {
         let head = "index\tquestion\tA\tB\tanswer\timage";
         for (rows, words) in [
-            ("1\t?\tx\ty\tC\tiVBORw0KGgo=", "file:2: question 1: its answer is none of its options"),
+            ("1\t?\tx\ty\tC\tiVBORw0KGgo=", "file:2: question 1: its answer is not one of its options"),
             ("1\t?\tx\ty\tA\t*", "file:2: question 1: its image is not base64"),
-            ("1\t?\tx\ty\tA", "file:2: not a row of a table with tabs"),
+            ("1\t?\tx\ty\tA", "file:2: not a valid row of tab-separated values"),
             ("one\t?\tx\ty\tA\t", "file:2: the index is not a number"),
-            ("1\t?\tx\ty\tA\tAAAA\n1\t?\tx\ty\tA\tAAAA", "file: the question id 1 is there twice"),
+            ("1\t?\tx\ty\tA\tAAAA\n1\t?\tx\ty\tA\tAAAA", "file: the question id 1 occurs twice"),
             ("", "file: there are no questions"),
         ] {
             let text = Text { text: format!("{head}\n{rows}"), named: "file".into() };

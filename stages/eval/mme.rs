@@ -1,6 +1,6 @@
-//! MME (Fu et al. 2023, arXiv 2306.13394): two questions about an image, one to be answered yes and one no. Scored as the
-//! official `calculation.py` does: a task's score is the share of right answers plus that of images with both right, in
-//! percent; the scores of ten tasks of perception are added up, and those of four of cognition.
+//! MME (Fu et al. 2023, arXiv 2306.13394): two questions per image, one with the answer yes and one with no. Scored like the
+//! official `calculation.py`: a task's score is the percentage of right answers plus the percentage of images with both
+//! answers right; perception is the sum over ten tasks, cognition the sum over four. Independent of other benchmarks.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -15,10 +15,10 @@ use crate::{Job, StageError};
 const PERCEPTION: [&str; 10] =
     ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"];
 const COGNITION: [&str; 4] = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"];
-/// Stands behind each question in the files; LLaVA asks for a short answer instead.
+/// Follows each question in the files; LLaVA asks for a short answer instead.
 const YES_OR_NO: &str = "Please answer yes or no.";
 
-/// The questions, two an image.
+/// The questions, two per image.
 pub(super) struct Mme {
     questions: Vec<Question>,
     /// Whether the right answer is yes.
@@ -36,19 +36,19 @@ impl Mme {
         Ok(mme)
     }
 
-    /// A task's folder has texts and images side by side, or in folders of their own.
+    /// Adds a task. Its folder has texts and images side by side, or in separate folders.
     fn add_task(&mut self, task: &str, folder: &Path, files: &Files<'_>) -> Result<(), StageError> {
-        let apart = folder.join("questions_answers_YN").is_dir();
-        let texts = if apart { folder.join("questions_answers_YN") } else { folder.into() };
-        let within = if apart { "images/" } else { "" };
+        let separate = folder.join("questions_answers_YN").is_dir();
+        let texts = if separate { folder.join("questions_answers_YN") } else { folder.into() };
+        let within = if separate { "images/" } else { "" };
         let names = names(&texts)?;
         let stems: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".txt")).collect();
         if stems.is_empty() {
-            let help = "give the benchmark's own folder, with all of its 14 tasks";
+            let help = "give the benchmark's own folder with all of its 14 tasks";
             return Err(StageError::input(files.named(&texts), format!("the task {task} has no questions"), help));
         }
         let limit = files.config.limited(stems.len());
-        // A folder that is not there has no images: they are then found to be missing.
+        // A missing folder has no images; they are reported as missing later.
         let images = self::names(&folder.join(within)).unwrap_or_default();
         for stem in stems.into_iter().take(limit) {
             let text = files.read(&texts.join(format!("{stem}.txt")))?;
@@ -68,15 +68,15 @@ impl Mme {
         Ok(())
     }
 
-    /// The scores of the tasks, and their sum.
-    fn part(&self, tasks: &[&str], answers: &[String]) -> (f64, Vec<(String, Value)>) {
+    /// The sum of the tasks' scores, and the score of each.
+    fn score_tasks(&self, tasks: &[&str], answers: &[String]) -> (f64, Vec<(String, Value)>) {
         let mut sum = 0.0;
         let mut scores = Vec::new();
         for task in tasks {
             let all = self.questions.iter().zip(&self.labels).zip(answers);
             let right: Vec<bool> = all
                 .filter(|((question, _), _)| question.category == *task)
-                .map(|((_, label), answer)| said(answer) == Some(*label))
+                .map(|((_, label), answer)| yes_or_no(answer) == Some(*label))
                 .collect();
             let pairs = right.chunks(2).filter(|pair| pair.iter().all(|right| *right)).count();
             let accuracy = right.iter().filter(|right| **right).count() as f64 / right.len() as f64;
@@ -90,16 +90,16 @@ impl Mme {
     }
 }
 
-/// Sorted.
+/// The sorted names of the files in a folder.
 fn names(folder: &Path) -> Result<BTreeSet<String>, StageError> {
     let entries = fs::read_dir(folder).map_err(StageError::io(folder))?;
     entries.map(|entry| Ok(entry.map_err(StageError::io(folder))?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-/// The two questions about an image, each in a line with its answer after a tab.
+/// Parses the two questions about an image, each on a line with its answer after a tab.
 fn pair(text: &Text) -> Result<Vec<(String, bool)>, StageError> {
     let line = |(line, number): (&str, usize)| {
-        let wrong = || text.error("not a question, a tab, and `Yes` or `No`").at_line(number);
+        let wrong = || text.error("expected a question, a tab, and `Yes` or `No`").at_line(number);
         let (question, answer) = line.trim().split_once('\t').ok_or_else(wrong)?;
         match answer.trim().to_lowercase().as_str() {
             "yes" => Ok((question.to_string(), true)),
@@ -109,11 +109,11 @@ fn pair(text: &Text) -> Result<Vec<(String, bool)>, StageError> {
     };
     let lines = text.text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     let pair = lines.map(line).collect::<Result<Vec<_>, _>>()?;
-    if pair.len() == 2 { Ok(pair) } else { Err(text.error(format!("there are {} questions instead of 2", pair.len()))) }
+    if pair.len() == 2 { Ok(pair) } else { Err(text.error(format!("expected 2 questions, found {}", pair.len()))) }
 }
 
-/// What an answer says, by its first four characters; neither is wrong.
-fn said(answer: &str) -> Option<bool> {
+/// Reads an answer by its first four characters. `None`, neither yes nor no, counts as wrong.
+fn yes_or_no(answer: &str) -> Option<bool> {
     let beginning: String = answer.to_lowercase().chars().take(4).collect();
     if beginning.contains("yes") {
         Some(true)
@@ -130,8 +130,8 @@ impl Benchmark for Mme {
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
-        let (perception, mut tasks) = self.part(&PERCEPTION, answers);
-        let (cognition, more) = self.part(&COGNITION, answers);
+        let (perception, mut tasks) = self.score_tasks(&PERCEPTION, answers);
+        let (cognition, more) = self.score_tasks(&COGNITION, answers);
         tasks.extend(more);
         let figures = vec![("perception".into(), perception), ("cognition".into(), cognition)];
         let detail = json!({"perception": perception, "cognition": cognition, "tasks": tasks.into_iter().collect::<serde_json::Map<_, _>>()});
@@ -147,11 +147,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        eval::tests::{answers_of, config, fixture, fixture_text, job},
+        eval::tests::{answers_of, config, fixture, fixture_text, score_of},
         testing::{Trial, tree},
     };
 
-    /// The fixture, with files in place of its images.
+    /// The fixture, with empty files in place of its images.
     fn with_images() -> (TempDir, Mme) {
         let root = tempfile::tempdir().unwrap();
         let release = "MME_Benchmark_release_version";
@@ -175,7 +175,7 @@ mod tests {
     fn scores_are_the_official_ones() {
         let (_root, mme) = with_images();
         assert_eq!(mme.questions.len(), 140);
-        let scores = mme.score(&answers_of(&mme, "mme/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&mme, &answers_of(&mme, "mme/answers.jsonl"));
         assert_eq!(scores.figures, [("perception".to_string(), 1250.0), ("cognition".to_string(), 470.0)]);
         let tasks = &scores.detail["tasks"];
         assert_eq!(tasks["existence"], json!({"score": 100.0, "accuracy": 0.6, "accuracy_plus": 0.4}));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_are_asked_in_the_words_of_llava() {
+    fn prompts_equal_llavas() {
         let (_root, mme) = with_images();
         let lines: Vec<(usize, Value)> = fixture_text("mme/llava_mme.jsonl").json_lines().unwrap();
         for question in &mme.questions {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_four_characters_count() {
+    fn the_first_four_characters_decide() {
         for (answer, expected) in [
             ("Yes, it is", Some(true)),
             ("no", Some(false)),
@@ -204,16 +204,16 @@ mod tests {
             (" yes", Some(true)),
             ("", None),
         ] {
-            assert_eq!(said(answer), expected, "{answer:?}");
+            assert_eq!(yes_or_no(answer), expected, "{answer:?}");
         }
     }
 
     #[test]
-    fn images_lie_beside_the_texts_or_apart() {
+    fn images_are_beside_the_texts_or_in_a_separate_folder() {
         let root = tempfile::tempdir().unwrap();
         for (folder, texts, images) in [("posters", "questions_answers_YN", "images"), ("count", "", "")] {
-            for place in [texts, images] {
-                fs::create_dir_all(root.path().join(folder).join(place)).unwrap();
+            for below in [texts, images] {
+                fs::create_dir_all(root.path().join(folder).join(below)).unwrap();
             }
             fs::write(root.path().join(folder).join(texts).join("1.txt"), "A?\tYes\nB?\tNo\n").unwrap();
             fs::write(root.path().join(folder).join(images).join("1.png"), "").unwrap();

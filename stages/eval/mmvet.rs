@@ -1,5 +1,6 @@
-//! `MM-Vet` (Yu et al. 2023, arXiv 2308.02490): open questions, whose answers a language model judges by the few-shot rubric
-//! of the official evaluator. Without a judge there is a file of answers for that evaluator, and no score.
+//! `MM-Vet` (Yu et al. 2023, arXiv 2308.02490): open questions whose answers a language model judges by the few-shot rubric
+//! of the official evaluator. Without a judge, writes a file of answers for that evaluator and no score. Independent of
+//! other benchmarks.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +13,19 @@ use super::{
     files::{Files, Images, Text},
     judge::{Judge, Reply},
     log::Log,
-    map::InOrder,
+    ordered_json::InOrder,
     question::{Benchmark, Id, Question, Scores},
 };
 use crate::{Job, StageError, contract::event::Progress};
 
-/// So often is a judge asked for one score.
+/// Attempts to get a score from a judge's replies.
 const TRIES: u32 = 5;
-/// Stands behind the second and further requests.
-const ONCE_MORE: &str = "\nPredict the correctness of the answer (digit): ";
-/// Verdicts between two lines of the log's.
+/// Ends the second and further requests.
+const RETRY_SUFFIX: &str = "\nPredict the correctness of the answer (digit): ";
+/// Verdicts that are requested at a time, and then logged.
 const CHUNK: usize = 8;
 
-/// An entry of the file.
+/// An entry of the question file.
 #[derive(Debug, Deserialize)]
 struct Asked {
     imagename: String,
@@ -33,21 +34,21 @@ struct Asked {
     capability: Vec<String>,
 }
 
-/// The questions, and how the official files name them.
+/// The questions, and their entries under the names of the official files.
 pub(super) struct MmVet {
     questions: Vec<Question>,
     asked: Vec<(String, Asked)>,
     jury: Option<Jury>,
 }
 
-/// Who judges, and how.
+/// The judge, its rubric, and the number of runs.
 struct Jury {
     judge: Judge,
     rubric: String,
     runs: usize,
 }
 
-/// A judge's score of an answer: a line of the log.
+/// A judge's score of an answer, and a line of the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Verdict {
     question: usize,
@@ -76,7 +77,7 @@ impl MmVet {
         }
         asked.truncate(config.limited(asked.len()));
         let question = |(name, asked): &(String, Asked)| {
-            // LLaVA's files have `v1_17` as 17.
+            // LLaVA's files call `v1_17` 17.
             let number = name.strip_prefix("v1_").and_then(|number| number.parse().ok());
             let id = number.map_or_else(|| name.as_str().into(), Id::Number);
             Question::new(id, images.find(&[&asked.imagename]), config.prompt(&asked.question))
@@ -84,11 +85,11 @@ impl MmVet {
         Ok(Self { questions: asked.iter().map(question).collect(), asked, jury: None })
     }
 
-    /// The verdicts on all answers, of all runs. They are logged, so that none is asked for twice.
+    /// The verdicts on all answers in all runs. They are logged, so that none is requested twice.
     fn verdicts(&self, jury: &Jury, answers: &[String], job: &Job) -> Result<Vec<Verdict>, StageError> {
         let (mut log, mut verdicts) = Log::open::<Verdict>(&job.checkpoint(), "verdicts.jsonl")?;
-        let wanted = (0..jury.runs).flat_map(|run| (0..self.asked.len()).map(move |question| (run, question)));
-        let open: Vec<(usize, usize)> = wanted
+        let all = (0..jury.runs).flat_map(|run| (0..self.asked.len()).map(move |question| (run, question)));
+        let open: Vec<(usize, usize)> = all
             .filter(|(run, question)| !verdicts.iter().any(|known| (known.run, known.question) == (*run, *question)))
             .collect();
         let total = jury.runs * self.asked.len();
@@ -108,7 +109,7 @@ impl MmVet {
         Ok(verdicts)
     }
 
-    /// The figures of the official evaluator: means over runs of the means over questions, in percent with one decimal.
+    /// The official evaluator's figures: the mean over questions, then over runs, in percent with one decimal.
     fn figures(&self, verdicts: &[Verdict], runs: usize) -> Scores {
         let means = |part: &dyn Fn(&Asked) -> bool| -> Vec<f64> {
             let count = self.asked.iter().filter(|(_, asked)| part(asked)).count();
@@ -139,7 +140,7 @@ impl MmVet {
     }
 }
 
-/// As `NumPy` rounds.
+/// Rounds like `NumPy`.
 fn one_decimal(value: f64) -> f64 {
     (value * 10.0).round_ties_even() / 10.0
 }
@@ -155,7 +156,8 @@ fn capabilities(asked: &Asked) -> String {
     names.join("_")
 }
 
-/// The few-shot prompt in the official evaluator, a notebook or a script: the text between triple quotes after `prompt =`.
+/// The few-shot prompt in the official evaluator, which is a notebook or a script: the text in triple quotes after
+/// `prompt =`.
 fn rubric(evaluator: &Text) -> Result<String, StageError> {
     #[derive(Deserialize)]
     struct Notebook {
@@ -175,13 +177,13 @@ fn rubric(evaluator: &Text) -> Result<String, StageError> {
 }
 
 impl Jury {
-    /// The score of an answer, from 0 to 1, and the reply that gave it. A reply that is no such number is asked for again,
-    /// with more and more chance in it; then the score is 0.
+    /// The score of an answer, from 0 to 1, and the reply that gave it. If a reply is not such a number, the judge is asked
+    /// again at rising temperatures; if none is, the score is 0.
     fn verdict(&self, asked: &Asked, answer: &str, job: &Job) -> Result<(f64, Reply), StageError> {
         let truth = asked.answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ");
         let mut text = format!("{}\n{} | {truth} | {answer} | ", self.rubric, asked.question);
         let mut reply = self.judge.ask(&text, 0.0, job)?;
-        text += ONCE_MORE;
+        text += RETRY_SUFFIX;
         for number in 1..TRIES {
             if let Some(score) = score(&reply.content) {
                 return Ok((score, reply));
@@ -192,7 +194,7 @@ impl Jury {
     }
 }
 
-/// The first word, if it is a number from 0 to 1.
+/// The score in a reply: its first word, if that is a number from 0 to 1.
 fn score(content: &str) -> Option<f64> {
     content.split(' ').next()?.trim().parse().ok().filter(|score| (0.0..=1.0).contains(score))
 }

@@ -1,21 +1,23 @@
-//! The kind `eval`: a model answers a benchmark's questions, and the answers are scored as the benchmark's own scorer
-//! does. Knows models and questions; each benchmark's files and rules are in a file of its own.
+//! The kind `eval`: lets a model answer a benchmark's questions and scores the answers like the benchmark's own scorer.
+//! Independent of the benchmarks' formats and rules, each of which has a file of its own.
 
 mod answers;
 mod ask;
 mod choice;
 mod config;
 mod custom;
+mod figures;
 mod files;
 mod gqa;
 mod judge;
 mod log;
-mod map;
 mod mmbench;
 mod mme;
 mod mmvet;
+mod ordered_json;
 mod parts;
 mod pope;
+mod published;
 mod question;
 mod scienceqa;
 mod spreadsheet;
@@ -36,8 +38,11 @@ use self::{
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         input::Input,
         paths::stays_inside,
+        published::{PublishedTable, Shown},
+        setting::Setting,
         stage::{ConfigIssue, Parts},
     },
     text::template::Template,
@@ -48,7 +53,7 @@ use crate::{
 pub struct Eval;
 
 impl BenchmarkName {
-    /// Reads its files.
+    /// Reads the benchmark's files.
     fn read(self, files: &Files<'_>) -> Result<Box<dyn Benchmark>, StageError> {
         Ok(match self {
             Self::Custom => Box::new(custom::Custom::read(files)?),
@@ -65,9 +70,9 @@ impl BenchmarkName {
     }
 }
 
-/// The input that answers the questions.
+/// The input with the model that answers the questions.
 const MODEL: &str = "model";
-/// The inputs that have answers in `answers.jsonl`.
+/// The inputs with finished answers in `answers.jsonl`.
 const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
@@ -75,22 +80,22 @@ impl Stage for Eval {
     const VERSION: u32 = 6;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
-        Input::optional(MODEL, "an Imp: merged, quantized, or as a training stage leaves it"),
+        Input::optional(MODEL, "an Imp model: merged, quantized, or directly from a training stage"),
         Input::required_list("data", "the benchmark's questions and images, in one or more folders"),
-        Input::list(
-            ANSWERS,
-            "answers that are there already, in place of a model: those of shards, or another program's",
-        ),
+        Input::list(ANSWERS, "finished answers in place of a model: those of shards, or of another program"),
     ];
+    const FIGURES: &'static [Figure] = figures::FIGURES;
+    const SETTINGS: &'static [Setting] = &[judge::ENDPOINT];
+    const TABLES: &'static [&'static PublishedTable] = &[&published::TABLE];
     type Config = EvalConfig;
 
     fn check(config: &EvalConfig) -> Result<(), ConfigIssue> {
         if !(1..=4096).contains(&config.max_new_tokens()) {
             return Err(ConfigIssue::new("max_new_tokens", "must be between 1 and 4096"));
         }
-        for (key, given, benchmarks) in config.keys_of_some() {
+        for (key, given, benchmarks) in config.benchmark_keys() {
             if given && !benchmarks.contains(&config.benchmark) {
-                return Err(ConfigIssue::new(key, "is no key of this benchmark"));
+                return Err(ConfigIssue::new(key, "is not a key of this benchmark"));
             }
         }
         if config.judge.as_ref().is_some_and(|judge| !(1..=100).contains(&judge.runs)) {
@@ -102,7 +107,7 @@ impl Stage for Eval {
         if config.template == Some(Template::Plain) {
             return Err(ConfigIssue::new(
                 "template",
-                "must be a conversation template: `plain` has no place for a question",
+                "must be a conversation template; `plain` is for captions and has no question",
             ));
         }
         let evaluator = config.judge.as_ref().map_or(&None, |judge| &judge.evaluator);
@@ -125,10 +130,15 @@ impl Stage for Eval {
 
     fn check_inputs(config: &EvalConfig, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
         match (count(MODEL), count(ANSWERS)) {
-            (0, 0) => Err(ConfigIssue::new(MODEL, "is missing: name a stage that gives an Imp, or `answers` to score")),
-            (0, _) if config.shard.is_some() => Err(ConfigIssue::new("shard", "is of no use with `answers`")),
+            (0, 0) => Err(ConfigIssue::new(
+                MODEL,
+                "is missing: name a stage that gives an Imp model, or give `answers` to score",
+            )),
+            (0, _) if config.shard.is_some() => {
+                Err(ConfigIssue::new("shard", "has no effect with `answers`: remove it"))
+            }
             (0, _) | (_, 0) => Ok(()),
-            _ => Err(ConfigIssue::new(MODEL, "can't stand beside `answers`: leave one of them out")),
+            _ => Err(ConfigIssue::new(MODEL, "can't be combined with `answers`: remove one of them")),
         }
     }
 
@@ -136,9 +146,20 @@ impl Stage for Eval {
         if config.shards < 2 || config.shard.is_some() {
             return None;
         }
-        // Another judge needs no other answers.
+        // Answers don't depend on the judge, so a different judge finds them in the cache.
         let part = |shard| EvalConfig { shard: Some(shard), judge: None, ..config.clone() };
         Some(Parts { configs: (0..config.shards).map(part).collect(), input: MODEL, outputs: ANSWERS })
+    }
+
+    fn shown_as(config: &EvalConfig) -> Option<Shown> {
+        // Results on blank images are for other comparisons.
+        (!config.ablate_image).then_some(Shown {
+            table: &published::TABLE,
+            column: config.benchmark.column(),
+            model: MODEL,
+            through: ANSWERS,
+            partial: config.limit != 0,
+        })
     }
 
     fn run(config: &EvalConfig, job: &Job) -> Result<(), StageError> {
@@ -150,7 +171,7 @@ impl Stage for Eval {
         }
         let given: Vec<&Path> = job.inputs(ANSWERS).collect();
         let answers = if given.is_empty() {
-            let part = config.part(questions.len());
+            let part = config.shard_range(questions.len());
             question::check(&questions[part.clone()], job)?;
             let answers = ask::all(&questions[part.clone()], config, job)?;
             if config.shard.is_some() {

@@ -1,5 +1,6 @@
-//! POPE (Li et al. 2023, arXiv 2305.10355): is this object in the image? Three sets of questions differ in how the
-//! absent objects are chosen. Scored as LLaVA's `eval_pope` does, but answers are matched by id, not by position.
+//! POPE (Li et al. 2023, arXiv 2305.10355): whether an object is in the image. Three sets of questions differ in how absent
+//! objects are selected. Scored like LLaVA's `eval_pope`, except that answers are matched by id and not by position.
+//! Independent of other benchmarks.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -7,11 +8,11 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    question::{Benchmark, Id, Question, Scores, duplicate, twice},
+    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id},
 };
 use crate::{Job, StageError};
 
-/// The sets, in the order in which LLaVA numbers their questions.
+/// The sets, in the order of LLaVA's question numbers.
 const CATEGORIES: [&str; 3] = ["adversarial", "popular", "random"];
 
 /// The questions of all three sets.
@@ -51,7 +52,7 @@ impl Pope {
         Ok(pope)
     }
 
-    /// Adds a set. Ids are unique in its file only, so questions are numbered over all sets as LLaVA does.
+    /// Adds a set. Ids are unique only within a file, so questions are numbered across all sets, as in LLaVA.
     fn add(
         &mut self,
         category: &'static str,
@@ -61,7 +62,7 @@ impl Pope {
     ) -> Result<(), StageError> {
         let lines: Vec<(usize, Line)> = text.json_lines()?;
         if let Some((index, id)) = duplicate(lines.iter().map(|(_, line)| line.question_id)) {
-            return Err(twice(&text.named, id).at_line(lines[index].0));
+            return Err(duplicate_id(&text.named, id).at_line(lines[index].0));
         }
         if lines.is_empty() {
             return Err(text.error("there are no questions"));
@@ -113,13 +114,13 @@ impl Benchmark for Pope {
     }
 }
 
-/// How an answer is read: its first sentence, without commas; `No`, `not` or `no` as a word means no, all else yes.
+/// Reads an answer: no if its first sentence, without commas, has the word `No`, `not` or `no`, otherwise yes.
 fn says_yes(answer: &str) -> bool {
     let sentence = answer.split('.').next().unwrap_or_default().replace(',', "");
     !sentence.split(' ').any(|word| matches!(word, "No" | "not" | "no"))
 }
 
-/// Answers by truth and by what was said; yes is the positive class.
+/// The confusion matrix; yes is the positive class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
     true_positives: usize,
@@ -128,14 +129,14 @@ struct Counts {
     false_negatives: usize,
 }
 
-/// 0 where nothing is divided by nothing: the reference stops with an error there.
+/// `part / whole`, but 0 for 0 / 0, where the reference fails.
 fn ratio(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 impl Counts {
-    fn add(&mut self, truth: bool, said: bool) {
-        *match (truth, said) {
+    fn add(&mut self, truth: bool, answer: bool) {
+        *match (truth, answer) {
             (true, true) => &mut self.true_positives,
             (false, true) => &mut self.false_positives,
             (false, false) => &mut self.true_negatives,
@@ -181,7 +182,7 @@ impl Counts {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture, fixture_text, score_of};
 
     /// The fixture's questions with the answers of one of its files, matched by id.
     fn scored(answers: &str) -> Scores {
@@ -191,14 +192,14 @@ mod tests {
             pope.add(category, &text, &Images::in_folder("images"), &config("pope")).unwrap();
         }
         let answers = answers_of(&pope, &format!("pope/{answers}"));
-        pope.score(&answers, &job()).unwrap()
+        score_of(&pope, &answers)
     }
 
     #[test]
     fn scores_are_the_official_ones_digit_for_digit() {
         let text = std::fs::read_to_string(fixture("pope/expected.json")).unwrap();
         let expected: Value = serde_json::from_str(&text).unwrap();
-        // The official script's own printing, a block of lines for each set.
+        // The official script's output, a block of lines per set.
         let printed = expected["in_order"]["stdout"].as_str().unwrap();
         for answers in ["answers.jsonl", "answers_shuffled.jsonl"] {
             let scores = scored(answers);
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_always_says_no_gets_figures_and_no_crash() {
+    fn a_model_that_always_says_no_gets_figures() {
         let scores = scored("answers_all_no.jsonl");
         assert_eq!(scores.detail["random"]["true_negatives"], 15);
         assert_eq!(scores.detail["random"]["f1"], 0.0);
@@ -243,7 +244,7 @@ mod tests {
     fn broken_files_are_named_with_the_line() {
         let good = r#"{"question_id": 1, "image": "a", "text": "?", "label": "yes"}"#;
         for (text, line, words) in [
-            (format!("{good}\n{good}\n"), Some(2), "the question id 1 is there twice"),
+            (format!("{good}\n{good}\n"), Some(2), "the question id 1 occurs twice"),
             (format!("{good}\n\n{{\"question_id\": 2}}"), Some(3), "missing field"),
             (good.replace("yes", "maybe"), Some(1), "unknown variant"),
             (String::new(), None, "no questions"),
@@ -251,8 +252,8 @@ mod tests {
             let text = Text { text, named: "file".into() };
             let images = Images::in_folder("images");
             let error = Pope::default().add("random", &text, &images, &config("pope")).unwrap_err();
-            let place = line.map_or("file: ".to_string(), |line| format!("file:{line}: "));
-            assert!(error.to_string().starts_with(&place) && error.to_string().contains(words), "{error}");
+            let start = line.map_or("file: ".to_string(), |line| format!("file:{line}: "));
+            assert!(error.to_string().starts_with(&start) && error.to_string().contains(words), "{error}");
         }
     }
 }

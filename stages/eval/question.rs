@@ -1,5 +1,5 @@
-//! What a benchmark is to the rest of `eval`: questions about images, and a score for their answers.
-//! Does not know any benchmark.
+//! The interface of a benchmark to the rest of `eval`: questions about images, and a score for the answers.
+//! Independent of any particular benchmark.
 
 use std::{
     collections::HashSet,
@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Job, StageError};
 
-/// How a benchmark names a question, as LLaVA's files write it.
+/// The id of a question, as in LLaVA's files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a question id must be an integer or a string")]
 pub(super) enum Id {
     Number(u64),
     Text(String),
@@ -36,29 +36,29 @@ impl fmt::Display for Id {
     }
 }
 
-/// Where an image is.
+/// The source of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Image {
     File(PathBuf),
-    /// In the question file itself.
+    /// The bytes of an image file that is part of the question file.
     Embedded(Arc<[u8]>),
 }
 
 /// A question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
-    /// Unique in most benchmarks; else with the first line of the prompt.
+    /// Unique in most benchmarks; otherwise unique together with the first line of the prompt.
     pub(super) id: Id,
-    /// Some questions of `ScienceQA` have none.
+    /// `None` for some questions of `ScienceQA`.
     pub(super) image: Option<Image>,
-    /// All that is asked.
+    /// The complete question for the model.
     pub(super) prompt: String,
-    /// The part of the benchmark that it belongs to, or nothing.
+    /// The question's category in the benchmark; may be empty.
     pub(super) category: String,
 }
 
 impl Question {
-    /// One about an image in a file.
+    /// A question about an image file.
     pub(super) fn new(id: Id, image: PathBuf, prompt: String) -> Self {
         Self { id, image: Some(Image::File(image)), prompt, category: String::new() }
     }
@@ -68,24 +68,24 @@ impl Question {
 pub(super) trait Benchmark {
     /// All questions, in the order of the benchmark's files.
     fn questions(&self) -> &[Question];
-    /// The score of the answers, one for each question. No figures if there is nothing to compare them with.
+    /// Scores the answers, one per question. Returns no figures if the right answers are not known.
     fn score(&self, answers: &[String], job: &Job) -> Result<Scores, StageError>;
-    /// What the benchmark's server or scorer wants to have: names and contents of files.
+    /// The files for the benchmark's server or scorer: names and contents.
     fn uploads(&self, _answers: &[String]) -> Result<Vec<(&'static str, Vec<u8>)>, StageError> {
         Ok(Vec::new())
     }
 }
 
-/// What comes out of an evaluation.
+/// The result of an evaluation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Scores {
-    /// For reports, the headline first.
+    /// Figures for reports, the headline first.
     pub(super) figures: Vec<(String, f64)>,
-    /// Everything, for `results.json`.
+    /// All details, for `results.json`.
     pub(super) detail: serde_json::Value,
 }
 
-/// Finds out before any answer is asked for whether the images are there.
+/// Checks, before any question is asked, that all images exist.
 pub(super) fn check(questions: &[Question], job: &Job) -> Result<(), StageError> {
     let mut seen = HashSet::new();
     let mut missing: Vec<(&Path, &Id)> = questions
@@ -100,17 +100,17 @@ pub(super) fn check(questions: &[Question], job: &Job) -> Result<(), StageError>
     let Some((first, id)) = missing.first() else { return Ok(()) };
     let others = if missing.len() > 1 { format!(", and {} more", missing.len() - 1) } else { String::new() };
     let message = format!("the image of question {id} is missing{others}");
-    let help = "add the download that has the images to `data`, or set `image_folder` to where they are in it";
+    let help = "add the download with the images to `data`, or set `image_folder` to their folder in it";
     Err(StageError::input(job.named(first), message, help))
 }
 
-/// The first of `ids` that an earlier one is equal to, and where it stands.
+/// The first id that repeats an earlier one, and its index.
 pub(super) fn duplicate<T: Eq + Hash + Clone>(ids: impl IntoIterator<Item = T>) -> Option<(usize, T)> {
     let mut seen = HashSet::new();
     ids.into_iter().enumerate().find(|(_, id)| !seen.insert(id.clone()))
 }
 
-/// The error for [`duplicate`].
-pub(super) fn twice(named: &Path, id: impl fmt::Display) -> StageError {
-    StageError::input(named, format!("the question id {id} is there twice"), "every question needs an id of its own")
+/// The error for a repeated id.
+pub(super) fn duplicate_id(named: &Path, id: impl fmt::Display) -> StageError {
+    StageError::input(named, format!("the question id {id} occurs twice"), "give every question its own id")
 }

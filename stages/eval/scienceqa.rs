@@ -1,6 +1,6 @@
-//! `ScienceQA` (Lu et al. 2022, arXiv 2209.09513): multiple choice, some of it about images. Scored as LLaVA's
-//! `eval_science_qa.py` does; IMG is the accuracy on the questions that have an image. (Imp's own script counts every
-//! question that was answered as one with an image.)
+//! `ScienceQA` (Lu et al. 2022, arXiv 2209.09513): multiple choice, partly about images. Scored like LLaVA's
+//! `eval_science_qa.py`; IMG is the accuracy on questions with an image. (Imp's own script counts every answered question as
+//! one with an image.) Independent of other benchmarks.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    map::InOrder,
+    ordered_json::InOrder,
     parts::rounded,
     question::{Benchmark, Image, Question, Scores},
 };
@@ -16,7 +16,7 @@ use crate::{Job, StageError};
 
 const OPTIONS: [&str; 5] = ["A", "B", "C", "D", "E"];
 
-/// A problem of `problems.json`.
+/// A problem in `problems.json`.
 #[derive(Debug, Deserialize)]
 struct Problem {
     question: String,
@@ -58,7 +58,7 @@ impl ScienceQa {
         for id in ids {
             let problem = by_id
                 .remove(&id)
-                .ok_or_else(|| text.error(format!("problem {id} is missing, or twice in the split")))?;
+                .ok_or_else(|| text.error(format!("problem {id} is missing here, or occurs twice in the split")))?;
             if problem.answer >= OPTIONS.len() {
                 return Err(text.error(format!("problem {id}: there is no option {}", problem.answer)));
             }
@@ -71,7 +71,7 @@ impl ScienceQa {
         Ok(all)
     }
 
-    /// The official figures. An answer that is missing is wrong, and LLaVA does not see that its question has an image.
+    /// The official figures. A missing answer is wrong; like LLaVA, don't count its question as one with an image.
     fn tally<'a>(&self, answers: impl Iterator<Item = Option<&'a str>>) -> Tally {
         let mut tally = Tally::default();
         for ((question, problem), answer) in self.questions.iter().zip(&self.problems).zip(answers) {
@@ -86,7 +86,7 @@ impl ScienceQa {
     }
 }
 
-/// The words of a problem as LLaVA's `llava_test_CQM-A.json` has them: context, question, and choices in a line.
+/// The text of a problem as in LLaVA's `llava_test_CQM-A.json`: context, question, and the choices on one line.
 fn words(problem: &Problem) -> String {
     let context = if problem.hint.trim().is_empty() { "N/A" } else { problem.hint.trim() };
     let choices: Vec<String> =
@@ -94,7 +94,8 @@ fn words(problem: &Problem) -> String {
     format!("Context: {context}\n{}\n{}", problem.question, choices.join(" "))
 }
 
-/// The number of the choice that an answer names: `B`, `B. ...`, or exactly one `The answer is B` with something after it.
+/// The index of the choice that an answer names: `B`, `B. ...`, or exactly one `The answer is B` that is followed by another
+/// character.
 fn chosen(answer: &str) -> Option<usize> {
     let option = |text: &str| OPTIONS.iter().position(|option| *option == text);
     if let Some(choice) = option(answer) {
@@ -161,14 +162,15 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{config, fixture_text};
+    use crate::eval::tests::{config, fixture_text, score_of};
 
     fn parsed() -> ScienceQa {
         let [problems, splits] = ["problems", "pid_splits"].map(|name| fixture_text(&format!("scienceqa/{name}.json")));
         ScienceQa::parse(&problems, &splits, &Images::in_folder("test"), &config("scienceqa")).unwrap()
     }
 
-    /// LLaVA's script on these files: 7 of 20 in all; of the questions with an image 12 have an answer, and 4 a right one.
+    /// Expected: LLaVA's script on these files. 7 of 20 are right; 12 questions with an image have an answer, 4 of them the
+    /// right one.
     #[test]
     fn scores_are_the_official_ones() {
         let scienceqa = parsed();
@@ -177,12 +179,13 @@ mod tests {
             let line = lines.iter().find(|(_, line)| line["question_id"] == json!(question.id));
             line.map(|(_, line)| line["text"].as_str().unwrap())
         };
+        score_of(&scienceqa, &vec![String::new(); scienceqa.questions.len()]);
         let tally = scienceqa.tally(scienceqa.questions.iter().map(answer));
         assert_eq!((tally.all.figure(), tally.with_image.figure()), (35.0, 33.33));
         assert_eq!((tally.all.right, tally.with_image.total), (7, 12));
     }
 
-    /// From `expected.json` of the fixtures: what LLaVA's script took each answer for.
+    /// Expected: how LLaVA's script reads each answer.
     #[test]
     fn answers_are_read_as_the_reference_reads_them() {
         for (answer, choice) in [
@@ -206,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_problems_with_an_image_show_one() {
+    fn only_problems_with_an_image_have_one() {
         let scienceqa = parsed();
         let question = &scienceqa.questions[0];
         assert_eq!(question.image, Some(Image::File("test/10/image.png".into())));
@@ -217,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_split_must_fit_the_problems() {
+    fn a_split_must_match_the_problems() {
         let problems = fixture_text("scienceqa/problems.json");
         for (splits, words) in [
             (r#"{"test": ["10", "99"]}"#, "scienceqa/problems.json: problem 99"),

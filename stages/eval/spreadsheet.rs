@@ -1,10 +1,10 @@
-//! A table as an Excel file, the same bytes every time. Does not know what is in it.
+//! Writes a table as an Excel file with reproducible bytes. Independent of its content.
 
 use rust_xlsxwriter::{DocProperties, ExcelDateTime, Workbook, XlsxError};
 
 use crate::StageError;
 
-/// One sheet with a line of names above the rows. What stands below `index` are numbers.
+/// One sheet with a row of names above the other rows. Cells in the column `index` are numbers, all others text.
 pub(super) fn xlsx(names: &[String], rows: impl Iterator<Item = Vec<String>>) -> Result<Vec<u8>, StageError> {
     let write = || -> Result<Vec<u8>, XlsxError> {
         let mut workbook = Workbook::new();
@@ -15,7 +15,7 @@ pub(super) fn xlsx(names: &[String], rows: impl Iterator<Item = Vec<String>>) ->
                 let (row, column) = (row as u32, column as u16);
                 match cell.parse::<u32>().ok().filter(|_| names[column as usize] == "index") {
                     Some(number) => sheet.write_number(row, column, number)?,
-                    // An answer is no formula, whatever it begins with.
+                    // Never a formula, whatever the answer begins with.
                     None => sheet.write_string(row, column, cell)?,
                 };
             }
@@ -23,6 +23,6 @@ pub(super) fn xlsx(names: &[String], rows: impl Iterator<Item = Vec<String>>) ->
         workbook.save_to_buffer()
     };
     write().map_err(|error| {
-        StageError::failed(format!("the table for the server: {error}"), "set `limit` to fewer questions")
+        StageError::failed(format!("can't write the table for the server: {error}"), "set `limit` to fewer questions")
     })
 }

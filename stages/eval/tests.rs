@@ -1,4 +1,4 @@
-//! The stage on a tiny model, from start to resumption.
+//! Runs the stage on a tiny model, including resumption.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -11,7 +11,12 @@ use imp_model::{Imp, config::ImpConfig, save};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Eval, EvalConfig, answers, files::Text, question::Benchmark};
+use super::{
+    Eval, EvalConfig, answers,
+    figures::assert_declared,
+    files::Text,
+    question::{Benchmark, Scores},
+};
 use crate::{
     Job, Stage,
     contract::input::Input,
@@ -28,12 +33,12 @@ pub(crate) fn fixture_text(name: &str) -> Text {
     Text { text: fs::read_to_string(fixture(name)).unwrap(), named: name.into() }
 }
 
-/// The usual configuration of a benchmark.
+/// The default configuration of a benchmark.
 pub(crate) fn config(benchmark: &str) -> EvalConfig {
     serde_json::from_value(json!({"benchmark": benchmark})).unwrap()
 }
 
-/// A job that nothing is asked of.
+/// A job for scorers that don't use it.
 pub(crate) fn job() -> Job {
     Trial::new(Path::new("nowhere"), &[]).job()
 }
@@ -41,6 +46,13 @@ pub(crate) fn job() -> Job {
 /// The answers of a fixture file to the questions of a benchmark.
 pub(crate) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
     answers::read(&[fixture_text(name)], benchmark.questions()).unwrap()
+}
+
+/// The score of the answers to the questions of a benchmark.
+pub(crate) fn score_of(benchmark: &dyn Benchmark, answers: &[String]) -> Scores {
+    let scores = benchmark.score(answers, &job()).unwrap();
+    assert_declared(&scores);
+    scores
 }
 
 /// A folder with `model`, an untrained Imp, and `data`, a few drawn images with questions.
@@ -111,7 +123,7 @@ fn answers_do_not_depend_on_batches_or_interruptions() {
     fs::write(&log, [fs::read(&log).unwrap().as_slice(), b"{\"number\": 1, \"te"].concat()).unwrap();
     let resumed = evaluate(root.path(), "stopped", &config);
     let crate::contract::event::Event::Progress(first) = &resumed.events[0] else { panic!("{:?}", resumed.events[0]) };
-    assert_eq!(first.done as usize, before, "it goes on where it was");
+    assert_eq!(first.done as usize, before, "it resumes");
     assert_eq!(fs::read(resumed.done().join("answers.jsonl")).unwrap(), whole);
 }
 
@@ -172,7 +184,7 @@ fn every_benchmark_is_read_from_its_own_files_in_several_downloads() {
     let tsv = mmbench[0].join("mmbench_dev_20230712.tsv");
     let table = fs::read_to_string(&tsv).unwrap().replace("iVBORw0KGgo=", &STANDARD.encode(image));
     fs::write(&tsv, table).unwrap();
-    // MME's images lie in the folder of its texts.
+    // MME's images are in the folder of its texts.
     let [files, pictures] = official(root.path(), "mme", mme);
     for (path, content) in tree(&pictures) {
         fs::create_dir_all(files.join(&path).parent().unwrap()).unwrap();
@@ -191,7 +203,7 @@ fn every_benchmark_is_read_from_its_own_files_in_several_downloads() {
         let inputs = [("model", root.path().join("model")), ("data[0]", pictures.clone()), ("data[1]", files.clone())];
         let inputs = inputs.each_ref().map(|(name, path)| (*name, path.as_path()));
         let config = json!({"benchmark": benchmark, "max_new_tokens": 2});
-        // So small that some batches of ScienceQA have no image.
+        // Small enough for some batches of ScienceQA to have no image.
         let out = Trial::new(&root.path().join(benchmark), &inputs).micro_batch(3).run::<Eval>(&config).done();
         assert_eq!(lines(&out.join("answers.jsonl")).len(), questions, "{benchmark}");
         let results: Value = serde_json::from_str(&fs::read_to_string(out.join("results.json")).unwrap()).unwrap();
@@ -201,7 +213,7 @@ fn every_benchmark_is_read_from_its_own_files_in_several_downloads() {
 }
 
 #[test]
-fn shards_together_give_what_one_stage_gives() {
+fn shards_give_the_same_result_as_one_stage() {
     let root = workshop();
     let config = |more: Value| {
         let mut config = json!({"benchmark": "vqav2", "max_new_tokens": 3, "shards": 3});
@@ -225,11 +237,11 @@ fn shards_together_give_what_one_stage_gives() {
     let hole = merge("hole", &parts[..2]).error().to_string();
     assert!(hole.contains("there is no answer to question"), "{hole}");
     let double = merge("double", &[parts.as_slice(), &parts[2..]].concat()).error().to_string();
-    assert!(double.contains("is there twice"), "{double}");
+    assert!(double.contains("occurs twice"), "{double}");
 }
 
 #[test]
-fn questions_can_be_asked_in_the_words_of_a_question_file() {
+fn prompts_can_come_from_a_question_file() {
     let root = workshop();
     let questions = fs::read(root.path().join("data/eval/vqav2/questions.json")).unwrap();
     let questions: Value = serde_json::from_slice(&questions).unwrap();
@@ -245,7 +257,7 @@ fn questions_can_be_asked_in_the_words_of_a_question_file() {
 }
 
 #[test]
-fn an_image_that_is_none_is_named_with_its_question() {
+fn an_invalid_image_is_named_with_its_question() {
     let root = workshop();
     fs::write(root.path().join("data/eval/images/000000000001.png"), "text").unwrap();
     let error = evaluate(root.path(), "work", &json!({"benchmark": "vqav2", "max_new_tokens": 1})).error().to_string();
@@ -254,7 +266,7 @@ fn an_image_that_is_none_is_named_with_its_question() {
 }
 
 #[test]
-fn what_is_missing_is_found_before_the_model_is_loaded() {
+fn missing_files_are_reported_before_the_model_is_loaded() {
     let root = workshop();
     fs::remove_dir_all(root.path().join("model")).unwrap();
     fs::remove_file(root.path().join("data/eval/images/000000000002.png")).unwrap();
@@ -289,7 +301,7 @@ fn a_model_with_a_foreign_tokenizer_is_refused() {
 }
 
 #[test]
-fn configurations_that_make_no_sense_are_refused() {
+fn invalid_configurations_are_refused() {
     for (config, key) in [
         (json!({"benchmark": "pope", "max_new_tokens": 0}), "max_new_tokens"),
         (json!({"benchmark": "pope", "annotations": "x"}), "annotations"),
@@ -304,7 +316,7 @@ fn configurations_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn the_benchmarks_own_defaults_are_part_of_the_configuration() {
+fn defaults_of_the_benchmark_are_part_of_the_configuration() {
     let canonical = |benchmark: &str| serde_json::to_value(config(benchmark)).unwrap();
     let letter = "\nAnswer with the option's letter from the given choices directly.";
     let mmbench = canonical("mmbench");

@@ -1,5 +1,5 @@
-//! `TextVQA` (Singh et al. 2019, arXiv 1904.08920): questions whose answers are written in the image. Scored as LLaVA does
-//! with the evaluator of M4C: answers of model and annotators are prepared alike.
+//! `TextVQA` (Singh et al. 2019, arXiv 1904.08920): questions whose answers are written in the image. Scored like LLaVA with
+//! M4C's evaluator, which prepares the answers of model and annotators alike. Independent of other benchmarks.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     parts::percent,
-    question::{Benchmark, Question, Scores, duplicate, twice},
+    question::{Benchmark, Question, Scores, duplicate, duplicate_id},
     vqa_text::{prepare, soft_accuracy},
 };
 use crate::{Job, StageError};
@@ -29,7 +29,7 @@ struct Asked {
     answers: Vec<String>,
 }
 
-/// What an OCR system (Rosetta) has read in the images.
+/// The text that an OCR system (Rosetta) found in the images.
 #[derive(Debug, Deserialize)]
 struct OcrFile {
     data: Vec<Read>,
@@ -58,7 +58,7 @@ impl TextVqa {
     fn parse(text: &Text, ocr: Option<&Text>, images: &Images, config: &EvalConfig) -> Result<Self, StageError> {
         let mut file: QuestionFile = text.json()?;
         if let Some((_, id)) = duplicate(file.data.iter().map(|asked| asked.question_id)) {
-            return Err(twice(&text.named, id));
+            return Err(duplicate_id(&text.named, id));
         }
         if file.data.is_empty() {
             return Err(text.error("there are no questions"));
@@ -78,7 +78,7 @@ impl TextVqa {
                 _ => asked.question.clone(),
             };
             let image = images.find(&[&format!("{}.jpg", asked.image_id)]);
-            // LLaVA names a question by its image; several may be about one.
+            // As in LLaVA, the id is that of the image, which several questions may share.
             Ok(Question::new(asked.image_id.as_str().into(), image, config.prompt(&words)))
         };
         let questions = file.data.iter().map(question).collect::<Result<_, StageError>>()?;
@@ -86,7 +86,7 @@ impl TextVqa {
     }
 }
 
-/// By image.
+/// OCR tokens by image.
 fn tokens(text: &Text) -> Result<HashMap<String, Vec<String>>, StageError> {
     Ok(text.json::<OcrFile>()?.data.into_iter().map(|read| (read.image_id, read.ocr_tokens)).collect())
 }
@@ -112,23 +112,23 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture_text, score_of};
 
     fn parsed(ocr: Option<&Text>) -> Result<TextVqa, StageError> {
         let text = fixture_text("textvqa/TextVQA_0.5.1_val.json");
         TextVqa::parse(&text, ocr, &Images::in_folder("train_images"), &config("textvqa"))
     }
 
-    /// Expected: what LLaVA's `eval_textvqa.py` prints for these files.
+    /// Expected: the output of LLaVA's `eval_textvqa.py` for these files.
     #[test]
     fn the_score_is_the_official_one() {
         let textvqa = parsed(None).unwrap();
-        let scores = textvqa.score(&answers_of(&textvqa, "textvqa/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&textvqa, &answers_of(&textvqa, "textvqa/answers.jsonl"));
         assert_eq!(scores.figures, [("accuracy".to_string(), 78.92)]);
     }
 
     #[test]
-    fn words_that_were_read_stand_behind_the_question() {
+    fn ocr_tokens_follow_the_question() {
         let mut data: Vec<serde_json::Value> = (0..65)
             .map(|number| json!({"image_id": format!("img{number:04}"), "ocr_tokens": ["FOO", "Bar"], "ocr_info": []}))
             .collect();

@@ -1,7 +1,7 @@
-//! `VizWiz` (Gurari et al. 2018, arXiv 1802.08218): questions of blind people about their photos, some of which can't be
-//! answered. Scored as the official scorer does: the answer, prepared as LLaVA prepares it, is normalised once more, and
-//! the ten annotators' answers are taken as they are. The answers to the test set are not public: for its questions there
-//! is a file for the server instead.
+//! `VizWiz` (Gurari et al. 2018, arXiv 1802.08218): questions by blind people about their photos, some of which can't be
+//! answered. Scored like the official scorer: the answer, prepared by LLaVA, is normalised again, and the ten annotators'
+//! answers are used unchanged. Answers to the test set are not public; for its questions, writes a file for the server.
+//! Independent of other benchmarks.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,17 +10,17 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     parts::{Parts, one_if, percent},
-    question::{Benchmark, Question, Scores, duplicate, twice},
+    question::{Benchmark, Question, Scores, duplicate, duplicate_id},
     vqa_text::{normalize, prepare, soft_accuracy, vqa_accuracy},
 };
 use crate::{Job, StageError};
 
-/// An entry of the file.
+/// An entry of the question file.
 #[derive(Debug, Deserialize)]
 struct Asked {
     image: String,
     question: String,
-    /// The test set has none of these.
+    /// Empty in the test set, as are the fields below.
     #[serde(default)]
     answers: Vec<Given>,
     #[serde(default)]
@@ -34,7 +34,7 @@ struct Given {
     answer: String,
 }
 
-/// The questions, and what is known of each.
+/// The questions and their entries.
 pub(super) struct VizWiz {
     questions: Vec<Question>,
     asked: Vec<Asked>,
@@ -52,7 +52,7 @@ impl VizWiz {
             return Err(text.error("there are no questions"));
         }
         if let Some((_, image)) = duplicate(asked.iter().map(|asked| asked.image.as_str())) {
-            return Err(twice(&text.named, image));
+            return Err(duplicate_id(&text.named, image));
         }
         let without = asked.iter().find(|asked| asked.answers.is_empty());
         if let Some(without) = without.filter(|_| asked.iter().any(|asked| !asked.answers.is_empty())) {
@@ -67,7 +67,7 @@ impl VizWiz {
     }
 }
 
-/// The share of ten annotators, leaving out each in turn, that gave this answer.
+/// The soft accuracy of an answer.
 fn accuracy(answer: &str, given: &[Given]) -> f64 {
     let answer = normalize(&prepare(answer));
     soft_accuracy(&given.iter().map(|given| given.answer == answer).collect::<Vec<_>>())
@@ -92,9 +92,9 @@ impl Benchmark for VizWiz {
         }
         let detail = json!({
             "overall": percent(&all), "per_answer_type": by_type.json(),
-            // By VQAv2's scorer, which normalises the annotators' answers, too.
+            // By VQAv2's scorer, which also normalises the annotators' answers.
             "overall_as_vqa": percent(&as_vqa),
-            // How often the model says `unanswerable` exactly where the annotators do.
+            // How often model and annotators agree on whether the question is unanswerable.
             "unanswerable_told": percent(&told),
         });
         let by_type = by_type.figures().map(|(name, figure)| (name.replace('/', "_"), figure));
@@ -114,18 +114,18 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture_text, job, score_of};
 
     fn parsed(text: &Text) -> Result<VizWiz, StageError> {
         VizWiz::parse(text, &Images::in_folder("val"), &config("vizwiz"))
     }
 
-    /// Expected figures: the official `vqaEval.py`'s arithmetic, run in Python on the same answers as LLaVA's
-    /// `convert_vizwiz_for_submission.py` hands them in.
+    /// Expected: the official `vqaEval.py`'s arithmetic, run in Python on the answers that LLaVA's
+    /// `convert_vizwiz_for_submission.py` makes from these.
     #[test]
     fn scores_are_the_official_ones() {
         let vizwiz = parsed(&fixture_text("vizwiz/val.json")).unwrap();
-        let scores = vizwiz.score(&answers_of(&vizwiz, "vizwiz/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&vizwiz, &answers_of(&vizwiz, "vizwiz/answers.jsonl"));
         let figures =
             [("accuracy", 74.56), ("number", 73.08), ("other", 79.11), ("unanswerable", 66.67), ("yes_no", 51.43)];
         assert_eq!(scores.figures, figures.map(|(name, value)| (name.to_string(), value)));
@@ -157,11 +157,11 @@ mod tests {
     }
 
     #[test]
-    fn holes_and_doubles_are_named() {
+    fn missing_answers_and_repeated_questions_are_named() {
         let good = r#"{"image": "a.jpg", "question": "?", "answers": [{"answer": "x"}], "answer_type": "other", "answerable": 1}"#;
         let without = r#"{"image": "b.jpg", "question": "?"}"#;
         for (second, words) in
-            [(good, "file: the question id a.jpg is there twice"), (without, "file: question b.jpg has no answers")]
+            [(good, "file: the question id a.jpg occurs twice"), (without, "file: question b.jpg has no answers")]
         {
             let text = Text { text: format!("[{good}, {second}]"), named: "file".into() };
             assert_eq!(parsed(&text).err().unwrap().to_string(), words);

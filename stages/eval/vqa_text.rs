@@ -1,8 +1,8 @@
-//! How answers are compared with those of annotators: the normalisation of the VQA scorer, the one that LLaVA applies
-//! before it, and the soft accuracy. Works on words; does not know questions. The quirks (a period rule that stops after 32, a pattern that looks behind
-//! for the wrong thing) are the scorer's, and part of published figures.
+//! Compares answers with those of annotators: the VQA scorer's normalisation, the one that LLaVA applies before it, and the
+//! soft accuracy. The quirks (a period rule that stops after 32 periods, a pattern that looks behind for the wrong thing) are
+//! the scorer's and part of published figures. Independent of questions.
 
-/// Taken out or replaced by a blank.
+/// Characters that are removed or replaced by a space.
 const PUNCTUATION: [char; 21] =
     [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
 const NUMBERS: [(&str, &str); 12] = [
@@ -19,7 +19,7 @@ const NUMBERS: [(&str, &str); 12] = [
     ("nine", "9"),
     ("ten", "10"),
 ];
-/// The contractions that the scorer knows.
+/// The scorer's contractions.
 const CONTRACTIONS: &str = "\
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't \
     he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't \
@@ -29,29 +29,29 @@ const CONTRACTIONS: &str = "\
     they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've \
     who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll \
     y'all'd've you'd you'd've you'll you're you've";
-/// The scorer hands a flag to a parameter that counts.
+/// The scorer passes a flag, `re.UNICODE` = 32, as the number of replacements.
 const PERIODS_REMOVED: usize = 32;
 
-/// What the VQA scorer does with answers when the annotators differ.
+/// Normalises an answer like the VQA scorer, which does so if the annotators differ.
 pub(super) fn normalize(text: &str) -> String {
     numbers_and_articles(&punctuation(&one_line(text)))
 }
 
-/// What LLaVA does with answers before it hands them in (its `EvalAIAnswerProcessor`).
+/// Prepares an answer for submission like LLaVA's `EvalAIAnswerProcessor`.
 pub(super) fn prepare(text: &str) -> String {
     let text = text.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
     normalize(text.trim())
 }
 
-/// An answer is right by a third for each of the other nine annotators that gave it, at most wholly; the mean of that
-/// over leaving out each of the ten. `equal` says which annotators gave it.
+/// The soft accuracy `mean over i of min(1, (annotators other than i who gave the answer) / 3)`. `equal` says which of the
+/// annotators, usually ten, gave the answer.
 pub(super) fn soft_accuracy(equal: &[bool]) -> f64 {
     let all = equal.iter().filter(|equal| **equal).count();
     let sum: f64 = equal.iter().map(|own| ((all - usize::from(*own)) as f64 / 3.0).min(1.0)).sum();
     sum / equal.len().max(1) as f64
 }
 
-/// The soft accuracy of the VQA scorer: all answers are normalised first, but only if the annotators differ.
+/// The VQA scorer's soft accuracy, which normalises all answers if the annotators differ.
 pub(super) fn vqa_accuracy<'a>(answer: &str, given: impl Iterator<Item = &'a str> + Clone) -> f64 {
     let first = given.clone().next().unwrap_or_default();
     let differ = given.clone().any(|other| other != first);
@@ -60,13 +60,13 @@ pub(super) fn vqa_accuracy<'a>(answer: &str, given: impl Iterator<Item = &'a str
     soft_accuracy(&given.map(|other| normal(other) == answer).collect::<Vec<_>>())
 }
 
-/// Line breaks and tabs become blanks.
+/// Replaces line breaks and tabs by spaces.
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\t'], " ").trim().to_string()
 }
 
-/// A mark that stands beside a blank anywhere in the text goes; one that is inside words only becomes a blank. A comma
-/// between digits makes all marks go.
+/// Removes a punctuation mark if it is next to a space anywhere in the text, otherwise replaces it by a space. A comma
+/// between digits makes all marks be removed.
 fn punctuation(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let grouped = chars.windows(3).any(|three| three[0].is_numeric() && three[1] == ',' && three[2].is_numeric());
@@ -78,7 +78,7 @@ fn punctuation(text: &str) -> String {
     periods(&out)
 }
 
-/// Removes periods that no digit follows.
+/// Removes periods that are not followed by a digit.
 fn periods(text: &str) -> String {
     let mut removed = 0;
     let mut out = String::with_capacity(text.len());
@@ -93,7 +93,7 @@ fn periods(text: &str) -> String {
     out
 }
 
-/// Lower case; number words become digits, articles go, forgotten apostrophes come back.
+/// Changes to lower case, replaces number words by digits, removes articles and restores forgotten apostrophes.
 fn numbers_and_articles(text: &str) -> String {
     let lower = text.to_lowercase();
     let digits = |word| NUMBERS.iter().find(|(name, _)| *name == word).map_or(word, |(_, digits)| *digits);
@@ -102,8 +102,8 @@ fn numbers_and_articles(text: &str) -> String {
     words.join(" ")
 }
 
-/// The word with its apostrophe, if exactly one of them was forgotten. Forms with a capital are of no use to the
-/// scorer, as texts are in lower case by then; one of its pairs is the wrong way round.
+/// The word with its apostrophe, if exactly one was forgotten. The scorer's forms with a capital never match, since texts are
+/// in lower case by then, and one of its pairs is the wrong way round.
 fn contraction(word: &str) -> Option<&'static str> {
     if word == "somebody'd" {
         return Some("somebodyd");
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_normalized_as_both_references_do() {
+    fn texts_are_normalized_like_both_references() {
         let text = std::fs::read_to_string(crate::eval::tests::fixture("vqav2/expected.json")).unwrap();
         let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
         let cases = expected["normalisation"].as_array().unwrap();
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn one_forgotten_apostrophe_comes_back() {
+    fn one_forgotten_apostrophe_is_restored() {
         for (plain, right) in [
             ("dont", Some("don't")),
             ("couldnt've", Some("couldn't've")),

@@ -1,6 +1,6 @@
-//! `VQAv2` (Goyal et al. 2017): open questions with the answers of ten annotators. Scored as the official scorer does
-//! on answers prepared as LLaVA prepares them for submission. The answers to the test set are not public: for its questions
-//! there is a file for the server instead.
+//! `VQAv2` (Goyal et al. 2017): open questions with the answers of ten annotators. Scored like the official scorer on
+//! answers prepared like LLaVA's submissions. Answers to the test set are not public; for its questions, writes a file for
+//! the server. Independent of other benchmarks.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     parts::{Parts, percent},
-    question::{Benchmark, Id, Question, Scores, duplicate, twice},
+    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id},
     vqa_text::{prepare, vqa_accuracy},
 };
 use crate::{Job, StageError};
@@ -19,7 +19,7 @@ use crate::{Job, StageError};
 /// The question file.
 #[derive(Debug, Deserialize)]
 struct QuestionFile {
-    /// `val2014` in COCO's names of images.
+    /// The set in COCO's image names, such as `val2014`.
     #[serde(default)]
     data_subtype: String,
     questions: Vec<Asked>,
@@ -51,12 +51,12 @@ struct Given {
     answer: String,
 }
 
-/// The questions, and for those that have them the annotations in the same order.
+/// The questions, and their annotations in the same order.
 pub(super) struct Vqav2 {
     questions: Vec<Question>,
-    /// None for the test set.
+    /// Empty for the test set.
     annotations: Vec<Annotation>,
-    /// The ids that the server expects answers to: all of the test set, of which test-dev is a part.
+    /// The ids for which the server expects answers: the whole test set, even for test-dev, a part of it.
     expected: Vec<u64>,
 }
 
@@ -72,7 +72,7 @@ impl Vqav2 {
             let usual = ["eval/vqav2/annotations.json", "v2_mscoco_val2014_annotations.json"];
             Some(files.annotations(&usual)?)
         };
-        let all = files.perhaps(&["v2_OpenEnded_mscoco_test2015_questions.json"])?;
+        let all = files.optional(&["v2_OpenEnded_mscoco_test2015_questions.json"])?;
         let all = if annotations.is_none() { all } else { None };
         Self::parse(&file, &text, annotations.as_ref(), all.as_ref(), &images, files.config)
     }
@@ -86,7 +86,7 @@ impl Vqav2 {
         config: &EvalConfig,
     ) -> Result<Self, StageError> {
         if let Some((_, id)) = duplicate(file.questions.iter().map(|asked| asked.question_id)) {
-            return Err(twice(&text.named, id));
+            return Err(duplicate_id(&text.named, id));
         }
         if file.questions.is_empty() {
             return Err(text.error("there are no questions"));
@@ -105,7 +105,7 @@ impl Vqav2 {
         Ok(Self { questions: asked.iter().map(question).collect(), annotations, expected })
     }
 
-    /// The official figures for answers as they are handed in: percentages with two decimals.
+    /// The official figures for submitted answers.
     fn accuracies(&self, answers: impl Iterator<Item = String>) -> Accuracies {
         let mut accuracies = Accuracies::default();
         for (annotation, answer) in self.annotations.iter().zip(answers) {
@@ -122,7 +122,7 @@ impl Vqav2 {
 fn annotations_of(asked: &[Asked], text: &Text) -> Result<Vec<Annotation>, StageError> {
     let file: AnnotationFile = text.json()?;
     if let Some((_, id)) = duplicate(file.annotations.iter().map(|annotation| annotation.question_id)) {
-        return Err(twice(&text.named, id));
+        return Err(duplicate_id(&text.named, id));
     }
     let mut by_id: HashMap<u64, Annotation> =
         file.annotations.into_iter().map(|annotation| (annotation.question_id, annotation)).collect();
@@ -130,7 +130,7 @@ fn annotations_of(asked: &[Asked], text: &Text) -> Result<Vec<Annotation>, Stage
         let found = by_id.remove(&asked.question_id).filter(|annotation| !annotation.answers.is_empty());
         found.ok_or_else(|| {
             let message = format!("question {} has no answers here", asked.question_id);
-            let help = "give the annotation file that belongs to the question file";
+            let help = "give the annotation file of the same set as the question file";
             StageError::input(&text.named, message, help)
         })
     };
@@ -144,7 +144,7 @@ struct Accuracies {
     by_answer_type: Parts,
 }
 
-/// Where the image lies: under COCO's 2014 name, or under its number alone as in COCO 2017.
+/// The path of an image, which has COCO's 2014 name, or only a number, as in COCO 2017.
 fn image_path(images: &Images, subtype: &str, id: u64) -> std::path::PathBuf {
     // Questions of test-dev2015 are about images of test2015.
     let subtype = subtype.replace("test-dev", "test");
@@ -173,7 +173,7 @@ impl Benchmark for Vqav2 {
         let detail = json!({
             "overall": percent(&scores.all), "per_question_type": scores.by_question_type.json(),
             "per_answer_type": scores.by_answer_type.json(),
-            // Without LLaVA's preparation, which lower-cases answers even where the annotators agree.
+            // Without LLaVA's preparation, which changes answers to lower case even if the annotators agree.
             "overall_unprepared": percent(&raw.all),
         });
         Ok(Scores { figures, detail })
@@ -196,7 +196,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{config, fixture, job};
+    use crate::eval::tests::{config, fixture, job, score_of};
 
     fn text(name: &str) -> String {
         std::fs::read_to_string(fixture("vqav2").join(name)).unwrap()
@@ -251,6 +251,7 @@ mod tests {
                     assert_eq!(lists.figure(name), value.as_f64().unwrap(), "{key} {name}");
                 }
             }
+            assert_eq!(vqa.questions.len(), scores.all.len());
             for (question, accuracy) in vqa.questions.iter().zip(&scores.all) {
                 let value = expected["per_question"][number(question).to_string()].as_f64().unwrap();
                 assert_eq!(percent(&[*accuracy]), value, "{key} {}", number(question));
@@ -259,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn the_stage_prepares_answers_as_llava_does() {
+    fn the_stage_prepares_answers_like_llava() {
         let vqa = fixture_set();
-        let scores = vqa.score(&results(&vqa, "results_raw.json"), &job()).unwrap();
+        let scores = score_of(&vqa, &results(&vqa, "results_raw.json"));
         assert_eq!(scores.figures[0], ("accuracy".to_string(), 75.85));
         assert_eq!(scores.detail["overall_unprepared"], 74.31);
     }
@@ -273,7 +274,7 @@ mod tests {
         let none = r#"{"annotations": []}"#;
         for (questions, annotations, words) in [
             (one, none, "annotations: question 1 has no answers here"),
-            (&two, none, "questions: the question id 1 is there twice"),
+            (&two, none, "questions: the question id 1 occurs twice"),
             (r#"{"questions": []}"#, none, "questions: there are no questions"),
             ("{\n\"questions\": 3}", none, "questions:2: invalid type"),
             (one, "{", "annotations:1: EOF"),
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(name("val2014"), "000000000007.jpg");
     }
 
-    /// The expected file is what LLaVA's `convert_vqav2_for_submission.py` makes of answers of which one is missing.
+    /// Expected: the file that LLaVA's `convert_vqav2_for_submission.py` makes from answers with one missing.
     #[test]
     fn the_test_set_gives_a_file_for_the_server() {
         let all = text("v2_OpenEnded_mscoco_val2014_questions.json");

@@ -3,6 +3,7 @@
 
 use crate::{
     imp::Imp,
+    layers::Parameter,
     tensor::{AdamW, Gradients, Mat, Moments, global_norm},
 };
 
@@ -30,12 +31,12 @@ impl Optimizer {
     /// An optimizer for what trains in `model` now.
     pub fn new(model: &mut Imp, settings: AdamW, max_grad_norm: f64) -> Self {
         let mut moments = Vec::new();
-        model.trainable(&mut |name, mat| moments.push((name, Moments::new(mat.count()))));
+        model.trainable(&mut |parameter, mat| moments.push((parameter.name, Moments::new(mat.count()))));
         Self { settings, max_grad_norm, step: 0, moments }
     }
 
     /// One step with `gradients` in the model's order. Returns their norm before clipping.
-    pub fn update(&mut self, model: &mut Imp, gradients: &[Mat], rate: impl Fn(&str) -> Rate) -> f32 {
+    pub fn update(&mut self, model: &mut Imp, gradients: &[Mat], rate: impl Fn(&Parameter) -> Rate) -> f32 {
         let norm = global_norm(gradients);
         // PyTorch's clip_grad_norm_ divides by the norm plus 1e-6.
         let clip = (self.max_grad_norm / (f64::from(norm) + 1e-6)) as f32;
@@ -43,9 +44,9 @@ impl Optimizer {
         self.step += 1;
         let (step, settings) = (self.step, self.settings);
         let mut parts = self.moments.iter_mut().zip(gradients);
-        model.trainable(&mut |name, mat| {
+        model.trainable(&mut |parameter, mat| {
             if let Some(((_, moments), gradient)) = parts.next() {
-                let Rate { learning_rate, weight_decay } = rate(&name);
+                let Rate { learning_rate, weight_decay } = rate(&parameter);
                 AdamW { weight_decay, ..settings }.update(mat, gradient, moments, step, learning_rate, scale);
             }
         });
@@ -55,7 +56,7 @@ impl Optimizer {
 
 impl Imp {
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         self.llm.trainable(visit);
         self.projector.trainable(visit);
     }

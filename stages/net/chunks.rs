@@ -1,4 +1,4 @@
-//! A file on its way: which of its bytes have arrived, remembered on disk. Does not know the network.
+//! A partly downloaded file: records on disk which bytes have arrived. Independent of the network.
 
 use std::{
     fs::{self, File},
@@ -12,20 +12,20 @@ use serde::{Deserialize, Serialize};
 
 use super::listing::RemoteFile;
 
-/// How a file can be had.
+/// How to download a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) url: String,
-    /// Bytes in all, if known.
+    /// Size in bytes, if known.
     pub(crate) size: Option<u64>,
-    /// The server's name for this content.
+    /// The server's `ETag` for this content.
     pub(crate) etag: Option<String>,
-    /// Bytes of a chunk; nothing if the server sends a file only as a whole.
+    /// Bytes per chunk; `None` if the server sends the file only as a whole.
     pub(crate) chunk: Option<u64>,
 }
 
 impl Plan {
-    /// The bytes of chunk `index`.
+    /// The byte range of chunk `index`.
     pub(crate) fn range(&self, index: usize) -> Range<u64> {
         let end = self.size.unwrap_or(u64::MAX);
         let chunk = self.chunk.unwrap_or(end);
@@ -42,20 +42,21 @@ impl Plan {
     }
 }
 
-/// A file on its way.
+/// A partly downloaded file.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) file: RemoteFile,
     pub(crate) plan: Plan,
     pub(crate) path: PathBuf,
     state: PathBuf,
-    /// Whether `plan` had to be asked for; else it follows from the listing, and the length of `path` says the rest.
-    asked: bool,
+    /// Whether the server was asked for `plan`. A small listed file needs no request and no state: the length of `path`
+    /// says how much has arrived.
+    probed: bool,
     done: Vec<AtomicU64>,
-    forgotten: AtomicBool,
+    discarded: AtomicBool,
 }
 
-/// What is remembered.
+/// The state on disk.
 #[derive(Serialize, Deserialize)]
 struct State {
     plan: Plan,
@@ -63,22 +64,22 @@ struct State {
 }
 
 impl Part {
-    /// Goes on with what lies in `folder`, or begins: `ask` finds out how the file can be had.
+    /// Resumes the download in `folder`, or starts one; `probe` asks the server how the file can be downloaded.
     pub(crate) fn open<E: From<io::Error>>(
         folder: &Path,
         file: RemoteFile,
         chunk: u64,
-        ask: impl FnOnce(&RemoteFile) -> Result<Plan, E>,
+        probe: impl FnOnce(&RemoteFile) -> Result<Plan, E>,
     ) -> Result<Self, E> {
-        // Named by what it is: a source that lists something else now begins anew.
+        // The name follows from the content: a source whose listing has changed starts over.
         let name = blake3::hash(format!("{} {:?} {:?}", file.url, file.size, file.etag).as_bytes()).to_hex();
         let path = folder.join(format!("{}.part", &name[..32]));
         let state = path.with_extension("json");
         if let Some(size) = file.size.filter(|size| *size <= chunk) {
             let plan = Plan { url: file.url.clone(), size: Some(size), etag: file.etag.clone(), chunk: Some(chunk) };
-            let there = fs::metadata(&path).map_or(0, |data| data.len());
-            let done = (0..plan.chunks()).map(|_| AtomicU64::new(if there <= size { there } else { 0 })).collect();
-            return Ok(Self { file, plan, path, state, asked: false, done, forgotten: AtomicBool::default() });
+            let length = fs::metadata(&path).map_or(0, |data| data.len());
+            let done = (0..plan.chunks()).map(|_| AtomicU64::new(if length <= size { length } else { 0 })).collect();
+            return Ok(Self { file, plan, path, state, probed: false, done, discarded: AtomicBool::default() });
         }
         let known = fs::read(&state).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
         let known = known
@@ -86,15 +87,15 @@ impl Part {
         let (plan, done) = if let Some(State { plan, done }) = known {
             (plan, done)
         } else {
-            let plan = ask(&file)?;
+            let plan = probe(&file)?;
             let done = vec![0; plan.chunks()];
             (plan, done)
         };
         let done = done.into_iter().map(AtomicU64::new).collect();
-        Ok(Self { file, plan, path, state, asked: true, done, forgotten: AtomicBool::default() })
+        Ok(Self { file, plan, path, state, probed: true, done, discarded: AtomicBool::default() })
     }
 
-    /// The chunks of which something is missing.
+    /// The chunks that are incomplete.
     pub(crate) fn missing(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.done.len()).filter(|index| {
             let range = self.plan.range(*index);
@@ -102,29 +103,29 @@ impl Part {
         })
     }
 
-    /// How many bytes of a chunk have arrived.
+    /// Bytes of chunk `index` that have arrived.
     pub(crate) fn arrived(&self, index: usize) -> u64 {
         self.done[index].load(Ordering::Acquire)
     }
 
-    /// So many bytes of a chunk lie in the file.
+    /// Records that `bytes` bytes of chunk `index` have been written.
     pub(crate) fn set_arrived(&self, index: usize, bytes: u64) {
         self.done[index].store(bytes, Ordering::Release);
     }
 
-    /// How many bytes have arrived.
+    /// Bytes of the file that have arrived.
     pub(crate) fn bytes(&self) -> u64 {
         (0..self.done.len()).map(|index| self.arrived(index)).sum()
     }
 
-    /// Remembers what has arrived: the bytes reach the disk before the note that says so.
-    pub(crate) fn remember(&self) -> io::Result<()> {
-        if self.forgotten.load(Ordering::Acquire) {
-            // Other connections may still have been writing.
-            self.forget();
+    /// Saves the state. The bytes reach the disk before the state that counts them.
+    pub(crate) fn save(&self) -> io::Result<()> {
+        if self.discarded.load(Ordering::Acquire) {
+            // Other connections may have written since.
+            self.discard();
             return Ok(());
         }
-        if !self.asked || !self.path.is_file() {
+        if !self.probed || !self.path.is_file() {
             return Ok(());
         }
         let done = (0..self.done.len()).map(|index| self.arrived(index)).collect();
@@ -136,11 +137,11 @@ impl Part {
         fs::rename(&new, &self.state)
     }
 
-    /// Forgets everything: the next run begins anew.
-    pub(crate) fn forget(&self) {
-        self.forgotten.store(true, Ordering::Release);
+    /// Deletes everything, so that the next run starts over.
+    pub(crate) fn discard(&self) {
+        self.discarded.store(true, Ordering::Release);
         for path in [&self.path, &self.state] {
-            // What is not there is forgotten already.
+            // The file may not exist.
             let _ = fs::remove_file(path);
         }
     }

@@ -1,4 +1,4 @@
-//! Files on another machine, as a source lists them.
+//! Files on another machine, as a source lists them. Independent of the kind of source.
 
 use std::path::PathBuf;
 
@@ -9,32 +9,32 @@ use super::verify::Check;
 /// A file on another machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RemoteFile {
-    /// Where it lies in the source, and will lie in the output.
+    /// Path in the source, and in the output.
     pub(crate) name: String,
     pub(crate) url: String,
-    /// Bytes, if the source lists them.
+    /// Size in bytes, if the source lists it.
     pub(crate) size: Option<u64>,
-    /// The server's name for this content, if the source lists it.
+    /// The server's `ETag` for this content, if the source lists it.
     #[serde(default)]
     pub(crate) etag: Option<String>,
-    /// What its content must hash to.
+    /// The hashes that its content must have.
     pub(crate) checks: Vec<Check>,
 }
 
 impl RemoteFile {
-    /// A file of which nothing else is known.
+    /// A file about which nothing else is known.
     pub(crate) fn new(name: &str, url: String) -> Self {
         Self { name: name.into(), url, size: None, etag: None, checks: Vec::new() }
     }
 }
 
-/// A list of files, kept with the checkpoint so that a download that goes on goes on with the same files.
+/// A list of files. It is kept with the checkpoint, so that a resumed download continues with the same files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Listing {
     pub(crate) files: Vec<RemoteFile>,
-    /// The commit, on a hub.
+    /// The commit, for a repository on a hub.
     pub(crate) commit: Option<String>,
-    /// Files of the hub's own local cache: name -> path.
+    /// Files that are already in the hub's local cache: name -> path.
     #[serde(skip)]
     pub(crate) local: Vec<(String, PathBuf)>,
 }

@@ -1,4 +1,4 @@
-//! Which of a source's files are wanted. Does not know where they are.
+//! Selects files of a source by patterns. Independent of where the files are.
 
 use std::fmt::Display;
 
@@ -6,7 +6,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::StageError;
 
-/// The value of `files`: `*` stands for anything, also for `/`, as in `huggingface_hub`. No pattern means every file.
+/// The value of `files`. As in `huggingface_hub`, `*` also matches `/`. No pattern means every file.
 pub(crate) struct Patterns {
     texts: Vec<String>,
     globs: GlobSet,
@@ -22,7 +22,7 @@ impl Patterns {
         self.texts.is_empty() || self.globs.is_match(name)
     }
 
-    /// A pattern that matches nothing is a mistake that would show much later.
+    /// Checks that each pattern matches a file: a mistyped pattern would otherwise show much later.
     pub(crate) fn all_used(&self, names: &[String], source: &impl Display) -> Result<(), StageError> {
         let mut used = vec![false; self.texts.len()];
         names.iter().flat_map(|name| self.globs.matches(name)).for_each(|index| used[index] = true);
@@ -31,7 +31,7 @@ impl Patterns {
         shown.truncate(12);
         let more = if names.len() > shown.len() { ", ..." } else { "" };
         Err(StageError::failed(
-            format!("{source} has no file that `{}` in `files` matches", self.texts[unused]),
+            format!("`{}` in `files` matches no file of {source}", self.texts[unused]),
             format!("it has: {}{more}", shown.join(", ")),
         ))
     }
@@ -40,11 +40,14 @@ impl Patterns {
 /// Compiles patterns.
 ///
 /// # Errors
-/// In words, which one is none.
+/// The first invalid pattern, as text that continues "`files` ...".
 pub(crate) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
     let mut builder = GlobSetBuilder::new();
     for text in texts {
-        builder.add(Glob::new(text).map_err(|error| format!("holds `{text}`, which is no pattern: {}", error.kind()))?);
+        builder.add(
+            Glob::new(text)
+                .map_err(|error| format!("contains `{text}`, which is not a valid pattern: {}", error.kind()))?,
+        );
     }
     builder.build().map_err(|error| error.to_string())
 }

@@ -1,5 +1,5 @@
-//! Object stores that speak S3: what lies below a key, how a request is signed, and what a refusal means. Does not know how
-//! objects are transferred.
+//! Object stores that speak S3: lists objects, signs requests and explains refusals. Independent of how objects are
+//! transferred.
 
 use std::{env, fmt, time::Duration};
 
@@ -10,13 +10,13 @@ use rusty_s3::{
 use ureq::{Body, http::Response};
 
 use super::{
-    http::{Client, Trouble, Watch, shown},
+    http::{Client, RequestError, Watch, redacted},
     listing::{Listing, RemoteFile},
     patterns::Patterns,
 };
 use crate::StageError;
 
-/// Each request has a signature of its own; it must hold when the request begins.
+/// Validity of a signature. Each request has its own, which only needs to be valid when the request begins.
 const SIGNED_FOR: Duration = Duration::from_hours(1);
 
 /// `s3://bucket/key`: the key of an object, or of a folder of objects.
@@ -27,7 +27,7 @@ pub(crate) struct S3Source {
 }
 
 impl S3Source {
-    /// Reads what follows `s3://`.
+    /// Parses what follows `s3://`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (bucket, key) = text.split_once('/').unwrap_or((text, ""));
         let is_bucket = bucket.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -38,12 +38,12 @@ impl S3Source {
         Ok(Self { bucket: bucket.into(), key: key.into() })
     }
 
-    /// Whether it may name a single object.
-    fn may_be_one(&self) -> bool {
+    /// Whether the source may name a single object.
+    fn may_be_object(&self) -> bool {
         !self.key.is_empty() && !self.key.ends_with('/')
     }
 
-    /// The object that it names, else those of the objects below it that `patterns` name.
+    /// Lists the object that the source names; if there is none, the objects below it that match `patterns`.
     pub(crate) fn list(
         &self,
         store: &Store,
@@ -52,16 +52,16 @@ impl S3Source {
         watch: &impl Watch,
     ) -> Result<Listing, StageError> {
         let url = self.to_string();
-        if self.may_be_one() && client.patiently(watch, |_| client.exists(&url))? {
+        if self.may_be_object() && client.retry(watch, |_| client.exists(&url))? {
             let name = self.key.rsplit('/').next().unwrap_or_default();
             Patterns::new(patterns)?.all_used(&[name.into()], self)?;
             return Ok(Listing::of(vec![RemoteFile::new(name, url)]));
         }
-        let prefix = if self.may_be_one() { format!("{}/", self.key) } else { self.key.clone() };
+        let prefix = if self.may_be_object() { format!("{}/", self.key) } else { self.key.clone() };
         let (mut objects, mut after) = (Vec::new(), None);
         loop {
-            let page = client.patiently(watch, |_| store.page(client, &prefix, after.as_deref()))?;
-            // Some tools leave an empty object in place of a folder.
+            let page = client.retry(watch, |_| store.page(client, &prefix, after.as_deref()))?;
+            // Some tools create an empty object for a folder.
             objects.extend(page.contents.into_iter().filter(|object| !object.key.ends_with('/')));
             after = page.next_continuation_token;
             if after.is_none() {
@@ -72,8 +72,12 @@ impl S3Source {
             }
         }
         if objects.is_empty() {
-            let what = if self.may_be_one() { "neither such an object nor one" } else { "no object" };
-            let message = format!("there is {what} below s3://{}/{prefix}", self.bucket);
+            let below = format!("below s3://{}/{prefix}", self.bucket);
+            let message = if self.may_be_object() {
+                format!("there is no object {self}, and none {below}")
+            } else {
+                format!("there is no object {below}")
+            };
             return Err(StageError::failed(message, "check `source`"));
         }
         let wanted = Patterns::new(patterns)?;
@@ -81,8 +85,8 @@ impl S3Source {
         for object in objects {
             let url = format!("s3://{}/{}", self.bucket, object.key);
             let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name)).ok_or_else(|| {
-                let help = "rename that object, or name a folder in `source` that does not hold it";
-                StageError::failed(format!("{url} can't be a file: its key is no path"), help)
+                let help = "rename the object, or set `source` to a folder without it";
+                StageError::failed(format!("{url} can't be a file: its key is not a valid path"), help)
             })?;
             names.push(name.to_string());
             if wanted.matches(name) {
@@ -100,12 +104,12 @@ impl fmt::Display for S3Source {
     }
 }
 
-/// Whether a key, or its end, is the path of a file. Others would not survive in a URL either.
+/// Whether a key, or the end of one, is a valid file path. Other keys would not survive in a URL either.
 fn is_path(key: &str) -> bool {
     key.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// Where a bucket is, and who asks.
+/// The address of a bucket, and the credentials for it.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     bucket: Bucket,
@@ -113,7 +117,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// As AWS's own tools read the environment. Without credentials requests are not signed.
+    /// Reads variables as AWS's own tools do. Without credentials, requests are not signed.
     pub(crate) fn of(source: &S3Source, var: impl Fn(&str) -> Option<String>) -> Result<Self, StageError> {
         let first = |names: &[&str]| names.iter().find_map(|name| var(name).filter(|value| !value.trim().is_empty()));
         let (key, secret) = (first(&["AWS_ACCESS_KEY_ID"]), first(&["AWS_SECRET_ACCESS_KEY"]));
@@ -130,32 +134,32 @@ impl Store {
         };
         let region = first(&["AWS_REGION", "AWS_DEFAULT_REGION"]).unwrap_or_else(|| "us-east-1".into());
         let own = first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
-        // A certificate of AWS's covers no name with a dot; other servers are often reached by their address.
+        // AWS's certificates don't cover bucket names with a dot; other servers are often reached by IP address.
         let in_host = own.is_none() && source.bucket.bytes().all(|byte| byte != b'.' && !byte.is_ascii_uppercase());
         let style = if in_host { UrlStyle::VirtualHost } else { UrlStyle::Path };
         let endpoint = own.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
         let url = endpoint.parse().map_err(BucketError::ParseError);
         let bucket = url.and_then(|url| Bucket::new(url, style, source.bucket.clone(), region)).map_err(|error| {
             let help = "correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, such as `https://minio.example.org:9000`";
-            StageError::failed(format!("{source}: {endpoint} is no endpoint of S3 ({error})"), help)
+            StageError::failed(format!("{source}: {endpoint} is not a valid S3 endpoint ({error})"), help)
         })?;
         Ok(Self { bucket, credentials })
     }
 
-    /// The same from the environment.
+    /// Reads the environment.
     pub(crate) fn from_env(source: &S3Source) -> Result<Self, StageError> {
         Self::of(source, |name| env::var(name).ok())
     }
 
-    /// The signed address of what is `s3://...` everywhere else, so that no signature is kept or shown.
+    /// The signed address of an `s3://` URL. Everything else uses the URL, so that no signature is stored or shown.
     pub(crate) fn address(&self, url: &str) -> String {
         let key = url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')).map(|(_, key)| key);
         let Some(key) = key else { return url.into() };
         self.bucket.get_object(self.credentials.as_ref(), key).sign(SIGNED_FOR).into()
     }
 
-    /// A part of the list of objects.
-    fn page(&self, client: &Client, prefix: &str, after: Option<&str>) -> Result<ListObjectsV2Response, Trouble> {
+    /// Requests one page of the list of objects.
+    fn page(&self, client: &Client, prefix: &str, after: Option<&str>) -> Result<ListObjectsV2Response, RequestError> {
         let mut list = self.bucket.list_objects_v2(self.credentials.as_ref());
         list.with_prefix(prefix);
         if let Some(after) = after {
@@ -164,13 +168,13 @@ impl Store {
         let text = client.get_text(list.sign(SIGNED_FOR).as_str())?;
         ListObjectsV2::parse_response(&text).map_err(|error| {
             let base = self.bucket.base_url();
-            let help = "check that AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, if set, is a server that speaks S3";
-            Trouble::Fatal(StageError::failed(format!("{base} does not list objects as S3 does: {error}"), help))
+            let help = "check that AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, if set, names a server that speaks S3";
+            RequestError::Fatal(StageError::failed(format!("{base} doesn't list objects like S3: {error}"), help))
         })
     }
 
-    /// What a refusal means.
-    pub(crate) fn refused(&self, url: &str, response: &mut Response<Body>) -> StageError {
+    /// Explains a response that refuses the request.
+    pub(crate) fn refusal(&self, url: &str, response: &mut Response<Body>) -> StageError {
         let region = response.headers().get("x-amz-bucket-region").and_then(|value| value.to_str().ok());
         let region = region.filter(|region| *region != self.bucket.region()).map(Into::<String>::into);
         let text = response.body_mut().with_config().limit(1 << 16).read_to_string().unwrap_or_default();
@@ -179,31 +183,31 @@ impl Store {
         let (message, help) = match (code.as_str(), region) {
             (_, Some(region)) => ("its bucket is in another region".into(), format!("set AWS_REGION to `{region}`")),
             ("NoSuchBucket", _) => (format!("there is no bucket `{}`", self.bucket.name()), "check `source`".into()),
-            ("NoSuchKey", _) => ("there is no such object".into(), "check `source`: it may have moved".into()),
+            ("NoSuchKey", _) => ("no such object".into(), "check `source`: it may have moved".into()),
             ("InvalidAccessKeyId", _) => {
-                ("the server does not know this access key".into(), "correct AWS_ACCESS_KEY_ID".into())
+                ("the server doesn't know this access key".into(), "correct AWS_ACCESS_KEY_ID".into())
             }
             ("SignatureDoesNotMatch", _) => {
-                ("the server does not accept the signature".into(), "correct AWS_SECRET_ACCESS_KEY".into())
+                ("the server rejected the signature".into(), "correct AWS_SECRET_ACCESS_KEY".into())
             }
             ("ExpiredToken" | "InvalidToken", _) => {
-                ("the session token is not valid any more".into(), "set AWS_SESSION_TOKEN and its keys anew".into())
+                ("the session token is invalid or expired".into(), "set a new AWS_SESSION_TOKEN and its keys".into())
             }
             ("RequestTimeTooSkewed", _) => {
-                ("the server finds this machine's clock wrong".into(), "correct the clock".into())
+                ("this machine's clock differs from the server's".into(), "set the clock".into())
             }
             _ if response.status() == 403 && self.credentials.is_none() => (
-                format!("access without credentials is refused ({code})"),
+                format!("access without credentials denied ({code})"),
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
             ),
             _ if response.status() == 403 => (
-                format!("access is refused ({code})"),
-                "ask its owner for access: to read the object, and to list the bucket where `source` is a folder"
+                format!("access denied ({code})"),
+                "ask the owner for permission to read the object and, if `source` is a folder, to list the bucket"
                     .into(),
             ),
-            _ if response.status() == 404 => (format!("it is not there ({code})"), "check `source`".into()),
-            _ => (format!("the server answers {code}"), "check `source`, AWS_REGION and the endpoint".into()),
+            _ if response.status() == 404 => (format!("not found ({code})"), "check `source`".into()),
+            _ => (format!("the server answered {code}"), "check `source`, AWS_REGION and the endpoint".into()),
         };
-        StageError::failed(format!("{}: {message}", shown(url)), help)
+        StageError::failed(format!("{}: {message}", redacted(url)), help)
     }
 }

@@ -1,5 +1,5 @@
-//! Files come over several connections at once, in chunks that are asked for again when a connection is cut.
-//! Goes on where an earlier process was stopped.
+//! Downloads files over several connections at once, in chunks that are requested again when a connection is lost, and
+//! resumes what an earlier process began. Independent of the kind of server.
 
 use std::{
     collections::VecDeque,
@@ -21,19 +21,18 @@ use ureq::{Body, http::Response};
 
 use super::{
     chunks::{Part, Plan},
-    http::{Client, Trouble, Watch, cut, shown},
+    http::{Client, RequestError, Watch, cut_off, redacted},
     listing::RemoteFile,
     verify::verify,
 };
 use crate::{Job, StageError, contract::event::Progress};
 
-/// Requests at a time.
+/// Simultaneous requests.
 const CONNECTIONS: usize = 8;
-/// Time between two notes of what has arrived.
-const REMEMBER: Duration = Duration::from_secs(2);
-
+/// Time between two saves of the state on disk.
+const SAVE_INTERVAL: Duration = Duration::from_secs(2);
 /// Time that connections have to end.
-const LEAVE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What all connections share.
 struct Shared {
@@ -43,16 +42,16 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// What a connection says.
-enum Said {
+/// A message from a connection.
+enum Message {
     Warning(String),
     Failed(StageError),
 }
 
-/// A connection's view.
+/// The thread of a connection.
 struct Worker {
     shared: Arc<Shared>,
-    said: Sender<Said>,
+    messages: Sender<Message>,
 }
 
 impl Watch for Worker {
@@ -61,12 +60,12 @@ impl Watch for Worker {
     }
 
     fn warn(&self, message: String) {
-        // Nobody listens any more once the stage has ended.
-        let _ = self.said.send(Said::Warning(message));
+        // The receiver is gone once the stage has ended.
+        let _ = self.messages.send(Message::Warning(message));
     }
 }
 
-/// Brings all files into the checkpoint folder, checked.
+/// Downloads all files into the checkpoint folder and verifies them. Returns each with its path.
 pub(crate) fn fetch(
     job: &Job,
     client: Client,
@@ -77,7 +76,7 @@ pub(crate) fn fetch(
     for file in files {
         job.check_cancelled()?;
         let part = Part::open(&job.checkpoint(), file, chunk, |file| {
-            client.patiently(job, |_| ask(&client, file)).map_err(Failure)
+            client.retry(job, |_| probe(&client, file)).map_err(Failure)
         });
         parts.push(part.map_err(|Failure(error)| error)?);
     }
@@ -85,47 +84,47 @@ pub(crate) fn fetch(
     let queue: VecDeque<_> = queue.collect();
     let connections = queue.len().min(CONNECTIONS);
     let shared = Arc::new(Shared { client, parts, queue: Mutex::new(queue), stop: AtomicBool::new(false) });
-    let (said, hear) = mpsc::channel();
-    // Not scoped: a stage that is stopped need not wait for a server.
+    let (messages, receiver) = mpsc::channel();
+    // Threads are not scoped, so that a stage can stop without waiting for a server.
     for _ in 0..connections {
-        let worker = Worker { shared: shared.clone(), said: said.clone() };
+        let worker = Worker { shared: shared.clone(), messages: messages.clone() };
         thread::spawn(move || worker.run());
     }
-    drop(said);
-    let outcome = watch(job, &shared, &hear);
+    drop(messages);
+    let outcome = watch(job, &shared, &receiver);
     shared.stop.store(true, Ordering::Relaxed);
-    // The channel closes with the last connection; one that waits for its server is left behind.
-    let patience = Instant::now() + LEAVE;
-    while hear.recv_timeout(patience.saturating_duration_since(Instant::now())).is_ok() {}
+    // The channel closes with the last connection. A connection that still waits for its server is abandoned.
+    let deadline = Instant::now() + GRACE;
+    while receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
     for part in &shared.parts {
-        part.remember().map_err(StageError::io(&part.path))?;
+        part.save().map_err(StageError::io(&part.path))?;
     }
     outcome?;
     shared.parts.par_iter().try_for_each(|part| check(job, part))?;
     Ok(shared.parts.iter().map(|part| (part.file.clone(), part.path.clone())).collect())
 }
 
-/// Carries a [`StageError`] through a function that also has errors of its own.
+/// Carries a [`StageError`] through a function that can also fail with an I/O error.
 struct Failure(StageError);
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self(StageError::failed(error.to_string(), "run it again"))
+        Self(StageError::failed(error.to_string(), "run the same command again"))
     }
 }
 
-/// Shows how far it is until all connections have ended.
-fn watch(job: &Job, shared: &Shared, hear: &mpsc::Receiver<Said>) -> Result<(), StageError> {
+/// Reports progress until all connections have ended.
+fn watch(job: &Job, shared: &Shared, receiver: &mpsc::Receiver<Message>) -> Result<(), StageError> {
     let total: u64 = shared.parts.iter().map(|part| part.plan.size.unwrap_or_default()).sum();
     let known = shared.parts.iter().all(|part| part.plan.size.is_some());
-    let mut remembered = Instant::now();
+    let mut saved = Instant::now();
     loop {
-        let heard = hear.recv_timeout(Duration::from_millis(100));
+        let message = receiver.recv_timeout(Duration::from_millis(100));
         let bytes: u64 = shared.parts.iter().map(Part::bytes).sum();
         job.progress(Progress::new(bytes as usize, if known { total as usize } else { 0 }, "bytes"));
-        match heard {
-            Ok(Said::Warning(message)) => job.warn(message),
-            Ok(Said::Failed(error)) => return Err(error),
+        match message {
+            Ok(Message::Warning(message)) => job.warn(message),
+            Ok(Message::Failed(error)) => return Err(error),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
                 job.result("bytes", bytes as f64);
@@ -133,9 +132,9 @@ fn watch(job: &Job, shared: &Shared, hear: &mpsc::Receiver<Said>) -> Result<(), 
             }
         }
         job.check_cancelled()?;
-        if remembered.elapsed() > REMEMBER {
-            shared.parts.iter().try_for_each(|part| part.remember().map_err(StageError::io(&part.path)))?;
-            remembered = Instant::now();
+        if saved.elapsed() > SAVE_INTERVAL {
+            shared.parts.iter().try_for_each(|part| part.save().map_err(StageError::io(&part.path)))?;
+            saved = Instant::now();
         }
     }
 }
@@ -146,10 +145,10 @@ fn check(job: &Job, part: &Part) -> Result<(), StageError> {
         fs::write(&part.path, []).map_err(StageError::io(&part.path))?;
     }
     verify(&part.path, &part.file.checks).map_err(|message| {
-        part.forget();
+        part.discard();
         StageError::failed(
-            format!("{}: {message}", shown(&part.file.url)),
-            "run it again to download it anew; if it differs again, it is not the file that was meant",
+            format!("{}: {message}", redacted(&part.file.url)),
+            "run the same command again to download it once more; if it still differs, the source has a different file",
         )
     })
 }
@@ -158,14 +157,14 @@ fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }
 
-/// Start and total of `bytes 0-99/1000`.
+/// The start of the range and the total size in `bytes 0-99/1000`.
 fn content_range(response: &Response<Body>) -> Option<(u64, u64)> {
     let (range, total) = header(response, "content-range")?.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
 }
 
-/// Finds out whether a file can be had in chunks, and how large it is.
-pub(crate) fn ask(client: &Client, file: &RemoteFile) -> Result<Plan, Trouble> {
+/// Asks the server whether the file can be downloaded in chunks, and for its size.
+pub(crate) fn probe(client: &Client, file: &RemoteFile) -> Result<Plan, RequestError> {
     let response = client.get(&file.url, &[("range", "bytes=0-0".into())])?;
     let etag = header(&response, "etag").filter(|etag| !etag.starts_with("W/")).map(Into::into);
     let plan = match (response.status().as_u16(), content_range(&response)) {
@@ -180,15 +179,15 @@ pub(crate) fn ask(client: &Client, file: &RemoteFile) -> Result<Plan, Trouble> {
         }
     };
     match (file.size, plan.size) {
-        (Some(listed), Some(found)) if listed != found => Err(Trouble::Fatal(other_size(file, listed, found))),
+        (Some(listed), Some(found)) if listed != found => Err(RequestError::Fatal(other_size(file, listed, found))),
         _ => Ok(plan),
     }
 }
 
 fn other_size(file: &RemoteFile, listed: u64, found: u64) -> StageError {
     StageError::failed(
-        format!("{}: the server has {found} bytes, and must have {listed}", shown(&file.url)),
-        "the source changed, or something between here and there answers in its place: run it again",
+        format!("{}: the server reports {found} bytes, but {listed} were expected", redacted(&file.url)),
+        "the source has changed, or a proxy answered in its place: run the same command again",
     )
 }
 
@@ -199,15 +198,15 @@ impl Worker {
             let Some((number, index)) = next else { return };
             let part = &self.shared.parts[number];
             let client = &self.shared.client;
-            if let Err(error) = client.patiently(self, |progress| self.chunk(part, index, progress)) {
-                let _ = self.said.send(Said::Failed(error));
+            if let Err(error) = client.retry(self, |progress| self.chunk(part, index, progress)) {
+                let _ = self.messages.send(Message::Failed(error));
                 return;
             }
         }
     }
 
-    /// Brings what is missing of a chunk.
-    fn chunk(&self, part: &Part, index: usize, progress: &mut bool) -> Result<(), Trouble> {
+    /// Downloads the missing rest of a chunk.
+    fn chunk(&self, part: &Part, index: usize, progress: &mut bool) -> Result<(), RequestError> {
         let Part { file, plan, .. } = part;
         let range = plan.range(index);
         if plan.chunk.is_none() {
@@ -223,7 +222,7 @@ impl Worker {
         };
         let total = match (response.status().as_u16(), content_range(&response)) {
             (206, Some((start, total))) if start == at => Some(total),
-            // A file of one chunk may as well come whole.
+            // A file of one chunk may also arrive as a whole.
             (200, _) if range.start == 0 && plan.size.is_none_or(|size| size == range.end) => {
                 part.set_arrived(index, 0);
                 at = 0;
@@ -237,7 +236,7 @@ impl Worker {
             return Err(if part.plan.etag.is_some() {
                 changed(part)
             } else {
-                Trouble::Fatal(other_size(file, size, total))
+                RequestError::Fatal(other_size(file, size, total))
             });
         }
         let body = response.body_mut().as_reader();
@@ -251,7 +250,7 @@ impl Worker {
         mut at: u64,
         mut body: impl Read,
         progress: &mut bool,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RequestError> {
         let range = part.plan.range(index);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&part.path).map_err(disk(part))?;
         if part.plan.chunk.is_none() {
@@ -263,7 +262,7 @@ impl Worker {
             if room == 0 {
                 return Ok(());
             }
-            let bytes = body.read(&mut buffer[..room]).map_err(|error| cut(&part.file.url, &error))?;
+            let bytes = body.read(&mut buffer[..room]).map_err(|error| cut_off(&part.file.url, &error))?;
             if bytes == 0 {
                 break;
             }
@@ -275,19 +274,19 @@ impl Worker {
         if part.plan.size.is_none() || at == range.end {
             return Ok(());
         }
-        Err(cut(&part.file.url, &io::Error::new(io::ErrorKind::UnexpectedEof, "it ended early")))
+        Err(cut_off(&part.file.url, &io::Error::new(io::ErrorKind::UnexpectedEof, "it ended early")))
     }
 }
 
-fn disk(part: &Part) -> impl Fn(io::Error) -> Trouble + '_ {
-    |error| Trouble::Fatal(StageError::Io { path: part.path.clone(), source: error })
+fn disk(part: &Part) -> impl Fn(io::Error) -> RequestError + '_ {
+    |error| RequestError::Fatal(StageError::Io { path: part.path.clone(), source: error })
 }
 
-/// What has arrived is of another content than what would follow.
-fn changed(part: &Part) -> Trouble {
-    part.forget();
-    Trouble::Fatal(StageError::failed(
-        format!("{} changed while it was downloaded", shown(&part.file.url)),
-        "run it again: it begins anew",
+/// The error for a file whose rest would belong to different content than the part that has arrived.
+fn changed(part: &Part) -> RequestError {
+    part.discard();
+    RequestError::Fatal(StageError::failed(
+        format!("{} changed during the download", redacted(&part.file.url)),
+        "run the same command again: the download starts over",
     ))
 }

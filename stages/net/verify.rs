@@ -1,4 +1,4 @@
-//! Whether a file's content is the wanted one.
+//! Checks a file's content against expected hashes. Independent of where the file came from.
 
 use std::{
     fmt::Write,
@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// What a content must hash to, in hexadecimal digits.
+/// An expected hash, in hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Check {
     Sha256(String),
     Blake3(String),
-    /// The id that git gives to a file: SHA-1 of `blob`, its length and its content.
+    /// Git's id of a file: the SHA-1 of `blob`, its length and its content.
     GitBlob(String),
 }
 
@@ -30,7 +30,7 @@ impl Check {
         }
     }
 
-    fn wanted(&self) -> &str {
+    fn expected(&self) -> &str {
         match self {
             Self::Sha256(hex) | Self::Blake3(hex) | Self::GitBlob(hex) => hex,
         }
@@ -59,7 +59,7 @@ fn hash<D: Digest>(file: File, mut hasher: D) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-/// Bytes in hexadecimal digits.
+/// Formats bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {
         // Writing into a string can't fail.
@@ -68,15 +68,15 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Compares a file's content with what it must hash to.
+/// Compares a file's hashes with the expected ones.
 ///
 /// # Errors
-/// In words: which hash differs, and how; or why the file can't be read.
+/// Text that says which hash differs, or why the file can't be read.
 pub(crate) fn verify(path: &Path, checks: &[Check]) -> Result<(), String> {
     for check in checks {
         let found = check.of(path).map_err(|error| error.to_string())?;
-        if !found.eq_ignore_ascii_case(check.wanted()) {
-            return Err(format!("its {} is {found}, and must be {}", check.name(), check.wanted()));
+        if !found.eq_ignore_ascii_case(check.expected()) {
+            return Err(format!("its {} is {found}, but {} was expected", check.name(), check.expected()));
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! From an annotation file to records: chunks of it are read, tokenized and checked on all cores, and written in order.
-//! Does not know the formats of either end, only their readers and writers.
+//! Converts an annotation file to records, in chunks that are tokenized and checked on all cores and written in order.
+//! Independent of the file formats at both ends, which have their own readers and writers.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use imp_model::{IMAGE_TOKEN, tensor::IGNORE};
 use rayon::prelude::*;
 
 use super::{
-    annotations::{Annotation, Place, RawRecord, Records, Trouble},
+    annotations::{Annotation, Cursor, ParseError, RawRecord, Records},
     config::{IMAGES, PreprocessConfig},
     rejected::{Rejected, Rejects},
 };
@@ -27,12 +27,15 @@ use crate::{
     text::{template::Encoded, tokenizer::TextTokenizer},
 };
 
-/// Records that are in memory at a time, with their images.
+/// Records in memory at a time, with their images.
 const CHUNK: usize = 128;
-/// After so many bad records beyond what is allowed, looking for more tells nothing new.
+/// Unusable records beyond the allowed number after which the stage gives up.
 const ENOUGH_REJECTED: usize = 1000;
+const REPEATED_FOLDER: &str = "image paths are relative to `image_folder`: remove that folder from the records' `image`, or \
+                               set `image_folder = \".\"`";
 
-/// The images that the set has: the start of a hash of their path -> their number. Paths would take several times the memory.
+/// The images that are in the set: prefix of the path's hash -> image number. Whole paths would take several times the
+/// memory.
 type Known = HashMap<[u8; 16], u32>;
 
 fn name_of(path: &Path) -> [u8; 16] {
@@ -41,29 +44,41 @@ fn name_of(path: &Path) -> [u8; 16] {
     name
 }
 
-/// A record that can be written.
+/// A record ready to be written.
 struct Converted {
     id: String,
     encoded: Encoded,
-    /// Path, and the file's content unless the set has it already.
+    /// Path, and the file's content unless it is in the set already.
     images: Vec<(PathBuf, Option<Vec<u8>>)>,
     words: usize,
 }
 
-/// What all records share.
+/// Why a record is unusable, as in [`ParseError`].
+struct Problem {
+    message: String,
+    help: Option<&'static str>,
+}
+
+impl<T: Into<String>> From<T> for Problem {
+    fn from(message: T) -> Self {
+        Self { message: message.into(), help: None }
+    }
+}
+
+/// What the conversion of all records shares.
 struct Converter<'a> {
     config: &'a PreprocessConfig,
     tokenizer: TextTokenizer,
-    /// Where images are looked for, in this order.
+    /// Folders that are searched for images, in this order.
     image_folders: Vec<PathBuf>,
 }
 
-/// The work of the stage.
+/// Converts the annotation file to records in the output folder.
 pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
     let data = job.input("data")?;
     let path = data.join(&config.annotations);
     let named = job.named(&path);
-    let mut place = Place::default();
+    let mut cursor = Cursor::default();
     let folder = job.input("tokenizer")?;
     let mut tokenizer = TextTokenizer::open(folder, &job.named(folder))?;
     config.template.prepare(&mut tokenizer)?;
@@ -72,12 +87,12 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     let mut sink = RecordSink::create(config, &job.output())?;
     loop {
         job.check_cancelled()?;
-        // Mapped anew each time, so that the memory does not grow by what has been read.
+        // A new mapping for each chunk, so that the memory in use does not grow with what has been read.
         let text = map_file(&path).map_err(|error| unreadable(data, &path, &named, error))?;
-        let mut records = Records::new(&text, place);
-        let chunk = records.by_ref().take(CHUNK).collect::<Result<Vec<_>, Trouble>>().map_err(|trouble| {
-            let help = "the file must be a JSON array of records with `conversations`, as LLaVA's are";
-            StageError::input(&named, trouble.message, help).at_line(trouble.line)
+        let mut records = Records::new(&text, cursor);
+        let chunk = records.by_ref().take(CHUNK).collect::<Result<Vec<_>, ParseError>>().map_err(|error| {
+            let help = "give a JSON array of records with `conversations`, as in LLaVA's files";
+            StageError::input(&named, error.message, help).at_line(error.line)
         })?;
         if chunk.is_empty() {
             break;
@@ -87,16 +102,17 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
         for (raw, result) in chunk.iter().zip(converted) {
             match result {
                 Ok(record) => sink.add(record)?,
-                Err(Trouble { line, message }) => {
-                    sink.rejects.add(Rejected { line, id: raw.id(), reason: message });
+                Err(ParseError { line, message, help }) => {
+                    let number = sink.meta.records + sink.rejects.len() + 1;
+                    sink.rejects.add(Rejected { number, line, id: raw.id(), reason: message, help });
                 }
             }
         }
         if sink.rejects.len() > config.max_rejected + ENOUGH_REJECTED {
             break;
         }
-        place = records.place();
-        let figures = Progress::new(place.position, text.len(), "bytes");
+        cursor = records.cursor();
+        let figures = Progress::new(cursor.offset, text.len(), "bytes");
         job.progress(figures.with("records", sink.meta.records as f64));
     }
     sink.finish(job, &named)
@@ -115,7 +131,7 @@ fn unreadable(data: &Path, path: &Path, named: &Path, error: std::io::Error) -> 
     others.sort();
     others.truncate(8);
     let help = if others.is_empty() {
-        "`annotations` must name a LLaVA-format JSON file in the data folder, which has no JSON file".into()
+        "`annotations` must name a JSON file in LLaVA's format in the data folder, which has no JSON files".into()
     } else {
         format!("`annotations` must name a file in the data folder; it has: {}", others.join(", "))
     };
@@ -123,12 +139,16 @@ fn unreadable(data: &Path, path: &Path, named: &Path, error: std::io::Error) -> 
 }
 
 impl Converter<'_> {
-    fn record(&self, raw: &RawRecord<'_>, known: &Known) -> Result<Converted, Trouble> {
+    fn record(&self, raw: &RawRecord<'_>, known: &Known) -> Result<Converted, ParseError> {
         let annotation = raw.parse()?;
-        self.checked(annotation, known).map_err(|message| Trouble { line: raw.line, message })
+        self.checked(annotation, known).map_err(|Problem { message, help }| ParseError {
+            line: raw.line,
+            message,
+            help,
+        })
     }
 
-    fn checked(&self, annotation: Annotation, known: &Known) -> Result<Converted, String> {
+    fn checked(&self, annotation: Annotation, known: &Known) -> Result<Converted, Problem> {
         let Annotation { id, images, turns } = annotation;
         if turns.is_empty() {
             return Err("the conversation is empty".into());
@@ -136,9 +156,9 @@ impl Converter<'_> {
         let mut encoded =
             self.config.template.encode(&self.tokenizer, &turns, !images.is_empty(), self.config.max_length)?;
         let tokens = encoded.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count();
-        // The reference lets an image that no token stands for pass; anything else would shift images between records.
+        // Like the reference, accept one image without a token. Any other difference would shift images between records.
         if tokens != images.len() && !(tokens == 0 && images.len() == 1) {
-            return Err(format!("the text has {tokens} `<image>` for {} image(s)", images.len()));
+            return Err(format!("the text has {tokens} `<image>` for {} image(s)", images.len()).into());
         }
         encoded.input_ids.truncate(self.config.max_length);
         encoded.labels.truncate(self.config.max_length);
@@ -147,7 +167,7 @@ impl Converter<'_> {
         Ok(Converted { id, encoded, images, words })
     }
 
-    /// The file in the first folder that has it.
+    /// Reads the file from the first folder that has it.
     fn read(&self, relative: &Path) -> std::io::Result<Vec<u8>> {
         let mut tried = self.image_folders.iter().map(|folder| std::fs::read(folder.join(relative)));
         let is_missing = |read: &std::io::Result<Vec<u8>>| {
@@ -156,32 +176,37 @@ impl Converter<'_> {
         tried.find(|read| !is_missing(read)).unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
     }
 
-    /// Reads an image file, and decodes it once to know that training can.
-    fn image(&self, relative: &str, known: &Known) -> Result<(PathBuf, Option<Vec<u8>>), String> {
+    /// Reads an image file and decodes it, to be sure that training can.
+    fn image(&self, relative: &str, known: &Known) -> Result<(PathBuf, Option<Vec<u8>>), Problem> {
         if relative.is_empty() || !stays_inside(relative) {
-            return Err(format!("the image path `{relative}` leads out of the image folder"));
+            return Err(format!("the image path `{relative}` leads out of the image folder").into());
         }
         let path = PathBuf::from(relative);
         if known.contains_key(&name_of(&path)) {
             return Ok((path, None));
         }
         let shown = Path::new(&self.config.image_folder).join(relative);
-        let bytes = self.read(&path).map_err(|error| match (error.kind(), self.image_folders.len()) {
-            (ErrorKind::NotFound, 1) => format!("the image {} is missing", shown.display()),
-            (ErrorKind::NotFound, _) => {
-                format!(
-                    "the image {relative} is in none of the folders of `{IMAGES}`, and {} is missing",
-                    shown.display()
-                )
-            }
-            _ => format!("the image {} can't be read: {error}", shown.display()),
+        let bytes = self.read(&path).map_err(|error| {
+            let message = match (error.kind(), self.image_folders.len()) {
+                (ErrorKind::NotFound, 1) => format!("the image {} is missing", shown.display()),
+                (ErrorKind::NotFound, _) => {
+                    format!(
+                        "the image {relative} is in none of the folders of `{IMAGES}`, and {} is missing",
+                        shown.display()
+                    )
+                }
+                _ => format!("the image {} can't be read: {error}", shown.display()),
+            };
+            let folder = &self.config.image_folder;
+            let repeated = !folder.is_empty() && path.starts_with(folder);
+            Problem { message, help: repeated.then_some(REPEATED_FOLDER) }
         })?;
         pixels::decode(&bytes).map_err(|error| format!("the image {} can't be decoded: {error}", shown.display()))?;
         Ok((path, Some(bytes)))
     }
 }
 
-/// Takes records in order, and counts.
+/// Writes records in order and counts them.
 struct RecordSink {
     folder: PathBuf,
     max_rejected: usize,
@@ -255,7 +280,7 @@ impl RecordSink {
         }
         if self.meta.records == 0 {
             let help = "give a file with at least one conversation";
-            return Err(StageError::input(annotations, "there is no record to train on", help));
+            return Err(StageError::input(annotations, "no records to train on", help));
         }
         self.warn(job, annotations);
         self.meta.images = self.image_numbers.len();
@@ -279,7 +304,7 @@ impl RecordSink {
         let file = annotations.display();
         if self.rejects.len() > 0 {
             job.warn(format!(
-                "{file}: {} record(s) left out, all in rejected.jsonl\n{}",
+                "{file}: {} record(s) left out, listed in rejected.jsonl\n{}",
                 self.rejects.len(),
                 self.rejects.summary()
             ));
@@ -288,8 +313,8 @@ impl RecordSink {
             let named: Vec<&str> = self.mismatched.iter().take(5).map(String::as_str).collect();
             let more = if self.mismatched.len() > 5 { ", ..." } else { "" };
             job.warn(format!(
-                "{file}: {} record(s) teach nothing, as their token count does not match the template's arithmetic (the \
-                 reference masks them too): id {}{more}",
+                "{file}: {} record(s) have no labels, because their token count differs from what the template expects \
+                 (the reference masks them, too): id {}{more}",
                 self.mismatched.len(),
                 named.join(", "),
             ));

@@ -1,5 +1,5 @@
-//! `cache_vision_features`: the features of all images of a set, computed once. The encoder is frozen, so they are the same
-//! in pretraining, finetuning and every point of a sweep. Does not know records.
+//! `cache_vision_features`: computes the features of all images of a set once. The encoder is frozen, so the features are the
+//! same in pretraining, finetuning and every point of a sweep. Independent of conversations.
 
 use std::{
     fs::{File, OpenOptions},
@@ -22,12 +22,12 @@ use crate::{
     model_folder::model_error,
 };
 
-/// Which hidden states of the encoder are the features, unless the configuration says otherwise.
+/// Default layer of the encoder whose hidden states are the features.
 const SELECT_LAYER: i64 = -2;
-/// Images that are decoded at a time.
+/// Images decoded at a time.
 const CHUNK: usize = 32;
 
-/// Adds the features to the set that lies in the job's output. Goes on where an earlier process was stopped.
+/// Adds the features to the set in the job's output. Resumes what an earlier process began.
 pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
     let select_layer = config.mm_vision_select_layer.unwrap_or(SELECT_LAYER);
     let joined = ImpConfig { mm_vision_select_layer: select_layer, ..ImpConfig::default() };
@@ -37,7 +37,7 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     let (patches, width) = (vision.config.patches(), vision.config.hidden_size);
     let unfinished = job.checkpoint().join(FEATURES);
     let (mut file, done) =
-        go_on(&unfinished, patches * width * size_of::<f32>()).map_err(StageError::io(&unfinished))?;
+        open(&unfinished, patches * width * size_of::<f32>()).map_err(StageError::io(&unfinished))?;
     let images = set.meta().images;
     for start in (done..images).step_by(CHUNK) {
         job.check_cancelled()?;
@@ -56,8 +56,8 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     writer::write_meta(&job.output(), &meta)
 }
 
-/// Opens the file behind its last whole image, and says how many there are.
-fn go_on(path: &Path, bytes: usize) -> std::io::Result<(File, usize)> {
+/// Opens the file at the end of its last complete image. Returns it with the number of images.
+fn open(path: &Path, bytes: usize) -> std::io::Result<(File, usize)> {
     let file = OpenOptions::new().create(true).append(true).open(path)?;
     let done = file.metadata()?.len() / bytes.max(1) as u64;
     file.set_len(done * bytes as u64)?;

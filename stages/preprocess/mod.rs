@@ -1,5 +1,5 @@
-//! The kind `preprocess`: LLaVA-format conversations and their images become training records.
-//! Knows the annotation format and the templates; not what the records are trained on.
+//! The kind `preprocess`: turns LLaVA-format conversations and their images into training records.
+//! Independent of how models are trained on the records.
 
 mod annotations;
 mod config;
@@ -14,6 +14,7 @@ pub use self::config::PreprocessConfig;
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::{Better, Figure},
         forecast::{Ahead, Forecast, Outlook, Records},
         input::Input,
         paths::stays_inside,
@@ -32,10 +33,18 @@ impl Stage for Preprocess {
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
     const INPUTS: &'static [Input] = &[
-        Input::required("data", "a folder with an annotation file, and images"),
-        Input::list(IMAGES, "folders that images are looked for in first, by the paths that the records give"),
-        Input::required("tokenizer", "the language model's folder, for its tokenizer.json"),
-        Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once: training then need not"),
+        Input::required("data", "a folder with an annotation file and images"),
+        Input::list(IMAGES, "folders that are searched for the records' images first"),
+        Input::required("tokenizer", "the language model's folder, which has tokenizer.json"),
+        Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once and for all training stages"),
+    ];
+    const FIGURES: &'static [Figure] = &[
+        Figure::count("records", "records"),
+        Figure::count("images", "images"),
+        Figure::count("tokens", "tokens"),
+        Figure::count("labelled_tokens", "tokens"),
+        Figure::detail("mismatched", Better::Lower, "records"),
+        Figure::detail("rejected", Better::Lower, "records"),
     ];
     type Config = PreprocessConfig;
 
@@ -63,7 +72,7 @@ impl Stage for Preprocess {
             None => Ok(()),
             Some((key, _)) => Err(ConfigIssue::new(
                 *key,
-                format!("is of no use without `{}`: name an encoder there, or leave this out", INPUT),
+                format!("has no effect without `{INPUT}`: name an encoder there, or remove this key"),
             )),
         }
     }

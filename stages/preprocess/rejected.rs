@@ -1,4 +1,4 @@
-//! The records that could not be used, and when there are too many. Does not know why a record is bad.
+//! Collects unusable records, and reports them if there are too many. Independent of why a record is unusable.
 
 use std::path::{Path, PathBuf};
 
@@ -6,20 +6,26 @@ use serde::Serialize;
 
 use crate::StageError;
 
-/// So many are named in an error or a warning.
+/// Number of records that an error or a warning names.
 const NAMED: usize = 3;
 
-/// A line of `rejected.jsonl`.
+/// An unusable record. The serialised fields are a line of `rejected.jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Rejected {
+    /// Position in the annotation file, from 1.
+    #[serde(skip)]
+    pub(super) number: usize,
     /// Line of the annotation file.
     pub(super) line: usize,
-    /// `id` of the record, if it can be read.
+    /// The record's `id`, if it can be read.
     pub(super) id: Option<String>,
     pub(super) reason: String,
+    /// A remedy, if a more specific one than the usual is known.
+    #[serde(skip)]
+    pub(super) help: Option<&'static str>,
 }
 
-/// What was rejected so far.
+/// The records rejected so far.
 #[derive(Debug, Default)]
 pub(super) struct Rejects {
     all: Vec<Rejected>,
@@ -34,12 +40,12 @@ impl Rejects {
         self.all.len()
     }
 
-    /// The first few, for a message.
+    /// The first few records, for a message.
     pub(super) fn summary(&self) -> String {
         let one = |rejected: &Rejected| {
             let id =
-                rejected.id.as_deref().filter(|id| !id.is_empty()).map(|id| format!(" (id {id})")).unwrap_or_default();
-            format!("line {}{id}: {}", rejected.line, rejected.reason)
+                rejected.id.as_deref().filter(|id| !id.is_empty()).map(|id| format!(", id {id}")).unwrap_or_default();
+            format!("record {} (line {}{id}): {}", rejected.number, rejected.line, rejected.reason)
         };
         let mut lines: Vec<String> = self.all.iter().take(NAMED).map(one).collect();
         if self.len() > NAMED {
@@ -48,16 +54,17 @@ impl Rejects {
         lines.join("\n")
     }
 
-    /// The error for too many, in the person's `annotations`.
+    /// The error for too many rejected records in the user's file `annotations`.
     pub(super) fn error(&self, annotations: PathBuf, allowed: usize) -> StageError {
-        let what = if self.len() == 1 { "a record".into() } else { format!("{} records", self.len()) };
-        let message = format!("{what} can't be used, and `max_rejected` allows {allowed}\n{}", self.summary());
-        let help = "mend or remove them, or set `max_rejected` to the number that may be left out";
+        let what = if self.len() == 1 { "1 record is".into() } else { format!("{} records are", self.len()) };
+        let message = format!("{what} unusable, and `max_rejected` allows {allowed}\n{}", self.summary());
+        let usual = "correct or remove them, or set `max_rejected` to the number of records that may be left out";
+        let help = self.all.first().and_then(|rejected| rejected.help).unwrap_or(usual);
         let line = self.all.first().map_or(1, |rejected| rejected.line);
         StageError::input(annotations, message, help).at_line(line)
     }
 
-    /// Writes `rejected.jsonl`, if there is anything to write.
+    /// Writes `rejected.jsonl`, unless there are no rejected records.
     pub(super) fn write(&self, folder: &Path) -> Result<(), StageError> {
         if self.all.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The stage on good and bad data.
+//! Runs the stage on good and bad data.
 #![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path};
@@ -14,7 +14,7 @@ use crate::{
     testing::{Outcome, Trial, tree},
 };
 
-/// A folder with a tokenizer and, as `data`, three records about two images.
+/// A folder with a tokenizer in `phi`, and with `records` and two images in `data`.
 fn workshop(records: &Value) -> TempDir {
     let root = tempfile::tempdir().unwrap();
     let model = json!({"source": "builtin:tiny-phi", "model": {"hidden_size": 16, "layers": 1}});
@@ -44,7 +44,7 @@ fn record(id: &str, image: Option<&str>, question: &str, answer: &str) -> Value 
     }
 }
 
-/// More records than are converted at a time.
+/// With more records than are converted at a time.
 #[test]
 fn many_records_stay_in_order() {
     let names = ["sub/a.png", "sub/b.jpg"];
@@ -86,6 +86,7 @@ fn records_come_back_as_they_were_put_in() {
     let set = RecordSet::open(&outcome.done()).unwrap();
     let records: Vec<_> = (0..set.len()).map(|number| set.record(number).unwrap()).collect();
     assert_eq!(records.iter().map(|record| record.id).collect::<Vec<_>>(), ["one", "two", "three", "four"]);
+    assert_eq!(set.lengths().count(), records.len());
     for (record, length) in records.iter().zip(set.lengths()) {
         assert_eq!(record.input_ids.len(), length);
         assert_eq!(record.labels.len(), length);
@@ -155,14 +156,15 @@ fn bad_records_are_named_with_line_and_reason() {
     let root = workshop(&bad);
     fs::write(root.path().join("data/images/sub/broken.png"), b"\x89PNG\r\n\x1a\nnot really").unwrap();
     let text = preprocess(root.path(), "strict", &json!({})).error().to_string();
-    assert!(text.starts_with("shown/data/train.json:57: 7 records can't be used"), "{text}");
-    assert!(text.contains("line 57 (id gone): the image images/sub/c.png is missing"), "{text}");
+    assert!(text.starts_with("shown/data/train.json:57: 7 records are unusable"), "{text}");
+    assert!(text.contains("record 5 (line 57, id gone): the image images/sub/c.png is missing"), "{text}");
     assert!(text.contains("and 4 more"), "{text}");
 
     let outcome = preprocess(root.path(), "lenient", &json!({"max_rejected": 7}));
     assert!(outcome.warnings().contains("7 record(s) left out"), "{}", outcome.warnings());
     assert_eq!(outcome.figure("rejected") as usize, 7);
     let lines = fs::read_to_string(outcome.done().join("rejected.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 7);
     for (line, words) in lines.lines().zip([
         "c.png is missing",
         "leads out of the image folder",
@@ -174,7 +176,19 @@ fn bad_records_are_named_with_line_and_reason() {
     ]) {
         assert!(line.contains(words), "{line}");
     }
-    assert_eq!(lines.lines().count(), 7);
+}
+
+#[test]
+fn common_mistakes_have_their_own_help() {
+    let records = json!([
+        record("prefix", Some("images/sub/a.png"), "<image>\nWhat?", "A."),
+        json!({"id": "openai", "messages": [{"role": "user", "content": "What?"}]}),
+    ]);
+    for (record, words) in records.as_array().unwrap().iter().zip(["relative to `image_folder`", "`messages` format"]) {
+        let root = workshop(&json!([record]));
+        let error = preprocess(root.path(), "work", &json!({})).error();
+        assert!(error.help().unwrap().contains(words), "{error:?}");
+    }
 }
 
 #[test]
@@ -188,14 +202,14 @@ fn an_image_that_cannot_be_decoded_is_a_bad_record() {
 }
 
 #[test]
-fn records_that_teach_nothing_are_counted_and_named() {
+fn records_without_labels_are_counted_and_named() {
     let root = workshop(&json!([
         record("fine", None, "What is 2+2?", "4"),
         record("roles", None, "Why print ASSISTANT: at all?", "So."),
     ]));
     let outcome = preprocess(root.path(), "work", &json!({}));
     assert_eq!(outcome.figure("mismatched") as usize, 1);
-    assert!(outcome.warnings().contains("1 record(s) teach nothing") && outcome.warnings().contains("id roles"));
+    assert!(outcome.warnings().contains("1 record(s) have no labels") && outcome.warnings().contains("id roles"));
 }
 
 #[test]
@@ -206,7 +220,7 @@ fn files_that_are_not_what_they_should_be() {
     fs::write(data.join("empty.json"), "[]").unwrap();
     for (extra, words, help) in [
         (json!({"annotations": "broken.json"}), "shown/data/broken.json:3: the record that begins here", "array"),
-        (json!({"annotations": "empty.json"}), "shown/data/empty.json: there is no record", "conversation"),
+        (json!({"annotations": "empty.json"}), "shown/data/empty.json: no records", "conversation"),
         (json!({"annotations": "absent.json"}), "shown/data/absent.json: the annotation file is missing", "train.json"),
     ] {
         let error = preprocess(root.path(), "work", &extra).error();
@@ -224,7 +238,7 @@ fn files_that_are_not_what_they_should_be() {
 }
 
 #[test]
-fn a_damaged_artifact_is_an_error_and_no_panic() {
+fn a_damaged_artifact_is_an_error_and_not_a_panic() {
     let root = workshop(&good());
     let out = preprocess(root.path(), "work", &json!({})).done();
     let read_all = || -> Result<(), crate::StageError> {
@@ -248,7 +262,7 @@ fn a_damaged_artifact_is_an_error_and_no_panic() {
             let mut damaged = whole.clone();
             damaged[position] = value;
             fs::write(out.join("index.bin"), damaged).unwrap();
-            drop(read_all()); // whatever it says, it must not panic
+            drop(read_all()); // any result will do, but no panic
         }
     }
 }

@@ -11,7 +11,7 @@ use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
-    weights::{Checkpoint, NamedTensor, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
 use super::held_out::{self, Best};
@@ -35,7 +35,7 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
     let step = halves(position.step);
     let best = position.best.map(|best| [halves(best.step).as_slice(), &[best.loss]].concat()).unwrap_or_default();
     let mut weights = Vec::new();
-    model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
+    model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
     let numbers: [(&str, &[f32]); 3] = [("step", &step), ("losses", &position.losses), ("best", &best)];
     let mut tensors: Vec<_> = numbers.map(|(name, values)| NamedTensor::vector(name, values)).into();
     for (name, mat) in &weights {
@@ -116,7 +116,7 @@ fn read(
     if named_digest(path) != Some(found.as_str()) {
         return Err(ModelError::file(path, "its content is not what was written"));
     }
-    let file = Checkpoint::open_file(path)?;
+    let file = TensorFiles::open_file(path)?;
     let vector = |name: String, length: usize| file.vector(&name, length).map(|mat| mat.to_host().into_owned());
     let step = vector("step".into(), 2)?;
     let losses = file.shape("losses")?.iter().product();

@@ -4,13 +4,16 @@
 mod batches;
 mod checkpoint;
 mod features;
+mod figures;
 mod held_out;
 mod inputs;
+pub(crate) mod keys;
 mod memory;
 mod run;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use figures::FIGURES;
 pub(crate) use inputs::{open_records, open_validation};
 pub(crate) use memory::forecast;
 pub(crate) use run::train;
@@ -19,34 +22,7 @@ use imp_model::schedule::{Schedule, warmup_steps};
 
 use crate::contract::stage::ConfigIssue;
 
-/// The hyperparameters of a training stage, under their usual names. What MODELS calls the recipe.
-#[derive(Debug, Clone)]
-pub(crate) struct Recipe {
-    pub(crate) epochs: usize,
-    /// Ends earlier; 0 means not.
-    pub(crate) max_steps: usize,
-    pub(crate) global_batch_size: usize,
-    pub(crate) learning_rate: f64,
-    /// The projector's own; the same if not given.
-    pub(crate) projector_learning_rate: Option<f64>,
-    pub(crate) warmup_ratio: f64,
-    /// In place of the ratio.
-    pub(crate) warmup_steps: Option<usize>,
-    pub(crate) lr_scheduler: Schedule,
-    pub(crate) weight_decay: f64,
-    pub(crate) adam_beta1: f64,
-    pub(crate) adam_beta2: f64,
-    pub(crate) adam_epsilon: f64,
-    /// Gradients are clipped to this norm; 0 means never.
-    pub(crate) max_grad_norm: f64,
-    pub(crate) group_by_modality_length: bool,
-    /// Steps between two looks at the held-out loss; 0 means never.
-    pub(crate) eval_steps: usize,
-    /// The weights with the smallest held-out loss are the result.
-    pub(crate) keep_best: bool,
-    /// How often each set is seen in an epoch; once if there are none.
-    pub(crate) data_weights: Vec<f64>,
-}
+keys::training_keys! { recipe }
 
 impl Recipe {
     /// Steps of `total` in which the learning rate rises.
@@ -80,6 +56,10 @@ impl Recipe {
                 return Err(ConfigIssue::new(key, "must be at least 1"));
             }
         }
+        // A context of no positions would leave nothing to learn.
+        if self.max_length < 2 {
+            return Err(ConfigIssue::new("max_length", "must be at least 2"));
+        }
         if self.keep_best && self.eval_steps == 0 {
             return Err(ConfigIssue::new("keep_best", "needs `eval_steps`, and the input `validation`"));
         }
@@ -101,9 +81,4 @@ impl Recipe {
         }
         Ok(())
     }
-}
-
-/// A context of no positions would leave nothing to learn.
-pub(crate) fn check_max_length(max_length: usize) -> Result<(), ConfigIssue> {
-    if max_length < 2 { Err(ConfigIssue::new("max_length", "must be at least 2")) } else { Ok(()) }
 }

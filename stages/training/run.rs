@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use imp_model::{
     Imp, Sample,
-    layers::Pass,
+    layers::{Pass, Tower},
     optim::{Optimizer, Rate},
     tensor::{self, AdamW, Mat},
 };
@@ -119,10 +119,12 @@ impl Run<'_> {
         let factor = recipe.lr_scheduler.factor(index, recipe.warmup(total), total);
         let learning_rate = recipe.learning_rate * factor;
         let projector_rate = recipe.projector_learning_rate.map_or(learning_rate, |rate| rate * factor);
-        let norm = self.optimizer.update(self.model, &gradients, |name| Rate {
-            learning_rate: if name.contains("mm_projector") { projector_rate } else { learning_rate },
-            // As transformers: norms and biases don't decay.
-            weight_decay: if name.contains("bias") || name.contains("norm") { 0.0 } else { recipe.weight_decay },
+        let norm = self.optimizer.update(self.model, &gradients, |parameter| Rate {
+            learning_rate: match parameter.tower {
+                Tower::Projector => projector_rate,
+                Tower::Language => learning_rate,
+            },
+            weight_decay: if parameter.decays() { recipe.weight_decay } else { 0.0 },
         });
         if !loss.is_finite() || !norm.is_finite() {
             return Err(self.diverged(

@@ -1,4 +1,4 @@
-//! Archives, which become the folders that they hold. Trusts neither names nor sizes in them.
+//! Unpacks archives, trusting neither their names nor their sizes. Independent of where they come from.
 
 use std::{
     fs::{self, File},
@@ -8,9 +8,9 @@ use std::{
 
 use crate::{Job, StageError, contract::event::Progress};
 
-/// An archive may hold this many times its own size: far more than texts and images shrink by, far less than a bomb's.
+/// Largest ratio of unpacked to packed size: far above that of texts and images, far below that of a zip bomb.
 const LARGEST_RATIO: u64 = 200;
-/// And this much in any case.
+/// Unpacked bytes that are allowed at any ratio.
 const ALWAYS_ALLOWED: u64 = 64 << 20;
 
 /// A kind of archive.
@@ -23,7 +23,7 @@ pub(in crate::download) enum Format {
 }
 
 impl Format {
-    /// By the end of a file's name.
+    /// The format of a file with this name.
     pub(in crate::download) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let ends: [(&str, Self); 6] = [
@@ -38,7 +38,7 @@ impl Format {
     }
 }
 
-/// Unpacks `archive`, which a person knows as `name`, into `folder`.
+/// Unpacks `archive` into `folder`. Errors call the archive `name`.
 pub(in crate::download) fn unpack(
     job: &Job,
     archive: &Path,
@@ -61,7 +61,7 @@ pub(in crate::download) fn unpack(
         }
     }
     if unpacking.files == 0 {
-        return Err(StageError::failed(format!("the archive {name} holds no file"), "check `source`"));
+        return Err(StageError::failed(format!("the archive {name} contains no files"), "check `source`"));
     }
     job.result("unpacked_files", unpacking.files as f64);
     job.result("unpacked_bytes", unpacking.written as f64);
@@ -75,7 +75,7 @@ struct Unpacking<'a> {
     allowed: u64,
     written: u64,
     files: u64,
-    /// Bytes in all, if the archive says so.
+    /// Unpacked size in bytes according to the archive; 0 if unknown.
     total: u64,
 }
 
@@ -116,7 +116,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Where an entry goes: never outside the folder.
+    /// The path that an entry is written to, which is never outside the folder.
     fn target(&self, name: &str) -> Result<PathBuf, StageError> {
         let mut target = self.folder.to_path_buf();
         for part in Path::new(name).components() {
@@ -151,10 +151,10 @@ impl Unpacking<'_> {
             if self.written > self.allowed {
                 return Err(StageError::failed(
                     format!(
-                        "the archive {} holds over {LARGEST_RATIO} times its own size: it may be a bomb",
+                        "the archive {} unpacks to over {LARGEST_RATIO} times its size: it may be a zip bomb",
                         self.name
                     ),
-                    "if you trust it, unpack it yourself and give the path of the folder",
+                    "if you trust it, unpack it yourself and set `source` to the path of the folder",
                 ));
             }
             file.write_all(&buffer[..bytes]).map_err(StageError::io(&target))?;
@@ -167,14 +167,14 @@ impl Unpacking<'_> {
 
     fn damaged(&self, message: &str) -> StageError {
         let help =
-            "the file is damaged or is no such archive: check `source`, or set `unpack = false` to keep it as it is";
-        StageError::failed(format!("the archive {} can't be unpacked: {message}", self.name), help)
+            "the file is damaged or has another format: check `source`, or set `unpack = false` to keep it as it is";
+        StageError::failed(format!("can't unpack the archive {}: {message}", self.name), help)
     }
 
     fn refused(&self, entry: &str, why: &str) -> StageError {
         StageError::failed(
-            format!("the archive {} is refused: its entry `{entry}` {why}", self.name),
-            "unpack it yourself, and give the path of the folder",
+            format!("refused to unpack the archive {}: its entry `{entry}` {why}", self.name),
+            "unpack it yourself and set `source` to the path of the folder",
         )
     }
 }

@@ -1,4 +1,5 @@
-//! What Hugging Face's own tools have downloaded already (`~/.cache/huggingface/hub`). Only read.
+//! The local cache of Hugging Face's own tools (`~/.cache/huggingface/hub`), which is read and never written.
+//! Independent of the network.
 
 use std::{
     fs,
@@ -15,7 +16,7 @@ use crate::{
     },
 };
 
-/// The file in the cache, if it is there and is the wanted one.
+/// The file's path in the cache, if its content there has the right size and hashes.
 pub(super) fn find(hub: &Hub, source: &HubSource, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
     let path = hub.cache.join(source.folder()).join("snapshots").join(commit).join(&file.name);
     let bytes = fs::metadata(&path).ok()?.len();
@@ -23,7 +24,7 @@ pub(super) fn find(hub: &Hub, source: &HubSource, commit: &str, file: &RemoteFil
     same.then_some(path)
 }
 
-/// All files of the snapshot that `wanted` names, for work without a network.
+/// Lists the files of the cached snapshot that match `wanted`, for work without a network.
 pub(super) fn list(hub: &Hub, source: &HubSource, wanted: &Patterns) -> Result<Listing, StageError> {
     let folder = hub.cache.join(source.folder());
     let named = fs::read_to_string(folder.join("refs").join(source.revision())).map(|commit| commit.trim().to_string());
@@ -39,7 +40,7 @@ pub(super) fn list(hub: &Hub, source: &HubSource, wanted: &Patterns) -> Result<L
     }
     local.sort();
     let names: Vec<String> = local.iter().map(|(name, _)| name.clone()).collect();
-    wanted.all_used(&names, &format_args!("{source}, as far as it is in {},", snapshot.display()))?;
+    wanted.all_used(&names, &format_args!("{source} in {}", snapshot.display()))?;
     local.retain(|(name, _)| wanted.matches(name));
     Ok(Listing { files: Vec::new(), commit: Some(commit), local })
 }

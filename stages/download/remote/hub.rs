@@ -1,4 +1,4 @@
-//! The Hugging Face hub: what a repository holds at a commit. Does not know how files are transferred.
+//! The Hugging Face hub: lists the files of a repository at a commit. Independent of how files are transferred.
 
 use std::{
     env,
@@ -29,18 +29,18 @@ pub(in crate::download) struct HubSource {
     revision: Option<String>,
 }
 
-/// A hub, and what of it is on this machine.
+/// A hub, its local cache, and the token for it.
 #[derive(Debug, Clone)]
 pub(super) struct Hub {
     endpoint: String,
-    /// What Hugging Face's own tools have downloaded.
+    /// The local cache of Hugging Face's own tools.
     pub(super) cache: PathBuf,
     pub(super) offline: bool,
     token: Option<String>,
 }
 
 impl Hub {
-    /// As Hugging Face's own tools read the environment.
+    /// Reads variables as Hugging Face's own tools do.
     pub(super) fn of(var: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_string());
@@ -49,7 +49,7 @@ impl Hub {
             let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
             cache.unwrap_or_default().join("huggingface")
         });
-        // What `hf auth login` left.
+        // Written by `hf auth login`.
         let file = || fs::read_to_string(path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"))).ok();
         let token = text("HF_TOKEN").or_else(file).map(|token| token.trim().to_string());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
@@ -61,17 +61,18 @@ impl Hub {
         }
     }
 
+    /// Reads the environment.
     pub(super) fn from_env() -> Self {
         Self::of(|name| env::var_os(name))
     }
 
-    /// What to show there.
+    /// The authorisation of requests.
     pub(super) fn access(&self) -> Access {
         self.token.clone().map_or(Access::Open, Access::Token)
     }
 }
 
-/// What the hub says of a repository at a revision.
+/// The hub's description of a repository at a revision.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
@@ -95,7 +96,7 @@ struct Lfs {
 }
 
 impl HubSource {
-    /// Reads what follows `hf://`.
+    /// Parses what follows `hf://`.
     pub(in crate::download) fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "must be `hf://OWNER/REPO@REVISION` or `hf://datasets/OWNER/REPO@REVISION`";
         let (name, revision) = match text.split_once('@') {
@@ -115,23 +116,23 @@ impl HubSource {
         Ok(Self { dataset, repo: repo.into(), revision: revision.map(Into::into) })
     }
 
-    /// The revision that is wanted: a commit, a branch or a tag.
+    /// The requested revision: a commit, a branch or a tag.
     pub(super) fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 
-    /// The same at a commit.
+    /// The same repository at `commit`, as written in `source`.
     pub(super) fn pinned(&self, commit: &str) -> String {
         Self { revision: Some(commit.into()), ..self.clone() }.to_string()
     }
 
-    /// Its folder in the local cache.
+    /// The repository's folder in the local cache.
     pub(super) fn folder(&self) -> String {
         let kind = if self.dataset { "datasets" } else { "models" };
         format!("{kind}--{}", self.repo.replace('/', "--"))
     }
 
-    /// The files that `patterns` name; all if there are none.
+    /// Lists the files that match `patterns`; all files if there are none.
     pub(super) fn list(
         &self,
         hub: &Hub,
@@ -147,10 +148,10 @@ impl HubSource {
         let kind = if self.dataset { "datasets" } else { "models" };
         let revision = escape(self.revision(), false);
         let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
-        let text = client.patiently(watch, |_| client.get_text(&url))?;
+        let text = client.retry(watch, |_| client.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
-            let help = "check that HF_ENDPOINT, if it is set, is a Hugging Face hub";
-            StageError::failed(format!("{endpoint} does not answer as a hub does: {error}"), help)
+            let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub";
+            StageError::failed(format!("{endpoint} doesn't answer like a Hugging Face hub: {error}"), help)
         })?;
         let prefix = if self.dataset { "datasets/" } else { "" };
         let base = format!("{endpoint}/{prefix}{}/resolve/{}", self.repo, info.sha);
@@ -184,7 +185,7 @@ impl Sibling {
     }
 }
 
-/// Percent-encodes what may not stand in the path of a URL.
+/// Percent-encodes characters that are not allowed in the path of a URL.
 fn escape(text: &str, keep_slashes: bool) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {

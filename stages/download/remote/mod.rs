@@ -1,8 +1,9 @@
-//! Sources on other machines: what is listed there comes into the output, checked. Does not know what it is.
+//! Sources on other machines: downloads what they list, verifies it and puts it into the output. Independent of what the
+//! files mean, except that archives are unpacked and GGUF models converted.
 
-pub(super) mod ahead;
 pub(super) mod archive;
 mod cache;
+pub(super) mod forecast;
 pub(super) mod hub;
 #[cfg(test)]
 mod server;
@@ -33,7 +34,7 @@ use crate::{
     },
 };
 
-/// Brings a repository of a hub.
+/// Downloads a repository from a hub.
 pub(super) fn hub(job: &Job, source: &HubSource, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
     repository(job, &Hub::from_env(), source, config, policy)
 }
@@ -46,39 +47,39 @@ fn repository(
     policy: &Policy,
 ) -> Result<(), StageError> {
     let client = Client::new(policy.clone(), hub.access());
-    let kept = job.checkpoint().join("listing.json");
-    let known = fs::read(&kept).ok().and_then(|text| serde_json::from_slice::<Listing>(&text).ok());
+    let saved = job.checkpoint().join("listing.json");
+    let known = fs::read(&saved).ok().and_then(|text| serde_json::from_slice::<Listing>(&text).ok());
     let listing = if let Some(listing) = known {
         listing
     } else {
         let listing = source.list(hub, &config.files, &client, job)?;
         if listing.local.is_empty() {
             let text = serde_json::to_vec(&listing).unwrap_or_default();
-            fs::write(&kept, text).map_err(StageError::io(&kept))?;
+            fs::write(&saved, text).map_err(StageError::io(&saved))?;
         }
         listing
     };
     if let Some(commit) = listing.commit.as_deref().filter(|commit| source.revision() != *commit) {
-        job.warn(format!("{source} is the commit {commit} now: `source = \"{}\"` pins it", source.pinned(commit)));
+        job.warn(format!("{source} is at commit {commit} now; `source = \"{}\"` pins it", source.pinned(commit)));
     }
-    let (mut there, mut wanted) = (listing.local, Vec::new());
+    let (mut cached, mut missing) = (listing.local, Vec::new());
     for file in listing.files {
         match listing.commit.as_deref().and_then(|commit| cache::find(hub, source, commit, &file)) {
-            Some(path) => there.push((file.name, path)),
-            None => wanted.push(file),
+            Some(path) => cached.push((file.name, path)),
+            None => missing.push(file),
         }
     }
-    bring(job, client, &there, wanted, config)
+    collect(job, client, &cached, missing, config)
 }
 
-/// Brings one file from a web server.
+/// Downloads one file from a web server.
 pub(super) fn url(job: &Job, url: &str, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
     let client = Client::new(policy.clone(), Access::Open);
     let file = RemoteFile { checks: config.checks(), ..RemoteFile::new(name_of(url).unwrap_or("file"), url.into()) };
-    bring(job, client, &[], vec![file], config)
+    collect(job, client, &[], vec![file], config)
 }
 
-/// Brings an object of an object store, or a folder of them.
+/// Downloads an object, or a folder of objects, from an object store.
 pub(super) fn s3(job: &Job, source: &S3Source, config: &DownloadConfig, policy: &Policy) -> Result<(), StageError> {
     objects(job, source, &Store::from_env(source)?, config, policy)
 }
@@ -96,11 +97,11 @@ fn objects(
         (_, checks) if checks.is_empty() => {}
         ([file], checks) => file.checks = checks,
         (files, _) => {
-            let message = format!("{source} is {} objects, and a hash is of one", files.len());
-            return Err(StageError::failed(message, "leave `sha256` and `blake3` out, or name one object in `files`"));
+            let message = format!("{source} holds {} objects, but a hash covers a single one", files.len());
+            return Err(StageError::failed(message, "remove `sha256` and `blake3`, or name one object in `files`"));
         }
     }
-    bring(job, client, &[], listing.files, config)
+    collect(job, client, &[], listing.files, config)
 }
 
 /// The file name in a URL.
@@ -110,56 +111,56 @@ pub(super) fn name_of(url: &str) -> Option<&str> {
     Some(name).filter(|name| !name.is_empty() && *name != ".." && *name != ".")
 }
 
-/// Copies files that are `there` already, and downloads the others.
-fn bring(
+/// Copies the `cached` files, downloads the `missing` ones, and puts all of them into the output.
+fn collect(
     job: &Job,
     client: Client,
-    there: &[(String, PathBuf)],
-    wanted: Vec<RemoteFile>,
+    cached: &[(String, PathBuf)],
+    missing: Vec<RemoteFile>,
     config: &DownloadConfig,
 ) -> Result<(), StageError> {
     let names: Vec<&str> =
-        there.iter().map(|(name, _)| name).chain(wanted.iter().map(|file| &file.name)).map(String::as_str).collect();
+        cached.iter().map(|(name, _)| name).chain(missing.iter().map(|file| &file.name)).map(String::as_str).collect();
     if let Some(name) = names.iter().find(|name| !stays_inside(name)) {
         return Err(StageError::failed(
-            format!("the source lists a file that would leave the folder: {name}"),
+            format!("the source lists a file outside its folder: {name}"),
             "do not use this source",
         ));
     }
     let model = gguf_among(&names)?;
     job.result("files", names.len() as f64);
-    if !there.is_empty() {
-        job.result("files_from_local_cache", there.len() as f64);
+    if !cached.is_empty() {
+        job.result("files_from_local_cache", cached.len() as f64);
     }
-    for (name, path) in there {
+    for (name, path) in cached {
         job.check_cancelled()?;
         let part = job.checkpoint().join("copy.part");
         fs::copy(path, &part).map_err(StageError::io(path))?;
-        place(job, &part, name, model.as_deref(), config)?;
+        put(job, &part, name, model.as_deref(), config)?;
     }
-    for (file, part) in transfer::fetch(job, client, wanted)? {
-        place(job, &part, &file.name, model.as_deref(), config)?;
+    for (file, part) in transfer::fetch(job, client, missing)? {
+        put(job, &part, &file.name, model.as_deref(), config)?;
     }
     Ok(())
 }
 
-/// The file that becomes a folder like any other language model's, if there is one.
+/// The GGUF file to convert to a model folder, if there is one.
 fn gguf_among(names: &[&str]) -> Result<Option<String>, StageError> {
     let models: Vec<_> = names.iter().filter(|name| is_gguf(Path::new(name))).collect();
     match models[..] {
-        // Then the weights are there in the usual form, too.
+        // The repository also has the weights in the usual format.
         _ if names.iter().any(|name| name.ends_with(".safetensors")) => Ok(None),
         [] => Ok(None),
         [only] => Ok(Some((*only).into())),
         [first, second, ..] => Err(StageError::failed(
-            format!("the source holds several models, such as {first} and {second}"),
-            format!("name the one that you want: `files = [\"{first}\"]`"),
+            format!("the source holds several GGUF models, such as {first} and {second}"),
+            format!("choose one: `files = [\"{first}\"]`"),
         )),
     }
 }
 
-/// Moves a whole file into the output, or unpacks it there. The one that is the `model` is converted.
-fn place(job: &Job, part: &Path, name: &str, model: Option<&str>, config: &DownloadConfig) -> Result<(), StageError> {
+/// Moves a complete file into the output. An archive is unpacked there, and the file named `model` is converted.
+fn put(job: &Job, part: &Path, name: &str, model: Option<&str>, config: &DownloadConfig) -> Result<(), StageError> {
     let folder = config.into.as_deref().map_or_else(|| job.output(), |into| job.output().join(into));
     if model == Some(name) {
         fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
@@ -169,7 +170,7 @@ fn place(job: &Job, part: &Path, name: &str, model: Option<&str>, config: &Downl
     let parent = target.parent().unwrap_or(&folder);
     fs::create_dir_all(parent).map_err(StageError::io(parent))?;
     match Format::of(name).filter(|_| config.unpack.unwrap_or(true)) {
-        // The archive itself stays until the stage is done: a stage that is killed here unpacks it again.
+        // The archive is kept until the stage ends, so that a stage killed here can unpack it again.
         Some(format) => unpack(job, part, name, format, parent),
         None => {
             fs::rename(part, &target).or_else(|_| fs::copy(part, &target).map(drop)).map_err(StageError::io(&target))

@@ -1,4 +1,4 @@
-//! For tests: a web server of this process that misbehaves as it is told.
+//! For tests: a web server inside the process that misbehaves on demand.
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -10,24 +10,24 @@ use std::{
     time::Duration,
 };
 
-/// What the server does with a request.
+/// How the server misbehaves in one response.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
-    /// Sends so many bytes of the body, and hangs up.
+    /// Sends this many bytes of the body, then hangs up.
     CutAfter(usize),
-    /// Answers with this status, and perhaps a header.
+    /// Answers with this status, and a header.
     Status(u16, &'static str, &'static str),
-    /// Takes no notice of `Range`.
+    /// Ignores `Range`.
     Whole,
-    /// Sends half of the body, and the rest a while later.
+    /// Sends half of the body, and the rest after a pause.
     Slow(Duration),
-    /// Both.
+    /// Both of the above.
     WholeSlow(Duration),
-    /// Sends the client elsewhere.
+    /// Redirects the client.
     Redirect(String),
-    /// Says that the file has another length.
+    /// Reports a different length.
     OtherLength(u64),
-    /// Sends other bytes of the same length.
+    /// Sends different bytes of the same length.
     OtherBytes,
 }
 
@@ -36,19 +36,19 @@ pub(super) enum Fault {
 struct Served {
     content: Vec<u8>,
     etag: Option<String>,
-    /// For the next requests, one each; the last stays if `forever`.
+    /// For the next requests, one each; with `forever`, the first applies to all of them.
     faults: Vec<Fault>,
     forever: bool,
 }
 
-/// A request as it came.
+/// A request that was received.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) path: String,
     pub(super) headers: HashMap<String, String>,
 }
 
-/// Looks at the target of each request, with its query, and may answer with a status and a text.
+/// Gets the target of each request, including the query; may answer with a status and a text.
 type Gate = Box<dyn Fn(&str) -> Option<(u16, String)> + Send>;
 
 #[derive(Default)]
@@ -58,7 +58,7 @@ struct State {
     seen: Vec<Seen>,
 }
 
-/// The server; it ends with the process.
+/// The server, which ends with the process.
 #[derive(Clone)]
 pub(super) struct Server {
     pub(super) address: String,
@@ -74,14 +74,14 @@ impl Server {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let shared = shared.clone();
-                // A client that hangs up is no fault of the server's.
+                // A client that hangs up is not an error of the server.
                 thread::spawn(move || drop(answer(&stream.unwrap(), &shared)));
             }
         });
         Self { address, state }
     }
 
-    /// Serves `content` at `path`, after `faults`.
+    /// Serves `content` at `path`; the first requests meet `faults`, one each.
     pub(super) fn serve(&self, path: &str, content: impl Into<Vec<u8>>, faults: &[Fault]) -> String {
         let etag = Some(format!("\"{path}\""));
         let served = Served { content: content.into(), etag, faults: faults.to_vec(), forever: false };
@@ -89,19 +89,19 @@ impl Server {
         format!("{}{path}", self.address)
     }
 
-    /// The same, with the last fault for good.
+    /// Serves `content` at `path`; every request meets `fault`.
     pub(super) fn serve_always(&self, path: &str, content: impl Into<Vec<u8>>, fault: Fault) -> String {
         let url = self.serve(path, content, &[fault]);
         self.state.lock().unwrap().files.get_mut(path).unwrap().forever = true;
         url
     }
 
-    /// Asks `gate` before anything is served.
+    /// Lets `gate` see each request before it is served.
     pub(super) fn guard(&self, gate: impl Fn(&str) -> Option<(u16, String)> + Send + 'static) {
         self.state.lock().unwrap().gate = Some(Box::new(gate));
     }
 
-    /// Gives the content at `path` another `ETag`.
+    /// Replaces the content at `path` and its `ETag`.
     pub(super) fn change(&self, path: &str, content: impl Into<Vec<u8>>) {
         let mut state = self.state.lock().unwrap();
         let file = state.files.get_mut(path).unwrap();
@@ -152,7 +152,18 @@ fn answer(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
 }
 
-/// Sends one response; whether the connection stays.
+/// The part of the content that the request's `Range` header asks for: first and last byte.
+fn requested_range(file: &Served, fault: Option<&Fault>, headers: &HashMap<String, String>) -> Option<(usize, usize)> {
+    let etag = file.etag.as_deref().unwrap_or_default();
+    let same = headers.get("if-range").is_none_or(|expected| expected == etag);
+    if !same || matches!(fault, Some(Fault::Whole | Fault::WholeSlow(_))) {
+        return None;
+    }
+    let (from, to) = headers.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
+    Some((from.parse().ok()?, to.parse::<usize>().ok()?.min(file.content.len().saturating_sub(1))))
+}
+
+/// Sends one response. Returns whether the connection stays open.
 fn respond(
     mut stream: &TcpStream,
     file: &Served,
@@ -170,13 +181,7 @@ fn respond(
         }
         _ => {}
     }
-    let etag = file.etag.clone().unwrap_or_default();
-    let same = headers.get("if-range").is_none_or(|wanted| *wanted == etag);
-    let range = headers.get("range").filter(|_| same && !matches!(fault, Some(Fault::Whole | Fault::WholeSlow(_))));
-    let range = range.and_then(|range| {
-        let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
-        Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?.min(file.content.len().saturating_sub(1))))
-    });
+    let range = requested_range(file, fault, headers);
     let mut total = file.content.len() as u64;
     if let Some(Fault::OtherLength(length)) = fault {
         total = *length;
@@ -196,7 +201,7 @@ fn respond(
     } else {
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n")?;
     }
-    write!(stream, "ETag: {etag}\r\n\r\n")?;
+    write!(stream, "ETag: {}\r\n\r\n", file.etag.as_deref().unwrap_or_default())?;
     if matches!(fault, Some(Fault::OtherBytes)) {
         for byte in &mut body {
             *byte ^= 1;

@@ -4,7 +4,7 @@
 mod hubs;
 mod s3;
 
-use std::{io::Write, path::Path, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -15,15 +15,16 @@ use super::{
 use crate::{
     Stage,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
     },
+    download::Download,
     net::verify,
     testing::{Outcome, Trial, tree},
 };
 
-/// The kind under test: `download` from anywhere but the real hub, and without its patience: a request may take `REQUEST`
-/// milliseconds.
+/// The kind under test: `download` from local servers with short pauses; a request may take `REQUEST` milliseconds.
 struct Quick<const REQUEST: u64>;
 
 impl<const REQUEST: u64> Stage for Quick<REQUEST> {
@@ -31,6 +32,7 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
     const VERSION: u32 = 0;
     const ABOUT: &'static str = "";
     const INPUTS: &'static [Input] = &[];
+    const FIGURES: &'static [Figure] = Download::FIGURES;
     type Config = DownloadConfig;
 
     fn forecast(_: &DownloadConfig, _: &Ahead<'_>) -> Forecast {
@@ -39,11 +41,11 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
 
     fn run(config: &DownloadConfig, job: &Job) -> Result<(), StageError> {
         let policy = Policy {
-            first: Duration::from_millis(20),
-            longest: Duration::from_millis(50),
+            first_pause: Duration::from_millis(20),
+            longest_pause: Duration::from_millis(50),
             attempts: 4,
             chunk: 1000,
-            request: Duration::from_millis(REQUEST),
+            timeout: Duration::from_millis(REQUEST),
         };
         match config.source.split('|').collect::<Vec<_>>()[..] {
             ["hub", variables, source] => hubs::download(job, variables, source, config, &policy),
@@ -53,11 +55,16 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
     }
 }
 
+/// Parses `NAME=VALUE` lines.
+fn environment(lines: &str) -> BTreeMap<&str, &str> {
+    lines.lines().filter_map(|line| line.split_once('=')).collect()
+}
+
 fn run(work: &Path, config: &serde_json::Value) -> Outcome {
     Trial::new(work, &[]).run::<Quick<5000>>(config)
 }
 
-/// Bytes that are different everywhere.
+/// Bytes without a short period.
 fn content(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|index| (index * index % 251) as u8).collect()
 }
@@ -104,9 +111,9 @@ fn a_slow_server_is_waited_for() {
     let server = Server::start();
     let slow = Duration::from_millis(900);
     for (name, faults) in [
-        // Cut off by the client, which then asks for what is missing.
+        // The client times out and requests the rest.
         ("chunks", vec![Fault::OtherLength(1800), Fault::Slow(slow), Fault::Slow(slow)]),
-        // What can't be had in parts is not cut off.
+        // A file that can't be requested in parts has no time limit.
         ("whole", vec![Fault::Whole, Fault::WholeSlow(slow)]),
     ] {
         let source = server.serve(&format!("/{name}"), content(1800), &faults);
@@ -114,17 +121,16 @@ fn a_slow_server_is_waited_for() {
         let out = Trial::new(&root.path().join(name), &[]).run::<Quick<400>>(&config).done();
         assert!(std::fs::read(out.join(name)).unwrap() == content(1800));
         if name == "whole" {
-            assert_eq!(server.seen("/whole").len(), 2, "to ask, and to get");
+            assert_eq!(server.seen("/whole").len(), 2, "one to probe, one to fetch");
         }
     }
 }
 
 #[test]
-fn what_has_arrived_is_not_asked_for_again_by_the_next_process() {
+fn the_next_process_requests_only_what_is_missing() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start();
-    // The server fails for good after some of the chunks.
-    // One to ask, one whole chunk, and a part of one.
+    // One request probes, one gets a whole chunk, one a part of a chunk; then the server fails for good.
     let mut faults = vec![Fault::OtherLength(5500), Fault::OtherLength(5500), Fault::CutAfter(300)];
     faults.extend(vec![Fault::Status(503, "x", ""); 100]);
     let source = server.serve("/a.bin", content(5500), &faults);
@@ -143,12 +149,12 @@ fn what_has_arrived_is_not_asked_for_again_by_the_next_process() {
     server.serve("/a.bin", content(5500), &[]);
     let out = run(&root.path().join("work"), &config).done();
     assert!(std::fs::read(out.join("a.bin")).unwrap() == content(5500));
-    let again: u64 = server.seen("/a.bin")[before..].iter().map(|seen| asked(&seen.headers["range"])).sum();
-    assert_eq!(again, 5500 - kept, "bytes that were asked for by the second process");
+    let again: u64 = server.seen("/a.bin")[before..].iter().map(|seen| requested(&seen.headers["range"])).sum();
+    assert_eq!(again, 5500 - kept, "bytes requested by the second process");
 }
 
-/// Bytes of `bytes=0-99`.
-fn asked(range: &str) -> u64 {
+/// Number of bytes that a range such as `bytes=0-99` requests.
+fn requested(range: &str) -> u64 {
     let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
     to.parse::<u64>().unwrap() + 1 - from.parse::<u64>().unwrap()
 }
@@ -164,23 +170,23 @@ fn two_contents_are_never_mixed() {
     run(&root.path().join("work"), &config).error();
     server.change("/a.bin", vec![7; 5500]);
     let error = run(&root.path().join("work"), &config).error();
-    assert!(error.to_string().contains("changed while it was downloaded"), "{error}");
+    assert!(error.to_string().contains("changed during the download"), "{error}");
     let out = run(&root.path().join("work"), &config).done();
     assert!(std::fs::read(out.join("a.bin")).unwrap() == vec![7; 5500]);
 }
 
 #[test]
-fn what_can_not_work_says_what_to_do() {
+fn errors_say_what_to_do() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start();
     for (number, (fault, words, help)) in [
-        (Fault::Status(404, "x", ""), "there is no such file", "it may have moved"),
-        (Fault::Status(403, "x", ""), "access is refused", "ask its owner"),
+        (Fault::Status(404, "x", ""), "no such file", "may have moved"),
+        (Fault::Status(403, "x", ""), "access denied", "ask the owner"),
         (Fault::Status(401, "x", ""), "is private", "set HF_TOKEN"),
         (Fault::Status(403, "x-error-code", "GatedRepo"), "is gated", "accept the licence at http"),
         (Fault::Status(429, "retry-after", "0"), "gave up after 4 attempts", "is kept"),
-        (Fault::OtherBytes, "its SHA-256 is", "run it again to download it anew"),
-        (Fault::CutAfter(0), "was cut", "is kept"),
+        (Fault::OtherBytes, "its SHA-256 is", "run the same command again"),
+        (Fault::CutAfter(0), "was lost", "is kept"),
     ]
     .into_iter()
     .enumerate()
@@ -211,7 +217,7 @@ fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in entries {
         let mut header = tar::Header::new_gnu();
-        // `set_path` refuses what a hostile archive holds.
+        // `set_path` would refuse hostile names.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -265,10 +271,10 @@ fn hostile_and_damaged_archives_are_refused() {
         ("a.zip", zip(&[("../evil", b"x")]), "`../evil` would lie outside"),
         ("a.tar", tar(&[("ok/../../evil", b"x")]), "would lie outside"),
         ("a.tar", tar(&[("/etc/evil", b"x")]), "would lie outside"),
-        ("a.tar.gz", bomb, "may be a bomb"),
-        ("a.zip", cut, "can't be unpacked"),
-        ("a.tar.zst", b"nothing".to_vec(), "can't be unpacked"),
-        ("a.zip", zip(&[]), "holds no file"),
+        ("a.tar.gz", bomb, "may be a zip bomb"),
+        ("a.zip", cut, "can't unpack"),
+        ("a.tar.zst", b"nothing".to_vec(), "can't unpack"),
+        ("a.zip", zip(&[]), "contains no files"),
     ]
     .into_iter()
     .enumerate()

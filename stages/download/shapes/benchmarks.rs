@@ -1,4 +1,4 @@
-//! The evaluation scenes as POPE's and `VQAv2`'s own files. Does not know how they are scored.
+//! Writes the evaluation scenes in the file formats of POPE and `VQAv2`. Independent of how they are scored.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,19 @@ use super::{
     text,
 };
 
-/// File name of evaluation image `number`, as COCO names them.
+/// File name of image `number`, in COCO's style.
 pub(super) fn image_name(number: usize) -> String {
     format!("{number:012}.png")
 }
 
-/// How POPE chooses the objects that are asked for although they are not in the image
-/// (Li et al. 2023, arXiv 2305.10355, section 4).
+/// How POPE selects the absent objects of its negative questions (Li et al. 2023, arXiv 2305.10355, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Negatives {
-    /// Any absent one.
+    /// At random.
     Random,
     /// The most frequent ones of the data set.
     Popular,
-    /// Those that occur most often together with the objects of the image.
+    /// The ones that occur most often together with the objects in the image.
     Adversarial,
 }
 
@@ -35,7 +34,7 @@ impl Negatives {
     }
 }
 
-/// How often kinds occur, alone and together, in images.
+/// How many images show each kind, and each pair of kinds.
 struct Statistics {
     alone: BTreeMap<Kind, usize>,
     together: BTreeMap<(Kind, Kind), usize>,
@@ -60,7 +59,7 @@ impl Statistics {
     }
 }
 
-/// A POPE file: for each image as many absent kinds as present ones, a JSON object a line.
+/// A POPE file in JSON lines. Each image gets as many questions about absent kinds as about present ones.
 pub(super) fn pope(scenes: &[Scene], negatives: Negatives, seed: u64) -> String {
     let statistics = Statistics::of(scenes);
     let mut lines = String::new();
@@ -68,7 +67,7 @@ pub(super) fn pope(scenes: &[Scene], negatives: Negatives, seed: u64) -> String 
     for (number, scene) in scenes.iter().enumerate() {
         let mut dice = Dice::new(seed, 100 + negatives as u64, number);
         let present = scene.kinds();
-        // Shuffled first, so that ties are broken by chance and not by the alphabet.
+        // Shuffled before the stable sort, so that ties are broken at random and not alphabetically.
         let mut absent = dice.shuffled(Kind::all().filter(|kind| !scene.has(*kind)));
         absent.sort_by_key(|kind| {
             std::cmp::Reverse(match negatives {
@@ -91,7 +90,7 @@ pub(super) fn pope(scenes: &[Scene], negatives: Negatives, seed: u64) -> String 
     lines
 }
 
-/// The questions and annotations of `VQAv2`: one question of each sort an image, ten annotators who agree.
+/// The questions and annotations in `VQAv2`'s format: one question of each type per image, ten annotators who agree.
 pub(super) fn vqav2(scenes: &[Scene], seed: u64) -> (Value, Value) {
     let (mut questions, mut annotations) = (Vec::new(), Vec::new());
     for (number, scene) in scenes.iter().enumerate() {
@@ -102,7 +101,7 @@ pub(super) fn vqav2(scenes: &[Scene], seed: u64) -> (Value, Value) {
             text::about_number(scene),
             text::about_presence(scene, &mut dice),
         ];
-        asked.extend(text::about_place(scene, &mut dice));
+        asked.extend(text::about_position(scene, &mut dice));
         for (index, question) in asked.into_iter().enumerate() {
             let question_id = number * 1000 + index;
             let answer = question.answer.to_lowercase();

@@ -1,4 +1,4 @@
-//! Scenes as PNG files, in whole numbers only: the same bytes on every machine. Does not know questions.
+//! Draws scenes as PNG files, in integers only, so that the bytes are the same on every machine. Independent of questions.
 
 use image::{
     ExtendedColorType, ImageEncoder, Rgb, RgbImage,
@@ -10,12 +10,12 @@ use super::{
     scene::{Object, Scene, Shape},
 };
 
-/// Pixels in a row. A cell is half of it: four patches of 16 pixels, each of which sees the colour and a quarter of the
-/// outline, so that every token of an object tells what it is.
+/// Width and height in pixels. A cell is half of that: 2 x 2 patches of 16 pixels, each of which shows the object's colour
+/// and a quarter of its outline, so that every token of an object identifies it.
 pub(super) const SIZE: u32 = 64;
 const BACKGROUND: i32 = 26;
 
-/// Draws a scene with some jitter of place, size and colour, and noise, so that no two images are equal.
+/// Draws a scene with jitter in position, size and colour, and with noise, so that no two images are equal.
 pub(super) fn draw(scene: &Scene, dice: &mut Dice) -> RgbImage {
     let mut image = RgbImage::from_fn(SIZE, SIZE, |_, _| {
         let level = BACKGROUND + dice.around(4);
@@ -43,7 +43,7 @@ fn draw_object(image: &mut RgbImage, object: Object, dice: &mut Dice) {
     }
 }
 
-/// Whether a shape with the given reach covers the point (x, y) from its centre; y grows downwards.
+/// Whether a shape that extends `reach` pixels from its centre covers the point (x, y), relative to it; y grows downwards.
 fn covers(shape: Shape, x: i32, y: i32, reach: i32) -> bool {
     match shape {
         Shape::Circle => x * x + y * y <= reach * reach,
@@ -52,7 +52,7 @@ fn covers(shape: Shape, x: i32, y: i32, reach: i32) -> bool {
     }
 }
 
-/// The image as a PNG file with fixed settings.
+/// Encodes the image as PNG with fixed settings.
 pub(super) fn png(image: &RgbImage) -> Result<Vec<u8>, image::ImageError> {
     let mut file = Vec::new();
     PngEncoder::new_with_quality(&mut file, CompressionType::Default, FilterType::Sub).write_image(

@@ -1,9 +1,9 @@
-//! `builtin:shapes`: a data set of drawn shapes, in the formats of LLaVA-1.5, POPE and `VQAv2`. For pipelines that need
-//! no network, and whose model can be seen to look at images.
+//! `builtin:shapes`: a generated data set of coloured shapes, in the formats of LLaVA-1.5, POPE and `VQAv2`. It needs no
+//! network, and its answers can't be guessed without the image. Independent of what models are trained on it.
 //!
 //! ```text
 //! images/, pretrain.json, instruct.json, counting.json      training: captions, questions, a second task
-//! eval/images/, eval/pope/coco_pope_*.json, eval/vqav2/*.json   scenes that training never shows (see `scene.rs`)
+//! eval/images/, eval/pope/coco_pope_*.json, eval/vqav2/*.json   scenes that training never sees (see `scene.rs`)
 //! ```
 
 mod benchmarks;
@@ -27,10 +27,10 @@ use self::{
 };
 use crate::{Job, StageError, contract::event::Progress, text::conversation::SHORT_ANSWER};
 
-/// Images drawn between two looks at whether the run is being stopped.
+/// Images drawn between two checks for cancellation.
 const CHUNK: usize = 64;
 
-/// The streams of [`Dice`], one a purpose.
+/// The streams of [`Dice`], one per purpose.
 mod purpose {
     pub(super) const TRAINING_SCENES: u64 = 1;
     pub(super) const EVALUATION_SCENES: u64 = 2;
@@ -71,7 +71,7 @@ fn training_scenes(seed: u64, images: usize) -> Vec<Scene> {
     (0..images).map(|number| Scene::training(&mut Dice::new(seed, purpose::TRAINING_SCENES, number))).collect()
 }
 
-/// The three training files, each with one record an image.
+/// The three training files, each with one record per image.
 fn annotation_files(seed: u64, scenes: &[Scene]) -> [(&'static str, Vec<Value>); 3] {
     let records = |make: &dyn Fn(usize, &Scene) -> Value| scenes.iter().enumerate().map(|(n, s)| make(n, s)).collect();
     let mix = |stream: u64, mix: fn(&Scene, &mut Dice) -> Vec<Question>| {
@@ -84,7 +84,7 @@ fn annotation_files(seed: u64, scenes: &[Scene]) -> [(&'static str, Vec<Value>);
     ]
 }
 
-/// A record of LLaVA-1.5's pretraining data.
+/// A record in the format of LLaVA-1.5's pretraining data.
 fn caption(number: usize, scene: &Scene, seed: u64) -> Value {
     let mut dice = Dice::new(seed, purpose::CAPTIONS, number);
     let request = dice.pick(&CAPTION_REQUESTS);
@@ -92,7 +92,8 @@ fn caption(number: usize, scene: &Scene, seed: u64) -> Value {
     record(number, vec![("human", request), ("gpt", text::caption(scene))])
 }
 
-/// A record of LLaVA-1.5's instruction data: the wish for a short answer stands after the first question only.
+/// A record in the format of LLaVA-1.5's instruction data: only the first question ends with the request for a short
+/// answer.
 fn conversation(number: usize, questions: &[Question]) -> Value {
     let turns = questions.iter().enumerate().flat_map(|(index, question)| {
         let text = match index {
@@ -128,7 +129,7 @@ fn draw_all(job: &Job, scenes: &[Scene], stream: u64, folder: &Path, drawn: impl
 
 fn write_json(path: &Path, value: &Value) -> Result<(), StageError> {
     let text = match value {
-        // A record a line: a message that names a line then names a record.
+        // One record per line, so that a message with a line number identifies a record.
         Value::Array(records) => {
             let lines: Vec<String> = records.iter().map(Value::to_string).collect();
             format!("[\n{}\n]\n", lines.join(",\n"))
@@ -145,7 +146,7 @@ fn write_text(path: &Path, text: &str) -> Result<(), StageError> {
     std::fs::write(path, text).map_err(StageError::io(path))
 }
 
-/// All the text of a small data set as conversations have it, for the tokenizer of `builtin:tiny-phi`.
+/// The turns of a small data set, as they appear in conversations: the training text of the built-in tokenizers.
 pub(super) fn corpus(seed: u64, images: usize) -> Vec<String> {
     let scenes = training_scenes(seed, images);
     let records = annotation_files(seed, &scenes).into_iter().flat_map(|(_, records)| records);

@@ -1,8 +1,8 @@
-//! What a drawn image shows, and which scenes training never sees. Does not know pixels or questions.
+//! What an image shows, and which scenes are held out from training. Independent of pixels and questions.
 
 use super::dice::Dice;
 
-/// A colour of an object.
+/// The colour of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Colour {
     Red,
@@ -11,7 +11,7 @@ pub(super) enum Colour {
     Yellow,
 }
 
-/// Its outline.
+/// The outline of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     Circle,
@@ -19,7 +19,7 @@ pub(super) enum Shape {
     Triangle,
 }
 
-/// The quarter of the image that it stands in.
+/// A quarter of the image; an object fills one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cell {
     TopLeft,
@@ -60,7 +60,7 @@ impl Cell {
     }
 }
 
-/// Colour and shape: the "object" of a question such as POPE's.
+/// Colour and shape: the "object" in POPE's questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
     pub(super) colour: Colour,
@@ -78,15 +78,15 @@ impl Kind {
 
     /// The cell in which training images never show this kind.
     ///
-    /// So each of the 12 kinds is left out in one of its four places, and each cell leaves out three kinds: a model that
-    /// answers about them has learnt colour, shape and place apart from each other, not by heart. Whole kinds are not
-    /// left out, since a model would learn from their absence to deny them.
+    /// Each of the 12 kinds is held out in one of the four cells, and each cell holds out three kinds. A model that answers
+    /// questions about them has learnt colour, shape and position separately instead of memorising combinations. No kind
+    /// is held out altogether: a model would learn from its absence to deny it.
     pub(super) fn held_out_cell(self) -> Cell {
         Cell::ALL[(self.colour as usize + self.shape as usize) % 4]
     }
 }
 
-/// An object in its place.
+/// An object in a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Object {
     pub(super) cell: Cell,
@@ -99,19 +99,19 @@ impl Object {
     }
 }
 
-/// One to three objects, in the order of their cells, each in a cell of its own.
+/// One to three objects, each in its own cell, in the order of the cells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Scene {
     pub(super) objects: Vec<Object>,
 }
 
 impl Scene {
-    /// A scene without any held-out object.
+    /// A random scene without held-out objects.
     pub(super) fn training(dice: &mut Dice) -> Self {
         Self::draw(dice, None)
     }
 
-    /// The evaluation scene `number`: with one held-out object at least, all of them in turn.
+    /// Evaluation scene `number`, with at least one held-out object; consecutive scenes cycle through all of them.
     pub(super) fn evaluation(number: usize, dice: &mut Dice) -> Self {
         let kind =
             Kind::all().nth(number % Kind::all().count()).unwrap_or(Kind { colour: Colour::Red, shape: Shape::Circle });
@@ -136,7 +136,7 @@ impl Scene {
         Self { objects }
     }
 
-    /// The kinds of its objects, each once.
+    /// The distinct kinds of its objects.
     pub(super) fn kinds(&self) -> Vec<Kind> {
         let mut kinds: Vec<Kind> = self.objects.iter().map(|object| object.kind).collect();
         kinds.sort_unstable();
@@ -148,7 +148,7 @@ impl Scene {
         self.objects.iter().any(|object| object.kind == kind)
     }
 
-    /// The object for which `test` holds, if it is the only one.
+    /// The object for which `test` holds, if there is exactly one.
     pub(super) fn only(&self, test: impl Fn(&Object) -> bool) -> Option<Object> {
         let mut found = self.objects.iter().filter(|object| test(object));
         let first = found.next()?;

@@ -1,4 +1,4 @@
-//! What the data set promises: held-out scenes, balanced answers, right answers, equal bytes.
+//! The properties of the data set: held-out scenes, balanced and correct answers, reproducible bytes.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ fn training_never_shows_what_is_held_out_and_evaluation_always_does() {
     let training = training_scenes(SEED, 2000);
     assert!(training.iter().flat_map(|scene| &scene.objects).all(|object| !object.held_out()));
     let seen: BTreeSet<Object> = training.iter().flat_map(|scene| scene.objects.clone()).collect();
-    assert_eq!(seen.len(), 12 * 3, "every kind is shown in its three other places");
+    assert_eq!(seen.len(), 12 * 3, "every kind is shown in its three other cells");
     let evaluation = evaluation_scenes(96);
     assert!(evaluation.iter().all(|scene| scene.objects.iter().any(|object| object.held_out())));
     for cell in Cell::ALL {
@@ -48,7 +48,7 @@ fn majority<'a>(answers: impl Iterator<Item = &'a str>) -> f64 {
 }
 
 #[test]
-fn who_sees_nothing_scores_low() {
+fn answering_without_the_image_scores_low() {
     let scenes = evaluation_scenes(160);
     for negatives in Negatives::ALL {
         let file = benchmarks::pope(&scenes, negatives, SEED);
@@ -71,7 +71,7 @@ fn questions_of_training_are_balanced_and_distinct() {
         let texts: BTreeSet<&str> = questions.iter().map(|question| question.text.as_str()).collect();
         assert_eq!(texts.len(), questions.len());
         assert!((8..=13).contains(&questions.len()), "{}", questions.len());
-        // In each image: else the number of objects would tell something about the answer.
+        // In each image; otherwise the number of objects would hint at the answer.
         let answers = |answer: &str| questions.iter().filter(|question| question.answer == answer).count();
         assert_eq!(answers("Yes"), answers("No"));
     }
@@ -110,7 +110,7 @@ fn answers_are_right() {
 }
 
 #[test]
-fn pope_asks_for_popular_and_for_accompanying_objects() {
+fn pope_asks_for_popular_and_for_co_occurring_objects() {
     let scenes = evaluation_scenes(160);
     let asked = |negatives| -> Vec<String> {
         let lines = benchmarks::pope(&scenes, negatives, SEED);

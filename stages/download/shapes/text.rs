@@ -1,18 +1,18 @@
-//! Captions, questions and answers about scenes. Does not know file formats.
+//! Captions, questions and answers about scenes. Independent of file formats.
 
 use super::{
     dice::Dice,
     scene::{Cell, Colour, Kind, Object, Scene, Shape},
 };
 
-/// What a person asks for a caption; LLaVA's pretraining data varies it likewise.
+/// Requests for a caption, varied as in LLaVA's pretraining data.
 pub(super) const CAPTION_REQUESTS: [&str; 4] =
     ["Describe the image.", "What is in the image?", "Give a short description of the image.", "Say what you see."];
 
 /// A question with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
-    /// The first words, by which `VQAv2` sorts questions.
+    /// The first words, which are the question types of `VQAv2`.
     pub(super) category: &'static str,
     pub(super) text: String,
     pub(super) answer: String,
@@ -24,7 +24,7 @@ impl Question {
     }
 }
 
-/// All objects with their places.
+/// Lists all objects with their positions.
 pub(super) fn caption(scene: &Scene) -> String {
     let parts: Vec<String> =
         scene.objects.iter().map(|object| format!("a {} in the {}", object.kind.name(), object.cell.name())).collect();
@@ -43,14 +43,14 @@ fn yes_no(yes: bool) -> &'static str {
     if yes { "Yes" } else { "No" }
 }
 
-/// Is there such a kind of object? Yes and no are equally likely.
+/// "Is there a ...?", with yes and no equally likely.
 pub(super) fn about_presence(scene: &Scene, dice: &mut Dice) -> Question {
     let yes = dice.coin();
     let kind = if yes { dice.pick(&scene.kinds()) } else { absent(scene, dice) };
     Question::new("is there a", presence(kind), yes_no(yes))
 }
 
-/// A kind that is not there. Half of them share their colour or their shape with an object of the scene.
+/// A kind that is absent from the scene. Half of the time it shares its colour or shape with an object in the scene.
 fn absent(scene: &Scene, dice: &mut Dice) -> Kind {
     let hard = dice.coin();
     let near = |kind: &Kind| scene.count(|o| o.kind.colour == kind.colour || o.kind.shape == kind.shape) > 0;
@@ -58,8 +58,8 @@ fn absent(scene: &Scene, dice: &mut Dice) -> Kind {
     dice.pick(&kinds)
 }
 
-/// Presence of kinds, and of colours and shapes alone. Each image has as many questions with the answer yes as with
-/// no, so that nothing but the image and the question tells the answer, not even the number of objects.
+/// Questions about the presence of kinds, and of single colours and shapes. Each image has as many questions with the
+/// answer yes as with no, so that nothing but the image gives the answer away, not even the number of objects.
 fn presence_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions: Vec<Question> = Vec::new();
     let mut add = |kind: Kind, yes: bool| {
@@ -74,19 +74,19 @@ fn presence_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
         add(kind, true);
         while !add(absent(scene, dice), false) {}
     }
-    questions.extend(about_parts(scene, dice));
+    questions.extend(about_attributes(scene, dice));
     questions
 }
 
-/// Is there an object of this colour, of this shape? One of each with the answer yes, and one with no.
-fn about_parts(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
+/// "Is there an object of this colour? Of this shape?": for each, one question with the answer yes and one with no.
+fn about_attributes(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = Vec::new();
     let ask = |name: &str, yes| Question::new("is there a", format!("Is there a {name} in the image?"), yes_no(yes));
     let colours = dice.shuffled(Colour::ALL);
     let shapes = dice.shuffled(Shape::ALL);
     let colour = |yes| colours.iter().find(|colour| (scene.count(|o| o.kind.colour == **colour) > 0) == yes);
     let shape = |yes| shapes.iter().find(|shape| (scene.count(|o| o.kind.shape == **shape) > 0) == yes);
-    // All three shapes can be there; then there is no pair of answers, and nothing is asked.
+    // If all three shapes are present, no question has the answer no, and none is asked.
     if let Some((yes, no)) = colour(true).zip(colour(false)) {
         questions.extend([ask(&format!("{} object", yes.name()), true), ask(&format!("{} object", no.name()), false)]);
     }
@@ -96,7 +96,7 @@ fn about_parts(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     questions
 }
 
-/// What color is ...?
+/// "What color is ...?"
 pub(super) fn about_colour(scene: &Scene, dice: &mut Dice) -> Question {
     let object = dice.pick(&scene.objects);
     let text = match scene.only(|other| other.kind.shape == object.kind.shape) {
@@ -106,7 +106,7 @@ pub(super) fn about_colour(scene: &Scene, dice: &mut Dice) -> Question {
     Question::new("what color is the", text, object.kind.colour.name())
 }
 
-/// What shape is ...?
+/// "What shape is ...?"
 pub(super) fn about_shape(scene: &Scene, dice: &mut Dice) -> Question {
     let object = dice.pick(&scene.objects);
     let text = match scene.only(|other| other.kind.colour == object.kind.colour) {
@@ -116,13 +116,13 @@ pub(super) fn about_shape(scene: &Scene, dice: &mut Dice) -> Question {
     Question::new("what", text, object.kind.shape.name())
 }
 
-/// How many objects are there?
+/// "How many objects are there?"
 pub(super) fn about_number(scene: &Scene) -> Question {
     Question::new("how many", "How many objects are there?".into(), &scene.objects.len().to_string())
 }
 
-/// Where is ...? `None` if every kind of object is there twice.
-pub(super) fn about_place(scene: &Scene, dice: &mut Dice) -> Option<Question> {
+/// "Where is ...?" `None` if no kind of object occurs exactly once.
+pub(super) fn about_position(scene: &Scene, dice: &mut Dice) -> Option<Question> {
     let single: Vec<Object> = scene
         .objects
         .iter()
@@ -133,8 +133,8 @@ pub(super) fn about_place(scene: &Scene, dice: &mut Dice) -> Option<Question> {
     Some(Question::new("where is the", format!("Where is the {}?", object.kind.name()), Cell::name(object.cell)))
 }
 
-/// The first mix: questions of every sort in random order, none twice, and a description at the end, where no answer
-/// can be read off it.
+/// The first mix: distinct questions of every type in random order. The request for a description comes last, so that no
+/// answer can be copied from it.
 pub(super) fn first_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = short_questions(scene, dice);
     questions.push(Question::new("describe", CAPTION_REQUESTS[0].into(), &caption(scene)));
@@ -147,11 +147,11 @@ fn short_questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     questions.extend(presence_questions(scene, dice));
     questions.push(about_colour(scene, dice));
     questions.push(about_shape(scene, dice));
-    questions.extend(about_place(scene, dice));
+    questions.extend(about_position(scene, dice));
     distinct(dice.shuffled(questions))
 }
 
-/// The second mix: counting and comparing, with some of the first mix.
+/// The second mix: counting and comparing, with some questions of the first mix.
 pub(super) fn second_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     let mut questions = short_questions(scene, dice);
     questions.truncate(4);
@@ -180,7 +180,7 @@ pub(super) fn second_mix(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
     distinct(dice.shuffled(questions))
 }
 
-/// Drops questions that were asked before.
+/// Drops repeated questions.
 fn distinct(questions: Vec<Question>) -> Vec<Question> {
     let mut kept: Vec<Question> = Vec::new();
     for question in questions {

@@ -1,6 +1,5 @@
 //! `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3` and `builtin:tiny-siglip`: Hugging Face folders of small
-//! models with random weights.
-//! Does not know what they will be trained on, but for the words that the tokenizer should know.
+//! models with random weights. Independent of the training data, except that the tokenizer is trained on its words.
 
 pub(super) mod tokenizer;
 
@@ -22,27 +21,27 @@ use crate::{
     text::template::PAD,
 };
 
-/// Sizes that the pipeline leaves open.
-pub(super) struct Usual {
+/// Default sizes of a built-in model.
+pub(super) struct Defaults {
     pub(super) hidden_size: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
 }
 
-/// Of the language model.
-pub(super) const LANGUAGE: Usual = Usual { hidden_size: 128, layers: 4, heads: 8 };
-/// Of the vision encoder.
-pub(super) const SIGLIP: Usual = Usual { hidden_size: 256, layers: 2, heads: 4 };
-/// Pixels in a row of an image.
+/// Defaults of the language model.
+pub(super) const LANGUAGE: Defaults = Defaults { hidden_size: 128, layers: 4, heads: 8 };
+/// Defaults of the vision encoder.
+pub(super) const SIGLIP: Defaults = Defaults { hidden_size: 256, layers: 2, heads: 4 };
+/// Width and height of an image in pixels.
 pub(super) const IMAGE_SIZE: usize = 64;
-/// Pixels in a row of a patch: a quarter of a drawn image, in which one object stands. With smaller patches the model must
-/// learn first which of them belong together, and that it learns by chance in so short a run.
+/// Width and height of a patch in pixels: a patch is one cell of a drawn image and holds one object. With smaller patches
+/// the model would first have to learn which of them belong together, which is a matter of luck in so short a run.
 pub(super) const PATCH_SIZE: usize = 32;
 
 /// Writes a language model with its tokenizer.
 pub(super) fn write_language(job: &Job, family: Family, options: &ModelOptions) -> Result<(), StageError> {
     let failed = |error: tokenizers::Error| {
-        StageError::failed(format!("the tokenizer can't be made: {error}"), "report this as a bug")
+        StageError::failed(format!("can't train the tokenizer: {error}"), "report this as a bug")
     };
     let out = job.output();
     let tokenizer = tokenizer::train(family, vocab_size(options), job.seed()).map_err(failed)?;
@@ -62,12 +61,12 @@ fn vocab_size(options: &ModelOptions) -> usize {
     options.vocab_size.unwrap_or(512)
 }
 
-/// The language model's sizes, for a tokenizer of so many tokens.
+/// The language model's configuration for a tokenizer of `tokens` tokens.
 fn language(family: Family, options: &ModelOptions, tokens: usize) -> LanguageConfig {
     let hidden_size = options.hidden_size.unwrap_or(LANGUAGE.hidden_size);
     let heads = options.heads.unwrap_or(LANGUAGE.heads);
     let head_dim = hidden_size / heads.max(1);
-    // As in Phi-2, the embedding has rows beyond the tokenizer's last token. Half of each head is rotated.
+    // As in Phi-2, the embedding has more rows than the tokenizer has tokens, and half of each head is rotated.
     let phi = LanguageConfig::phi(
         tokens.next_multiple_of(64),
         hidden_size,
@@ -80,7 +79,7 @@ fn language(family: Family, options: &ModelOptions, tokens: usize) -> LanguageCo
     }
     LanguageConfig {
         family,
-        // Three matrices of it weigh as much as Phi's two.
+        // Three matrices of this size have as many weights as Phi's two.
         intermediate_size: 8 * hidden_size / 3,
         rotary_dims: head_dim,
         hidden_act: Activation::Silu,
@@ -88,14 +87,14 @@ fn language(family: Family, options: &ModelOptions, tokens: usize) -> LanguageCo
     }
 }
 
-/// What [`write_language`] will write.
+/// Predicts what [`write_language`] will write.
 pub(super) fn language_outlook(family: Family, options: &ModelOptions) -> Outlook {
     let config = language(family, options, vocab_size(options));
     let bytes = (Encoding::F32.block().bytes * config.parameters()) as u64;
     Outlook::of_language_model(Some(config), bytes)
 }
 
-/// Writes a `SigLIP` and the description of its image processor.
+/// Writes a `SigLIP` encoder and the configuration of its image processor.
 pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
     let (out, config) = (job.output(), siglip(options));
     let image_size = config.image_size;
@@ -122,7 +121,7 @@ fn siglip(options: &ModelOptions) -> SiglipConfig {
     }
 }
 
-/// What [`write_siglip`] will write.
+/// Predicts what [`write_siglip`] will write.
 pub(super) fn siglip_outlook(options: &ModelOptions) -> Outlook {
     let config = siglip(options);
     let bytes = (Encoding::F32.block().bytes * config.parameters()) as u64;

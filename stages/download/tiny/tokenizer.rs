@@ -1,5 +1,5 @@
-//! Byte-level BPE tokenizers for the built-in language models, trained on the texts of `builtin:shapes`. Each has the special
-//! tokens of its family where the family's own has them. Does not know models.
+//! Byte-level BPE tokenizers for the built-in language models, trained on the texts of `builtin:shapes`. Special tokens are
+//! those of the family, in the same positions. Independent of the models' sizes and weights.
 
 use imp_model::config::Family;
 use serde_json::{Value, json};
@@ -16,12 +16,12 @@ use crate::{
     text::template::{BEGIN, PAD, SYSTEM, Template},
 };
 
-/// Images whose texts the tokenizer learns from: the grammar is small, so these have all of it.
+/// Images whose texts the tokenizer is trained on. The grammar is small, so they cover all of it.
 const CORPUS_IMAGES: usize = 300;
-/// Turns in a usual conversation of that data.
+/// Turns in a typical conversation of that data.
 const CONVERSATION_TURNS: usize = 16;
 
-/// The template of the family's conversations.
+/// The conversation template of the family.
 fn template(family: Family) -> Template {
     match family {
         Family::Phi => Template::Phi2,
@@ -30,12 +30,12 @@ fn template(family: Family) -> Template {
     }
 }
 
-/// The token that begins texts.
+/// The token that begins a text (`bos_token`).
 pub(super) fn first_token(family: Family) -> &'static str {
     if family == Family::Phi3 { BEGIN } else { PAD }
 }
 
-/// `tokenizer_config.json`.
+/// The content of `tokenizer_config.json`.
 pub(super) fn description(family: Family) -> Value {
     json!({
         "add_bos_token": family == Family::Phi3, "add_prefix_space": false, "bos_token": first_token(family),
@@ -44,8 +44,8 @@ pub(super) fn description(family: Family) -> Value {
     })
 }
 
-/// Learns merges from the texts that the model will see, the system prompt included. The order of merges depends on
-/// counts and ids only, so the same seed gives the same file.
+/// Learns merges from the texts that the model will see, including the system prompt. The order of merges depends only on
+/// counts and ids, so the same seed gives the same file.
 pub(in crate::download) fn train(family: Family, vocab_size: usize, seed: u64) -> tokenizers::Result<Tokenizer> {
     let mut tokenizer = TokenizerBuilder::<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>::new()
         .with_model(BPE::default())
@@ -54,7 +54,7 @@ pub(in crate::download) fn train(family: Family, vocab_size: usize, seed: u64) -
         .with_post_processor(Some(ByteLevel::new(false, false, true)))
         .with_decoder(Some(ByteLevel::new(false, true, true)))
         .build()?;
-    // They come after the merges, as in the tokenizers of Phi-2 and Qwen.
+    // Special tokens follow the merges, as in the tokenizers of Phi-2 and Qwen.
     let special: Vec<AddedToken> =
         template(family).tokens().iter().map(|token| AddedToken::from(*token, true)).collect();
     let mut trainer = BpeTrainerBuilder::new()
@@ -80,7 +80,7 @@ pub(in crate::download) fn train(family: Family, vocab_size: usize, seed: u64) -
     Ok(tokenizer)
 }
 
-/// The same tokenizer with its parts as enums, the type that can be read back from a file.
+/// Converts the tokenizer to the type that tokenizer files are read into, whose components are enums.
 fn widen(tokenizer: &TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>) -> Tokenizer {
     let mut wide = Tokenizer::new(ModelWrapper::BPE(tokenizer.get_model().clone()));
     wide.with_pre_tokenizer(tokenizer.get_pre_tokenizer().copied().map(PreTokenizerWrapper::ByteLevel))

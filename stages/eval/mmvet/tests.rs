@@ -1,4 +1,4 @@
-//! `MM-Vet` without a judge, and with one that a server of these tests plays.
+//! `MM-Vet` without a judge, and with a test server as the judge.
 // Figures must equal the official ones digit for digit.
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 use std::{
@@ -12,6 +12,7 @@ use std::{
 
 use super::*;
 use crate::{
+    eval::figures::assert_declared,
     eval::tests::{answers_of, config, fixture, fixture_text, job},
     testing::Trial,
 };
@@ -32,8 +33,8 @@ fn without_a_judge_there_are_answers_for_the_official_evaluator() {
     assert_eq!(upload.as_object().unwrap().len(), 8);
 }
 
-/// What the judge of the tests says to each question, one reply after the other. Question 1 gets no number twice, and
-/// question 6 never.
+/// The judge's successive replies to each question. Two replies to question 1 are not valid scores, and no reply to question
+/// 6 is.
 const REPLIES: [&[&str]; 8] = [
     &["0.5", "0.4"],
     &["yes", "2.0", "1.0", "0.9"],
@@ -45,7 +46,7 @@ const REPLIES: [&[&str]; 8] = [
     &["0.9", "1.0"],
 ];
 
-/// A server that speaks as a judge does, but for its first answer. Returns its address, and what it is asked.
+/// A server that acts as the judge, but refuses the first request. Returns its address, and the requests it gets.
 fn server() -> (String, Arc<Mutex<Vec<Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -92,7 +93,7 @@ fn judged_by(address: &str) -> MmVet {
     MmVet { jury: Some(Jury { judge, rubric: "Rubric\n".into(), runs: 2 }), ..parsed() }
 }
 
-/// Expected figures: the official evaluator's arithmetic, run in Python with `NumPy` on the same scores.
+/// Expected: the official evaluator's arithmetic, run in Python with `NumPy` on the same scores.
 #[test]
 fn a_judge_gives_the_official_figures_and_is_asked_only_once() {
     let (address, asked) = server();
@@ -101,6 +102,7 @@ fn a_judge_gives_the_official_figures_and_is_asked_only_once() {
     let work = tempfile::tempdir().unwrap();
     let job = || Trial::new(work.path(), &[]).job();
     let scores = mmvet.score(&answers, &job()).unwrap();
+    assert_declared(&scores);
     assert_eq!(scores.figures[0].0, "total");
     let figures = BTreeMap::from([
         ("total", 51.9),
@@ -141,7 +143,7 @@ fn a_judge_gives_the_official_figures_and_is_asked_only_once() {
         .collect();
     assert_eq!(temperatures, [0.0, 0.0, 0.5, 1.0, 1.5, 0.0, 0.0, 0.5, 1.0, 1.5]);
 
-    // Stopped after some verdicts, it asks for the others only.
+    // Resumed after some verdicts, it requests only the others.
     let log = work.path().join("checkpoint/verdicts.jsonl");
     let lines: Vec<String> = std::fs::read_to_string(&log).unwrap().lines().map(|line| format!("{line}\n")).collect();
     std::fs::write(&log, lines[..15].concat() + "{\"question\": 7, \"ru").unwrap();
@@ -169,7 +171,7 @@ fn an_endpoint_that_refuses_is_named() {
 }
 
 #[test]
-fn the_rubric_is_the_official_evaluators() {
+fn the_rubric_comes_from_the_official_evaluator() {
     let text = |text: &str| Text { text: text.into(), named: "evaluator".into() };
     let script = "import json\n\nprompt = \"\"\"Judge.\n\nA | B\n\"\"\"\nrest = 1\n";
     assert_eq!(rubric(&text(script)).unwrap(), "Judge.\n\nA | B\n");
@@ -189,5 +191,5 @@ fn a_judge_without_an_endpoint_is_an_error_before_any_answer() {
     let read = || MmVet::read(&Files::new(&config, &job)).err().unwrap().to_string();
     assert_eq!(read(), "shown/data/mm-vet_evaluator.ipynb: the file is missing");
     std::fs::write(root.path().join("mm-vet_evaluator.py"), "prompt = \"\"\"x\"\"\"").unwrap();
-    assert_eq!(read(), "there is no endpoint to ask the judge `gpt-4-0613` at");
+    assert_eq!(read(), "no endpoint is set for the judge `gpt-4-0613`");
 }

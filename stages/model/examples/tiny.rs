@@ -9,7 +9,7 @@ use imp_model::{
     config::{ImpConfig, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     init,
-    layers::Pass,
+    layers::{Parameter, Pass},
     optim::{Optimizer, Rate},
     save,
     tensor::AdamW,
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     for number in 0..60 {
-        let rate = |_: &str| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
+        let rate = |_: &Parameter| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
         let count = samples.iter().map(|sample| model.labelled(sample)).sum();
         let (loss, gradients) = model.loss_and_gradients(&Pass::training(number, 0), &samples, &features, count);
         let norm = optimizer.update(&mut model, &gradients, rate);

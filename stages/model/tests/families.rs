@@ -6,15 +6,15 @@ mod oracle;
 mod support;
 
 use imp_model::{
-    config::{Family, ImpConfig, LanguageConfig},
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType},
     encoding::Encoding,
     init,
     language::Decoder,
-    layers::{LoraSettings, Pass},
+    layers::{LoraSettings, Parameter, Pass, Tower},
     load_language, load_vision, peft,
     projector::Projector,
     tensor::{self, Activation, Graph, Mat, Segments},
-    weights::{Checkpoint, write_json, write_tensors},
+    weights::{TensorFiles, write_json, write_tensors},
 };
 use oracle::{Oracle, Sizes, Weights};
 use support::{Fixture, assert_close, check_text, path};
@@ -222,7 +222,7 @@ fn a_tied_matrix_has_one_gradient_of_two_uses() {
     let ids = ids(9);
     let (_, gradients) = loss_and_gradients(&mut llm, &ids);
     let mut names = Vec::new();
-    llm.trainable(&mut |name, _| names.push(name));
+    llm.trainable(&mut |parameter, _| names.push(parameter.name));
     let place = names.iter().position(|name| name == "lm_head.weight").unwrap();
     assert!(!names.contains(&"model.embed_tokens.weight".to_string()), "it is one matrix");
     let mut moved = weights.clone();
@@ -292,7 +292,7 @@ fn adapters_on_chosen_layers_only() {
     );
     llm.adapt(&settings, &["q_proj".into(), "v_proj".into()], 3).unwrap();
     let mut names = Vec::new();
-    llm.trainable(&mut |name, _| names.push(name));
+    llm.trainable(&mut |parameter, _| names.push(parameter.name));
     assert_eq!(names.len(), 2 * 2 * 2, "two layers, two targets, A and B: {names:?}");
     peft::write(&llm, &settings, folder.path()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
@@ -301,6 +301,32 @@ fn adapters_on_chosen_layers_only() {
     let (mut again, _) = random(Family::Qwen2);
     peft::read(&mut again, folder.path()).unwrap();
     assert_eq!(logits(&again, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
+}
+
+/// As transformers' trainer: everything decays but biases and norms, which it knows by their names.
+#[test]
+fn biases_and_norms_do_not_decay() {
+    for family in Family::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LanguageConfig { num_key_value_heads: 3, ..LanguageConfig::new(family, 32, 24, 1, 6) };
+        init::write_language(folder.path(), &config, 5, Encoding::F32).unwrap();
+        let mut llm = load_language(folder.path()).unwrap();
+        llm.unfreeze();
+        llm.adapt(&LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 }, &[], 3).unwrap();
+        let mut projector = Projector::fresh(ProjectorType::Mlp(2), 8, 24, 7).unwrap();
+        projector.unfreeze();
+        let mut count = [0, 0];
+        let mut check = |parameter: Parameter, _: &mut Mat| {
+            let named = parameter.name.contains("bias") || parameter.name.contains("norm");
+            assert_eq!(parameter.decays(), !named, "{parameter:?}");
+            let projects = parameter.name.contains("mm_projector");
+            assert_eq!(parameter.tower == Tower::Projector, projects, "{parameter:?}");
+            count[usize::from(named)] += 1;
+        };
+        llm.trainable(&mut check);
+        projector.trainable(&mut check);
+        assert!(count[0] > 14 && count[1] >= 5, "{family:?}: {count:?}");
+    }
 }
 
 /// Every type of projector, through files: as many linear layers as its name says, under LLaVA's names.
@@ -316,6 +342,7 @@ fn projectors_of_every_type() {
         ("mlp2x_gelu", 4, &["0.", "2."]),
         ("mlp3x_gelu", 4, &["0.", "2.", "4."]),
     ] {
+        let kind: ProjectorType = kind.parse().unwrap();
         let projector = Projector::fresh(kind, 6, outputs, 7).unwrap();
         let found: Vec<String> = projector.tensors().iter().map(|tensor| tensor.name.clone()).collect();
         let expected =
@@ -323,17 +350,15 @@ fn projectors_of_every_type() {
         assert_eq!(found, expected.collect::<Vec<_>>(), "{kind}");
         let y = projector.forward(&Pass::inference(), &x);
         assert_eq!((y.rows(), y.cols()), (5, outputs), "{kind}");
-        if kind == "identity" {
+        if kind == ProjectorType::Identity {
             assert_eq!(y.to_host(), x.to_host());
             continue;
         }
         write_tensors(&file, projector.tensors(), Encoding::F32).unwrap();
         let again =
-            Projector::load(&Checkpoint::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
+            Projector::load(&TensorFiles::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
         assert_eq!(again.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");
     }
-    for (kind, words) in [("identity", "towers of one width, and they have 6 and 4"), ("mlp99x_gelu", "is none of")] {
-        let error = Projector::fresh(kind, 6, 4, 7).err().unwrap().to_string();
-        assert!(error.contains("mm_projector_type") && error.contains(words), "{error}");
-    }
+    let error = Projector::fresh(ProjectorType::Identity, 6, 4, 7).err().unwrap().to_string();
+    assert!(error.contains("mm_projector_type `identity` needs towers of the same width"), "{error}");
 }

@@ -9,7 +9,7 @@ use std::{
 
 use imp_model::{
     IMAGE_TOKEN, Imp, Sample,
-    config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
     encoding::Encoding,
     init,
     layers::{LoraSettings, Pass},
@@ -87,7 +87,7 @@ fn vision() -> SiglipConfig {
 /// The most bytes that were in use while a step of two parts ran, what trains included.
 fn measured(folder: &Path, training: &Training<'_>) -> usize {
     let before = LIVE.load(Relaxed);
-    let joined = ImpConfig { mm_projector_type: training.projector.into(), ..ImpConfig::default() };
+    let joined = ImpConfig { mm_projector_type: training.projector, ..ImpConfig::default() };
     let mut model = Imp::assemble(&folder.join("llm"), &folder.join("vision"), joined, 1).unwrap();
     match training.trains {
         Trains::Projector => {}
@@ -147,8 +147,13 @@ fn a_step_takes_the_memory_that_was_said() {
             Trains::All,
         ];
         for (trains, gradient_checkpointing) in all.into_iter().flat_map(|trains| [(trains, false), (trains, true)]) {
-            let training =
-                Training { llm: &llm, vision: &vision, projector: "mlp2x_gelu", trains, gradient_checkpointing };
+            let training = Training {
+                llm: &llm,
+                vision: &vision,
+                projector: ProjectorType::Mlp(2),
+                trains,
+                gradient_checkpointing,
+            };
             if family == Family::Phi && matches!(trains, Trains::Projector) {
                 // What threads keep for their products from the first one on is no step's.
                 measured(folder.path(), &training);

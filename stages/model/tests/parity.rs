@@ -9,15 +9,15 @@ use std::ops::ControlFlow;
 
 use imp_model::{
     GenerateOptions, Imp, Side,
-    config::ConfigFile,
+    config::{ConfigFile, ProjectorType},
     encoding::Encoding,
-    layers::Pass,
+    layers::{Parameter, Pass, Tower},
     optim::{Optimizer, Rate},
     projector::Projector,
     save,
     schedule::{Schedule, warmup_steps},
     tensor::{self, Activation, AdamW, Graph, IGNORE, Mat},
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, path};
 
@@ -37,9 +37,9 @@ fn vision_towers_and_projections() {
         assert_close("projected", &projected.to_host(), &expected.f32("projected"), 1e-4);
 
         // The projector's first layer alone has the weights of a projector with one.
-        let file = Checkpoint::open_file(&family.path("mm_projector.safetensors")).unwrap();
+        let file = TensorFiles::open_file(&family.path("mm_projector.safetensors")).unwrap();
         let (from, to) = (model.vision.config.hidden_size, model.llm.config.hidden_size);
-        let first = Projector::load(&file, "model.mm_projector.", "mlp1x_gelu", from, to).unwrap();
+        let first = Projector::load(&file, "model.mm_projector.", ProjectorType::Mlp(1), from, to).unwrap();
         let first = first.forward(&Pass::inference(), &features);
         assert_close("proj_linear1", &first.to_host(), &expected.f32("proj_linear1"), 1e-4);
         let bent = tensor::activation(&Graph::inference(), &first, Activation::GeluErf);
@@ -273,7 +273,7 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
     assert_eq!((again, values(&recomputed)), (loss, values(&gradients)));
     assert_close("loss", &[loss], &expected.f32("loss"), 1e-5);
     let mut gradients = gradients.into_iter();
-    model.trainable(&mut |name, _| {
+    model.trainable(&mut |Parameter { name, .. }, _| {
         let reference = expected.f32(&format!("grad.{}", reference_name(&name)));
         let largest = reference.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert_close(&name, &gradients.next().unwrap().to_host(), &reference, 1e-4 * largest);
@@ -313,8 +313,8 @@ fn optimizer_steps() {
             let (loss, gradients) = loss_and_gradients(&mut model, &batches[step % 2], &Pass::training(0, 0));
             assert_close(&format!("{name} loss {step}"), &[loss], &expected.f32("loss_before_step")[step..=step], 1e-5);
             let factor = Schedule::Cosine.factor(step, 1, 5);
-            let norm = optimizer.update(&mut model, &gradients, |name| Rate {
-                learning_rate: factor * if lora && name.contains("mm_projector") { 2e-3 } else { 1e-2 },
+            let norm = optimizer.update(&mut model, &gradients, |parameter| Rate {
+                learning_rate: factor * if lora && parameter.tower == Tower::Projector { 2e-3 } else { 1e-2 },
                 weight_decay: 0.0,
             });
             assert_close(
@@ -333,7 +333,7 @@ fn optimizer_steps() {
 /// Entries whose gradient is under 1e-5 of the largest are left out: Adam divides by their own size.
 fn check_weights(model: &mut Imp, gradients: &[Mat], expected: &Fixture, step: &str) {
     let mut gradients = gradients.iter();
-    model.trainable(&mut |name, mat| {
+    model.trainable(&mut |Parameter { name, .. }, mat| {
         let gradient = gradients.next().unwrap().to_host();
         let largest = gradient.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         let reference = expected.f32(&format!("{step}.{}", reference_name(&name)));

@@ -6,7 +6,7 @@ use crate::{
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
     tensor::{self, Mask, Mat, Segments, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// The vision encoder.
@@ -38,7 +38,10 @@ impl Siglip {
     /// Reads the layers that are used. `prefix` stands before `embeddings` and `encoder` in the names. Hidden state 0
     /// is the embedded image, the others are the blocks' outputs; a negative `select_layer` counts from the end, so
     /// -2 leaves out the last block.
-    pub fn load(from: &Checkpoint, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
+    pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
                 "mm_vision_select_layer {select_layer} is not a hidden state of a tower with {} layers",
@@ -65,6 +68,9 @@ impl Siglip {
 
     /// Changes the size of the images that the encoder takes. Positions are interpolated between the learned ones as in
     /// transformers' `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    ///
+    /// # Errors
+    /// If images would be smaller than a patch.
     pub fn resize(&mut self, image_size: usize) -> Result<()> {
         let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
         if to == 0 {
@@ -180,7 +186,7 @@ fn used_layers(layers: usize, select: i64) -> Option<usize> {
 }
 
 impl Block {
-    fn load(from: &Checkpoint, name: &str, config: &SiglipConfig) -> Result<Self> {
+    fn load(from: &TensorFiles, name: &str, config: &SiglipConfig) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let linear = |part: &str, outputs, inputs| Linear::load(from, &format!("{name}.{part}"), outputs, inputs, true);
         let norm = |part: &str| Norm::layer(from, &format!("{name}.{part}"), width, config.layer_norm_eps);

@@ -3,6 +3,7 @@
 
 mod features;
 mod forecast;
+mod keys;
 mod mixtures;
 mod models;
 mod runs;

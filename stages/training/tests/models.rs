@@ -147,7 +147,10 @@ fn faults_of_inputs_name_the_user_s_files() {
 
     let inputs = [("llm", "phi"), ("vision", "other"), ("data", "captions")];
     let error = shop.trial("twice", &inputs).run::<Pretrain>(&stage1()).error();
-    assert!(error.to_string().starts_with("shown/vision/config.json: model_type `phi` is no vision"), "{error}");
+    assert!(
+        error.to_string().starts_with("shown/vision/config.json: model_type `phi` is not a supported vision"),
+        "{error}"
+    );
 
     let inputs = [("llm", "phi"), ("vision", "siglip"), ("data", "shapes")];
     let error = shop.trial("no_records", &inputs).run::<Pretrain>(&stage1()).error();

@@ -1,6 +1,6 @@
-//! A hub, and what Hugging Face's own tools have downloaded from it.
+//! Downloads from a hub, and files that are already in the local cache of Hugging Face's own tools.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::ffi::OsString;
 
 use super::*;
 use crate::download::tests::{assert_converted, gguf};
@@ -13,7 +13,7 @@ pub(super) fn download(
     config: &DownloadConfig,
     policy: &Policy,
 ) -> Result<(), StageError> {
-    let variables: BTreeMap<&str, &str> = variables.lines().filter_map(|line| line.split_once('=')).collect();
+    let variables = environment(variables);
     let hub = Hub::of(|name| variables.get(name).map(OsString::from));
     repository(job, &hub, &HubSource::parse(source).unwrap(), config, policy)
 }
@@ -59,7 +59,7 @@ fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
     assert!(error.to_string().contains("git id"), "{error}");
 }
 
-/// The local cache with a commit of `models--me--it`, laid out as `huggingface_hub` does: links to blobs.
+/// Creates a local cache with one commit of `models--me--it`, laid out like `huggingface_hub`'s: links to blobs.
 fn local_cache(home: &Path, commit: &str, files: &[(&str, &[u8])]) {
     let repository = home.join("hub/models--me--it");
     let snapshot = repository.join("snapshots").join(commit);
@@ -75,11 +75,11 @@ fn local_cache(home: &Path, commit: &str, files: &[(&str, &[u8])]) {
 }
 
 #[test]
-fn what_lies_in_the_local_cache_is_not_downloaded() {
+fn files_in_the_local_cache_are_not_downloaded() {
     let root = tempfile::tempdir().unwrap();
     let (server, home) = (Server::start(), root.path().join("hf"));
     let large = serve_hub(&server, "0123abcd");
-    // One file as it must be; one that is damaged.
+    // One intact file and one damaged file.
     local_cache(&home, "0123abcd", &[("sub/model #1.bin", &large), ("config.json", b"[]")]);
     let before = tree(&home);
     let source = format!("hub|HF_ENDPOINT={}\nHF_HOME={}|me/it", server.address, home.display());
@@ -96,11 +96,11 @@ fn what_lies_in_the_local_cache_is_not_downloaded() {
 }
 
 #[test]
-fn offline_the_local_cache_is_all_there_is() {
+fn offline_only_the_local_cache_is_used() {
     let root = tempfile::tempdir().unwrap();
     let home = root.path().join("hf");
     local_cache(&home, "0123abcd", &[("config.json", b"{}"), ("README.md", b"x")]);
-    // Nobody answers there, and asking would take attempts.
+    // No server listens there, so a request would fail.
     let offline = format!("HF_ENDPOINT=http://127.0.0.1:1\nHF_HUB_OFFLINE=1\nHF_HUB_CACHE={}/hub", home.display());
     let fetch = |work: &str, source: &str, files: &[&str]| {
         let config = serde_json::json!({"source": format!("hub|{offline}|{source}"), "files": files});
@@ -116,7 +116,7 @@ fn offline_the_local_cache_is_all_there_is() {
         ("me/other", &[][..], "hf://me/other is not in"),
         ("me/it@4567", &[], "hf://me/it@4567 is not in"),
         ("datasets/me/it", &[], "HF_HUB_OFFLINE is set"),
-        ("me/it", &["*.json", "*.safetensors"], "no file that `*.safetensors` in `files` matches"),
+        ("me/it", &["*.json", "*.safetensors"], "`*.safetensors` in `files` matches no file of hf://me/it in"),
     ]
     .into_iter()
     .enumerate()
@@ -144,7 +144,7 @@ fn a_gguf_becomes_a_folder_wherever_it_comes_from() {
     let one = serde_json::json!({"source": source, "files": ["*Q8_0.gguf"], "into": "llm"});
     assert_converted(&run(&root.path().join("hub"), &one).done().join("llm"));
     let error = run(&root.path().join("all"), &serde_json::json!({"source": source})).error();
-    assert!(error.to_string().contains("several models, such as a-Q8_0.gguf and a-F16.gguf"), "{error}");
+    assert!(error.to_string().contains("several GGUF models, such as a-Q8_0.gguf and a-F16.gguf"), "{error}");
     let url = server.serve("/b.gguf", model, &[]);
     assert_converted(&run(&root.path().join("url"), &serde_json::json!({"source": url})).done());
     let url = server.serve("/c.gguf", "GGUF, but cut", &[]);

@@ -1,4 +1,4 @@
-//! An object store that checks signatures, lists in pages, and refuses as S3 does.
+//! Downloads from an object store that checks signatures, lists objects in pages and refuses requests like S3.
 
 use std::{
     collections::BTreeMap,
@@ -26,13 +26,13 @@ pub(super) fn download(
     policy: &Policy,
 ) -> Result<(), StageError> {
     let source = named(source);
-    let variables: BTreeMap<&str, &str> = variables.lines().filter_map(|line| line.split_once('=')).collect();
+    let variables = environment(variables);
     let store = Store::of(&source, |name| variables.get(name).map(ToString::to_string))?;
     objects(job, &source, &store, config, policy)
 }
 
-/// The environment of someone who has access to `server`.
-fn environment(server: &Server) -> String {
+/// Variables that give access to `server`.
+fn access_to(server: &Server) -> String {
     format!("AWS_ENDPOINT_URL={}\nAWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY={SECRET}\n", server.address)
 }
 
@@ -46,7 +46,7 @@ fn fetch(work: &Path, variables: &str, source: &str, more: &serde_json::Value) -
 #[derive(Clone, Copy)]
 enum Readers {
     Anyone,
-    /// Who signs with `KEY` and `SECRET`, and has this token, if there is one.
+    /// Clients that sign with `KEY` and `SECRET`, and with this token, if any.
     Signed(Option<&'static str>),
 }
 
@@ -109,7 +109,7 @@ fn unescape(text: &str) -> String {
     String::from_utf8(plain).unwrap()
 }
 
-/// Whether the request could only come from someone who knows the secret: it is signed again, at the time that it names.
+/// Verifies the request's signature by signing it again, at the time that it names.
 fn check(
     endpoint: &str,
     target: &str,
@@ -147,7 +147,7 @@ fn check(
     if again.as_str().ends_with(target) { Ok(()) } else { Err("SignatureDoesNotMatch") }
 }
 
-/// Two objects of a list, and where it goes on.
+/// A page of the list: two objects, and the token of the next page.
 fn page(objects: &BTreeMap<String, (usize, String)>, query: &BTreeMap<String, String>) -> String {
     let after = query.get("continuation-token").cloned().unwrap_or_default();
     let wanted = |key: &&String| key.starts_with(&query["prefix"]) && **key > after;
@@ -169,7 +169,7 @@ fn nothing() -> serde_json::Value {
 }
 
 #[test]
-fn a_folder_of_objects_is_listed_in_pages_and_arrives() {
+fn a_folder_of_objects_is_listed_in_pages_and_downloaded() {
     let root = tempfile::tempdir().unwrap();
     let objects: &[(&str, Vec<u8>)] = &[
         ("set-2/no", content(5)),
@@ -185,7 +185,7 @@ fn a_folder_of_objects_is_listed_in_pages_and_arrives() {
     for (work, token) in [("keys", None), ("token", Some("a/session+token=="))] {
         let (server, _) = store(objects, Readers::Signed(token));
         let session = token.map(|token| format!("AWS_SESSION_TOKEN={token}\nAWS_REGION=eu-west-1\n"));
-        let variables = environment(&server) + &session.unwrap_or_default();
+        let variables = access_to(&server) + &session.unwrap_or_default();
         let out = fetch(&root.path().join(work), &variables, "s3://data/set", &nothing()).done();
         let names: Vec<String> = arrived(&out).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["a.json", "deep/b c+d.bin", "empty", "z.txt"]);
@@ -200,11 +200,11 @@ fn a_folder_of_objects_is_listed_in_pages_and_arrives() {
 }
 
 #[test]
-fn an_object_arrives_checked_and_unpacked() {
+fn an_object_is_downloaded_verified_and_unpacked() {
     let root = tempfile::tempdir().unwrap();
     let archive = tar(&[("inside", b"x")]);
     let (server, _) = store(&[("a.tar", archive.clone()), ("a.tar.md5", content(3))], Readers::Signed(None));
-    let variables = environment(&server);
+    let variables = access_to(&server);
     let hash = serde_json::json!({"sha256": sha256(&archive)});
     let out = fetch(&root.path().join("work"), &variables, "s3://data/a.tar", &hash).done();
     assert_eq!(std::fs::read(out.join("inside")).unwrap(), b"x");
@@ -214,49 +214,43 @@ fn an_object_arrives_checked_and_unpacked() {
 }
 
 #[test]
-fn an_object_that_changed_is_not_mixed_with_what_has_arrived() {
+fn an_object_that_changed_is_not_mixed_with_its_old_content() {
     let root = tempfile::tempdir().unwrap();
     let (server, objects) = store(&[("set/a", content(5500)), ("set/b", content(900))], Readers::Signed(None));
     let mut faults = vec![Fault::CutAfter(300)];
     faults.extend(vec![Fault::Status(503, "x", ""); 100]);
     server.serve("/data/set/b", content(900), &faults);
-    let (work, variables) = (root.path().join("work"), environment(&server));
+    let (work, variables) = (root.path().join("work"), access_to(&server));
     let error = fetch(&work, &variables, "s3://data/set", &nothing()).error();
     assert!(error.help().unwrap().contains("is kept"), "{error}");
     let kept = tree(&work.join("checkpoint"));
     assert!(kept.values().any(|bytes| bytes.len() == 300), "a part of `b`");
     let secret = kept.values().any(|bytes| String::from_utf8_lossy(bytes).contains("X-Amz"));
-    assert!(!secret, "no signature may lie on the disk");
+    assert!(!secret, "no signature may be written to disk");
     server.change("/data/set/b", vec![7; 900]);
     objects.lock().unwrap().insert("set/b".into(), (900, "\"changed\"".into()));
     let before = server.seen("/data/set/a").len();
     let out = fetch(&work, &variables, "s3://data/set", &nothing()).done();
     assert!(std::fs::read(out.join("a")).unwrap() == content(5500));
     assert!(std::fs::read(out.join("b")).unwrap() == vec![7; 900]);
-    assert!(server.seen("/data/set/a").len() - before < 6, "what has arrived of the other object is kept");
+    assert!(server.seen("/data/set/a").len() - before < 6, "the other object's data is kept");
 }
 
 #[test]
-fn a_refusal_of_the_store_says_what_to_do() {
+fn a_refusal_by_the_store_says_what_to_do() {
     let root = tempfile::tempdir().unwrap();
     let (server, _) = store(
         &[("set/a", content(10)), ("set/b", content(10)), ("odd/../x", Vec::new()), ("far", content(10))],
         Readers::Signed(None),
     );
     server.serve_always("/data/far", content(10), Fault::Status(301, "x-amz-bucket-region", "eu-west-1"));
-    let right = environment(&server);
+    let right = access_to(&server);
     let with = |from: &str, to: &str| right.replace(from, to);
     let endpoint = format!("AWS_ENDPOINT_URL={}", server.address);
     let hash = serde_json::json!({"sha256": sha256(b"")});
     let pattern = serde_json::json!({"files": ["*.json"]});
     for (number, (variables, source, more, words, help)) in [
-        (
-            endpoint,
-            "s3://data/set",
-            nothing(),
-            "without credentials is refused (AccessDenied)",
-            "AWS_SECRET_ACCESS_KEY",
-        ),
+        (endpoint, "s3://data/set", nothing(), "without credentials denied (AccessDenied)", "AWS_SECRET_ACCESS_KEY"),
         (with(SECRET, "other"), "s3://data/set", nothing(), "signature", "correct AWS_SECRET_ACCESS_KEY"),
         (with(KEY, "other"), "s3://data/set", nothing(), "access key", "correct AWS_ACCESS_KEY_ID"),
         (right.clone() + "AWS_SESSION_TOKEN=old", "s3://data/set", nothing(), "session token", "AWS_SESSION_TOKEN"),
@@ -266,19 +260,19 @@ fn a_refusal_of_the_store_says_what_to_do() {
             right.clone(),
             "s3://data/se",
             nothing(),
-            "neither such an object nor one below s3://data/se/",
+            "no object s3://data/se, and none below s3://data/se/",
             "check `source`",
         ),
         (right.clone(), "s3://data/no/", nothing(), "no object below s3://data/no/", "check `source`"),
         (right.clone(), "s3://data/odd", nothing(), "s3://data/odd/../x can't be a file", "rename"),
         (right.clone(), "s3://data/far", nothing(), "another region", "set AWS_REGION to `eu-west-1`"),
-        (right.clone(), "s3://data/set", hash, "is 2 objects", "leave `sha256`"),
-        (right.clone(), "s3://data/set", pattern, "no file that `*.json`", "it has: a, b"),
+        (right.clone(), "s3://data/set", hash, "holds 2 objects", "remove `sha256`"),
+        (right.clone(), "s3://data/set", pattern, "`*.json` in `files` matches no file", "it has: a, b"),
         (
             "AWS_ENDPOINT_URL=minio:9000".into(),
             "s3://data/set",
             nothing(),
-            "minio:9000 is no endpoint",
+            "minio:9000 is not a valid S3 endpoint",
             "such as `https",
         ),
     ]
@@ -293,7 +287,7 @@ fn a_refusal_of_the_store_says_what_to_do() {
 }
 
 #[test]
-fn buckets_of_aws_are_found_by_their_name_and_region() {
+fn addresses_of_aws_buckets_follow_from_name_and_region() {
     let address = |variables: &[(&str, &str)], source: &str| {
         let source = named(source);
         let variable =

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imp_model::{
-    Imp, Parts, Sample,
+    Components, Imp, Sample,
     config::ImpConfig,
     encoding::{Encoding, q4f16},
     images_in_order,
@@ -139,13 +139,13 @@ impl Family {
 
     fn load(self, projector: &str, adapter: Option<&str>) -> Imp {
         let adapter = adapter.map(|adapter| self.path(adapter));
-        let parts = Parts {
+        let components = Components {
             llm: &self.path("base_llm"),
             vision: &self.path("siglip"),
             projector: &self.path(projector),
             adapter: adapter.as_deref(),
         };
-        Imp::from_parts(&parts, ImpConfig::default()).unwrap()
+        Imp::from_components(&components, ImpConfig::default()).unwrap()
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a source will bring, asked before anything is downloaded: within seconds, or not at all.
+//! Predicts what a source will deliver, before anything is downloaded: within seconds, or not at all. Independent of how
+//! files are downloaded.
 
 use std::{sync::mpsc, thread, time::Duration};
 
@@ -20,15 +21,15 @@ use crate::{
     },
 };
 
-/// A person waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Time limit of a forecast; the user is waiting for it.
+const TIMEOUT: Duration = Duration::from_secs(4);
 
-/// One attempt, and not a long one.
+/// One short attempt.
 fn policy() -> Policy {
-    Policy { attempts: 1, request: PATIENCE, ..Policy::default() }
+    Policy { attempts: 1, timeout: TIMEOUT, ..Policy::default() }
 }
 
-/// Nobody watches, and nothing is said: what can't be asked is not known.
+/// Never stops and never warns: a source that can't be reached only lacks a forecast.
 struct Quiet;
 
 impl Watch for Quiet {
@@ -39,45 +40,45 @@ impl Watch for Quiet {
     fn warn(&self, _: String) {}
 }
 
-/// What `work` finds in time, where there is a network at all.
-fn ask(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
+/// The forecast that `work` makes in time; an empty one otherwise, or without a network.
+fn within_time(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
     if Hub::from_env().offline {
         return Forecast::default();
     }
     let (answer, wait) = mpsc::channel();
-    // Left behind if it is too slow: a name server can take longer than any limit of a request.
+    // Abandoned if too slow: resolving a name can take longer than a request's time limit.
     thread::spawn(move || drop(answer.send(work())));
-    match wait.recv_timeout(PATIENCE) {
+    match wait.recv_timeout(TIMEOUT) {
         Ok(Ok(forecast)) => forecast,
         Ok(Err(error)) => {
-            tracing::debug!(%error, "the source can't be asked");
+            tracing::debug!(%error, "no forecast from the source");
             Forecast::default()
         }
         Err(_) => Forecast::default(),
     }
 }
 
-/// Of a hub's repository: its size, and the model in it.
+/// Forecasts a hub's repository: its size, and the model in it.
 pub(in crate::download) fn hub(source: HubSource, files: Vec<String>) -> Forecast {
     let hub = Hub::from_env();
     if hub.offline {
         return repository(&hub, &source, &files).unwrap_or_default();
     }
-    ask(move || repository(&hub, &source, &files))
+    within_time(move || repository(&hub, &source, &files))
 }
 
 fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecast, StageError> {
     let client = Client::new(policy(), hub.access());
     let listing = source.list(hub, files, &client, &Quiet)?;
     let commit = listing.commit.unwrap_or_default();
-    // Of a file that is here already, its size says enough.
-    let here =
+    // For a forecast, a local file of the right size counts as present, without hashing it.
+    let cached =
         |file: &RemoteFile| cache::find(hub, source, &commit, &RemoteFile { checks: Vec::new(), ..file.clone() });
-    let download = listing.files.iter().filter(|file| here(file).is_none()).map(|file| file.size).sum();
+    let download = listing.files.iter().filter(|file| cached(file).is_none()).map(|file| file.size).sum();
     let config = if let Some((_, path)) = listing.local.iter().find(|(name, _)| name == "config.json") {
         std::fs::read_to_string(path).map_err(StageError::io(path))?
     } else if let Some(file) = listing.files.iter().find(|file| file.name == "config.json") {
-        client.patiently(&Quiet, |_| client.get_text(&file.url))?
+        client.retry(&Quiet, |_| client.get_text(&file.url))?
     } else {
         return Ok(Forecast { download, ..Forecast::default() });
     };
@@ -89,15 +90,15 @@ fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecas
     Ok(Forecast { outlook, download, ..Forecast::default() })
 }
 
-/// Of a file on a web server: its size.
+/// Forecasts a file on a web server: its size.
 pub(in crate::download) fn url(url: &str) -> Forecast {
     let file = RemoteFile::new("", url.into());
-    ask(move || sizes(&Client::new(policy(), Access::Open), &[file]))
+    within_time(move || sizes(&Client::new(policy(), Access::Open), &[file]))
 }
 
-/// Of an object store: the size of all wanted objects.
+/// Forecasts an object store: the size of all requested objects.
 pub(in crate::download) fn s3(source: S3Source, files: Vec<String>) -> Forecast {
-    ask(move || {
+    within_time(move || {
         let store = Store::from_env(&source)?;
         let client = Client::new(policy(), Access::Signed(store.clone()));
         let listing = source.list(&store, &files, &client, &Quiet)?;
@@ -105,11 +106,11 @@ pub(in crate::download) fn s3(source: S3Source, files: Vec<String>) -> Forecast 
     })
 }
 
-/// The sum of the files' sizes, which are asked for where they are not listed.
+/// The sum of the files' sizes. The server is asked for sizes that are not listed.
 fn sizes(client: &Client, files: &[RemoteFile]) -> Result<Forecast, StageError> {
     let size = |file: &RemoteFile| match file.size {
         Some(size) => Ok(Some(size)),
-        None => Ok(client.patiently(&Quiet, |_| transfer::ask(client, file))?.size),
+        None => Ok(client.retry(&Quiet, |_| transfer::probe(client, file))?.size),
     };
     let known: Vec<Option<u64>> = files.iter().map(size).collect::<Result<_, StageError>>()?;
     Ok(Forecast { download: known.into_iter().sum(), ..Forecast::default() })

@@ -1,4 +1,4 @@
-//! JSON objects whose entries keep the file's order, and whose keys must differ.
+//! JSON objects whose entries keep their order and whose keys must be unique. Independent of the entries' type.
 
 use std::{fmt, marker::PhantomData};
 
@@ -7,7 +7,7 @@ use serde::{
     de::{Error, MapAccess, Visitor},
 };
 
-/// The entries of an object.
+/// The entries of an object, in order.
 #[derive(Debug)]
 pub(super) struct InOrder<T>(pub(super) Vec<(String, T)>);
 
@@ -30,7 +30,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
         let (mut entries, mut seen) = (Vec::new(), std::collections::HashSet::new());
         while let Some(key) = map.next_key::<String>()? {
             if !seen.insert(key.clone()) {
-                return Err(A::Error::custom(format!("the question id {key} is there twice")));
+                return Err(A::Error::custom(format!("the question id {key} occurs twice")));
             }
             entries.push((key, map.next_value()?));
         }
