@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    contract::input::Input,
+    contract::{
+        input::Input,
+        keys::{Key, Keys, keys},
+    },
     model_folder::{link_others, model_error},
 };
 
@@ -22,12 +25,14 @@ pub enum Scheme {
     Q4f16,
 }
 
-/// The keys of `quantize`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// `q4f16_1`.
-    pub scheme: Scheme,
+keys! {
+    /// The keys of `quantize`.
+    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Config {
+        /// Format of the weights. `q4f16_1` is MLC's: groups of 32 weights of 4 bits with one f16 scale.
+        pub scheme: Scheme,
+    }
 }
 
 impl Stage for Quantize {
@@ -36,6 +41,10 @@ impl Stage for Quantize {
     const ABOUT: &'static str = "writes a merged model in 4 bits per weight";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
     type Config = Config;
+
+    fn keys() -> Vec<Key> {
+        Config::keys(&serde_json::json!({}))
+    }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let Scheme::Q4f16 = config.scheme;

@@ -31,7 +31,7 @@ pub(crate) use compare::{CompareRow, Comparison, Order, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
 pub(crate) use graph::{GraphFormat, graph};
-pub(crate) use kinds::kind;
+pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
 pub(crate) use print::{hint, say, say_raw};

@@ -27,6 +27,7 @@ use crate::{
     contract::{
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
+        keys::{Key, Keys, with_table},
         paths::stays_inside,
         stage::ConfigIssue,
     },
@@ -86,6 +87,11 @@ impl Stage for Download {
     const ABOUT: &'static str = "fetches data or a model from a hub, a server, the disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
     type Config = DownloadConfig;
+
+    fn keys() -> Vec<Key> {
+        let keys = DownloadConfig::keys(&serde_json::json!({"source": ""}));
+        with_table(keys, "model", ModelOptions::keys(&serde_json::json!({})))
+    }
 
     fn cpus(config: &DownloadConfig) -> usize {
         // A download mostly waits for the network, so one thread is enough.

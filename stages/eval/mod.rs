@@ -37,6 +37,7 @@ use crate::{
     Job, Stage, StageError,
     contract::{
         input::Input,
+        keys::{Key, Keys, with_table},
         paths::stays_inside,
         stage::{ConfigIssue, Parts},
     },
@@ -80,6 +81,14 @@ impl Stage for Eval {
         Input::list(ANSWERS, "finished answers in place of a model: those of shards, or of another program"),
     ];
     type Config = EvalConfig;
+
+    fn keys() -> Vec<Key> {
+        let mut keys = EvalConfig::keys(&serde_json::json!({"benchmark": "custom"}));
+        // These defaults are the benchmark's.
+        let by_benchmark = |key: &&mut Key| ["max_new_tokens", "prompt_suffix"].contains(&key.name.as_str());
+        keys.iter_mut().filter(by_benchmark).for_each(|key| key.default = None);
+        with_table(keys, "judge", JudgeConfig::keys(&serde_json::json!({"model": ""})))
+    }
 
     fn check(config: &EvalConfig) -> Result<(), ConfigIssue> {
         if !(1..=4096).contains(&config.max_new_tokens()) {

@@ -16,6 +16,7 @@ use crate::{
     contract::{
         forecast::{Ahead, Forecast, Outlook, Records},
         input::Input,
+        keys::{Key, Keys},
         paths::stays_inside,
         stage::ConfigIssue,
     },
@@ -38,6 +39,10 @@ impl Stage for Preprocess {
         Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once and for all training stages"),
     ];
     type Config = PreprocessConfig;
+
+    fn keys() -> Vec<Key> {
+        PreprocessConfig::keys(&serde_json::json!({"annotations": "", "template": "plain"}))
+    }
 
     fn check(config: &PreprocessConfig) -> Result<(), ConfigIssue> {
         if config.max_length == 0 || config.max_length > 1 << 20 {
