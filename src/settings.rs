@@ -1,16 +1,25 @@
 //! The machine's settings: from the command line, then the environment, then `imp-flow.toml`, then what is detected.
 //! Independent of pipelines: a pipeline means the same on every machine.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use imp_stages::contract::bytes::ByteSize;
-use serde::Deserialize;
+use imp_stages::{
+    contract::{bytes::ByteSize, setting::Setting},
+    kinds,
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor},
+};
 
 use crate::machine::Machine;
 
 /// `imp-flow.toml` in the current folder.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Default)]
 struct File {
     cache: Option<PathBuf>,
     artifacts: Option<PathBuf>,
@@ -19,7 +28,79 @@ struct File {
     memory: Option<ByteSize>,
     retries: Option<u32>,
     retry_seconds: Option<f64>,
-    judge_endpoint: Option<String>,
+    /// Those of the kinds of stage.
+    stages: Vec<(&'static Setting, String)>,
+}
+
+/// A key of the file.
+#[derive(Debug, Clone, Copy)]
+enum Key {
+    Cache,
+    Artifacts,
+    Cpus,
+    Gpus,
+    Memory,
+    Retries,
+    RetrySeconds,
+    Stage(&'static Setting),
+}
+
+impl Key {
+    /// All keys by name.
+    fn all() -> impl Iterator<Item = (&'static str, Self)> {
+        let own = [
+            ("cache", Self::Cache),
+            ("artifacts", Self::Artifacts),
+            ("cpus", Self::Cpus),
+            ("gpus", Self::Gpus),
+            ("memory", Self::Memory),
+            ("retries", Self::Retries),
+            ("retry_seconds", Self::RetrySeconds),
+        ];
+        own.into_iter().chain(kinds::settings().map(|setting| (setting.key, Self::Stage(setting))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::all().find(|(known, _)| *known == name).map(|(_, key)| key).ok_or_else(|| {
+            let known: Vec<String> = Self::all().map(|(known, _)| format!("`{known}`")).collect();
+            de::Error::custom(format!("unknown field `{name}`, expected one of {}", known.join(", ")))
+        })
+    }
+}
+
+/// By hand, since the keys of the kinds are not known to this file.
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = File;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("settings")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<File, M::Error> {
+                let mut file = File::default();
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Cache => file.cache = map.next_value()?,
+                        Key::Artifacts => file.artifacts = map.next_value()?,
+                        Key::Cpus => file.cpus = map.next_value()?,
+                        Key::Gpus => file.gpus = map.next_value()?,
+                        Key::Memory => file.memory = map.next_value()?,
+                        Key::Retries => file.retries = map.next_value()?,
+                        Key::RetrySeconds => file.retry_seconds = map.next_value()?,
+                        Key::Stage(setting) => file.stages.push((setting, map.next_value()?)),
+                    }
+                }
+                Ok(file)
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 const RETRIES: u32 = 2;
@@ -37,9 +118,6 @@ pub(crate) struct Settings {
     /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
-
-/// The variable in which stages look for the endpoint of a model that judges answers.
-const JUDGE_ENDPOINT: &str = "IMP_FLOW_JUDGE_ENDPOINT";
 
 impl Settings {
     /// # Errors
@@ -67,14 +145,19 @@ impl Settings {
                 .unwrap_or(RETRY_SECONDS)
                 .clamp(0.0, 3600.0),
             // A stage inherits the user's environment, which takes precedence.
-            environment: file
-                .judge_endpoint
-                .filter(|_| std::env::var_os(JUDGE_ENDPOINT).is_none())
-                .map(|endpoint| (JUDGE_ENDPOINT, endpoint))
-                .into_iter()
-                .collect(),
+            environment: environment(file.stages, |variable| std::env::var_os(variable)),
         })
     }
+}
+
+/// The variables for settings of stages that the user's environment does not set.
+fn environment(
+    settings: Vec<(&'static Setting, String)>,
+    given: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(&'static str, String)> {
+    let mut variables: Vec<_> = settings.into_iter().map(|(setting, value)| (setting.variable, value)).collect();
+    variables.retain(|(variable, _)| given(variable).is_none());
+    variables
 }
 
 /// Expands `~/x`, since no shell does it in `imp-flow.toml`.
@@ -100,4 +183,30 @@ fn memory() -> Option<u64> {
     let kib: u64 =
         text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?.parse().ok()?;
     Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn settings_of_stages_become_variables_unless_the_user_has_set_them() {
+        for setting in kinds::settings() {
+            let file: File = toml::from_str(&format!("{} = \"x\"\ncpus = 3\nmemory = \"1GB\"", setting.key)).unwrap();
+            assert_eq!((file.cpus, file.memory), (Some(3), Some(ByteSize(1_000_000_000))));
+            assert_eq!(environment(file.stages.clone(), |_| None), [(setting.variable, "x".to_string())]);
+            assert_eq!(environment(file.stages, |_| Some("y".into())), []);
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_shown_with_all_known_ones() {
+        let error = toml::from_str::<File>("cpus = 3\ncach = \"x\"").unwrap_err().to_string();
+        let expected = "TOML parse error at line 2, column 1\n  |\n2 | cach = \"x\"\n  | ^^^^\nunknown field `cach`, expected \
+                        one of `cache`, `artifacts`, `cpus`, `gpus`, `memory`, `retries`, `retry_seconds`, `judge_endpoint`\n";
+        assert_eq!(error, expected);
+        let error = toml::from_str::<File>("judge_endpoint = 3").unwrap_err().to_string();
+        assert!(error.contains("line 1, column 18") && error.contains("expected a string"), "{error}");
+    }
 }

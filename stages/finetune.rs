@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
         keys::{Key, Keys, keys, with_table},
@@ -74,6 +75,7 @@ impl Stage for Finetune {
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
+    const FIGURES: &'static [Figure] = training::FIGURES;
     type Config = Config;
 
     fn keys() -> Vec<Key> {
@@ -130,7 +132,7 @@ impl Stage for Finetune {
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
         // Images are shown as in this stage's data from here on.
-        model.config.image_aspect_ratio = data.aspect_ratio().name().into();
+        model.config.image_aspect_ratio = data.aspect_ratio().into();
         model.llm.fold();
 
         let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;

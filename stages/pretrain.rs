@@ -1,10 +1,16 @@
 //! Stage 1 of LLaVA-1.5's recipe: a fresh projector learns from captions; language model and encoder stay frozen.
 
-use imp_model::{Imp, config::ImpConfig, memory::Trains, projector, schedule::Schedule};
+use imp_model::{
+    Imp,
+    config::{ImpConfig, ProjectorType},
+    memory::Trains,
+    schedule::Schedule,
+};
 
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
         keys::{Key, Keys},
@@ -30,6 +36,12 @@ training_config! {
     }
 }
 
+impl Config {
+    fn projector(&self) -> Result<ProjectorType, ConfigIssue> {
+        self.mm_projector_type.parse().map_err(|message: String| ConfigIssue::new("mm_projector_type", message))
+    }
+}
+
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
     const VERSION: u32 = 6;
@@ -40,6 +52,7 @@ impl Stage for Pretrain {
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
+    const FIGURES: &'static [Figure] = training::FIGURES;
     type Config = Config;
 
     fn keys() -> Vec<Key> {
@@ -48,8 +61,7 @@ impl Stage for Pretrain {
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {
         config.shared_recipe().check()?;
-        projector::depth(&config.mm_projector_type)
-            .map_err(|message| ConfigIssue::new("mm_projector_type", message))?;
+        config.projector()?;
         if config.mm_vision_select_layer >= 0 {
             return Err(ConfigIssue::new(
                 "mm_vision_select_layer",
@@ -64,8 +76,9 @@ impl Stage for Pretrain {
     }
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
+        let Ok(projector) = config.projector() else { return Forecast::default() };
         let joined = ImpConfig {
-            mm_projector_type: config.mm_projector_type.clone(),
+            mm_projector_type: projector,
             mm_vision_select_layer: config.mm_vision_select_layer,
             tokenizer_model_max_length: config.max_length,
             ..ImpConfig::default()
@@ -83,11 +96,13 @@ impl Stage for Pretrain {
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let (llm, vision) = (job.input("llm")?, job.input("vision")?);
+        let projector =
+            config.projector().map_err(|issue| StageError::failed(issue.message, "see `mm_projector_type`"))?;
         let data = open_records(job, &config.data_weights)?;
         let joined = ImpConfig {
-            mm_projector_type: config.mm_projector_type.clone(),
+            mm_projector_type: projector,
             mm_vision_select_layer: config.mm_vision_select_layer,
-            image_aspect_ratio: data.aspect_ratio().name().into(),
+            image_aspect_ratio: data.aspect_ratio().into(),
             tokenizer_model_max_length: config.max_length,
         };
         let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::{Better, Figure},
         input::Input,
         keys::{Key, Keys, keys},
     },
@@ -40,6 +41,8 @@ impl Stage for Quantize {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "writes a merged model in 4 bits per weight";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
+    const FIGURES: &'static [Figure] =
+        &[Figure::headline("megabytes", Better::Lower, "MB"), Figure::detail("bits_per_weight", Better::Lower, "bits")];
     type Config = Config;
 
     fn keys() -> Vec<Key> {

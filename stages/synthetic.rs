@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
-    contract::{event::Progress, input::Input, stage::ConfigIssue},
+    contract::{
+        event::Progress,
+        figure::{Better, Figure},
+        input::Input,
+        stage::ConfigIssue,
+    },
 };
 
 /// The kind `synthetic`.
@@ -45,6 +50,7 @@ impl Stage for Synthetic {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "for tests and benchmarks of the runner";
     const INPUTS: &'static [Input] = &[Input::list("after", "the output of another `synthetic` stage")];
+    const FIGURES: &'static [Figure] = &[Figure::headline("score", Better::Higher, "")];
     type Config = SyntheticConfig;
 
     fn check(config: &SyntheticConfig) -> Result<(), ConfigIssue> {

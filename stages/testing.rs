@@ -17,6 +17,7 @@ use crate::{
     Job, Stage, StageError,
     contract::{
         event::Event,
+        figure::Figure,
         input::Input,
         job::{InputFolder, JobSpec, Runtime},
     },
@@ -105,6 +106,11 @@ impl Trial {
         };
         let result = S::run(&config, &Job::new(self.spec, Box::new(sink), cancel));
         let events = events.lock().unwrap().clone();
+        for event in &events {
+            if let Event::Result { name, .. } = event {
+                assert!(Figure::find(S::FIGURES, name).is_some(), "{} does not declare its figure {name}", S::KIND);
+            }
+        }
         Outcome { out, events, result }
     }
 }

@@ -1,8 +1,9 @@
-//! From image files and conversations to pixels and token ids, against the original's way in Python: the same files on the
-//! same cores, taking turns. How long 665,000 records take to open, and what cached features save. See docs/BENCHMARKS.md.
+//! Data preparation, from image files and conversations to pixels and token ids, against the original's method in Python: the
+//! same files on the same cores, alternating. Also the time to open 665,000 records, and the savings of cached features. See
+//! docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench data`; makes the peers' environment first (benches/peers/setup.sh). `-- open` and `-- features` need
-//! none.
+//! `cargo bench --bench data`; creates the peers' environment first (benches/peers/setup.sh), which `-- open` and
+//! `-- features` don't need.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -23,11 +24,11 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 const ROUNDS: usize = 5;
-/// Pixels in a row, as for SigLIP-so400m.
+/// Width and height of the images for SigLIP-so400m.
 const SIZE: usize = 384;
 const RECORDS: &str = "target/bench-data/open";
 const TOKENIZER: &str = "stages/text/fixtures/qwen1_5_tokenizer.json";
-/// As the runner starts its stages.
+/// Allocator settings that the runner gives to its stages.
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
@@ -44,7 +45,7 @@ fn main() {
 
 fn against_python(folder: &Path) {
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
-    assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
+    assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     let threads = std::thread::available_parallelism().unwrap().get().to_string();
     let this = std::env::current_exe().unwrap();
@@ -65,7 +66,7 @@ fn against_python(folder: &Path) {
     println!("Python, with our allocator  {kept:8.1}   {:5.2}x", ours / kept);
 }
 
-/// Images per second, from files to pixels and token ids.
+/// Our rate in images per second, from files to pixels and token ids.
 fn ours(folder: &Path) -> f64 {
     let records: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("train.json")).unwrap()).unwrap();
     let tokenizer = TextTokenizer::from_bytes(&fs::read(TOKENIZER).unwrap()).unwrap();
@@ -75,7 +76,7 @@ fn ours(folder: &Path) -> f64 {
         let file = fs::read(folder.join("images").join(record["image"].as_str().unwrap())).unwrap();
         encoded.input_ids.len() + pixels::pixels(&file, AspectRatio::Square, SIZE).unwrap().len()
     };
-    // As the peer: starting is not counted.
+    // As in the peer, starting up is not measured.
     assert!(records[..16].par_iter().map(prepare).sum::<usize>() > 0);
     let began = Instant::now();
     let sizes: usize = records.par_iter().map(prepare).sum();
@@ -84,7 +85,7 @@ fn ours(folder: &Path) -> f64 {
     records.len() as f64 / seconds
 }
 
-/// Opens a record set as large as LLaVA-1.5's, of short records, in processes of their own.
+/// Opens a set of short records, as many as in LLaVA-1.5's, in separate processes.
 fn open() {
     let root = Path::new(RECORDS);
     std::fs::create_dir_all(root.join("data")).unwrap();
@@ -105,7 +106,7 @@ fn open_records() -> Value {
     let began = Instant::now();
     let set = RecordSet::open(&Path::new(RECORDS).join("artifacts/open/records")).unwrap();
     let open = milliseconds(began);
-    // What training looks at before its first step.
+    // The figures that training needs before its first step.
     let longest = set.modality_lengths().max().unwrap() + set.lengths().max().unwrap() as i64;
     assert!(longest > 0);
     let status = fs::read_to_string("/proc/self/status").unwrap();
@@ -113,7 +114,7 @@ fn open_records() -> Value {
     json!({"open_ms": open, "lengths_ms": milliseconds(began), "memory_mb": peak.parse::<f64>().unwrap() / 1e3})
 }
 
-/// Pretraining and finetuning with features that are computed in each stage, and with features that were cached.
+/// Pretraining and finetuning with features computed in each stage, and with cached features.
 fn features() {
     let root = Path::new("target/bench-data/features");
     let stages = run("benches/data/features.toml", root);
@@ -128,7 +129,7 @@ fn features() {
     }
 }
 
-/// Runs a pipeline with an empty cache: name -> what its record says of the stage.
+/// Runs a pipeline with an empty cache. Returns the record of each stage by name.
 fn run(pipeline: &str, root: &Path) -> BTreeMap<String, Value> {
     for old in ["cache", "artifacts"] {
         let _ = fs::remove_dir_all(root.join(old));

@@ -1,7 +1,7 @@
-//! `imp-model` against PyTorch, transformers and peft: the same work on the same machine with as many threads,
-//! repetitions taking turns. See docs/BENCHMARKS.md.
+//! `imp-model` against PyTorch, transformers and peft: the same work on the same machine with the same number of threads, in
+//! alternating repetitions. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench model [-- CASE...]`; makes the peers' environment first (benches/peers/setup.sh).
+//! `cargo bench --bench model [-- CASE...]`; creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod ours;
@@ -11,12 +11,12 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-/// Cases with the number of repetitions.
+/// The cases, each with its number of repetitions.
 const CASES: [(&str, usize); 4] = [("block", 9), ("train", 9), ("decode", 5), (LARGE, 3)];
-/// Writes 6 GB, so it runs only if it is named.
+/// Writes 6 GB, so it runs only if requested.
 const LARGE: &str = "open";
 
-/// As the runner starts its stages.
+/// Allocator settings that the runner gives to its stages.
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
@@ -29,9 +29,9 @@ fn main() {
     }
     let threads = std::thread::available_parallelism().unwrap().get().to_string();
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
-    assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
+    assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
-    println!("{threads} threads; medians of repetitions that take turns; memory over the empty process\n");
+    println!("{threads} threads; medians of alternating repetitions; memory over that of the empty process\n");
     println!("{:10} {:>12} {:>12} {:>7}   {:>10} {:>10}", "case", "imp-model", "PyTorch", "faster", "MB", "MB");
     let this = std::env::current_exe().unwrap();
     for (case, repetitions) in CASES {
@@ -42,7 +42,7 @@ fn main() {
         let mut theirs: Option<Worker> = None;
         for ours in ours::variants(case) {
             let mut worker = Worker::start(Command::new(&this).args(["worker", ours, &threads]).envs(KEEP_MEMORY));
-            // After the other, which writes the files that both open.
+            // Started after ours, which writes the files that both open.
             let theirs = theirs.get_or_insert_with(|| {
                 Worker::start(Command::new(&python).args(["benches/peers/model.py", case, &threads]))
             });
@@ -76,13 +76,13 @@ impl Worker {
         worker
     }
 
-    /// Milliseconds of one repetition.
+    /// Runs one repetition. Returns milliseconds.
     fn repeat(&mut self) -> f64 {
         writeln!(self.input.as_mut().unwrap()).unwrap();
         self.line().parse().expect("a time")
     }
 
-    /// Ends it. Its peak in MB.
+    /// Ends the process. Returns its peak memory in MB.
     fn memory(mut self) -> f64 {
         self.input = None;
         let memory = self.line().parse().expect("a number of MB");

@@ -1,4 +1,4 @@
-//! What benches/peers/model.py does, by `imp-model`.
+//! The same work as benches/peers/model.py, by `imp-model`. Independent of how it is measured.
 
 use std::{io::BufRead, path::Path, time::Instant};
 
@@ -8,13 +8,13 @@ use imp_model::{
     encoding::Encoding,
     init,
     language::Decoder,
-    layers::{LoraSettings, Pass},
+    layers::{LoraSettings, Parameter, Pass},
     load_language,
     optim::{Optimizer, Rate},
     tensor::{Activation, AdamW, Mat, Segments},
 };
 
-/// The ways in which a case is run.
+/// The variants in which we run a case.
 pub(crate) fn variants(case: &str) -> &'static [&'static str] {
     match case {
         "block" => &["block", "block-f16"],
@@ -24,7 +24,7 @@ pub(crate) fn variants(case: &str) -> &'static [&'static str] {
     }
 }
 
-/// As the peer: see its head.
+/// Serves repetitions of a case like the peer; see the head of benches/peers/model.py.
 pub(crate) fn serve(case: &str, threads: usize) {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
     let folder = std::path::PathBuf::from("target/bench-models").join(case);
@@ -32,7 +32,7 @@ pub(crate) fn serve(case: &str, threads: usize) {
     for folder in [&llm, &vision] {
         std::fs::create_dir_all(folder).unwrap();
     }
-    // In a process of its own, so that it does not count as memory.
+    // Files are written in a separate process, so that writing does not count towards the peak memory.
     if !llm.join("done").exists() {
         write(case, &llm, &vision);
         std::fs::write(llm.join("done"), "").unwrap();
@@ -58,7 +58,7 @@ pub(crate) fn serve(case: &str, threads: usize) {
     println!("{}", peak_memory() - empty);
 }
 
-/// MB.
+/// Peak memory of the process in MB.
 fn peak_memory() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
@@ -100,16 +100,16 @@ fn random(count: usize) -> Vec<f32> {
 fn block(llm: &Path) -> Box<dyn FnMut()> {
     let mut llm: Decoder = load_language(llm).unwrap();
     llm.adapt(&LoraSettings { rank: 256, alpha: 256.0, dropout: 0.05 }, &[], 1).unwrap();
-    let x = Mat::new(512, 2560, random(512 * 2560)).trainable();
+    let x = Mat::from_host(512, 2560, random(512 * 2560)).trainable();
     let segments = Segments::new([512]);
     let mut seed = 0;
     Box::new(move || {
         seed += 1;
-        let pass = Pass::training(seed, 0).on_rows(segments.places());
+        let pass = Pass::training(seed, 0).on_rows(segments.sequence_positions());
         let y = llm.forward(&pass, &x, &segments);
         let mut gradients = pass.graph.backward(&y);
-        let mut count = gradients.take(&x).len();
-        llm.trainable(&mut |_, mat| count += gradients.take(mat).len());
+        let mut count = gradients.take(&x).count();
+        llm.trainable(&mut |_, mat| count += gradients.take(mat).count());
         assert!(count > 0);
     })
 }
@@ -131,9 +131,11 @@ fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
         let numbers = [[0], [1], [2], [3]];
         let samples: Vec<Sample<'_>> =
             numbers.iter().map(|images| Sample { input_ids: &ids, labels: &labels, images }).collect();
-        let rate = |_: &str| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
-        let step = model.train_step(&mut optimizer, &samples, &features, seed, rate);
-        assert!(step.loss.is_finite());
+        let rate = |_: &Parameter| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
+        let count = samples.iter().map(|sample| model.labelled(sample)).sum();
+        let (loss, gradients) = model.loss_and_gradients(&Pass::training(seed, 0), &samples, &features, count);
+        let norm = optimizer.update(&mut model, &gradients, rate);
+        assert!(loss.is_finite() && norm.is_finite());
     })
 }
 
@@ -143,7 +145,7 @@ fn decode(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
     Box::new(move || {
         let prompt = Sample { input_ids: &ids, labels: &[], images: &[] };
         let options = GenerateOptions { max_new_tokens: 128, ..GenerateOptions::default() };
-        let answers = model.generate(&[prompt], &Mat::new(0, 256, Vec::new()), &options);
+        let answers = model.generate(&[prompt], &Mat::zeros(0, 256), &options);
         assert_eq!(answers[0].len(), 128);
     })
 }

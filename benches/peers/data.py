@@ -1,7 +1,7 @@
-"""The peer of benches/data: prepares images and conversations as LLaVA's data set does, with PIL and transformers, in as many
-processes as there are cores.
+"""The peer of benches/data: prepares images and conversations like LLaVA's data set, with PIL and transformers, in one process
+per core.
 
-Usage: data.py make FOLDER                        writes images (JPEG, 640 x 480, as COCO's are) and train.json
+Usage: data.py make FOLDER                        writes images (JPEG, 640 x 480, like COCO's) and train.json
        data.py run FOLDER TOKENIZER_JSON PROCESSES    prints images per second as JSON
 """
 
@@ -26,7 +26,7 @@ state = {}
 
 
 def make(folder):
-    """Writes images about as large as photographs: large shapes, fine noise."""
+    """Writes images with files as large as those of photographs: large shapes, fine noise."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     records = []
@@ -64,7 +64,7 @@ def tokens(text):
 
 
 def prepare(record):
-    """ChatML with its mask, computed as the reference does: the whole text, then each round and its question separately."""
+    """ChatML with its mask, computed like the reference: the whole text, then each round and its question separately."""
     turns = [turn["value"] for turn in record["conversations"]]
     head = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
     rounds = [
@@ -87,7 +87,7 @@ def prepare(record):
 def run(folder, tokenizer, processes):
     records = json.loads((folder / "train.json").read_text())
     with multiprocessing.Pool(processes, start, (folder, tokenizer)) as pool:
-        # Starting processes and loading libraries is not counted.
+        # Starting processes and loading libraries are not measured.
         pool.map(prepare, records[: 4 * processes], chunksize=4)
         began = time.perf_counter()
         sizes = list(pool.imap_unordered(prepare, records, chunksize=8))

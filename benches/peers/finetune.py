@@ -1,7 +1,7 @@
 """The peer of benches/stages: LLaVA's two stages in PyTorch, transformers and peft, in f32 on the CPU, as one process.
 
-Usage: finetune.py STAGE FOLDER THREADS, with STAGE `pretrain` or `finetune` and FOLDER the artifacts of
-benches/stages/pipeline.toml. Prints examples per second of the training loop as JSON.
+Usage: finetune.py STAGE FOLDER THREADS, where STAGE is `pretrain` or `finetune` and FOLDER contains the artifacts of
+benches/stages/pipeline.toml. Prints the training loop's examples per second as JSON.
 """
 
 import json
@@ -28,7 +28,7 @@ IGNORE = -100
 
 
 class Records(Dataset):
-    """A LLaVA-format file: token ids around the image, labels, and pixels, made on demand."""
+    """A LLaVA-format file: token ids around the image, labels and pixels, computed on demand."""
 
     def __init__(self, data, annotations, tokenizer, size):
         self.records = json.loads((data / annotations).read_text())
@@ -52,9 +52,9 @@ class Records(Dataset):
             return pixels, before, ids, list(ids)
         before, ids, labels = encode(SYSTEM + "USER: "), [], []
         for question, answer in zip(turns[::2], turns[1::2]):
-            asked, said = encode(f"\n{question} ASSISTANT:"), encode(f" {answer}</s>")
-            ids += asked + said
-            labels += [IGNORE] * len(asked) + said
+            prompt, reply = encode(f"\n{question} ASSISTANT:"), encode(f" {answer}</s>")
+            ids += prompt + reply
+            labels += [IGNORE] * len(prompt) + reply
         return pixels, before, ids, labels
 
 
@@ -77,7 +77,7 @@ def spliced(embed, features, texts):
 
 
 def grouped(lengths, size):
-    """LLaVA's order: batches of like length."""
+    """LLaVA's order: batches of similar length."""
     order = torch.randperm(len(lengths)).tolist()
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     return [sorted(batch, key=lambda number: -lengths[number]) for batch in batches]

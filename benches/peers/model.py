@@ -1,7 +1,7 @@
 """The peer of benches/model: the same work in PyTorch eager with SDPA, transformers and peft, in f32 on the CPU.
 
-Usage: model.py CASE THREADS. Prints "ready", then answers every line on standard input with the milliseconds of
-one repetition, and the end of the input with the peak memory in MB, less that of the process before its first tensor.
+Usage: model.py CASE THREADS. Prints "ready", then answers every line on standard input with the milliseconds of one
+repetition, and the end of the input with the peak memory in MB, minus that of the process before its first tensor.
 """
 
 import os
@@ -44,7 +44,7 @@ def phi(vocab, hidden, layers, heads, rotary):
 
 
 def block():
-    """Forward and backward of one frozen Phi-2 block with LoRA r 256, dropout 0.05; 512 tokens."""
+    """Forward and backward pass of one frozen Phi-2 block with LoRA of rank 256, dropout 0.05; 512 tokens."""
     model = phi(64, 2560, 1, 32, 0.4)
     names = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
     lora = LoraConfig(r=256, lora_alpha=256, lora_dropout=0.05, target_modules=names)
@@ -61,7 +61,7 @@ def block():
 
 
 def train():
-    """A whole full-finetuning step of a 60M Imp: 4 sequences of 64 tokens and 196 patches, AdamW."""
+    """A complete step of full finetuning of a 60M Imp: 4 sequences of 64 tokens and 196 patches, AdamW."""
     llm = phi(32000, 512, 8, 8, 0.5).train()
     vision = SiglipVisionModel(
         SiglipVisionConfig(
@@ -96,7 +96,7 @@ def train():
 
 
 def decode():
-    """128 greedy tokens after a prompt of 64, of a Llama with SmolLM2-135M's sizes."""
+    """128 greedy tokens after a prompt of 64, with a Llama of SmolLM2-135M's sizes."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=49152,
@@ -121,7 +121,7 @@ def decode():
 
 
 def load():
-    """Opening a Phi-2 of 2.8G weights in f16, from files that lie in the page cache."""
+    """Opening a Phi-2 of 2.8G weights in f16, from files in the page cache."""
     return lambda: PhiForCausalLM.from_pretrained("target/bench-models/open/llm", dtype=torch.float16)
 
 

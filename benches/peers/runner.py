@@ -1,5 +1,5 @@
-"""Equal pipelines for imp-flow, ninja, doit, Luigi, Snakemake and DVC: stage i reads what stage i - 10 wrote and writes a
-little of its own. Times a first run and up-to-date runs, as whole processes that take turns.
+"""The same pipeline for imp-flow, ninja, doit, Luigi, Snakemake and DVC: stage i reads the output of stage i - 10 and writes
+a little of its own. Times a first run and up-to-date runs, in alternating processes.
 
     python benches/peers/runner.py IMP_FLOW STAGES [TOOL ...]
 
@@ -118,7 +118,7 @@ def main():
             (folder / f"i{i}").write_text(str(i))
         commands[name] = (globals()[name](folder, stages, program), folder)
         first[name] = once(*commands[name])
-    # A file younger than two seconds may change without a change of its time, so imp-flow checks more until then.
+    # A file younger than two seconds may change without a new timestamp, so imp-flow checks more until then.
     time.sleep(3)
     again = {name: [] for name in commands}
     for command in commands.values():

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Creates the virtual environment of the programs that the benches compare with, and prints the path of its Python. target/peers
-# is for models and data (a CPU-only PyTorch is enough; PIP_INDEX_URL and PIP_EXTRA_INDEX_URL choose where it comes from). With the
-# argument `runner` it is target/peers-runner, for pipelines.
+# Creates a virtual environment for the programs that the benchmarks compare with, and prints the path of its Python. The
+# environment is target/peers, for models and data (a CPU-only PyTorch is enough; PIP_INDEX_URL and PIP_EXTRA_INDEX_URL choose
+# its source); with the argument `runner`, it is target/peers-runner, for pipelines.
 set -eu
 cd "$(dirname "$0")/../.."
 venv=target/peers${1:+-$1}

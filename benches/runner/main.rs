@@ -1,7 +1,7 @@
-//! The runner by itself, as whole processes: up-to-date pipelines against ninja, doit, Luigi, Snakemake and DVC, first runs of
-//! trivial stages, and artifacts of many files. See docs/BENCHMARKS.md.
+//! The runner alone, measured as whole processes: up-to-date pipelines against ninja, doit, Luigi, Snakemake and DVC, first
+//! runs of trivial stages, and artifacts of many files. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench runner`; makes the peers' environment first (benches/peers/setup.sh runner).
+//! `cargo bench --bench runner`; creates the peers' environment first (benches/peers/setup.sh runner).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -21,7 +21,7 @@ const ROUNDS: usize = 7;
 fn main() {
     let setup =
         Command::new("benches/peers/setup.sh").arg("runner").stderr(Stdio::inherit()).output().expect("sh runs");
-    assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
+    assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     peers(&python, 100, &["ninja", "doit", "luigi", "snakemake", "dvc"]);
     peers(&python, 1000, &["ninja", "doit", "luigi"]);
@@ -30,7 +30,7 @@ fn main() {
     many_files();
 }
 
-/// First and up-to-date runs of equal pipelines.
+/// First and up-to-date runs of the same pipeline in different tools.
 fn peers(python: &str, stages: usize, tools: &[&str]) {
     let output = Command::new(python)
         .args(["benches/peers/runner.py", PROGRAM, &stages.to_string()])
@@ -48,10 +48,10 @@ fn peers(python: &str, stages: usize, tools: &[&str]) {
     }
 }
 
-/// What the runner does when it has to look at everything.
+/// Runs in which the runner has to look at every stage.
 fn own() {
     println!("\nmilliseconds                    1,000 stages     10,000 stages");
-    let mut rows = [("plan", Vec::new()), ("run that looks at all", Vec::new()), ("one stage has changed", Vec::new())];
+    let mut rows = [("plan", Vec::new()), ("run that checks all", Vec::new()), ("one stage has changed", Vec::new())];
     for stages in [1000, 10_000] {
         let folder = fresh(&format!("own-{stages}"));
         let mut text = String::from("name = \"own\"\n");
@@ -64,9 +64,9 @@ fn own() {
         fs::write(folder.join("p.toml"), text).unwrap();
         run(&folder, &["run", "p.toml", "--quiet"]);
         rows[0].1.push(median(|_| run(&folder, &["plan", "p.toml"])));
-        // Programs are told of every stage, so that all are looked at.
+        // `--json` reports every stage, so that all are checked.
         rows[1].1.push(median(|_| run(&folder, &["run", "p.toml", "--json"])));
-        // The last one: nothing follows.
+        // The last stage, which no other stage depends on.
         let changed = |round| format!("stages.s{}.text=\"round {round}\"", stages - 1);
         rows[2].1.push(median(|round| run(&folder, &["run", "p.toml", "--quiet", "--set", &changed(round)])));
     }
@@ -75,14 +75,14 @@ fn own() {
     }
 }
 
-/// An artifact of 20,000 files: made and hashed, found again, and hashed again.
+/// An artifact of 20,000 files: made and hashed, then found in the cache. Also the speed of hashing.
 fn many_files() {
     let folder = fresh("many");
     fs::write(folder.join("p.toml"), "name = \"many\"\n[stages.s]\nkind = \"synthetic\"\nfiles = 20_000\n").unwrap();
     println!("\nan artifact of 20,000 files, milliseconds");
-    println!("  {:<40}{:10.1}", "made and taken in", run(&folder, &["run", "p.toml", "--quiet"]));
+    println!("  {:<40}{:10.1}", "made and stored", run(&folder, &["run", "p.toml", "--quiet"]));
     let found = median(|_| run(&folder, &["run", "p.toml", "--quiet", "--json"]));
-    println!("  {:<40}{found:10.1}", "found again");
+    println!("  {:<40}{found:10.1}", "found in the cache");
     let large = folder.join("large");
     fs::create_dir_all(&large).unwrap();
     let megabytes = 1024;
@@ -90,7 +90,7 @@ fn many_files() {
     fs::write(folder.join("q.toml"), "name = \"q\"\n[stages.s]\nkind = \"download\"\nsource = \"large\"\n").unwrap();
     run(&folder, &["run", "q.toml", "--quiet"]);
     let time = median(|_| run(&folder, &["cache", "verify", "--quiet"]));
-    println!("  {:<40}{:10.1} GB/s", "hashing of 1 GB that lies in memory", (megabytes << 20) as f64 / 1e6 / time);
+    println!("  {:<40}{:10.1} GB/s", "hashing 1 GB in the page cache", (megabytes << 20) as f64 / 1e6 / time);
 }
 
 fn fresh(name: &str) -> PathBuf {
@@ -100,7 +100,7 @@ fn fresh(name: &str) -> PathBuf {
     folder
 }
 
-/// Milliseconds.
+/// Runs the program. Returns milliseconds.
 fn run(folder: &Path, args: &[&str]) -> f64 {
     let start = Instant::now();
     let output = Command::new(PROGRAM).args(args).current_dir(folder).output().unwrap();

@@ -1,7 +1,7 @@
-//! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, processes
-//! taking turns on the same cores. See docs/BENCHMARKS.md.
+//! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, in alternating
+//! processes on the same cores. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench stages`; makes the peers' environment first (benches/peers/setup.sh).
+//! `cargo bench --bench stages`; creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -17,7 +17,7 @@ const STAGES: [&str; 2] = ["pretrain", "finetune"];
 
 fn main() {
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
-    assert!(setup.status.success(), "the peers' environment can't be made: see the messages above");
+    assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     let threads = std::thread::available_parallelism().unwrap().get().to_string();
     let root = Path::new("target/bench-stages");
@@ -38,7 +38,7 @@ fn main() {
     }
 }
 
-/// Runs the pipeline with an empty cache. What its record says.
+/// Runs the pipeline with an empty cache. Returns its record.
 fn ours(root: &Path) -> Value {
     let _ = std::fs::remove_dir_all(root);
     std::fs::create_dir_all(root).unwrap();

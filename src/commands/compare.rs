@@ -2,16 +2,18 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
+use imp_stages::{contract::figure::Better, kinds};
+
 use super::session::{existing_store, find_run, usage};
 use crate::{
     cli::Common,
     failure::Failure,
     pipeline::{Diagnostic, Document},
-    report::{self, Comparison, Order},
+    report::{self, Comparison},
     store::{RunPoint, RunRecord},
 };
 
-/// Shows by what points or runs differ, and what came out.
+/// Compares points or runs: parameters that differ, and results.
 pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: &Common) -> Result<ExitCode, Failure> {
     let (_, store) = existing_store(common)?;
     let runs = match wanted {
@@ -25,7 +27,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
         let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
         if open > 0 {
             report::hint(
-                &format!("run {} is {}: {open} stages of its points have made nothing", run.id, run.ending),
+                &format!("note: {open} stages of run {} have no results (run state: {})", run.id, run.ending),
                 common.style(),
             );
         }
@@ -44,11 +46,16 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
     Ok(ExitCode::SUCCESS)
 }
 
-/// A point of a run: its parameters and what came out.
+/// A point of a run: its parameters and results.
 struct Row {
     label: String,
     parameters: BTreeMap<String, toml::Value>,
-    metrics: BTreeMap<String, f64>,
+    metrics: BTreeMap<String, Metric>,
+}
+
+struct Metric {
+    value: f64,
+    better: Better,
 }
 
 impl Row {
@@ -56,10 +63,12 @@ impl Row {
         let mut parameters = Document::parameters(&run.document);
         let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
         parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
-        let metrics = point
-            .stages
-            .iter()
-            .flat_map(|stage| stage.results.iter().map(|(name, value)| (format!("{}.{name}", stage.name), *value)));
+        let metrics = point.stages.iter().flat_map(|stage| {
+            stage.results.iter().map(|(name, value)| {
+                let better = kinds::figure(&stage.kind, name).map_or(Better::Neither, |figure| figure.better);
+                (format!("{}.{name}", stage.name), Metric { value: *value, better })
+            })
+        });
         let own = run.name.as_ref().unwrap_or(&run.id);
         let label = match (point.label.as_str(), runs) {
             ("", _) => own.clone(),
@@ -70,7 +79,7 @@ impl Row {
     }
 }
 
-/// The parameters that are not the same for all rows, and all metrics.
+/// The parameters that differ between rows, and all metrics.
 fn table(rows: &[Row]) -> Comparison {
     let mut names: Vec<&String> = rows.iter().flat_map(|row| row.parameters.keys()).collect();
     names.sort_unstable();
@@ -80,14 +89,20 @@ fn table(rows: &[Row]) -> Comparison {
     let mut metrics: Vec<String> = rows.iter().flat_map(|row| row.metrics.keys().cloned()).collect();
     metrics.sort_unstable();
     metrics.dedup();
-    let rows = rows
+    // Rows of different runs may have a metric from different kinds of stage.
+    let better_of = |name: &String| {
+        let mut ends = rows.iter().filter_map(|row| Some(row.metrics.get(name)?.better));
+        let first = ends.next().unwrap_or(Better::Neither);
+        if ends.all(|end| end == first) { first } else { Better::Neither }
+    };
+    let better = metrics.iter().map(better_of).collect();
+    let shown = rows
         .iter()
         .map(|row| report::CompareRow {
             label: row.label.clone(),
             parameters: parameters.iter().map(|name| row.parameters.get(name).cloned()).collect(),
-            metrics: metrics.iter().map(|name| row.metrics.get(name).copied()).collect(),
+            metrics: metrics.iter().map(|name| row.metrics.get(name).map(|metric| metric.value)).collect(),
         })
         .collect();
-    let orders = metrics.iter().map(|name| Order::of(name)).collect();
-    Comparison { parameters, metrics, orders, rows }
+    Comparison { parameters, metrics, better, rows: shown }
 }

@@ -1,9 +1,9 @@
-//! Recognises in a few stats that there is nothing to do. A run that found everything cached notes what it looked at: the texts of
-//! the pipeline, and the folders of the store and of links that hold what it found. While these are as they were, so is the
-//! answer, and neither is the pipeline read nor the store searched.
+//! Recognises with a few file operations that there is nothing to do. A run that found everything cached notes what it looked at:
+//! the texts of the pipeline, and the folders of the store and of links that hold what it found. While these are unchanged, so
+//! is the answer: the pipeline is not parsed and the store is not searched.
 //!
-//! A folder's time changes whenever something in it is added, removed or replaced. A time that is younger than two seconds
-//! proves nothing, since the clocks of file systems tick slowly: no note is taken then.
+//! The modification time of a folder changes whenever an entry is added, removed or replaced. A time less than two seconds old
+//! proves nothing, since the clocks of file systems are coarse: then no note is written.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,29 +12,29 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::session::{Asked, Session};
+use super::session::{Request, Session};
 use crate::{
     scheduler::{Ending, Summary},
     settings::Settings,
     store::{Digest, StageState, Store},
 };
 
-/// What was looked at, and what was found.
+/// What a run looked at, and what it found.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     texts: Vec<(PathBuf, Digest)>,
-    /// With their times, in nanoseconds since 1970.
+    /// With their modification times, in nanoseconds since 1970.
     folders: Vec<(PathBuf, u64)>,
     summary: Summary,
 }
 
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What came out the last time, if all is as it was then.
-pub(super) fn look(asked: &Asked, settings: &Settings) -> Option<Summary> {
+/// The summary of the last run, if nothing has changed since.
+pub(super) fn look(request: &Request, settings: &Settings) -> Option<Summary> {
     let start = Instant::now();
     let store = Store::existing(&settings.cache)?;
-    let bytes = std::fs::read(path(asked, settings, &store)?).ok()?;
+    let bytes = std::fs::read(path(request, settings, &store)?).ok()?;
     let mut note: Note = postcard::from_bytes(&bytes).ok()?;
     let same_text =
         |(path, digest): &(PathBuf, Digest)| std::fs::read(path).is_ok_and(|text| Digest::of(&text) == *digest);
@@ -46,15 +46,15 @@ pub(super) fn look(asked: &Asked, settings: &Settings) -> Option<Summary> {
     Some(note.summary)
 }
 
-/// Notes what a run looked at that began at `start`, if it found everything cached.
+/// Notes what a run that began at `start` looked at, if it found everything cached.
 pub(super) fn note(session: &Session, summary: &Summary, start: SystemTime) {
-    // The user's own files have to be looked at each time.
+    // The user's files have to be checked each time.
     let own_files = session.pipeline.stages.iter().any(|stage| !stage.sources.is_empty());
     let cached = summary.ending == Ending::Done && summary.stages.iter().all(|stage| stage.state == StageState::Cached);
     if own_files || !cached {
         return;
     }
-    // What is in the way of a note is in the way of speed only.
+    // Without a note the next run is slower, nothing else.
     let _ = write(session, summary, start);
 }
 
@@ -78,21 +78,21 @@ fn write(session: &Session, summary: &Summary, start: SystemTime) -> Option<()> 
         Some((folder, time))
     });
     let note = Note { texts: session.texts(), folders: folders.collect::<Option<_>>()?, summary: summary.clone() };
-    let path = path(&session.asked, &session.settings, &session.store)?;
+    let path = path(&session.request, &session.settings, &session.store)?;
     session.store.write_derived(&path, &postcard::to_allocvec(&note).ok()?).ok()
 }
 
-/// When something in a folder was added, removed or replaced last.
+/// The modification time of a folder, in nanoseconds since 1970.
 fn changed(folder: &Path) -> Option<u64> {
     let time = folder.metadata().ok()?.modified().ok()?;
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64)
 }
 
-/// A note answers one question, asked of one program.
-fn path(asked: &Asked, settings: &Settings, store: &Store) -> Option<PathBuf> {
+/// The path of the note: it holds for one request, one working folder and one build of the program.
+fn path(request: &Request, settings: &Settings, store: &Store) -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?.metadata().ok()?;
     let built = program.modified().ok()?;
     let here = std::env::current_dir().ok()?;
-    let question = format!("{:?}", (asked, settings, here, program.len(), built));
+    let question = format!("{:?}", (request, settings, here, program.len(), built));
     Some(store.note(Digest::of(question.as_bytes())))
 }

@@ -2,17 +2,17 @@
 
 use std::process::ExitCode;
 
-use super::session::{Asked, Session};
+use super::session::{Request, Session};
 use crate::{
     cli::{Common, GraphFormat, PlanArgs},
     failure::Failure,
     report,
 };
 
-/// Draws the stages of a pipeline and where they stand.
+/// Draws the stages of a pipeline and their states.
 pub(crate) fn graph(args: &PlanArgs, format: GraphFormat, common: &Common) -> Result<ExitCode, Failure> {
-    let asked = Asked { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
-    let session = Session::open(asked, common)?;
+    let request = Request { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
+    let session = Session::open(request, common)?;
     let selection = session.select(&args.select.names())?;
     let verdicts = session.planner().plan(&selection)?;
     report::graph(

@@ -4,10 +4,10 @@ use std::{fs::OpenOptions, io::Write, path::Path, process::ExitCode};
 
 use crate::{failure::Failure, report};
 
-/// The pipeline that `init` writes: the one that the README runs, which is tested end to end.
+/// The pipeline that `init` writes: the one in the README, which is tested end to end.
 const TEMPLATE: &str = include_str!("../../pipelines/tiny.toml");
 
-/// Writes a commented pipeline, never over an existing file.
+/// Writes a commented pipeline. Never overwrites a file.
 pub(crate) fn init(file: &Path) -> Result<ExitCode, Failure> {
     let failure = |source| Failure::Io { what: format!("can't write {}", file.display()), source };
     if let Some(parent) = file.parent() {
@@ -19,6 +19,6 @@ pub(crate) fn init(file: &Path) -> Result<ExitCode, Failure> {
         .replacen("name = \"tiny\"", &format!("name = \"{name}\""), 1)
         .replace("pipelines/tiny.toml", &file.to_string_lossy());
     target.write_all(text.as_bytes()).map_err(failure)?;
-    report::say(&format!("wrote {0}\nnext: imp-flow plan {0}, then imp-flow run {0}", file.display()));
+    report::say(&format!("Wrote {0}. Next: imp-flow plan {0}, then imp-flow run {0}", file.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,7 @@ use crate::{
     store::{Digest, RunRecord, Store},
 };
 
-/// Shows the log of a stage: of the try that is under way or failed, else of the last time that it ran.
+/// Shows the log of a stage: of its running or failed attempt, else of its last result.
 pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
     let (session, index) = Session::of_stage(args, common)?;
     let name = &session.pipeline.stages[index].name;
@@ -35,14 +35,14 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
     let log = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?.log;
     match log {
         Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
-        None => report::say("(its log is empty)"),
+        None => report::say("(the log is empty)"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for a stage of a run that goes on to start.
+/// Waits until a stage of the current run starts.
 fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Common) -> Result<Verdict, Failure> {
-    let mut told = false;
+    let mut reported = false;
     while session.store.runs()?.first().is_some_and(RunRecord::is_running) {
         match &now {
             Verdict::Hit { .. } => break,
@@ -53,9 +53,9 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
             }
             _ => {}
         }
-        if !told {
-            report::hint("it has not started yet: waiting", common.style());
-            told = true;
+        if !reported {
+            report::hint("note: the stage has not started yet, waiting for it", common.style());
+            reported = true;
         }
         sleep(Duration::from_millis(300));
         now = session.verdict(index)?;
@@ -67,10 +67,10 @@ fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<E
     let mut at = 0;
     loop {
         let runs = store.is_being_made(key);
-        // What was written before it ended is read after that was seen.
+        // Checked before reading, so that nothing written before the end is missed.
         match print_from(path, at) {
             Ok(end) => at = end,
-            // The stage is done: its log has moved into the store.
+            // The stage is done, and its log has moved into the store.
             Err(Failure::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 if let Some(log) = store.receipt(key)?.and_then(|receipt| receipt.log) {
                     print_from(&store.object(log), at)?;
@@ -86,7 +86,7 @@ fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<E
     }
 }
 
-/// Prints a file from a place on, and returns where it ends now.
+/// Prints a file from offset `at`, and returns its length.
 fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
     let failure = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
     let mut file = File::open(path).map_err(failure)?;

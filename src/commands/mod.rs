@@ -1,4 +1,4 @@
-//! One verb a file. The only layer that puts pipeline, store, scheduler and report together.
+//! One verb per file. The only layer that combines pipeline, store, scheduler and report.
 
 mod cache;
 mod compare;
@@ -40,14 +40,14 @@ use crate::{
 };
 
 impl Common {
-    /// What reports need to know of the flags.
+    /// The flags that reports depend on.
     fn style(&self) -> Style {
         Style { json: self.json, quiet: self.quiet }
     }
 }
 
 impl TargetArgs {
-    /// With a file that was given without a flag.
+    /// With a file that was given as an argument.
     pub(crate) fn or_file(self, file: Option<PathBuf>) -> Self {
         Self { file: self.file.or(file), ..self }
     }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, process::ExitCode};
 
-use super::session::{Asked, Session};
+use super::session::{Request, Session};
 use crate::{
     cli::{Common, PlanArgs},
     failure::Failure,
@@ -11,10 +11,10 @@ use crate::{
     scheduler::{Selection, Verdict},
 };
 
-/// Says what would run, and why.
+/// Shows what would run and why.
 pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let asked = Asked { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
-    let session = Session::open(asked, common)?;
+    let request = Request { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
+    let session = Session::open(request, common)?;
     let selection = session.select(&args.select.names())?;
     let problems = problems(&session, &selection)?;
     if !problems.is_empty() {
@@ -32,7 +32,7 @@ pub(super) fn show(session: &Session, selection: &Selection, common: &Common) ->
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why what is wanted can't run: it needs what is left out and not in the cache, or more than the machine has.
+/// Why the selected stages can't run: they need stages that are neither selected nor cached, or more than the machine has.
 pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
     let refused = session.settings.machine.refuses(&session.pipeline);
     if selection.is_everything() && refused.is_empty() {
@@ -49,7 +49,7 @@ pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<D
     for stage in verdicts.iter().map(|(index, _)| index).filter(|index| wanted(index)).map(|index| &stages[*index]) {
         let missing = stage.inputs.values().find(|from| !selection.wants(**from) && open.contains(from));
         if let Some(needed) = missing.map(|from| &stages[*from].name) {
-            let message = format!("stage `{}` needs `{needed}`, which is left out and not in the cache", stage.name);
+            let message = format!("stage `{}` needs `{needed}`, which is neither selected nor cached", stage.name);
             let help = format!("run `{needed}` first: `--until {needed}`");
             problems.push(Diagnostic::new(message, Some(stage.span.clone())).help(help));
         }

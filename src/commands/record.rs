@@ -1,5 +1,5 @@
-//! Keeps the record of a run: begun when the first stage starts, brought up to date while it runs, finished when it ends. A
-//! run in which everything was as before leaves no new one.
+//! The record of a run: created when the first stage starts, updated while it runs, completed when it ends. A run that finds
+//! everything as before leaves no new record.
 
 use std::{
     collections::BTreeMap,
@@ -21,9 +21,9 @@ pub(super) struct Recorder<'a> {
     id: String,
     name: Option<String>,
     started: f64,
-    /// Stages that are done, by their position: whether they ran, and what they made.
+    /// Finished stages by index: whether they ran, and their results.
     done: BTreeMap<usize, (bool, Hit)>,
-    /// When the record was written last, and how many stages were done then.
+    /// When the record was last written, and how many stages were done then.
     written: Option<(Instant, usize)>,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Recorder<'a> {
         &self.id
     }
 
-    /// Called for everything that happens.
+    /// Takes note of an event.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
         match event {
             RunEvent::Hit { index, made, .. } => drop(self.done.insert(*index, (false, (*made).clone()))),
@@ -45,7 +45,7 @@ impl<'a> Recorder<'a> {
         }
         let due = match self.written {
             None => matches!(event, RunEvent::Running { .. }),
-            // Whatever happens, as the progress of a long stage, is a moment to write what came before.
+            // Any event, such as progress of a long stage, is an occasion to write.
             Some((at, known)) => known < self.done.len() && at.elapsed() > INTERVAL,
         };
         if due {
@@ -55,11 +55,11 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// The run has ended.
+    /// Completes the record.
     pub(super) fn finish(&self, summary: &Summary) {
         let index = &self.session.index;
         let id =
-            if self.session.asked.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
+            if self.session.request.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
         let keys: Vec<u8> = summary.stages.iter().filter_map(|stage| stage.key).flat_map(Digest::bytes).collect();
         let content = Digest::of(&keys);
         let known = self.session.artifacts.has_record() && index.last_run(&id) == Some(content);
@@ -67,7 +67,10 @@ impl<'a> Recorder<'a> {
             return;
         }
         if let Err(error) = self.session.artifacts.record(summary) {
-            tracing::warn!("no record of this run under {}: {error}", self.session.artifacts.folder().display());
+            tracing::warn!(
+                "could not write the summary of this run to {}: {error}",
+                self.session.artifacts.folder().display()
+            );
         }
         let states: BTreeMap<usize, StageState> = summary.stages.iter().map(|end| (end.index, end.state)).collect();
         let points = self.points(|index| states.get(&index).copied().unwrap_or(StageState::NotStarted));
@@ -76,7 +79,7 @@ impl<'a> Recorder<'a> {
         index.save();
     }
 
-    /// All stages of all points. `state` says where one stands that is not done.
+    /// All stages of all points. `state` gives the state of those that are not done.
     fn points(&self, state: impl Fn(usize) -> StageState) -> Vec<RunPoint> {
         let pipeline = &self.session.pipeline;
         let point = |point: &crate::pipeline::Point| RunPoint {
@@ -108,14 +111,14 @@ impl<'a> Recorder<'a> {
     }
 
     fn record(&self, ending: RunState, seconds: f64, points: Vec<RunPoint>) -> RunRecord {
-        let Session { asked, pipeline, document, .. } = self.session;
+        let Session { request, pipeline, document, .. } = self.session;
         RunRecord {
             id: self.id.clone(),
             name: self.name.clone(),
             pipeline: pipeline.name.clone(),
-            file: std::path::absolute(&asked.file).unwrap_or_else(|_| asked.file.clone()),
-            overrides: asked.overrides.clone(),
-            sweep: asked.sweep,
+            file: std::path::absolute(&request.file).unwrap_or_else(|_| request.file.clone()),
+            overrides: request.overrides.clone(),
+            sweep: request.sweep,
             started: self.started,
             seconds,
             ending,
@@ -127,7 +130,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// Points may have other files under the name of one stage.
+    /// The user's files by stage. Points may have different files for a stage of one name.
     fn sources(&self) -> BTreeMap<String, BTreeMap<String, PathBuf>> {
         let mut sources = BTreeMap::<String, BTreeMap<String, PathBuf>>::new();
         for stage in self.session.pipeline.stages.iter().filter(|stage| !stage.sources.is_empty()) {
@@ -138,12 +141,12 @@ impl<'a> Recorder<'a> {
 
     fn write(&self, record: &RunRecord) {
         if let Err(error) = self.session.store.write_run(record) {
-            tracing::warn!("this run is not recorded: {error}");
+            tracing::warn!("could not write the record of this run: {error}");
         }
     }
 }
 
-/// `20261125-0042-3fa1b2`: the time, so that ids sort and say something, and a little that no other run has.
+/// `20261125-0042-3fa1b2`: the time, so that ids sort, and a suffix that makes them unique.
 fn new_id() -> String {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M").to_string();
     let own = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());

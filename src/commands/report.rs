@@ -1,39 +1,53 @@
-//! `imp-flow report`: what cached stages have found out.
+//! `imp-flow report`: results of cached stages.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use super::session::{Asked, Session};
+use imp_stages::{
+    contract::{
+        input::Input,
+        published::{PublishedTable, Shown},
+    },
+    kinds,
+};
+
+use super::session::{Request, Session};
 use crate::{
     cli::{Common, ReportEvalArgs},
     failure::Failure,
     pipeline::{Pipeline, StageDecl},
-    report::{self, EvalRow, Format, Score},
+    report::{self, Format, ModelRow, Score},
     scheduler::{Selection, Verdict},
 };
 
-/// The table of the nine benchmarks, with the models of these pipelines.
+/// The tables of published results, with the models of these pipelines.
 pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let mut rows = Vec::new();
+    let mut tables: Vec<(&PublishedTable, Vec<ModelRow>)> = kinds::tables().map(|table| (table, Vec::new())).collect();
     for file in &args.files {
-        let asked = Asked { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
-        let session = Session::open(asked, common)?;
+        let request = Request { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
+        let session = Session::open(request, common)?;
         let cached = cached_results(&session)?;
-        let found = eval_rows(&session.pipeline, |stage| cached.get(stage));
-        if found.is_empty() {
-            report::no_eval(&session.pipeline.name, &file.display().to_string(), common.style());
+        let mut found = false;
+        for (table, rows) in &mut tables {
+            let models = model_rows(table, &session.pipeline, |stage| cached.get(stage));
+            found |= !models.is_empty();
+            rows.extend(models);
         }
-        rows.extend(found);
+        if !found {
+            report::no_results(&session.pipeline.name, &file.display().to_string(), common.style());
+        }
     }
     let format = match (common.json, args.markdown) {
         (true, _) => Format::Json,
         (false, true) => Format::Markdown,
         (false, false) => Format::Text,
     };
-    report::eval(&rows, format);
+    for (table, rows) in &tables {
+        report::published(table, rows, format);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The figures of the stages that are in the cache.
+/// The results of cached stages.
 fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
     let mut results = BTreeMap::new();
     for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {
@@ -46,42 +60,48 @@ fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String,
     Ok(results)
 }
 
-/// A row for each model that a pipeline evaluates. `results` has the figures of a stage by its name.
-pub(super) fn eval_rows<'r>(
+/// A row for each model whose results are shown in a table. `results` returns the results of a stage by name.
+pub(super) fn model_rows<'r>(
+    table: &PublishedTable,
     pipeline: &Pipeline,
     results: impl Fn(&str) -> Option<&'r BTreeMap<String, f64>>,
-) -> Vec<EvalRow> {
-    let mut models: Vec<(&str, BTreeMap<String, Score>)> = Vec::new();
-    for stage in pipeline.stages.iter().filter(|stage| is_shown(stage)) {
+) -> Vec<ModelRow> {
+    let mut models: Vec<(&str, BTreeMap<&'static str, Score>)> = Vec::new();
+    for stage in &pipeline.stages {
+        let Some(shown) = shown_in(table, stage) else { continue };
         let Some(figures) = results(&stage.name).filter(|figures| !figures.is_empty()) else { continue };
-        let (Some(benchmark), Some(model)) = (benchmark(stage), model_of(pipeline, stage)) else { continue };
-        let score = Score { figures: figures.clone(), part: stage.config["limit"] != 0 };
+        let Some(model) = model_of(pipeline, stage, shown.model, shown.through) else { continue };
+        let score = Score { figures: figures.clone(), partial: shown.partial };
         let at = models.iter().position(|(name, _)| *name == model).unwrap_or_else(|| {
             models.push((model, BTreeMap::new()));
             models.len() - 1
         });
-        models[at].1.entry(benchmark.into()).or_insert(score);
+        models[at].1.entry(shown.column).or_insert(score);
     }
     let alone = models.len() == 1;
     let name = |model: &str| if alone { pipeline.name.clone() } else { format!("{}/{model}", pipeline.name) };
-    models.into_iter().map(|(model, scores)| EvalRow { model: name(model), scores }).collect()
+    models.into_iter().map(|(model, scores)| ModelRow { model: name(model), scores }).collect()
 }
 
-/// The benchmark of an eval stage.
-pub(super) fn benchmark(stage: &StageDecl) -> Option<&str> {
-    stage.config["benchmark"].as_str().filter(|_| stage.kind == "eval")
+/// The tables that a pipeline has a stage for every column of.
+pub(super) fn filled_tables(pipeline: &Pipeline) -> Vec<&'static PublishedTable> {
+    let columns = |table| pipeline.stages.iter().filter_map(move |stage| Some(shown_in(table, stage)?.column));
+    kinds::tables().filter(|table| table.is_filled_by(columns(table))).collect()
 }
 
-/// Stages that show no images are for other comparisons.
-fn is_shown(stage: &StageDecl) -> bool {
-    stage.kind == "eval" && stage.config["ablate_image"] != true
+/// How a stage is shown in a table, if it is.
+fn shown_in(table: &PublishedTable, stage: &StageDecl) -> Option<Shown> {
+    stage.shown.filter(|shown| shown.table.name == table.name)
 }
 
-/// The stage whose model has answered.
-fn model_of<'p>(pipeline: &'p Pipeline, stage: &'p StageDecl) -> Option<&'p str> {
+/// The stage that is the input `model` of a stage, or of one whose output it has as the input `through`.
+fn model_of<'p>(pipeline: &'p Pipeline, stage: &'p StageDecl, model: &str, through: &str) -> Option<&'p str> {
     let input = |name: &str| stage.inputs.get(name).map(|from| &pipeline.stages[*from]);
-    input("model").map(|model| model.name.as_str()).or_else(|| {
-        let answers = input("answers").or_else(|| input("answers[0]"))?;
-        model_of(pipeline, answers)
+    input(model).map(|found| found.name.as_str()).or_else(|| {
+        let before = input(through).or_else(|| input(&Input::name_at(through, 0)))?;
+        model_of(pipeline, before, model, through)
     })
 }
+
+#[cfg(test)]
+mod tests;

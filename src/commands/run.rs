@@ -9,8 +9,8 @@ use std::{
 use super::{
     fast_path, plan,
     record::Recorder,
-    report::{benchmark, eval_rows},
-    session::{Asked, Session, existing_store, find_run, settings},
+    report::{filled_tables, model_rows},
+    session::{Request, Session, existing_store, find_run, settings},
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs},
@@ -25,15 +25,15 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     let mut again = None;
     let session = match (&args.file, &args.from_run) {
         (Some(file), _) => {
-            let asked = Asked { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
+            let request = Request { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
             if args.is_plain()
                 && !common.json
-                && let Some(summary) = fast_path::look(&asked, &settings(common)?)
+                && let Some(summary) = fast_path::look(&request, &settings(common)?)
             {
                 report::for_run(common.style()).on(&RunEvent::Ended { summary: &summary });
                 return Ok(ExitCode::SUCCESS);
             }
-            Session::open(asked, common)?
+            Session::open(request, common)?
         }
         (None, wanted) => {
             let (_, store) = existing_store(common)?;
@@ -49,8 +49,11 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     if args.dry_run {
         return plan::show(&session, &selection, common);
     }
-    if !session.asked.sweep && session.document.is_swept() {
-        report::hint("this is the pipeline by itself; `imp-flow sweep` runs the points of its [sweep]", common.style());
+    if !session.request.sweep && session.document.is_swept() {
+        report::hint(
+            "note: running the pipeline without its [sweep]; `imp-flow sweep` runs all points",
+            common.style(),
+        );
     }
     let summary = execute(&session, args, selection, common)?;
     if let Some(run) = again {
@@ -63,7 +66,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     })
 }
 
-/// The stages that gave other bytes than in a past run.
+/// The stages that produced different bytes than in a past run.
 fn differences<'s>(session: &Session, summary: &'s Summary, run: &RunRecord) -> Vec<&'s str> {
     let then: HashMap<(&str, &str), Digest> = run
         .points
@@ -90,7 +93,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
     let mut reporter = report::for_run(common.style());
     let mut recorder = Recorder::new(session, args.name.clone());
-    // Until the record is written, this alone speaks for what the run uses.
+    // Until the record is written, only the lease protects what the run uses.
     let mut lease = session.store.lease(recorder.id())?;
     let options = Options {
         machine: session.settings.machine.clone(),
@@ -110,20 +113,22 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         }))?;
     recorder.finish(&summary);
     drop(lease);
-    let has_table = report::is_whole(session.pipeline.stages.iter().filter_map(benchmark));
-    if has_table && summary.ending == Ending::Done && !common.quiet && !common.json {
+    let tables = filled_tables(&session.pipeline);
+    if summary.ending == Ending::Done && !common.quiet && !common.json {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
-        report::eval(&eval_rows(&session.pipeline, results), report::Format::Text);
+        for table in &tables {
+            report::published(table, &model_rows(table, &session.pipeline, results), report::Format::Text);
+        }
     }
-    // The fast path has no figures for the table.
-    if !has_table && args.is_plain() {
+    // The fast path has no results for a table.
+    if tables.is_empty() && args.is_plain() {
         fast_path::note(session, &summary, start);
     }
     Ok(summary)
 }
 
 impl RunArgs {
-    /// Whether everything is to be run that is not cached, and nothing else is asked for.
+    /// Whether all stages are selected, and no other option is set.
     fn is_plain(&self) -> bool {
         let SelectArgs { only, until, from, force } = &self.select;
         let all = [only, until, from, force].iter().all(|names| names.is_empty());

@@ -1,4 +1,4 @@
-//! What a verb on a pipeline works with: the settings, the pipeline, its graph and the store.
+//! What verbs on a pipeline work with: the settings, the pipeline, its graph and the store.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -13,9 +13,9 @@ use crate::{
     store::{Digest, Index, Receipt, RunRecord, Store, Wanted},
 };
 
-/// Which pipeline, and how.
+/// Which pipeline, with which changes, and whether as a sweep.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) file: PathBuf,
     pub(super) overrides: Vec<String>,
     pub(super) sweep: bool,
@@ -24,7 +24,7 @@ pub(super) struct Asked {
 /// Everything that a verb on a pipeline needs.
 pub(super) struct Session {
     pub(super) settings: Settings,
-    pub(super) asked: Asked,
+    pub(super) request: Request,
     pub(super) document: Document,
     pub(super) pipeline: Pipeline,
     pub(super) graph: Graph,
@@ -38,7 +38,7 @@ pub(super) fn settings(common: &Common) -> Result<Settings, Failure> {
     Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)
 }
 
-/// Names that a message lists at most.
+/// The most names that a message lists.
 const LISTED: usize = 10;
 
 /// The settings, and the store that they name.
@@ -48,49 +48,53 @@ pub(super) fn store(common: &Common) -> Result<(Settings, Store), Failure> {
     Ok((settings, store))
 }
 
-/// The same for verbs that only look: they make no cache where there is none.
+/// Like [`store`], for verbs that only read: they don't create a cache.
 pub(super) fn existing_store(common: &Common) -> Result<(Settings, Store), Failure> {
     let settings = settings(common)?;
     if !settings.cache.join("VERSION").exists() {
-        let problem = Diagnostic::new(format!("nothing has run yet with the cache {}", settings.cache.display()), None);
-        return Err(usage(problem.help("run a pipeline first, or name another cache with --cache")));
+        let here = std::env::current_dir().ok().filter(|_| settings.cache.is_relative());
+        let looked = here.map(|folder| format!(" (looked in {})", folder.display())).unwrap_or_default();
+        let problem = Diagnostic::new(format!("no runs in the cache `{}`{looked}", settings.cache.display()), None);
+        return Err(usage(
+            problem.help("run a pipeline first, or go to the folder of the cache, or name it with --cache"),
+        ));
     }
     let store = Store::open(&settings.cache)?;
     Ok((settings, store))
 }
 
-/// A mistake on the command line.
+/// An error on the command line.
 pub(super) fn usage(problem: Diagnostic) -> Failure {
     Failure::Usage { problems: vec![problem], sources: Sources::default() }
 }
 
 impl Session {
-    /// Of a pipeline file.
-    pub(super) fn open(asked: Asked, common: &Common) -> Result<Self, Failure> {
+    /// Opens a pipeline file.
+    pub(super) fn open(request: Request, common: &Common) -> Result<Self, Failure> {
         let mut sources = Sources::default();
-        match read(&asked, &mut sources) {
-            Ok(document) => Self::of_document(document, asked, sources, common),
+        match read(&request, &mut sources) {
+            Ok(document) => Self::of_document(document, request, sources, common),
             Err(problems) => Err(Failure::Usage { problems, sources }),
         }
     }
 
-    /// Of what a past run was.
+    /// Opens the pipeline of a past run, as it was.
     pub(super) fn of_run(run: RunRecord, common: &Common) -> Result<Self, Failure> {
         let mut sources = Sources::default();
         sources.originals = run.sources;
         let path = PathBuf::from(format!("run {}", run.id));
-        let asked = Asked { file: run.file, overrides: run.overrides, sweep: run.sweep };
+        let request = Request { file: run.file, overrides: run.overrides, sweep: run.sweep };
         match Document::of_text(run.document, path, &mut sources) {
-            Ok(document) => Self::of_document(document, asked, sources, common),
+            Ok(document) => Self::of_document(document, request, sources, common),
             Err(problems) => Err(Failure::Usage { problems, sources }),
         }
     }
 
-    /// Of the pipeline that is named; else of the run that goes on, as it is; else of the last run, as its file is now.
+    /// Opens the given pipeline; else that of the current run, as it is; else that of the last run, from its file as it is now.
     pub(super) fn of_target(target: &TargetArgs, common: &Common) -> Result<Self, Failure> {
         if let Some(file) = &target.file {
-            let asked = Asked { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
-            return Self::open(asked, common);
+            let request = Request { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
+            return Self::open(request, common);
         }
         let (_, store) = existing_store(common)?;
         let run = find_run(&store, None)?;
@@ -98,18 +102,21 @@ impl Session {
             return Self::of_run(run, common);
         }
         let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();
-        match Self::open(Asked { file: run.file.clone(), overrides, sweep: run.sweep }, common) {
-            // Half of an edit, or a file that is gone: what ran is known all the same.
+        match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep }, common) {
+            // The file is half edited or gone: use the record of the run.
             Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
                 let file = run.file.display();
-                report::hint(&format!("{file} can't be read as it is now: this is the run {}", run.id), common.style());
+                report::hint(
+                    &format!("note: {file} can't be read now; this is the pipeline of run {}", run.id),
+                    common.style(),
+                );
                 Self::of_run(run, common)
             }
             opened => opened,
         }
     }
 
-    /// Of the pipeline with a stage in it.
+    /// Opens the pipeline and finds a stage in it.
     pub(super) fn of_stage(args: &StageArgs, common: &Common) -> Result<(Self, usize), Failure> {
         let session = Self::of_target(&args.target, common)?;
         let name = args.point.as_ref().map_or_else(|| args.stage.clone(), |point| format!("{point}/{}", args.stage));
@@ -126,7 +133,7 @@ impl Session {
                 }
                 let known: BTreeSet<&str> =
                     session.pipeline.stages.iter().map(|stage| stage.owners[0].1.as_str()).collect();
-                let file = session.asked.file.display();
+                let file = session.request.file.display();
                 let problem = Diagnostic::new(format!("there is no stage `{}` in {file}", args.stage), None);
                 Err(usage(problem.suggest(&args.stage, known)))
             }
@@ -140,11 +147,11 @@ impl Session {
         }
     }
 
-    fn of_document(document: Document, asked: Asked, sources: Sources, common: &Common) -> Result<Self, Failure> {
-        let made = if asked.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
+    fn of_document(document: Document, request: Request, sources: Sources, common: &Common) -> Result<Self, Failure> {
+        let made = if request.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
         let made = made.and_then(|pipeline| match Graph::new(&pipeline) {
             Ok(graph) => Ok((pipeline, graph)),
-            Err(circle) => Err(vec![circle]),
+            Err(cycle) => Err(vec![cycle]),
         });
         let (pipeline, graph) = match made {
             Ok(made) => made,
@@ -160,10 +167,10 @@ impl Session {
         };
         let index = Index::open(&store, &wanted);
         let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
-        Ok(Self { settings, asked, document, pipeline, graph, store, index, artifacts, sources })
+        Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, sources })
     }
 
-    /// The files that were read, by content.
+    /// The files that were read, with the digests of their contents.
     pub(super) fn texts(&self) -> Vec<(PathBuf, Digest)> {
         let files = self.sources.all().filter(|(path, _)| path.as_os_str() != COMMAND_LINE);
         files.map(|(path, text)| (path.clone(), Digest::of(text.as_bytes()))).collect()
@@ -184,7 +191,7 @@ impl Session {
         Ok(found.unwrap_or(Verdict::After { stages: Vec::new(), changes: Vec::new() }))
     }
 
-    /// What a stage made: as the pipeline is now, else the last time.
+    /// The receipt of a stage in its present configuration, else its last one.
     pub(super) fn receipt(&self, index: usize, verdict: &Verdict) -> Result<Option<Receipt>, Failure> {
         match verdict {
             Verdict::Hit { key } => Ok(self.store.receipt(*key)?),
@@ -192,36 +199,39 @@ impl Session {
         }
     }
 
-    /// Mistakes that only show in the light of the whole pipeline.
+    /// Errors that concern the whole pipeline.
     pub(super) fn refuse(self, problems: Diagnostics) -> Failure {
         Failure::Usage { problems, sources: self.sources }
     }
 }
 
-/// For a stage that never ran to its end.
+/// The error for a stage that never finished.
 pub(super) fn never_ran(stage: &str) -> Failure {
     usage(
-        Diagnostic::new(format!("stage `{stage}` has not run yet"), None).help("`imp-flow why` says what it waits for"),
+        Diagnostic::new(format!("stage `{stage}` has not run yet"), None)
+            .help("`imp-flow why` shows what it waits for"),
     )
 }
 
-fn read(asked: &Asked, sources: &mut Sources) -> Result<Document, Diagnostics> {
-    if !asked.sweep {
-        return Document::read(&asked.file, &asked.overrides, sources);
+fn read(request: &Request, sources: &mut Sources) -> Result<Document, Diagnostics> {
+    if !request.sweep {
+        return Document::read(&request.file, &request.overrides, sources);
     }
-    let mut document = Document::read(&asked.file, &[], sources)?;
-    for text in &asked.overrides {
+    let mut document = Document::read(&request.file, &[], sources)?;
+    for text in &request.overrides {
         document.sweep_over(text, sources)?;
     }
     Ok(document)
 }
 
-/// The run of this id or name, else the last one.
+/// The run with this id or name, else the last one.
 pub(super) fn find_run(store: &Store, wanted: Option<&str>) -> Result<RunRecord, Failure> {
     let runs = store.runs()?;
     let Some(wanted) = wanted else {
         return runs.into_iter().next().ok_or_else(|| {
-            usage(Diagnostic::new("nothing has run yet", None).help("name a pipeline with --pipeline, or run one"))
+            usage(
+                Diagnostic::new("nothing has run yet", None).help("run a pipeline first, or name one with --pipeline"),
+            )
         });
     };
     let known: Vec<String> = runs.iter().map(|run| run.name.clone().unwrap_or_else(|| run.id.clone())).collect();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use imp_stages::contract::job::Runtime;
+use imp_stages::contract::{job::Runtime, published::Shown};
 
 use super::diagnostic::Span;
 
@@ -57,6 +57,8 @@ pub(crate) struct StageDecl {
     pub(crate) runtime: Runtime,
     /// CPU threads: those of `runtime`, or the default of its kind; 0 for all.
     pub(crate) cpus: usize,
+    /// Where its results are shown beside published ones, if anywhere.
+    pub(crate) shown: Option<Shown>,
     /// Input name -> index of the stage that it names.
     pub(crate) inputs: BTreeMap<String, usize>,
     /// The user's files that the configuration names: as written -> absolute path.

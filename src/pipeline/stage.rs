@@ -86,6 +86,7 @@ impl KindVisitor for Reading<'_> {
                 .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
         }
         let cpus = if runtime.cpus == 0 { S::cpus(&config) } else { runtime.cpus };
+        let shown = S::shown_as(&config);
         let sources = self.resolve_sources(&S::sources(&config), &mut problems);
         let mut canonical = |config: &S::Config| {
             serde_json::to_value(config).unwrap_or_else(|error| {
@@ -111,6 +112,7 @@ impl KindVisitor for Reading<'_> {
             config,
             runtime,
             cpus,
+            shown,
             inputs: BTreeMap::new(),
             sources,
             span: self.key_span,
@@ -219,7 +221,7 @@ impl Reading<'_> {
                     resolved.insert(source.clone(), path);
                 }
                 Err(error) => {
-                    let help = if source.starts_with("~") {
+                    let help = if source.starts_with('~') {
                         "`~` is not expanded here: write the full path"
                     } else {
                         "relative paths start from the folder of the pipeline file"

@@ -1,4 +1,4 @@
-//! What `imp-flow cache` says.
+//! The output of `imp-flow cache`.
 
 use std::io::IsTerminal;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::store::{GcReport, Stats, VerifyReport};
 
-/// A bar for long work on bytes; nothing where nobody sees it.
+/// A progress bar in bytes; hidden unless standard error is a terminal.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
@@ -36,7 +36,7 @@ impl Bar {
     }
 }
 
-/// How much lies in the cache.
+/// The size of the cache.
 pub(crate) fn stats(stats: &Stats, json: bool) {
     if json {
         return say(&serde_json::json!(stats).to_string());
@@ -48,19 +48,21 @@ pub(crate) fn stats(stats: &Stats, json: bool) {
         table.row(cells);
     }
     table.print();
+    let unfinished = match stats.unfinished {
+        0 => "none".into(),
+        count => format!("{count} ({})", units::bytes(stats.unfinished_bytes)),
+    };
     say(&format!(
-        "\n{} in {} files: {} stages of {} runs; {} of {} unfinished stages",
+        "\nTotal {} ({}): results of {}, used by {}. Unfinished stages: {unfinished}.",
         units::bytes(stats.bytes),
-        stats.objects,
-        stats.receipts,
-        stats.runs,
-        units::bytes(stats.unfinished_bytes),
-        stats.unfinished
+        units::files(stats.objects as u64),
+        units::count(stats.receipts, "stage"),
+        units::count(stats.runs, "run"),
     ));
 }
 
-/// What `verify` found.
-pub(crate) fn checkup(found: &VerifyReport, json: bool) {
+/// The findings of `cache verify`.
+pub(crate) fn verify(found: &VerifyReport, json: bool) {
     if json {
         return say(&serde_json::json!(found).to_string());
     }
@@ -68,38 +70,36 @@ pub(crate) fn checkup(found: &VerifyReport, json: bool) {
         say(&format!("{BAD}damaged{BAD:#}  {}", path.display()));
     }
     for stage in &found.lost {
-        say(&format!("{WARN}lost{WARN:#}     {stage}: the next run makes it again"));
+        say(&format!("{WARN}lost{WARN:#}     {stage} (the next run makes it again)"));
     }
-    let read = format!("{} objects ({}) and {} receipts", found.objects, units::bytes(found.bytes), found.receipts);
-    let mended = if found.mended > 0 { format!(", {} mended", found.mended) } else { String::new() };
+    let (files, bytes) = (units::files(found.objects as u64), units::bytes(found.bytes));
+    let checked = format!("checked {files} ({bytes}) and {}", units::count(found.receipts, "receipt"));
+    let restored = if found.mended > 0 { format!(", {} restored", found.mended) } else { String::new() };
     say(&match found.damaged.len() {
-        0 if found.lost.is_empty() => format!("{GOOD}all is well{GOOD:#}: {read} read{mended}"),
-        damaged => format!("{read} read: {damaged} damaged and taken out{mended}"),
+        0 if found.lost.is_empty() => format!("{GOOD}OK{GOOD:#}: {checked}, no damage found{restored}"),
+        damaged => format!("{BAD}DAMAGE{BAD:#}: {checked}, {damaged} damaged and removed{restored}"),
     });
 }
 
-/// Stages that are listed to a person.
+/// The most stages that are listed.
 const SHOWN: usize = 10;
 
-/// What `gc` threw away.
-pub(crate) fn thrown(thrown: &GcReport, dry_run: bool, json: bool) {
+/// What `cache gc` deleted, or would.
+pub(crate) fn gc(report: &GcReport, dry_run: bool, json: bool) {
     if json {
-        return say(&serde_json::json!(thrown).to_string());
+        return say(&serde_json::json!(report).to_string());
     }
-    for (stage, bytes) in thrown.largest.iter().take(SHOWN) {
+    for (stage, bytes) in report.largest.iter().take(SHOWN) {
         say(&format!("{:>8}  {stage}", units::bytes(*bytes)));
     }
-    if thrown.largest.len() > SHOWN {
-        say(&format!("{:>8}  and {} more", "", thrown.largest.len() - SHOWN));
+    if report.largest.len() > SHOWN {
+        say(&format!("{:>8}  and {} more", "", report.largest.len() - SHOWN));
     }
-    let verb = if dry_run { "would free" } else { "freed" };
-    say(&format!(
-        "{verb} {} in {} files of {} stages and {} runs, and {} of unfinished stages; {} stay",
-        units::bytes(thrown.bytes),
-        thrown.files,
-        thrown.stages,
-        thrown.runs,
-        units::bytes(thrown.unfinished),
-        units::bytes(thrown.kept_bytes)
-    ));
+    let (freed, stay) = if dry_run { ("Would free", "would stay") } else { ("Freed", "stay") };
+    let mut parts = vec![units::files(report.files as u64)];
+    parts.extend((report.stages > 0).then(|| units::count(report.stages, "stage")));
+    parts.extend((report.runs > 0).then(|| units::count(report.runs, "run")));
+    parts.extend((report.unfinished > 0).then(|| format!("{} of unfinished stages", units::bytes(report.unfinished))));
+    let (bytes, kept) = (units::bytes(report.bytes + report.unfinished), units::bytes(report.kept_bytes));
+    say(&format!("{freed} {bytes} ({}). {kept} {stay}.", parts.join(", ")));
 }

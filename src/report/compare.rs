@@ -1,6 +1,8 @@
-//! Points or runs in one table. Knows columns and rows; not where they come from.
+//! Points or runs in one table. Independent of where its columns and rows come from.
 
 use std::cmp::Ordering;
+
+use imp_stages::contract::figure::Better;
 
 use super::{
     print::say,
@@ -14,8 +16,8 @@ use super::{
 pub(crate) struct Comparison {
     pub(crate) parameters: Vec<String>,
     pub(crate) metrics: Vec<String>,
-    /// Of each metric.
-    pub(crate) orders: Vec<Order>,
+    /// Which end of each metric is better.
+    pub(crate) better: Vec<Better>,
     pub(crate) rows: Vec<CompareRow>,
 }
 
@@ -27,36 +29,21 @@ pub(crate) struct CompareRow {
     pub(crate) metrics: Vec<Option<f64>>,
 }
 
-/// Which end of a metric is the good one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    More,
-    Less,
-}
-
-impl Order {
-    /// By the words in a metric's name.
-    pub(crate) fn of(metric: &str) -> Self {
-        const LESS: [&str; 7] = ["loss", "error", "perplexity", "seconds", "memory", "bytes", "rejected"];
-        if LESS.iter().any(|word| metric.contains(word)) { Self::Less } else { Self::More }
-    }
-
-    /// The better one first.
-    fn compare(self, a: f64, b: f64) -> Ordering {
-        match self {
-            Self::More => b.total_cmp(&a),
-            Self::Less => a.total_cmp(&b),
-        }
+/// Orders the better value first; where neither end is better, the larger one.
+fn best_first(better: Better, a: f64, b: f64) -> Ordering {
+    match better {
+        Better::Higher | Better::Neither => b.total_cmp(&a),
+        Better::Lower => a.total_cmp(&b),
     }
 }
 
 impl Comparison {
-    /// The names of all columns that can be sorted by.
+    /// The names of all columns that can be sorted.
     pub(crate) fn columns(&self) -> Vec<String> {
         self.parameters.iter().chain(&self.metrics).cloned().collect()
     }
 
-    /// Metrics from the best on, parameters from the smallest. What has none comes last.
+    /// Sorts metrics from the best, parameters from the smallest. Rows without a value come last.
     pub(crate) fn sort_by(&mut self, column: usize) {
         let parameters = self.parameters.len();
         let number = |value: &Option<toml::Value>| match value {
@@ -74,16 +61,19 @@ impl Comparison {
             }
             let column = column - parameters;
             match (a.metrics[column], b.metrics[column]) {
-                (Some(a), Some(b)) => self.orders[column].compare(a, b),
+                (Some(a), Some(b)) => best_first(self.better[column], a, b),
                 (a, b) => a.is_none().cmp(&b.is_none()),
             }
         });
     }
 
-    /// The best value of a metric, if rows differ in it.
+    /// The best value of a metric, if it has a better end and rows differ in it.
     fn best(&self, column: usize) -> Option<f64> {
+        if self.better[column] == Better::Neither {
+            return None;
+        }
         let values = || self.rows.iter().filter_map(|row| row.metrics[column]);
-        let best = values().min_by(|a, b| self.orders[column].compare(*a, *b))?;
+        let best = values().min_by(|a, b| best_first(self.better[column], *a, *b))?;
         values().any(|value| value.total_cmp(&best) != Ordering::Equal).then_some(best)
     }
 }
@@ -99,7 +89,7 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return say("these runs differ in nothing, and their stages report no figures");
+        return say("no differences: these runs have the same parameters, and their stages report no metrics");
     }
     let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
     let mut table = Table::new(&head).right(&head[1..]);
@@ -114,11 +104,11 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     table.print();
     if best.iter().any(Option::is_some) {
-        say(&format!("\n{GOOD}*{GOOD:#} {DIM}the best of its column{DIM:#}"));
+        say(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
     }
 }
 
-/// A text as it is, anything else as in a pipeline.
+/// A string as it is, other values as in a pipeline file.
 fn shown(value: Option<&toml::Value>) -> Option<String> {
     value.map(|value| value.as_str().map_or_else(|| value.to_string(), Into::into))
 }
@@ -147,7 +137,7 @@ fn as_csv(comparison: &Comparison) {
     }
 }
 
-/// As RFC 4180 has it.
+/// Quoted as in RFC 4180.
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.into() }
 }
@@ -158,27 +148,27 @@ mod tests {
 
     #[test]
     fn the_best_comes_first_and_what_is_missing_last() {
-        let row = |label: &str, rank: &str, loss: Option<f64>, accuracy: Option<f64>| CompareRow {
+        let row = |label: &str, rank: i64, loss: Option<f64>, accuracy: Option<f64>, images: f64| CompareRow {
             label: label.into(),
-            parameters: vec![rank.parse::<i64>().ok().map(toml::Value::Integer)],
-            metrics: vec![loss, accuracy],
+            parameters: vec![Some(toml::Value::Integer(rank))],
+            metrics: vec![loss, accuracy, Some(images)],
         };
         let mut comparison = Comparison {
             parameters: vec!["rank".into()],
-            metrics: vec!["a.loss".into(), "b.accuracy".into()],
-            orders: ["a.loss", "b.accuracy"].map(Order::of).to_vec(),
+            metrics: ["a.loss", "b.accuracy", "c.images"].map(String::from).to_vec(),
+            better: vec![Better::Lower, Better::Higher, Better::Neither],
             rows: vec![
-                row("x", "128", Some(0.5), Some(80.0)),
-                row("y", "64", None, Some(90.0)),
-                row("z", "256", Some(0.4), None),
+                row("x", 128, Some(0.5), Some(80.0), 2.0),
+                row("y", 64, None, Some(90.0), 3.0),
+                row("z", 256, Some(0.4), None, 1.0),
             ],
         };
         let mut sorted = |column| {
             comparison.sort_by(column);
             comparison.rows.iter().map(|row| row.label.as_str()).collect::<String>()
         };
-        assert_eq!([sorted(0), sorted(1), sorted(2)], ["yxz", "zxy", "yxz"]);
-        assert_eq!((comparison.best(0), comparison.best(1)), (Some(0.4), Some(90.0)));
+        assert_eq!([0, 1, 2, 3].map(&mut sorted), ["yxz", "zxy", "yxz", "yxz"]);
+        assert_eq!([0, 1, 2].map(|metric| comparison.best(metric)), [Some(0.4), Some(90.0), None]);
     }
 
     #[test]

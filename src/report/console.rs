@@ -1,4 +1,4 @@
-//! A run on a terminal: a live line for each running stage, a line for each finished one.
+//! A run on a terminal: a live line for each running stage, and a line for each finished one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,10 +20,10 @@ impl Console {
 
     fn print(&self, event: &RunEvent<'_>) {
         if let Some(text) = lines::describe(event) {
-            // The bars don't know of NO_COLOR.
+            // indicatif does not honour NO_COLOR.
             let plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
             let text = if plain { anstream::adapter::strip_str(&text).to_string() } else { text };
-            // Above the bars. A terminal that went away is no reason to end the run.
+            // Printed above the bars. A terminal that went away must not end the run.
             let _ = self.bars.println(text);
         }
     }
@@ -40,7 +40,7 @@ impl Console {
         if bar.length().is_none() && progress.total > 0 {
             bar.set_style(style(&progress.unit));
             bar.set_length(progress.total);
-            // What an earlier run did is no part of this run's rate.
+            // Work done before the stage resumed does not count for its rate.
             bar.set_position(progress.done);
             bar.reset_eta();
         }
@@ -55,7 +55,7 @@ impl Reporter for Console {
             RunEvent::Running { stage, kind, resumed, .. } => {
                 let bar = self.bars.add(ProgressBar::no_length().with_style(spinner()));
                 bar.set_prefix((*stage).to_string());
-                bar.set_message(if *resumed { format!("{kind}, from its checkpoint") } else { (*kind).to_string() });
+                bar.set_message(if *resumed { format!("{kind}, resumed") } else { (*kind).to_string() });
                 bar.enable_steady_tick(Duration::from_millis(120));
                 self.running.insert((*stage).to_string(), bar);
             }
@@ -91,7 +91,7 @@ fn parse(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
         .with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
-            // Nothing can be done about a line that can't be written.
+            // Writing into a string can't fail.
             let _ = write!(to, "{}/s", units::figure(state.per_sec()));
         })
 }

@@ -1,4 +1,4 @@
-//! Why a verb ended early, with the line of the user's file where there is one.
+//! Why a verb ended early, with the line of the user's file if there is one.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::{
     pipeline::{Diagnostic, Sources},
 };
 
-/// Shows a failure and gives the exit code that it deserves.
+/// Shows a failure and returns its exit code.
 pub(crate) fn failure(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Usage { problems, sources } => {
@@ -19,7 +19,7 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             }
         }
         Failure::Settings(message) => tell(&format!("{BAD}error:{BAD:#} {message}")),
-        Failure::Store(error) => tell(&format!("{BAD}error:{BAD:#} the cache can't be used: {error}")),
+        Failure::Store(error) => tell(&format!("{BAD}error:{BAD:#} can't use the cache: {error}")),
         Failure::Scheduler(error) => tell(&format!("{BAD}error:{BAD:#} {error}")),
         Failure::Io { what, source } => tell(&format!("{BAD}error:{BAD:#} {what}: {source}")),
     }
@@ -38,6 +38,6 @@ fn render(problem: &Diagnostic, sources: &Sources) -> String {
     if let Some(help) = &problem.help {
         group = group.element(Level::HELP.message(help.as_str()));
     }
-    // Colours are taken out again by `tell` where they are not wanted.
+    // `tell` removes the colours where they are not wanted.
     Renderer::styled().render(&[group])
 }

@@ -1,4 +1,5 @@
-//! The DAG as text, DOT or Mermaid, and as SVG through `svg.rs`, with where each stage stands. Knows verdicts; not how they came about.
+//! The DAG with the state of each stage, as text, DOT or Mermaid, and through `svg.rs` as SVG. Independent of how the states are
+//! determined.
 
 use std::fmt::Write;
 
@@ -11,7 +12,7 @@ use crate::{
     scheduler::Verdict,
 };
 
-/// How the graph is written.
+/// The format of the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GraphFormat {
     Text,
@@ -20,7 +21,7 @@ pub(crate) enum GraphFormat {
     Svg,
 }
 
-/// Draws the stages in `verdicts`, which are in the order of execution.
+/// Draws the stages in `verdicts`, which are in execution order.
 pub(crate) fn graph(pipeline: &Pipeline, graph: &Graph, verdicts: &[(usize, Verdict)], format: GraphFormat) {
     let stages: Vec<Drawn<'_>> = verdicts
         .iter()

@@ -1,4 +1,4 @@
-//! A run for programs: every event as a JSON object on a line of standard output.
+//! A run for programs: each event as a line of JSON on standard output.
 
 use super::{print::say, reporter::Reporter};
 use crate::scheduler::RunEvent;

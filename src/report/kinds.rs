@@ -1,4 +1,4 @@
-//! What `imp-flow kinds` says.
+//! The output of `imp-flow kinds`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::{
     style::{DIM, GOOD},
 };
 
-/// A kind of stage and its inputs.
+/// Prints a kind of stage and its inputs.
 pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
     let mut text = format!("{GOOD}{name:<11}{GOOD:#} {about}");
     for input in inputs {

@@ -1,4 +1,4 @@
-//! A run as plain lines: for pipes, files and `--quiet`. Also the words that the console uses.
+//! A run as plain lines, for pipes, files and `--quiet`, and the texts that the console shares.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use super::{
     style::{BAD, DIM, GOOD, WARN},
     summary, units,
 };
-use crate::scheduler::RunEvent;
+use crate::scheduler::{MissReason, RunEvent};
 
 /// How often a running stage gets a line.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -32,8 +32,8 @@ impl Lines {
 
     fn progress(&mut self, stage: &str, progress: &Progress) {
         let rate = self.rates.entry(stage.into()).or_insert_with(|| Rate::new(progress.done));
-        if rate.told.elapsed() >= INTERVAL {
-            rate.told = Instant::now();
+        if rate.reported.elapsed() >= INTERVAL {
+            rate.reported = Instant::now();
             tell(&format!("{stage}: {}", rate.describe(progress)));
         }
     }
@@ -62,16 +62,16 @@ impl Reporter for Lines {
     }
 }
 
-/// How fast a stage goes, measured since it was (re)started.
+/// The speed of a stage since it was started or resumed.
 struct Rate {
     start: Instant,
     first: u64,
-    told: Instant,
+    reported: Instant,
 }
 
 impl Rate {
     fn new(first: u64) -> Self {
-        Self { start: Instant::now(), first, told: Instant::now() }
+        Self { start: Instant::now(), first, reported: Instant::now() }
     }
 
     /// `120/400 steps, 14.2/s, 20 s left, loss 1.234`.
@@ -114,13 +114,17 @@ pub(super) fn values(progress: &Progress) -> String {
         .fold(String::new(), |text, (name, value)| format!("{text}, {name} {}", units::figure(*value)))
 }
 
-/// An event in words; `None` for those that are shown in another way.
+/// The text for an event; `None` for events that are shown differently.
 pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
     Some(match event {
         RunEvent::Waiting { stage } => format!("{stage}: another run is making this artifact, waiting for it"),
-        RunEvent::Running { stage, kind, reason, resumed } => {
-            let how = if *resumed { "goes on from its checkpoint" } else { "starts" };
-            format!("{stage}: {kind} {how} {DIM}({reason}){DIM:#}")
+        RunEvent::Running { stage, reason, resumed, .. } => {
+            let how = if *resumed { "resumed from its checkpoint" } else { "started" };
+            match reason {
+                MissReason::New => format!("{stage}: {how}"),
+                MissReason::Forced => format!("{stage}: {how} {DIM}(--force){DIM:#}"),
+                reason => format!("{stage}: {how} {DIM}({reason}){DIM:#}"),
+            }
         }
         RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
         RunEvent::Finished { stage, made, .. } => format!(
@@ -130,7 +134,7 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             units::files(made.output.files),
         ),
         RunEvent::Retrying { stage, message, seconds } => {
-            format!("{stage}: {WARN}{message}{WARN:#}; the stage is tried again in {}", units::duration(*seconds))
+            format!("{stage}: {WARN}{message}{WARN:#}; retrying in {}", units::duration(*seconds))
         }
         RunEvent::Failed { stage, message, help, log, tail } => {
             let mut text = format!("{BAD}error:{BAD:#} stage `{stage}`: {message}");
@@ -146,11 +150,11 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             text
         }
         RunEvent::Cancelled { stage } => format!("{stage}: stopped"),
-        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, it needs `{because}`"),
+        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, because it needs `{because}`"),
         RunEvent::Stopping { at_once: false } => {
-            "stopping: running stages save their checkpoints (Ctrl-C again to stop at once)".into()
+            "Stopping: saving checkpoints ... (press Ctrl-C again to quit now and lose the steps since the last checkpoint)".into()
         }
-        RunEvent::Stopping { at_once: true } => "stopping at once".into(),
+        RunEvent::Stopping { at_once: true } => "Quit.".into(),
         RunEvent::Hit { .. } | RunEvent::Started { .. } | RunEvent::Progress { .. } | RunEvent::Ended { .. } => {
             return None;
         }

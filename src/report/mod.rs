@@ -1,16 +1,16 @@
-//! Everything that people and programs read. The only place that prints; knows nothing of how things are done.
+//! Everything that users and programs read. The only layer that prints. Independent of how things are done.
 
 mod cache;
 mod compare;
 mod console;
 mod diagnostics;
-mod eval;
 mod graph;
 mod json;
 mod kinds;
 mod lines;
 mod plan;
 mod print;
+mod published;
 mod reporter;
 mod runs;
 mod show;
@@ -26,19 +26,19 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-pub(crate) use cache::{Bar, checkup, stats, thrown};
-pub(crate) use compare::{CompareRow, Comparison, Order, compare};
+pub(crate) use cache::{Bar, gc, stats, verify};
+pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
-pub(crate) use eval::{EvalRow, Format, Score, eval, is_whole, no_eval};
 pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
 pub(crate) use print::{hint, say, say_raw};
+pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;
-pub(crate) use status::{Standing, StandingState, made, status};
+pub(crate) use status::{StageStatus, Status, made, status};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 
@@ -53,7 +53,7 @@ pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
     }
 }
 
-/// Starts the log of this process on standard error; in a stage's process that is the stage's log.
+/// Starts logging to standard error; in the process of a stage that is the stage's log.
 pub(crate) fn start_tracing(verbose: u8) {
     let default = match verbose {
         0 => "warn,imp_stages=info,imp_flow::executor=info",

@@ -1,4 +1,4 @@
-//! What `imp-flow plan` says.
+//! The output of `imp-flow plan`.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
 
-/// What would run, and why.
+/// Shows what would run and why.
 pub(crate) fn plan(
     pipeline: &Pipeline,
     store: &Store,
@@ -33,7 +33,7 @@ pub(crate) fn plan(
             Verdict::After { .. } => (WARN, "after"),
         };
         let resumable = matches!(verdict, Verdict::Run { key, .. } if store.work(*key).has_checkpoint());
-        let more = if resumable { "; goes on from its checkpoint" } else { "" };
+        let more = if resumable { "; resumes from its checkpoint" } else { "" };
         say(&format!(
             "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",
             pipeline.stages[*index].name,
@@ -46,8 +46,7 @@ pub(crate) fn plan(
             && memory.bytes > there
         {
             let text = format!("that is more than the {} of this machine", units::bytes(there));
-            let remedy = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
-            say(&format!("{WARN}{:<width$}  {text}: {remedy}{WARN:#}", "", width = width + 8));
+            say(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
@@ -58,23 +57,22 @@ pub(crate) fn plan(
     });
 }
 
-/// How fast this machine is, if any stage's time follows from that: measuring takes a moment.
+/// The speed of this machine, measured only if the time of a stage depends on it.
 fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
     forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
 }
 
-/// What a stage will take, as far as that is known.
+/// The resources that a stage will need, as far as they are known.
 fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
     let memory = forecast.memory.map(|memory| {
-        let about = if memory.at_most { "at most" } else { "about" };
-        format!("takes {about} {} of memory", units::bytes(memory.bytes))
+        format!("{} {} of memory", if memory.at_most { "up to" } else { "about" }, units::bytes(memory.bytes))
     });
-    let steps = forecast.steps.map(|steps| format!("trains {steps} steps"));
+    let steps = forecast.steps.map(|steps| units::count(steps, "step"));
     let time = forecast.work.zip(rate).map(|(work, rate)| match work {
-        Work::Whole(work) => format!("at least {} on these CPUs", units::duration(work / rate)),
+        Work::Whole(work) => format!("{} or more on this CPU", units::duration(work / rate)),
         Work::FullStep(work) => {
-            format!("at least {} on these CPUs for a step that fills the context", units::duration(work / rate))
+            format!("a full-length step takes {} or more on this CPU", units::duration(work / rate))
         }
     });
     let all: Vec<String> = [download, memory, steps, time].into_iter().flatten().collect();

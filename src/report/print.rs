@@ -9,14 +9,13 @@ pub(crate) fn say(text: &str) {
     say_raw(&format!("{text}\n"));
 }
 
-/// Text on standard output that has its own line breaks. Nobody may be listening, or the disk full: that is no reason for a
-/// run to end.
+/// Text with its own line breaks on standard output. A closed pipe or a full disk must not end a run, so errors are ignored.
 pub(crate) fn say_raw(text: &str) {
     let mut out = anstream::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// What a person may want to know, on standard error.
+/// A note for the user on standard error.
 pub(crate) fn hint(text: &str, style: Style) {
     if !style.quiet && !style.json {
         tell(&format!("{DIM}{text}{DIM:#}"));

@@ -1,9 +1,9 @@
-//! What shows a run while it happens.
+//! The interface of everything that shows a run.
 
 use crate::scheduler::RunEvent;
 
-/// Shows a run as it goes.
+/// Shows a run while it happens.
 pub(crate) trait Reporter {
-    /// Called for everything that happens.
+    /// Called for every event.
     fn on(&mut self, event: &RunEvent<'_>);
 }

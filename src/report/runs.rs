@@ -1,4 +1,4 @@
-//! What `imp-flow runs` says, and how a run that was done again differs.
+//! The output of `imp-flow runs`, and how a repeated run differs.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{RunRecord, RunState, StageState};
 
-/// What came out otherwise than in the run that was done again.
+/// Warns of stages whose results differ from those of the run that was repeated.
 pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     if stages.is_empty() {
         return;
@@ -19,12 +19,12 @@ pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     let by = if run.made_by == version {
         String::new()
     } else {
-        format!(" (that was imp-flow {}, this is {version})", run.made_by)
+        format!(" (made by imp-flow {}, this is {version})", run.made_by)
     };
-    tell(&format!("{WARN}warning:{WARN:#} other bytes than in run {}: {}{by}", run.id, stages.join(", ")));
+    tell(&format!("{WARN}warning:{WARN:#} results differ from run {}: {}{by}", run.id, stages.join(", ")));
 }
 
-/// Past runs.
+/// Lists past runs.
 pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     if json {
         for run in runs {
@@ -37,7 +37,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     }
     let mut table = Table::new(&["run", "name", "pipeline", "started", "took", "ended", "stages"]).right(&["took"]);
     for run in runs {
-        // A stage that points share is one stage.
+        // A stage that points share counts once.
         let stages = || run.points.iter().flat_map(|point| &point.stages);
         let distinct = |ran_only: bool| {
             let counted = stages().filter(|stage| !ran_only || stage.state == StageState::Ran);
@@ -50,7 +50,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             run.name.clone().unwrap_or_default(),
             run.pipeline.clone(),
             units::time(run.started as u64),
-            // When it was killed nobody knows.
+            // It is not known when the run was killed.
             if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
             run.ending.to_string(),
             format!("{} of {} ran{points}", distinct(true), distinct(false)),

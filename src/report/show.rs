@@ -1,15 +1,15 @@
-//! What `imp-flow show` says.
+//! The output of `imp-flow show`.
 
 use std::collections::BTreeMap;
 
 use super::{
     print::say,
     style::{DIM, GOOD},
-    units,
+    units, why,
 };
 use crate::store::{Receipt, TreeFile};
 
-/// A receipt.
+/// Shows a receipt.
 pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &str>, files: &[TreeFile], json: bool) {
     let key = receipt.manifest.key();
     if json {
@@ -20,14 +20,14 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
         return say(&serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files}).to_string());
     }
     let mut lines = vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", receipt.manifest.kind, key.short())];
-    let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<9}{DIM:#} {value}"));
+    let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<11}{DIM:#} {value}"));
     let took = units::duration(receipt.timing.seconds);
-    line("ran", format!("{}, for {took}, on {}", units::time(receipt.timing.finished), receipt.host));
+    line("ran", format!("{}, took {took}, on {}", units::time(receipt.timing.finished), receipt.host));
     if !receipt.reason.is_empty() {
-        line("because", receipt.reason.clone());
+        line("reason", why::reason(&receipt.reason).into());
     }
     if let Some(bytes) = receipt.peak_memory {
-        line("memory", format!("{} at most", units::bytes(bytes)));
+        line("peak memory", units::bytes(bytes));
     }
     line("seed", receipt.manifest.seed.to_string());
     for (number, (key, value)) in receipt.manifest.config_fields().into_iter().enumerate() {
@@ -54,5 +54,5 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     say(&lines.join("\n"));
 }
 
-/// Files that are listed to a person.
+/// The most files that are listed.
 const SHOWN: usize = 20;

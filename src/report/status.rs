@@ -1,4 +1,4 @@
-//! What `imp-flow status` says.
+//! The output of `imp-flow status`.
 
 use super::{
     print::say,
@@ -7,22 +7,22 @@ use super::{
 };
 use crate::store::Receipt;
 
-/// When a stage was made and what it takes.
+/// When a result was made, how long that took, and its size.
 pub(crate) fn made(receipt: &Receipt) -> String {
     let (at, took) = (units::time(receipt.timing.finished), units::duration(receipt.timing.seconds));
     format!("{at}, took {took}, {}", units::bytes(receipt.output.bytes))
 }
 
-/// Where a stage stands, for `status`.
-pub(crate) struct Standing {
+/// The state of a stage.
+pub(crate) struct StageStatus {
     pub(crate) stage: String,
-    pub(crate) state: StandingState,
+    pub(crate) state: Status,
     pub(crate) detail: String,
 }
 
 /// The states that `status` tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StandingState {
+pub(crate) enum Status {
     Running,
     Cached,
     Failed,
@@ -31,7 +31,7 @@ pub(crate) enum StandingState {
     Waiting,
 }
 
-impl StandingState {
+impl Status {
     fn word(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -44,26 +44,26 @@ impl StandingState {
     }
 }
 
-/// Where the stages of a pipeline stand.
-pub(crate) fn status(pipeline: &str, stages: &[Standing], json: bool) {
+/// Shows the states of all stages.
+pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
     if json {
-        for Standing { stage, state, detail } in stages {
+        for StageStatus { stage, state, detail } in stages {
             say(&serde_json::json!({"stage": stage, "state": state.word(), "detail": detail}).to_string());
         }
         return;
     }
     let width = stages.iter().map(|stage| stage.stage.len()).max().unwrap_or(0);
-    for Standing { stage, state, detail } in stages {
+    for StageStatus { stage, state, detail } in stages {
         let style = match state {
-            StandingState::Running => GOOD,
-            StandingState::Cached => DIM,
-            StandingState::Failed => BAD,
-            StandingState::Stopped | StandingState::ToRun | StandingState::Waiting => WARN,
+            Status::Running => GOOD,
+            Status::Cached => DIM,
+            Status::Failed => BAD,
+            Status::Stopped | Status::ToRun | Status::Waiting => WARN,
         };
         let word = state.word();
         say(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
     }
     let count = |state| stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, running) = (count(StandingState::Cached), count(StandingState::Running));
+    let (cached, running) = (count(Status::Cached), count(Status::Running));
     say(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
 }

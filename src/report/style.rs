@@ -1,13 +1,13 @@
-//! How things are shown: for a user or for a program, how much, and in which colours.
+//! How things are shown: for users or for programs, how much, and in which colours.
 
 use anstyle::AnsiColor;
 
-/// What the user chose for all verbs.
+/// The flags that all reports depend on.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Style {
-    /// As JSON, one object a line.
+    /// As JSON, one object per line.
     pub(crate) json: bool,
-    /// Only what went wrong.
+    /// Errors only.
     pub(crate) quiet: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The end of a run as a table.
+//! The table and the sentence at the end of a run.
 
 use std::fmt::Write;
 
@@ -11,13 +11,14 @@ use crate::{
     store::StageState,
 };
 
-/// In pipelines of more stages than this, cached ones are counted and not listed.
+/// In pipelines of more stages than this, cached stages are counted instead of listed.
 const LISTED: usize = 40;
 
-/// The end of a run.
+/// Describes the end of a run.
 pub(super) fn summary(summary: &Summary) -> String {
     let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
     let (cached, ran) = (count(StageState::Cached), count(StageState::Ran));
+    let open = summary.stages.len() - cached - ran - count(StageState::Failed) - count(StageState::LeftOut);
     let took = units::duration(summary.seconds);
     let mut text = String::new();
     let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
@@ -26,7 +27,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
         "stage", "state", "time", "memory", "size"
     );
-    // A person looks for what was not cached; of a large pipeline the rest only takes room.
+    // In a large pipeline, cached stages would hide the others.
     let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
     for stage in summary.stages.iter().filter(listed) {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
@@ -47,7 +48,7 @@ pub(super) fn summary(summary: &Summary) -> String {
     }
     let unlisted = summary.stages.len() - summary.stages.iter().filter(listed).count();
     if unlisted > 0 {
-        let _ = writeln!(text, "{DIM}and {unlisted} cached stages{DIM:#}");
+        let _ = writeln!(text, "{DIM}{unlisted} more were cached{DIM:#}");
     }
     let with_results = || summary.stages.iter().filter(listed).filter(|stage| !stage.results.is_empty());
     if with_results().next().is_some() {
@@ -66,12 +67,28 @@ pub(super) fn summary(summary: &Summary) -> String {
         Ending::Done => {
             write!(text, "\n{GOOD}{name} is done{GOOD:#}: {ran} ran, {cached} cached ({took})")
         }
-        Ending::Failed => {
-            write!(text, "\n{BAD}{name} failed{BAD:#} after {took}: {ran} ran, {cached} cached")
-        }
-        Ending::Interrupted => {
-            write!(text, "\n{WARN}{name} was stopped{WARN:#} after {took}: the same command goes on from here")
-        }
+        Ending::Failed => write!(
+            text,
+            "\n{BAD}{name} failed{BAD:#} after {took}: {} (see above); {ran} ran, {cached} cached, {open} not run. \
+             Fix the error and run the same command again.",
+            failed(summary)
+        ),
+        Ending::Interrupted => write!(
+            text,
+            "\n{WARN}{name}: interrupted{WARN:#} after {took}, {} of {} stages done. Run the same command again to resume.",
+            cached + ran,
+            cached + ran + open
+        ),
     };
     text
+}
+
+/// Names the stages that failed.
+fn failed(summary: &Summary) -> String {
+    let failed = summary.stages.iter().filter(|stage| stage.state == StageState::Failed);
+    let names: Vec<String> = failed.map(|stage| format!("`{}`", stage.name)).collect();
+    match names.as_slice() {
+        [name] => format!("stage {name} failed"),
+        names => format!("stages {} failed", names.join(", ")),
+    }
 }

@@ -1,11 +1,11 @@
-//! A layered drawing: a column for each depth, and for an edge that passes a column a lane of its own in it, so that no edge
-//! runs behind a box. Knows boxes and edges; not what they mean.
+//! A layered drawing of boxes and edges: one column per depth, and a lane for each edge that passes a column, so that no edge
+//! runs behind a box. Independent of what the boxes mean.
 
 use std::{collections::HashMap, fmt::Write};
 
 const BOX: (f64, f64) = (170.0, 40.0);
 const GAP: (f64, f64) = (60.0, 16.0);
-/// Of a lane, with the space to the next one.
+/// The height of a lane, including the space to the next one.
 const LANE: f64 = 14.0;
 
 /// A stage in a drawing.
@@ -17,14 +17,14 @@ pub(super) struct Drawn<'a> {
     pub(super) inputs: Vec<usize>,
 }
 
-/// How a verdict looks.
+/// The word and colours of a verdict.
 pub(super) struct Look {
     pub(super) word: &'static str,
     pub(super) fill: &'static str,
     pub(super) line: &'static str,
 }
 
-/// What stands in a column: a stage, or the lane of an edge between two stages.
+/// An item in a column: a stage, or the lane of an edge between two stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Item {
     Stage(usize),
@@ -37,7 +37,7 @@ impl Item {
     }
 }
 
-/// Draws `stages`, each of which comes after its inputs. Their positions are below `count`.
+/// Draws `stages`, each of which comes after its inputs. Their indices are below `count`.
 pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
     let layout = Layout::new(stages, count);
     let (width, height) = layout.size();
@@ -69,9 +69,9 @@ pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
     text + "</svg>\n"
 }
 
-/// Where everything stands.
+/// The coordinates of all items.
 struct Layout {
-    /// Of each stage.
+    /// The column of each stage.
     column: Vec<usize>,
     columns: usize,
     height: f64,
@@ -82,7 +82,7 @@ struct Layout {
 impl Layout {
     fn new(stages: &[Drawn<'_>], count: usize) -> Self {
         let mut column = vec![0; count];
-        // The items of each column, with those that lead to them.
+        // The items of each column, each with the items that lead to it.
         let mut columns: Vec<Vec<(Item, Vec<Item>)>> = Vec::new();
         for Drawn { index, inputs, .. } in stages {
             let depth = inputs.iter().map(|from| column[*from] + 1).max().unwrap_or(0);
@@ -104,7 +104,7 @@ impl Layout {
         let height = columns.iter().map(|items| height_of(items)).fold(0.0, f64::max);
         let mut y: HashMap<Item, f64> = HashMap::new();
         for items in &mut columns {
-            // Each beside what leads to it, as far as there is room.
+            // Each item close to those that lead to it, as far as there is room.
             items.sort_by_cached_key(|(_, before)| {
                 let sum: f64 = before.iter().map(|item| y[item]).sum();
                 (sum / before.len().max(1) as f64) as u64
@@ -145,7 +145,7 @@ fn left(column: usize) -> f64 {
     GAP.1 + column as f64 * (BOX.0 + GAP.0)
 }
 
-/// Names that are too long for a box.
+/// A name shortened to fit a box.
 fn clipped(name: &str) -> String {
     const LONGEST: usize = 26;
     if name.chars().count() <= LONGEST {

@@ -1,8 +1,8 @@
-//! Columns that line up. Knows texts only.
+//! Tables with aligned columns. Independent of what the cells mean.
 
 use super::{print::say, style::DIM};
 
-/// Rows of cells below a head; columns are as wide as they need. Those in `right` line up at their ends.
+/// Rows of cells below a head. Columns are as wide as needed; those in `right` are aligned to the right.
 pub(super) struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
@@ -15,7 +15,7 @@ impl Table {
         Self { right: vec![false; head.len()], head, rows: Vec::new() }
     }
 
-    /// Lines columns up at their ends: figures.
+    /// Aligns these columns to the right.
     #[must_use]
     pub(super) fn right(mut self, columns: &[&str]) -> Self {
         for (name, right) in self.head.iter().zip(&mut self.right) {
@@ -28,7 +28,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// On standard output.
+    /// Prints the table on standard output.
     pub(super) fn print(&self) {
         let (head, rows) = self.lines();
         say(&format!("{DIM}{head}{DIM:#}"));
@@ -37,7 +37,7 @@ impl Table {
         }
     }
 
-    /// The head, and each row, as lines.
+    /// The head and the rows as lines.
     fn lines(&self) -> (String, Vec<String>) {
         let all = || std::iter::once(&self.head).chain(&self.rows);
         let width = |column: usize| all().map(|row| row[column].chars().count()).max().unwrap_or(0);

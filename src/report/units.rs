@@ -1,4 +1,4 @@
-//! Sizes, durations and figures as people write them.
+//! Sizes, durations, counts and numbers in readable form.
 
 use imp_stages::contract::bytes::ByteSize;
 
@@ -9,7 +9,12 @@ pub(super) fn bytes(count: u64) -> String {
 
 /// `1 file`, `20 files`.
 pub(super) fn files(count: u64) -> String {
-    format!("{count} {}", if count == 1 { "file" } else { "files" })
+    self::count(count as usize, "file")
+}
+
+/// `1 stage`, `3 stages`.
+pub(super) fn count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `0.03 s`, `12.3 s`, `4 min 05 s`, `2 h 10 min`.
@@ -26,7 +31,7 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// `2026-11-25 00:42`, in the time of this place. From seconds since 1970.
+/// `2026-11-25 00:42` in local time, from seconds since 1970.
 pub(super) fn time(seconds: u64) -> String {
     let stamp = jiff::Timestamp::from_second(seconds as i64).unwrap_or_default();
     stamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
@@ -47,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_can_read_them() {
+    fn they_are_readable() {
         assert_eq!(
             [duration(0.034), duration(12.34), duration(245.0), duration(7800.0)],
             ["0.03 s", "12.3 s", "4 min 05 s", "2 h 10 min"]

@@ -1,4 +1,4 @@
-//! What `imp-flow why` says.
+//! The output of `imp-flow why`.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::scheduler::{Why, WhyState};
 
-/// Why a stage ran or would run.
+/// Explains why a stage ran or would run.
 pub(crate) fn why(why: &Why, json: bool) {
     if json {
         return say(&serde_json::json!(why).to_string());
@@ -25,18 +25,20 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
     let reason = reason.as_deref();
     let _ = match state {
         WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
-        WhyState::Runs => writeln!(text, "{indent}{stage} {GOOD}would run{GOOD:#}: {}", reason.unwrap_or("new")),
+        WhyState::Runs => {
+            writeln!(text, "{indent}{stage} {GOOD}would run{GOOD:#}: {}", self::reason(reason.unwrap_or("new")))
+        }
         WhyState::Waits if causes.is_empty() => {
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#}, {}", reason.unwrap_or_default())
         }
         WhyState::Waits => {
             let names: Vec<&str> = causes.iter().map(|cause| cause.stage.as_str()).collect();
-            let own = reason.map(|reason| format!("; by itself: {reason}")).unwrap_or_default();
+            let own = reason.map(|reason| format!(", and would run anyway: {reason}")).unwrap_or_default();
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#} for {}{own}", names.join(", "))
         }
         WhyState::Changed => {
-            let reason = reason.unwrap_or("how it was made before is not known any more");
-            writeln!(text, "{indent}{stage} {WARN}gives another content{WARN:#}: {reason}")
+            let reason = reason.unwrap_or("how it was made before is no longer known");
+            writeln!(text, "{indent}{stage} {WARN}produced different content{WARN:#}: {reason}")
         }
     };
     if let Some(now) = now {
@@ -45,12 +47,21 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
     if let Some(last) = last {
         let because = match last.reason.as_str() {
             "" => String::new(),
-            reason => format!(", because: {reason}"),
+            reason => format!(": {}", self::reason(reason)),
         };
         let (at, took) = (units::time(last.finished), units::duration(last.seconds));
-        let _ = writeln!(text, "{indent}  {DIM}it ran last {at}, for {took}{because}{DIM:#}");
+        let _ = writeln!(text, "{indent}  {DIM}last ran {at} ({took}){because}{DIM:#}");
     }
     for cause in causes {
         write_why(text, cause, depth + 1);
+    }
+}
+
+/// A reason as records have it, in the words that users read.
+pub(super) fn reason(recorded: &str) -> &str {
+    match recorded {
+        "new" => "first run",
+        "forced" => "--force",
+        other => other,
     }
 }

@@ -79,7 +79,7 @@ impl Serialize for MissReason {
 /// `config: learning_rate 0.001 -> 0.0005; input data: content changed`.
 fn write_changes(f: &mut fmt::Formatter<'_>, changes: &[Change]) -> fmt::Result {
     if changes.is_empty() {
-        return f.write_str("not in the cache any more");
+        return f.write_str("no longer in the cache");
     }
     for (position, change) in changes.iter().enumerate() {
         if position > 0 {

@@ -75,6 +75,8 @@ pub struct MemoryForecast {
     pub bytes: u64,
     /// Whether the records are not known yet, and may be shorter than assumed.
     pub at_most: bool,
+    /// What makes it less.
+    pub remedy: &'static str,
 }
 
 /// Sizes of an artifact, whether it is there or still to be made.

@@ -4,11 +4,14 @@
 pub mod bytes;
 pub mod error;
 pub mod event;
+pub mod figure;
 pub mod forecast;
 pub mod input;
 pub mod job;
 pub mod keys;
 pub mod paths;
 pub mod process_memory;
+pub mod published;
+pub mod setting;
 pub mod stage;
 mod tensorboard;

@@ -5,10 +5,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     error::StageError,
+    figure::Figure,
     forecast::{Ahead, Forecast},
     input::Input,
     job::Job,
     keys::Key,
+    published::{PublishedTable, Shown},
+    setting::Setting,
 };
 
 /// A kind of stage: its configuration and the work that it does.
@@ -27,6 +30,12 @@ pub trait Stage: 'static {
     const INPUTS: &'static [Input];
     /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
     type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// The figures that it reports with [`Job::result`]. They describe old receipts, too: a name keeps its meaning.
+    const FIGURES: &'static [Figure] = &[];
+    /// What it needs to know of the machine.
+    const SETTINGS: &'static [Setting] = &[];
+    /// The tables of published results in which its own results are shown.
+    const TABLES: &'static [&'static PublishedTable] = &[];
 
     /// The other keys as people read of them.
     fn keys() -> Vec<Key> {
@@ -68,6 +77,11 @@ pub trait Stage: 'static {
     /// What it will make and take, as far as that is known. Must be quick, and changes nothing.
     fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
         Forecast::default()
+    }
+
+    /// Where its results are shown beside published ones, if anywhere.
+    fn shown_as(_config: &Self::Config) -> Option<Shown> {
+        None
     }
 
     /// Does the work. Long work calls [`Job::progress`] and [`Job::check_cancelled`] often.

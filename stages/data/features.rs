@@ -3,7 +3,7 @@
 //! `features.bin` holds `[patches, width]` f32, little-endian, for each image in the set's order. They are not rounded:
 //! training on them gives the very weights that it gives without.
 
-use imp_model::vision::Siglip;
+use imp_model::{tensor::Mat, vision::Siglip};
 use rayon::prelude::*;
 
 use super::records::{FeatureMeta, RecordSet};
@@ -16,8 +16,8 @@ use crate::{
 pub(crate) const INPUT: &str = "cache_vision_features";
 
 /// Each image by itself, so that its features don't depend on which others came along.
-pub(crate) fn encode(vision: &Siglip, pixels: Vec<f32>) -> Vec<f32> {
-    vision.encode(&[pixels]).values().to_vec()
+pub(crate) fn encode(vision: &Siglip, pixels: Vec<f32>) -> Mat {
+    vision.encode(&[pixels])
 }
 
 pub(crate) fn decode(
@@ -58,7 +58,7 @@ fn first_is_same(set: &RecordSet, vision: &Siglip) -> Result<bool, StageError> {
     const TOLERANCE: f32 = 1e-2;
     let Some(kept) = set.features(0) else { return Ok(true) };
     let pixels = decode(set, 0..1, vision.config.image_size)?;
-    let own: Vec<f32> = pixels.into_iter().flat_map(|pixels| encode(vision, pixels)).collect();
+    let own: Vec<f32> = pixels.into_iter().flat_map(|pixels| encode(vision, pixels).to_host().into_owned()).collect();
     let largest = own.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     Ok(own.iter().zip(kept).all(|(own, kept)| (own - kept).abs() <= TOLERANCE * largest))
 }

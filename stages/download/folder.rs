@@ -10,7 +10,7 @@ use crate::{Job, StageError, contract::event::Progress};
 
 /// Bytes copied between two checks for cancellation.
 const PIECE: u64 = 64 << 20;
-/// Deepest nesting of folders; anything deeper is taken for a cycle of links.
+/// Deepest nesting of folders; anything deeper is treated as a cycle of links.
 const MAX_DEPTH: usize = 64;
 
 /// A file to copy.

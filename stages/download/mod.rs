@@ -25,6 +25,7 @@ use self::{
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
         keys::{Key, Keys, with_table},
@@ -86,6 +87,15 @@ impl Stage for Download {
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "fetches data or a model from a hub, a server, the disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
+    const FIGURES: &'static [Figure] = &[
+        Figure::count("files", "files"),
+        Figure::count("files_from_local_cache", "files"),
+        Figure::count("unpacked_files", "files"),
+        Figure::count("bytes", "bytes"),
+        Figure::count("unpacked_bytes", "bytes"),
+        Figure::count("images", "images"),
+        Figure::count("eval_images", "images"),
+    ];
     type Config = DownloadConfig;
 
     fn keys() -> Vec<Key> {

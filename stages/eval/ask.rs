@@ -3,7 +3,11 @@
 
 use std::{borrow::Cow, collections::HashMap, ops::ControlFlow};
 
-use imp_model::{GenerateOptions, Imp, Sample, StopStrings, tensor::Mat};
+use imp_model::{
+    GenerateOptions, Imp, Sample, StopStrings,
+    config::ImageAspect,
+    tensor::{self, Graph, Mat},
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -111,7 +115,7 @@ struct Answerer<'a> {
     aspect_ratio: AspectRatio,
     options: GenerateOptions,
     /// The features `[patches, hidden]` of the images of the last batch: the next one often begins with the same image.
-    features: HashMap<Shown<'a>, Vec<f32>>,
+    features: HashMap<Shown<'a>, Mat>,
 }
 
 impl<'a> Answerer<'a> {
@@ -129,10 +133,14 @@ impl<'a> Answerer<'a> {
             )
         })?;
         template.prepare(&mut tokenizer)?;
-        let aspect_ratio = AspectRatio::by_name(&model.config.image_aspect_ratio).ok_or_else(|| {
-            let message = format!("`image_aspect_ratio` is `{}`", model.config.image_aspect_ratio);
-            StageError::input(job.named(&folder.join("config.json")), message, "it must be `square`, `pad` or `crop`")
-        })?;
+        let aspect_ratio = match &model.config.image_aspect_ratio {
+            ImageAspect::Known(ratio) => *ratio,
+            ImageAspect::Other(name) => {
+                let (file, message) =
+                    (job.named(&folder.join("config.json")), format!("`image_aspect_ratio` is `{name}`"));
+                return Err(StageError::input(file, message, "it must be `square`, `pad` or `crop`"));
+            }
+        };
         let options = GenerateOptions {
             max_new_tokens: config.max_new_tokens(),
             stop: template.stop_ids(&tokenizer),
@@ -197,13 +205,14 @@ impl<'a> Answerer<'a> {
         let new: Vec<_> = images.iter().filter(|(image, _)| !self.features.contains_key(image)).collect();
         let values = new.par_iter().map(|(image, id)| self.pixels(*image, id)).collect::<Result<Vec<_>, _>>()?;
         for ((image, _), values) in new.into_iter().zip(values) {
-            self.features.insert(*image, self.model.encode_images(&[values]).values().to_vec());
+            self.features.insert(*image, self.model.encode_images(&[values]));
         }
         let hidden = self.model.vision.config.hidden_size;
-        let rows: Vec<f32> = images.iter().flat_map(|(image, _)| self.features[image].iter().copied()).collect();
+        let parts: Vec<&Mat> = images.iter().map(|(image, _)| &self.features[image]).collect();
+        let features = tensor::concat(&Graph::inference(), hidden, &parts);
         let numbers =
             groups.iter().map(|group| images.iter().position(|(image, _)| *image == group.shown).into_iter().collect());
-        Ok((Mat::new(rows.len() / hidden, hidden, rows), numbers.collect()))
+        Ok((features, numbers.collect()))
     }
 
     fn pixels(&self, image: Shown<'_>, id: &Id) -> Result<Vec<f32>, StageError> {

@@ -113,7 +113,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{config, job};
+    use crate::eval::tests::{config, score_of};
 
     fn parsed(lines: &[&str]) -> Result<Custom, StageError> {
         let text = Text { text: lines.join("\n"), named: "file".into() };
@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(custom.questions[1].image, None);
         assert_eq!(custom.questions[1].prompt, "How many?");
         let answers = ["The Couch.", "two", "2"].map(String::from);
-        let scores = custom.score(&answers, &job()).unwrap();
+        let scores = score_of(&custom, &answers);
         assert_eq!(scores.figures, [("accuracy".to_string(), 66.67)]);
         assert_eq!(scores.detail["categories"], json!({"numbers": 50.0, "things": 100.0}));
     }

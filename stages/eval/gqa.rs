@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::eval::{
         question::Image,
-        tests::{answers_of, config, fixture_text, job},
+        tests::{answers_of, config, fixture_text, score_of},
     };
 
     fn parsed() -> Gqa {
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn scores_are_the_official_ones() {
         let gqa = parsed();
-        let scores = gqa.score(&answers_of(&gqa, "gqa/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&gqa, &answers_of(&gqa, "gqa/answers.jsonl"));
         let figures = [("accuracy", 50.0), ("binary", 45.45), ("open", 60.0)];
         assert_eq!(scores.figures, figures.map(|(name, value)| (name.to_string(), value)));
         assert_eq!(scores.detail["structural_type"]["verify"], 33.33);

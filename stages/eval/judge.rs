@@ -1,5 +1,5 @@
-//! A language model that judges, behind any endpoint that speaks `OpenAI`'s protocol. Knows requests and when to try again;
-//! not what is judged.
+//! A language model that judges, behind any endpoint with `OpenAI`'s protocol: requests, and when to send one again.
+//! Independent of what is judged.
 
 use std::{
     thread,
@@ -10,13 +10,17 @@ use serde::Deserialize;
 use serde_json::json;
 use ureq::Agent;
 
-use crate::{Job, StageError};
+use crate::{Job, StageError, contract::setting::Setting};
 
-/// Where the judge is: the runner puts there what `imp-flow.toml` says.
-const ENDPOINT: &str = "IMP_FLOW_JUDGE_ENDPOINT";
-/// The key that it wants to see, if it wants one.
+/// Where the judge is.
+pub(super) const ENDPOINT: Setting = Setting {
+    key: "judge_endpoint",
+    variable: "IMP_FLOW_JUDGE_ENDPOINT",
+    about: "the address of a language model that scores answers, with OpenAI's protocol",
+};
+/// The variable with the key for the endpoint, if it needs one.
 const KEY: &str = "OPENAI_API_KEY";
-/// A request that fails is sent again so many times.
+/// How many times a request is sent before it counts as failed.
 const ATTEMPTS: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
@@ -30,11 +34,11 @@ pub(super) struct Judge {
     pause: Duration,
 }
 
-/// What a judge says.
+/// An answer of the judge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reply {
     pub(super) content: String,
-    /// The version that the endpoint says it is.
+    /// The model's version, as the endpoint reports it.
     pub(super) model: String,
 }
 
@@ -56,7 +60,7 @@ struct Message {
     content: Option<String>,
 }
 
-/// A pause in which a person who wants to stop is heard.
+/// Waits, unless the user stops the stage.
 fn wait(pause: Duration, job: &Job) -> Result<(), StageError> {
     let start = Instant::now();
     while start.elapsed() < pause {
@@ -67,17 +71,18 @@ fn wait(pause: Duration, job: &Job) -> Result<(), StageError> {
 }
 
 impl Judge {
-    /// The one that the machine's settings name.
+    /// The judge that the machine's settings name.
     pub(super) fn of_this_machine(model: &str) -> Result<Self, StageError> {
-        let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let endpoint = given(ENDPOINT).ok_or_else(|| {
-            StageError::failed(
-                format!("there is no endpoint to ask the judge `{model}` at"),
-                "set `judge_endpoint` in imp-flow.toml, such as \"https://api.openai.com/v1\", and OPENAI_API_KEY; or leave \
-                 `judge` out, to get the answers without a score",
-            )
+        let endpoint = ENDPOINT.value().ok_or_else(|| {
+            let help = format!(
+                "set `{}` in imp-flow.toml, such as \"https://api.openai.com/v1\", and {KEY}; or leave `judge` out to get the \
+                 answers without a score",
+                ENDPOINT.key
+            );
+            StageError::failed(format!("no endpoint is set for the judge `{model}`"), help)
         })?;
-        Ok(Self::new(&endpoint, given(KEY), model, Duration::from_secs(1)))
+        let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
+        Ok(Self::new(&endpoint, key, model, Duration::from_secs(1)))
     }
 
     pub(super) fn new(endpoint: &str, key: Option<String>, model: &str, pause: Duration) -> Self {
@@ -90,7 +95,7 @@ impl Judge {
         Self { agent: config.into(), url, key, model: model.into(), pause }
     }
 
-    /// What the judge says to a text, in at most three tokens.
+    /// The judge's answer to a text, at most three tokens long.
     pub(super) fn ask(&self, text: &str, temperature: f64, job: &Job) -> Result<Reply, StageError> {
         let (mut pause, mut attempt) = (self.pause, 0);
         loop {
@@ -101,14 +106,14 @@ impl Judge {
             };
             tracing::warn!("attempt {attempt} of {ATTEMPTS}: {trouble}");
             if attempt == ATTEMPTS {
-                return Err(StageError::transient(trouble, "run it again later: it goes on where it was"));
+                return Err(StageError::transient(trouble, "run it again later: it resumes where it was"));
             }
             wait(pause, job)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// The inner error is one that may be gone a little later.
+    /// Sends one request. The inner error is temporary: the request can be sent again.
     fn request(&self, text: &str, temperature: f64) -> Result<Result<Reply, String>, StageError> {
         let mut request = self.agent.post(&self.url).header("content-type", "application/json");
         if let Some(key) = &self.key {
@@ -131,7 +136,7 @@ impl Judge {
             return Ok(Err(format!("{} answers {status}", self.url)));
         }
         let refused = |what: String| {
-            let help = format!("look at `judge_endpoint` in imp-flow.toml, at `judge.model`, and at {KEY}");
+            let help = format!("check `{}` in imp-flow.toml, `judge.model`, and {KEY}", ENDPOINT.key);
             StageError::failed(format!("{}: {what}", self.url), help)
         };
         if !status.is_success() {

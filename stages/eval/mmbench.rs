@@ -205,7 +205,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture_text, score_of};
 
     fn parsed(text: &Text) -> Result<MmBench, StageError> {
         MmBench::parse(text, &config("mmbench"))
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn scores_are_the_official_ones() {
         let mmbench = parsed(&fixture_text("mmbench/mmbench_dev_20230712.tsv")).unwrap();
-        let scores = mmbench.score(&answers_of(&mmbench, "mmbench/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&mmbench, &answers_of(&mmbench, "mmbench/answers.jsonl"));
         assert_eq!(scores.figures, [("circular".to_string(), 57.14), ("vanilla".to_string(), 100.0)]);
         let circular = &scores.detail["circular"];
         let coarse = json!({"coarse_perception": 33.33, "finegrained_perception (instance-level)": 100.0, "relation_reasoning": 50.0});

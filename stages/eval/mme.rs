@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        eval::tests::{answers_of, config, fixture, fixture_text, job},
+        eval::tests::{answers_of, config, fixture, fixture_text, score_of},
         testing::{Trial, tree},
     };
 
@@ -175,7 +175,7 @@ mod tests {
     fn scores_are_the_official_ones() {
         let (_root, mme) = with_images();
         assert_eq!(mme.questions.len(), 140);
-        let scores = mme.score(&answers_of(&mme, "mme/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&mme, &answers_of(&mme, "mme/answers.jsonl"));
         assert_eq!(scores.figures, [("perception".to_string(), 1250.0), ("cognition".to_string(), 470.0)]);
         let tasks = &scores.detail["tasks"];
         assert_eq!(tasks["existence"], json!({"score": 100.0, "accuracy": 0.6, "accuracy_plus": 0.4}));

@@ -6,6 +6,7 @@ mod ask;
 mod choice;
 mod config;
 mod custom;
+mod figures;
 mod files;
 mod gqa;
 mod judge;
@@ -16,6 +17,7 @@ mod mmvet;
 mod ordered_json;
 mod parts;
 mod pope;
+mod published;
 mod question;
 mod scienceqa;
 mod spreadsheet;
@@ -36,9 +38,12 @@ use self::{
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::Figure,
         input::Input,
         keys::{Key, Keys, with_table},
         paths::stays_inside,
+        published::{PublishedTable, Shown},
+        setting::Setting,
         stage::{ConfigIssue, Parts},
     },
     text::template::Template,
@@ -80,6 +85,9 @@ impl Stage for Eval {
         Input::required_list("data", "the benchmark's questions and images, in one or more folders"),
         Input::list(ANSWERS, "finished answers in place of a model: those of shards, or of another program"),
     ];
+    const FIGURES: &'static [Figure] = figures::FIGURES;
+    const SETTINGS: &'static [Setting] = &[judge::ENDPOINT];
+    const TABLES: &'static [&'static PublishedTable] = &[&published::TABLE];
     type Config = EvalConfig;
 
     fn keys() -> Vec<Key> {
@@ -150,6 +158,17 @@ impl Stage for Eval {
         // Answers don't depend on the judge, so a different judge finds them in the cache.
         let part = |shard| EvalConfig { shard: Some(shard), judge: None, ..config.clone() };
         Some(Parts { configs: (0..config.shards).map(part).collect(), input: MODEL, outputs: ANSWERS })
+    }
+
+    fn shown_as(config: &EvalConfig) -> Option<Shown> {
+        // Results on blank images are for other comparisons.
+        (!config.ablate_image).then_some(Shown {
+            table: &published::TABLE,
+            column: config.benchmark.column(),
+            model: MODEL,
+            through: ANSWERS,
+            partial: config.limit != 0,
+        })
     }
 
     fn run(config: &EvalConfig, job: &Job) -> Result<(), StageError> {

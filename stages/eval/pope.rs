@@ -182,7 +182,7 @@ impl Counts {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture, fixture_text, score_of};
 
     /// The fixture's questions with the answers of one of its files, matched by id.
     fn scored(answers: &str) -> Scores {
@@ -192,7 +192,7 @@ mod tests {
             pope.add(category, &text, &Images::in_folder("images"), &config("pope")).unwrap();
         }
         let answers = answers_of(&pope, &format!("pope/{answers}"));
-        pope.score(&answers, &job()).unwrap()
+        score_of(&pope, &answers)
     }
 
     #[test]

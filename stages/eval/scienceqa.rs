@@ -162,7 +162,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{config, fixture_text};
+    use crate::eval::tests::{config, fixture_text, score_of};
 
     fn parsed() -> ScienceQa {
         let [problems, splits] = ["problems", "pid_splits"].map(|name| fixture_text(&format!("scienceqa/{name}.json")));
@@ -179,6 +179,7 @@ mod tests {
             let line = lines.iter().find(|(_, line)| line["question_id"] == json!(question.id));
             line.map(|(_, line)| line["text"].as_str().unwrap())
         };
+        score_of(&scienceqa, &vec![String::new(); scienceqa.questions.len()]);
         let tally = scienceqa.tally(scienceqa.questions.iter().map(answer));
         assert_eq!((tally.all.figure(), tally.with_image.figure()), (35.0, 33.33));
         assert_eq!((tally.all.right, tally.with_image.total), (7, 12));

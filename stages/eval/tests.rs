@@ -11,7 +11,12 @@ use imp_model::{Imp, config::ImpConfig, save};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Eval, EvalConfig, answers, files::Text, question::Benchmark};
+use super::{
+    Eval, EvalConfig, answers,
+    figures::assert_declared,
+    files::Text,
+    question::{Benchmark, Scores},
+};
 use crate::{
     Job, Stage,
     contract::input::Input,
@@ -41,6 +46,13 @@ pub(crate) fn job() -> Job {
 /// The answers of a fixture file to the questions of a benchmark.
 pub(crate) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
     answers::read(&[fixture_text(name)], benchmark.questions()).unwrap()
+}
+
+/// The score of the answers to the questions of a benchmark.
+pub(crate) fn score_of(benchmark: &dyn Benchmark, answers: &[String]) -> Scores {
+    let scores = benchmark.score(answers, &job()).unwrap();
+    assert_declared(&scores);
+    scores
 }
 
 /// A folder with `model`, an untrained Imp, and `data`, a few drawn images with questions.

@@ -112,7 +112,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture_text, score_of};
 
     fn parsed(ocr: Option<&Text>) -> Result<TextVqa, StageError> {
         let text = fixture_text("textvqa/TextVQA_0.5.1_val.json");
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn the_score_is_the_official_one() {
         let textvqa = parsed(None).unwrap();
-        let scores = textvqa.score(&answers_of(&textvqa, "textvqa/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&textvqa, &answers_of(&textvqa, "textvqa/answers.jsonl"));
         assert_eq!(scores.figures, [("accuracy".to_string(), 78.92)]);
     }
 

@@ -114,7 +114,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{answers_of, config, fixture_text, job};
+    use crate::eval::tests::{answers_of, config, fixture_text, job, score_of};
 
     fn parsed(text: &Text) -> Result<VizWiz, StageError> {
         VizWiz::parse(text, &Images::in_folder("val"), &config("vizwiz"))
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn scores_are_the_official_ones() {
         let vizwiz = parsed(&fixture_text("vizwiz/val.json")).unwrap();
-        let scores = vizwiz.score(&answers_of(&vizwiz, "vizwiz/answers.jsonl"), &job()).unwrap();
+        let scores = score_of(&vizwiz, &answers_of(&vizwiz, "vizwiz/answers.jsonl"));
         let figures =
             [("accuracy", 74.56), ("number", 73.08), ("other", 79.11), ("unanswerable", 66.67), ("yes_no", 51.43)];
         assert_eq!(scores.figures, figures.map(|(name, value)| (name.to_string(), value)));

@@ -196,7 +196,7 @@ mod tests {
     // Figures must equal the official ones digit for digit.
     #![allow(clippy::unwrap_used, clippy::float_cmp)]
     use super::*;
-    use crate::eval::tests::{config, fixture, job};
+    use crate::eval::tests::{config, fixture, job, score_of};
 
     fn text(name: &str) -> String {
         std::fs::read_to_string(fixture("vqav2").join(name)).unwrap()
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn the_stage_prepares_answers_like_llava() {
         let vqa = fixture_set();
-        let scores = vqa.score(&results(&vqa, "results_raw.json"), &job()).unwrap();
+        let scores = score_of(&vqa, &results(&vqa, "results_raw.json"));
         assert_eq!(scores.figures[0], ("accuracy".to_string(), 75.85));
         assert_eq!(scores.detail["overall_unprepared"], 74.31);
     }

@@ -4,38 +4,9 @@
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
-use serde::{Deserialize, Serialize};
+pub use imp_model::config::AspectRatio;
 
 use super::{gif, jpeg, resize::resize};
-
-/// How an image becomes square.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AspectRatio {
-    /// It is squashed.
-    #[default]
-    Square,
-    /// Grey (127, 127, 127) is added on the short sides.
-    Pad,
-    /// The square in its middle is taken.
-    Crop,
-}
-
-impl AspectRatio {
-    /// Its name in configurations and in `config.json` of a model.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Square => "square",
-            Self::Pad => "pad",
-            Self::Crop => "crop",
-        }
-    }
-
-    /// The one with that name.
-    pub fn by_name(name: &str) -> Option<Self> {
-        [Self::Square, Self::Pad, Self::Crop].into_iter().find(|ratio| ratio.name() == name)
-    }
-}
 
 /// Decodes an image file, told apart by its content: alpha is dropped, EXIF rotation is not applied, an animation
 /// gives its first frame. Images of a single pixel's width are accepted.

@@ -1,8 +1,8 @@
-//! Why a model can't be read or written: always with the file, and the tensor where there is one.
+//! Why a model can't be read or written, with the file, and the tensor where there is one.
 
 use std::path::{Path, PathBuf};
 
-/// What every function here returns.
+/// The result of reading or writing a model.
 pub type Result<T> = std::result::Result<T, ModelError>;
 
 /// Why a model can't be read or written.
@@ -13,7 +13,7 @@ pub enum ModelError {
     Io {
         /// The file.
         file: PathBuf,
-        /// Its words.
+        /// Its error.
         source: std::io::Error,
     },
     /// The file is not what it should be.
@@ -24,7 +24,7 @@ pub enum ModelError {
         /// What is wrong.
         message: String,
     },
-    /// A tensor that the configuration asks for is not there.
+    /// A tensor that the configuration requires is missing.
     #[error("{}: the tensor `{tensor}` is missing", file.display())]
     Missing {
         /// The file or folder.
@@ -32,8 +32,8 @@ pub enum ModelError {
         /// Its name.
         tensor: String,
     },
-    /// A tensor has another shape than the configuration says.
-    #[error("{}: the tensor `{tensor}` has the shape {found:?}, config.json asks for {expected:?}", file.display())]
+    /// A tensor has a different shape than the configuration says.
+    #[error("{}: the tensor `{tensor}` has the shape {found:?}, but config.json says {expected:?}", file.display())]
     Shape {
         /// The file.
         file: PathBuf,
@@ -44,7 +44,7 @@ pub enum ModelError {
         /// In the file.
         found: Vec<usize>,
     },
-    /// A tensor that no part of the model asks for.
+    /// A tensor that no layer of the model reads.
     #[error("{}: the tensor `{tensor}` belongs to no layer that config.json describes", file.display())]
     Extra {
         /// The file.
@@ -53,7 +53,7 @@ pub enum ModelError {
         tensor: String,
     },
     /// A tensor with a NaN or an infinity in it.
-    #[error("{}: the tensor `{tensor}` holds values that are no finite numbers", file.display())]
+    #[error("{}: the tensor `{tensor}` holds values that are not finite", file.display())]
     NotFinite {
         /// The file.
         file: PathBuf,

@@ -6,16 +6,15 @@ use crate::{
     language::Decoder,
     layers::Pass,
     memory::logits_at_once,
-    optim::{Optimizer, Rate},
     projector::Projector,
     splice::Sample,
     tensor::{self, IGNORE, Mat, Segments},
     vision::Siglip,
 };
 
-/// An Imp.
+/// An Imp: vision encoder, projector and language model.
 pub struct Imp {
-    /// What joins the parts.
+    /// How the parts are joined.
     pub config: ImpConfig,
     /// The language model.
     pub llm: Decoder,
@@ -25,53 +24,40 @@ pub struct Imp {
     pub projector: Projector,
 }
 
-/// What a training step gave.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// Mean cross-entropy of the labelled tokens, before the step.
-    pub loss: f32,
-    /// The 2-norm of all gradients, before clipping.
-    pub grad_norm: f32,
-}
-
 impl Imp {
     /// Features `[images * patches, vision hidden]` of images `[3, size, size]` with values in -1..1.
     pub fn encode_images(&self, images: &[impl AsRef<[f32]>]) -> Mat {
         self.vision.encode(images)
     }
 
-    /// Logits `[rows, vocab]` of all positions of the spliced sequences, and which rows are whose.
+    /// Logits `[rows, vocab]` of all positions of the spliced sequences, and which rows belong to which sequence.
     pub fn forward(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat) -> (Mat, Segments) {
         let spliced = self.splice(pass, samples, features);
-        let places = spliced.segments.places();
-        let pass = pass.on_rows(places);
+        let pass = pass.on_rows(spliced.segments.sequence_positions());
         let hidden = self.llm.forward(&pass, &spliced.embedded, &spliced.segments);
         (self.llm.logits(&pass, &hidden), spliced.segments)
     }
 
-    /// One step of `optimizer` on a batch: forward, backward, update. `seed` is that of the step's dropout.
-    pub fn train_step(
+    /// The loss of `samples` as [`Imp::loss`] gives it, and the gradients of everything that trains, in the order of
+    /// [`Imp::trainable`]: what [`crate::optim::Optimizer::update`] takes.
+    pub fn loss_and_gradients(
         &mut self,
-        optimizer: &mut Optimizer,
+        pass: &Pass,
         samples: &[Sample<'_>],
         features: &Mat,
-        seed: u64,
-        rate: impl Fn(&str) -> Rate,
-    ) -> Step {
-        let pass = Pass::training(seed, 0);
-        let count = samples.iter().map(|sample| self.labelled(sample)).sum();
-        let loss = self.loss(&pass, samples, features, count);
-        let gradients = self.gradients(&mut pass.graph.backward(&loss));
-        Step { loss: loss.values()[0], grad_norm: optimizer.update(self, &gradients, rate) }
+        count: usize,
+    ) -> (f32, Vec<Mat>) {
+        let loss = self.loss(pass, samples, features, count);
+        (loss.item(), self.gradients(&mut pass.graph.backward(&loss)))
     }
 
     /// The sum of the cross-entropies of all labelled positions, each predicted from the one before it, divided
-    /// by `count`: `[1, 1]`. For a whole batch `count` is [`Imp::labelled`] summed up; for a part of a batch
-    /// the whole batch's, so that the parts' losses and gradients add up to the batch's.
+    /// by `count`: `[1, 1]`. `count` is the sum of [`Imp::labelled`] over the whole batch, also when `samples` are a part
+    /// of it: then the losses and gradients of the parts add up to the batch's.
     pub fn loss(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat, count: usize) -> Mat {
         let spliced = self.splice(pass, samples, features);
-        let places: Vec<(usize, usize)> = spliced.segments.places().collect();
-        let hidden = self.llm.forward(&pass.on_rows(places.iter().copied()), &spliced.embedded, &spliced.segments);
+        let positions: Vec<(usize, usize)> = spliced.segments.sequence_positions().collect();
+        let hidden = self.llm.forward(&pass.on_rows(positions.iter().copied()), &spliced.embedded, &spliced.segments);
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for range in spliced.segments.iter() {
             for row in range.start + 1..range.end {
@@ -81,14 +67,14 @@ impl Imp {
                 }
             }
         }
-        let places: Vec<(usize, usize)> = rows.iter().map(|row| places[*row]).collect();
-        // Logits only where something is learned: of a long conversation that is a small part.
+        let positions: Vec<(usize, usize)> = rows.iter().map(|row| positions[*row]).collect();
+        // Logits only where something is learned: a small part of a long conversation.
         let learned = tensor::pick_rows(&pass.graph, &hidden, rows);
         let at_once = logits_at_once(self.llm.config.vocab_size);
-        tensor::sum_over_parts(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, part, hidden| {
-            let pass = pass.recorded_by(graph).on_rows(places[part.clone()].iter().copied());
-            let logits = self.llm.logits(&pass, hidden); // [part, vocab]
-            tensor::cross_entropy(graph, &logits, targets[part].to_vec(), count)
+        tensor::sum_over_chunks(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, chunk, hidden| {
+            let pass = pass.recorded_by(graph).on_rows(positions[chunk.clone()].iter().copied());
+            let logits = self.llm.logits(&pass, hidden); // [chunk, vocab]
+            tensor::cross_entropy(graph, &logits, targets[chunk].to_vec(), count)
         })
     }
 }

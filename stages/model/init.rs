@@ -1,25 +1,20 @@
-//! Models with random weights from a seed, in the Hugging Face layout. For pipelines that start from nothing.
+//! Writes models with random weights from a seed, as Hugging Face folders. For pipelines that start from nothing.
 
 use std::path::Path;
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     config::{LanguageConfig, SiglipConfig},
     encoding::Encoding,
     error::Result,
-    layers::fnv1a,
+    layers::{fnv1a, uniform},
     weights::{NamedTensor, write_json, write_tensors},
 };
 
-/// `count` values from `-bound..bound`.
-pub(crate) fn uniform(random: &mut ChaCha8Rng, count: usize, bound: f32) -> Vec<f32> {
-    (0..count).map(|_| random.random_range(-bound..bound)).collect()
-}
-
-/// Collects tensors, each drawn from a stream of its own when it is written, so that one does not depend on another's
-/// size, and only one is in memory at a time.
+/// Collects tensors. Each is drawn from its own stream when it is written, so that it does not depend on the sizes of others,
+/// and only one is in memory at a time.
 struct Maker {
     seed: u64,
     tensors: Vec<NamedTensor<'static>>,
@@ -30,7 +25,7 @@ impl Maker {
         Self { seed, tensors: Vec::new() }
     }
 
-    /// Uniform with standard deviation `deviation`: no transcendental function, so the same on every machine.
+    /// Uniform with this standard deviation: without transcendental functions, so the same on every machine.
     fn random(&mut self, name: &str, shape: &[usize], deviation: f64) {
         let (seed, count) = (self.seed ^ fnv1a(name), shape.iter().product());
         let bound = (deviation * 3.0_f64.sqrt()) as f32;
@@ -63,10 +58,13 @@ impl Maker {
     }
 }
 
-/// Writes `config.json` and `model.safetensors` of a language model that knows nothing yet.
+/// Writes `config.json` and `model.safetensors` of a language model with random weights.
+///
+/// # Errors
+/// If `folder` can't be written.
 pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encoding: Encoding) -> Result<()> {
     let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-    // The residual stream gets two additions a block: scaled so that its variance does not grow with depth.
+    // Each block adds twice to the residual stream: scaled so that its variance does not grow with depth.
     let branch = 1.0 / (2.0 * config.num_hidden_layers as f64).sqrt();
     let mut maker = Maker::new(seed);
     maker.random("model.embed_tokens.weight", &[vocab, hidden], 0.02);
@@ -94,14 +92,17 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encodin
     maker.write(folder, &config.to_json(), encoding)
 }
 
-/// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding keeps what is
-/// in a patch (a random projection), and its blocks add little, so that the frozen tower's features say what
-/// the image shows.
+/// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. Its patch embedding is a random
+/// projection, which keeps what a patch shows, and its blocks add little: so the features of the frozen tower describe the
+/// image.
+///
+/// # Errors
+/// If `folder` can't be written.
 pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {
     let (width, inner, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
     let mut maker = Maker::new(seed);
     let conv = "vision_model.embeddings.patch_embedding";
-    // Neighbouring pixels are alike, so a sum over a patch is larger than one over independent values.
+    // Neighbouring pixels are alike, so a sum over a patch is larger than a sum of independent values.
     maker.random(&format!("{conv}.weight"), &[width, 3, patch, patch], 2.0 / (3.0 * (patch * patch) as f64).sqrt());
     maker.constant(&format!("{conv}.bias"), &[width], 0.0);
     maker.random("vision_model.embeddings.position_embedding.weight", &[config.patches(), width], 0.3);

@@ -1,9 +1,10 @@
 //! The Imp network and its numerics: a SigLIP vision encoder, an MLP projector and a small language model
-//! with LoRA (arXiv 2405.12107). Knows nothing of pipelines, stages or processes.
+//! with LoRA (arXiv 2405.12107). Independent of pipelines, stages and processes.
 //!
 //! [`Imp::load`] reads a model folder and [`Imp::assemble`] joins a language model with a vision encoder;
-//! [`Imp::encode_images`] turns images into features, [`Imp::forward`] gives logits, [`Imp::train_step`] learns from a
-//! batch, [`Imp::generate`] and [`Imp::stream`] answer, and [`save`] writes. `examples/tiny.rs` does all of it.
+//! [`Imp::encode_images`] turns images into features, [`Imp::forward`] gives logits, [`Imp::loss_and_gradients`] and
+//! [`optim::Optimizer`] train, [`Imp::generate`] and [`Imp::stream`] answer, and [`save`] writes. `examples/tiny.rs` does
+//! all of this.
 //!
 //! ```no_run
 //! use imp_model::{GenerateOptions, IMAGE_TOKEN, Imp, Sample};
@@ -21,6 +22,8 @@
 //! norms in [`layers`], attention, rotary positions, activations, losses and `AdamW` in [`tensor`], learning rates in
 //! [`schedule`], nucleus sampling beside [`Sampling`], f16, bf16, 4-bit and 8-bit weights in [`encoding`].
 
+#![warn(clippy::missing_errors_doc)]
+
 pub mod config;
 pub mod encoding;
 pub mod error;
@@ -32,6 +35,7 @@ pub mod language;
 pub mod layers;
 mod load;
 pub mod memory;
+mod mmap;
 pub mod optim;
 pub mod peft;
 pub mod projector;
@@ -47,6 +51,6 @@ pub mod work;
 
 pub use error::{ModelError, Result};
 pub use generate::{GenerateOptions, Sampling, StopStrings};
-pub use imp::{Imp, Step};
-pub use load::{Parts, load_language, load_vision};
+pub use imp::Imp;
+pub use load::{Components, load_language, load_vision};
 pub use splice::{IMAGE_TOKEN, Padded, Sample, Side, Spliced, images_in_order};

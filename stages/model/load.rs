@@ -1,4 +1,4 @@
-//! Loading an Imp from what people have: one merged folder, the folder of a training stage, or its parts.
+//! Loading an Imp: from one merged folder, from the folder of a training stage, or from its components.
 
 use std::path::Path;
 
@@ -11,15 +11,15 @@ use crate::{
     projector::Projector,
     save::VISION_PREFIX,
     vision::Siglip,
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 
 const PROJECTOR_PREFIX: &str = "model.mm_projector.";
 const TOWER_PREFIX: &str = "vision_model.";
 
-/// The files of a model whose parts lie apart.
+/// The files of a model whose components lie apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Parts<'a> {
+pub struct Components<'a> {
     /// A Hugging Face folder of a language model.
     pub llm: &'a Path,
     /// One of a SigLIP.
@@ -33,6 +33,9 @@ pub struct Parts<'a> {
 impl Imp {
     /// Loads a model folder: a merged Imp (also quantized), or the split layout that training stages write
     /// (`llm/`, `vision/`, `mm_projector.safetensors`, and `adapter/` if there is one).
+    ///
+    /// # Errors
+    /// If `config.json` or the weights can't be read, do not fit together, or hold values that are not finite.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = ConfigFile::read(folder)?;
         let config = file.imp()?;
@@ -40,72 +43,84 @@ impl Imp {
             return Self::load_merged(folder, &file, config);
         }
         if file.model_type() != "imp-split" {
-            let message = format!("model_type `{}` is no Imp: `imp`, `imp_*` and `imp-split` are", file.model_type());
+            let message = format!("model_type `{}` is not an Imp's (`imp`, `imp_*` or `imp-split`)", file.model_type());
             return Err(ModelError::file(&folder.join("config.json"), message));
         }
         let adapter = folder.join("adapter");
-        let parts = Parts {
+        let components = Components {
             llm: &folder.join("llm"),
             vision: &folder.join("vision"),
             projector: &folder.join("mm_projector.safetensors"),
             adapter: adapter.is_dir().then_some(adapter.as_path()),
         };
-        Self::from_parts(&parts, config)
+        Self::from_components(&components, config)
     }
 
     fn load_merged(folder: &Path, file: &ConfigFile, config: ImpConfig) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let llm = Decoder::load(&checkpoint, file.language()?)?;
-        let vision = Siglip::load(&checkpoint, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+        let files = TensorFiles::open(folder)?;
+        let llm = Decoder::load(&files, file.language()?)?;
+        let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, &config.mm_projector_type, from, to)?;
-        checkpoint.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
+        let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
+        files.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
         Ok(Self { config, llm, vision, projector })
     }
 
-    /// Loads a model whose parts lie apart.
-    pub fn from_parts(parts: &Parts<'_>, config: ImpConfig) -> Result<Self> {
-        let (llm, vision) = (load_language(parts.llm)?, load_vision(parts.vision, &config)?);
-        let checkpoint = Checkpoint::open_file(parts.projector)?;
-        let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::load(&checkpoint, PROJECTOR_PREFIX, &config.mm_projector_type, from, to)?;
-        checkpoint.finish(|_| false)?;
+    /// Loads a model whose components lie apart.
+    ///
+    /// # Errors
+    /// If a component can't be read, or does not fit the others.
+    pub fn from_components(from: &Components<'_>, config: ImpConfig) -> Result<Self> {
+        let (llm, vision) = (load_language(from.llm)?, load_vision(from.vision, &config)?);
+        let files = TensorFiles::open_file(from.projector)?;
+        let (inputs, outputs) = (vision.config.hidden_size, llm.config.hidden_size);
+        let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, inputs, outputs)?;
+        files.finish(|_| false)?;
         let mut model = Self { config, llm, vision, projector };
-        if let Some(adapter) = parts.adapter {
+        if let Some(adapter) = from.adapter {
             peft::read(&mut model.llm, adapter)?;
         }
         Ok(model)
     }
 
     /// Starts from a language model and a vision encoder, each a Hugging Face folder, with a fresh projector.
+    ///
+    /// # Errors
+    /// If a tower can't be read, or the projector can't join the two.
     pub fn assemble(llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> Result<Self> {
         let (llm, vision) = (load_language(llm)?, load_vision(vision, &config)?);
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
-        let projector = Projector::fresh(&config.mm_projector_type, from, to, seed)?;
+        let projector = Projector::fresh(config.mm_projector_type, from, to, seed)?;
         Ok(Self { config, llm, vision, projector })
     }
 }
 
 /// Loads a language model from its Hugging Face folder.
+///
+/// # Errors
+/// If `config.json` or the weights can't be read, or do not fit together.
 pub fn load_language(folder: &Path) -> Result<Decoder> {
-    let checkpoint = Checkpoint::open(folder)?;
-    let llm = Decoder::load(&checkpoint, ConfigFile::read(folder)?.language()?)?;
-    checkpoint.finish(is_buffer)?;
+    let files = TensorFiles::open(folder)?;
+    let llm = Decoder::load(&files, ConfigFile::read(folder)?.language()?)?;
+    files.finish(is_buffer)?;
     Ok(llm)
 }
 
 /// Loads a vision encoder from the Hugging Face folder of a SigLIP, whose text tower is not read.
+///
+/// # Errors
+/// If `config.json` or the weights can't be read, do not fit together, or have no such hidden state.
 pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<Siglip> {
-    let (file, checkpoint) = (ConfigFile::read(folder)?, Checkpoint::open(folder)?);
-    let vision = Siglip::load(&checkpoint, TOWER_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+    let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
+    let vision = Siglip::load(&files, TOWER_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
     // The last layers and the head lie behind the features.
-    checkpoint.finish(|name| {
+    files.finish(|name| {
         [TOWER_PREFIX, "text_model.", "logit_scale", "logit_bias"].iter().any(|prefix| name.starts_with(prefix))
     })?;
     Ok(vision)
 }
 
-/// What older versions of transformers saved although it is computed from the configuration.
+/// Tensors that older versions of transformers saved, although they follow from the configuration.
 fn is_buffer(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
         || name.ends_with(".inner_attn.bias")

@@ -3,9 +3,8 @@
 //! what the allocator sees.
 
 use crate::{
-    config::{LanguageConfig, SiglipConfig},
+    config::{LanguageConfig, ProjectorType, SiglipConfig},
     language::{Input, Layer, Part, family::is_target},
-    projector,
 };
 
 /// Bytes of an f32.
@@ -31,14 +30,14 @@ pub enum Trains<'a> {
     All,
 }
 
-/// What goes through the model at once.
+/// The samples that go through the model at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// Positions of all its sequences, images spliced in.
+    /// Positions of all sequences, images spliced in.
     pub rows: usize,
-    /// Those of them that have a label.
+    /// Positions with a label.
     pub learned: usize,
-    /// Its images.
+    /// Images.
     pub images: usize,
 }
 
@@ -49,11 +48,11 @@ pub struct Training<'a> {
     pub llm: &'a LanguageConfig,
     /// The vision encoder.
     pub vision: &'a SiglipConfig,
-    /// The projector's type.
-    pub projector: &'a str,
-    /// What trains besides it.
+    /// The layers of the projector.
+    pub projector: ProjectorType,
+    /// What trains besides the projector.
     pub trains: Trains<'a>,
-    /// Whether blocks are computed again in the backward pass.
+    /// Whether blocks are recomputed in the backward pass.
     pub gradient_checkpointing: bool,
 }
 
@@ -66,7 +65,7 @@ pub struct Memory {
     pub optimizer: usize,
     /// Gradients of what trains.
     pub gradients: usize,
-    /// What the forward pass keeps, and what the backward pass makes of it.
+    /// What the forward pass keeps, and what the backward pass computes from it.
     pub activations: usize,
 }
 
@@ -84,7 +83,7 @@ impl Training<'_> {
         let trained = self.trained();
         let summed = if parts { trained } else { 0 };
         let kept = self.kept(largest);
-        // Before the loss, in the last block, and at the end: which is the largest depends on the sizes.
+        // At the loss, in the last block, and at the end: which is the largest depends on the sizes.
         let moments = [
             (self.head_gradients(largest), kept + self.loss(largest)),
             (self.head_trained(), kept + self.block_backward(largest)),
@@ -112,7 +111,7 @@ impl Training<'_> {
             }
             Trains::Projector | Trains::Adapters { .. } => 0,
         };
-        let layers = projector::depth(self.projector).unwrap_or(0);
+        let layers = self.projector.depth();
         let projector: usize =
             (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
         self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector
@@ -137,8 +136,8 @@ impl Training<'_> {
         is_target(targets, layer.short_name())
     }
 
-    /// Whether the layer's input is kept for the gradient of its weights; if so, whether in a copy of its own, with some
-    /// of its values dropped.
+    /// Whether the layer's input is kept for the gradient of its weights; if so, whether as a copy of its own, with dropout
+    /// applied.
     fn keeps_input(&self, layer: &Layer) -> Option<bool> {
         match self.trains {
             Trains::Adapters { dropout, .. } => self.adapts(layer).then_some(dropout),
@@ -156,7 +155,7 @@ impl Training<'_> {
         let row = self.llm.num_hidden_layers * per_block + hidden + self.llm.rotary_dims;
         let patches = images * self.vision.patches();
         // The input of each layer, and of each GELU between two of them.
-        let projector = match projector::depth(self.projector).unwrap_or(0) {
+        let projector = match self.projector.depth() {
             0 => 0,
             layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
         };
@@ -190,12 +189,12 @@ impl Training<'_> {
         norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
     }
 
-    /// What the backward pass makes in the last block, on top of what is kept.
+    /// What the backward pass allocates in the last block, besides what is kept.
     fn block_backward(&self, batch: MicroBatch) -> usize {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
         let family = self.llm.family;
         let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
-        // Through the activation, one gradient in and one or two out. What its output was kept in is free by then.
+        // Through the activation, one gradient in and one or two out. By then its output is no longer kept.
         let middle = if family.is_gated() { 3 * inner } else { 2 * inner };
         let down_keeps_input = family.layer(Part::Down).is_some_and(|down| self.keeps_input(down).is_some());
         let middle = if down_keeps_input { middle - inner } else { middle };
@@ -205,7 +204,7 @@ impl Training<'_> {
         batch.rows * (streams * hidden + middle + again) + batch.learned * hidden + own
     }
 
-    /// Hidden states that something is learned from, and the logits that are in memory at a time.
+    /// Hidden states at labelled positions, and the logits that are in memory at a time.
     fn loss(&self, batch: MicroBatch) -> usize {
         let (hidden, vocab) = (self.llm.hidden_size, self.llm.vocab_size);
         let at_once = logits_at_once(vocab).min(batch.learned);
@@ -213,7 +212,7 @@ impl Training<'_> {
         batch.rows * hidden + batch.learned * 2 * hidden + at_once * (2 * vocab + (2 + copies) * hidden)
     }
 
-    /// Gradients of the output layer, which exist before all others: those of the parts so far, and of this one.
+    /// Gradients of the output layer, which exist before all others: the sum over earlier chunks of rows, and this chunk's.
     fn head_gradients(&self, batch: MicroBatch) -> usize {
         let parts = batch.learned.div_ceil(logits_at_once(self.llm.vocab_size)).min(2);
         parts * self.head_trained()

@@ -9,10 +9,10 @@ use crate::{
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    weights::{Checkpoint, NamedTensor, write_json, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_json, write_tensors},
 };
 
-/// A rank beyond this is a broken file.
+/// A larger rank means a broken file.
 const LARGEST_RANK: u64 = 1 << 16;
 
 fn tensor_name(linear: &Linear, part: &str) -> String {
@@ -20,13 +20,16 @@ fn tensor_name(linear: &Linear, part: &str) -> String {
 }
 
 /// Writes the adapters of the language model.
+///
+/// # Errors
+/// If `folder` can't be written.
 pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
     let mut tensors = Vec::new();
     for linear in llm.linears() {
         if let Some(lora) = &linear.lora {
             for (part, mat) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                tensors.push(NamedTensor::of(tensor_name(linear, part), vec![mat.rows(), mat.cols()], mat.values()));
+                tensors.push(NamedTensor::mat(tensor_name(linear, part), mat));
             }
         }
     }
@@ -50,31 +53,30 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, Encoding::F32)
 }
 
-/// Reads adapters into the language model, frozen. Layers that the files don't adapt stay as they are; a tensor
-/// that belongs to no layer is an error.
+/// Reads adapters into the language model, frozen. Layers without an adapter in the files stay as they are.
+///
+/// # Errors
+/// If a file can't be read, or has a tensor that belongs to no layer.
 pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     let settings = read_settings(&folder.join("adapter_config.json"))?;
     let path = folder.join("adapter_model.safetensors");
-    let checkpoint = Checkpoint::open_file(&path)?;
+    let files = TensorFiles::open_file(&path)?;
     let mut found = 0;
     for linear in llm.linears_mut() {
         let (a, b) = (tensor_name(linear, "lora_A"), tensor_name(linear, "lora_B"));
-        if !checkpoint.has(&a) && !checkpoint.has(&b) {
+        if !files.has(&a) && !files.has(&b) {
             continue;
         }
         let (rank, outputs, inputs) = (settings.rank, linear.weight.outputs(), linear.weight.inputs());
-        linear.lora = Some(Lora {
-            a: checkpoint.mat(&a, &[rank, inputs], rank, inputs)?,
-            b: checkpoint.mat(&b, &[outputs, rank], outputs, rank)?,
-            scale: (settings.alpha / rank as f64) as f32,
-            dropout: settings.dropout as f32,
-        });
+        let a = files.mat(&a, &[rank, inputs], rank, inputs)?;
+        let b = files.mat(&b, &[outputs, rank], outputs, rank)?;
+        linear.lora = Some(Lora::new(a, b, &settings));
         found += 1;
     }
     if found == 0 {
         return Err(ModelError::file(&path, "there is no adapter for any linear layer of the model"));
     }
-    checkpoint.finish(|_| false)?;
+    files.finish(|_| false)?;
     Ok(settings)
 }
 

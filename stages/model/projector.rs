@@ -7,51 +7,42 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
+    config::ProjectorType,
     error::{ModelError, Result},
-    init,
-    layers::{Linear, Pass},
+    layers::{Linear, Parameter, Pass, Tower, uniform},
     tensor::{self, Activation, Mat, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// Linear layers with GELU (erf) between them.
 pub struct Projector(Vec<Linear>);
 
-/// How many linear layers a type has; else what is wrong with it.
-///
-/// # Errors
-/// In words, if there is no such type.
-pub fn depth(kind: &str) -> std::result::Result<usize, String> {
-    let layers = match kind {
-        "identity" => Some(0),
-        "linear" => Some(1),
-        _ => kind.strip_prefix("mlp").and_then(|rest| rest.strip_suffix("x_gelu")).and_then(|n| n.parse().ok()),
-    };
-    layers
-        .filter(|layers| *layers <= 16)
-        .ok_or_else(|| format!("`{kind}` is none of mlp2x_gelu, mlp{{N}}x_gelu (N up to 16), linear, identity"))
-}
-
-fn check(kind: &str, inputs: usize, outputs: usize, config: &Path) -> Result<usize> {
-    let wrong = |message: String| ModelError::file(config, format!("mm_projector_type {message}"));
-    match depth(kind).map_err(wrong)? {
-        0 if inputs != outputs => {
-            Err(wrong(format!("`identity` needs towers of one width, and they have {inputs} and {outputs}")))
-        }
-        layers => Ok(layers),
+/// The number of linear layers.
+fn depth(kind: ProjectorType, inputs: usize, outputs: usize, config: &Path) -> Result<usize> {
+    if kind.depth() == 0 && inputs != outputs {
+        let message =
+            format!("mm_projector_type `{kind}` needs towers of the same width, and they have {inputs} and {outputs}");
+        return Err(ModelError::file(config, message));
     }
+    Ok(kind.depth())
 }
 
-/// Where layer `index` stands in `nn.Sequential`: there is a GELU between two linear layers.
-fn name(prefix: &str, kind: &str, index: usize) -> String {
-    // A single linear layer of type `linear` is no Sequential and has no index.
-    if kind == "linear" { prefix.trim_end_matches('.').into() } else { format!("{prefix}{}", index * 2) }
+/// The name of layer `index`: its place in an `nn.Sequential` where there is a GELU between two linear layers.
+fn name(prefix: &str, kind: ProjectorType, index: usize) -> String {
+    match kind {
+        // A layer alone, without a Sequential around it.
+        ProjectorType::Linear => prefix.trim_end_matches('.').into(),
+        ProjectorType::Identity | ProjectorType::Mlp(_) => format!("{prefix}{}", index * 2),
+    }
 }
 
 impl Projector {
     /// Reads a projector whose names begin with `prefix`, such as `model.mm_projector.`.
-    pub fn load(from: &Checkpoint, prefix: &str, kind: &str, inputs: usize, outputs: usize) -> Result<Self> {
-        let layers = (0..check(kind, inputs, outputs, &from.config_file())?).map(|index| {
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type, or an identity would have to change the width.
+    pub fn load(from: &TensorFiles, prefix: &str, kind: ProjectorType, inputs: usize, outputs: usize) -> Result<Self> {
+        let layers = (0..depth(kind, inputs, outputs, &from.config_file())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let mut layer = Linear::load(from, &name(prefix, kind, index), outputs, width, true)?;
             // One name, whatever file it came from.
@@ -61,18 +52,21 @@ impl Projector {
         Ok(Self(layers.collect::<Result<_>>()?))
     }
 
-    /// A fresh projector, initialised as PyTorch does: uniform within `1 / sqrt(inputs)`.
-    pub fn fresh(kind: &str, inputs: usize, outputs: usize, seed: u64) -> Result<Self> {
+    /// A fresh projector, initialised as in PyTorch: uniform within `1 / sqrt(inputs)`.
+    ///
+    /// # Errors
+    /// If an identity would have to change the width.
+    pub fn fresh(kind: ProjectorType, inputs: usize, outputs: usize, seed: u64) -> Result<Self> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let layers = (0..check(kind, inputs, outputs, "config.json".as_ref())?).map(|index| {
+        let layers = (0..depth(kind, inputs, outputs, "config.json".as_ref())?).map(|index| {
             let width = if index == 0 { inputs } else { outputs };
             let bound = 1.0 / (width as f32).sqrt();
-            let weight = init::uniform(&mut random, outputs * width, bound);
-            let bias = init::uniform(&mut random, outputs, bound);
+            let weight = uniform(&mut random, outputs * width, bound);
+            let bias = uniform(&mut random, outputs, bound);
             Linear {
                 name: name("model.mm_projector.", kind, index),
-                weight: Weight::Dense(Mat::new(outputs, width, weight)),
-                bias: Some(Mat::new(1, outputs, bias)),
+                weight: Weight::Dense(Mat::from_host(outputs, width, weight)),
+                bias: Some(Mat::from_host(1, outputs, bias)),
                 lora: None,
             }
         });
@@ -97,8 +91,9 @@ impl Projector {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
-        self.0.iter_mut().for_each(|layer| layer.trainable(visit));
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
+        let mut visit = |parameter, mat: &mut Mat| visit(Parameter { tower: Tower::Projector, ..parameter }, mat);
+        self.0.iter_mut().for_each(|layer| layer.trainable(&mut visit));
     }
 
     /// All tensors in f32 by name.

@@ -10,7 +10,7 @@ use crate::{
     encoding::q4f16,
     error::{ModelError, Result},
     save::all_tensors,
-    weights::{Encoded, NamedTensor, write_encoded, write_json},
+    weights::{Encoded, write_encoded, write_json},
 };
 
 /// Sizes of a quantized model.
@@ -23,6 +23,9 @@ pub struct Quantized {
 }
 
 /// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a `config.json` that says so.
+///
+/// # Errors
+/// If `from` is not a merged model, is quantized already, or `to` can't be written.
 pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let path = from.join("config.json");
     let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
@@ -34,19 +37,11 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let model = crate::Imp::load(from)?;
     let tensors = all_tensors(&model);
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
-    let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(quantize).collect();
+    let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(Encoded::q4f16).collect();
     let bytes = encoded.iter().map(|tensor| tensor.size() as u64).sum();
     config["quantization_config"] =
         json!({ "quant_method": q4f16::NAME, "bits": q4f16::BITS, "group_size": q4f16::GROUP_SIZE });
     write_json(&to.join("config.json"), &config)?;
     write_encoded(&to.join("model.safetensors"), encoded)?;
     Ok(Quantized { bytes, weights })
-}
-
-fn quantize(tensor: NamedTensor<'_>) -> Vec<Encoded<'_>> {
-    let (rows, cols, layer) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
-        ([rows, cols], Some(stem)) if !stem.ends_with("position_embedding") => (*rows, *cols, stem.to_string()),
-        _ => return vec![Encoded::f16(tensor)],
-    };
-    Encoded::q4f16(tensor, &layer, rows, cols).into()
 }

@@ -2,22 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes after the warmup.
+/// The course of the learning rate after the warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// Half a cosine, down to zero.
     #[default]
     Cosine,
-    /// A straight line, down to zero.
+    /// Linear, down to zero.
     Linear,
-    /// As it is.
+    /// Unchanged.
     Constant,
 }
 
 impl Schedule {
-    /// The factor on the learning rate in step `step` (from 0) of `total`, of which the first `warmup` rise
-    /// from zero: the very first step has a learning rate of 0.
+    /// The factor on the learning rate in step `step` (from 0) of `total`. It rises from zero during the first `warmup`
+    /// steps: the very first step has a learning rate of 0.
     pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
         if step < warmup {
             return step as f64 / warmup.max(1) as f64;
@@ -31,7 +31,7 @@ impl Schedule {
     }
 }
 
-/// The number of warmup steps that a ratio gives: rounded up, as transformers does.
+/// The number of warmup steps for a ratio, rounded up as in transformers.
 pub fn warmup_steps(ratio: f64, total: usize) -> usize {
     (ratio * total as f64).ceil() as usize
 }

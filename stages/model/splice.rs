@@ -1,6 +1,6 @@
 //! The image splice: features in the place of image tokens. Reference: Imp's
-//! `prepare_inputs_labels_for_multimodal`. Sequences lie one after the other without padding, so none has to be
-//! removed; [`Spliced::padded`] gives what the reference's padded batches hold.
+//! `prepare_inputs_labels_for_multimodal`. Sequences lie one after the other without padding; [`Spliced::padded`] gives
+//! the reference's padded batches.
 
 use crate::{
     imp::Imp,
@@ -16,7 +16,7 @@ pub const IMAGE_TOKEN: i32 = -200;
 pub struct Sample<'a> {
     /// Token ids; [`IMAGE_TOKEN`] stands for an image.
     pub input_ids: &'a [i32],
-    /// What is to be said at each position, or [`IGNORE`]. Empty for inference.
+    /// The target at each position, or [`IGNORE`]. Empty for inference.
     pub labels: &'a [i32],
     /// Which of the batch's encoded images each [`IMAGE_TOKEN`] stands for, in order.
     pub images: &'a [usize],
@@ -28,11 +28,11 @@ pub struct Spliced {
     pub embedded: Mat,
     /// The sequences in its rows.
     pub segments: Segments,
-    /// For each row what is to be said there, or [`IGNORE`].
+    /// The target at each row, or [`IGNORE`].
     pub labels: Vec<i32>,
 }
 
-/// On which side of a sequence its padding stands: right in training, left in the reference's batched generation.
+/// The side of a sequence that is padded: right in training, left in the reference's batched generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Before the sequence.
@@ -44,7 +44,7 @@ pub enum Side {
 /// A batch in the reference's layout, `length` positions a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Padded {
-    /// Of the longest sequence.
+    /// Length of the longest sequence.
     pub length: usize,
     /// `[sequences, length, hidden]`; zeros where there is padding.
     pub embedded: Vec<f32>,
@@ -60,30 +60,32 @@ impl Spliced {
     /// The same as a padded batch.
     pub fn padded(&self, side: Side) -> Padded {
         let length = self.segments.iter().map(|range| range.len()).max().unwrap_or(0);
-        let (width, places) = (self.embedded.cols(), self.segments.len() * length);
+        let (width, positions) = (self.embedded.cols(), self.segments.len() * length);
         let mut padded = Padded {
             length,
-            embedded: vec![0.0; places * width],
-            mask: vec![false; places],
-            labels: vec![IGNORE; places],
-            positions: vec![0; places],
+            embedded: vec![0.0; positions * width],
+            mask: vec![false; positions],
+            labels: vec![IGNORE; positions],
+            positions: vec![0; positions],
         };
+        let embedded = self.embedded.to_host();
         for (sequence, range) in self.segments.iter().enumerate() {
             let start = sequence * length + if side == Side::Left { length - range.len() } else { 0 };
             for (position, row) in range.enumerate() {
-                let place = start + position;
-                padded.embedded[place * width..(place + 1) * width].copy_from_slice(self.embedded.row(row));
-                padded.mask[place] = true;
-                padded.labels[place] = self.labels[row];
-                padded.positions[place] = position;
+                let to = start + position;
+                let values = &embedded[row * width..(row + 1) * width];
+                padded.embedded[to * width..(to + 1) * width].copy_from_slice(values);
+                padded.mask[to] = true;
+                padded.labels[to] = self.labels[row];
+                padded.positions[to] = position;
             }
         }
         padded
     }
 }
 
-/// Which image each image token of a batch stands for, as the reference hands them out: in order, and a sample
-/// without an image token uses one (blank) image up all the same.
+/// Which image each image token of a batch stands for, as in the reference: in order, and a sample without an image
+/// token uses up one (blank) image too.
 pub fn images_in_order<'a>(batch: impl IntoIterator<Item = &'a [i32]>) -> Vec<Vec<usize>> {
     let mut next = 0;
     let mut of = |ids: &[i32]| {
@@ -97,7 +99,7 @@ pub fn images_in_order<'a>(batch: impl IntoIterator<Item = &'a [i32]>) -> Vec<Ve
 
 impl Imp {
     /// Puts the features of images in the place of their tokens. Features `[images * patches, vision hidden]` are
-    /// projected here, so that the projector is trained. What is beyond the context is cut off after the splice.
+    /// projected here, so that the projector is trained. Sequences are cut to the context length after the splice.
     pub fn splice(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat) -> Spliced {
         const TEXT: usize = 0;
         const IMAGE: usize = 1;
@@ -127,8 +129,8 @@ impl Imp {
         Spliced { embedded, segments: Segments::new(lengths), labels }
     }
 
-    /// What makes a sample unusable for this model, if anything does: ids that it does not know, or image tokens
-    /// without images. Other functions take samples without such faults.
+    /// What makes a sample unusable for this model, if anything: ids beyond its vocabulary, or image tokens without
+    /// images. Other functions expect samples without such faults.
     pub fn fault(&self, sample: &Sample<'_>) -> Option<String> {
         let vocabulary = self.llm.config.vocab_size;
         let known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
@@ -141,13 +143,13 @@ impl Imp {
         (wanted > given).then(|| format!("it has {wanted} image tokens, but {given} images"))
     }
 
-    /// How many positions of `samples` are learned, after splice and truncation: the divisor of the loss.
+    /// Number of positions of `sample` that are learned, after splice and truncation; their sum divides the loss.
     pub fn labelled(&self, sample: &Sample<'_>) -> usize {
         let (patches, limit) = (self.vision.config.patches(), self.config.tokenizer_model_max_length);
         let (mut position, mut count) = (0, 0);
         for (id, label) in sample.input_ids.iter().zip(sample.labels) {
             let learned = *id != IMAGE_TOKEN && *label != IGNORE;
-            // The first position has nothing before it that could predict it.
+            // Nothing stands before the first position that could predict it.
             count += usize::from(learned && position > 0 && position < limit);
             position += if *id == IMAGE_TOKEN { patches } else { 1 };
         }

@@ -1,5 +1,5 @@
-//! How much arithmetic a training step is, from sizes alone, and how fast this machine does arithmetic. Counts the products
-//! with weights, which take most of the time; attention scores, norms and the optimizer are left out.
+//! How many operations a training step takes, from sizes alone, and how many this machine does in a second. Counts the
+//! products with weights, which take most of the time; leaves out attention scores, norms and the optimizer.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::{
 
 impl Training<'_> {
     /// Multiplications and additions, each counted as one, of the forward and backward pass on `batch`. `encodes`: whether
-    /// the vision encoder runs, too.
+    /// the vision encoder also runs.
     pub fn operations(&self, batch: MicroBatch, encodes: bool) -> f64 {
         let weights = |layers: &[Layer]| -> f64 {
             let shapes = layers.iter().map(|layer| self.llm.linear_shape(layer));
@@ -34,14 +34,14 @@ impl Training<'_> {
     }
 }
 
-/// Multiplications and additions a second in a product of the size that training has, on all threads.
+/// Multiplications and additions per second, measured on a product of the size that training has, on all threads.
 pub fn rate() -> f64 {
     const ROWS: usize = 512;
     const WIDTH: usize = 1024;
-    /// Long enough to wake the processor up, and short enough for a person.
+    /// Long enough for the processor to reach its full clock, short enough for a user who waits.
     const TIME: Duration = Duration::from_millis(150);
-    let x = Mat::new(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
-    let weight = Weight::Dense(Mat::new(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
+    let x = Mat::from_host(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
+    let weight = Weight::Dense(Mat::from_host(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
     let product = || {
         let start = Instant::now();
         let y = linear(&Graph::inference(), &x, &weight, None);
@@ -59,7 +59,7 @@ pub fn rate() -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{ConfigFile, SiglipConfig};
+    use crate::config::{ConfigFile, ProjectorType, SiglipConfig};
 
     #[test]
     fn a_step_of_phi_2_is_what_its_sizes_say() {
@@ -74,7 +74,7 @@ mod tests {
         let training = |trains, gradient_checkpointing| Training {
             llm: &llm,
             vision: &vision,
-            projector: "mlp2x_gelu",
+            projector: ProjectorType::Mlp(2),
             trains,
             gradient_checkpointing,
         };
@@ -87,6 +87,5 @@ mod tests {
         close(training(Trains::All, false).operations(batch, false), 6.0 * (blocks + head));
         let encoded = training(Trains::Projector, false).operations(batch, true) - 4.0 * (blocks + head);
         close(encoded, 2.0 * (vision.parameters() * vision.patches()) as f64);
-        assert!(rate() > 1e6, "even a debug build is faster");
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
         let numbers = start..(start + CHUNK).min(images);
         for pixels in decode(&set, numbers.clone(), vision.config.image_size)? {
             let features = encode(&vision, pixels);
-            file.write_all(bytemuck::cast_slice(&features)).map_err(StageError::io(&unfinished))?;
+            file.write_all(bytemuck::cast_slice(&features.to_host())).map_err(StageError::io(&unfinished))?;
         }
         job.progress(Progress::new(numbers.end, images, "images"));
     }

@@ -14,6 +14,7 @@ pub use self::config::PreprocessConfig;
 use crate::{
     Job, Stage, StageError,
     contract::{
+        figure::{Better, Figure},
         forecast::{Ahead, Forecast, Outlook, Records},
         input::Input,
         keys::{Key, Keys},
@@ -37,6 +38,14 @@ impl Stage for Preprocess {
         Input::list(IMAGES, "folders that are searched for the records' images first"),
         Input::required("tokenizer", "the language model's folder, which has tokenizer.json"),
         Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once and for all training stages"),
+    ];
+    const FIGURES: &'static [Figure] = &[
+        Figure::count("records", "records"),
+        Figure::count("images", "images"),
+        Figure::count("tokens", "tokens"),
+        Figure::count("labelled_tokens", "tokens"),
+        Figure::detail("mismatched", Better::Lower, "records"),
+        Figure::detail("rejected", Better::Lower, "records"),
     ];
     type Config = PreprocessConfig;
 

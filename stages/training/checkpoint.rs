@@ -11,7 +11,7 @@ use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
-    weights::{Checkpoint, NamedTensor, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
 use super::held_out::{self, Best};
@@ -35,15 +35,15 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
     let step = halves(position.step);
     let best = position.best.map(|best| [halves(best.step).as_slice(), &[best.loss]].concat()).unwrap_or_default();
     let mut weights = Vec::new();
-    model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
+    model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
     let numbers: [(&str, &[f32]); 3] = [("step", &step), ("losses", &position.losses), ("best", &best)];
     let mut tensors: Vec<_> = numbers.map(|(name, values)| NamedTensor::vector(name, values)).into();
     for (name, mat) in &weights {
-        tensors.push(NamedTensor::vector(format!("weight.{name}"), mat.values()));
+        tensors.push(NamedTensor::flat(format!("weight.{name}"), mat));
     }
     for (name, moments) in &optimizer.moments {
-        tensors.push(NamedTensor::vector(format!("first.{name}"), &moments.first));
-        tensors.push(NamedTensor::vector(format!("second.{name}"), &moments.second));
+        tensors.push(NamedTensor::flat(format!("first.{name}"), &moments.first));
+        tensors.push(NamedTensor::flat(format!("second.{name}"), &moments.second));
     }
     write_tensors(&fresh, tensors, Encoding::F32).map_err(|error| model_error(job, &error))?;
     let digest = digest(&fresh).map_err(StageError::io(&fresh))?;
@@ -116,8 +116,8 @@ fn read(
     if named_digest(path) != Some(found.as_str()) {
         return Err(ModelError::file(path, "its content is not what was written"));
     }
-    let file = Checkpoint::open_file(path)?;
-    let vector = |name: String, length: usize| file.vector(&name, length).map(|mat| mat.values().to_vec());
+    let file = TensorFiles::open_file(path)?;
+    let vector = |name: String, length: usize| file.vector(&name, length).map(|mat| mat.to_host().into_owned());
     let step = vector("step".into(), 2)?;
     let losses = file.shape("losses")?.iter().product();
     let losses = vector("losses".into(), losses)?;
@@ -126,8 +126,8 @@ fn read(
     let best = best.get(2).map(|loss| Best { step: whole(&best), loss: *loss });
     let mut loaded = Vec::new();
     for (name, moments) in &optimizer.moments {
-        let length = moments.first.len();
-        let read = |part: &str| vector(format!("{part}.{name}"), length);
+        let count = moments.first.count();
+        let read = |part: &str| file.vector(&format!("{part}.{name}"), count);
         loaded.push((read("weight")?, read("first")?, read("second")?));
     }
     if !best_is_there(best) {
@@ -141,7 +141,7 @@ fn read(
     let mut weights = weights.into_iter();
     model.trainable(&mut |_, mat| {
         if let Some(weight) = weights.next() {
-            mat.values_mut().copy_from_slice(&weight);
+            mat.copy_from(&weight.to_host());
         }
     });
     let step = whole(&step);

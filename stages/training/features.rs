@@ -3,7 +3,11 @@
 
 use std::collections::HashMap;
 
-use imp_model::{Imp, Sample, config::SiglipConfig, tensor::Mat};
+use imp_model::{
+    Imp, Sample,
+    config::SiglipConfig,
+    tensor::{self, Graph, Mat},
+};
 
 use super::batches::Images;
 use crate::{
@@ -20,9 +24,9 @@ pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> 
     Some(bytes).filter(|bytes| *bytes <= MEMORY)
 }
 
-/// Features by image number, `[patches * vision hidden]` each.
+/// Features by image number, `[patches, vision hidden]` each.
 pub(super) struct Features {
-    known: HashMap<u32, Vec<f32>>,
+    known: HashMap<u32, Mat>,
     /// Whether they are kept from step to step.
     pub(super) kept: bool,
 }
@@ -46,9 +50,7 @@ impl Features {
 
     /// Encodes each image by itself, so that its features don't depend on which others came along.
     pub(super) fn encode(&mut self, model: &Imp, images: Images) {
-        self.known.extend(
-            images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]).values().to_vec())),
-        );
+        self.known.extend(images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]))));
     }
 
     /// Whether an image's are known.
@@ -65,26 +67,36 @@ impl Features {
 
     /// The features that `records` need, each row once a record.
     pub(super) fn batch<'a>(&self, model: &Imp, records: &'a [Record<'a>]) -> Result<Batch<'a>, StageError> {
-        let (mut values, mut images, mut count) = (Vec::new(), Vec::new(), 0);
+        let width = model.vision.config.hidden_size;
+        let (mut parts, mut stored, mut images, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for record in records {
             let numbers = record.image_numbers();
             images.push((count..count + numbers.len()).collect());
             count += numbers.len();
-            if let Some(stored) = record.features() {
-                stored.for_each(|image| values.extend_from_slice(image));
+            if let Some(features) = record.features() {
+                features.for_each(|image| stored.extend_from_slice(image));
                 continue;
             }
+            // What was read so far lies before what is known.
+            parts.extend(from_stored(&mut stored, width));
             for number in numbers {
                 let known = self.known.get(&number).ok_or_else(|| {
                     let message = format!("record `{}`: its image was not loaded", record.id);
                     StageError::failed(message, "run it again")
                 })?;
-                values.extend_from_slice(known);
+                parts.push(known.clone());
             }
         }
-        let width = model.vision.config.hidden_size;
-        Ok(Batch { records, images, features: Mat::new(values.len() / width, width, values) })
+        parts.extend(from_stored(&mut stored, width));
+        let parts: Vec<&Mat> = parts.iter().collect();
+        Ok(Batch { records, images, features: tensor::concat(&Graph::inference(), width, &parts) })
     }
+}
+
+/// Features that were read from files as a matrix, if there are any.
+fn from_stored(values: &mut Vec<f32>, width: usize) -> Option<Mat> {
+    let values = std::mem::take(values);
+    (!values.is_empty()).then(|| Mat::from_host(values.len() / width, width, values))
 }
 
 impl Batch<'_> {

@@ -6,7 +6,7 @@ use imp_model::{
     Imp,
     encoding::Encoding,
     layers::Pass,
-    weights::{Checkpoint, NamedTensor, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
 use super::{batches, features::Features};
@@ -48,7 +48,7 @@ impl<'a> HeldOut<'a> {
             let labelled: usize = samples.iter().map(|sample| model.labelled(sample)).sum();
             if labelled > 0 {
                 let loss = model.loss(&Pass::inference(), &samples, &batch.features, labelled);
-                sum += f64::from(loss.values()[0]) * labelled as f64;
+                sum += f64::from(loss.item()) * labelled as f64;
                 count += labelled;
             }
             drop(batch);
@@ -65,8 +65,8 @@ fn path(job: &Job, step: usize) -> PathBuf {
 /// Keeps what trains as it is after `step`.
 pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
     let mut weights = Vec::new();
-    model.trainable(&mut |name, mat| weights.push((name, mat.clone())));
-    let tensors = weights.iter().map(|(name, mat)| NamedTensor::vector(name.clone(), mat.values())).collect();
+    model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
+    let tensors = weights.iter().map(|(name, mat)| NamedTensor::flat(name.clone(), mat)).collect();
     write_tensors(&path(job, step), tensors, Encoding::F32).map_err(|error| model_error(job, &error))
 }
 
@@ -78,10 +78,10 @@ pub(super) fn is_there(job: &Job, best: Option<Best>) -> bool {
 /// Goes back to what was kept after `step`.
 pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
     let failed = |error: imp_model::ModelError| model_error(job, &error);
-    let file = Checkpoint::open_file(&path(job, step)).map_err(failed)?;
+    let file = TensorFiles::open_file(&path(job, step)).map_err(failed)?;
     let mut result = Ok(());
-    model.trainable(&mut |name, mat| match file.vector(&name, mat.values().len()) {
-        Ok(kept) => mat.values_mut().copy_from_slice(kept.values()),
+    model.trainable(&mut |parameter, mat| match file.vector(&parameter.name, mat.count()) {
+        Ok(kept) => mat.copy_from(&kept.to_host()),
         Err(error) => result = Err(failed(error)),
     });
     result

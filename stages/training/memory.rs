@@ -24,6 +24,8 @@ const MICRO_BATCH: usize = 16;
 const LARGE_MICRO_BATCH: usize = 1;
 /// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
 const LARGE: usize = 1_000_000_000;
+/// What to do where memory is short.
+const LESS_MEMORY: &str = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
 /// The program itself, and what its threads work with.
 const PROGRAM: usize = 20 << 20;
 
@@ -71,7 +73,7 @@ fn taken(
     let training = Training {
         llm: &llm.config,
         vision: &vision.config,
-        projector: &joined.mm_projector_type,
+        projector: joined.mm_projector_type,
         trains,
         gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
     };
@@ -99,7 +101,8 @@ fn taken(
     let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
     let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
     let own = step.total() + decoded + kept + PROGRAM;
-    Some((MemoryForecast { bytes: own as u64 + frozen + vision.bytes, at_most: known.is_none() }, work))
+    let bytes = own as u64 + frozen + vision.bytes;
+    Some((MemoryForecast { bytes, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
 }
 
 /// Tokens of the longest record, as far as that is known; an image counts as one.

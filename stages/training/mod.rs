@@ -4,6 +4,7 @@
 mod batches;
 mod checkpoint;
 mod features;
+mod figures;
 mod held_out;
 mod inputs;
 pub(crate) mod keys;
@@ -12,6 +13,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use figures::FIGURES;
 pub(crate) use inputs::{open_records, open_validation};
 pub(crate) use memory::forecast;
 pub(crate) use run::train;

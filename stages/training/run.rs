@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use imp_model::{
     Imp, Sample,
-    layers::Pass,
+    layers::{Pass, Tower},
     optim::{Optimizer, Rate},
-    tensor::{self, AdamW},
+    tensor::{self, AdamW, Mat},
 };
 
 use super::{
@@ -119,10 +119,12 @@ impl Run<'_> {
         let factor = recipe.lr_scheduler.factor(index, recipe.warmup(total), total);
         let learning_rate = recipe.learning_rate * factor;
         let projector_rate = recipe.projector_learning_rate.map_or(learning_rate, |rate| rate * factor);
-        let norm = self.optimizer.update(self.model, &gradients, |name| Rate {
-            learning_rate: if name.contains("mm_projector") { projector_rate } else { learning_rate },
-            // As transformers: norms and biases don't decay.
-            weight_decay: if name.contains("bias") || name.contains("norm") { 0.0 } else { recipe.weight_decay },
+        let norm = self.optimizer.update(self.model, &gradients, |parameter| Rate {
+            learning_rate: match parameter.tower {
+                Tower::Projector => projector_rate,
+                Tower::Language => learning_rate,
+            },
+            weight_decay: if parameter.decays() { recipe.weight_decay } else { 0.0 },
         });
         if !loss.is_finite() || !norm.is_finite() {
             return Err(self.diverged(
@@ -182,7 +184,7 @@ impl Run<'_> {
 
     /// The loss of a whole batch and its gradients, added up over parts of it. Each labelled token counts the same; the
     /// reference averages the means of parts instead.
-    fn loss_and_gradients(&mut self, step: usize, records: &[usize]) -> Result<(f32, Vec<Vec<f32>>), StageError> {
+    fn loss_and_gradients(&mut self, step: usize, records: &[usize]) -> Result<(f32, Vec<Mat>), StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
         let mut count = 0;
         for record in &records {
@@ -198,7 +200,7 @@ impl Run<'_> {
         }
         // A seed for each step, so that a resumed run drops what an uninterrupted one does.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (mut loss, mut total): (f32, Vec<Vec<f32>>) = (0.0, Vec::new());
+        let (mut loss, mut total): (f32, Vec<Mat>) = (0.0, Vec::new());
         let (runtime, llm) = (self.job.runtime(), &self.model.llm.config);
         let (micro_batch, checkpointing) = (micro_batch_size(runtime, llm), gradient_checkpointing(runtime, llm));
         for (part, records) in records.chunks(micro_batch).enumerate() {
@@ -209,21 +211,19 @@ impl Run<'_> {
             if total.is_empty() {
                 total = gradients;
             } else {
-                total.iter_mut().zip(gradients).for_each(|(to, from)| tensor::accumulate(to, &from, 1.0));
+                total.iter_mut().zip(gradients).for_each(|(to, from)| tensor::accumulate(to, &from));
             }
         }
         Ok((loss, total))
     }
 
-    fn part(&mut self, records: &[Record<'_>], count: usize, pass: &Pass) -> Result<(f32, Vec<Vec<f32>>), StageError> {
+    fn part(&mut self, records: &[Record<'_>], count: usize, pass: &Pass) -> Result<(f32, Vec<Mat>), StageError> {
         let batch = self.features.batch(self.model, records)?;
         let patches = self.model.vision.config.patches();
         let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
         self.speed.tokens +=
             records.iter().map(|record| record.input_ids.len()).sum::<usize>() + images * (patches - 1);
-        let loss = self.model.loss(pass, &batch.samples(), &batch.features, count);
-        let value = loss.values()[0];
-        Ok((value, self.model.gradients(&mut pass.graph.backward(&loss))))
+        Ok(self.model.loss_and_gradients(pass, &batch.samples(), &batch.features, count))
     }
 
     /// Goes back to the best weights if they are the result, and reports.

@@ -1,8 +1,8 @@
-//! Every mistake gets the right exit code and a message that names file, line and remedy, word for word.
+//! Errors of users: exit code and message, word for word, with file, line and remedy.
 
 use crate::support::Space;
 
-/// A mistake in a pipeline file: what is written, and what is said.
+/// An error in a pipeline file, and the message.
 struct Case {
     name: &'static str,
     pipeline: &'static str,
@@ -20,7 +20,7 @@ error: unclosed table, expected `]`
 2 | [stages.a
   |          ^
   |
-  = help: this is not valid TOML: strings need quotes, tables stand in [brackets]
+  = help: this is not valid TOML: strings need quotes, table names need [brackets]
 ",
     },
     Case {
@@ -109,7 +109,7 @@ error: stage `m`: the input `model` is missing
 1 | [stages.m]
   |         ^
   |
-  = help: add `model = \"STAGE\"`, a stage that gives a finetuned model
+  = help: add `model = \"STAGE\"`, the name of a stage that provides a finetuned model
 ",
     },
     Case {
@@ -135,7 +135,7 @@ error: stages wait for each other: a -> b -> a
 1 | [stages.a]
   |         ^ needs itself
   |
-  = help: an input must come from a stage that does not use this one
+  = help: an input must come from a stage that does not depend on this one
 ",
     },
     Case {
@@ -148,7 +148,7 @@ error: stage `a`: can't read HERE/my/data: No such file or directory (os error 2
 3 | source = \"my/data\"
   |          ^^^^^^^^^
   |
-  = help: a relative path is meant from the folder of the pipeline file
+  = help: relative paths start from the folder of the pipeline file
 ",
     },
     Case {
@@ -174,13 +174,13 @@ error: this pipeline extends itself
 1 | extends = \"p.toml\"
   |           ^^^^^^^^
   |
-  = help: remove one `extends` of the circle
+  = help: remove one `extends` of the cycle
 ",
     },
 ];
 
 #[test]
-fn mistakes_in_a_pipeline_are_shown_where_they_stand() {
+fn errors_in_a_pipeline_are_shown_with_their_position() {
     for case in PIPELINES {
         let space = Space::new();
         space.write("p.toml", case.pipeline);
@@ -194,6 +194,14 @@ fn mistakes_in_a_pipeline_are_shown_where_they_stand() {
 }
 
 #[test]
+fn a_misspelt_pipeline_is_recognised() {
+    let space = Space::new();
+    space.write("pipelines/tiny.toml", "");
+    let output = space.run(&["run", "pipelines/tinny.toml"]);
+    assert!(output.stderr.ends_with("\n  help: did you mean `pipelines/tiny.toml`?\n"), "{}", output.stderr);
+}
+
+#[test]
 fn a_missing_pipeline_says_what_to_do() {
     let output = Space::new().run(&["run", "nope.toml"]);
     assert_eq!(output.code, Some(2));
@@ -204,7 +212,7 @@ fn a_missing_pipeline_says_what_to_do() {
     );
 }
 
-/// A mistake in a person's own files: how it gets there, and what is said, from the first line on.
+/// An error in the user's data: how it gets there, and the message from its first line on.
 struct Broken {
     name: &'static str,
     file: &'static str,
@@ -221,9 +229,9 @@ error: stage `records`: HERE/mine/shapes/instruct.json: the annotation file is m
         file: "shapes/instruct.json",
         damage: |bytes| replace_line(bytes, 4, "{\"id\": \"3\", \"image\": , \"conversations\": []},"),
         stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:4: a record can't be used, and `max_rejected` allows 0
-line 4: expected value
-  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+error: stage `records`: HERE/mine/shapes/instruct.json:4: 1 record is unusable, and `max_rejected` allows 0
+record 3 (line 4): expected value
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken {
         name: "wrong roles",
@@ -232,22 +240,22 @@ line 4: expected value
             replace_line(bytes, 3, "{\"id\": \"two\", \"image\": \"000000000001.png\", \"conversations\": [{\"from\": \"gpt\", \"value\": \"Hi\"}]},")
         },
         stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:3: a record can't be used, and `max_rejected` allows 0
-line 3 (id two): the conversation is empty
-  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+error: stage `records`: HERE/mine/shapes/instruct.json:3: 1 record is unusable, and `max_rejected` allows 0
+record 2 (line 3, id two): the conversation is empty
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken { name: "missing image", file: "shapes/images/000000000005.png", damage: |_| None, stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:7: a record can't be used, and `max_rejected` allows 0
-line 7 (id 000000000005): the image images/000000000005.png is missing
-  help: mend or remove them, or set `max_rejected` to the number that may be left out" },
+error: stage `records`: HERE/mine/shapes/instruct.json:7: 1 record is unusable, and `max_rejected` allows 0
+record 6 (line 7, id 000000000005): the image images/000000000005.png is missing
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out" },
     Broken {
         name: "unreadable image",
         file: "shapes/images/000000000005.png",
         damage: |bytes| Some(bytes[..bytes.len() / 2].to_vec()),
         stderr: "\
-error: stage `records`: HERE/mine/shapes/instruct.json:7: a record can't be used, and `max_rejected` allows 0
-line 7 (id 000000000005): the image images/000000000005.png can't be decoded: unexpected end of file
-  help: mend or remove them, or set `max_rejected` to the number that may be left out",
+error: stage `records`: HERE/mine/shapes/instruct.json:7: 1 record is unusable, and `max_rejected` allows 0
+record 6 (line 7, id 000000000005): the image images/000000000005.png can't be decoded: unexpected end of file
+  help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken { name: "missing tokenizer", file: "phi/tokenizer.json", damage: |_| None, stderr: "\
 error: stage `records`: HERE/mine/phi/tokenizer.json: the file is missing
@@ -270,7 +278,7 @@ error: stage `pretrain`: HERE/mine/phi/config.json: model_type `gpt2` is not sup
     },
 ];
 
-/// Replaces a line of a text, counted from 1.
+/// Replaces line `number` of a text, counted from 1.
 fn replace_line(bytes: Vec<u8>, number: usize, line: &str) -> Option<Vec<u8>> {
     let text = String::from_utf8(bytes).ok()?;
     let mut lines: Vec<&str> = text.lines().collect();
@@ -278,7 +286,7 @@ fn replace_line(bytes: Vec<u8>, number: usize, line: &str) -> Option<Vec<u8>> {
     Some((lines.join("\n") + "\n").into_bytes())
 }
 
-/// The pipeline of the story up to `pretrain`, on folders.
+/// A pipeline up to `pretrain`, on local folders.
 const ON_FOLDERS: &str = r#"
 name = "own"
 [stages.shapes]
@@ -305,7 +313,7 @@ max_steps = 1
 "#;
 
 #[test]
-fn mistakes_in_a_persons_files_are_named_and_the_cache_stays_whole() {
+fn errors_in_the_users_files_are_named_and_the_cache_stays_intact() {
     let good = Space::new();
     let downloads = crate::support::SMALL.split("[stages.captions]").next().unwrap();
     good.write("data.toml", downloads.replace("name = \"small\"", "name = \"data\"")).succeed(&["run", "data.toml"]);
@@ -322,11 +330,11 @@ fn mistakes_in_a_persons_files_are_named_and_the_cache_stays_whole() {
             None => std::fs::remove_file(&file).unwrap(),
         }
         let output = space.run(&["run", "-q", "own.toml"]);
-        // The path of the log holds the key.
-        let said = output.stderr.split("\n  log: ").next().unwrap();
-        assert_eq!(said, case.stderr, "{}", case.name);
+        // The path of the log contains the key.
+        let message = output.stderr.split("\n  log: ").next().unwrap();
+        assert_eq!(message, case.stderr, "{}", case.name);
         assert_eq!(output.code, Some(1), "{}", case.name);
-        // Mended, it runs: nothing in the cache was harmed.
+        // Repaired, it runs: the cache was not harmed.
         std::fs::write(&file, whole).unwrap();
         space.succeed(&["run", "own.toml"]);
     }

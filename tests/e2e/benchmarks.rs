@@ -1,4 +1,5 @@
-//! The nine benchmarks in their owners' formats, a question or two each, about the drawn images. Does not know who asks.
+//! The nine benchmarks in their publishers' formats, with a question or two each about drawn images. Independent of the
+//! tests that use them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::hub::{Files, archive};
 
-/// Images of GQA and `TextVQA`, in the downloads that training uses, too.
+/// Images of GQA and `TextVQA`, which are in downloads that training also uses.
 pub(crate) const GQA_IMAGE: &str = "2370799";
 pub(crate) const TEXTVQA_IMAGE: &str = "0054c91397f2fe05";
 /// POPE's and MME's folders.
@@ -30,7 +31,7 @@ const MME_TASKS: [&str; 14] = [
     "code_reasoning",
 ];
 
-/// The stages that download them, and what is at their addresses.
+/// The stages that download the benchmarks, with the file name and content at each address.
 pub(crate) fn downloads(image: &[u8]) -> BTreeMap<&'static str, (&'static str, Vec<u8>)> {
     let zip = |files: &[(String, Vec<u8>)]| archive(files.iter().map(|(name, bytes)| (name.clone(), bytes)));
     let json = |value: Value| value.to_string().into_bytes();
@@ -84,12 +85,12 @@ pub(crate) fn downloads(image: &[u8]) -> BTreeMap<&'static str, (&'static str, V
     ])
 }
 
-/// What lies on the hub.
+/// The benchmark that is on the hub.
 pub(crate) fn mme(image: &[u8]) -> Files {
     let mut files = Vec::new();
     for task in MME_TASKS {
-        let apart = matches!(task, "posters" | "celebrity" | "scene" | "landmark" | "artwork");
-        let (texts, images) = if apart { ("/questions_answers_YN", "/images") } else { ("", "") };
+        let separate = matches!(task, "posters" | "celebrity" | "scene" | "landmark" | "artwork");
+        let (texts, images) = if separate { ("/questions_answers_YN", "/images") } else { ("", "") };
         let text = "Is it red? Please answer yes or no.\tYes\nIs it blue?  Please answer yes or no.\tNo\n";
         files.push((format!("{MME}/{task}{texts}/0001.txt"), text.as_bytes().to_vec()));
         files.push((format!("{MME}/{task}{images}/0001.png"), image.to_vec()));

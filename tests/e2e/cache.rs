@@ -1,4 +1,4 @@
-//! The cache: what is damaged is found and made again, what nobody needs goes, and what somebody uses stays.
+//! The cache: damage is found and repaired, unneeded results are deleted, and results in use stay.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::support::Space;
 
-/// `a -> b -> c`, with some files.
+/// The pipeline `a -> b -> c`, whose stages write a few files.
 fn chain(name: &str, first: &str) -> String {
     let stage = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\nfiles = 5\n{rest}\n");
     let (a, b) = (stage("a", &format!("text = \"{first}\"")), stage("b", "after = \"a\"\ntext = \"b\""));
@@ -40,7 +40,7 @@ fn walk_links(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Changes a read-only file in place, as a failing disk does: whoever has a link to it sees that.
+/// Changes a read-only file in place, as a failing disk does: all links to it see the change.
 fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     let mut bytes = fs::read(path).unwrap();
@@ -49,13 +49,13 @@ fn damage(path: &Path, change: impl Fn(&mut Vec<u8>)) {
 }
 
 #[test]
-fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
+fn verify_names_every_damaged_file_and_the_next_run_repairs_it() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
     let expected = space.digests("p");
     let well = space.succeed(&["cache", "verify"]).stdout;
-    assert!(well.contains("all is well"), "{well}");
+    assert!(well.contains("no damage found"), "{well}");
 
     let objects = files(&space.path("cache/objects"));
     let receipts = files(&space.path("cache/receipts"));
@@ -64,13 +64,13 @@ fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
     for (number, path) in objects.iter().chain(&receipts).enumerate() {
         let relative = path.strip_prefix(space.path("cache")).unwrap().display().to_string();
         if !path.exists() {
-            // A log of an earlier round: the stage has run again since.
+            // The log of an earlier round, whose stage has since run again.
             continue;
         }
         damage(path, changes[number % changes.len()]);
         let found = space.run(&["cache", "verify"]);
         if relative.starts_with("receipts") && number % changes.len() == 2 {
-            assert_eq!(found.code, Some(0), "white space at the end of a receipt is no damage");
+            assert_eq!(found.code, Some(0), "white space at the end of a receipt is not damage");
             continue;
         }
         assert_eq!(found.code, Some(1), "{relative}");
@@ -78,65 +78,65 @@ fn verify_names_every_damaged_file_and_the_next_run_makes_it_again() {
         space.succeed(&["run", "p.toml"]);
         assert_eq!(space.digests("p"), expected, "{relative}");
         let well = space.succeed(&["cache", "verify"]).stdout;
-        assert!(well.contains("all is well"), "{relative}: {well}");
+        assert!(well.contains("no damage found"), "{relative}: {well}");
     }
 }
 
 #[test]
-fn what_is_gone_is_had_back_or_made_again() {
+fn missing_files_are_restored_or_made_again() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
     let expected = space.digests("p");
-    // An object that a tree still has.
+    // An object that is still in a tree.
     let tree = files(&space.path("cache/trees")).into_iter().find(|path| path.ends_with("value.txt")).unwrap();
     let value = fs::read(&tree).unwrap();
     let object = files(&space.path("cache/objects")).into_iter().find(|path| fs::read(path).unwrap() == value).unwrap();
     fs::remove_file(&object).unwrap();
     let found = space.run(&["cache", "verify"]);
-    assert!(found.stdout.contains("1 mended"), "{}", found.stdout);
+    assert!(found.stdout.contains("1 restored"), "{}", found.stdout);
     assert!(object.is_file());
-    // A tree that somebody has changed; its objects are whole.
+    // A tree that was changed; its objects are intact.
     fs::remove_file(&tree).unwrap();
     space.succeed(&["cache", "verify"]);
     space.succeed(&["run", "p.toml"]);
     assert_eq!(fs::read(&tree).unwrap(), value);
-    // Everything that is derived.
+    // Everything derived.
     for folder in ["cache/index.sled", "cache/trees", "cache/locks", "cache/live", "cache/tmp", "artifacts"] {
         let _ = fs::remove_dir_all(space.path(folder));
     }
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date: 3 of 3 cached"));
-    fs::write(space.path("cache/index.sled/db"), "this is no database".repeat(1000)).unwrap();
+    fs::write(space.path("cache/index.sled/db"), "this is not a database".repeat(1000)).unwrap();
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date: 3 of 3 cached"));
     assert_eq!(space.digests("p"), expected);
-    assert_eq!(space.succeed(&["cache", "rebuild"]).stdout, "the index knows 3 stages\n");
+    assert_eq!(space.succeed(&["cache", "rebuild"]).stdout, "Index rebuilt: 3 stages\n");
     assert!(
         space.succeed(&["plan", "p.toml", "--set", "stages.b.text=x"]).stdout.contains("config: text \"b\" -> \"x\"")
     );
 }
 
 #[test]
-fn gc_keeps_what_the_last_runs_and_named_ones_need() {
+fn gc_keeps_what_recent_and_named_runs_use() {
     let space = Space::new();
     for (first, name) in [("one", Some("paper")), ("two", None), ("three", None)] {
         space.write("p.toml", chain("p", first));
         let args = ["run", "p.toml"].into_iter().chain(name.into_iter().flat_map(|name| ["--name", name]));
         space.succeed(&args.collect::<Vec<_>>());
-        // Runs are told apart by the second.
+        // Start times have a resolution of one second.
         sleep(Duration::from_millis(1100));
     }
     space.write("q.toml", chain("q", "other"));
     space.succeed(&["run", "q.toml"]);
     let stats = space.succeed(&["cache", "stats"]).stdout;
-    assert!(stats.contains("12 stages of 4 runs; 0 B of 0 unfinished stages"), "{stats}");
+    assert!(stats.contains("results of 12 stages, used by 4 runs. Unfinished stages: none."), "{stats}");
 
     let before = files(&space.path("cache/objects"));
     let dry = space.succeed(&["cache", "gc", "--keep", "1", "--dry-run"]).stdout;
-    assert!(dry.contains("would free") && dry.contains("of 3 stages and 1 runs"), "{dry}");
+    assert!(dry.contains("Would free") && dry.contains("3 stages, 1 run)"), "{dry}");
     assert_eq!(files(&space.path("cache/objects")), before);
     space.succeed(&["cache", "gc", "--keep", "1"]);
     assert!(files(&space.path("cache/objects")).len() < before.len());
-    assert!(space.succeed(&["cache", "verify"]).stdout.contains("all is well"));
+    assert!(space.succeed(&["cache", "verify"]).stdout.contains("no damage found"));
     for (first, cached) in [("one", 3), ("two", 0), ("three", 3)] {
         space.write("p.toml", chain("p", first));
         let plan = space.succeed(&["plan", "p.toml"]).stdout;
@@ -145,11 +145,11 @@ fn gc_keeps_what_the_last_runs_and_named_ones_need() {
 }
 
 #[test]
-fn gc_leaves_alone_what_a_running_run_uses() {
+fn gc_keeps_what_a_current_run_uses() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
-    // Its record is gone, so nothing but the running run speaks for its stages.
+    // Its record is gone, so only the current run protects its stages.
     fs::remove_dir_all(space.path("cache/runs")).unwrap();
     let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"c\"\nsteps = 100\nstep_ms = 20\n";
     space.write("slow.toml", chain("p", "a") + slow);
@@ -158,23 +158,23 @@ fn gc_leaves_alone_what_a_running_run_uses() {
         sleep(Duration::from_millis(10));
     }
     let _ = fs::remove_dir_all(space.path("cache/runs"));
-    let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
-    assert!(said.contains("of 0 stages"), "{said}");
+    let said = space.succeed(&["cache", "gc", "--keep", "0", "--json"]).stdout;
+    assert!(said.contains("\"stages\":0,"), "{said}");
     assert_eq!(runner.wait().unwrap().code(), Some(0));
     let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
-    assert!(said.contains("of 4 stages"), "now nobody uses them: {said}");
+    assert!(said.contains("4 stages"), "no run uses them now: {said}");
     let links: Vec<_> = walk_links(&space.path("artifacts"));
-    assert!(links.is_empty(), "links to what is gone: {links:?}");
+    assert!(links.is_empty(), "links to deleted results: {links:?}");
     assert!(files(&space.path("cache/objects")).is_empty());
 }
 
 #[test]
-fn a_glance_sees_whatever_has_changed() {
+fn the_fast_path_sees_every_change() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
     let noted = || {
-        // Only what has been left alone for two seconds can be told from what changes now.
+        // A note is only written for folders that have not changed for two seconds.
         sleep(Duration::from_millis(2100));
         space.succeed(&["run", "p.toml"]);
         assert_eq!(files(&space.path("cache/notes")).len(), 1);
@@ -205,7 +205,7 @@ fn a_glance_sees_whatever_has_changed() {
 }
 
 #[test]
-fn a_damaged_object_does_not_get_into_what_is_made_anew() {
+fn a_damaged_object_does_not_get_into_new_results() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
@@ -215,5 +215,5 @@ fn a_damaged_object_does_not_get_into_what_is_made_anew() {
     fs::remove_dir_all(space.path("cache/trees")).unwrap();
     space.succeed(&["run", "p.toml"]);
     assert_eq!(fs::read(space.path("artifacts/p/b/value.txt")).unwrap(), value);
-    assert!(space.succeed(&["cache", "verify"]).stdout.contains("all is well"));
+    assert!(space.succeed(&["cache", "verify"]).stdout.contains("no damage found"));
 }

@@ -1,5 +1,5 @@
-//! Kills at random points, full disks, damaged files: the next run completes, with the digests of an undisturbed run, and
-//! no process of a stage outlives its runner for long.
+//! Kills at random points, full disks and damaged files: the next run completes with the digests of an undisturbed run, and
+//! no stage's process outlives its runner for long.
 //!
 //! More rounds of kills: `IMP_FLOW_FAULT_ROUNDS=1000 cargo test --test e2e kills_at_random -- --nocapture`.
 
@@ -15,7 +15,7 @@ use std::{
 
 use crate::support::Space;
 
-/// Rounds of kills, unless `IMP_FLOW_FAULT_ROUNDS` gives a number. Each kills one pipeline once or several times.
+/// Default number of rounds; `IMP_FLOW_FAULT_ROUNDS` overrides it. Each round kills one pipeline once or several times.
 const ROUNDS: u64 = 20;
 
 fn rounds() -> u64 {
@@ -25,18 +25,18 @@ fn rounds() -> u64 {
     }
 }
 
-/// Quick stages in several layers, some with checkpoints and some that give the same whatever they are given.
+/// Quick stages in several layers, some with checkpoints and some with constant output.
 fn pipeline(round: u64) -> String {
     let mut text = format!("name = \"p\"\nseed = {round}\n");
     for layer in 0..3 {
-        for place in 0..3 {
+        for column in 0..3 {
             let after = match layer {
                 0 => String::new(),
-                _ => format!("after = [\"s{}{place}\", \"s{}{}\"]\n", layer - 1, layer - 1, (place + 1) % 3),
+                _ => format!("after = [\"s{}{column}\", \"s{}{}\"]\n", layer - 1, layer - 1, (column + 1) % 3),
             };
-            let steps = if place == 1 { "steps = 4\nstep_ms = 4\n" } else { "" };
-            let constant = if layer == 1 && place == 2 { "constant = true\n" } else { "" };
-            let name = format!("s{layer}{place}");
+            let steps = if column == 1 { "steps = 4\nstep_ms = 4\n" } else { "" };
+            let constant = if layer == 1 && column == 2 { "constant = true\n" } else { "" };
+            let name = format!("s{layer}{column}");
             let more = format!("text = \"{name}\"\n{after}{steps}{constant}");
             write!(text, "[stages.{name}]\nkind = \"synthetic\"\nfiles = 3\n{more}").unwrap();
         }
@@ -44,7 +44,7 @@ fn pipeline(round: u64) -> String {
     text
 }
 
-/// Numbers that look random: the same in each run of the test, so that a failure can be had again.
+/// Pseudorandom numbers, the same in each run of the test, so that a failure can be reproduced.
 struct Dice(u64);
 
 impl Dice {
@@ -56,7 +56,7 @@ impl Dice {
     }
 }
 
-/// The processes whose job lies below `folder`.
+/// The stage processes whose job file is below `folder`.
 fn stages_below(folder: &Path) -> Vec<u32> {
     let folder = folder.canonicalize().unwrap().display().to_string();
     let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -66,7 +66,7 @@ fn stages_below(folder: &Path) -> Vec<u32> {
 }
 
 fn kill(process: u32) {
-    // It may be gone already: that is what the round is about.
+    // The process may have ended already.
     let _ = Command::new("kill").args(["-KILL", &process.to_string()]).stderr(Stdio::null()).status();
 }
 
@@ -78,7 +78,7 @@ fn no_orphans(folder: &Path) {
     }
 }
 
-/// What an undisturbed run gives.
+/// The digests of an undisturbed run.
 fn undisturbed(round: u64) -> Vec<(String, String)> {
     let space = Space::new();
     space.write("p.toml", pipeline(round));
@@ -87,24 +87,24 @@ fn undisturbed(round: u64) -> Vec<(String, String)> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a campaign says how long it was")]
+#[expect(clippy::print_stdout, reason = "a campaign reports its length")]
 fn kills_at_random_points_lose_nothing() {
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
     let (rounds, mut kills) = (rounds(), 0);
-    assert!(rounds > 0, "no round, no proof");
+    assert!(rounds > 0, "no rounds");
     for round in 1..=rounds {
         let space = Space::new();
         space.write("p.toml", pipeline(round));
-        // Several kills of one and the same pipeline, at different places.
+        // Several kills of the same pipeline, at different points.
         let mut done = false;
         while !done {
             let mut runner = space.start(&["run", "p.toml", "--jobs", "3"]);
             sleep(Duration::from_micros(dice.roll(60_000)));
-            let whom = dice.roll(3);
-            if whom > 0 {
+            let victim = dice.roll(3);
+            if victim > 0 {
                 stages_below(&space.path(".")).into_iter().for_each(kill);
             }
-            if whom < 2 {
+            if victim < 2 {
                 runner.kill().unwrap();
             }
             kills += 1;
@@ -121,7 +121,7 @@ fn kills_at_random_points_lose_nothing() {
 }
 
 #[test]
-fn many_runs_at_once_make_each_stage_once() {
+fn concurrent_runs_make_each_stage_once() {
     let space = Space::new();
     let text = pipeline(7).replace("steps = 4", "steps = 20");
     let start = |number: usize| -> Child {
@@ -147,7 +147,7 @@ fn many_runs_at_once_make_each_stage_once() {
 #[test]
 fn a_run_waits_only_for_what_it_needs() {
     let space = Space::new();
-    // Each wants the whole machine: one that only waits has nothing of it.
+    // Each stage requests the whole machine; one that waits for another run must not hold it.
     let slow = "[stages.slow]\nkind = \"synthetic\"\nsteps = 2000\nstep_ms = 20\nruntime = { cpus = 1000 }\n";
     let quick = "[stages.quick]\nkind = \"synthetic\"\nruntime = { cpus = 1000 }\n";
     space.write("slow.toml", format!("name = \"slow\"\n{slow}"));
@@ -159,15 +159,15 @@ fn a_run_waits_only_for_what_it_needs() {
     let mut both = space.start(&["run", "both.toml", "--jobs", "1"]);
     let start = Instant::now();
     while !space.path("artifacts/both/quick").exists() {
-        assert!(start.elapsed() < Duration::from_secs(20), "`quick` needs nothing of `slow`");
+        assert!(start.elapsed() < Duration::from_secs(20), "`quick` does not depend on `slow`");
         sleep(Duration::from_millis(5));
     }
-    // When the other one is gone, this one makes it.
+    // Once the other run is dead, this run makes `slow`.
     other.kill().unwrap();
     other.wait().unwrap();
     let start = Instant::now();
     while !space.succeed(&["status"]).stdout.contains("running   slow") {
-        assert!(start.elapsed() < Duration::from_secs(20), "nobody makes `slow`");
+        assert!(start.elapsed() < Duration::from_secs(20), "no run makes `slow`");
         sleep(Duration::from_millis(50));
     }
     assert!(Command::new("kill").args(["-INT", &both.id().to_string()]).status().unwrap().success());
@@ -191,7 +191,7 @@ fn a_full_disk_is_named_and_nothing_is_lost() {
     let failed = if mounted {
         space.run(&args)
     } else {
-        // Where nothing can be mounted, no file may grow: the same error of the system's, from another cause.
+        // Without permission to mount, limit the size of files: a similar error from the system.
         let mut command = space.command(&args);
         limit_files(&mut command);
         space.output(&mut command)
@@ -218,7 +218,7 @@ fn a_full_disk_is_named_and_nothing_is_lost() {
     assert_eq!(again, undisturbed.digests("p"));
 }
 
-/// Through a shell, whose `ulimit` holds for what it becomes.
+/// Limits the size of the command's files, through a shell whose `ulimit` applies to what it executes.
 fn limit_files(command: &mut Command) {
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
@@ -255,7 +255,7 @@ fn damaged_stores_heal() {
                 bytes[at] ^= 1 << dice.roll(8);
             }
             2 => bytes.clear(),
-            // Nobody can read a folder as a file, not even root.
+            // Not even root can read a folder as a file.
             3 if folder == "cache/objects" => {
                 fs::remove_file(path).unwrap();
                 fs::create_dir(path).unwrap();
@@ -265,7 +265,7 @@ fn damaged_stores_heal() {
         if path.is_file() {
             fs::write(path, &bytes).unwrap();
         }
-        // Found or not (a space in a receipt is no damage), the next run has everything.
+        // Detected or not (a space in a receipt is not damage), the next run completes.
         space.run(&["cache", "verify"]);
         let after = space.run(&["run", "p.toml"]);
         assert_eq!(after.code, Some(0), "round {round}, {}: {}", path.display(), after.stderr);
@@ -274,10 +274,10 @@ fn damaged_stores_heal() {
 }
 
 #[test]
-fn artifacts_that_cant_be_written_are_no_reason_to_stop() {
+fn a_run_completes_if_artifacts_cant_be_written() {
     let space = Space::new();
     space.write("p.toml", pipeline(1));
-    // A file in the way is in the way of everybody; a folder without write permission only of those who are not root.
+    // A file in the way stops everyone; a folder without write permission would not stop root.
     space.write("artifacts", "in the way");
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
@@ -289,7 +289,7 @@ fn artifacts_that_cant_be_written_are_no_reason_to_stop() {
 }
 
 #[test]
-fn a_closed_terminal_is_a_wish_to_stop() {
+fn a_closed_terminal_stops_the_run() {
     let space = Space::new();
     space.write("p.toml", "name = \"p\"\n[stages.slow]\nkind = \"synthetic\"\nsteps = 2000\nstep_ms = 20\n");
     let mut command = space.command(&["run", "p.toml"]);
@@ -301,5 +301,5 @@ fn a_closed_terminal_is_a_wish_to_stop() {
     assert!(Command::new("kill").args(["-HUP", &runner.id().to_string()]).status().unwrap().success());
     assert_eq!(runner.wait().unwrap().code(), Some(130));
     no_orphans(&space.path("."));
-    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("goes on from its checkpoint"));
+    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("resumes from its checkpoint"));
 }

@@ -1,4 +1,4 @@
-//! The real pipelines, without the internet: a server of this process stands for the hub and the image servers. It serves tiny
+//! The real pipelines without the internet: a server in this process replaces the hub and the image servers. It serves tiny
 //! models with random weights and a tiny data set under the real names, in the real formats.
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
     support::Space,
 };
 
-/// What a download of `builtin:` sources gives, in place of the originals.
+/// Built-in sources that replace the originals.
 const TINY: &str = r#"
 [stages.llm]
 kind = "download"
@@ -37,14 +37,14 @@ eval_images = 1
 /// Path -> content.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-/// As the hub has it: its name, what the pipelines ask for, and the tiny model in its place.
+/// A language model: its name on the hub, the pipelines' commit, and the tiny model that replaces it.
 struct Llm(&'static str, &'static str, &'static str);
 
 const PHI_2: Llm = Llm("microsoft/phi-2", "d3186761bf5c4409f7679359284066c25ab668ee", "tiny-phi");
 
 #[test]
-fn v1_3b_runs_to_its_end_and_learns_from_own_data() {
-    let (space, args, address) = runs_to_its_end("v1_3b", "imp-v1-3b", &PHI_2);
+fn v1_3b_completes_and_can_be_finetuned_on_own_data() {
+    let (space, args, address) = completes("v1_3b", "imp-v1-3b", &PHI_2);
     sweep_shares_with_what_has_run(&space, &args, &address);
     let artifacts = space.path("artifacts");
     let mut files = Files::new();
@@ -63,21 +63,21 @@ fn v1_3b_runs_to_its_end_and_learns_from_own_data() {
 }
 
 #[test]
-fn v1_5_3b_runs_to_its_end() {
-    runs_to_its_end("v1_5_3b", "imp-v1.5-3b", &PHI_2);
+fn v1_5_3b_completes() {
+    completes("v1_5_3b", "imp-v1.5-3b", &PHI_2);
 }
 
 #[test]
-fn v1_5_3b_196_runs_to_its_end() {
-    let (space, ..) = runs_to_its_end("v1_5_3b_196", "imp-v1.5-3b-196", &PHI_2);
+fn v1_5_3b_196_completes() {
+    let (space, ..) = completes("v1_5_3b_196", "imp-v1.5-3b-196", &PHI_2);
     let config = space.read("artifacts/imp-v1.5-3b-196/quantize/config.json");
     let config: Value = serde_json::from_str(&config).unwrap();
     assert_eq!(config["vision_tower_config"]["image_size"], 196);
 }
 
 #[test]
-fn v1_5_2b_runs_to_its_end() {
-    runs_to_its_end(
+fn v1_5_2b_completes() {
+    completes(
         "v1_5_2b",
         "imp-v1.5-2b",
         &Llm("Qwen/Qwen1.5-1.8B", "7846de7ed421727b318d6605a0bfab659da2c067", "tiny-qwen2"),
@@ -85,8 +85,8 @@ fn v1_5_2b_runs_to_its_end() {
 }
 
 #[test]
-fn v1_5_4b_runs_to_its_end() {
-    runs_to_its_end(
+fn v1_5_4b_completes() {
+    completes(
         "v1_5_4b",
         "imp-v1.5-4b",
         &Llm("microsoft/Phi-3-mini-4k-instruct", "ff07dc01615f8113924aed013115ab2abd32115b", "tiny-phi3"),
@@ -94,10 +94,10 @@ fn v1_5_4b_runs_to_its_end() {
 }
 
 #[test]
-fn the_other_pipelines_are_well_formed() {
+fn the_other_pipelines_are_valid() {
     let space = Space::new();
-    // Of the 46 stages of a pipeline 14 come after the first that knows the rank, 16 are or come after the encoder, 18 after the
-    // language model: those are made for each.
+    // Of a pipeline's 46 stages, 14 depend on the rank, 16 on the encoder (or are it) and 18 on the language model. Each
+    // further value adds that many.
     for (file, name, stages) in [
         ("sweeps/lora_rank", "imp-lora-rank", 46 + 14),
         ("sweeps/epochs", "imp-epochs", 46 + 14),
@@ -115,7 +115,7 @@ fn pipeline(name: &str) -> String {
     format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Rank 256 is the pipeline's own: only what is of rank 128 runs.
+/// Rank 256 is the pipeline's own value, so only the stages of rank 128 run.
 fn sweep_shares_with_what_has_run(space: &Space, args: &[String], address: &str) {
     let file = pipeline("sweeps/lora_rank");
     let args: Vec<&str> = ["sweep", &file].into_iter().chain(args[2..].iter().map(String::as_str)).collect();
@@ -127,8 +127,8 @@ fn sweep_shares_with_what_has_run(space: &Space, args: &[String], address: &str)
     assert!(rows[1].starts_with("lora_rank=128  ") && rows[2].starts_with("lora_rank=256  "), "{table}");
 }
 
-/// Its folder, what it was run with, and the address of its hub.
-fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) {
+/// Runs a pipeline. Returns its folder, its arguments, and the address of its hub.
+fn completes(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) {
     let space = Space::new();
     space.write("tiny.toml", TINY.replace("FAMILY", llm.2)).succeed(&["run", "tiny.toml"]);
     let tiny = space.path("artifacts/tiny");
@@ -180,13 +180,13 @@ fn runs_to_its_end(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, St
         assert!(space.path(&format!("artifacts/{name}/{stage}/{file}")).is_file(), "{stage}");
     }
     assert_table(&space, name, &args, &first);
-    // With everything there, nothing is asked for.
+    // Once everything is cached, nothing is requested.
     let again = run(&space, &args, "http://127.0.0.1:1");
     assert!(again.contains(&format!("{name} is up to date: 46 of 46 cached")), "{again}");
     (space, all, address)
 }
 
-/// Before anything is there, the hub and the servers know how much there is.
+/// Before anything is downloaded, the hub and the servers tell the sizes.
 fn plan_says_what_it_takes(space: &Space, args: &[&str], address: &str) {
     let json: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
     let stages = |output: &str| -> BTreeMap<String, Value> {
@@ -206,7 +206,7 @@ fn plan_says_what_it_takes(space: &Space, args: &[&str], address: &str) {
     }
     let text = run(space, args, address);
     assert!(text.contains(" of memory, trains 2 steps") && text.contains(" to download"), "{text}");
-    // Where the network must not be used, nothing is known of what it has.
+    // Offline, the sizes are unknown.
     let unknown = stages(&offline(space, &json));
     assert!(unknown.values().all(|stage| stage["download"].is_null() && stage["memory"].is_null()), "{unknown:?}");
 }
@@ -218,7 +218,7 @@ fn offline(space: &Space, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The run and `report eval` show the same table: of ours all figures but `MM-Vet`'s, which needs a judge.
+/// The run and `report eval` show the same table. Ours has all figures except `MM-Vet`'s, which needs a judge.
 fn assert_table(space: &Space, name: &str, args: &[&str], run: &str) {
     let args = [&["report", "eval"], &args[1..]].concat();
     let table = space.succeed(&args).stdout;
@@ -236,20 +236,20 @@ fn assert_table(space: &Space, name: &str, args: &[&str], run: &str) {
     assert_eq!(row["figures"]["mmvet"], Value::Null);
 }
 
-/// Runs the program against the hub at `endpoint`; returns what it said.
+/// Runs the program with the hub at `endpoint`. Returns its output.
 fn run(space: &Space, args: &[&str], endpoint: &str) -> String {
     let output = space.command(args).env("HF_ENDPOINT", endpoint).env("HF_HOME", space.path("hf")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The files in a folder.
+/// The files in a folder, by name.
 fn folder(path: &Path) -> Files {
     let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 
-/// Everything that the pipelines download, made from tiny artifacts.
+/// All files that the pipelines download, made from tiny artifacts.
 fn originals(tiny: &Path, llm: &Llm) -> Files {
     let mut files = Files::new();
     repository(&mut files, llm.0, llm.1, &folder(&tiny.join("llm")));
@@ -270,9 +270,9 @@ fn originals(tiny: &Path, llm: &Llm) -> Files {
     let pretrain =
         Files::from([("blip_laion_cc_sbu_558k.json".into(), captions), ("images.zip".into(), below("00000"))]);
     repository(&mut files, "datasets/liuhaotian/LLaVA-Pretrain", "70f9d1e5e1a697fe35830875cfc7de1dd590d727", &pretrain);
-    let places =
+    let folders =
         ["coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K", "vg/VG_100K_2"];
-    let instruct = moved(annotations("instruct.json"), &places);
+    let instruct = moved(annotations("instruct.json"), &folders);
     let instruct = Files::from([("llava_v1_5_mix665k.json".into(), instruct), ("README.md".into(), b"x".to_vec())]);
     repository(
         &mut files,
@@ -294,11 +294,11 @@ fn originals(tiny: &Path, llm: &Llm) -> Files {
     files
 }
 
-/// Records whose images lie in `places`, one after the other.
-fn moved(mut records: Vec<Value>, places: &[&str]) -> Vec<u8> {
-    for (record, place) in records.iter_mut().zip(places.iter().cycle()) {
+/// The records with their images in `folders`, in turn.
+fn moved(mut records: Vec<Value>, folders: &[&str]) -> Vec<u8> {
+    for (record, folder) in records.iter_mut().zip(folders.iter().cycle()) {
         if let Some(image) = record.get("image").and_then(Value::as_str) {
-            record["image"] = format!("{place}/{image}").into();
+            record["image"] = format!("{folder}/{image}").into();
         }
     }
     serde_json::to_vec(&records).unwrap()
@@ -313,7 +313,7 @@ pub(crate) fn archive<'a>(entries: impl Iterator<Item = (String, &'a Vec<u8>)>) 
     writer.finish().unwrap().into_inner()
 }
 
-/// Adds a repository as the hub shows it.
+/// Adds a repository in the hub's layout.
 fn repository(files: &mut Files, name: &str, revision: &str, content: &Files) {
     let commit = if revision == "main" { "0123456789abcdef0123456789abcdef01234567" } else { revision };
     let siblings: Vec<Value> =
@@ -326,7 +326,7 @@ fn repository(files: &mut Files, name: &str, revision: &str, content: &Files) {
     }
 }
 
-/// Serves `files` for as long as the process lives, and returns the address.
+/// Serves `files` until the process ends. Returns the address.
 fn serve(files: Files) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -334,7 +334,7 @@ fn serve(files: Files) -> String {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let files = files.clone();
-            // A client that hangs up is no fault of the server's.
+            // A client that hangs up is not an error of the server.
             thread::spawn(move || drop(answer(&stream.unwrap(), &files)));
         }
     });

@@ -9,7 +9,7 @@ use std::{
 
 use crate::support::{SMALL, Space};
 
-/// What an undisturbed run gives.
+/// The digests of an undisturbed run.
 fn undisturbed() -> Vec<(String, String)> {
     let space = Space::new();
     space.write("small.toml", SMALL);
@@ -17,7 +17,7 @@ fn undisturbed() -> Vec<(String, String)> {
     space.digests("small")
 }
 
-/// Waits until `found` gives something; fails the test after a minute.
+/// Waits until `found` returns something; fails the test after a minute.
 fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -42,14 +42,14 @@ fn signal(name: &str, process: u32) {
     assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
 }
 
-/// The process of the stage that `runner` runs.
+/// The process of the stage that `runner` is running.
 fn stage_process(runner: &Child) -> Option<u32> {
     let children = format!("/proc/{0}/task/{0}/children", runner.id());
     std::fs::read_to_string(children).ok()?.split_whitespace().next()?.parse().ok()
 }
 
 fn is_alive(process: u32) -> bool {
-    // A dead process that nobody has waited for yet still has a folder.
+    // A zombie still has a folder.
     std::fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
@@ -59,22 +59,22 @@ fn any_interruption_ends_with_the_same_weights() {
 
     let space = Space::new();
     space.write("small.toml", SMALL);
-    // Ctrl-C while the projector or the language model trains.
+    // Ctrl-C during training.
     let mut runner = space.start(&["run", "small.toml"]);
     wait_for("a checkpoint", || with_checkpoint(&space, "finetune"));
     signal("INT", runner.id());
     assert_eq!(runner.wait().unwrap().code(), Some(130));
     let plan = space.succeed(&["plan", "small.toml"]).stdout;
-    assert!(plan.contains("goes on from its checkpoint"), "{plan}");
+    assert!(plan.contains("resumes from its checkpoint"), "{plan}");
 
-    // The runner is killed: its stage must not outlive it for long.
+    // Kill the runner: its stage must not outlive it for long.
     let mut runner = space.start(&["run", "small.toml"]);
     let stage = wait_for("a stage", || stage_process(&runner));
     runner.kill().unwrap();
     runner.wait().unwrap();
     wait_for("the orphan to end", || (!is_alive(stage)).then_some(()));
 
-    // The stage is killed: the run fails and says how to go on.
+    // Kill the stage: the run fails and says how to resume.
     let runner = space.command(&["run", "small.toml"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     signal("KILL", wait_for("a stage", || stage_process(&runner)));
     let output = runner.wait_with_output().unwrap();

@@ -1,4 +1,4 @@
-//! Answers that are there already are scored without a model, by a judge that the machine's settings name.
+//! Scores finished answers without a model, by a judge whose endpoint is in the machine's settings.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -25,7 +25,7 @@ answers = "given"
 judge = { model = "a-judge", runs = 1 }
 "#;
 
-/// A judge that gives every answer a half. Returns its address.
+/// A judge that scores every answer 0.5. Returns its address.
 fn judge() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -64,12 +64,16 @@ fn the_endpoint_in_the_machines_settings_reaches_the_stage() {
         .write("given/answers.jsonl", format!("{}\n", answer(0)));
     let without = space.run(&["run", "p.toml"]);
     assert_eq!(without.code, Some(1));
-    assert!(without.stderr.contains("there is no endpoint to ask the judge `a-judge` at"), "{}", without.stderr);
+    assert!(without.stderr.contains("no endpoint is set for the judge `a-judge`"), "{}", without.stderr);
 
     space.write("imp-flow.toml", format!("judge_endpoint = \"{}\"\n", judge()));
-    let hole = space.run(&["run", "p.toml"]);
-    assert_eq!(hole.code, Some(1));
-    assert!(hole.stderr.contains("HERE/given/answers.jsonl: there is no answer to question 1"), "{}", hole.stderr);
+    let incomplete = space.run(&["run", "p.toml"]);
+    assert_eq!(incomplete.code, Some(1));
+    assert!(
+        incomplete.stderr.contains("HERE/given/answers.jsonl: there is no answer to question 1"),
+        "{}",
+        incomplete.stderr
+    );
 
     space.write("given/answers.jsonl", format!("{}\n{}\n", answer(1), answer(0)));
     let scored = space.succeed(&["run", "p.toml"]).stdout;

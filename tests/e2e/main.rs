@@ -1,5 +1,5 @@
-//! The program as its users meet it: each test is a story in a folder of its own.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+//! Tests of the program as users run it: each test is a story in its own folder. Independent of the program's internals.
+#![allow(clippy::unwrap_used, reason = "a test that can't continue should say where")]
 
 mod bad_input;
 mod benchmarks;

@@ -1,4 +1,4 @@
-//! The main job as a story: run, run again, change something, run again.
+//! The main use as a story: run, run again, change something, run again.
 
 use crate::support::{SMALL, Space, copy_folder};
 
@@ -36,7 +36,7 @@ fn a_pipeline_runs_once_and_is_then_up_to_date() {
     plan_says_what_changed(&space);
 }
 
-/// One hyperparameter of `lora` differs: it runs again with what follows, and nothing before it.
+/// Changes one hyperparameter of `lora`: only `lora` and the stages behind it run again.
 fn plan_says_what_changed(space: &Space) {
     let changed = SMALL.replace(
         "mode = \"lora\"\nepochs = 1\nglobal_batch_size = 4\nlearning_rate = 1e-3",
@@ -52,7 +52,7 @@ fn plan_says_what_changed(space: &Space) {
     space.succeed(&["run", "small.toml"]);
     assert_eq!(space.stages_in("small", "ran"), ["lora", "merge", "quantize", "pope", "vqa_4bit"]);
 
-    // Comments, the order of keys, the spelling of numbers and runtime keys decide nothing.
+    // Comments, the order of keys, the spelling of numbers and runtime keys don't matter.
     let same = format!("# a comment\n{}", space.read("small.toml"))
         .replace("seed = 7\n", "")
         .replace("name = \"small\"", "seed = 7\nname = \"small\"")
@@ -63,7 +63,7 @@ fn plan_says_what_changed(space: &Space) {
 }
 
 #[test]
-fn the_same_pipeline_runs_on_a_persons_own_folders() {
+fn the_same_pipeline_runs_on_the_users_folders() {
     let space = Space::new();
     space.write("small.toml", SMALL);
     let until_preprocess: String = SMALL.split("[stages.pretrain]").next().unwrap().into();
@@ -82,7 +82,7 @@ fn the_same_pipeline_runs_on_a_persons_own_folders() {
     assert!(!own.contains("builtin:"));
     space.write("own.toml", own.replace("name = \"small\"", "name = \"own\""));
     space.succeed(&["run", "own.toml"]);
-    // The copies have the same content, so what was made from the originals is found.
+    // The copies have the same content, so results from the originals are reused.
     assert_eq!(space.stages_in("own", "cached"), ["captions", "instructions"]);
 
     // A touched but unchanged file changes nothing; a changed one is named.
@@ -92,16 +92,16 @@ fn the_same_pipeline_runs_on_a_persons_own_folders() {
     space.write("mine/shapes/instruct.json", text + "\n");
     let plan = space.succeed(&["plan", "own.toml"]).stdout;
     assert!(plan.contains("run     shapes        source mine/shapes: content changed"), "{plan}");
-    // White space at the end of a JSON file: the records come out the same, and nothing after them runs.
+    // White space at the end of a JSON file: the records stay the same, and the stages behind them are cached.
     space.succeed(&["run", "own.toml"]);
     assert_eq!(space.stages_in("own", "ran"), ["shapes", "captions", "instructions", "pope", "vqa_4bit"]);
 }
 
 #[test]
-fn what_lies_beside_an_artifact_is_of_the_run_that_made_it_last() {
+fn files_beside_an_artifact_belong_to_the_last_run_that_made_it() {
     let space = Space::new();
     let until_finetune = SMALL.split("[stages.finetune]").next().unwrap();
-    // Clipping at norms that no gradient has can't be seen in the result.
+    // Clipping at norms that no gradient reaches does not change the result.
     let [first, second] = ["1e8", "1e9"].map(|norm| {
         space.write("small.toml", format!("{until_finetune}\nmax_grad_norm = {norm}\n"));
         space.succeed(&["run", "small.toml"]);
@@ -118,11 +118,11 @@ fn what_lies_beside_an_artifact_is_of_the_run_that_made_it_last() {
 fn init_writes_a_pipeline_that_plans() {
     let space = Space::new();
     let init = space.succeed(&["init", "pipelines/mine.toml"]);
-    assert!(init.stdout.contains("next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
+    assert!(init.stdout.contains("Next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
     let plan = space.succeed(&["plan", "pipelines/mine.toml"]);
     assert!(plan.stdout.contains("mine: 0 of 17 cached, 17 would run"), "{}", plan.stdout);
     // Pretraining, finetuning and LoRA: sizes are known of models that nobody has made yet.
-    assert_eq!(plan.stdout.matches("takes at most ").count(), 3, "{}", plan.stdout);
+    assert_eq!(plan.stdout.matches("up to ").count(), 3, "{}", plan.stdout);
     assert!(!plan.stdout.contains("of this machine"), "{}", plan.stdout);
     space.write("imp-flow.toml", "memory = \"10MB\"\n");
     let small = space.succeed(&["plan", "pipelines/mine.toml"]).stdout;
@@ -133,18 +133,14 @@ fn init_writes_a_pipeline_that_plans() {
 }
 
 #[test]
-fn published_figures_stand_alone_or_beside_those_of_a_pipeline() {
+fn published_figures_are_shown_alone_or_with_a_pipelines() {
     let space = Space::new();
     let table = space.succeed(&["report", "eval", "--markdown"]).stdout;
     let row = "| Imp-v1.5-3B (published) | 81.18 | 63.54 | 54.13 | 72.78 | 59.84 | 88.87 | 1446.4 | 72.94 | 43.3 |";
     assert!(table.lines().any(|line| line == row), "{table}");
     space.write("small.toml", SMALL);
     let before = space.succeed(&["report", "eval", "small.toml"]);
-    assert!(
-        before.stderr.contains("small has no figures in the cache: `imp-flow run small.toml`"),
-        "{}",
-        before.stderr
-    );
+    assert!(before.stderr.contains("small has no cached results: run `imp-flow run small.toml`"), "{}", before.stderr);
     space.succeed(&["run", "small.toml"]);
     let after = space.succeed(&["report", "eval", "small.toml"]).stdout;
     for model in ["small/merge", "small/quantize"] {
@@ -154,7 +150,7 @@ fn published_figures_stand_alone_or_beside_those_of_a_pipeline() {
 }
 
 #[test]
-fn a_benchmark_in_shards_has_the_score_of_the_whole() {
+fn a_sharded_benchmark_has_the_same_score() {
     let space = Space::new();
     space.write("small.toml", SMALL);
     let whole = space.succeed(&["run", "small.toml"]).stdout;

@@ -1,14 +1,14 @@
-//! The runner by itself, on stages that take no time: choosing stages, failures, retries, resources.
+//! The runner alone, on stages that take no time: selecting stages, failures, retries, resources.
 
 use crate::support::{DIAMOND, Space, diamond, ran};
 
 #[test]
-fn stages_are_chosen_forced_and_left_out() {
+fn stages_are_selected_forced_and_left_out() {
     let space = diamond();
     let refused = space.run(&["run", "p.toml", "--only", "d"]);
     assert_eq!(refused.code, Some(2));
     assert!(
-        refused.stderr.contains("stage `d` needs `b`, which is left out and not in the cache")
+        refused.stderr.contains("stage `d` needs `b`, which is neither selected nor cached")
             && refused.stderr.contains("= help: run `b` first: `--until b`"),
         "{}",
         refused.stderr
@@ -16,16 +16,16 @@ fn stages_are_chosen_forced_and_left_out() {
     assert!(space.run(&["run", "p.toml", "--until", "e"]).stderr.contains("--until e: there is no such stage"));
     assert_eq!(ran(&space, &["run", "p.toml", "--until", "b"]), ["a", "b"]);
     assert_eq!(space.stages_in("diamond", "left out"), ["c", "d"]);
-    assert_eq!(ran(&space, &["run", "p.toml", "--from", "b", "--until", "c"]), [""; 0], "nothing is in both");
+    assert_eq!(ran(&space, &["run", "p.toml", "--from", "b", "--until", "c"]), [""; 0], "the intersection is empty");
     assert_eq!(ran(&space, &["run", "p.toml"]), ["c", "d"]);
-    // It gives the same bytes, so what uses it stays.
+    // It produces the same bytes, so the stages behind it stay cached.
     assert_eq!(ran(&space, &["run", "p.toml", "--force", "a"]), ["a"]);
     let plan = space.succeed(&["run", "p.toml", "--dry-run", "--force", "b"]).stdout;
     assert!(plan.contains("run     b  forced\n") && plan.contains("2 of 4 cached, 2 would run"), "{plan}");
 }
 
 #[test]
-fn after_a_failure_the_rest_runs_if_the_person_wants_it() {
+fn after_a_failure_the_rest_runs_with_keep_going() {
     let space = Space::new();
     let broken = DIAMOND.replace("text = \"b\"", "text = \"b\"\nfail = \"out of luck\"");
     space.write("p.toml", broken + "[stages.e]\nkind = \"synthetic\"\nafter = \"c\"\n");
@@ -36,8 +36,8 @@ fn after_a_failure_the_rest_runs_if_the_person_wants_it() {
     assert_eq!((ran, skipped), (vec!["a".into(), "c".into(), "e".into()], vec!["d".to_string()]));
     let stderr = output.stderr;
     assert!(stderr.contains("error: stage `b`: out of luck\n  | "), "{stderr}");
-    assert!(stderr.contains("about to fail\n  help: take `fail` out\n  log: HERE/cache/work/"), "{stderr}");
-    // Without it, nothing new starts: `c` comes after `b` where only one runs at a time.
+    assert!(stderr.contains("about to fail\n  help: remove `fail`\n  log: HERE/cache/work/"), "{stderr}");
+    // Without `--keep-going`, nothing new starts; with one job at a time, `c` comes after `b`.
     let strict = Space::new();
     strict.write("p.toml", space.read("p.toml"));
     assert_eq!(strict.run(&["run", "p.toml", "--jobs", "1"]).code, Some(1));
@@ -45,17 +45,17 @@ fn after_a_failure_the_rest_runs_if_the_person_wants_it() {
 }
 
 #[test]
-fn what_may_be_over_soon_is_tried_again_and_nothing_else() {
+fn only_transient_failures_are_retried() {
     let space = diamond();
     space.write("imp-flow.toml", "retries = 2\nretry_seconds = 0\n");
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b\"\nflaky = 2"));
     let output = space.succeed(&["run", "p.toml"]);
-    assert!(output.stderr.contains("b: no luck at try 2; the stage is tried again in 0.00 s"), "{}", output.stderr);
+    assert!(output.stderr.contains("b: no luck at try 2; retrying in 0.00 s"), "{}", output.stderr);
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b2\"\nflaky = 3"));
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(1));
     assert!(output.stderr.contains("error: stage `b`: no luck at try 3"), "{}", output.stderr);
-    // A process that dies is no network.
+    // The death of a process is not transient.
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b3\"\ncrash = true"));
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(1));
@@ -63,24 +63,24 @@ fn what_may_be_over_soon_is_tried_again_and_nothing_else() {
 }
 
 #[test]
-fn what_can_never_run_here_is_refused_before_anything_runs() {
+fn stages_that_never_fit_the_machine_are_refused_before_anything_runs() {
     let space = diamond();
     space.write("imp-flow.toml", "memory = \"2GB\"\ngpus = [0]\n");
-    let wishes = "text = \"d\"\nruntime = { memory = \"3GB\", gpus = 2 }";
-    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes));
+    let requests = "text = \"d\"\nruntime = { memory = \"3GB\", gpus = 2 }";
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", requests));
     let plan = space.run(&["plan", "p.toml"]);
     assert_eq!(plan.code, Some(2));
     assert!(plan.stderr.contains("stage `d` wants 2 GPUs and this machine has 1"), "{}", plan.stderr);
-    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes).replace("gpus = 2", "gpus = 1"));
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", requests).replace("gpus = 2", "gpus = 1"));
     let plan = space.run(&["plan", "p.toml"]);
     assert!(plan.stderr.contains("stage `d` wants 3.0 GB of memory and this machine has 2.0 GB"), "{}", plan.stderr);
-    space.write("p.toml", DIAMOND.replace("text = \"d\"", wishes).replace("\"3GB\"", "\"3 apples\""));
+    space.write("p.toml", DIAMOND.replace("text = \"d\"", requests).replace("\"3GB\"", "\"3 apples\""));
     let plan = space.run(&["plan", "p.toml"]);
     assert!(plan.stderr.contains("write a number and a unit, as in `16GB`"), "{}", plan.stderr);
 }
 
 #[test]
-fn a_stage_sees_the_gpus_that_are_its_own() {
+fn a_stage_sees_only_its_own_gpus() {
     let space = Space::new();
     space.write("imp-flow.toml", "gpus = [4, 5, 6]\ncpus = 2\n");
     let stage = |name: &str, gpus: usize| {
@@ -97,7 +97,7 @@ fn a_stage_sees_the_gpus_that_are_its_own() {
 }
 
 #[test]
-fn stages_that_would_make_the_same_have_one_fate() {
+fn stages_with_the_same_key_share_one_outcome() {
     let space = Space::new();
     let twin = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\ntext = \"same\"\n{rest}\n");
     let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"b\"\n";
@@ -112,7 +112,7 @@ fn stages_that_would_make_the_same_have_one_fate() {
 }
 
 #[test]
-fn what_is_cached_needs_no_machine_that_could_make_it() {
+fn cached_stages_need_not_fit_the_machine() {
     let space = diamond();
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b\"\nruntime = { memory = \"3GB\" }"));
     space.write("imp-flow.toml", "memory = \"4GB\"\n");

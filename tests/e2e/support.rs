@@ -1,4 +1,4 @@
-//! A folder of its own for each test, with a short way to write files and to run the program in it.
+//! A folder for each test, with short ways to write files and to run the program in it. Independent of the tests.
 
 use std::{
     fs,
@@ -6,12 +6,12 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A folder in which the program runs, gone with the test.
+/// A folder in which the program runs. It is deleted after the test.
 pub(crate) struct Space {
     folder: tempfile::TempDir,
 }
 
-/// What a run of the program left.
+/// The result of running the program.
 pub(crate) struct Output {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -53,7 +53,7 @@ impl Space {
 
     pub(crate) fn output(&self, command: &mut Command) -> Output {
         let output = command.output().unwrap();
-        // The folder's own name says nothing and differs each time.
+        // The folder's path differs each time.
         let here = self.folder.path().canonicalize().unwrap();
         let clean = |bytes: &[u8]| {
             String::from_utf8_lossy(bytes)
@@ -63,7 +63,7 @@ impl Space {
         Output { code: output.status.code(), stdout: clean(&output.stdout), stderr: clean(&output.stderr) }
     }
 
-    /// Runs a pipeline that must succeed.
+    /// Runs the program, which must succeed.
     pub(crate) fn succeed(&self, args: &[&str]) -> Output {
         let output = self.run(args);
         assert_eq!(output.code, Some(0), "{args:?}\n{}\n{}", output.stdout, output.stderr);
@@ -74,7 +74,7 @@ impl Space {
         self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
-    /// `stage -> (state, digest of its output)` of the last run of `pipeline`.
+    /// The name, state and output digest of each stage in the last run of `pipeline`.
     pub(crate) fn record(&self, pipeline: &str) -> Vec<(String, String, String)> {
         let record: serde_json::Value =
             serde_json::from_str(&self.read(&format!("artifacts/{pipeline}/run.json"))).unwrap();
@@ -89,12 +89,12 @@ impl Space {
             .collect()
     }
 
-    /// The names of the stages that the last run left in `state`.
+    /// The names of the stages whose last run ended in `state`.
     pub(crate) fn stages_in(&self, pipeline: &str, state: &str) -> Vec<String> {
         self.record(pipeline).into_iter().filter(|stage| stage.1 == state).map(|stage| stage.0).collect()
     }
 
-    /// The digests of all outputs of the last run.
+    /// The digest of each stage's output in the last run.
     pub(crate) fn digests(&self, pipeline: &str) -> Vec<(String, String)> {
         self.record(pipeline).into_iter().map(|(name, _, digest)| (name, digest)).collect()
     }
@@ -103,7 +103,7 @@ impl Space {
 /// A pipeline with all seven kinds of stage that takes seconds in a debug build.
 pub(crate) const SMALL: &str = include_str!("small.toml");
 
-/// Copies a folder with what is below it.
+/// Copies a folder recursively.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -117,7 +117,7 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// `a -> b -> d` and `a -> c -> d`.
+/// The pipeline `a -> b -> d` and `a -> c -> d`.
 pub(crate) const DIAMOND: &str = r#"
 name = "diamond"
 [stages.a]
@@ -144,7 +144,7 @@ pub(crate) fn diamond() -> Space {
     space
 }
 
-/// The names of the stages that ran.
+/// Runs the program. Returns the sorted names of the stages that ran.
 pub(crate) fn ran(space: &Space, args: &[&str]) -> Vec<String> {
     let output = space.succeed(&[&["--json"], args].concat());
     finished(&output)

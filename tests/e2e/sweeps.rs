@@ -1,4 +1,4 @@
-//! Sweeps: their points, what these share, and what they are called.
+//! Sweeps: their points, the stages that points share, and their names.
 
 use crate::support::{DIAMOND, Space, diamond, ran};
 
@@ -10,7 +10,7 @@ rate = 1
 "#;
 
 #[test]
-fn points_share_what_they_have_in_common() {
+fn points_share_common_stages() {
     let space = Space::new();
     let text = DIAMOND.replace("text = \"c\"", "text = \"c ${rate}\"").replace("score = 3.5", "score = \"${rate}\"");
     space.write("p.toml", text + SWEPT);
@@ -26,16 +26,16 @@ fn points_share_what_they_have_in_common() {
          rate=3          3       *3\n\
          rate=2          2        2\n\
          rate=1          1        1\n\n\
-         * the best of its column\n"
+         * best in its column\n"
     );
     let csv = space.succeed(&["compare", "--csv"]).stdout;
     assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
-    // The pipeline by itself is the point with its own values, and so is in the cache.
+    // The pipeline itself equals the point with its own values, so it is cached.
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("diamond is up to date: 4 of 4 cached"));
-    // Values from the command line take the place of those in the file.
+    // Values on the command line replace those in the file.
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "vars.rate=3,4"]), ["c@rate=4", "d@rate=4"]);
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "stages.b.text=b,x", "--set", "vars.rate=1"]).len(), 2);
-    // One more point of what another had already.
+    // A point that shares all stages with another.
     let why = space.succeed(&["why", "d", "--point", "text=x"]).stdout;
     assert!(why.starts_with("d@text=x is cached\n"), "{why}");
     let several = space.run(&["show", "d"]);
@@ -43,7 +43,7 @@ fn points_share_what_they_have_in_common() {
 }
 
 #[test]
-fn sweeps_are_grids_zips_and_draws() {
+fn sweeps_are_grids_zips_and_random_draws() {
     let space = Space::new();
     let text = DIAMOND.replace("text = \"c\"", "text = \"${rate} ${name} ${drawn}\"");
     let sweep = r#"
@@ -71,14 +71,14 @@ count = 2
     for (sweep, message, help) in [
         ("\"vars.rat\" = [1]", "`vars.rat`: no variable `rat`", "did you mean `rate`?"),
         ("\"stages.e.text\" = [\"1\"]", "`stages.e.text`: no stage `e`", "known: a, b, c, d"),
-        (
-            "\"vars.rate\" = 1",
-            "`vars.rate` must have a list of values to try",
-            "as in `\"vars.lora_rank\" = [64, 128]`",
-        ),
-        ("zip = { \"vars.rate\" = [1, 2], \"vars.name\" = [\"x\"] }", "`vars.name` has 1 value(s)", "equally many"),
+        ("\"vars.rate\" = 1", "`vars.rate` needs a list of values", "as in `\"vars.lora_rank\" = [64, 128]`"),
+        ("zip = { \"vars.rate\" = [1, 2], \"vars.name\" = [\"x\"] }", "`vars.name` has 1 value(s)", "the same number"),
         ("random = { \"vars.rate\" = { uniform = [0, 1] } }", "`sweep.random` needs a `count`", "add `count = 20`"),
-        ("random = { count = 2, \"vars.rate\" = { uniform = [1, 0] } }", "needs two growing numbers", "uniform = [0.0"),
+        (
+            "random = { count = 2, \"vars.rate\" = { uniform = [1, 0] } }",
+            "needs two numbers, the smaller first",
+            "uniform = [0.0",
+        ),
         ("\"stages.d.txt\" = [\"1\"]", "stage `d`: unknown key `txt`", "did you mean `text`?"),
         ("vars.rate = [1]\nrandom = { count = 1, \"vars.rate\" = { choice = [1] } }", "swept over twice", ""),
         ("", "there is nothing to sweep over", "give each key its values"),
@@ -88,7 +88,7 @@ count = 2
         assert_eq!(output.code, Some(2), "{sweep}: {}", output.stderr);
         assert!(output.stderr.contains(message) && output.stderr.contains(help), "{sweep}: {}", output.stderr);
     }
-    // The command line takes the place of what a zip or a draw says, too, and a value twice is one point.
+    // The command line also overrides keys of a zip or a draw, and a value given twice is one point.
     space.write("p.toml", text + sweep);
     let args = ["sweep", "p.toml", "--dry-run", "--set", "vars.name=one", "--set", "vars.drawn=5"];
     let plan =
@@ -100,8 +100,11 @@ count = 2
     for (set, message, help) in [
         ("stages.dd.text=1", "there is no stage `dd`", "known: a, b, c, d"),
         ("vars.x=1", "there is no variable `x`", ""),
-        ("stages.d.files=1,2", "these are several values", "`imp-flow sweep` tries several"),
-        ("stages.d.files=-1", "a whole number that is not negative, found the integer -1", ""),
+        ("stages.d.files=1,2", "several values", "`imp-flow sweep` takes several"),
+        ("stages.d.files=-1", "expected a non-negative integer, found the integer -1", ""),
+        ("stages.d.files=\"3\"", "expected a non-negative integer", "remove the quotes: `files = 3`"),
+        ("d.files=3", "unknown key `d`", "did you mean `stages.d`?"),
+        ("stages.d.after='[b,c]'", "names the stage `[b,c]`", "the names in a list need quotes"),
     ] {
         let output = space.run(&["run", "p.toml", "--set", set]);
         assert_eq!(output.code, Some(2), "{set}");
@@ -110,7 +113,7 @@ count = 2
 }
 
 #[test]
-fn a_point_may_be_called_as_a_stage_is() {
+fn a_point_may_have_the_name_of_a_stage() {
     let space = diamond();
     space.write(
         "p.toml",
@@ -119,7 +122,7 @@ fn a_point_may_be_called_as_a_stage_is() {
     space.succeed(&["run", "p.toml"]);
     space.succeed(&["sweep", "p.toml"]);
     let inside: Vec<_> = std::fs::read_dir(space.path("artifacts/diamond/a")).unwrap().collect();
-    assert_eq!(inside.len(), 1, "no link lies in the artifact itself: {inside:?}");
+    assert_eq!(inside.len(), 1, "no link inside the artifact itself: {inside:?}");
     assert!(space.path("artifacts/diamond/a-2/d/value.txt").is_file());
     assert!(space.path("artifacts/diamond/x/d/value.txt").is_file());
 }

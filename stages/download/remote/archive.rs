@@ -23,7 +23,7 @@ pub(in crate::download) enum Format {
 }
 
 impl Format {
-    /// The format that a file name's ending stands for.
+    /// The format of a file with this name.
     pub(in crate::download) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let ends: [(&str, Self); 6] = [

@@ -1,4 +1,5 @@
-//! Predicts what a source will deliver, before anything is downloaded: within seconds, or not at all.
+//! Predicts what a source will deliver, before anything is downloaded: within seconds, or not at all. Independent of how
+//! files are downloaded.
 
 use std::{sync::mpsc, thread, time::Duration};
 

@@ -152,6 +152,17 @@ fn answer(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
 }
 
+/// The part of the content that the request's `Range` header asks for: first and last byte.
+fn requested_range(file: &Served, fault: Option<&Fault>, headers: &HashMap<String, String>) -> Option<(usize, usize)> {
+    let etag = file.etag.as_deref().unwrap_or_default();
+    let same = headers.get("if-range").is_none_or(|expected| expected == etag);
+    if !same || matches!(fault, Some(Fault::Whole | Fault::WholeSlow(_))) {
+        return None;
+    }
+    let (from, to) = headers.get("range")?.strip_prefix("bytes=")?.split_once('-')?;
+    Some((from.parse().ok()?, to.parse::<usize>().ok()?.min(file.content.len().saturating_sub(1))))
+}
+
 /// Sends one response. Returns whether the connection stays open.
 fn respond(
     mut stream: &TcpStream,
@@ -170,13 +181,7 @@ fn respond(
         }
         _ => {}
     }
-    let etag = file.etag.clone().unwrap_or_default();
-    let same = headers.get("if-range").is_none_or(|wanted| *wanted == etag);
-    let range = headers.get("range").filter(|_| same && !matches!(fault, Some(Fault::Whole | Fault::WholeSlow(_))));
-    let range = range.and_then(|range| {
-        let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
-        Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?.min(file.content.len().saturating_sub(1))))
-    });
+    let range = requested_range(file, fault, headers);
     let mut total = file.content.len() as u64;
     if let Some(Fault::OtherLength(length)) = fault {
         total = *length;
@@ -196,7 +201,7 @@ fn respond(
     } else {
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n")?;
     }
-    write!(stream, "ETag: {etag}\r\n\r\n")?;
+    write!(stream, "ETag: {}\r\n\r\n", file.etag.as_deref().unwrap_or_default())?;
     if matches!(fault, Some(Fault::OtherBytes)) {
         for byte in &mut body {
             *byte ^= 1;

@@ -4,7 +4,7 @@
 mod hubs;
 mod s3;
 
-use std::{io::Write, path::Path, time::Duration};
+use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
 
 use sha2::{Digest, Sha256};
 
@@ -15,9 +15,11 @@ use super::{
 use crate::{
     Stage,
     contract::{
+        figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
     },
+    download::Download,
     net::verify,
     testing::{Outcome, Trial, tree},
 };
@@ -30,6 +32,7 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
     const VERSION: u32 = 0;
     const ABOUT: &'static str = "";
     const INPUTS: &'static [Input] = &[];
+    const FIGURES: &'static [Figure] = Download::FIGURES;
     type Config = DownloadConfig;
 
     fn forecast(_: &DownloadConfig, _: &Ahead<'_>) -> Forecast {
@@ -50,6 +53,11 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
             _ => url(job, &config.source, config, &policy),
         }
     }
+}
+
+/// Parses `NAME=VALUE` lines.
+fn environment(lines: &str) -> BTreeMap<&str, &str> {
+    lines.lines().filter_map(|line| line.split_once('=')).collect()
 }
 
 fn run(work: &Path, config: &serde_json::Value) -> Outcome {

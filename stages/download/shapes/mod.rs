@@ -1,5 +1,5 @@
 //! `builtin:shapes`: a generated data set of coloured shapes, in the formats of LLaVA-1.5, POPE and `VQAv2`. It needs no
-//! network, and its answers can't be guessed without the image.
+//! network, and its answers can't be guessed without the image. Independent of what models are trained on it.
 //!
 //! ```text
 //! images/, pretrain.json, instruct.json, counting.json      training: captions, questions, a second task

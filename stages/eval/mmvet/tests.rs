@@ -12,6 +12,7 @@ use std::{
 
 use super::*;
 use crate::{
+    eval::figures::assert_declared,
     eval::tests::{answers_of, config, fixture, fixture_text, job},
     testing::Trial,
 };
@@ -101,6 +102,7 @@ fn a_judge_gives_the_official_figures_and_is_asked_only_once() {
     let work = tempfile::tempdir().unwrap();
     let job = || Trial::new(work.path(), &[]).job();
     let scores = mmvet.score(&answers, &job()).unwrap();
+    assert_declared(&scores);
     assert_eq!(scores.figures[0].0, "total");
     let figures = BTreeMap::from([
         ("total", 51.9),
@@ -189,5 +191,5 @@ fn a_judge_without_an_endpoint_is_an_error_before_any_answer() {
     let read = || MmVet::read(&Files::new(&config, &job)).err().unwrap().to_string();
     assert_eq!(read(), "shown/data/mm-vet_evaluator.ipynb: the file is missing");
     std::fs::write(root.path().join("mm-vet_evaluator.py"), "prompt = \"\"\"x\"\"\"").unwrap();
-    assert_eq!(read(), "there is no endpoint to ask the judge `gpt-4-0613` at");
+    assert_eq!(read(), "no endpoint is set for the judge `gpt-4-0613`");
 }

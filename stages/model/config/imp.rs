@@ -1,20 +1,22 @@
-//! What joins the towers of an Imp.
+//! What joins the two towers of an Imp: the keys of `config.json` that LLaVA introduced.
 
-use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::keys::Keys;
 use crate::error::Result;
 
 /// What joins the two towers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImpConfig {
-    /// `mlp2x_gelu`, `mlp{N}x_gelu`, `linear` or `identity`.
-    pub mm_projector_type: String,
+    /// The layers of the projector.
+    pub mm_projector_type: ProjectorType,
     /// Which of the tower's hidden states are the features; -2 is the last but one.
     pub mm_vision_select_layer: i64,
-    /// How an image is made square: `square`, `pad` or `crop`.
-    pub image_aspect_ratio: String,
+    /// How an image is made square.
+    pub image_aspect_ratio: ImageAspect,
     /// The context: longer sequences are cut after the splice.
     pub tokenizer_model_max_length: usize,
 }
@@ -22,9 +24,9 @@ pub struct ImpConfig {
 impl Default for ImpConfig {
     fn default() -> Self {
         Self {
-            mm_projector_type: "mlp2x_gelu".into(),
+            mm_projector_type: ProjectorType::Mlp(2),
             mm_vision_select_layer: -2,
-            image_aspect_ratio: "square".into(),
+            image_aspect_ratio: AspectRatio::Square.into(),
             tokenizer_model_max_length: 3072,
         }
     }
@@ -33,14 +35,142 @@ impl Default for ImpConfig {
 impl ImpConfig {
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let default = Self::default();
-        let text =
-            |name: &str, default: String| keys.get(name).and_then(Value::as_str).map_or(default, ToString::to_string);
+        let text = |name: &str| keys.get(name).and_then(Value::as_str);
+        let projector = text("mm_projector_type").map(str::parse).transpose();
         Ok(Self {
-            mm_projector_type: text("mm_projector_type", default.mm_projector_type),
+            mm_projector_type: projector
+                .map_err(|message: String| keys.wrong(format!("mm_projector_type {message}")))?
+                .unwrap_or(default.mm_projector_type),
             mm_vision_select_layer: keys.get("mm_vision_select_layer").and_then(Value::as_i64).unwrap_or(-2),
-            image_aspect_ratio: text("image_aspect_ratio", default.image_aspect_ratio),
+            image_aspect_ratio: text("image_aspect_ratio").map_or(default.image_aspect_ratio, ImageAspect::by_name),
             tokenizer_model_max_length: keys
                 .number("tokenizer_model_max_length", Some(default.tokenizer_model_max_length))?,
         })
+    }
+}
+
+/// `mm_projector_type`: the linear layers of a projector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectorType {
+    /// `identity`: none.
+    Identity,
+    /// `linear`: one.
+    Linear,
+    /// `mlp{N}x_gelu`: N, with a GELU between two of them.
+    Mlp(usize),
+}
+
+impl ProjectorType {
+    /// The deepest MLP.
+    const DEEPEST: usize = 16;
+
+    /// Number of linear layers.
+    pub fn depth(self) -> usize {
+        match self {
+            Self::Identity => 0,
+            Self::Linear => 1,
+            Self::Mlp(layers) => layers,
+        }
+    }
+}
+
+impl fmt::Display for ProjectorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity => f.write_str("identity"),
+            Self::Linear => f.write_str("linear"),
+            Self::Mlp(layers) => write!(f, "mlp{layers}x_gelu"),
+        }
+    }
+}
+
+impl FromStr for ProjectorType {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let mlps = (0..=Self::DEEPEST).map(Self::Mlp);
+        let found = [Self::Identity, Self::Linear].into_iter().chain(mlps).find(|known| known.to_string() == text);
+        found.ok_or_else(|| {
+            format!("`{text}` is none of mlp2x_gelu, mlp{{N}}x_gelu (N up to {}), linear, identity", Self::DEEPEST)
+        })
+    }
+}
+
+impl Serialize for ProjectorType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// How an image is made square.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AspectRatio {
+    /// Stretched.
+    #[default]
+    Square,
+    /// Padded on the short sides with grey (127, 127, 127).
+    Pad,
+    /// Cut to the square in its middle.
+    Crop,
+}
+
+impl AspectRatio {
+    /// Its name in `config.json`, and in pipelines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Square => "square",
+            Self::Pad => "pad",
+            Self::Crop => "crop",
+        }
+    }
+
+    /// The one with that name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::Square, Self::Pad, Self::Crop].into_iter().find(|ratio| ratio.name() == name)
+    }
+}
+
+/// `image_aspect_ratio` of a `config.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ImageAspect {
+    /// One of those that are implemented.
+    Known(AspectRatio),
+    /// Another of LLaVA's, such as `anyres`: kept when the model is written again.
+    Other(String),
+}
+
+impl ImageAspect {
+    fn by_name(name: &str) -> Self {
+        AspectRatio::by_name(name).map_or_else(|| Self::Other(name.into()), Self::Known)
+    }
+}
+
+impl From<AspectRatio> for ImageAspect {
+    fn from(ratio: AspectRatio) -> Self {
+        Self::Known(ratio)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_written_with_the_same_words() {
+        for text in ["identity", "linear", "mlp1x_gelu", "mlp2x_gelu", "mlp16x_gelu"] {
+            let parsed: ProjectorType = text.parse().unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(serde_json::json!(parsed), text);
+        }
+        for text in ["", "mlpx_gelu", "mlp17x_gelu", "mlp02x_gelu", "mlp2x_relu", "Linear"] {
+            assert!(
+                text.parse::<ProjectorType>().is_err_and(|error| error.contains("is none of mlp2x_gelu")),
+                "{text}"
+            );
+        }
+        for text in ["square", "pad", "crop", "anyres"] {
+            assert_eq!(serde_json::json!(ImageAspect::by_name(text)), text);
+        }
     }
 }

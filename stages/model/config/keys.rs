@@ -1,4 +1,4 @@
-//! Reading keys of a JSON object, with errors that name the file and the key.
+//! Reads keys of a JSON object, with errors that name the file and the key.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(super) struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// The value of a key that is there and not null.
+    /// The value of a key, if there is one and it is not null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.keys.get(name).filter(|value| !value.is_null())
     }
@@ -31,10 +31,10 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A whole number; an error without a default if it is missing.
+    /// A whole number; without a default, the key is required.
     pub(super) fn number(&self, name: &str, default: Option<usize>) -> Result<usize> {
         match (self.get(name), default) {
-            // A dimension beyond this is a broken file, and would overflow what is computed from it.
+            // A larger dimension means a broken file, and products of it would overflow.
             (Some(value), _) => value
                 .as_u64()
                 .filter(|number| *number <= 1 << 28)

@@ -1,5 +1,5 @@
-//! The `config.json` files of Hugging Face: language models, SigLIP, and Imp's own keys. Old and new names are
-//! read; what is written uses the published (old) ones.
+//! The `config.json` files of Hugging Face: language models, SigLIP, and Imp's own keys. Old and new names of keys are
+//! read; the published (old) ones are written.
 
 mod imp;
 mod keys;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-pub use imp::ImpConfig;
+pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType};
 use keys::Keys;
 pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;
@@ -27,12 +27,18 @@ pub struct ConfigFile {
 
 impl ConfigFile {
     /// Reads `folder/config.json`.
+    ///
+    /// # Errors
+    /// If the file can't be read, or is not a JSON object.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         Self::parse(&std::fs::read(&path).map_err(ModelError::io(&path))?, &path)
     }
 
-    /// Reads the content of such a file, which a person knows as `path`.
+    /// Parses the content of such a file; errors name it `path`.
+    ///
+    /// # Errors
+    /// If it is not a JSON object.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path: path.into() }),
@@ -52,6 +58,9 @@ impl ConfigFile {
     }
 
     /// The language model.
+    ///
+    /// # Errors
+    /// If `model_type` is not a supported family, or a key is missing, wrong or not supported.
     pub fn language(&self) -> Result<LanguageConfig> {
         let keys = self.reader(&self.keys);
         let Some(family) = Family::by_model_type(self.model_type()) else {
@@ -62,15 +71,18 @@ impl ConfigFile {
         LanguageConfig::read(&keys, family)
     }
 
-    /// The vision tower: of a SigLIP folder, or of an Imp that carries it along. An Imp straight from the training
-    /// code only names it.
+    /// The vision tower: of a SigLIP folder, or of an Imp that holds it. An Imp as the training code writes it only names
+    /// its tower.
+    ///
+    /// # Errors
+    /// If this is neither a SigLIP nor an Imp, or a key is missing, wrong or not supported.
     pub fn siglip(&self) -> Result<SiglipConfig> {
         let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
         let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
         let own = ["", "siglip", "siglip_vision_model"].contains(&self.model_type());
         if !own && !self.is_imp() {
             let message =
-                format!("model_type `{}` is no vision encoder that is supported: siglip is", self.model_type());
+                format!("model_type `{}` is not a supported vision encoder (supported: siglip)", self.model_type());
             return Err(self.reader(&self.keys).wrong(message));
         }
         match nested {
@@ -80,7 +92,10 @@ impl ConfigFile {
         }
     }
 
-    /// What joins them.
+    /// What joins the two.
+    ///
+    /// # Errors
+    /// If a key is wrong.
     pub fn imp(&self) -> Result<ImpConfig> {
         ImpConfig::read(&self.reader(&self.keys))
     }

@@ -13,7 +13,7 @@ pub struct SiglipConfig {
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Blocks in the checkpoint's configuration; not all of them run.
+    /// Blocks of the tower; those behind the selected layer don't run.
     pub num_hidden_layers: usize,
     /// Heads.
     pub num_attention_heads: usize,
@@ -42,7 +42,7 @@ impl SiglipConfig {
         }
     }
 
-    /// Patches in a row of the image; pixels that fill no patch are dropped.
+    /// Patches in a row of the image; the pixels of an incomplete patch are dropped.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
@@ -52,7 +52,7 @@ impl SiglipConfig {
         self.grid() * self.grid()
     }
 
-    /// How many weights the tower has, without the head behind its features.
+    /// Number of weights, without the head behind the features.
     pub fn parameters(&self) -> usize {
         let (width, inner, patch) = (self.hidden_size, self.intermediate_size, self.patch_size);
         let block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width;

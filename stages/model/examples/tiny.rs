@@ -9,6 +9,7 @@ use imp_model::{
     config::{ImpConfig, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     init,
+    layers::{Parameter, Pass},
     optim::{Optimizer, Rate},
     save,
     tensor::AdamW,
@@ -54,10 +55,12 @@ fn main() -> Result<()> {
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     for number in 0..60 {
-        let rate = |_: &str| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
-        let step = model.train_step(&mut optimizer, &samples, &features, number, rate);
+        let rate = |_: &Parameter| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
+        let count = samples.iter().map(|sample| model.labelled(sample)).sum();
+        let (loss, gradients) = model.loss_and_gradients(&Pass::training(number, 0), &samples, &features, count);
+        let norm = optimizer.update(&mut model, &gradients, rate);
         if number % 20 == 0 {
-            println!("step {number}: loss {:.3}, gradient norm {:.2}", step.loss, step.grad_norm);
+            println!("step {number}: loss {loss:.3}, gradient norm {norm:.2}");
         }
     }
 

@@ -22,7 +22,7 @@ pub use stop::StopStrings;
 /// How answers are made, and when they end.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
-    /// At most so many tokens.
+    /// At most this many tokens.
     pub max_new_tokens: usize,
     /// Tokens that end an answer; they are not part of it.
     pub stop: Vec<u32>,
@@ -39,14 +39,14 @@ struct Answer {
 }
 
 impl Imp {
-    /// The answers to `prompts`, as token ids. Prompts that share a batch don't see each other; products over more rows
-    /// add up in another order, so that logits are the same within rounding only.
+    /// The answers to `prompts`, as token ids. Prompts that share a batch don't see each other, but products over more
+    /// rows add up in a different order: logits are the same within rounding only.
     pub fn generate(&self, prompts: &[Sample<'_>], features: &Mat, options: &GenerateOptions) -> Vec<Vec<u32>> {
         self.stream(prompts, features, options, |_, _| ControlFlow::Continue(()))
     }
 
-    /// The same. `on_token` is given the number of the prompt and its answer so far after every token, and may end
-    /// this answer, for example through [`StopStrings`].
+    /// As [`Imp::generate`]. `on_token` is called after every token with the index of the prompt and its answer so far, and
+    /// may end this answer, for example through [`StopStrings`].
     pub fn stream(
         &self,
         prompts: &[Sample<'_>],
@@ -60,7 +60,7 @@ impl Imp {
         }
         let pass = Pass::inference();
         let Beginning { mut hidden, mut cache, lengths } = self.begin(prompts, features);
-        // An empty prompt has nothing to go on from.
+        // An empty prompt has no last position to continue from.
         let lengths = lengths.into_iter().enumerate().filter(|(_, length)| *length > 0);
         let mut open: Vec<Answer> =
             lengths.map(|(prompt, length)| Answer { prompt, tokens: Vec::new(), length }).collect();
@@ -68,10 +68,9 @@ impl Imp {
             return answers;
         }
         loop {
-            let mut logits = self.llm.logits(&pass, &hidden); // [open, vocab]
-            let width = logits.cols();
-            let mut still_open = Vec::new();
-            for (mut answer, logits) in open.into_iter().zip(logits.values_mut().chunks_mut(width)) {
+            let logits = self.llm.logits(&pass, &hidden); // [open, vocab]
+            let (values, mut still_open) = (logits.to_host(), Vec::new());
+            for (mut answer, logits) in open.into_iter().zip(values.chunks(logits.cols())) {
                 let Answer { prompt, tokens, .. } = &mut answer;
                 let seen = prompts[*prompt].input_ids.iter().filter_map(|id| u32::try_from(*id).ok());
                 let seen = seen.chain(tokens.iter().copied());

@@ -1,5 +1,5 @@
-//! Prompts that begin alike, as questions about one image do: what they share goes through the language model once.
-//! Does not know how answers are made.
+//! Prompts that begin alike, as questions about one image do: the language model reads what they share once.
+//! Independent of how answers are made.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::{
     tensor::{self, Mat, Segments},
 };
 
-/// Prompts that have been read.
+/// The state after reading the prompts.
 pub(super) struct Beginning {
     /// The hidden state at the last position of each prompt that is not empty: `[prompts, hidden]`.
     pub(super) hidden: Mat,
@@ -62,8 +62,8 @@ impl Imp {
             .iter()
             .flat_map(|group| prompts[group.prompts.clone()].iter().map(|prompt| cut(prompt, group.ids).1))
             .collect();
-        // Images are mostly in what is shared: then they need not be projected again.
-        let no_images = Mat::new(0, features.cols(), Vec::new());
+        // Images are mostly in the shared beginning: then they need not be projected again.
+        let no_images = Mat::zeros(0, features.cols());
         let with_image = rests.iter().any(|rest| image_tokens(rest.input_ids) > 0);
         let rest = self.splice(&pass, &rests, if with_image { features } else { &no_images });
         let begun =
@@ -79,7 +79,7 @@ impl Imp {
         Beginning { hidden: last_rows(&pass, &hidden, &rest.segments), cache, lengths }
     }
 
-    /// How many positions a prompt has.
+    /// Number of positions of a prompt.
     fn positions(&self, prompt: &Sample<'_>) -> usize {
         let tokens = image_tokens(prompt.input_ids);
         prompt.input_ids.len() - tokens + tokens.min(prompt.images.len()) * self.vision.config.patches()
@@ -108,7 +108,7 @@ fn cut<'a>(prompt: &Sample<'a>, ids: usize) -> (Sample<'a>, Sample<'a>) {
     (sample(first, own), sample(rest, others))
 }
 
-/// How many ids two prompts begin with that stand for the same, leaving at least one of each.
+/// Number of ids at the beginning that stand for the same in both prompts, leaving at least one of each.
 fn alike(one: &Sample<'_>, other: &Sample<'_>) -> usize {
     let most = one.input_ids.len().min(other.input_ids.len()).saturating_sub(1);
     let mut image = 0;
@@ -162,7 +162,7 @@ mod tests {
             sample(&[7, 1, 1, 1, 1], &[]),
         ];
         let groups: Vec<_> = groups(&prompts).into_iter().map(|group| (group.prompts, group.ids)).collect();
-        // The image token is the last of the fourth prompt, of which something must follow.
+        // The image token is the last id of the fourth prompt, and at least one id must follow what is shared.
         assert_eq!(groups, [(0..2, 4), (2..3, 4), (3..4, 2), (4..5, 0), (5..7, 2), (7..8, 4)]);
     }
 }

@@ -1,7 +1,7 @@
 //! Choosing the next token from its logits, as transformers' `generation/logits_process.py` does: repetition
 //! penalty, then temperature, then nucleus sampling.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use crate::tensor::{self, mix};
 
@@ -12,10 +12,10 @@ pub struct Sampling {
     pub temperature: f32,
     /// Only the most likely tokens that together have this probability are drawn from (Holtzman et al. 2020). 1 is all.
     pub top_p: f32,
-    /// Logits of tokens that prompt or answer hold already are divided by it, negative ones multiplied (Keskar et al.
-    /// 2019). 1 changes nothing.
+    /// Logits of tokens that the prompt or the answer already has are divided by it, negative ones multiplied (Keskar et
+    /// al. 2019). 1 changes nothing.
     pub repetition_penalty: f32,
-    /// Of the draws. A draw follows from the seed, the number of the prompt and of the token alone.
+    /// Seed of the draws. A draw follows from the seed, the index of the prompt and that of the token alone.
     pub seed: u64,
 }
 
@@ -26,27 +26,35 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The next token of answer `prompt`, which has `position` tokens. Changes `logits`.
+    /// The next token of answer `prompt`, which has `position` tokens.
     pub(super) fn choose(
         &self,
-        logits: &mut [f32],
+        logits: &[f32],
         seen: impl Iterator<Item = u32>,
         prompt: usize,
         position: usize,
     ) -> u32 {
+        let logits = self.penalized(logits, seen);
+        if self.temperature <= 0.0 {
+            return tensor::argmax(&logits) as u32;
+        }
+        let name = (prompt as u64) << 32 | position as u64;
+        // 53 bits: as many as a double holds.
+        let draw = (mix(self.seed ^ mix(name)) >> 11) as f64 / (1_u64 << 53) as f64;
+        self.draw(&logits, draw)
+    }
+
+    /// The logits with those of `seen` tokens made less likely.
+    fn penalized<'a>(&self, logits: &'a [f32], seen: impl Iterator<Item = u32>) -> Cow<'a, [f32]> {
+        let mut logits = Cow::Borrowed(logits);
         if (self.repetition_penalty - 1.0).abs() > 0.0 {
+            let logits = logits.to_mut();
             for token in seen.collect::<BTreeSet<u32>>() {
                 let Some(logit) = logits.get_mut(token as usize) else { continue };
                 *logit = if *logit < 0.0 { *logit * self.repetition_penalty } else { *logit / self.repetition_penalty };
             }
         }
-        if self.temperature <= 0.0 {
-            return tensor::argmax(logits) as u32;
-        }
-        let name = (prompt as u64) << 32 | position as u64;
-        // 53 bits: as many as a double holds.
-        let draw = (mix(self.seed ^ mix(name)) >> 11) as f64 / (1_u64 << 53) as f64;
-        self.draw(logits, draw)
+        logits
     }
 
     /// The token at `draw`, from 0 to 1, of the distribution.
@@ -55,7 +63,7 @@ impl Sampling {
         let weight = |logit: &f32| (f64::from(logit - largest) / f64::from(self.temperature)).exp();
         let mut tokens: Vec<(f64, u32)> = logits.iter().map(weight).zip(0..).collect();
         let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
-        // Among equals the smaller id comes first, so that the order is one.
+        // Among equals the smaller id comes first, so that the order is unique.
         tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let mut kept = 0.0;
         let nucleus = tokens.iter().take_while(|(weight, _)| {
@@ -63,7 +71,7 @@ impl Sampling {
             kept += weight;
             more_is_needed
         });
-        // The most likely token is kept always.
+        // The most likely token is always kept.
         let count = nucleus.count().max(1);
         let nucleus = &tokens[..count.min(tokens.len())];
         let mut rest = draw * nucleus.iter().map(|(weight, _)| weight).sum::<f64>();
@@ -89,7 +97,7 @@ mod tests {
     fn shares(sampling: Sampling) -> [f64; 4] {
         let mut counts = [0.0; 4];
         for position in 0..20_000 {
-            counts[sampling.choose(&mut logits(), std::iter::empty(), 3, position) as usize] += 1.0 / 20_000.0;
+            counts[sampling.choose(&logits(), std::iter::empty(), 3, position) as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -121,7 +129,7 @@ mod tests {
     fn draws_repeat_with_the_seed_and_differ_without() {
         let tokens = |seed, prompt| {
             let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-            (0..50).map(|at| sampling.choose(&mut logits(), std::iter::empty(), prompt, at)).collect::<Vec<_>>()
+            (0..50).map(|at| sampling.choose(&logits(), std::iter::empty(), prompt, at)).collect::<Vec<_>>()
         };
         assert_eq!(tokens(7, 0), tokens(7, 0));
         assert_ne!(tokens(7, 0), tokens(8, 0));
@@ -131,8 +139,8 @@ mod tests {
     #[test]
     fn repetition_is_punished_once_a_token_whatever_its_sign() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        let mut logits = vec![3.0, 2.0, -1.0, 1.6];
-        assert_eq!(sampling.choose(&mut logits, [0, 0, 2, 9].into_iter(), 0, 0), 1);
-        assert_eq!(logits, [1.5, 2.0, -2.0, 1.6]);
+        let (logits, seen) = ([3.0, 2.0, -1.0, 1.6], [0, 0, 2, 9]);
+        assert_eq!(sampling.choose(&logits, seen.into_iter(), 0, 0), 1);
+        assert_eq!(*sampling.penalized(&logits, seen.into_iter()), [1.5, 2.0, -2.0, 1.6]);
     }
 }

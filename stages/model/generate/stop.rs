@@ -1,24 +1,23 @@
-//! Texts that end an answer. A text may be cut into tokens in several ways, so it is looked for in what the tokens
-//! spell. Reference: LLaVA's `KeywordsStoppingCriteria`.
+//! Texts that end an answer. Several token sequences can spell the same text, so the decoded text is searched. Reference: LLaVA's `KeywordsStoppingCriteria`.
 
 use std::ops::ControlFlow;
 
-/// Texts that end an answer, and the tokenizer's way from tokens to text.
+/// Texts that end an answer, and the tokenizer's decoder.
 pub struct StopStrings<D> {
     strings: Vec<String>,
     decode: D,
 }
 
 impl<D: Fn(&[u32]) -> String> StopStrings<D> {
-    /// `decode` spells tokens.
+    /// `decode` turns tokens into text.
     pub fn new(strings: impl IntoIterator<Item = String>, decode: D) -> Self {
         Self { strings: strings.into_iter().filter(|string| !string.is_empty()).collect(), decode }
     }
 
-    /// Whether the newest token of `answer` has completed one of the texts: what [`crate::Imp::stream`]'s callback
-    /// gives back.
+    /// Whether the newest token of `answer` has completed one of the texts: the return value for
+    /// [`crate::Imp::stream`]'s callback.
     pub fn check(&self, answer: &[u32]) -> ControlFlow<()> {
-        // A token spells at least a byte, but for special ones; some more tell the decoder what came before.
+        // Every token but special ones spells at least a byte; a few more give the decoder its context.
         let longest = self.strings.iter().map(String::len).max().unwrap_or(0);
         let tail = &answer[answer.len().saturating_sub(longest + 8)..];
         let text = if longest > 0 { (self.decode)(tail) } else { String::new() };

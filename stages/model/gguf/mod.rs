@@ -1,5 +1,5 @@
-//! Language models from GGUF, the file format of llama.cpp: written as a Hugging Face folder, which everything else
-//! here reads. Llama's architecture, with the tokenizer that the file carries.
+//! Converts language models from GGUF, the file format of llama.cpp, to Hugging Face folders, which everything else here
+//! reads: Llama's architecture, with the tokenizer in the file. Independent of the encodings of weights.
 //! Format: ggml's `docs/gguf.md`; names and the order of rotary dimensions: llama.cpp's `convert_hf_to_gguf.py`.
 
 mod reader;
@@ -17,6 +17,9 @@ use crate::{
 use reader::{Gguf, Tensor};
 
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
+///
+/// # Errors
+/// If `file` is not a whole GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't be written.
 pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
@@ -27,6 +30,9 @@ pub fn convert(file: &Path, folder: &Path) -> Result<()> {
 }
 
 /// The sizes of the model in `file`.
+///
+/// # Errors
+/// If `file` is not a whole GGUF file, or its architecture is not supported.
 pub fn language_config(file: &Path) -> Result<LanguageConfig> {
     config(&Gguf::open(file)?)
 }
@@ -34,7 +40,7 @@ pub fn language_config(file: &Path) -> Result<LanguageConfig> {
 fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     let architecture = gguf.text("general.architecture")?;
     if architecture != "llama" {
-        let message = format!("a model of the architecture `{architecture}`: GGUF files of `llama` are read");
+        let message = format!("the architecture `{architecture}` is not supported in GGUF files (supported: llama)");
         return Err(ModelError::file(&gguf.path, message));
     }
     let number = |key: &str| gguf.number(&format!("llama.{key}"));
@@ -111,8 +117,8 @@ fn halves(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
     let (rows, width) = (shape[0], values.len() / shape[0].max(1));
     let head = (rows / heads.max(1)).max(1);
     let row = |row: usize| {
-        let (start, place) = (row / head * head, row % head);
-        let from = start + if place < head / 2 { 2 * place } else { 2 * (place - head / 2) + 1 };
+        let (start, index) = (row / head * head, row % head);
+        let from = start + if index < head / 2 { 2 * index } else { 2 * (index - head / 2) + 1 };
         &values[from * width..(from + 1) * width]
     };
     (0..rows).flat_map(row).copied().collect()

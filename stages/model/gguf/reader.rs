@@ -1,4 +1,4 @@
-//! The container: metadata by key, tensors by name. Every length is checked against the file before it is believed.
+//! The container: metadata by key, tensors by name. Every length is checked against the file before it is used.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use memmap2::Mmap;
 use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
-    weights::map,
+    mmap,
 };
 
 /// A value of the metadata.
@@ -25,11 +25,11 @@ pub(super) enum Value {
     List(Vec<Value>),
 }
 
-/// A tensor's place in the file.
+/// A tensor in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Tensor {
     pub(super) name: String,
-    /// Rows first, as everywhere else here; GGUF has it the other way round.
+    /// Rows first; GGUF has columns first.
     pub(super) shape: Vec<usize>,
     pub(super) encoding: Encoding,
     range: Range<usize>,
@@ -46,7 +46,7 @@ pub(super) struct Gguf {
 impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
-        let map = map(&file).map_err(ModelError::io(path))?;
+        let map = mmap::map(&file).map_err(ModelError::io(path))?;
         let mut cursor = Cursor { bytes: &map, at: 0 };
         match cursor.contents() {
             Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map }),
@@ -60,7 +60,7 @@ impl Gguf {
 
     fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
         let value = self.metadata.get(key).and_then(read);
-        value.ok_or_else(|| ModelError::file(&self.path, format!("the key `{key}` is missing, or of another type")))
+        value.ok_or_else(|| ModelError::file(&self.path, format!("the key `{key}` is missing or has the wrong type")))
     }
 
     pub(super) fn text(&self, key: &str) -> Result<String> {
@@ -68,7 +68,7 @@ impl Gguf {
     }
 
     pub(super) fn number(&self, key: &str) -> Result<usize> {
-        // A dimension beyond this is a broken file.
+        // A larger dimension means a broken file.
         self.get(key, |value| match value {
             Value::Whole(number) => usize::try_from(*number).ok().filter(|number| *number <= 1 << 28),
             _ => None,
@@ -161,10 +161,10 @@ impl<'a> Cursor<'a> {
             6 => Some(Value::Number(f32::from_le_bytes(self.array()?).into())),
             7 => Some(Value::Flag(self.array::<1>()?[0] != 0)),
             8 => self.text().map(Value::Text),
-            // Lists of lists are in no file that is used; a bound keeps a hostile one from filling the stack.
+            // No known file has lists of lists; the bound keeps a hostile one from overflowing the stack.
             9 if depth < 4 => {
                 let (kind, length) = (self.u32()?, self.length()?);
-                // Not reserved: the length is only a claim.
+                // Not reserved: the length may be false.
                 let mut list = Vec::new();
                 for _ in 0..length {
                     list.push(self.value(kind, depth + 1)?);
@@ -178,7 +178,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// With its range counted from the beginning of the data.
+    /// A tensor, with its range counted from the beginning of the data.
     fn tensor(&mut self) -> Option<Tensor> {
         let (name, dimensions) = (self.text()?, self.u32()?);
         let mut shape = Vec::new();

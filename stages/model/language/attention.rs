@@ -1,5 +1,5 @@
 //! Attention of a block: projections to queries, keys and values, rotary positions, and the output projection.
-//! What a position attends to is the caller's.
+//! Independent of what a position attends to.
 
 use super::family::Part;
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     error::{ModelError, Result},
     layers::{Linear, Pass},
     tensor::{self, Mat, Rotation},
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 
 #[derive(Clone)]
@@ -29,7 +29,7 @@ enum Projections {
 
 impl Attention {
     /// Reads the layers of the block whose names begin with `prefix`.
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, prefix: &str) -> Result<Self> {
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, prefix: &str) -> Result<Self> {
         let linear = |part| load_linear(from, config, prefix, part);
         let projections = if config.family.has(Part::Qkv) {
             Projections::Stacked(linear(Part::Qkv)?)
@@ -79,7 +79,7 @@ impl Attention {
 }
 
 /// A linear layer of a block, with the shape that the configuration gives it.
-pub(super) fn load_linear(from: &Checkpoint, config: &LanguageConfig, prefix: &str, part: Part) -> Result<Linear> {
+pub(super) fn load_linear(from: &TensorFiles, config: &LanguageConfig, prefix: &str, part: Part) -> Result<Linear> {
     let layer = config.family.layer(part).ok_or_else(|| {
         ModelError::file(&from.config_file(), format!("{:?} has no layer for {part:?}", config.family))
     })?;

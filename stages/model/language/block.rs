@@ -5,9 +5,9 @@ use super::{attention::Attention, mlp::Mlp};
 use crate::{
     config::LanguageConfig,
     error::Result,
-    layers::{Linear, Norm, Pass},
+    layers::{Linear, Norm, Parameter, Pass},
     tensor::{self, Mat, Rotation},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, layer: usize) -> Result<Self> {
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, layer: usize) -> Result<Self> {
         let prefix = format!("model.layers.{layer}.");
         let norms = config.family.description().block_norms;
         let norm = |part: &str| load_norm(from, config, &format!("{prefix}{part}"));
@@ -64,7 +64,7 @@ impl Block {
     }
 
     /// The same with their names, in a fixed order.
-    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.trainable(visit));
         self.linears_mut().into_iter().for_each(|linear| linear.trainable(visit));
     }
@@ -87,7 +87,7 @@ impl Block {
 }
 
 /// A norm of the language model's kind.
-pub(super) fn load_norm(from: &Checkpoint, config: &LanguageConfig, name: &str) -> Result<Norm> {
+pub(super) fn load_norm(from: &TensorFiles, config: &LanguageConfig, name: &str) -> Result<Norm> {
     let load = if config.family.description().rms_norms { Norm::rms } else { Norm::layer };
     load(from, name, config.hidden_size, config.norm_eps)
 }

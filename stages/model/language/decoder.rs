@@ -9,9 +9,9 @@ use super::{
 use crate::{
     config::LanguageConfig,
     error::Result,
-    layers::{Linear, LoraSettings, Norm, Pass},
+    layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// A decoder of any [`crate::config::Family`].
@@ -32,7 +32,10 @@ const EMBEDDING: &str = "model.embed_tokens";
 
 impl Decoder {
     /// Reads the model from tensors under their Hugging Face names.
-    pub fn load(from: &Checkpoint, config: LanguageConfig) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
+    pub fn load(from: &TensorFiles, config: LanguageConfig) -> Result<Self> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = from.weight(EMBEDDING, vocab, hidden)?;
         let blocks =
@@ -71,7 +74,7 @@ impl Decoder {
                 }
             };
             x = if pass.gradient_checkpointing() {
-                tensor::checkpoint(&pass.graph, &x, block.parameters(), run)
+                tensor::recompute(&pass.graph, &x, block.parameters(), run)
             } else {
                 run(&pass.graph, &x)
             };
@@ -95,24 +98,22 @@ impl Decoder {
     pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
         let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
-            let width = k.cols();
-            for (cache, range) in cache[layer].iter_mut().zip(segments.iter()) {
-                let range = range.start * width..range.end * width;
-                cache.push(&k.values()[range.clone()], &v.values()[range]);
+            for (cache, rows) in cache[layer].iter_mut().zip(segments.iter()) {
+                cache.push(k, v, rows);
             }
             self.attend(layer, q, k, v, segments)
         });
         (hidden, cache)
     }
 
-    /// More positions of sequences: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all that
-    /// the cache has of it.
+    /// Reads more positions: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all positions
+    /// that the cache has of that sequence.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
             for (row, sequence) in which.iter().enumerate() {
-                cache[*sequence].push(k.row(row), v.row(row));
+                cache[*sequence].push(k, v, row..row + 1);
             }
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
             tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
@@ -168,8 +169,8 @@ impl Decoder {
         self.linears_mut().for_each(Linear::unfreeze);
     }
 
-    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or on all if there
-    /// are none, `lm_head` included.
+    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...); if `targets` is empty, on
+    /// all, `lm_head` included.
     ///
     /// # Errors
     /// A message, if a target is not a linear layer of this model.
@@ -184,19 +185,19 @@ impl Decoder {
         Ok(())
     }
 
-    /// Puts all adapters into their weights, for good.
+    /// Folds all adapters into their weights.
     pub fn fold(&mut self) {
         self.untie_if_adapted();
         self.linears_mut().for_each(Linear::fold);
     }
 
-    /// Takes all adapters off.
+    /// Removes all adapters.
     pub fn drop_adapters(&mut self) {
         self.linears_mut().for_each(|linear| linear.lora = None);
     }
 
-    /// An adapter of the output layer is none of the embedding's: put into a weight that both share, it would change
-    /// the embedding, too. So they are no longer tied.
+    /// Unties the embedding from an adapted output layer: an adapter folded into the weight that both share would change the
+    /// embedding too.
     fn untie_if_adapted(&mut self) {
         if self.embedding.is_none() && self.lm_head.lora.is_some() {
             self.embedding = Some(self.lm_head.weight.clone());
@@ -215,11 +216,11 @@ impl Decoder {
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Some(Weight::Dense(mat)) = &mut self.embedding
             && mat.needs_grad()
         {
-            visit(format!("{EMBEDDING}.weight"), mat);
+            visit(Parameter::new(format!("{EMBEDDING}.weight"), Role::Matrix), mat);
         }
         self.blocks.iter_mut().for_each(|block| block.trainable(visit));
         self.final_norm.trainable(visit);
@@ -235,14 +236,14 @@ impl Decoder {
     /// All tensors in f32 by their Hugging Face names, adapters merged.
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
-        let shape = vec![embedding.outputs(), embedding.inputs()];
-        let mut all = vec![NamedTensor::new(format!("{EMBEDDING}.weight"), shape, || embedding.values())];
+        let (rows, cols) = (embedding.outputs(), embedding.inputs());
+        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, || embedding.to_host())];
         self.blocks.iter().for_each(|block| block.tensors(&mut all));
         self.final_norm.tensors(&mut all);
         if !self.merged_config().tie_word_embeddings {
             self.lm_head.tensors(&mut all);
         } else if let Some(bias) = &self.lm_head.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.lm_head.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.lm_head.name), bias));
         }
         all
     }

@@ -119,7 +119,7 @@ pub(crate) struct Widths {
 pub struct Layer {
     /// What it does.
     pub part: Part,
-    /// Its name in a checkpoint; of a block's layer, what follows `model.layers.N.`.
+    /// Its name in files; of a block's layer, what follows `model.layers.N.`.
     pub name: &'static str,
     /// Whether it has a bias.
     pub bias: bool,

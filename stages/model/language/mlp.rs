@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     layers::{Linear, Pass},
     tensor::{self, Activation, Mat},
-    weights::Checkpoint,
+    weights::TensorFiles,
 };
 
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub(super) enum Mlp {
 
 impl Mlp {
     /// Reads the layers of the block whose names begin with `prefix`.
-    pub(super) fn load(from: &Checkpoint, config: &LanguageConfig, prefix: &str) -> Result<Self> {
+    pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, prefix: &str) -> Result<Self> {
         let linear = |part| load_linear(from, config, prefix, part);
         Ok(if config.family.has(Part::GateUp) {
             Self::GatedStacked { gate_up: linear(Part::GateUp)?, down: linear(Part::Down)? }

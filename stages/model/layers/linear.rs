@@ -2,23 +2,24 @@
 
 use std::borrow::Cow;
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    fnv1a,
+    parameter::{Parameter, Role},
     pass::{Dropout, Pass},
+    random::{fnv1a, uniform},
 };
 use crate::{
     error::Result,
     tensor::{self, Graph, Mat, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).
 #[derive(Clone)]
 pub struct Linear {
-    /// Its name in the checkpoint, without `.weight`.
+    /// Its name in files, without `.weight`.
     pub name: String,
     /// `[out, in]`.
     pub weight: Weight,
@@ -52,9 +53,20 @@ pub struct LoraSettings {
     pub dropout: f64,
 }
 
+impl Lora {
+    /// An adapter of `a` `[rank, in]` and `b` `[out, rank]`.
+    pub fn new(a: Mat, b: Mat, settings: &LoraSettings) -> Self {
+        let scale = (settings.alpha / settings.rank as f64) as f32;
+        Self { a, b, scale, dropout: settings.dropout as f32 }
+    }
+}
+
 impl Linear {
     /// Reads a layer.
-    pub fn load(from: &Checkpoint, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
+    pub fn load(from: &TensorFiles, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Self> {
         let bias = if bias { Some(from.vector(&format!("{name}.bias"), outputs)?) } else { None };
         Ok(Self { name: name.into(), weight: from.weight(name, outputs, inputs)?, bias, lora: None })
     }
@@ -95,61 +107,58 @@ impl Linear {
         let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
         let bound = 1.0 / (inputs as f32).sqrt();
-        let a = (0..settings.rank * inputs).map(|_| random.random_range(-bound..bound)).collect();
-        self.lora = Some(Lora {
-            a: Mat::new(settings.rank, inputs, a).trainable(),
-            b: Mat::new(outputs, settings.rank, vec![0.0; outputs * settings.rank]).trainable(),
-            scale: (settings.alpha / settings.rank as f64) as f32,
-            dropout: settings.dropout as f32,
-        });
+        let a = uniform(&mut random, settings.rank * inputs, bound);
+        let a = Mat::from_host(settings.rank, inputs, a).trainable();
+        let b = Mat::zeros(outputs, settings.rank).trainable();
+        self.lora = Some(Lora::new(a, b, settings));
     }
 
     /// Puts the adapter into the weight, for good.
     pub fn fold(&mut self) {
         if self.lora.is_some() {
-            self.weight =
-                Weight::Dense(Mat::new(self.weight.outputs(), self.weight.inputs(), self.merged().into_owned()));
+            let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
+            self.weight = Weight::Dense(Mat::from_host(outputs, inputs, self.merged().into_owned()));
             self.lora = None;
         }
     }
 
     /// The weight in f32 with the adapter in it: `W + scale * B A`.
     pub fn merged(&self) -> Cow<'_, [f32]> {
-        let dense = self.weight.values();
+        let dense = self.weight.to_host();
         let Some(lora) = &self.lora else { return dense };
         // B A, as the product of B `[out, rank]` with the transpose of A^T.
         let a_transposed = Weight::Dense(transpose(&lora.a));
         let delta = tensor::linear(&Graph::inference(), &lora.b, &a_transposed, None);
-        dense.iter().zip(delta.values()).map(|(w, d)| w + lora.scale * d).collect()
+        dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
     }
 
     /// Adds weight (adapter merged) and bias to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
-        let shape = vec![self.weight.outputs(), self.weight.inputs()];
-        all.push(NamedTensor::new(format!("{}.weight", self.name), shape, || self.merged()));
+        let (rows, cols) = (self.weight.outputs(), self.weight.inputs());
+        all.push(NamedTensor::matrix(&self.name, rows, cols, || self.merged()));
         if let Some(bias) = &self.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.name), bias));
         }
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Weight::Dense(mat) = &mut self.weight
             && mat.needs_grad()
         {
-            visit(format!("{}.weight", self.name), mat);
+            visit(Parameter::new(format!("{}.weight", self.name), Role::Matrix), mat);
         }
         if let Some(bias) = self.bias.as_mut().filter(|bias| bias.needs_grad()) {
-            visit(format!("{}.bias", self.name), bias);
+            visit(Parameter::new(format!("{}.bias", self.name), Role::Bias), bias);
         }
         if let Some(lora) = &mut self.lora {
-            visit(format!("{}.lora_A.weight", self.name), &mut lora.a);
-            visit(format!("{}.lora_B.weight", self.name), &mut lora.b);
+            visit(Parameter::new(format!("{}.lora_A.weight", self.name), Role::Matrix), &mut lora.a);
+            visit(Parameter::new(format!("{}.lora_B.weight", self.name), Role::Matrix), &mut lora.b);
         }
     }
 }
 
 fn transpose(mat: &Mat) -> Mat {
-    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.values());
-    Mat::new(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
+    let (rows, cols, values) = (mat.rows(), mat.cols(), mat.to_host());
+    Mat::from_host(cols, rows, (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect())
 }

@@ -1,16 +1,19 @@
 //! Layer norm and RMS norm, with their weights and names.
 
-use super::pass::Pass;
+use super::{
+    parameter::{Parameter, Role},
+    pass::Pass,
+};
 use crate::{
     error::Result,
     tensor::{self, Mat},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// Normalisation over the width: a layer norm if it has a bias, else an RMS norm.
 #[derive(Clone)]
 pub struct Norm {
-    /// Its name in the checkpoint, without `.weight`.
+    /// Its name in files, without `.weight`.
     pub name: String,
     /// Scale, `[1, width]`.
     pub weight: Mat,
@@ -22,13 +25,19 @@ pub struct Norm {
 
 impl Norm {
     /// Reads a layer norm.
-    pub fn layer(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
+    pub fn layer(from: &TensorFiles, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let bias = from.vector(&format!("{name}.bias"), width)?;
         Ok(Self { bias: Some(bias), ..Self::rms(from, name, width, epsilon)? })
     }
 
     /// Reads an RMS norm.
-    pub fn rms(from: &Checkpoint, name: &str, width: usize, epsilon: f64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If the tensor is missing or has the wrong shape or type.
+    pub fn rms(from: &TensorFiles, name: &str, width: usize, epsilon: f64) -> Result<Self> {
         let weight = from.vector(&format!("{name}.weight"), width)?;
         Ok(Self { name: name.into(), weight, bias: None, epsilon: epsilon as f32 })
     }
@@ -49,19 +58,19 @@ impl Norm {
 
     /// Adds its weights to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
-        all.push(NamedTensor::vector(format!("{}.weight", self.name), self.weight.values()));
+        all.push(NamedTensor::flat(format!("{}.weight", self.name), &self.weight));
         if let Some(bias) = &self.bias {
-            all.push(NamedTensor::vector(format!("{}.bias", self.name), bias.values()));
+            all.push(NamedTensor::flat(format!("{}.bias", self.name), bias));
         }
     }
 
     /// Every matrix that trains, with its name, in a fixed order.
-    pub fn trainable(&mut self, visit: &mut dyn FnMut(String, &mut Mat)) {
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if self.weight.needs_grad() {
-            visit(format!("{}.weight", self.name), &mut self.weight);
+            visit(Parameter::new(format!("{}.weight", self.name), Role::Norm), &mut self.weight);
         }
         if let Some(bias) = self.bias.as_mut().filter(|bias| bias.needs_grad()) {
-            visit(format!("{}.bias", self.name), bias);
+            visit(Parameter::new(format!("{}.bias", self.name), Role::Norm), bias);
         }
     }
 

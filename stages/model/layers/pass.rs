@@ -1,4 +1,4 @@
-//! One forward pass: what records it, what its dropout drops, and what is computed again in the backward pass.
+//! One forward pass: what records it, what its dropout drops, and whether the backward pass recomputes activations.
 
 use std::sync::Arc;
 
@@ -28,25 +28,25 @@ impl Pass {
         Self { graph: Graph::inference(), dropout: None, gradient_checkpointing: false }
     }
 
-    /// For training, with the seed of the step's dropout and the place in the step's batch of the first of
-    /// this pass's samples: so a batch drops the same values however it is cut into parts.
+    /// For training, with the seed of the step's dropout and the index in the step's batch of this pass's first sample:
+    /// so a batch drops the same values however it is cut into parts.
     pub fn training(seed: u64, first_sample: usize) -> Self {
         let dropout = Dropout { seed, first_sample, rows: Arc::default() };
         Self { graph: Graph::recording(), dropout: Some(dropout), gradient_checkpointing: false }
     }
 
-    /// The same pass, keeping only the inputs of the language model's blocks: the backward pass computes the rest again.
+    /// The same pass, keeping only the inputs of the language model's blocks: the backward pass recomputes the rest.
     #[must_use]
     pub fn with_gradient_checkpointing(self) -> Self {
         Self { gradient_checkpointing: true, ..self }
     }
 
-    /// Whether blocks are computed again in the backward pass.
+    /// Whether the backward pass recomputes blocks.
     pub fn gradient_checkpointing(&self) -> bool {
         self.gradient_checkpointing
     }
 
-    /// The same pass, recorded by another graph.
+    /// The same pass, recorded by a different graph.
     #[must_use]
     pub fn recorded_by(&self, graph: &Graph) -> Self {
         Self { graph: graph.clone(), ..self.clone() }
@@ -63,7 +63,7 @@ impl Pass {
         Self { dropout, ..self.clone() }
     }
 
-    /// What this pass drops; nothing at inference.
+    /// What this pass drops: nothing at inference.
     pub(super) fn dropout(&self) -> Option<&Dropout> {
         self.dropout.as_ref()
     }

@@ -6,15 +6,15 @@ mod oracle;
 mod support;
 
 use imp_model::{
-    config::{Family, ImpConfig, LanguageConfig},
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType},
     encoding::Encoding,
     init,
     language::Decoder,
-    layers::{LoraSettings, Pass},
+    layers::{LoraSettings, Parameter, Pass, Tower},
     load_language, load_vision, peft,
     projector::Projector,
     tensor::{self, Activation, Graph, Mat, Segments},
-    weights::{Checkpoint, write_json, write_tensors},
+    weights::{TensorFiles, write_json, write_tensors},
 };
 use oracle::{Oracle, Sizes, Weights};
 use support::{Fixture, assert_close, check_text, path};
@@ -36,7 +36,7 @@ fn resized_positions_are_transformers() {
     vision.resize(42).unwrap();
     for (number, state) in vision.hidden_states(&expected.images("pixel_values")).iter().enumerate() {
         let name = format!("hidden_states.{number}");
-        assert_close(&name, state.values(), &expected.f32(&name), 1e-4);
+        assert_close(&name, &state.to_host(), &expected.f32(&name), 1e-4);
     }
     assert!(vision.resize(13).is_err(), "smaller than a patch");
 }
@@ -72,6 +72,12 @@ fn sizes(config: &LanguageConfig) -> Sizes {
     }
 }
 
+/// Replaces every value, in order.
+fn change(mat: &mut Mat, to: impl FnMut(f32) -> f32) {
+    let values: Vec<f32> = mat.to_host().iter().copied().map(to).collect();
+    mat.copy_from(&values);
+}
+
 /// A model with random weights (norms and biases too, written as a file), with its weights for the oracle.
 fn random(family: Family) -> (Decoder, Weights) {
     let folder = tempfile::tempdir().unwrap();
@@ -81,11 +87,11 @@ fn random(family: Family) -> (Decoder, Weights) {
     let mut number = 0.0_f32;
     llm.unfreeze();
     llm.trainable(&mut |_, mat| {
-        for value in mat.values_mut() {
+        // What was constant (1 in norms, 0 in biases) becomes different everywhere.
+        change(mat, |value| {
             number += 1.0;
-            // What was constant (1 in norms, 0 in biases) becomes different everywhere.
-            *value += 0.2 * (number * 12.9898).sin();
-        }
+            value + 0.2 * (number * 12.9898).sin()
+        });
     });
     let config_file = folder.path().join("config.json");
     write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), Encoding::F32).unwrap();
@@ -123,7 +129,7 @@ fn logits_are_the_oracles() {
         let ids = ids(19);
         let exact = Oracle { sizes: sizes(&llm.config), weights: &weights }.logits(&ids);
         let exact: Vec<f32> = exact.into_iter().flatten().map(|value| value as f32).collect();
-        assert_close(&format!("{family:?}"), logits(&llm, &ids).values(), &exact, 1e-4);
+        assert_close(&format!("{family:?}"), &logits(&llm, &ids).to_host(), &exact, 1e-4);
     }
 }
 
@@ -136,9 +142,9 @@ fn gradients_of_adapters_are_the_oracles() {
         llm.adapt(&LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 }, &[], 3).unwrap();
         let mut number = 0.0_f32;
         llm.trainable(&mut |_, mat| {
-            mat.values_mut().iter_mut().for_each(|value| {
+            change(mat, |value| {
                 number += 1.0;
-                *value += 0.1 * (number * 78.233).sin();
+                value + 0.1 * (number * 78.233).sin()
             });
         });
         let ids = ids(15);
@@ -152,10 +158,10 @@ fn gradients_of_adapters_are_the_oracles() {
         let mut index = 0;
         let ours: f64 = gradients
             .iter()
-            .flatten()
+            .flat_map(|gradient| gradient.to_host().into_owned())
             .map(|gradient| {
                 index += 1;
-                f64::from(*gradient) * direction(index)
+                f64::from(gradient) * direction(index)
             })
             .sum();
         assert!((ours - exact).abs() < 1e-4 * exact.abs().max(1.0), "{family:?}: {ours} instead of {exact}");
@@ -175,9 +181,9 @@ fn merged(llm: &Decoder, weights: &Weights, distance: f64) -> Weights {
     }
     let mut index = 0;
     let mut moved = |mat: &Mat| -> Vec<f64> {
-        let values = mat.values().iter().map(|value| {
+        let values = mat.to_host().into_owned().into_iter().map(|value| {
             index += 1;
-            f64::from(*value) + distance * direction(index)
+            f64::from(value) + distance * direction(index)
         });
         values.collect()
     };
@@ -195,7 +201,7 @@ fn merged(llm: &Decoder, weights: &Weights, distance: f64) -> Weights {
     weights
 }
 
-fn loss_and_gradients(llm: &mut Decoder, ids: &[i32]) -> (f32, Vec<Vec<f32>>) {
+fn loss_and_gradients(llm: &mut Decoder, ids: &[i32]) -> (f32, Vec<Mat>) {
     let (pass, segments) = (Pass::training(0, 0), Segments::new([ids.len()]));
     let embedded = embed(llm, &pass, ids);
     let hidden = llm.forward(&pass, &embedded, &segments);
@@ -205,7 +211,7 @@ fn loss_and_gradients(llm: &mut Decoder, ids: &[i32]) -> (f32, Vec<Vec<f32>>) {
     let mut gradients = pass.graph.backward(&loss);
     let mut all = Vec::new();
     llm.trainable(&mut |_, mat| all.push(gradients.take(mat)));
-    (loss.values()[0], all)
+    (loss.item(), all)
 }
 
 /// Full finetuning of a tied model: one matrix, whose gradient comes from both of its uses.
@@ -216,7 +222,7 @@ fn a_tied_matrix_has_one_gradient_of_two_uses() {
     let ids = ids(9);
     let (_, gradients) = loss_and_gradients(&mut llm, &ids);
     let mut names = Vec::new();
-    llm.trainable(&mut |name, _| names.push(name));
+    llm.trainable(&mut |parameter, _| names.push(parameter.name));
     let place = names.iter().position(|name| name == "lm_head.weight").unwrap();
     assert!(!names.contains(&"model.embed_tokens.weight".to_string()), "it is one matrix");
     let mut moved = weights.clone();
@@ -227,7 +233,8 @@ fn a_tied_matrix_has_one_gradient_of_two_uses() {
         Oracle { sizes: sizes(&llm.config), weights: &moved }.loss(&ids)
     };
     let exact = (at(1e-5) - at(-1e-5)) / 2e-5;
-    let ours: f64 = gradients[place].iter().enumerate().map(|(index, g)| f64::from(*g) * direction(index)).sum();
+    let ours: f64 =
+        gradients[place].to_host().iter().enumerate().map(|(index, g)| f64::from(*g) * direction(index)).sum();
     assert!((ours - exact).abs() < 1e-4 * exact.abs().max(1.0), "{ours} instead of {exact}");
 }
 
@@ -239,12 +246,12 @@ fn adapters_of_every_family_survive_files_and_merging() {
         let (mut llm, _) = random(family);
         let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
         llm.adapt(&settings, &[], 3).unwrap();
-        llm.trainable(&mut |_, mat| mat.values_mut().iter_mut().for_each(|value| *value += 0.05));
+        llm.trainable(&mut |_, mat| change(mat, |value| value + 0.05));
         let adapted = logits(&llm, &ids(9));
         peft::write(&llm, &settings, folder.path()).unwrap();
         let (mut again, _) = random(family);
         peft::read(&mut again, folder.path()).unwrap();
-        assert_eq!(logits(&again, &ids(9)).values(), adapted.values());
+        assert_eq!(logits(&again, &ids(9)).to_host(), adapted.to_host());
 
         let names = llm.linear_names();
         assert_eq!(names.contains("qkv_proj") && names.contains("gate_up_proj"), family == Family::Phi3);
@@ -252,9 +259,9 @@ fn adapters_of_every_family_survive_files_and_merging() {
         write_tensors(&folder.path().join("model.safetensors"), llm.tensors(), Encoding::F32).unwrap();
         let merged = load_language(folder.path()).unwrap();
         assert!(!merged.config.tie_word_embeddings);
-        assert_close("merged", logits(&merged, &ids(9)).values(), adapted.values(), 1e-4);
+        assert_close("merged", &logits(&merged, &ids(9)).to_host(), &adapted.to_host(), 1e-4);
         llm.fold();
-        assert_close("folded", logits(&llm, &ids(9)).values(), adapted.values(), 1e-4);
+        assert_close("folded", &logits(&llm, &ids(9)).to_host(), &adapted.to_host(), 1e-4);
     }
 }
 
@@ -262,10 +269,11 @@ fn adapters_of_every_family_survive_files_and_merging() {
 #[test]
 fn a_wide_window_changes_nothing() {
     let segments = Segments::new([40, 3]);
-    let mats = [1, 2, 3].map(|seed| Mat::new(43, 8, (0..43 * 8).map(|i| ((i * seed) as f32 * 0.37).sin()).collect()));
+    let mats =
+        [1, 2, 3].map(|seed| Mat::from_host(43, 8, (0..43 * 8).map(|i| ((i * seed) as f32 * 0.37).sin()).collect()));
     let run = |mask| {
         let [q, k, v] = &mats;
-        tensor::attention(&Graph::inference(), q, k, v, 2, &segments, mask).values().to_vec()
+        tensor::attention(&Graph::inference(), q, k, v, 2, &segments, mask).to_host().into_owned()
     };
     assert_eq!(run(tensor::Mask::Window(40)), run(tensor::Mask::Causal));
     assert_ne!(run(tensor::Mask::Window(39)), run(tensor::Mask::Causal));
@@ -284,7 +292,7 @@ fn adapters_on_chosen_layers_only() {
     );
     llm.adapt(&settings, &["q_proj".into(), "v_proj".into()], 3).unwrap();
     let mut names = Vec::new();
-    llm.trainable(&mut |name, _| names.push(name));
+    llm.trainable(&mut |parameter, _| names.push(parameter.name));
     assert_eq!(names.len(), 2 * 2 * 2, "two layers, two targets, A and B: {names:?}");
     peft::write(&llm, &settings, folder.path()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
@@ -292,7 +300,33 @@ fn adapters_on_chosen_layers_only() {
     assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
     let (mut again, _) = random(Family::Qwen2);
     peft::read(&mut again, folder.path()).unwrap();
-    assert_eq!(logits(&again, &ids(5)).values(), logits(&llm, &ids(5)).values());
+    assert_eq!(logits(&again, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
+}
+
+/// As transformers' trainer: everything decays but biases and norms, which it knows by their names.
+#[test]
+fn biases_and_norms_do_not_decay() {
+    for family in Family::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let config = LanguageConfig { num_key_value_heads: 3, ..LanguageConfig::new(family, 32, 24, 1, 6) };
+        init::write_language(folder.path(), &config, 5, Encoding::F32).unwrap();
+        let mut llm = load_language(folder.path()).unwrap();
+        llm.unfreeze();
+        llm.adapt(&LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 }, &[], 3).unwrap();
+        let mut projector = Projector::fresh(ProjectorType::Mlp(2), 8, 24, 7).unwrap();
+        projector.unfreeze();
+        let mut count = [0, 0];
+        let mut check = |parameter: Parameter, _: &mut Mat| {
+            let named = parameter.name.contains("bias") || parameter.name.contains("norm");
+            assert_eq!(parameter.decays(), !named, "{parameter:?}");
+            let projects = parameter.name.contains("mm_projector");
+            assert_eq!(parameter.tower == Tower::Projector, projects, "{parameter:?}");
+            count[usize::from(named)] += 1;
+        };
+        llm.trainable(&mut check);
+        projector.trainable(&mut check);
+        assert!(count[0] > 14 && count[1] >= 5, "{family:?}: {count:?}");
+    }
 }
 
 /// Every type of projector, through files: as many linear layers as its name says, under LLaVA's names.
@@ -300,7 +334,7 @@ fn adapters_on_chosen_layers_only() {
 fn projectors_of_every_type() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mm_projector.safetensors");
-    let x = Mat::new(5, 6, (0..30).map(|i| (i as f32 * 0.7).sin()).collect());
+    let x = Mat::from_host(5, 6, (0..30).map(|i| (i as f32 * 0.7).sin()).collect());
     for (kind, outputs, names) in [
         ("identity", 6, [].as_slice()),
         ("linear", 4, &[""]),
@@ -308,6 +342,7 @@ fn projectors_of_every_type() {
         ("mlp2x_gelu", 4, &["0.", "2."]),
         ("mlp3x_gelu", 4, &["0.", "2.", "4."]),
     ] {
+        let kind: ProjectorType = kind.parse().unwrap();
         let projector = Projector::fresh(kind, 6, outputs, 7).unwrap();
         let found: Vec<String> = projector.tensors().iter().map(|tensor| tensor.name.clone()).collect();
         let expected =
@@ -315,17 +350,15 @@ fn projectors_of_every_type() {
         assert_eq!(found, expected.collect::<Vec<_>>(), "{kind}");
         let y = projector.forward(&Pass::inference(), &x);
         assert_eq!((y.rows(), y.cols()), (5, outputs), "{kind}");
-        if kind == "identity" {
-            assert_eq!(y.values(), x.values());
+        if kind == ProjectorType::Identity {
+            assert_eq!(y.to_host(), x.to_host());
             continue;
         }
         write_tensors(&file, projector.tensors(), Encoding::F32).unwrap();
         let again =
-            Projector::load(&Checkpoint::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
-        assert_eq!(again.forward(&Pass::inference(), &x).values(), y.values(), "{kind}");
+            Projector::load(&TensorFiles::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
+        assert_eq!(again.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");
     }
-    for (kind, words) in [("identity", "towers of one width, and they have 6 and 4"), ("mlp99x_gelu", "is none of")] {
-        let error = Projector::fresh(kind, 6, 4, 7).err().unwrap().to_string();
-        assert!(error.contains("mm_projector_type") && error.contains(words), "{error}");
-    }
+    let error = Projector::fresh(ProjectorType::Identity, 6, 4, 7).err().unwrap().to_string();
+    assert!(error.contains("mm_projector_type `identity` needs towers of the same width"), "{error}");
 }

@@ -14,7 +14,7 @@ use imp_model::{
     init,
     language::Decoder,
     peft, save,
-    weights::{Checkpoint, write_json},
+    weights::{TensorFiles, write_json},
 };
 use proptest::prelude::*;
 use support::PHI;
@@ -77,7 +77,7 @@ fn stray_tensors_and_numbers_that_are_none_are_named() {
         });
         let text = error(poisoned.path());
         assert!(text.starts_with("HERE/model.safetensors: the tensor `model.vision_tower."), "{text}");
-        assert!(text.ends_with("` holds values that are no finite numbers"), "{text}");
+        assert!(text.ends_with("` holds values that are not finite"), "{text}");
     }
 }
 
@@ -96,10 +96,10 @@ proptest! {
         let mut bytes = WHOLE.clone();
         bytes[8 + at..12 + at].copy_from_slice(&with);
         write(&bytes);
-        let _ = Checkpoint::open_file(file.path());
+        let _ = TensorFiles::open_file(file.path());
         bytes[..8].copy_from_slice(&length.to_le_bytes());
         write(&bytes);
-        prop_assert!(Checkpoint::open_file(file.path()).is_err());
+        prop_assert!(TensorFiles::open_file(file.path()).is_err());
     }
 }
 
@@ -111,7 +111,7 @@ fn shapes_and_configurations_must_agree() {
     std::fs::write(&config, text.replace("\"intermediate_size\": 152", "\"intermediate_size\": 160")).unwrap();
     assert_eq!(
         error(folder.path()),
-        "HERE/model.safetensors: the tensor `model.layers.0.mlp.fc1.bias` has the shape [152], config.json asks for [160]"
+        "HERE/model.safetensors: the tensor `model.layers.0.mlp.fc1.bias` has the shape [152], but config.json says [160]"
     );
     std::fs::write(&config, text.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": \"two\"")).unwrap();
     assert_eq!(error(folder.path()), "HERE/config.json: `num_hidden_layers` must be a whole number, not \"two\"");
@@ -176,5 +176,5 @@ fn adapters_survive_a_round_trip() {
         llm.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.values().into_owned())).collect()
     };
     assert!(contents(&again.llm) == contents(&model.llm));
-    assert!(Checkpoint::open_file(&ours).is_ok());
+    assert!(TensorFiles::open_file(&ours).is_ok());
 }

@@ -125,7 +125,7 @@ fn encoded_weights_have_ggmls_values() {
         // Written in f16: half a unit in the eleventh bit.
         let expected = fixture.f32(&format!("{name}.dequant"));
         let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-        assert_close(name, &llm.embedding().values(), &expected, largest / 2048.0);
+        assert_close(name, &llm.embedding().to_host(), &expected, largest / 2048.0);
     }
 }
 
@@ -133,7 +133,7 @@ fn logits(llm: &Decoder) -> Vec<f32> {
     let (pass, segments) = (Pass::inference(), Segments::new([9]));
     let picks = (0..9).map(|token| (0, token * 5 % 31)).collect();
     let embedded = tensor::gather(&pass.graph, &[llm.embedding()], picks);
-    llm.logits(&pass, &llm.forward(&pass, &embedded, &segments)).values().to_vec()
+    llm.logits(&pass, &llm.forward(&pass, &embedded, &segments)).to_host().into_owned()
 }
 
 /// Under llama.cpp's names, with the rows of q and k as it rotates them: dimensions i and i + half stand side by side.

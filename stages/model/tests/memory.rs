@@ -9,13 +9,13 @@ use std::{
 
 use imp_model::{
     IMAGE_TOKEN, Imp, Sample,
-    config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
     encoding::Encoding,
     init,
     layers::{LoraSettings, Pass},
     memory::{MicroBatch, Training, Trains},
     optim::{Optimizer, Rate},
-    tensor::{Activation, AdamW, accumulate},
+    tensor::{Activation, AdamW, Mat, accumulate},
 };
 
 /// Counts the bytes that are in use, and the most that ever were.
@@ -87,7 +87,7 @@ fn vision() -> SiglipConfig {
 /// The most bytes that were in use while a step of two parts ran, what trains included.
 fn measured(folder: &Path, training: &Training<'_>) -> usize {
     let before = LIVE.load(Relaxed);
-    let joined = ImpConfig { mm_projector_type: training.projector.into(), ..ImpConfig::default() };
+    let joined = ImpConfig { mm_projector_type: training.projector, ..ImpConfig::default() };
     let mut model = Imp::assemble(&folder.join("llm"), &folder.join("vision"), joined, 1).unwrap();
     match training.trains {
         Trains::Projector => {}
@@ -107,16 +107,15 @@ fn measured(folder: &Path, training: &Training<'_>) -> usize {
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     PEAK.store(LIVE.load(Relaxed), Relaxed);
-    let mut total: Vec<Vec<f32>> = Vec::new();
+    let mut total: Vec<Mat> = Vec::new();
     for _ in 0..2 {
         let pass = Pass::training(1, 0);
         let pass = if training.gradient_checkpointing { pass.with_gradient_checkpointing() } else { pass };
-        let loss = model.loss(&pass, &samples, &features, 4 * LEARNED);
-        let gradients = model.gradients(&mut pass.graph.backward(&loss));
+        let (_, gradients) = model.loss_and_gradients(&pass, &samples, &features, 4 * LEARNED);
         if total.is_empty() {
             total = gradients;
         } else {
-            total.iter_mut().zip(gradients).for_each(|(to, from)| accumulate(to, &from, 1.0));
+            total.iter_mut().zip(gradients).for_each(|(to, from)| accumulate(to, &from));
         }
     }
     optimizer.update(&mut model, &total, |_| Rate { learning_rate: 1e-3, weight_decay: 0.0 });
@@ -148,8 +147,13 @@ fn a_step_takes_the_memory_that_was_said() {
             Trains::All,
         ];
         for (trains, gradient_checkpointing) in all.into_iter().flat_map(|trains| [(trains, false), (trains, true)]) {
-            let training =
-                Training { llm: &llm, vision: &vision, projector: "mlp2x_gelu", trains, gradient_checkpointing };
+            let training = Training {
+                llm: &llm,
+                vision: &vision,
+                projector: ProjectorType::Mlp(2),
+                trains,
+                gradient_checkpointing,
+            };
             if family == Family::Phi && matches!(trains, Trains::Projector) {
                 // What threads keep for their products from the first one on is no step's.
                 measured(folder.path(), &training);

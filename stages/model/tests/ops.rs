@@ -15,49 +15,57 @@ fn weight_of(index: usize) -> f64 {
     (index as f64 * 0.7 + 0.3).sin()
 }
 
-/// The gradients of `op` for `inputs` by the tape, through the weighted sum of its outputs.
+/// The values of `op`, and the gradients of `inputs` by the tape, through the weighted sum of the values.
 fn by_tape(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat) -> (Vec<f32>, Vec<Vec<f32>>) {
     let graph = Graph::recording();
     let inputs: Vec<Mat> = inputs.iter().map(|input| input.clone().trainable()).collect();
     let y = op(&graph, &inputs);
-    let count = y.values().len();
-    let weights = Mat::new(count, 1, (0..count).map(|i| weight_of(i) as f32).collect());
-    // [1, count] x [count, 1]: the weighted sum as a linear layer.
-    let flat = flatten(&graph, &y);
-    let weight = Weight::Dense(Mat::new(1, count, weights.values().to_vec()));
-    let loss = tensor::linear(&graph, &flat, &weight, None);
-    let values = y.values().to_vec();
+    let values = y.to_host().into_owned();
+    // The weighted sum as a linear layer: [1, count] times [1, count] transposed.
+    let weights = (0..values.len()).map(|i| weight_of(i) as f32).collect();
+    let weights = Weight::Dense(Mat::from_host(1, values.len(), weights));
+    let loss = tensor::linear(&graph, &flatten(&graph, &y), &weights, None);
     let mut gradients = graph.backward(&loss);
-    (values, inputs.iter().map(|input| gradients.take(input)).collect())
+    (values, inputs.iter().map(|input| gradients.take(input).to_host().into_owned()).collect())
 }
 
-/// All rows side by side, so that one linear layer sums them: rows are gathered one at a time.
+/// All rows side by side in one: each is moved to its columns by a linear layer, and what is elsewhere is zero.
 fn flatten(graph: &Graph, y: &Mat) -> Mat {
-    // Each row times its own weights, then added up: [1, 1] a row, through gather and add.
     let (rows, cols) = (y.rows(), y.cols());
-    let mut wide = Mat::new(1, rows * cols, vec![0.0; rows * cols]);
+    let mut wide = Mat::zeros(1, rows * cols);
     for row in 0..rows {
         let one = tensor::pick_rows(graph, y, [row]); // [1, cols]
-        let mut place = vec![0.0; rows * cols * cols];
+        let mut to = vec![0.0; rows * cols * cols]; // [rows * cols, cols]
         for col in 0..cols {
-            place[(row * cols + col) * cols + col] = 1.0;
+            to[(row * cols + col) * cols + col] = 1.0;
         }
-        let put = Weight::Dense(Mat::new(rows * cols, cols, place));
-        wide = tensor::add(graph, wide, &tensor::linear(graph, &one, &put, None));
+        let to = Weight::Dense(Mat::from_host(rows * cols, cols, to));
+        wide = tensor::add(graph, wide, &tensor::linear(graph, &one, &to, None));
     }
     wide
 }
 
-/// Compares with `naive`, which takes the inputs' values in f64 and gives the outputs'.
+/// Compares values and gradients with those of `naive`, and those on one thread with those on three. `naive` takes the
+/// inputs' values in f64 and gives all of the outputs'.
 fn check(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat + Sync, naive: impl Fn(&[Vec<f64>]) -> Vec<f64>) {
-    let (values, gradients) = by_tape(inputs, &op);
+    compare(inputs, by_tape(inputs, &op), naive);
+    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+    let (one, three) = (threads(1).install(|| by_tape(inputs, &op)), threads(3).install(|| by_tape(inputs, &op)));
+    assert_eq!(one, three, "the number of threads changes the result");
+}
+
+fn compare(inputs: &[Mat], (values, gradients): (Vec<f32>, Vec<Vec<f32>>), naive: impl Fn(&[Vec<f64>]) -> Vec<f64>) {
     let exact: Vec<Vec<f64>> =
-        inputs.iter().map(|input| input.values().iter().map(|v| f64::from(*v)).collect()).collect();
-    for (ours, theirs) in values.iter().zip(naive(&exact)) {
+        inputs.iter().map(|input| input.to_host().iter().map(|v| f64::from(*v)).collect()).collect();
+    let expected = naive(&exact);
+    assert_eq!(values.len(), expected.len(), "the naive version gives all outputs");
+    for (ours, theirs) in values.iter().zip(expected) {
         assert!((f64::from(*ours) - theirs).abs() < 2e-5 * theirs.abs().max(1.0), "value {ours} instead of {theirs}");
     }
     let sum = |inputs: &[Vec<f64>]| naive(inputs).iter().enumerate().map(|(i, y)| y * weight_of(i)).sum::<f64>();
+    assert_eq!(gradients.len(), exact.len(), "a gradient for each input");
     for (input, gradient) in gradients.iter().enumerate() {
+        assert_eq!(gradient.len(), exact[input].len(), "a gradient for each value of input {input}");
         for (index, ours) in gradient.iter().enumerate() {
             let at = |delta: f64| {
                 let mut moved = exact.clone();
@@ -71,9 +79,6 @@ fn check(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat + Sync, naive: impl 
             );
         }
     }
-    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-    let (one, three) = (threads(1).install(|| by_tape(inputs, &op)), threads(3).install(|| by_tape(inputs, &op)));
-    assert_eq!(one, three, "the number of threads changes the result");
 }
 
 /// The error function by its Taylor series, which is exact to f64's rounding where it is used.
@@ -92,9 +97,9 @@ proptest! {
     #[test]
     fn linear(rows in 1_usize..5, inputs in 1_usize..7, outputs in 1_usize..6, seed in 0_u64..100) {
         let mats = [
-            Mat::new(rows, inputs, random(seed, rows * inputs)),
-            Mat::new(outputs, inputs, random(seed + 1, outputs * inputs)),
-            Mat::new(1, outputs, random(seed + 2, outputs)),
+            Mat::from_host(rows, inputs, random(seed, rows * inputs)),
+            Mat::from_host(outputs, inputs, random(seed + 1, outputs * inputs)),
+            Mat::from_host(1, outputs, random(seed + 2, outputs)),
         ];
         check(&mats, |g, m| tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), Some(&m[2])), |m| {
             (0..rows * outputs).map(|at| {
@@ -107,9 +112,9 @@ proptest! {
     #[test]
     fn layer_norm(rows in 1_usize..5, width in 2_usize..9, seed in 0_u64..100) {
         let mats = [
-            Mat::new(rows, width, random(seed, rows * width)),
-            Mat::new(1, width, random(seed + 1, width)),
-            Mat::new(1, width, random(seed + 2, width)),
+            Mat::from_host(rows, width, random(seed, rows * width)),
+            Mat::from_host(1, width, random(seed + 1, width)),
+            Mat::from_host(1, width, random(seed + 2, width)),
         ];
         check(&mats, |g, m| tensor::layer_norm(g, &m[0], &m[1], &m[2], 1e-2), |m| {
             m[0].chunks(width).flat_map(|x| {
@@ -123,7 +128,7 @@ proptest! {
 
     #[test]
     fn rms_norm(rows in 1_usize..5, width in 1_usize..40, seed in 0_u64..100) {
-        let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(1, width, random(seed + 1, width))];
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(1, width, random(seed + 1, width))];
         check(&mats, |g, m| tensor::rms_norm(g, &m[0], &m[1], 1e-2), |m| {
             m[0].chunks(width).flat_map(|x| {
                 let squares = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
@@ -136,7 +141,7 @@ proptest! {
     #[test]
     fn silu_gate(rows in 1_usize..5, width in 1_usize..9, seed in 0_u64..100) {
         let silu = |x: f64| x / (1.0 + (-x).exp());
-        let mats = [1, 2].map(|part| Mat::new(rows, width, random(seed + part, rows * width).iter().map(|x| x * 2.0).collect()));
+        let mats = [1, 2].map(|part| Mat::from_host(rows, width, random(seed + part, rows * width).iter().map(|x| x * 2.0).collect()));
         check(&mats, |g, m| tensor::silu_gate(g, &m[0], &m[1]), |m| {
             m[0].iter().zip(&m[1]).map(|(gate, up)| silu(*gate) * up).collect()
         });
@@ -146,7 +151,7 @@ proptest! {
     #[test]
     fn columns(rows in 1_usize..4, widths in prop::collection::vec(1_usize..5, 1..4), seed in 0_u64..100) {
         let whole: usize = widths.iter().sum();
-        let mats = [Mat::new(rows, whole, random(seed, rows * whole))];
+        let mats = [Mat::from_host(rows, whole, random(seed, rows * whole))];
         let start = |part: usize| widths[..part].iter().sum::<usize>();
         for (part, width) in widths.iter().copied().enumerate() {
             check(&mats, |g, m| tensor::columns(g, &m[0], start(part), width), |m| {
@@ -157,11 +162,11 @@ proptest! {
 
     /// Computed again in the backward pass: through a weight, and with the input used twice.
     #[test]
-    fn checkpoint(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
-        let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(width, width, random(seed + 1, width * width))];
+    fn recompute(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(width, width, random(seed + 1, width * width))];
         check(&mats, |g, m| {
             let weight = m[1].clone();
-            tensor::checkpoint(g, &m[0], vec![m[1].clone()], move |g, x| {
+            tensor::recompute(g, &m[0], vec![m[1].clone()], move |g, x| {
                 let y = tensor::linear(g, x, &Weight::Dense(weight.clone()), None);
                 tensor::add(g, tensor::activation(g, &y, Activation::Silu), x)
             })
@@ -177,7 +182,7 @@ proptest! {
     #[test]
     fn frozen_linear(rows in 1_usize..14, inputs in 1_usize..40, outputs in 1_usize..40, seed in 0_u64..100) {
         let weight = random(seed + 1, outputs * inputs);
-        let mats = [Mat::new(rows, inputs, random(seed, rows * inputs)), Mat::new(1, outputs, random(seed + 2, outputs))];
+        let mats = [Mat::from_host(rows, inputs, random(seed, rows * inputs)), Mat::from_host(1, outputs, random(seed + 2, outputs))];
         for stored in support::stored(&weight, outputs, inputs) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
@@ -196,9 +201,9 @@ proptest! {
         let segments = Segments::new(lengths.clone());
         let (rows, width, key_width) = (segments.rows(), heads * dim, kv_heads * dim);
         let mats = [
-            Mat::new(rows, width, random(seed, rows * width)),
-            Mat::new(rows, key_width, random(seed + 1, rows * key_width)),
-            Mat::new(rows, key_width, random(seed + 2, rows * key_width)),
+            Mat::from_host(rows, width, random(seed, rows * width)),
+            Mat::from_host(rows, key_width, random(seed + 1, rows * key_width)),
+            Mat::from_host(rows, key_width, random(seed + 2, rows * key_width)),
         ];
         check(&mats, |g, m| tensor::attention(g, &m[0], &m[1], &m[2], heads, &segments, mask), |m| {
             let mut out = vec![0.0; rows * width];
@@ -225,7 +230,7 @@ proptest! {
         let (dims, head_dim) = (half * 2, half * 2 + rest);
         let width = heads * head_dim;
         let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
-        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
         check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, &Rotary { dims, theta: 100.0 }.at(&positions)), |m| {
             let mut out = m[0].clone();
             for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
@@ -240,7 +245,7 @@ proptest! {
 
     #[test]
     fn cross_entropy(rows in 1_usize..5, width in 2_usize..8, seed in 0_u64..100) {
-        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 7 + seed as usize) % width) as u32).collect();
         check(&mats, |g, m| tensor::cross_entropy(g, &m[0], targets.clone(), rows + 2), |m| {
             let loss: f64 = m[0].chunks(width).zip(&targets).map(|(row, t)| -softmax(row)[*t as usize].ln()).sum();
@@ -250,7 +255,7 @@ proptest! {
 
     #[test]
     fn activations(count in 1_usize..20, seed in 0_u64..100) {
-        let mats = [Mat::new(1, count, random(seed, count).iter().map(|x| x * 3.0).collect())];
+        let mats = [Mat::from_host(1, count, random(seed, count).iter().map(|x| x * 3.0).collect())];
         check(&mats, |g, m| tensor::activation(g, &m[0], Activation::Silu), |m| {
             m[0].iter().map(|x| x / (1.0 + (-x).exp())).collect()
         });
@@ -266,13 +271,13 @@ proptest! {
     #[test]
     fn dropout(rows in 1_usize..5, width in 1_usize..9, rate in 0.1_f32..0.9, seed in 0_u64..100) {
         let names: Arc<[u64]> = (0..rows as u64).map(|row| row * 7 + 3).collect();
-        let ones = Mat::new(rows, width, vec![1.0; rows * width]);
+        let ones = Mat::from_host(rows, width, vec![1.0; rows * width]);
         let mask = tensor::dropout(&Graph::inference(), &ones, rate, seed, &names);
         let values = [0.0, 1.0 / (1.0 - rate)].map(f32::to_bits);
-        assert!(mask.values().iter().all(|value| values.contains(&value.to_bits())));
-        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        assert!(mask.to_host().iter().all(|value| values.contains(&value.to_bits())));
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
         check(&mats, |g, m| tensor::dropout(g, &m[0], rate, seed, &names), |m| {
-            m[0].iter().zip(mask.values()).map(|(x, mask)| x * f64::from(*mask)).collect()
+            m[0].iter().zip(&*mask.to_host()).map(|(x, mask)| x * f64::from(*mask)).collect()
         });
     }
 
@@ -280,7 +285,7 @@ proptest! {
     #[test]
     fn gather_from_stored(rows in 1_usize..6, width in 1_usize..40, seed in 0_u64..100) {
         let table = random(seed + 1, rows * width);
-        let mats = [Mat::new(rows, width, random(seed, rows * width))];
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
         let picks: Vec<(usize, usize)> = (0..2 * rows).map(|i| (i % 2, i * 3 % rows)).collect();
         for stored in support::stored(&table, rows, width) {
             let exact = stored.to_f32();
@@ -296,7 +301,7 @@ proptest! {
 
     #[test]
     fn gather_and_sum(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
-        let mats = [Mat::new(rows, width, random(seed, rows * width)), Mat::new(2, width, random(seed + 1, 2 * width))];
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(2, width, random(seed + 1, 2 * width))];
         let picks: Vec<(usize, usize)> = (0..rows + 3).map(|i| if i % 3 == 0 { (1, i % 2) } else { (0, i % rows) }).collect();
         check(&mats, |g, m| {
             let y = tensor::gather(g, &[&Weight::Dense(m[0].clone()), &Weight::Dense(m[1].clone())], picks.clone());
@@ -309,12 +314,37 @@ proptest! {
         });
     }
 
-    /// The loss in parts of at most two rows, with a weight that trains.
+    /// Rows of a period are added to all periods, to a matrix that an operation made.
     #[test]
-    fn sum_over_parts(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
-        let mats = [Mat::new(rows, inputs, random(seed, rows * inputs)), Mat::new(width, inputs, random(seed + 1, width * inputs))];
+    fn add_rows(periods in 1_usize..4, period in 1_usize..4, width in 1_usize..5, seed in 0_u64..100) {
+        let rows = periods * period;
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(period, width, random(seed + 1, period * width))];
+        check(&mats, |g, m| {
+            tensor::add_rows(g, tensor::activation(g, &m[0], Activation::Silu), &m[1])
+        }, |m| {
+            m[0].iter().enumerate().map(|(at, x)| x / (1.0 + (-x).exp()) + m[1][at % (period * width)]).collect()
+        });
+    }
+
+    /// Also a part that comes twice, one that is empty, and one alone.
+    #[test]
+    fn concat(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
+        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(2, width, random(seed + 1, 2 * width))];
+        let empty = Mat::zeros(0, width);
+        check(&mats, |g, m| tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]]), |m| {
+            [&m[0][..], &m[1], &m[0]].concat()
+        });
+        check(&mats[..1], |g, m| tensor::concat(g, width, &[&m[0]]), |m| m[0].clone());
+        let none = tensor::concat(&Graph::inference(), width, &[]);
+        assert_eq!((none.rows(), none.cols()), (0, width));
+    }
+
+    /// The loss in chunks of at most two rows, with a weight that trains.
+    #[test]
+    fn sum_over_chunks(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
+        let mats = [Mat::from_host(rows, inputs, random(seed, rows * inputs)), Mat::from_host(width, inputs, random(seed + 1, width * inputs))];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 5 + seed as usize) % width) as u32).collect();
-        check(&mats, |g, m| tensor::sum_over_parts(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
+        check(&mats, |g, m| tensor::sum_over_chunks(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
             let logits = tensor::linear(g, x, &Weight::Dense(m[1].clone()), None);
             tensor::cross_entropy(g, &logits, targets[part].to_vec(), rows)
         }), |m| {
@@ -328,7 +358,7 @@ proptest! {
     fn low_rank(rows in 1_usize..5, inputs in 1_usize..6, outputs in 1_usize..6, rank in 1_usize..4, seed in 0_u64..100) {
         let shapes = [(rows, inputs), (outputs, inputs), (rank, inputs), (outputs, rank)];
         let mats: Vec<Mat> =
-            shapes.iter().enumerate().map(|(i, (r, c))| Mat::new(*r, *c, random(seed + i as u64, r * c))).collect();
+            shapes.iter().enumerate().map(|(i, (r, c))| Mat::from_host(*r, *c, random(seed + i as u64, r * c))).collect();
         check(&mats, |g, m| {
             let y = tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), None);
             let low = tensor::linear(g, &m[0], &Weight::Dense(m[2].clone()), None);
@@ -356,27 +386,29 @@ fn activations_are_transformers() {
         ("gelu_pytorch_tanh(siglip)", Activation::GeluTanh),
         ("silu(qwen2,phi3)", Activation::Silu),
     ] {
-        let y = tensor::activation(&Graph::inference(), &Mat::new(1, x.len(), x.clone()), kind);
-        support::assert_close(name, y.values(), &expected.f32(name), 2e-6);
+        let y = tensor::activation(&Graph::inference(), &Mat::from_host(1, x.len(), x.clone()), kind);
+        support::assert_close(name, &y.to_host(), &expected.f32(name), 2e-6);
     }
     // The slope of the erf form, against differences of its own values over a wide step.
     let (graph, step) = (Graph::recording(), 1e-2);
     let at = |delta: f32| {
         let moved = x.iter().map(|x| x + delta).collect();
-        tensor::activation(&Graph::inference(), &Mat::new(1, x.len(), moved), Activation::GeluErf).values().to_vec()
+        tensor::activation(&Graph::inference(), &Mat::from_host(1, x.len(), moved), Activation::GeluErf)
+            .to_host()
+            .into_owned()
     };
-    let leaf = Mat::new(1, x.len(), x.clone()).trainable();
+    let leaf = Mat::from_host(1, x.len(), x.clone()).trainable();
     let y = tensor::activation(&graph, &leaf, Activation::GeluErf);
-    let loss = tensor::linear(&graph, &y, &Weight::Dense(Mat::new(1, x.len(), vec![1.0; x.len()])), None);
+    let loss = tensor::linear(&graph, &y, &Weight::Dense(Mat::from_host(1, x.len(), vec![1.0; x.len()])), None);
     let slopes: Vec<f32> = at(step).iter().zip(at(-step)).map(|(high, low)| (high - low) / (2.0 * step)).collect();
-    support::assert_close("slope", &graph.backward(&loss).take(&leaf), &slopes, 1e-4);
+    support::assert_close("slope", &graph.backward(&loss).take(&leaf).to_host(), &slopes, 1e-4);
 }
 
 #[test]
 fn dropout_drops_its_share_and_keeps_the_mean() {
-    let x = Mat::new(100, 1000, vec![1.0; 100_000]);
+    let x = Mat::from_host(100, 1000, vec![1.0; 100_000]);
     let drop = |x: &Mat, seed, rows: std::ops::Range<u64>| {
-        tensor::dropout(&Graph::inference(), x, 0.3, seed, &rows.collect()).values().to_vec()
+        tensor::dropout(&Graph::inference(), x, 0.3, seed, &rows.collect()).to_host().into_owned()
     };
     let y = drop(&x, 5, 0..100);
     let dropped = y.iter().filter(|value| **value == 0.0).count() as f64 / 1e5;
@@ -384,7 +416,7 @@ fn dropout_drops_its_share_and_keeps_the_mean() {
     // Three standard deviations of a binomial share are 0.0043.
     assert!((dropped - 0.3).abs() < 0.005 && (mean - 1.0).abs() < 0.007, "{dropped} dropped, mean {mean}");
     assert_ne!(y, drop(&x, 6, 0..100), "another seed drops others");
-    let part = Mat::new(40, 1000, vec![1.0; 40_000]);
+    let part = Mat::from_host(40, 1000, vec![1.0; 40_000]);
     assert_eq!(y[30_000..70_000], drop(&part, 5, 30..70), "a row drops the same wherever it stands");
     assert_ne!(y[..1000], y[1000..2000], "rows drop different values");
 }

@@ -46,14 +46,15 @@ fn a_shared_beginning_gives_the_same_hidden_states() {
             let (_, cache) = llm.prefill(&first, &Segments::new(vec![beginning]));
             let twice = |layer: Vec<KvCache>| vec![layer.into_iter().next().unwrap().into_shared(); 2];
             let mut cache: Vec<Vec<KvCache>> = cache.into_iter().map(twice).collect();
-            // The second sequence goes on otherwise: it must not touch the first.
+            // The second sequence continues differently: it must not touch the first.
             let rows: Vec<usize> = (beginning..30).chain([beginning - 1, beginning - 1]).collect();
             let positions: Vec<usize> = (beginning..30).chain([beginning, beginning + 1]).collect();
             let which: Vec<usize> = (beginning..30).map(|_| 0).chain([1, 1]).collect();
             let rest = tensor::pick_rows(&graph, &embedded, rows);
             let hidden = llm.decode(&rest, &positions, &which, &mut cache);
             let width = hidden.cols();
-            let (ours, theirs) = (&hidden.values()[..(30 - beginning) * width], &whole.values()[beginning * width..]);
+            let (ours, theirs) = (hidden.to_host(), whole.to_host());
+            let (ours, theirs) = (&ours[..(30 - beginning) * width], &theirs[beginning * width..]);
             assert_close(&format!("{name} from {beginning}"), ours, theirs, 1e-4);
         }
     }

@@ -84,7 +84,7 @@ fn quantized_models_are_the_network_of_their_values() {
             let batch = family.batch();
             let features = model.encode_images(&batch.images);
             let images = batch.image_numbers();
-            model.forward(&Pass::inference(), &batch.samples(&images), &features).0.values().to_vec()
+            model.forward(&Pass::inference(), &batch.samples(&images), &features).0.to_host().into_owned()
         });
         assert_close(family.name, &small, &wide, 1e-4);
         assert!(

@@ -6,7 +6,7 @@ use crate::{
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
     tensor::{self, Mask, Mat, Segments, Weight},
-    weights::{Checkpoint, NamedTensor},
+    weights::{NamedTensor, TensorFiles},
 };
 
 /// The vision encoder.
@@ -38,10 +38,13 @@ impl Siglip {
     /// Reads the layers that are used. `prefix` stands before `embeddings` and `encoder` in the names. Hidden state 0
     /// is the embedded image, the others are the blocks' outputs; a negative `select_layer` counts from the end, so
     /// -2 leaves out the last block.
-    pub fn load(from: &Checkpoint, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
+    pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
-                "mm_vision_select_layer {select_layer} is no hidden state of a tower with {} layers",
+                "mm_vision_select_layer {select_layer} is not a hidden state of a tower with {} layers",
                 config.num_hidden_layers
             );
             ModelError::file(&from.config_file(), message)
@@ -63,8 +66,11 @@ impl Siglip {
         })
     }
 
-    /// Takes images of another size from now on, with positions in between the learned ones, as transformers'
-    /// `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    /// Changes the size of the images that the encoder takes. Positions are interpolated between the learned ones as in
+    /// transformers' `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    ///
+    /// # Errors
+    /// If images would be smaller than a patch.
     pub fn resize(&mut self, image_size: usize) -> Result<()> {
         let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
         if to == 0 {
@@ -73,16 +79,17 @@ impl Siglip {
             return Err(ModelError::file("config.json".as_ref(), message));
         }
         let width = self.config.hidden_size;
+        let known = self.position.to_host();
         let mut values = Vec::with_capacity(to * to * width);
         for (row, col) in (0..to * to).map(|index| (index / to, index % to)) {
             let (rows, cols) = (cubic_taps(row, from, to), cubic_taps(col, from, to));
             for channel in 0..width {
-                let position = |(y, x): (usize, usize)| self.position.values()[(y * from + x) * width + channel];
+                let position = |(y, x): (usize, usize)| known[(y * from + x) * width + channel];
                 let line = |y: usize| cols.iter().map(|(x, weight)| weight * position((y, *x))).sum::<f32>();
                 values.push(rows.iter().map(|(y, weight)| weight * line(*y)).sum());
             }
         }
-        self.position = Mat::new(to * to, width, values);
+        self.position = Mat::from_host(to * to, width, values);
         self.config.image_size = image_size;
         Ok(())
     }
@@ -116,13 +123,9 @@ impl Siglip {
         let (width, patch) = (self.config.hidden_size, self.config.patch_size);
         let name = |part: &str| format!("{}embeddings.{part}", self.prefix);
         let mut all = vec![
-            NamedTensor::of(name("patch_embedding.weight"), vec![width, 3, patch, patch], self.patch_weight.values()),
-            NamedTensor::vector(name("patch_embedding.bias"), self.patch_bias.values()),
-            NamedTensor::of(
-                name("position_embedding.weight"),
-                vec![self.config.patches(), width],
-                self.position.values(),
-            ),
+            NamedTensor::shaped(name("patch_embedding.weight"), vec![width, 3, patch, patch], &self.patch_weight),
+            NamedTensor::flat(name("patch_embedding.bias"), &self.patch_bias),
+            NamedTensor::mat(name("position_embedding.weight"), &self.position),
         ];
         for block in &self.blocks {
             for norm in [&block.norm1, &block.norm2] {
@@ -151,17 +154,15 @@ impl Siglip {
                 }
             }
         }
-        let patches = Mat::new(images.len() * grid * grid, pixels, patches);
+        let patches = Mat::from_host(images.len() * grid * grid, pixels, patches);
         let weight = Weight::Dense(self.patch_weight.clone());
-        let mut x = tensor::linear(&tensor::Graph::inference(), &patches, &weight, Some(&self.patch_bias));
-        for image in x.values_mut().chunks_mut(self.position.values().len()) {
-            image.iter_mut().zip(self.position.values()).for_each(|(x, position)| *x += position);
-        }
-        x
+        let g = tensor::Graph::inference();
+        let x = tensor::linear(&g, &patches, &weight, Some(&self.patch_bias)); // [images * patches, hidden]
+        tensor::add_rows(&g, x, &self.position)
     }
 }
 
-/// Which of `from` points, with which weights, give point `index` of `to`: cubic convolution (Keys 1981) with a =
+/// The points of `from`, with their weights, that give point `index` of `to`: cubic convolution (Keys 1981) with a =
 /// -0.75, PyTorch's value, pixel centres aligned, and the edges repeated.
 fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     const A: f32 = -0.75;
@@ -178,14 +179,14 @@ fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     })
 }
 
-/// How many blocks lie before hidden state `select`; `None` if there is no such state.
+/// Number of blocks before hidden state `select`; `None` if there is no such state.
 fn used_layers(layers: usize, select: i64) -> Option<usize> {
     let state = if select < 0 { layers as i64 + 1 + select } else { select };
     usize::try_from(state).ok().filter(|state| *state <= layers)
 }
 
 impl Block {
-    fn load(from: &Checkpoint, name: &str, config: &SiglipConfig) -> Result<Self> {
+    fn load(from: &TensorFiles, name: &str, config: &SiglipConfig) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let linear = |part: &str, outputs, inputs| Linear::load(from, &format!("{name}.{part}"), outputs, inputs, true);
         let norm = |part: &str| Norm::layer(from, &format!("{name}.{part}"), width, config.layer_norm_eps);

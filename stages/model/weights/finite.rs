@@ -1,12 +1,12 @@
-//! Whether all values of a tensor are finite numbers: its exponents are looked at, as fast as memory can be read.
+//! Whether all values of a tensor are finite, by their exponents, as fast as memory can be read.
 
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Bytes that are looked at before anything else can stop the search.
+/// Bytes checked at a time; a search that has found something stops between two chunks.
 const CHUNK: usize = 1 << 20;
 
-/// Types that are no floats have finite values only.
+/// Types that are not floats have finite values only.
 pub(super) fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
     // All bits of the exponent are set in infinities and in NaN, and in nothing else.
     let sound: fn(&[u8]) -> bool = match dtype {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_number_that_is_none_is_found() {
+    fn every_kind_of_non_finite_value_is_found() {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in [0, 700_001, 1_999_999] {
                 let mut values = vec![f32::MIN; 2_000_000];

@@ -3,7 +3,7 @@
 
 mod dtype;
 mod finite;
-mod names;
+mod legacy_names;
 mod write;
 
 use std::{
@@ -16,7 +16,6 @@ use std::{
     sync::Arc,
 };
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -26,6 +25,7 @@ pub use write::{NamedTensor, write_json, write_tensors};
 use crate::{
     encoding::{Encoding, q4f16},
     error::{ModelError, Result},
+    mmap,
     tensor::{Bytes, Mat, Stored, Weight},
 };
 
@@ -34,10 +34,10 @@ const Q4F16_LEVELS: &str = "q_weight";
 const Q4F16_SCALES: &str = "q_scale";
 
 /// All tensors of a folder, or of one file.
-pub struct Checkpoint {
+pub struct TensorFiles {
     path: PathBuf,
     tensors: HashMap<String, Entry>,
-    /// What a model has asked for.
+    /// The names that a model has read.
     used: RefCell<HashSet<String>>,
 }
 
@@ -50,7 +50,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Part `index` of `count` equal ones along the first axis.
+    /// Part `index` of `count` equal parts along the first axis.
     fn part(&self, index: usize, count: usize) -> Self {
         let (mut shape, size) = (self.shape.clone(), self.range.len() / count);
         if let Some(rows) = shape.first_mut() {
@@ -61,8 +61,11 @@ impl Entry {
     }
 }
 
-impl Checkpoint {
+impl TensorFiles {
     /// Opens a model folder: what `model.safetensors.index.json` lists, else `model.safetensors`.
+    ///
+    /// # Errors
+    /// If a file can't be read or is not a whole safetensors file, or the index is broken.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
         if !index.exists() {
@@ -77,20 +80,23 @@ impl Checkpoint {
         let mut shards: Vec<&str> = names.values().filter_map(Value::as_str).collect();
         shards.sort_unstable();
         shards.dedup();
-        let mut checkpoint = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
+        let mut all = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
         for shard in shards {
             if shard.contains(['/', '\\']) {
                 return Err(ModelError::file(&index, format!("`{shard}` is not the name of a file beside it")));
             }
-            checkpoint.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
+            all.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
         }
-        Ok(checkpoint)
+        Ok(all)
     }
 
     /// Opens one file.
+    ///
+    /// # Errors
+    /// If the file can't be read, or is not a whole safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
-        let map = map(&file).map_err(ModelError::io(path))?;
+        let map = mmap::map(&file).map_err(ModelError::io(path))?;
         // Checks that the header is sound and that all tensors together are exactly the rest of the file.
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             ModelError::file(path, format!("this is not a whole safetensors file ({error}): download it again"))
@@ -105,7 +111,7 @@ impl Checkpoint {
             }
             let whole =
                 Entry { file: file.clone(), map: map.clone(), dtype: info.dtype, shape: info.shape.clone(), range };
-            let names = names::known_as(&name);
+            let names = legacy_names::known_as(&name);
             if names.len() > 1 && !whole.shape.first().is_some_and(|rows| rows.is_multiple_of(names.len())) {
                 let message = format!("the tensor `{name}` can't be cut into {} equal parts", names.len());
                 return Err(ModelError::file(path, message));
@@ -133,6 +139,9 @@ impl Checkpoint {
     }
 
     /// A frozen matrix as it lies in the file: `name.weight`, or `name.q_weight` and `name.q_scale` in 4 bits.
+    ///
+    /// # Errors
+    /// If the tensor is missing or has the wrong shape or type.
     pub fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (levels, scales) = (format!("{name}.{Q4F16_LEVELS}"), format!("{name}.{Q4F16_SCALES}"));
         if self.has(&levels) {
@@ -147,22 +156,31 @@ impl Checkpoint {
     }
 
     /// A tensor in f32, as a matrix `[rows, cols]`; its shape in the file must be `shape`.
+    ///
+    /// # Errors
+    /// If the tensor is missing, has the wrong shape or type, or can't be read.
     pub fn mat(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> Result<Mat> {
         let entry = self.entry(name, shape)?;
         let encoding = encoding(entry, name)?;
-        // Read, not taken from the map: its pages would stay in memory beside the copy.
+        // Not copied from the map: its pages would stay in memory beside the copy.
         let bytes = read(&entry.file, &entry.range).map_err(ModelError::io(&entry.file))?;
         let mut values = vec![0.0; rows * cols];
         encoding.widen(&bytes, &mut values);
-        Ok(Mat::new(rows, cols, values))
+        Ok(Mat::from_host(rows, cols, values))
     }
 
     /// A vector in f32, as `[1, length]`.
+    ///
+    /// # Errors
+    /// If the tensor is missing, has the wrong shape or type, or can't be read.
     pub fn vector(&self, name: &str, length: usize) -> Result<Mat> {
         self.mat(name, &[length], 1, length)
     }
 
     /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// If the tensor is missing.
     pub fn shape(&self, name: &str) -> Result<&[usize]> {
         self.find(name).map(|entry| entry.shape.as_slice())
     }
@@ -178,13 +196,15 @@ impl Checkpoint {
         Ok(Bytes::new(entry.map.clone(), entry.range.clone()))
     }
 
-    /// That the model has a use for a tensor that it did not ask for.
+    /// Accepts a tensor that the model does not read.
     pub fn may_have(&self, name: &str) {
         self.used.borrow_mut().insert(name.into());
     }
 
-    /// To be called when a model has asked for all that it needs: an error for a tensor that nothing asked for, if
-    /// not `ignored`, and for one with values that are no finite numbers. Reads every weight once.
+    /// To be called when a model has read all that it needs. Reads every weight once.
+    ///
+    /// # Errors
+    /// For a tensor that was neither read nor is `ignored`, and for one with values that are not finite.
     pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<()> {
         let used = self.used.borrow();
         let stray = self.tensors.iter().filter(|(name, _)| !used.contains(*name) && !ignored(name));
@@ -236,11 +256,4 @@ fn read(path: &Path, range: &Range<usize>) -> std::io::Result<Vec<u8>> {
     let mut bytes = vec![0; range.len()];
     file.read_exact(&mut bytes)?;
     Ok(bytes)
-}
-
-#[allow(unsafe_code)]
-pub(crate) fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: a file that changes under a map is undefined behaviour. Model files lie in the content-addressed
-    // store, whose files are written once, renamed into place and read-only from then on.
-    unsafe { Mmap::map(file) }
 }

@@ -1,4 +1,4 @@
-//! Writing safetensors files, one tensor in memory at a time, whole or not at all. The same tensors give the same bytes.
+//! Writes safetensors files whole or not at all, with one tensor in memory at a time. The same tensors give the same bytes.
 //! Independent of models.
 
 use std::{
@@ -18,24 +18,31 @@ use crate::{
     error::{ModelError, Result},
 };
 
-/// A tensor in f32 with its name, whose values are made when they are asked for.
+/// A tensor in f32 with its name, whose values are computed when they are written.
 pub struct NamedTensor<'a> {
     /// Its name in the file.
     pub name: String,
     /// Its shape in the file.
     pub shape: Vec<usize>,
+    /// Whether it is the matrix of a linear or embedding layer.
+    matrix: bool,
     values: Box<dyn Fn() -> Cow<'a, [f32]> + 'a>,
 }
 
 impl<'a> NamedTensor<'a> {
-    /// A tensor whose values are computed by `values`, as many as `shape` says.
+    /// A tensor whose values are computed by `values`; `shape` says how many.
     pub fn new(name: impl Into<String>, shape: Vec<usize>, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
-        Self { name: name.into(), shape, values: Box::new(values) }
+        Self { name: name.into(), shape, matrix: false, values: Box::new(values) }
     }
 
     /// A tensor whose values exist.
     pub fn of(name: impl Into<String>, shape: Vec<usize>, values: &'a [f32]) -> Self {
         Self::new(name, shape, move || Cow::Borrowed(values))
+    }
+
+    /// The matrix `[rows, cols]` of the linear or embedding layer `layer`, whose values are computed by `values`.
+    pub fn matrix(layer: &str, rows: usize, cols: usize, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
+        Self { matrix: true, ..Self::new(format!("{layer}.weight"), vec![rows, cols], values) }
     }
 
     /// A vector whose values exist.
@@ -48,7 +55,7 @@ impl<'a> NamedTensor<'a> {
         (self.values)()
     }
 
-    /// How many values it has.
+    /// Number of values.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
@@ -63,21 +70,21 @@ pub(crate) struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    pub(crate) fn f16(tensor: NamedTensor<'a>) -> Self {
-        Self::new(tensor, Encoding::F16, Dtype::F16)
-    }
-
     fn new(tensor: NamedTensor<'a>, encoding: Encoding, dtype: Dtype) -> Self {
         let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
         Self { name, dtype, shape, bytes: Box::new(move || encoding.narrow(&tensor.values())) }
     }
 
-    /// The weight `[rows, cols]` of the layer `layer` in 4 bits: levels and scales.
-    pub(crate) fn q4f16(tensor: NamedTensor<'a>, layer: &str, rows: usize, cols: usize) -> [Self; 2] {
+    /// The matrix of a linear or embedding layer in 4 bits, everything else in f16.
+    pub(crate) fn q4f16(tensor: NamedTensor<'a>) -> Vec<Self> {
+        let (rows, cols, layer) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
+            ([rows, cols], Some(layer)) if tensor.matrix => (*rows, *cols, layer.to_string()),
+            _ => return vec![Self::new(tensor, Encoding::F16, Dtype::F16)],
+        };
         let tensor = Rc::new(tensor);
         let again = Rc::clone(&tensor);
         // Quantized once for each of the two: cheaper than keeping a whole model's values until both are written.
-        [
+        vec![
             Self {
                 name: format!("{layer}.{Q4F16_LEVELS}"),
                 dtype: Dtype::U32,
@@ -109,8 +116,8 @@ pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, encoding: Encod
     write_encoded(path, tensors.into_iter().map(|tensor| Encoded::new(tensor, encoding, dtype)).collect())
 }
 
-/// The format: length of the header (u64), the header (JSON: type, shape and place of each tensor), the data.
-/// Wide types come first, so that every tensor is aligned, then names in their order.
+/// The format: length of the header (u64), the header (JSON: type, shape and offsets of each tensor), the data.
+/// Wide types come first, so that every tensor is aligned; tensors of a type are sorted by name.
 pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Result<()> {
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
     let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
@@ -118,8 +125,8 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
     for tensor in &tensors {
         let start = end;
         end += tensor.size();
-        let place = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
-        header.insert(tensor.name.clone(), place);
+        let entry = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
+        header.insert(tensor.name.clone(), entry);
     }
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
@@ -129,7 +136,7 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
         for tensor in &tensors {
             let bytes = (tensor.bytes)();
             if bytes.len() != tensor.size() {
-                let message = format!("the tensor `{}` has another size than its shape", tensor.name);
+                let message = format!("the tensor `{}` has a different size than its shape", tensor.name);
                 return Err(std::io::Error::other(message));
             }
             file.write_all(&bytes)?;
@@ -138,7 +145,10 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
     })
 }
 
-/// Writes a JSON file for people.
+/// Writes a JSON file, indented.
+///
+/// # Errors
+/// If the file can't be written.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_with(path, |file| writeln!(file, "{value:#}"))
 }

@@ -142,7 +142,7 @@ fn logits(folder: &Path, data: &Path) -> Vec<f32> {
         let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &numbers };
         let spliced = model.splice(&pass, &[sample], &features);
         let hidden = model.llm.forward(&pass, &spliced.embedded, &spliced.segments);
-        all.extend_from_slice(model.llm.logits(&pass, &hidden).values());
+        all.extend_from_slice(&model.llm.logits(&pass, &hidden).to_host());
         let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
         assert_eq!(model.generate(&[sample], &features, &options)[0].len(), 4);
     }

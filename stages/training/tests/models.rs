@@ -50,7 +50,7 @@ fn images_of_another_size_stay_so_to_the_end() {
         imp_model::load_vision(&shop.path("siglip/out"), &imp_model::config::ImpConfig::default()).unwrap();
     original.resize(32).unwrap();
     let image = [vec![0.5; 3 * 32 * 32]];
-    assert_eq!(vision.encode(&image).values(), original.encode(&image).values());
+    assert_eq!(vision.encode(&image).to_host(), original.encode(&image).to_host());
 
     let data = shop.path("instructions/out");
     let tuned = logits(&shop.finetune("lora").run::<Finetune>(&lora()).done(), &data);
@@ -147,7 +147,10 @@ fn faults_of_inputs_name_the_user_s_files() {
 
     let inputs = [("llm", "phi"), ("vision", "other"), ("data", "captions")];
     let error = shop.trial("twice", &inputs).run::<Pretrain>(&stage1()).error();
-    assert!(error.to_string().starts_with("shown/vision/config.json: model_type `phi` is no vision"), "{error}");
+    assert!(
+        error.to_string().starts_with("shown/vision/config.json: model_type `phi` is not a supported vision"),
+        "{error}"
+    );
 
     let inputs = [("llm", "phi"), ("vision", "siglip"), ("data", "shapes")];
     let error = shop.trial("no_records", &inputs).run::<Pretrain>(&stage1()).error();

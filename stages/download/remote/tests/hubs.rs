@@ -1,6 +1,6 @@
 //! Downloads from a hub, and files that are already in the local cache of Hugging Face's own tools.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::ffi::OsString;
 
 use super::*;
 use crate::download::tests::{assert_converted, gguf};
@@ -13,7 +13,7 @@ pub(super) fn download(
     config: &DownloadConfig,
     policy: &Policy,
 ) -> Result<(), StageError> {
-    let variables: BTreeMap<&str, &str> = variables.lines().filter_map(|line| line.split_once('=')).collect();
+    let variables = environment(variables);
     let hub = Hub::of(|name| variables.get(name).map(OsString::from));
     repository(job, &hub, &HubSource::parse(source).unwrap(), config, policy)
 }

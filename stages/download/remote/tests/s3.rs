@@ -26,13 +26,13 @@ pub(super) fn download(
     policy: &Policy,
 ) -> Result<(), StageError> {
     let source = named(source);
-    let variables: BTreeMap<&str, &str> = variables.lines().filter_map(|line| line.split_once('=')).collect();
+    let variables = environment(variables);
     let store = Store::of(&source, |name| variables.get(name).map(ToString::to_string))?;
     objects(job, &source, &store, config, policy)
 }
 
 /// Variables that give access to `server`.
-fn environment(server: &Server) -> String {
+fn access_to(server: &Server) -> String {
     format!("AWS_ENDPOINT_URL={}\nAWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY={SECRET}\n", server.address)
 }
 
@@ -185,7 +185,7 @@ fn a_folder_of_objects_is_listed_in_pages_and_downloaded() {
     for (work, token) in [("keys", None), ("token", Some("a/session+token=="))] {
         let (server, _) = store(objects, Readers::Signed(token));
         let session = token.map(|token| format!("AWS_SESSION_TOKEN={token}\nAWS_REGION=eu-west-1\n"));
-        let variables = environment(&server) + &session.unwrap_or_default();
+        let variables = access_to(&server) + &session.unwrap_or_default();
         let out = fetch(&root.path().join(work), &variables, "s3://data/set", &nothing()).done();
         let names: Vec<String> = arrived(&out).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["a.json", "deep/b c+d.bin", "empty", "z.txt"]);
@@ -204,7 +204,7 @@ fn an_object_is_downloaded_verified_and_unpacked() {
     let root = tempfile::tempdir().unwrap();
     let archive = tar(&[("inside", b"x")]);
     let (server, _) = store(&[("a.tar", archive.clone()), ("a.tar.md5", content(3))], Readers::Signed(None));
-    let variables = environment(&server);
+    let variables = access_to(&server);
     let hash = serde_json::json!({"sha256": sha256(&archive)});
     let out = fetch(&root.path().join("work"), &variables, "s3://data/a.tar", &hash).done();
     assert_eq!(std::fs::read(out.join("inside")).unwrap(), b"x");
@@ -220,7 +220,7 @@ fn an_object_that_changed_is_not_mixed_with_its_old_content() {
     let mut faults = vec![Fault::CutAfter(300)];
     faults.extend(vec![Fault::Status(503, "x", ""); 100]);
     server.serve("/data/set/b", content(900), &faults);
-    let (work, variables) = (root.path().join("work"), environment(&server));
+    let (work, variables) = (root.path().join("work"), access_to(&server));
     let error = fetch(&work, &variables, "s3://data/set", &nothing()).error();
     assert!(error.help().unwrap().contains("is kept"), "{error}");
     let kept = tree(&work.join("checkpoint"));
@@ -244,7 +244,7 @@ fn a_refusal_by_the_store_says_what_to_do() {
         Readers::Signed(None),
     );
     server.serve_always("/data/far", content(10), Fault::Status(301, "x-amz-bucket-region", "eu-west-1"));
-    let right = environment(&server);
+    let right = access_to(&server);
     let with = |from: &str, to: &str| right.replace(from, to);
     let endpoint = format!("AWS_ENDPOINT_URL={}", server.address);
     let hash = serde_json::json!({"sha256": sha256(b"")});

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imp_model::{
-    Imp, Parts, Sample,
+    Components, Imp, Sample,
     config::ImpConfig,
     encoding::{Encoding, q4f16},
     images_in_order,
@@ -139,13 +139,13 @@ impl Family {
 
     fn load(self, projector: &str, adapter: Option<&str>) -> Imp {
         let adapter = adapter.map(|adapter| self.path(adapter));
-        let parts = Parts {
+        let components = Components {
             llm: &self.path("base_llm"),
             vision: &self.path("siglip"),
             projector: &self.path(projector),
             adapter: adapter.as_deref(),
         };
-        Imp::from_parts(&parts, ImpConfig::default()).unwrap()
+        Imp::from_components(&components, ImpConfig::default()).unwrap()
     }
 }
 
@@ -181,17 +181,17 @@ pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     assert!(!expected.has(&format!("hidden_states.{}", states.len())), "the reference has as many");
     for (number, state) in states.iter().enumerate() {
         let name = format!("hidden_states.{number}");
-        assert_close(&name, state.values(), &expected.f32(&name), 1e-4);
+        assert_close(&name, &state.to_host(), &expected.f32(&name), 1e-4);
     }
     let logits = llm.logits(&pass, &llm.forward(&pass, &embedded, &segments));
-    assert_close("logits", logits.values(), &expected.f32("logits"), 1e-4);
+    assert_close("logits", &logits.to_host(), &expected.f32("logits"), 1e-4);
 
     let (first, mut cache) = llm.prefill(&tensor::pick_rows(&pass.graph, &embedded, [0]), &Segments::new([1]));
-    let mut cached = llm.logits(&pass, &first).values().to_vec();
+    let mut cached = llm.logits(&pass, &first).to_host().into_owned();
     for position in 1..ids.len() {
         let row = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids[position..=position]));
         let hidden = llm.decode(&row, &[position], &[0], &mut cache);
-        cached.extend_from_slice(llm.logits(&pass, &hidden).values());
+        cached.extend_from_slice(&llm.logits(&pass, &hidden).to_host());
     }
     assert_close("cached logits", &cached, &expected.f32("logits"), 1e-4);
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::access::Shared;
+use super::shared::Shared;
 
 /// A matrix as strides over a slice: element (i, j) is `values[i * row + j * col]`.
 #[derive(Clone, Copy)]
@@ -39,11 +39,11 @@ impl<'a> View<'a> {
 
 /// Below this many multiplications a product is not worth a second thread.
 const SMALL: usize = 1 << 18;
-/// Into how many tiles a product is cut, if each is worth it.
+/// Number of tiles that a product is cut into, if each is worth it.
 const TILES: usize = 16;
-/// A tile should have so many multiplications.
+/// Multiplications that a tile should have at least.
 const WORTH: usize = 1 << 22;
-/// A tile with more of them is cut further, for the sake of many cores.
+/// A tile with more of them is cut further, so that many cores have work.
 const LARGE: usize = 1 << 28;
 
 /// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the part of `b` that a tile needs, so columns

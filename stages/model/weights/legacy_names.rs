@@ -1,7 +1,7 @@
-//! The names of the checkpoints that Imp published first (imp-v1-3b, Imp-v1.5-3B-196: Microsoft's own Phi code), and
-//! of what LLaVA writes beside an adapter, as those of the training code, which are transformers'. Knows names only.
+//! Old names of tensors, mapped to those of the training code (transformers'): the names in the first published Imps
+//! (imp-v1-3b, Imp-v1.5-3B-196: Microsoft's own Phi code), and in what LLaVA writes beside an adapter.
 
-/// Beginnings: as published, as transformers has them.
+/// Prefixes: published, transformers'.
 const BEGINNINGS: [(&str, &str); 6] = [
     ("base_model.model.model.mm_projector.", "model.mm_projector."),
     ("transformer.embd.wte.", "model.embed_tokens."),
@@ -17,10 +17,10 @@ const BLOCK: [(&str, &str); 4] = [
     ("mlp.fc1.", "mlp.fc1."),
     ("mlp.fc2.", "mlp.fc2."),
 ];
-/// What is stacked in `mixer.Wqkv`, in this order.
+/// The matrices stacked in `mixer.Wqkv`, in this order.
 const STACKED: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
 
-/// The names under which a tensor is known: one, or several that it holds in equal parts along its first axis.
+/// The names of a tensor in transformers: one, or those of the equal parts along its first axis.
 pub(super) fn known_as(name: &str) -> Vec<String> {
     if let Some((from, to)) = BEGINNINGS.iter().find(|(from, _)| name.starts_with(from)) {
         return vec![name.replacen(from, to, 1)];

@@ -1,10 +1,9 @@
-//! Rotary position embedding (Su et al. 2021) in NeoX's layout: dimension `i` is rotated with `i + dims / 2`.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in NeoX's layout: dimension `i` is rotated with
+//! `i + dims / 2`.
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
-use super::{Graph, Mat};
+use crate::tensor::{Graph, Mat, host::rotary as host};
 
 /// The first `dims` dimensions of every head are rotated by `position * theta^(-2i / dims)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,31 +35,15 @@ pub struct Rotation {
 }
 
 /// Rotates every head of `x` `[rows, heads * head_dim]`, in the place of `x`: no clone of `x` may be used after this.
+/// Keeps the rotation only.
 ///
 /// # Panics
 /// If the rotation is for another number of rows: a bug of the caller's.
 pub fn rotate(g: &Graph, mut x: Mat, head_dim: usize, rotation: &Rotation) -> Mat {
     assert_eq!(rotation.table.len(), x.rows() * rotation.half, "a rotation for every row");
-    let (rotation, width) = (rotation.clone(), x.cols());
-    rotation.turn(x.values_mut(), width, head_dim, 1.0);
+    let (Rotation { half, table }, width) = (rotation.clone(), x.cols());
+    host::turn(x.values_mut(), width, head_dim, &table, half, 1.0);
     // The transpose of a rotation is the rotation back.
-    g.record_in_place(&x, move |dx, _| rotation.turn(dx, width, head_dim, -1.0));
+    g.record_in_place(&x, move |dx, _| host::turn(dx, width, head_dim, &table, half, -1.0));
     x
-}
-
-impl Rotation {
-    fn turn(&self, values: &mut [f32], width: usize, head_dim: usize, direction: f32) {
-        let half = self.half;
-        if half == 0 {
-            return;
-        }
-        values.par_chunks_mut(width).zip(self.table.par_chunks(half)).with_min_len(16).for_each(|(row, table)| {
-            for head in row.chunks_mut(head_dim) {
-                let (low, high) = head.split_at_mut(half);
-                for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(table) {
-                    (*a, *b) = (*a * cos - direction * *b * sin, *b * cos + direction * *a * sin);
-                }
-            }
-        });
-    }
 }

@@ -3,7 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::{Mat, Weight, access::Shared, math};
+use super::{
+    linear::{Shape, Values},
+    math,
+    shared::Shared,
+};
 
 /// With more rows than this a packed product is faster.
 pub(super) const FEW_ROWS: usize = 8;
@@ -11,30 +15,31 @@ pub(super) const FEW_ROWS: usize = 8;
 const OUTPUTS: usize = 32;
 
 /// `y += x W^T`, `y` `[rows, out]`.
-pub(super) fn few_rows(x: &Mat, weight: &Weight, y: &mut [f32]) {
-    let (rows, inputs, outputs) = (x.rows(), x.cols(), weight.outputs());
+pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32]) {
+    let Shape { rows, inputs, outputs } = shape;
     let y = Shared::new(y);
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |wide: &mut Vec<f32>, chunk| {
         wide.resize(inputs, 0.0);
         for output in chunk * OUTPUTS..outputs.min((chunk + 1) * OUTPUTS) {
             // One row at a time, which stays in the innermost cache.
-            let w = match weight.in_place() {
-                Ok(values) => &values[output * inputs..(output + 1) * inputs],
-                Err(stored) => {
+            let w = match weight {
+                Values::Plain(values) => &values[output * inputs..(output + 1) * inputs],
+                Values::Stored(stored) => {
                     stored.widen(output, wide);
                     &wide[..]
                 }
             };
             for row in 0..rows {
-                add(y, row * outputs + output, math::simd(|| math::dot(w, x.row(row))));
+                let x = &x[row * inputs..(row + 1) * inputs];
+                add(y, row * outputs + output, math::simd(|| math::dot(w, x)));
             }
         }
     });
 }
 
-/// Adds to a place that no other task writes to.
+/// Adds to a value that no other task writes to.
 #[allow(unsafe_code)]
-fn add(y: Shared, place: usize, value: f32) {
+fn add(y: Shared, index: usize, value: f32) {
     // SAFETY: every output of every row belongs to one task, and nothing reads before all tasks have ended.
-    unsafe { y.slice(place, 1)[0] += value };
+    unsafe { y.slice(index, 1)[0] += value };
 }

@@ -1,0 +1,120 @@
+//! Pointwise nonlinearities and their slopes. The formulas are in [`crate::tensor::Activation`].
+
+use rayon::prelude::*;
+
+use super::{math, pointwise::CHUNK};
+
+const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+
+/// A function of one value. A type each, so that loops over it are compiled for it and vectorise.
+pub(in crate::tensor) trait Function {
+    fn value(x: f32) -> f32;
+    fn slope(x: f32) -> f32;
+}
+
+pub(in crate::tensor) struct GeluTanh;
+pub(in crate::tensor) struct GeluErf;
+pub(in crate::tensor) struct Silu;
+
+#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        0.5 * x * (1.0 + math::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let t = math::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
+        0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x)
+    }
+}
+
+#[allow(clippy::inline_always, reason = "as above")]
+impl Function for GeluErf {
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        0.5 * x * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2))
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let cumulative = 0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
+        cumulative + x * math::exp(-0.5 * x * x) * 0.398_942_3
+    }
+}
+
+#[allow(clippy::inline_always, reason = "as above")]
+impl Function for Silu {
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x * math::sigmoid(x)
+    }
+
+    #[inline(always)]
+    fn slope(x: f32) -> f32 {
+        let s = math::sigmoid(x);
+        s * (1.0 + x * (1.0 - s))
+    }
+}
+
+/// `F(x)`.
+pub(in crate::tensor) fn forward<F: Function>(x: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; x.len()];
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+        math::simd(|| {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = F::value(*x);
+            }
+        });
+    });
+    y
+}
+
+/// `dx += dy * F'(x)`.
+pub(in crate::tensor) fn input_gradient<F: Function>(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
+        math::simd(|| {
+            for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                *dx += dy * F::slope(*x);
+            }
+        });
+    });
+}
+
+/// `silu(gate) * up`.
+pub(in crate::tensor) fn silu_gate(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let mut y = vec![0.0; gate.len()];
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+    y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (gate, up))| {
+        math::simd(|| {
+            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
+                *y = Silu::value(*gate) * up;
+            }
+        });
+    });
+    y
+}
+
+/// `d_gate += dy * up * silu'(gate)`.
+pub(in crate::tensor) fn gate_gradient(gate: &[f32], up: &[f32], dy: &[f32], d_gate: &mut [f32]) {
+    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
+    d_gate.par_chunks_mut(CHUNK).zip(inputs).zip(dy.par_chunks(CHUNK)).for_each(|((d_gate, (gate, up)), dy)| {
+        math::simd(|| {
+            for (((d_gate, gate), up), dy) in d_gate.iter_mut().zip(gate).zip(up).zip(dy) {
+                *d_gate += dy * up * Silu::slope(*gate);
+            }
+        });
+    });
+}
+
+/// `d_up += dy * silu(gate)`.
+pub(in crate::tensor) fn up_gradient(gate: &[f32], dy: &[f32], d_up: &mut [f32]) {
+    d_up.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((d_up, gate), dy)| {
+        math::simd(|| {
+            for ((d_up, gate), dy) in d_up.iter_mut().zip(gate).zip(dy) {
+                *d_up += dy * Silu::value(*gate);
+            }
+        });
+    });
+}

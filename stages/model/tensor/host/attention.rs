@@ -1,0 +1,247 @@
+//! Attention, one block of rows at a time: the scores of a whole sequence are never in memory together.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{
+    gemm::{Product, View},
+    math,
+    shared::Shared,
+};
+use crate::tensor::{Mask, Segments};
+
+/// Query rows that are worked on together.
+const BLOCK: usize = 32;
+
+/// The shape of the heads.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Heads {
+    pub(in crate::tensor) query: usize,
+    pub(in crate::tensor) key: usize,
+    pub(in crate::tensor) dim: usize,
+}
+
+impl Heads {
+    /// Width of a row of queries.
+    fn width(self) -> usize {
+        self.query * self.dim
+    }
+
+    /// Width of a row of keys.
+    fn key_width(self) -> usize {
+        self.key * self.dim
+    }
+
+    /// Query heads that share a key head (grouped-query attention).
+    fn group(self) -> usize {
+        self.query / self.key
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
+    }
+}
+
+/// What attention reads: queries, keys and values, and who looks at what.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Inputs<'a> {
+    pub(in crate::tensor) q: &'a [f32],
+    pub(in crate::tensor) k: &'a [f32],
+    pub(in crate::tensor) v: &'a [f32],
+    pub(in crate::tensor) heads: Heads,
+    pub(in crate::tensor) segments: &'a Segments,
+    pub(in crate::tensor) mask: Mask,
+}
+
+/// Some rows of one sequence, and the keys that any of them may look at.
+struct Block {
+    /// Rows of the matrix.
+    rows: Range<usize>,
+    /// Rows of the matrix.
+    keys: Range<usize>,
+    mask: Mask,
+    sequence: Range<usize>,
+}
+
+impl Block {
+    /// A sequence's blocks.
+    fn all(sequence: Range<usize>, mask: Mask) -> impl Iterator<Item = Self> {
+        sequence.clone().step_by(BLOCK).map(move |start| {
+            let (first, length) = (sequence.start, sequence.len());
+            let end = (start + BLOCK).min(sequence.end);
+            let keys = mask.seen(start - first, length).start..mask.seen(end - 1 - first, length).end;
+            Self { rows: start..end, keys: first + keys.start..first + keys.end, mask, sequence: sequence.clone() }
+        })
+    }
+
+    /// Which of `keys` the row may look at, counted from the first of them.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let first = self.sequence.start;
+        let seen = self.mask.seen(row - first, self.sequence.len());
+        first + seen.start - self.keys.start..first + seen.end - self.keys.start
+    }
+}
+
+/// The output, and for each row and head the log of its softmax's denominator: enough to compute probabilities again.
+pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
+    let Inputs { q, k, v, heads, segments, mask } = of;
+    let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
+    let (mut out, mut log_totals) = (vec![0.0; q.len()], vec![0.0; q.len() / dim]);
+    let (to, totals) = (Shared::new(&mut out), Shared::new(&mut log_totals));
+    let blocks: Vec<Block> = segments.iter().flat_map(|sequence| Block::all(sequence, mask)).collect();
+    blocks.into_par_iter().with_max_len(1).for_each_init(Vec::new, |scores, block| {
+        let (start, rows, keys) = (block.rows.start, block.rows.len(), block.keys.len());
+        for head in 0..heads.query {
+            let key_offset = block.keys.start * key_width + head / heads.group() * dim;
+            scores.clear();
+            scores.resize(rows * keys, 0.0);
+            let queries = View::rows(&q[start * width + head * dim..], width);
+            let key_rows = View::rows(&k[key_offset..], key_width);
+            Product::new(rows, keys, dim).scaled(heads.scale()).single(queries, key_rows.t(), scores, keys);
+            for (row, scores) in block.rows.clone().zip(scores.chunks_mut(keys)) {
+                let seen = block.seen(row);
+                let total = softmax(&mut scores[seen.clone()]);
+                scores[..seen.start].fill(0.0);
+                scores[seen.end..].fill(0.0);
+                // SAFETY: every (row, head) belongs to exactly one task, and nothing reads before all tasks have ended.
+                unsafe { totals.slice(row * heads.query + head, 1)[0] = total };
+            }
+            let values = View::rows(&v[key_offset..], key_width);
+            let (from, at) = (View::rows(scores, keys), start * width + head * dim);
+            Product::new(rows, dim, keys).tile(from, values, to, at, q.len(), width);
+        }
+    });
+    (out, log_totals)
+}
+
+/// Softmax in place; returns the log of its denominator.
+fn softmax(scores: &mut [f32]) -> f32 {
+    math::simd(|| {
+        let largest = math::max(scores);
+        for score in scores.iter_mut() {
+            *score = math::exp(*score - largest);
+        }
+        let total = math::sum(scores.len(), |i| scores[i]);
+        let inverse = 1.0 / total;
+        for score in scores.iter_mut() {
+            *score *= inverse;
+        }
+        largest + total.ln()
+    })
+}
+
+/// What the backward pass reads besides the inputs.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Outputs<'a> {
+    pub(in crate::tensor) out: &'a [f32],
+    pub(in crate::tensor) log_totals: &'a [f32],
+    pub(in crate::tensor) d_out: &'a [f32],
+}
+
+/// The gradients of queries, keys and values.
+pub(in crate::tensor) fn input_gradients(of: Inputs<'_>, outputs: Outputs<'_>) -> [Vec<f32>; 3] {
+    let mut gradients = [of.q, of.k, of.v].map(|values| vec![0.0; values.len()]);
+    let targets = gradients.each_mut().map(|gradient| Shared::new(gradient));
+    let tasks: Vec<(usize, usize)> =
+        (0..of.segments.len()).flat_map(|segment| (0..of.heads.key).map(move |head| (segment, head))).collect();
+    tasks.into_par_iter().with_max_len(1).for_each(|(segment, key_head)| {
+        head_gradients(of, outputs, of.segments.range(segment), key_head, targets);
+    });
+    gradients
+}
+
+/// The gradients of one sequence and one key head, with all query heads that share it.
+fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, key_head: usize, targets: [Shared; 3]) {
+    let Inputs { q, k, v, heads, mask, .. } = of;
+    let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
+    let [dq, dk, dv] = targets;
+    let (mut p, mut ds) = (Vec::new(), Vec::new());
+    for block in Block::all(sequence, mask) {
+        let (rows, keys) = (block.rows.len(), block.keys.len());
+        let key_offset = block.keys.start * key_width + key_head * dim;
+        let key_rows = View::rows(&k[key_offset..], key_width);
+        let value_rows = View::rows(&v[key_offset..], key_width);
+        for head in key_head * heads.group()..(key_head + 1) * heads.group() {
+            let offset = block.rows.start * width + head * dim;
+            for buffer in [&mut p, &mut ds] {
+                buffer.clear();
+                buffer.resize(rows * keys, 0.0);
+            }
+            let queries = View::rows(&q[offset..], width);
+            let d_outs = View::rows(&outputs.d_out[offset..], width);
+            Product::new(rows, keys, dim).scaled(heads.scale()).single(queries, key_rows.t(), &mut p, keys);
+            Product::new(rows, keys, dim).single(d_outs, value_rows.t(), &mut ds, keys);
+            for (index, row) in block.rows.clone().enumerate() {
+                let of_row = index * keys..(index + 1) * keys;
+                score_gradients(outputs, heads, row, head, block.seen(row), &mut p[of_row.clone()], &mut ds[of_row]);
+            }
+            let (p, ds) = (View::rows(&p, keys), View::rows(&ds, keys));
+            Product::new(rows, dim, keys).adding().tile(ds, key_rows, dq, offset, q.len(), width);
+            Product::new(keys, dim, rows).adding().tile(ds.t(), queries, dk, key_offset, k.len(), key_width);
+            Product::new(keys, dim, rows).adding().tile(p.t(), d_outs, dv, key_offset, v.len(), key_width);
+        }
+    }
+}
+
+/// One row: from scores and `d_out v^T` to probabilities and the gradients of the scores, in place.
+fn score_gradients(
+    outputs: Outputs<'_>,
+    heads: Heads,
+    row: usize,
+    head: usize,
+    seen: Range<usize>,
+    p: &mut [f32],
+    ds: &mut [f32],
+) {
+    let start = row * heads.width() + head * heads.dim;
+    let (d_out, out) = (&outputs.d_out[start..start + heads.dim], &outputs.out[start..start + heads.dim]);
+    let (log_total, scale) = (outputs.log_totals[row * heads.query + head], heads.scale());
+    math::simd(|| {
+        let along = math::dot(d_out, out);
+        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
+            *p = math::exp(*p - log_total);
+            *ds = *p * (*ds - along) * scale;
+        }
+    });
+    for values in [p, ds] {
+        values[..seen.start].fill(0.0);
+        values[seen.end..].fill(0.0);
+    }
+}
+
+/// Keys and values that one row looks at, in two pieces.
+pub(in crate::tensor) type Cached<'a> = [(&'a [f32], &'a [f32]); 2];
+
+/// Attention of single rows of `q`, each over its own keys and values.
+pub(in crate::tensor) fn cached(q: &[f32], seen: &[Cached<'_>], heads: Heads) -> Vec<f32> {
+    let (width, dim, scale) = (heads.key_width(), heads.dim, heads.scale());
+    let mut out = vec![0.0; q.len()];
+    out.par_chunks_mut(dim).zip(q.par_chunks(dim)).enumerate().for_each_init(
+        Vec::new,
+        |scores: &mut Vec<f32>, (index, (out, query))| {
+            let (row, head) = (index / heads.query, index % heads.query);
+            let offset = head / heads.group() * dim;
+            scores.clear();
+            math::simd(|| {
+                for (keys, _) in seen[row] {
+                    scores.extend(keys.chunks(width).map(|key| {
+                        let key = &key[offset..offset + dim];
+                        math::dot(query, key) * scale
+                    }));
+                }
+            });
+            softmax(scores);
+            math::simd(|| {
+                let values = seen[row].iter().flat_map(|(_, values)| values.chunks(width));
+                for (probability, value) in scores.iter().zip(values) {
+                    for (out, value) in out.iter_mut().zip(&value[offset..offset + dim]) {
+                        *out += probability * value;
+                    }
+                }
+            });
+        },
+    );
+    out
+}

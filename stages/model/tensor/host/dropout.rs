@@ -1,0 +1,42 @@
+//! Dropout's mask, drawn from a seed and a row's name alone.
+
+use rayon::prelude::*;
+
+use super::math;
+
+/// Sets a share `rate` of the values of each row to zero and scales the others by `1 / (1 - rate)`, in place. `rows`
+/// has a name for each row.
+pub(in crate::tensor) fn drop_values(values: &mut [f32], rate: f32, seed: u64, rows: &[u64]) {
+    let scale = 1.0 / (1.0 - rate);
+    let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
+    let width = (values.len() / rows.len().max(1)).max(1);
+    values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
+        let key = mix(seed ^ mix(*row));
+        let (first, second) = (key as u32, (key >> 32) as u32);
+        math::simd(|| {
+            for (index, value) in values.iter_mut().enumerate() {
+                let kept = random(index as u32, first, second) >= threshold;
+                *value *= if kept { scale } else { 0.0 };
+            }
+        });
+    });
+}
+
+/// A random number for each column of a row, with no state to carry along: rounds of multiplying and shifting (as in
+/// Wellons' `lowbias32`) with the row's key before and between them. 32 bits, so that it vectorises.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+fn random(column: u32, first: u32, second: u32) -> u32 {
+    let mut x = column.wrapping_mul(0x9e37_79b9) ^ first;
+    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    x = (x ^ (x >> 15) ^ second).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): turns a name into a random number.
+pub(crate) fn mix(name: u64) -> u64 {
+    let z = name.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,130 @@
+//! The products of linear layers and of low-rank adapters.
+
+use rayon::prelude::*;
+
+use super::{
+    gemm::{Product, View},
+    gemv::{FEW_ROWS, few_rows},
+    shared::Shared,
+};
+use crate::tensor::Stored;
+
+/// A layer's shape: `x` `[rows, inputs]`, its weight `[outputs, inputs]`, `y` `[rows, outputs]`.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Shape {
+    pub(in crate::tensor) rows: usize,
+    pub(in crate::tensor) inputs: usize,
+    pub(in crate::tensor) outputs: usize,
+}
+
+/// The values of a weight.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) enum Values<'a> {
+    /// In f32, used as they lie in memory.
+    Plain(&'a [f32]),
+    /// Widened tile by tile.
+    Stored(&'a Stored),
+}
+
+/// `x W^T + b`.
+pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
+    let Shape { rows, inputs, outputs } = shape;
+    let mut y = vec![0.0; rows * outputs];
+    if let Some(bias) = bias {
+        y.par_chunks_mut(outputs).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
+    }
+    if rows <= FEW_ROWS {
+        few_rows(x, weight, shape, &mut y);
+        return y;
+    }
+    let x = View::rows(x, inputs);
+    let stored = match weight {
+        Values::Plain(values) => {
+            let product = Product::new(rows, outputs, inputs).adding();
+            product.parallel(x, View::rows(values, inputs).t(), &mut y, outputs);
+            return y;
+        }
+        Values::Stored(stored) => stored,
+    };
+    // Each tile gives its own columns of y, so the tiles can go side by side.
+    let (length, tile_rows) = (y.len(), stored.tile_rows());
+    let shared = Shared::new(&mut y);
+    (0..outputs.div_ceil(tile_rows)).into_par_iter().for_each_init(Vec::new, |tile, index| {
+        let start = index * tile_rows;
+        let count = tile_rows.min(outputs - start);
+        tile.resize(count * inputs, 0.0);
+        stored.widen(start, tile);
+        let product = Product::new(rows, count, inputs).adding();
+        product.tile(x, View::rows(tile, inputs).t(), shared, start, length, outputs);
+    });
+    y
+}
+
+/// `dx += dy W`.
+pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: Shape, dx: &mut [f32]) {
+    /// Each product reads and writes all of dx, so it should go over many rows of the weight.
+    const DEPTH: usize = 512;
+    let Shape { rows, inputs, outputs } = shape;
+    let stored = match weight {
+        Values::Plain(values) => {
+            let product = Product::new(rows, inputs, outputs).adding();
+            return product.parallel(View::rows(dy, outputs), View::rows(values, inputs), dx, inputs);
+        }
+        Values::Stored(stored) => stored,
+    };
+    let mut tile = vec![0.0; DEPTH.min(outputs) * inputs];
+    for start in (0..outputs).step_by(DEPTH) {
+        let count = DEPTH.min(outputs - start);
+        let tile = &mut tile[..count * inputs];
+        stored.widen_parallel(start, tile);
+        let product = Product::new(rows, inputs, count).adding();
+        product.parallel(View::rows(&dy[start..], outputs), View::rows(tile, inputs), dx, inputs);
+    }
+}
+
+/// `dW += dy^T x`.
+pub(in crate::tensor) fn weight_gradient(dy: &[f32], x: &[f32], shape: Shape, dw: &mut [f32]) {
+    let Shape { rows, inputs, outputs } = shape;
+    let product = Product::new(outputs, inputs, rows).adding();
+    product.parallel(View::rows(dy, outputs).t(), View::rows(x, inputs), dw, inputs);
+}
+
+/// `db[j] += sum over rows of dy[row, j]`, in a fixed order.
+pub(in crate::tensor) fn bias_gradient(dy: &[f32], db: &mut [f32]) {
+    const ROWS: usize = 128;
+    let width = db.len();
+    let partial: Vec<Vec<f32>> = dy
+        .par_chunks(ROWS * width)
+        .map(|rows| {
+            let mut sums = vec![0.0; width];
+            for row in rows.chunks(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            sums
+        })
+        .collect();
+    for sums in partial {
+        db.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+    }
+}
+
+/// `y += scale * low B^T`. In `shape` the inputs are `low`'s columns, the rank.
+pub(in crate::tensor) fn add_low_rank(low: &[f32], b: &[f32], scale: f32, shape: Shape, y: &mut [f32]) {
+    let Shape { rows, inputs: rank, outputs } = shape;
+    let product = Product::new(rows, outputs, rank).adding().scaled(scale);
+    product.parallel(View::rows(low, rank), View::rows(b, rank).t(), y, outputs);
+}
+
+/// `d_low += scale * dy B`.
+pub(in crate::tensor) fn low_gradient(dy: &[f32], b: &[f32], scale: f32, shape: Shape, d_low: &mut [f32]) {
+    let Shape { rows, inputs: rank, outputs } = shape;
+    let product = Product::new(rows, rank, outputs).adding().scaled(scale);
+    product.parallel(View::rows(dy, outputs), View::rows(b, rank), d_low, rank);
+}
+
+/// `dB += scale * dy^T low`.
+pub(in crate::tensor) fn b_gradient(dy: &[f32], low: &[f32], scale: f32, shape: Shape, db: &mut [f32]) {
+    let Shape { rows, inputs: rank, outputs } = shape;
+    let product = Product::new(outputs, rank, rows).adding().scaled(scale);
+    product.parallel(View::rows(dy, outputs).t(), View::rows(low, rank), db, rank);
+}

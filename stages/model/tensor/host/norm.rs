@@ -1,0 +1,118 @@
+//! Layer norm and RMS norm, row by row.
+
+use rayon::prelude::*;
+
+use super::math;
+
+/// Rows whose partial sums for the weights are added up before the others': fixed, so that the sum is.
+const ROWS: usize = 64;
+
+/// `(x - mean) / sqrt(variance + epsilon) * w + b` of each row, and the row's mean and `1 / sqrt(variance + epsilon)`.
+pub(in crate::tensor) fn layer(x: &[f32], w: &[f32], b: &[f32], epsilon: f32) -> (Vec<f32>, Vec<(f32, f32)>) {
+    let width = w.len();
+    let mut y = vec![0.0; x.len()];
+    let mut statistics = vec![(0.0_f32, 0.0_f32); x.len() / width];
+    y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut statistics).with_min_len(ROWS).for_each(
+        |((y, x), statistics)| {
+            *statistics = math::simd(|| {
+                let mean = math::sum(width, |i| x[i]) / width as f32;
+                let variance = math::sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+                let inverse = 1.0 / (variance + epsilon).sqrt();
+                for i in 0..width {
+                    y[i] = (x[i] - mean) * inverse * w[i] + b[i];
+                }
+                (mean, inverse)
+            });
+        },
+    );
+    (y, statistics)
+}
+
+/// Adds the gradient of [`layer`]'s input to `dx`.
+pub(in crate::tensor) fn layer_input_gradient(
+    x: &[f32],
+    w: &[f32],
+    statistics: &[(f32, f32)],
+    dy: &[f32],
+    dx: &mut [f32],
+) {
+    let width = w.len();
+    let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(statistics);
+    dx.par_chunks_mut(width).zip(rows).with_min_len(ROWS).for_each(|(dx, ((x, dy), &(mean, inverse)))| {
+        math::simd(|| {
+            let along = math::sum(width, |i| dy[i] * w[i]) / width as f32;
+            let across = math::sum(width, |i| dy[i] * w[i] * (x[i] - mean)) * inverse * inverse / width as f32;
+            for i in 0..width {
+                dx[i] += inverse * (dy[i] * w[i] - along - (x[i] - mean) * across);
+            }
+        });
+    });
+}
+
+/// The gradients of [`layer`]'s weight and bias.
+pub(in crate::tensor) fn weight_gradients(
+    x: &[f32],
+    statistics: &[(f32, f32)],
+    dy: &[f32],
+    width: usize,
+) -> (Vec<f32>, Vec<f32>) {
+    let partial: Vec<(Vec<f32>, Vec<f32>)> = x
+        .par_chunks(ROWS * width)
+        .zip(dy.par_chunks(ROWS * width))
+        .zip(statistics.par_chunks(ROWS))
+        .map(|((x, dy), statistics)| {
+            let (mut dw, mut db) = (vec![0.0; width], vec![0.0; width]);
+            for ((x, dy), (mean, inverse)) in x.chunks(width).zip(dy.chunks(width)).zip(statistics) {
+                for i in 0..width {
+                    dw[i] += dy[i] * (x[i] - mean) * inverse;
+                    db[i] += dy[i];
+                }
+            }
+            (dw, db)
+        })
+        .collect();
+    partial.into_iter().fold((vec![0.0; width], vec![0.0; width]), |(mut dw, mut db), (pw, pb)| {
+        dw.iter_mut().zip(pw).for_each(|(to, from)| *to += from);
+        db.iter_mut().zip(pb).for_each(|(to, from)| *to += from);
+        (dw, db)
+    })
+}
+
+/// `x / sqrt(mean(x^2) + epsilon) * w` of each row, and the row's `1 / sqrt(mean(x^2) + epsilon)`.
+pub(in crate::tensor) fn rms(x: &[f32], w: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
+    let width = w.len();
+    let mut y = vec![0.0; x.len()];
+    let mut inverses = vec![0.0_f32; x.len() / width];
+    y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut inverses).with_min_len(ROWS).for_each(
+        |((y, x), inverse)| {
+            *inverse = math::simd(|| {
+                let inverse = 1.0 / (math::sum(width, |i| x[i] * x[i]) / width as f32 + epsilon).sqrt();
+                for i in 0..width {
+                    y[i] = x[i] * inverse * w[i];
+                }
+                inverse
+            });
+        },
+    );
+    (y, inverses)
+}
+
+/// Adds the gradient of [`rms`]'s input to `dx`.
+pub(in crate::tensor) fn rms_input_gradient(x: &[f32], w: &[f32], inverses: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let width = w.len();
+    let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(inverses);
+    dx.par_chunks_mut(width).zip(rows).with_min_len(ROWS).for_each(|(dx, ((x, dy), &inverse))| {
+        math::simd(|| {
+            let across = math::sum(width, |i| dy[i] * w[i] * x[i]) * inverse * inverse / width as f32;
+            for i in 0..width {
+                dx[i] += inverse * (dy[i] * w[i] - x[i] * across);
+            }
+        });
+    });
+}
+
+/// The gradient of [`rms`]'s weight: layer norm's with a mean of zero.
+pub(in crate::tensor) fn rms_weight_gradient(x: &[f32], inverses: &[f32], dy: &[f32], width: usize) -> Vec<f32> {
+    let statistics: Vec<(f32, f32)> = inverses.iter().map(|inverse| (0.0, *inverse)).collect();
+    weight_gradients(x, &statistics, dy, width).0
+}

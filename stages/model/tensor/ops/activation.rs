@@ -1,0 +1,40 @@
+//! Pointwise nonlinearities.
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::{
+    Graph, Mat,
+    host::activation::{self as host, Function},
+};
+
+/// The nonlinearities of the models, by the names in their `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (Phi-2, SigLIP).
+    #[serde(rename = "gelu_new", alias = "gelu_pytorch_tanh")]
+    GeluTanh,
+    /// `0.5 x (1 + erf(x / sqrt 2))` (the projector).
+    #[serde(rename = "gelu")]
+    GeluErf,
+    /// `x / (1 + e^-x)` (Qwen, Llama, Phi-3: on the gate of their MLP).
+    #[serde(rename = "silu", alias = "swish")]
+    Silu,
+}
+
+/// Applies `kind` to every value. Keeps its input for the backward pass.
+pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
+    match kind {
+        Activation::GeluTanh => apply::<host::GeluTanh>(g, x),
+        Activation::GeluErf => apply::<host::GeluErf>(g, x),
+        Activation::Silu => apply::<host::Silu>(g, x),
+    }
+}
+
+fn apply<F: Function>(g: &Graph, x: &Mat) -> Mat {
+    let y = g.output(x.rows(), x.cols(), host::forward::<F>(x.values()), &[x]);
+    let x = x.clone();
+    g.record(&y, move |dy, gradients| {
+        host::input_gradient::<F>(x.values(), &dy, gradients.buffer(&x.ghost()));
+    });
+    y
+}

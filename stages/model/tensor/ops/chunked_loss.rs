@@ -1,0 +1,53 @@
+//! A loss summed over chunks of a matrix's rows, of which only one is in memory at a time.
+
+use std::ops::Range;
+
+use crate::tensor::{Graph, Mat, ops::accumulate};
+
+/// The sum of `f` over chunks of `x` with at most `rows` rows each. `f` is given the range of rows and their values, and
+/// gives a `[1, 1]` matrix. `parameters` are the other matrices that train in it.
+///
+/// When recording, each chunk goes forward and backward at once: what `f` makes in between (logits over a large
+/// vocabulary) is gone before the next chunk begins, and only gradients are kept.
+pub fn sum_over_chunks(
+    g: &Graph,
+    x: &Mat,
+    rows: usize,
+    parameters: &[Mat],
+    f: impl Fn(&Graph, Range<usize>, &Mat) -> Mat,
+) -> Mat {
+    let (width, height) = (x.cols(), x.rows());
+    let mut sum = 0.0_f64;
+    let mut dx = Mat::zeros(if g.records() { height } else { 0 }, width);
+    let mut sums: Vec<(Mat, Mat)> = Vec::new();
+    for start in (0..height).step_by(rows.max(1)) {
+        let range = start..(start + rows.max(1)).min(height);
+        let mut chunk = x.copy_rows(range.clone());
+        chunk.needs_grad = g.records() && x.needs_grad;
+        let graph = if g.records() { Graph::recording() } else { Graph::inference() };
+        let y = f(&graph, range, &chunk);
+        sum += f64::from(y.item());
+        if y.needs_grad {
+            let mut gradients = graph.backward(&y);
+            dx.write_rows(start, &gradients.take(&chunk), 0..chunk.rows());
+            let taken = parameters.iter().map(|mat| gradients.take(mat));
+            if sums.is_empty() {
+                sums = parameters.iter().cloned().zip(taken).collect();
+            } else {
+                sums.iter_mut().zip(taken).for_each(|((_, sum), chunk)| accumulate(sum, &chunk));
+            }
+        }
+    }
+    let inputs: Vec<&Mat> = parameters.iter().chain([x]).collect();
+    let y = g.output(1, 1, vec![sum as f32], &inputs);
+    let x = x.needs_grad.then(|| x.ghost());
+    g.record(&y, move |dy, gradients| {
+        if let Some(x) = x {
+            gradients.add(&x, dx.values(), dy[0]);
+        }
+        for (parameter, sum) in sums {
+            gradients.add(&parameter.ghost(), sum.values(), dy[0]);
+        }
+    });
+    y
+}

@@ -1,0 +1,24 @@
+//! The upper half of a LoRA adapter (Hu et al. 2021, arXiv 2106.09685).
+
+use crate::tensor::{
+    Graph, Mat,
+    host::linear::{self as host, Shape},
+};
+
+/// `y + scale * low B^T`, in the place of `y`: no clone of `y` may be used after this. `y` `[rows, out]`, `low`
+/// `[rows, rank]`, `b` `[out, rank]`. Keeps `low`.
+pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Mat {
+    let shape = Shape { rows: low.rows(), inputs: low.cols(), outputs: b.rows() };
+    host::add_low_rank(low.values(), b.values(), scale, shape, y.values_mut());
+    y.needs_grad |= g.records() && (low.needs_grad || b.needs_grad);
+    let (low, b) = (low.clone(), b.clone());
+    g.record_in_place(&y, move |dy, gradients| {
+        if low.needs_grad {
+            host::low_gradient(dy, b.values(), scale, shape, gradients.buffer(&low.ghost()));
+        }
+        if b.needs_grad {
+            host::b_gradient(dy, low.values(), scale, shape, gradients.buffer(&b.ghost()));
+        }
+    });
+    y
+}

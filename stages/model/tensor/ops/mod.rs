@@ -1,0 +1,39 @@
+//! The operations, one a file: its formula and paper, the shapes, and what is recorded for the way back. What an
+//! operation computes is in [`super::host`]: the calls into it, one forward and one for each gradient, are where
+//! another device would be chosen. Independent of threads and loops.
+
+mod activation;
+mod add;
+mod attention;
+mod cached_attention;
+mod chunked_loss;
+mod columns;
+mod dropout;
+mod gather;
+mod layer_norm;
+mod linear;
+mod loss;
+mod low_rank;
+mod optimizer;
+mod recompute;
+mod rms_norm;
+mod rotary;
+mod silu_gate;
+
+pub use activation::{Activation, activation};
+pub use add::{accumulate, add, add_rows};
+pub use attention::attention;
+pub use cached_attention::attend_cached;
+pub use chunked_loss::sum_over_chunks;
+pub use columns::columns;
+pub use dropout::dropout;
+pub use gather::{concat, gather, pick_rows};
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use loss::{IGNORE, cross_entropy};
+pub use low_rank::add_low_rank;
+pub use optimizer::{AdamW, Moments, global_norm};
+pub use recompute::recompute;
+pub use rms_norm::rms_norm;
+pub use rotary::{Rotary, Rotation, rotate};
+pub use silu_gate::silu_gate;

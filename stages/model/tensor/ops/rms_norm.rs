@@ -1,0 +1,22 @@
+//! RMS norm (Zhang, Sennrich 2019, arXiv 1910.07467).
+
+use crate::tensor::{Graph, Mat, host::norm as host};
+
+/// `x / sqrt(mean(x^2) + epsilon) * weight` of each row, with `x` `[rows, width]` and `weight` `[1, width]`. Keeps its
+/// input and the scale of each row.
+pub fn rms_norm(g: &Graph, x: &Mat, weight: &Mat, epsilon: f32) -> Mat {
+    let (y, inverses) = host::rms(x.values(), weight.values(), epsilon);
+    let y = g.output(x.rows(), x.cols(), y, &[x, weight]);
+    let (x, weight) = (x.clone(), weight.clone());
+    g.record(&y, move |dy, gradients| {
+        if x.needs_grad {
+            let dx = gradients.buffer(&x.ghost());
+            host::rms_input_gradient(x.values(), weight.values(), &inverses, &dy, dx);
+        }
+        if weight.needs_grad {
+            let dw = host::rms_weight_gradient(x.values(), &inverses, &dy, x.cols());
+            gradients.add(&weight.ghost(), &dw, 1.0);
+        }
+    });
+    y
+}

@@ -1,0 +1,22 @@
+//! The middle of a gated MLP (Shazeer 2020, arXiv 2002.05202).
+
+use crate::tensor::{Graph, Mat, host::activation as host};
+
+/// `silu(gate) * up`, both `[rows, width]`. Keeps both for the backward pass.
+///
+/// # Panics
+/// If the two have different shapes: a bug of the caller's.
+pub fn silu_gate(g: &Graph, gate: &Mat, up: &Mat) -> Mat {
+    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
+    let y = g.output(gate.rows(), gate.cols(), host::silu_gate(gate.values(), up.values()), &[gate, up]);
+    let (gate, up) = (gate.clone(), up.clone());
+    g.record(&y, move |dy, gradients| {
+        if gate.needs_grad {
+            host::gate_gradient(gate.values(), up.values(), &dy, gradients.buffer(&gate.ghost()));
+        }
+        if up.needs_grad {
+            host::up_gradient(gate.values(), &dy, gradients.buffer(&up.ghost()));
+        }
+    });
+    y
+}
