@@ -178,11 +178,15 @@ Examples:
         #[arg(default_value = "pipeline.toml")]
         file: PathBuf,
     },
-    /// List the kinds of stages
+    /// List the kinds of stages, or the inputs and keys of one
     #[command(after_help = "\
-Example:
-  imp-flow kinds")]
-    Kinds,
+Examples:
+  imp-flow kinds
+  imp-flow kinds finetune       its keys, with their defaults and meanings")]
+    Kinds {
+        /// The kind
+        kind: Option<String>,
+    },
     /// Run one stage (for internal use)
     #[command(name = "__stage", hide = true)]
     Stage {

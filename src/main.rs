@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
         cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
-        cli::Verb::Kinds => commands::kinds(),
+        cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref()),
         cli::Verb::Stage { job } => return executor::run_job(&job),
     };
     result.unwrap_or_else(|failure| report::failure(&failure))

@@ -69,8 +69,92 @@ kinds![
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{fmt::Write, path::Path};
+
     use super::*;
-    use crate::contract::figure::Better;
+    use crate::contract::{
+        figure::Better,
+        job::Runtime,
+        keys::{Key, Keys},
+    };
+
+    const HEAD: &str = "# Keys
+
+What can stand in the table of a stage, by its `kind`. `imp-flow kinds KIND` says the same. A key without a default may be
+left out unless it is required.
+
+This page is made from the declarations in `stages/`; `UPDATE_DOCS=1 cargo test -p imp-stages the_page_of_keys` writes it.
+";
+
+    struct Page;
+
+    impl KindVisitor for Page {
+        type Output = String;
+
+        fn visit<S: Stage>(self) -> String {
+            let mut text = format!("\n## {}\n\n`kind = \"{0}\"` {}.\n", S::KIND, S::ABOUT);
+            if !S::INPUTS.is_empty() {
+                text += "\n| input | a stage that gives | |\n|---|---|---|\n";
+            }
+            for input in S::INPUTS {
+                let more = match (input.required, input.many) {
+                    (true, false) => "required",
+                    (true, true) => "required; one or a list",
+                    (false, true) => "a list",
+                    (false, false) => "",
+                };
+                let _ = writeln!(text, "| `{}` | {} | {more} |", input.name, input.about);
+            }
+            text + &table(&S::keys())
+        }
+    }
+
+    fn table(keys: &[Key]) -> String {
+        let mut text = "\n| key | value | default | meaning |\n|---|---|---|---|\n".to_string();
+        for key in keys {
+            let default = key.default.as_ref().map(|value| format!("`{value}`"));
+            let default = default.unwrap_or_else(|| if key.required { "required".into() } else { String::new() });
+            let _ = writeln!(text, "| `{}` | {} | {default} | {} |", key.name, key.value, key.about);
+        }
+        text
+    }
+
+    #[test]
+    fn the_page_of_keys_is_what_the_kinds_say() {
+        let mut page = HEAD.to_string();
+        for kind in KINDS {
+            page += &visit(kind, Page).unwrap();
+        }
+        page += "\n## Every kind\n\n`seed` is an integer, by default the pipeline's. The table `[stages.NAME.runtime]` does not affect the \
+                 result:\n";
+        page += &table(&Runtime::keys(&serde_json::json!({})));
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/KEYS.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).unwrap() == page,
+            "docs/KEYS.md is out of date: set UPDATE_DOCS=1 to write it"
+        );
+    }
+
+    #[test]
+    fn every_key_is_read_and_says_what_it_means() {
+        struct Check;
+        impl KindVisitor for Check {
+            type Output = ();
+            fn visit<S: Stage>(self) {
+                for key in S::keys() {
+                    assert!(!key.value.is_empty() && !key.about.is_empty(), "{}: {key:?}", S::KIND);
+                }
+                assert!(!S::keys().is_empty(), "{} has no keys", S::KIND);
+            }
+        }
+        for kind in KINDS {
+            visit(kind, Check).unwrap();
+        }
+    }
 
     #[test]
     fn a_figure_is_described_by_its_kind_and_name() {

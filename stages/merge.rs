@@ -9,6 +9,7 @@ use crate::{
     contract::{
         forecast::{Ahead, Forecast},
         input::Input,
+        keys::{Key, Keys, keys},
     },
     model_folder::{link_others, model_error, tokenizer_folder},
 };
@@ -36,12 +37,14 @@ impl DType {
     }
 }
 
-/// The keys of `merge`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// `f16` (as in the published models) or `f32`.
-    pub dtype: DType,
+keys! {
+    /// The keys of `merge`.
+    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Config {
+        /// Format of the weights; `f16` in the published models.
+        pub dtype: DType,
+    }
 }
 
 impl Stage for Merge {
@@ -50,6 +53,10 @@ impl Stage for Merge {
     const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
     type Config = Config;
+
+    fn keys() -> Vec<Key> {
+        Config::keys(&serde_json::json!({}))
+    }
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let mut outlook = ahead.input("model").cloned().unwrap_or_default();

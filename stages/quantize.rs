@@ -8,6 +8,7 @@ use crate::{
     contract::{
         figure::{Better, Figure},
         input::Input,
+        keys::{Key, Keys, keys},
     },
     model_folder::{link_others, model_error},
 };
@@ -25,12 +26,14 @@ pub enum Scheme {
     Q4f16,
 }
 
-/// The keys of `quantize`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    /// `q4f16_1`.
-    pub scheme: Scheme,
+keys! {
+    /// The keys of `quantize`.
+    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Config {
+        /// Format of the weights. `q4f16_1` is MLC's: groups of 32 weights of 4 bits with one f16 scale.
+        pub scheme: Scheme,
+    }
 }
 
 impl Stage for Quantize {
@@ -41,6 +44,10 @@ impl Stage for Quantize {
     const FIGURES: &'static [Figure] =
         &[Figure::headline("megabytes", Better::Lower, "MB"), Figure::detail("bits_per_weight", Better::Lower, "bits")];
     type Config = Config;
+
+    fn keys() -> Vec<Key> {
+        Config::keys(&serde_json::json!({}))
+    }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let Scheme::Q4f16 = config.scheme;

@@ -2,27 +2,45 @@
 
 use std::process::ExitCode;
 
-use imp_stages::{KINDS, KindVisitor, Stage, contract::input::Input, visit};
+use imp_stages::{
+    KINDS, KindVisitor, Stage,
+    contract::{
+        input::Input,
+        job::Runtime,
+        keys::{Key, Keys},
+    },
+    visit,
+};
 
-use crate::{failure::Failure, report};
+use super::session::usage;
+use crate::{failure::Failure, pipeline::Diagnostic, report};
 
 struct Describe;
 
 impl KindVisitor for Describe {
-    type Output = (&'static str, &'static [Input]);
+    type Output = (&'static str, &'static [Input], Vec<Key>);
 
     fn visit<S: Stage>(self) -> Self::Output {
-        (S::ABOUT, S::INPUTS)
+        (S::ABOUT, S::INPUTS, S::keys())
     }
 }
 
-/// Lists the kinds of stages with their inputs.
-#[expect(clippy::unnecessary_wraps, reason = "every verb has this signature")]
-pub(crate) fn kinds() -> Result<ExitCode, Failure> {
-    for kind in KINDS {
-        if let Some((about, inputs)) = visit(kind, Describe) {
-            report::kind(kind, about, inputs);
+/// Lists the kinds of stages with their inputs, or shows one with its keys.
+pub(crate) fn kinds(kind: Option<&str>) -> Result<ExitCode, Failure> {
+    let Some(kind) = kind else {
+        for kind in KINDS {
+            if let Some((about, inputs, _)) = visit(kind, Describe) {
+                report::kind(kind, about, inputs);
+            }
         }
-    }
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some((about, inputs, keys)) = visit(kind, Describe) else {
+        let problem = Diagnostic::new(format!("unknown kind of stage `{kind}`"), None);
+        return Err(usage(problem.suggest(kind, KINDS.iter().copied())));
+    };
+    report::kind(kind, about, inputs);
+    report::keys("keys", &keys);
+    report::keys("keys of its table `runtime`, which do not affect the result", &Runtime::keys(&serde_json::json!({})));
     Ok(ExitCode::SUCCESS)
 }

@@ -2,9 +2,12 @@
 
 use std::fmt::Write;
 
-use imp_stages::contract::input::Input;
+use imp_stages::contract::{input::Input, keys::Key};
 
-use super::{print::say, style::GOOD};
+use super::{
+    print::say,
+    style::{DIM, GOOD},
+};
 
 /// Prints a kind of stage and its inputs.
 pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
@@ -22,6 +25,20 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
                 (false, false) => " (optional)",
             }
         );
+    }
+    say(&text);
+}
+
+/// Keys of a configuration, each with its default, what can stand there, and what it means.
+pub(crate) fn keys(title: &str, keys: &[Key]) {
+    let mut text = format!("\n{DIM}{title}{DIM:#}");
+    for key in keys {
+        let default = match &key.default {
+            Some(value) => format!(" = {value}"),
+            None if key.required => " (required)".into(),
+            None => String::new(),
+        };
+        let _ = write!(text, "\n  {GOOD}{}{GOOD:#}{default}\n      {}: {}", key.name, key.value, key.about);
     }
     say(&text);
 }

@@ -30,7 +30,7 @@ pub(crate) use cache::{Bar, gc, stats, verify};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use graph::{GraphFormat, graph};
-pub(crate) use kinds::kind;
+pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
 pub(crate) use print::{hint, say, say_raw};

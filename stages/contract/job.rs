@@ -20,6 +20,7 @@ use super::{
     error::StageError,
     event::{Event, Progress},
     input::Input,
+    keys::keys,
     tensorboard::EventFile,
 };
 
@@ -68,46 +69,32 @@ pub struct InputFolder {
     pub origin: PathBuf,
 }
 
-/// `[stages.NAME.runtime]`: what can't change the result, and so is not part of the key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Runtime {
-    /// CPU threads to use; 0 means all.
-    pub cpus: usize,
-    /// GPUs to use, where there are any: on a machine without GPUs a stage runs on its CPUs.
-    pub gpus: usize,
-    /// Memory that it takes, as in `"16GB"`: what together would take more than there is does not run at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<ByteSize>,
-    /// Samples that go through the model at once; 0 lets the stage choose.
-    pub micro_batch_size: usize,
-    /// Steps between checkpoints; 0 means only when stopped and by time.
-    pub checkpoint_steps: usize,
-    /// Seconds between checkpoints.
-    pub checkpoint_seconds: f64,
-    /// How many of the last checkpoints are kept until the stage is done.
-    pub keep_checkpoints: usize,
-    /// Whether the backward pass computes the language model's blocks again instead of keeping them; left out, it does for
-    /// models of a billion weights and more. The result is the same to the bit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gradient_checkpointing: Option<bool>,
-    /// Steps between lines in `metrics.jsonl`.
-    pub log_steps: usize,
-}
-
-impl Default for Runtime {
-    fn default() -> Self {
-        Self {
-            cpus: 0,
-            gpus: 0,
-            memory: None,
-            micro_batch_size: 0,
-            checkpoint_steps: 0,
-            checkpoint_seconds: 10.0,
-            keep_checkpoints: 1,
-            gradient_checkpointing: None,
-            log_steps: 1,
-        }
+keys! {
+    /// `[stages.NAME.runtime]`: settings that do not affect the result, and so are not part of the key.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    pub struct Runtime {
+        /// CPU threads to use; 0 for all.
+        pub cpus: usize = 0,
+        /// GPUs to reserve. On a machine without GPUs a stage runs on the CPUs.
+        pub gpus: usize = 0,
+        /// Memory that the stage needs. Stages that need more than the machine has do not run at the same time.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub memory: Option<ByteSize> = None,
+        /// Samples that go through the model at once; 0 chooses by the size of the model.
+        pub micro_batch_size: usize = 0,
+        /// Steps between checkpoints; 0 for checkpoints by time only.
+        pub checkpoint_steps: usize = 0,
+        /// Seconds between checkpoints.
+        pub checkpoint_seconds: f64 = 10.0,
+        /// Number of checkpoints to keep until the stage is done.
+        pub keep_checkpoints: usize = 1,
+        /// Whether the backward pass recomputes the language model's blocks instead of keeping them (default: for models
+        /// of a billion weights and more). The result is the same to the bit.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub gradient_checkpointing: Option<bool> = None,
+        /// Steps between lines in `metrics.jsonl`.
+        pub log_steps: usize = 1,
     }
 }
 

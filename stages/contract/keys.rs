@@ -47,15 +47,16 @@ pub trait Keys: Serialize + DeserializeOwned {
     }
 }
 
-/// `keys` with the keys of the table `name` in place of the table.
+/// `keys` with those of the table `name` behind it.
 pub(crate) fn with_table(keys: Vec<Key>, name: &str, table: Vec<Key>) -> Vec<Key> {
-    let mut table = Some(table);
     let below = |key: Key| Key { name: format!("{name}.{}", key.name), ..key };
-    let expand = |key: Key| match table.take_if(|_| key.name == name) {
-        Some(table) => table.into_iter().map(below).collect(),
-        None => vec![key],
-    };
-    keys.into_iter().flat_map(expand).collect()
+    let (mut all, mut table) = (Vec::with_capacity(keys.len() + table.len()), Some(table));
+    for key in keys {
+        let table = table.take_if(|_| key.name == name);
+        all.push(if table.is_some() { Key { default: None, ..key } } else { key });
+        all.extend(table.into_iter().flatten().map(below));
+    }
+    all
 }
 
 /// Declares a table of a configuration, and implements [`Keys`] for it from the doc comments of its fields. Fields with

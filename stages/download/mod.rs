@@ -28,6 +28,7 @@ use crate::{
         figure::Figure,
         forecast::{Ahead, Forecast, Outlook},
         input::Input,
+        keys::{Key, Keys, with_table},
         paths::stays_inside,
         stage::ConfigIssue,
     },
@@ -96,6 +97,11 @@ impl Stage for Download {
         Figure::count("eval_images", "images"),
     ];
     type Config = DownloadConfig;
+
+    fn keys() -> Vec<Key> {
+        let keys = DownloadConfig::keys(&serde_json::json!({"source": ""}));
+        with_table(keys, "model", ModelOptions::keys(&serde_json::json!({})))
+    }
 
     fn cpus(config: &DownloadConfig) -> usize {
         // A download mostly waits for the network, so one thread is enough.

@@ -5,7 +5,10 @@ use std::ops::Range;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::text::{conversation::SHORT_ANSWER, template::Template};
+use crate::{
+    contract::keys::keys,
+    text::{conversation::SHORT_ANSWER, template::Template},
+};
 
 /// A benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,58 +61,60 @@ impl BenchmarkName {
     }
 }
 
-/// The keys of `eval`. Files are searched for in all data folders; their default names are those of the benchmark's
-/// publishers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(remote = "Self", deny_unknown_fields)]
-pub struct EvalConfig {
-    /// The benchmark.
-    pub benchmark: BenchmarkName,
-    /// The question file; for `pope` and `mme`, the folder of question files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub questions: Option<String>,
-    /// `vqav2`: the annotation file. `scienceqa`: the file of splits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub annotations: Option<String>,
-    /// A question file of LLaVA's (from its `eval.zip`), whose prompts replace those of the question file.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompts: Option<String>,
-    /// `textvqa`: a file with the text that an OCR system found in the images, to be added to the prompts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ocr: Option<String>,
-    /// `scienceqa`: the split (default: `test`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub split: Option<String>,
-    /// The folder of the images.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_folder: Option<String>,
-    /// Replaces each image by a blank one, to measure what the model guesses from the text alone.
-    #[serde(default)]
-    pub ablate_image: bool,
-    /// The conversation template (default: that of the model's family).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub template: Option<Template>,
-    /// The longest answer in tokens (default: as in LLaVA's scripts).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_new_tokens: Option<usize>,
-    /// Number of questions to ask (for POPE, in each of its three sets; for MME, the number of images in each task); 0 for
-    /// all.
-    #[serde(default)]
-    pub limit: usize,
-    /// `mmvet`: the judge of the answers (default: no judge, and no score).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub judge: Option<JudgeConfig>,
-    /// Number of shards that the questions are split into. Each becomes a stage of its own, `NAME-1of4` and so on, so that
-    /// shards can run in parallel; this stage then scores their answers.
-    #[serde(default = "one")]
-    pub shards: usize,
-    /// Answers only this shard, counted from 0, and leaves the score to a stage that has all shards as `answers`. Not needed
-    /// with `shards`, which sets it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shard: Option<usize>,
-    /// Text that is appended to each question (default: as in LLaVA's question files).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prompt_suffix: Option<String>,
+keys! {
+    /// The keys of `eval`. Files are searched for in all data folders; their default names are those of the benchmark's
+    /// publishers.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    #[serde(remote = "Self", deny_unknown_fields)]
+    pub struct EvalConfig {
+        /// The benchmark.
+        pub benchmark: BenchmarkName,
+        /// The question file; for `pope` and `mme`, the folder of question files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub questions: Option<String>,
+        /// `vqav2`: the annotation file. `scienceqa`: the file of splits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub annotations: Option<String>,
+        /// A question file of LLaVA's (from its `eval.zip`), whose prompts replace those of the question file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub prompts: Option<String>,
+        /// `textvqa`: a file with the text that an OCR system found in the images, to be added to the prompts.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub ocr: Option<String>,
+        /// `scienceqa`: the split (default: `test`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub split: Option<String>,
+        /// The folder of the images.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub image_folder: Option<String>,
+        /// Replaces each image by a blank one, to measure what the model guesses from the text alone.
+        #[serde(default)]
+        pub ablate_image: bool,
+        /// The conversation template (default: that of the model's family).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub template: Option<Template>,
+        /// The longest answer in tokens (default: as in LLaVA's scripts).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub max_new_tokens: Option<usize>,
+        /// Number of questions to ask (for POPE, in each of its three sets; for MME, the number of images in each task); 0 for
+        /// all.
+        #[serde(default)]
+        pub limit: usize,
+        /// `mmvet`: the judge of the answers (default: no judge, and no score).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub judge: Option<JudgeConfig>,
+        /// Number of shards that the questions are split into. Each becomes a stage of its own, `NAME-1of4` and so on, so that
+        /// shards can run in parallel; this stage then scores their answers.
+        #[serde(default = "one")]
+        pub shards: usize,
+        /// Answers only this shard, counted from 0, and leaves the score to a stage that has all shards as `answers`. Not needed
+        /// with `shards`, which sets it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub shard: Option<usize>,
+        /// Text that is appended to each question (default: as in LLaVA's question files).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub prompt_suffix: Option<String>,
+    }
 }
 
 /// Some defaults depend on the benchmark. They are filled in during deserialisation, so that they are part of the key.
@@ -130,18 +135,20 @@ impl Serialize for EvalConfig {
     }
 }
 
-/// A model that judges answers, at the endpoint in the machine's `imp-flow.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct JudgeConfig {
-    /// The model's name at the endpoint. The official judge is `gpt-4-0613`.
-    pub model: String,
-    /// Number of times that each answer is judged; the score is the mean.
-    #[serde(default = "five")]
-    pub runs: usize,
-    /// The official evaluator in the data folders, which contains the rubric.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub evaluator: Option<String>,
+keys! {
+    /// A model that judges answers, at the endpoint in the machine's `imp-flow.toml`.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct JudgeConfig {
+        /// The model's name at the endpoint. The official judge is `gpt-4-0613`.
+        pub model: String,
+        /// Number of times that each answer is judged; the score is the mean.
+        #[serde(default = "five")]
+        pub runs: usize,
+        /// The official evaluator in the data folders, which contains the rubric.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub evaluator: Option<String>,
+    }
 }
 
 fn five() -> usize {

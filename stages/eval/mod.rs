@@ -40,6 +40,7 @@ use crate::{
     contract::{
         figure::Figure,
         input::Input,
+        keys::{Key, Keys, with_table},
         paths::stays_inside,
         published::{PublishedTable, Shown},
         setting::Setting,
@@ -88,6 +89,14 @@ impl Stage for Eval {
     const SETTINGS: &'static [Setting] = &[judge::ENDPOINT];
     const TABLES: &'static [&'static PublishedTable] = &[&published::TABLE];
     type Config = EvalConfig;
+
+    fn keys() -> Vec<Key> {
+        let mut keys = EvalConfig::keys(&serde_json::json!({"benchmark": "custom"}));
+        // These defaults are the benchmark's.
+        let by_benchmark = |key: &&mut Key| ["max_new_tokens", "prompt_suffix"].contains(&key.name.as_str());
+        keys.iter_mut().filter(by_benchmark).for_each(|key| key.default = None);
+        with_table(keys, "judge", JudgeConfig::keys(&serde_json::json!({"model": ""})))
+    }
 
     fn check(config: &EvalConfig) -> Result<(), ConfigIssue> {
         if !(1..=4096).contains(&config.max_new_tokens()) {

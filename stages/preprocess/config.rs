@@ -2,37 +2,39 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{image::pixels::AspectRatio, text::template::Template};
+use crate::{contract::keys::keys, image::pixels::AspectRatio, text::template::Template};
 
 /// The name of the input for image folders.
 pub(super) const IMAGES: &str = "images";
 
-/// The keys of `preprocess`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PreprocessConfig {
-    /// The annotation file in the data folder: a JSON array in LLaVA's format.
-    pub annotations: String,
-    /// Folder in the data folder that the records' image paths are relative to.
-    #[serde(default = "image_folder")]
-    pub image_folder: String,
-    /// Format of the conversations' text.
-    pub template: Template,
-    /// How images are made square. Images are stored unchanged; training reads this value from the records.
-    #[serde(default)]
-    pub image_aspect_ratio: AspectRatio,
-    /// Layer of the `cache_vision_features` encoder whose hidden states are the features (default: -2, the second to last).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mm_vision_select_layer: Option<i64>,
-    /// Image size for that encoder (default: the encoder's own). Must be the same as in `pretrain`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image_size: Option<usize>,
-    /// Longest sequence in tokens; longer ones are truncated.
-    #[serde(default = "max_length")]
-    pub max_length: usize,
-    /// Number of unusable records that the stage tolerates.
-    #[serde(default)]
-    pub max_rejected: usize,
+keys! {
+    /// The keys of `preprocess`.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct PreprocessConfig {
+        /// The annotation file in the data folder: a JSON array in LLaVA's format.
+        pub annotations: String,
+        /// Folder in the data folder that the records' image paths are relative to.
+        #[serde(default = "image_folder")]
+        pub image_folder: String,
+        /// Format of the conversations' text.
+        pub template: Template,
+        /// How images are made square. Images are stored unchanged; training reads this value from the records.
+        #[serde(default)]
+        pub image_aspect_ratio: AspectRatio,
+        /// Layer of the `cache_vision_features` encoder whose hidden states are the features (default: -2, the second to last).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub mm_vision_select_layer: Option<i64>,
+        /// Image size for that encoder (default: the encoder's own). Must be the same as in `pretrain`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub image_size: Option<usize>,
+        /// Longest sequence in tokens; longer ones are truncated.
+        #[serde(default = "max_length")]
+        pub max_length: usize,
+        /// Number of unusable records that the stage tolerates.
+        #[serde(default)]
+        pub max_rejected: usize,
+    }
 }
 
 fn image_folder() -> String {

@@ -17,6 +17,7 @@ use crate::{
         figure::{Better, Figure},
         forecast::{Ahead, Forecast, Outlook, Records},
         input::Input,
+        keys::{Key, Keys},
         paths::stays_inside,
         stage::ConfigIssue,
     },
@@ -47,6 +48,10 @@ impl Stage for Preprocess {
         Figure::detail("rejected", Better::Lower, "records"),
     ];
     type Config = PreprocessConfig;
+
+    fn keys() -> Vec<Key> {
+        PreprocessConfig::keys(&serde_json::json!({"annotations": "", "template": "plain"}))
+    }
 
     fn check(config: &PreprocessConfig) -> Result<(), ConfigIssue> {
         if config.max_length == 0 || config.max_length > 1 << 20 {

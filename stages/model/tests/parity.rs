@@ -58,7 +58,7 @@ fn the_selected_layer_is_the_features() {
     };
     for (select, state) in [(-1, 4), (-3, 2), (-5, 0), (1, 1), (4, 4)] {
         let reference = expected.f32(&format!("hidden_states.{state}"));
-        assert_close("features", tower(select).unwrap().encode(&images).to_host(), &reference, 1e-4);
+        assert_close("features", &tower(select).unwrap().encode(&images).to_host(), &reference, 1e-4);
     }
     for select in [-6, 5] {
         let error = tower(select).err().unwrap().to_string();
