@@ -38,7 +38,7 @@ impl Artifacts {
     }
 
     /// Links the artifact, log and metrics of a stage. Costs two file operations if the links are right already.
-    pub(crate) fn link(&self, point: &str, stage: &str, made: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
+    pub(crate) fn link(&self, point: &str, stage: &str, hit: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
         let folder = self.folder.join(point);
         let beside = |digest: Option<Digest>, ending: &str| {
             let link = folder.join(format!("{stage}.{ending}"));
@@ -49,10 +49,10 @@ impl Artifacts {
         };
         let new_tree = replace_link(tree, &folder.join(stage))?;
         // A stage that ran again may have produced the same bytes, but its log has other times in it.
-        let new_log = beside(made.log, LOG)?;
+        let new_log = beside(hit.log, LOG)?;
         if new_tree || new_log {
-            beside(made.metrics, METRICS)?;
-            beside(made.events, &format!("tensorboard/{EVENTS}"))?;
+            beside(hit.metrics, METRICS)?;
+            beside(hit.events, &format!("tensorboard/{EVENTS}"))?;
         }
         Ok(())
     }

@@ -131,8 +131,8 @@ impl Settings {
         };
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            cache: cache.or(file.cache.map(at_home)).unwrap_or_else(|| "cache".into()),
-            artifacts: artifacts.or(file.artifacts.map(at_home)).unwrap_or_else(|| "artifacts".into()),
+            cache: cache.or(file.cache.map(expand_home)).unwrap_or_else(|| "cache".into()),
+            artifacts: artifacts.or(file.artifacts.map(expand_home)).unwrap_or_else(|| "artifacts".into()),
             machine: Machine {
                 cpus: file.cpus.unwrap_or_else(threads).max(1),
                 gpus: file.gpus.map_or_else(gpus, |gpus| gpus.iter().map(ToString::to_string).collect()),
@@ -161,7 +161,7 @@ fn environment(
 }
 
 /// Expands `~/x`, since no shell does it in `imp-flow.toml`.
-fn at_home(path: PathBuf) -> PathBuf {
+fn expand_home(path: PathBuf) -> PathBuf {
     match (path.strip_prefix("~"), std::env::var_os("HOME")) {
         (Ok(rest), Some(home)) => Path::new(&home).join(rest),
         _ => path,

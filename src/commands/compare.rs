@@ -26,7 +26,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
     for run in &runs {
         let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
         if open > 0 {
-            report::hint(
+            report::note(
                 &format!("note: {open} stages of run {} have no results (run state: {})", run.id, run.ending),
                 common.style(),
             );

@@ -31,7 +31,7 @@ struct Note {
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// The summary of the last run, if nothing has changed since.
-pub(super) fn look(request: &Request, settings: &Settings) -> Option<Summary> {
+pub(super) fn check(request: &Request, settings: &Settings) -> Option<Summary> {
     let start = Instant::now();
     let store = Store::existing(&settings.cache)?;
     let bytes = std::fs::read(path(request, settings, &store)?).ok()?;

@@ -19,6 +19,6 @@ pub(crate) fn init(file: &Path) -> Result<ExitCode, Failure> {
         .replacen("name = \"tiny\"", &format!("name = \"{name}\""), 1)
         .replace("pipelines/tiny.toml", &file.to_string_lossy());
     target.write_all(text.as_bytes()).map_err(failure)?;
-    report::say(&format!("Wrote {0}. Next: imp-flow plan {0}, then imp-flow run {0}", file.display()));
+    report::print(&format!("Wrote {0}. Next: imp-flow plan {0}, then imp-flow run {0}", file.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -35,7 +35,7 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
     let log = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?.log;
     match log {
         Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
-        None => report::say("(the log is empty)"),
+        None => report::print("(the log is empty)"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -54,7 +54,7 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
             _ => {}
         }
         if !reported {
-            report::hint("note: the stage has not started yet, waiting for it", common.style());
+            report::note("note: the stage has not started yet, waiting for it", common.style());
             reported = true;
         }
         sleep(Duration::from_millis(300));
@@ -94,7 +94,7 @@ fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
     let mut bytes = Vec::new();
     let read = file.read_to_end(&mut bytes).map_err(failure)? as u64;
     if read > 0 {
-        report::say_raw(&String::from_utf8_lossy(&bytes));
+        report::print_raw(&String::from_utf8_lossy(&bytes));
     }
     Ok(at + read)
 }

@@ -39,8 +39,8 @@ impl<'a> Recorder<'a> {
     /// Takes note of an event.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
         match event {
-            RunEvent::Hit { index, made, .. } => drop(self.done.insert(*index, (false, (*made).clone()))),
-            RunEvent::Finished { index, made, .. } => drop(self.done.insert(*index, (true, (*made).clone()))),
+            RunEvent::Hit { index, hit, .. } => drop(self.done.insert(*index, (false, (*hit).clone()))),
+            RunEvent::Finished { index, hit, .. } => drop(self.done.insert(*index, (true, (*hit).clone()))),
             _ => {}
         }
         let due = match self.written {
@@ -90,20 +90,20 @@ impl<'a> Recorder<'a> {
         let mut points: Vec<RunPoint> = pipeline.points.iter().map(point).collect();
         for index in self.session.graph.order() {
             let (stage, done) = (&pipeline.stages[*index], self.done.get(index));
-            let (ran, made) = done.map_or((false, None), |(ran, made)| (*ran, Some(made)));
+            let (ran, hit) = done.map_or((false, None), |(ran, hit)| (*ran, Some(hit)));
             for (point, name) in &stage.owners {
                 points[*point].stages.push(RunStage {
                     name: name.clone(),
                     kind: stage.kind.into(),
-                    state: match made {
+                    state: match hit {
                         None => state(*index),
                         Some(_) if ran => StageState::Ran,
                         Some(_) => StageState::Cached,
                     },
-                    key: made.map(|made| made.key),
-                    output: made.map(|made| made.output),
-                    seconds: made.map(|made| made.seconds),
-                    results: made.map(|made| made.results.clone()).unwrap_or_default(),
+                    key: hit.map(|hit| hit.key),
+                    output: hit.map(|hit| hit.output),
+                    seconds: hit.map(|hit| hit.seconds),
+                    results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
                 });
             }
         }

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
             let request = Request { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
             if args.is_plain()
                 && !common.json
-                && let Some(summary) = fast_path::look(&request, &settings(common)?)
+                && let Some(summary) = fast_path::check(&request, &settings(common)?)
             {
                 report::for_run(common.style()).on(&RunEvent::Ended { summary: &summary });
                 return Ok(ExitCode::SUCCESS);
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         return plan::show(&session, &selection, common);
     }
     if !session.request.sweep && session.document.is_swept() {
-        report::hint(
+        report::note(
             "note: running the pipeline without its [sweep]; `imp-flow sweep` runs all points",
             common.style(),
         );

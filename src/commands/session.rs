@@ -10,7 +10,7 @@ use crate::{
     report,
     scheduler::{Names, Planner, Selection, Verdict},
     settings::Settings,
-    store::{Digest, Index, Receipt, RunRecord, Store, Wanted},
+    store::{Digest, Index, Receipt, RunRecord, Scope, Store},
 };
 
 /// Which pipeline, with which changes, and whether as a sweep.
@@ -106,7 +106,7 @@ impl Session {
             // The file is half edited or gone: use the record of the run.
             Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
                 let file = run.file.display();
-                report::hint(
+                report::note(
                     &format!("note: {file} can't be read now; this is the pipeline of run {}", run.id),
                     common.style(),
                 );
@@ -148,24 +148,24 @@ impl Session {
     }
 
     fn of_document(document: Document, request: Request, sources: Sources, common: &Common) -> Result<Self, Failure> {
-        let made = if request.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
-        let made = made.and_then(|pipeline| match Graph::new(&pipeline) {
+        let opened = if request.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
+        let opened = opened.and_then(|pipeline| match Graph::new(&pipeline) {
             Ok(graph) => Ok((pipeline, graph)),
             Err(cycle) => Err(vec![cycle]),
         });
-        let (pipeline, graph) = match made {
-            Ok(made) => made,
+        let (pipeline, graph) = match opened {
+            Ok(opened) => opened,
             Err(problems) => return Err(Failure::Usage { problems, sources }),
         };
         let (settings, store) = store(common)?;
-        let wanted = Wanted {
+        let scope = Scope {
             pipelines: (0..pipeline.points.len())
                 .map(|point| pipeline.id(point))
                 .chain([pipeline.name.clone()])
                 .collect(),
             sources: pipeline.stages.iter().flat_map(|stage| stage.sources.values()).map(PathBuf::as_path).collect(),
         };
-        let index = Index::open(&store, &wanted);
+        let index = Index::open(&store, &scope);
         let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
         Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, sources })
     }

@@ -30,8 +30,8 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
             (Status::Running, progress(store, *key))
         }
         Verdict::Hit { key } => {
-            let made = store.receipt(*key)?;
-            (Status::Cached, made.map(|receipt| report::made(&receipt)).unwrap_or_default())
+            let receipt = store.receipt(*key)?;
+            (Status::Cached, receipt.map(|receipt| report::finished(&receipt)).unwrap_or_default())
         }
         Verdict::Run { key, .. } if let Some(message) = store.work(*key).failure() => {
             (Status::Failed, message.lines().next().unwrap_or_default().to_string())

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Outcome, STOP, StopSignal};
-use crate::machine::Grant;
+use crate::machine::Allocation;
 
 #[cfg(test)]
 mod tests;
@@ -24,12 +24,12 @@ mod tests;
 /// Runs the job in `work/job.json` to its end, passing on its events.
 pub(crate) async fn run(
     work: &Path,
-    grant: &Grant,
+    allocation: &Allocation,
     environment: &[(&'static str, String)],
     stop: watch::Receiver<StopSignal>,
     on_event: impl FnMut(Event),
 ) -> io::Result<Outcome> {
-    follow(command(work, grant, environment)?.spawn()?, stop, on_event).await
+    follow(command(work, allocation, environment)?.spawn()?, stop, on_event).await
 }
 
 /// Follows a child to its end.
@@ -98,13 +98,13 @@ const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
 /// This program on the job. Its standard error is the stage's log.
-fn command(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Command> {
+fn command(work: &Path, allocation: &Allocation, environment: &[(&'static str, String)]) -> io::Result<Command> {
     let log = OpenOptions::new().create(true).append(true).open(work.join(job::LOG))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("__stage").arg(work.join(job::JOB)).stderr(log);
     command
-        .env("RAYON_NUM_THREADS", grant.cpus.to_string())
-        .env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","))
+        .env("RAYON_NUM_THREADS", allocation.cpus.to_string())
+        .env("CUDA_VISIBLE_DEVICES", allocation.gpus.join(","))
         .envs(environment.iter().map(|(name, value)| (name, value)));
     // The user's own settings win.
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));

@@ -36,7 +36,7 @@ impl Document {
         let mut table = read_chain(path, &mut Vec::new(), sources).map_err(|problem| vec![problem])?;
         for text in overrides {
             let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
-            is_there(&table, text).map_err(|problem| vec![problem])?;
+            check_exists(&table, text).map_err(|problem| vec![problem])?;
             table.merge(over);
         }
         let stem = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
@@ -83,7 +83,7 @@ impl Document {
         sweep::forget(&mut self.table, key.trim());
         if parts.len() < 2 {
             let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
-            is_there(&self.table, text).map_err(|problem| vec![problem])?;
+            check_exists(&self.table, text).map_err(|problem| vec![problem])?;
             self.table.merge(over);
             return Ok(());
         }
@@ -196,7 +196,7 @@ fn similar(path: &Path) -> Option<PathBuf> {
 }
 
 /// A stage or variable that the command line changes must exist: otherwise its name is probably misspelt.
-fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
+fn check_exists(table: &Table, text: &str) -> Result<(), Diagnostic> {
     let path = text.split('=').next().unwrap_or_default();
     let mut parts = path.split('.').map(str::trim);
     let (Some(of @ ("stages" | "vars")), Some(name)) = (parts.next(), parts.next()) else { return Ok(()) };

@@ -205,7 +205,7 @@ impl Identity {
 
 impl Merged {
     fn add(&mut self, point: usize, pipeline: Pipeline) -> Result<(), Diagnostics> {
-        let order = Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
+        let order = Graph::new(&pipeline).map_err(|cycle| vec![cycle])?.order().to_vec();
         let mut stages: Vec<Option<StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
         let mut nodes = vec![0; stages.len()];
         for index in order {

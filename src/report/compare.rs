@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use imp_stages::contract::figure::Better;
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD},
     table::Table,
     units,
@@ -89,7 +89,7 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return say("no differences: these runs have the same parameters, and their stages report no metrics");
+        return print("no differences: these runs have the same parameters, and their stages report no metrics");
     }
     let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
     let mut table = Table::new(&head).right(&head[1..]);
@@ -104,7 +104,7 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     table.print();
     if best.iter().any(Option::is_some) {
-        say(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
+        print(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
     }
 }
 
@@ -123,12 +123,12 @@ fn as_json(comparison: &Comparison) {
             .collect();
         let metrics: serde_json::Map<String, serde_json::Value> =
             comparison.metrics.iter().cloned().zip(row.metrics.iter().map(|value| serde_json::json!(value))).collect();
-        say(&serde_json::json!({"point": row.label, "parameters": parameters, "metrics": metrics}).to_string());
+        print(&serde_json::json!({"point": row.label, "parameters": parameters, "metrics": metrics}).to_string());
     }
 }
 
 fn as_csv(comparison: &Comparison) {
-    let line = |cells: Vec<String>| say(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
+    let line = |cells: Vec<String>| print(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
     line(std::iter::once("point".to_string()).chain(comparison.columns()).collect());
     for row in &comparison.rows {
         let parameters = row.parameters.iter().map(|value| shown(value.as_ref()).unwrap_or_default());

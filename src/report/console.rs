@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{lines, print::say, reporter::Reporter, summary, units};
+use super::{lines, print::print, reporter::Reporter, summary, units};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.
@@ -66,7 +66,7 @@ impl Reporter for Console {
             }
             RunEvent::Ended { summary } => {
                 let _ = self.bars.clear();
-                say(&summary::summary(summary));
+                print(&summary::summary(summary));
             }
             _ => self.print(event),
         }

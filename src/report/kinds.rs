@@ -5,7 +5,7 @@ use std::fmt::Write;
 use imp_stages::contract::{input::Input, keys::Key};
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD},
 };
 
@@ -26,7 +26,7 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
             }
         );
     }
-    say(&text);
+    print(&text);
 }
 
 /// Keys of a configuration, each with its default, what can stand there, and what it means.
@@ -40,5 +40,5 @@ pub(crate) fn keys(title: &str, keys: &[Key]) {
         };
         let _ = write!(text, "\n  {GOOD}{}{GOOD:#}{default}\n      {}: {}", key.name, key.value, key.about);
     }
-    say(&text);
+    print(&text);
 }

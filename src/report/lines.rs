@@ -9,7 +9,7 @@ use std::{
 use imp_stages::contract::event::Progress;
 
 use super::{
-    print::{say, tell},
+    print::{eprint, print},
     reporter::Reporter,
     style::{BAD, DIM, GOOD, WARN},
     summary, units,
@@ -34,7 +34,7 @@ impl Lines {
         let rate = self.rates.entry(stage.into()).or_insert_with(|| Rate::new(progress.done));
         if rate.reported.elapsed() >= INTERVAL {
             rate.reported = Instant::now();
-            tell(&format!("{stage}: {}", rate.describe(progress)));
+            eprint(&format!("{stage}: {}", rate.describe(progress)));
         }
     }
 }
@@ -46,16 +46,16 @@ impl Reporter for Lines {
         }
         match event {
             RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
-            RunEvent::Ended { summary } if !self.quiet => say(&summary::summary(summary)),
+            RunEvent::Ended { summary } if !self.quiet => print(&summary::summary(summary)),
             RunEvent::Failed { .. } | RunEvent::Warning { .. } => {
                 if let Some(text) = describe(event) {
-                    tell(&text);
+                    eprint(&text);
                 }
             }
             _ if self.quiet => {}
             _ => {
                 if let Some(text) = describe(event) {
-                    tell(&text);
+                    eprint(&text);
                 }
             }
         }
@@ -127,11 +127,11 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             }
         }
         RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
-        RunEvent::Finished { stage, made, .. } => format!(
+        RunEvent::Finished { stage, hit, .. } => format!(
             "{stage}: {GOOD}done{GOOD:#} in {}, {} in {}",
-            units::duration(made.seconds),
-            units::bytes(made.output.bytes),
-            units::files(made.output.files),
+            units::duration(hit.seconds),
+            units::bytes(hit.output.bytes),
+            units::files(hit.output.files),
         ),
         RunEvent::Retrying { stage, message, seconds } => {
             format!("{stage}: {WARN}{message}{WARN:#}; retrying in {}", units::duration(*seconds))

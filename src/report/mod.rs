@@ -33,12 +33,12 @@ pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
-pub(crate) use print::{hint, say, say_raw};
+pub(crate) use print::{note, print, print_raw};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;
-pub(crate) use status::{StageStatus, Status, made, status};
+pub(crate) use status::{StageStatus, Status, finished, status};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 

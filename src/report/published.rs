@@ -7,7 +7,7 @@ use imp_stages::contract::published::{Column, PublishedTable};
 use serde_json::{Value, json};
 
 use super::{
-    print::{say, tell},
+    print::{eprint, print},
     style::{DIM, GOOD, Style},
 };
 
@@ -38,18 +38,20 @@ pub(crate) enum Format {
 
 /// Writes the table.
 pub(crate) fn published(table: &PublishedTable, rows: &[ModelRow], format: Format) {
-    say(match format {
-        Format::Text => text(table, rows),
-        Format::Markdown => markdown(table, rows),
-        Format::Json => json(table, rows).to_string(),
-    }
-    .trim_end());
+    print(
+        match format {
+            Format::Text => text(table, rows),
+            Format::Markdown => markdown(table, rows),
+            Format::Json => json(table, rows).to_string(),
+        }
+        .trim_end(),
+    );
 }
 
 /// Tells that a pipeline has no cached results.
 pub(crate) fn no_results(pipeline: &str, file: &str, style: Style) {
     if !style.quiet {
-        tell(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
+        eprint(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    print::{say, tell},
+    print::{eprint, print},
     style::WARN,
     table::Table,
     units,
@@ -21,19 +21,19 @@ pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     } else {
         format!(" (made by imp-flow {}, this is {version})", run.made_by)
     };
-    tell(&format!("{WARN}warning:{WARN:#} results differ from run {}: {}{by}", run.id, stages.join(", ")));
+    eprint(&format!("{WARN}warning:{WARN:#} results differ from run {}: {}{by}", run.id, stages.join(", ")));
 }
 
 /// Lists past runs.
 pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     if json {
         for run in runs {
-            say(&serde_json::json!(run).to_string());
+            print(&serde_json::json!(run).to_string());
         }
         return;
     }
     if runs.is_empty() {
-        return say("nothing has run yet");
+        return print("nothing has run yet");
     }
     let mut table = Table::new(&["run", "name", "pipeline", "started", "took", "ended", "stages"]).right(&["took"]);
     for run in runs {

@@ -13,12 +13,12 @@ pub(super) struct Drawn<'a> {
     pub(super) index: usize,
     pub(super) name: &'a str,
     pub(super) kind: &'static str,
-    pub(super) look: Look,
+    pub(super) appearance: Appearance,
     pub(super) inputs: Vec<usize>,
 }
 
 /// The word and colours of a verdict.
-pub(super) struct Look {
+pub(super) struct Appearance {
     pub(super) word: &'static str,
     pub(super) fill: &'static str,
     pub(super) line: &'static str,
@@ -51,7 +51,7 @@ pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
                 writeln!(text, "<path d=\"{}\" fill=\"none\" stroke=\"#9e9e9e\"/>", layout.path(*from, stage.index));
         }
     }
-    for Drawn { index, name, kind, look: Look { word, fill, line }, .. } in stages {
+    for Drawn { index, name, kind, appearance: Appearance { word, fill, line }, .. } in stages {
         let (x, y) = (left(layout.column[*index]), layout.y[&Item::Stage(*index)] - BOX.1 / 2.0);
         let _ = writeln!(
             text,

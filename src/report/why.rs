@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD, WARN},
     units,
 };
@@ -12,11 +12,11 @@ use crate::scheduler::{Why, WhyState};
 /// Explains why a stage ran or would run.
 pub(crate) fn why(why: &Why, json: bool) {
     if json {
-        return say(&serde_json::json!(why).to_string());
+        return print(&serde_json::json!(why).to_string());
     }
     let mut text = String::new();
     write_why(&mut text, why, 0);
-    say(text.trim_end());
+    print(text.trim_end());
 }
 
 fn write_why(text: &mut String, why: &Why, depth: usize) {

@@ -33,7 +33,7 @@ pub(crate) struct Index {
 
 /// What a pipeline may need to know.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Scope<'a> {
     /// The names under which it is known over runs.
     pub(crate) pipelines: Vec<String>,
     /// The user's own files and folders.
@@ -50,29 +50,29 @@ pub(super) struct Stamp {
 }
 
 impl Index {
-    /// Reads what is `wanted` from the index of `store`, building it from the receipts if there is none.
-    pub(crate) fn open(store: &Store, wanted: &Wanted<'_>) -> Self {
+    /// Reads what is `scope` from the index of `store`, building it from the receipts if there is none.
+    pub(crate) fn open(store: &Store, scope: &Scope<'_>) -> Self {
         let path = store.root.join("index.sled");
         let fresh = !path.exists();
-        let known = open(&path).map(|db| read(&db, wanted)).unwrap_or_default();
+        let known = open(&path).map(|db| read(&db, scope)).unwrap_or_default();
         let (known, saved) = (RefCell::new(known), Cell::new(Instant::now()));
         let index = Self { path, known, new: RefCell::default(), saved };
         if fresh {
-            index.rebuild(store);
+            index.fill(store);
         }
         index
     }
 
     /// Throws the index away and makes it again; returns how many stages it knows then.
-    pub(crate) fn anew(store: &Store) -> Result<usize> {
+    pub(crate) fn rebuild(store: &Store) -> Result<usize> {
         let path = store.root.join("index.sled");
         super::files::remove_all(&path)?;
-        let index = Self::open(store, &Wanted::default());
+        let index = Self::open(store, &Scope::default());
         let stages = index.known.borrow().keys().filter(|key| key.starts_with(b"last\0")).count();
         Ok(stages)
     }
 
-    fn rebuild(&self, store: &Store) {
+    fn fill(&self, store: &Store) {
         let mut receipts: Vec<_> = store.receipts().collect();
         receipts.sort_by_key(|(_, receipt)| receipt.timing.finished);
         for (key, receipt) in receipts {
@@ -92,15 +92,15 @@ impl Index {
     }
 
     /// What the receipt of `key` says, if its file has not been touched since that was noted.
-    pub(super) fn made(&self, key: Digest, stamp: Stamp) -> Option<Hit> {
+    pub(super) fn hit(&self, key: Digest, stamp: Stamp) -> Option<Hit> {
         let known = self.known.borrow();
-        let (old, made): (Stamp, Hit) = postcard::from_bytes(known.get(&made_id(key))?).ok()?;
-        (old == stamp).then_some(made)
+        let (old, hit): (Stamp, Hit) = postcard::from_bytes(known.get(&hit_id(key))?).ok()?;
+        (old == stamp).then_some(hit)
     }
 
-    pub(super) fn set_made(&self, key: Digest, stamp: Stamp, made: &Hit) {
-        if let Ok(bytes) = postcard::to_allocvec(&(stamp, made)) {
-            self.set(made_id(key), bytes);
+    pub(super) fn set_hit(&self, key: Digest, stamp: Stamp, hit: &Hit) {
+        if let Ok(bytes) = postcard::to_allocvec(&(stamp, hit)) {
+            self.set(hit_id(key), bytes);
         }
     }
 
@@ -166,23 +166,23 @@ impl Drop for Index {
     }
 }
 
-/// Everything below the names of what is wanted, and what is known of the keys found there.
-fn read(db: &sled::Db, wanted: &Wanted<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
+/// Everything below the names of what is scope, and what is known of the keys found there.
+fn read(db: &sled::Db, scope: &Scope<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
     let mut known = HashMap::new();
-    for pipeline in &wanted.pipelines {
+    for pipeline in &scope.pipelines {
         for (id, key) in db.scan_prefix(stage_id(pipeline, "")).flatten() {
-            let made = std::str::from_utf8(&key).ok().and_then(Digest::from_hex).map(made_id);
-            if let Some(id) = made
-                && let Ok(Some(made)) = db.get(&id)
+            let hit = std::str::from_utf8(&key).ok().and_then(Digest::from_hex).map(hit_id);
+            if let Some(id) = hit
+                && let Ok(Some(hit)) = db.get(&id)
             {
-                known.insert(id, made.to_vec());
+                known.insert(id, hit.to_vec());
             }
             known.insert(id.to_vec(), key.to_vec());
         }
         let runs = db.scan_prefix(run_id(pipeline)).flatten();
         known.extend(runs.map(|(id, content)| (id.to_vec(), content.to_vec())));
     }
-    for path in &wanted.sources {
+    for path in &scope.sources {
         let files = db.scan_prefix(file_id(path)).flatten();
         known.extend(files.map(|(id, stamp)| (id.to_vec(), stamp.to_vec())));
     }
@@ -196,14 +196,14 @@ fn open(path: &Path) -> Option<sled::Db> {
             Ok(db) => return Some(db),
             Err(error) => error,
         };
-        match Trouble::of(&error) {
-            Trouble::Busy if start.elapsed() < PATIENCE => {
+        match OpenError::of(&error) {
+            OpenError::Busy if start.elapsed() < PATIENCE => {
                 thread::sleep(Duration::from_millis(10));
                 continue;
             }
             // The next process to open it builds a new one.
-            Trouble::Damaged => drop(super::files::remove_all(path)),
-            Trouble::Busy | Trouble::Disk => {}
+            OpenError::Damaged => drop(super::files::remove_all(path)),
+            OpenError::Busy | OpenError::Disk => {}
         }
         tracing::debug!(%error, "working without the index");
         return None;
@@ -212,7 +212,7 @@ fn open(path: &Path) -> Option<sled::Db> {
 
 /// Why the index can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+enum OpenError {
     /// Another process has it open, which never takes long.
     Busy,
     /// The disk refuses. The index may be sound.
@@ -221,7 +221,7 @@ enum Trouble {
     Damaged,
 }
 
-impl Trouble {
+impl OpenError {
     fn of(error: &sled::Error) -> Self {
         use std::io::ErrorKind;
         match error {
@@ -240,7 +240,7 @@ fn stage_id(pipeline: &str, stage: &str) -> Vec<u8> {
     format!("last\0{pipeline}\0{stage}").into_bytes()
 }
 
-fn made_id(key: Digest) -> Vec<u8> {
+fn hit_id(key: Digest) -> Vec<u8> {
     [b"made\0".as_slice(), &key.bytes()].concat()
 }
 
@@ -257,8 +257,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn trouble(path: &Path) -> Trouble {
-        Trouble::of(&sled::Config::new().path(path).open().unwrap_err())
+    fn trouble(path: &Path) -> OpenError {
+        OpenError::of(&sled::Config::new().path(path).open().unwrap_err())
     }
 
     #[test]
@@ -266,7 +266,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.sled");
         let held = open(&path).unwrap();
-        assert_eq!(trouble(&path), Trouble::Busy);
+        assert_eq!(trouble(&path), OpenError::Busy);
         assert!(open(&path).is_none());
         assert!(path.join("db").is_file(), "somebody uses it");
         drop(held);
@@ -274,13 +274,13 @@ mod tests {
         let db = std::fs::read(path.join("db")).unwrap();
         std::fs::remove_file(path.join("db")).unwrap();
         std::fs::create_dir(path.join("db")).unwrap();
-        assert_eq!(trouble(&path), Trouble::Disk);
+        assert_eq!(trouble(&path), OpenError::Disk);
         assert!(open(&path).is_none() && path.exists());
         std::fs::remove_dir(path.join("db")).unwrap();
         std::fs::write(path.join("db"), db).unwrap();
 
         std::fs::write(path.join("conf"), "no settings of a database").unwrap();
-        assert_eq!(trouble(&path), Trouble::Damaged);
+        assert_eq!(trouble(&path), OpenError::Damaged);
         assert!(open(&path).is_none() && !path.exists());
         assert!(open(&path).is_some());
     }

@@ -48,7 +48,7 @@ use error::{LAYOUT_VERSION, Result};
 use files::{move_into_place, sync_folder};
 pub(crate) use gc::GcReport;
 pub(crate) use hit::Hit;
-pub(crate) use index::{Index, Wanted};
+pub(crate) use index::{Index, Scope};
 pub(crate) use lease::Lease;
 pub(crate) use manifest::{Change, FieldGroup, Manifest};
 pub(crate) use receipt::{Product, Provenance, Receipt, Timing};

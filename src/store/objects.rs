@@ -17,10 +17,10 @@ use super::{
 
 impl Store {
     /// Moves the folder `out` into the store: its files become objects, the folder itself the tree.
-    pub(crate) fn take_in(&self, out: &Path) -> Result<TreeRef> {
+    pub(crate) fn add_folder(&self, out: &Path) -> Result<TreeRef> {
         let tree = Tree::hash(out)?;
         flush(out, &tree)?;
-        tree.0.par_iter().try_for_each(|file| self.take_file(&out.join(&file.path), file.digest))?;
+        tree.0.par_iter().try_for_each(|file| self.add_file(&out.join(&file.path), file.digest))?;
         let reference = tree.reference();
         self.write_object(tree.listing().as_bytes())?;
         let folder = self.path("trees", reference.digest);
@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// Makes `file` and the object with its digest the same file on disk.
-    pub(super) fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
+    pub(super) fn add_file(&self, file: &Path, digest: Digest) -> Result<()> {
         let object = self.object(digest);
         make_parent(&object)?;
         match fs::hard_link(file, &object) {
@@ -199,10 +199,10 @@ mod tests {
     #[test]
     fn a_folder_is_taken_in_once_and_shown_again_from_its_objects() {
         let (folder, store) = store();
-        let first = store.take_in(&output(folder.path())).unwrap();
+        let first = store.add_folder(&output(folder.path())).unwrap();
         assert_eq!((first.files, first.bytes), (3, 10));
         assert!(!folder.path().join("out").exists(), "the folder itself became the tree");
-        assert_eq!(store.take_in(&output(folder.path())).unwrap(), first, "the same content is the same tree");
+        assert_eq!(store.add_folder(&output(folder.path())).unwrap(), first, "the same content is the same tree");
 
         let tree = store.tree_folder(first.digest).unwrap().unwrap();
         fs::remove_dir_all(&tree).unwrap();
@@ -215,7 +215,7 @@ mod tests {
     fn equal_files_take_space_once() {
         use std::os::unix::fs::MetadataExt;
         let (folder, store) = store();
-        let tree = store.take_in(&output(folder.path())).unwrap();
+        let tree = store.add_folder(&output(folder.path())).unwrap();
         let tree = store.tree_folder(tree.digest).unwrap().unwrap();
         let inode = |name: &str| tree.join(name).metadata().unwrap().ino();
         assert_eq!(inode("images/a.png"), inode("images/b.png"));
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_tree_without_its_objects_is_not_a_tree() {
         let (folder, store) = store();
-        let tree = store.take_in(&output(folder.path())).unwrap();
+        let tree = store.add_folder(&output(folder.path())).unwrap();
         fs::remove_dir_all(store.tree_folder(tree.digest).unwrap().unwrap()).unwrap();
         fs::remove_file(store.object(Digest::of(b"same"))).unwrap();
         assert_eq!(store.tree_folder(tree.digest).unwrap(), None);

@@ -134,18 +134,18 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Io { path, source }),
         };
-        let made = if let Some(made) = index.and_then(|index| index.made(key, stamp)) {
-            made
+        let hit = if let Some(hit) = index.and_then(|index| index.hit(key, stamp)) {
+            hit
         } else {
             let Some(receipt) = self.receipt(key)? else { return Ok(None) };
-            let made = Hit::from(receipt);
+            let hit = Hit::from(receipt);
             if let Some(index) = index {
-                index.set_made(key, stamp, &made);
+                index.set_hit(key, stamp, &hit);
             }
-            made
+            hit
         };
-        let folder = self.tree_folder(made.output.digest)?;
-        Ok(Some((made, folder)))
+        let folder = self.tree_folder(hit.output.digest)?;
+        Ok(Some((hit, folder)))
     }
 
     /// Removes a receipt.

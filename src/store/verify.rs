@@ -109,7 +109,7 @@ impl Store {
                 let there = folder.join(&file.path);
                 // The files of a tree are the objects themselves, or copies on a disk without hard links.
                 if hash_file(&there).is_ok_and(|(content, _)| content == file.digest) {
-                    self.take_file(&there, file.digest)?;
+                    self.add_file(&there, file.digest)?;
                     found.mended += 1;
                 } else {
                     whole = false;
