@@ -21,6 +21,7 @@ pub(crate) fn status(args: &TargetArgs, common: &Common) -> Result<ExitCode, Fai
     Ok(ExitCode::SUCCESS)
 }
 
+/// The state of a stage, with details.
 fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<StageStatus, Failure> {
     let store = &session.store;
     let stage = session.pipeline.stages[index].name.clone();
@@ -48,7 +49,7 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
     Ok(StageStatus { stage, state, detail })
 }
 
-/// How far a running stage is, with its metrics.
+/// The progress and loss of a running stage.
 fn progress(store: &Store, key: Digest) -> String {
     let work = store.work(key);
     let progress = work.progress().map(|progress| report::progress(&progress)).unwrap_or_default();

@@ -366,7 +366,7 @@ fn a_stage_whose_key_becomes_known_late_gets_the_outcome_of_the_first() {
 }
 
 #[test]
-fn a_stage_that_waited_in_vain_is_settled_again() {
+fn a_stage_that_waited_for_another_run_is_resolved_again() {
     let world = World::new(TWINS);
     let (mut board, _) = world.resolved();
     board.start(index("a")).unwrap();
