@@ -36,7 +36,7 @@ impl Bar {
     }
 }
 
-/// The size of the cache.
+/// Shows the size of the cache.
 pub(crate) fn stats(stats: &Stats, json: bool) {
     if json {
         return print(&serde_json::json!(stats).to_string());
@@ -61,7 +61,7 @@ pub(crate) fn stats(stats: &Stats, json: bool) {
     ));
 }
 
-/// The findings of `cache verify`.
+/// Shows what `cache verify` found.
 pub(crate) fn verify(found: &VerifyReport, json: bool) {
     if json {
         return print(&serde_json::json!(found).to_string());
@@ -81,10 +81,10 @@ pub(crate) fn verify(found: &VerifyReport, json: bool) {
     });
 }
 
-/// The most stages that are listed.
+/// The most deleted results to list.
 const SHOWN: usize = 10;
 
-/// What `cache gc` deleted, or would.
+/// Shows what `cache gc` deleted or would delete.
 pub(crate) fn gc(report: &GcReport, dry_run: bool, json: bool) {
     if json {
         return print(&serde_json::json!(report).to_string());
@@ -95,11 +95,11 @@ pub(crate) fn gc(report: &GcReport, dry_run: bool, json: bool) {
     if report.largest.len() > SHOWN {
         print(&format!("{:>8}  and {} more", "", report.largest.len() - SHOWN));
     }
-    let (freed, stay) = if dry_run { ("Would free", "would stay") } else { ("Freed", "stay") };
+    let (freed, remain) = if dry_run { ("Would free", "would remain") } else { ("Freed", "remain") };
     let mut parts = vec![units::files(report.files as u64)];
     parts.extend((report.stages > 0).then(|| units::count(report.stages, "stage")));
     parts.extend((report.runs > 0).then(|| units::count(report.runs, "run")));
     parts.extend((report.unfinished > 0).then(|| format!("{} of unfinished stages", units::bytes(report.unfinished))));
     let (bytes, kept) = (units::bytes(report.bytes + report.unfinished), units::bytes(report.kept_bytes));
-    print(&format!("{freed} {bytes} ({}). {kept} {stay}.", parts.join(", ")));
+    print(&format!("{freed} {bytes} ({}). {kept} {remain}.", parts.join(", ")));
 }

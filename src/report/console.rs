@@ -1,4 +1,4 @@
-//! A run on a terminal: a live line for each running stage, and a line for each finished one.
+//! Shows a run on a terminal: a progress bar for each running stage, and a line for each finished one.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,10 +20,10 @@ impl Console {
 
     fn print(&self, event: &RunEvent<'_>) {
         if let Some(text) = lines::describe(event) {
-            // indicatif does not honour NO_COLOR.
+            // indicatif ignores NO_COLOR.
             let plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
             let text = if plain { anstream::adapter::strip_str(&text).to_string() } else { text };
-            // Printed above the bars. A terminal that went away must not end the run.
+            // Prints above the bars. Ignores errors, since a closed terminal must not end the run.
             let _ = self.bars.println(text);
         }
     }
@@ -40,7 +40,7 @@ impl Console {
         if bar.length().is_none() && progress.total > 0 {
             bar.set_style(style(&progress.unit));
             bar.set_length(progress.total);
-            // Work done before the stage resumed does not count for its rate.
+            // Work done before the stage was resumed does not count for its rate.
             bar.set_position(progress.done);
             bar.reset_eta();
         }

@@ -1,4 +1,4 @@
-//! Why a verb ended early, with the line of the user's file if there is one.
+//! Shows why a verb ended early, with the line of the user's file if there is one.
 
 use std::process::ExitCode;
 
@@ -38,6 +38,6 @@ fn render(problem: &Diagnostic, sources: &Sources) -> String {
     if let Some(help) = &problem.help {
         group = group.element(Level::HELP.message(help.as_str()));
     }
-    // `eprint` removes the colours where they are not wanted.
+    // `eprint` removes the colours if the terminal does not support them or the user has disabled them.
     Renderer::styled().render(&[group])
 }

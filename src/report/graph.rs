@@ -1,5 +1,5 @@
-//! The DAG with the state of each stage, as text, DOT or Mermaid, and through `svg.rs` as SVG. Independent of how the states are
-//! determined.
+//! Draws the graph of stages with their states, as text, DOT or Mermaid, and through `svg.rs` as SVG. Independent of how the states
+//! are determined.
 
 use std::fmt::Write;
 
@@ -100,6 +100,7 @@ fn mermaid(stages: &[Drawn<'_>]) -> String {
     text
 }
 
+/// All edges, from an input to its user.
 fn edges<'a>(stages: &'a [Drawn<'_>]) -> impl Iterator<Item = (usize, usize)> + 'a {
     stages.iter().flat_map(|stage| stage.inputs.iter().map(|from| (*from, stage.index)))
 }

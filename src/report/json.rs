@@ -1,4 +1,4 @@
-//! A run for programs: each event as a line of JSON on standard output.
+//! Shows a run to programs: each event as a line of JSON on standard output.
 
 use super::{print::print, reporter::Reporter};
 use crate::scheduler::RunEvent;

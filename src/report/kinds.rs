@@ -29,7 +29,7 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
     print(&text);
 }
 
-/// Keys of a configuration, each with its default, what can stand there, and what it means.
+/// Prints the keys of a configuration, each with its default, its possible values and its meaning.
 pub(crate) fn keys(title: &str, keys: &[Key]) {
     let mut text = format!("\n{DIM}{title}{DIM:#}");
     for key in keys {

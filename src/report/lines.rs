@@ -1,4 +1,4 @@
-//! A run as plain lines, for pipes, files and `--quiet`, and the texts that the console shares.
+//! Shows a run as plain lines, for pipes, files and `--quiet`. The texts are shared with the console.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::scheduler::{MissReason, RunEvent};
 
-/// How often a running stage gets a line.
+/// How often the progress of a running stage is printed.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Plain lines on standard error, the final table on standard output.
@@ -62,7 +62,7 @@ impl Reporter for Lines {
     }
 }
 
-/// The speed of a stage since it was started or resumed.
+/// Measures the speed of a stage since it was started or resumed.
 struct Rate {
     start: Instant,
     first: u64,
@@ -114,10 +114,10 @@ pub(super) fn values(progress: &Progress) -> String {
         .fold(String::new(), |text, (name, value)| format!("{text}, {name} {}", units::figure(*value)))
 }
 
-/// The text for an event; `None` for events that are shown differently.
+/// The text for an event. `None` for events that have no text or are shown differently.
 pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
     Some(match event {
-        RunEvent::Waiting { stage } => format!("{stage}: another run is making this artifact, waiting for it"),
+        RunEvent::Waiting { stage } => format!("{stage}: waiting for another run that is making the same artifact"),
         RunEvent::Running { stage, reason, resumed, .. } => {
             let how = if *resumed { "resumed from its checkpoint" } else { "started" };
             match reason {
@@ -150,7 +150,7 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             text
         }
         RunEvent::Cancelled { stage } => format!("{stage}: stopped"),
-        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, because it needs `{because}`"),
+        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, because `{because}` failed"),
         RunEvent::Stopping { at_once: false } => {
             "Stopping: saving checkpoints ... (press Ctrl-C again to quit now and lose the steps since the last checkpoint)".into()
         }

@@ -1,4 +1,4 @@
-//! Everything that users and programs read. The only layer that prints. Independent of how things are done.
+//! All output for users and programs. The only layer that prints. Independent of how the results are computed.
 
 mod cache;
 mod compare;
@@ -42,7 +42,7 @@ pub(crate) use status::{StageStatus, Status, finished, status};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 
-/// The reporter that suits the terminal and the flags.
+/// The reporter for this terminal and these flags.
 pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
     if style.json {
         Box::new(json::Json)
@@ -53,7 +53,7 @@ pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
     }
 }
 
-/// Starts logging to standard error; in the process of a stage that is the stage's log.
+/// Starts logging to standard error, which is the stage's log in the process of a stage.
 pub(crate) fn start_tracing(verbose: u8) {
     let default = match verbose {
         0 => "warn,imp_stages=info,imp_flow::executor=info",

@@ -7,7 +7,7 @@ use imp_stages::contract::forecast::{self, Forecast, Work};
 use super::{
     print::print,
     style::{DIM, GOOD, Style, WARN},
-    units,
+    units, why,
 };
 use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
 
@@ -37,15 +37,15 @@ pub(crate) fn plan(
         print(&format!(
             "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",
             pipeline.stages[*index].name,
-            why(pipeline, verdict)
+            why::reason(&reason(pipeline, verdict))
         ));
         if let Some(text) = takes(forecast, rate) {
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
-        if let (Some(memory), Some(there)) = (forecast.memory, machine.memory)
-            && memory.bytes > there
+        if let (Some(memory), Some(available)) = (forecast.memory, machine.memory)
+            && memory.bytes > available
         {
-            let text = format!("that is more than the {} of this machine", units::bytes(there));
+            let text = format!("that is more than the {} of this machine", units::bytes(available));
             print(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
         }
     }
@@ -57,12 +57,12 @@ pub(crate) fn plan(
     });
 }
 
-/// The speed of this machine, measured only if the time of a stage depends on it.
+/// The speed of this machine. Measured only if the forecast time of a stage depends on it.
 fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
     forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
 }
 
-/// The resources that a stage will need, as far as they are known.
+/// The resources that a stage will need, if known.
 fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
     let memory = forecast.memory.map(|memory| {
@@ -96,7 +96,7 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
         print(
             &serde_json::json!({
                 "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-                "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| why(pipeline, verdict)),
+                "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| reason(pipeline, verdict)),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
                 "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
@@ -105,7 +105,8 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
     }
 }
 
-fn why(pipeline: &Pipeline, verdict: &Verdict) -> String {
+/// Why a stage would run, or the key of a cached one.
+fn reason(pipeline: &Pipeline, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Hit { key } => key.short(),
         Verdict::Run { reason, .. } => reason.to_string(),

@@ -1,4 +1,4 @@
-//! The output of `imp-flow runs`, and how a repeated run differs.
+//! The output of `imp-flow runs`, and of repeating a run.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::store::{RunRecord, RunState, StageState};
 
-/// Warns of stages whose results differ from those of the run that was repeated.
+/// Warns of stages whose results differ from those of the repeated run.
 pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     if stages.is_empty() {
         return;
@@ -50,7 +50,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             run.name.clone().unwrap_or_default(),
             run.pipeline.clone(),
             units::time(run.started as u64),
-            // It is not known when the run was killed.
+            // The time at which the run was killed is unknown.
             if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
             run.ending.to_string(),
             format!("{} of {} ran{points}", distinct(true), distinct(false)),

@@ -54,5 +54,5 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     print(&lines.join("\n"));
 }
 
-/// The most files that are listed.
+/// The most files to list.
 const SHOWN: usize = 20;

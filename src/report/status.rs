@@ -3,7 +3,7 @@
 use super::{
     print::print,
     style::{BAD, DIM, GOOD, WARN},
-    units,
+    units, why,
 };
 use crate::store::Receipt;
 
@@ -61,6 +61,7 @@ pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
             Status::Stopped | Status::ToRun | Status::Waiting => WARN,
         };
         let word = state.word();
+        let detail = if *state == Status::ToRun { why::reason(detail) } else { detail };
         print(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
     }
     let count = |state| stages.iter().filter(|stage| stage.state == state).count();

@@ -11,7 +11,7 @@ use crate::{
     store::StageState,
 };
 
-/// In pipelines of more stages than this, cached stages are counted instead of listed.
+/// In pipelines with more stages than this, cached stages are counted instead of listed.
 const LISTED: usize = 40;
 
 /// Describes the end of a run.
@@ -27,7 +27,7 @@ pub(super) fn summary(summary: &Summary) -> String {
         "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
         "stage", "state", "time", "memory", "size"
     );
-    // In a large pipeline, cached stages would hide the others.
+    // In a large pipeline, a long list of cached stages would hide the others.
     let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
     for stage in summary.stages.iter().filter(listed) {
         let time = stage.seconds.map(units::duration).unwrap_or_default();

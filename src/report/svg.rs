@@ -1,5 +1,5 @@
-//! A layered drawing of boxes and edges: one column per depth, and a lane for each edge that passes a column, so that no edge
-//! runs behind a box. Independent of what the boxes mean.
+//! Draws boxes and edges in layers: one column per depth, and a lane for each edge that passes a column, so that no edge runs behind
+//! a box. Independent of what the boxes mean.
 
 use std::{collections::HashMap, fmt::Write};
 
@@ -17,7 +17,7 @@ pub(super) struct Drawn<'a> {
     pub(super) inputs: Vec<usize>,
 }
 
-/// The word and colours of a verdict.
+/// The label and colours of a box.
 pub(super) struct Appearance {
     pub(super) word: &'static str,
     pub(super) fill: &'static str,
@@ -37,7 +37,7 @@ impl Item {
     }
 }
 
-/// Draws `stages`, each of which comes after its inputs. Their indices are below `count`.
+/// Draws `stages`, which must come after their inputs. Their indices are below `count`.
 pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
     let layout = Layout::new(stages, count);
     let (width, height) = layout.size();
@@ -104,7 +104,7 @@ impl Layout {
         let height = columns.iter().map(|items| height_of(items)).fold(0.0, f64::max);
         let mut y: HashMap<Item, f64> = HashMap::new();
         for items in &mut columns {
-            // Each item close to those that lead to it, as far as there is room.
+            // Sort items by the height of those that lead to them, which keeps edges short.
             items.sort_by_cached_key(|(_, before)| {
                 let sum: f64 = before.iter().map(|item| y[item]).sum();
                 (sum / before.len().max(1) as f64) as u64

@@ -1,4 +1,4 @@
-//! Tables with aligned columns. Independent of what the cells mean.
+//! Prints tables with aligned columns. Independent of what the cells mean.
 
 use super::{print::print, style::DIM};
 

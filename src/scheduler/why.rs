@@ -18,6 +18,9 @@ pub(crate) struct Why {
     pub(crate) last: Option<LastRun>,
     /// What it is doing now, or how its last attempt ended.
     pub(crate) now: Option<String>,
+    /// Whether a run is making it now. In JSON, `now` says so.
+    #[serde(skip)]
+    pub(crate) is_running: bool,
     pub(crate) causes: Vec<Why>,
 }
 
@@ -78,7 +81,15 @@ impl Explainer<'_> {
         let again = !self.seen.insert(index);
         let stage = self.planner.pipeline.stages[index].name.clone();
         let last = self.planner.last_receipt(index)?.as_ref().map(LastRun::of);
-        let mut why = Why { stage, state: WhyState::Cached, reason: None, last, now: None, causes: Vec::new() };
+        let mut why = Why {
+            stage,
+            state: WhyState::Cached,
+            reason: None,
+            last,
+            now: None,
+            is_running: false,
+            causes: Vec::new(),
+        };
         let verdict = self.verdicts[&index].clone();
         match &verdict {
             Verdict::Hit { key } => {
@@ -90,7 +101,8 @@ impl Explainer<'_> {
             Verdict::Run { key, reason } => {
                 why.state = WhyState::Runs;
                 why.reason = Some(self.reason_text(index, reason));
-                why.now = if self.planner.store.is_being_made(*key) {
+                why.is_running = self.planner.store.is_being_made(*key);
+                why.now = if why.is_running {
                     Some("it is running now".into())
                 } else {
                     let work = self.planner.store.work(*key);
@@ -156,7 +168,15 @@ impl Explainer<'_> {
         let stage = self.planner.pipeline.stages[index].name.clone();
         let now = self.planner.last_receipt(index)?;
         let last = now.as_ref().map(LastRun::of);
-        let mut why = Why { stage, state: WhyState::Changed, reason: None, last, now: None, causes: Vec::new() };
+        let mut why = Why {
+            stage,
+            state: WhyState::Changed,
+            reason: None,
+            last,
+            now: None,
+            is_running: false,
+            causes: Vec::new(),
+        };
         let Some(now) = now else { return Ok(why) };
         if !self.seen.insert(index) {
             why.reason = Some(ABOVE.into());

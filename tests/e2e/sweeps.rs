@@ -30,7 +30,7 @@ fn points_share_common_stages() {
     );
     let csv = space.succeed(&["compare", "--csv"]).stdout;
     assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
-    // The pipeline itself equals the point with its own values, so it is cached.
+    // The pipeline without its sweep equals the point `rate=1`, so it is cached.
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("diamond is up to date: 4 of 4 cached"));
     // Values on the command line replace those in the file.
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "vars.rate=3,4"]), ["c@rate=4", "d@rate=4"]);
@@ -63,7 +63,10 @@ count = 2
 "#;
     space.write("p.toml", text.clone() + sweep);
     let plan = space.succeed(&["sweep", "p.toml", "--dry-run"]).stdout;
-    assert!(plan.contains("0 of 18 cached, 18 would run"), "2 shared, and two for each of 2 x 2 x 2 points: {plan}");
+    assert!(
+        plan.contains("0 of 18 cached, 18 would run"),
+        "2 shared stages, and 2 for each of 2 x 2 x 2 points: {plan}"
+    );
     assert!(plan.contains("  c@rate=1,first,draw=1 "), "{plan}");
     let again = space.succeed(&["sweep", "p.toml", "--dry-run"]).stdout;
     assert_eq!(plan, again, "draws are the same every time");
@@ -88,12 +91,12 @@ count = 2
         assert_eq!(output.code, Some(2), "{sweep}: {}", output.stderr);
         assert!(output.stderr.contains(message) && output.stderr.contains(help), "{sweep}: {}", output.stderr);
     }
-    // The command line also overrides keys of a zip or a draw, and a value given twice is one point.
+    // The command line also overrides keys of a zip or a draw. A value that is given twice makes only one point.
     space.write("p.toml", text + sweep);
     let args = ["sweep", "p.toml", "--dry-run", "--set", "vars.name=one", "--set", "vars.drawn=5"];
     let plan =
         space.succeed(&[&args[..], &["--set", r#"stages.d.text="a\"b","c","c""#, "--set", "vars.rate=1"]].concat());
-    assert!(plan.stdout.contains("run     c  new") || plan.stdout.contains("after   c "), "{}", plan.stdout);
+    assert!(plan.stdout.contains("run     c  first run") || plan.stdout.contains("after   c "), "{}", plan.stdout);
     assert!(plan.stdout.contains("d@text=a-b") && plan.stdout.contains("0 of 5 cached"), "{}", plan.stdout);
     space.write("p.toml", DIAMOND);
     assert!(space.run(&["sweep", "p.toml"]).stderr.contains("there is nothing to sweep over"));
