@@ -57,6 +57,7 @@ fn progress(store: &Store, key: Digest) -> String {
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
     match loss {
+        Some(loss) if progress.is_empty() => format!("loss {loss:.4}"),
         Some(loss) if !progress.contains("loss") => format!("{progress}, loss {loss:.4}"),
         _ => progress,
     }

@@ -14,8 +14,10 @@ pub(super) struct Console {
 }
 
 impl Console {
-    pub(super) fn new() -> Self {
-        Self { bars: MultiProgress::new(), running: HashMap::new() }
+    /// `None` if standard error is not a terminal that can show bars: indicatif would drop every line.
+    pub(super) fn new() -> Option<Self> {
+        let bars = MultiProgress::new();
+        (!bars.is_hidden()).then(|| Self { bars, running: HashMap::new() })
     }
 
     fn print(&self, event: &RunEvent<'_>) {

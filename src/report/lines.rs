@@ -47,12 +47,7 @@ impl Reporter for Lines {
         match event {
             RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
             RunEvent::Ended { summary } if !self.quiet => print(&summary::summary(summary)),
-            RunEvent::Failed { .. } | RunEvent::Warning { .. } => {
-                if let Some(text) = describe(event) {
-                    eprint(&text);
-                }
-            }
-            _ if self.quiet => {}
+            event if self.quiet && !matches!(event, RunEvent::Failed { .. } | RunEvent::Warning { .. }) => {}
             _ => {
                 if let Some(text) = describe(event) {
                     eprint(&text);

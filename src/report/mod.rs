@@ -22,8 +22,6 @@ mod table;
 mod units;
 mod why;
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use cache::{Bar, gc, stats, verify};
@@ -45,11 +43,11 @@ pub(crate) use why::why;
 /// The reporter for this terminal and these flags.
 pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
     if style.json {
-        Box::new(json::Json)
-    } else if std::io::stderr().is_terminal() && !style.quiet {
-        Box::new(console::Console::new())
-    } else {
-        Box::new(lines::Lines::new(style.quiet))
+        return Box::new(json::Json);
+    }
+    match console::Console::new() {
+        Some(console) if !style.quiet => Box::new(console),
+        _ => Box::new(lines::Lines::new(style.quiet)),
     }
 }
 

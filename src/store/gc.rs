@@ -68,10 +68,8 @@ impl Store {
         }
         report.largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
 
-        for (path, digest) in self.named_by_digest("trees", 1)? {
-            if !trees.contains(&digest) {
-                remove(&path)?;
-            }
+        for (path, _) in self.named_by_digest("trees", 1)?.iter().filter(|(_, digest)| !trees.contains(digest)) {
+            remove(path)?;
         }
         for (path, digest) in self.named_by_digest("objects", 1)? {
             let bytes = path.metadata().map_err(StoreError::io(&path))?.len();
@@ -89,16 +87,17 @@ impl Store {
                 remove(&path)?;
             }
         }
-        for path in entries(&self.root.join("notes"))? {
-            remove(&path)?;
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        for path in entries(&self.root.join("tmp"))? {
-            if now.as_secs() > modified(&path) + TMP_AGE.as_secs() {
-                remove(&path)?;
-            }
-        }
+        self.disposable()?.iter().try_for_each(|path| remove(path))?;
         Ok(report)
+    }
+
+    /// Notes, which the next run writes again, and files in `tmp/` that killed processes have left.
+    fn disposable(&self) -> Result<Vec<PathBuf>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let is_old = |path: &PathBuf| now.as_secs() > modified(path) + TMP_AGE.as_secs();
+        let mut paths = entries(&self.root.join("notes"))?;
+        paths.extend(entries(&self.root.join("tmp"))?.into_iter().filter(is_old));
+        Ok(paths)
     }
 
     /// The objects of a tree. Only the listing itself if it is damaged, since the other objects are useless then.

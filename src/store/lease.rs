@@ -14,7 +14,7 @@ use std::{
 use super::{
     Digest, Store,
     error::{Result, StoreError},
-    files::open_lock,
+    files::{entries, open_lock},
 };
 
 /// Blocks garbage collection while it exists.
@@ -63,14 +63,8 @@ impl Store {
 
     /// The keys and trees that current runs use. Removes the leases of killed runs. Call it under [`Store::guard_alone`].
     pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
-        let folder = self.root.join("live");
         let mut keys = HashSet::new();
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(keys),
-            Err(source) => return Err(StoreError::Io { path: folder, source }),
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
+        for path in entries(&self.root.join("live"))? {
             let Ok(file) = File::open(&path) else { continue };
             match file.try_lock() {
                 Ok(()) => drop(fs::remove_file(&path)),

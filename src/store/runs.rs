@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Result, Store, StoreError, TreeRef};
+use super::{Digest, Result, Store, StoreError, TreeRef, files::entries};
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,14 +142,8 @@ impl Store {
 
     /// All runs whose records can be read, newest first.
     pub(crate) fn runs(&self) -> Result<Vec<RunRecord>> {
-        let folder = self.root.join("runs");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StoreError::Io { path: folder, source }),
-        };
-        let read = |entry: fs::DirEntry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok();
-        let mut runs: Vec<RunRecord> = entries.flatten().filter_map(read).collect();
+        let read = |path| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        let mut runs: Vec<RunRecord> = entries(&self.root.join("runs"))?.into_iter().filter_map(read).collect();
         for run in runs.iter_mut().filter(|run| run.is_running() && !self.is_running(&run.id)) {
             run.ending = RunState::Killed;
         }
