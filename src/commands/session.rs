@@ -81,7 +81,7 @@ impl Session {
         }
     }
 
-    /// Opens the pipeline of a past run, as it was.
+    /// Opens the pipeline of a past run from its record.
     pub(super) fn of_run(run: RunRecord, common: &Common) -> Result<Self, Failure> {
         let mut sources = Sources::default();
         sources.originals = run.sources;
@@ -120,7 +120,7 @@ impl Session {
         }
     }
 
-    /// Opens the pipeline and finds a stage in it.
+    /// Opens the pipeline of a verb on one stage, and finds the stage in it.
     pub(super) fn of_stage(args: &StageArgs, common: &Common) -> Result<(Self, usize), Failure> {
         let session = Self::of_target(&args.target, common)?;
         let name = args.point.as_ref().map_or_else(|| args.stage.clone(), |point| format!("{point}/{}", args.stage));

@@ -20,7 +20,7 @@ use crate::{
 const AT_ONCE: usize = 16;
 
 impl Planner<'_> {
-    /// The forecast for the stage of each verdict, as far as it is known.
+    /// The forecast for the stage of each verdict, in the same order. Empty for cached stages.
     pub(crate) fn forecast(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Forecast>, StoreError> {
         let mut independent = self.forecast_independent(verdicts);
         let mut outlooks: BTreeMap<usize, Outlook> = BTreeMap::new();
