@@ -17,6 +17,7 @@ mod net;
 pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
+pub mod speaker;
 #[cfg(feature = "synthetic")]
 pub mod synthetic;
 #[cfg(test)]

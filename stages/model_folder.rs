@@ -13,8 +13,13 @@ use crate::{
     contract::forecast::{Outlook, Records, Tower},
 };
 
-/// A model's error, in terms of the files that the person knows.
+/// A model's error as a stage's, with the path of the file as the user knows it.
 pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
+    job.renamed(stage_error(error))
+}
+
+/// A model's error as a stage's.
+pub(crate) fn stage_error(error: &ModelError) -> StageError {
     if let ModelError::Io { file, source } = error
         && source.kind() == std::io::ErrorKind::StorageFull
     {
@@ -24,7 +29,7 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
         );
     }
     StageError::input(
-        job.named(error.path()),
+        error.path(),
         error.message(),
         "check that this is the model you meant, and that its files are whole",
     )

@@ -173,6 +173,17 @@ impl Job {
             .unwrap_or_else(|| path.to_path_buf())
     }
 
+    /// The same error, with a path in an input folder as the user knows it.
+    #[must_use]
+    pub fn renamed(&self, error: StageError) -> StageError {
+        match error {
+            StageError::Input { file, line, message, help } => {
+                StageError::Input { file: self.named(&file), line, message, help }
+            }
+            other => other,
+        }
+    }
+
     /// The output folder: exists and is empty at the start.
     pub fn output(&self) -> PathBuf {
         self.spec.work.join(OUT)

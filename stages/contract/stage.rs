@@ -69,8 +69,9 @@ pub trait Stage: 'static {
         0
     }
 
-    /// A stage that its configuration wants done in parts, each by a stage of its own, so that they run side by side.
-    fn parts(_config: &Self::Config) -> Option<Parts<Self::Config>> {
+    /// The shards of a stage whose configuration splits it: each becomes a stage of its own, so that they can run in
+    /// parallel.
+    fn shards(_config: &Self::Config) -> Option<Shards<Self::Config>> {
         None
     }
 
@@ -91,14 +92,14 @@ pub trait Stage: 'static {
     fn run(config: &Self::Config, job: &Job) -> Result<(), StageError>;
 }
 
-/// How a stage is done in parts.
+/// How a stage is split into shards.
 #[derive(Debug)]
-pub struct Parts<C> {
-    /// The configurations of the parts. They have all inputs of the stage.
+pub struct Shards<C> {
+    /// The configurations of the shards. They have all inputs of the stage.
     pub configs: Vec<C>,
-    /// The input that only the parts have.
+    /// The input that only the shards have.
     pub input: &'static str,
-    /// The list of inputs that the stage has instead: the outputs of its parts, in order.
+    /// The list of inputs that the stage has instead: the outputs of its shards, in order.
     pub outputs: &'static str,
 }
 

@@ -14,7 +14,10 @@ use imp_model::{
     weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
-use super::held_out::{self, Best};
+use super::{
+    divergence::LAST,
+    held_out::{self, Best},
+};
 use crate::{Job, StageError, model_folder::model_error};
 
 /// What a checkpoint holds besides weights and optimizer.
@@ -26,6 +29,16 @@ pub(super) struct Position {
     pub(super) losses: Vec<f32>,
     /// The smallest held-out loss.
     pub(super) best: Option<Best>,
+}
+
+impl Position {
+    /// Counts a step with this loss.
+    pub(super) fn add(&mut self, loss: f32) {
+        self.step += 1;
+        self.losses.push(loss);
+        let surplus = self.losses.len().saturating_sub(LAST);
+        self.losses.drain(..surplus);
+    }
 }
 
 /// Saves everything that the next step depends on, then forgets older checkpoints.

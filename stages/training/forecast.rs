@@ -1,47 +1,22 @@
-//! The memory, the steps and the arithmetic that training will take, from sizes alone.
+//! The memory, the steps and the operations that training will take, computed from sizes alone.
 
-use imp_model::{
-    config::LanguageConfig,
-    memory::{MicroBatch, Training, Trains},
-};
+use imp_model::memory::{MicroBatch, Training, Trains};
 
 use super::{
     Recipe,
     batches::{AHEAD, Batches},
     features,
+    policy::{gradient_checkpointing, micro_batch_size},
 };
 use crate::{
-    contract::{
-        forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
-        job::Runtime,
-    },
+    contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
     data::{mixture::Mixture, records::RecordSet},
 };
 
-/// Samples that go through the model at once, unless the pipeline says otherwise.
-const MICRO_BATCH: usize = 16;
-/// The same for large models.
-const LARGE_MICRO_BATCH: usize = 1;
-/// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
-const LARGE: usize = 1_000_000_000;
 /// What to do where memory is short.
 const LESS_MEMORY: &str = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
 /// The program itself, and what its threads work with.
 const PROGRAM: usize = 20 << 20;
-
-/// Samples that go through `llm` at once.
-pub(super) fn micro_batch_size(runtime: &Runtime, llm: &LanguageConfig) -> usize {
-    match runtime.micro_batch_size {
-        0 if llm.parameters() >= LARGE => LARGE_MICRO_BATCH,
-        0 => MICRO_BATCH,
-        size => size,
-    }
-}
-
-/// Whether blocks of `llm` are computed again in the backward pass.
-pub(super) fn gradient_checkpointing(runtime: &Runtime, llm: &LanguageConfig) -> bool {
-    runtime.gradient_checkpointing.unwrap_or(llm.parameters() >= LARGE)
-}
 
 /// What training `model` on the input `data` will take, as far as both are known.
 pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahead: &Ahead<'_>) -> Forecast {
