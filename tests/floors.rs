@@ -24,7 +24,7 @@ const RUNNER: &[&[&str]] = &[
 const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "testing", "text"],
-    &["data"],
+    &["data", "speaker"],
     &["training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["kinds"],
