@@ -74,6 +74,7 @@ mod tests {
 
     use super::*;
     use crate::contract::{
+        figure::Better,
         job::Runtime,
         keys::{Key, Keys},
     };
@@ -152,6 +153,26 @@ This page is made from the declarations in `stages/`; `UPDATE_DOCS=1 cargo test 
         }
         for kind in KINDS {
             visit(kind, Check).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_figure_is_described_by_its_kind_and_name() {
+        let better = |kind: &str, name: &str| figure(kind, name).map(|figure| figure.better);
+        assert_eq!(better("finetune", "loss"), Some(Better::Lower));
+        assert_eq!(better("eval", "random_f1"), Some(Better::Higher));
+        assert_eq!(better("preprocess", "images"), Some(Better::Neither));
+        assert_eq!(better("merge", "loss"), None);
+        assert_eq!(better("unheard_of", "loss"), None);
+    }
+
+    #[test]
+    fn settings_and_tables_have_names_of_their_own() {
+        let keys: Vec<&str> = settings().map(|setting| setting.key).collect();
+        let tables: Vec<&str> = tables().map(|table| table.name).collect();
+        for names in [keys, tables] {
+            assert!(!names.is_empty());
+            assert!(names.iter().all(|name| names.iter().filter(|other| *other == name).count() == 1), "{names:?}");
         }
     }
 }

@@ -19,6 +19,23 @@ const RUNNER: &[&[&str]] = &[
     &["main"],
 ];
 
+/// The floors of the stages: the contract at the bottom, what kinds share above it, then the kinds, of which none imports
+/// another, and their table on top.
+const STAGES: &[&[&str]] = &[
+    &["contract"],
+    &["image", "model_folder", "net", "testing", "text"],
+    &["data"],
+    &["training"],
+    &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
+    &["kinds"],
+    &["lib"],
+];
+
+#[test]
+fn modules_of_the_stages_import_lower_floors_only() {
+    assert_floors(Path::new("stages"), STAGES);
+}
+
 #[test]
 fn modules_of_the_runner_import_lower_floors_only() {
     assert_floors(Path::new("src"), RUNNER);

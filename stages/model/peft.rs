@@ -29,7 +29,7 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     for linear in llm.linears() {
         if let Some(lora) = &linear.lora {
             for (part, mat) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
-                tensors.push(NamedTensor::mat(tensor_name(linear, part), mat));
+                tensors.push(NamedTensor::of_mat(tensor_name(linear, part), mat));
             }
         }
     }

@@ -10,27 +10,8 @@ use crate::{
     encoding::Encoding,
     error::Result,
     imp::Imp,
-    tensor::Mat,
     weights::{NamedTensor, write_json, write_tensors},
 };
-
-/// Matrices as tensors of a file, read when they are written.
-impl<'a> NamedTensor<'a> {
-    /// With the matrix's own shape.
-    pub fn mat(name: impl Into<String>, mat: &'a Mat) -> Self {
-        Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
-    }
-
-    /// As a vector of all values.
-    pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
-        Self::shaped(name, vec![mat.count()], mat)
-    }
-
-    /// With a different shape of the same number of values.
-    pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
-        Self::new(name, shape, || mat.to_host())
-    }
-}
 
 /// Prefix of the vision tower in a merged model: the name of the training code.
 pub(crate) const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model.";

@@ -205,7 +205,7 @@ fn plan_says_what_it_takes(space: &Space, args: &[&str], address: &str) {
         assert_eq!((&known[stage]["memory_at_most"], &known[stage]["steps"]), (&json!(true), &json!(2)));
     }
     let text = run(space, args, address);
-    assert!(text.contains(" of memory, trains 2 steps") && text.contains(" to download"), "{text}");
+    assert!(text.contains(" of memory, 2 steps") && text.contains(" to download"), "{text}");
     // Offline, the sizes are unknown.
     let unknown = stages(&offline(space, &json));
     assert!(unknown.values().all(|stage| stage["download"].is_null() && stage["memory"].is_null()), "{unknown:?}");

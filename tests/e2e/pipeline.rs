@@ -46,7 +46,7 @@ fn plan_says_what_changed(space: &Space) {
     space.write("small.toml", changed);
     let plan = space.succeed(&["plan", "small.toml"]).stdout;
     assert!(plan.contains("run     lora          config: learning_rate 0.001 -> 0.0005"), "{plan}");
-    assert!(plan.contains("takes about "), "how much memory: {plan}");
+    assert!(plan.contains(" about ") && plan.contains(" of memory, 8 steps"), "how much memory: {plan}");
     assert!(plan.contains("after   merge         its input lora runs first"), "{plan}");
     assert!(plan.contains("7 of 12 cached, 5 would run"), "{plan}");
     space.succeed(&["run", "small.toml"]);

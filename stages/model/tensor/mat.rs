@@ -134,3 +134,24 @@ fn length(data: &Data) -> usize {
     let (rows, cols) = *data.shape();
     rows * cols
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_share_values_until_one_changes() {
+        let mut mat = Mat::from_host(2, 2, vec![1.0, 2.0, 3.0, 4.0]);
+        let clone = mat.clone();
+        assert_eq!(mat.to_host().as_ptr(), clone.to_host().as_ptr(), "no copy");
+        mat.copy_from(&[5.0, 6.0, 7.0, 8.0]);
+        assert_eq!((&*mat.to_host(), &*clone.to_host()), (&[5.0, 6.0, 7.0, 8.0][..], &[1.0, 2.0, 3.0, 4.0][..]));
+        mat.write_rows(0, &clone, 1..2);
+        assert_eq!(*mat.to_host(), [3.0, 4.0, 7.0, 8.0]);
+        assert_eq!(*mat.copy_rows(1..2).to_host(), [7.0, 8.0]);
+        assert_eq!(
+            (Mat::zeros(0, 3).count(), Mat::from_host(1, 1, vec![9.0]).item().to_bits()),
+            (0, 9.0_f32.to_bits())
+        );
+    }
+}

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use imp_model::{
     GenerateOptions, Imp, Side,
-    config::{ConfigFile, ProjectorType},
+    config::{ConfigFile, ImpConfig, ProjectorType},
     encoding::Encoding,
     layers::{Parameter, Pass, Tower},
     optim::{Optimizer, Rate},
@@ -52,23 +52,18 @@ fn vision_towers_and_projections() {
 fn the_selected_layer_is_the_features() {
     let expected = PHI.expected("vision");
     let images = expected.images("pixel_values");
+    let tower = |mm_vision_select_layer| {
+        let config = ImpConfig { mm_vision_select_layer, ..ImpConfig::default() };
+        imp_model::load_vision(&PHI.path("siglip"), &config)
+    };
     for (select, state) in [(-1, 4), (-3, 2), (-5, 0), (1, 1), (4, 4)] {
-        let config = imp_model::config::ImpConfig { mm_vision_select_layer: select, ..Default::default() };
-        let vision = imp_model::load_vision(&PHI.path("siglip"), &config).unwrap();
-        assert_close(
-            "features",
-            &vision.encode(&images).to_host(),
-            &expected.f32(&format!("hidden_states.{state}")),
-            1e-4,
-        );
+        let reference = expected.f32(&format!("hidden_states.{state}"));
+        assert_close("features", &tower(select).unwrap().encode(&images).to_host(), &reference, 1e-4);
     }
     for select in [-6, 5] {
-        let config = imp_model::config::ImpConfig { mm_vision_select_layer: select, ..Default::default() };
-        let error = imp_model::load_vision(&PHI.path("siglip"), &config).err().unwrap().to_string();
-        assert!(
-            error.contains(&format!("mm_vision_select_layer {select} is not a hidden state of a tower with 4")),
-            "{error}"
-        );
+        let error = tower(select).err().unwrap().to_string();
+        let message = format!("mm_vision_select_layer {select} is not a hidden state of a tower with 4");
+        assert!(error.contains(&message), "{error}");
     }
 }
 

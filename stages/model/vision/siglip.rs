@@ -125,7 +125,7 @@ impl Siglip {
         let mut all = vec![
             NamedTensor::shaped(name("patch_embedding.weight"), vec![width, 3, patch, patch], &self.patch_weight),
             NamedTensor::flat(name("patch_embedding.bias"), &self.patch_bias),
-            NamedTensor::mat(name("position_embedding.weight"), &self.position),
+            NamedTensor::of_mat(name("position_embedding.weight"), &self.position),
         ];
         for block in &self.blocks {
             for norm in [&block.norm1, &block.norm2] {

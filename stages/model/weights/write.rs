@@ -16,6 +16,7 @@ use super::{Q4F16_LEVELS, Q4F16_SCALES, dtype::dtype_of};
 use crate::{
     encoding::{Encoding, q4f16},
     error::{ModelError, Result},
+    tensor::Mat,
 };
 
 /// A tensor in f32 with its name, whose values are computed when they are written.
@@ -35,11 +36,6 @@ impl<'a> NamedTensor<'a> {
         Self { name: name.into(), shape, matrix: false, values: Box::new(values) }
     }
 
-    /// A tensor whose values exist.
-    pub fn of(name: impl Into<String>, shape: Vec<usize>, values: &'a [f32]) -> Self {
-        Self::new(name, shape, move || Cow::Borrowed(values))
-    }
-
     /// The matrix `[rows, cols]` of the linear or embedding layer `layer`, whose values are computed by `values`.
     pub fn matrix(layer: &str, rows: usize, cols: usize, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
         Self { matrix: true, ..Self::new(format!("{layer}.weight"), vec![rows, cols], values) }
@@ -47,7 +43,7 @@ impl<'a> NamedTensor<'a> {
 
     /// A vector whose values exist.
     pub fn vector(name: impl Into<String>, values: &'a [f32]) -> Self {
-        Self::of(name, vec![values.len()], values)
+        Self::new(name, vec![values.len()], move || Cow::Borrowed(values))
     }
 
     /// Its values, row by row.
@@ -58,6 +54,24 @@ impl<'a> NamedTensor<'a> {
     /// Number of values.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
+    }
+}
+
+/// Tensors whose values are a matrix's.
+impl<'a> NamedTensor<'a> {
+    /// With the matrix's own shape.
+    pub fn of_mat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
+    }
+
+    /// As a vector of all values.
+    pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.count()], mat)
+    }
+
+    /// With a different shape of the same number of values.
+    pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
+        Self::new(name, shape, || mat.to_host())
     }
 }
 
