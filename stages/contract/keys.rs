@@ -23,7 +23,7 @@ pub struct Key {
     pub about: String,
 }
 
-/// A configuration whose keys are known. The macro [`keys!`] implements it.
+/// A configuration whose keys are known. The macro `keys!` implements it.
 pub trait Keys: Serialize + DeserializeOwned {
     /// The name, the type and the meaning of each key.
     fn fields() -> Vec<(&'static str, String, &'static str)>;
