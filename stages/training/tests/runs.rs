@@ -37,7 +37,7 @@ fn a_damaged_checkpoint_is_told_about_and_not_used() {
     assert_eq!(shop.metrics("damaged"), shop.metrics("once"));
 }
 
-/// The micro-batch is no part of a stage's key, so it must not matter: neither for the gradients, nor for what
+/// The micro-batch is not part of a stage's key, so it must not matter: neither for the gradients, nor for what
 /// dropout drops.
 #[test]
 fn micro_batches_add_up_to_the_batch() {
