@@ -1,5 +1,5 @@
 //! The stage contract and the seven built-in kinds of stage.
-//! Knows nothing of pipelines, scheduling or the store: a stage sees folders and a [`Job`].
+//! Independent of pipelines, scheduling and the store: a stage sees folders and a [`Job`].
 //!
 //! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
 //! `model_folder`), then `contract`. No kind imports another.

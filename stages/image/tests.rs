@@ -138,7 +138,7 @@ fn what_is_no_image_is_an_error() {
             let _ = decode(&damaged);
         }
     }
-    // Wherever a JPEG is cut off, it is told, and whatever is wrong inside, the program goes on.
+    // A cut-off JPEG is always reported, and no damage inside stops the program.
     for length in 3..jpeg.len() {
         let error = decode(&jpeg[..length]).unwrap_err();
         assert!(length < 700 || error.contains("cut short"), "{length}: {error}");

@@ -1,11 +1,11 @@
-//! When training has diverged, and what to say then.
+//! Whether training has diverged, and the error in that case. Independent of the model.
 
 use crate::StageError;
 
 /// The final loss is the mean over this many last steps.
 pub(super) const LAST: usize = 20;
 
-/// Whether a step has given finite numbers; if not, what it gave.
+/// Checks that a step gave finite numbers. The error describes them.
 pub(super) fn check_step(loss: f32, norm: f32) -> Result<(), String> {
     if loss.is_finite() && norm.is_finite() {
         return Ok(());
@@ -13,7 +13,7 @@ pub(super) fn check_step(loss: f32, norm: f32) -> Result<(), String> {
     Err(format!("the loss is {loss}, the norm of its gradient {norm}"))
 }
 
-/// Whether the mean of the last losses is at most twice `ln(vocab_size)`, the loss of a uniform guess.
+/// Checks the mean of the last losses: more than twice `ln(vocab_size)`, the loss of a uniform guess, means divergence.
 pub(super) fn check_mean(losses: &[f32], vocab_size: usize) -> Result<(), String> {
     let mean = losses.iter().sum::<f32>() / losses.len().max(1) as f32;
     if losses.len() == LAST && mean > 2.0 * (vocab_size as f32).ln() {

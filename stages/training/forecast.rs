@@ -13,12 +13,12 @@ use crate::{
     data::{mixture::Mixture, records::RecordSet},
 };
 
-/// What to do where memory is short.
+/// How to reduce memory.
 const LESS_MEMORY: &str = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
-/// The program itself, and what its threads work with.
+/// Memory of the program itself and its threads.
 const PROGRAM: usize = 20 << 20;
 
-/// What training `model` on the input `data` will take, as far as both are known.
+/// What training `model` on the input `data` needs, as far as both are known.
 pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahead: &Ahead<'_>) -> Forecast {
     let sets: Option<Vec<_>> = ahead.inputs("data").map(record_set).collect();
     let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
@@ -31,7 +31,7 @@ pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahe
     Forecast { memory, steps, work, ..Forecast::default() }
 }
 
-/// Memory and arithmetic, where the sizes of the model and the records are known.
+/// Memory and arithmetic, if the sizes of the model and of the records are known.
 fn taken(
     recipe: &Recipe,
     trains: Trains<'_>,
@@ -67,7 +67,7 @@ fn taken(
     let frozen = match trains {
         // Widened to f32, and so counted among what trains.
         Trains::All => 0,
-        // An adapter that is there goes into weights in f32.
+        // An existing adapter is added to weights in f32.
         _ if model.adapted => 4 * llm.config.parameters() as u64,
         _ => llm.bytes,
     };
@@ -80,7 +80,7 @@ fn taken(
     Some((MemoryForecast { bytes, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
 }
 
-/// Tokens of the longest record, as far as that is known; an image counts as one.
+/// Tokens of the longest record, if known; an image counts as one.
 fn longest(outlook: &Outlook) -> Option<usize> {
     match outlook.records.as_ref()? {
         Records::Planned { max_length } => Some(*max_length),
@@ -134,7 +134,7 @@ impl Sizes {
         all
     }
 
-    /// The same for records that are not there yet.
+    /// The largest part of a step for records that are not there yet.
     fn bound(&self, max_length: usize) -> MicroBatch {
         let rows = (max_length + self.patches).min(self.max_length);
         MicroBatch {

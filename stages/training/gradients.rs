@@ -1,4 +1,4 @@
-//! The loss and the gradients of a whole batch, added up over parts of it that fit into memory.
+//! The loss and the gradients of a whole batch, summed over parts that fit into memory. Independent of the optimizer.
 
 use imp_model::{
     Imp, Sample,
@@ -9,7 +9,7 @@ use imp_model::{
 use super::features::Features;
 use crate::{StageError, data::records::Record};
 
-/// How a batch is cut into parts. None of it affects the result but the seed.
+/// How a batch is cut into parts. Only the seed affects the result.
 pub(super) struct Parts {
     /// Records in a part.
     pub(super) size: usize,
@@ -19,7 +19,7 @@ pub(super) struct Parts {
     pub(super) seed: u64,
 }
 
-/// What a batch has given.
+/// The result of a batch.
 pub(super) struct Batch {
     pub(super) loss: f32,
     pub(super) gradients: Vec<Mat>,

@@ -1,4 +1,4 @@
-//! The records that a training stage is given.
+//! The records that a training stage is given. Independent of how they are used.
 
 use std::path::Path;
 

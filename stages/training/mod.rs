@@ -1,5 +1,5 @@
-//! Training, whatever trains: one loop, its data, its checkpoints. The kinds `pretrain` and `finetune` choose
-//! what trains and write the output.
+//! Training: one loop, its data, its checkpoints. Independent of what trains and of the output, which the kinds `pretrain`
+//! and `finetune` choose and write.
 
 mod batches;
 mod checkpoint;

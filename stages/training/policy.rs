@@ -1,4 +1,4 @@
-//! What training chooses by the size of the model, unless the pipeline says otherwise. It does not affect the result.
+//! Settings that training chooses by the size of the model unless the pipeline gives them. They do not affect the result.
 
 use imp_model::config::LanguageConfig;
 

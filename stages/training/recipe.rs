@@ -1,4 +1,4 @@
-//! The hyperparameters of a training stage, and what their types can't say.
+//! The hyperparameters of a training stage, and checks that types can't express. Independent of the kind.
 
 use imp_model::{
     layers::{Parameter, Tower},
@@ -12,7 +12,7 @@ use crate::contract::stage::ConfigIssue;
 keys::training_keys! { recipe }
 
 impl Recipe {
-    /// Steps of `total` in which the learning rate rises.
+    /// The number of warmup steps of `total`.
     pub(super) fn warmup(&self, total: usize) -> usize {
         self.warmup_steps.unwrap_or_else(|| warmup_steps(self.warmup_ratio, total))
     }
@@ -25,7 +25,7 @@ impl Recipe {
         Rates { language, projector, weight_decay: self.weight_decay }
     }
 
-    /// What the types can't say.
+    /// Checks ranges, and keys that need each other.
     pub(crate) fn check(&self) -> Result<(), ConfigIssue> {
         let not_negative = [
             ("learning_rate", self.learning_rate),
@@ -51,7 +51,7 @@ impl Recipe {
                 return Err(ConfigIssue::new(key, "must be at least 1"));
             }
         }
-        // A context of no positions would leave nothing to learn.
+        // With one position there is nothing to predict.
         if self.max_length < 2 {
             return Err(ConfigIssue::new("max_length", "must be at least 2"));
         }
@@ -64,7 +64,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// What the inputs must be like.
+    /// Checks the inputs that keys need.
     pub(crate) fn check_inputs(&self, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
         let (weights, data) = (self.data_weights.len(), count("data"));
         if weights != 0 && weights != data {
@@ -80,14 +80,14 @@ impl Recipe {
 
 /// The learning rates and the weight decay of one step.
 pub(super) struct Rates {
-    /// Of the language model; of the projector, too, if it has none of its own.
+    /// The language model's learning rate.
     pub(super) language: f64,
     projector: f64,
     weight_decay: f64,
 }
 
 impl Rates {
-    /// What applies to a parameter.
+    /// The rates of a parameter.
     pub(super) fn of(&self, parameter: &Parameter) -> Rate {
         Rate {
             learning_rate: match parameter.tower {

@@ -33,12 +33,12 @@ pub(crate) fn train(
         ));
     }
     if recipe.eval_steps == 0 && validation.is_some() {
-        job.warn("`validation` is not used: `eval_steps` says in how many steps to look at it");
+        job.warn("`validation` is not used: set `eval_steps` to measure the loss on it");
     }
     let total = batches.steps.len();
     if recipe.warmup(total) >= total {
         job.warn(format!(
-            "all {total} step(s) are warmup, and the first has a learning rate of 0: for more to be learnt give more epochs, a \
+            "all {total} step(s) are warmup, and the first has a learning rate of 0: to learn more, give more epochs, a \
              smaller global_batch_size, or `warmup_ratio = 0`"
         ));
     }
@@ -83,7 +83,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// One step on `records`, whose new images were asked for at `asked` and have just come.
+    /// One step on `records`, whose new images were requested at `asked` and have just arrived.
     fn step(&mut self, records: &[usize], images: Images, asked: Instant, total: usize) -> Result<(), StageError> {
         let waited = asked.elapsed().as_secs_f64();
         self.features.encode(self.model, images);
@@ -114,7 +114,7 @@ impl Run<'_> {
     /// The loss and the gradients of the batch of a step.
     fn batch(&mut self, step: usize, records: &[usize]) -> Result<Batch, StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
-        // A seed for each step, so that a resumed run drops what an uninterrupted one does.
+        // A seed for each step, so that dropout is the same in a resumed run.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let (runtime, llm) = (self.job.runtime(), &self.model.llm.config);
         let parts =
@@ -122,7 +122,7 @@ impl Run<'_> {
         gradients::of_batch(self.model, &self.features, &records, &parts)
     }
 
-    /// The held-out loss, if it is time for it; the weights are kept if it is the smallest so far.
+    /// The held-out loss, if it is due; saves the weights if it is the smallest so far.
     fn look_at_held_out(&mut self, total: usize) -> Result<Option<f32>, StageError> {
         let (step, every) = (self.position.step, self.recipe.eval_steps);
         let Some(held_out) = self.held_out.as_mut().filter(|_| every > 0) else { return Ok(None) };
@@ -139,7 +139,7 @@ impl Run<'_> {
         Ok(Some(loss))
     }
 
-    /// Goes back to the best weights if they are the result, and reports.
+    /// Restores the best weights if they are the result, and reports the final figures.
     fn finish(self) -> Result<(), StageError> {
         if let Some(best) = self.position.best {
             self.job.result("validation_loss", f64::from(best.loss));

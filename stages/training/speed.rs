@@ -1,4 +1,4 @@
-//! How fast training is: of one step for the metrics, of this process for the final figures.
+//! The speed of training: of each step for the metrics, of this process for the final figures.
 
 use std::time::Instant;
 
