@@ -359,7 +359,7 @@ fn alternating(turns: &[Turn]) -> Result<&[Turn], String> {
     for (number, turn) in turns.iter().enumerate() {
         let from = if number % 2 == 0 { "human" } else { "gpt" };
         if turn.from != from {
-            return Err(format!("turn {} is from `{}`, but `{from}` is expected", number + 1, turn.from));
+            return Err(format!("turn {} is from `{}` where `{from}` is expected", number + 1, turn.from));
         }
     }
     Ok(turns)

@@ -190,8 +190,8 @@ fn a_model_is_asked_in_the_template_of_its_family_or_in_none() {
 fn wrong_roles_are_refused_in_words() {
     let turn = |from: &str| Turn { from: from.into(), value: "x".into() };
     for (turns, words) in [
-        (vec![turn("human"), turn("human")], "turn 2 is from `human`, but `gpt` is expected"),
-        (vec![turn("user"), turn("gpt")], "turn 1 is from `user`, but `human` is expected"),
+        (vec![turn("human"), turn("human")], "turn 2 is from `human` where `gpt` is expected"),
+        (vec![turn("user"), turn("gpt")], "turn 1 is from `user` where `human` is expected"),
         (vec![turn("gpt")], "empty"),
     ] {
         let message = Template::Phi2.encode(&PHI2, &turns, false, 3072).unwrap_err();
