@@ -37,7 +37,7 @@ bench-runner:
 
 # Kill runs and stages at this many random points and compare what comes out. `cargo test` does 20 of them.
 faults rounds="1000":
-    IMP_FLOW_FAULT_ROUNDS={{ rounds }} cargo test --test e2e -- faults --nocapture
+    IMP_FLOW_FAULT_ROUNDS={{ rounds }} cargo test --test e2e kills_at_random -- --nocapture
 
 # Licences, advisories and origins of the dependencies (needs cargo-deny).
 deny:

@@ -1,5 +1,5 @@
-//! Stage 2 of LLaVA-1.5's recipe, with Imp's changes: the projector learns on, and the language model with it,
-//! either through LoRA adapters on every linear layer or in full.
+//! The kind `finetune`, stage 2 of LLaVA-1.5's recipe with Imp's changes: the projector and the language model are trained,
+//! the latter either through LoRA adapters on every linear layer or in full. Independent of the training loop.
 
 use imp_model::{Imp, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
 use serde::{Deserialize, Serialize};
@@ -20,11 +20,11 @@ use crate::{
 /// The kind `finetune`.
 pub struct Finetune;
 
-/// What trains besides the projector.
+/// What trains beside the projector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Low-rank adapters. `custom`, Imp's word for adapting a merged Imp to a person's own data, is the same.
+    /// Low-rank adapters. `custom`, Imp's name for adapting a merged Imp to a user's own data, is the same.
     #[default]
     #[serde(alias = "custom")]
     Lora,
@@ -131,7 +131,7 @@ impl Stage for Finetune {
         model.config.tokenizer_model_max_length = config.max_length;
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
-        // Images are shown as in this stage's data from here on.
+        // From here on images become square as in this stage's data.
         model.config.image_aspect_ratio = data.aspect_ratio().into();
         model.llm.fold();
 

@@ -1,4 +1,4 @@
-//! The table of kinds, above all of them.
+//! The table of all kinds.
 //! Independent of who runs them.
 
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 
 /// Code to run with the type of a kind that is known by name only.
 pub trait KindVisitor {
-    /// What comes back.
+    /// The result.
     type Output;
     /// Called with the type of the kind.
     fn visit<S: Stage>(self) -> Self::Output;

@@ -1,5 +1,5 @@
 //! The stage contract and the seven built-in kinds of stage.
-//! Knows nothing of pipelines, scheduling or the store: a stage sees folders and a [`Job`].
+//! Independent of pipelines, scheduling and the store: a stage sees folders and a [`Job`].
 //!
 //! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
 //! `model_folder`), then `contract`. No kind imports another.
@@ -17,6 +17,7 @@ mod net;
 pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
+pub mod speaker;
 #[cfg(feature = "synthetic")]
 pub mod synthetic;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Model folders, as stages read and write them: parts that did not change are linked, not copied.
+//! Model folders, as stages read and write them: unchanged parts are linked, not copied.
+//! Independent of what a stage does with the model.
 
 use std::path::{Path, PathBuf};
 
@@ -10,28 +11,33 @@ use imp_model::{
 
 use crate::{
     Job, StageError,
-    contract::forecast::{Outlook, Records, Tower},
+    contract::{
+        error::DISK_FULL,
+        forecast::{Outlook, Records, Tower},
+    },
 };
 
-/// A model's error, in terms of the files that the person knows.
+/// A model's error as a stage's, with the path of the file as the user knows it.
 pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
+    job.renamed(stage_error(error))
+}
+
+/// A model's error as a stage's.
+pub(crate) fn stage_error(error: &ModelError) -> StageError {
     if let ModelError::Io { file, source } = error
         && source.kind() == std::io::ErrorKind::StorageFull
     {
-        return StageError::failed(
-            format!("{}: {source}", file.display()),
-            "make room on the disk, then run the same command again",
-        );
+        return StageError::failed(format!("{}: {source}", file.display()), DISK_FULL);
     }
     StageError::input(
-        job.named(error.path()),
+        error.path(),
         error.message(),
         "check that this is the model you meant, and that its files are whole",
     )
 }
 
-/// Links the files of `from` that are no weights into the folder `to` of the output: tokenizer, configuration.
-/// Files that are there already are left alone.
+/// Links all files of `from` but the weights into the folder `to` of the output: tokenizer, configuration. Does not replace
+/// existing files.
 pub(crate) fn link_others(job: &Job, from: &Path, to: &str) -> Result<(), StageError> {
     for entry in std::fs::read_dir(from).map_err(StageError::io(from))? {
         let entry = entry.map_err(StageError::io(from))?;
@@ -45,7 +51,7 @@ pub(crate) fn link_others(job: &Job, from: &Path, to: &str) -> Result<(), StageE
     Ok(())
 }
 
-/// Links a folder as it is.
+/// Links all files of a folder.
 fn link_folder(job: &Job, from: &Path, to: &str) -> Result<(), StageError> {
     for entry in std::fs::read_dir(from).map_err(StageError::io(from))? {
         let entry = entry.map_err(StageError::io(from))?;
@@ -56,8 +62,8 @@ fn link_folder(job: &Job, from: &Path, to: &str) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Writes the split layout: `config.json`, `mm_projector.safetensors`, `vision/` and `llm/`. A tower that comes as a
-/// folder of its own is linked; `None` means that it must be written.
+/// Writes the split layout: `config.json`, `mm_projector.safetensors`, `vision/` and `llm/`. A tower with a
+/// folder of its own is linked; `None` writes it.
 pub(crate) fn write_parts(
     job: &Job,
     model: &Imp,
@@ -84,13 +90,13 @@ pub(crate) fn write_parts(
     link_others(job, tokenizer, "llm")
 }
 
-/// The folder of a model in which its tokenizer lies.
+/// The folder of a model's tokenizer.
 pub(crate) fn tokenizer_folder(model: &Path) -> PathBuf {
     let nested = model.join("llm");
     if nested.is_dir() { nested } else { model.to_path_buf() }
 }
 
-/// Of a folder that is there. What can't be read is not known: the stage that uses it will say why.
+/// The outlook of an existing folder. What can't be read is left out: the stage that uses it will report why.
 pub fn outlook(folder: &Path) -> Outlook {
     if folder.join("index.bin").is_file() {
         return Outlook { records: Some(Records::There(folder.to_path_buf())), ..Outlook::default() };
@@ -111,10 +117,10 @@ pub fn outlook(folder: &Path) -> Outlook {
     outlook_of_config(&file, bytes)
 }
 
-/// Of a model in one folder, from its `config.json` and the size of its weights' files.
+/// The outlook of a model in one folder, from its `config.json` and the size of its weights' files.
 pub(crate) fn outlook_of_config(file: &ConfigFile, bytes: u64) -> Outlook {
     if file.is_imp() {
-        // One file holds both: it is counted once.
+        // One file holds both; it is counted once.
         let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
         let llm = file.language().ok().map(|config| Tower { config, bytes });
         return Outlook { llm, vision, joined: file.imp().ok(), ..Outlook::default() };

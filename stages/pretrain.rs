@@ -1,4 +1,5 @@
-//! Stage 1 of LLaVA-1.5's recipe: a fresh projector learns from captions; language model and encoder stay frozen.
+//! The kind `pretrain`, stage 1 of LLaVA-1.5's recipe: a new projector learns from captions; language model and encoder
+//! are frozen. Independent of the training loop.
 
 use imp_model::{
     Imp,
@@ -45,7 +46,7 @@ impl Config {
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
     const VERSION: u32 = 6;
-    const ABOUT: &'static str = "trains a fresh projector between a frozen encoder and a frozen language model";
+    const ABOUT: &'static str = "trains a new projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input::required("llm", "a language model (Hugging Face folder)"),
         Input::required("vision", "a SigLIP vision encoder (Hugging Face folder)"),
@@ -65,7 +66,7 @@ impl Stage for Pretrain {
         if config.mm_vision_select_layer >= 0 {
             return Err(ConfigIssue::new(
                 "mm_vision_select_layer",
-                "counts from the end: -1 is the last, -2 the usual",
+                "counts from the end: -1 is the last layer, -2 the usual one",
             ));
         }
         check_image_size(config.image_size)

@@ -24,12 +24,30 @@ const RUNNER: &[&[&str]] = &[
 const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "testing", "text"],
-    &["data"],
+    &["data", "speaker"],
     &["training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["kinds"],
     &["lib"],
 ];
+
+/// Libraries that only these files use, so that another can take their place.
+const HOMES: &[(&str, &[&str])] = &[
+    ("dfdx", &["stages/model/tensor/mat.rs", "stages/model/tensor/tape.rs"]),
+    ("sled", &["src/store/index.rs"]),
+    ("petgraph", &["src/pipeline/graph.rs"]),
+];
+
+#[test]
+fn libraries_are_used_in_their_home_only() {
+    let files: Vec<PathBuf> =
+        ["src", "stages", "stages/model"].iter().flat_map(|root| rust_files(Path::new(root))).collect();
+    for (library, homes) in HOMES {
+        let uses = |file: &&PathBuf| code(file).contains(&format!("{library}::"));
+        let found: Vec<String> = files.iter().filter(uses).map(|file| file.display().to_string()).collect();
+        assert_eq!(found, *homes, "{library}");
+    }
+}
 
 #[test]
 fn modules_of_the_stages_import_lower_floors_only() {

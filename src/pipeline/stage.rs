@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    contract::{input::Input, job::Runtime, stage::Parts},
+    contract::{input::Input, job::Runtime, stage::Shards},
     visit,
 };
 
@@ -94,9 +94,9 @@ impl KindVisitor for Reading<'_> {
                 serde_json::Value::Null
             })
         };
-        let parts = S::parts(&config).map(|parts| {
-            let configs = parts.configs.iter().map(&mut canonical).collect();
-            Parts { configs, input: parts.input, outputs: parts.outputs }
+        let shards = S::shards(&config).map(|shards| {
+            let configs = shards.configs.iter().map(&mut canonical).collect();
+            Shards { configs, input: shards.input, outputs: shards.outputs }
         });
         let config = canonical(&config);
         if !problems.is_empty() {
@@ -118,16 +118,16 @@ impl KindVisitor for Reading<'_> {
             span: self.key_span,
         };
         let declared = Declared { stage, inputs };
-        Ok(match parts {
-            Some(parts) if declared.inputs.contains_key(parts.input) => in_shards(declared, parts),
+        Ok(match shards {
+            Some(shards) if declared.inputs.contains_key(shards.input) => in_shards(declared, shards),
             _ => vec![declared],
         })
     }
 }
 
 /// The shards of a stage, and the stage itself with their outputs as its inputs.
-fn in_shards(mut whole: Declared, parts: Parts<serde_json::Value>) -> Vec<Declared> {
-    let count = parts.configs.len();
+fn in_shards(mut whole: Declared, shards: Shards<serde_json::Value>) -> Vec<Declared> {
+    let count = shards.configs.len();
     let shard = |(index, config)| {
         let mut shard = whole.clone();
         shard.stage.name = format!("{}-{}of{count}", whole.stage.name, index + 1);
@@ -136,10 +136,10 @@ fn in_shards(mut whole: Declared, parts: Parts<serde_json::Value>) -> Vec<Declar
         shard.stage.part_of = Some(whole.stage.name.clone());
         shard
     };
-    let mut stages: Vec<Declared> = parts.configs.into_iter().enumerate().map(shard).collect();
-    whole.inputs.remove(parts.input);
+    let mut stages: Vec<Declared> = shards.configs.into_iter().enumerate().map(shard).collect();
+    whole.inputs.remove(shards.input);
     for (index, shard) in stages.iter().enumerate() {
-        let input = Input::name_at(parts.outputs, index);
+        let input = Input::name_at(shards.outputs, index);
         whole.inputs.insert(input, (shard.stage.name.clone(), whole.stage.span.clone()));
     }
     stages.push(whole);

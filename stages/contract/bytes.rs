@@ -1,4 +1,4 @@
-//! Sizes as people write them: `16GB`, `512 MiB`, or a number of bytes. Does not know what they are sizes of.
+//! Sizes as people write them: `16GB`, `512 MiB`, or a number of bytes. Independent of what they are sizes of.
 
 use std::{fmt, str::FromStr};
 
@@ -32,7 +32,7 @@ impl FromStr for ByteSize {
         let scale = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
         match (number.parse::<f64>(), scale) {
             (Ok(number), Some(scale)) => Ok(Self((number * scale as f64).round() as u64)),
-            _ => Err(format!("`{text}` is no size: write a number and a unit, as in `16GB` or `512MiB`")),
+            _ => Err(format!("`{text}` is not a size: write a number and a unit, as in `16GB` or `512MiB`")),
         }
     }
 }

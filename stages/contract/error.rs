@@ -1,4 +1,4 @@
-//! Why a stage ended without its output.
+//! Why a stage ended without its output. Independent of how errors are shown.
 
 use std::path::{Path, PathBuf};
 
@@ -8,35 +8,35 @@ pub const DISK_FULL: &str = "make room on the disk, then run the same command ag
 /// Why a stage ended without its output.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// The run is being stopped. What was done so far lies in the checkpoint folder.
+    /// The run is being stopped. The work so far is in the checkpoint folder.
     #[error("stopped")]
     Cancelled,
-    /// A file that the stage was given can't be used.
+    /// An input file can't be used.
     #[error("{}{}: {message}", file.display(), line.map(|n| format!(":{n}")).unwrap_or_default())]
     Input {
         /// The file; [`crate::Job::named`] turns a path in an input folder into the user's own.
         file: PathBuf,
         /// Line in the file, from 1.
         line: Option<usize>,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         message: String,
-        /// What the person can do.
+        /// What the user can do.
         help: String,
     },
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// Its words.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Something that may be over in a while, as a network's trouble: the runner tries again.
+    /// A failure that may be temporary, such as a network error: the runner tries again.
     #[error("{message}")]
     Transient {
         /// What happened.
         message: String,
-        /// What the person can do if it is not over.
+        /// What the user can do if it persists.
         help: String,
     },
     /// Anything else.
@@ -44,7 +44,7 @@ pub enum StageError {
     Failed {
         /// What happened.
         message: String,
-        /// What the person can do.
+        /// What the user can do.
         help: String,
     },
 }
@@ -55,7 +55,7 @@ impl StageError {
         Self::Input { file: file.into(), line: None, message: message.into(), help: help.into() }
     }
 
-    /// The same, with a line.
+    /// The same error with a line number.
     #[must_use]
     pub fn at_line(mut self, number: usize) -> Self {
         if let Self::Input { line, .. } = &mut self {
@@ -64,12 +64,12 @@ impl StageError {
         self
     }
 
-    /// A failure that no single file is to blame for.
+    /// A failure that is not the fault of a single file.
     pub fn failed(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Failed { message: message.into(), help: help.into() }
     }
 
-    /// A failure that may be over in a while.
+    /// A failure that may be temporary.
     pub fn transient(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Transient { message: message.into(), help: help.into() }
     }
@@ -79,7 +79,7 @@ impl StageError {
         |source| Self::Io { path: path.to_path_buf(), source }
     }
 
-    /// What the person can do, if anything is known.
+    /// What the user can do, if known.
     pub fn help(&self) -> Option<&str> {
         match self {
             Self::Input { help, .. } | Self::Transient { help, .. } | Self::Failed { help, .. } => {

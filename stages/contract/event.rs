@@ -1,10 +1,11 @@
-//! What a running stage says: one JSON line an event, from the child process to the runner.
+//! What a running stage reports: one JSON line per event, from the child process to the runner.
+//! Independent of how events travel and how they are shown.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that a running stage says.
+/// A report of a running stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
@@ -13,7 +14,7 @@ pub enum Event {
         /// The name of the machine that it runs on.
         host: String,
     },
-    /// How far the work is.
+    /// How far the work has come.
     Progress(Progress),
     /// A final figure of the stage, kept with its receipt (`accuracy`, `loss`).
     Result {
@@ -22,12 +23,12 @@ pub enum Event {
         /// Its value.
         value: f64,
     },
-    /// The most memory that its process had at any time.
+    /// The peak memory of its process.
     PeakMemory {
-        /// Resident bytes, pages of mapped files included.
+        /// Resident bytes, including pages of mapped files.
         bytes: u64,
     },
-    /// Something that a person should know although the stage goes on.
+    /// Something that the user should know, although the stage continues.
     Warning {
         /// The text.
         message: String,
@@ -36,26 +37,26 @@ pub enum Event {
     Failed {
         /// What happened, with file and line where there is one.
         message: String,
-        /// What the person can do.
+        /// What the user can do.
         help: Option<String>,
-        /// Whether it may be over in a while.
+        /// Whether the failure may be temporary.
         #[serde(default)]
         transient: bool,
     },
-    /// The stage stopped on request, after saving a checkpoint if it has any.
+    /// The stage stopped on request, after saving a checkpoint if it has one.
     Cancelled,
     /// The output folder is complete.
     Done,
 }
 
-/// How far the work of a stage is.
+/// How far the work of a stage has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Units done, those before a resumption included.
+    /// Units done, including those before a resume.
     pub done: u64,
-    /// Units in all; 0 when not known.
+    /// Units in total; 0 if unknown.
     pub total: u64,
-    /// What is counted, in the plural: `steps`, `images`, `questions`, `bytes`.
+    /// The unit, in the plural: `steps`, `images`, `questions`, `bytes`.
     pub unit: String,
     /// Current figures worth showing, such as `loss`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

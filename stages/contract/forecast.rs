@@ -1,5 +1,5 @@
-//! What is known of a stage before it runs: the sizes of what it will make, and the memory that it will take.
-//! Reads configurations and headers only, and asks servers for little, so that a plan costs seconds at most.
+//! What is known about a stage before it runs: the size of its output, the memory and the work that it needs.
+//! Plain data: independent of how a kind finds them out.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,86 +7,86 @@ use imp_model::config::{ImpConfig, LanguageConfig, SiglipConfig};
 
 use super::{input::Input, job::Runtime};
 
-/// What a stage is asked before it runs.
+/// What a stage knows when it is asked for a forecast.
 #[derive(Debug)]
 pub struct Ahead<'a> {
     /// Its runtime settings.
     pub runtime: &'a Runtime,
     /// Its seed.
     pub seed: u64,
-    /// The user's own files that the configuration names: as written there -> absolute path.
+    /// The user's own files in the configuration: path as written -> absolute path.
     pub sources: &'a BTreeMap<String, PathBuf>,
-    /// What its inputs are, or will be.
+    /// The outlook of its inputs.
     pub inputs: BTreeMap<&'a str, &'a Outlook>,
 }
 
 impl Ahead<'_> {
-    /// An input, if anything is known of it.
+    /// The outlook of an input, if known.
     pub(crate) fn input(&self, name: &str) -> Option<&Outlook> {
         self.inputs.get(name).copied()
     }
 
-    /// A list of inputs.
+    /// The outlooks of a list of inputs.
     pub(crate) fn inputs(&self, name: &str) -> impl Iterator<Item = &Outlook> {
         self.inputs.iter().filter(move |(given, _)| Input::is_of(name, given)).map(|(_, outlook)| *outlook)
     }
 }
 
-/// What a stage will make and take. Nothing, if nothing is known.
+/// What a stage will produce and need. Unknown values are left out.
 #[derive(Debug, Clone, Default)]
 pub struct Forecast {
-    /// What it will make.
+    /// Its output.
     pub outlook: Outlook,
-    /// The memory that it will take.
+    /// Its peak memory.
     pub memory: Option<MemoryForecast>,
     /// Bytes that it will download.
     pub download: Option<u64>,
     /// Steps that it will train.
     pub steps: Option<usize>,
-    /// The arithmetic of it.
+    /// Its arithmetic.
     pub work: Option<Work>,
 }
 
 /// Multiplications and additions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Work {
-    /// Of all that there is to do.
+    /// Of the whole stage.
     Whole(f64),
-    /// Of a step whose records fill the context, where the records are not known yet.
+    /// Of one step whose records fill the context, if the records are not known yet.
     FullStep(f64),
 }
 
-/// Multiplications and additions a second in the products of this machine's processor: see [`imp_model::work::rate`].
+/// Multiplications and additions per second in matrix products on this processor: see [`imp_model::work::rate`].
 pub fn rate() -> f64 {
     imp_model::work::rate()
 }
 
 impl Forecast {
-    /// The same with nothing known of what it makes.
+    /// The same forecast without the output.
     pub(crate) fn without_outlook(self) -> Self {
         Self { outlook: Outlook::default(), ..self }
     }
 }
 
-/// Bytes of memory at the moment when they are the most.
+/// Peak memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryForecast {
-    /// How many.
+    /// In bytes.
     pub bytes: u64,
-    /// Whether the records are not known yet, and may be shorter than assumed.
+    /// Whether this is an upper bound, because the records are not known yet.
     pub at_most: bool,
-    /// What makes it less.
+    /// How to reduce it.
     pub remedy: &'static str,
 }
 
-/// Sizes of an artifact, whether it is there or still to be made.
+/// The sizes of an artifact, present or future.
 #[derive(Debug, Clone, Default)]
 pub struct Outlook {
     /// A language model.
     pub(crate) llm: Option<Tower<LanguageConfig>>,
     /// A vision encoder.
     pub(crate) vision: Option<Tower<SiglipConfig>>,
-    /// What joins the two.
+    /// The configuration that joins the two.
     pub(crate) joined: Option<ImpConfig>,
     /// Whether there is an adapter beside the language model.
     pub(crate) adapted: bool,
@@ -98,12 +98,12 @@ pub struct Outlook {
 #[derive(Debug, Clone)]
 pub(crate) struct Tower<C> {
     pub(crate) config: C,
-    /// Of its weights' files.
+    /// Size of the weights' files.
     pub(crate) bytes: u64,
 }
 
 impl Tower<SiglipConfig> {
-    /// The same for images of another size, if one is given: then the layers that are used are written in f32.
+    /// The encoder for images of another size, if one is given: its layers in use are then written in f32.
     pub(crate) fn resized(mut self, image_size: Option<usize>, select_layer: i64) -> Self {
         let Some(size) = image_size.filter(|size| *size != self.config.image_size) else { return self };
         self.config.image_size = size;
@@ -117,14 +117,14 @@ impl Tower<SiglipConfig> {
 /// Training records.
 #[derive(Debug, Clone)]
 pub(crate) enum Records {
-    /// They lie in this folder.
+    /// In this folder.
     There(PathBuf),
-    /// They will be no longer than this, an image counting as one.
+    /// Not there yet; at most this long, an image counting as one token.
     Planned { max_length: usize },
 }
 
 impl Outlook {
-    /// Of a language model alone.
+    /// The outlook of a language model alone.
     pub(crate) fn of_language_model(config: Option<LanguageConfig>, bytes: u64) -> Self {
         Self { llm: config.map(|config| Tower { config, bytes }), ..Self::default() }
     }

@@ -1,47 +1,46 @@
 //! The inputs of a kind: keys of a pipeline that name other stages.
 //! Independent of who fills them.
 
-/// One input of a kind: the key in the pipeline and what must stand there.
+/// One input of a kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Input {
     /// The key, and the name under which [`crate::Job::input`] finds the folder.
     pub name: &'static str,
     /// Whether a pipeline must give it.
     pub required: bool,
-    /// Whether a list of stages may stand there.
+    /// Whether a list of stages is allowed.
     pub many: bool,
     /// What the folder holds.
     pub about: &'static str,
 }
 
 impl Input {
-    /// One that a pipeline must give.
+    /// A required input.
     pub const fn required(name: &'static str, about: &'static str) -> Self {
         Self { name, required: true, many: false, about }
     }
 
-    /// One that a pipeline may give.
+    /// An optional input.
     pub const fn optional(name: &'static str, about: &'static str) -> Self {
         Self { name, required: false, many: false, about }
     }
 
-    /// Any number of them, in the pipeline's order: see [`crate::Job::inputs`].
+    /// A list of any length, in the pipeline's order: see [`crate::Job::inputs`].
     pub const fn list(name: &'static str, about: &'static str) -> Self {
         Self { name, required: false, many: true, about }
     }
 
-    /// One or more of them.
+    /// A list of at least one.
     pub const fn required_list(name: &'static str, about: &'static str) -> Self {
         Self { name, required: true, many: true, about }
     }
 
-    /// The name of the one at `index` of a list, where every input has a name of its own. One that stands alone has the
-    /// name of the list.
+    /// The name of the input at `index` of a list. The only input of a list has the name of the list.
     pub fn name_at(name: &str, index: usize) -> String {
         format!("{name}[{index}]")
     }
 
-    /// Whether `given` is what [`Input::name_at`] makes of `name`, or `name` itself.
+    /// Whether `given` is `name`, or [`Input::name_at`] of it.
     pub fn is_of(name: &str, given: &str) -> bool {
         given.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('['))
     }

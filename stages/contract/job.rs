@@ -1,5 +1,5 @@
 //! Everything that a running stage is given: folders, seed, runtime settings, and a way to report.
-//! Does not know the store, the pipeline or the terminal.
+//! Independent of the store, the pipeline and the terminal.
 
 use std::{
     collections::BTreeMap,
@@ -47,11 +47,11 @@ pub struct JobSpec {
     pub kind: String,
     /// Its canonical configuration.
     pub config: serde_json::Value,
-    /// What does not enter the key.
+    /// Settings that are not part of the key.
     pub runtime: Runtime,
     /// Input folders by name.
     pub inputs: BTreeMap<String, InputFolder>,
-    /// The user's own files that the configuration names: as written there -> absolute path.
+    /// The user's own files in the configuration: path as written -> absolute path.
     pub sources: BTreeMap<String, PathBuf>,
     /// Where the stage works: `out/`, `checkpoint/`, `metrics.jsonl`, `log`, `lock`.
     pub work: PathBuf,
@@ -59,13 +59,13 @@ pub struct JobSpec {
     pub seed: u64,
 }
 
-/// An input: a folder, and where a person knows it from.
+/// An input: a folder, and the path that the user knows it by.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputFolder {
     /// The folder (read-only).
     pub path: PathBuf,
-    /// What to call it in messages: the user's own folder if it is a copy of one, else the artifact's link.
+    /// Its path in messages: the user's own folder if it is a copy of one, else the artifact's link.
     pub origin: PathBuf,
 }
 
@@ -98,7 +98,7 @@ keys! {
     }
 }
 
-/// Receives what a stage says.
+/// Receives the events of a stage.
 pub trait Sink: Send + Sync {
     /// Called for every event, from any thread.
     fn send(&self, event: Event);
@@ -118,7 +118,7 @@ pub struct Job {
     metrics: Mutex<Option<Metrics>>,
 }
 
-/// The figures by step, twice: as lines for people and programs, and for TensorBoard.
+/// The metrics by step, twice: as JSON lines, and for TensorBoard.
 struct Metrics {
     lines: File,
     events: EventFile,
@@ -154,7 +154,7 @@ impl Job {
         self.optional_input(name).into_iter().chain(listed)
     }
 
-    /// The absolute path of a file or folder of the user, by what the configuration says.
+    /// The absolute path of a user's file or folder, by its path in the configuration.
     ///
     /// # Errors
     /// If [`crate::Stage::sources`] did not announce it.
@@ -164,13 +164,24 @@ impl Job {
         })
     }
 
-    /// The path by which a person knows a file in an input folder. For messages.
+    /// The path that the user knows a file in an input folder by. For messages.
     pub fn named(&self, path: &Path) -> PathBuf {
         self.spec
             .inputs
             .values()
             .find_map(|input| path.strip_prefix(&input.path).ok().map(|rest| input.origin.join(rest)))
             .unwrap_or_else(|| path.to_path_buf())
+    }
+
+    /// The same error, with a path in an input folder as the user knows it.
+    #[must_use]
+    pub fn renamed(&self, error: StageError) -> StageError {
+        match error {
+            StageError::Input { file, line, message, help } => {
+                StageError::Input { file: self.named(&file), line, message, help }
+            }
+            other => other,
+        }
     }
 
     /// The output folder: exists and is empty at the start.
@@ -183,7 +194,7 @@ impl Job {
         self.spec.work.join(CHECKPOINT)
     }
 
-    /// Puts a file of an input folder into the output folder without copying its bytes where the disk allows it.
+    /// Links a file of an input folder into the output folder; copies it where the disk does not allow that.
     ///
     /// # Errors
     /// If it can be neither linked nor copied.
@@ -204,25 +215,25 @@ impl Job {
         self.spec.seed
     }
 
-    /// Settings that can't change the result.
+    /// Settings that do not affect the result.
     pub fn runtime(&self) -> &Runtime {
         &self.spec.runtime
     }
 
-    /// Whether the run wants to stop.
+    /// Whether the stage was told to stop.
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
     }
 
-    /// For loops without a checkpoint: ends the stage if the run wants to stop.
+    /// For loops without a checkpoint: ends the stage if it was told to stop.
     ///
     /// # Errors
-    /// [`StageError::Cancelled`] if it does.
+    /// [`StageError::Cancelled`] if it was.
     pub fn check_cancelled(&self) -> Result<(), StageError> {
         if self.cancelled() { Err(StageError::Cancelled) } else { Ok(()) }
     }
 
-    /// Reports how far the work is. Cheap enough to be called for every unit: the runner thins it out.
+    /// Reports progress. Cheap enough to be called for every unit: the runner thins it out.
     pub fn progress(&self, progress: Progress) {
         self.sink.send(Event::Progress(progress));
     }
@@ -232,13 +243,13 @@ impl Job {
         self.sink.send(Event::Result { name: name.into(), value });
     }
 
-    /// Tells the person something that does not stop the stage.
+    /// Warns the user. The stage continues.
     pub fn warn(&self, message: impl Into<String>) {
         self.sink.send(Event::Warning { message: message.into() });
     }
 
-    /// Opens `metrics.jsonl` and drops the lines after `last_step`: the ones that a resumed run writes again. The event file
-    /// for TensorBoard is written anew from what is left.
+    /// Opens `metrics.jsonl` and drops the lines after `last_step`, which a resumed run writes again. TensorBoard's event
+    /// file is rewritten from the rest.
     ///
     /// # Errors
     /// If the file can't be read or written.

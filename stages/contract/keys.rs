@@ -1,4 +1,4 @@
-//! The reference of keys: each table of a configuration says what can stand in it, in the words of its own declaration.
+//! The reference of keys: each table of a configuration describes its keys in the words of its own declaration.
 //! Independent of which kinds there are.
 
 use std::fmt;
@@ -13,9 +13,9 @@ use serde::{
 pub struct Key {
     /// Its name. A key of a table has the table's name before it, as in `lora.rank`.
     pub name: String,
-    /// What can stand there, as in `integer`.
+    /// The type of its value, such as `integer`.
     pub value: String,
-    /// Its value if it is left out, as JSON; `None` if then there is none.
+    /// Its default as JSON, if it has one.
     pub default: Option<String>,
     /// Whether it must be given.
     pub required: bool,
@@ -23,12 +23,12 @@ pub struct Key {
     pub about: String,
 }
 
-/// A configuration whose keys are known. The macro [`keys!`] implements it.
+/// A configuration whose keys are known. The macro `keys!` implements it.
 pub trait Keys: Serialize + DeserializeOwned {
-    /// For each key its name, what can stand there, and what it means.
+    /// The name, the type and the meaning of each key.
     fn fields() -> Vec<(&'static str, String, &'static str)>;
 
-    /// The keys of the table. `required` holds those that have no default, with any value.
+    /// The keys of the table. `required` has those without a default, with any valid value.
     fn keys(required: &serde_json::Value) -> Vec<Key> {
         let read = serde_json::from_value::<Self>(required.clone());
         let defaults = read.and_then(|read| serde_json::to_value(read)).unwrap_or_default();
@@ -47,7 +47,7 @@ pub trait Keys: Serialize + DeserializeOwned {
     }
 }
 
-/// `keys` with those of the table `name` behind it.
+/// `keys` with those of the table `name` inserted after it.
 pub(crate) fn with_table(keys: Vec<Key>, name: &str, table: Vec<Key>) -> Vec<Key> {
     let below = |key: Key| Key { name: format!("{name}.{}", key.name), ..key };
     let (mut all, mut table) = (Vec::with_capacity(keys.len() + table.len()), Some(table));
@@ -101,7 +101,7 @@ macro_rules! keys {
 }
 pub(crate) use keys;
 
-/// What can stand where a `T` is read, found out by asking `T` to read itself.
+/// The type of a `T` in words, found out by asking `T` to deserialise itself.
 pub(crate) fn words<T: DeserializeOwned>() -> String {
     T::deserialize(Describe).err().map_or_else(String::new, |words| words.0)
 }

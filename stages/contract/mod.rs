@@ -1,4 +1,4 @@
-//! The contract between the runner and a stage: what a kind is, what a running stage is given, and what it says.
+//! The contract between the runner and a stage: what a kind is, what a running stage is given, and what it reports.
 //! Imports nothing else of this crate.
 
 pub mod bytes;

@@ -1,11 +1,11 @@
-//! The memory of this process, where the system tells.
+//! The memory of this process, if the system reports it. Independent of who asks.
 
 /// Resident bytes now.
 pub fn resident() -> Option<u64> {
     status("VmRSS:")
 }
 
-/// The most resident bytes at any time so far.
+/// Peak resident bytes.
 pub fn peak() -> Option<u64> {
     status("VmHWM:")
 }

@@ -1,5 +1,5 @@
 //! What a kind of stage is.
-//! Does not know who runs them, or where their folders come from.
+//! Independent of who runs stages and where their folders come from.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -18,11 +18,11 @@ use super::{
 ///
 /// A stage is a function from its configuration, seed and input folders to its output folder. The same
 /// arguments must give the same bytes: no times, host names or absolute paths in outputs (those belong
-/// into metrics and logs, which are kept beside the artifact and not in it).
+/// in metrics and logs, which are kept beside the artifact).
 pub trait Stage: 'static {
     /// The value of `kind` in a pipeline.
     const KIND: &'static str;
-    /// Raised whenever the same arguments would give other bytes than before.
+    /// Raised when the same arguments give different bytes than before.
     const VERSION: u32;
     /// One line for `--help` and `imp-flow kinds`.
     const ABOUT: &'static str;
@@ -32,17 +32,17 @@ pub trait Stage: 'static {
     type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
     /// The figures that it reports with [`Job::result`]. They describe old receipts, too: a name keeps its meaning.
     const FIGURES: &'static [Figure] = &[];
-    /// What it needs to know of the machine.
+    /// The settings of the machine that it reads.
     const SETTINGS: &'static [Setting] = &[];
     /// The tables of published results in which its own results are shown.
     const TABLES: &'static [&'static PublishedTable] = &[];
 
-    /// The other keys as people read of them.
+    /// The reference of the other keys.
     fn keys() -> Vec<Key> {
         Vec::new()
     }
 
-    /// What the types can't say: ranges, and keys that exclude each other. Runs before anything else does.
+    /// Checks what types can't express: ranges, and keys that exclude each other. Runs before any stage.
     ///
     /// # Errors
     /// Names the key at fault.
@@ -50,7 +50,7 @@ pub trait Stage: 'static {
         Ok(())
     }
 
-    /// The same for keys that need an input, or an input that needs a key. `count` says how many there are of a name.
+    /// Checks keys that need an input, and inputs that need a key. `count` gives the number of inputs of a name.
     ///
     /// # Errors
     /// Names the key at fault.
@@ -58,23 +58,24 @@ pub trait Stage: 'static {
         Ok(())
     }
 
-    /// Files and folders of the user that the configuration names. Their content becomes part of the key;
-    /// a relative one is meant from the folder of the pipeline file that names it.
+    /// The user's files and folders in the configuration. Their content is part of the key; a relative path is resolved
+    /// against the folder of the pipeline file.
     fn sources(_config: &Self::Config) -> Vec<String> {
         Vec::new()
     }
 
-    /// Threads that it can use; 0 for all there are. Stages that wait for a network or a disk leave room for others.
+    /// Threads that it can use; 0 for all. Stages that wait for a network or a disk leave room for others.
     fn cpus(_config: &Self::Config) -> usize {
         0
     }
 
-    /// A stage that its configuration wants done in parts, each by a stage of its own, so that they run side by side.
-    fn parts(_config: &Self::Config) -> Option<Parts<Self::Config>> {
+    /// The shards of a stage whose configuration splits it: each becomes a stage of its own, so that they can run in
+    /// parallel.
+    fn shards(_config: &Self::Config) -> Option<Shards<Self::Config>> {
         None
     }
 
-    /// What it will make and take, as far as that is known. Must be quick, and changes nothing.
+    /// What it will produce and need, as far as known. Must be quick and have no effects.
     fn forecast(_config: &Self::Config, _ahead: &Ahead<'_>) -> Forecast {
         Forecast::default()
     }
@@ -91,18 +92,18 @@ pub trait Stage: 'static {
     fn run(config: &Self::Config, job: &Job) -> Result<(), StageError>;
 }
 
-/// How a stage is done in parts.
+/// How a stage is split into shards.
 #[derive(Debug)]
-pub struct Parts<C> {
-    /// The configurations of the parts. They have all inputs of the stage.
+pub struct Shards<C> {
+    /// The configurations of the shards. They have all inputs of the stage.
     pub configs: Vec<C>,
-    /// The input that only the parts have.
+    /// The input that only the shards have.
     pub input: &'static str,
-    /// The list of inputs that the stage has instead: the outputs of its parts, in order.
+    /// The list of inputs that the stage has instead: the outputs of its shards, in order.
     pub outputs: &'static str,
 }
 
-/// A value that has the right type and still can't be used.
+/// A value of the right type that can't be used.
 #[derive(Debug, Clone)]
 pub struct ConfigIssue {
     /// Dotted path of the key inside the stage, such as `lora.rank`.

@@ -1,5 +1,5 @@
-//! TensorBoard's event files: figures by step, for `tensorboard --logdir`. Knows their encoding only: records of TFRecord
-//! (length, its checksum, content, its checksum) that hold `tensorflow.Event` messages of protocol buffers.
+//! TensorBoard's event files: figures by step, for `tensorboard --logdir`. Records of TFRecord (length, its checksum,
+//! content, its checksum) that hold `tensorflow.Event` messages of protocol buffers. Independent of what the figures mean.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use std::{
 pub(crate) struct EventFile(File);
 
 impl EventFile {
-    /// Begins a new file.
+    /// Creates the file.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         let mut file = Self(File::create(path)?);
         let mut event = Message::default();
@@ -43,7 +43,7 @@ impl EventFile {
 
     fn record(&mut self, content: &[u8]) -> io::Result<()> {
         let length = (content.len() as u64).to_le_bytes();
-        // At once, so that a reader never sees half a record.
+        // In one write, so that a reader never sees half a record.
         self.0
             .write_all(&[&length, &masked(&length).to_le_bytes()[..], content, &masked(content).to_le_bytes()].concat())
     }
@@ -63,7 +63,7 @@ impl Message {
         self.varint(field << 3 | kind);
     }
 
-    /// Seven bits a byte, the lowest first; the eighth says that more follow.
+    /// Seven bits per byte, the lowest first; the eighth says that more follow.
     fn varint(&mut self, mut number: u64) {
         while number > 0x7f {
             self.0.push(number as u8 | 0x80);

@@ -1,7 +1,8 @@
-//! The features of a set's images, computed once by a frozen encoder: how they are made, and whether they are a model's own.
+//! Cached features of a set's images: how a frozen encoder computes them, and whether they fit a model.
+//! Independent of who stores and who trains on them.
 //!
 //! `features.bin` holds `[patches, width]` f32, little-endian, for each image in the set's order. They are not rounded:
-//! training on them gives the very weights that it gives without.
+//! training on them gives the same weights as training without them.
 
 use imp_model::{tensor::Mat, vision::Siglip};
 use rayon::prelude::*;
@@ -15,7 +16,7 @@ use crate::{
 /// The input of `preprocess` that names the encoder.
 pub(crate) const INPUT: &str = "cache_vision_features";
 
-/// Each image by itself, so that its features don't depend on which others came along.
+/// The features of one image. Images are encoded one at a time, so that features do not depend on the batch.
 pub(crate) fn encode(vision: &Siglip, pixels: Vec<f32>) -> Mat {
     vision.encode(&[pixels])
 }
@@ -34,8 +35,8 @@ pub(crate) fn decode(
     decoded.collect()
 }
 
-/// Whether `set`'s features, if it has any, are those of `vision`: of the same sizes, and of its first image the same
-/// values. Not to the bit, as they may have been computed on another machine.
+/// Checks that the features of `set`, if it has any, are those of `vision`: the same sizes, and nearly the same values for
+/// the first image. Not the same bits, since another machine may have computed them.
 pub(crate) fn check(set: &RecordSet, vision: &Siglip, select_layer: i64) -> Result<(), StageError> {
     let Some(meta) = &set.meta().features else { return Ok(()) };
     let own = FeatureMeta {
@@ -54,7 +55,7 @@ pub(crate) fn check(set: &RecordSet, vision: &Siglip, select_layer: i64) -> Resu
 }
 
 fn first_is_same(set: &RecordSet, vision: &Siglip) -> Result<bool, StageError> {
-    /// Sums in another order differ by far less, another encoder's features by far more.
+    /// A different order of sums changes values by far less, a different encoder by far more.
     const TOLERANCE: f32 = 1e-2;
     let Some(kept) = set.features(0) else { return Ok(true) };
     let pixels = decode(set, 0..1, vision.config.image_size)?;

@@ -1,10 +1,9 @@
-//! Several record sets as one: training's view of its data. Knows numbers of records and images; not files, batches or
-//! models.
+//! Several record sets as one: training's view of its data. Independent of files, batches and models.
 
 use super::records::{Record, RecordSet};
 use crate::{StageError, image::pixels::AspectRatio};
 
-/// Record sets one behind the other. Records and images are numbered through.
+/// Record sets in sequence. Records and images are numbered across sets.
 #[derive(Debug)]
 pub struct Mixture {
     parts: Vec<Part>,
@@ -19,10 +18,10 @@ struct Part {
 }
 
 impl Mixture {
-    /// Of at least one set. Sets without a weight have 1.
+    /// Joins at least one set. The default weight is 1.
     ///
     /// # Errors
-    /// If they were not made to be shown in the same way.
+    /// If the sets differ in how images become square.
     pub fn new(sets: Vec<RecordSet>, weights: &[f64]) -> Result<Self, StageError> {
         let (mut parts, mut first_record, mut first_image) = (Vec::<Part>::new(), 0, 0_u32);
         for (number, set) in sets.into_iter().enumerate() {
@@ -54,7 +53,7 @@ impl Mixture {
         self.parts.last().map_or(0, |last| last.first_record + last.set.len())
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -69,7 +68,7 @@ impl Mixture {
         self.parts.iter().map(|part| &part.set)
     }
 
-    /// The numbers of each set's records, and how often they are to be seen in an epoch.
+    /// The record numbers of each set, and how many times an epoch sees them.
     pub fn weighted(&self) -> impl Iterator<Item = (std::ops::Range<usize>, f64)> {
         self.parts.iter().map(|part| (part.first_record..part.first_record + part.set.len(), part.weight))
     }
@@ -84,7 +83,7 @@ impl Mixture {
         Ok(part.set.record(number - part.first_record)?.numbered_from(part.first_image))
     }
 
-    /// For each record its tokens, an image counting as one, and its images.
+    /// The number of tokens (an image counting as one) and of images of each record.
     pub fn shapes(&self) -> impl Iterator<Item = (usize, usize)> {
         self.sets().flat_map(RecordSet::shapes)
     }

@@ -1,4 +1,4 @@
-//! Training data: record sets as `preprocess` writes and training reads them.
+//! Training data: record sets, as `preprocess` writes and training reads them.
 //! Independent of annotation formats, batches and models.
 
 pub(crate) mod features;

@@ -1,16 +1,16 @@
 //! The artifact of `preprocess`: training records in a few files, read at random without loading them.
-//! Knows token ids and encoded images; not templates, tensors or batches.
+//! Independent of templates, tensors and batches.
 //!
 //! ```text
 //! meta.json      how the records were made, and their numbers (see [`Meta`])
-//! index.bin      header; an entry a record; an entry an image
+//! index.bin      header; an entry per record; an entry per image
 //! records.bin    for each record: input ids (i32), labels (i32), image numbers (u32), the id (UTF-8, padded to 4)
-//! images.bin     the image files as they came (PNG, JPEG, ...), each once however many records show it
-//! features.bin   what a vision encoder makes of each image, if that was asked for (see [`super::features`])
+//! images.bin     the original image files (PNG, JPEG, ...), each once even if many records show it
+//! features.bin   the features of each image, if requested (see [`super::features`])
 //! rejected.jsonl records that could not be used, if any
 //! ```
 //! All numbers are little-endian. `records.bin` and `images.bin` are mapped, so a set opens in constant time and the
-//! pages that training touches come and go with the page cache.
+//! page cache keeps what training reads.
 
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ pub struct Meta {
     pub max_length: usize,
     /// Records in the set.
     pub records: usize,
-    /// Different images.
+    /// Distinct images.
     pub images: usize,
     /// Tokens in all records, an image counting as one.
     pub tokens: u64,
@@ -57,10 +57,10 @@ pub struct Meta {
     pub features: Option<FeatureMeta>,
 }
 
-/// What they were made with, in `meta.json`.
+/// How cached features were computed, in `meta.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeatureMeta {
-    /// Rows of an image.
+    /// Rows per image.
     pub patches: usize,
     /// Width of a row.
     pub width: usize,
@@ -113,12 +113,12 @@ pub struct Record<'a> {
     pub labels: &'a [i32],
     image_numbers: &'a [u32],
     set: &'a RecordSet,
-    /// What the set's first image is called.
+    /// The number of the set's first image.
     first_image: u32,
 }
 
 impl<'a> Record<'a> {
-    /// The encoded image files, in the order of the -200s. A record may have an image that no token stands for.
+    /// The encoded image files, in the order of the image tokens. A record may have an image without a token.
     pub fn images(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let set = self.set;
         // `RecordSet::record` has checked the numbers.
@@ -130,13 +130,13 @@ impl<'a> Record<'a> {
         Self { first_image: first, ..self }
     }
 
-    /// The features of its images, if they were asked for.
+    /// The cached features of its images, if there are any.
     pub fn features(&self) -> Option<impl Iterator<Item = &'a [f32]> + use<'a>> {
         let (set, numbers) = (self.set, self.image_numbers);
         set.meta.features.is_some().then(|| numbers.iter().filter_map(|number| set.features(*number as usize)))
     }
 
-    /// How many tokens have a label.
+    /// The number of labelled tokens.
     pub fn learned(&self) -> usize {
         self.labels.iter().filter(|label| **label != IGNORE).count()
     }
@@ -161,7 +161,7 @@ pub struct RecordSet {
 }
 
 impl RecordSet {
-    /// Opens the folder in constant time. Sizes are checked here, each record when it is read.
+    /// Opens the folder in constant time. Checks sizes; each record is checked when it is read.
     ///
     /// # Errors
     /// If a file is missing, cut short, or of another format.
@@ -212,8 +212,8 @@ impl RecordSet {
         }
         for (name, found, expected) in sizes {
             if expected != Some(found as u64) {
-                let expected = expected.map_or("a size beyond bounds".into(), |bytes| format!("{bytes} bytes"));
-                let message = format!("the file has {found} bytes where its index says {expected}");
+                let expected = expected.map_or("an impossible size".into(), |bytes| format!("{bytes} bytes"));
+                let message = format!("the file has {found} bytes, but its index says {expected}");
                 return Err(StageError::input(self.folder.join(name), message, REMEDY));
             }
         }
@@ -230,7 +230,7 @@ impl RecordSet {
         self.header.records as usize
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -267,18 +267,18 @@ impl RecordSet {
         })
     }
 
-    /// For each record its number of tokens, an image counting as one.
+    /// The number of tokens of each record, an image counting as one.
     pub fn lengths(&self) -> impl ExactSizeIterator<Item = usize> + '_ {
         self.entries().iter().map(|entry| entry.tokens as usize)
     }
 
-    /// For each record its tokens, an image counting as one, and its images.
+    /// The number of tokens (an image counting as one) and of images of each record.
     pub fn shapes(&self) -> impl ExactSizeIterator<Item = (usize, usize)> + '_ {
         self.entries().iter().map(|entry| (entry.tokens as usize, entry.images as usize))
     }
 
-    /// For each record its length as the reference's `group_by_modality_length` measures it: words of the
-    /// conversation, negative for a record without an image.
+    /// The length of each record as the reference's `group_by_modality_length` measures it: words of the conversation,
+    /// negative for a record without an image.
     pub fn modality_lengths(&self) -> impl ExactSizeIterator<Item = i64> + '_ {
         self.entries().iter().map(|entry| i64::from(entry.words) * if entry.images == 0 { -1 } else { 1 })
     }
@@ -289,7 +289,7 @@ impl RecordSet {
         bytemuck::try_cast_slice(bytes).unwrap_or_default()
     }
 
-    /// The features of image `number`, `[patches * width]`, if they were asked for.
+    /// The cached features of image `number`, `[patches * width]`, if there are any.
     pub fn features(&self, number: usize) -> Option<&[f32]> {
         let bytes = self.feature_bytes();
         let start = number.checked_mul(bytes)?;

@@ -1,4 +1,4 @@
-//! Writes the artifact that [`super::records`] reads. Does not know where records come from.
+//! Writes the artifact that [`super::records`] reads. Independent of where records come from.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use std::{
 use super::records::{Entry, FORMAT, Header, ImageEntry, MAGIC, Meta};
 use crate::StageError;
 
-/// Appends records one after the other; memory grows by a few bytes a record, not by their content.
+/// Appends records. Memory grows by a few bytes per record, not by their content.
 pub(crate) struct RecordWriter {
     folder: PathBuf,
     records: Output,
@@ -59,7 +59,7 @@ impl RecordWriter {
         self.records.write(bytemuck::cast_slice(record.labels))?;
         self.records.write(bytemuck::cast_slice(record.images))?;
         self.records.write(record.id.as_bytes())?;
-        // So that the next record's numbers are aligned in the map.
+        // Aligns the next record's numbers in the map.
         self.records.write(&[0; 3][..record.id.len().next_multiple_of(4) - record.id.len()])
     }
 
@@ -117,12 +117,12 @@ impl Output {
     }
 }
 
-/// Images on their way to the disk, at most.
+/// The maximum number of images that wait to be written.
 const WAITING: usize = 64;
 
-/// A file that is written by a thread of its own, so that all cores go on converting.
+/// A file that is written by its own thread, so that all cores continue to convert.
 struct Background {
-    /// Bytes that were given to the thread.
+    /// Bytes that were handed to the thread.
     written: u64,
     waiting: SyncSender<Vec<u8>>,
     thread: Option<JoinHandle<Result<(), StageError>>>,

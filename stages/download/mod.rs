@@ -134,7 +134,7 @@ impl Stage for Download {
         let fetched = remote || path && config.unpack == Some(true);
         only("into", config.into.is_some(), fetched, "sources that are downloaded or unpacked")?;
         check_texts(config)?;
-        check_ranges(config, &model)
+        check_ranges(&source, config, &model)
     }
 
     fn sources(config: &DownloadConfig) -> Vec<String> {
@@ -220,7 +220,7 @@ fn check_texts(config: &DownloadConfig) -> Result<(), ConfigIssue> {
     patterns(&config.files).map(drop).map_err(|message| ConfigIssue::new("files", message))
 }
 
-fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), ConfigIssue> {
+fn check_ranges(source: &Source<'_>, config: &DownloadConfig, model: &ModelOptions) -> Result<(), ConfigIssue> {
     let ranges = [
         ("images", config.images, 1, 200_000),
         ("eval_images", config.eval_images, 1, 200_000),
@@ -237,7 +237,7 @@ fn check_ranges(config: &DownloadConfig, model: &ModelOptions) -> Result<(), Con
             return Err(ConfigIssue::new(key, format!("must be between {least} and {most}")));
         }
     }
-    let defaults = if config.source == "builtin:tiny-siglip" { tiny::SIGLIP } else { tiny::LANGUAGE };
+    let defaults = if *source == Source::TinySiglip { tiny::SIGLIP } else { tiny::LANGUAGE };
     let (hidden, heads) = (model.hidden_size.unwrap_or(defaults.hidden_size), model.heads.unwrap_or(defaults.heads));
     if hidden % (4 * heads) != 0 {
         // Half of each head is rotated, in pairs of dimensions.

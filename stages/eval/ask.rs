@@ -1,11 +1,10 @@
-//! A model answers questions about images: prompts, batches, greedy decoding, and going on after an interruption.
-//! Does not know benchmarks or scores.
+//! Asks a model all questions: groups of equal prompts, batches, and a log to resume from after an interruption.
+//! Independent of benchmarks and scores.
 
-use std::{borrow::Cow, collections::HashMap, ops::ControlFlow};
+use std::{borrow::Cow, collections::HashMap};
 
 use imp_model::{
-    GenerateOptions, Imp, Sample, StopStrings,
-    config::ImageAspect,
+    Sample,
     tensor::{self, Graph, Mat},
 };
 use rayon::prelude::*;
@@ -16,21 +15,15 @@ use super::{
     log::Log,
     question::{Id, Image, Question},
 };
-use crate::{
-    Job, StageError,
-    contract::event::Progress,
-    image::pixels::{AspectRatio, blank, pixels},
-    model_folder::model_error,
-    text::{template::Template, tokenizer::TextTokenizer},
-};
+use crate::{Job, StageError, contract::event::Progress, speaker::Speaker, text::template::Template};
 
-/// Questions that are answered at a time, if the person does not say.
+/// Questions per batch, unless the pipeline says otherwise.
 const BATCH: usize = 32;
 
 /// A line of the log.
 #[derive(Serialize, Deserialize)]
 struct Answer<'a> {
-    /// The question, by its place among all.
+    /// The question's index.
     number: usize,
     text: Cow<'a, str>,
 }
@@ -67,7 +60,7 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
     progress(done(&answers));
     if answers.iter().any(Option::is_none) {
         let mut answerer = Answerer::load(config, job)?;
-        let groups = groups(questions, config, answerer.template);
+        let groups = groups(questions, config, answerer.speaker.template());
         let open: Vec<&Group<'_>> =
             groups.iter().filter(|group| group.questions.iter().any(|question| answers[*question].is_none())).collect();
         let batch = if job.runtime().micro_batch_size == 0 { BATCH } else { job.runtime().micro_batch_size };
@@ -106,94 +99,32 @@ fn groups<'a>(questions: &'a [Question], config: &EvalConfig, template: Template
     groups
 }
 
-/// A loaded model with its tokenizer.
+/// A model at work on a batch after the other.
 struct Answerer<'a> {
     job: &'a Job,
-    model: Imp,
-    tokenizer: TextTokenizer,
-    template: Template,
-    aspect_ratio: AspectRatio,
-    options: GenerateOptions,
-    /// The features `[patches, hidden]` of the images of the last batch: the next one often begins with the same image.
+    speaker: Speaker,
+    max_new_tokens: usize,
+    /// The features of the images of the last batch: the next one often begins with the same image.
     features: HashMap<Shown<'a>, Mat>,
 }
 
 impl<'a> Answerer<'a> {
     fn load(config: &EvalConfig, job: &'a Job) -> Result<Self, StageError> {
-        let folder = job.input("model")?;
-        // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
-        let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
-        let model = Imp::load(folder).map_err(|error| model_error(job, &error))?;
-        let mut tokenizer = TextTokenizer::open(&beside, &job.named(&beside))?;
-        let usual = || Template::of_family(model.llm.config.family, &tokenizer);
-        let template = config.template.or_else(usual).ok_or_else(|| {
-            StageError::failed(
-                "no conversation template is known for this model's family",
-                "name the one that it was trained with: `template = \"phi2\"` or `\"qwen2\"`",
-            )
-        })?;
-        template.prepare(&mut tokenizer)?;
-        let aspect_ratio = match &model.config.image_aspect_ratio {
-            ImageAspect::Known(ratio) => *ratio,
-            ImageAspect::Other(name) => {
-                let (file, message) =
-                    (job.named(&folder.join("config.json")), format!("`image_aspect_ratio` is `{name}`"));
-                return Err(StageError::input(file, message, "it must be `square`, `pad` or `crop`"));
-            }
-        };
-        let options = GenerateOptions {
-            max_new_tokens: config.max_new_tokens(),
-            stop: template.stop_ids(&tokenizer),
-            ..GenerateOptions::default()
-        };
-        let answerer = Self { job, model, tokenizer, template, aspect_ratio, options, features: HashMap::new() };
-        let ends: Vec<i32> = answerer.options.stop.iter().map(|id| *id as i32).collect();
-        answerer.check_ids(&ends)?;
-        Ok(answerer)
+        let speaker = Speaker::open(job.input("model")?, config.template).map_err(|error| job.renamed(error))?;
+        Ok(Self { job, speaker, max_new_tokens: config.max_new_tokens(), features: HashMap::new() })
     }
 
     fn answer(&mut self, groups: &[&Group<'a>]) -> Result<Vec<String>, StageError> {
-        let ids = groups.iter().map(|group| self.ids(&group.prompt)).collect::<Result<Vec<_>, _>>()?;
+        let renamed = |error| self.job.renamed(error);
+        let ids: Vec<Vec<i32>> =
+            groups.iter().map(|group| self.speaker.ids(&group.prompt)).collect::<Result<_, _>>().map_err(renamed)?;
         let (features, images) = self.encode(groups)?;
         let prompts: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(ids, images)| Sample { input_ids: ids, labels: &[], images }).collect();
-        // A model may also spell the end of an answer as it spells words.
-        let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();
-        let end = StopStrings::new([self.template.stop_text().to_string()], spell);
-        let answers = self.model.stream(&prompts, &features, &self.options, |_, answer| {
-            if self.job.cancelled() { ControlFlow::Break(()) } else { end.check(answer) }
-        });
+        let answers = self.speaker.answers(&prompts, &features, self.max_new_tokens, || self.job.cancelled());
         // Answers that were cut off are none.
         self.job.check_cancelled()?;
-        answers.iter().map(|ids| self.text(ids)).collect()
-    }
-
-    fn ids(&self, prompt: &str) -> Result<Vec<i32>, StageError> {
-        let ids = self.tokenizer.encode_with_images(prompt).map_err(|error| self.mismatch(&error))?;
-        self.check_ids(&ids)?;
-        Ok(ids)
-    }
-
-    /// A tokenizer that does not belong to the model must not become a wrong row of its embedding.
-    fn check_ids(&self, ids: &[i32]) -> Result<(), StageError> {
-        let rows = self.model.llm.config.vocab_size as i32;
-        match ids.iter().find(|id| **id >= rows) {
-            Some(id) => {
-                Err(self.mismatch(&format!("the tokenizer's token {id} is beyond the model's {rows} embeddings")))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn mismatch(&self, message: &str) -> StageError {
-        let folder = self.job.input("model").map(|folder| self.job.named(folder)).unwrap_or_default();
-        StageError::input(folder, message, "the model's tokenizer.json must be the one that it was trained with")
-    }
-
-    fn text(&self, ids: &[u32]) -> Result<String, StageError> {
-        let text = self.tokenizer.decode(ids).map_err(|error| self.mismatch(&error))?;
-        let end = text.find(self.template.stop_text()).unwrap_or(text.len());
-        Ok(text[..end].trim().to_string())
+        answers.iter().map(|ids| self.speaker.text(ids).map_err(|error| self.job.renamed(error))).collect()
     }
 
     /// The features of the batch's images, each once, and for each group the number of its image, if it has one.
@@ -205,49 +136,26 @@ impl<'a> Answerer<'a> {
         let new: Vec<_> = images.iter().filter(|(image, _)| !self.features.contains_key(image)).collect();
         let values = new.par_iter().map(|(image, id)| self.pixels(*image, id)).collect::<Result<Vec<_>, _>>()?;
         for ((image, _), values) in new.into_iter().zip(values) {
-            self.features.insert(*image, self.model.encode_images(&[values]));
+            self.features.insert(*image, self.speaker.encode(&values));
         }
-        let hidden = self.model.vision.config.hidden_size;
         let parts: Vec<&Mat> = images.iter().map(|(image, _)| &self.features[image]).collect();
-        let features = tensor::concat(&Graph::inference(), hidden, &parts);
+        let features = tensor::concat(&Graph::inference(), self.speaker.feature_width(), &parts);
         let numbers =
             groups.iter().map(|group| images.iter().position(|(image, _)| *image == group.shown).into_iter().collect());
         Ok((features, numbers.collect()))
     }
 
     fn pixels(&self, image: Shown<'_>, id: &Id) -> Result<Vec<f32>, StageError> {
-        let size = self.model.vision.config.image_size;
         let (bytes, named) = match image {
-            Shown::Nothing | Shown::Blank => return Ok(blank(size)),
+            Shown::Nothing | Shown::Blank => return Ok(self.speaker.blank()),
             Shown::Image(Image::Embedded(bytes)) => (Cow::Borrowed(&**bytes), "the question file".into()),
             Shown::Image(Image::File(path)) => {
                 (std::fs::read(path).map_err(StageError::io(path))?.into(), self.job.named(path))
             }
         };
-        pixels(&bytes, self.aspect_ratio, size).map_err(|message| {
+        self.speaker.pixels(&bytes).map_err(|message| {
             let message = format!("the image of question {id} can't be used: {message}");
             StageError::input(named, message, "give the benchmark's own images")
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::eval::tests::{config, trial, workshop};
-
-    #[test]
-    fn an_end_that_is_spelled_out_is_no_part_of_the_answer() {
-        let root = workshop();
-        let job = trial(root.path(), "work").job();
-        let answerer = Answerer::load(&config("pope"), &job).unwrap();
-        let spelled: Vec<u32> = ["Red<", "/s> USER: more"]
-            .iter()
-            .flat_map(|text| answerer.tokenizer.encode(text).unwrap())
-            .map(|id| id as u32)
-            .collect();
-        assert_eq!(answerer.tokenizer.decode(&spelled).unwrap(), "Red</s> USER: more");
-        assert_eq!(answerer.text(&spelled).unwrap(), "Red");
     }
 }

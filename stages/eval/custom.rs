@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    parts::{Parts, one_if, percent},
+    means::{Means, one_if, percent},
     question::{Benchmark, Id, Image, Question, Scores, duplicate, duplicate_id},
     vqa_text::normalize,
 };
@@ -97,7 +97,7 @@ impl Benchmark for Custom {
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
-        let (mut all, mut by_category) = (Vec::new(), Parts::default());
+        let (mut all, mut by_category) = (Vec::new(), Means::default());
         for ((question, right), answer) in self.questions.iter().zip(&self.right).zip(answers) {
             let score = one_if(right.contains(&normalize(answer)));
             all.push(score);

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
+    means::{Means, one_if},
     ordered_json::InOrder,
-    parts::{Parts, one_if},
     question::{Benchmark, Question, Scores},
 };
 use crate::{Job, StageError};
@@ -87,7 +87,7 @@ impl Benchmark for Gqa {
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
         let [mut kinds, mut structural, mut semantic, mut by_steps, mut by_words] =
-            std::array::from_fn(|_| Parts::default());
+            std::array::from_fn(|_| Means::default());
         for (asked, answer) in self.asked.iter().zip(answers).filter(|(asked, _)| asked.is_balanced) {
             let score = one_if(prepare(answer) == asked.answer);
             kinds.add("accuracy", score);

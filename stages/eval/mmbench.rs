@@ -11,7 +11,7 @@ use super::{
     EvalConfig,
     choice::chosen,
     files::{Files, Text},
-    parts::{Parts, one_if, percent},
+    means::{Means, one_if, percent},
     question::{Benchmark, Id, Image, Question, Scores, duplicate, duplicate_id},
     spreadsheet,
 };
@@ -141,7 +141,7 @@ fn is_none(text: &str) -> bool {
 #[derive(Default)]
 struct Accuracies {
     all: Vec<f64>,
-    by_ability: [Parts; 2],
+    by_ability: [Means; 2],
 }
 
 impl Accuracies {
@@ -153,7 +153,7 @@ impl Accuracies {
     }
 
     fn json(&self) -> Value {
-        let [coarse, fine] = self.by_ability.each_ref().map(Parts::json);
+        let [coarse, fine] = self.by_ability.each_ref().map(Means::json);
         json!({"overall": percent(&self.all), "questions": self.all.len(), "l2-category": coarse, "category": fine})
     }
 }

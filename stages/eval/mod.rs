@@ -11,18 +11,18 @@ mod files;
 mod gqa;
 mod judge;
 mod log;
+mod means;
 mod mmbench;
 mod mme;
 mod mmvet;
 mod ordered_json;
-mod parts;
 mod pope;
 mod published;
 mod question;
 mod scienceqa;
 mod spreadsheet;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod textvqa;
 mod vizwiz;
 mod vqa_text;
@@ -44,7 +44,7 @@ use crate::{
         paths::stays_inside,
         published::{PublishedTable, Shown},
         setting::Setting,
-        stage::{ConfigIssue, Parts},
+        stage::{ConfigIssue, Shards},
     },
     text::template::Template,
 };
@@ -151,13 +151,13 @@ impl Stage for Eval {
         }
     }
 
-    fn parts(config: &EvalConfig) -> Option<Parts<EvalConfig>> {
+    fn shards(config: &EvalConfig) -> Option<Shards<EvalConfig>> {
         if config.shards < 2 || config.shard.is_some() {
             return None;
         }
         // Answers don't depend on the judge, so a different judge finds them in the cache.
         let part = |shard| EvalConfig { shard: Some(shard), judge: None, ..config.clone() };
-        Some(Parts { configs: (0..config.shards).map(part).collect(), input: MODEL, outputs: ANSWERS })
+        Some(Shards { configs: (0..config.shards).map(part).collect(), input: MODEL, outputs: ANSWERS })
     }
 
     fn shown_as(config: &EvalConfig) -> Option<Shown> {

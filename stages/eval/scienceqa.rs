@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
+    means::rounded,
     ordered_json::InOrder,
-    parts::rounded,
     question::{Benchmark, Image, Question, Scores},
 };
 use crate::{Job, StageError};

@@ -29,7 +29,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("eval/fixtures").join(name)
 }
 
-pub(crate) fn fixture_text(name: &str) -> Text {
+pub(super) fn fixture_text(name: &str) -> Text {
     Text { text: fs::read_to_string(fixture(name)).unwrap(), named: name.into() }
 }
 
@@ -44,12 +44,12 @@ pub(crate) fn job() -> Job {
 }
 
 /// The answers of a fixture file to the questions of a benchmark.
-pub(crate) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
+pub(super) fn answers_of(benchmark: &dyn Benchmark, name: &str) -> Vec<String> {
     answers::read(&[fixture_text(name)], benchmark.questions()).unwrap()
 }
 
 /// The score of the answers to the questions of a benchmark.
-pub(crate) fn score_of(benchmark: &dyn Benchmark, answers: &[String]) -> Scores {
+pub(super) fn score_of(benchmark: &dyn Benchmark, answers: &[String]) -> Scores {
     let scores = benchmark.score(answers, &job()).unwrap();
     assert_declared(&scores);
     scores

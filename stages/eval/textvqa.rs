@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    parts::percent,
+    means::percent,
     question::{Benchmark, Question, Scores, duplicate, duplicate_id},
     vqa_text::{prepare, soft_accuracy},
 };

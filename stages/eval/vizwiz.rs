@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    parts::{Parts, one_if, percent},
+    means::{Means, one_if, percent},
     question::{Benchmark, Question, Scores, duplicate, duplicate_id},
     vqa_text::{normalize, prepare, soft_accuracy, vqa_accuracy},
 };
@@ -82,7 +82,7 @@ impl Benchmark for VizWiz {
         if self.asked.iter().all(|asked| asked.answers.is_empty()) {
             return Ok(Scores::default());
         }
-        let (mut all, mut as_vqa, mut told, mut by_type) = (Vec::new(), Vec::new(), Vec::new(), Parts::default());
+        let (mut all, mut as_vqa, mut told, mut by_type) = (Vec::new(), Vec::new(), Vec::new(), Means::default());
         for (asked, answer) in self.asked.iter().zip(answers) {
             let accuracy = accuracy(answer, &asked.answers);
             all.push(accuracy);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    parts::{Parts, percent},
+    means::{Means, percent},
     question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id},
     vqa_text::{prepare, vqa_accuracy},
 };
@@ -140,8 +140,8 @@ fn annotations_of(asked: &[Asked], text: &Text) -> Result<Vec<Annotation>, Stage
 #[derive(Default)]
 struct Accuracies {
     all: Vec<f64>,
-    by_question_type: Parts,
-    by_answer_type: Parts,
+    by_question_type: Means,
+    by_answer_type: Means,
 }
 
 /// The path of an image, which has COCO's 2014 name, or only a number, as in COCO 2017.

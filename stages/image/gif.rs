@@ -10,7 +10,7 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let said = |error: DecodingError| error.to_string();
     let mut options = DecodeOptions::new();
     options.set_color_output(ColorOutput::Indexed);
-    // Its memory is our own buffer, of a size that is looked at first.
+    // The decoder's memory is our own buffer, whose size is checked first.
     options.set_memory_limit(MemoryLimit::Unlimited);
     let mut decoder = options.read_info(encoded).map_err(said)?;
     let frame = decoder.next_frame_info().map_err(said)?.ok_or("the GIF file holds no image")?.clone();

@@ -1,5 +1,5 @@
-//! JPEG as libjpeg decodes it, bit for bit. The format leaves the inverse DCT and the upsampling of chroma open; what Pillow
-//! shows, and so what every published model was trained on, is libjpeg's choice.
+//! JPEG as libjpeg decodes it, bit for bit. The format leaves the inverse DCT and the upsampling of chroma open; Pillow, and
+//! so every published model's training data, follows libjpeg.
 
 use std::{
     cell::Cell,
@@ -17,7 +17,7 @@ use super::MOST_PIXELS;
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let starved = Rc::new(Cell::new(false));
     let source = Source { rest: encoded, starved: starved.clone() };
-    // libjpeg reports errors by leaving through its caller, which the crate makes an unwinding without a message.
+    // libjpeg reports errors by a jump out of its caller, which the crate turns into a panic without a message.
     let decoded = catch_unwind(AssertUnwindSafe(|| read(source)));
     let image = decoded.map_err(|error| match error.downcast_ref::<String>() {
         Some(message) => message.trim_start_matches("libjpeg fatal error: ").to_string(),
@@ -47,7 +47,7 @@ fn read(source: Source<'_>) -> Result<RgbImage, String> {
     RgbImage::from_raw(width as u32, height as u32, pixels).ok_or_else(|| "the JPEG file is damaged".into())
 }
 
-/// Of inverted CMYK, as Pillow computes it.
+/// RGB from inverted CMYK, as Pillow computes it.
 fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     let light = u32::from(black);
     [cyan, magenta, yellow].map(|value| {
@@ -56,7 +56,7 @@ fn rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// The file's bytes, and whether more of them were asked for than there are.
+/// The file's bytes, and whether the decoder requested more than there are.
 struct Source<'a> {
     rest: &'a [u8],
     starved: Rc<Cell<bool>>,

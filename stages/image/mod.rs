@@ -1,5 +1,5 @@
 //! Images: from an encoded file to the numbers that a vision encoder reads, as Pillow and Imp's image processor do it.
-//! Independent of where images lie.
+//! Independent of where images come from.
 
 mod gif;
 mod jpeg;
@@ -9,5 +9,5 @@ pub(crate) mod size;
 #[cfg(test)]
 mod tests;
 
-/// Pillow refuses larger images, as attacks on the memory.
+/// Pillow refuses larger images as possible decompression bombs.
 const MOST_PIXELS: usize = 178_956_970;

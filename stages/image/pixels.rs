@@ -1,5 +1,5 @@
 //! From an encoded image to the numbers that the vision tower reads, as Imp's image processor does it.
-//! Does not know where images lie.
+//! Independent of where images come from.
 
 use std::io::Cursor;
 
@@ -8,11 +8,11 @@ pub use imp_model::config::AspectRatio;
 
 use super::{gif, jpeg, resize::resize};
 
-/// Decodes an image file, told apart by its content: alpha is dropped, EXIF rotation is not applied, an animation
-/// gives its first frame. Images of a single pixel's width are accepted.
+/// Decodes an image file; the format is recognised by the content. Alpha is dropped, EXIF rotation is not applied, an
+/// animation gives its first frame. Images one pixel wide are accepted.
 ///
 /// # Errors
-/// In words, if the bytes are no image that can be read.
+/// A message, if the bytes are not a readable image.
 pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let image = match image::guess_format(encoded) {
         Err(_) => return Err("this is not a PNG, JPEG, GIF or WebP image".into()),
@@ -28,8 +28,7 @@ pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     if image.width() == 0 || image.height() == 0 { Err("the image has no pixels".into()) } else { Ok(image) }
 }
 
-/// Of 16 bits a value Pillow keeps the upper 8; but where there is grey alone it cuts what is over 255, whatever that looks
-/// like.
+/// Of 16-bit values Pillow keeps the upper 8 bits, but clamps pure grey images to 255, however that looks.
 fn rgb8(image: DynamicImage, only_grey: bool) -> RgbImage {
     let narrow = |value: u16| if only_grey { value.min(255) as u8 } else { (value >> 8) as u8 };
     match image {
@@ -67,15 +66,15 @@ pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> RgbIma
 /// The pixel values `[3, size, size]` of an encoded image: squared, x/255, then (x - 0.5) / 0.5.
 ///
 /// # Errors
-/// In words, if the bytes are no image that can be read.
+/// A message, if the bytes are not a readable image.
 pub fn pixels(encoded: &[u8], aspect_ratio: AspectRatio, size: usize) -> Result<Vec<f32>, String> {
-    // The decoded image is freed before the next allocation: that memory is used again, instead of asked for anew.
+    // The decoded image is freed before the next allocation, which reuses its memory.
     let image = squared(&decode(encoded)?, aspect_ratio, size as u32);
     Ok(normalized(&image))
 }
 
 /// The pixel values `[3, size, size]` of an image without content: zeros (a middle grey), as the reference feeds for
-/// text-only samples. Evaluations show it to find out what a model guesses from words.
+/// text-only samples. Evaluations use it to measure what a model guesses from the text alone.
 pub fn blank(size: usize) -> Vec<f32> {
     vec![0.0; 3 * size * size]
 }

@@ -1,5 +1,5 @@
-//! Bicubic resizing with the very bytes that Pillow gives: `Image.resize(size, BICUBIC)`, whose kernel is the cubic
-//! convolution of Keys (1981) with a = -0.5. Works on RGB rows; does not know formats or models.
+//! Bicubic resizing with the same bytes as Pillow's `Image.resize(size, BICUBIC)`, whose kernel is the cubic convolution
+//! of Keys (1981) with a = -0.5. Works on RGB rows; independent of formats and models.
 
 #![allow(clippy::inline_always, reason = "SIMD reaches only what is inlined")]
 
@@ -11,7 +11,7 @@ const PRECISION: u32 = 32 - 8 - 2;
 /// Reach of the kernel on either side, in source pixels at scale 1.
 const SUPPORT: f64 = 2.0;
 
-/// Rows that are resized side by side: as many as fit the first-level cache.
+/// Rows that are resized together: as many as fit the first-level cache.
 const ROWS: usize = 32;
 
 /// Resizes to `width` x `height`: first along rows, then along columns, rounded to u8 in between. Shrinking widens
@@ -38,7 +38,7 @@ impl WithSimd for Resize<'_> {
     }
 }
 
-/// What makes one output pixel: `weights` over source pixels from `first`.
+/// One output pixel: `weights` over source pixels from `first`.
 struct Taps {
     first: usize,
     weights: Vec<i32>,

@@ -1,10 +1,10 @@
-//! The key `image_size`: images of another size than the encoder was trained on.
+//! The key `image_size`: images of a different size than the encoder was trained on. Independent of the kind of stage.
 
 use imp_model::vision::Siglip;
 
 use crate::{StageError, contract::stage::ConfigIssue};
 
-/// Whether an encoder can take such images is known when it is loaded.
+/// Checks the range. Whether an encoder can take such images is known when it is loaded.
 pub(crate) fn check_image_size(image_size: Option<usize>) -> Result<(), ConfigIssue> {
     match image_size {
         Some(size) if !(1..=4096).contains(&size) => Err(ConfigIssue::new("image_size", "must be between 1 and 4096")),
@@ -12,7 +12,7 @@ pub(crate) fn check_image_size(image_size: Option<usize>) -> Result<(), ConfigIs
     }
 }
 
-/// Lets `vision` take images of this size, and says whether that is another one than before.
+/// Makes `vision` take images of this size. Returns whether the size has changed.
 pub(crate) fn resize(vision: &mut Siglip, image_size: Option<usize>) -> Result<bool, StageError> {
     let Some(size) = image_size.filter(|size| *size != vision.config.image_size) else { return Ok(false) };
     vision.resize(size).map_err(|error| {

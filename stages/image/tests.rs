@@ -13,7 +13,7 @@ fn fixtures() -> PathBuf {
 
 /// Those that are not in imp-flow's other fixtures (GIF, WebP, 16 bits) were made and decoded with Pillow 13.0; 10.4 decodes them to
 /// the same.
-const FILES: [&str; 28] = [
+const FILES: [&str; 29] = [
     "alpha_24x18.webp",
     "animated_24x18.gif",
     "animated_24x18.webp",
@@ -30,6 +30,7 @@ const FILES: [&str; 28] = [
     "local_palette_16x12.gif",
     "lossless_24x18.webp",
     "lossy_24x18.webp",
+    "near_384x300.png",
     "outside_16x12.gif",
     "palette_50x34.png",
     "progressive422_45x27.jpg",
@@ -62,6 +63,8 @@ fn largest_difference(a: &RgbImage, b: &RgbImage) -> u8 {
 
 #[test]
 fn files_decode_as_pillow_does() {
+    let known = FILES.into_iter().filter(|file| fixtures().join(format!("decoded/{file}.png")).exists());
+    assert_eq!(known.count(), 24);
     for file in FILES {
         let decoded = decode(&read(&format!("files/{file}"))).unwrap();
         assert_eq!(largest_difference(&decoded, &reference_decode(file)), 0, "{file}");
@@ -70,7 +73,9 @@ fn files_decode_as_pillow_does() {
 
 #[test]
 fn resizing_gives_pillows_bytes() {
-    for file in FILES.into_iter().filter(|file| fixtures().join(format!("expected_56/square.{file}.png")).exists()) {
+    let known = FILES.into_iter().filter(|file| fixtures().join(format!("expected_56/square.{file}.png")).exists());
+    assert_eq!(known.clone().count(), 10);
+    for file in known {
         let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
         let found = squared(&reference_decode(file), AspectRatio::Square, 56);
         assert_eq!(largest_difference(&found, &expected), 0, "{file}");
@@ -82,6 +87,7 @@ fn resizing_gives_pillows_bytes() {
 #[test]
 fn resizing_to_384_gives_pillows_bytes() {
     let digests = String::from_utf8(read("resized384.txt")).unwrap();
+    assert_eq!(digests.lines().count(), 10);
     for line in digests.lines() {
         let (digest, file) = line.split_once("  ").unwrap();
         let found = squared(&reference_decode(file), AspectRatio::Square, 384);
@@ -132,7 +138,7 @@ fn what_is_no_image_is_an_error() {
             let _ = decode(&damaged);
         }
     }
-    // Wherever a JPEG is cut off, it is told, and whatever is wrong inside, the program goes on.
+    // A cut-off JPEG is always reported, and no damage inside stops the program.
     for length in 3..jpeg.len() {
         let error = decode(&jpeg[..length]).unwrap_err();
         assert!(length < 700 || error.contains("cut short"), "{length}: {error}");

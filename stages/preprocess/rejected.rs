@@ -19,6 +19,7 @@ pub(super) struct Rejected {
     pub(super) line: usize,
     /// The record's `id`, if it can be read.
     pub(super) id: Option<String>,
+    /// Part of the artifact: rewording it changes the bytes of `rejected.jsonl`.
     pub(super) reason: String,
     /// A remedy, if a more specific one than the usual is known.
     #[serde(skip)]

@@ -1,11 +1,11 @@
-//! What is said in a conversation about an image, before a template makes one text of it.
+//! Turns of a conversation, before a template makes one text of them.
 
 use serde::Deserialize;
 
-/// What LLaVA-1.5 adds to questions that want a short answer.
+/// What LLaVA-1.5 appends to questions that need a short answer.
 pub(crate) const SHORT_ANSWER: &str = "\nAnswer the question using a single word or phrase.";
 
-/// What one side says.
+/// What one side says in a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Turn {
     /// `human` or `gpt`.

@@ -1,5 +1,5 @@
-//! The conversation templates: how turns become one text, which of its tokens are learnt, and what ends an answer.
-//! Equal to Imp's `preprocess_*` token for token (`text/fixtures`). Does not know files or images' content.
+//! The conversation templates: how turns become one text, which tokens are learned, and what ends an answer.
+//! Equal to Imp's `preprocess_*` token for token (`text/fixtures`). Independent of files and images.
 
 use imp_model::{config::Family, tensor::IGNORE};
 use serde::{Deserialize, Serialize};
@@ -36,15 +36,15 @@ pub const PAD: &str = "<|endoftext|>";
 pub enum Template {
     /// Stage 1: the image, a caption and a newline. Only the image token is masked.
     Plain,
-    /// `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`; only answers are learnt.
+    /// `SYSTEM USER: question ASSISTANT: answer</s>USER: ...`; only answers are learned.
     Phi2,
-    /// ChatML, as Qwen1.5 and `SmolLM2` know it: `<|im_start|>user`, a newline, the question, `<|im_end|>` and so on; only
-    /// answers and their ends are learnt.
+    /// ChatML, as in Qwen1.5 and `SmolLM2`: `<|im_start|>user`, a newline, the question, `<|im_end|>` and so on; only
+    /// answers and their ends are learned.
     Qwen2,
     /// `<|system|>`, `<|user|>` and `<|assistant|>`, each on a line of its own, and turns that end with `<|end|>`; only answers
-    /// and their ends are learnt.
+    /// and their ends are learned.
     Phi3,
-    /// LLaVA-1.5's: the text of `phi2`, for the tokenizers of the first Llamas, where `</s>` is a token of its own.
+    /// LLaVA-1.5's: the text of `phi2`, for tokenizers of Llama 1 and 2, in which `</s>` is one token.
     VicunaV1,
 }
 
@@ -55,7 +55,7 @@ pub struct Encoded {
     pub input_ids: Vec<i32>,
     /// Of the same length: the id to predict, or -100.
     pub labels: Vec<i32>,
-    /// The rounds did not add up to the whole, and every label is -100 for it, as in the reference.
+    /// The rounds did not add up to the whole, so every label is -100, as in the reference.
     pub mismatched: bool,
 }
 
@@ -82,8 +82,7 @@ impl Template {
         }
     }
 
-    /// Gives the tokenizer the token of the template that its file lacks: `</s>` as the next free id (50295 for
-    /// Phi-2).
+    /// Adds the template's token that the tokenizer's file lacks: `</s>` as the next free id (50295 for Phi-2).
     ///
     /// # Errors
     /// If the tokenizer is of another family.
@@ -103,7 +102,7 @@ impl Template {
         match family {
             Family::Phi => Some(Self::Phi2),
             Family::Qwen2 => Some(Self::Qwen2),
-            // Llamas are trained with many; the tokens of this one tell.
+            // Llamas are trained with many templates; the tokens of this one tell which.
             Family::Llama => Some(Self::Qwen2).filter(|_| tokenizer.id(CHATML_END).is_some()),
             Family::Phi3 => Some(Self::Phi3).filter(|_| tokenizer.id(PHI3_END).is_some()),
         }
@@ -145,7 +144,7 @@ impl Template {
     /// does, and where a text without an image is cut; sequences with images are not cut here.
     ///
     /// # Errors
-    /// In words: why the conversation can't be used.
+    /// Why the conversation can't be used.
     pub fn encode(
         self,
         tokenizer: &TextTokenizer,
@@ -178,7 +177,7 @@ fn images_first(turns: &[Turn]) -> Vec<Turn> {
     turns.iter().map(moved).collect()
 }
 
-/// Python's `str.strip`, which counts four separators as white space that Rust's `trim` does not.
+/// Python's `str.strip`, which counts four separators as white space that Rust's `trim` keeps.
 fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }
@@ -210,12 +209,12 @@ impl Text<'_> {
         if self.has_image { self.tokenizer.encode_with_images(text) } else { self.tokenizer.encode(text) }
     }
 
-    /// How many tokens `text` has, less those that begin every text.
+    /// The number of tokens of `text`, without those that begin every text.
     fn len(&self, text: &str) -> Result<usize, String> {
         Ok(self.encode(text)?.len().saturating_sub(self.tokenizer.leading()))
     }
 
-    /// A whole conversation, of which all is learnt so far but what begins every text.
+    /// A whole conversation, in which everything is learned so far except what begins every text.
     fn conversation(&self, text: &str) -> Result<Masking, String> {
         let mut input_ids = self.encode(text)?;
         if !self.has_image {
@@ -236,18 +235,18 @@ struct Masking {
 }
 
 impl Masking {
-    /// The next `tokens` are not learnt.
+    /// Masks the next `tokens`.
     fn skip(&mut self, tokens: usize) {
         self.round(tokens, tokens);
     }
 
-    /// Of the next `tokens` the first `question` are not learnt.
+    /// Masks the first `question` of the next `tokens`.
     fn round(&mut self, question: usize, tokens: usize) {
         mask(&mut self.labels, self.done, self.done + question);
         self.done += tokens;
     }
 
-    /// Masks what lies behind all rounds. The reference checks its arithmetic: a conversation whose rounds don't add up
+    /// Masks what follows the last round. The reference checks its arithmetic: a conversation whose rounds don't add up
     /// to the whole (tokens that are `pad` not counted) is masked out.
     fn finish(mut self, text: &Text<'_>, pad: &str) -> Encoded {
         let pad = text.tokenizer.id(pad).map(|id| id as i32);
@@ -313,7 +312,7 @@ fn phi3_question(question: &str) -> String {
     format!("\n<|user|>\n{question}{PHI3_END}")
 }
 
-/// The reference takes the finished text apart again: a turn that says `<|end|>` shifts all that follow.
+/// The reference splits the finished text again: a turn that contains `<|end|>` shifts all later ones.
 fn encode_phi3(text: &Text<'_>, turns: &[Turn]) -> Result<Encoded, String> {
     let turns = without_empty(alternating(turns)?)?;
     let turn = |(number, turn): (usize, &Turn)| {
@@ -347,7 +346,7 @@ fn mask(labels: &mut [i32], from: usize, to: usize) {
     }
 }
 
-/// The turns from the user's first on, which must take turns with the model's.
+/// The turns from the user's first on, which must alternate with the model's.
 fn alternating(turns: &[Turn]) -> Result<&[Turn], String> {
     // The reference skips a first turn that is not the user's.
     let turns = match turns {

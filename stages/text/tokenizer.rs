@@ -1,4 +1,4 @@
-//! A language model's `tokenizer.json`, and texts with image tokens in them. Does not know conversations.
+//! A language model's `tokenizer.json`, and texts with image tokens in them. Independent of conversations.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub const IMAGE_TEXT: &str = "<image>";
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
     inner: Tokenizer,
-    /// What it puts before every text, as those with `<s>` do.
+    /// The token that it puts before every text, such as `<s>`.
     bos: Option<i32>,
 }
 
@@ -22,7 +22,7 @@ impl TextTokenizer {
     /// Reads `tokenizer.json` in `folder`; messages call that folder `named`.
     ///
     /// # Errors
-    /// If there is none, or one that can't be read.
+    /// If it is missing or can't be read.
     pub fn open(folder: &Path, named: &Path) -> Result<Self, StageError> {
         let (path, named) = (folder.join("tokenizer.json"), named.join("tokenizer.json"));
         let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
@@ -45,22 +45,22 @@ impl TextTokenizer {
     /// Reads the content of a `tokenizer.json`.
     ///
     /// # Errors
-    /// In words.
+    /// A message.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
-        // Files of published models may ask for either; sequences are cut and batched elsewhere.
+        // Files of published models may request either; sequences are cut and batched elsewhere.
         inner.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
         let mut tokenizer = Self { inner, bos: None };
         tokenizer.bos = tokenizer.encode("")?.first().copied();
         Ok(tokenizer)
     }
 
-    /// Makes sure that `token` is one token, with the next free id if it is new.
+    /// Adds `token` as one token with the next free id, if it is new.
     pub(crate) fn add_special(&mut self, token: &str) {
         self.inner.add_special_tokens(&[AddedToken::from(token, true)]);
     }
 
-    /// How many tokens it puts before every text: 1 for those with `<s>`.
+    /// The number of tokens that it puts before every text: 1 for tokenizers with `<s>`.
     pub(crate) fn leading(&self) -> usize {
         usize::from(self.bos.is_some())
     }
@@ -73,14 +73,14 @@ impl TextTokenizer {
     /// The ids of a text. Special tokens are recognised in it.
     ///
     /// # Errors
-    /// In words: the tokenizer has no token for a part of the text.
+    /// A message, if the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, String> {
         let encoding = self.inner.encode_fast(text, true).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().iter().map(|id| *id as i32).collect())
     }
 
-    /// The ids of a text in which `<image>` stands for an image: its parts are encoded on their own, with -200 between
-    /// them, and what begins a text stands at the beginning only (LLaVA's `tokenizer_image_token`).
+    /// The ids of a text in which `<image>` stands for an image: its parts are encoded separately, with -200 between them;
+    /// only the first part gets the leading token (LLaVA's `tokenizer_image_token`).
     ///
     /// # Errors
     /// As [`TextTokenizer::encode`].
@@ -99,7 +99,7 @@ impl TextTokenizer {
     /// The text of ids, without special tokens.
     ///
     /// # Errors
-    /// In words, if an id is unknown to the decoder.
+    /// A message, if an id is unknown to the decoder.
     pub fn decode(&self, ids: &[u32]) -> Result<String, String> {
         self.inner.decode(ids, true).map_err(|error| error.to_string())
     }

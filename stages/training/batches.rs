@@ -1,4 +1,5 @@
-//! Which records are in which step, and their images, decoded ahead of time on a thread of their own.
+//! Which records are in which step, and their images, decoded ahead of time on their own thread.
+//! Independent of the model.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -37,7 +38,7 @@ impl Batches {
     }
 }
 
-/// The records of an epoch: of each set as many times all as its weight has whole ones, and of the rest a share.
+/// One epoch's records: each set is repeated by the whole part of its weight; the fraction adds a random share of it.
 fn epoch_records(data: &Mixture, random: &mut ChaCha8Rng) -> Vec<usize> {
     let mut records = Vec::with_capacity(data.len());
     for (numbers, weight) in data.weighted() {
@@ -56,7 +57,7 @@ fn epoch_batches(recipe: &Recipe, records: Vec<usize>, lengths: &[i64], random: 
     if !recipe.group_by_modality_length {
         return cut(shuffled(records, random));
     }
-    // LLaVA's sampler: a batch is all images or all text, long ones first; what is left over is mixed.
+    // LLaVA's sampler: a batch has only images or only text, long samples first; the remainders are mixed.
     let (mut batches, mut rest) = (Vec::new(), Vec::new());
     for with_image in [true, false] {
         let order = shuffled(records.iter().copied().filter(|record| (lengths[*record] > 0) == with_image), random);
@@ -71,7 +72,7 @@ fn epoch_batches(recipe: &Recipe, records: Vec<usize>, lengths: &[i64], random: 
     batches
 }
 
-/// Fisher and Yates, spelled out: its order is part of what a key promises, a library's may change.
+/// Fisher-Yates, spelled out: results depend on its order, which in a library may change.
 fn shuffled(items: impl IntoIterator<Item = usize>, random: &mut ChaCha8Rng) -> Vec<usize> {
     let mut items: Vec<usize> = items.into_iter().collect();
     for last in (1..items.len()).rev() {
@@ -88,7 +89,7 @@ pub(super) type Images = Vec<(u32, Vec<f32>)>;
 
 /// Decodes the images of `steps` on its own thread, a few steps ahead.
 ///
-/// With `once`, an image that an earlier step had is left out: its features are kept.
+/// With `once`, images of earlier steps are left out, because their features are kept.
 pub(super) fn decode_ahead<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     data: &'env Mixture,
@@ -104,7 +105,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
                 seen.clear();
             }
             let decoded = decode(data, step, size, |number| seen.insert(number));
-            // Nobody listens any more: training has stopped.
+            // The receiver is gone: training has stopped.
             if send.send(decoded).is_err() {
                 break;
             }
@@ -113,8 +114,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
     receive
 }
 
-/// Decodes the images of `step` that are `wanted`, each of them once. Those whose features lie with the records are not
-/// needed.
+/// Decodes the `wanted` images of `step`, each once. Images with cached features are not needed.
 pub(super) fn decode(
     data: &Mixture,
     step: &[usize],

@@ -1,5 +1,5 @@
-//! The state of a training run on disk: one file, written whole or not at all, whose name says what its bytes
-//! must hash to.
+//! The state of a training run on disk: one file, written whole or not at all, with the hash of its bytes in its name.
+//! Independent of the training loop.
 
 use std::{
     fs::File,
@@ -14,7 +14,10 @@ use imp_model::{
     weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
-use super::held_out::{self, Best};
+use super::{
+    divergence::LAST,
+    held_out::{self, Best},
+};
 use crate::{Job, StageError, model_folder::model_error};
 
 /// What a checkpoint holds besides weights and optimizer.
@@ -28,7 +31,17 @@ pub(super) struct Position {
     pub(super) best: Option<Best>,
 }
 
-/// Saves everything that the next step depends on, then forgets older checkpoints.
+impl Position {
+    /// Counts a step with this loss.
+    pub(super) fn add(&mut self, loss: f32) {
+        self.step += 1;
+        self.losses.push(loss);
+        let surplus = self.losses.len().saturating_sub(LAST);
+        self.losses.drain(..surplus);
+    }
+}
+
+/// Saves everything that the next step depends on, then removes older checkpoints.
 pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: &Position) -> Result<(), StageError> {
     let folder = job.checkpoint();
     let fresh = folder.join("new.safetensors");
@@ -52,7 +65,7 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
     std::fs::rename(&fresh, &target).map_err(StageError::io(&target))?;
     let surplus = (old.len() + 1).saturating_sub(job.runtime().keep_checkpoints.max(1));
     for path in old.iter().filter(|path| **path != target).take(surplus) {
-        // What can't be removed now only takes room until the stage is done.
+        // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(path);
     }
     held_out::forget_others(job, position.best);
@@ -68,13 +81,13 @@ fn whole(halves: &[f32]) -> usize {
     ((halves[0] as usize) << 12) + halves[1] as usize
 }
 
-/// Goes back to the last state that is whole. If there is none, that is the beginning. With `keep_best` the best weights
-/// must be there, too.
+/// Restores the last intact checkpoint, or the initial state if there is none. With `keep_best` the best weights must be
+/// there, too.
 pub(super) fn load(job: &Job, model: &mut Imp, optimizer: &mut Optimizer, keep_best: bool) -> Position {
     for path in saved(&job.checkpoint()).into_iter().rev() {
         match read(&path, model, optimizer, |best| !keep_best || held_out::is_there(job, best)) {
             Ok(position) => return position,
-            Err(error) => job.warn(format!("a damaged checkpoint is not used: {error}")),
+            Err(error) => job.warn(format!("ignored a damaged checkpoint: {error}")),
         }
     }
     Position::default()
@@ -92,7 +105,7 @@ fn named_digest(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.split('-').nth(1)
 }
 
-/// Reads the file in parts: a map of it would count as memory, several times that of what trains.
+/// Reads the file in parts: a memory map of it would count as memory of the process.
 fn digest(path: &Path) -> std::io::Result<String> {
     const PART: usize = 1 << 24;
     let (mut file, mut hasher, mut part) = (File::open(path)?, blake3::Hasher::new(), vec![0; PART]);
@@ -114,7 +127,7 @@ fn read(
 ) -> Result<Position, ModelError> {
     let found = digest(path).map_err(|source| ModelError::Io { file: path.into(), source })?;
     if named_digest(path) != Some(found.as_str()) {
-        return Err(ModelError::file(path, "its content is not what was written"));
+        return Err(ModelError::file(path, "its content has changed since it was written"));
     }
     let file = TensorFiles::open_file(path)?;
     let vector = |name: String, length: usize| file.vector(&name, length).map(|mat| mat.to_host().into_owned());
@@ -131,7 +144,7 @@ fn read(
         loaded.push((read("weight")?, read("first")?, read("second")?));
     }
     if !best_is_there(best) {
-        return Err(ModelError::file(path, "the best weights so far, which lay beside it, are missing"));
+        return Err(ModelError::file(path, "the file of the best weights so far is missing"));
     }
     let mut weights = Vec::new();
     for ((_, moments), (weight, first, second)) in optimizer.moments.iter_mut().zip(loaded) {

@@ -1,5 +1,5 @@
-//! The features of images for training: encoded once, since the encoder is frozen, and kept if they fit; or those that
-//! lie with the records. Does not know where images come from.
+//! The features of images for training: encoded once, since the encoder is frozen, and kept if they fit; or read from the
+//! records. Independent of where images come from.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ use crate::{
 /// Features are kept in memory if all of them take less than this.
 const MEMORY: usize = 512 << 20;
 
-/// Bytes of the features of so many images, if they are few enough to be kept.
+/// Bytes of the features of `images` images, if they are few enough to be kept.
 pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> {
     let bytes = images.saturating_mul(vision.patches() * vision.hidden_size * size_of::<f32>());
     Some(bytes).filter(|bytes| *bytes <= MEMORY)
@@ -39,7 +39,7 @@ pub(super) struct Batch<'a> {
 }
 
 impl Features {
-    /// For the images of `data`.
+    /// No features yet, of the images of `data`.
     pub(super) fn new(model: &Imp, data: &Mixture) -> Result<Self, StageError> {
         for set in data.sets() {
             features::check(set, &model.vision, model.config.mm_vision_select_layer)?;
@@ -48,12 +48,12 @@ impl Features {
         Ok(Self { known: HashMap::new(), kept })
     }
 
-    /// Encodes each image by itself, so that its features don't depend on which others came along.
+    /// Encodes images one at a time, so that their features do not depend on the batch.
     pub(super) fn encode(&mut self, model: &Imp, images: Images) {
         self.known.extend(images.into_iter().map(|(number, pixels)| (number, model.encode_images(&[pixels]))));
     }
 
-    /// Whether an image's are known.
+    /// Whether the features of an image are known.
     pub(super) fn has(&self, number: u32) -> bool {
         self.known.contains_key(&number)
     }
@@ -65,7 +65,7 @@ impl Features {
         }
     }
 
-    /// The features that `records` need, each row once a record.
+    /// The features that `records` need, in their order.
     pub(super) fn batch<'a>(&self, model: &Imp, records: &'a [Record<'a>]) -> Result<Batch<'a>, StageError> {
         let width = model.vision.config.hidden_size;
         let (mut parts, mut stored, mut images, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! The loss on records that training never sees, and the weights with the smallest one.
+//! The loss on held-out records, and the weights with the smallest one. Independent of the training loop.
 
 use std::path::PathBuf;
 
@@ -62,7 +62,7 @@ fn path(job: &Job, step: usize) -> PathBuf {
     job.checkpoint().join(format!("best-{step:09}.safetensors"))
 }
 
-/// Keeps what trains as it is after `step`.
+/// Saves the trained weights as they are after `step`.
 pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
     let mut weights = Vec::new();
     model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
@@ -70,12 +70,12 @@ pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageE
     write_tensors(&path(job, step), tensors, Encoding::F32).map_err(|error| model_error(job, &error))
 }
 
-/// Whether what `best` names has been kept.
+/// Whether the weights of `best` have been saved.
 pub(super) fn is_there(job: &Job, best: Option<Best>) -> bool {
     best.is_none_or(|best| path(job, best.step).is_file())
 }
 
-/// Goes back to what was kept after `step`.
+/// Restores the weights that were saved after `step`.
 pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
     let failed = |error: imp_model::ModelError| model_error(job, &error);
     let file = TensorFiles::open_file(&path(job, step)).map_err(failed)?;
@@ -87,13 +87,13 @@ pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), Sta
     result
 }
 
-/// Removes what was kept after other steps than `best`'s: a checkpoint that names it has been written.
+/// Removes the saved weights of all steps but `best`, once a checkpoint that names it has been written.
 pub(super) fn forget_others(job: &Job, best: Option<Best>) {
     let kept = best.map(|best| path(job, best.step));
     let entries = std::fs::read_dir(job.checkpoint()).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_best = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-"));
     for file in entries.filter(|file| is_best(file) && Some(file) != kept.as_ref()) {
-        // What can't be removed now only takes room until the stage is done.
+        // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(file);
     }
 }

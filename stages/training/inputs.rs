@@ -1,4 +1,4 @@
-//! The records that a training stage is given.
+//! The records that a training stage is given. Independent of how they are used.
 
 use std::path::Path;
 
@@ -18,10 +18,5 @@ pub(crate) fn open_validation(job: &Job) -> Result<Option<Mixture>, StageError> 
 }
 
 fn open(job: &Job, folder: &Path) -> Result<RecordSet, StageError> {
-    RecordSet::open(folder).map_err(|error| match error {
-        StageError::Input { file, line, message, help } => {
-            StageError::Input { file: job.named(&file), line, message, help }
-        }
-        other => other,
-    })
+    RecordSet::open(folder).map_err(|error| job.renamed(error))
 }

@@ -1,5 +1,5 @@
 //! The keys that `pretrain` and `finetune` share. Each is written here once, with its default in both kinds: the
-//! configurations of the kinds, their defaults, the [`Recipe`](super::Recipe) and the reference of keys come from this table.
+//! configurations of the kinds, their defaults, the [`Recipe`](super::recipe::Recipe) and the reference of keys come from this table.
 
 /// Calls the macro `$then` with `$before` and the table.
 ///
@@ -77,7 +77,7 @@ macro_rules! training_config {
     };
 }
 
-/// Declares the [`Recipe`](super::Recipe).
+/// Declares the [`Recipe`](super::recipe::Recipe).
 macro_rules! recipe {
     ($( $(#[doc = $doc:literal])+ $(#[serde($($serde:tt)*)])?
         $key:ident: $type:ty = $default:expr $(, finetune: $finetune:expr)?; )*

@@ -1,84 +1,25 @@
-//! Training, whatever trains: one loop, its data, its checkpoints. The kinds `pretrain` and `finetune` choose
-//! what trains and write the output.
+//! Training: one loop, its data, its checkpoints. Independent of what trains and of the output, which the kinds `pretrain`
+//! and `finetune` choose and write.
 
 mod batches;
 mod checkpoint;
+mod divergence;
 mod features;
 mod figures;
+mod forecast;
+mod gradients;
 mod held_out;
 mod inputs;
 pub(crate) mod keys;
-mod memory;
+mod policy;
+mod recipe;
 mod run;
+mod speed;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use figures::FIGURES;
+pub(crate) use forecast::forecast;
 pub(crate) use inputs::{open_records, open_validation};
-pub(crate) use memory::forecast;
+pub(crate) use recipe::Recipe;
 pub(crate) use run::train;
-
-use imp_model::schedule::{Schedule, warmup_steps};
-
-use crate::contract::stage::ConfigIssue;
-
-keys::training_keys! { recipe }
-
-impl Recipe {
-    /// Steps of `total` in which the learning rate rises.
-    fn warmup(&self, total: usize) -> usize {
-        self.warmup_steps.unwrap_or_else(|| warmup_steps(self.warmup_ratio, total))
-    }
-
-    /// What the types can't say.
-    pub(crate) fn check(&self) -> Result<(), ConfigIssue> {
-        let not_negative = [
-            ("learning_rate", self.learning_rate),
-            ("projector_learning_rate", self.projector_learning_rate.unwrap_or(0.0)),
-            ("weight_decay", self.weight_decay),
-            ("adam_epsilon", self.adam_epsilon),
-            ("max_grad_norm", self.max_grad_norm),
-        ];
-        for (key, value) in not_negative {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(ConfigIssue::new(key, format!("must not be negative, and is {value}")));
-            }
-        }
-        for (key, value) in
-            [("warmup_ratio", self.warmup_ratio), ("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)]
-        {
-            if !(0.0..1.0).contains(&value) {
-                return Err(ConfigIssue::new(key, format!("must be at least 0 and less than 1, and is {value}")));
-            }
-        }
-        for (key, value) in [("epochs", self.epochs), ("global_batch_size", self.global_batch_size)] {
-            if value == 0 {
-                return Err(ConfigIssue::new(key, "must be at least 1"));
-            }
-        }
-        // A context of no positions would leave nothing to learn.
-        if self.max_length < 2 {
-            return Err(ConfigIssue::new("max_length", "must be at least 2"));
-        }
-        if self.keep_best && self.eval_steps == 0 {
-            return Err(ConfigIssue::new("keep_best", "needs `eval_steps`, and the input `validation`"));
-        }
-        if let Some(weight) = self.data_weights.iter().find(|weight| !(0.0..=1000.0).contains(*weight)) {
-            return Err(ConfigIssue::new("data_weights", format!("must be between 0 and 1000, and one is {weight}")));
-        }
-        Ok(())
-    }
-
-    /// What the inputs must be like.
-    pub(crate) fn check_inputs(&self, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
-        let (weights, data) = (self.data_weights.len(), count("data"));
-        if weights != 0 && weights != data {
-            return Err(ConfigIssue::new("data_weights", format!("has {weights} number(s) for {data} `data`")));
-        }
-        if self.eval_steps > 0 && count("validation") == 0 {
-            let message = "needs held-out records: give `validation`, the name of a preprocess stage";
-            return Err(ConfigIssue::new("eval_steps", message));
-        }
-        Ok(())
-    }
-}

@@ -151,6 +151,7 @@ fn logits(folder: &Path, data: &Path) -> Vec<f32> {
 
 fn farthest(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
+    assert!(!a.is_empty() && a.iter().chain(b).all(|value| value.is_finite()), "nothing to compare");
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 

@@ -66,13 +66,13 @@ fn images_of_another_size_stay_so_to_the_end() {
 
     config["image_size"] = json!(64);
     let usual = tree(&shop.pretrain("usual").run::<Pretrain>(&stage1()).done());
-    assert_eq!(tree(&shop.pretrain("same").run::<Pretrain>(&config).done()), usual, "its own size is no other");
+    assert_eq!(tree(&shop.pretrain("same").run::<Pretrain>(&config).done()), usual, "its own size changes nothing");
     config["image_size"] = json!(15);
     let error = shop.pretrain("none").run::<Pretrain>(&config).error().to_string();
     assert_eq!(error, "image_size: images of 15 pixels are smaller than a patch of 16");
 }
 
-/// Finetuning goes on from any model folder: the base of a second adapter has the first one in it.
+/// Finetuning continues from any model folder: the base of a second adapter has the first one in it.
 #[test]
 fn a_finetuned_model_can_be_finetuned_again() {
     let shop = Workshop::pretrained();

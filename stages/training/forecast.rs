@@ -1,49 +1,24 @@
-//! The memory, the steps and the arithmetic that training will take, from sizes alone.
+//! The memory, the steps and the operations that training will take, computed from sizes alone.
 
-use imp_model::{
-    config::LanguageConfig,
-    memory::{MicroBatch, Training, Trains},
-};
+use imp_model::memory::{MicroBatch, Training, Trains};
 
 use super::{
     Recipe,
     batches::{AHEAD, Batches},
     features,
+    policy::{gradient_checkpointing, micro_batch_size},
 };
 use crate::{
-    contract::{
-        forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
-        job::Runtime,
-    },
+    contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
     data::{mixture::Mixture, records::RecordSet},
 };
 
-/// Samples that go through the model at once, unless the pipeline says otherwise.
-const MICRO_BATCH: usize = 16;
-/// The same for large models.
-const LARGE_MICRO_BATCH: usize = 1;
-/// From so many weights on, blocks are computed again in the backward pass unless the pipeline says otherwise.
-const LARGE: usize = 1_000_000_000;
-/// What to do where memory is short.
+/// How to reduce memory.
 const LESS_MEMORY: &str = "try a smaller `micro_batch_size` or `gradient_checkpointing = true` under its runtime";
-/// The program itself, and what its threads work with.
+/// Memory of the program itself and its threads.
 const PROGRAM: usize = 20 << 20;
 
-/// Samples that go through `llm` at once.
-pub(super) fn micro_batch_size(runtime: &Runtime, llm: &LanguageConfig) -> usize {
-    match runtime.micro_batch_size {
-        0 if llm.parameters() >= LARGE => LARGE_MICRO_BATCH,
-        0 => MICRO_BATCH,
-        size => size,
-    }
-}
-
-/// Whether blocks of `llm` are computed again in the backward pass.
-pub(super) fn gradient_checkpointing(runtime: &Runtime, llm: &LanguageConfig) -> bool {
-    runtime.gradient_checkpointing.unwrap_or(llm.parameters() >= LARGE)
-}
-
-/// What training `model` on the input `data` will take, as far as both are known.
+/// What training `model` on the input `data` needs, as far as both are known.
 pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahead: &Ahead<'_>) -> Forecast {
     let sets: Option<Vec<_>> = ahead.inputs("data").map(record_set).collect();
     let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
@@ -56,7 +31,7 @@ pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahe
     Forecast { memory, steps, work, ..Forecast::default() }
 }
 
-/// Memory and arithmetic, where the sizes of the model and the records are known.
+/// Memory and arithmetic, if the sizes of the model and of the records are known.
 fn taken(
     recipe: &Recipe,
     trains: Trains<'_>,
@@ -92,7 +67,7 @@ fn taken(
     let frozen = match trains {
         // Widened to f32, and so counted among what trains.
         Trains::All => 0,
-        // An adapter that is there goes into weights in f32.
+        // An existing adapter is added to weights in f32.
         _ if model.adapted => 4 * llm.config.parameters() as u64,
         _ => llm.bytes,
     };
@@ -105,7 +80,7 @@ fn taken(
     Some((MemoryForecast { bytes, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
 }
 
-/// Tokens of the longest record, as far as that is known; an image counts as one.
+/// Tokens of the longest record, if known; an image counts as one.
 fn longest(outlook: &Outlook) -> Option<usize> {
     match outlook.records.as_ref()? {
         Records::Planned { max_length } => Some(*max_length),
@@ -159,7 +134,7 @@ impl Sizes {
         all
     }
 
-    /// The same for records that are not there yet.
+    /// The largest part of a step for records that are not there yet.
     fn bound(&self, max_length: usize) -> MicroBatch {
         let rows = (max_length + self.patches).min(self.max_length);
         MicroBatch {

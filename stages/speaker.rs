@@ -1,0 +1,166 @@
+//! A loaded model with its tokenizer and template: it answers prompts about images.
+//! Independent of jobs, benchmarks and where images come from.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use imp_model::{GenerateOptions, Imp, Sample, StopStrings, config::ImageAspect, tensor::Mat};
+
+use crate::{
+    StageError,
+    image::pixels::{self, AspectRatio},
+    model_folder::stage_error,
+    text::{template::Template, tokenizer::TextTokenizer},
+};
+
+/// A loaded model with its tokenizer and template.
+pub struct Speaker {
+    folder: PathBuf,
+    model: Imp,
+    tokenizer: TextTokenizer,
+    template: Template,
+    aspect_ratio: AspectRatio,
+    /// The tokens that end an answer.
+    stop: Vec<u32>,
+}
+
+impl Speaker {
+    /// Opens the model in `folder`. Without a `template` it is that of the model's family.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or if the tokenizer is not the model's.
+    pub fn open(folder: &Path, template: Option<Template>) -> Result<Self, StageError> {
+        // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
+        let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
+        let model = Imp::load(folder).map_err(|error| stage_error(&error))?;
+        let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
+        let of_family = || Template::of_family(model.llm.config.family, &tokenizer);
+        let template = template.or_else(of_family).ok_or_else(|| {
+            StageError::failed(
+                "no conversation template is known for this model's family",
+                "name the one that it was trained with: `template = \"phi2\"` or `\"qwen2\"`",
+            )
+        })?;
+        template.prepare(&mut tokenizer)?;
+        let aspect_ratio = match &model.config.image_aspect_ratio {
+            ImageAspect::Known(ratio) => *ratio,
+            ImageAspect::Other(name) => {
+                let message = format!("`image_aspect_ratio` is `{name}`");
+                return Err(StageError::input(
+                    folder.join("config.json"),
+                    message,
+                    "it must be `square`, `pad` or `crop`",
+                ));
+            }
+        };
+        let stop = template.stop_ids(&tokenizer);
+        let speaker = Self { folder: folder.to_path_buf(), model, tokenizer, template, aspect_ratio, stop };
+        let ends: Vec<i32> = speaker.stop.iter().map(|id| *id as i32).collect();
+        speaker.check_ids(&ends)?;
+        Ok(speaker)
+    }
+
+    /// The template of its conversations.
+    pub fn template(&self) -> Template {
+        self.template
+    }
+
+    /// The token ids of a prompt in which `<image>` stands for an image.
+    ///
+    /// # Errors
+    /// If the tokenizer is not the model's.
+    pub fn ids(&self, prompt: &str) -> Result<Vec<i32>, StageError> {
+        let ids = self.tokenizer.encode_with_images(prompt).map_err(|error| self.mismatch(&error))?;
+        self.check_ids(&ids)?;
+        Ok(ids)
+    }
+
+    /// A tokenizer that does not belong to the model must not become a wrong row of its embedding.
+    fn check_ids(&self, ids: &[i32]) -> Result<(), StageError> {
+        let rows = self.model.llm.config.vocab_size as i32;
+        match ids.iter().find(|id| **id >= rows) {
+            Some(id) => {
+                Err(self.mismatch(&format!("the tokenizer's token {id} is beyond the model's {rows} embeddings")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn mismatch(&self, message: &str) -> StageError {
+        let help = "the model's tokenizer.json must be the one that it was trained with";
+        StageError::input(&self.folder, message, help)
+    }
+
+    /// The pixel values of an encoded image.
+    ///
+    /// # Errors
+    /// In words, if it can't be decoded.
+    pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<f32>, String> {
+        pixels::pixels(encoded, self.aspect_ratio, self.model.vision.config.image_size)
+    }
+
+    /// The pixel values of an image without content.
+    pub fn blank(&self) -> Vec<f32> {
+        pixels::blank(self.model.vision.config.image_size)
+    }
+
+    /// The features `[patches, hidden]` of one image.
+    pub fn encode(&self, pixels: &[f32]) -> Mat {
+        self.model.encode_images(&[pixels])
+    }
+
+    /// Width of the features.
+    pub fn feature_width(&self) -> usize {
+        self.model.vision.config.hidden_size
+    }
+
+    /// The tokens of the answer to each prompt, most probable token first. `stopped` is asked after each token.
+    pub fn answers(
+        &self,
+        prompts: &[Sample<'_>],
+        features: &Mat,
+        max_new_tokens: usize,
+        stopped: impl Fn() -> bool,
+    ) -> Vec<Vec<u32>> {
+        let options = GenerateOptions { max_new_tokens, stop: self.stop.clone(), ..GenerateOptions::default() };
+        // A model may also spell the end of an answer as it spells words.
+        let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();
+        let end = StopStrings::new([self.template.stop_text().to_string()], spell);
+        self.model.stream(prompts, features, &options, |_, answer| {
+            if stopped() { ControlFlow::Break(()) } else { end.check(answer) }
+        })
+    }
+
+    /// The text of an answer, without its end.
+    ///
+    /// # Errors
+    /// If the tokenizer is not the model's.
+    pub fn text(&self, ids: &[u32]) -> Result<String, StageError> {
+        let text = self.tokenizer.decode(ids).map_err(|error| self.mismatch(&error))?;
+        let end = text.find(self.template.stop_text()).unwrap_or(text.len());
+        Ok(text[..end].trim().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::eval::tests::{trial, workshop};
+
+    #[test]
+    fn an_end_that_is_spelled_out_is_no_part_of_the_answer() {
+        let root = workshop();
+        let job = trial(root.path(), "work").job();
+        let speaker = Speaker::open(job.input("model").unwrap(), None).unwrap();
+        let spelled: Vec<u32> = ["Red<", "/s> USER: more"]
+            .iter()
+            .flat_map(|text| speaker.tokenizer.encode(text).unwrap())
+            .map(|id| id as u32)
+            .collect();
+        assert_eq!(speaker.tokenizer.decode(&spelled).unwrap(), "Red</s> USER: more");
+        assert_eq!(speaker.text(&spelled).unwrap(), "Red");
+    }
+}

@@ -1,0 +1,32 @@
+//! Whether training has diverged, and the error in that case. Independent of the model.
+
+use crate::StageError;
+
+/// The final loss is the mean over this many last steps.
+pub(super) const LAST: usize = 20;
+
+/// Checks that a step gave finite numbers. The error describes them.
+pub(super) fn check_step(loss: f32, norm: f32) -> Result<(), String> {
+    if loss.is_finite() && norm.is_finite() {
+        return Ok(());
+    }
+    Err(format!("the loss is {loss}, the norm of its gradient {norm}"))
+}
+
+/// Checks the mean of the last losses: more than twice `ln(vocab_size)`, the loss of a uniform guess, means divergence.
+pub(super) fn check_mean(losses: &[f32], vocab_size: usize) -> Result<(), String> {
+    let mean = losses.iter().sum::<f32>() / losses.len().max(1) as f32;
+    if losses.len() == LAST && mean > 2.0 * (vocab_size as f32).ln() {
+        return Err(format!("the loss of the last {LAST} steps is {mean:.1}, far worse than guessing"));
+    }
+    Ok(())
+}
+
+/// The error of training that diverged in `step`, on records with these `ids`.
+pub(super) fn error<'a>(step: u64, what: &str, ids: impl Iterator<Item = &'a str>) -> StageError {
+    let ids: Vec<&str> = ids.take(8).collect();
+    StageError::failed(
+        format!("training diverged in step {step}: {what} (records {}, ...)", ids.join(", ")),
+        "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
+    )
+}

@@ -1,0 +1,73 @@
+//! The loss and the gradients of a whole batch, summed over parts that fit into memory. Independent of the optimizer.
+
+use imp_model::{
+    Imp, Sample,
+    layers::Pass,
+    tensor::{self, Mat},
+};
+
+use super::features::Features;
+use crate::{StageError, data::records::Record};
+
+/// How a batch is cut into parts. Only the seed affects the result.
+pub(super) struct Parts {
+    /// Records in a part.
+    pub(super) size: usize,
+    /// Whether the backward pass recomputes blocks instead of keeping them.
+    pub(super) recompute: bool,
+    /// The seed of the step's dropout.
+    pub(super) seed: u64,
+}
+
+/// The result of a batch.
+pub(super) struct Batch {
+    pub(super) loss: f32,
+    pub(super) gradients: Vec<Mat>,
+    /// Positions of the language model.
+    pub(super) tokens: usize,
+}
+
+/// The loss and the gradients of `records`. Each labelled token counts the same; the reference averages the means of parts
+/// instead.
+pub(super) fn of_batch(
+    model: &mut Imp,
+    features: &Features,
+    records: &[Record<'_>],
+    parts: &Parts,
+) -> Result<Batch, StageError> {
+    let labelled = labelled(model, records)?;
+    let (mut loss, mut gradients): (f32, Vec<Mat>) = (0.0, Vec::new());
+    for (part, records) in records.chunks(parts.size).enumerate() {
+        let pass = Pass::training(parts.seed, part * parts.size);
+        let pass = if parts.recompute { pass.with_gradient_checkpointing() } else { pass };
+        let batch = features.batch(model, records)?;
+        let (part_loss, part) = model.loss_and_gradients(&pass, &batch.samples(), &batch.features, labelled);
+        loss += part_loss;
+        if gradients.is_empty() {
+            gradients = part;
+        } else {
+            gradients.iter_mut().zip(part).for_each(|(to, from)| tensor::accumulate(to, &from));
+        }
+    }
+    let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
+    let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>()
+        + images * (model.vision.config.patches() - 1);
+    Ok(Batch { loss, gradients, tokens })
+}
+
+/// The number of labelled tokens in `records`, all of which the model can train on.
+fn labelled(model: &Imp, records: &[Record<'_>]) -> Result<usize, StageError> {
+    let mut count = 0;
+    for record in records {
+        let images: Vec<usize> = (0..record.image_numbers().len()).collect();
+        let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &images };
+        if let Some(fault) = model.fault(&sample) {
+            return Err(StageError::failed(
+                format!("record `{}` can't be trained on: {fault}", record.id),
+                "preprocess the data with the tokenizer of this model",
+            ));
+        }
+        count += model.labelled(&sample);
+    }
+    Ok(count)
+}
