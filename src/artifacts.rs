@@ -1,5 +1,5 @@
-//! `artifacts/<pipeline>/`: links into the store for users, with each stage's log and metrics beside them, and the summary of
-//! the last run. All of it can be deleted: the next run makes it again.
+//! `artifacts/<pipeline>/`: links into the store for users, one for each stage's artifact, log and metrics, and the summary of the
+//! last run. Everything here can be deleted: the next run creates it again.
 
 use std::{
     fs,
@@ -31,16 +31,16 @@ impl Artifacts {
         self.folder.clone()
     }
 
-    /// The link to a stage's artifact; for a stage that points share, the link of the first point.
+    /// The path of the link to a stage's artifact. For a stage that several points share, that of the first point.
     pub(crate) fn of(&self, pipeline: &Pipeline, stage: &StageDecl) -> PathBuf {
         let (point, name) = &stage.owners[0];
         self.folder.join(&pipeline.points[*point].label).join(name)
     }
 
-    /// Links the artifact, log and metrics of a stage. Costs two file operations if the links are right already.
-    pub(crate) fn link(&self, point: &str, stage: &str, made: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
+    /// Links the artifact, log and metrics of a stage. Takes two file operations if the links are already right.
+    pub(crate) fn link(&self, point: &str, stage: &str, hit: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
         let folder = self.folder.join(point);
-        let beside = |digest: Option<Digest>, ending: &str| {
+        let link_object = |digest: Option<Digest>, ending: &str| {
             let link = folder.join(format!("{stage}.{ending}"));
             match digest {
                 Some(digest) => replace_link(&store.object(digest), &link),
@@ -48,16 +48,16 @@ impl Artifacts {
             }
         };
         let new_tree = replace_link(tree, &folder.join(stage))?;
-        // A stage that ran again may have produced the same bytes, but its log has other times in it.
-        let new_log = beside(made.log, LOG)?;
+        // Compare the logs, too: a stage that ran again may have produced the same tree with different metrics.
+        let new_log = link_object(hit.log, LOG)?;
         if new_tree || new_log {
-            beside(made.metrics, METRICS)?;
-            beside(made.events, &format!("tensorboard/{EVENTS}"))?;
+            link_object(hit.metrics, METRICS)?;
+            link_object(hit.events, &format!("tensorboard/{EVENTS}"))?;
         }
         Ok(())
     }
 
-    /// Whether the summary of a run exists.
+    /// Whether there is a summary of the last run.
     pub(crate) fn has_record(&self) -> bool {
         self.folder.join("run.json").is_file()
     }
@@ -77,9 +77,9 @@ impl Artifacts {
 pub(crate) fn prune(root: &Path, cache: &Path) {
     let Ok(cache) = cache.canonicalize() else { return };
     let entries = walkdir::WalkDir::new(root).min_depth(2).into_iter().flatten();
-    let is_ours = |path: &Path| fs::read_link(path).is_ok_and(|target| target.starts_with(&cache));
-    for link in entries.filter(|entry| is_ours(entry.path()) && !entry.path().exists()) {
-        // A link that stays does no harm: the next run corrects it.
+    let points_into_cache = |path: &Path| fs::read_link(path).is_ok_and(|target| target.starts_with(&cache));
+    for link in entries.filter(|entry| points_into_cache(entry.path()) && !entry.path().exists()) {
+        // A link that can't be removed does no harm: the next run corrects it.
         let _ = fs::remove_file(link.path());
     }
 }
@@ -94,20 +94,23 @@ fn replace_link(target: &Path, link: &Path) -> io::Result<bool> {
     }
     remove(link)?;
     match std::os::unix::fs::symlink(target, link) {
-        // Another run was faster.
+        // Another run has created it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         result => result.map(|()| true),
     }
 }
 
-/// Removes a link of ours; anything else is left alone.
+/// Removes a link, if it exists. Refuses to remove anything that is not a link.
 fn remove(link: &Path) -> io::Result<()> {
     match link.symlink_metadata() {
         Ok(found) if found.is_symlink() => match fs::remove_file(link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         },
-        Ok(_) => Err(io::Error::other(format!("{} is not a link made by imp-flow: move it away", link.display()))),
+        Ok(_) => Err(io::Error::other(format!(
+            "{} is not a link made by imp-flow: move it to a different folder",
+            link.display()
+        ))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }

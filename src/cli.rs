@@ -1,11 +1,11 @@
-//! The command line: definitions only. What a verb does is in `commands/`.
+//! The command line: definitions only. `commands/` implements the verbs.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Declarative pipelines for small multimodal language models: a TOML file declares stages, each is cached
-/// by the content of everything that determines its result, and only what is missing runs.
+/// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
+/// by the content of everything that determines its result, and only stages that are not cached run.
 #[derive(Debug, Parser)]
 #[command(
     name = "imp-flow",
@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  imp-flow run pipelines/tiny.toml       download, train, quantize and measure a tiny model on this CPU
+  imp-flow run pipelines/tiny.toml       download, train, quantize and evaluate a tiny model
   imp-flow plan pipelines/tiny.toml      what would run and why
   imp-flow why lora                      why a stage of the last run ran, or would run
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
@@ -56,8 +56,8 @@ pub(crate) enum Verb {
 Examples:
   imp-flow run pipelines/tiny.toml
   imp-flow run pipelines/tiny.toml --set stages.finetune.learning_rate=5e-4
-  imp-flow run pipelines/tiny.toml --until pretrain       the projector and what it needs
-  imp-flow run pipelines/tiny.toml --force lora           this stage again, and what changes because of it
+  imp-flow run pipelines/tiny.toml --until pretrain       only `pretrain` and the stages it needs
+  imp-flow run pipelines/tiny.toml --force lora           run this stage even if it is cached
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
 
 Ctrl-C saves checkpoints and stops; run the same command again to resume.")]
@@ -100,7 +100,7 @@ Examples:
   imp-flow status
   imp-flow status pipelines/tiny.toml")]
     Status {
-        /// Pipeline file [default: that of the last run, with its --set changes]
+        /// Pipeline file [default: the one that ran last, with its --set changes]
         #[arg(value_name = "PIPELINE", conflicts_with = "file")]
         pipeline: Option<PathBuf>,
         #[command(flatten)]
@@ -182,15 +182,15 @@ Examples:
     #[command(after_help = "\
 Examples:
   imp-flow kinds
-  imp-flow kinds finetune       its keys, with their defaults and meanings")]
+  imp-flow kinds finetune       its keys, their defaults and what they mean")]
     Kinds {
-        /// The kind
+        /// Kind of stage
         kind: Option<String>,
     },
     /// Run one stage (for internal use)
     #[command(name = "__stage", hide = true)]
     Stage {
-        /// Job file.
+        /// Job file
         job: PathBuf,
     },
 }
@@ -210,7 +210,7 @@ pub(crate) struct ReportEvalArgs {
     /// Pipeline files; with none, only the published results are shown
     #[arg(value_name = "PIPELINE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Change a key in each pipeline (repeatable)
+    /// Change a key of each pipeline (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
     /// Print a Markdown table
@@ -222,7 +222,7 @@ pub(crate) struct ReportEvalArgs {
 pub(crate) enum CacheVerb {
     /// Show the size of the cache by pipeline
     Stats,
-    /// Check all files for damage; the next run makes damaged results again
+    /// Check all files for damage and remove damaged ones; the next run makes them again
     Verify,
     /// Delete results that no recent or named run uses
     #[command(after_help = "\
@@ -237,7 +237,7 @@ Examples:
         #[arg(long)]
         dry_run: bool,
     },
-    /// Rebuild the index
+    /// Rebuild the index from the receipts
     Rebuild,
 }
 
@@ -249,10 +249,10 @@ pub(crate) enum GraphFormat {
     Svg,
 }
 
-/// Keys that the command line changes.
+/// Changes of keys on the command line.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Overrides {
-    /// Change a key for this command (repeatable); `sweep` takes several values, separated by commas
+    /// Change a key of the pipeline (repeatable); `sweep` takes several values, separated by commas
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
 }
@@ -277,7 +277,7 @@ pub(crate) struct RunArgs {
     pub(crate) set: Overrides,
     #[command(flatten)]
     pub(crate) select: SelectArgs,
-    /// After a failure, still run stages that don't need the failed one
+    /// After a failure, still run the stages that don't need the failed one
     #[arg(short, long)]
     pub(crate) keep_going: bool,
     /// Run at most N stages at once
@@ -314,7 +314,7 @@ pub(crate) struct SelectArgs {
 /// A pipeline; by default the one that ran last.
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
-    /// Pipeline file [default: that of the last run, with its --set changes]
+    /// Pipeline file [default: the one that ran last, with its --set changes]
     #[arg(short = 'p', long = "pipeline", value_name = "PIPELINE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
@@ -323,10 +323,10 @@ pub(crate) struct TargetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct StageArgs {
-    /// Stage
+    /// Name of the stage
     #[arg(value_name = "STAGE")]
     pub(crate) stage: String,
-    /// Point of a sweep
+    /// Point of a sweep, by its label
     #[arg(long, value_name = "POINT")]
     pub(crate) point: Option<String>,
     #[command(flatten)]

@@ -8,15 +8,15 @@ use crate::{
     store::StoreError,
 };
 
-/// Why a verb ended early. Failures of stages are not among them: the run reports those.
+/// Why a verb ended early. Failures of stages are not included, since the run reports them.
 pub(crate) enum Failure {
     /// Errors in the user's files or on the command line.
     Usage { problems: Diagnostics, sources: Sources },
-    /// Errors in the machine's settings.
+    /// An error in the machine's settings.
     Settings(String),
     /// The store can't be used.
     Store(StoreError),
-    /// The run broke off.
+    /// The scheduler could not continue the run.
     Scheduler(SchedulerError),
     /// An error of the operating system.
     Io { what: String, source: std::io::Error },
@@ -38,7 +38,7 @@ impl From<SchedulerError> for Failure {
 }
 
 impl Failure {
-    /// 2 if the user has to change something, 1 if the machine failed.
+    /// 2 if the user has to change something, 1 if the system failed.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),

@@ -1,4 +1,4 @@
-//! The machine's resources, and a running stage's share of them. Plain data: the scheduler decides who gets what.
+//! The machine's resources, and those allocated to a running stage. Plain data: the scheduler decides which stage gets what.
 
 /// The resources that stages share.
 #[derive(Debug, Clone)]
@@ -11,9 +11,9 @@ pub(crate) struct Machine {
     pub(crate) memory: Option<u64>,
 }
 
-/// The resources of a running stage, until it ends.
+/// The resources that a running stage has until it ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub(crate) struct Allocation {
     pub(crate) cpus: usize,
     pub(crate) gpus: Vec<String>,
     pub(crate) memory: u64,

@@ -1,4 +1,4 @@
-//! imp-flow: parses the command line, runs the verb, and turns the result into an exit code.
+//! The program: parses the command line, runs the verb, and turns its result into an exit code.
 
 #[cfg(not(unix))]
 compile_error!("imp-flow needs a Unix system: it uses file locks, links, signals and process groups");

@@ -1,5 +1,5 @@
-//! The machine's settings: from the command line, then the environment, then `imp-flow.toml`, then what is detected.
-//! Independent of pipelines: a pipeline means the same on every machine.
+//! The machine's settings: taken from the command line, else from the environment, else from `imp-flow.toml`, else detected.
+//! Independent of pipelines: settings never change results.
 
 use std::{
     ffi::OsString,
@@ -28,7 +28,7 @@ struct File {
     memory: Option<ByteSize>,
     retries: Option<u32>,
     retry_seconds: Option<f64>,
-    /// Those of the kinds of stage.
+    /// The settings of kinds of stages.
     stages: Vec<(&'static Setting, String)>,
 }
 
@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-/// By hand, since the keys of the kinds are not known to this file.
+/// Written by hand, since a derived implementation can't include the keys of kinds.
 impl<'de> Deserialize<'de> for File {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Keys;
@@ -106,20 +106,23 @@ impl<'de> Deserialize<'de> for File {
 const RETRIES: u32 = 2;
 const RETRY_SECONDS: f64 = 10.0;
 
-/// Folders, and how much of the machine may be used.
+/// The folders to use, the resources of the machine, and what stages get from the settings.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) cache: PathBuf,
     pub(crate) artifacts: PathBuf,
     pub(crate) machine: Machine,
-    /// How many times a stage is retried after a transient failure, and the first pause in seconds.
+    /// How many times a stage is retried after a transient failure.
     pub(crate) retries: u32,
+    /// The pause before the first retry, in seconds.
     pub(crate) retry_seconds: f64,
     /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Settings {
+    /// Loads the settings. `cache` and `artifacts` come from the command line.
+    ///
     /// # Errors
     /// If `imp-flow.toml` exists and can't be read.
     pub(crate) fn load(cache: Option<PathBuf>, artifacts: Option<PathBuf>) -> Result<Self, String> {
@@ -131,8 +134,8 @@ impl Settings {
         };
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
-            cache: cache.or(file.cache.map(at_home)).unwrap_or_else(|| "cache".into()),
-            artifacts: artifacts.or(file.artifacts.map(at_home)).unwrap_or_else(|| "artifacts".into()),
+            cache: cache.or(file.cache.map(expand_home)).unwrap_or_else(|| "cache".into()),
+            artifacts: artifacts.or(file.artifacts.map(expand_home)).unwrap_or_else(|| "artifacts".into()),
             machine: Machine {
                 cpus: file.cpus.unwrap_or_else(threads).max(1),
                 gpus: file.gpus.map_or_else(gpus, |gpus| gpus.iter().map(ToString::to_string).collect()),
@@ -144,13 +147,13 @@ impl Settings {
                 .filter(|seconds| seconds.is_finite())
                 .unwrap_or(RETRY_SECONDS)
                 .clamp(0.0, 3600.0),
-            // A stage inherits the user's environment, which takes precedence.
+            // Stages inherit the user's environment, which takes precedence over the file.
             environment: environment(file.stages, |variable| std::env::var_os(variable)),
         })
     }
 }
 
-/// The variables for settings of stages that the user's environment does not set.
+/// The environment variables for the settings of stages, except those that the user's environment has.
 fn environment(
     settings: Vec<(&'static Setting, String)>,
     given: impl Fn(&str) -> Option<OsString>,
@@ -161,7 +164,7 @@ fn environment(
 }
 
 /// Expands `~/x`, since no shell does it in `imp-flow.toml`.
-fn at_home(path: PathBuf) -> PathBuf {
+fn expand_home(path: PathBuf) -> PathBuf {
     match (path.strip_prefix("~"), std::env::var_os("HOME")) {
         (Ok(rest), Some(home)) => Path::new(&home).join(rest),
         _ => path,
@@ -191,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_stages_become_variables_unless_the_user_has_set_them() {
+    fn settings_of_stages_become_variables_unless_the_environment_has_them() {
         for setting in kinds::settings() {
             let file: File = toml::from_str(&format!("{} = \"x\"\ncpus = 3\nmemory = \"1GB\"", setting.key)).unwrap();
             assert_eq!((file.cpus, file.memory), (Some(3), Some(ByteSize(1_000_000_000))));

@@ -1,6 +1,6 @@
-//! Holds the layout of the code: a module imports only modules of lower floors, and the files of a folder form no cycle.
+//! Checks the layout of the code: a module imports only modules of lower floors, and the files of a folder form no cycle.
 //! Independent of what the code does: it reads imports.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+#![allow(clippy::unwrap_used, reason = "a test that can't continue should say where")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,8 +19,8 @@ const RUNNER: &[&[&str]] = &[
     &["main"],
 ];
 
-/// The floors of the stages: the contract at the bottom, what kinds share above it, then the kinds, of which none imports
-/// another, and their table on top.
+/// The floors of the stages: the contract at the bottom, then what kinds share, then the kinds, which don't import each other, and
+/// their table on top.
 const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "testing", "text"],
@@ -107,7 +107,7 @@ fn module_path(root: &Path, file: &Path) -> Vec<String> {
     path
 }
 
-/// All files but those of tests.
+/// All Rust files except those of tests.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in entries(folder) {
@@ -170,25 +170,25 @@ fn names_after(text: &str, prefix: &str) -> Vec<String> {
             }
         }
     }
-    // A longer chain of `super` is another module.
+    // A longer chain of `super` leads to a different module.
     found.retain(|name| !name.is_empty() && name != "super" && name != "self");
     found
 }
 
-/// Which files of a folder each of them imports, also where `mod.rs` passes the names on.
+/// For each file of a folder, the files that it imports, directly or through names that `mod.rs` re-exports.
 fn imports_within(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let files: Vec<PathBuf> =
         entries(folder).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")).collect();
     let name = |file: &Path| file.file_stem().unwrap().to_string_lossy().into_owned();
     let modules: BTreeSet<String> = files.iter().map(|file| name(file)).collect();
-    let mut passed_on = BTreeMap::new();
+    let mut reexported = BTreeMap::new();
     for statement in code(&folder.join("mod.rs")).split(';').filter_map(|text| text.split_once("use ")) {
         let mut words = statement.1.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
         if let Some(module) = words.next().filter(|first| modules.contains(*first)) {
-            passed_on.extend(words.map(|word| (word.to_string(), module.to_string())));
+            reexported.extend(words.map(|word| (word.to_string(), module.to_string())));
         }
     }
-    let home = |item: String| if modules.contains(&item) { Some(item) } else { passed_on.get(&item).cloned() };
+    let home = |item: String| if modules.contains(&item) { Some(item) } else { reexported.get(&item).cloned() };
     let imports = |file: &PathBuf| {
         let own = name(file);
         let found = names_after(&code(file), "super::").into_iter().filter_map(home);
@@ -200,7 +200,7 @@ fn imports_within(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
 /// A cycle, if there is one.
 fn cycle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     let mut open = edges.clone();
-    // Takes away files that import nothing that is left, until only cycles and what leads to them remain.
+    // Removes files without imports among the remaining ones, until only cycles and the files that lead to them remain.
     while let Some(done) =
         open.iter().find(|(_, to)| !to.iter().any(|to| open.contains_key(to))).map(|(from, _)| from.clone())
     {

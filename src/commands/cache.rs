@@ -34,7 +34,7 @@ pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failu
             }
             report::gc(&collected, *dry_run, common.json);
         }
-        CacheVerb::Rebuild => report::say(&format!("Index rebuilt: {} stages", Index::anew(&store)?)),
+        CacheVerb::Rebuild => report::print(&format!("Index rebuilt: {} stages", Index::rebuild(&store)?)),
     }
     Ok(ExitCode::SUCCESS)
 }

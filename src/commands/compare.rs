@@ -13,12 +13,12 @@ use crate::{
     store::{RunPoint, RunRecord},
 };
 
-/// Compares points or runs: parameters that differ, and results.
-pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: &Common) -> Result<ExitCode, Failure> {
+/// Compares points or runs: shows the parameters that differ, and the results.
+pub(crate) fn compare(names: &[String], sort: Option<&str>, csv: bool, common: &Common) -> Result<ExitCode, Failure> {
     let (_, store) = existing_store(common)?;
-    let runs = match wanted {
+    let runs = match names {
         [] => vec![find_run(&store, None)?],
-        wanted => wanted.iter().map(|wanted| find_run(&store, Some(wanted))).collect::<Result<_, _>>()?,
+        names => names.iter().map(|name| find_run(&store, Some(name))).collect::<Result<_, _>>()?,
     };
     let rows: Vec<Row> =
         runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len()))).collect();
@@ -26,7 +26,7 @@ pub(crate) fn compare(wanted: &[String], sort: Option<&str>, csv: bool, common: 
     for run in &runs {
         let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
         if open > 0 {
-            report::hint(
+            report::note(
                 &format!("note: {open} stages of run {} have no results (run state: {})", run.id, run.ending),
                 common.style(),
             );
@@ -89,7 +89,7 @@ fn table(rows: &[Row]) -> Comparison {
     let mut metrics: Vec<String> = rows.iter().flat_map(|row| row.metrics.keys().cloned()).collect();
     metrics.sort_unstable();
     metrics.dedup();
-    // Rows of different runs may have a metric from different kinds of stage.
+    // In different runs, a metric of the same name may come from different kinds of stages.
     let better_of = |name: &String| {
         let mut ends = rows.iter().filter_map(|row| Some(row.metrics.get(name)?.better));
         let first = ends.next().unwrap_or(Better::Neither);

@@ -1,9 +1,9 @@
-//! Recognises with a few file operations that there is nothing to do. A run that found everything cached notes what it looked at:
-//! the texts of the pipeline, and the folders of the store and of links that hold what it found. While these are unchanged, so
-//! is the answer: the pipeline is not parsed and the store is not searched.
+//! Recognises with a few file operations that a pipeline is up to date. A run that found everything cached writes a note of what
+//! it read: the texts of the pipeline, and the folders that hold the results and the links to them. While these are unchanged,
+//! all stages are still cached, so the next run neither parses the pipeline nor searches the store.
 //!
-//! The modification time of a folder changes whenever an entry is added, removed or replaced. A time less than two seconds old
-//! proves nothing, since the clocks of file systems are coarse: then no note is written.
+//! The modification time of a folder changes whenever an entry is added, removed or replaced. Since the clocks of file systems are
+//! coarse, a time less than two seconds old proves nothing, and no note is written.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,19 +19,20 @@ use crate::{
     store::{Digest, StageState, Store},
 };
 
-/// What a run looked at, and what it found.
+/// What a run read, and its summary.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     texts: Vec<(PathBuf, Digest)>,
-    /// With their modification times, in nanoseconds since 1970.
+    /// Folders with their modification times, in nanoseconds since 1970.
     folders: Vec<(PathBuf, u64)>,
     summary: Summary,
 }
 
-const SETTLED: Duration = Duration::from_secs(2);
+/// Modification times must be at least this old to prove that nothing has changed since.
+const MIN_AGE: Duration = Duration::from_secs(2);
 
-/// The summary of the last run, if nothing has changed since.
-pub(super) fn look(request: &Request, settings: &Settings) -> Option<Summary> {
+/// The summary of the last run, if nothing has changed since then.
+pub(super) fn check(request: &Request, settings: &Settings) -> Option<Summary> {
     let start = Instant::now();
     let store = Store::existing(&settings.cache)?;
     let bytes = std::fs::read(path(request, settings, &store)?).ok()?;
@@ -46,15 +47,15 @@ pub(super) fn look(request: &Request, settings: &Settings) -> Option<Summary> {
     Some(note.summary)
 }
 
-/// Notes what a run that began at `start` looked at, if it found everything cached.
+/// Writes a note of a run that began at `start`, if it found everything cached.
 pub(super) fn note(session: &Session, summary: &Summary, start: SystemTime) {
-    // The user's files have to be checked each time.
+    // The user's files have to be checked in every run.
     let own_files = session.pipeline.stages.iter().any(|stage| !stage.sources.is_empty());
     let cached = summary.ending == Ending::Done && summary.stages.iter().all(|stage| stage.state == StageState::Cached);
     if own_files || !cached {
         return;
     }
-    // Without a note the next run is slower, nothing else.
+    // A missing note only makes the next run slower.
     let _ = write(session, summary, start);
 }
 
@@ -72,7 +73,7 @@ fn write(session: &Session, summary: &Summary, start: SystemTime) -> Option<()> 
     folders.extend(points);
     folders.sort_unstable();
     folders.dedup();
-    let before = (start - SETTLED).duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64;
+    let before = (start - MIN_AGE).duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64;
     let folders = folders.into_iter().map(|folder| {
         let time = changed(&folder).filter(|time| *time < before)?;
         Some((folder, time))
@@ -88,7 +89,7 @@ fn changed(folder: &Path) -> Option<u64> {
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64)
 }
 
-/// The path of the note: it holds for one request, one working folder and one build of the program.
+/// The path of the note. A note is valid for one request, one set of settings, one working folder and one build of the program.
 fn path(request: &Request, settings: &Settings, store: &Store) -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?.metadata().ok()?;
     let built = program.modified().ok()?;

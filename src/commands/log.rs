@@ -18,7 +18,7 @@ use crate::{
     store::{Digest, RunRecord, Store},
 };
 
-/// Shows the log of a stage: of its running or failed attempt, else of its last result.
+/// Shows the log of a stage: that of the running or last unfinished attempt, else that of the last result.
 pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
     let (session, index) = Session::of_stage(args, common)?;
     let name = &session.pipeline.stages[index].name;
@@ -35,12 +35,12 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
     let log = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?.log;
     match log {
         Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
-        None => report::say("(the log is empty)"),
+        None => report::print("(the log is empty)"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until a stage of the current run starts.
+/// Waits until the stage starts, as long as a run is in progress. Returns the new verdict.
 fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Common) -> Result<Verdict, Failure> {
     let mut reported = false;
     while session.store.runs()?.first().is_some_and(RunRecord::is_running) {
@@ -54,7 +54,7 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
             _ => {}
         }
         if !reported {
-            report::hint("note: the stage has not started yet, waiting for it", common.style());
+            report::note("note: the stage has not started yet, waiting for it", common.style());
             reported = true;
         }
         sleep(Duration::from_millis(300));
@@ -63,14 +63,15 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
     Ok(now)
 }
 
+/// Prints the log at `path`; with `follow`, until the stage ends.
 fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<ExitCode, Failure> {
     let mut at = 0;
     loop {
-        let runs = store.is_being_made(key);
-        // Checked before reading, so that nothing written before the end is missed.
+        // Checked before reading, so that the last lines are not missed.
+        let is_running = store.is_being_made(key);
         match print_from(path, at) {
             Ok(end) => at = end,
-            // The stage is done, and its log has moved into the store.
+            // The stage is done, so its log has moved into the store.
             Err(Failure::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 if let Some(log) = store.receipt(key)?.and_then(|receipt| receipt.log) {
                     print_from(&store.object(log), at)?;
@@ -79,7 +80,7 @@ fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<E
             }
             Err(failure) => return Err(failure),
         }
-        if !follow || !runs {
+        if !follow || !is_running {
             return Ok(ExitCode::SUCCESS);
         }
         sleep(Duration::from_millis(200));
@@ -94,7 +95,7 @@ fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
     let mut bytes = Vec::new();
     let read = file.read_to_end(&mut bytes).map_err(failure)? as u64;
     if read > 0 {
-        report::say_raw(&String::from_utf8_lossy(&bytes));
+        report::print_raw(&String::from_utf8_lossy(&bytes));
     }
     Ok(at + read)
 }

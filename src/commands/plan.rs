@@ -23,16 +23,18 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure
     show(&session, &selection, common)
 }
 
+/// Prints the plan for the selected stages.
 pub(super) fn show(session: &Session, selection: &Selection, common: &Common) -> Result<ExitCode, Failure> {
     let planner = session.planner();
-    let verdicts: Vec<_> = planner.plan(selection)?.into_iter().filter(|(index, _)| selection.wants(*index)).collect();
+    let verdicts: Vec<_> =
+        planner.plan(selection)?.into_iter().filter(|(index, _)| selection.includes(*index)).collect();
     let forecasts = planner.forecast(&verdicts)?;
     let machine = &session.settings.machine;
     report::plan(&session.pipeline, &session.store, machine, &verdicts, &forecasts, common.style());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Why the selected stages can't run: they need stages that are neither selected nor cached, or more than the machine has.
+/// Why selected stages can't run: they need a stage that is neither selected nor cached, or more than the machine has.
 pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
     let refused = session.settings.machine.refuses(&session.pipeline);
     if selection.is_everything() && refused.is_empty() {
@@ -42,12 +44,12 @@ pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<D
     let is_open = |verdict: &Verdict| !matches!(verdict, Verdict::Hit { .. });
     let open: HashSet<usize> =
         verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(index, _)| *index).collect();
-    let wanted = |index: &usize| selection.wants(*index) && open.contains(index);
+    let may_run = |index: &usize| selection.includes(*index) && open.contains(index);
     let mut problems: Vec<Diagnostic> =
-        refused.into_iter().filter(|(index, _)| wanted(index)).map(|(_, problem)| problem).collect();
+        refused.into_iter().filter(|(index, _)| may_run(index)).map(|(_, problem)| problem).collect();
     let stages = &session.pipeline.stages;
-    for stage in verdicts.iter().map(|(index, _)| index).filter(|index| wanted(index)).map(|index| &stages[*index]) {
-        let missing = stage.inputs.values().find(|from| !selection.wants(**from) && open.contains(from));
+    for stage in verdicts.iter().map(|(index, _)| index).filter(|index| may_run(index)).map(|index| &stages[*index]) {
+        let missing = stage.inputs.values().find(|from| !selection.includes(**from) && open.contains(from));
         if let Some(needed) = missing.map(|from| &stages[*from].name) {
             let message = format!("stage `{}` needs `{needed}`, which is neither selected nor cached", stage.name);
             let help = format!("run `{needed}` first: `--until {needed}`");

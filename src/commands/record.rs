@@ -1,5 +1,5 @@
-//! The record of a run: created when the first stage starts, updated while it runs, completed when it ends. A run that finds
-//! everything as before leaves no new record.
+//! The record of a run: created when the first stage starts, updated while the run continues, completed when it ends. A run that
+//! finds everything cached, as in the last run, leaves no record.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use crate::{
     store::{Digest, Hit, RunPoint, RunRecord, RunStage, RunState, StageState, now},
 };
 
-/// How often to write while stages finish.
+/// The shortest time between two updates of the record.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Recorder<'a> {
@@ -36,16 +36,16 @@ impl<'a> Recorder<'a> {
         &self.id
     }
 
-    /// Takes note of an event.
+    /// Adds an event to the record.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
         match event {
-            RunEvent::Hit { index, made, .. } => drop(self.done.insert(*index, (false, (*made).clone()))),
-            RunEvent::Finished { index, made, .. } => drop(self.done.insert(*index, (true, (*made).clone()))),
+            RunEvent::Hit { index, hit, .. } => drop(self.done.insert(*index, (false, (*hit).clone()))),
+            RunEvent::Finished { index, hit, .. } => drop(self.done.insert(*index, (true, (*hit).clone()))),
             _ => {}
         }
         let due = match self.written {
             None => matches!(event, RunEvent::Running { .. }),
-            // Any event, such as progress of a long stage, is an occasion to write.
+            // Every event counts, so that the progress of a long stage also triggers an update.
             Some((at, known)) => known < self.done.len() && at.elapsed() > INTERVAL,
         };
         if due {
@@ -79,7 +79,7 @@ impl<'a> Recorder<'a> {
         index.save();
     }
 
-    /// All stages of all points. `state` gives the state of those that are not done.
+    /// All stages of all points. `state` returns the state of a stage that is not done.
     fn points(&self, state: impl Fn(usize) -> StageState) -> Vec<RunPoint> {
         let pipeline = &self.session.pipeline;
         let point = |point: &crate::pipeline::Point| RunPoint {
@@ -90,20 +90,20 @@ impl<'a> Recorder<'a> {
         let mut points: Vec<RunPoint> = pipeline.points.iter().map(point).collect();
         for index in self.session.graph.order() {
             let (stage, done) = (&pipeline.stages[*index], self.done.get(index));
-            let (ran, made) = done.map_or((false, None), |(ran, made)| (*ran, Some(made)));
+            let (ran, hit) = done.map_or((false, None), |(ran, hit)| (*ran, Some(hit)));
             for (point, name) in &stage.owners {
                 points[*point].stages.push(RunStage {
                     name: name.clone(),
                     kind: stage.kind.into(),
-                    state: match made {
+                    state: match hit {
                         None => state(*index),
                         Some(_) if ran => StageState::Ran,
                         Some(_) => StageState::Cached,
                     },
-                    key: made.map(|made| made.key),
-                    output: made.map(|made| made.output),
-                    seconds: made.map(|made| made.seconds),
-                    results: made.map(|made| made.results.clone()).unwrap_or_default(),
+                    key: hit.map(|hit| hit.key),
+                    output: hit.map(|hit| hit.output),
+                    seconds: hit.map(|hit| hit.seconds),
+                    results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
                 });
             }
         }
@@ -130,7 +130,7 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// The user's files by stage. Points may have different files for a stage of one name.
+    /// The user's files by stage. In different points, a stage of the same name may have different files.
     fn sources(&self) -> BTreeMap<String, BTreeMap<String, PathBuf>> {
         let mut sources = BTreeMap::<String, BTreeMap<String, PathBuf>>::new();
         for stage in self.session.pipeline.stages.iter().filter(|stage| !stage.sources.is_empty()) {
@@ -146,9 +146,9 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// `20261125-0042-3fa1b2`: the time, so that ids sort, and a suffix that makes them unique.
+/// `20261125-0042-3fa1b2`: the time, so that identifiers sort by age, and a unique suffix.
 fn new_id() -> String {
     let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M").to_string();
-    let own = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());
-    format!("{stamp}-{}", &Digest::of(own.as_bytes()).hex()[..6])
+    let unique = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());
+    format!("{stamp}-{}", &Digest::of(unique.as_bytes()).hex()[..6])
 }

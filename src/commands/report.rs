@@ -19,7 +19,7 @@ use crate::{
     scheduler::{Selection, Verdict},
 };
 
-/// The tables of published results, with the models of these pipelines.
+/// Shows the tables of published results, with the models of these pipelines.
 pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<ExitCode, Failure> {
     let mut tables: Vec<(&PublishedTable, Vec<ModelRow>)> = kinds::tables().map(|table| (table, Vec::new())).collect();
     for file in &args.files {
@@ -47,7 +47,7 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// The results of cached stages.
+/// The results of cached stages, by stage.
 fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
     let mut results = BTreeMap::new();
     for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {
@@ -60,7 +60,7 @@ fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String,
     Ok(results)
 }
 
-/// A row for each model whose results are shown in a table. `results` returns the results of a stage by name.
+/// A row for each model that has results in the table. `results` returns the results of a stage.
 pub(super) fn model_rows<'r>(
     table: &PublishedTable,
     pipeline: &Pipeline,
@@ -83,18 +83,18 @@ pub(super) fn model_rows<'r>(
     models.into_iter().map(|(model, scores)| ModelRow { model: name(model), scores }).collect()
 }
 
-/// The tables that a pipeline has a stage for every column of.
+/// The tables for which a pipeline has a stage for every column.
 pub(super) fn filled_tables(pipeline: &Pipeline) -> Vec<&'static PublishedTable> {
     let columns = |table| pipeline.stages.iter().filter_map(move |stage| Some(shown_in(table, stage)?.column));
     kinds::tables().filter(|table| table.is_filled_by(columns(table))).collect()
 }
 
-/// How a stage is shown in a table, if it is.
+/// How a stage is shown in a table, if at all.
 fn shown_in(table: &PublishedTable, stage: &StageDecl) -> Option<Shown> {
     stage.shown.filter(|shown| shown.table.name == table.name)
 }
 
-/// The stage that is the input `model` of a stage, or of one whose output it has as the input `through`.
+/// The name of the stage that is the input `model` of `stage`, or of the stage before it along the inputs `through`.
 fn model_of<'p>(pipeline: &'p Pipeline, stage: &'p StageDecl, model: &str, through: &str) -> Option<&'p str> {
     let input = |name: &str| stage.inputs.get(name).map(|from| &pipeline.stages[*from]);
     input(model).map(|found| found.name.as_str()).or_else(|| {

@@ -22,22 +22,22 @@ use crate::{
 
 /// Runs a pipeline, or all points of a sweep.
 pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
-    let mut again = None;
+    let mut repeated = None;
     let session = match (&args.file, &args.from_run) {
         (Some(file), _) => {
             let request = Request { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
             if args.is_plain()
                 && !common.json
-                && let Some(summary) = fast_path::look(&request, &settings(common)?)
+                && let Some(summary) = fast_path::check(&request, &settings(common)?)
             {
                 report::for_run(common.style()).on(&RunEvent::Ended { summary: &summary });
                 return Ok(ExitCode::SUCCESS);
             }
             Session::open(request, common)?
         }
-        (None, wanted) => {
+        (None, id) => {
             let (_, store) = existing_store(common)?;
-            let run = again.insert(find_run(&store, wanted.as_deref())?);
+            let run = repeated.insert(find_run(&store, id.as_deref())?);
             Session::of_run(run.clone(), common)?
         }
     };
@@ -50,13 +50,13 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         return plan::show(&session, &selection, common);
     }
     if !session.request.sweep && session.document.is_swept() {
-        report::hint(
+        report::note(
             "note: running the pipeline without its [sweep]; `imp-flow sweep` runs all points",
             common.style(),
         );
     }
     let summary = execute(&session, args, selection, common)?;
-    if let Some(run) = again {
+    if let Some(run) = repeated {
         report::differences(&run, &differences(&session, &summary, &run));
     }
     Ok(match summary.ending {
@@ -66,7 +66,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     })
 }
 
-/// The stages that produced different bytes than in a past run.
+/// The stages whose outputs differ from those of a past run.
 fn differences<'s>(session: &Session, summary: &'s Summary, run: &RunRecord) -> Vec<&'s str> {
     let then: HashMap<(&str, &str), Digest> = run
         .points
@@ -85,6 +85,7 @@ fn differences<'s>(session: &Session, summary: &'s Summary, run: &RunRecord) -> 
     summary.stages.iter().filter(differs).map(|end| end.name.as_str()).collect()
 }
 
+/// Runs the selected stages, and shows and records the run.
 fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Common) -> Result<Summary, Failure> {
     let start = SystemTime::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -93,7 +94,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         .map_err(|source| Failure::Io { what: "can't start the scheduler".into(), source })?;
     let mut reporter = report::for_run(common.style());
     let mut recorder = Recorder::new(session, args.name.clone());
-    // Until the record is written, only the lease protects what the run uses.
+    // Until the record is written, only the lease protects what the run uses from garbage collection.
     let mut lease = session.store.lease(recorder.id())?;
     let options = Options {
         machine: session.settings.machine.clone(),
@@ -120,7 +121,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
             report::published(table, &model_rows(table, &session.pipeline, results), report::Format::Text);
         }
     }
-    // The fast path has no results for a table.
+    // The fast path shows no tables.
     if tables.is_empty() && args.is_plain() {
         fast_path::note(session, &summary, start);
     }

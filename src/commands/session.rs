@@ -1,4 +1,4 @@
-//! What verbs on a pipeline work with: the settings, the pipeline, its graph and the store.
+//! What verbs need to work on a pipeline: the settings, the pipeline, its graph and the store.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -10,10 +10,10 @@ use crate::{
     report,
     scheduler::{Names, Planner, Selection, Verdict},
     settings::Settings,
-    store::{Digest, Index, Receipt, RunRecord, Store, Wanted},
+    store::{Digest, Index, Receipt, RunRecord, Scope, Store},
 };
 
-/// Which pipeline, with which changes, and whether as a sweep.
+/// The requested pipeline file, its changes, and whether it is run as a sweep.
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) file: PathBuf,
@@ -34,6 +34,7 @@ pub(super) struct Session {
     sources: Sources,
 }
 
+/// The machine's settings.
 pub(super) fn settings(common: &Common) -> Result<Settings, Failure> {
     Settings::load(common.cache.clone(), common.artifacts.clone()).map_err(Failure::Settings)
 }
@@ -56,7 +57,9 @@ pub(super) fn existing_store(common: &Common) -> Result<(Settings, Store), Failu
         let looked = here.map(|folder| format!(" (looked in {})", folder.display())).unwrap_or_default();
         let problem = Diagnostic::new(format!("no runs in the cache `{}`{looked}", settings.cache.display()), None);
         return Err(usage(
-            problem.help("run a pipeline first, or go to the folder of the cache, or name it with --cache"),
+            problem.help(
+                "run a pipeline first, change to the folder that holds the cache, or name the cache with --cache",
+            ),
         ));
     }
     let store = Store::open(&settings.cache)?;
@@ -78,7 +81,7 @@ impl Session {
         }
     }
 
-    /// Opens the pipeline of a past run, as it was.
+    /// Opens the pipeline of a past run from its record.
     pub(super) fn of_run(run: RunRecord, common: &Common) -> Result<Self, Failure> {
         let mut sources = Sources::default();
         sources.originals = run.sources;
@@ -90,7 +93,8 @@ impl Session {
         }
     }
 
-    /// Opens the given pipeline; else that of the current run, as it is; else that of the last run, from its file as it is now.
+    /// Opens the given pipeline. By default, opens that of the current run as it was started, else that of the last run from its
+    /// present file.
     pub(super) fn of_target(target: &TargetArgs, common: &Common) -> Result<Self, Failure> {
         if let Some(file) = &target.file {
             let request = Request { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
@@ -103,11 +107,11 @@ impl Session {
         }
         let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();
         match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep }, common) {
-            // The file is half edited or gone: use the record of the run.
+            // The file is being edited or is gone: use the record of the run.
             Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
                 let file = run.file.display();
-                report::hint(
-                    &format!("note: {file} can't be read now; this is the pipeline of run {}", run.id),
+                report::note(
+                    &format!("note: {file} can't be read now; showing the pipeline of run {}", run.id),
                     common.style(),
                 );
                 Self::of_run(run, common)
@@ -116,7 +120,7 @@ impl Session {
         }
     }
 
-    /// Opens the pipeline and finds a stage in it.
+    /// Opens the pipeline of a verb on one stage, and finds the stage in it.
     pub(super) fn of_stage(args: &StageArgs, common: &Common) -> Result<(Self, usize), Failure> {
         let session = Self::of_target(&args.target, common)?;
         let name = args.point.as_ref().map_or_else(|| args.stage.clone(), |point| format!("{point}/{}", args.stage));
@@ -148,24 +152,24 @@ impl Session {
     }
 
     fn of_document(document: Document, request: Request, sources: Sources, common: &Common) -> Result<Self, Failure> {
-        let made = if request.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
-        let made = made.and_then(|pipeline| match Graph::new(&pipeline) {
+        let opened = if request.sweep { document.sweep(&sources) } else { document.pipeline(&sources) };
+        let opened = opened.and_then(|pipeline| match Graph::new(&pipeline) {
             Ok(graph) => Ok((pipeline, graph)),
             Err(cycle) => Err(vec![cycle]),
         });
-        let (pipeline, graph) = match made {
-            Ok(made) => made,
+        let (pipeline, graph) = match opened {
+            Ok(opened) => opened,
             Err(problems) => return Err(Failure::Usage { problems, sources }),
         };
         let (settings, store) = store(common)?;
-        let wanted = Wanted {
+        let scope = Scope {
             pipelines: (0..pipeline.points.len())
                 .map(|point| pipeline.id(point))
                 .chain([pipeline.name.clone()])
                 .collect(),
             sources: pipeline.stages.iter().flat_map(|stage| stage.sources.values()).map(PathBuf::as_path).collect(),
         };
-        let index = Index::open(&store, &wanted);
+        let index = Index::open(&store, &scope);
         let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
         Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, sources })
     }
@@ -191,7 +195,7 @@ impl Session {
         Ok(found.unwrap_or(Verdict::After { stages: Vec::new(), changes: Vec::new() }))
     }
 
-    /// The receipt of a stage in its present configuration, else its last one.
+    /// The receipt of a stage with its present configuration, else its last receipt.
     pub(super) fn receipt(&self, index: usize, verdict: &Verdict) -> Result<Option<Receipt>, Failure> {
         match verdict {
             Verdict::Hit { key } => Ok(self.store.receipt(*key)?),
@@ -199,13 +203,13 @@ impl Session {
         }
     }
 
-    /// Errors that concern the whole pipeline.
+    /// The failure for problems with the pipeline.
     pub(super) fn refuse(self, problems: Diagnostics) -> Failure {
         Failure::Usage { problems, sources: self.sources }
     }
 }
 
-/// The error for a stage that never finished.
+/// The error for a stage that has never finished.
 pub(super) fn never_ran(stage: &str) -> Failure {
     usage(
         Diagnostic::new(format!("stage `{stage}` has not run yet"), None)
@@ -224,10 +228,10 @@ fn read(request: &Request, sources: &mut Sources) -> Result<Document, Diagnostic
     Ok(document)
 }
 
-/// The run with this id or name, else the last one.
-pub(super) fn find_run(store: &Store, wanted: Option<&str>) -> Result<RunRecord, Failure> {
+/// The run with this id or name; `None` stands for the last run.
+pub(super) fn find_run(store: &Store, name: Option<&str>) -> Result<RunRecord, Failure> {
     let runs = store.runs()?;
-    let Some(wanted) = wanted else {
+    let Some(name) = name else {
         return runs.into_iter().next().ok_or_else(|| {
             usage(
                 Diagnostic::new("nothing has run yet", None).help("run a pipeline first, or name one with --pipeline"),
@@ -235,8 +239,8 @@ pub(super) fn find_run(store: &Store, wanted: Option<&str>) -> Result<RunRecord,
         });
     };
     let known: Vec<String> = runs.iter().map(|run| run.name.clone().unwrap_or_else(|| run.id.clone())).collect();
-    runs.into_iter().find(|run| run.id == wanted || run.name.as_deref() == Some(wanted)).ok_or_else(|| {
-        let problem = Diagnostic::new(format!("there is no run `{wanted}`"), None);
-        usage(problem.help("`imp-flow runs` lists them").suggest(wanted, known.iter().map(String::as_str).take(10)))
+    runs.into_iter().find(|run| run.id == name || run.name.as_deref() == Some(name)).ok_or_else(|| {
+        let problem = Diagnostic::new(format!("there is no run `{name}`"), None);
+        usage(problem.help("`imp-flow runs` lists them").suggest(name, known.iter().map(String::as_str).take(LISTED)))
     })
 }

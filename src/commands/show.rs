@@ -17,8 +17,8 @@ pub(crate) fn show(args: &StageArgs, common: &Common) -> Result<ExitCode, Failur
     let verdict = session.verdict(index)?;
     let Some(receipt) = session.receipt(index, &verdict)? else { return Err(never_ran(&stage.name)) };
     if !matches!(verdict, Verdict::Hit { .. }) {
-        let text = format!("note: {} has not run with its present configuration; this is its last result", stage.name);
-        report::hint(&text, common.style());
+        let text = format!("note: {} has not run with its present configuration; showing its last result", stage.name);
+        report::note(&text, common.style());
     }
     let named = |from: &usize| session.pipeline.stages[*from].name.as_str();
     let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();

@@ -21,6 +21,7 @@ pub(crate) fn status(args: &TargetArgs, common: &Common) -> Result<ExitCode, Fai
     Ok(ExitCode::SUCCESS)
 }
 
+/// The state of a stage, with details.
 fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<StageStatus, Failure> {
     let store = &session.store;
     let stage = session.pipeline.stages[index].name.clone();
@@ -30,8 +31,8 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
             (Status::Running, progress(store, *key))
         }
         Verdict::Hit { key } => {
-            let made = store.receipt(*key)?;
-            (Status::Cached, made.map(|receipt| report::made(&receipt)).unwrap_or_default())
+            let receipt = store.receipt(*key)?;
+            (Status::Cached, receipt.map(|receipt| report::finished(&receipt)).unwrap_or_default())
         }
         Verdict::Run { key, .. } if let Some(message) = store.work(*key).failure() => {
             (Status::Failed, message.lines().next().unwrap_or_default().to_string())
@@ -48,7 +49,7 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
     Ok(StageStatus { stage, state, detail })
 }
 
-/// How far a running stage is, with its metrics.
+/// The progress and loss of a running stage.
 fn progress(store: &Store, key: Digest) -> String {
     let work = store.work(key);
     let progress = work.progress().map(|progress| report::progress(&progress)).unwrap_or_default();
@@ -56,6 +57,7 @@ fn progress(store: &Store, key: Digest) -> String {
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
     match loss {
+        Some(loss) if progress.is_empty() => format!("loss {loss:.4}"),
         Some(loss) if !progress.contains("loss") => format!("{progress}, loss {loss:.4}"),
         _ => progress,
     }

@@ -9,7 +9,7 @@ use crate::{
     report,
 };
 
-/// Says why a stage ran, or would run.
+/// Explains why a stage ran or would run.
 pub(crate) fn why(args: &StageArgs, common: &Common) -> Result<ExitCode, Failure> {
     let (session, index) = Session::of_stage(args, common)?;
     report::why(&session.planner().why(index)?, common.json);

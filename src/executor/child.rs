@@ -1,4 +1,4 @@
-//! The process in which a stage runs: reads the job file, runs the stage, reports how it went. Independent of the scheduler.
+//! The process in which a stage runs: reads the job file, runs the stage and reports the outcome. Independent of the scheduler.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -25,14 +25,17 @@ use imp_stages::{
     visit,
 };
 
-/// How the log of each try begins.
+/// How the log of each attempt begins.
 pub(crate) const STARTED: &str = "started a stage of the kind";
-/// How long an orphan may take to save its checkpoint.
+/// How long a stage whose runner was killed may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
-/// How long to wait for an orphan of an earlier run on the same key.
+/// How long to wait for the process of a killed run that still works on the same key.
 const LOCK_TIME: Duration = Duration::from_secs(10);
-/// The shortest time between two progress events: nobody reads faster.
+/// The shortest time between two progress events. More would only cost time.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The remedy for a job file that this version can't use: another run writes a new one.
+const AGAIN: &str = "run the same command again";
 
 /// Runs the stage that the job file describes.
 pub(crate) fn run_job(job_file: &Path) -> ExitCode {
@@ -58,8 +61,8 @@ pub(crate) fn run_job(job_file: &Path) -> ExitCode {
 
 fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
     let text = fs::read(job_file).map_err(StageError::io(job_file))?;
-    let spec: JobSpec = serde_json::from_slice(&text)
-        .map_err(|error| StageError::input(job_file, error.to_string(), "run it again"))?;
+    let spec: JobSpec =
+        serde_json::from_slice(&text).map_err(|error| StageError::input(job_file, error.to_string(), AGAIN))?;
     let _lock = lock(&spec.work)?;
     for (folder, keep) in [(job::OUT, false), (job::CHECKPOINT, true)] {
         let path = spec.work.join(folder);
@@ -70,10 +73,10 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
     }
     let cancel = Arc::new(AtomicBool::new(false));
     watch_runner(cancel.clone());
-    // A batch system signals every process of a job: the same as a request of the runner to stop.
+    // Batch systems send signals to every process of a job. Treat them like a request of the runner to stop.
     let on_signal = cancel.clone();
     if let Err(error) = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)) {
-        tracing::warn!("signals end this stage without a checkpoint: {error}");
+        tracing::warn!("can't listen for signals, so a signal ends this stage without a checkpoint: {error}");
     }
 
     let (kind, config) = (spec.kind.clone(), spec.config.clone());
@@ -84,7 +87,7 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
     let job = Job::new(spec, Box::new(forward), cancel);
     catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
-        .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), "run it again")))
+        .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))
 }
 
 struct Run<'a> {
@@ -97,7 +100,7 @@ impl KindVisitor for Run<'_> {
 
     fn visit<S: Stage>(self) -> Self::Output {
         let config: S::Config = serde_json::from_value(self.config).map_err(|error| {
-            StageError::failed(format!("the job file is not for this version: {error}"), "run it again")
+            StageError::failed(format!("this version of imp-flow can't read the job file: {error}"), AGAIN)
         })?;
         tracing::info!("{STARTED} {}", S::KIND);
         S::run(&config, self.job)?;
@@ -106,6 +109,7 @@ impl KindVisitor for Run<'_> {
     }
 }
 
+/// The error for a stage that panicked.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
     let text =
         panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
@@ -115,7 +119,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
     )
 }
 
-/// Waits until no other process works in this folder: a child whose runner was killed may still be saving.
+/// Waits until no other process works in this folder. A stage whose runner was killed may still be saving its checkpoint.
 fn lock(work: &Path) -> Result<File, StageError> {
     let path = work.join(job::LOCK);
     let file =
@@ -136,8 +140,8 @@ fn lock(work: &Path) -> Result<File, StageError> {
     }
 }
 
-/// Listens to the runner on standard input. [`STOP`] requests to save and end; the end of input means that the runner was
-/// killed, and a stage must not outlive it for long.
+/// Listens to the runner on standard input. [`STOP`] is a request to save a checkpoint and end. The end of input means that the
+/// runner was killed; the stage must not outlive it for long.
 fn watch_runner(cancel: Arc<AtomicBool>) {
     thread::spawn(move || {
         for line in io::stdin().lock().lines() {
@@ -174,7 +178,7 @@ impl Sink for Lines {
         }
         if let Ok(line) = serde_json::to_string(&event) {
             let mut out = io::stdout().lock();
-            // If the runner is gone, standard input has ended too.
+            // If the runner is gone, standard input has ended, too, and `watch_runner` ends this process.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
     }

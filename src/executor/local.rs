@@ -1,4 +1,4 @@
-//! Runs a job as a child process on this machine. Independent of what the job is.
+//! Runs a job as a child process on this machine. Independent of what the job does.
 
 use std::{
     fs::OpenOptions,
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Outcome, STOP, StopSignal};
-use crate::machine::Grant;
+use crate::machine::Allocation;
 
 #[cfg(test)]
 mod tests;
@@ -24,18 +24,18 @@ mod tests;
 /// Runs the job in `work/job.json` to its end, passing on its events.
 pub(crate) async fn run(
     work: &Path,
-    grant: &Grant,
+    allocation: &Allocation,
     environment: &[(&'static str, String)],
     stop: watch::Receiver<StopSignal>,
     on_event: impl FnMut(Event),
 ) -> io::Result<Outcome> {
-    follow(command(work, grant, environment)?.spawn()?, stop, on_event).await
+    follow(command(work, allocation, environment)?.spawn()?, stop, on_event).await
 }
 
 /// Follows a child to its end.
 ///
-/// Its standard output has one event a line. Its standard input is the line to the runner: [`STOP`] requests to save a
-/// checkpoint and end, and its closing means that the runner is gone.
+/// The child writes one event per line to its standard output. The runner writes [`STOP`] to the child's standard input to request
+/// a checkpoint and a clean end. If that input closes, the runner is gone.
 async fn follow(
     mut child: Child,
     mut stop: watch::Receiver<StopSignal>,
@@ -43,10 +43,10 @@ async fn follow(
 ) -> io::Result<Outcome> {
     let mut stdin = child.stdin.take();
     let Some(stdout) = child.stdout.take() else { return Err(io::Error::other("the child has no standard output")) };
-    // Not as text: other programs and libraries may write anything.
+    // Bytes, not text: libraries and other programs may write anything.
     let mut lines = BufReader::new(stdout).split(b'\n');
     let mut outcome = None;
-    let mut told = StopSignal::None;
+    let mut sent = StopSignal::None;
     loop {
         tokio::select! {
             line = lines.next_segment() => match line? {
@@ -64,11 +64,11 @@ async fn follow(
                 },
                 None => break,
             },
-            () = changed(&mut stop, told) => {
-                told = *stop.borrow();
-                match told {
+            () = changed(&mut stop, sent) => {
+                sent = *stop.borrow();
+                match sent {
                     StopSignal::Stop => if let Some(stdin) = &mut stdin {
-                        // A child that has ended can't read it and needs no request.
+                        // Writing fails if the child has ended. Then it needs no request.
                         let _ = stdin.write_all(format!("{STOP}\n").as_bytes()).await;
                     },
                     StopSignal::Kill => child.start_kill()?,
@@ -78,41 +78,42 @@ async fn follow(
         }
     }
     let status = child.wait().await?;
-    if told == StopSignal::Kill && outcome != Some(Outcome::Done) {
+    if sent == StopSignal::Kill && outcome != Some(Outcome::Done) {
         return Ok(Outcome::Cancelled);
     }
     Ok(outcome.unwrap_or_else(|| died(status)))
 }
 
-async fn changed(stop: &mut watch::Receiver<StopSignal>, told: StopSignal) {
-    // An error means that no request can come any more.
-    if stop.wait_for(|now| *now != told).await.is_err() {
+/// Waits until the signal differs from the one that was sent last.
+async fn changed(stop: &mut watch::Receiver<StopSignal>, sent: StopSignal) {
+    // An error means that no more signals can come.
+    if stop.wait_for(|now| *now != sent).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// Settings of glibc's allocator that make it keep freed memory and join neighbouring blocks. The next layer needs the memory
-/// that this one has just freed: pages returned to the system in between would have to be cleared again, which was half of a
-/// training step.
+/// Settings of glibc's allocator that make it keep freed memory and join neighbouring blocks. Each layer needs the memory that the
+/// one before has just freed. If pages went back to the system in between, the system would have to clear them again, which took
+/// half of the time of a training step.
 const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
-/// This program on the job. Its standard error is the stage's log.
-fn command(work: &Path, grant: &Grant, environment: &[(&'static str, String)]) -> io::Result<Command> {
+/// The command that runs the job with this program. Its standard error goes to the stage's log.
+fn command(work: &Path, allocation: &Allocation, environment: &[(&'static str, String)]) -> io::Result<Command> {
     let log = OpenOptions::new().create(true).append(true).open(work.join(job::LOG))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("__stage").arg(work.join(job::JOB)).stderr(log);
     command
-        .env("RAYON_NUM_THREADS", grant.cpus.to_string())
-        .env("CUDA_VISIBLE_DEVICES", grant.gpus.join(","))
+        .env("RAYON_NUM_THREADS", allocation.cpus.to_string())
+        .env("CUDA_VISIBLE_DEVICES", allocation.gpus.join(","))
         .envs(environment.iter().map(|(name, value)| (name, value)));
-    // The user's own settings win.
+    // The user's environment takes precedence.
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));
     connect(&mut command);
     Ok(command)
 }
 
-/// Connects a command to the runner and to nothing else.
+/// Connects the input and output of a command to the runner, and separates it from the terminal.
 fn connect(command: &mut Command) {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     // Its own process group, so that Ctrl-C on the terminal reaches the runner only, which then requests a stop.
@@ -124,7 +125,7 @@ fn died(status: ExitStatus) -> Outcome {
     let (message, help) = match status.signal() {
         Some(9) => (
             "its process was killed (signal 9)".to_string(),
-            "unless you killed it, the machine ran out of memory: try a smaller `micro_batch_size` under \
+            "if you did not kill it, the machine ran out of memory: try a smaller `micro_batch_size` under \
              [stages.NAME.runtime]; the same command resumes from the last checkpoint",
         ),
         Some(signal) => {

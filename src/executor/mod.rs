@@ -1,5 +1,4 @@
-//! Where the process of a stage runs. Independent of the graph and of keys: it gets a job file and returns events and an
-//! outcome.
+//! Runs the process of a stage: takes a job file, returns events and an outcome. Independent of the graph and of keys.
 
 mod child;
 mod local;
@@ -15,13 +14,13 @@ const STOP: &str = "stop";
 pub(crate) enum Outcome {
     /// The output folder is complete.
     Done,
-    /// Stopped on request; a checkpoint is saved if the stage has any.
+    /// Stopped on request, after saving a checkpoint if the stage supports it.
     Cancelled,
-    /// The stage can't continue; a transient reason may pass.
+    /// The stage failed. If the failure is transient, another attempt may succeed.
     Failed { message: String, help: Option<String>, transient: bool },
 }
 
-/// What running stages are told to do.
+/// What running stages should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopSignal {
     None,

@@ -1,5 +1,5 @@
-//! From a merged table to a [`Pipeline`] in which every stage has a known kind, a complete configuration and
-//! inputs that exist. Reports all errors, not just the first.
+//! Checks a merged table and turns it into a [`Pipeline`], in which every stage has a known kind, a complete configuration and
+//! inputs that exist. Reports all errors, not only the first.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use super::{
 
 const TOP_KEYS: &[&str] = &["name", "extends", "seed", "vars", "stages", "sweep"];
 
-/// Checks a whole pipeline.
+/// The pipeline that a table declares.
 pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
     let mut problems = Diagnostics::new();
     let name = scalar(&mut table, "name", file_stem.to_string(), &mut problems);
@@ -23,7 +23,7 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     let seed: u64 = scalar(&mut table, "seed", 0, &mut problems);
     let stage_names: Vec<String> = table.keys_of("stages").into_iter().map(Into::into).collect();
     let stages = table.remove("stages");
-    // `imp-flow sweep` has read it before; other verbs ignore it.
+    // `imp-flow sweep` has already read it; other verbs ignore it.
     table.remove("sweep");
     for Entry { key, key_span, .. } in &table.0 {
         let problem = Diagnostic::new(format!("unknown key `{key}`"), Some(key_span.clone()));
@@ -58,11 +58,11 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     Ok(Pipeline { name, stages, points: vec![Point::default()] })
 }
 
-/// A shard of a stage must not have the name of another stage.
+/// Errors for stages with the same name. Keys are unique, so one of the two is a shard of another stage.
 fn check_names(declared: &[Declared]) -> Diagnostics {
     let mut seen = HashSet::new();
-    let again = declared.iter().map(|declared| &declared.stage).filter(|stage| !seen.insert(stage.name.as_str()));
-    again
+    let repeated = declared.iter().map(|declared| &declared.stage).filter(|stage| !seen.insert(stage.name.as_str()));
+    repeated
         .map(|stage| {
             let message = format!("there are two stages called `{}`: one is a shard of another stage", stage.name);
             Diagnostic::new(message, Some(stage.span.clone())).help("rename this one")
@@ -70,7 +70,7 @@ fn check_names(declared: &[Declared]) -> Diagnostics {
         .collect()
 }
 
-/// Every input must name another stage.
+/// Replaces the names of inputs by the indices of stages. Every input must name another stage.
 fn find_inputs(declared: Vec<Declared>) -> Result<Vec<StageDecl>, Diagnostics> {
     let mut problems = check_names(&declared);
     let names: Vec<String> = declared.iter().map(|declared| declared.stage.name.clone()).collect();

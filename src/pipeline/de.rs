@@ -1,7 +1,7 @@
-//! From a [`Node`] to a type, with errors that point into the file. Independent of which types these are.
+//! Deserializes a [`Node`] into a type, with errors that point into the file. Independent of the types.
 //!
-//! This is a deserializer of our own because serde's errors carry no position, and because the tree was merged from several
-//! files.
+//! This is not the `toml` crate's deserializer because the tree was merged from several files, and its errors must point into the
+//! right one.
 
 use serde::de::{self, Deserialize, IntoDeserializer, Visitor};
 
@@ -10,8 +10,8 @@ use super::{
     value::{Entry, Node, Table, Value},
 };
 
-/// Reads `T` from a table that stands at `span`. `taken` are keys of the same table that are read elsewhere: an unknown key may
-/// be a misspelling of one of them.
+/// Reads `T` from a table at `span`. `taken` are keys of the same table that are read elsewhere: an unknown key may be a
+/// misspelling of one of them.
 pub(super) fn from_table<'de, T: Deserialize<'de>>(
     table: &'de Table,
     span: &'de Span,
@@ -25,7 +25,7 @@ pub(super) fn from_node<'de, T: Deserialize<'de>>(node: &'de Node) -> Result<T, 
     T::deserialize(node).map_err(|error| error.into_diagnostic(&node.span, &[]))
 }
 
-/// An error found by serde.
+/// An error of deserialization.
 #[derive(Debug)]
 pub(crate) struct Error {
     what: What,
@@ -37,7 +37,7 @@ pub(crate) struct Error {
 #[derive(Debug)]
 enum What {
     Other(String),
-    /// A number in quotes, as written.
+    /// A number in quotes: the message, and the number as written.
     Quoted(String, String),
     UnknownField(String, &'static [&'static str]),
     UnknownVariant(String, &'static [&'static str]),
@@ -45,7 +45,7 @@ enum What {
 }
 
 impl Error {
-    /// Keeps the innermost span.
+    /// Sets the span, unless an inner value has already set it.
     fn at(mut self, span: &Span) -> Self {
         self.span.get_or_insert_with(|| span.clone());
         self
@@ -90,7 +90,7 @@ impl de::Error for Error {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        let message = format!("expected {}, found {}", wanted(expected), describe(found));
+        let message = format!("expected {}, found {}", expected_type(expected), describe(found));
         match found {
             de::Unexpected::Str(text) if is_number(expected) && text.parse::<f64>().is_ok() => {
                 Self { what: What::Quoted(message, text.into()), span: None, key: None }
@@ -121,8 +121,8 @@ fn is_number(expected: &dyn de::Expected) -> bool {
     NUMBERS.contains(&expected.to_string().as_str())
 }
 
-/// Rust's type names mean nothing to users.
-fn wanted(expected: &dyn de::Expected) -> String {
+/// The expected type in words. Users don't know the names of Rust's types.
+fn expected_type(expected: &dyn de::Expected) -> String {
     match expected.to_string().as_str() {
         "usize" | "u8" | "u16" | "u32" | "u64" => "a non-negative integer".into(),
         "isize" | "i8" | "i16" | "i32" | "i64" => "an integer".into(),
@@ -131,6 +131,7 @@ fn wanted(expected: &dyn de::Expected) -> String {
     }
 }
 
+/// The value that was found, in words.
 fn describe(found: de::Unexpected<'_>) -> String {
     match found {
         de::Unexpected::Str(text) => format!("the string \"{text}\""),
@@ -195,7 +196,7 @@ impl<'de> IntoDeserializer<'de, Error> for &'de Node {
     }
 }
 
-/// A table as serde sees it.
+/// Presents a table to serde.
 struct TableReader<'de> {
     table: &'de Table,
     span: &'de Span,

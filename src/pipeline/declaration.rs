@@ -10,14 +10,14 @@ use super::diagnostic::Span;
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub(crate) name: String,
-    /// In the order of the file. Points of a sweep share stages that are the same for them.
+    /// In the order of the file. Points of a sweep share stages that are the same in each of them.
     pub(crate) stages: Vec<StageDecl>,
     /// The points of a sweep; without a sweep, a single point without values.
     pub(crate) points: Vec<Point>,
 }
 
 impl Pipeline {
-    /// The identifier of a point over runs: the pipeline's name and the point's label.
+    /// The identifier of a point, the same in every run: the pipeline's name and the point's label.
     pub(crate) fn id(&self, point: usize) -> String {
         match self.points[point].label.as_str() {
             "" => self.name.clone(),
@@ -31,15 +31,15 @@ impl Pipeline {
         let owned = move |(owner, stage): &(usize, String)| {
             stage == of_point && (point.is_empty() || self.points[*owner].label == point)
         };
-        let is = move |stage: &&StageDecl| stage.name == name || stage.owners.iter().any(owned);
-        self.stages.iter().enumerate().filter(move |(_, stage)| is(stage)).map(|(index, _)| index)
+        let matches = move |stage: &&StageDecl| stage.name == name || stage.owners.iter().any(owned);
+        self.stages.iter().enumerate().filter(move |(_, stage)| matches(stage)).map(|(index, _)| index)
     }
 }
 
 /// One point of a sweep: the pipeline with its own values for some keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Point {
-    /// Its name, and the name of its folder: `lora_rank=64`. Empty without a sweep.
+    /// Its name, which is also the name of its folder: `lora_rank=64`. Empty without a sweep.
     pub(crate) label: String,
     /// Dotted key -> value, as written.
     pub(crate) values: Vec<(String, String)>,
@@ -55,18 +55,18 @@ pub(crate) struct StageDecl {
     /// The configuration, all defaults included.
     pub(crate) config: serde_json::Value,
     pub(crate) runtime: Runtime,
-    /// CPU threads: those of `runtime`, or the default of its kind; 0 for all.
+    /// CPU threads: the number in `runtime`, else the default of its kind; 0 for all.
     pub(crate) cpus: usize,
-    /// Where its results are shown beside published ones, if anywhere.
+    /// How its results are shown in a table of published results, if at all.
     pub(crate) shown: Option<Shown>,
     /// Input name -> index of the stage that it names.
     pub(crate) inputs: BTreeMap<String, usize>,
-    /// The user's files that the configuration names: as written -> absolute path.
+    /// The user's files that the configuration names: path as written -> absolute path.
     pub(crate) sources: BTreeMap<String, PathBuf>,
-    /// The stage's name in the file.
+    /// The position of the stage's name in the file.
     pub(crate) span: Span,
-    /// The stage of which this is a shard.
+    /// The name of the stage that this is a shard of.
     pub(crate) part_of: Option<String>,
-    /// The points that it belongs to, by index, and its name in each.
+    /// The points that it belongs to, by index, with its name in each.
     pub(crate) owners: Vec<(usize, String)>,
 }

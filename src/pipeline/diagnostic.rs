@@ -1,4 +1,4 @@
-//! An error in one of the user's files, and its position. Independent of how it is shown.
+//! Errors in the user's files, with their positions. Independent of how they are shown.
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 pub(crate) struct Span {
     /// Index of the file.
     pub(crate) file: usize,
-    /// Bytes in it.
+    /// The range of bytes in the file.
     pub(crate) range: Range<usize>,
 }
 
 impl Span {
-    /// For problems with a whole file.
+    /// For errors that concern the whole file.
     pub(super) fn whole_file(file: usize) -> Self {
         Self { file, range: 0..0 }
     }
@@ -25,7 +25,7 @@ pub(crate) struct Diagnostic {
     pub(crate) message: String,
     /// Where.
     pub(crate) span: Option<Span>,
-    /// A few words at the position itself.
+    /// A few words to show at the position.
     pub(crate) label: String,
     /// What to do.
     pub(crate) help: Option<String>,
@@ -48,7 +48,7 @@ impl Diagnostic {
         self
     }
 
-    /// Suggests the one of `known` that was probably meant, or lists them all.
+    /// Suggests the name in `known` that was probably meant, or lists all of them.
     #[must_use]
     pub(crate) fn suggest<'a>(self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         self.suggest_also(given, known, &[])
@@ -72,7 +72,7 @@ impl Diagnostic {
     }
 }
 
-/// The one of `known` that differs from `given` only by a typo.
+/// The name in `known` that differs from `given` only by a typo.
 pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
@@ -89,8 +89,8 @@ pub(crate) type Diagnostics = Vec<Diagnostic>;
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     files: Vec<(PathBuf, String)>,
-    /// Absolute paths of the user's files, by stage and as written there. Set for a pipeline read from a record, which is not
-    /// in the folder that relative paths start from.
+    /// By stage: path as written -> absolute path of a user's file. Set for a pipeline that was read from the record of a run, since
+    /// relative paths start from the folder of the original file.
     pub(crate) originals: BTreeMap<String, BTreeMap<String, PathBuf>>,
 }
 

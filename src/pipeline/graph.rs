@@ -1,4 +1,4 @@
-//! The DAG of a pipeline: which stage needs which. The only file that uses petgraph.
+//! The graph of a pipeline: which stages need which. The only file that uses petgraph.
 
 use petgraph::{Direction, algo, graph::NodeIndex, prelude::DiGraph};
 
@@ -12,6 +12,8 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
+    /// Builds the graph.
+    ///
     /// # Errors
     /// If stages form a cycle; the message names them.
     pub(crate) fn new(pipeline: &Pipeline) -> Result<Self, Diagnostic> {
@@ -25,7 +27,7 @@ impl Graph {
             }
         }
         match algo::toposort(&graph, None) {
-            // By depth, then as written: the order in which users read them.
+            // By depth, then in the order of the file, which users expect.
             Ok(sorted) => {
                 let mut depth = vec![0_usize; pipeline.stages.len()];
                 for node in &sorted {
@@ -57,6 +59,7 @@ impl Graph {
     }
 }
 
+/// The error for a graph with a cycle.
 fn cycle(graph: &DiGraph<(), ()>, pipeline: &Pipeline) -> Diagnostic {
     let mut members: Vec<usize> = algo::tarjan_scc(graph)
         .into_iter()

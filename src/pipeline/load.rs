@@ -1,4 +1,4 @@
-//! Reads a pipeline file, the files that it extends, and the changes of `--set`.
+//! Reads a pipeline file, the files that it extends, and the changes made with `--set`.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use super::{
     vars,
 };
 
-/// The path of what was written on the command line.
+/// The name that stands for the path of a `--set` argument.
 pub(crate) const COMMAND_LINE: &str = "--set";
 
-/// What the user wrote as one table, merged with what it extends and with the changes of the command line.
+/// A pipeline file as one table, merged with the files that it extends and the changes made on the command line.
 #[derive(Debug)]
 pub(crate) struct Document {
     table: Table,
@@ -36,14 +36,14 @@ impl Document {
         let mut table = read_chain(path, &mut Vec::new(), sources).map_err(|problem| vec![problem])?;
         for text in overrides {
             let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
-            is_there(&table, text).map_err(|problem| vec![problem])?;
+            check_exists(&table, text).map_err(|problem| vec![problem])?;
             table.merge(over);
         }
         let stem = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
         Ok(Self { table, file_stem: stem })
     }
 
-    /// Reads what [`Document::to_toml`] wrote. Errors refer to it as `path`.
+    /// Parses a text from [`Document::to_toml`]. Errors name `path` as its file.
     pub(crate) fn of_text(text: String, path: PathBuf, sources: &mut Sources) -> Result<Self, Diagnostics> {
         let file = sources.add(path, text);
         let table = value::parse(sources.text(file), file).map_err(|problem| vec![problem])?;
@@ -57,7 +57,7 @@ impl Document {
         table.to_string()
     }
 
-    /// The values by dotted key, without `name` and `[sweep]`, of a text that [`Document::to_toml`] wrote.
+    /// The values in a text from [`Document::to_toml`], by dotted key and without `name` and `[sweep]`.
     pub(crate) fn parameters(text: &str) -> BTreeMap<String, toml::Value> {
         let mut table = value::parse(text, 0).unwrap_or_default();
         for not_a_parameter in ["sweep", "name"] {
@@ -76,14 +76,15 @@ impl Document {
         self.table.get("sweep").is_some()
     }
 
-    /// Applies a `--set` of `imp-flow sweep`: several values, separated by commas, become an axis; a single one holds for all points.
+    /// Applies a `--set` of `imp-flow sweep`: several values, separated by commas, become an axis; a single value applies to all
+    /// points.
     pub(crate) fn sweep_over(&mut self, text: &str, sources: &mut Sources) -> Result<(), Diagnostics> {
         let (key, given) = text.split_once('=').unwrap_or((text, ""));
         let parts = split(given);
         sweep::forget(&mut self.table, key.trim());
         if parts.len() < 2 {
             let over = parse_override(text, sources).map_err(|problem| vec![problem])?;
-            is_there(&self.table, text).map_err(|problem| vec![problem])?;
+            check_exists(&self.table, text).map_err(|problem| vec![problem])?;
             self.table.merge(over);
             return Ok(());
         }
@@ -110,7 +111,7 @@ impl Document {
     }
 }
 
-/// Fills in the variables and checks the result.
+/// Substitutes the variables, and checks the result.
 fn make(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
     let mut problems = Diagnostics::new();
     let vars = match table.remove("vars").map(|entry| entry.node.value) {
@@ -151,7 +152,7 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-/// A file merged over the one that it extends.
+/// Reads a file and merges it over the one that it extends. `chain` lists the files that led here.
 fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> Result<Table, Diagnostic> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let help = similar(path).map_or_else(
@@ -178,7 +179,7 @@ fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> R
             .help("relative paths start from the folder of this file"));
     };
     if chain.contains(&canonical) {
-        return Err(Diagnostic::new("this pipeline extends itself", span).help("remove one `extends` of the cycle"));
+        return Err(Diagnostic::new("this pipeline extends itself", span).help("remove one `extends` from the cycle"));
     }
     let mut merged = read_chain(&base, chain, sources)?;
     merged.merge(table);
@@ -195,8 +196,8 @@ fn similar(path: &Path) -> Option<PathBuf> {
     nearest(path.file_stem()?.to_str()?, &known).map(|name| path.with_file_name(format!("{name}.toml")))
 }
 
-/// A stage or variable that the command line changes must exist: otherwise its name is probably misspelt.
-fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
+/// An error if the stage or variable that `--set` changes does not exist: its name is probably misspelt.
+fn check_exists(table: &Table, text: &str) -> Result<(), Diagnostic> {
     let path = text.split('=').next().unwrap_or_default();
     let mut parts = path.split('.').map(str::trim);
     let (Some(of @ ("stages" | "vars")), Some(name)) = (parts.next(), parts.next()) else { return Ok(()) };
@@ -208,7 +209,7 @@ fn is_there(table: &Table, text: &str) -> Result<(), Diagnostic> {
     Err(Diagnostic::new(format!("--set {text}: there is no {what} `{name}`"), None).suggest(name, known))
 }
 
-/// `stages.finetune.learning_rate=5e-4` as a table with one value. A value that is not TOML is a string.
+/// Parses `stages.finetune.learning_rate=5e-4` into a table with one value. A value that is not valid TOML is taken as a string.
 fn parse_override(text: &str, sources: &mut Sources) -> Result<Table, Diagnostic> {
     let wrong = |message: &str| {
         Diagnostic::new(format!("--set {text}: {message}"), None)

@@ -1,5 +1,5 @@
-//! What the user wrote: from the text of a pipeline file to checked stage declarations.
-//! Knows kinds of stages only by their contract. Independent of keys, the store and execution.
+//! Reads pipeline files: from text to checked declarations of stages.
+//! Uses kinds of stages only through their contract. Independent of cache keys, the store and execution.
 
 mod check;
 mod de;

@@ -1,5 +1,5 @@
-//! The points of a sweep as one pipeline: a stage that several points share is in it once.
-//! Independent of cache keys: stages are the same here if their declarations are.
+//! Merges the points of a sweep into one pipeline, in which a stage that several points share occurs once.
+//! Independent of cache keys: two stages are the same if their declarations are equal.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,7 +16,7 @@ use super::{
     value::{Node, Table},
 };
 
-/// One row of each axis.
+/// The index of a row for each axis.
 type Rows = Vec<usize>;
 
 /// All combinations of the axes' rows, the last axis changing fastest.
@@ -26,7 +26,7 @@ fn combinations(axes: &[Axis]) -> Vec<Rows> {
     })
 }
 
-/// One pipeline of all points. `make` turns the table of a point into a pipeline.
+/// One pipeline with all points. `make` turns the table of a point into a pipeline.
 pub(super) fn all(
     base: &Table,
     axes: &[Axis],
@@ -46,7 +46,7 @@ pub(super) fn all(
                 table.merge(Table::nested(key, node.clone()));
             }
         }
-        // An error in all points is reported once.
+        // Stop at the first point with errors: other points usually have the same.
         let pipeline = make(table, sources)?;
         name.clone_from(&pipeline.name);
         merged.add(number, pipeline)?;
@@ -61,7 +61,7 @@ pub(super) fn all(
     Ok(pipeline)
 }
 
-/// Setting a variable or stage that does not exist would create it: its name is probably misspelt.
+/// Errors for keys of variables or stages that don't exist: their names are probably misspelt, and setting them would create them.
 fn check_keys(base: &Table, axes: &[Axis]) -> Result<(), Diagnostics> {
     let mut problems = Diagnostics::new();
     for axis in axes {
@@ -113,7 +113,7 @@ impl Labels {
         shortened(parts.join(","))
     }
 
-    /// The label of what some points share: the labels of the axes on which they don't differ.
+    /// The label of a stage that some points share: the labels of the axes on which these points agree.
     fn common(&self, points: &[&Rows]) -> String {
         let same = |axis: usize| points.iter().all(|rows| rows[axis] == points[0][axis]);
         let parts: Vec<&str> = (0..self.0.len())
@@ -124,7 +124,7 @@ impl Labels {
     }
 }
 
-/// The last part of a key, or more of it where that is ambiguous.
+/// The last part of a key, or as many of its last parts as make it unique.
 fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
     let starts = key.match_indices('.').map(|(at, _)| at + 1).rev();
     let fits =
@@ -132,7 +132,7 @@ fn short_key<'a>(key: &'a str, all: &[&str]) -> &'a str {
     starts.map(|start| &key[start..]).find(|end| fits(end)).unwrap_or(key)
 }
 
-/// A label as the name of a folder.
+/// Turns a label into the name of a folder.
 fn folder_name(text: &str) -> String {
     let mut clean = String::new();
     for c in text.chars() {
@@ -147,7 +147,7 @@ fn folder_name(text: &str) -> String {
     }
 }
 
-/// File systems allow names of 255 bytes.
+/// Shortens long labels, since file systems limit names to 255 bytes.
 fn shortened(label: String) -> String {
     const LONGEST: usize = 120;
     if label.len() <= LONGEST {
@@ -157,7 +157,8 @@ fn shortened(label: String) -> String {
     format!("{}-{}", &label[..label.floor_char_boundary(LONGEST - 9)], &digest[..8])
 }
 
-/// Numbers points with equal labels. The names of stages are taken too: their links lie beside the folders of points.
+/// Numbers points with equal labels. Labels must not equal names of stages either, since links to stages are in the same folder as
+/// the folders of points.
 fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
     let mut seen: HashMap<String, usize> = stages.map(|name| (name, 1)).collect();
     for point in points {
@@ -169,7 +170,7 @@ fn unique(points: &mut [Point], stages: impl Iterator<Item = String>) {
     }
 }
 
-/// The stages of all points so far, equal ones once.
+/// The stages of all points so far. Equal stages occur once.
 #[derive(Default)]
 struct Merged {
     stages: Vec<StageDecl>,
@@ -177,7 +178,7 @@ struct Merged {
     known: HashMap<Identity, usize>,
 }
 
-/// Stages of different points with equal identities are one stage.
+/// Stages of different points with equal identities are merged into one.
 #[derive(PartialEq, Eq, Hash)]
 struct Identity {
     name: String,
@@ -205,7 +206,7 @@ impl Identity {
 
 impl Merged {
     fn add(&mut self, point: usize, pipeline: Pipeline) -> Result<(), Diagnostics> {
-        let order = Graph::new(&pipeline).map_err(|circle| vec![circle])?.order().to_vec();
+        let order = Graph::new(&pipeline).map_err(|cycle| vec![cycle])?.order().to_vec();
         let mut stages: Vec<Option<StageDecl>> = pipeline.stages.into_iter().map(Some).collect();
         let mut nodes = vec![0; stages.len()];
         for index in order {
@@ -227,7 +228,7 @@ impl Merged {
     }
 }
 
-/// A stage of only some points is named after them: `finetune@lora_rank=64`.
+/// Names the stages that only some points have after these points: `finetune@lora_rank=64`.
 fn name_nodes(pipeline: &mut Pipeline, labels: &Labels, rows: &[Rows]) {
     let mut taken = BTreeSet::new();
     for stage in &mut pipeline.stages {

@@ -6,7 +6,7 @@ use super::{
     value::Table,
 };
 
-/// Takes the value of `key` out of the table; `default` if it is missing or wrong.
+/// Takes the value of `key` out of the table. Returns `default` if it is missing or invalid.
 pub(super) fn scalar<T: serde::de::DeserializeOwned>(
     table: &mut Table,
     key: &str,
@@ -29,6 +29,7 @@ pub(super) fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
+/// The error for a name that [`is_name`] refuses.
 pub(super) fn bad_name(of: &str, name: &str, span: Option<Span>) -> Diagnostic {
     Diagnostic::new(format!("`{name}` can't be the name of a {of}"), span)
         .help("use letters, digits, `-` and `_`; it becomes the name of a folder")

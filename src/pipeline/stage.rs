@@ -1,4 +1,4 @@
-//! One stage of a pipeline: from its table to a declaration with a known kind and a complete configuration.
+//! Reads one stage of a pipeline: from its table to a declaration with a known kind and a complete configuration.
 //! Independent of other stages.
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -24,7 +24,7 @@ pub(super) struct Declared {
     pub(super) inputs: BTreeMap<String, (String, Span)>,
 }
 
-/// The stage that an entry declares, after its shards if it has any.
+/// The stage that an entry declares, preceded by its shards if it has any.
 pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Result<Vec<Declared>, Diagnostics> {
     let Entry { key: name, key_span, node } = entry;
     if !is_name(&name) || name.contains('.') {
@@ -52,7 +52,7 @@ pub(super) fn stage(entry: Entry, pipeline_seed: u64, sources: &Sources) -> Resu
     })
 }
 
-/// A stage that is read as the config type of its kind.
+/// Reads a stage once its kind is known.
 struct Reading<'a> {
     name: String,
     key_span: Span,
@@ -69,7 +69,7 @@ impl KindVisitor for Reading<'_> {
         let seed = scalar(&mut self.table, "seed", self.pipeline_seed, &mut problems);
         let runtime = scalar(&mut self.table, "runtime", Runtime::default(), &mut problems);
         let inputs = self.take_inputs::<S>(&mut problems);
-        // To the user, inputs are keys of the same table.
+        // For users, inputs are keys of the same table, so an unknown key may be a misspelt input.
         let taken: Vec<&str> = S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
         let config = match de::from_table::<S::Config>(&self.table, &self.key_span, &taken) {
             Ok(config) => config,
@@ -125,7 +125,7 @@ impl KindVisitor for Reading<'_> {
     }
 }
 
-/// A stage after its shards, whose outputs are its inputs.
+/// The shards of a stage, and the stage itself with their outputs as its inputs.
 fn in_shards(mut whole: Declared, shards: Shards<serde_json::Value>) -> Vec<Declared> {
     let count = shards.configs.len();
     let shard = |(index, config)| {
@@ -178,6 +178,7 @@ impl Reading<'_> {
         inputs
     }
 
+    /// The error for a required input that is missing.
     fn no_input(&self, input: &Input) -> Diagnostic {
         Diagnostic::new(
             format!("stage `{}`: the input `{}` is missing", self.name, input.name),
@@ -186,6 +187,7 @@ impl Reading<'_> {
         .help(format!("add `{} = \"STAGE\"`, the name of a stage that provides {}", input.name, input.about))
     }
 
+    /// The error for an input that is not the name of a stage.
     fn no_stage_name(&self, input: &str, node: &Node) -> Diagnostic {
         Diagnostic::new(
             format!("stage `{}`: `{input}` must be the name of a stage, as a string", self.name),
@@ -194,7 +196,7 @@ impl Reading<'_> {
         .label(format!("this is {}", node.type_name()))
     }
 
-    /// The span of a dotted key, or of the nearest table above it in the file.
+    /// The span of a dotted key, or of the innermost table around it that is in the file.
     fn span_of(&self, dotted: &str) -> Span {
         let (mut table, mut span) = (&self.table, self.key_span.clone());
         for part in dotted.split('.') {
@@ -206,7 +208,7 @@ impl Reading<'_> {
         span
     }
 
-    /// The user's files as absolute paths. Relative paths start from the folder of the file that names them.
+    /// Resolves the user's files to absolute paths. Relative paths start from the folder of the file that names them.
     fn resolve_sources(&self, written: &[String], problems: &mut Diagnostics) -> BTreeMap<String, PathBuf> {
         let mut resolved = BTreeMap::new();
         for source in written {

@@ -1,4 +1,4 @@
-//! `[sweep]`: which keys take which values. Independent of what the keys mean.
+//! Reads `[sweep]`: which keys take which values. Independent of what the keys mean.
 
 use std::collections::HashSet;
 
@@ -14,15 +14,15 @@ use super::{
 /// Keys that change together. The points of a sweep are all combinations of the rows of its axes.
 #[derive(Debug, Clone)]
 pub(super) struct Axis {
-    /// Dotted.
+    /// Dotted keys.
     pub(super) keys: Vec<String>,
     /// Each row has a value for each key.
     pub(super) rows: Vec<Vec<Node>>,
-    /// A name for each row, if the user gave any.
+    /// A label for each row, if the user gave any.
     pub(super) labels: Vec<String>,
 }
 
-/// More points than this are an error.
+/// The most points that a sweep may have.
 const MOST_POINTS: usize = 100_000;
 
 /// The axes that `[sweep]` describes.
@@ -36,7 +36,7 @@ pub(super) fn axes(sweep: Node) -> Result<Vec<Axis>, Diagnostics> {
     for (key, node) in table.flat(is_distribution) {
         match node.value {
             Value::Array(values) if !values.is_empty() => {
-                // The same value twice would be the same point twice.
+                // Skip repeated values, which would give the same point twice.
                 let mut seen = HashSet::new();
                 let rows = values.into_iter().filter(|value| seen.insert(value.value.to_string()));
                 axes.push(Axis { keys: vec![key], rows: rows.map(|value| vec![value]).collect(), labels: Vec::new() });
@@ -91,14 +91,14 @@ fn forget_in(group: &mut Node, key: &str) {
     }
 }
 
-/// Flattens the table and removes a dotted key.
+/// Flattens a table and removes a dotted key from it.
 fn without(table: &mut Table, key: &str) {
     let entry = |(name, node): (String, Node)| Entry { key: name, key_span: node.span.clone(), node };
     let flat = std::mem::take(table).flat(is_distribution);
     table.0 = flat.into_iter().filter(|(name, _)| name != key).map(entry).collect();
 }
 
-/// Adds `key` to the `[sweep]` of a pipeline, which is created if there is none.
+/// Adds `key` to the `[sweep]` of a pipeline. Creates the table if there is none.
 pub(super) fn add(pipeline: &mut Table, key: &str, values: Node) {
     let span = values.span.clone();
     let entry = Entry { key: key.into(), key_span: span.clone(), node: values };
@@ -119,13 +119,14 @@ fn push(axes: &mut Vec<Axis>, problems: &mut Diagnostics, axis: Result<Axis, Dia
     }
 }
 
+/// The error for a key without a list of values.
 fn no_values(key: &str, node: &Node) -> Diagnostic {
     Diagnostic::new(format!("`{key}` needs a list of values"), Some(node.span.clone()))
         .label(format!("this is {}", if matches!(node.value, Value::Array(_)) { "empty" } else { node.type_name() }))
         .help(HELP)
 }
 
-/// Keys that take their first values together, then their second values, and so on.
+/// The axis of a `[[sweep.zip]]`: its keys take their first values together, then their second values, and so on.
 fn zipped(group: Node) -> Result<Axis, Diagnostics> {
     let Value::Table(mut table) = group.value else {
         return Err(vec![Diagnostic::new("`zip` must be a table", Some(group.span)).help(HELP)]);
@@ -164,7 +165,7 @@ fn is_distribution(table: &Table) -> bool {
     matches!(table.0.as_slice(), [only] if DISTRIBUTIONS.contains(&only.key.as_str()))
 }
 
-/// `count` points with values drawn at random.
+/// The axis of `[sweep.random]`: `count` rows with values drawn at random.
 fn drawn(entry: Entry) -> Result<Axis, Diagnostics> {
     let Value::Table(mut table) = entry.node.value else {
         return Err(vec![Diagnostic::new("`sweep.random` must be a table", Some(entry.node.span))]);
@@ -175,7 +176,7 @@ fn drawn(entry: Entry) -> Result<Axis, Diagnostics> {
     if problems.is_empty() && !(1..=MOST_POINTS).contains(&count) {
         problems.push(
             Diagnostic::new("`sweep.random` needs a `count` of points", Some(entry.key_span))
-                .help("add `count = 20`; another `seed` draws other points"),
+                .help("add `count = 20`; a different `seed` draws different points"),
         );
     }
     if !problems.is_empty() {
@@ -217,7 +218,7 @@ impl Draw {
         let numbers: Vec<f64> = items.iter().filter_map(|item| item.value.as_number()).collect();
         let integers: Vec<i64> =
             items.iter().filter_map(|item| if let Value::Integer(n) = item.value { Some(n) } else { None }).collect();
-        // An infinite range can't be sampled.
+        // Reject infinite ranges, which can't be sampled.
         let width = numbers.windows(2).map(|pair| pair[1] - pair[0]).sum::<f64>();
         let numbers = if width.is_finite() { numbers } else { Vec::new() };
         match (kind.as_str(), numbers.as_slice(), integers.as_slice()) {
@@ -235,7 +236,7 @@ impl Draw {
             ("uniform" | "integer", ..) => {
                 Err(wrong(format!("`{key}`: `{kind}` needs two numbers, the smaller first")))
             }
-            _ => Err(wrong(format!("`{key}` has no distribution `{kind}`"))),
+            _ => Err(wrong(format!("`{key}`: unknown distribution `{kind}`"))),
         }
     }
 
@@ -249,7 +250,7 @@ impl Draw {
     }
 }
 
-/// Four significant digits: enough to tell values apart, and easy to read and type.
+/// Rounds to four significant digits: enough to tell values apart, and easy to read and type.
 fn short(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }

@@ -1,4 +1,4 @@
-//! TOML values in which every key and value keeps its position in the file, through merging and substitution.
+//! TOML values in which every key and value keeps its position in the file, even after merging and substitution.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ pub(crate) struct Node {
     pub(crate) span: Span,
 }
 
-/// The types of TOML without dates, which no key takes.
+/// A value of TOML. Dates are left out, since no key takes them.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     String(String),
@@ -60,7 +60,7 @@ impl Table {
         Self(vec![Entry { key: first.into(), key_span: span, node }])
     }
 
-    /// All values by dotted key. Tables for which `is_value` holds are values, too.
+    /// All values by dotted key. A table for which `is_value` returns true counts as a value.
     pub(super) fn flat(self, is_value: fn(&Self) -> bool) -> Vec<(String, Node)> {
         let mut found = Vec::new();
         for Entry { key, node, .. } in self.0 {
@@ -87,7 +87,7 @@ impl Table {
         self.0.iter().map(|entry| (entry.key.clone(), entry.node.value.to_toml())).collect()
     }
 
-    /// Merges `over` into this table, key by key; its values win.
+    /// Merges `over` into this table, key by key. Values of `over` take precedence.
     pub(crate) fn merge(&mut self, over: Table) {
         for entry in over.0 {
             match self.get_mut(&entry.key) {
@@ -126,7 +126,7 @@ impl Value {
     }
 }
 
-/// As it would be written in a pipeline file.
+/// Writes the value as in a pipeline file.
 impl std::fmt::Display for Value {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.to_toml().fmt(f)
@@ -150,7 +150,7 @@ impl Node {
         if let Value::String(text) = &self.value { Some(text) } else { None }
     }
 
-    /// The first string equal to `text`, in this value or below it.
+    /// The first string that equals `text`, in this value or below it.
     pub(crate) fn find_str(&self, text: &str) -> Option<&Node> {
         match &self.value {
             Value::String(own) if own == text => Some(self),
@@ -161,7 +161,7 @@ impl Node {
     }
 }
 
-/// Reads TOML.
+/// Parses the TOML text of the source `file`.
 pub(crate) fn parse(text: &str, file: usize) -> Result<Table, Diagnostic> {
     let span = |range: Range<usize>| Span { file, range };
     let document = DeTable::parse(text).map_err(|error| {

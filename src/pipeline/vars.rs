@@ -1,4 +1,4 @@
-//! `[vars]` and `"${name}"`. Independent of what the values mean.
+//! Substitutes `"${name}"` by the values in `[vars]`. Independent of what the values mean.
 
 use super::{
     diagnostic::{Diagnostic, Diagnostics},
@@ -7,7 +7,7 @@ use super::{
 
 /// Replaces `${name}` in `node` by the values of `vars`.
 ///
-/// A string that is a single reference becomes the value itself, with its type; in any other string the reference is replaced
+/// A string that consists of a single reference becomes the value itself, with its type. In other strings, references are replaced
 /// by the text of the value.
 pub(super) fn substitute(node: &mut Node, vars: &Table, problems: &mut Diagnostics) {
     match &mut node.value {

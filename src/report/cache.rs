@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    print::say,
+    print::print,
     style::{BAD, GOOD, Style, WARN},
     table::Table,
     units,
@@ -36,10 +36,10 @@ impl Bar {
     }
 }
 
-/// The size of the cache.
+/// Shows the size of the cache.
 pub(crate) fn stats(stats: &Stats, json: bool) {
     if json {
-        return say(&serde_json::json!(stats).to_string());
+        return print(&serde_json::json!(stats).to_string());
     }
     let mut table = Table::new(&["pipeline", "stages", "size", "last"]).right(&["stages", "size"]);
     for (name, pipeline) in &stats.pipelines {
@@ -52,7 +52,7 @@ pub(crate) fn stats(stats: &Stats, json: bool) {
         0 => "none".into(),
         count => format!("{count} ({})", units::bytes(stats.unfinished_bytes)),
     };
-    say(&format!(
+    print(&format!(
         "\nTotal {} ({}): results of {}, used by {}. Unfinished stages: {unfinished}.",
         units::bytes(stats.bytes),
         units::files(stats.objects as u64),
@@ -61,45 +61,45 @@ pub(crate) fn stats(stats: &Stats, json: bool) {
     ));
 }
 
-/// The findings of `cache verify`.
+/// Shows what `cache verify` found.
 pub(crate) fn verify(found: &VerifyReport, json: bool) {
     if json {
-        return say(&serde_json::json!(found).to_string());
+        return print(&serde_json::json!(found).to_string());
     }
     for path in &found.damaged {
-        say(&format!("{BAD}damaged{BAD:#}  {}", path.display()));
+        print(&format!("{BAD}damaged{BAD:#}  {}", path.display()));
     }
     for stage in &found.lost {
-        say(&format!("{WARN}lost{WARN:#}     {stage} (the next run makes it again)"));
+        print(&format!("{WARN}lost{WARN:#}     {stage} (the next run makes it again)"));
     }
     let (files, bytes) = (units::files(found.objects as u64), units::bytes(found.bytes));
     let checked = format!("checked {files} ({bytes}) and {}", units::count(found.receipts, "receipt"));
     let restored = if found.mended > 0 { format!(", {} restored", found.mended) } else { String::new() };
-    say(&match found.damaged.len() {
+    print(&match found.damaged.len() {
         0 if found.lost.is_empty() => format!("{GOOD}OK{GOOD:#}: {checked}, no damage found{restored}"),
         damaged => format!("{BAD}DAMAGE{BAD:#}: {checked}, {damaged} damaged and removed{restored}"),
     });
 }
 
-/// The most stages that are listed.
+/// The most deleted results to list.
 const SHOWN: usize = 10;
 
-/// What `cache gc` deleted, or would.
+/// Shows what `cache gc` deleted or would delete.
 pub(crate) fn gc(report: &GcReport, dry_run: bool, json: bool) {
     if json {
-        return say(&serde_json::json!(report).to_string());
+        return print(&serde_json::json!(report).to_string());
     }
     for (stage, bytes) in report.largest.iter().take(SHOWN) {
-        say(&format!("{:>8}  {stage}", units::bytes(*bytes)));
+        print(&format!("{:>8}  {stage}", units::bytes(*bytes)));
     }
     if report.largest.len() > SHOWN {
-        say(&format!("{:>8}  and {} more", "", report.largest.len() - SHOWN));
+        print(&format!("{:>8}  and {} more", "", report.largest.len() - SHOWN));
     }
-    let (freed, stay) = if dry_run { ("Would free", "would stay") } else { ("Freed", "stay") };
+    let (freed, remain) = if dry_run { ("Would free", "would remain") } else { ("Freed", "remain") };
     let mut parts = vec![units::files(report.files as u64)];
     parts.extend((report.stages > 0).then(|| units::count(report.stages, "stage")));
     parts.extend((report.runs > 0).then(|| units::count(report.runs, "run")));
     parts.extend((report.unfinished > 0).then(|| format!("{} of unfinished stages", units::bytes(report.unfinished))));
     let (bytes, kept) = (units::bytes(report.bytes + report.unfinished), units::bytes(report.kept_bytes));
-    say(&format!("{freed} {bytes} ({}). {kept} {stay}.", parts.join(", ")));
+    print(&format!("{freed} {bytes} ({}). {kept} {remain}.", parts.join(", ")));
 }

@@ -1,11 +1,11 @@
-//! Points or runs in one table. Independent of where its columns and rows come from.
+//! Shows points or runs in one table. Independent of where the columns and rows come from.
 
 use std::cmp::Ordering;
 
 use imp_stages::contract::figure::Better;
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD},
     table::Table,
     units,
@@ -29,7 +29,7 @@ pub(crate) struct CompareRow {
     pub(crate) metrics: Vec<Option<f64>>,
 }
 
-/// Orders the better value first; where neither end is better, the larger one.
+/// Orders the better value first, or the larger one if neither end is better.
 fn best_first(better: Better, a: f64, b: f64) -> Ordering {
     match better {
         Better::Higher | Better::Neither => b.total_cmp(&a),
@@ -43,7 +43,7 @@ impl Comparison {
         self.parameters.iter().chain(&self.metrics).cloned().collect()
     }
 
-    /// Sorts metrics from the best, parameters from the smallest. Rows without a value come last.
+    /// Sorts by a column: metrics from the best, parameters from the smallest. Rows without a value come last.
     pub(crate) fn sort_by(&mut self, column: usize) {
         let parameters = self.parameters.len();
         let number = |value: &Option<toml::Value>| match value {
@@ -67,7 +67,7 @@ impl Comparison {
         });
     }
 
-    /// The best value of a metric, if it has a better end and rows differ in it.
+    /// The best value of a metric. `None` if neither end is better or all rows have the same value.
     fn best(&self, column: usize) -> Option<f64> {
         if self.better[column] == Better::Neither {
             return None;
@@ -89,7 +89,7 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return say("no differences: these runs have the same parameters, and their stages report no metrics");
+        return print("no differences: these runs have the same parameters, and their stages report no metrics");
     }
     let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
     let mut table = Table::new(&head).right(&head[1..]);
@@ -104,11 +104,11 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     table.print();
     if best.iter().any(Option::is_some) {
-        say(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
+        print(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
     }
 }
 
-/// A string as it is, other values as in a pipeline file.
+/// A value as text: strings without quotes, other values as in a pipeline file.
 fn shown(value: Option<&toml::Value>) -> Option<String> {
     value.map(|value| value.as_str().map_or_else(|| value.to_string(), Into::into))
 }
@@ -123,12 +123,12 @@ fn as_json(comparison: &Comparison) {
             .collect();
         let metrics: serde_json::Map<String, serde_json::Value> =
             comparison.metrics.iter().cloned().zip(row.metrics.iter().map(|value| serde_json::json!(value))).collect();
-        say(&serde_json::json!({"point": row.label, "parameters": parameters, "metrics": metrics}).to_string());
+        print(&serde_json::json!({"point": row.label, "parameters": parameters, "metrics": metrics}).to_string());
     }
 }
 
 fn as_csv(comparison: &Comparison) {
-    let line = |cells: Vec<String>| say(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
+    let line = |cells: Vec<String>| print(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
     line(std::iter::once("point".to_string()).chain(comparison.columns()).collect());
     for row in &comparison.rows {
         let parameters = row.parameters.iter().map(|value| shown(value.as_ref()).unwrap_or_default());
@@ -137,7 +137,7 @@ fn as_csv(comparison: &Comparison) {
     }
 }
 
-/// Quoted as in RFC 4180.
+/// Quotes a cell of a CSV file as in RFC 4180, if necessary.
 fn quoted(cell: &str) -> String {
     if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.into() }
 }
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_best_comes_first_and_what_is_missing_last() {
+    fn the_best_value_comes_first_and_missing_values_last() {
         let row = |label: &str, rank: i64, loss: Option<f64>, accuracy: Option<f64>, images: f64| CompareRow {
             label: label.into(),
             parameters: vec![Some(toml::Value::Integer(rank))],

@@ -1,10 +1,10 @@
-//! A run on a terminal: a live line for each running stage, and a line for each finished one.
+//! Shows a run on a terminal: a progress bar for each running stage, and a line for each finished one.
 
 use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{lines, print::say, reporter::Reporter, summary, units};
+use super::{lines, print::print, reporter::Reporter, summary, units};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.
@@ -14,16 +14,18 @@ pub(super) struct Console {
 }
 
 impl Console {
-    pub(super) fn new() -> Self {
-        Self { bars: MultiProgress::new(), running: HashMap::new() }
+    /// `None` if standard error is not a terminal that can show bars: indicatif would drop every line.
+    pub(super) fn new() -> Option<Self> {
+        let bars = MultiProgress::new();
+        (!bars.is_hidden()).then(|| Self { bars, running: HashMap::new() })
     }
 
     fn print(&self, event: &RunEvent<'_>) {
         if let Some(text) = lines::describe(event) {
-            // indicatif does not honour NO_COLOR.
+            // indicatif ignores NO_COLOR.
             let plain = anstream::AutoStream::choice(&std::io::stderr()) == anstream::ColorChoice::Never;
             let text = if plain { anstream::adapter::strip_str(&text).to_string() } else { text };
-            // Printed above the bars. A terminal that went away must not end the run.
+            // Prints above the bars. Ignores errors, since a closed terminal must not end the run.
             let _ = self.bars.println(text);
         }
     }
@@ -40,7 +42,7 @@ impl Console {
         if bar.length().is_none() && progress.total > 0 {
             bar.set_style(style(&progress.unit));
             bar.set_length(progress.total);
-            // Work done before the stage resumed does not count for its rate.
+            // Work done before the stage was resumed does not count for its rate.
             bar.set_position(progress.done);
             bar.reset_eta();
         }
@@ -66,7 +68,7 @@ impl Reporter for Console {
             }
             RunEvent::Ended { summary } => {
                 let _ = self.bars.clear();
-                say(&summary::summary(summary));
+                print(&summary::summary(summary));
             }
             _ => self.print(event),
         }

@@ -1,10 +1,10 @@
-//! Why a verb ended early, with the line of the user's file if there is one.
+//! Shows why a verb ended early, with the line of the user's file if there is one.
 
 use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::{print::tell, style::BAD};
+use super::{print::eprint, style::BAD};
 use crate::{
     failure::Failure,
     pipeline::{Diagnostic, Sources},
@@ -15,13 +15,13 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Usage { problems, sources } => {
             for problem in problems {
-                tell(&render(problem, sources));
+                eprint(&render(problem, sources));
             }
         }
-        Failure::Settings(message) => tell(&format!("{BAD}error:{BAD:#} {message}")),
-        Failure::Store(error) => tell(&format!("{BAD}error:{BAD:#} can't use the cache: {error}")),
-        Failure::Scheduler(error) => tell(&format!("{BAD}error:{BAD:#} {error}")),
-        Failure::Io { what, source } => tell(&format!("{BAD}error:{BAD:#} {what}: {source}")),
+        Failure::Settings(message) => eprint(&format!("{BAD}error:{BAD:#} {message}")),
+        Failure::Store(error) => eprint(&format!("{BAD}error:{BAD:#} can't use the cache: {error}")),
+        Failure::Scheduler(error) => eprint(&format!("{BAD}error:{BAD:#} {error}")),
+        Failure::Io { what, source } => eprint(&format!("{BAD}error:{BAD:#} {what}: {source}")),
     }
     failure.exit_code()
 }
@@ -38,6 +38,6 @@ fn render(problem: &Diagnostic, sources: &Sources) -> String {
     if let Some(help) = &problem.help {
         group = group.element(Level::HELP.message(help.as_str()));
     }
-    // `tell` removes the colours where they are not wanted.
+    // `eprint` removes the colours if the terminal does not support them or the user has disabled them.
     Renderer::styled().render(&[group])
 }

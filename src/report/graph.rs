@@ -1,11 +1,11 @@
-//! The DAG with the state of each stage, as text, DOT or Mermaid, and through `svg.rs` as SVG. Independent of how the states are
-//! determined.
+//! Draws the graph of stages with their states, as text, DOT or Mermaid, and through `svg.rs` as SVG. Independent of how the states
+//! are determined.
 
 use std::fmt::Write;
 
 use super::{
-    print::say,
-    svg::{self, Drawn, Look},
+    print::print,
+    svg::{self, Appearance, Drawn},
 };
 use crate::{
     pipeline::{Graph, Pipeline},
@@ -29,7 +29,7 @@ pub(crate) fn graph(pipeline: &Pipeline, graph: &Graph, verdicts: &[(usize, Verd
             let stage = &pipeline.stages[*index];
             let mut inputs: Vec<usize> = graph.inputs(*index).collect();
             inputs.sort_unstable();
-            Drawn { index: *index, name: &stage.name, kind: stage.kind, look: Look::of(verdict), inputs }
+            Drawn { index: *index, name: &stage.name, kind: stage.kind, appearance: Appearance::of(verdict), inputs }
         })
         .collect();
     let text = match format {
@@ -38,10 +38,10 @@ pub(crate) fn graph(pipeline: &Pipeline, graph: &Graph, verdicts: &[(usize, Verd
         GraphFormat::Mermaid => mermaid(&stages),
         GraphFormat::Svg => svg::draw(&stages, pipeline.stages.len()),
     };
-    say(text.trim_end());
+    print(text.trim_end());
 }
 
-impl Look {
+impl Appearance {
     fn of(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Hit { .. } => Self { word: "cached", fill: "#e8f5e9", line: "#43a047" },
@@ -58,7 +58,7 @@ fn text(stages: &[Drawn<'_>], pipeline: &Pipeline) -> String {
     for stage in stages {
         let inputs: Vec<&str> = stage.inputs.iter().map(|from| pipeline.stages[*from].name.as_str()).collect();
         let arrow = if inputs.is_empty() { String::new() } else { format!("  <- {}", inputs.join(", ")) };
-        let line = format!("{:<6}  {:<name$}  {:<kind$}{arrow}", stage.look.word, stage.name, stage.kind);
+        let line = format!("{:<6}  {:<name$}  {:<kind$}{arrow}", stage.appearance.word, stage.name, stage.kind);
         let _ = writeln!(text, "{}", line.trim_end());
     }
     text
@@ -69,8 +69,8 @@ fn dot(stages: &[Drawn<'_>], pipeline: &Pipeline) -> String {
         "digraph \"{}\" {{\n  rankdir = LR;\n  node [shape = box, style = \"rounded,filled\"];\n",
         pipeline.name
     );
-    for Drawn { index, name, kind, look, .. } in stages {
-        let Look { word, fill, line } = look;
+    for Drawn { index, name, kind, appearance, .. } in stages {
+        let Appearance { word, fill, line } = appearance;
         let _ = writeln!(
             text,
             "  s{index} [label = \"{name}\\n{kind}, {word}\", fillcolor = \"{fill}\", color = \"{line}\"];"
@@ -84,21 +84,23 @@ fn dot(stages: &[Drawn<'_>], pipeline: &Pipeline) -> String {
 
 fn mermaid(stages: &[Drawn<'_>]) -> String {
     let mut text = String::from("graph LR\n");
-    for Drawn { index, name, kind, look, .. } in stages {
-        let _ = writeln!(text, "  s{index}[\"{name}<br>{kind}\"]:::{}", look.word);
+    for Drawn { index, name, kind, appearance, .. } in stages {
+        let _ = writeln!(text, "  s{index}[\"{name}<br>{kind}\"]:::{}", appearance.word);
     }
     for (from, to) in edges(stages) {
         let _ = writeln!(text, "  s{from} --> s{to}");
     }
-    let mut words: Vec<(&str, &Look)> = stages.iter().map(|stage| (stage.look.word, &stage.look)).collect();
+    let mut words: Vec<(&str, &Appearance)> =
+        stages.iter().map(|stage| (stage.appearance.word, &stage.appearance)).collect();
     words.sort_unstable_by_key(|(word, _)| *word);
     words.dedup_by_key(|(word, _)| *word);
-    for (word, Look { fill, line, .. }) in words {
+    for (word, Appearance { fill, line, .. }) in words {
         let _ = writeln!(text, "  classDef {word} fill:{fill},stroke:{line}");
     }
     text
 }
 
+/// All edges, from an input to its user.
 fn edges<'a>(stages: &'a [Drawn<'_>]) -> impl Iterator<Item = (usize, usize)> + 'a {
     stages.iter().flat_map(|stage| stage.inputs.iter().map(|from| (*from, stage.index)))
 }

@@ -1,6 +1,6 @@
-//! A run for programs: each event as a line of JSON on standard output.
+//! Shows a run to programs: each event as a line of JSON on standard output.
 
-use super::{print::say, reporter::Reporter};
+use super::{print::print, reporter::Reporter};
 use crate::scheduler::RunEvent;
 
 /// JSON lines.
@@ -9,7 +9,7 @@ pub(super) struct Json;
 impl Reporter for Json {
     fn on(&mut self, event: &RunEvent<'_>) {
         if let Ok(line) = serde_json::to_string(event) {
-            say(&line);
+            print(&line);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use imp_stages::contract::{input::Input, keys::Key};
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD},
 };
 
@@ -26,10 +26,10 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
             }
         );
     }
-    say(&text);
+    print(&text);
 }
 
-/// Keys of a configuration, each with its default, what can stand there, and what it means.
+/// Prints the keys of a configuration, each with its default, its possible values and its meaning.
 pub(crate) fn keys(title: &str, keys: &[Key]) {
     let mut text = format!("\n{DIM}{title}{DIM:#}");
     for key in keys {
@@ -40,5 +40,5 @@ pub(crate) fn keys(title: &str, keys: &[Key]) {
         };
         let _ = write!(text, "\n  {GOOD}{}{GOOD:#}{default}\n      {}: {}", key.name, key.value, key.about);
     }
-    say(&text);
+    print(&text);
 }

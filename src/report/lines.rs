@@ -1,4 +1,4 @@
-//! A run as plain lines, for pipes, files and `--quiet`, and the texts that the console shares.
+//! Shows a run as plain lines, for pipes, files and `--quiet`. The texts are shared with the console.
 
 use std::{
     collections::HashMap,
@@ -9,14 +9,14 @@ use std::{
 use imp_stages::contract::event::Progress;
 
 use super::{
-    print::{say, tell},
+    print::{eprint, print},
     reporter::Reporter,
     style::{BAD, DIM, GOOD, WARN},
     summary, units,
 };
 use crate::scheduler::{MissReason, RunEvent};
 
-/// How often a running stage gets a line.
+/// How often the progress of a running stage is printed.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Plain lines on standard error, the final table on standard output.
@@ -34,7 +34,7 @@ impl Lines {
         let rate = self.rates.entry(stage.into()).or_insert_with(|| Rate::new(progress.done));
         if rate.reported.elapsed() >= INTERVAL {
             rate.reported = Instant::now();
-            tell(&format!("{stage}: {}", rate.describe(progress)));
+            eprint(&format!("{stage}: {}", rate.describe(progress)));
         }
     }
 }
@@ -46,23 +46,18 @@ impl Reporter for Lines {
         }
         match event {
             RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
-            RunEvent::Ended { summary } if !self.quiet => say(&summary::summary(summary)),
-            RunEvent::Failed { .. } | RunEvent::Warning { .. } => {
-                if let Some(text) = describe(event) {
-                    tell(&text);
-                }
-            }
-            _ if self.quiet => {}
+            RunEvent::Ended { summary } if !self.quiet => print(&summary::summary(summary)),
+            event if self.quiet && !matches!(event, RunEvent::Failed { .. } | RunEvent::Warning { .. }) => {}
             _ => {
                 if let Some(text) = describe(event) {
-                    tell(&text);
+                    eprint(&text);
                 }
             }
         }
     }
 }
 
-/// The speed of a stage since it was started or resumed.
+/// Measures the speed of a stage since it was started or resumed.
 struct Rate {
     start: Instant,
     first: u64,
@@ -114,10 +109,10 @@ pub(super) fn values(progress: &Progress) -> String {
         .fold(String::new(), |text, (name, value)| format!("{text}, {name} {}", units::figure(*value)))
 }
 
-/// The text for an event; `None` for events that are shown differently.
+/// The text for an event. `None` for events that have no text or are shown differently.
 pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
     Some(match event {
-        RunEvent::Waiting { stage } => format!("{stage}: another run is making this artifact, waiting for it"),
+        RunEvent::Waiting { stage } => format!("{stage}: waiting for another run that is making the same artifact"),
         RunEvent::Running { stage, reason, resumed, .. } => {
             let how = if *resumed { "resumed from its checkpoint" } else { "started" };
             match reason {
@@ -127,11 +122,11 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             }
         }
         RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
-        RunEvent::Finished { stage, made, .. } => format!(
+        RunEvent::Finished { stage, hit, .. } => format!(
             "{stage}: {GOOD}done{GOOD:#} in {}, {} in {}",
-            units::duration(made.seconds),
-            units::bytes(made.output.bytes),
-            units::files(made.output.files),
+            units::duration(hit.seconds),
+            units::bytes(hit.output.bytes),
+            units::files(hit.output.files),
         ),
         RunEvent::Retrying { stage, message, seconds } => {
             format!("{stage}: {WARN}{message}{WARN:#}; retrying in {}", units::duration(*seconds))
@@ -150,7 +145,7 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             text
         }
         RunEvent::Cancelled { stage } => format!("{stage}: stopped"),
-        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, because it needs `{because}`"),
+        RunEvent::Skipped { stage, because } => format!("{stage}: skipped, because `{because}` failed"),
         RunEvent::Stopping { at_once: false } => {
             "Stopping: saving checkpoints ... (press Ctrl-C again to quit now and lose the steps since the last checkpoint)".into()
         }

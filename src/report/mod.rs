@@ -1,4 +1,4 @@
-//! Everything that users and programs read. The only layer that prints. Independent of how things are done.
+//! All output for users and programs. The only layer that prints. Independent of how the results are computed.
 
 mod cache;
 mod compare;
@@ -22,8 +22,6 @@ mod table;
 mod units;
 mod why;
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
 
 pub(crate) use cache::{Bar, gc, stats, verify};
@@ -33,27 +31,27 @@ pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
-pub(crate) use print::{hint, say, say_raw};
+pub(crate) use print::{note, print, print_raw};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;
-pub(crate) use status::{StageStatus, Status, made, status};
+pub(crate) use status::{StageStatus, Status, finished, status};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 
-/// The reporter that suits the terminal and the flags.
+/// The reporter for this terminal and these flags.
 pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
     if style.json {
-        Box::new(json::Json)
-    } else if std::io::stderr().is_terminal() && !style.quiet {
-        Box::new(console::Console::new())
-    } else {
-        Box::new(lines::Lines::new(style.quiet))
+        return Box::new(json::Json);
+    }
+    match console::Console::new() {
+        Some(console) if !style.quiet => Box::new(console),
+        _ => Box::new(lines::Lines::new(style.quiet)),
     }
 }
 
-/// Starts logging to standard error; in the process of a stage that is the stage's log.
+/// Starts logging to standard error, which is the stage's log in the process of a stage.
 pub(crate) fn start_tracing(verbose: u8) {
     let default = match verbose {
         0 => "warn,imp_stages=info,imp_flow::executor=info",

@@ -5,9 +5,9 @@ use std::fmt::Write;
 use imp_stages::contract::forecast::{self, Forecast, Work};
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD, Style, WARN},
-    units,
+    units, why,
 };
 use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
 
@@ -34,35 +34,35 @@ pub(crate) fn plan(
         };
         let resumable = matches!(verdict, Verdict::Run { key, .. } if store.work(*key).has_checkpoint());
         let more = if resumable { "; resumes from its checkpoint" } else { "" };
-        say(&format!(
+        print(&format!(
             "{colour}{word:<6}{colour:#}  {:<width$}  {}{more}",
             pipeline.stages[*index].name,
-            why(pipeline, verdict)
+            why::reason(&reason(pipeline, verdict))
         ));
         if let Some(text) = takes(forecast, rate) {
-            say(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
+            print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
-        if let (Some(memory), Some(there)) = (forecast.memory, machine.memory)
-            && memory.bytes > there
+        if let (Some(memory), Some(available)) = (forecast.memory, machine.memory)
+            && memory.bytes > available
         {
-            let text = format!("that is more than the {} of this machine", units::bytes(there));
-            say(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
+            let text = format!("that is more than the {} of this machine", units::bytes(available));
+            print(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
     let download = if download > 0 { format!(", {} to download", units::bytes(download)) } else { String::new() };
-    say(&match verdicts.len() - hits {
+    print(&match verdicts.len() - hits {
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
         open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
     });
 }
 
-/// The speed of this machine, measured only if the time of a stage depends on it.
+/// The speed of this machine. Measured only if the forecast time of a stage depends on it.
 fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
     forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
 }
 
-/// The resources that a stage will need, as far as they are known.
+/// The resources that a stage will need, if known.
 fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
     let memory = forecast.memory.map(|memory| {
@@ -93,17 +93,20 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
             Verdict::After { .. } => ("after", None),
         };
         let stage = &pipeline.stages[*index];
-        say(&serde_json::json!({
-            "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-            "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| why(pipeline, verdict)),
-            "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
-            "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
-        })
-        .to_string());
+        print(
+            &serde_json::json!({
+                "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
+                "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| reason(pipeline, verdict)),
+                "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
+                "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
+            })
+            .to_string(),
+        );
     }
 }
 
-fn why(pipeline: &Pipeline, verdict: &Verdict) -> String {
+/// Why a stage would run, or the key of a cached one.
+fn reason(pipeline: &Pipeline, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Hit { key } => key.short(),
         Verdict::Run { reason, .. } => reason.to_string(),

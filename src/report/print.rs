@@ -1,28 +1,28 @@
-//! Lines on standard output and standard error.
+//! Prints lines on standard output and standard error.
 
 use std::io::Write;
 
 use super::style::{DIM, Style};
 
-/// A line on standard output.
-pub(crate) fn say(text: &str) {
-    say_raw(&format!("{text}\n"));
+/// Prints a line on standard output.
+pub(crate) fn print(text: &str) {
+    print_raw(&format!("{text}\n"));
 }
 
-/// Text with its own line breaks on standard output. A closed pipe or a full disk must not end a run, so errors are ignored.
-pub(crate) fn say_raw(text: &str) {
+/// Prints text as it is on standard output. Ignores errors, since a closed pipe or a full disk must not end a run.
+pub(crate) fn print_raw(text: &str) {
     let mut out = anstream::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// A note for the user on standard error.
-pub(crate) fn hint(text: &str, style: Style) {
+/// Prints a note for the user on standard error, unless the output is quiet or JSON.
+pub(crate) fn note(text: &str, style: Style) {
     if !style.quiet && !style.json {
-        tell(&format!("{DIM}{text}{DIM:#}"));
+        eprint(&format!("{DIM}{text}{DIM:#}"));
     }
 }
 
-/// A line on standard error.
-pub(super) fn tell(text: &str) {
+/// Prints a line on standard error.
+pub(super) fn eprint(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Tables of published results, with the user's own models below. Independent of what a table is about and of where results
+//! Shows tables of published results, followed by the user's models. Independent of what a table is about and of where results
 //! come from.
 
 use std::{collections::BTreeMap, fmt::Write};
@@ -7,7 +7,7 @@ use imp_stages::contract::published::{Column, PublishedTable};
 use serde_json::{Value, json};
 
 use super::{
-    print::{say, tell},
+    print::{eprint, print},
     style::{DIM, GOOD, Style},
 };
 
@@ -15,16 +15,16 @@ use super::{
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ModelRow {
     pub(crate) model: String,
-    /// By the name of the column.
+    /// Scores by the name of the column.
     pub(crate) scores: BTreeMap<&'static str, Score>,
 }
 
 /// The results of a stage.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Score {
-    /// By name.
+    /// Values by the name of the figure.
     pub(crate) figures: BTreeMap<String, f64>,
-    /// Whether they are of a part of the data only.
+    /// Whether they cover only part of the data.
     pub(crate) partial: bool,
 }
 
@@ -36,20 +36,22 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Writes the table.
+/// Prints a table.
 pub(crate) fn published(table: &PublishedTable, rows: &[ModelRow], format: Format) {
-    say(match format {
-        Format::Text => text(table, rows),
-        Format::Markdown => markdown(table, rows),
-        Format::Json => json(table, rows).to_string(),
-    }
-    .trim_end());
+    print(
+        match format {
+            Format::Text => text(table, rows),
+            Format::Markdown => markdown(table, rows),
+            Format::Json => json(table, rows).to_string(),
+        }
+        .trim_end(),
+    );
 }
 
-/// Tells that a pipeline has no cached results.
+/// Tells the user that a pipeline has no cached results.
 pub(crate) fn no_results(pipeline: &str, file: &str, style: Style) {
     if !style.quiet {
-        tell(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
+        eprint(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
     }
 }
 
@@ -67,7 +69,7 @@ impl ModelRow {
     }
 }
 
-/// All rows as text, published ones first: whether it is published, its name, its cells.
+/// All rows as text, published ones first: whether the row is published, the name of the model, the cells.
 fn cells(table: &PublishedTable, rows: &[ModelRow]) -> Vec<(bool, String, Vec<String>)> {
     let published = table
         .rows
@@ -77,6 +79,7 @@ fn cells(table: &PublishedTable, rows: &[ModelRow]) -> Vec<(bool, String, Vec<St
     published.chain(ours).collect()
 }
 
+/// The notes that apply to these rows.
 fn notes(table: &PublishedTable, rows: &[ModelRow]) -> Vec<&'static str> {
     let has =
         |column: &str| rows.iter().any(|row| row.scores.get(column).is_some_and(|score| !score.figures.is_empty()));

@@ -1,16 +1,16 @@
-//! The output of `imp-flow runs`, and how a repeated run differs.
+//! The output of `imp-flow runs`, and of repeating a run.
 
 use std::collections::HashSet;
 
 use super::{
-    print::{say, tell},
+    print::{eprint, print},
     style::WARN,
     table::Table,
     units,
 };
 use crate::store::{RunRecord, RunState, StageState};
 
-/// Warns of stages whose results differ from those of the run that was repeated.
+/// Warns of stages whose results differ from those of the repeated run.
 pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     if stages.is_empty() {
         return;
@@ -21,19 +21,19 @@ pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     } else {
         format!(" (made by imp-flow {}, this is {version})", run.made_by)
     };
-    tell(&format!("{WARN}warning:{WARN:#} results differ from run {}: {}{by}", run.id, stages.join(", ")));
+    eprint(&format!("{WARN}warning:{WARN:#} results differ from run {}: {}{by}", run.id, stages.join(", ")));
 }
 
 /// Lists past runs.
 pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     if json {
         for run in runs {
-            say(&serde_json::json!(run).to_string());
+            print(&serde_json::json!(run).to_string());
         }
         return;
     }
     if runs.is_empty() {
-        return say("nothing has run yet");
+        return print("nothing has run yet");
     }
     let mut table = Table::new(&["run", "name", "pipeline", "started", "took", "ended", "stages"]).right(&["took"]);
     for run in runs {
@@ -50,7 +50,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             run.name.clone().unwrap_or_default(),
             run.pipeline.clone(),
             units::time(run.started as u64),
-            // It is not known when the run was killed.
+            // The time at which the run was killed is unknown.
             if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
             run.ending.to_string(),
             format!("{} of {} ran{points}", distinct(true), distinct(false)),

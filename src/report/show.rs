@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD},
     units, why,
 };
@@ -17,7 +17,7 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
             .iter()
             .map(|file| serde_json::json!({"path": file.path, "bytes": file.size, "digest": file.digest}))
             .collect();
-        return say(&serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files}).to_string());
+        return print(&serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files}).to_string());
     }
     let mut lines = vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", receipt.manifest.kind, key.short())];
     let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<11}{DIM:#} {value}"));
@@ -51,8 +51,8 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     if files.len() > SHOWN {
         line("", format!("... and {} more (--json shows all)", files.len() - SHOWN));
     }
-    say(&lines.join("\n"));
+    print(&lines.join("\n"));
 }
 
-/// The most files that are listed.
+/// The most files to list.
 const SHOWN: usize = 20;

@@ -1,14 +1,14 @@
 //! The output of `imp-flow status`.
 
 use super::{
-    print::say,
+    print::print,
     style::{BAD, DIM, GOOD, WARN},
-    units,
+    units, why,
 };
 use crate::store::Receipt;
 
-/// When a result was made, how long that took, and its size.
-pub(crate) fn made(receipt: &Receipt) -> String {
+/// When a stage finished, how long it took, and the size of its output.
+pub(crate) fn finished(receipt: &Receipt) -> String {
     let (at, took) = (units::time(receipt.timing.finished), units::duration(receipt.timing.seconds));
     format!("{at}, took {took}, {}", units::bytes(receipt.output.bytes))
 }
@@ -48,7 +48,7 @@ impl Status {
 pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
     if json {
         for StageStatus { stage, state, detail } in stages {
-            say(&serde_json::json!({"stage": stage, "state": state.word(), "detail": detail}).to_string());
+            print(&serde_json::json!({"stage": stage, "state": state.word(), "detail": detail}).to_string());
         }
         return;
     }
@@ -61,9 +61,10 @@ pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
             Status::Stopped | Status::ToRun | Status::Waiting => WARN,
         };
         let word = state.word();
-        say(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
+        let detail = if *state == Status::ToRun { why::reason(detail) } else { detail };
+        print(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
     }
     let count = |state| stages.iter().filter(|stage| stage.state == state).count();
     let (cached, running) = (count(Status::Cached), count(Status::Running));
-    say(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
+    print(&format!("\n{pipeline}: {cached} of {} cached, {running} running", stages.len()));
 }

@@ -1,8 +1,8 @@
-//! How things are shown: for users or for programs, how much, and in which colours.
+//! Styles of output: text or JSON, how much, and in which colours.
 
 use anstyle::AnsiColor;
 
-/// The flags that all reports depend on.
+/// The command line's flags for output.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Style {
     /// As JSON, one object per line.

@@ -11,25 +11,34 @@ use crate::{
     store::StageState,
 };
 
-/// In pipelines of more stages than this, cached stages are counted instead of listed.
+/// In pipelines with more stages than this, cached stages are counted instead of listed.
 const LISTED: usize = 40;
 
 /// Describes the end of a run.
 pub(super) fn summary(summary: &Summary) -> String {
-    let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
-    let (cached, ran) = (count(StageState::Cached), count(StageState::Ran));
-    let open = summary.stages.len() - cached - ran - count(StageState::Failed) - count(StageState::LeftOut);
-    let took = units::duration(summary.seconds);
-    let mut text = String::new();
     let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
+    // In a large pipeline, a long list of cached stages would hide the others.
+    let is_listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
+    let listed: Vec<&StageEnd> = summary.stages.iter().filter(is_listed).collect();
+    let mut text = String::new();
+    write_stages(&mut text, &listed, width);
+    let unlisted = summary.stages.len() - listed.len();
+    if unlisted > 0 {
+        let _ = writeln!(text, "{DIM}{unlisted} more were cached{DIM:#}");
+    }
+    write_results(&mut text, &listed, width);
+    write_ending(&mut text, summary);
+    text
+}
+
+/// Writes a line for each stage: its state, time, memory, size and artifact.
+fn write_stages(text: &mut String, stages: &[&StageEnd], width: usize) {
     let _ = writeln!(
         text,
         "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
         "stage", "state", "time", "memory", "size"
     );
-    // In a large pipeline, cached stages would hide the others.
-    let listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
-    for stage in summary.stages.iter().filter(listed) {
+    for stage in stages {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
         let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
@@ -46,19 +55,27 @@ pub(super) fn summary(summary: &Summary) -> String {
             stage.name, stage.state
         );
     }
-    let unlisted = summary.stages.len() - summary.stages.iter().filter(listed).count();
-    if unlisted > 0 {
-        let _ = writeln!(text, "{DIM}{unlisted} more were cached{DIM:#}");
+}
+
+/// Writes the results of the stages that have some.
+fn write_results(text: &mut String, stages: &[&StageEnd], width: usize) {
+    if stages.iter().all(|stage| stage.results.is_empty()) {
+        return;
     }
-    let with_results = || summary.stages.iter().filter(listed).filter(|stage| !stage.results.is_empty());
-    if with_results().next().is_some() {
-        let _ = writeln!(text, "\n{DIM}{:<width$}  results{DIM:#}", "stage");
-        for stage in with_results() {
-            let figures: Vec<String> =
-                stage.results.iter().map(|(name, value)| format!("{name} {}", units::figure(*value))).collect();
-            let _ = writeln!(text, "{:<width$}  {}", stage.name, figures.join("  "));
-        }
+    let _ = writeln!(text, "\n{DIM}{:<width$}  results{DIM:#}", "stage");
+    for stage in stages.iter().filter(|stage| !stage.results.is_empty()) {
+        let figures: Vec<String> =
+            stage.results.iter().map(|(name, value)| format!("{name} {}", units::figure(*value))).collect();
+        let _ = writeln!(text, "{:<width$}  {}", stage.name, figures.join("  "));
     }
+}
+
+/// Writes how the run ended, and what the user can do.
+fn write_ending(text: &mut String, summary: &Summary) {
+    let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
+    let (cached, ran) = (count(StageState::Cached), count(StageState::Ran));
+    let open = summary.stages.len() - cached - ran - count(StageState::Failed) - count(StageState::LeftOut);
+    let took = units::duration(summary.seconds);
     let name = &summary.pipeline;
     let _ = match summary.ending {
         Ending::Done if ran == 0 => {
@@ -80,7 +97,6 @@ pub(super) fn summary(summary: &Summary) -> String {
             cached + ran + open
         ),
     };
-    text
 }
 
 /// Names the stages that failed.

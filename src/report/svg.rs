@@ -1,5 +1,5 @@
-//! A layered drawing of boxes and edges: one column per depth, and a lane for each edge that passes a column, so that no edge
-//! runs behind a box. Independent of what the boxes mean.
+//! Draws boxes and edges in layers: one column per depth, and a lane for each edge that passes a column, so that no edge runs behind
+//! a box. Independent of what the boxes mean.
 
 use std::{collections::HashMap, fmt::Write};
 
@@ -13,12 +13,12 @@ pub(super) struct Drawn<'a> {
     pub(super) index: usize,
     pub(super) name: &'a str,
     pub(super) kind: &'static str,
-    pub(super) look: Look,
+    pub(super) appearance: Appearance,
     pub(super) inputs: Vec<usize>,
 }
 
-/// The word and colours of a verdict.
-pub(super) struct Look {
+/// The label and colours of a box.
+pub(super) struct Appearance {
     pub(super) word: &'static str,
     pub(super) fill: &'static str,
     pub(super) line: &'static str,
@@ -37,7 +37,7 @@ impl Item {
     }
 }
 
-/// Draws `stages`, each of which comes after its inputs. Their indices are below `count`.
+/// Draws `stages`, which must come after their inputs. Their indices are below `count`.
 pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
     let layout = Layout::new(stages, count);
     let (width, height) = layout.size();
@@ -51,7 +51,7 @@ pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
                 writeln!(text, "<path d=\"{}\" fill=\"none\" stroke=\"#9e9e9e\"/>", layout.path(*from, stage.index));
         }
     }
-    for Drawn { index, name, kind, look: Look { word, fill, line }, .. } in stages {
+    for Drawn { index, name, kind, appearance: Appearance { word, fill, line }, .. } in stages {
         let (x, y) = (left(layout.column[*index]), layout.y[&Item::Stage(*index)] - BOX.1 / 2.0);
         let _ = writeln!(
             text,
@@ -104,7 +104,7 @@ impl Layout {
         let height = columns.iter().map(|items| height_of(items)).fold(0.0, f64::max);
         let mut y: HashMap<Item, f64> = HashMap::new();
         for items in &mut columns {
-            // Each item close to those that lead to it, as far as there is room.
+            // Sort items by the height of those that lead to them, which keeps edges short.
             items.sort_by_cached_key(|(_, before)| {
                 let sum: f64 = before.iter().map(|item| y[item]).sum();
                 (sum / before.len().max(1) as f64) as u64

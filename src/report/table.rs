@@ -1,6 +1,6 @@
-//! Tables with aligned columns. Independent of what the cells mean.
+//! Prints tables with aligned columns. Independent of what the cells mean.
 
-use super::{print::say, style::DIM};
+use super::{print::print, style::DIM};
 
 /// Rows of cells below a head. Columns are as wide as needed; those in `right` are aligned to the right.
 pub(super) struct Table {
@@ -31,9 +31,9 @@ impl Table {
     /// Prints the table on standard output.
     pub(super) fn print(&self) {
         let (head, rows) = self.lines();
-        say(&format!("{DIM}{head}{DIM:#}"));
+        print(&format!("{DIM}{head}{DIM:#}"));
         for row in rows {
-            say(&row);
+            print(&row);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Sizes, durations, counts and numbers in readable form.
+//! Formats sizes, durations, counts and numbers for users.
 
 use imp_stages::contract::bytes::ByteSize;
 
@@ -37,7 +37,7 @@ pub(super) fn time(seconds: u64) -> String {
     stamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
-/// Four significant digits, and no more decimals than they need.
+/// A number with four significant digits, without trailing zeros.
 pub(super) fn figure(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return format!("{value}");
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_are_readable() {
+    fn durations_and_figures_are_readable() {
         assert_eq!(
             [duration(0.034), duration(12.34), duration(245.0), duration(7800.0)],
             ["0.03 s", "12.3 s", "4 min 05 s", "2 h 10 min"]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    print::say,
+    print::print,
     style::{DIM, GOOD, WARN},
     units,
 };
@@ -12,21 +12,23 @@ use crate::scheduler::{Why, WhyState};
 /// Explains why a stage ran or would run.
 pub(crate) fn why(why: &Why, json: bool) {
     if json {
-        return say(&serde_json::json!(why).to_string());
+        return print(&serde_json::json!(why).to_string());
     }
     let mut text = String::new();
     write_why(&mut text, why, 0);
-    say(text.trim_end());
+    print(text.trim_end());
 }
 
+/// Writes an explanation, and the explanations of its causes indented below it.
 fn write_why(text: &mut String, why: &Why, depth: usize) {
     let indent = "  ".repeat(depth);
-    let Why { stage, state, reason, last, now, causes } = why;
+    let Why { stage, state, reason, last, is_running, now, causes } = why;
     let reason = reason.as_deref();
     let _ = match state {
         WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
         WhyState::Runs => {
-            writeln!(text, "{indent}{stage} {GOOD}would run{GOOD:#}: {}", self::reason(reason.unwrap_or("new")))
+            let runs = if *is_running { "is running" } else { "would run" };
+            writeln!(text, "{indent}{stage} {GOOD}{runs}{GOOD:#}: {}", self::reason(reason.unwrap_or("new")))
         }
         WhyState::Waits if causes.is_empty() => {
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#}, {}", reason.unwrap_or_default())
@@ -37,11 +39,11 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#} for {}{own}", names.join(", "))
         }
         WhyState::Changed => {
-            let reason = reason.unwrap_or("how it was made before is no longer known");
+            let reason = reason.unwrap_or("the record of its earlier run is gone");
             writeln!(text, "{indent}{stage} {WARN}produced different content{WARN:#}: {reason}")
         }
     };
-    if let Some(now) = now {
+    if let Some(now) = now.as_ref().filter(|_| !is_running) {
         let _ = writeln!(text, "{indent}  {WARN}{now}{WARN:#}");
     }
     if let Some(last) = last {
@@ -57,7 +59,7 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
     }
 }
 
-/// A reason as records have it, in the words that users read.
+/// Turns a recorded reason into the words that users read.
 pub(super) fn reason(recorded: &str) -> &str {
     match recorded {
         "new" => "first run",

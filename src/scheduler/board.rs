@@ -1,10 +1,10 @@
-//! Where every stage of a run stands, and what the end of one means for the others. Pure: independent of processes, the store,
-//! the machine and the terminal; what the cache has for a stage is passed in.
+//! The state of every stage in a run, and how the end of one stage changes the states of others. Pure: independent of processes,
+//! the store, the machine and the terminal; the caller passes in what the cache has for a stage.
 //!
-//! A stage is *waiting* until the contents of all its inputs are known. Then it has a key, and is *done* (cached), *ready*,
-//! *behind* another stage that will make the same artifact, or *left out* by the user. A ready stage starts when the machine has
-//! room for it and ends *done*, *failed* or *stopped*, or is settled *again*. What needs a failed stage is *skipped*; after a
-//! failure nothing new starts, unless the user wants the rest nevertheless.
+//! A stage is *waiting* until the contents of all its inputs are known. Resolving it then gives it a key, and it becomes *done*
+//! (cached), *ready*, *behind* another stage that has the same key, or *left out* by the user. A ready stage starts when the
+//! machine has room for it, and ends *done*, *failed* or *stopped*, or goes back to *waiting*. Stages that need a failed
+//! stage are *skipped*. After a failure no stage starts, unless the run keeps going.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Ending, MissReason, Selection,
-    found::{Found, Look},
+    found::{Found, Lookup},
 };
 use crate::{
     pipeline::Graph,
@@ -23,7 +23,7 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Where a stage stands.
+/// The state of a stage.
 #[derive(Debug)]
 enum State {
     Waiting,
@@ -37,7 +37,7 @@ enum State {
     Skipped,
 }
 
-/// A ready stage: what decides its result, and why it is not cached.
+/// What starting a ready stage takes: everything that determines its result, and why it is not cached.
 #[derive(Debug)]
 pub(super) struct Todo {
     pub(super) manifest: Manifest,
@@ -50,14 +50,14 @@ pub(super) struct Done {
     pub(super) hit: Box<Hit>,
     /// The folder of its tree.
     pub(super) folder: PathBuf,
-    /// Whether it ran; else it was in the cache.
+    /// Whether it ran in this run. Otherwise it was cached.
     pub(super) ran: bool,
 }
 
-/// What has become of a stage.
+/// A change that the user should hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// [`Board::done`] has its artifact.
+    /// The stage is done: [`Board::done`] returns its artifact.
     Done(usize),
     Skipped {
         stage: usize,
@@ -74,17 +74,18 @@ pub(super) struct Board<'a> {
     failed: bool,
     states: Vec<State>,
     outputs: Vec<Option<Digest>>,
-    /// Ready stages, by their position in the order of execution.
+    /// The positions of ready stages in the order of execution.
     ready: BTreeSet<usize>,
+    /// The position of each stage in the order of execution.
     position: Vec<usize>,
-    /// The stage that makes a key.
+    /// The stage that makes the artifact of a key.
     makers: HashMap<Digest, usize>,
-    /// By maker: the stages that would make the same and wait for it.
+    /// By maker: the stages with the same key, which wait for it.
     behind: HashMap<usize, Vec<usize>>,
 }
 
 impl<'a> Board<'a> {
-    /// All stages waiting.
+    /// A board on which all stages are waiting.
     pub(super) fn new(graph: &'a Graph, selection: &'a Selection, keep_going: bool) -> Self {
         let count = graph.order().len();
         let mut position = vec![0; count];
@@ -105,12 +106,12 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Moves each waiting stage of `stages` on if the contents of its inputs are known, and those that depend on the stages that
-    /// turn out to be cached. `look` is given a stage and the known outputs; it returns `None` while an input is unknown.
-    pub(super) fn settle<E>(
+    /// Resolves `stages`: looks up those whose inputs are known, and then the users of those that are cached. `look_up` gets a
+    /// stage and the known outputs, and returns `None` while an input is unknown.
+    pub(super) fn resolve<E>(
         &mut self,
         stages: impl IntoIterator<Item = usize>,
-        mut look: impl FnMut(usize, &[Option<Digest>]) -> Result<Option<Look>, E>,
+        mut look_up: impl FnMut(usize, &[Option<Digest>]) -> Result<Option<Lookup>, E>,
     ) -> Result<Vec<Effect>, E> {
         let mut open: VecDeque<usize> = stages.into_iter().collect();
         let mut effects = Vec::new();
@@ -118,7 +119,7 @@ impl<'a> Board<'a> {
             if !matches!(self.states[stage], State::Waiting | State::Behind) {
                 continue;
             }
-            let Some(Look { key, manifest, found }) = look(stage, &self.outputs)? else { continue };
+            let Some(Lookup { key, manifest, found }) = look_up(stage, &self.outputs)? else { continue };
             let done = match found {
                 Found::Hit(hit, folder) => Some(Done { hit, folder, ran: false }),
                 Found::Miss(reason) => self.missed(stage, key, Todo { manifest, reason }, &mut effects),
@@ -131,9 +132,9 @@ impl<'a> Board<'a> {
         Ok(effects)
     }
 
-    /// A stage is not cached. Returns its artifact if another stage of this run has made it.
+    /// Handles a cache miss. Returns the artifact if another stage of this run has already made it.
     fn missed(&mut self, stage: usize, key: Digest, todo: Todo, effects: &mut Vec<Effect>) -> Option<Done> {
-        if !self.selection.wants(stage) {
+        if !self.selection.includes(stage) {
             self.states[stage] = State::LeftOut;
             return None;
         }
@@ -146,7 +147,7 @@ impl<'a> Board<'a> {
         None
     }
 
-    /// A stage that would make the same artifact as `maker` shares its fate. Returns the artifact if it is there already.
+    /// Gives a stage with the same key as `maker` the outcome of `maker`. Returns the artifact if `maker` is done.
     fn follow(&mut self, stage: usize, maker: usize, effects: &mut Vec<Effect>) -> Option<Done> {
         match &self.states[maker] {
             State::Done(done) => return Some(Done { ran: false, ..done.clone() }),
@@ -163,7 +164,7 @@ impl<'a> Board<'a> {
         None
     }
 
-    /// The first ready stage in the order of execution, after the stage `last`. After a failure none, unless the run keeps going.
+    /// The next ready stage after `last` in the order of execution. `None` after a failure, unless the run keeps going.
     pub(super) fn next_ready(&self, last: Option<usize>) -> Option<usize> {
         if self.failed && !self.keep_going {
             return None;
@@ -172,19 +173,19 @@ impl<'a> Board<'a> {
         self.ready.range(from..).next().map(|position| self.graph.order()[*position])
     }
 
-    /// A ready stage starts.
+    /// Marks a ready stage as running. `None` if it is not ready.
     pub(super) fn start(&mut self, stage: usize) -> Option<Todo> {
         if !self.ready.remove(&self.position[stage]) {
             return None;
         }
         match std::mem::replace(&mut self.states[stage], State::Running) {
             State::Ready(todo) => Some(*todo),
-            // `ready` has ready stages only.
+            // Never happens: `ready` lists only ready stages.
             _ => None,
         }
     }
 
-    /// A stage is done. Returns the stages to settle now: its users, and those that would make the same.
+    /// Marks a stage as done. Returns the stages to resolve now: its users, and the stages with the same key.
     pub(super) fn finished(&mut self, stage: usize, done: Done) -> Vec<usize> {
         self.outputs[stage] = Some(done.hit.output.digest);
         self.states[stage] = State::Done(done);
@@ -192,20 +193,20 @@ impl<'a> Board<'a> {
         self.graph.users(stage).chain(behind).collect()
     }
 
-    /// A running stage has to be settled anew, as the user's own files may have changed meanwhile. Returns the stages to settle
-    /// now.
-    pub(super) fn again(&mut self, stage: usize) -> Vec<usize> {
+    /// Puts a running stage back to waiting. Its key may change, since the user's files may have changed. Returns the stages to
+    /// resolve now.
+    pub(super) fn requeue(&mut self, stage: usize) -> Vec<usize> {
         self.makers.retain(|_, maker| *maker != stage);
         self.states[stage] = State::Waiting;
         vec![stage]
     }
 
-    /// A running stage was stopped on request. It may be resumed by the next run, so nothing is skipped.
+    /// Marks a running stage as stopped on request. The next run can resume it, so nothing is skipped.
     pub(super) fn stopped(&mut self, stage: usize) {
         self.states[stage] = State::Stopped;
     }
 
-    /// A running stage failed.
+    /// Marks a running stage as failed.
     pub(super) fn failed(&mut self, stage: usize) -> Vec<Effect> {
         self.failed = true;
         self.states[stage] = State::Failed;
@@ -214,7 +215,7 @@ impl<'a> Board<'a> {
         effects
     }
 
-    /// Skips what needs `stage` and what waits behind it, transitively.
+    /// Skips the stages that need `stage` or are behind it, transitively.
     fn skip_users_of(&mut self, stage: usize, because: usize, effects: &mut Vec<Effect>) {
         let mut open = vec![stage];
         while let Some(stage) = open.pop() {
@@ -237,7 +238,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// How a stage ended, when nothing runs any more.
+    /// How a stage ended. Call it when no stage is running.
     pub(super) fn end_of(&self, stage: usize) -> StageState {
         match &self.states[stage] {
             State::Done(Done { ran: true, .. }) => StageState::Ran,
@@ -246,14 +247,14 @@ impl<'a> Board<'a> {
             State::Stopped | State::Running => StageState::Stopped,
             State::Skipped => StageState::Skipped,
             State::LeftOut => StageState::LeftOut,
-            State::Waiting if !self.selection.wants(stage) => StageState::LeftOut,
+            State::Waiting if !self.selection.includes(stage) => StageState::LeftOut,
             State::Waiting | State::Behind | State::Ready(_) => StageState::NotStarted,
         }
     }
 
-    /// How the run ended, when nothing runs any more.
+    /// How the run ended. Call it when no stage is running.
     pub(super) fn ending(&self) -> Ending {
-        let open = |stage: usize| self.selection.wants(stage) && self.done(stage).is_none();
+        let open = |stage: usize| self.selection.includes(stage) && self.done(stage).is_none();
         if self.failed {
             Ending::Failed
         } else if (0..self.states.len()).any(open) {

@@ -1,4 +1,4 @@
-//! Why the scheduler gives up on a run, or a step on its stage. What a stage itself did wrong is an outcome, not an error.
+//! Errors that end a run, or fail a stage from outside. A stage's own failure is an outcome, not an error.
 
 use std::{io, path::PathBuf};
 
@@ -16,7 +16,7 @@ pub(crate) enum SchedulerError {
     /// A stage's process could not be started or followed.
     #[error("can't run the stage's process: {0}")]
     Process(#[source] io::Error),
-    #[error("a task of the scheduler was lost: {0}")]
+    #[error("an internal task of the scheduler ended unexpectedly: {0}")]
     Lost(#[from] JoinError),
     #[error("{}: this artifact vanished during the run; run the same command again", artifact.display())]
     Vanished { artifact: PathBuf },
@@ -28,7 +28,9 @@ impl SchedulerError {
         let (Self::Store(StoreError::Io { source, .. }) | Self::Process(source)) = self else { return None };
         match source.kind() {
             io::ErrorKind::StorageFull => Some(imp_stages::contract::error::DISK_FULL),
-            io::ErrorKind::PermissionDenied => Some("make the cache folder writable, or use another with --cache"),
+            io::ErrorKind::PermissionDenied => {
+                Some("make the cache folder writable, or choose a different one with --cache")
+            }
             _ => None,
         }
     }

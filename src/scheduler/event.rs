@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::MissReason;
 use crate::store::{Digest, Hit, RunState, StageState, TreeRef};
 
-/// Something that happened. Stages go by their names.
+/// Something that happened. Stages are identified by name.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum RunEvent<'a> {
@@ -19,7 +19,8 @@ pub(crate) enum RunEvent<'a> {
         stage: &'a str,
         #[serde(skip)]
         index: usize,
-        made: &'a Hit,
+        #[serde(rename = "made")]
+        hit: &'a Hit,
     },
     /// Another run is making this stage's artifact.
     Waiting { stage: &'a str },
@@ -29,22 +30,23 @@ pub(crate) enum RunEvent<'a> {
     Progress { stage: &'a str, progress: &'a Progress },
     /// Something that the user should know.
     Warning { stage: &'a str, message: &'a str },
-    /// A stage ran to its end.
+    /// A stage ran and succeeded.
     Finished {
         stage: &'a str,
         #[serde(skip)]
         index: usize,
-        made: &'a Hit,
+        #[serde(rename = "made")]
+        hit: &'a Hit,
     },
-    /// A stage failed in a way that may pass; it is tried again in `seconds`.
+    /// A stage had a transient failure; it runs again in `seconds`.
     Retrying { stage: &'a str, message: &'a str, seconds: f64 },
     /// A stage failed. `tail` is the end of its log.
     Failed { stage: &'a str, message: &'a str, help: Option<&'a str>, log: Option<PathBuf>, tail: &'a [String] },
     /// A stage was stopped on request.
     Cancelled { stage: &'a str },
-    /// A stage can't run because `because` failed.
+    /// A stage does not run because the stage `because` failed.
     Skipped { stage: &'a str, because: &'a str },
-    /// The user requested the run to end.
+    /// The user requested the run to stop.
     Stopping { at_once: bool },
     /// The last event.
     Ended { summary: &'a Summary },
@@ -87,16 +89,16 @@ pub(crate) struct StageEnd {
     pub(crate) name: String,
     pub(crate) kind: Cow<'static, str>,
     pub(crate) state: StageState,
-    /// How long it took when it ran.
+    /// How long it took when it last ran.
     pub(crate) seconds: Option<f64>,
-    /// The peak memory of its process when it ran, in bytes.
+    /// The peak memory of its process when it last ran, in bytes.
     pub(crate) peak_memory: Option<u64>,
     pub(crate) key: Option<Digest>,
     pub(crate) output: Option<TreeRef>,
-    /// Where the user finds it.
+    /// The link to its artifact.
     pub(crate) link: Option<PathBuf>,
     pub(crate) results: BTreeMap<String, f64>,
-    /// Its position in the pipeline.
+    /// Its index in the pipeline.
     #[serde(skip)]
     pub(crate) index: usize,
 }

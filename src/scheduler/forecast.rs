@@ -1,4 +1,5 @@
-//! Forecasts of what stages will need. Cached inputs are inspected; what is not cached is forecast from the stages before it.
+//! Forecasts the resources that stages will need. A cached input is inspected; the forecast of an input that is not cached
+//! predicts its properties.
 
 use std::{collections::BTreeMap, thread};
 
@@ -15,13 +16,13 @@ use crate::{
     store::{Digest, StoreError},
 };
 
-/// Most stages that are asked at the same time.
+/// The most forecasts to make at the same time.
 const AT_ONCE: usize = 16;
 
 impl Planner<'_> {
-    /// The forecast for the stage of each verdict, as far as it is known.
+    /// The forecast for the stage of each verdict, in the same order. Empty for cached stages.
     pub(crate) fn forecast(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Forecast>, StoreError> {
-        let mut first = self.ask_first(verdicts);
+        let mut independent = self.forecast_independent(verdicts);
         let mut outlooks: BTreeMap<usize, Outlook> = BTreeMap::new();
         let mut cached: BTreeMap<usize, Digest> = BTreeMap::new();
         let mut found = Vec::with_capacity(verdicts.len());
@@ -37,36 +38,39 @@ impl Planner<'_> {
                     outlooks.insert(from, self.cached(key)?);
                 }
             }
-            let asked = first.remove(index);
-            let forecast = asked.unwrap_or_else(|| Self::ask(&self.pipeline.stages[*index], &outlooks));
+            let forecast = independent
+                .remove(index)
+                .unwrap_or_else(|| Self::forecast_from(&self.pipeline.stages[*index], &outlooks));
             outlooks.insert(*index, forecast.outlook.clone());
             found.push(forecast);
         }
         Ok(found)
     }
 
-    /// Asks the stages without inputs, several at a time: they may ask a server.
-    fn ask_first(&self, verdicts: &[(usize, Verdict)]) -> BTreeMap<usize, Forecast> {
+    /// The forecasts of stages without inputs, several at a time because they may query a server.
+    fn forecast_independent(&self, verdicts: &[(usize, Verdict)]) -> BTreeMap<usize, Forecast> {
         let stages = verdicts.iter().filter(|(_, verdict)| !matches!(verdict, Verdict::Hit { .. }));
         let stages = stages.map(|(index, _)| (*index, &self.pipeline.stages[*index]));
         let stages: Vec<_> = stages.filter(|(_, stage)| stage.inputs.is_empty()).collect();
-        let ask = |part: &[(usize, &StageDecl)]| -> Vec<_> {
+        let forecasts = |part: &[(usize, &StageDecl)]| -> Vec<_> {
             thread::scope(|scope| {
-                let ask = |(index, stage)| (index, scope.spawn(move || forecast(stage, BTreeMap::new())));
-                let asked: Vec<_> = part.iter().copied().map(ask).collect();
-                asked.into_iter().filter_map(|(index, answer)| Some((index, answer.join().ok()?))).collect()
+                let start = |(index, stage)| (index, scope.spawn(move || forecast(stage, BTreeMap::new())));
+                let started: Vec<_> = part.iter().copied().map(start).collect();
+                started.into_iter().filter_map(|(index, thread)| Some((index, thread.join().ok()?))).collect()
             })
         };
-        stages.chunks(AT_ONCE).flat_map(ask).collect()
+        stages.chunks(AT_ONCE).flat_map(forecasts).collect()
     }
 
+    /// The properties of a cached artifact.
     fn cached(&self, key: Digest) -> Result<Outlook, StoreError> {
         let Some(receipt) = self.store.receipt(key)? else { return Ok(Outlook::default()) };
         let folder = self.store.tree_folder(receipt.output.digest)?;
         Ok(folder.map(|folder| model_folder::outlook(&folder)).unwrap_or_default())
     }
 
-    fn ask(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
+    /// The forecast of a stage whose inputs have these `outlooks`.
+    fn forecast_from(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
         let outlook = |(name, from)| Some((String::as_str(name), outlooks.get(from)?));
         let inputs = stage.inputs.iter().filter_map(outlook).collect();
         forecast(stage, inputs)
@@ -75,15 +79,15 @@ impl Planner<'_> {
 
 fn forecast(stage: &StageDecl, inputs: BTreeMap<&str, &Outlook>) -> Forecast {
     let ahead = Ahead { runtime: &stage.runtime, seed: stage.seed, sources: &stage.sources, inputs };
-    visit(stage.kind, Ask { config: &stage.config, ahead: &ahead }).unwrap_or_default()
+    visit(stage.kind, MakeForecast { config: &stage.config, ahead: &ahead }).unwrap_or_default()
 }
 
-struct Ask<'a> {
+struct MakeForecast<'a> {
     config: &'a serde_json::Value,
     ahead: &'a Ahead<'a>,
 }
 
-impl KindVisitor for Ask<'_> {
+impl KindVisitor for MakeForecast<'_> {
     type Output = Forecast;
 
     fn visit<S: Stage>(self) -> Forecast {

@@ -1,4 +1,4 @@
-//! Whether a stage's artifact is in the cache, and if not, why. The rule of the cache hit is written here and nowhere else.
+//! Whether a stage's artifact is in the cache, and if not, why. The rule for a cache hit is defined here only.
 
 use std::{fmt, path::PathBuf};
 
@@ -13,7 +13,7 @@ pub(crate) enum MissReason {
     New,
     /// These fields differ from the stage's last receipt.
     Changed(Vec<Change>),
-    /// There is a receipt, but parts of the artifact are gone.
+    /// There is a receipt, but parts of the artifact are missing.
     Lost,
     /// The user requested it.
     Forced,
@@ -27,15 +27,16 @@ pub(super) enum Found {
     Miss(MissReason),
 }
 
-/// What is known of a stage once the contents of its inputs are.
+/// The result of looking up a stage whose input contents are known.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct Lookup {
     pub(super) key: Digest,
     pub(super) manifest: Manifest,
     pub(super) found: Found,
 }
 
-impl Look {
+impl Lookup {
+    /// The cached artifact, if there is one.
     pub(super) fn hit(&self) -> Option<&Hit> {
         match &self.found {
             Found::Hit(hit, _) => Some(hit),
@@ -45,9 +46,9 @@ impl Look {
 }
 
 impl Found {
-    /// The rule: an artifact is cached if it has a receipt and its tree is whole, unless the stage is `forced` to run. The index
-    /// is a short cut to what receipts say.
-    pub(super) fn look(store: &Store, index: Option<&Index>, key: Digest, forced: bool) -> Result<Self, StoreError> {
+    /// Looks up a key. It is a hit if there is a receipt and its tree is complete, unless the stage is `forced` to run. The index
+    /// only saves reading the receipt.
+    pub(super) fn look_up(store: &Store, index: Option<&Index>, key: Digest, forced: bool) -> Result<Self, StoreError> {
         if forced {
             return Ok(Self::Miss(MissReason::Forced));
         }

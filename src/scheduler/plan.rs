@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     MissReason, Selection,
-    found::{Found, Look},
+    found::{Found, Lookup},
 };
 use crate::{
     pipeline::{Graph, Pipeline, StageDecl},
@@ -18,7 +18,7 @@ pub(crate) enum Verdict {
     Hit { key: Digest },
     /// It must run.
     Run { key: Digest, reason: MissReason },
-    /// Stages before it must run first. If they produce the same bytes as last time and `changes` is empty, it is in the cache.
+    /// Its input `stages` must run first. If they produce the same bytes as last time and `changes` is empty, it is cached.
     After { stages: Vec<usize>, changes: Vec<Change> },
 }
 
@@ -36,12 +36,12 @@ impl Planner<'_> {
         let mut outputs: Vec<Option<Digest>> = vec![None; self.pipeline.stages.len()];
         let mut verdicts = Vec::with_capacity(outputs.len());
         for &index in self.graph.order() {
-            let verdict = match self.look(index, &outputs, selection.forces(index))? {
-                Some(Look { key, found: Found::Hit(hit, _), .. }) => {
+            let verdict = match self.look_up(index, &outputs, selection.forces(index))? {
+                Some(Lookup { key, found: Found::Hit(hit, _), .. }) => {
                     outputs[index] = Some(hit.output.digest);
                     Verdict::Hit { key }
                 }
-                Some(Look { key, manifest, found: Found::Miss(reason) }) => {
+                Some(Lookup { key, manifest, found: Found::Miss(reason) }) => {
                     Verdict::Run { key, reason: self.explain(index, &manifest, reason)? }
                 }
                 None => self.after(index, &outputs)?,
@@ -51,13 +51,13 @@ impl Planner<'_> {
         Ok(verdicts)
     }
 
-    /// Looks for the artifact of a stage; `None` while the content of an input is unknown.
-    pub(super) fn look(
+    /// Looks up the artifact of a stage. `None` while the content of an input is unknown.
+    pub(super) fn look_up(
         &self,
         index: usize,
         outputs: &[Option<Digest>],
         forced: bool,
-    ) -> Result<Option<Look>, StoreError> {
+    ) -> Result<Option<Lookup>, StoreError> {
         let stage = &self.pipeline.stages[index];
         let mut inputs = BTreeMap::new();
         for (name, from) in &stage.inputs {
@@ -66,8 +66,8 @@ impl Planner<'_> {
         }
         let manifest = self.manifest_of(stage, inputs)?;
         let key = manifest.key();
-        let found = Found::look(self.store, Some(self.index), key, forced)?;
-        Ok(Some(Look { key, manifest, found }))
+        let found = Found::look_up(self.store, Some(self.index), key, forced)?;
+        Ok(Some(Lookup { key, manifest, found }))
     }
 
     /// Names what has changed since the stage's last receipt, if it has one.
@@ -90,7 +90,7 @@ impl Planner<'_> {
         let mut stages: Vec<usize> = self.graph.inputs(index).filter(|from| outputs[*from].is_none()).collect();
         stages.sort_unstable();
         let Some(last) = self.last_manifest(index)? else { return Ok(Verdict::After { stages, changes: Vec::new() }) };
-        // Unknown inputs are assumed unchanged: only the stage's own changes are left.
+        // Assume that unknown inputs stay the same, so that only the stage's own changes are listed.
         let known = |(name, from): (&String, &usize)| {
             Some((name.clone(), outputs[*from].or_else(|| last.inputs.get(name).copied())?))
         };

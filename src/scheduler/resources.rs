@@ -1,13 +1,13 @@
-//! What the machine has, and who has it now. Independent of what stages do with it.
+//! The machine's resources: which are free, and which stages can never have enough. Independent of what stages do with them.
 
 use imp_stages::contract::bytes::ByteSize;
 
 use crate::{
-    machine::{Grant, Machine},
+    machine::{Allocation, Machine},
     pipeline::{Diagnostic, Pipeline, StageDecl},
 };
 
-/// What is free.
+/// The free resources.
 #[derive(Debug)]
 pub(super) struct Pool {
     machine: Machine,
@@ -17,17 +17,17 @@ pub(super) struct Pool {
 }
 
 impl Machine {
-    /// Threads for a stage: no more than there are, as fewer threads change no result.
+    /// Threads for a stage. No more than the machine has: the number of threads does not change results.
     fn cpus_for(&self, stage: &StageDecl) -> usize {
         if stage.cpus == 0 { self.cpus } else { stage.cpus.min(self.cpus) }
     }
 
-    /// GPUs for a stage: where there are none, it runs on the CPUs.
+    /// GPUs for a stage. None on a machine without GPUs, where it runs on the CPUs.
     fn gpus_for(&self, stage: &StageDecl) -> usize {
         if self.gpus.is_empty() { 0 } else { stage.runtime.gpus }
     }
 
-    /// Stages that can never run here, by their positions.
+    /// The stages that can never run on this machine, by index.
     pub(crate) fn refuses(&self, pipeline: &Pipeline) -> Vec<(usize, Diagnostic)> {
         let stages = pipeline.stages.iter().enumerate();
         stages.filter_map(|(index, stage)| Some((index, self.refuses_stage(stage)?))).collect()
@@ -35,20 +35,20 @@ impl Machine {
 
     fn refuses_stage(&self, stage: &StageDecl) -> Option<Diagnostic> {
         let name = &stage.name;
-        let wrong = |message: String, help: &str| {
+        let refused = |message: String, help: &str| {
             Some(Diagnostic::new(message, Some(stage.span.clone())).label("can never run here").help(help))
         };
         if self.gpus_for(stage) > self.gpus.len() {
-            let (wanted, all) = (stage.runtime.gpus, self.gpus.len());
-            return wrong(
-                format!("stage `{name}` wants {wanted} GPUs and this machine has {all}"),
-                "ask for fewer under [stages.NAME.runtime], or say in imp-flow.toml what there is: `gpus = [0, 1]`",
+            let (needed, all) = (stage.runtime.gpus, self.gpus.len());
+            return refused(
+                format!("stage `{name}` needs {needed} GPUs, but this machine has {all}"),
+                "request fewer under [stages.NAME.runtime], or list this machine's GPUs in imp-flow.toml, as in `gpus = [0, 1]`",
             );
         }
         match (stage.runtime.memory, self.memory) {
-            (Some(wanted), Some(all)) if wanted.0 > all => wrong(
-                format!("stage `{name}` wants {wanted} of memory and this machine has {}", ByteSize(all)),
-                "ask for less under [stages.NAME.runtime], or say in imp-flow.toml what there is: `memory = \"64GB\"`",
+            (Some(needed), Some(all)) if needed.0 > all => refused(
+                format!("stage `{name}` needs {needed} of memory, but this machine has {}", ByteSize(all)),
+                "request less under [stages.NAME.runtime], or set this machine's memory in imp-flow.toml, as in `memory = \"64GB\"`",
             ),
             _ => None,
         }
@@ -61,8 +61,8 @@ impl Pool {
         Self { machine, cpus, gpus, memory }
     }
 
-    /// Takes what `stage` needs, if that is free now.
-    pub(super) fn take(&mut self, stage: &StageDecl) -> Option<Grant> {
+    /// Allocates what `stage` needs, if it is free.
+    pub(super) fn allocate(&mut self, stage: &StageDecl) -> Option<Allocation> {
         let (cpus, gpus) = (self.machine.cpus_for(stage), self.machine.gpus_for(stage));
         let memory = stage.runtime.memory.map_or(0, |size| size.0);
         if cpus > self.cpus || gpus > self.gpus.len() || memory > self.memory {
@@ -70,14 +70,15 @@ impl Pool {
         }
         self.cpus -= cpus;
         self.memory -= memory;
-        Some(Grant { cpus, gpus: self.gpus.drain(..gpus).collect(), memory })
+        Some(Allocation { cpus, gpus: self.gpus.drain(..gpus).collect(), memory })
     }
 
-    pub(super) fn give_back(&mut self, grant: Grant) {
-        self.cpus += grant.cpus;
-        self.memory += grant.memory;
-        self.gpus.extend(grant.gpus);
-        // The lowest first: easy to follow on the machine's monitor.
+    /// Frees the resources of a stage.
+    pub(super) fn release(&mut self, allocation: Allocation) {
+        self.cpus += allocation.cpus;
+        self.memory += allocation.memory;
+        self.gpus.extend(allocation.gpus);
+        // In the machine's order, so that the first GPUs are used first.
         let order = |gpu: &String| self.machine.gpus.iter().position(|known| known == gpu);
         self.gpus.sort_by_key(order);
     }
@@ -111,35 +112,35 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
 "#;
 
     #[test]
-    fn gpus_are_handed_out_by_their_names_and_come_back_in_order() {
+    fn gpus_are_allocated_by_name_and_released_in_order() {
         let pipeline = stages(TWO);
         let [a, b] = [&pipeline.stages[0], &pipeline.stages[1]];
         let gpus = ["3", "5", "6"].map(String::from);
         let mut pool = Pool::new(Machine { cpus: 8, gpus: gpus.to_vec(), memory: Some(16_000_000_000) });
-        let first = pool.take(a).unwrap();
-        assert_eq!((first.cpus, first.gpus.as_slice()), (8, &gpus[..1]), "no more threads than there are");
-        assert_eq!(pool.take(b), None, "no thread is left");
-        pool.give_back(first);
-        let second = pool.take(b).unwrap();
+        let first = pool.allocate(a).unwrap();
+        assert_eq!((first.cpus, first.gpus.as_slice()), (8, &gpus[..1]), "no more threads than the machine has");
+        assert_eq!(pool.allocate(b), None, "no thread is left");
+        pool.release(first);
+        let second = pool.allocate(b).unwrap();
         assert_eq!((second.cpus, second.gpus.as_slice()), (2, &gpus[..2]));
-        pool.give_back(second);
+        pool.release(second);
         assert_eq!(pool.gpus, gpus);
     }
 
     #[test]
-    fn memory_keeps_stages_apart_and_gpus_need_not_be_there() {
+    fn memory_limits_concurrent_stages_and_gpus_are_optional() {
         let pipeline = stages(&TWO.replace("cpus = 64", "cpus = 1"));
         let [a, b] = [&pipeline.stages[0], &pipeline.stages[1]];
         let mut pool = Pool::new(Machine { cpus: 8, gpus: vec![], memory: Some(11_000_000_000) });
-        let grant = pool.take(a).unwrap();
-        assert!(grant.gpus.is_empty());
-        assert_eq!(pool.take(b), None);
-        pool.give_back(grant);
-        assert!(pool.take(b).is_some());
+        let allocation = pool.allocate(a).unwrap();
+        assert!(allocation.gpus.is_empty());
+        assert_eq!(pool.allocate(b), None);
+        pool.release(allocation);
+        assert!(pool.allocate(b).is_some());
     }
 
     #[test]
-    fn what_can_never_run_is_refused() {
+    fn stages_that_can_never_run_are_refused() {
         let pipeline = stages(TWO);
         let refused = |gpus: &[&str], gigabytes: u64| {
             let gpus = gpus.iter().map(ToString::to_string).collect();
@@ -147,8 +148,8 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
             machine.refuses(&pipeline).into_iter().map(|(_, problem)| problem.message).collect::<Vec<_>>()
         };
         assert!(refused(&[], 8).is_empty() && refused(&["0", "1"], 8).is_empty());
-        assert_eq!(refused(&["0"], 8), ["stage `b` wants 2 GPUs and this machine has 1"]);
+        assert_eq!(refused(&["0"], 8), ["stage `b` needs 2 GPUs, but this machine has 1"]);
         assert_eq!(refused(&[], 5).len(), 2);
-        assert_eq!(refused(&[], 5)[0], "stage `a` wants 6.0 GB of memory and this machine has 5.0 GB");
+        assert_eq!(refused(&[], 5)[0], "stage `a` needs 6.0 GB of memory, but this machine has 5.0 GB");
     }
 }

@@ -1,5 +1,5 @@
-//! The run of a pipeline: one task that owns the board, the machine's resources and the events, and one task for each running
-//! stage. What an end means for other stages is up to the board; how a stage is made, to its step.
+//! Runs a pipeline: one task owns the board, the machine's resources and the events, and each running stage has a task of its
+//! own. The board decides what the end of a stage means for others; `step.rs` runs a single stage.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -22,21 +22,21 @@ use super::{
 use crate::{
     artifacts::Artifacts,
     executor::StopSignal,
-    machine::{Grant, Machine},
+    machine::{Allocation, Machine},
     store::{Digest, Hit, Lease, Manifest, Provenance, StoreError, source_digest},
 };
 
-/// What the machine offers and the user wants.
+/// The options of a run: the machine's resources and the user's choices.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) machine: Machine,
-    /// Most stages that run at once; 0 for as many as the machine has room for.
+    /// The most stages to run at once; 0 for as many as the machine has room for.
     pub(crate) jobs: usize,
-    /// Whether stages that need no failed one still run.
+    /// Whether stages that don't need a failed stage still run after a failure.
     pub(crate) keep_going: bool,
     pub(crate) retry: Retry,
     pub(crate) selection: Selection,
-    /// What stages find in their environment.
+    /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
 
@@ -52,17 +52,18 @@ struct Run<'a, 'r> {
     lease: &'r mut Lease,
     stop: Stop,
     steps: JoinSet<(usize, StepEnd)>,
-    say: mpsc::UnboundedSender<(usize, StepEvent)>,
+    /// Passes the events of steps to the main task.
+    events: mpsc::UnboundedSender<(usize, StepEvent)>,
 }
 
 /// A running stage.
 struct Running {
     reason: MissReason,
-    /// `None` while it waits for another run that makes the same artifact.
-    grant: Option<Grant>,
+    /// `None` while it waits for another run that is making the same artifact.
+    allocation: Option<Allocation>,
 }
 
-/// Runs what is not in the cache. Returns when nothing runs any more.
+/// Runs the stages that are not cached. Returns when no stage is running and none can start.
 pub(crate) async fn run(
     planner: Planner<'_>,
     artifacts: &Artifacts,
@@ -71,7 +72,7 @@ pub(crate) async fn run(
     report: &mut dyn FnMut(&RunEvent<'_>),
 ) -> Result<Summary, SchedulerError> {
     let start = Instant::now();
-    let (say, mut said) = mpsc::unbounded_channel();
+    let (events, mut received) = mpsc::unbounded_channel();
     report(&RunEvent::Started { pipeline: &planner.pipeline.name, stages: planner.pipeline.stages.len() });
     let mut run = Run {
         board: Board::new(planner.graph, &options.selection, options.keep_going),
@@ -84,9 +85,9 @@ pub(crate) async fn run(
         lease,
         stop: Stop::new()?,
         steps: JoinSet::new(),
-        say,
+        events,
     };
-    run.settle(run.planner.graph.order().to_vec())?;
+    run.resolve(run.planner.graph.order().to_vec())?;
     loop {
         run.start_ready()?;
         tokio::select! {
@@ -95,15 +96,15 @@ pub(crate) async fn run(
                 let at_once = run.stop.escalate() == StopSignal::Kill;
                 (run.report)(&RunEvent::Stopping { at_once });
             }
-            Some((stage, said)) = said.recv() => run.said(stage, said),
+            Some((stage, event)) = received.recv() => run.on_event(stage, event),
             ended = run.steps.join_next() => match ended {
                 Some(ended) => {
                     let (stage, end) = ended?;
-                    // What it said before it ended comes first.
-                    while let Ok((stage, said)) = said.try_recv() {
-                        run.said(stage, said);
+                    // Events that were sent before the end are reported before it.
+                    while let Ok((stage, event)) = received.try_recv() {
+                        run.on_event(stage, event);
                     }
-                    run.ended(stage, end)?;
+                    run.on_end(stage, end)?;
                 }
                 None => break,
             },
@@ -113,26 +114,26 @@ pub(crate) async fn run(
 }
 
 impl Run<'_, '_> {
-    /// Looks up `stages` in the cache, as far as their keys are known, and passes on what becomes of them.
-    fn settle(&mut self, stages: Vec<usize>) -> Result<(), StoreError> {
-        // Nothing is collected between looking at it and noting that it is in use.
+    /// Resolves `stages` on the board, and reports the effects.
+    fn resolve(&mut self, stages: Vec<usize>) -> Result<(), StoreError> {
+        // Blocks garbage collection until the lease lists what was looked up.
         let _guard = self.planner.store.guard()?;
         let (mut keys, mut trees) = (Vec::new(), Vec::new());
-        let effects = self.board.settle(stages, |stage, outputs| {
-            let look = self.planner.look(stage, outputs, self.options.selection.forces(stage))?;
-            if let Some(look) = &look {
-                keys.push(look.key);
-                trees.extend(look.hit().map(|hit| hit.output.digest));
+        let effects = self.board.resolve(stages, |stage, outputs| {
+            let lookup = self.planner.look_up(stage, outputs, self.options.selection.forces(stage))?;
+            if let Some(lookup) = &lookup {
+                keys.push(lookup.key);
+                trees.extend(lookup.hit().map(|hit| hit.output.digest));
             }
-            Ok::<_, StoreError>(look)
+            Ok::<_, StoreError>(lookup)
         })?;
         for effect in effects {
-            self.tell(effect);
+            self.report_effect(effect);
         }
         self.lease.add(&keys, &trees)
     }
 
-    fn tell(&mut self, effect: Effect) {
+    fn report_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Done(stage) => self.publish(stage),
             Effect::Skipped { stage, because } => {
@@ -148,23 +149,23 @@ impl Run<'_, '_> {
         let Planner { pipeline, store, index: known, .. } = self.planner;
         let Some(Done { hit, folder, ran }) = self.board.done(index) else { return };
         let stage = &pipeline.stages[index];
-        let (name, made) = (&stage.name, &**hit);
+        let (name, hit) = (&stage.name, &**hit);
         (self.report)(&if *ran {
-            RunEvent::Finished { stage: name, index, made }
+            RunEvent::Finished { stage: name, index, hit }
         } else {
-            RunEvent::Hit { stage: name, index, made }
+            RunEvent::Hit { stage: name, index, hit }
         });
         for (point, name) in &stage.owners {
-            known.set_last(&pipeline.id(*point), name, made.key);
-            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, made, folder, store) {
-                // The artifact is safe in the store: a missing link is no reason to stop.
-                let message = format!("no link under {}: {error}", self.artifacts.folder().display());
+            known.set_last(&pipeline.id(*point), name, hit.key);
+            if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, hit, folder, store) {
+                // The artifact is safe in the store, so a missing link must not end the run.
+                let message = format!("can't link the artifact under {}: {error}", self.artifacts.folder().display());
                 (self.report)(&RunEvent::Warning { stage: &stage.name, message: &message });
             }
         }
     }
 
-    /// Starts ready stages, in order, as far as the machine has room.
+    /// Starts ready stages in order while the machine has room.
     fn start_ready(&mut self) -> Result<(), SchedulerError> {
         let pipeline = self.planner.pipeline;
         let mut last = None;
@@ -173,32 +174,34 @@ impl Run<'_, '_> {
                 break;
             }
             last = Some(stage);
-            let Some(grant) = self.pool.take(&pipeline.stages[stage]) else { continue };
+            let Some(allocation) = self.pool.allocate(&pipeline.stages[stage]) else { continue };
             let Some(todo) = self.board.start(stage) else { continue };
-            self.start(stage, todo, grant)?;
+            self.start(stage, todo, allocation)?;
         }
         Ok(())
     }
 
-    /// Stages that have a part of the machine.
+    /// The number of stages that have resources allocated.
     fn working(&self) -> usize {
-        self.running.values().filter(|running| running.grant.is_some()).count()
+        self.running.values().filter(|running| running.allocation.is_some()).count()
     }
 
-    fn start(&mut self, stage: usize, todo: Todo, grant: Grant) -> Result<(), SchedulerError> {
+    /// Starts the task of a stage.
+    fn start(&mut self, stage: usize, todo: Todo, allocation: Allocation) -> Result<(), SchedulerError> {
         let Todo { manifest, reason } = todo;
         let reason = self.planner.explain(stage, &manifest, reason)?;
-        let step = self.step(stage, manifest, grant.clone(), &reason)?;
-        self.running.insert(stage, Running { reason, grant: Some(grant) });
-        self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.say.clone()));
+        let step = self.step(stage, manifest, allocation.clone(), &reason)?;
+        self.running.insert(stage, Running { reason, allocation: Some(allocation) });
+        self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.events.clone()));
         Ok(())
     }
 
+    /// Everything that the task of a stage needs.
     fn step(
         &self,
         index: usize,
         manifest: Manifest,
-        grant: Grant,
+        allocation: Allocation,
         reason: &MissReason,
     ) -> Result<Step, SchedulerError> {
         let Planner { pipeline, store, index: known, .. } = self.planner;
@@ -228,7 +231,7 @@ impl Run<'_, '_> {
             forced: *reason == MissReason::Forced,
             job,
             provenance,
-            grant,
+            allocation,
             retry: self.options.retry,
             environment: self.options.environment.clone(),
         })
@@ -249,14 +252,15 @@ impl Run<'_, '_> {
         manifest.inputs.iter().map(folder).collect()
     }
 
-    fn said(&mut self, index: usize, said: StepEvent) {
+    /// Reports an event of a running stage.
+    fn on_event(&mut self, index: usize, event: StepEvent) {
         let stage = &self.planner.pipeline.stages[index];
         let name = &stage.name;
-        match said {
+        match event {
             StepEvent::Waiting => {
-                // Others need not wait with it.
-                if let Some(grant) = self.running.get_mut(&index).and_then(|running| running.grant.take()) {
-                    self.pool.give_back(grant);
+                // Other stages can use its resources while it waits.
+                if let Some(allocation) = self.running.get_mut(&index).and_then(|running| running.allocation.take()) {
+                    self.pool.release(allocation);
                 }
                 (self.report)(&RunEvent::Waiting { stage: name });
             }
@@ -278,20 +282,21 @@ impl Run<'_, '_> {
         }
     }
 
-    fn ended(&mut self, stage: usize, end: StepEnd) -> Result<(), SchedulerError> {
-        if let Some(Running { grant: Some(grant), .. }) = self.running.remove(&stage) {
-            self.pool.give_back(grant);
+    /// Handles the end of a running stage.
+    fn on_end(&mut self, stage: usize, end: StepEnd) -> Result<(), SchedulerError> {
+        if let Some(Running { allocation: Some(allocation), .. }) = self.running.remove(&stage) {
+            self.pool.release(allocation);
         }
         match end {
-            StepEnd::Again => {
-                let stages = self.board.again(stage);
-                self.settle(stages)?;
+            StepEnd::Requeue => {
+                let stages = self.board.requeue(stage);
+                self.resolve(stages)?;
             }
             StepEnd::Ran(receipt) if self.changed_sources(stage, &receipt.manifest)? => {
                 self.planner.store.remove_receipt(receipt.manifest.key())?;
                 let message = "its source changed while it was being read".to_string();
                 let help = Some("run the same command again".to_string());
-                self.ended(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;
+                self.on_end(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;
             }
             StepEnd::Ran(receipt) => self.finished(stage, Box::new(Hit::from(*receipt)), true)?,
             StepEnd::Found(hit) => self.finished(stage, hit, false)?,
@@ -304,22 +309,23 @@ impl Run<'_, '_> {
                 let help = help.as_deref();
                 (self.report)(&RunEvent::Failed { stage: name, message: &message, help, log, tail: &tail });
                 for effect in self.board.failed(stage) {
-                    self.tell(effect);
+                    self.report_effect(effect);
                 }
             }
         }
         Ok(())
     }
 
+    /// Publishes a finished stage, and resolves the stages that were waiting for it.
     fn finished(&mut self, stage: usize, hit: Box<Hit>, ran: bool) -> Result<(), StoreError> {
         let folder = self.planner.store.tree_folder(hit.output.digest)?.unwrap_or_default();
         let next = self.board.finished(stage, Done { hit, folder, ran });
         self.publish(stage);
         self.planner.index.save_sometimes();
-        self.settle(next)
+        self.resolve(next)
     }
 
-    /// Whether the user's own files have changed since the stage got its key.
+    /// Whether the user's files have changed since the key of the stage was computed.
     fn changed_sources(&self, stage: usize, manifest: &Manifest) -> Result<bool, StoreError> {
         for (name, path) in &self.planner.pipeline.stages[stage].sources {
             if manifest.sources.get(name) != Some(&source_digest(path, self.planner.index)?) {
@@ -344,17 +350,17 @@ impl Run<'_, '_> {
 
     fn stage_end(&self, index: usize) -> StageEnd {
         let stage = &self.planner.pipeline.stages[index];
-        let made = self.board.done(index).map(|done| &*done.hit);
+        let hit = self.board.done(index).map(|done| &*done.hit);
         StageEnd {
             name: stage.name.clone(),
             kind: stage.kind.into(),
             state: self.board.end_of(index),
-            seconds: made.map(|made| made.seconds),
-            peak_memory: made.and_then(|made| made.peak_memory),
-            key: made.map(|made| made.key),
-            output: made.map(|made| made.output),
-            link: made.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
-            results: made.map(|made| made.results.clone()).unwrap_or_default(),
+            seconds: hit.map(|hit| hit.seconds),
+            peak_memory: hit.and_then(|hit| hit.peak_memory),
+            key: hit.map(|hit| hit.key),
+            output: hit.map(|hit| hit.output),
+            link: hit.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
+            results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
             index,
         }
     }

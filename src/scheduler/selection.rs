@@ -5,82 +5,84 @@ use crate::pipeline::{Diagnostic, Graph, Pipeline};
 /// Names of stages, as on the command line. Empty lists change nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Names<'a> {
-    /// These and no others.
+    /// Only these.
     pub(crate) only: &'a [String],
-    /// These and what they need.
+    /// These and the stages that they need.
     pub(crate) until: &'a [String],
     /// These and the stages that need them.
     pub(crate) from: &'a [String],
-    /// Run these again although they are cached.
+    /// Run these again even if they are cached.
     pub(crate) force: &'a [String],
 }
 
-/// The stages that may run. Those that are not wanted are taken from the cache if they are there.
+/// The stages that may run. The others are only looked up in the cache.
 #[derive(Debug, Clone)]
 pub(crate) struct Selection {
-    wanted: Vec<bool>,
+    included: Vec<bool>,
     forced: Vec<bool>,
 }
 
 impl Selection {
     /// All stages, none forced.
     pub(crate) fn everything(pipeline: &Pipeline) -> Self {
-        Self { wanted: vec![true; pipeline.stages.len()], forced: vec![false; pipeline.stages.len()] }
+        Self { included: vec![true; pipeline.stages.len()], forced: vec![false; pipeline.stages.len()] }
     }
 
+    /// Resolves names to stages. Several lists select the stages that are in all of them.
+    ///
     /// # Errors
-    /// If there is no stage of a name.
+    /// If no stage has one of the names.
     pub(crate) fn new(names: &Names<'_>, pipeline: &Pipeline, graph: &Graph) -> Result<Self, Diagnostic> {
-        let mut wanted = vec![true; pipeline.stages.len()];
+        let mut included = vec![true; pipeline.stages.len()];
         let mut narrow = |flag: &str, names: &[String], reach: &dyn Fn(usize) -> Vec<usize>| {
             if names.is_empty() {
                 return Ok(());
             }
-            let mut reached = vec![false; wanted.len()];
+            let mut reached = vec![false; included.len()];
             let mut open = find(flag, names, pipeline)?;
             while let Some(index) = open.pop() {
                 if !std::mem::replace(&mut reached[index], true) {
                     open.extend(reach(index));
                 }
             }
-            wanted.iter_mut().zip(reached).for_each(|(wanted, reached)| *wanted &= reached);
+            included.iter_mut().zip(reached).for_each(|(included, reached)| *included &= reached);
             Ok(())
         };
         narrow("--only", names.only, &|_| Vec::new())?;
         narrow("--until", names.until, &|index| graph.inputs(index).collect())?;
         narrow("--from", names.from, &|index| graph.users(index).collect())?;
-        let mut forced = vec![false; wanted.len()];
+        let mut forced = vec![false; included.len()];
         for index in find("--force", names.force, pipeline)? {
             forced[index] = true;
         }
-        Ok(Self { wanted, forced })
+        Ok(Self { included, forced })
     }
 
-    /// Whether nothing is left out.
+    /// Whether all stages may run.
     pub(crate) fn is_everything(&self) -> bool {
-        self.wanted.iter().all(|wanted| *wanted)
+        self.included.iter().all(|included| *included)
     }
 
     /// Whether the stage may run.
-    pub(crate) fn wants(&self, index: usize) -> bool {
-        self.wanted[index]
+    pub(crate) fn includes(&self, index: usize) -> bool {
+        self.included[index]
     }
 
-    /// Whether the stage runs although it is cached.
+    /// Whether the stage runs even if it is cached.
     pub(crate) fn forces(&self, index: usize) -> bool {
-        self.forced[index] && self.wanted[index]
+        self.forced[index] && self.included[index]
     }
 }
 
-/// The stages of these names, in all points of a sweep.
+/// The stages with these names, in all points of a sweep.
 fn find(flag: &str, names: &[String], pipeline: &Pipeline) -> Result<Vec<usize>, Diagnostic> {
     let mut found = Vec::new();
     for name in names.iter().flat_map(|names| names.split(',')).map(str::trim) {
         let before = found.len();
         found.extend(pipeline.named(name));
-        // A stage that runs in parts is chosen together with them.
-        let parts = |index: &usize| pipeline.stages[*index].part_of.as_deref() == Some(name);
-        found.extend((0..pipeline.stages.len()).filter(parts));
+        // A stage with shards is selected together with them.
+        let is_shard = |index: &usize| pipeline.stages[*index].part_of.as_deref() == Some(name);
+        found.extend((0..pipeline.stages.len()).filter(is_shard));
         if found.len() == before {
             let known = pipeline.stages.iter().map(|stage| stage.owners[0].1.as_str());
             return Err(Diagnostic::new(format!("{flag} {name}: there is no such stage"), None).suggest(name, known));
@@ -114,19 +116,19 @@ stages.d = { kind = "synthetic", after = ["b", "c"] }
         let selection = Selection::new(&names, &pipeline, &graph).map_err(|problem| problem.message)?;
         let list =
             |test: &dyn Fn(usize) -> bool| (0..4).filter(|at| test(*at)).map(|at| ["a", "b", "c", "d"][at]).collect();
-        Ok((list(&|index| selection.wants(index)), list(&|index| selection.forces(index))))
+        Ok((list(&|index| selection.includes(index)), list(&|index| selection.forces(index))))
     }
 
     #[test]
-    fn stages_are_chosen_by_name_and_by_what_they_need() {
-        let wanted = |only: &[&str], until: &[&str], from: &[&str]| selected(only, until, from, &[]).unwrap().0;
-        assert_eq!(wanted(&[], &[], &[]), "abcd");
-        assert_eq!(wanted(&["b"], &[], &[]), "b");
-        assert_eq!(wanted(&["b,c"], &[], &[]), "bc");
-        assert_eq!(wanted(&[], &["b"], &[]), "ab");
-        assert_eq!(wanted(&[], &[], &["b"]), "bd");
-        assert_eq!(wanted(&[], &["c"], &["a"]), "ac");
-        assert_eq!(selected(&["b"], &[], &[], &["b", "c"]).unwrap().1, "b", "what is left out is not forced");
+    fn stages_are_selected_by_name_and_dependency() {
+        let included = |only: &[&str], until: &[&str], from: &[&str]| selected(only, until, from, &[]).unwrap().0;
+        assert_eq!(included(&[], &[], &[]), "abcd");
+        assert_eq!(included(&["b"], &[], &[]), "b");
+        assert_eq!(included(&["b,c"], &[], &[]), "bc");
+        assert_eq!(included(&[], &["b"], &[]), "ab");
+        assert_eq!(included(&[], &[], &["b"]), "bd");
+        assert_eq!(included(&[], &["c"], &["a"]), "ac");
+        assert_eq!(selected(&["b"], &[], &[], &["b", "c"]).unwrap().1, "b", "a stage that is left out is not forced");
         assert_eq!(selected(&["e"], &[], &[], &[]).unwrap_err(), "--only e: there is no such stage");
     }
 }

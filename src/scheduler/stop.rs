@@ -11,7 +11,7 @@ use tokio::{
 use super::SchedulerError;
 use crate::executor::StopSignal;
 
-/// Turns requests to end into what running stages are told.
+/// Turns signals into the [`StopSignal`] that running stages watch.
 pub(super) struct Stop {
     /// Ctrl-C, a batch system's SIGTERM, a closed terminal.
     signals: [Signal; 3],
@@ -19,7 +19,7 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on.
+    /// Starts listening for signals.
     pub(super) fn new() -> Result<Self, SchedulerError> {
         let listen = || -> io::Result<_> {
             Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?])
@@ -27,7 +27,7 @@ impl Stop {
         Ok(Self { signals: listen().map_err(SchedulerError::Signals)?, state: watch::Sender::new(StopSignal::None) })
     }
 
-    /// Waits for the next request.
+    /// Waits for the next signal.
     pub(super) async fn requested(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
         tokio::select! {
@@ -37,7 +37,7 @@ impl Stop {
         }
     }
 
-    /// Passes a request on to all running stages: politely the first time, by force from the second on.
+    /// Sends the next signal to all running stages: `Stop` the first time, `Kill` after that. Returns it.
     pub(super) fn escalate(&self) -> StopSignal {
         let next = match *self.state.borrow() {
             StopSignal::None => StopSignal::Stop,
@@ -47,12 +47,12 @@ impl Stop {
         next
     }
 
-    /// Whether the run is to end.
+    /// Whether a stop was requested.
     pub(super) fn is_requested(&self) -> bool {
         *self.state.borrow() != StopSignal::None
     }
 
-    /// What a stage watches while it runs.
+    /// A receiver for a running stage to watch.
     pub(super) fn subscribe(&self) -> watch::Receiver<StopSignal> {
         self.state.subscribe()
     }

@@ -1,4 +1,4 @@
-//! Why a stage runs, or ran: its own changes, and where changed inputs come from. Reads the store and changes nothing.
+//! Explains why a stage ran or would run: its own changes, and the origin of changed inputs. Reads the store and changes nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{MissReason, Planner, Selection, Verdict};
 use crate::store::{Change, Digest, FieldGroup, Receipt, StoreError};
 
-/// The answer for one stage, with the answers for those of its inputs that matter.
+/// The explanation for one stage, with explanations for the inputs that caused it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Why {
     pub(crate) stage: String,
@@ -16,12 +16,15 @@ pub(crate) struct Why {
     pub(crate) reason: Option<String>,
     /// When it last ran, why, and how long it took.
     pub(crate) last: Option<LastRun>,
-    /// What it is doing now, or how its last try ended.
+    /// What it is doing now, or how its last attempt ended.
     pub(crate) now: Option<String>,
+    /// Whether a run is making it now. In JSON, `now` says so.
+    #[serde(skip)]
+    pub(crate) is_running: bool,
     pub(crate) causes: Vec<Why>,
 }
 
-/// Where it stands.
+/// The state of an explained stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WhyState {
@@ -52,43 +55,54 @@ impl LastRun {
 }
 
 impl Planner<'_> {
-    /// Why the stage at `index` would run or does not.
+    /// Explains why the stage at `index` would run, or why it is cached.
     pub(crate) fn why(&self, index: usize) -> Result<Why, StoreError> {
         let everything = Selection::everything(self.pipeline);
         let verdicts = self.plan(&everything)?.into_iter().collect();
-        Explainer { planner: self, verdicts, seen: HashSet::new(), made_by: None }.verdict(index)
+        Explainer { planner: self, verdicts, seen: HashSet::new(), makers: None }.verdict(index)
     }
 }
 
-/// The reason of a stage that has been explained before.
+/// The reason given for a stage that was already explained.
 const ABOVE: &str = "as above";
 
-/// Explains each stage in full once: many stages may depend on it.
+/// Explains each stage in full only once, since many stages may depend on it.
 struct Explainer<'p> {
     planner: &'p Planner<'p>,
     verdicts: HashMap<usize, Verdict>,
     seen: HashSet<usize>,
-    /// The last receipt of each content, read when first needed.
-    made_by: Option<HashMap<Digest, Receipt>>,
+    /// The newest receipt for each content, read when first needed.
+    makers: Option<HashMap<Digest, Receipt>>,
 }
 
 impl Explainer<'_> {
+    /// Explains the verdict on a stage.
     fn verdict(&mut self, index: usize) -> Result<Why, StoreError> {
         let again = !self.seen.insert(index);
         let stage = self.planner.pipeline.stages[index].name.clone();
         let last = self.planner.last_receipt(index)?.as_ref().map(LastRun::of);
-        let mut why = Why { stage, state: WhyState::Cached, reason: None, last, now: None, causes: Vec::new() };
+        let mut why = Why {
+            stage,
+            state: WhyState::Cached,
+            reason: None,
+            last,
+            now: None,
+            is_running: false,
+            causes: Vec::new(),
+        };
         let verdict = self.verdicts[&index].clone();
         match &verdict {
             Verdict::Hit { key } => {
                 let receipt = self.planner.store.receipt(*key)?;
                 why.last = receipt.as_ref().map(LastRun::of);
-                why.causes = receipt.map(|receipt| self.behind_run(index, &receipt)).transpose()?.unwrap_or_default();
+                why.causes =
+                    receipt.map(|receipt| self.causes_of_run(index, &receipt)).transpose()?.unwrap_or_default();
             }
             Verdict::Run { key, reason } => {
                 why.state = WhyState::Runs;
-                why.reason = Some(self.named(index, reason));
-                why.now = if self.planner.store.is_being_made(*key) {
+                why.reason = Some(self.reason_text(index, reason));
+                why.is_running = self.planner.store.is_being_made(*key);
+                why.now = if why.is_running {
                     Some("it is running now".into())
                 } else {
                     let work = self.planner.store.work(*key);
@@ -97,7 +111,7 @@ impl Explainer<'_> {
                     failure.or_else(stopped)
                 };
                 if let MissReason::Changed(changes) = reason {
-                    why.causes = self.behind(index, changes)?;
+                    why.causes = self.causes(index, changes)?;
                 }
             }
             Verdict::After { stages, changes } => {
@@ -114,47 +128,55 @@ impl Explainer<'_> {
         Ok(why)
     }
 
-    /// Why a stage last ran, compared with what it was before.
-    fn behind_run(&mut self, index: usize, receipt: &Receipt) -> Result<Vec<Why>, StoreError> {
+    /// Explains the inputs that changed between the receipt of a stage and its previous one.
+    fn causes_of_run(&mut self, index: usize, receipt: &Receipt) -> Result<Vec<Why>, StoreError> {
         let before = receipt.previous.map(|key| self.planner.store.receipt(key)).transpose()?.flatten();
         let changes = before.map(|before| receipt.manifest.changes_since(&before.manifest)).unwrap_or_default();
-        self.behind(index, &changes)
+        self.causes(index, &changes)
     }
 
-    /// The reason in words, with the stages that changed inputs come from.
-    fn named(&self, index: usize, reason: &MissReason) -> String {
+    /// The reason as text, with the names of the stages that changed inputs come from.
+    fn reason_text(&self, index: usize, reason: &MissReason) -> String {
         let MissReason::Changed(changes) = reason else { return reason.to_string() };
         let stage = &self.planner.pipeline.stages[index];
         let from = |change: &Change| stage.inputs.get(&change.name).filter(|_| change.group == FieldGroup::Input);
-        let words = changes.iter().map(|change| match from(change) {
+        let texts = changes.iter().map(|change| match from(change) {
             Some(from) => {
                 let name = format!("{} ({})", change.name, self.planner.pipeline.stages[*from].name);
                 Change { name, ..change.clone() }.to_string()
             }
             None => change.to_string(),
         });
-        let words: Vec<String> = words.collect();
-        if words.is_empty() { reason.to_string() } else { words.join("; ") }
+        let texts: Vec<String> = texts.collect();
+        if texts.is_empty() { reason.to_string() } else { texts.join("; ") }
     }
 
     /// Explains the changed inputs among `changes` of a stage.
-    fn behind(&mut self, index: usize, changes: &[Change]) -> Result<Vec<Why>, StoreError> {
+    fn causes(&mut self, index: usize, changes: &[Change]) -> Result<Vec<Why>, StoreError> {
         let mut causes = Vec::new();
         for change in changes.iter().filter(|change| change.group == FieldGroup::Input) {
             let old = change.old.as_deref().and_then(Digest::from_hex);
             if let (Some(from), Some(old)) = (self.planner.pipeline.stages[index].inputs.get(&change.name), old) {
-                causes.push(self.changed(*from, old)?);
+                causes.push(self.explain_change(*from, old)?);
             }
         }
         Ok(causes)
     }
 
-    /// Why a cached stage has different content than `old`.
-    fn changed(&mut self, index: usize, old: Digest) -> Result<Why, StoreError> {
+    /// Explains why a cached stage has different content than `old`.
+    fn explain_change(&mut self, index: usize, old: Digest) -> Result<Why, StoreError> {
         let stage = self.planner.pipeline.stages[index].name.clone();
         let now = self.planner.last_receipt(index)?;
         let last = now.as_ref().map(LastRun::of);
-        let mut why = Why { stage, state: WhyState::Changed, reason: None, last, now: None, causes: Vec::new() };
+        let mut why = Why {
+            stage,
+            state: WhyState::Changed,
+            reason: None,
+            last,
+            now: None,
+            is_running: false,
+            causes: Vec::new(),
+        };
         let Some(now) = now else { return Ok(why) };
         if !self.seen.insert(index) {
             why.reason = Some(ABOVE.into());
@@ -162,19 +184,19 @@ impl Explainer<'_> {
         }
         let Some(before) = self.maker_of(old) else { return Ok(why) };
         let changes = now.manifest.changes_since(&before.manifest);
-        why.causes = self.behind(index, &changes)?;
-        why.reason = Some(self.named(index, &MissReason::Changed(changes)));
+        why.causes = self.causes(index, &changes)?;
+        why.reason = Some(self.reason_text(index, &MissReason::Changed(changes)));
         Ok(why)
     }
 
     /// The newest receipt with this content.
     fn maker_of(&mut self, content: Digest) -> Option<Receipt> {
         let store = self.planner.store;
-        let made_by = self.made_by.get_or_insert_with(|| {
+        let makers = self.makers.get_or_insert_with(|| {
             let mut receipts: Vec<Receipt> = store.receipts().map(|(_, receipt)| receipt).collect();
             receipts.sort_by_key(|receipt| receipt.timing.finished);
             receipts.into_iter().map(|receipt| (receipt.output.digest, receipt)).collect()
         });
-        made_by.get(&content).cloned()
+        makers.get(&content).cloned()
     }
 }

@@ -1,10 +1,10 @@
-//! A BLAKE3 digest: the name of everything in the store.
+//! BLAKE3 digests, by which the store names everything in it.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// The 32 bytes that identify a content, printed as 64 hexadecimal digits.
+/// The 32 bytes that identify some content, written as 64 hexadecimal digits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Digest([u8; 32]);
 
@@ -21,7 +21,7 @@ impl Digest {
         self.0
     }
 
-    /// Enough digits for a reader to tell digests apart.
+    /// The first digits, enough for users to tell digests apart.
     pub(crate) fn short(self) -> String {
         self.hex()[..12].to_string()
     }

@@ -1,16 +1,16 @@
-//! What can go wrong in the store.
+//! Errors of the store.
 
 use std::path::{Path, PathBuf};
 
-/// Raised when the layout changes. A cache with another version is refused.
+/// To be increased when the layout changes. A cache with a different version is refused.
 pub(super) const LAYOUT_VERSION: &str = "1";
 
-/// What can go wrong in the store.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("{} was made by another version of imp-flow (layout {found}; this version uses {LAYOUT_VERSION}): use another --cache, or delete it", path.display())]
+    #[error("{} was created by a different version of imp-flow (layout {found}; this version uses {LAYOUT_VERSION}): choose a different folder with --cache, or delete this one", path.display())]
     Version { path: PathBuf, found: String },
     #[error("{}: {what}", path.display())]
     Refused { path: PathBuf, what: String },

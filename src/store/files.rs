@@ -1,4 +1,4 @@
-//! Operations on files and folders: list, measure, remove, open, put into place. Independent of what they hold.
+//! Operations on files and folders: list, measure, remove, open, rename. Independent of their content.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +15,7 @@ pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     entries.filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path)
 }
 
-/// Removes a file, a link or a folder; nothing to do if there is none.
+/// Removes a file, a link or a folder, if it exists.
 pub(super) fn remove_all(path: &Path) -> Result<()> {
     let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
     match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
@@ -35,18 +35,18 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// When `path` was last modified, in seconds since 1970.
+/// When `path` was last modified, in seconds since 1970; 0 if unknown.
 pub(super) fn modified(path: &Path) -> u64 {
     let time = path.metadata().and_then(|data| data.modified()).ok();
     time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
 }
 
-/// Bytes of all files below `path`.
+/// The total size in bytes of all files below `path`.
 pub(super) fn size(path: &Path) -> u64 {
     files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
 }
 
-/// Opens a file to be locked, creating it if there is none.
+/// Opens a file to be locked. Creates it if it does not exist.
 pub(super) fn open_lock(path: &Path) -> Result<File> {
     make_parent(path)?;
     OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
@@ -58,13 +58,13 @@ pub(super) fn make_parent(path: &Path) -> Result<()> {
     fs::create_dir_all(parent).map_err(StoreError::io(parent))
 }
 
-/// Gives a complete file its name.
+/// Renames a complete temporary file to its final name.
 pub(super) fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
     make_parent(to)?;
     from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })
 }
 
-/// Makes the name of a new file durable. On a journaling file system that includes earlier names.
+/// Makes the name of the new file `of` durable. On a journaling file system this includes names that were created earlier.
 pub(super) fn sync_folder(of: &Path) -> Result<()> {
     let Some(parent) = of.parent() else { return Ok(()) };
     fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))

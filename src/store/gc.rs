@@ -1,5 +1,5 @@
-//! Garbage collection. Kept is what the last runs of each pipeline and named runs used, what current runs use, and what was
-//! made since the oldest of these began, which includes the work of killed runs.
+//! Garbage collection. Keeps the results that the last runs of each pipeline, named runs and current runs use. Also keeps results
+//! that are newer than the oldest kept run of their pipeline: a run that was killed may have made them.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +14,7 @@ use super::{
     files::{entries, modified, remove_all, size},
 };
 
-/// A file in `tmp/` that is older than this was left by a killed process.
+/// Files in `tmp/` that are older than this were left by killed processes.
 const TMP_AGE: Duration = Duration::from_hours(1);
 
 /// What was deleted, or would be.
@@ -49,7 +49,7 @@ impl Store {
         let since = Since::of(&kept);
 
         let mut objects = HashSet::new();
-        // Outputs of kept runs, even if a later run produced something else under the same key, and trees in use.
+        // Outputs of kept runs, even if a later run produced different content under the same key, and trees in use.
         let mut trees: HashSet<Digest> =
             kept.iter().flat_map(RunRecord::outputs).chain(roots.iter().copied()).collect();
         for tree in trees.clone() {
@@ -68,10 +68,8 @@ impl Store {
         }
         report.largest.sort_by_key(|(_, bytes)| Reverse(*bytes));
 
-        for (path, digest) in self.named_by_digest("trees", 1)? {
-            if !trees.contains(&digest) {
-                remove(&path)?;
-            }
+        for (path, _) in self.named_by_digest("trees", 1)?.iter().filter(|(_, digest)| !trees.contains(digest)) {
+            remove(path)?;
         }
         for (path, digest) in self.named_by_digest("objects", 1)? {
             let bytes = path.metadata().map_err(StoreError::io(&path))?.len();
@@ -89,25 +87,26 @@ impl Store {
                 remove(&path)?;
             }
         }
-        for path in entries(&self.root.join("notes"))? {
-            remove(&path)?;
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        for path in entries(&self.root.join("tmp"))? {
-            if now.as_secs() > modified(&path) + TMP_AGE.as_secs() {
-                remove(&path)?;
-            }
-        }
+        self.disposable()?.iter().try_for_each(|path| remove(path))?;
         Ok(report)
     }
 
-    /// The objects that a tree needs: none if its listing is damaged, since the others are of no use then.
+    /// Notes, which the next run writes again, and files in `tmp/` that killed processes have left.
+    fn disposable(&self) -> Result<Vec<PathBuf>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let is_old = |path: &PathBuf| now.as_secs() > modified(path) + TMP_AGE.as_secs();
+        let mut paths = entries(&self.root.join("notes"))?;
+        paths.extend(entries(&self.root.join("tmp"))?.into_iter().filter(is_old));
+        Ok(paths)
+    }
+
+    /// The objects of a tree. Only the listing itself if it is damaged, since the other objects are useless then.
     fn files_of(&self, tree: Digest) -> Vec<Digest> {
         let files = self.tree(tree).unwrap_or_default();
         files.iter().map(|file| file.digest).chain([tree]).collect()
     }
 
-    /// The entries of `folder` whose names are digests. With `levels` 1, the first two digits are the name of a folder.
+    /// The entries of `folder` whose names are digests. If `levels` is 1, the first two digits are the name of a subfolder.
     pub(super) fn named_by_digest(&self, folder: &str, levels: usize) -> Result<Vec<(PathBuf, Digest)>> {
         let top = entries(&self.root.join(folder))?;
         let named = |path: PathBuf, start: &str| {
@@ -126,7 +125,7 @@ impl Store {
     }
 }
 
-/// The kept runs and the others. `runs` starts with the latest.
+/// Splits `runs`, newest first, into kept runs and runs to delete.
 fn split(runs: Vec<RunRecord>, keep: usize, is_running: impl Fn(&str) -> bool) -> (Vec<RunRecord>, Vec<RunRecord>) {
     let mut seen = BTreeMap::<String, usize>::new();
     runs.into_iter().partition(|run| {
@@ -142,7 +141,7 @@ struct Since(BTreeMap<String, u64>);
 impl Since {
     fn of(kept: &[RunRecord]) -> Self {
         let mut since = BTreeMap::new();
-        // A named run keeps its own results, not all results since.
+        // A named run keeps only its own results, not everything since then.
         for run in kept.iter().filter(|run| run.name.is_none()) {
             let oldest = since.entry(run.pipeline.clone()).or_insert(u64::MAX);
             *oldest = (run.started as u64).min(*oldest);
@@ -150,11 +149,13 @@ impl Since {
         Self(since)
     }
 
+    /// Whether a result is newer than the oldest kept run of its pipeline.
     fn covers(&self, receipt: &Receipt) -> bool {
         let pipeline = receipt.pipeline.split('/').next().unwrap_or_default();
         self.0.get(pipeline).is_some_and(|since| receipt.timing.finished >= *since)
     }
 
+    /// Whether `time` is later than the start of the oldest kept run.
     fn covers_time(&self, time: u64) -> bool {
         self.0.values().min().is_some_and(|since| time >= *since)
     }

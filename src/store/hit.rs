@@ -1,4 +1,4 @@
-//! The part of a receipt that a run needs, small enough for the index.
+//! The summary of a receipt: the part that a run needs, small enough for the index.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
-//! A derived index: which receipt a stage of a pipeline had last, what receipts say in short, and digests of the user's own
-//! files. The only place that knows sled. Losing it costs time and explanations, never a result.
+//! A derived index: the last key of each stage, summaries of receipts, and digests of the user's files. The only file that uses
+//! sled. Losing the index costs time and explanations, never a result.
 //!
-//! sled lets one process at a time open a database. So it is open only for the moments of reading (once, at the
-//! start, what this pipeline may need) and writing (when something is new), and if another run holds it for long, this one
-//! goes on without.
+//! sled lets only one process open a database at a time. So the index is opened briefly: once at the start, to read the entries
+//! that this pipeline may need, and whenever there are new entries to write. If another run keeps it open for too long, this run
+//! continues without the index.
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Digest, Hit, Result, Store};
 
-/// How long to wait while another process reads or writes.
+/// How long to wait for another process that has the index open.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often to write in a long run.
+/// How often to write during a long run.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the index knew at the start, and what is new since.
+/// The entries that were read at the start, and those that are not written yet.
 #[derive(Debug)]
 pub(crate) struct Index {
     path: PathBuf,
@@ -31,16 +31,16 @@ pub(crate) struct Index {
     saved: Cell<Instant>,
 }
 
-/// What a pipeline may need to know.
+/// The entries that a pipeline may need.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted<'a> {
-    /// The names under which it is known over runs.
+pub(crate) struct Scope<'a> {
+    /// The identifiers of its points, and its name.
     pub(crate) pipelines: Vec<String>,
-    /// The user's own files and folders.
+    /// The user's files and folders that it reads.
     pub(crate) sources: Vec<&'a Path>,
 }
 
-/// By what a file is known not to have been touched.
+/// A file with an unchanged stamp is assumed to be unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
     pub(super) size: u64,
@@ -50,29 +50,30 @@ pub(super) struct Stamp {
 }
 
 impl Index {
-    /// Reads what is `wanted` from the index of `store`, building it from the receipts if there is none.
-    pub(crate) fn open(store: &Store, wanted: &Wanted<'_>) -> Self {
+    /// Reads the entries in `scope` from the index of `store`. Builds the index from the receipts if there is none.
+    pub(crate) fn open(store: &Store, scope: &Scope<'_>) -> Self {
         let path = store.root.join("index.sled");
         let fresh = !path.exists();
-        let known = open(&path).map(|db| read(&db, wanted)).unwrap_or_default();
+        let known = open(&path).map(|db| read(&db, scope)).unwrap_or_default();
         let (known, saved) = (RefCell::new(known), Cell::new(Instant::now()));
         let index = Self { path, known, new: RefCell::default(), saved };
         if fresh {
-            index.rebuild(store);
+            index.fill(store);
         }
         index
     }
 
-    /// Throws the index away and makes it again; returns how many stages it knows then.
-    pub(crate) fn anew(store: &Store) -> Result<usize> {
+    /// Deletes the index and builds it from the receipts. Returns the number of stages in it.
+    pub(crate) fn rebuild(store: &Store) -> Result<usize> {
         let path = store.root.join("index.sled");
         super::files::remove_all(&path)?;
-        let index = Self::open(store, &Wanted::default());
+        let index = Self::open(store, &Scope::default());
         let stages = index.known.borrow().keys().filter(|key| key.starts_with(b"last\0")).count();
         Ok(stages)
     }
 
-    fn rebuild(&self, store: &Store) {
+    /// Fills a new index from the receipts.
+    fn fill(&self, store: &Store) {
         let mut receipts: Vec<_> = store.receipts().collect();
         receipts.sort_by_key(|(_, receipt)| receipt.timing.finished);
         for (key, receipt) in receipts {
@@ -81,7 +82,7 @@ impl Index {
         self.save();
     }
 
-    /// The key that a stage had when it was last run or found.
+    /// The key of a stage when it last ran or was found in the cache.
     pub(crate) fn last(&self, pipeline: &str, stage: &str) -> Option<Digest> {
         let known = self.known.borrow();
         Digest::from_hex(std::str::from_utf8(known.get(&stage_id(pipeline, stage))?).ok()?)
@@ -91,20 +92,20 @@ impl Index {
         self.set(stage_id(pipeline, stage), key.hex().into_bytes());
     }
 
-    /// What the receipt of `key` says, if its file has not been touched since that was noted.
-    pub(super) fn made(&self, key: Digest, stamp: Stamp) -> Option<Hit> {
+    /// The summary of the receipt of `key`, if the file of the receipt is unchanged.
+    pub(super) fn hit(&self, key: Digest, stamp: Stamp) -> Option<Hit> {
         let known = self.known.borrow();
-        let (old, made): (Stamp, Hit) = postcard::from_bytes(known.get(&made_id(key))?).ok()?;
-        (old == stamp).then_some(made)
+        let (old, hit): (Stamp, Hit) = postcard::from_bytes(known.get(&hit_id(key))?).ok()?;
+        (old == stamp).then_some(hit)
     }
 
-    pub(super) fn set_made(&self, key: Digest, stamp: Stamp, made: &Hit) {
-        if let Ok(bytes) = postcard::to_allocvec(&(stamp, made)) {
-            self.set(made_id(key), bytes);
+    pub(super) fn set_hit(&self, key: Digest, stamp: Stamp, hit: &Hit) {
+        if let Ok(bytes) = postcard::to_allocvec(&(stamp, hit)) {
+            self.set(hit_id(key), bytes);
         }
     }
 
-    /// What came out of the last run of a pipeline, in a word.
+    /// A digest of the keys of all stages in the last run of a pipeline.
     pub(crate) fn last_run(&self, pipeline: &str) -> Option<Digest> {
         let known = self.known.borrow();
         Digest::from_hex(std::str::from_utf8(known.get(&run_id(pipeline))?).ok()?)
@@ -114,7 +115,7 @@ impl Index {
         self.set(run_id(pipeline), content.hex().into_bytes());
     }
 
-    /// The digest of a file that has not been touched since it was hashed.
+    /// The digest of a file, if the file is unchanged since it was hashed.
     pub(super) fn file_digest(&self, path: &Path, stamp: Stamp) -> Option<Digest> {
         let known = self.known.borrow();
         let (old, digest): (Stamp, Digest) = postcard::from_bytes(known.get(&file_id(path))?).ok()?;
@@ -127,6 +128,7 @@ impl Index {
         }
     }
 
+    /// Adds an entry, to be written with the next [`Self::save`].
     fn set(&self, key: Vec<u8>, value: Vec<u8>) {
         if self.known.borrow().get(&key) != Some(&value) {
             self.known.borrow_mut().insert(key.clone(), value.clone());
@@ -134,14 +136,14 @@ impl Index {
         }
     }
 
-    /// Writes what is new if that was not done for a while: a run that is killed forgets little.
+    /// Writes new entries if the last write was some time ago, so that a run that is killed loses few of them.
     pub(crate) fn save_sometimes(&self) {
         if self.saved.get().elapsed() > INTERVAL {
             self.save();
         }
     }
 
-    /// Writes what is new. If that is not possible now, the next call tries again.
+    /// Writes new entries. If the index can't be opened, the next call tries again.
     pub(crate) fn save(&self) {
         self.saved.set(Instant::now());
         let mut new = self.new.borrow_mut();
@@ -155,7 +157,7 @@ impl Index {
         }
         match db.apply_batch(batch).and_then(|()| db.flush()) {
             Ok(_) => new.clear(),
-            Err(error) => tracing::debug!(%error, "the index was not written"),
+            Err(error) => tracing::debug!(%error, "could not write the index"),
         }
     }
 }
@@ -166,29 +168,30 @@ impl Drop for Index {
     }
 }
 
-/// Everything below the names of what is wanted, and what is known of the keys found there.
-fn read(db: &sled::Db, wanted: &Wanted<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
+/// The entries in `scope`: the last key of each stage with the summary of its receipt, the last runs, and file digests.
+fn read(db: &sled::Db, scope: &Scope<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
     let mut known = HashMap::new();
-    for pipeline in &wanted.pipelines {
+    for pipeline in &scope.pipelines {
         for (id, key) in db.scan_prefix(stage_id(pipeline, "")).flatten() {
-            let made = std::str::from_utf8(&key).ok().and_then(Digest::from_hex).map(made_id);
-            if let Some(id) = made
-                && let Ok(Some(made)) = db.get(&id)
+            let hit = std::str::from_utf8(&key).ok().and_then(Digest::from_hex).map(hit_id);
+            if let Some(id) = hit
+                && let Ok(Some(hit)) = db.get(&id)
             {
-                known.insert(id, made.to_vec());
+                known.insert(id, hit.to_vec());
             }
             known.insert(id.to_vec(), key.to_vec());
         }
         let runs = db.scan_prefix(run_id(pipeline)).flatten();
         known.extend(runs.map(|(id, content)| (id.to_vec(), content.to_vec())));
     }
-    for path in &wanted.sources {
+    for path in &scope.sources {
         let files = db.scan_prefix(file_id(path)).flatten();
         known.extend(files.map(|(id, stamp)| (id.to_vec(), stamp.to_vec())));
     }
     known
 }
 
+/// Opens the database. `None` if another process has it open for too long, or if it can't be read.
 fn open(path: &Path) -> Option<sled::Db> {
     let start = Instant::now();
     loop {
@@ -196,14 +199,14 @@ fn open(path: &Path) -> Option<sled::Db> {
             Ok(db) => return Some(db),
             Err(error) => error,
         };
-        match Trouble::of(&error) {
-            Trouble::Busy if start.elapsed() < PATIENCE => {
+        match OpenError::of(&error) {
+            OpenError::Busy if start.elapsed() < PATIENCE => {
                 thread::sleep(Duration::from_millis(10));
                 continue;
             }
             // The next process to open it builds a new one.
-            Trouble::Damaged => drop(super::files::remove_all(path)),
-            Trouble::Busy | Trouble::Disk => {}
+            OpenError::Damaged => drop(super::files::remove_all(path)),
+            OpenError::Busy | OpenError::Disk => {}
         }
         tracing::debug!(%error, "working without the index");
         return None;
@@ -212,21 +215,21 @@ fn open(path: &Path) -> Option<sled::Db> {
 
 /// Why the index can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    /// Another process has it open, which never takes long.
+enum OpenError {
+    /// Another process has it open, usually only briefly.
     Busy,
-    /// The disk refuses. The index may be sound.
+    /// An error of the disk. The index itself may be intact.
     Disk,
-    /// Its content is not an index, or one of another version of sled.
+    /// The content is not an index, or was written by a different version of sled.
     Damaged,
 }
 
-impl Trouble {
+impl OpenError {
     fn of(error: &sled::Error) -> Self {
         use std::io::ErrorKind;
         match error {
             sled::Error::Io(error) => match error.kind() {
-                // How sled reports a lock that another process holds. Errors of the system have a kind of their own.
+                // sled reports a lock held by another process as `Other`. Errors of the system have more specific kinds.
                 ErrorKind::Other => Self::Busy,
                 ErrorKind::UnexpectedEof | ErrorKind::InvalidData => Self::Damaged,
                 _ => Self::Disk,
@@ -240,7 +243,7 @@ fn stage_id(pipeline: &str, stage: &str) -> Vec<u8> {
     format!("last\0{pipeline}\0{stage}").into_bytes()
 }
 
-fn made_id(key: Digest) -> Vec<u8> {
+fn hit_id(key: Digest) -> Vec<u8> {
     [b"made\0".as_slice(), &key.bytes()].concat()
 }
 
@@ -257,8 +260,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn trouble(path: &Path) -> Trouble {
-        Trouble::of(&sled::Config::new().path(path).open().unwrap_err())
+    fn open_error(path: &Path) -> OpenError {
+        OpenError::of(&sled::Config::new().path(path).open().unwrap_err())
     }
 
     #[test]
@@ -266,21 +269,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("index.sled");
         let held = open(&path).unwrap();
-        assert_eq!(trouble(&path), Trouble::Busy);
+        assert_eq!(open_error(&path), OpenError::Busy);
         assert!(open(&path).is_none());
-        assert!(path.join("db").is_file(), "somebody uses it");
+        assert!(path.join("db").is_file(), "it is in use, so it must not be deleted");
         drop(held);
 
         let db = std::fs::read(path.join("db")).unwrap();
         std::fs::remove_file(path.join("db")).unwrap();
         std::fs::create_dir(path.join("db")).unwrap();
-        assert_eq!(trouble(&path), Trouble::Disk);
+        assert_eq!(open_error(&path), OpenError::Disk);
         assert!(open(&path).is_none() && path.exists());
         std::fs::remove_dir(path.join("db")).unwrap();
         std::fs::write(path.join("db"), db).unwrap();
 
-        std::fs::write(path.join("conf"), "no settings of a database").unwrap();
-        assert_eq!(trouble(&path), Trouble::Damaged);
+        std::fs::write(path.join("conf"), "not the settings of a database").unwrap();
+        assert_eq!(open_error(&path), OpenError::Damaged);
         assert!(open(&path).is_none() && !path.exists());
         assert!(open(&path).is_some());
     }

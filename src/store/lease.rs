@@ -1,4 +1,4 @@
-//! What current runs use, so that it is not collected. Independent of why they use it.
+//! Protects what current runs use from garbage collection. Independent of why they use it.
 //!
 //! Each run keeps a locked file under `live/` and writes into it every key that it looked up. It does both under the shared
 //! lock of `locks/gc`, as it does when it stores a result; garbage collection takes that lock exclusively. The operating system
@@ -14,10 +14,10 @@ use std::{
 use super::{
     Digest, Store,
     error::{Result, StoreError},
-    files::open_lock,
+    files::{entries, open_lock},
 };
 
-/// While it exists, nothing is collected.
+/// Blocks garbage collection while it exists.
 #[derive(Debug)]
 pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] File);
 
@@ -47,7 +47,7 @@ impl Store {
 
     /// Starts the lease of the run `id`.
     pub(crate) fn lease(&self, id: &str) -> Result<Lease> {
-        // Garbage collection must not see the file before it is locked: it would take the run for a dead one.
+        // If garbage collection saw the file before it is locked, it would take the run for a dead one.
         let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
         let file = open_lock(&path)?;
@@ -63,14 +63,8 @@ impl Store {
 
     /// The keys and trees that current runs use. Removes the leases of killed runs. Call it under [`Store::guard_alone`].
     pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
-        let folder = self.root.join("live");
         let mut keys = HashSet::new();
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(keys),
-            Err(source) => return Err(StoreError::Io { path: folder, source }),
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
+        for path in entries(&self.root.join("live"))? {
             let Ok(file) = File::open(&path) else { continue };
             match file.try_lock() {
                 Ok(()) => drop(fs::remove_file(&path)),
@@ -91,7 +85,7 @@ impl Store {
 }
 
 impl Lease {
-    /// Adds keys and trees that are in use until this run ends.
+    /// Adds keys and trees. They are in use until this run ends.
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
         self.file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))

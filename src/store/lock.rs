@@ -1,4 +1,4 @@
-//! One lock per key, so that two runs on one cache never make the same result twice.
+//! One lock per key, so that two runs that share a cache never make the same result twice.
 
 use std::{
     fs::{File, TryLockError},
@@ -11,12 +11,12 @@ use super::{
     files::open_lock,
 };
 
-/// Held while a stage is made. The operating system releases it when the process ends, however it ends.
+/// Held while a stage runs. The operating system releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct KeyLock(#[expect(dead_code, reason = "held, not read")] File);
 
 impl Store {
-    /// Takes the lock of `key`, waiting while another run holds it. Dropping the future stops waiting.
+    /// Takes the lock of `key`. While another run holds it, calls `waiting` once and waits. Dropping the future stops waiting.
     pub(crate) async fn lock(&self, key: Digest, mut waiting: impl FnMut()) -> Result<KeyLock> {
         let path = self.root.join("locks").join(key.hex());
         let file = open_lock(&path)?;
@@ -36,7 +36,7 @@ impl Store {
         }
     }
 
-    /// Whether any run is making this key now.
+    /// Whether a run is making the result of this key now.
     pub(crate) fn is_being_made(&self, key: Digest) -> bool {
         let file = File::open(self.root.join("locks").join(key.hex()));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))

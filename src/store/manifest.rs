@@ -1,5 +1,5 @@
-//! Everything that determines the result of a stage. The key and its explanation are both made from one list
-//! of fields, so that they can't drift apart. Independent of where the values come from.
+//! Everything that determines the result of a stage. Its key and the explanation of changes come from the same list of fields, so
+//! they can't contradict each other. Independent of where the values come from.
 
 use std::{
     borrow::Cow,
@@ -20,13 +20,13 @@ pub(crate) struct Manifest {
     pub(crate) seed: u64,
     /// With all defaults filled in.
     pub(crate) config: Value,
-    /// The user's own files, by content.
+    /// The user's files: name -> digest of the content.
     pub(crate) sources: BTreeMap<String, Digest>,
-    /// The inputs, by content: an input that was made again with the same bytes changes nothing here.
+    /// The inputs: name -> digest of the content. An input that was made again with the same bytes does not change the key.
     pub(crate) inputs: BTreeMap<String, Digest>,
 }
 
-/// What kind of field decides a result, in the order of the key.
+/// The groups of fields, in the order in which they enter the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FieldGroup {
     /// `kind`, `version` and `seed`.
@@ -70,7 +70,7 @@ pub(crate) struct Change {
 type Fields<'a> = Vec<(FieldGroup, Cow<'a, str>, Cow<'a, str>)>;
 
 impl Manifest {
-    /// The list from which key and explanation are made.
+    /// The list of fields, for the key and for explanations.
     fn fields(&self) -> Fields<'_> {
         let mut fields = Fields::with_capacity(32);
         fields.push((FieldGroup::Own, "kind".into(), self.kind.as_str().into()));
@@ -93,7 +93,7 @@ impl Manifest {
     /// The key: BLAKE3 of all fields, each part preceded by its length.
     pub(crate) fn key(&self) -> Digest {
         let mut hasher = blake3::Hasher::new_derive_key("imp-flow 2026-11 stage key");
-        // In one piece: hashing many short pieces is slow.
+        // All at once, since hashing many short pieces is slow.
         let mut bytes = Vec::with_capacity(1024);
         for (group, name, value) in &self.fields() {
             for part in [group.word(), name.as_ref(), value.as_ref()] {
@@ -135,7 +135,7 @@ fn flatten<'a>(value: &'a Value, name: &mut String, fields: &mut Fields<'a>) {
                 name.truncate(length);
             }
         }
-        // An option that is not set is the same as one that did not exist yet.
+        // An option that is not set has no field, so adding an option to a kind does not change old keys.
         Value::Null => {}
         other => fields.push((FieldGroup::Config, name.clone().into(), other.to_string().into())),
     }
@@ -158,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_stable_over_releases() {
-        // Changing how keys are made invalidates all caches: never do it by accident.
+    fn keys_are_the_same_in_every_release() {
+        // Changing how keys are computed invalidates all caches. This must never happen by accident.
         let key = manifest(r#"{"learning_rate": 0.001, "lora": {"rank": 8}}"#).key();
         assert_eq!(key.hex(), GOLDEN);
     }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_cannot_run_into_each_other() {
+    fn different_fields_never_give_the_same_bytes() {
         assert_ne!(manifest(r#"{"a": "b", "c": "d"}"#).key(), manifest(r#"{"a": "bc", "": "d"}"#).key());
     }
 }

@@ -1,22 +1,22 @@
-//! The content-addressed store. Files are the truth; the index is derived from them.
+//! The content-addressed store. Its files are authoritative; the index is derived from them.
 //! Independent of pipeline syntax, processes and the terminal.
 //!
 //! ```text
 //! cache/
 //!   CACHEDIR.TAG VERSION
 //!   objects/ab/cdef...      file contents by BLAKE3, read-only; a tree's listing is an object too
-//!   trees/ab/cdef.../       a tree as a folder: hard links to objects, made again if missing
+//!   trees/ab/cdef.../       a tree as a folder: hard links to objects, recreated if missing
 //!   receipts/ab/cdef....json what a stage produced, by key
 //!   work/<key>/             a stage in progress: job.json, out/, checkpoint/, metrics.jsonl, log, lock
-//!   locks/<key>             advisory file locks, held while a stage is made; `gc` is the lock of garbage collection
+//!   locks/<key>             advisory file locks, held while a stage runs; `gc` is the lock of garbage collection
 //!   live/                   leases: what current runs use
 //!   runs/<id>.json          past runs: the whole pipeline and its results
 //!   tmp/                    files that are being written, renamed into place when complete
-//!   notes/                  derived: what was checked to find a pipeline up to date
+//!   notes/                  derived: what a run checked to find a pipeline up to date
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
-//! Everything is written to `tmp/`, flushed and renamed, so there are only complete objects and complete receipts at any moment.
-//! A receipt is written last, after the objects that it names, and made durable.
+//! Everything is written to `tmp/`, flushed and renamed, so objects and receipts are complete at any moment.
+//! A receipt is written last, after the objects that it names, and flushed to disk.
 
 mod digest;
 mod error;
@@ -48,7 +48,7 @@ use error::{LAYOUT_VERSION, Result};
 use files::{move_into_place, sync_folder};
 pub(crate) use gc::GcReport;
 pub(crate) use hit::Hit;
-pub(crate) use index::{Index, Wanted};
+pub(crate) use index::{Index, Scope};
 pub(crate) use lease::Lease;
 pub(crate) use manifest::{Change, FieldGroup, Manifest};
 pub(crate) use receipt::{Product, Provenance, Receipt, Timing};
@@ -73,7 +73,7 @@ impl Store {
         (version.trim() == LAYOUT_VERSION).then_some(Self { root })
     }
 
-    /// Opens the cache at `root`, creating it if there is none.
+    /// Opens the cache at `root`. Creates it if it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
         let root = root.canonicalize().map_err(StoreError::io(root))?;
@@ -98,12 +98,13 @@ impl Store {
         Ok(store)
     }
 
+    /// The path of an entry that is named by its digest.
     fn path(&self, folder: &str, digest: Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join(folder).join(&hex[..2]).join(&hex[2..])
     }
 
-    /// The folder of files that are being written.
+    /// The folder for files that are being written.
     fn tmp(&self) -> Result<PathBuf> {
         let folder = self.root.join("tmp");
         std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
@@ -123,19 +124,19 @@ impl Store {
         [("receipts", key), ("trees", tree)].map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]))
     }
 
-    /// The path of the note on `question`.
+    /// The path of the note that answers `question`.
     pub(crate) fn note(&self, question: Digest) -> PathBuf {
         self.root.join("notes").join(question.hex())
     }
 
-    /// Writes a complete file or nothing. A power failure may lose it.
+    /// Writes a derived file, completely or not at all. A power failure may lose it.
     pub(crate) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = self.temporary()?;
         file.write_all(bytes).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 
-    /// Writes a complete file or nothing. On return the file and everything renamed before it are on disk.
+    /// Writes a file, completely or not at all. On return, this file and all files renamed before it are on disk.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         self.write_atomic(path, bytes)?;
         sync_folder(path)

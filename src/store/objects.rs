@@ -1,4 +1,4 @@
-//! File contents by digest: stores what a stage produced, and presents it as a folder again.
+//! File contents by digest: stores the output of a stage, and presents it as a folder again.
 //! Independent of keys and receipts.
 
 use std::{
@@ -16,11 +16,11 @@ use super::{
 };
 
 impl Store {
-    /// Moves the folder `out` into the store: its files become objects, the folder itself the tree.
-    pub(crate) fn take_in(&self, out: &Path) -> Result<TreeRef> {
+    /// Moves the folder `out` into the store: its files become objects, and the folder itself becomes the tree.
+    pub(crate) fn add_folder(&self, out: &Path) -> Result<TreeRef> {
         let tree = Tree::hash(out)?;
         flush(out, &tree)?;
-        tree.0.par_iter().try_for_each(|file| self.take_file(&out.join(&file.path), file.digest))?;
+        tree.0.par_iter().try_for_each(|file| self.add_file(&out.join(&file.path), file.digest))?;
         let reference = tree.reference();
         self.write_object(tree.listing().as_bytes())?;
         let folder = self.path("trees", reference.digest);
@@ -34,7 +34,7 @@ impl Store {
         Ok(reference)
     }
 
-    /// Stores a single file (a log, metrics). `None` if there is no such file or it is empty.
+    /// Stores a single file, such as a log. `None` if it does not exist or is empty.
     pub(crate) fn keep_file(&self, path: &Path) -> Result<Option<Digest>> {
         match fs::read(path) {
             Ok(bytes) if bytes.is_empty() => Ok(None),
@@ -56,11 +56,11 @@ impl Store {
     pub(crate) fn tree(&self, digest: Digest) -> Result<Vec<TreeFile>> {
         let path = self.object(digest);
         let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
-        let what = "this list of files is damaged: `imp-flow cache verify` shows what else is";
+        let what = "this list of files is damaged; `imp-flow cache verify` removes damaged files, and the next run makes them again";
         Tree::parse(&text).map(|tree| tree.0).ok_or_else(|| StoreError::Refused { path, what: what.into() })
     }
 
-    /// The tree as a folder: one file operation if it exists, else made from its objects. `None` if objects are missing.
+    /// The folder of a tree. Recreates it from its objects if it does not exist; `None` if objects are missing.
     pub(crate) fn tree_folder(&self, digest: Digest) -> Result<Option<PathBuf>> {
         let folder = self.path("trees", digest);
         if folder.is_dir() {
@@ -83,7 +83,7 @@ impl Store {
         let temporary = temporary.keep();
         match fs::rename(&temporary, &folder) {
             Ok(()) => Ok(Some(folder)),
-            // Another process was faster.
+            // Another process has created it.
             Err(_) if folder.is_dir() => {
                 fs::remove_dir_all(&temporary).map_err(StoreError::io(&temporary))?;
                 Ok(Some(folder))
@@ -95,39 +95,39 @@ impl Store {
     fn write_object(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         let path = self.object(digest);
-        // An existing object may be damaged.
-        if !fs::read(&path).is_ok_and(|there| there == bytes) {
+        // Compare contents, since an existing object may be damaged.
+        if !fs::read(&path).is_ok_and(|existing| existing == bytes) {
             self.write_atomic(&path, bytes)?;
             read_only(&path)?;
         }
         Ok(digest)
     }
 
-    /// Makes `file` and the object with its digest the same file on disk.
-    pub(super) fn take_file(&self, file: &Path, digest: Digest) -> Result<()> {
+    /// Stores `file` under its digest. Afterwards, both names are links to the same file on disk.
+    pub(super) fn add_file(&self, file: &Path, digest: Digest) -> Result<()> {
         let object = self.object(digest);
         make_parent(&object)?;
         match fs::hard_link(file, &object) {
             Ok(()) => read_only(&object),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut beside = file.as_os_str().to_owned();
-                beside.push(format!(".imp-flow-{}", digest.short()));
-                let beside = PathBuf::from(beside);
+                let mut sibling = file.as_os_str().to_owned();
+                sibling.push(format!(".imp-flow-{}", digest.short()));
+                let sibling = PathBuf::from(sibling);
                 if !same_file(file, &object)? && hash_file(&object)?.0 != digest {
                     // The object is damaged: replace it.
-                    fs::hard_link(file, &beside).map_err(StoreError::io(&beside))?;
-                    fs::rename(&beside, &object).map_err(StoreError::io(&object))?;
+                    fs::hard_link(file, &sibling).map_err(StoreError::io(&sibling))?;
+                    fs::rename(&sibling, &object).map_err(StoreError::io(&object))?;
                     return read_only(&object);
                 }
-                // The object exists: link to it, so that the content takes space once.
-                if fs::hard_link(&object, &beside).is_ok() {
-                    fs::rename(&beside, file).map_err(StoreError::io(file))?;
-                    // Renaming a link onto a link of the same file does nothing and leaves both names.
-                    let _ = fs::remove_file(&beside);
+                // The object exists: link to it, so that the content is on disk only once.
+                if fs::hard_link(&object, &sibling).is_ok() {
+                    fs::rename(&sibling, file).map_err(StoreError::io(file))?;
+                    // If both names already are links to the same file, renaming does nothing and the sibling is left over.
+                    let _ = fs::remove_file(&sibling);
                 }
                 Ok(())
             }
-            // This disk has no hard links: keep a copy.
+            // No hard links on this disk: store a copy.
             Err(_) => {
                 let temporary = self.temporary()?.into_temp_path();
                 fs::copy(file, &temporary).map_err(StoreError::io(file))?;
@@ -158,8 +158,8 @@ fn read_only(path: &Path) -> Result<()> {
     fs::set_permissions(path, permissions).map_err(StoreError::io(path))
 }
 
-/// More files than this are flushed by one call for the whole file system, since one call per file takes seconds for thousands of
-/// images. Fewer are flushed one by one, so as not to wait for files of other processes.
+/// Up to this number, files are flushed one by one, so as not to wait for files of other processes. Above it, one call flushes the
+/// whole file system, since one call per file takes seconds for thousands of images.
 const FEW: usize = 32;
 
 /// Flushes everything below `folder` to disk.
@@ -197,12 +197,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_taken_in_once_and_shown_again_from_its_objects() {
+    fn a_folder_is_stored_once_and_recreated_from_its_objects() {
         let (folder, store) = store();
-        let first = store.take_in(&output(folder.path())).unwrap();
+        let first = store.add_folder(&output(folder.path())).unwrap();
         assert_eq!((first.files, first.bytes), (3, 10));
-        assert!(!folder.path().join("out").exists(), "the folder itself became the tree");
-        assert_eq!(store.take_in(&output(folder.path())).unwrap(), first, "the same content is the same tree");
+        assert!(!folder.path().join("out").exists(), "the folder itself becomes the tree");
+        assert_eq!(store.add_folder(&output(folder.path())).unwrap(), first, "the same content is the same tree");
 
         let tree = store.tree_folder(first.digest).unwrap().unwrap();
         fs::remove_dir_all(&tree).unwrap();
@@ -212,20 +212,20 @@ mod tests {
     }
 
     #[test]
-    fn equal_files_take_space_once() {
+    fn equal_files_are_on_disk_only_once() {
         use std::os::unix::fs::MetadataExt;
         let (folder, store) = store();
-        let tree = store.take_in(&output(folder.path())).unwrap();
+        let tree = store.add_folder(&output(folder.path())).unwrap();
         let tree = store.tree_folder(tree.digest).unwrap().unwrap();
         let inode = |name: &str| tree.join(name).metadata().unwrap().ino();
         assert_eq!(inode("images/a.png"), inode("images/b.png"));
-        assert_eq!(fs::read_dir(tree.join("images")).unwrap().count(), 2, "nothing is left beside them");
+        assert_eq!(fs::read_dir(tree.join("images")).unwrap().count(), 2, "no temporary file is left");
     }
 
     #[test]
-    fn a_tree_without_its_objects_is_not_a_tree() {
+    fn a_tree_with_missing_objects_is_not_found() {
         let (folder, store) = store();
-        let tree = store.take_in(&output(folder.path())).unwrap();
+        let tree = store.add_folder(&output(folder.path())).unwrap();
         fs::remove_dir_all(store.tree_folder(tree.digest).unwrap().unwrap()).unwrap();
         fs::remove_file(store.object(Digest::of(b"same"))).unwrap();
         assert_eq!(store.tree_folder(tree.digest).unwrap(), None);

@@ -1,4 +1,4 @@
-//! What a stage produced, and from what. A receipt proves a cache hit.
+//! Receipts: what a stage produced, and from what. A cache hit needs a receipt.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -27,7 +27,7 @@ pub(crate) struct Receipt {
     /// Peak memory of its process in bytes, where the system reports it.
     #[serde(default)]
     pub(crate) peak_memory: Option<u64>,
-    /// The pipeline and stage for which it ran. Others may use it.
+    /// The pipeline and stage for which it ran. Others may use the result.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
     /// Why it ran, as text.
@@ -104,17 +104,17 @@ impl From<Receipt> for Hit {
     }
 }
 
-/// When it finished, and how long it took.
+/// When the stage finished, and how long it took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// Seconds since 1970.
     pub(crate) finished: u64,
-    /// Seconds of the attempt that finished it; a resumed stage took longer in total.
+    /// Seconds of the last attempt only; a resumed stage took longer in total.
     pub(crate) seconds: f64,
 }
 
 impl Store {
-    /// The receipt for `key`, if the stage finished. A damaged receipt counts as none: the stage runs again.
+    /// The receipt for `key`, if there is one. A damaged receipt counts as missing, so that the stage runs again.
     pub(crate) fn receipt(&self, key: Digest) -> Result<Option<Receipt>> {
         let path = self.receipt_path(key);
         match fs::read(&path) {
@@ -126,7 +126,8 @@ impl Store {
         }
     }
 
-    /// The result under `key` and the folder of its tree, if complete; `None` if there is no receipt. The index saves reading it.
+    /// The result under `key`, with the folder of its tree if that is complete. `None` if there is no receipt. The index saves
+    /// reading the receipt.
     pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, Option<PathBuf>)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
@@ -134,18 +135,18 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Io { path, source }),
         };
-        let made = if let Some(made) = index.and_then(|index| index.made(key, stamp)) {
-            made
+        let hit = if let Some(hit) = index.and_then(|index| index.hit(key, stamp)) {
+            hit
         } else {
             let Some(receipt) = self.receipt(key)? else { return Ok(None) };
-            let made = Hit::from(receipt);
+            let hit = Hit::from(receipt);
             if let Some(index) = index {
-                index.set_made(key, stamp, &made);
+                index.set_hit(key, stamp, &hit);
             }
-            made
+            hit
         };
-        let folder = self.tree_folder(made.output.digest)?;
-        Ok(Some((made, folder)))
+        let folder = self.tree_folder(hit.output.digest)?;
+        Ok(Some((hit, folder)))
     }
 
     /// Removes a receipt.

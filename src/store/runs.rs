@@ -1,4 +1,4 @@
-//! Records of runs: what was requested and what came out, enough to repeat the run. Independent of how a pipeline is read.
+//! Records of runs: what was requested and what it produced, enough to repeat the run. Independent of how a pipeline is read.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +9,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Result, Store, StoreError, TreeRef};
+use super::{Digest, Result, Store, StoreError, TreeRef, files::entries};
 
-/// Where a run stands.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum RunState {
@@ -19,7 +19,7 @@ pub(crate) enum RunState {
     Done,
     Failed,
     Interrupted,
-    /// Its process died without recording how. No record says so on disk: it still says `running`.
+    /// Its process died without recording how. Never written to disk: such a record still says `running`.
     Killed,
 }
 
@@ -31,9 +31,9 @@ pub(crate) enum StageState {
     Ran,
     Failed,
     Stopped,
-    /// It needs a stage that failed.
+    /// A stage that it needs failed.
     Skipped,
-    /// The user chose other stages.
+    /// The user selected other stages.
     #[serde(rename = "left out")]
     LeftOut,
     #[serde(rename = "not started")]
@@ -70,10 +70,10 @@ impl fmt::Display for StageState {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunRecord {
     pub(crate) id: String,
-    /// The name that the user gave it. A named run is kept.
+    /// The name that the user gave it. Garbage collection keeps what a named run uses.
     pub(crate) name: Option<String>,
     pub(crate) pipeline: String,
-    /// The pipeline file, and what the command line changed.
+    /// The pipeline file, and the changes made on the command line.
     pub(crate) file: PathBuf,
     pub(crate) overrides: Vec<String>,
     /// Whether it was a sweep.
@@ -87,7 +87,7 @@ pub(crate) struct RunRecord {
     pub(crate) made_by: String,
     /// The pipeline as TOML, with everything that it extends and all overrides applied.
     pub(crate) document: String,
-    /// The user's own files: by stage, as written there -> absolute path.
+    /// The user's files by stage: path as written -> absolute path.
     pub(crate) sources: BTreeMap<String, BTreeMap<String, PathBuf>>,
     pub(crate) points: Vec<RunPoint>,
 }
@@ -132,7 +132,7 @@ impl RunRecord {
 }
 
 impl Store {
-    /// Writes a record, over an earlier one of the same run.
+    /// Writes a record. Replaces an earlier record of the same run.
     pub(crate) fn write_run(&self, run: &RunRecord) -> Result<()> {
         let path = self.root.join("runs").join(format!("{}.json", run.id));
         let text = serde_json::to_vec_pretty(run)
@@ -142,14 +142,8 @@ impl Store {
 
     /// All runs whose records can be read, newest first.
     pub(crate) fn runs(&self) -> Result<Vec<RunRecord>> {
-        let folder = self.root.join("runs");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StoreError::Io { path: folder, source }),
-        };
-        let read = |entry: fs::DirEntry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok();
-        let mut runs: Vec<RunRecord> = entries.flatten().filter_map(read).collect();
+        let read = |path| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        let mut runs: Vec<RunRecord> = entries(&self.root.join("runs"))?.into_iter().filter_map(read).collect();
         for run in runs.iter_mut().filter(|run| run.is_running() && !self.is_running(&run.id)) {
             run.ending = RunState::Killed;
         }
@@ -174,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_shown_and_written_as_the_same_words() {
+    fn states_have_the_same_words_in_text_and_json() {
         use StageState::{Cached, Failed, LeftOut, NotStarted, Ran, Skipped, Stopped};
         for state in [Cached, Ran, Failed, Stopped, Skipped, LeftOut, NotStarted] {
             assert_eq!(serde_json::to_value(state).unwrap(), state.to_string());

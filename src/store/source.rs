@@ -1,5 +1,5 @@
-//! Digests of the user's files. A file whose size, modification time and inode are unchanged is not read again; these are a
-//! shortcut to its digest and never part of a key.
+//! Digests of the user's files. A file is not read again while its size, modification time and inode are unchanged. These only
+//! save time: they are never part of a key.
 
 use std::{
     fs::Metadata,
@@ -39,11 +39,11 @@ fn file(path: &Path, index: &Index) -> Result<(Digest, u64)> {
         return Ok((digest, stamp.size));
     }
     let (digest, size) = tree::hash_file(path)?;
-    // A file that was just written may be written again within the same tick of the clock.
-    let settled = metadata
+    // A file that was just written may change again without a change of its modification time, since clocks are coarse.
+    let is_old_enough = metadata
         .modified()
         .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > Duration::from_secs(2)));
-    if settled {
+    if is_old_enough {
         index.set_file_digest(path, stamp, digest);
     }
     Ok((digest, size))

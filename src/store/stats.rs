@@ -10,7 +10,7 @@ use super::{
     files::size,
 };
 
-/// Sizes of a store.
+/// The contents of a store, counted.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Stats {
     pub(crate) objects: usize,
@@ -23,18 +23,18 @@ pub(crate) struct Stats {
     pub(crate) pipelines: BTreeMap<String, PipelineStats>,
 }
 
-/// Results that were first made for one pipeline. Others may use them.
+/// The results that were made for one pipeline. Other pipelines may use them, too.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct PipelineStats {
     pub(crate) stages: usize,
     /// Bytes of distinct files.
     pub(crate) bytes: u64,
-    /// Seconds since 1970.
+    /// When the last of them finished, in seconds since 1970.
     pub(crate) last: u64,
 }
 
 impl Store {
-    /// Counts everything.
+    /// Counts the contents of the store.
     pub(crate) fn stats(&self) -> Result<Stats> {
         let mut stats = Stats { runs: self.runs()?.len(), ..Stats::default() };
         for (path, _) in self.named_by_digest("objects", 1)? {

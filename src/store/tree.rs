@@ -1,4 +1,4 @@
-//! A folder as content: the sorted list of its files with their sizes and digests. Independent of stages.
+//! The content of a folder as a sorted list of its files, with sizes and digests. Independent of stages.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::{
 /// A file in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TreeFile {
-    /// Relative, with `/` as separator.
+    /// Relative to the folder, with `/` as separator.
     pub(crate) path: String,
     pub(crate) size: u64,
     pub(crate) digest: Digest,

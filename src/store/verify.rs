@@ -1,4 +1,4 @@
-//! Reads everything again. Damaged files are reported and removed, so that the next run makes them again.
+//! Checks everything in the store. Damaged files are reported and removed, so that the next run makes them again.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -23,7 +23,7 @@ pub(crate) struct VerifyReport {
     pub(crate) objects: usize,
     pub(crate) bytes: u64,
     pub(crate) receipts: usize,
-    /// Files whose content is not what it should be.
+    /// Files with wrong content.
     pub(crate) damaged: Vec<PathBuf>,
     /// `pipeline/stage` of the results that the next run makes again.
     pub(crate) lost: BTreeSet<String>,
@@ -35,7 +35,7 @@ impl Store {
     /// Reads all objects, receipts and trees. `progress` is called with bytes done and in total, from any thread.
     pub(crate) fn verify(&self, progress: impl Fn(u64, u64) + Sync) -> Result<VerifyReport> {
         let mut found = VerifyReport::default();
-        // Reading takes long and needs no lock. Suspects are checked again under the lock, when nothing can change.
+        // Reading takes long and needs no lock. Suspects are checked once more under the lock, when nothing can change.
         let suspects = self.read_objects(&mut found, progress)?;
         let _guard = self.guard_alone()?;
         let receipts = self.check_receipts(&mut found)?;
@@ -48,7 +48,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The valid receipts. Others are removed.
+    /// Returns the valid receipts, and removes the others.
     fn check_receipts(&self, found: &mut VerifyReport) -> Result<Vec<Receipt>> {
         let mut receipts = Vec::new();
         for path in files(&self.root.join("receipts")) {
@@ -96,7 +96,7 @@ impl Store {
         Ok(bad.into_iter().map(|(_, digest)| digest).collect())
     }
 
-    /// Whether the tree of a receipt is complete, or can be made from its objects. If not, it is removed.
+    /// Whether the tree of a receipt is complete or can be recreated from its objects. Removes its folder if it is wrong.
     fn check_tree(&self, receipt: &Receipt, bad: &HashSet<Digest>, found: &mut VerifyReport) -> Result<bool> {
         let folder = self.path("trees", receipt.output.digest);
         let Ok(listing) = self.tree(receipt.output.digest) else {
@@ -106,10 +106,10 @@ impl Store {
         let mut whole = true;
         for file in &listing {
             if bad.contains(&file.digest) || !self.has(&file.digest) {
-                let there = folder.join(&file.path);
+                let path = folder.join(&file.path);
                 // The files of a tree are the objects themselves, or copies on a disk without hard links.
-                if hash_file(&there).is_ok_and(|(content, _)| content == file.digest) {
-                    self.take_file(&there, file.digest)?;
+                if hash_file(&path).is_ok_and(|(content, _)| content == file.digest) {
+                    self.add_file(&path, file.digest)?;
                     found.mended += 1;
                 } else {
                     whole = false;
@@ -126,12 +126,12 @@ impl Store {
         self.object(*digest).is_file()
     }
 
-    /// Whether a file of a tree is the object itself, which was read already, or has the same content.
+    /// Whether a file of a tree is the object itself, which was already read, or has the same content.
     fn is_object(&self, folder: &Path, file: &TreeFile) -> bool {
         use std::os::unix::fs::MetadataExt;
         let path = folder.join(&file.path);
-        let (Ok(there), Ok(object)) = (path.metadata(), self.object(file.digest).metadata()) else { return false };
-        there.ino() == object.ino() || hash_file(&path).is_ok_and(|(content, _)| content == file.digest)
+        let (Ok(found), Ok(object)) = (path.metadata(), self.object(file.digest).metadata()) else { return false };
+        found.ino() == object.ino() || hash_file(&path).is_ok_and(|(content, _)| content == file.digest)
     }
 
     fn remove_damaged(&self, path: &Path, found: &mut VerifyReport) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The folder in which a stage works: its paths, its progress and its last failure. Independent of what the stage does.
+//! The folder in which a stage runs: its paths, its progress and its last failure. Independent of what the stage does.
 
 use std::{
     fs, io,
@@ -62,12 +62,13 @@ impl Work {
         fs::read_dir(self.path.join(job::CHECKPOINT)).is_ok_and(|mut entries| entries.next().is_some())
     }
 
-    /// Keeps the error message of a failed stage until it is tried again.
+    /// Saves the error message of a failed stage until the next attempt.
     pub(crate) fn note_failure(&self, message: &str) {
         // If this fails, the log still has the message.
         let _ = fs::write(self.path.join(FAILURE), message);
     }
 
+    /// Removes the error message of the last attempt.
     pub(crate) fn forget_failure(&self) {
         let _ = fs::remove_file(self.path.join(FAILURE));
     }
@@ -77,15 +78,15 @@ impl Work {
         fs::read_to_string(self.path.join(FAILURE)).ok()
     }
 
-    /// Writes how far the stage is, for `imp-flow status` in another process.
+    /// Saves the progress of the stage, for `imp-flow status` in another process.
     pub(crate) fn note_progress(&self, progress: &Progress) {
         if let Ok(text) = serde_json::to_vec(progress) {
-            // A reader that finds half of it shows no progress until the next write.
+            // Not atomic: a reader that finds an incomplete file shows no progress until the next write.
             let _ = fs::write(self.path.join(PROGRESS), text);
         }
     }
 
-    /// How far the stage is.
+    /// The progress of the stage, if it was saved.
     pub(crate) fn progress(&self) -> Option<Progress> {
         serde_json::from_slice(&fs::read(self.path.join(PROGRESS)).ok()?).ok()
     }

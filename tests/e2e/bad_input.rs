@@ -1,4 +1,4 @@
-//! Errors of users: exit code and message, word for word, with file, line and remedy.
+//! Errors in the user's files: exit codes and complete messages, with file, line and remedy.
 
 use crate::support::Space;
 
@@ -174,7 +174,7 @@ error: this pipeline extends itself
 1 | extends = \"p.toml\"
   |           ^^^^^^^^
   |
-  = help: remove one `extends` of the cycle
+  = help: remove one `extends` from the cycle
 ",
     },
 ];
@@ -189,12 +189,12 @@ fn errors_in_a_pipeline_are_shown_with_their_position() {
             assert_eq!(output.stderr, case.stderr, "{} ({verb})", case.name);
             assert_eq!(output.code, Some(2), "{} ({verb})", case.name);
         }
-        assert!(!space.path("cache").exists(), "{}: nothing was touched", case.name);
+        assert!(!space.path("cache").exists(), "{}: an error must not create a cache", case.name);
     }
 }
 
 #[test]
-fn a_misspelt_pipeline_is_recognised() {
+fn the_right_name_of_a_misspelt_pipeline_is_suggested() {
     let space = Space::new();
     space.write("pipelines/tiny.toml", "");
     let output = space.run(&["run", "pipelines/tinny.toml"]);
@@ -202,7 +202,7 @@ fn a_misspelt_pipeline_is_recognised() {
 }
 
 #[test]
-fn a_missing_pipeline_says_what_to_do() {
+fn a_missing_pipeline_is_reported_with_a_remedy() {
     let output = Space::new().run(&["run", "nope.toml"]);
     assert_eq!(output.code, Some(2));
     assert_eq!(
@@ -212,7 +212,7 @@ fn a_missing_pipeline_says_what_to_do() {
     );
 }
 
-/// An error in the user's data: how it gets there, and the message from its first line on.
+/// An error in the user's data: how to cause it, and the complete message.
 struct Broken {
     name: &'static str,
     file: &'static str,
@@ -313,7 +313,7 @@ max_steps = 1
 "#;
 
 #[test]
-fn errors_in_the_users_files_are_named_and_the_cache_stays_intact() {
+fn errors_in_the_users_files_are_reported_and_the_cache_stays_intact() {
     let good = Space::new();
     let downloads = crate::support::SMALL.split("[stages.captions]").next().unwrap();
     good.write("data.toml", downloads.replace("name = \"small\"", "name = \"data\"")).succeed(&["run", "data.toml"]);

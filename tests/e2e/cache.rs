@@ -54,8 +54,8 @@ fn verify_names_every_damaged_file_and_the_next_run_repairs_it() {
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
     let expected = space.digests("p");
-    let well = space.succeed(&["cache", "verify"]).stdout;
-    assert!(well.contains("no damage found"), "{well}");
+    let verify = space.succeed(&["cache", "verify"]).stdout;
+    assert!(verify.contains("no damage found"), "{verify}");
 
     let objects = files(&space.path("cache/objects"));
     let receipts = files(&space.path("cache/receipts"));
@@ -77,8 +77,8 @@ fn verify_names_every_damaged_file_and_the_next_run_repairs_it() {
         assert!(found.stdout.contains(&format!("damaged  {relative}\n")), "{relative}: {}", found.stdout);
         space.succeed(&["run", "p.toml"]);
         assert_eq!(space.digests("p"), expected, "{relative}");
-        let well = space.succeed(&["cache", "verify"]).stdout;
-        assert!(well.contains("no damage found"), "{relative}: {well}");
+        let verify = space.succeed(&["cache", "verify"]).stdout;
+        assert!(verify.contains("no damage found"), "{relative}: {verify}");
     }
 }
 
@@ -149,7 +149,7 @@ fn gc_keeps_what_a_current_run_uses() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
-    // Its record is gone, so only the current run protects its stages.
+    // Without a record, only the current run protects the stages.
     fs::remove_dir_all(space.path("cache/runs")).unwrap();
     let slow = "[stages.slow]\nkind = \"synthetic\"\nafter = \"c\"\nsteps = 100\nstep_ms = 20\n";
     space.write("slow.toml", chain("p", "a") + slow);
@@ -158,18 +158,18 @@ fn gc_keeps_what_a_current_run_uses() {
         sleep(Duration::from_millis(10));
     }
     let _ = fs::remove_dir_all(space.path("cache/runs"));
-    let said = space.succeed(&["cache", "gc", "--keep", "0", "--json"]).stdout;
-    assert!(said.contains("\"stages\":0,"), "{said}");
+    let gc = space.succeed(&["cache", "gc", "--keep", "0", "--json"]).stdout;
+    assert!(gc.contains("\"stages\":0,"), "{gc}");
     assert_eq!(runner.wait().unwrap().code(), Some(0));
-    let said = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
-    assert!(said.contains("4 stages"), "no run uses them now: {said}");
+    let gc = space.succeed(&["cache", "gc", "--keep", "0"]).stdout;
+    assert!(gc.contains("4 stages"), "no run uses them now: {gc}");
     let links: Vec<_> = walk_links(&space.path("artifacts"));
     assert!(links.is_empty(), "links to deleted results: {links:?}");
     assert!(files(&space.path("cache/objects")).is_empty());
 }
 
 #[test]
-fn the_fast_path_sees_every_change() {
+fn the_fast_path_detects_every_change() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);
@@ -205,7 +205,7 @@ fn the_fast_path_sees_every_change() {
 }
 
 #[test]
-fn a_damaged_object_does_not_get_into_new_results() {
+fn new_results_never_use_a_damaged_object() {
     let space = Space::new();
     space.write("p.toml", chain("p", "a"));
     space.succeed(&["run", "p.toml"]);

@@ -70,6 +70,7 @@ fn kill(process: u32) {
     let _ = Command::new("kill").args(["-KILL", &process.to_string()]).stderr(Stdio::null()).status();
 }
 
+/// Waits until no stage process is left.
 fn no_orphans(folder: &Path) {
     let start = Instant::now();
     while !stages_below(folder).is_empty() {
@@ -87,7 +88,7 @@ fn undisturbed(round: u64) -> Vec<(String, String)> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a campaign reports its length")]
+#[expect(clippy::print_stdout, reason = "shows how many kills there were")]
 fn kills_at_random_points_lose_nothing() {
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
     let (rounds, mut kills) = (rounds(), 0);
@@ -95,7 +96,7 @@ fn kills_at_random_points_lose_nothing() {
     for round in 1..=rounds {
         let space = Space::new();
         space.write("p.toml", pipeline(round));
-        // Several kills of the same pipeline, at different points.
+        // Kill runs of the same pipeline several times, at different points.
         let mut done = false;
         while !done {
             let mut runner = space.start(&["run", "p.toml", "--jobs", "3"]);
@@ -145,9 +146,9 @@ fn concurrent_runs_make_each_stage_once() {
 }
 
 #[test]
-fn a_run_waits_only_for_what_it_needs() {
+fn a_run_waits_only_for_the_stages_that_it_needs() {
     let space = Space::new();
-    // Each stage requests the whole machine; one that waits for another run must not hold it.
+    // Each stage requests the whole machine. A stage that waits for another run must not keep it from others.
     let slow = "[stages.slow]\nkind = \"synthetic\"\nsteps = 2000\nstep_ms = 20\nruntime = { cpus = 1000 }\n";
     let quick = "[stages.quick]\nkind = \"synthetic\"\nruntime = { cpus = 1000 }\n";
     space.write("slow.toml", format!("name = \"slow\"\n{slow}"));
@@ -175,7 +176,7 @@ fn a_run_waits_only_for_what_it_needs() {
 }
 
 #[test]
-fn a_full_disk_is_named_and_nothing_is_lost() {
+fn a_full_disk_is_reported_and_nothing_is_lost() {
     let space = Space::new();
     let small = PathBuf::from("disk");
     fs::create_dir_all(space.path("disk")).unwrap();
@@ -230,7 +231,7 @@ fn limit_files(command: &mut Command) {
 }
 
 #[test]
-fn damaged_stores_heal() {
+fn damaged_stores_are_repaired() {
     let expected = undisturbed(1);
     let space = Space::new();
     space.write("p.toml", pipeline(1));
@@ -255,7 +256,7 @@ fn damaged_stores_heal() {
                 bytes[at] ^= 1 << dice.roll(8);
             }
             2 => bytes.clear(),
-            // Not even root can read a folder as a file.
+            // A folder in place of a file: not even root can read it.
             3 if folder == "cache/objects" => {
                 fs::remove_file(path).unwrap();
                 fs::create_dir(path).unwrap();
@@ -265,7 +266,7 @@ fn damaged_stores_heal() {
         if path.is_file() {
             fs::write(path, &bytes).unwrap();
         }
-        // Detected or not (a space in a receipt is not damage), the next run completes.
+        // Whether damage was detected or not (a space in a receipt is none), the next run completes.
         space.run(&["cache", "verify"]);
         let after = space.run(&["run", "p.toml"]);
         assert_eq!(after.code, Some(0), "round {round}, {}: {}", path.display(), after.stderr);
@@ -277,11 +278,11 @@ fn damaged_stores_heal() {
 fn a_run_completes_if_artifacts_cant_be_written() {
     let space = Space::new();
     space.write("p.toml", pipeline(1));
-    // A file in the way stops everyone; a folder without write permission would not stop root.
-    space.write("artifacts", "in the way");
+    // A file instead of the folder, because a folder without write permission would not stop root.
+    space.write("artifacts", "not a folder");
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
-    assert!(output.stderr.contains("no link under artifacts"), "{}", output.stderr);
+    assert!(output.stderr.contains("can't link the artifact under artifacts"), "{}", output.stderr);
     assert!(output.stdout.contains("p is done: 9 ran"), "{}", output.stdout);
     fs::remove_file(space.path("artifacts")).unwrap();
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date: 9 of 9 cached"));

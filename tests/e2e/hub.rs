@@ -43,7 +43,7 @@ struct Llm(&'static str, &'static str, &'static str);
 const PHI_2: Llm = Llm("microsoft/phi-2", "d3186761bf5c4409f7679359284066c25ab668ee", "tiny-phi");
 
 #[test]
-fn v1_3b_completes_and_can_be_finetuned_on_own_data() {
+fn v1_3b_completes_and_can_be_finetuned_on_the_users_data() {
     let (space, args, address) = completes("v1_3b", "imp-v1-3b", &PHI_2);
     sweep_shares_with_what_has_run(&space, &args, &address);
     let artifacts = space.path("artifacts");
@@ -96,8 +96,8 @@ fn v1_5_4b_completes() {
 #[test]
 fn the_other_pipelines_are_valid() {
     let space = Space::new();
-    // Of a pipeline's 46 stages, 14 depend on the rank, 16 on the encoder (or are it) and 18 on the language model. Each
-    // further value adds that many.
+    // Of 46 stages, 14 depend on the rank, 16 on the encoder (or are the encoder) and 18 on the language model. Each further
+    // value adds as many stages.
     for (file, name, stages) in [
         ("sweeps/lora_rank", "imp-lora-rank", 46 + 14),
         ("sweeps/epochs", "imp-epochs", 46 + 14),
@@ -115,7 +115,7 @@ fn pipeline(name: &str) -> String {
     format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Rank 256 is the pipeline's own value, so only the stages of rank 128 run.
+/// The pipeline itself has rank 256, so only the stages of rank 128 run.
 fn sweep_shares_with_what_has_run(space: &Space, args: &[String], address: &str) {
     let file = pipeline("sweeps/lora_rank");
     let args: Vec<&str> = ["sweep", &file].into_iter().chain(args[2..].iter().map(String::as_str)).collect();
@@ -156,7 +156,7 @@ fn completes(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) 
     let all = args;
     let mut args: Vec<&str> = all.iter().map(String::as_str).collect();
     args[0] = "plan";
-    plan_says_what_it_takes(&space, &args, &address);
+    plan_shows_the_resources(&space, &args, &address);
     args[0] = "run";
     let first = run(&space, &args, &address);
     assert!(first.contains(&format!("{name} is done: 46 ran, 0 cached")), "{first}");
@@ -186,8 +186,8 @@ fn completes(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) 
     (space, all, address)
 }
 
-/// Before anything is downloaded, the hub and the servers tell the sizes.
-fn plan_says_what_it_takes(space: &Space, args: &[&str], address: &str) {
+/// Before anything is downloaded, the plan has the sizes from the hub and the servers.
+fn plan_shows_the_resources(space: &Space, args: &[&str], address: &str) {
     let json: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
     let stages = |output: &str| -> BTreeMap<String, Value> {
         let lines = output.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -218,7 +218,7 @@ fn offline(space: &Space, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The run and `report eval` show the same table. Ours has all figures except `MM-Vet`'s, which needs a judge.
+/// The run and `report eval` show the same table. The model has all figures except that of `MM-Vet`, which needs a judge.
 fn assert_table(space: &Space, name: &str, args: &[&str], run: &str) {
     let args = [&["report", "eval"], &args[1..]].concat();
     let table = space.succeed(&args).stdout;

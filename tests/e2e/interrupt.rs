@@ -1,4 +1,4 @@
-//! Ctrl-C, `kill -9` and two runs at once: nothing is lost, nothing is made twice, and the weights are the same.
+//! Ctrl-C, `kill -9` and two runs at once: nothing is lost, no stage runs twice, and the weights are the same.
 
 use std::{
     path::PathBuf,

@@ -1,4 +1,4 @@
-//! Scores finished answers without a model, by a judge whose endpoint is in the machine's settings.
+//! Scores existing answers without a model, by a judge whose endpoint is in the machine's settings.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

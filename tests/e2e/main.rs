@@ -1,4 +1,4 @@
-//! Tests of the program as users run it: each test is a story in its own folder. Independent of the program's internals.
+//! Tests of the program as users run it, each in a separate folder. Independent of the program's internals.
 #![allow(clippy::unwrap_used, reason = "a test that can't continue should say where")]
 
 mod bad_input;

@@ -1,4 +1,4 @@
-//! The main use as a story: run, run again, change something, run again.
+//! The main use of the program: run a pipeline, run it again, change something, run it again.
 
 use crate::support::{SMALL, Space, copy_folder};
 
@@ -33,11 +33,11 @@ fn a_pipeline_runs_once_and_is_then_up_to_date() {
     let third = space.succeed(&["run", "small.toml"]);
     assert!(third.stdout.contains("small is up to date"), "{}", third.stdout);
     assert!(space.path("artifacts/small/merge/model.safetensors").is_file());
-    plan_says_what_changed(&space);
+    plan_shows_what_changed(&space);
 }
 
-/// Changes one hyperparameter of `lora`: only `lora` and the stages behind it run again.
-fn plan_says_what_changed(space: &Space) {
+/// Changes one hyperparameter of `lora`: only `lora` and the stages that need it run again.
+fn plan_shows_what_changed(space: &Space) {
     let changed = SMALL.replace(
         "mode = \"lora\"\nepochs = 1\nglobal_batch_size = 4\nlearning_rate = 1e-3",
         "mode = \"lora\"\nepochs = 1\nglobal_batch_size = 4\nlearning_rate = 5e-4",
@@ -92,13 +92,13 @@ fn the_same_pipeline_runs_on_the_users_folders() {
     space.write("mine/shapes/instruct.json", text + "\n");
     let plan = space.succeed(&["plan", "own.toml"]).stdout;
     assert!(plan.contains("run     shapes        source mine/shapes: content changed"), "{plan}");
-    // White space at the end of a JSON file: the records stay the same, and the stages behind them are cached.
+    // White space at the end of a JSON file does not change the records, so the stages that need them are cached.
     space.succeed(&["run", "own.toml"]);
     assert_eq!(space.stages_in("own", "ran"), ["shapes", "captions", "instructions", "pope", "vqa_4bit"]);
 }
 
 #[test]
-fn files_beside_an_artifact_belong_to_the_last_run_that_made_it() {
+fn logs_and_metrics_belong_to_the_last_run_that_made_the_artifact() {
     let space = Space::new();
     let until_finetune = SMALL.split("[stages.finetune]").next().unwrap();
     // Clipping at norms that no gradient reaches does not change the result.
@@ -121,7 +121,7 @@ fn init_writes_a_pipeline_that_plans() {
     assert!(init.stdout.contains("Next: imp-flow plan pipelines/mine.toml"), "{}", init.stdout);
     let plan = space.succeed(&["plan", "pipelines/mine.toml"]);
     assert!(plan.stdout.contains("mine: 0 of 17 cached, 17 would run"), "{}", plan.stdout);
-    // Pretraining, finetuning and LoRA: sizes are known of models that nobody has made yet.
+    // Pretraining, finetuning and LoRA: memory is forecast even for models that do not exist yet.
     assert_eq!(plan.stdout.matches("up to ").count(), 3, "{}", plan.stdout);
     assert!(!plan.stdout.contains("of this machine"), "{}", plan.stdout);
     space.write("imp-flow.toml", "memory = \"10MB\"\n");
@@ -133,7 +133,7 @@ fn init_writes_a_pipeline_that_plans() {
 }
 
 #[test]
-fn published_figures_are_shown_alone_or_with_a_pipelines() {
+fn published_results_are_shown_alone_or_with_those_of_a_pipeline() {
     let space = Space::new();
     let table = space.succeed(&["report", "eval", "--markdown"]).stdout;
     let row = "| Imp-v1.5-3B (published) | 81.18 | 63.54 | 54.13 | 72.78 | 59.84 | 88.87 | 1446.4 | 72.94 | 43.3 |";

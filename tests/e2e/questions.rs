@@ -1,4 +1,4 @@
-//! The verbs that explain and show: why, status, show, log, graph, runs, compare.
+//! The verbs that explain and show results: why, status, show, log, graph, runs, compare.
 
 use crate::support::{DIAMOND, Space, diamond};
 
@@ -17,7 +17,7 @@ fn a_past_run_is_repeated_from_its_record() {
     assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
     let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
     assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
-    // A record with another digest: the results differ from those of that run.
+    // A record with a different digest: the results differ from those of that run.
     let id = rows[2].split(' ').next().unwrap();
     let path = format!("cache/runs/{id}.json");
     let mut record: serde_json::Value = serde_json::from_str(&space.read(&path)).unwrap();
@@ -88,7 +88,7 @@ fn a_stage_can_be_inspected() {
     let space = diamond();
     space.write("p.toml", DIAMOND.replace("text = \"d\"", "text = \"d\"\nfiles = 30"));
     let before = space.succeed(&["status", "p.toml"]).stdout;
-    assert!(before.starts_with("to run    a  new\nwaiting   b  for a\n"), "{before}");
+    assert!(before.starts_with("to run    a  first run\nwaiting   b  for a\n"), "{before}");
     let missing = space.run(&["show", "d", "--pipeline", "p.toml"]);
     assert!(missing.stderr.contains("stage `d` has not run yet"), "{}", missing.stderr);
     space.succeed(&["run", "p.toml"]);
@@ -129,7 +129,7 @@ fn the_graph_has_four_formats() {
     let svg = graph("svg");
     assert_eq!((svg.matches("<rect ").count(), svg.matches("<path ").count()), (4, 4), "{svg}");
     assert!(svg.contains("<title>d: synthetic, after</title>") && svg.ends_with("</svg>\n"), "{svg}");
-    // An edge that crosses a column runs between its boxes.
+    // An edge that crosses a column must not touch the boxes in it.
     space.write(
         "p.toml",
         DIAMOND.replace("[\"b\", \"c\"]", "[\"a\", \"b\"]").replace("after = \"a\"\ntext = \"c\"", ""),
@@ -142,7 +142,7 @@ fn the_graph_has_four_formats() {
     assert!(boxes.clone().count() == 1 && boxes.clone().all(|top: f64| lane < top || lane > top + 40.0), "{svg}");
 }
 
-/// Waits until the output of `args` contains `words`; fails the test after some time.
+/// Waits until the output of `args` contains `words`. Fails the test after 200 attempts.
 fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
     for _ in 0..200 {
         let output = space.run(args);
@@ -151,7 +151,7 @@ fn wait_until(space: &Space, args: &[&str], words: &str) -> String {
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    panic!("{args:?} never said {words:?}: {:?}", space.run(args).stdout);
+    panic!("{args:?} never printed {words:?}: {:?}", space.run(args).stdout);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_running_or_killed_run_can_be_inspected() {
     // Editing the file, even into something invalid, does not affect the running pipeline.
     space.write("p.toml", "name = [");
     assert!(space.succeed(&["status"]).stdout.contains("running   slow"));
-    assert!(space.succeed(&["why", "slow"]).stdout.contains("it is running now"));
+    assert!(space.succeed(&["why", "slow"]).stdout.contains("slow is running: first run\n"));
     assert!(space.succeed(&["log", "slow"]).stdout.contains("started a stage of the kind synthetic"));
     assert!(space.succeed(&["runs"]).stdout.contains("running  "));
     let gc = space.succeed(&["cache", "gc", "--keep", "0", "--json"]).stdout;
@@ -184,8 +184,8 @@ fn a_running_or_killed_run_can_be_inspected() {
         compare.stderr
     );
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it resumes from its checkpoint"));
-    let asked = space.succeed(&["status"]);
-    assert!(asked.stderr.contains("p.toml can't be read now"), "{}", asked.stderr);
+    let status = space.succeed(&["status"]);
+    assert!(status.stderr.contains("p.toml can't be read now"), "{}", status.stderr);
 
     space.write("p.toml", text.replace("steps = 1000", "fail = \"no luck\""));
     assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));

@@ -1,4 +1,4 @@
-//! The runner alone, on stages that take no time: selecting stages, failures, retries, resources.
+//! The runner alone, with stages that take no time: selection, failures, retries, resources.
 
 use crate::support::{DIAMOND, Space, diamond, ran};
 
@@ -18,14 +18,14 @@ fn stages_are_selected_forced_and_left_out() {
     assert_eq!(space.stages_in("diamond", "left out"), ["c", "d"]);
     assert_eq!(ran(&space, &["run", "p.toml", "--from", "b", "--until", "c"]), [""; 0], "the intersection is empty");
     assert_eq!(ran(&space, &["run", "p.toml"]), ["c", "d"]);
-    // It produces the same bytes, so the stages behind it stay cached.
+    // It produces the same bytes, so the stages that need it stay cached.
     assert_eq!(ran(&space, &["run", "p.toml", "--force", "a"]), ["a"]);
     let plan = space.succeed(&["run", "p.toml", "--dry-run", "--force", "b"]).stdout;
-    assert!(plan.contains("run     b  forced\n") && plan.contains("2 of 4 cached, 2 would run"), "{plan}");
+    assert!(plan.contains("run     b  --force\n") && plan.contains("2 of 4 cached, 2 would run"), "{plan}");
 }
 
 #[test]
-fn after_a_failure_the_rest_runs_with_keep_going() {
+fn with_keep_going_other_stages_run_after_a_failure() {
     let space = Space::new();
     let broken = DIAMOND.replace("text = \"b\"", "text = \"b\"\nfail = \"out of luck\"");
     space.write("p.toml", broken + "[stages.e]\nkind = \"synthetic\"\nafter = \"c\"\n");
@@ -63,17 +63,17 @@ fn only_transient_failures_are_retried() {
 }
 
 #[test]
-fn stages_that_never_fit_the_machine_are_refused_before_anything_runs() {
+fn stages_that_need_more_than_the_machine_has_are_refused_before_anything_runs() {
     let space = diamond();
     space.write("imp-flow.toml", "memory = \"2GB\"\ngpus = [0]\n");
     let requests = "text = \"d\"\nruntime = { memory = \"3GB\", gpus = 2 }";
     space.write("p.toml", DIAMOND.replace("text = \"d\"", requests));
     let plan = space.run(&["plan", "p.toml"]);
     assert_eq!(plan.code, Some(2));
-    assert!(plan.stderr.contains("stage `d` wants 2 GPUs and this machine has 1"), "{}", plan.stderr);
+    assert!(plan.stderr.contains("stage `d` needs 2 GPUs, but this machine has 1"), "{}", plan.stderr);
     space.write("p.toml", DIAMOND.replace("text = \"d\"", requests).replace("gpus = 2", "gpus = 1"));
     let plan = space.run(&["plan", "p.toml"]);
-    assert!(plan.stderr.contains("stage `d` wants 3.0 GB of memory and this machine has 2.0 GB"), "{}", plan.stderr);
+    assert!(plan.stderr.contains("stage `d` needs 3.0 GB of memory, but this machine has 2.0 GB"), "{}", plan.stderr);
     space.write("p.toml", DIAMOND.replace("text = \"d\"", requests).replace("\"3GB\"", "\"3 apples\""));
     let plan = space.run(&["plan", "p.toml"]);
     assert!(plan.stderr.contains("write a number and a unit, as in `16GB`"), "{}", plan.stderr);
@@ -97,7 +97,7 @@ fn a_stage_sees_only_its_own_gpus() {
 }
 
 #[test]
-fn stages_with_the_same_key_share_one_outcome() {
+fn stages_with_the_same_key_have_one_outcome() {
     let space = Space::new();
     let twin = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\ntext = \"same\"\n{rest}\n");
     let last = "[stages.last]\nkind = \"synthetic\"\nafter = \"b\"\n";
@@ -112,7 +112,7 @@ fn stages_with_the_same_key_share_one_outcome() {
 }
 
 #[test]
-fn cached_stages_need_not_fit_the_machine() {
+fn cached_stages_may_need_more_than_the_machine_has() {
     let space = diamond();
     space.write("p.toml", DIAMOND.replace("text = \"b\"", "text = \"b\"\nruntime = { memory = \"3GB\" }"));
     space.write("imp-flow.toml", "memory = \"4GB\"\n");
@@ -122,7 +122,7 @@ fn cached_stages_need_not_fit_the_machine() {
     assert_eq!(ran(&space, &["run", "p.toml", "--set", "stages.d.text=other"]), ["d"]);
     let refused = space.run(&["run", "p.toml", "--force", "b"]);
     assert!(
-        refused.stderr.contains("stage `b` wants 3.0 GB of memory and this machine has 2.0 GB"),
+        refused.stderr.contains("stage `b` needs 3.0 GB of memory, but this machine has 2.0 GB"),
         "{}",
         refused.stderr
     );

@@ -2,6 +2,11 @@
 
 use crate::support::{DIAMOND, Space, diamond, ran};
 
+/// The diamond whose stage `c` depends on three variables.
+fn with_variables() -> String {
+    DIAMOND.replace("text = \"c\"", "text = \"${rate} ${name} ${drawn}\"")
+}
+
 const SWEPT: &str = r#"
 [vars]
 rate = 1
@@ -30,7 +35,7 @@ fn points_share_common_stages() {
     );
     let csv = space.succeed(&["compare", "--csv"]).stdout;
     assert_eq!(csv, "point,vars.rate,d.score\nrate=1,1,1\nrate=2,2,2\nrate=3,3,3\n");
-    // The pipeline itself equals the point with its own values, so it is cached.
+    // The pipeline without its sweep equals the point `rate=1`, so it is cached.
     assert!(space.succeed(&["run", "p.toml"]).stdout.contains("diamond is up to date: 4 of 4 cached"));
     // Values on the command line replace those in the file.
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "vars.rate=3,4"]), ["c@rate=4", "d@rate=4"]);
@@ -45,7 +50,7 @@ fn points_share_common_stages() {
 #[test]
 fn sweeps_are_grids_zips_and_random_draws() {
     let space = Space::new();
-    let text = DIAMOND.replace("text = \"c\"", "text = \"${rate} ${name} ${drawn}\"");
+    let text = with_variables();
     let sweep = r#"
 [vars]
 rate = 0
@@ -61,13 +66,27 @@ label = ["first", "second"]
 count = 2
 "vars.drawn" = { log_uniform = [1e-5, 1e-3] }
 "#;
-    space.write("p.toml", text.clone() + sweep);
+    space.write("p.toml", text + sweep);
     let plan = space.succeed(&["sweep", "p.toml", "--dry-run"]).stdout;
-    assert!(plan.contains("0 of 18 cached, 18 would run"), "2 shared, and two for each of 2 x 2 x 2 points: {plan}");
+    assert!(
+        plan.contains("0 of 18 cached, 18 would run"),
+        "2 shared stages, and 2 for each of 2 x 2 x 2 points: {plan}"
+    );
     assert!(plan.contains("  c@rate=1,first,draw=1 "), "{plan}");
     let again = space.succeed(&["sweep", "p.toml", "--dry-run"]).stdout;
     assert_eq!(plan, again, "draws are the same every time");
+    // The command line also overrides keys of a zip or a draw. A value that is given twice makes only one point.
+    let args = ["sweep", "p.toml", "--dry-run", "--set", "vars.name=one", "--set", "vars.drawn=5"];
+    let plan =
+        space.succeed(&[&args[..], &["--set", r#"stages.d.text="a\"b","c","c""#, "--set", "vars.rate=1"]].concat());
+    assert!(plan.stdout.contains("run     c  first run") || plan.stdout.contains("after   c "), "{}", plan.stdout);
+    assert!(plan.stdout.contains("d@text=a-b") && plan.stdout.contains("0 of 5 cached"), "{}", plan.stdout);
+}
 
+#[test]
+fn errors_in_a_sweep_are_reported() {
+    let space = Space::new();
+    let text = with_variables();
     for (sweep, message, help) in [
         ("\"vars.rat\" = [1]", "`vars.rat`: no variable `rat`", "did you mean `rate`?"),
         ("\"stages.e.text\" = [\"1\"]", "`stages.e.text`: no stage `e`", "known: a, b, c, d"),
@@ -88,15 +107,13 @@ count = 2
         assert_eq!(output.code, Some(2), "{sweep}: {}", output.stderr);
         assert!(output.stderr.contains(message) && output.stderr.contains(help), "{sweep}: {}", output.stderr);
     }
-    // The command line also overrides keys of a zip or a draw, and a value given twice is one point.
-    space.write("p.toml", text + sweep);
-    let args = ["sweep", "p.toml", "--dry-run", "--set", "vars.name=one", "--set", "vars.drawn=5"];
-    let plan =
-        space.succeed(&[&args[..], &["--set", r#"stages.d.text="a\"b","c","c""#, "--set", "vars.rate=1"]].concat());
-    assert!(plan.stdout.contains("run     c  new") || plan.stdout.contains("after   c "), "{}", plan.stdout);
-    assert!(plan.stdout.contains("d@text=a-b") && plan.stdout.contains("0 of 5 cached"), "{}", plan.stdout);
     space.write("p.toml", DIAMOND);
     assert!(space.run(&["sweep", "p.toml"]).stderr.contains("there is nothing to sweep over"));
+}
+
+#[test]
+fn errors_in_set_are_reported() {
+    let space = diamond();
     for (set, message, help) in [
         ("stages.dd.text=1", "there is no stage `dd`", "known: a, b, c, d"),
         ("vars.x=1", "there is no variable `x`", ""),

@@ -1,4 +1,4 @@
-//! Which stages are in the table, and under which model.
+//! Tests which stages are shown in the table, and under which model.
 #![allow(clippy::unwrap_used)]
 
 use super::*;

@@ -1,4 +1,4 @@
-//! Children that misbehave: shell scripts in place of a stage's process.
+//! Tests with misbehaving children: shell scripts that stand in for a stage's process.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::*;
 
-/// Runs a script that is told `told` after it has reported a warning, and returns its outcome and its other events.
-fn child(script: &str, told: StopSignal) -> (Outcome, Vec<Event>) {
+/// Runs a script that gets the signal `sent` after it has reported a warning. Returns its outcome and its other events.
+fn child(script: &str, sent: StopSignal) -> (Outcome, Vec<Event>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stop = watch::Sender::new(StopSignal::None);
     let mut events = Vec::new();
@@ -17,7 +17,7 @@ fn child(script: &str, told: StopSignal) -> (Outcome, Vec<Event>) {
         connect(&mut command);
         let on_event = |event| {
             if matches!(event, Event::Warning { .. }) {
-                stop.send_replace(told);
+                stop.send_replace(sent);
             }
             events.push(event);
         };
@@ -27,7 +27,7 @@ fn child(script: &str, told: StopSignal) -> (Outcome, Vec<Event>) {
     (runtime.block_on(run), events)
 }
 
-/// Runs a script that is left alone.
+/// Runs a script without sending a signal.
 fn alone(script: &str) -> (Outcome, Vec<Event>) {
     child(script, StopSignal::None)
 }
@@ -56,27 +56,27 @@ fn events_are_passed_on_and_garbage_is_not() {
 }
 
 #[test]
-fn half_a_line_is_no_event() {
+fn half_a_line_is_not_an_event() {
     let (outcome, events) = alone(r#"printf '{"event":"done"'"#);
     assert_eq!(message(outcome), "its process ended without a result (exit status: 0)");
     assert!(events.is_empty());
     let (outcome, events) = alone(r#"printf '{"event":"result","name":"lo'; kill -9 $$"#);
     assert_eq!(message(outcome), "its process was killed (signal 9)");
     assert!(events.is_empty());
-    // Whole, but for the end of the line.
+    // Complete, except for the line break.
     assert_eq!(alone(r#"printf '{"event":"done"}'"#).0, Outcome::Done);
 }
 
 #[test]
-fn a_child_that_dies_says_how() {
+fn the_death_of_a_child_is_described() {
     assert_eq!(message(alone("exit 3").0), "its process ended without a result (exit status: 3)");
     assert_eq!(message(alone("kill -SEGV $$").0), "its process was ended by signal 11");
-    let said = r#"echo '{"event":"failed","message":"no data","help":null,"transient":true}'; exit 1"#;
-    assert_eq!(alone(said).0, Outcome::Failed { message: "no data".into(), help: None, transient: true });
+    let failed = r#"echo '{"event":"failed","message":"no data","help":null,"transient":true}'; exit 1"#;
+    assert_eq!(alone(failed).0, Outcome::Failed { message: "no data".into(), help: None, transient: true });
 }
 
 #[test]
-fn a_child_is_asked_to_stop_and_then_killed() {
+fn a_child_is_stopped_or_killed() {
     let polite = format!(r#"{READY} read -r line; test "$line" = stop && echo '{{"event":"cancelled"}}'"#);
     assert_eq!(child(&polite, StopSignal::Stop).0, Outcome::Cancelled);
     let done = format!(r#"{READY} read -r line; echo '{{"event":"done"}}'"#);

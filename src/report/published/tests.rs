@@ -1,4 +1,4 @@
-//! The table as it is printed, from fixed figures: text, Markdown and JSON, character by character.
+//! Compares the printed table with stored files: text, Markdown and JSON.
 
 #![allow(clippy::unwrap_used)]
 
@@ -33,13 +33,13 @@ fn rows() -> Vec<ModelRow> {
     ]
 }
 
-/// With the styles as words.
+/// Replaces styles by words.
 fn plain(text: &str) -> String {
     text.replace(&format!("{DIM}"), "<dim>").replace(&format!("{GOOD}"), "<good>").replace(&format!("{DIM:#}"), "</>")
 }
 
 #[test]
-fn text_is_aligned_and_says_what_a_star_means() {
+fn text_is_aligned_and_explains_its_stars() {
     assert_eq!(&plain(&text(table(), &rows())), include_str!("tests/table.txt"));
 }
 

@@ -23,7 +23,7 @@ stages.c = { kind = "synthetic", text = "c", after = "a" }
 stages.d = { kind = "synthetic", text = "d", after = ["b", "c"] }
 "#;
 
-/// `a` and `b` would make the same, each with a user.
+/// `a` and `b` have the same key, and each has a user.
 const TWINS: &str = r#"
 stages.a = { kind = "synthetic", text = "same" }
 stages.b = { kind = "synthetic", text = "same" }
@@ -31,7 +31,7 @@ stages.c = { kind = "synthetic", text = "c", after = "a" }
 stages.d = { kind = "synthetic", text = "d", after = "b" }
 "#;
 
-/// `b` and `c` would make the same if `a` and `f` did.
+/// `b` and `c` have the same key if the outputs of `a` and `f` are the same.
 const LATE_TWINS: &str = r#"
 stages.a = { kind = "synthetic", text = "a" }
 stages.b = { kind = "synthetic", text = "same", after = "a" }
@@ -41,13 +41,13 @@ stages.e = { kind = "synthetic", text = "e", after = "c" }
 stages.f = { kind = "synthetic", text = "f" }
 "#;
 
-/// A pipeline, what the user chose of it, and a store in memory.
+/// A pipeline, the selected stages, and a store in memory.
 struct World {
     pipeline: Pipeline,
     graph: Graph,
     selection: Selection,
     cache: RefCell<HashMap<Digest, Digest>>,
-    /// The content of the user's own files, which enters every key.
+    /// The content of the user's files, which is part of every key.
     source: Cell<&'static str>,
 }
 
@@ -68,7 +68,7 @@ impl World {
         Self { pipeline, graph, selection, cache: RefCell::default(), source: Cell::new("") }
     }
 
-    fn look(&self, stage: usize, outputs: &[Option<Digest>]) -> Option<Look> {
+    fn look_up(&self, stage: usize, outputs: &[Option<Digest>]) -> Option<Lookup> {
         let decl = &self.pipeline.stages[stage];
         let mut inputs = BTreeMap::new();
         for (name, from) in &decl.inputs {
@@ -83,7 +83,7 @@ impl World {
             Some(output) => Found::Hit(hit(key, *output), PathBuf::new()),
             None => Found::Miss(MissReason::New),
         };
-        Some(Look { key, manifest, found })
+        Some(Lookup { key, manifest, found })
     }
 
     fn board(&self) -> Board<'_> {
@@ -91,18 +91,18 @@ impl World {
     }
 
     /// Settles all stages of a new board.
-    fn settled(&self) -> (Board<'_>, Vec<String>) {
+    fn resolved(&self) -> (Board<'_>, Vec<String>) {
         let mut board = self.board();
-        let effects = self.settle(&mut board, self.graph.order().to_vec());
+        let effects = self.resolve(&mut board, self.graph.order().to_vec());
         (board, effects)
     }
 
-    fn settle(&self, board: &mut Board<'_>, stages: Vec<usize>) -> Vec<String> {
-        let effects = board.settle(stages, |stage, outputs| Ok::<_, Infallible>(self.look(stage, outputs)));
+    fn resolve(&self, board: &mut Board<'_>, stages: Vec<usize>) -> Vec<String> {
+        let effects = board.resolve(stages, |stage, outputs| Ok::<_, Infallible>(self.look_up(stage, outputs)));
         self.words(&effects.unwrap())
     }
 
-    /// A stage starts and ends with this output. What becomes of the others.
+    /// Starts a stage and ends it with this output. Returns the effects on other stages.
     fn run(&self, board: &mut Board<'_>, name: &str, output: &str) -> Vec<String> {
         let stage = index(name);
         let key = board.start(stage).unwrap().manifest.key();
@@ -110,7 +110,7 @@ impl World {
         self.cache.borrow_mut().insert(key, output);
         let done = Done { hit: hit(key, output), folder: PathBuf::new(), ran: true };
         let next = board.finished(stage, done);
-        self.settle(board, next)
+        self.resolve(board, next)
     }
 
     /// `b done`, `c skipped for a`.
@@ -142,7 +142,7 @@ fn hit(key: Digest, output: Digest) -> Box<Hit> {
     })
 }
 
-/// The names of the stages that may start, in their order.
+/// The names of the stages that may start, in order.
 fn ready(board: &Board<'_>) -> String {
     let mut names = String::new();
     let mut last = None;
@@ -159,10 +159,10 @@ fn ends(board: &Board<'_>) -> String {
     ends.join(", ")
 }
 
-/// A world in whose cache is all that a run of everything makes.
+/// A world whose cache has the results of a complete run.
 fn cached(text: &str) -> World {
     let world = World::new(text);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     while let Some(stage) = board.next_ready(None) {
         let name = &world.pipeline.stages[stage].name;
         world.run(&mut board, name, name);
@@ -175,11 +175,11 @@ fn cached(text: &str) -> World {
 #[test]
 fn a_stage_waits_until_the_contents_of_its_inputs_are_known() {
     let world = World::new(DIAMOND);
-    let (mut board, effects) = world.settled();
+    let (mut board, effects) = world.resolved();
     assert!(effects.is_empty());
     assert_eq!((ready(&board).as_str(), board.ending()), ("a", Ending::Interrupted));
     assert_eq!(ends(&board), "not started, not started, not started, not started");
-    assert!(board.start(index("b")).is_none(), "it only waits");
+    assert!(board.start(index("b")).is_none(), "it is still waiting");
 
     assert!(world.run(&mut board, "a", "1").is_empty());
     assert_eq!(ready(&board), "bc");
@@ -192,61 +192,61 @@ fn a_stage_waits_until_the_contents_of_its_inputs_are_known() {
 }
 
 #[test]
-fn what_is_cached_is_done_and_lets_its_users_be_looked_up() {
+fn cached_stages_are_done_and_their_users_are_looked_up() {
     let world = cached(DIAMOND);
-    let (board, effects) = world.settled();
+    let (board, effects) = world.resolved();
     assert_eq!(effects, ["a done", "b done", "c done", "d done"]);
     assert_eq!((ends(&board).as_str(), board.ending()), ("cached, cached, cached, cached", Ending::Done));
     assert!(!board.done(0).unwrap().ran);
 }
 
 #[test]
-fn the_same_bytes_again_cut_off_what_follows() {
+fn stages_after_an_unchanged_output_stay_cached() {
     let world = cached(DIAMOND);
-    // `a` has another key and makes what it made before.
+    // `a` has a different key, but produces the same output as before.
     world.source.set("edited");
-    let (mut board, effects) = world.settled();
+    let (mut board, effects) = world.resolved();
     assert!(effects.is_empty());
     world.source.set("");
     let mut effects = world.run(&mut board, "a", "a");
     effects.sort_unstable();
     assert_eq!(effects, ["b done", "c done", "d done"]);
     assert_eq!(ends(&board), "ran, cached, cached, cached");
-    // It makes something else.
+    // Now it produces a different output.
     world.source.set("edited once more");
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     world.source.set("");
     assert!(world.run(&mut board, "a", "other").is_empty());
     assert_eq!(ready(&board), "bc");
 }
 
 #[test]
-fn forced_stages_run_although_they_are_cached() {
+fn forced_stages_run_even_if_they_are_cached() {
     let mut world = cached(DIAMOND);
     world.selection = World::selecting(DIAMOND, &[], &["b"]).selection;
-    let (mut board, effects) = world.settled();
+    let (mut board, effects) = world.resolved();
     assert_eq!(effects, ["a done", "c done"]);
     let todo = board.start(index("b")).unwrap();
     assert_eq!(todo.reason, MissReason::Forced);
 }
 
 #[test]
-fn what_the_user_did_not_choose_is_taken_from_the_cache_or_left_out() {
+fn stages_that_are_not_selected_are_cached_or_left_out() {
     let world = World::selecting(DIAMOND, &["a"], &[]);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     world.run(&mut board, "a", "1");
     assert_eq!(ready(&board), "");
     assert_eq!((ends(&board).as_str(), board.ending()), ("ran, left out, left out, left out", Ending::Done));
 
     let mut world = cached(DIAMOND);
     world.selection = World::selecting(DIAMOND, &["d"], &[]).selection;
-    let (board, _) = world.settled();
+    let (board, _) = world.resolved();
     assert_eq!((ends(&board).as_str(), board.ending()), ("cached, cached, cached, cached", Ending::Done));
 
     let world = World::selecting(DIAMOND, &["b"], &[]);
-    let (board, _) = world.settled();
+    let (board, _) = world.resolved();
     assert_eq!(ends(&board), "left out, not started, left out, left out");
-    assert_eq!(board.ending(), Ending::Interrupted, "its input is neither chosen nor cached");
+    assert_eq!(board.ending(), Ending::Interrupted, "its input is neither selected nor cached");
 }
 
 #[test]
@@ -259,27 +259,27 @@ stages.d = { kind = \"synthetic\", text = \"d\" }
 ";
     let world = World::new(text);
     let mut board = world.board();
-    world.settle(&mut board, vec![3, 1, 2, 0]);
+    world.resolve(&mut board, vec![3, 1, 2, 0]);
     assert_eq!(ready(&board), "bcd");
     assert_eq!(board.next_ready(Some(index("b"))), Some(index("c")));
-    // A stage with more depth comes later, though it became ready before.
+    // A deeper stage comes later, even if it was ready earlier.
     world.run(&mut board, "d", "4");
     assert_eq!(ready(&board), "bca");
     assert!(board.start(index("c")).is_some());
     assert_eq!(ready(&board), "ba");
-    assert!(board.start(index("c")).is_none(), "it runs already");
+    assert!(board.start(index("c")).is_none(), "it is already running");
     assert_eq!(board.end_of(index("c")), StageState::Stopped);
 }
 
 #[test]
 fn users_of_a_failed_stage_are_skipped_and_nothing_new_starts() {
     let world = World::new(DIAMOND);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     world.run(&mut board, "a", "1");
     board.start(index("b")).unwrap();
     let effects = board.failed(index("b"));
     assert_eq!(world.words(&effects), ["d skipped for b"]);
-    assert_eq!(ready(&board), "", "c could run and does not");
+    assert_eq!(ready(&board), "", "c could run, but does not");
     assert_eq!((ends(&board).as_str(), board.ending()), ("ran, failed, not started, skipped", Ending::Failed));
     assert!(board.failed(index("b")).is_empty(), "skipped once");
 }
@@ -287,7 +287,7 @@ fn users_of_a_failed_stage_are_skipped_and_nothing_new_starts() {
 #[test]
 fn a_failure_skips_through_several_layers() {
     let world = World::new(DIAMOND);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     board.start(index("a")).unwrap();
     let effects = board.failed(index("a"));
     let mut words = world.words(&effects);
@@ -297,10 +297,10 @@ fn a_failure_skips_through_several_layers() {
 }
 
 #[test]
-fn a_run_that_keeps_going_does_the_rest() {
+fn a_run_that_keeps_going_runs_the_other_stages() {
     let world = World::new(DIAMOND);
     let mut board = Board::new(&world.graph, &world.selection, true);
-    world.settle(&mut board, world.graph.order().to_vec());
+    world.resolve(&mut board, world.graph.order().to_vec());
     world.run(&mut board, "a", "1");
     board.start(index("b")).unwrap();
     board.failed(index("b"));
@@ -312,7 +312,7 @@ fn a_run_that_keeps_going_does_the_rest() {
 #[test]
 fn a_stopped_stage_skips_nothing() {
     let world = World::new(DIAMOND);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     board.start(index("a")).unwrap();
     board.stopped(index("a"));
     let ended = "stopped, not started, not started, not started";
@@ -320,9 +320,9 @@ fn a_stopped_stage_skips_nothing() {
 }
 
 #[test]
-fn of_two_that_would_make_the_same_one_runs_and_both_are_done() {
+fn of_two_stages_with_the_same_key_one_runs_and_both_are_done() {
     let world = World::new(TWINS);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     assert_eq!(ready(&board), "a", "b is behind it");
     assert_eq!(board.end_of(index("b")), StageState::NotStarted);
     assert_eq!(world.run(&mut board, "a", "1"), ["b done"]);
@@ -331,34 +331,34 @@ fn of_two_that_would_make_the_same_one_runs_and_both_are_done() {
 }
 
 #[test]
-fn what_stands_behind_a_stage_fails_and_stops_with_it() {
+fn stages_behind_a_stage_fail_and_stop_with_it() {
     let world = World::new(TWINS);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     board.start(index("a")).unwrap();
     let mut words = world.words(&board.failed(index("a")));
     words.sort_unstable();
     assert_eq!(words, ["b skipped for a", "c skipped for a", "d skipped for a"]);
 
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     board.start(index("a")).unwrap();
     board.stopped(index("a"));
     assert_eq!(ends(&board), "stopped, not started, not started, not started");
 }
 
 #[test]
-fn a_twin_that_is_late_shares_the_fate_of_the_first() {
+fn a_stage_whose_key_becomes_known_late_gets_the_outcome_of_the_first() {
     let world = World::new(LATE_TWINS);
     let mut board = Board::new(&world.graph, &world.selection, true);
-    world.settle(&mut board, world.graph.order().to_vec());
+    world.resolve(&mut board, world.graph.order().to_vec());
     world.run(&mut board, "a", "1");
     board.start(index("b")).unwrap();
     board.failed(index("b"));
     assert_eq!(world.run(&mut board, "f", "1"), ["c skipped for b", "e skipped for b"]);
 
-    // By force both would run, though the first has made it.
+    // Both are forced, but the first has just made the artifact.
     let mut world = World::new(LATE_TWINS);
     world.selection = World::selecting(LATE_TWINS, &[], &["b", "c"]).selection;
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     world.run(&mut board, "a", "1");
     world.run(&mut board, "b", "2");
     assert_eq!(world.run(&mut board, "f", "1"), ["c done"]);
@@ -366,28 +366,28 @@ fn a_twin_that_is_late_shares_the_fate_of_the_first() {
 }
 
 #[test]
-fn a_stage_that_waited_in_vain_is_settled_again() {
+fn a_stage_that_waited_for_another_run_is_resolved_again() {
     let world = World::new(TWINS);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     board.start(index("a")).unwrap();
-    let next = board.again(index("a"));
-    assert!(world.settle(&mut board, next).is_empty());
-    assert_eq!(ready(&board), "a", "its turn now");
+    let next = board.requeue(index("a"));
+    assert!(world.resolve(&mut board, next).is_empty());
+    assert_eq!(ready(&board), "a", "it can start now");
 
-    // Meanwhile another run has made it: what stands behind it is done too.
+    // Another run has made the artifact: the stage behind it is done, too.
     let key = board.start(index("a")).unwrap().manifest.key();
     world.cache.borrow_mut().insert(key, Digest::of(b"1"));
-    let next = board.again(index("a"));
-    assert_eq!(world.settle(&mut board, next), ["a done", "b done"]);
+    let next = board.requeue(index("a"));
+    assert_eq!(world.resolve(&mut board, next), ["a done", "b done"]);
     assert_eq!(ready(&board), "cd");
 
-    // Or the user's own files have changed: it has a new key, and what stood behind it keeps waiting for it.
+    // The user's files have changed: the stage has a new key, and the stage behind it still waits for it.
     let world = World::new(TWINS);
-    let (mut board, _) = world.settled();
+    let (mut board, _) = world.resolved();
     let old = board.start(index("a")).unwrap().manifest.key();
     world.source.set("edited");
-    let next = board.again(index("a"));
-    assert!(world.settle(&mut board, next).is_empty());
-    assert!(!board.makers.contains_key(&old), "nobody makes this any more");
+    let next = board.requeue(index("a"));
+    assert!(world.resolve(&mut board, next).is_empty());
+    assert!(!board.makers.contains_key(&old), "no stage makes this any more");
     assert_eq!(world.run(&mut board, "a", "1"), ["b done"]);
 }
