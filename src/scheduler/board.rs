@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Ending, MissReason, Selection,
-    found::{Found, Lookup},
+    lookup::{Found, Lookup},
 };
 use crate::{
     pipeline::Graph,

@@ -4,7 +4,7 @@ mod board;
 mod error;
 mod event;
 mod forecast;
-mod found;
+mod lookup;
 mod plan;
 mod resources;
 mod run;
@@ -15,7 +15,7 @@ mod why;
 
 pub(crate) use error::SchedulerError;
 pub(crate) use event::{Ending, RunEvent, StageEnd, Summary};
-pub(crate) use found::MissReason;
+pub(crate) use lookup::MissReason;
 pub(crate) use plan::{Planner, Verdict};
 pub(crate) use run::{Options, run};
 pub(crate) use selection::{Names, Selection};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     MissReason, Selection,
-    found::{Found, Lookup},
+    lookup::{Found, Lookup},
 };
 use crate::{
     pipeline::{Graph, Pipeline, StageDecl},

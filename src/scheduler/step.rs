@@ -10,7 +10,7 @@ use std::{
 use imp_stages::contract::{event::Event, job::JobSpec};
 use tokio::sync::{mpsc, watch};
 
-use super::{SchedulerError, found::Found};
+use super::{SchedulerError, lookup::Found};
 use crate::{
     executor::{self, Outcome, STARTED, StopSignal},
     machine::Allocation,
