@@ -51,9 +51,9 @@ impl Imp {
         (loss.item(), self.gradients(&mut pass.graph.backward(&loss)))
     }
 
-    /// Returns the next-token cross-entropy summed over all labelled positions and divided by `count`, `[1, 1]`. `count`
-    /// is the sum of [`Imp::labelled`] over the whole batch, even if `samples` is only one micro-batch: losses and
-    /// gradients of the micro-batches then add up to those of the batch.
+    /// Returns the next-token cross-entropy summed over all labelled positions and divided by `count`, `[1, 1]`.
+    /// `count` is the sum of [`Imp::labelled`] over the whole batch, even if `samples` is only one micro-batch: losses
+    /// and gradients of the micro-batches then add up to those of the batch.
     pub fn loss(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat, count: usize) -> Mat {
         let spliced = self.splice(pass, samples, features);
         let positions: Vec<(usize, usize)> = spliced.segments.sequence_positions().collect();

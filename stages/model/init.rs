@@ -13,8 +13,8 @@ use crate::{
     weights::{NamedTensor, write_json, write_tensors},
 };
 
-/// Collects the tensors of a model. Each is drawn from a separate random stream when it is written, so it does not depend
-/// on the sizes of others and only one is in memory at a time.
+/// Collects the tensors of a model. Each is drawn from a separate random stream when it is written, so it does not
+/// depend on the sizes of others and only one is in memory at a time.
 struct Initializer {
     seed: u64,
     tensors: Vec<NamedTensor<'static>>,
@@ -25,8 +25,8 @@ impl Initializer {
         Self { seed, tensors: Vec::new() }
     }
 
-    /// Uniform with standard deviation `deviation`. Not normal: that needs transcendental functions, whose results differ
-    /// between machines.
+    /// Uniform with standard deviation `deviation`. Not normal: that needs transcendental functions, whose results
+    /// differ between machines.
     fn random(&mut self, name: &str, shape: &[usize], deviation: f64) {
         let (seed, count) = (self.seed ^ fnv1a(name), shape.iter().product());
         let bound = (deviation * 3.0_f64.sqrt()) as f32;
@@ -94,8 +94,8 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encodin
 }
 
 /// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. The patch embedding is a random
-/// projection, which preserves the content of patches, and the blocks add little to it, so that the features of the frozen
-/// encoder describe the image.
+/// projection, which preserves the content of patches, and the blocks add little to it, so that the features of the
+/// frozen encoder describe the image.
 ///
 /// # Errors
 /// If `folder` can't be written.

@@ -32,8 +32,8 @@ pub struct Components<'a> {
 }
 
 impl Imp {
-    /// Loads a model folder: a merged Imp, which may be quantized, or the split layout that training stages write (`llm/`,
-    /// `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
+    /// Loads a model folder: a merged Imp, which may be quantized, or the split layout that training stages write
+    /// (`llm/`, `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
     ///
     /// # Errors
     /// If `config.json` or the weights can't be read, do not match, or contain non-finite values.
@@ -86,7 +86,8 @@ impl Imp {
         Ok(model)
     }
 
-    /// Joins a language model and a vision encoder, each a Hugging Face folder, by a new projector initialized with `seed`.
+    /// Joins a language model and a vision encoder, each a Hugging Face folder, by a new projector initialized with
+    /// `seed`.
     ///
     /// # Errors
     /// If a folder can't be read, or the type of the projector does not fit the two widths.

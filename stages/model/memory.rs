@@ -1,6 +1,6 @@
-//! Forecasts the memory of a training step from sizes alone: trainable parameters, their gradients and moments, and what
-//! the operations in [`crate::tensor`] save for the backward pass. `tests/memory.rs` compares the forecast with the
-//! allocator.
+//! Forecasts the memory of a training step from sizes alone: trainable parameters, their gradients and moments, and
+//! what the operations in [`crate::tensor`] save for the backward pass. `tests/memory.rs` compares the forecast with
+//! the allocator.
 
 use crate::{
     config::{LanguageConfig, ProjectorType, SiglipConfig},
@@ -224,7 +224,8 @@ impl Training<'_> {
         batch.rows * hidden + batch.learned * 2 * hidden + chunk_rows * (2 * vocab + (2 + copies) * hidden)
     }
 
-    /// Number of gradient values in the loss, all of the output layer: those of one chunk, and the sum over earlier chunks.
+    /// Number of gradient values in the loss, all of the output layer: those of one chunk, and the sum over earlier
+    /// chunks.
     fn head_gradients(&self, batch: MicroBatch) -> usize {
         let copies = batch.learned.div_ceil(loss_chunk_rows(self.llm.vocab_size)).min(2);
         copies * self.head_trained()

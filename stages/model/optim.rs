@@ -1,5 +1,5 @@
-//! The optimizer of all trainable matrices of a model: AdamW with gradients clipped by their global norm, as in PyTorch.
-//! Its state is public, so that a checkpoint can restore it exactly.
+//! The optimizer of all trainable matrices of a model: AdamW with gradients clipped by their global norm, as in
+//! PyTorch. Its state is public, so that a checkpoint can restore it exactly.
 
 use crate::{
     imp::Imp,

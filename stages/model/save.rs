@@ -42,8 +42,8 @@ pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), Encoding::F32)
 }
 
-/// Writes the `config.json` of the split layout, whose other content is `llm/`, `vision/`, `mm_projector.safetensors` and
-/// optionally `adapter/`.
+/// Writes the `config.json` of the split layout, whose other content is `llm/`, `vision/`, `mm_projector.safetensors`
+/// and optionally `adapter/`.
 ///
 /// # Errors
 /// If `folder` can't be written.
@@ -54,8 +54,8 @@ pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
     write_json(&folder.join("config.json"), &value)
 }
 
-/// Writes a merged Imp as one Hugging Face folder: language model with adapters merged, projector, and the used layers of
-/// the vision encoder, with the tensor names of the reference's training code.
+/// Writes a merged Imp as one Hugging Face folder: language model with adapters merged, projector, and the used layers
+/// of the vision encoder, with the tensor names of the reference's training code.
 ///
 /// # Errors
 /// If `folder` can't be written, or a safetensors file can't hold `encoding`.

@@ -16,8 +16,8 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The factor on the learning rate in step `step` (from 0) of `total`. Rises linearly from zero during the first `warmup`
-    /// steps, so the learning rate of step 0 is 0.
+    /// The factor on the learning rate in step `step` (from 0) of `total`. Rises linearly from zero during the first
+    /// `warmup` steps, so the learning rate of step 0 is 0.
     pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
         if step < warmup {
             return step as f64 / warmup.max(1) as f64;

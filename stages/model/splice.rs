@@ -130,8 +130,8 @@ impl Imp {
         Spliced { embedded, segments: Segments::new(lengths), labels }
     }
 
-    /// Describes what makes `sample` invalid for this model, if anything: token ids outside the vocabulary, or more image
-    /// tokens than images. All other functions expect valid samples.
+    /// Describes what makes `sample` invalid for this model, if anything: token ids outside the vocabulary, or more
+    /// image tokens than images. All other functions expect valid samples.
     pub fn fault(&self, sample: &Sample<'_>) -> Option<String> {
         let vocabulary = self.llm.config.vocab_size;
         let known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
@@ -144,7 +144,8 @@ impl Imp {
         (wanted > given).then(|| format!("it has {wanted} image tokens, but {given} images"))
     }
 
-    /// Number of labelled positions of `sample` after splice and truncation. The loss of a batch is divided by their sum.
+    /// Number of labelled positions of `sample` after splice and truncation. The loss of a batch is divided by their
+    /// sum.
     pub fn labelled(&self, sample: &Sample<'_>) -> usize {
         let (patches, limit) = (self.vision.config.patches(), self.config.tokenizer_model_max_length);
         let (mut position, mut count) = (0, 0);

@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Training<'_> {
-    /// Floating-point operations (a multiplication and an addition are two) of the forward and backward pass on `batch`;
-    /// `encodes` tells whether the vision encoder also runs.
+    /// Floating-point operations (a multiplication and an addition are two) of the forward and backward pass on
+    /// `batch`; `encodes` tells whether the vision encoder also runs.
     pub fn operations(&self, batch: MicroBatch, encodes: bool) -> f64 {
         let weights = |layers: &[Layer]| -> f64 {
             let shapes = layers.iter().map(|layer| self.llm.linear_shape(layer));

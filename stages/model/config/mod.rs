@@ -97,8 +97,8 @@ impl ConfigFile {
         LanguageConfig::read(&keys, family)
     }
 
-    /// Reads the configuration of the vision encoder of a SigLIP or an Imp. The `config.json` of the reference's training
-    /// code contains only the encoder's name.
+    /// Reads the configuration of the vision encoder of a SigLIP or an Imp. The `config.json` of the reference's
+    /// training code contains only the encoder's name.
     ///
     /// # Errors
     /// If this is neither a SigLIP nor an Imp, or a key is missing, wrong or not supported.

@@ -1,4 +1,4 @@
-//! ggml's quantized encodings: blocks of 32 values, each with an f16 scale `d`, and in Q4_1 an f16 minimum `m`. Source:
+//! ggml's quantized encodings: blocks of 32 values, each with an f16 scale `d`, and in `Q4_1` an f16 minimum `m`. Source:
 //! ggml's `ggml-quants.c`, `dequantize_row_*` (widen) and `quantize_row_*_ref` (narrow).
 //!
 //! | encoding | value         | bytes of a block        | quantized with                      |

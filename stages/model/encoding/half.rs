@@ -1,5 +1,5 @@
-//! 16-bit floats. f16 (IEEE 754 binary16) has 1 sign, 5 exponent and 10 mantissa bits; bf16, the upper half of an f32, has
-//! 1 sign, 8 exponent and 7 mantissa bits. Narrowing rounds to nearest, ties to even.
+//! 16-bit floats. f16 (IEEE 754 binary16) has 1 sign, 5 exponent and 10 mantissa bits; bf16, the upper half of an f32,
+//! has 1 sign, 8 exponent and 7 mantissa bits. Narrowing rounds to nearest, ties to even.
 
 use half::{bf16, f16};
 
@@ -54,25 +54,25 @@ mod tests {
     fn every_finite_f16_is_widened_exactly_and_narrowed_back() {
         let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|half| half.is_finite()).collect();
         let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-        let (mut wide, mut again) = (vec![0.0; halves.len()], vec![0; bytes.len()]);
+        let (mut wide, mut narrowed) = (vec![0.0; halves.len()], vec![0; bytes.len()]);
         widen_f16(&bytes, &mut wide);
         for (half, wide) in halves.iter().zip(&wide) {
             assert_eq!(wide.to_bits(), half.to_f32().to_bits(), "{half:?}");
         }
-        narrow_f16(&wide, &mut again);
-        assert_eq!(again, bytes);
+        narrow_f16(&wide, &mut narrowed);
+        assert_eq!(narrowed, bytes);
     }
 
     #[test]
     fn every_finite_bf16_is_widened_exactly_and_narrowed_back() {
         let brains: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).filter(|brain| brain.is_finite()).collect();
         let bytes: Vec<u8> = brains.iter().flat_map(|brain| brain.to_le_bytes()).collect();
-        let (mut wide, mut again) = (vec![0.0; brains.len()], vec![0; bytes.len()]);
+        let (mut wide, mut narrowed) = (vec![0.0; brains.len()], vec![0; bytes.len()]);
         widen_bf16(&bytes, &mut wide);
         for (brain, wide) in brains.iter().zip(&wide) {
             assert_eq!(wide.to_bits(), brain.to_f32().to_bits(), "{brain:?}");
         }
-        narrow_bf16(&wide, &mut again);
-        assert_eq!(again, bytes);
+        narrow_bf16(&wide, &mut narrowed);
+        assert_eq!(narrowed, bytes);
     }
 }

@@ -111,11 +111,11 @@ mod tests {
         ] {
             let bytes = encoding.narrow(&values);
             assert_eq!(Some(bytes.len()), encoding.bytes(values.len()), "{encoding:?}");
-            let mut again = vec![f32::NAN; values.len()];
-            encoding.widen(&bytes, &mut again);
-            let worst = values.iter().zip(&again).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst <= tolerance && again.iter().all(|value| value.is_finite()), "{encoding:?}: {worst}");
-            assert_eq!(encoding.narrow(&again).len(), bytes.len());
+            let mut decoded = vec![f32::NAN; values.len()];
+            encoding.widen(&bytes, &mut decoded);
+            let worst = values.iter().zip(&decoded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= tolerance && decoded.iter().all(|value| value.is_finite()), "{encoding:?}: {worst}");
+            assert_eq!(encoding.narrow(&decoded).len(), bytes.len());
         }
     }
 

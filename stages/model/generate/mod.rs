@@ -39,14 +39,14 @@ struct Answer {
 }
 
 impl Imp {
-    /// Generates an answer to each prompt, as token ids. Prompts of a batch are independent, but the order of summation in
-    /// matrix products depends on the number of rows, so logits are equal only within rounding.
+    /// Generates an answer to each prompt, as token ids. Prompts of a batch are independent, but the order of summation
+    /// in matrix products depends on the number of rows, so logits are equal only within rounding.
     pub fn generate(&self, prompts: &[Sample<'_>], features: &Mat, options: &GenerateOptions) -> Vec<Vec<u32>> {
         self.stream(prompts, features, options, |_, _| ControlFlow::Continue(()))
     }
 
-    /// Like [`Imp::generate`]. `on_token` is called after every token with the index of the prompt and the answer so far, and
-    /// can end this answer, for example with [`StopStrings`].
+    /// Like [`Imp::generate`]. `on_token` is called after every token with the index of the prompt and the answer so
+    /// far, and can end this answer, for example with [`StopStrings`].
     pub fn stream(
         &self,
         prompts: &[Sample<'_>],

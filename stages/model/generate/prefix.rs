@@ -1,5 +1,5 @@
-//! Prefill of prompts, in which a common prefix of adjacent prompts, such as the image of several questions, is computed
-//! once. Independent of how answers are generated.
+//! Prefill of prompts, in which a common prefix of adjacent prompts, such as the image of several questions, is
+//! computed once. Independent of how answers are generated.
 
 use std::ops::Range;
 

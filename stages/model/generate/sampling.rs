@@ -10,11 +10,11 @@ use crate::tensor::{self, mix};
 pub struct Sampling {
     /// Divides the logits before the softmax. 0 is greedy: always the most likely token.
     pub temperature: f32,
-    /// Nucleus sampling draws from the smallest set of most likely tokens with at least this total probability (Holtzman et
-    /// al. 2020, arXiv 1904.09751). 1 allows all tokens.
+    /// Nucleus sampling draws from the smallest set of most likely tokens with at least this total probability
+    /// (Holtzman et al. 2020, arXiv 1904.09751). 1 allows all tokens.
     pub top_p: f32,
-    /// Divides the positive and multiplies the negative logits of tokens that occur in the prompt or the answer (Keskar et
-    /// al. 2019, arXiv 1909.05858). 1 disables the penalty.
+    /// Divides the positive and multiplies the negative logits of tokens that occur in the prompt or the answer (Keskar
+    /// et al. 2019, arXiv 1909.05858). 1 disables the penalty.
     pub repetition_penalty: f32,
     /// Seed of the draws. A draw depends only on the seed, the index of the prompt and the position in the answer.
     pub seed: u64,

@@ -15,7 +15,8 @@ impl<D: Fn(&[u32]) -> String> StopStrings<D> {
         Self { strings: strings.into_iter().filter(|string| !string.is_empty()).collect(), decode }
     }
 
-    /// Returns `Break` if the end of `answer` contains a stop string: the return value of [`crate::Imp::stream`]'s callback.
+    /// Returns `Break` if the end of `answer` contains a stop string: the return value of [`crate::Imp::stream`]'s
+    /// callback.
     pub fn check(&self, answer: &[u32]) -> ControlFlow<()> {
         // All but special tokens have at least one byte; the decoder needs a few more tokens as context.
         let longest = self.strings.iter().map(String::len).max().unwrap_or(0);

@@ -20,8 +20,8 @@ use reader::{Gguf, Tensor};
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
 ///
 /// # Errors
-/// If `file` is not a complete GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't be
-/// written.
+/// If `file` is not a complete GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't
+/// be written.
 pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;

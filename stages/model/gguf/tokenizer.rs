@@ -16,7 +16,7 @@ pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
         ("gpt2", "gpt-2" | "default" | "") => false,
         _ => {
             let message = format!(
-                "the tokenizer `{model}` with pre-tokenizer `{pre}` is not supported (supported: gpt2 with smollm or gpt-2)"
+                "tokenizer `{model}` with pre-tokenizer `{pre}` is not supported (supported: gpt2 with smollm or gpt-2)"
             );
             return Err(ModelError::file(&gguf.path, message));
         }

@@ -41,8 +41,8 @@ impl Attention {
         Ok(Self { projections, out: linear(Part::O)?, head_dim: config.head_dim, key_width })
     }
 
-    /// Returns `[rows, hidden]` from normalized `x` `[rows, hidden]`. `attend` computes attention of q, k and v, to which the
-    /// rotary position embedding has been applied.
+    /// Returns `[rows, hidden]` from normalized `x` `[rows, hidden]`. `attend` computes attention of q, k and v, to
+    /// which the rotary position embedding has been applied.
     pub(super) fn forward(
         &self,
         pass: &Pass,

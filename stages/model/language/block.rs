@@ -32,8 +32,8 @@ impl Block {
         })
     }
 
-    /// Phi: `x + attention(norm(x)) + mlp(norm(x))`. Others: `x += attention(norm(x))`, then `x += mlp(norm2(x))`. `x` is the
-    /// residual stream `[rows, hidden]`.
+    /// Phi: `x + attention(norm(x)) + mlp(norm(x))`. Others: `x += attention(norm(x))`, then `x += mlp(norm2(x))`. `x`
+    /// is the residual stream `[rows, hidden]`.
     pub(super) fn forward(
         &self,
         pass: &Pass,

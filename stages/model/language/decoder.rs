@@ -82,8 +82,8 @@ impl Decoder {
         self.final_norm.forward(pass, &x)
     }
 
-    /// Returns transformers' `hidden_states`, `[rows, hidden]` each: the embedded sequences, the output of every block but the
-    /// last, and the output of the last block after the final norm.
+    /// Returns transformers' `hidden_states`, `[rows, hidden]` each: the embedded sequences, the output of every block
+    /// but the last, and the output of the last block after the final norm.
     pub fn hidden_states(&self, embedded: &Mat, segments: &Segments) -> Vec<Mat> {
         let mut all = Vec::new();
         let last = self.infer(embedded, &segments.positions(), |layer, x, q, k, v| {
@@ -106,8 +106,9 @@ impl Decoder {
         (hidden, cache)
     }
 
-    /// Processes further positions and appends them to the cache. Row `i` of `embedded` `[rows, hidden]` is at `positions[i]` of
-    /// the sequence `which[i]`, after all cached positions of that sequence. Returns hidden states `[rows, hidden]`.
+    /// Processes further positions and appends them to the cache. Row `i` of `embedded` `[rows, hidden]` is at
+    /// `positions[i]` of the sequence `which[i]`, after all cached positions of that sequence. Returns hidden states
+    /// `[rows, hidden]`.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
@@ -169,8 +170,8 @@ impl Decoder {
         self.linears_mut().for_each(Linear::unfreeze);
     }
 
-    /// Attaches a new adapter to every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or to all, including
-    /// `lm_head`, if `targets` is empty.
+    /// Attaches a new adapter to every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or to all,
+    /// including `lm_head`, if `targets` is empty.
     ///
     /// # Errors
     /// If a target is not a linear layer of this model: a message that lists the layers.
@@ -196,8 +197,8 @@ impl Decoder {
         self.linears_mut().for_each(|linear| linear.lora = None);
     }
 
-    /// Unties the embedding from an adapted output layer, since merging the adapter into the shared weight would also change
-    /// the embedding.
+    /// Unties the embedding from an adapted output layer, since merging the adapter into the shared weight would also
+    /// change the embedding.
     fn untie_if_adapted(&mut self) {
         if self.embedding.is_none() && self.lm_head.lora.is_some() {
             self.embedding = Some(self.lm_head.weight.clone());

@@ -150,7 +150,8 @@ pub(crate) fn is_target(targets: &[String], short_name: &str) -> bool {
 pub(crate) enum Window {
     /// Never.
     Never,
-    /// If `use_sliding_window` is true, from layer `max_window_layers` on. Files also have a `sliding_window` if it is unused.
+    /// If `use_sliding_window` is true, from layer `max_window_layers` on. Files also have a `sliding_window` if it is
+    /// unused.
     IfUsed,
     /// If `sliding_window` is present.
     IfGiven,

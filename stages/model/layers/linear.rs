@@ -16,7 +16,8 @@ use crate::{
     weights::{NamedTensor, TensorFiles},
 };
 
-/// A linear layer `y = x W^T + b`; with a LoRA adapter, `+ scale * dropout(x) A^T B^T` (Hu et al. 2021, arXiv 2106.09685).
+/// A linear layer `y = x W^T + b`; with a LoRA adapter, `+ scale * dropout(x) A^T B^T` (Hu et al. 2021, arXiv
+/// 2106.09685).
 #[derive(Clone)]
 pub struct Linear {
     /// The name in files, without `.weight`.
@@ -102,8 +103,8 @@ impl Linear {
         self.bias = self.bias.take().map(Mat::trainable);
     }
 
-    /// Attaches a new trainable adapter, initialized as in peft: A uniform within `1 / sqrt(in)` (Kaiming with a = sqrt 5),
-    /// B zero, so that the output does not change.
+    /// Attaches a new trainable adapter, initialized as in peft: A uniform within `1 / sqrt(in)` (Kaiming with a = sqrt
+    /// 5), B zero, so that the output does not change.
     pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
         let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));

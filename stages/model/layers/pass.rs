@@ -28,15 +28,15 @@ impl Pass {
         Self { graph: Graph::inference(), dropout: None, gradient_checkpointing: false }
     }
 
-    /// For training. `seed` is the step's dropout seed, `first_sample` the index in the step's batch of this pass's first
-    /// sample, so that dropout does not depend on how a batch is split into micro-batches.
+    /// For training. `seed` is the step's dropout seed, `first_sample` the index in the step's batch of this pass's
+    /// first sample, so that dropout does not depend on how a batch is split into micro-batches.
     pub fn training(seed: u64, first_sample: usize) -> Self {
         let dropout = Dropout { seed, first_sample, rows: Arc::default() };
         Self { graph: Graph::recording(), dropout: Some(dropout), gradient_checkpointing: false }
     }
 
-    /// The same pass with gradient checkpointing: saves only the inputs of the language model's blocks, and recomputes the
-    /// rest in the backward pass.
+    /// The same pass with gradient checkpointing: saves only the inputs of the language model's blocks, and recomputes
+    /// the rest in the backward pass.
     #[must_use]
     pub fn with_gradient_checkpointing(self) -> Self {
         Self { gradient_checkpointing: true, ..self }

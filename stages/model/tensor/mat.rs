@@ -113,8 +113,8 @@ fn slice(data: &Data) -> &[f32] {
     }
     let first: *const f32 = &raw const data[[0, 0]];
     // SAFETY: only `Mat` creates these tensors, from a `Vec` of exactly `length` values with row-major strides, so the
-    // values are contiguous from the first. The shared borrow of `data` keeps the buffer alive and unchanged: modifying it
-    // takes `&mut` and copies a shared buffer first.
+    // values are contiguous from the first. The shared borrow of `data` keeps the buffer alive and unchanged: modifying
+    // it takes `&mut` and copies a shared buffer first.
     unsafe { std::slice::from_raw_parts(first, length) }
 }
 
@@ -125,8 +125,8 @@ fn slice_mut(data: &mut Data) -> &mut [f32] {
         return &mut [];
     }
     let first: *mut f32 = &raw mut data[[0, 0]];
-    // SAFETY: as above; `IndexMut` has made the buffer unique (`Arc::make_mut`), and the exclusive borrow of `data` keeps it
-    // unique.
+    // SAFETY: as above; `IndexMut` has made the buffer unique (`Arc::make_mut`), and the exclusive borrow of `data`
+    // keeps it unique.
     unsafe { std::slice::from_raw_parts_mut(first, length) }
 }
 

@@ -1,5 +1,5 @@
-//! Frozen weights in a file's encoding, decoded to f32 tile by tile when used. Independent of the encodings' formulas, which
-//! are in [`crate::encoding`].
+//! Frozen weights in a file's encoding, decoded to f32 tile by tile when used. Independent of the encodings' formulas,
+//! which are in [`crate::encoding`].
 
 use std::{ops::Range, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! The tape: records operations and runs the backward pass. All uses of dfdx but a matrix's memory are in this file: tape,
-//! ghosts and gradients. Independent of what the operations compute.
+//! The tape: records operations and runs the backward pass. All uses of dfdx but a matrix's memory are in this file:
+//! tape, ghosts and gradients. Independent of what the operations compute.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -9,8 +9,8 @@ use dfdx::prelude::{
 
 use super::{Mat, host};
 
-/// Identifies the gradient of a matrix without keeping its values alive: a dfdx ghost tensor, behind a closure because dfdx
-/// does not export its type.
+/// Identifies the gradient of a matrix without keeping its values alive: a dfdx ghost tensor, behind a closure because
+/// dfdx does not export its type.
 #[derive(Clone)]
 pub(super) struct Ghost(Rc<FindGradient>);
 type FindGradient = dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>;
@@ -69,8 +69,8 @@ impl Graph {
         self.0.is_some()
     }
 
-    /// Like [`Graph::record`], for an operation that modified `output` in place: `backward` may modify the gradient, which is
-    /// then passed to the operation that computed `output`.
+    /// Like [`Graph::record`], for an operation that modified `output` in place: `backward` may modify the gradient,
+    /// which is then passed to the operation that computed `output`.
     pub(super) fn record_in_place(&self, output: &Mat, backward: impl FnOnce(&mut Vec<f32>, &mut Gradients) + 'static) {
         let ghost = output.ghost();
         self.record(output, move |mut gradient, gradients| {

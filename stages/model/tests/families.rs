@@ -1,5 +1,6 @@
-//! Features that the Imps in the fixtures do not have: grouped-query attention, tied embeddings, sliding windows and resized
-//! images against transformers (`tests/fixtures/extras`); Phi-3, Llama and Qwen2 against the f64 oracle (`tests/oracle`).
+//! Features that the Imps in the fixtures do not have: grouped-query attention, tied embeddings, sliding windows and
+//! resized images against transformers (`tests/fixtures/extras`); Phi-3, Llama and Qwen2 against the f64 oracle
+//! (`tests/oracle`).
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod oracle;
@@ -78,7 +79,8 @@ fn change(mat: &mut Mat, to: impl FnMut(f32) -> f32) {
     mat.copy_from(&values);
 }
 
-/// A model with random weights, including norms and biases, that was written and loaded; and its weights for the oracle.
+/// A model with random weights, including norms and biases, that was written and loaded; and its weights for the
+/// oracle.
 fn random(family: Family) -> (Decoder, Weights) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(family);
@@ -133,8 +135,8 @@ fn logits_equal_those_of_the_oracle() {
     }
 }
 
-/// Moves the trainable weights in a random direction: the oracle's loss must change by the directional derivative. The oracle
-/// uses merged adapters, so this also checks the layout of adapters on stacked matrices.
+/// Moves the trainable weights in a random direction: the oracle's loss must change by the directional derivative. The
+/// oracle uses merged adapters, so this also checks the layout of adapters on stacked matrices.
 #[test]
 fn gradients_of_adapters_equal_those_of_the_oracle() {
     for family in FAMILIES {
@@ -249,9 +251,9 @@ fn adapters_of_every_family_round_trip_and_merge() {
         llm.trainable(&mut |_, mat| change(mat, |value| value + 0.05));
         let adapted = logits(&llm, &ids(9));
         peft::write(&llm, &settings, folder.path()).unwrap();
-        let (mut again, _) = random(family);
-        peft::read(&mut again, folder.path()).unwrap();
-        assert_eq!(logits(&again, &ids(9)).to_host(), adapted.to_host());
+        let (mut reloaded, _) = random(family);
+        peft::read(&mut reloaded, folder.path()).unwrap();
+        assert_eq!(logits(&reloaded, &ids(9)).to_host(), adapted.to_host());
 
         let names = llm.linear_names();
         assert_eq!(names.contains("qkv_proj") && names.contains("gate_up_proj"), family == Family::Phi3);
@@ -298,9 +300,9 @@ fn adapters_on_chosen_layers_only() {
     let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
-    let (mut again, _) = random(Family::Qwen2);
-    peft::read(&mut again, folder.path()).unwrap();
-    assert_eq!(logits(&again, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
+    let (mut reloaded, _) = random(Family::Qwen2);
+    peft::read(&mut reloaded, folder.path()).unwrap();
+    assert_eq!(logits(&reloaded, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
 }
 
 /// As in transformers' trainer, which recognizes biases and norms by their names.
@@ -355,9 +357,9 @@ fn projectors_of_every_type() {
             continue;
         }
         write_tensors(&file, projector.tensors(), Encoding::F32).unwrap();
-        let again =
+        let reloaded =
             Projector::load(&TensorFiles::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
-        assert_eq!(again.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");
+        assert_eq!(reloaded.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");
     }
     let error = Projector::fresh(ProjectorType::Identity, 6, 4, 7).err().unwrap().to_string();
     assert!(

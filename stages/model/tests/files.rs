@@ -84,7 +84,8 @@ fn errors_name_extra_tensors_and_non_finite_values() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Any header gives an error or a model, without panics and without allocating more memory than the size of the file.
+    /// Any header gives an error or a model, without panics and without allocating more memory than the size of the
+    /// file.
     #[test]
     fn hostile_headers_do_no_harm(length in prop_oneof![any::<u64>(), 0_u64..5000], at in 0_usize..3000, with: [u8; 4]) {
         static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -170,11 +171,11 @@ fn adapters_round_trip() {
         names
     };
     assert_eq!(names(&ours), names(&theirs), "peft's names");
-    let mut again = PHI.model();
-    assert_eq!(peft::read(&mut again.llm, folder.path()).unwrap(), settings);
+    let mut reloaded = PHI.model();
+    assert_eq!(peft::read(&mut reloaded.llm, folder.path()).unwrap(), settings);
     let contents = |llm: &Decoder| -> Vec<(String, Vec<f32>)> {
         llm.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.values().into_owned())).collect()
     };
-    assert!(contents(&again.llm) == contents(&model.llm));
+    assert!(contents(&reloaded.llm) == contents(&model.llm));
     assert!(TensorFiles::open_file(&ours).is_ok());
 }

@@ -1,5 +1,5 @@
-//! GGUF files, which are composed here byte by byte: weights in ggml's encodings (ggml's bytes from `tests/fixtures/quant`), a
-//! whole model with llama.cpp's names and row order, and invalid files.
+//! GGUF files, which are composed here byte by byte: weights in ggml's encodings (ggml's bytes from
+//! `tests/fixtures/quant`), a whole model with llama.cpp's names and row order, and invalid files.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -169,9 +169,9 @@ fn a_converted_model_computes_the_same_logits() {
         writer.floats(&name, &tensor.shape, &values);
     }
     convert(&writer.bytes(), folder.path()).unwrap();
-    let again = load_language(folder.path()).unwrap();
-    assert_eq!(again.config.eos_token_id, [2]);
-    assert_eq!(logits(&again), logits(&llm), "the weights are exact in f16");
+    let reloaded = load_language(folder.path()).unwrap();
+    assert_eq!(reloaded.config.eos_token_id, [2]);
+    assert_eq!(logits(&reloaded), logits(&llm), "the weights are exact in f16");
     let text = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
     let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(tokenizer["added_tokens"][0]["content"], "t0");

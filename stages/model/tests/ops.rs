@@ -11,15 +11,19 @@ use naive::{check, erf};
 use proptest::prelude::*;
 use support::{random, softmax, visible};
 
+fn random_mat(rows: usize, cols: usize, seed: u64) -> Mat {
+    Mat::from_host(rows, cols, random(seed, rows * cols))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
     fn linear(rows in 1_usize..5, inputs in 1_usize..7, outputs in 1_usize..6, seed in 0_u64..100) {
         let mats = [
-            Mat::from_host(rows, inputs, random(seed, rows * inputs)),
-            Mat::from_host(outputs, inputs, random(seed + 1, outputs * inputs)),
-            Mat::from_host(1, outputs, random(seed + 2, outputs)),
+            random_mat(rows, inputs, seed),
+            random_mat(outputs, inputs, seed + 1),
+            random_mat(1, outputs, seed + 2),
         ];
         check(&mats, |g, m| tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), Some(&m[2])), |m| {
             (0..rows * outputs).map(|at| {
@@ -32,9 +36,9 @@ proptest! {
     #[test]
     fn layer_norm(rows in 1_usize..5, width in 2_usize..9, seed in 0_u64..100) {
         let mats = [
-            Mat::from_host(rows, width, random(seed, rows * width)),
-            Mat::from_host(1, width, random(seed + 1, width)),
-            Mat::from_host(1, width, random(seed + 2, width)),
+            random_mat(rows, width, seed),
+            random_mat(1, width, seed + 1),
+            random_mat(1, width, seed + 2),
         ];
         check(&mats, |g, m| tensor::layer_norm(g, &m[0], &m[1], &m[2], 1e-2), |m| {
             m[0].chunks(width).flat_map(|x| {
@@ -48,7 +52,7 @@ proptest! {
 
     #[test]
     fn rms_norm(rows in 1_usize..5, width in 1_usize..40, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(1, width, random(seed + 1, width))];
+        let mats = [random_mat(rows, width, seed), random_mat(1, width, seed + 1)];
         check(&mats, |g, m| tensor::rms_norm(g, &m[0], &m[1], 1e-2), |m| {
             m[0].chunks(width).flat_map(|x| {
                 let squares = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
@@ -71,7 +75,7 @@ proptest! {
     #[test]
     fn columns(rows in 1_usize..4, widths in prop::collection::vec(1_usize..5, 1..4), seed in 0_u64..100) {
         let whole: usize = widths.iter().sum();
-        let mats = [Mat::from_host(rows, whole, random(seed, rows * whole))];
+        let mats = [random_mat(rows, whole, seed)];
         let start = |part: usize| widths[..part].iter().sum::<usize>();
         for (part, width) in widths.iter().copied().enumerate() {
             check(&mats, |g, m| tensor::columns(g, &m[0], start(part), width), |m| {
@@ -83,7 +87,7 @@ proptest! {
     /// With a trainable weight, and with an input that is used twice.
     #[test]
     fn recompute(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(width, width, random(seed + 1, width * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(width, width, seed + 1)];
         check(&mats, |g, m| {
             let weight = m[1].clone();
             tensor::recompute(g, &m[0], vec![m[1].clone()], move |g, x| {
@@ -102,7 +106,7 @@ proptest! {
     #[test]
     fn frozen_linear(rows in 1_usize..14, inputs in 1_usize..40, outputs in 1_usize..40, seed in 0_u64..100) {
         let weight = random(seed + 1, outputs * inputs);
-        let mats = [Mat::from_host(rows, inputs, random(seed, rows * inputs)), Mat::from_host(1, outputs, random(seed + 2, outputs))];
+        let mats = [random_mat(rows, inputs, seed), random_mat(1, outputs, seed + 2)];
         for stored in support::stored(&weight, outputs, inputs) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
@@ -121,9 +125,9 @@ proptest! {
         let segments = Segments::new(lengths.clone());
         let (rows, width, key_width) = (segments.rows(), heads * dim, kv_heads * dim);
         let mats = [
-            Mat::from_host(rows, width, random(seed, rows * width)),
-            Mat::from_host(rows, key_width, random(seed + 1, rows * key_width)),
-            Mat::from_host(rows, key_width, random(seed + 2, rows * key_width)),
+            random_mat(rows, width, seed),
+            random_mat(rows, key_width, seed + 1),
+            random_mat(rows, key_width, seed + 2),
         ];
         check(&mats, |g, m| tensor::attention(g, &m[0], &m[1], &m[2], heads, &segments, mask), |m| {
             let mut out = vec![0.0; rows * width];
@@ -150,7 +154,7 @@ proptest! {
         let (dims, head_dim) = (half * 2, half * 2 + rest);
         let width = heads * head_dim;
         let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, &Rotary { dims, theta: 100.0 }.at(&positions)), |m| {
             let mut out = m[0].clone();
             for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
@@ -165,7 +169,7 @@ proptest! {
 
     #[test]
     fn cross_entropy(rows in 1_usize..5, width in 2_usize..8, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 7 + seed as usize) % width) as u32).collect();
         check(&mats, |g, m| tensor::cross_entropy(g, &m[0], targets.clone(), rows + 2), |m| {
             let loss: f64 = m[0].chunks(width).zip(&targets).map(|(row, t)| -softmax(row)[*t as usize].ln()).sum();
@@ -195,7 +199,7 @@ proptest! {
         let mask = tensor::dropout(&Graph::inference(), &ones, rate, seed, &names);
         let values = [0.0, 1.0 / (1.0 - rate)].map(f32::to_bits);
         assert!(mask.to_host().iter().all(|value| values.contains(&value.to_bits())));
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         check(&mats, |g, m| tensor::dropout(g, &m[0], rate, seed, &names), |m| {
             m[0].iter().zip(&*mask.to_host()).map(|(x, mask)| x * f64::from(*mask)).collect()
         });
@@ -205,7 +209,7 @@ proptest! {
     #[test]
     fn gather_from_stored(rows in 1_usize..6, width in 1_usize..40, seed in 0_u64..100) {
         let table = random(seed + 1, rows * width);
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         let picks: Vec<(usize, usize)> = (0..2 * rows).map(|i| (i % 2, i * 3 % rows)).collect();
         for stored in support::stored(&table, rows, width) {
             let exact = stored.to_f32();
@@ -221,7 +225,7 @@ proptest! {
 
     #[test]
     fn gather_and_sum(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(2, width, random(seed + 1, 2 * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(2, width, seed + 1)];
         let picks: Vec<(usize, usize)> = (0..rows + 3).map(|i| if i % 3 == 0 { (1, i % 2) } else { (0, i % rows) }).collect();
         check(&mats, |g, m| {
             let y = tensor::gather(g, &[&Weight::Dense(m[0].clone()), &Weight::Dense(m[1].clone())], picks.clone());
@@ -238,7 +242,7 @@ proptest! {
     #[test]
     fn add_rows(periods in 1_usize..4, period in 1_usize..4, width in 1_usize..5, seed in 0_u64..100) {
         let rows = periods * period;
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(period, width, random(seed + 1, period * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(period, width, seed + 1)];
         check(&mats, |g, m| {
             tensor::add_rows(g, tensor::activation(g, &m[0], Activation::Silu), &m[1])
         }, |m| {
@@ -249,7 +253,7 @@ proptest! {
     /// Also with a repeated part, an empty part, a single part and no part.
     #[test]
     fn concat(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(2, width, random(seed + 1, 2 * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(2, width, seed + 1)];
         let empty = Mat::zeros(0, width);
         check(&mats, |g, m| tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]]), |m| {
             [&m[0][..], &m[1], &m[0]].concat()
@@ -262,7 +266,7 @@ proptest! {
     /// The loss in chunks of at most two rows, with a trainable weight.
     #[test]
     fn sum_over_chunks(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, inputs, random(seed, rows * inputs)), Mat::from_host(width, inputs, random(seed + 1, width * inputs))];
+        let mats = [random_mat(rows, inputs, seed), random_mat(width, inputs, seed + 1)];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 5 + seed as usize) % width) as u32).collect();
         check(&mats, |g, m| tensor::sum_over_chunks(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
             let logits = tensor::linear(g, x, &Weight::Dense(m[1].clone()), None);

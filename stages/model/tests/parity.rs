@@ -1,6 +1,6 @@
-//! Whole models against Imp's original code, which computed `tests/fixtures/{phi,qwen2}`. Tolerances as in the fixtures'
-//! README: 1e-4 for features, embeddings and logits (two reference implementations differ by 1.4e-5, the smallest real
-//! mistake by 1.6e-4), 1e-5 for losses, 1e-4 of the largest entry for gradients.
+//! Whole models against Imp's original code, which computed `tests/fixtures/{phi,qwen2}`. Tolerances as in the
+//! fixtures' README: 1e-4 for features, embeddings and logits (two reference implementations differ by 1.4e-5, the
+//! smallest real mistake by 1.6e-4), 1e-5 for losses, 1e-4 of the largest entry for gradients.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -104,8 +104,8 @@ fn truncation_comes_after_the_splice() {
     check_batch(&model, "mm_truncated", &PHI.batch(), &PHI.expected("mm_truncated"), Side::Right);
 }
 
-/// As the training code writes them (Phi's in two shards), and as first published: with different tensor names and keys, and
-/// with q, k and v in one matrix.
+/// As the training code writes them (Phi's in two shards), and as first published: with different tensor names and
+/// keys, and with q, k and v in one matrix.
 #[test]
 fn merged_models_of_both_layouts_load() {
     for (family, folder) in [(PHI, "imp"), (PHI, "imp_msft"), (QWEN2, "imp")] {
@@ -263,9 +263,9 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
     let (loss, gradients) = loss_and_gradients(model, &batch, &Pass::training(0, 0));
     // Gradient checkpointing recomputes the same bits.
     let checkpointed = Pass::training(0, 0).with_gradient_checkpointing();
-    let (again, recomputed) = loss_and_gradients(model, &batch, &checkpointed);
+    let (recomputed_loss, recomputed) = loss_and_gradients(model, &batch, &checkpointed);
     let values = |mats: &[Mat]| mats.iter().map(|mat| mat.to_host().into_owned()).collect::<Vec<_>>();
-    assert_eq!((again, values(&recomputed)), (loss, values(&gradients)));
+    assert_eq!((recomputed_loss, values(&recomputed)), (loss, values(&gradients)));
     assert_close("loss", &[loss], &expected.f32("loss"), 1e-5);
     let mut gradients = gradients.into_iter();
     model.trainable(&mut |Parameter { name, .. }, _| {
@@ -371,8 +371,8 @@ fn the_schedule_equals_that_of_transformers() {
     }
 }
 
-/// Losses of micro-batches are divided by the number of labelled positions of the whole batch, so they add up to its loss for
-/// all lengths. (The reference averages the micro-batches' means instead, which gives short ones more weight.)
+/// Losses of micro-batches are divided by the number of labelled positions of the whole batch, so they add up to its
+/// loss for all lengths. (The reference averages the micro-batches' means instead, which gives short ones more weight.)
 #[test]
 fn accumulated_micro_batches_equal_the_batch() {
     let (mut model, batch) = (PHI.model_with_lora(), PHI.batch());
@@ -381,8 +381,8 @@ fn accumulated_micro_batches_equal_the_batch() {
     let images = batch.image_numbers();
     let samples = batch.samples(&images);
     let count = samples.iter().map(|sample| model.labelled(sample)).sum();
-    let (mut sum, mut gradients) =
-        (0.0, whole.iter().map(|mat| Mat::zeros(mat.rows(), mat.cols())).collect::<Vec<_>>());
+    let mut sum = 0.0;
+    let mut gradients: Vec<Mat> = whole.iter().map(|mat| Mat::zeros(mat.rows(), mat.cols())).collect();
     for sample in &samples {
         let pass = Pass::training(0, 0);
         let (loss, parts) = model.loss_and_gradients(&pass, &[*sample], &features, count);

@@ -31,8 +31,8 @@ fn questions_about_one_image_have_the_same_answers_alone() {
     }
 }
 
-/// Positions after a shared prefix have the same hidden states as in the whole sequence, also with sliding windows and grouped
-/// queries.
+/// Positions after a shared prefix have the same hidden states as in the whole sequence, also with sliding windows and
+/// grouped queries.
 #[test]
 fn a_shared_prefix_gives_the_same_hidden_states() {
     for name in ["phi_gqa", "qwen2_mha_tied", "phi3_mha_sliding10"] {

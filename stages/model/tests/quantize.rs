@@ -38,8 +38,8 @@ fn widths_need_not_be_a_multiple_of_the_group_size() {
     assert!(zeros.1.iter().all(|byte| *byte == 0), "a group of zeros has scale zero");
 }
 
-/// The fixture has quantized blocks and their dequantized values, not the original weights; quantizing the dequantized values
-/// gives the same blocks.
+/// The fixture has quantized blocks and their dequantized values, not the original weights; quantizing the dequantized
+/// values gives the same blocks.
 #[test]
 fn blocks_equal_those_of_ggml() {
     let fixture = Fixture::open("quant/ggml.safetensors");
@@ -55,7 +55,8 @@ fn blocks_equal_those_of_ggml() {
     }
 }
 
-/// The error of every weight is at most half a level, and 4-bit weights give the same logits as their dequantized values.
+/// The error of every weight is at most half a level, and 4-bit weights give the same logits as their dequantized
+/// values.
 #[test]
 fn quantized_models_equal_their_dequantized_models() {
     for family in [PHI, QWEN2] {
@@ -66,7 +67,8 @@ fn quantized_models_equal_their_dequantized_models() {
         assert_eq!(exact.len(), tensors.len());
         for (exact, rounded) in exact.iter().zip(tensors) {
             assert_eq!(exact.name, rounded.name);
-            // The largest weight of a group is seven levels. The factor 1.01 allows for the rounding of the scale to f16.
+            // The largest weight of a group is seven levels. The factor 1.01 allows for the rounding of the scale to
+            // f16.
             let largest = exact.values().iter().fold(0.0_f32, |a, b| a.max(b.abs()));
             assert_close(&exact.name, &rounded.values(), &exact.values(), largest / 14.0 * 1.01);
         }

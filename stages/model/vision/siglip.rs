@@ -1,5 +1,5 @@
-//! SigLIP's vision encoder (Zhai et al. 2023, arXiv 2303.15343) as used by Imp: the features are one of the hidden states,
-//! without final norm and pooling. Always frozen. Reference: transformers' `modeling_siglip.py`.
+//! SigLIP's vision encoder (Zhai et al. 2023, arXiv 2303.15343) as used by Imp: the features are one of the hidden
+//! states, without final norm and pooling. Always frozen. Reference: transformers' `modeling_siglip.py`.
 
 use crate::{
     config::SiglipConfig,
@@ -35,9 +35,9 @@ struct Block {
 }
 
 impl Siglip {
-    /// Reads the layers up to the selected hidden state. `prefix` precedes `embeddings` and `encoder` in the tensor names.
-    /// Hidden state 0 is the embedded image, the others are the blocks' outputs. A negative `select_layer` counts from the
-    /// end: -1 is the output of the last block, -2 its input.
+    /// Reads the layers up to the selected hidden state. `prefix` precedes `embeddings` and `encoder` in the tensor
+    /// names. Hidden state 0 is the embedded image, the others are the blocks' outputs. A negative `select_layer`
+    /// counts from the end: -1 is the output of the last block, -2 its input.
     ///
     /// # Errors
     /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
@@ -66,8 +66,8 @@ impl Siglip {
         })
     }
 
-    /// Sets the image size to `image_size` pixels, with bicubic interpolation of the position embedding as in transformers'
-    /// `interpolate_pos_encoding`. The reference never resizes.
+    /// Sets the image size to `image_size` pixels, with bicubic interpolation of the position embedding as in
+    /// transformers' `interpolate_pos_encoding`. The reference never resizes.
     ///
     /// # Errors
     /// If images of this size are smaller than a patch.
@@ -100,8 +100,8 @@ impl Siglip {
         self.run(embedded, |_| {})
     }
 
-    /// Returns all hidden states `[images * patches, hidden]`: the embedded images and the output of each used block. The last
-    /// are the features.
+    /// Returns all hidden states `[images * patches, hidden]`: the embedded images and the output of each used block.
+    /// The last are the features.
     pub fn hidden_states(&self, images: &[impl AsRef<[f32]>]) -> Vec<Mat> {
         let embedded = self.embed(images);
         let mut all = vec![embedded.clone()];
@@ -164,8 +164,8 @@ impl Siglip {
     }
 }
 
-/// The four points of a line of `from` points, with weights, that interpolate point `index` of a line of `to` points: cubic
-/// convolution (Keys 1981) with a = -0.75 as in PyTorch, aligned pixel centres and repeated edges.
+/// The four points of a line of `from` points, with weights, that interpolate point `index` of a line of `to` points:
+/// cubic convolution (Keys 1981) with a = -0.75 as in PyTorch, aligned pixel centres and repeated edges.
 fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     const A: f32 = -0.75;
     let centre = (index as f32 + 0.5) * from as f32 / to as f32 - 0.5;

@@ -1,5 +1,5 @@
-//! Named tensors in safetensors files: memory-mapped for reading, written one at a time. Independent of models, whose names
-//! and shapes come from the caller.
+//! Named tensors in safetensors files: memory-mapped for reading, written one at a time. Independent of models, whose
+//! names and shapes come from the caller.
 
 mod dtype;
 mod finite;

@@ -1,5 +1,5 @@
-//! Writes safetensors files atomically, with one tensor in memory at a time. Equal tensors give equal bytes. Independent of
-//! models.
+//! Writes safetensors files atomically, with one tensor in memory at a time. Equal tensors give equal bytes.
+//! Independent of models.
 
 use std::{
     borrow::Cow,
@@ -96,7 +96,7 @@ impl<'a> Encoded<'a> {
             _ => return vec![Self::new(tensor, Encoding::F16, Dtype::F16)],
         };
         let tensor = Rc::new(tensor);
-        let again = Rc::clone(&tensor);
+        let shared = Rc::clone(&tensor);
         // Quantized twice, once for each tensor, instead of keeping a whole model in memory until both are written.
         vec![
             Self {
@@ -109,7 +109,7 @@ impl<'a> Encoded<'a> {
                 name: format!("{layer}.{Q4F16_SCALES}"),
                 dtype: Dtype::F16,
                 shape: vec![rows, q4f16::scales_per_row(cols)],
-                bytes: Box::new(move || q4f16::narrow(&again.values(), cols).1),
+                bytes: Box::new(move || q4f16::narrow(&shared.values(), cols).1),
             },
         ]
     }

@@ -82,8 +82,8 @@ impl Block {
     }
 }
 
-/// Returns the output and, per row and head, the log of the softmax's denominator, from which the backward pass recomputes
-/// the probabilities.
+/// Returns the output and, per row and head, the log of the softmax's denominator, from which the backward pass
+/// recomputes the probabilities.
 pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
     let Inputs { q, k, v, heads, segments, mask } = of;
     let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`, in place. `rows` has an id for each
-/// row.
+/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`, in place. `rows` has an id
+/// for each row.
 pub(in crate::tensor) fn drop_values(values: &mut [f32], rate: f32, seed: u64, rows: &[u64]) {
     let scale = 1.0 / (1.0 - rate);
     let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
@@ -22,8 +22,8 @@ pub(in crate::tensor) fn drop_values(values: &mut [f32], rate: f32, seed: u64, r
     });
 }
 
-/// A stateless random number for a column of a row: the multiply-shift rounds of Wellons' `lowbias32`, with the two halves of
-/// the row's key mixed in before and between them. 32 bits, so that it vectorizes.
+/// A stateless random number for a column of a row: the multiply-shift rounds of Wellons' `lowbias32`, with the two
+/// halves of the row's key mixed in before and between them. 32 bits, so that it vectorizes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 fn random(column: u32, first: u32, second: u32) -> u32 {

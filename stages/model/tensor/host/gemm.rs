@@ -46,8 +46,9 @@ const MIN_TILE: usize = 1 << 22;
 /// Tiles with more multiplications are halved, so that many cores have work.
 const MAX_TILE: usize = 1 << 28;
 
-/// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the columns of `b` that a tile needs, so columns are
-/// split first, to pack each only once. Depends only on the shape, so that results do not depend on the number of threads.
+/// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the columns of `b` that a tile needs, so columns
+/// are split first, to pack each only once. Depends only on the shape, so that results do not depend on the number of
+/// threads.
 fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
     // Multiples of the blocks of gemm's innermost loops: 64 columns, 6 rows.
     let tile_n = n.div_ceil(TILES).next_multiple_of(64).max(128).min(n);
@@ -59,8 +60,8 @@ fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
     (tile_m.next_multiple_of(6).min(m), tile_n)
 }
 
-/// The product `c = alpha * a b`, or `c += alpha * a b`, with `a` `[m, k]`, `b` `[k, n]`, and `c` `[m, n]`, whose rows are
-/// `stride` values apart.
+/// The product `c = alpha * a b`, or `c += alpha * a b`, with `a` `[m, k]`, `b` `[k, n]`, and `c` `[m, n]`, whose rows
+/// are `stride` values apart.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     pub(super) m: usize,
@@ -105,8 +106,8 @@ impl Product {
         self.at(a, b, c.as_mut_ptr(), c.len(), stride);
     }
 
-    /// Runs on this thread, into a tile that starts at index `start` of a matrix of `length` values, whose other values other
-    /// threads may write.
+    /// Runs on this thread, into a tile that starts at index `start` of a matrix of `length` values, whose other values
+    /// other threads may write.
     pub(super) fn tile(self, a: View<'_>, b: View<'_>, c: Shared, start: usize, length: usize, stride: usize) {
         self.at(a, b, c.at(start), length - start, stride);
     }
@@ -117,8 +118,8 @@ impl Product {
             return;
         }
         assert!(a.holds(m, k) && b.holds(k, n) && (m - 1) * stride + n <= length, "the product exceeds its matrices");
-        // SAFETY: the assertion above keeps all three matrices inside their buffers. `c` is either borrowed exclusively, or a
-        // tile (of `parallel` or of a caller of `tile`) that no other thread writes.
+        // SAFETY: the assertion above keeps all three matrices inside their buffers. `c` is either borrowed
+        // exclusively, or a tile (of `parallel` or of a caller of `tile`) that no other thread writes.
         unsafe {
             gemm::gemm(
                 m,

@@ -1,5 +1,5 @@
-//! `y += x W^T` for few rows, as in generation. Bound by memory bandwidth, so each weight is read only once; `gemm` would
-//! first pack the weights.
+//! `y += x W^T` for few rows, as in generation. Bound by memory bandwidth, so each weight is read only once; `gemm`
+//! would first pack the weights.
 
 use rayon::prelude::*;
 

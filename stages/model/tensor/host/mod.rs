@@ -1,7 +1,8 @@
-//! The loops of the operations on the CPU, on slices: threads, SIMD and matrix products. Independent of [`super::Mat`] and
-//! the tape.
+//! The loops of the operations on the CPU, on slices: threads, SIMD and matrix products. Independent of [`super::Mat`]
+//! and the tape.
 //!
-//! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is fixed.
+//! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
+//! fixed.
 
 pub(super) mod activation;
 pub(super) mod attention;

@@ -14,8 +14,8 @@ pub fn add(g: &Graph, mut y: Mat, x: &Mat) -> Mat {
     y
 }
 
-/// Adds `rows` `[period, width]` to every `period` rows of `y` `[n * period, width]` in place: clones of `y` must not be used
-/// afterwards. Saves nothing for the backward pass.
+/// Adds `rows` `[period, width]` to every `period` rows of `y` `[n * period, width]` in place: clones of `y` must not
+/// be used afterwards. Saves nothing for the backward pass.
 ///
 /// # Panics
 /// If the widths differ or the rows of `y` are not a multiple of `period`, which is a bug in the caller.

@@ -1,5 +1,5 @@
-//! Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762) with grouped queries (Ainslie et al. 2023, arXiv
-//! 2305.13245).
+//! Scaled dot-product attention (Vaswani et al. 2017, arXiv 1706.03762) with grouped queries (Ainslie et al. 2023,
+//! arXiv 2305.13245).
 
 use crate::tensor::{
     Graph, Mask, Mat, Segments,
@@ -8,9 +8,9 @@ use crate::tensor::{
 
 /// `softmax(q k^T / sqrt(head_dim)) v` for every head of every sequence, `[rows, heads * head_dim]`.
 ///
-/// `q` is `[rows, heads * head_dim]`, `k` and `v` are `[rows, kv_heads * head_dim]`, with the heads side by side in a row.
-/// Saves inputs, output and one number per row and head; the backward pass recomputes the scores (Dao et al. 2022, arXiv
-/// 2205.14135).
+/// `q` is `[rows, heads * head_dim]`, `k` and `v` are `[rows, kv_heads * head_dim]`, with the heads side by side in a
+/// row. Saves inputs, output and one number per row and head; the backward pass recomputes the scores (Dao et al. 2022,
+/// arXiv 2205.14135).
 pub fn attention(g: &Graph, q: &Mat, k: &Mat, v: &Mat, heads: usize, segments: &Segments, mask: Mask) -> Mat {
     let dim = q.cols() / heads;
     let heads = Heads { query: heads, key: k.cols() / dim, dim };

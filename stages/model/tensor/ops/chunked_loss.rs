@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use crate::tensor::{Graph, Mat, ops::accumulate};
 
-/// The sum of `f`, `[1, 1]`, over chunks of `x` with at most `rows` rows each. `f` takes the range of rows and the chunk, and
-/// returns `[1, 1]`. `parameters` are the other trainable matrices that `f` uses.
+/// The sum of `f`, `[1, 1]`, over chunks of `x` with at most `rows` rows each. `f` takes the range of rows and the
+/// chunk, and returns `[1, 1]`. `parameters` are the other trainable matrices that `f` uses.
 ///
-/// When recording, the backward pass of a chunk follows its forward pass immediately, so intermediate results of `f` (logits
-/// over a large vocabulary) are freed before the next chunk. Saves only gradients.
+/// When recording, the backward pass of a chunk follows its forward pass immediately, so intermediate results of `f`
+/// (logits over a large vocabulary) are freed before the next chunk. Saves only gradients.
 pub fn sum_over_chunks(
     g: &Graph,
     x: &Mat,

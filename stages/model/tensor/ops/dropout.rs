@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::tensor::{Graph, Mat, host::dropout as host};
 
-/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`. The mask of row `i` depends only on
-/// `seed` and the id `rows[i]`, not on other rows or the number of threads. Saves nothing: the backward pass recomputes the
-/// mask.
+/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`. The mask of row `i` depends
+/// only on `seed` and the id `rows[i]`, not on other rows or the number of threads. Saves nothing: the backward pass
+/// recomputes the mask.
 ///
 /// # Panics
 /// If there is not one id per row, which is a bug in the caller.

@@ -2,8 +2,8 @@
 
 use crate::tensor::{Graph, Mat, Weight, host::gather as host};
 
-/// Returns `[picks, width]`, whose row `i` is row `picks[i].1` of `sources[picks[i].0]`. All sources have the same width;
-/// frozen ones are decoded row by row. Saves only the picks for the backward pass.
+/// Returns `[picks, width]`, whose row `i` is row `picks[i].1` of `sources[picks[i].0]`. All sources have the same
+/// width; frozen ones are decoded row by row. Saves only the picks for the backward pass.
 pub fn gather(g: &Graph, sources: &[&Weight], picks: Vec<(usize, usize)>) -> Mat {
     let width = sources.first().map_or(0, |source| source.inputs());
     let values: Vec<_> = sources.iter().map(|source| source.host()).collect();
@@ -27,8 +27,8 @@ pub fn pick_rows(g: &Graph, x: &Mat, rows: impl IntoIterator<Item = usize>) -> M
     gather(g, &[&Weight::Dense(x.clone())], rows.into_iter().map(|row| (0, row)).collect())
 }
 
-/// Concatenates the rows of `parts`, `[.., width]` each. A single part is returned without a copy. Saves nothing for the
-/// backward pass.
+/// Concatenates the rows of `parts`, `[.., width]` each. A single part is returned without a copy. Saves nothing for
+/// the backward pass.
 ///
 /// # Panics
 /// If a part has a different width, which is a bug in the caller.

@@ -5,8 +5,8 @@ use crate::tensor::{
     host::linear::{self as host, Shape},
 };
 
-/// `x W^T + b`, `[rows, out]`, with `x` `[rows, in]`, `weight` `[out, in]`, `bias` `[1, out]`. Saves `x` if the weight is
-/// trainable. The backward pass does not compute gradients of frozen matrices.
+/// `x W^T + b`, `[rows, out]`, with `x` `[rows, in]`, `weight` `[out, in]`, `bias` `[1, out]`. Saves `x` if the weight
+/// is trainable. The backward pass does not compute gradients of frozen matrices.
 ///
 /// # Panics
 /// If the widths of `x` and `weight` differ, which is a bug in the caller.

@@ -5,8 +5,8 @@ use crate::tensor::{
     host::linear::{self as host, Shape},
 };
 
-/// `y += scale * low B^T` in place: clones of `y` must not be used afterwards. `y` is `[rows, out]`, `low` `[rows, rank]`,
-/// `b` `[out, rank]`. Saves `low`.
+/// `y += scale * low B^T` in place: clones of `y` must not be used afterwards. `y` is `[rows, out]`, `low`
+/// `[rows, rank]`, `b` `[out, rank]`. Saves `low`.
 pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Mat {
     let shape = Shape { rows: low.rows(), inputs: low.cols(), outputs: b.rows() };
     host::add_low_rank(low.values(), b.values(), scale, shape, y.values_mut());

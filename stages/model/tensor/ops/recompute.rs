@@ -1,5 +1,5 @@
-//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): saves only the input of a part of the network, and recomputes
-//! its activations in the backward pass.
+//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): saves only the input of a part of the network, and
+//! recomputes its activations in the backward pass.
 
 use crate::tensor::{Graph, Mat};
 

@@ -2,8 +2,8 @@
 
 use crate::tensor::{Graph, Mat, host::norm as host};
 
-/// `x / sqrt(mean(x^2) + epsilon) * weight` for each row, with `x` `[rows, width]` and `weight` `[1, width]`. Saves `x` and
-/// each row's `1 / sqrt(mean(x^2) + epsilon)`.
+/// `x / sqrt(mean(x^2) + epsilon) * weight` for each row, with `x` `[rows, width]` and `weight` `[1, width]`. Saves `x`
+/// and each row's `1 / sqrt(mean(x^2) + epsilon)`.
 pub fn rms_norm(g: &Graph, x: &Mat, weight: &Mat, epsilon: f32) -> Mat {
     let (y, inverses) = host::rms(x.values(), weight.values(), epsilon);
     let y = g.output(x.rows(), x.cols(), y, &[x, weight]);

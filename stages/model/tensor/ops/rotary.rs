@@ -35,8 +35,8 @@ pub struct Rotation {
     table: Arc<[(f32, f32)]>,
 }
 
-/// Rotates every head of `x` `[rows, heads * head_dim]` in place: clones of `x` must not be used afterwards. Saves only the
-/// rotation.
+/// Rotates every head of `x` `[rows, heads * head_dim]` in place: clones of `x` must not be used afterwards. Saves only
+/// the rotation.
 ///
 /// # Panics
 /// If the rotation has a different number of rows, which is a bug in the caller.

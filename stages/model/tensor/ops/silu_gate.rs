@@ -1,4 +1,4 @@
-//! The gated activation of an MLP, SwiGLU (Shazeer 2020, arXiv 2002.05202).
+//! The gated activation of an MLP, `SwiGLU` (Shazeer 2020, arXiv 2002.05202).
 
 use crate::tensor::{Graph, Mat, host::activation as host};
 

@@ -1,5 +1,5 @@
-//! Compares an operation with a naive f64 version: values, gradients (central differences in f64), and that the number of
-//! threads does not change a bit. Independent of the operations.
+//! Compares an operation with a naive f64 version: values, gradients (central differences in f64), and that the number
+//! of threads does not change a bit. Independent of the operations.
 
 use imp_model::tensor::{self, Graph, Mat, Weight};
 
@@ -38,8 +38,8 @@ fn flatten(graph: &Graph, y: &Mat) -> Mat {
     wide
 }
 
-/// Compares values and gradients of `op` with those of `naive`, and the results of one thread with those of three. `naive`
-/// maps the inputs' values to the output's values in f64.
+/// Compares values and gradients of `op` with those of `naive`, and the results of one thread with those of three.
+/// `naive` maps the inputs' values to the output's values in f64.
 pub(crate) fn check(
     inputs: &[Mat],
     op: impl Fn(&Graph, &[Mat]) -> Mat + Sync,

@@ -171,8 +171,8 @@ pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: 
     assert!(worst <= tolerance, "{what}: differs by {worst:e}, {tolerance:e} is allowed");
 }
 
-/// Checks the hidden states of every layer and the logits of a text, and the logits computed position by position with the
-/// KV cache.
+/// Checks the hidden states of every layer and the logits of a text, and the logits computed position by position with
+/// the KV cache.
 pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     let (ids, pass) = (expected.ids("input_ids"), Pass::inference());
     let picks = |ids: &[i32]| ids.iter().map(|id| (0, *id as usize)).collect();
@@ -203,7 +203,7 @@ pub(crate) fn bytes(buffer: Vec<u8>) -> Bytes {
     Bytes::new(Arc::new(buffer), 0..length)
 }
 
-/// A matrix in f32, f16, bf16 and q4f16_1.
+/// A matrix in f32, f16, bf16 and `q4f16_1`.
 pub(crate) fn stored(weight: &[f32], rows: usize, cols: usize) -> Vec<Stored> {
     let (levels, scales) = q4f16::narrow(weight, cols);
     let plain = [Encoding::F32, Encoding::F16, Encoding::Bf16]
