@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use imp_model::{
     Imp, ModelError,
-    config::{ConfigFile, SiglipConfig},
+    config::{ConfigFile, ModelKind, SiglipConfig},
     save,
 };
 
@@ -103,7 +103,7 @@ pub fn outlook(folder: &Path) -> Outlook {
     }
     let Ok(file) = ConfigFile::read(folder) else { return Outlook::default() };
     let bytes = weight_bytes(folder);
-    if file.model_type() == "imp-split" {
+    if file.kind() == ModelKind::SplitImp {
         let part = |name: &str| outlook(&folder.join(name));
         let adapted = folder.join("adapter").is_dir();
         return Outlook {
@@ -119,13 +119,13 @@ pub fn outlook(folder: &Path) -> Outlook {
 
 /// The outlook of a model in one folder, from its `config.json` and the size of its weights' files.
 pub(crate) fn outlook_of_config(file: &ConfigFile, bytes: u64) -> Outlook {
-    if file.is_imp() {
+    if file.kind() == ModelKind::Imp {
         // One file holds both; it is counted once.
         let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
         let llm = file.language().ok().map(|config| Tower { config, bytes });
         return Outlook { llm, vision, joined: file.imp().ok(), ..Outlook::default() };
     }
-    if file.model_type().starts_with("siglip") {
+    if file.kind() == ModelKind::Siglip {
         // A SigLIP's file may hold a text tower, too, which is not read.
         let tower = |config: SiglipConfig| {
             let largest = 4 * config.parameters() as u64;

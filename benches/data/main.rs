@@ -1,6 +1,6 @@
-//! Data preparation, from image files and conversations to pixels and token ids, against the original's method in Python: the
-//! same files on the same cores, alternating. Also the time to open 665,000 records, and the savings of cached features. See
-//! docs/BENCHMARKS.md.
+//! Data preparation, from image files and conversations to pixels and token ids, against the original's method in
+//! Python: the same files on the same cores, alternating. Also the time to open 665,000 records, and the savings of
+//! cached features. See docs/BENCHMARKS.md.
 //!
 //! `cargo bench --bench data`; creates the peers' environment first (benches/peers/setup.sh), which `-- open` and
 //! `-- features` don't need.

@@ -1,5 +1,5 @@
-//! `imp-model` against PyTorch, transformers and peft: the same work on the same machine with the same number of threads, in
-//! alternating repetitions. See docs/BENCHMARKS.md.
+//! `imp-model` against PyTorch, transformers and peft: the same work on the same machine with the same number of
+//! threads, in alternating repetitions. See docs/BENCHMARKS.md.
 //!
 //! `cargo bench --bench model [-- CASE...]`; creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]

@@ -1,5 +1,5 @@
-//! The runner alone, measured as whole processes: up-to-date pipelines against ninja, doit, Luigi, Snakemake and DVC, first
-//! runs of trivial stages, and artifacts of many files. See docs/BENCHMARKS.md.
+//! The runner alone, measured as whole processes: up-to-date pipelines against ninja, doit, Luigi, Snakemake and DVC,
+//! first runs of trivial stages, and artifacts of many files. See docs/BENCHMARKS.md.
 //!
 //! `cargo bench --bench runner`; creates the peers' environment first (benches/peers/setup.sh runner).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]

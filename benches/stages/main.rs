@@ -1,5 +1,5 @@
-//! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, in alternating
-//! processes on the same cores. See docs/BENCHMARKS.md.
+//! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, in
+//! alternating processes on the same cores. See docs/BENCHMARKS.md.
 //!
 //! `cargo bench --bench stages`; creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]

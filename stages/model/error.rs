@@ -1,4 +1,4 @@
-//! Why a model can't be read or written, with the file, and the tensor where there is one.
+//! Errors of reading and writing models, with the file and, if there is one, the tensor.
 
 use std::path::{Path, PathBuf};
 
@@ -8,15 +8,15 @@ pub type Result<T> = std::result::Result<T, ModelError>;
 /// Why a model can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
-    /// The operating system refused.
+    /// An error of the operating system.
     #[error("{}: {source}", file.display())]
     Io {
         /// The file.
         file: PathBuf,
-        /// Its error.
+        /// The error.
         source: std::io::Error,
     },
-    /// The file is not what it should be.
+    /// The file's content is invalid or not supported.
     #[error("{}: {message}", file.display())]
     File {
         /// The file.
@@ -29,51 +29,51 @@ pub enum ModelError {
     Missing {
         /// The file or folder.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
     },
-    /// A tensor has a different shape than the configuration says.
+    /// A tensor's shape differs from that in the configuration.
     #[error("{}: the tensor `{tensor}` has the shape {found:?}, but config.json says {expected:?}", file.display())]
     Shape {
         /// The file.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
-        /// By the configuration.
+        /// The shape in the configuration.
         expected: Vec<usize>,
-        /// In the file.
+        /// The shape in the file.
         found: Vec<usize>,
     },
     /// A tensor that no layer of the model reads.
-    #[error("{}: the tensor `{tensor}` belongs to no layer that config.json describes", file.display())]
+    #[error("{}: the tensor `{tensor}` does not belong to any layer that config.json describes", file.display())]
     Extra {
         /// The file.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
     },
-    /// A tensor with a NaN or an infinity in it.
-    #[error("{}: the tensor `{tensor}` holds values that are not finite", file.display())]
+    /// A tensor contains a NaN or an infinity.
+    #[error("{}: the tensor `{tensor}` contains non-finite values", file.display())]
     NotFinite {
         /// The file.
         file: PathBuf,
-        /// Its name.
+        /// The tensor's name.
         tensor: String,
     },
 }
 
 impl ModelError {
-    /// For `map_err`: an I/O error at `file`.
+    /// For `map_err`: wraps an I/O error of `file`.
     pub fn io(file: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         |source| Self::Io { file: file.to_path_buf(), source }
     }
 
-    /// A file that is not what it should be.
+    /// An error in the content of `file`.
     pub fn file(file: &Path, message: impl Into<String>) -> Self {
         Self::File { file: file.to_path_buf(), message: message.into() }
     }
 
-    /// The file or folder at fault.
+    /// The path of the invalid file or folder.
     pub fn path(&self) -> &Path {
         match self {
             Self::Io { file, .. }

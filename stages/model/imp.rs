@@ -5,7 +5,7 @@ use crate::{
     config::ImpConfig,
     language::Decoder,
     layers::Pass,
-    memory::logits_at_once,
+    memory::loss_chunk_rows,
     projector::Projector,
     splice::Sample,
     tensor::{self, IGNORE, Mat, Segments},
@@ -14,23 +14,23 @@ use crate::{
 
 /// An Imp: vision encoder, projector and language model.
 pub struct Imp {
-    /// How the parts are joined.
+    /// How vision encoder and language model are joined.
     pub config: ImpConfig,
     /// The language model.
     pub llm: Decoder,
     /// The vision encoder.
     pub vision: Siglip,
-    /// From one to the other.
+    /// Maps image features to embeddings of the language model.
     pub projector: Projector,
 }
 
 impl Imp {
-    /// Features `[images * patches, vision hidden]` of images `[3, size, size]` with values in -1..1.
+    /// Encodes images `[3, size, size]` with values in [-1, 1]. Returns features `[images * patches, vision hidden]`.
     pub fn encode_images(&self, images: &[impl AsRef<[f32]>]) -> Mat {
         self.vision.encode(images)
     }
 
-    /// Logits `[rows, vocab]` of all positions of the spliced sequences, and which rows belong to which sequence.
+    /// Returns logits `[rows, vocab]` at all positions of the spliced sequences, and the rows of each sequence.
     pub fn forward(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat) -> (Mat, Segments) {
         let spliced = self.splice(pass, samples, features);
         let pass = pass.on_rows(spliced.segments.sequence_positions());
@@ -38,8 +38,8 @@ impl Imp {
         (self.llm.logits(&pass, &hidden), spliced.segments)
     }
 
-    /// The loss of `samples` as [`Imp::loss`] gives it, and the gradients of everything that trains, in the order of
-    /// [`Imp::trainable`]: what [`crate::optim::Optimizer::update`] takes.
+    /// Returns the loss of `samples` (see [`Imp::loss`]) and the gradients of all trainable matrices in the order of
+    /// [`Imp::trainable`], as [`crate::optim::Optimizer::update`] takes them.
     pub fn loss_and_gradients(
         &mut self,
         pass: &Pass,
@@ -51,9 +51,9 @@ impl Imp {
         (loss.item(), self.gradients(&mut pass.graph.backward(&loss)))
     }
 
-    /// The sum of the cross-entropies of all labelled positions, each predicted from the one before it, divided
-    /// by `count`: `[1, 1]`. `count` is the sum of [`Imp::labelled`] over the whole batch, also when `samples` are a part
-    /// of it: then the losses and gradients of the parts add up to the batch's.
+    /// Returns the next-token cross-entropy summed over all labelled positions and divided by `count`, `[1, 1]`.
+    /// `count` is the sum of [`Imp::labelled`] over the whole batch, even if `samples` is only one micro-batch: losses
+    /// and gradients of the micro-batches then add up to those of the batch.
     pub fn loss(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat, count: usize) -> Mat {
         let spliced = self.splice(pass, samples, features);
         let positions: Vec<(usize, usize)> = spliced.segments.sequence_positions().collect();
@@ -68,10 +68,11 @@ impl Imp {
             }
         }
         let positions: Vec<(usize, usize)> = rows.iter().map(|row| positions[*row]).collect();
-        // Logits only where something is learned: a small part of a long conversation.
-        let learned = tensor::pick_rows(&pass.graph, &hidden, rows);
-        let at_once = logits_at_once(self.llm.config.vocab_size);
-        tensor::sum_over_chunks(&pass.graph, &learned, at_once, &self.llm.head_parameters(), |graph, chunk, hidden| {
+        // Logits only at labelled positions, which are a small part of a long conversation.
+        let labelled = tensor::pick_rows(&pass.graph, &hidden, rows);
+        let chunk_rows = loss_chunk_rows(self.llm.config.vocab_size);
+        let parameters = self.llm.head_parameters();
+        tensor::sum_over_chunks(&pass.graph, &labelled, chunk_rows, &parameters, |graph, chunk, hidden| {
             let pass = pass.recorded_by(graph).on_rows(positions[chunk.clone()].iter().copied());
             let logits = self.llm.logits(&pass, hidden); // [chunk, vocab]
             tensor::cross_entropy(graph, &logits, targets[chunk].to_vec(), count)

@@ -1,16 +1,16 @@
 //! The Imp network and its numerics: a SigLIP vision encoder, an MLP projector and a small language model
-//! with LoRA (arXiv 2405.12107). Independent of pipelines, stages and processes.
+//! with LoRA (Imp, arXiv 2405.12107). Independent of pipelines, stages and processes.
 //!
-//! [`Imp::load`] reads a model folder and [`Imp::assemble`] joins a language model with a vision encoder;
-//! [`Imp::encode_images`] turns images into features, [`Imp::forward`] gives logits, [`Imp::loss_and_gradients`] and
-//! [`optim::Optimizer`] train, [`Imp::generate`] and [`Imp::stream`] answer, and [`save`] writes. `examples/tiny.rs` does
-//! all of this.
+//! [`Imp::load`] reads a model folder, [`Imp::assemble`] joins a language model and a vision encoder,
+//! [`Imp::encode_images`] computes image features, [`Imp::forward`] computes logits, [`Imp::loss_and_gradients`] and
+//! [`optim::Optimizer`] train, [`Imp::generate`] and [`Imp::stream`] generate answers, and [`save`] writes models.
+//! `examples/tiny.rs` does all of this.
 //!
 //! ```no_run
 //! use imp_model::{GenerateOptions, IMAGE_TOKEN, Imp, Sample};
 //!
 //! let model = Imp::load("imp-v1-3b".as_ref())?;
-//! let image = vec![0.0_f32; 3 * 384 * 384]; // [3, size, size], values in -1..1
+//! let image = vec![0.0_f32; 3 * 384 * 384]; // [3, size, size], values in [-1, 1]
 //! let features = model.encode_images(&[image]); // [729, 1152]
 //! let prompt = Sample { input_ids: &[IMAGE_TOKEN, 2061, 318, 428, 30], labels: &[], images: &[0] };
 //! let options = GenerateOptions { max_new_tokens: 64, stop: vec![50295], ..GenerateOptions::default() };
@@ -18,9 +18,10 @@
 //! # Ok::<(), imp_model::ModelError>(())
 //! ```
 //!
-//! Where to find a formula: the networks in [`language`] and [`vision`], the image splice beside [`Imp`], LoRA and the
-//! norms in [`layers`], attention, rotary positions, activations, losses and `AdamW` in [`tensor`], learning rates in
-//! [`schedule`], nucleus sampling beside [`Sampling`], f16, bf16, 4-bit and 8-bit weights in [`encoding`].
+//! Where to find a formula: networks in [`language`] and [`vision`]; the image splice in [`Imp::splice`]; LoRA and
+//! norms in [`layers`]; attention, rotary position embeddings, activations, the loss and `AdamW` in [`tensor`];
+//! learning-rate schedules in [`schedule`]; nucleus sampling in [`Sampling`]; f16, bf16, 4-bit and 8-bit weights in
+//! [`encoding`].
 
 #![warn(clippy::missing_errors_doc)]
 

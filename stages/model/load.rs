@@ -1,9 +1,9 @@
-//! Loading an Imp: from one merged folder, from the folder of a training stage, or from its components.
+//! Loads an Imp: from a merged folder, from the split folder of a training stage, or from its components.
 
 use std::path::Path;
 
 use crate::{
-    config::{ConfigFile, ImpConfig},
+    config::{ConfigFile, ImpConfig, ModelKind, SPLIT_IMP},
     error::{ModelError, Result},
     imp::Imp,
     language::Decoder,
@@ -15,36 +15,39 @@ use crate::{
 };
 
 const PROJECTOR_PREFIX: &str = "model.mm_projector.";
-const TOWER_PREFIX: &str = "vision_model.";
+/// Prefix of the vision encoder's tensor names in a SigLIP folder.
+const SIGLIP_PREFIX: &str = "vision_model.";
 
-/// The files of a model whose components lie apart.
+/// The paths of a model's components.
 #[derive(Clone, Copy, Debug)]
 pub struct Components<'a> {
-    /// A Hugging Face folder of a language model.
+    /// The Hugging Face folder of a language model.
     pub llm: &'a Path,
-    /// One of a SigLIP.
+    /// The Hugging Face folder of a SigLIP.
     pub vision: &'a Path,
     /// A safetensors file with the projector: LLaVA's `mm_projector.safetensors` or `non_lora_trainables.safetensors`.
     pub projector: &'a Path,
-    /// A folder with an adapter in peft's layout.
+    /// A folder with an adapter in peft's format.
     pub adapter: Option<&'a Path>,
 }
 
 impl Imp {
-    /// Loads a model folder: a merged Imp (also quantized), or the split layout that training stages write
-    /// (`llm/`, `vision/`, `mm_projector.safetensors`, and `adapter/` if there is one).
+    /// Loads a model folder: a merged Imp, which may be quantized, or the split layout that training stages write
+    /// (`llm/`, `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
     ///
     /// # Errors
-    /// If `config.json` or the weights can't be read, do not fit together, or hold values that are not finite.
+    /// If `config.json` or the weights can't be read, do not match, or contain non-finite values.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = ConfigFile::read(folder)?;
         let config = file.imp()?;
-        if file.is_imp() {
-            return Self::load_merged(folder, &file, config);
-        }
-        if file.model_type() != "imp-split" {
-            let message = format!("model_type `{}` is not an Imp's (`imp`, `imp_*` or `imp-split`)", file.model_type());
-            return Err(ModelError::file(&folder.join("config.json"), message));
+        match file.kind() {
+            ModelKind::Imp => return Self::load_merged(folder, &file, config),
+            ModelKind::SplitImp => {}
+            ModelKind::Siglip | ModelKind::Unnamed | ModelKind::Other => {
+                let found = file.model_type();
+                let message = format!("model_type `{found}` is not an Imp's (`imp`, `imp_*` or `{SPLIT_IMP}`)");
+                return Err(ModelError::file(&folder.join("config.json"), message));
+            }
         }
         let adapter = folder.join("adapter");
         let components = Components {
@@ -66,10 +69,10 @@ impl Imp {
         Ok(Self { config, llm, vision, projector })
     }
 
-    /// Loads a model whose components lie apart.
+    /// Loads a model from its components.
     ///
     /// # Errors
-    /// If a component can't be read, or does not fit the others.
+    /// If a component can't be read, does not match the others, or contains non-finite values.
     pub fn from_components(from: &Components<'_>, config: ImpConfig) -> Result<Self> {
         let (llm, vision) = (load_language(from.llm)?, load_vision(from.vision, &config)?);
         let files = TensorFiles::open_file(from.projector)?;
@@ -83,10 +86,11 @@ impl Imp {
         Ok(model)
     }
 
-    /// Starts from a language model and a vision encoder, each a Hugging Face folder, with a fresh projector.
+    /// Joins a language model and a vision encoder, each a Hugging Face folder, by a new projector initialized with
+    /// `seed`.
     ///
     /// # Errors
-    /// If a tower can't be read, or the projector can't join the two.
+    /// If a folder can't be read, or the type of the projector does not fit the two widths.
     pub fn assemble(llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> Result<Self> {
         let (llm, vision) = (load_language(llm)?, load_vision(vision, &config)?);
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
@@ -98,7 +102,7 @@ impl Imp {
 /// Loads a language model from its Hugging Face folder.
 ///
 /// # Errors
-/// If `config.json` or the weights can't be read, or do not fit together.
+/// If `config.json` or the weights can't be read, do not match, or contain non-finite values.
 pub fn load_language(folder: &Path) -> Result<Decoder> {
     let files = TensorFiles::open(folder)?;
     let llm = Decoder::load(&files, ConfigFile::read(folder)?.language()?)?;
@@ -106,21 +110,22 @@ pub fn load_language(folder: &Path) -> Result<Decoder> {
     Ok(llm)
 }
 
-/// Loads a vision encoder from the Hugging Face folder of a SigLIP, whose text tower is not read.
+/// Loads a vision encoder from the Hugging Face folder of a SigLIP; its text encoder is not read.
 ///
 /// # Errors
-/// If `config.json` or the weights can't be read, do not fit together, or have no such hidden state.
+/// If `config.json` or the weights can't be read, do not match, contain non-finite values, or do not have the selected
+/// hidden state.
 pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<Siglip> {
     let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
-    let vision = Siglip::load(&files, TOWER_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
-    // The last layers and the head lie behind the features.
+    let vision = Siglip::load(&files, SIGLIP_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+    // Layers after the features and the text encoder are not used.
     files.finish(|name| {
-        [TOWER_PREFIX, "text_model.", "logit_scale", "logit_bias"].iter().any(|prefix| name.starts_with(prefix))
+        [SIGLIP_PREFIX, "text_model.", "logit_scale", "logit_bias"].iter().any(|prefix| name.starts_with(prefix))
     })?;
     Ok(vision)
 }
 
-/// Tensors that older versions of transformers saved, although they follow from the configuration.
+/// Whether older versions of transformers saved this tensor although the configuration determines it.
 fn is_buffer(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
         || name.ends_with(".inner_attn.bias")

@@ -1,104 +1,113 @@
-//! How much memory a training step takes, computed from sizes before anything is loaded: what trains, its gradients and
-//! moments, and what the operations in [`crate::tensor`] keep for the backward pass. `tests/memory.rs` compares it with
-//! what the allocator sees.
+//! Forecasts the memory of a training step from sizes alone: trainable parameters, their gradients and moments, and
+//! what the operations in [`crate::tensor`] save for the backward pass. `tests/memory.rs` compares the forecast with
+//! the allocator.
 
 use crate::{
     config::{LanguageConfig, ProjectorType, SiglipConfig},
     language::{Input, Layer, Part, family::is_target},
 };
 
-/// Bytes of an f32.
+/// Size of an f32 in bytes.
 const F32: usize = 4;
-/// Logits that are in memory at a time in training: 64 MB.
-pub(crate) const LOGITS: usize = 1 << 24;
+/// Number of logits in memory at a time in training: 64 MB.
+const LOGITS: usize = 1 << 24;
 
 /// What trains besides the projector.
 #[derive(Clone, Copy, Debug)]
 pub enum Trains<'a> {
     /// Nothing.
     Projector,
-    /// LoRA adapters, on the layers with these names or on all.
+    /// LoRA adapters.
     Adapters {
-        /// Width of the bottleneck.
+        /// Rows of A and columns of B.
         rank: usize,
-        /// Whether any of their inputs is dropped.
+        /// Whether their inputs have dropout.
         dropout: bool,
-        /// As in [`crate::language::Decoder::adapt`].
+        /// The targeted layers, as in [`crate::language::Decoder::adapt`]: empty for all.
         targets: &'a [String],
     },
     /// The whole language model.
     All,
 }
 
-/// The samples that go through the model at once.
+/// The size of the samples in one forward and backward pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MicroBatch {
-    /// Positions of all sequences, images spliced in.
+    /// Positions of all sequences after the splice.
     pub rows: usize,
-    /// Positions with a label.
+    /// Labelled positions.
     pub learned: usize,
     /// Images.
     pub images: usize,
 }
 
-/// A model that trains.
+/// A model in training.
 #[derive(Clone, Copy, Debug)]
 pub struct Training<'a> {
     /// The language model.
     pub llm: &'a LanguageConfig,
     /// The vision encoder.
     pub vision: &'a SiglipConfig,
-    /// The layers of the projector.
+    /// The projector's layers.
     pub projector: ProjectorType,
     /// What trains besides the projector.
     pub trains: Trains<'a>,
-    /// Whether blocks are recomputed in the backward pass.
+    /// Whether the backward pass recomputes the blocks' activations.
     pub gradient_checkpointing: bool,
 }
 
-/// Peak bytes.
+/// What is saved of the input of a layer whose weights or adapter train.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SavedInput {
+    /// The input itself, which other layers and operations may share.
+    Shared,
+    /// A copy with dropout applied.
+    Dropped,
+}
+
+/// Memory of a training step at its peak, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// What trains, in f32.
+    /// Trainable parameters, in f32.
     pub parameters: usize,
-    /// `AdamW`'s two moments of each.
+    /// Both moments of `AdamW`.
     pub optimizer: usize,
-    /// Gradients of what trains.
+    /// Gradients of the trainable parameters.
     pub gradients: usize,
-    /// What the forward pass keeps, and what the backward pass computes from it.
+    /// Activations saved for the backward pass, and its temporary buffers.
     pub activations: usize,
 }
 
 impl Memory {
-    /// The sum.
+    /// The sum of all four.
     pub fn total(&self) -> usize {
         self.parameters + self.optimizer + self.gradients + self.activations
     }
 }
 
 impl Training<'_> {
-    /// The memory of a step whose largest micro-batch is `largest`. `parts`: whether a batch has more than one micro-batch,
-    /// whose gradients are added up.
-    pub fn memory(&self, largest: MicroBatch, parts: bool) -> Memory {
+    /// Forecasts a step whose largest micro-batch is `largest`. `accumulates` tells whether a batch has more than one
+    /// micro-batch, so that gradients are accumulated in separate buffers.
+    pub fn memory(&self, largest: MicroBatch, accumulates: bool) -> Memory {
         let trained = self.trained();
-        let summed = if parts { trained } else { 0 };
-        let kept = self.kept(largest);
-        // At the loss, in the last block, and at the end: which is the largest depends on the sizes.
-        let moments = [
-            (self.head_gradients(largest), kept + self.loss(largest)),
-            (self.head_trained(), kept + self.block_backward(largest)),
+        let accumulated = if accumulates { trained } else { 0 };
+        let saved = self.saved(largest);
+        // In the loss, in the last block and at the end of the backward pass: the sizes determine where the peak is.
+        let candidates = [
+            (self.head_gradients(largest), saved + self.loss(largest)),
+            (self.head_trained(), saved + self.block_backward(largest)),
             (trained, 0),
         ];
-        let (gradients, activations) = moments.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
+        let (gradients, activations) = candidates.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
         Memory {
             parameters: trained * F32,
             optimizer: 2 * trained * F32,
-            gradients: (gradients + summed) * F32,
+            gradients: (gradients + accumulated) * F32,
             activations: activations * F32,
         }
     }
 
-    /// Values that train.
+    /// Number of trainable parameters.
     pub fn trained(&self) -> usize {
         let family = self.llm.family;
         let blocks: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
@@ -121,7 +130,7 @@ impl Training<'_> {
         self.linear_trained(self.llm.family.head())
     }
 
-    /// Values of one linear layer that train: its adapter's, or its own.
+    /// Trainable parameters of one linear layer: its adapter's or its own.
     fn linear_trained(&self, layer: &Layer) -> usize {
         let (outputs, inputs, bias) = self.llm.linear_shape(layer);
         match self.trains {
@@ -136,25 +145,25 @@ impl Training<'_> {
         is_target(targets, layer.short_name())
     }
 
-    /// Whether the layer's input is kept for the gradient of its weights; if so, whether as a copy of its own, with dropout
-    /// applied.
-    fn keeps_input(&self, layer: &Layer) -> Option<bool> {
+    /// Which copy of the layer's input is saved for the gradient of its trainable weights, if they exist.
+    fn saved_input(&self, layer: &Layer) -> Option<SavedInput> {
+        let of_adapter = |dropout| if dropout { SavedInput::Dropped } else { SavedInput::Shared };
         match self.trains {
-            Trains::Adapters { dropout, .. } => self.adapts(layer).then_some(dropout),
-            Trains::All => Some(false),
+            Trains::Adapters { dropout, .. } => self.adapts(layer).then(|| of_adapter(dropout)),
+            Trains::All => Some(SavedInput::Shared),
             Trains::Projector => None,
         }
     }
 
-    /// What the forward pass keeps.
-    fn kept(&self, batch: MicroBatch) -> usize {
+    /// Number of values that the forward pass saves.
+    fn saved(&self, batch: MicroBatch) -> usize {
         let MicroBatch { rows, images, .. } = batch;
         let hidden = self.llm.hidden_size;
-        let per_block = if self.gradient_checkpointing { hidden } else { self.block_kept() };
-        // The final norm's input, and the angles of all positions.
+        let per_block = if self.gradient_checkpointing { hidden } else { self.block_saved() };
+        // The blocks, the final norm's input, and the table of rotations.
         let row = self.llm.num_hidden_layers * per_block + hidden + self.llm.rotary_dims;
         let patches = images * self.vision.patches();
-        // The input of each layer, and of each GELU between two of them.
+        // The input of each layer and of each GELU.
         let projector = match self.projector.depth() {
             0 => 0,
             layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
@@ -162,19 +171,21 @@ impl Training<'_> {
         rows * row + patches * projector
     }
 
-    /// Values that a block keeps of each row.
-    fn block_kept(&self) -> usize {
+    /// Number of values that a block saves per row.
+    fn block_saved(&self) -> usize {
         let llm = self.llm;
         let (hidden, inner) = (llm.hidden_size, llm.intermediate_size);
         let (queries, keys) = (llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim);
         let (layers, norms) = (llm.family.block_layers(), llm.family.description().block_norms.len());
         let attention = 2 * queries + 2 * keys + llm.num_attention_heads;
         let activation = if llm.family.is_gated() { 2 * inner } else { inner };
-        let copied = layers.iter().filter(|layer| self.keeps_input(layer) == Some(true));
+        let copied = layers.iter().filter(|layer| self.saved_input(layer) == Some(SavedInput::Dropped));
         let copies: usize = copied.map(|layer| llm.linear_shape(layer).1).sum();
-        // What several layers read is kept once; what attention gives is kept in any case.
+        // An input that several layers read is saved once; attention always saves its output, the input of O.
         let shared = |input: Input| {
-            layers.iter().any(|layer| layer.part.input() == input && self.keeps_input(layer) == Some(false))
+            layers
+                .iter()
+                .any(|layer| layer.part.input() == input && self.saved_input(layer) == Some(SavedInput::Shared))
         };
         let (before_attention, before_mlp) = (shared(Input::AttentionNorm), shared(Input::MlpNorm));
         let normed = match norms {
@@ -189,37 +200,39 @@ impl Training<'_> {
         norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
     }
 
-    /// What the backward pass allocates in the last block, besides what is kept.
+    /// Number of values that the backward pass allocates in the last block.
     fn block_backward(&self, batch: MicroBatch) -> usize {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
         let family = self.llm.family;
         let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
-        // Through the activation, one gradient in and one or two out. By then its output is no longer kept.
+        // The activation reads one gradient and computes one, or two if it is gated. Its saved output has been freed by
+        // then.
         let middle = if family.is_gated() { 3 * inner } else { 2 * inner };
-        let down_keeps_input = family.layer(Part::Down).is_some_and(|down| self.keeps_input(down).is_some());
-        let middle = if down_keeps_input { middle - inner } else { middle };
-        let again = if self.gradient_checkpointing { self.block_kept() + hidden } else { 0 };
+        let down_saves_input = family.layer(Part::Down).is_some_and(|down| self.saved_input(down).is_some());
+        let middle = if down_saves_input { middle - inner } else { middle };
+        let recomputed = if self.gradient_checkpointing { self.block_saved() + hidden } else { 0 };
         let own: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
         let own = if self.gradient_checkpointing { 2 * own } else { own };
-        batch.rows * (streams * hidden + middle + again) + batch.learned * hidden + own
+        batch.rows * (streams * hidden + middle + recomputed) + batch.learned * hidden + own
     }
 
-    /// Hidden states at labelled positions, and the logits that are in memory at a time.
+    /// Number of values that the loss allocates: hidden states at labelled positions, and one chunk of logits.
     fn loss(&self, batch: MicroBatch) -> usize {
         let (hidden, vocab) = (self.llm.hidden_size, self.llm.vocab_size);
-        let at_once = logits_at_once(vocab).min(batch.learned);
-        let copies = if self.keeps_input(self.llm.family.head()) == Some(true) { 2 } else { 0 };
-        batch.rows * hidden + batch.learned * 2 * hidden + at_once * (2 * vocab + (2 + copies) * hidden)
+        let chunk_rows = loss_chunk_rows(vocab).min(batch.learned);
+        let copies = if self.saved_input(self.llm.family.head()) == Some(SavedInput::Dropped) { 2 } else { 0 };
+        batch.rows * hidden + batch.learned * 2 * hidden + chunk_rows * (2 * vocab + (2 + copies) * hidden)
     }
 
-    /// Gradients of the output layer, which exist before all others: the sum over earlier chunks of rows, and this chunk's.
+    /// Number of gradient values in the loss, all of the output layer: those of one chunk, and the sum over earlier
+    /// chunks.
     fn head_gradients(&self, batch: MicroBatch) -> usize {
-        let parts = batch.learned.div_ceil(logits_at_once(self.llm.vocab_size)).min(2);
-        parts * self.head_trained()
+        let copies = batch.learned.div_ceil(loss_chunk_rows(self.llm.vocab_size)).min(2);
+        copies * self.head_trained()
     }
 }
 
-/// Rows whose logits are in memory at a time.
-pub(crate) fn logits_at_once(vocab_size: usize) -> usize {
+/// Number of rows per chunk of the loss, whose logits take at most 64 MB.
+pub(crate) fn loss_chunk_rows(vocab_size: usize) -> usize {
     (LOGITS / vocab_size).max(1)
 }

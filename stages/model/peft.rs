@@ -1,4 +1,4 @@
-//! LoRA adapters in peft's layout: `adapter_config.json` and `adapter_model.safetensors`, with peft's names.
+//! LoRA adapters in peft's format: `adapter_config.json` and `adapter_model.safetensors` with peft's tensor names.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -9,17 +9,17 @@ use crate::{
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    weights::{NamedTensor, TensorFiles, write_json, write_tensors},
+    weights::{NamedTensor, TensorFiles, read_json, write_json, write_tensors},
 };
 
-/// A larger rank means a broken file.
+/// A larger rank means a broken file, and could overflow a product of sizes.
 const LARGEST_RANK: u64 = 1 << 16;
 
 fn tensor_name(linear: &Linear, part: &str) -> String {
     format!("base_model.model.{}.{part}.weight", linear.name)
 }
 
-/// Writes the adapters of the language model.
+/// Writes the adapters of the language model to `folder`, in f32.
 ///
 /// # Errors
 /// If `folder` can't be written.
@@ -53,10 +53,11 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, Encoding::F32)
 }
 
-/// Reads adapters into the language model, frozen. Layers without an adapter in the files stay as they are.
+/// Reads adapters from `folder` and attaches them to the language model, frozen. Layers without an adapter in the files
+/// are not changed.
 ///
 /// # Errors
-/// If a file can't be read, or has a tensor that belongs to no layer.
+/// If a file can't be read, has no adapter for this model, or has a tensor that does not belong to any layer.
 pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     let settings = read_settings(&folder.join("adapter_config.json"))?;
     let path = folder.join("adapter_model.safetensors");
@@ -74,16 +75,14 @@ pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
         found += 1;
     }
     if found == 0 {
-        return Err(ModelError::file(&path, "there is no adapter for any linear layer of the model"));
+        return Err(ModelError::file(&path, "it has no adapter for any linear layer of the model"));
     }
     files.finish(|_| false)?;
     Ok(settings)
 }
 
 fn read_settings(path: &Path) -> Result<LoraSettings> {
-    let text = std::fs::read(path).map_err(ModelError::io(path))?;
-    let config: Value =
-        serde_json::from_slice(&text).map_err(|error| ModelError::file(path, format!("this is not JSON: {error}")))?;
+    let config = read_json(path)?;
     let wrong = |message: String| ModelError::file(path, message);
     for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
         if config.get(key).and_then(Value::as_bool) == Some(true) {
@@ -93,7 +92,7 @@ fn read_settings(path: &Path) -> Result<LoraSettings> {
     let rank = config.get("r").and_then(Value::as_u64).filter(|rank| (1..=LARGEST_RANK).contains(rank));
     let number = |key: &str| config.get(key).and_then(Value::as_f64);
     Ok(LoraSettings {
-        rank: rank.ok_or_else(|| wrong("`r` must be a whole number from 1".into()))? as usize,
+        rank: rank.ok_or_else(|| wrong(format!("`r` must be a whole number from 1 to {LARGEST_RANK}")))? as usize,
         alpha: number("lora_alpha").ok_or_else(|| wrong("`lora_alpha` must be a number".into()))?,
         dropout: number("lora_dropout").unwrap_or(0.0),
     })

@@ -1,37 +1,36 @@
-//! A merged model in 4 bits: linear and embedding matrices in `q4f16_1`; the patch convolution, norms, biases and
-//! positions in f16. Independent of the formula, which is in [`crate::encoding::q4f16`].
+//! Quantizes a merged model to 4 bits: weights of linear and embedding layers in `q4f16_1`; patch convolution, norms,
+//! biases and position embedding in f16. Independent of the formula, which is in [`crate::encoding::q4f16`].
 
 use std::path::Path;
 
 use serde_json::json;
 
 use crate::{
-    config::ConfigFile,
+    config::{ConfigFile, ModelKind},
     encoding::q4f16,
     error::{ModelError, Result},
     save::all_tensors,
-    weights::{Encoded, write_encoded, write_json},
+    weights::{Encoded, read_json, write_encoded, write_json},
 };
 
-/// Sizes of a quantized model.
+/// The size of a quantized model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantized {
-    /// Bytes of all tensors.
+    /// Size of all tensors in bytes.
     pub bytes: u64,
-    /// Number of weights.
+    /// Number of parameters.
     pub weights: u64,
 }
 
-/// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a `config.json` that says so.
+/// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a
+/// `quantization_config` in its `config.json`.
 ///
 /// # Errors
-/// If `from` is not a merged model, is quantized already, or `to` can't be written.
+/// If `from` is not a merged model, is already quantized, or `to` can't be written.
 pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let path = from.join("config.json");
-    let text = std::fs::read(&path).map_err(ModelError::io(&path))?;
-    let mut config: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|error| ModelError::file(&path, format!("this is not JSON: {error}")))?;
-    if !ConfigFile::read(from)?.is_imp() || !config["quantization_config"].is_null() {
+    let mut config = read_json(&path)?;
+    if ConfigFile::read(from)?.kind() != ModelKind::Imp || !config["quantization_config"].is_null() {
         return Err(ModelError::file(&path, "only a merged model that is not yet quantized can be quantized"));
     }
     let model = crate::Imp::load(from)?;

@@ -1,22 +1,22 @@
-//! Writes models as Hugging Face folders, and in the split layout of training stages. The same model gives the same bytes.
-//! Adapters are in [`crate::peft`].
+//! Writes models as Hugging Face folders and in the split layout of training stages. Equal models give equal bytes.
+//! Adapters are written by [`crate::peft`].
 
 use std::path::Path;
 
 use serde_json::json;
 
 use crate::{
-    config::merged_json,
+    config::{SPLIT_IMP, merged_json},
     encoding::Encoding,
     error::Result,
     imp::Imp,
     weights::{NamedTensor, write_json, write_tensors},
 };
 
-/// Prefix of the vision tower in a merged model: the name of the training code.
+/// Prefix of the vision encoder's tensor names in a merged model, as in the reference's training code.
 pub(crate) const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model.";
 
-/// Writes the projector as `mm_projector.safetensors`, under LLaVA's names.
+/// Writes the projector as `mm_projector.safetensors`, in f32, with LLaVA's tensor names.
 ///
 /// # Errors
 /// If `folder` can't be written.
@@ -33,7 +33,7 @@ pub fn language_model(model: &Imp, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), Encoding::F32)
 }
 
-/// Writes the used part of the vision tower as a SigLIP folder, in f32.
+/// Writes the used layers of the vision encoder as a SigLIP folder, in f32.
 ///
 /// # Errors
 /// If `folder` can't be written.
@@ -42,20 +42,20 @@ pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), Encoding::F32)
 }
 
-/// Writes the `config.json` of the split layout: `llm/`, `vision/`, `mm_projector.safetensors`, and `adapter/` if there is
-/// one.
+/// Writes the `config.json` of the split layout, whose other content is `llm/`, `vision/`, `mm_projector.safetensors`
+/// and optionally `adapter/`.
 ///
 /// # Errors
 /// If `folder` can't be written.
 pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
     let mut value = serde_json::to_value(&model.config).unwrap_or_default();
-    value["model_type"] = json!("imp-split");
+    value["model_type"] = json!(SPLIT_IMP);
     value["image_token_index"] = json!(crate::IMAGE_TOKEN);
     write_json(&folder.join("config.json"), &value)
 }
 
-/// Writes one Hugging Face folder: language model with adapters merged, projector, and the used part of the
-/// vision tower under the names of the training code.
+/// Writes a merged Imp as one Hugging Face folder: language model with adapters merged, projector, and the used layers
+/// of the vision encoder, with the tensor names of the reference's training code.
 ///
 /// # Errors
 /// If `folder` can't be written, or a safetensors file can't hold `encoding`.
@@ -64,7 +64,7 @@ pub fn merged(model: &Imp, encoding: Encoding, folder: &Path) -> Result<()> {
     config["torch_dtype"] = json!(match encoding {
         Encoding::F16 => "float16",
         Encoding::Bf16 => "bfloat16",
-        // Another encoding is refused below.
+        // `write_tensors` rejects the other encodings below.
         _ => "float32",
     });
     write_json(&folder.join("config.json"), &config)?;

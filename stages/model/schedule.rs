@@ -1,23 +1,23 @@
-//! Learning-rate schedules, as transformers' `optimization.py` has them.
+//! Learning-rate schedules. Reference: transformers' `optimization.py`.
 
 use serde::{Deserialize, Serialize};
 
-/// The course of the learning rate after the warmup.
+/// The learning rate after the warmup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// Half a cosine, down to zero.
+    /// Decays to zero along half a cosine.
     #[default]
     Cosine,
-    /// Linear, down to zero.
+    /// Decays linearly to zero.
     Linear,
-    /// Unchanged.
+    /// Stays constant.
     Constant,
 }
 
 impl Schedule {
-    /// The factor on the learning rate in step `step` (from 0) of `total`. It rises from zero during the first `warmup`
-    /// steps: the very first step has a learning rate of 0.
+    /// The factor on the learning rate in step `step` (from 0) of `total`. Rises linearly from zero during the first
+    /// `warmup` steps, so the learning rate of step 0 is 0.
     pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
         if step < warmup {
             return step as f64 / warmup.max(1) as f64;
@@ -31,7 +31,7 @@ impl Schedule {
     }
 }
 
-/// The number of warmup steps for a ratio, rounded up as in transformers.
+/// The number of warmup steps: `ratio` of `total` steps, rounded up as in transformers.
 pub fn warmup_steps(ratio: f64, total: usize) -> usize {
     (ratio * total as f64).ceil() as usize
 }

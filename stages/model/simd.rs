@@ -1,6 +1,7 @@
-//! Loops compiled for the widest SIMD that the processor has. Independent of what they compute.
+//! Runs loops compiled for the widest SIMD of the processor. Independent of what they compute.
 
-/// Runs `f` compiled for the widest SIMD that this processor has. Loops inside it must be inlined.
+/// Runs `f` compiled for the widest SIMD instructions of this processor. Functions that `f` calls must be inlined to
+/// benefit.
 ///
 /// The result does not depend on the processor: the compiler neither reorders nor contracts float operations.
 #[inline]

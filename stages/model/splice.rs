@@ -1,6 +1,6 @@
-//! The image splice: features in the place of image tokens. Reference: Imp's
-//! `prepare_inputs_labels_for_multimodal`. Sequences lie one after the other without padding; [`Spliced::padded`] gives
-//! the reference's padded batches.
+//! The image splice: image tokens are replaced by projected image features. Reference: Imp's
+//! `prepare_inputs_labels_for_multimodal`. Sequences are packed one after the other without padding;
+//! [`Spliced::padded`] converts to the reference's padded batches.
 
 use crate::{
     imp::Imp,
@@ -8,56 +8,56 @@ use crate::{
     tensor::{self, IGNORE, Mat, Segments, Weight},
 };
 
-/// The id that stands for an image in a sequence of tokens.
+/// The token id that stands for an image (LLaVA's `IMAGE_TOKEN_INDEX`).
 pub const IMAGE_TOKEN: i32 = -200;
 
-/// A sequence of tokens with its images.
+/// A token sequence with its images.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample<'a> {
     /// Token ids; [`IMAGE_TOKEN`] stands for an image.
     pub input_ids: &'a [i32],
-    /// The target at each position, or [`IGNORE`]. Empty for inference.
+    /// The label of each token, or [`IGNORE`]; empty at inference.
     pub labels: &'a [i32],
-    /// Which of the batch's encoded images each [`IMAGE_TOKEN`] stands for, in order.
+    /// The index in the batch's features of the image that each [`IMAGE_TOKEN`] stands for, in order.
     pub images: &'a [usize],
 }
 
-/// Sequences with their images in place.
+/// Embedded sequences with their images spliced in.
 pub struct Spliced {
-    /// `[rows, hidden]`.
+    /// Embeddings, `[rows, hidden]`.
     pub embedded: Mat,
-    /// The sequences in its rows.
+    /// The rows of each sequence.
     pub segments: Segments,
-    /// The target at each row, or [`IGNORE`].
+    /// The label of each row, or [`IGNORE`].
     pub labels: Vec<i32>,
 }
 
-/// The side of a sequence that is padded: right in training, left in the reference's batched generation.
+/// The side on which sequences are padded: right in training, left in the reference's batched generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Before the sequence.
+    /// Padding before the sequence.
     Left,
-    /// After it.
+    /// Padding after the sequence.
     Right,
 }
 
-/// A batch in the reference's layout, `length` positions a sequence.
+/// A padded batch in the reference's layout, with `length` positions per sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Padded {
     /// Length of the longest sequence.
     pub length: usize,
-    /// `[sequences, length, hidden]`; zeros where there is padding.
+    /// Embeddings, `[sequences, length, hidden]`; zeros in the padding.
     pub embedded: Vec<f32>,
-    /// `[sequences, length]`; false where there is padding.
+    /// Attention mask, `[sequences, length]`; false in the padding.
     pub mask: Vec<bool>,
-    /// `[sequences, length]`; [`IGNORE`] where there is padding.
+    /// Labels, `[sequences, length]`; [`IGNORE`] in the padding.
     pub labels: Vec<i32>,
-    /// `[sequences, length]`; counted within each sequence, 0 where there is padding.
+    /// Position ids, `[sequences, length]`: from 0 in each sequence; 0 in the padding.
     pub positions: Vec<usize>,
 }
 
 impl Spliced {
-    /// The same as a padded batch.
+    /// Converts to a padded batch.
     pub fn padded(&self, side: Side) -> Padded {
         let length = self.segments.iter().map(|range| range.len()).max().unwrap_or(0);
         let (width, positions) = (self.embedded.cols(), self.segments.len() * length);
@@ -84,8 +84,8 @@ impl Spliced {
     }
 }
 
-/// Which image each image token of a batch stands for, as in the reference: in order, and a sample without an image
-/// token uses up one (blank) image too.
+/// The image index of each image token of a batch, as in the reference: in order, where a sample without an image token
+/// also consumes one (blank) image.
 pub fn images_in_order<'a>(batch: impl IntoIterator<Item = &'a [i32]>) -> Vec<Vec<usize>> {
     let mut next = 0;
     let mut of = |ids: &[i32]| {
@@ -98,8 +98,9 @@ pub fn images_in_order<'a>(batch: impl IntoIterator<Item = &'a [i32]>) -> Vec<Ve
 }
 
 impl Imp {
-    /// Puts the features of images in the place of their tokens. Features `[images * patches, vision hidden]` are
-    /// projected here, so that the projector is trained. Sequences are cut to the context length after the splice.
+    /// Embeds the tokens of `samples` and replaces each image token by the image's projected features. `features`
+    /// `[images * patches, vision hidden]` are projected here, so that gradients reach the projector. Sequences are
+    /// truncated to the context length after the splice.
     pub fn splice(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat) -> Spliced {
         const TEXT: usize = 0;
         const IMAGE: usize = 1;
@@ -129,28 +130,29 @@ impl Imp {
         Spliced { embedded, segments: Segments::new(lengths), labels }
     }
 
-    /// What makes a sample unusable for this model, if anything: ids beyond its vocabulary, or image tokens without
-    /// images. Other functions expect samples without such faults.
+    /// Describes what makes `sample` invalid for this model, if anything: token ids outside the vocabulary, or more
+    /// image tokens than images. All other functions expect valid samples.
     pub fn fault(&self, sample: &Sample<'_>) -> Option<String> {
         let vocabulary = self.llm.config.vocab_size;
         let known = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
-        let tokens = sample.input_ids.iter().find(|id| **id != IMAGE_TOKEN && !known(id));
-        let labels = sample.labels.iter().find(|id| **id != IGNORE && !known(id));
-        if let Some(id) = tokens.or(labels) {
-            return Some(format!("it has the token {id}, but the model knows {vocabulary}"));
+        let token = sample.input_ids.iter().find(|id| **id != IMAGE_TOKEN && !known(id));
+        let label = sample.labels.iter().find(|id| **id != IGNORE && !known(id));
+        if let Some(id) = token.or(label) {
+            return Some(format!("it has the token id {id}, but the model's vocabulary has {vocabulary} tokens"));
         }
         let (wanted, given) = (sample.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count(), sample.images.len());
         (wanted > given).then(|| format!("it has {wanted} image tokens, but {given} images"))
     }
 
-    /// Number of positions of `sample` that are learned, after splice and truncation; their sum divides the loss.
+    /// Number of labelled positions of `sample` after splice and truncation. The loss of a batch is divided by their
+    /// sum.
     pub fn labelled(&self, sample: &Sample<'_>) -> usize {
         let (patches, limit) = (self.vision.config.patches(), self.config.tokenizer_model_max_length);
         let (mut position, mut count) = (0, 0);
         for (id, label) in sample.input_ids.iter().zip(sample.labels) {
-            let learned = *id != IMAGE_TOKEN && *label != IGNORE;
-            // Nothing stands before the first position that could predict it.
-            count += usize::from(learned && position > 0 && position < limit);
+            let labelled = *id != IMAGE_TOKEN && *label != IGNORE;
+            // Position 0 has no preceding position that could predict it.
+            count += usize::from(labelled && position > 0 && position < limit);
             position += if *id == IMAGE_TOKEN { patches } else { 1 };
         }
         count

@@ -1,5 +1,5 @@
-//! How many operations a training step takes, from sizes alone, and how many this machine does in a second. Counts the
-//! products with weights, which take most of the time; leaves out attention scores, norms and the optimizer.
+//! Forecasts the floating-point operations of a training step from sizes alone, and measures this machine's throughput.
+//! Counts matrix products with weights, which take most of the time; ignores attention scores, norms and the optimizer.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Training<'_> {
-    /// Multiplications and additions, each counted as one, of the forward and backward pass on `batch`. `encodes`: whether
-    /// the vision encoder also runs.
+    /// Floating-point operations (a multiplication and an addition are two) of the forward and backward pass on
+    /// `batch`; `encodes` tells whether the vision encoder also runs.
     pub fn operations(&self, batch: MicroBatch, encodes: bool) -> f64 {
         let weights = |layers: &[Layer]| -> f64 {
             let shapes = layers.iter().map(|layer| self.llm.linear_shape(layer));
@@ -19,26 +19,26 @@ impl Training<'_> {
         };
         let family = self.llm.family;
         let blocks = self.llm.num_hidden_layers as f64 * weights(family.block_layers()) * batch.rows as f64;
-        // Logits are computed where there is a label.
+        // Logits are computed at labelled positions only.
         let head = weights(&[*family.head()]) * batch.learned as f64;
-        // Forward, gradients of inputs, gradients of weights.
+        // Forward pass and input gradients; if the weights train, also weight gradients.
         let passes = if matches!(self.trains, Trains::All) { 3.0 } else { 2.0 };
-        let again = if self.gradient_checkpointing { blocks } else { 0.0 };
+        let recomputed = if self.gradient_checkpointing { blocks } else { 0.0 };
         let adapters = match self.trains {
             Trains::Adapters { .. } => 3.0 * self.trained() as f64 * batch.rows as f64,
             Trains::Projector | Trains::All => 0.0,
         };
         let patches = (batch.images * self.vision.patches()) as f64;
         let vision = if encodes { self.vision.parameters() as f64 * patches } else { 0.0 };
-        2.0 * (passes * (blocks + head) + again + adapters + vision)
+        2.0 * (passes * (blocks + head) + recomputed + adapters + vision)
     }
 }
 
-/// Multiplications and additions per second, measured on a product of the size that training has, on all threads.
+/// Floating-point operations per second on all threads, measured with a matrix product of a size typical for training.
 pub fn rate() -> f64 {
     const ROWS: usize = 512;
     const WIDTH: usize = 1024;
-    /// Long enough for the processor to reach its full clock, short enough for a user who waits.
+    /// Long enough for the processor to reach its full clock rate, short enough not to delay the user.
     const TIME: Duration = Duration::from_millis(150);
     let x = Mat::from_host(ROWS, WIDTH, vec![0.5; ROWS * WIDTH]);
     let weight = Weight::Dense(Mat::from_host(WIDTH, WIDTH, vec![0.5; WIDTH * WIDTH]));
@@ -57,35 +57,75 @@ pub fn rate() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{ConfigFile, ProjectorType, SiglipConfig};
+    use crate::{
+        config::{Family, LanguageConfig, ProjectorType, SiglipConfig},
+        tensor::Activation,
+    };
+
+    fn training(llm: &LanguageConfig, trains: Trains<'_>, gradient_checkpointing: bool, batch: MicroBatch) -> f64 {
+        let vision = SiglipConfig::so400m_patch14_384();
+        let projector = ProjectorType::Mlp(2);
+        Training { llm, vision: &vision, projector, trains, gradient_checkpointing }.operations(batch, false)
+    }
+
+    /// Exact: all counts here are integers below 2^53.
+    fn equal(operations: f64, expected: u64) {
+        assert_eq!(operations as u64, expected);
+    }
+
+    fn phi_2() -> LanguageConfig {
+        LanguageConfig::phi(51_200, 2560, 32, 32, 32)
+    }
 
     #[test]
-    fn a_step_of_phi_2_is_what_its_sizes_say() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/phi/base_llm");
-        let mut llm = ConfigFile::read(&folder).and_then(|file| file.language()).unwrap();
-        (llm.hidden_size, llm.intermediate_size, llm.num_hidden_layers) = (2560, 10_240, 32);
-        (llm.num_attention_heads, llm.num_key_value_heads, llm.head_dim) = (32, 32, 80);
-        llm.vocab_size = 51_200;
-        let folder = folder.with_file_name("siglip");
-        let vision: SiglipConfig = ConfigFile::read(&folder).and_then(|file| file.siglip()).unwrap();
+    fn a_step_of_phi_2() {
+        let llm = phi_2();
+        assert_eq!(llm.parameters(), 2_779_683_840, "as published");
+        // Weights in products: all but the embedding, norms and biases.
+        let (blocks, head) = (2_516_582_400, 131_072_000);
         let batch = MicroBatch { rows: 1000, learned: 200, images: 1 };
-        let training = |trains, gradient_checkpointing| Training {
+        // Two operations per weight and row, for the forward pass, input gradients and weight gradients each.
+        let (blocks, head) = (2 * 1000 * blocks, 2 * 200 * head);
+        equal(training(&llm, Trains::All, false, batch), 3 * (blocks + head));
+        equal(training(&llm, Trains::All, true, batch), 4 * blocks + 3 * head);
+        equal(training(&llm, Trains::Projector, false, batch), 2 * (blocks + head));
+        equal(training(&llm, Trains::Projector, true, batch), 3 * blocks + 2 * head);
+        // Adapters of rank 8 on 32 q_proj and 32 v_proj; the projector has 1152 inputs.
+        let targets = ["q_proj".to_string(), "v_proj".to_string()];
+        let adapters = Trains::Adapters { rank: 8, dropout: false, targets: &targets };
+        let trained = 64 * 8 * (2560 + 2560) + (1152 + 1) * 2560 + (2560 + 1) * 2560;
+        equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + 3 * 2 * 1000 * trained);
+    }
+
+    #[test]
+    fn gated_mlps_and_grouped_queries() {
+        let batch = MicroBatch { rows: 10, learned: 10, images: 0 };
+        for family in [Family::Qwen2, Family::Llama, Family::Phi3] {
+            let llm = LanguageConfig {
+                intermediate_size: 100,
+                num_key_value_heads: 2,
+                hidden_act: Activation::Silu,
+                ..LanguageConfig::new(family, 50, 64, 3, 8)
+            };
+            // q and o, k and v with a quarter of the heads, gate, up and down.
+            let block = 2 * 64 * 64 + 2 * 16 * 64 + 3 * 100 * 64;
+            equal(training(&llm, Trains::All, false, batch), 6 * 10 * (3 * block + 50 * 64));
+        }
+    }
+
+    #[test]
+    fn the_vision_encoder_adds_its_forward_pass() {
+        let (llm, vision) = (phi_2(), SiglipConfig::so400m_patch14_384());
+        let training = Training {
             llm: &llm,
             vision: &vision,
             projector: ProjectorType::Mlp(2),
-            trains,
-            gradient_checkpointing,
+            trains: Trains::Projector,
+            gradient_checkpointing: false,
         };
-        // 32 blocks of four square products and two of the MLP, on 1000 rows; the head on 200.
-        let blocks = 32.0 * (4.0 * 2560.0 * 2560.0 + 2.0 * 2560.0 * 10_240.0) * 1000.0;
-        let head = 2560.0 * 51_200.0 * 200.0;
-        let close = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 1e-12, "{found} {expected}");
-        close(training(Trains::Projector, false).operations(batch, false), 4.0 * (blocks + head));
-        close(training(Trains::Projector, true).operations(batch, false), 6.0 * blocks + 4.0 * head);
-        close(training(Trains::All, false).operations(batch, false), 6.0 * (blocks + head));
-        let encoded = training(Trains::Projector, false).operations(batch, true) - 4.0 * (blocks + head);
-        close(encoded, 2.0 * (vision.parameters() * vision.patches()) as f64);
+        let batch = MicroBatch { rows: 1000, learned: 200, images: 3 };
+        let added = training.operations(batch, true) - training.operations(batch, false);
+        equal(added, 2 * vision.parameters() as u64 * 3 * 729);
     }
 }

@@ -265,7 +265,7 @@ error: stage `records`: HERE/mine/phi/tokenizer.json: the file is missing
         file: "phi/model.safetensors",
         damage: |bytes| Some(bytes[..bytes.len() - 100].to_vec()),
         stderr: "\
-error: stage `pretrain`: HERE/mine/phi/model.safetensors: this is not a whole safetensors file (incomplete metadata, file not fully covered): download it again
+error: stage `pretrain`: HERE/mine/phi/model.safetensors: this is not a complete safetensors file (incomplete metadata, file not fully covered): download it again
   help: check that this is the model you meant, and that its files are whole",
     },
     Broken {

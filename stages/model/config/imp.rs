@@ -1,4 +1,4 @@
-//! What joins the two towers of an Imp: the keys of `config.json` that LLaVA introduced.
+//! How an Imp joins vision encoder and language model: the keys of `config.json` that LLaVA introduced.
 
 use std::{fmt, str::FromStr};
 
@@ -8,16 +8,16 @@ use serde_json::Value;
 use super::keys::Keys;
 use crate::error::Result;
 
-/// What joins the two towers.
+/// How vision encoder and language model are joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImpConfig {
-    /// The layers of the projector.
+    /// The projector's layers.
     pub mm_projector_type: ProjectorType,
-    /// Which of the tower's hidden states are the features; -2 is the last but one.
+    /// Index of the vision encoder's hidden state that is used as features; negative counts from the end.
     pub mm_vision_select_layer: i64,
-    /// How an image is made square.
+    /// How images are made square.
     pub image_aspect_ratio: ImageAspect,
-    /// The context: longer sequences are cut after the splice.
+    /// Context length in positions; longer sequences are truncated after the splice.
     pub tokenizer_model_max_length: usize,
 }
 
@@ -52,16 +52,16 @@ impl ImpConfig {
 /// `mm_projector_type`: the linear layers of a projector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProjectorType {
-    /// `identity`: none.
+    /// `identity`: no layer.
     Identity,
-    /// `linear`: one.
+    /// `linear`: one layer.
     Linear,
-    /// `mlp{N}x_gelu`: N, with a GELU between two of them.
+    /// `mlp{N}x_gelu`: N layers with a GELU between consecutive ones.
     Mlp(usize),
 }
 
 impl ProjectorType {
-    /// The deepest MLP.
+    /// The largest supported N.
     const DEEPEST: usize = 16;
 
     /// Number of linear layers.
@@ -91,7 +91,10 @@ impl FromStr for ProjectorType {
         let mlps = (0..=Self::DEEPEST).map(Self::Mlp);
         let found = [Self::Identity, Self::Linear].into_iter().chain(mlps).find(|known| known.to_string() == text);
         found.ok_or_else(|| {
-            format!("`{text}` is none of mlp2x_gelu, mlp{{N}}x_gelu (N up to {}), linear, identity", Self::DEEPEST)
+            format!(
+                "`{text}` is not supported (supported: mlp{{N}}x_gelu with N up to {}, linear, identity)",
+                Self::DEEPEST
+            )
         })
     }
 }
@@ -106,17 +109,17 @@ impl Serialize for ProjectorType {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AspectRatio {
-    /// Stretched.
+    /// Stretch.
     #[default]
     Square,
-    /// Padded on the short sides with grey (127, 127, 127).
+    /// Pad the short side symmetrically with grey (127, 127, 127).
     Pad,
-    /// Cut to the square in its middle.
+    /// Crop to the central square.
     Crop,
 }
 
 impl AspectRatio {
-    /// Its name in `config.json`, and in pipelines.
+    /// The name in `config.json` and in pipelines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Square => "square",
@@ -125,7 +128,7 @@ impl AspectRatio {
         }
     }
 
-    /// The one with that name.
+    /// The inverse of [`AspectRatio::name`].
     pub fn by_name(name: &str) -> Option<Self> {
         [Self::Square, Self::Pad, Self::Crop].into_iter().find(|ratio| ratio.name() == name)
     }
@@ -135,9 +138,9 @@ impl AspectRatio {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum ImageAspect {
-    /// One of those that are implemented.
+    /// An implemented one.
     Known(AspectRatio),
-    /// Another of LLaVA's, such as `anyres`: kept when the model is written again.
+    /// A different one of LLaVA's, such as `anyres`; preserved when the model is written.
     Other(String),
 }
 
@@ -158,14 +161,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_is_written_with_the_same_words() {
+    fn names_round_trip() {
         for text in ["identity", "linear", "mlp1x_gelu", "mlp2x_gelu", "mlp16x_gelu"] {
             let parsed: ProjectorType = text.parse().unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(serde_json::json!(parsed), text);
         }
         for text in ["", "mlpx_gelu", "mlp17x_gelu", "mlp02x_gelu", "mlp2x_relu", "Linear"] {
             assert!(
-                text.parse::<ProjectorType>().is_err_and(|error| error.contains("is none of mlp2x_gelu")),
+                text.parse::<ProjectorType>()
+                    .is_err_and(|error| error.contains("is not supported (supported: mlp{N}x_gelu")),
                 "{text}"
             );
         }

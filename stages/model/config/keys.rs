@@ -7,14 +7,14 @@ use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 
-/// Keys of an object in the file at `path`.
+/// The keys of an object in the file at `path`.
 pub(super) struct Keys<'a> {
     pub(super) keys: &'a Map<String, Value>,
     pub(super) path: &'a Path,
 }
 
 impl<'a> Keys<'a> {
-    /// The value of a key, if there is one and it is not null.
+    /// The value of a key; `None` if it is missing or null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.keys.get(name).filter(|value| !value.is_null())
     }
@@ -23,7 +23,7 @@ impl<'a> Keys<'a> {
         ModelError::file(self.path, message)
     }
 
-    /// Refuses a zero.
+    /// Rejects zeros.
     pub(super) fn positive(&self, numbers: &[(&str, usize)]) -> Result<()> {
         match numbers.iter().find(|(_, number)| *number == 0) {
             Some((name, _)) => Err(self.wrong(format!("`{name}` must be at least 1"))),
@@ -31,10 +31,10 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// A whole number; without a default, the key is required.
+    /// A whole number. Without a default, the key is required.
     pub(super) fn number(&self, name: &str, default: Option<usize>) -> Result<usize> {
         match (self.get(name), default) {
-            // A larger dimension means a broken file, and products of it would overflow.
+            // A larger dimension means a broken file, and products of dimensions could overflow.
             (Some(value), _) => value
                 .as_u64()
                 .filter(|number| *number <= 1 << 28)
@@ -57,7 +57,7 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// One of several words.
+    /// A name of one of `T`'s variants.
     pub(super) fn word<T: DeserializeOwned>(&self, name: &str, default: T) -> Result<T> {
         self.get(name).map_or(Ok(default), |value| {
             serde_json::from_value(value.clone()).map_err(|_| self.wrong(format!("`{name}`: {value} is not supported")))
@@ -72,10 +72,10 @@ impl<'a> Keys<'a> {
             Some(Value::Array(values)) => values.iter().map(id).collect(),
             Some(value) => id(value).map(|id| vec![id]),
         };
-        ids.ok_or_else(|| self.wrong(format!("`{name}` must be a token's number, or a list of them")))
+        ids.ok_or_else(|| self.wrong(format!("`{name}` must be a token id or a list of token ids")))
     }
 
-    /// Newer files keep the rotary embedding's keys under `rope_parameters`.
+    /// A number of the rotary position embedding, which newer files nest under `rope_parameters`.
     pub(super) fn rotary(&self, name: &str, default: f64) -> Result<f64> {
         match self.get("rope_parameters").and_then(Value::as_object) {
             Some(nested) if nested.contains_key(name) => Keys { keys: nested, path: self.path }.float(name, default),
@@ -83,7 +83,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Refuses scaled rotary embeddings: reading their weights as if they were plain would give a worse model.
+    /// Rejects scaled rotary position embeddings: ignoring the scaling would silently give a worse model.
     pub(super) fn plain_rotary(&self) -> Result<()> {
         for name in ["rope_scaling", "rope_parameters"] {
             let Some(scaling) = self.get(name) else { continue };

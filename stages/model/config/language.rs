@@ -1,4 +1,4 @@
-//! The sizes of a language model, read from `config.json` and written to it. What a family of models is, is in
+//! The configuration of a language model, read from and written to `config.json`. Families and their defaults are in
 //! `language/family.rs`.
 
 use serde_json::{Value, json};
@@ -10,49 +10,49 @@ use crate::{
     tensor::Activation,
 };
 
-/// A language model.
+/// The configuration of a language model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LanguageConfig {
-    /// The network.
+    /// The architecture.
     pub family: Family,
-    /// Rows of the embedding.
+    /// Rows of the embedding matrix.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads: fewer than query heads in grouped-query attention (Ainslie et al. 2023).
+    /// Number of key and value heads; fewer than query heads in grouped-query attention (Ainslie et al. 2023).
     pub num_key_value_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Dimensions of each head that are rotated, from the first.
+    /// Number of dimensions of each head, from the first, to which the rotary position embedding applies.
     pub rotary_dims: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
     /// Epsilon of the norms.
     pub norm_eps: f64,
-    /// Nonlinearity of the MLP.
+    /// Activation function of the MLP.
     pub hidden_act: Activation,
-    /// Whether the embedding is the output layer, too.
+    /// Whether the embedding matrix is also the weight of the output layer.
     pub tie_word_embeddings: bool,
-    /// Positions that a position sees, itself included, in the layers from `max_window_layers` on.
+    /// Width of the sliding window in positions, counting the query's own, in the layers from `max_window_layers` on.
     pub sliding_window: Option<usize>,
-    /// Layers before this one see everything.
+    /// Index of the first layer with a sliding window.
     pub max_window_layers: usize,
-    /// The longest sequence.
+    /// The longest sequence that the model was trained for.
     pub max_position_embeddings: usize,
-    /// The token that begins a text.
+    /// The id of the token that starts a text.
     pub bos_token_id: Option<u32>,
-    /// The tokens that end a text.
+    /// The ids of the tokens that end a text.
     pub eos_token_id: Vec<u32>,
 }
 
 impl LanguageConfig {
-    /// The defaults of a family, with an MLP four times as wide as the residual stream.
+    /// A configuration with the family's defaults and an MLP four times as wide as the residual stream.
     pub fn new(family: Family, vocab_size: usize, hidden_size: usize, layers: usize, heads: usize) -> Self {
         let (description, head_dim) = (family.description(), hidden_size / heads.max(1));
         Self {
@@ -77,12 +77,12 @@ impl LanguageConfig {
         }
     }
 
-    /// Phi's defaults, with `rotary_dims` of each head rotated: 0.4 of them in Phi-2.
+    /// A configuration with Phi's defaults and `rotary_dims` rotated dimensions per head (40% of a head in Phi-2).
     pub fn phi(vocab_size: usize, hidden_size: usize, layers: usize, heads: usize, rotary_dims: usize) -> Self {
         Self { rotary_dims, ..Self::new(Family::Phi, vocab_size, hidden_size, layers, heads) }
     }
 
-    /// Reads the keys of `config.json`; missing ones have transformers' defaults for the family.
+    /// Reads the keys of `config.json`. Missing keys have transformers' defaults for the family.
     pub(super) fn read(keys: &Keys<'_>, family: Family) -> Result<Self> {
         let heads = keys.number("num_attention_heads", None)?;
         let hidden_size = keys.number("hidden_size", None)?;
@@ -141,12 +141,12 @@ impl LanguageConfig {
         if !(own_head_dim || self.hidden_size.is_multiple_of(self.num_attention_heads))
             || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads)
         {
-            return Err(
-                keys.wrong("hidden_size must be a multiple of num_attention_heads, and that of num_key_value_heads")
-            );
+            return Err(keys.wrong(
+                "hidden_size must be a multiple of num_attention_heads, and num_attention_heads of num_key_value_heads",
+            ));
         }
         if !(0.0..=1.0).contains(&share) || !self.rotary_dims.is_multiple_of(2) {
-            return Err(keys.wrong("partial_rotary_factor must be a share that gives an even number of dimensions"));
+            return Err(keys.wrong("partial_rotary_factor must be from 0 to 1 and give an even number of dimensions"));
         }
         if (self.hidden_act == Activation::Silu) != self.family.is_gated() {
             return Err(keys.wrong("`hidden_act` must be `silu` for a gated MLP, and a GELU for Phi"));
@@ -162,12 +162,12 @@ impl LanguageConfig {
         Ok(())
     }
 
-    /// How many positions a row of `layer` sees, if not all.
+    /// Width of the sliding window of `layer` in positions, if it has one.
     pub fn window_of(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| layer >= self.max_window_layers)
     }
 
-    /// Outputs, inputs and whether there is a bias, of a linear layer.
+    /// Shape of a linear layer: outputs, inputs, and whether it has a bias.
     pub fn linear_shape(&self, layer: &Layer) -> (usize, usize, bool) {
         let (outputs, inputs) = layer.part.shape(Widths {
             vocab: self.vocab_size,
@@ -179,7 +179,7 @@ impl LanguageConfig {
         (outputs, inputs, layer.bias)
     }
 
-    /// Number of weights.
+    /// Number of parameters.
     pub fn parameters(&self) -> usize {
         let linear = |layer: &Layer| {
             let (outputs, inputs, bias) = self.linear_shape(layer);
@@ -192,12 +192,12 @@ impl LanguageConfig {
         self.vocab_size * self.hidden_size + self.num_hidden_layers * block + norm + head
     }
 
-    /// Number of weights of a norm.
+    /// Number of parameters of a norm.
     pub(crate) fn norm_parameters(&self) -> usize {
         self.hidden_size * if self.family.description().rms_norms { 1 } else { 2 }
     }
 
-    /// As a `config.json`, with the keys of published checkpoints.
+    /// Converts to a `config.json` with the keys of published models.
     pub fn to_json(&self) -> Value {
         let description = self.family.description();
         let mut value = json!({
@@ -220,7 +220,9 @@ impl LanguageConfig {
             },
         });
         value[description.epsilon.0] = json!(self.norm_eps);
-        if self.rotary_dims != self.head_dim {
+        // Readers assume the family's default share, which is not 1 in every family.
+        if self.rotary_dims != self.head_dim || self.rotary_dims != rotary_dims(description.rotary_share, self.head_dim)
+        {
             value["partial_rotary_factor"] = json!(self.rotary_dims as f64 / self.head_dim as f64);
         }
         if self.head_dim * self.num_attention_heads != self.hidden_size {
@@ -235,8 +237,30 @@ impl LanguageConfig {
     }
 }
 
-/// How many dimensions of a head are rotated.
+/// Number of dimensions of a head that are rotated.
 fn rotary_dims(share: f64, head_dim: usize) -> usize {
-    // A share that was computed from a number of dimensions may fall just short of it.
+    // Rounding may have made a share that was computed from a number of dimensions slightly too small.
     (share * head_dim as f64 + 1e-6) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::ConfigFile;
+
+    #[test]
+    fn the_rotary_share_round_trips_in_every_family() {
+        for family in Family::ALL {
+            for rotary_dims in [0, 2, 4, 6, 8] {
+                let config = LanguageConfig { rotary_dims, ..LanguageConfig::new(family, 16, 32, 1, 4) };
+                let json = config.to_json();
+                let read = ConfigFile::parse(json.to_string().as_bytes(), "config.json".as_ref());
+                assert_eq!(read.unwrap().language().unwrap().rotary_dims, rotary_dims, "{family:?}");
+                // Whole heads are the default of all families but Phi, whose default of 0.5 is written nevertheless.
+                let is_written = !json["partial_rotary_factor"].is_null();
+                assert_eq!(is_written, rotary_dims != 8 || family == Family::Phi, "{family:?}");
+            }
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! The `config.json` files of Hugging Face: language models, SigLIP, and Imp's own keys. Old and new names of keys are
-//! read; the published (old) ones are written.
+//! Hugging Face's `config.json`: language models, SigLIP, and Imp's additional keys. Reads the old and the new names of
+//! keys, and writes the old ones, which the published models have.
 
 mod imp;
 mod keys;
@@ -18,6 +18,25 @@ pub use siglip::SiglipConfig;
 use crate::error::{ModelError, Result};
 pub use crate::language::Family;
 
+/// `model_type` of an Imp in the split layout of training stages: `llm/`, `vision/`, `mm_projector.safetensors`, and
+/// optionally `adapter/`.
+pub(crate) const SPLIT_IMP: &str = "imp-split";
+
+/// What kind of model a `config.json` describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// A merged Imp: `imp`, or `imp_` and the `model_type` of its language model.
+    Imp,
+    /// An Imp whose components are in separate folders and files: `imp-split`.
+    SplitImp,
+    /// A SigLIP, or only its vision encoder: `siglip`, `siglip_vision_model`.
+    Siglip,
+    /// No `model_type`: accepted as whatever the caller expects.
+    Unnamed,
+    /// A language model, or a model that is not supported.
+    Other,
+}
+
 /// The content of a model folder's `config.json`.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
@@ -35,10 +54,10 @@ impl ConfigFile {
         Self::parse(&std::fs::read(&path).map_err(ModelError::io(&path))?, &path)
     }
 
-    /// Parses the content of such a file; errors name it `path`.
+    /// Parses the content of a `config.json`; `path` is the path that errors name.
     ///
     /// # Errors
-    /// If it is not a JSON object.
+    /// If `text` is not a JSON object.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path: path.into() }),
@@ -47,17 +66,24 @@ impl ConfigFile {
         }
     }
 
-    /// `model_type`, or an empty text.
+    /// The value of `model_type`, or an empty string.
     pub fn model_type(&self) -> &str {
         self.keys.get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Whether this is an Imp in one folder.
-    pub fn is_imp(&self) -> bool {
-        self.model_type() == "imp" || self.model_type().starts_with("imp_")
+    /// The kind of model, by `model_type`.
+    pub fn kind(&self) -> ModelKind {
+        match self.model_type() {
+            "" => ModelKind::Unnamed,
+            SPLIT_IMP => ModelKind::SplitImp,
+            "imp" => ModelKind::Imp,
+            name if name.starts_with("imp_") => ModelKind::Imp,
+            "siglip" | "siglip_vision_model" => ModelKind::Siglip,
+            _ => ModelKind::Other,
+        }
     }
 
-    /// The language model.
+    /// Reads the configuration of the language model.
     ///
     /// # Errors
     /// If `model_type` is not a supported family, or a key is missing, wrong or not supported.
@@ -71,28 +97,30 @@ impl ConfigFile {
         LanguageConfig::read(&keys, family)
     }
 
-    /// The vision tower: of a SigLIP folder, or of an Imp that holds it. An Imp as the training code writes it only names
-    /// its tower.
+    /// Reads the configuration of the vision encoder of a SigLIP or an Imp. The `config.json` of the reference's
+    /// training code contains only the encoder's name.
     ///
     /// # Errors
     /// If this is neither a SigLIP nor an Imp, or a key is missing, wrong or not supported.
     pub fn siglip(&self) -> Result<SiglipConfig> {
         let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
         let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
-        let own = ["", "siglip", "siglip_vision_model"].contains(&self.model_type());
-        if !own && !self.is_imp() {
+        let kind = self.kind();
+        if !matches!(kind, ModelKind::Imp | ModelKind::Siglip | ModelKind::Unnamed) {
             let message =
                 format!("model_type `{}` is not a supported vision encoder (supported: siglip)", self.model_type());
             return Err(self.reader(&self.keys).wrong(message));
         }
         match nested {
             None if named.contains("siglip-so400m-patch14-384") => Ok(SiglipConfig::so400m_patch14_384()),
-            None if self.is_imp() => Err(self.reader(&self.keys).wrong("the key `vision_tower_config` is missing")),
+            None if kind == ModelKind::Imp => {
+                Err(self.reader(&self.keys).wrong("the key `vision_tower_config` is missing"))
+            }
             _ => SiglipConfig::read(&self.reader(nested.unwrap_or(&self.keys))),
         }
     }
 
-    /// What joins the two.
+    /// Reads how an Imp joins vision encoder and language model.
     ///
     /// # Errors
     /// If a key is wrong.
@@ -105,7 +133,7 @@ impl ConfigFile {
     }
 }
 
-/// Adds the usual keys to a file that has those of Microsoft's own Phi code, as Imp's first releases do.
+/// Adds transformers' keys to a file with the keys of Microsoft's Phi code, as in Imp's first releases.
 fn with_usual_names(mut keys: Map<String, Value>) -> Map<String, Value> {
     const NAMES: [(&str, &str); 8] = [
         ("n_embd", "hidden_size"),
@@ -131,7 +159,7 @@ fn with_usual_names(mut keys: Map<String, Value>) -> Map<String, Value> {
     keys
 }
 
-/// The `config.json` of a merged Imp.
+/// Returns the `config.json` of a merged Imp.
 pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpConfig) -> Value {
     let mut value = language.to_json();
     if let (Value::Object(to), Ok(Value::Object(from))) = (&mut value, serde_json::to_value(imp)) {

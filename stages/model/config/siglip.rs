@@ -1,4 +1,4 @@
-//! The sizes of a SigLIP vision tower.
+//! The configuration of a SigLIP vision encoder.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -6,24 +6,24 @@ use serde_json::{Value, json};
 use super::keys::Keys;
 use crate::{error::Result, tensor::Activation};
 
-/// A SigLIP vision tower.
+/// The configuration of a SigLIP vision encoder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiglipConfig {
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Blocks of the tower; those behind the selected layer don't run.
+    /// Number of blocks; those after the selected layer are not computed.
     pub num_hidden_layers: usize,
-    /// Heads.
+    /// Number of attention heads.
     pub num_attention_heads: usize,
-    /// Pixels in a row of the (square) image.
+    /// Side length of the square image, in pixels.
     pub image_size: usize,
-    /// Pixels in a row of a patch.
+    /// Side length of a patch, in pixels.
     pub patch_size: usize,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
-    /// Nonlinearity of the MLP.
+    /// Activation function of the MLP.
     pub hidden_act: Activation,
 }
 
@@ -42,24 +42,24 @@ impl SiglipConfig {
         }
     }
 
-    /// Patches in a row of the image; the pixels of an incomplete patch are dropped.
+    /// Number of patches along a side of the image; the pixels of an incomplete patch are ignored.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
     }
 
-    /// Features of an image.
+    /// Number of patches, and of feature vectors, per image.
     pub fn patches(&self) -> usize {
         self.grid() * self.grid()
     }
 
-    /// Number of weights, without the head behind the features.
+    /// Number of parameters, without the pooling head.
     pub fn parameters(&self) -> usize {
         let (width, inner, patch) = (self.hidden_size, self.intermediate_size, self.patch_size);
         let block = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width;
         width * (3 * patch * patch + 1 + self.patches() + 2) + self.num_hidden_layers * block
     }
 
-    /// Reads the keys of a vision tower. Missing ones have the values of transformers' `SiglipVisionConfig`.
+    /// Reads the keys of a vision encoder. Missing keys have the defaults of transformers' `SiglipVisionConfig`.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let config = Self {
             hidden_size: keys.number("hidden_size", Some(768))?,
@@ -85,7 +85,7 @@ impl SiglipConfig {
         Ok(config)
     }
 
-    /// As the `config.json` of a full SigLIP.
+    /// Converts to the `config.json` of a full SigLIP.
     pub fn to_json(&self) -> Value {
         json!({ "model_type": "siglip", "architectures": ["SiglipModel"], "vision_config": self.vision_json() })
     }

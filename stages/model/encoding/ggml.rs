@@ -1,17 +1,17 @@
-//! ggml's encodings of weights: blocks of 32 values with one or two f16 factors before them. Source: ggml's
-//! `ggml-quants.c`, `dequantize_row_*` (widen) and `quantize_row_*_ref` (narrow).
+//! ggml's quantized encodings: blocks of 32 values, each with an f16 scale `d`, and in `Q4_1` an f16 minimum `m`. Source:
+//! ggml's `ggml-quants.c`, `dequantize_row_*` (widen) and `quantize_row_*_ref` (narrow).
 //!
-//! | encoding | value         | bytes of a block        | narrowed with                       |
+//! | encoding | value         | bytes of a block        | quantized with                      |
 //! |----------|---------------|-------------------------|-------------------------------------|
-//! | `q4_0`   | `(q - 8) * d` | d, 16 bytes of nibbles  | d = the value largest in size / -8  |
+//! | `q4_0`   | `(q - 8) * d` | d, 16 bytes of nibbles  | d = value of largest magnitude / -8 |
 //! | `q4_1`   | `q * d + m`   | d, m, 16 bytes          | d = (max - min) / 15, m = min       |
 //! | `q8_0`   | `q * d`       | d, 32 signed bytes      | d = max abs / 127                   |
 //!
-//! In 4 bits, the low nibbles of the 16 bytes are the first 16 values, the high nibbles the other 16.
+//! The low nibbles of the 16 bytes are the first 16 values, the high nibbles the last 16.
 
 use half::f16;
 
-/// Values in a block.
+/// Values per block.
 pub(super) const BLOCK: usize = 32;
 const FACTOR: usize = 2;
 const NIBBLES: usize = BLOCK / 2;
@@ -48,7 +48,7 @@ fn blocks<'a, const BYTES: usize>(
     to.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0)
 }
 
-/// The f16 at the beginning of `bytes`.
+/// The f16 at the start of `bytes`.
 fn factor(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
@@ -63,7 +63,7 @@ fn widen_nibbles(nibbles: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) 
 
 pub(super) fn narrow_q4_0(values: &[f32], to: &mut [u8]) {
     for (values, to) in blocks_mut::<Q4_0_BYTES>(values, to) {
-        // The first of the largest, as ggml has it: `max_by` would give the last.
+        // The first of several largest, as in ggml; `max_by` would return the last.
         let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
         let d = largest / -8.0;
         let inverse = inverse(d);
@@ -107,7 +107,7 @@ fn inverse(d: f32) -> f32 {
     if d == 0.0 { 0.0 } else { 1.0 / d }
 }
 
-/// `level` gives the level before its fraction is dropped.
+/// Packs 32 values into nibbles. `level` computes a value's level, of which only the integer part is used.
 fn narrow_nibbles(values: &[f32; BLOCK], to: &mut [u8], level: impl Fn(f32) -> f32) {
     let nibble = |value: f32| (level(value) as u8).min(15);
     let (first, second) = values.split_at(NIBBLES);

@@ -1,11 +1,11 @@
-//! Numbers of 16 bits. f16 (IEEE 754 binary16): 1 sign, 5 exponent and 10 mantissa bits. bf16: the upper half of an f32,
-//! 1 sign, 8 exponent and 7 mantissa bits. Both are narrowed by rounding to the nearest, ties to even.
+//! 16-bit floats. f16 (IEEE 754 binary16) has 1 sign, 5 exponent and 10 mantissa bits; bf16, the upper half of an f32,
+//! has 1 sign, 8 exponent and 7 mantissa bits. Narrowing rounds to nearest, ties to even.
 
 use half::{bf16, f16};
 
 use crate::simd::simd;
 
-/// Reads finite f16.
+/// Converts finite f16 to f32.
 pub(super) fn widen_f16(bytes: &[u8], to: &mut [f32]) {
     simd(|| {
         for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
@@ -14,7 +14,7 @@ pub(super) fn widen_f16(bytes: &[u8], to: &mut [f32]) {
     });
 }
 
-/// Reads bf16.
+/// Converts bf16 to f32.
 pub(super) fn widen_bf16(bytes: &[u8], to: &mut [f32]) {
     simd(|| {
         for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
@@ -23,11 +23,10 @@ pub(super) fn widen_bf16(bytes: &[u8], to: &mut [f32]) {
     });
 }
 
-/// A finite f16: its exponent and mantissa, moved to their places in an f32, are too small by the difference of the two
-/// biases, a factor of 2^112. Right for subnormal numbers, too. Vectorises, which a conversion that branches on each
-/// number would not.
+/// Converts a finite f16, subnormals included: an f32 with its exponent and mantissa bits is too small by 2^112, where
+/// 112 = 127 - 15 is the difference of the exponent biases. Without branches, so that loops vectorize.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 fn widen_finite(half: u16) -> f32 {
     const SCALE: f32 = f32::from_bits((127 + 112) << 23);
     let sign = u32::from(half & 0x8000) << 16;
@@ -55,25 +54,25 @@ mod tests {
     fn every_finite_f16_is_widened_exactly_and_narrowed_back() {
         let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|half| half.is_finite()).collect();
         let bytes: Vec<u8> = halves.iter().flat_map(|half| half.to_le_bytes()).collect();
-        let (mut wide, mut again) = (vec![0.0; halves.len()], vec![0; bytes.len()]);
+        let (mut wide, mut narrowed) = (vec![0.0; halves.len()], vec![0; bytes.len()]);
         widen_f16(&bytes, &mut wide);
         for (half, wide) in halves.iter().zip(&wide) {
             assert_eq!(wide.to_bits(), half.to_f32().to_bits(), "{half:?}");
         }
-        narrow_f16(&wide, &mut again);
-        assert_eq!(again, bytes);
+        narrow_f16(&wide, &mut narrowed);
+        assert_eq!(narrowed, bytes);
     }
 
     #[test]
     fn every_finite_bf16_is_widened_exactly_and_narrowed_back() {
         let brains: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).filter(|brain| brain.is_finite()).collect();
         let bytes: Vec<u8> = brains.iter().flat_map(|brain| brain.to_le_bytes()).collect();
-        let (mut wide, mut again) = (vec![0.0; brains.len()], vec![0; bytes.len()]);
+        let (mut wide, mut narrowed) = (vec![0.0; brains.len()], vec![0; bytes.len()]);
         widen_bf16(&bytes, &mut wide);
         for (brain, wide) in brains.iter().zip(&wide) {
             assert_eq!(wide.to_bits(), brain.to_f32().to_bits(), "{brain:?}");
         }
-        narrow_bf16(&wide, &mut again);
-        assert_eq!(again, bytes);
+        narrow_bf16(&wide, &mut narrowed);
+        assert_eq!(narrowed, bytes);
     }
 }

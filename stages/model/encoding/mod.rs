@@ -1,8 +1,8 @@
-//! How numbers lie in files: the block of each encoding, and the way from it to f32 (widen) and back (narrow).
+//! Encodings of numbers in files: block sizes, dequantization or conversion to f32 (`widen`) and from f32 (`narrow`).
 //! Independent of file formats, names and shapes.
 //!
-//! The formulas: f16 and bf16 in `half`, ggml's blocks in `ggml`, MLC's 4-bit weights in [`q4f16`]. The last is not an
-//! [`Encoding`], because it keeps values and scales in two tensors.
+//! Formulas: f16 and bf16 in `half`, ggml's blocks in `ggml`, MLC's 4-bit weights in [`q4f16`]. The last is not an
+//! [`Encoding`], because it stores levels and scales in two tensors.
 
 mod ggml;
 mod half;
@@ -10,24 +10,24 @@ pub mod q4f16;
 
 use rayon::prelude::*;
 
-/// How values are encoded, one after the other, little-endian.
+/// An encoding of consecutive values, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// 32-bit floats.
     F32,
-    /// IEEE half precision.
+    /// IEEE 754 half precision.
     F16,
     /// The upper half of an f32.
     Bf16,
-    /// ggml: 4 bits and a factor, `(q - 8) * d`.
+    /// ggml: 4 bits with a scale per block, `(q - 8) * d`.
     Q4_0,
-    /// ggml: 4 bits, a factor and an offset, `q * d + m`.
+    /// ggml: 4 bits with scale and minimum per block, `q * d + m`.
     Q4_1,
-    /// ggml: 8 bits and a factor, `q * d`.
+    /// ggml: 8 bits with a scale per block, `q * d`.
     Q8_0,
 }
 
-/// What is encoded together.
+/// The size of the smallest unit that is encoded together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     /// Number of values.
@@ -37,7 +37,7 @@ pub struct Block {
 }
 
 impl Encoding {
-    /// The smallest unit of the encoding: a single value, or a block with a common factor.
+    /// The smallest unit of the encoding: one value, or one block with a common scale.
     pub const fn block(self) -> Block {
         match self {
             Self::F32 => Block { values: 1, bytes: 4 },
@@ -48,13 +48,13 @@ impl Encoding {
         }
     }
 
-    /// Bytes of `count` values; `None` if they do not fill whole blocks.
+    /// Size of `count` values in bytes; `None` if they do not fill whole blocks or the size overflows.
     pub fn bytes(self, count: usize) -> Option<usize> {
         let block = self.block();
         count.is_multiple_of(block.values).then(|| (count / block.values).checked_mul(block.bytes))?
     }
 
-    /// Reads as many finite values as `to` holds, in whole blocks.
+    /// Decodes `to.len()` values, which must be finite and fill whole blocks.
     pub fn widen(self, bytes: &[u8], to: &mut [f32]) {
         match self {
             Self::F32 => {
@@ -70,7 +70,7 @@ impl Encoding {
         }
     }
 
-    /// Encodes values, which must fill whole blocks, on all threads.
+    /// Encodes values, which must fill whole blocks, in parallel.
     pub fn narrow(self, values: &[f32]) -> Vec<u8> {
         const CHUNK: usize = 1 << 14;
         let block = self.block();
@@ -96,10 +96,10 @@ impl Encoding {
 mod tests {
     use super::*;
 
-    /// More values than a chunk, the last chunk not full.
+    /// With more than one chunk, the last of which is not full.
     #[test]
-    fn what_is_narrowed_is_widened_again() {
-        // Multiples of 1/8 up to 15/8: exact in every encoding here that has no factor.
+    fn values_round_trip_within_tolerance() {
+        // Multiples of 1/8 up to 15/8, which are exact in the encodings without a scale.
         let values: Vec<f32> = (0..(1 << 14) + 64).map(|i| ((i * 7) % 31) as f32 / 8.0 - 15.0 / 8.0).collect();
         for (encoding, tolerance) in [
             (Encoding::F32, 0.0),
@@ -111,18 +111,18 @@ mod tests {
         ] {
             let bytes = encoding.narrow(&values);
             assert_eq!(Some(bytes.len()), encoding.bytes(values.len()), "{encoding:?}");
-            let mut again = vec![f32::NAN; values.len()];
-            encoding.widen(&bytes, &mut again);
-            let worst = values.iter().zip(&again).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst <= tolerance && again.iter().all(|value| value.is_finite()), "{encoding:?}: {worst}");
-            assert_eq!(encoding.narrow(&again).len(), bytes.len());
+            let mut decoded = vec![f32::NAN; values.len()];
+            encoding.widen(&bytes, &mut decoded);
+            let worst = values.iter().zip(&decoded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst <= tolerance && decoded.iter().all(|value| value.is_finite()), "{encoding:?}: {worst}");
+            assert_eq!(encoding.narrow(&decoded).len(), bytes.len());
         }
     }
 
     #[test]
-    fn blocks_are_whole() {
+    fn sizes_are_of_whole_blocks() {
         assert_eq!(Encoding::Q4_0.bytes(64), Some(36));
         assert_eq!(Encoding::Q8_0.bytes(33), None);
-        assert_eq!(Encoding::F32.bytes(usize::MAX), None, "more than there are addresses");
+        assert_eq!(Encoding::F32.bytes(usize::MAX), None, "the size overflows");
     }
 }

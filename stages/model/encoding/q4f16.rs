@@ -4,9 +4,9 @@
 //! scale = max|w| / 7        level = clamp(round(w / scale) + 7, 0, 14)        w' = (level - 7) * scale
 //! ```
 //!
-//! Levels are stored in 4 bits, eight in a little-endian u32, the lowest first; scales lie in a tensor of their own. A row
-//! whose width is not a multiple of the group is filled up with zeros. Source: mlc-llm's
-//! `quantization/group_quantization.py`; `tests/fixtures/quant` holds its bytes.
+//! Levels have 4 bits, eight per little-endian u32, the first in the lowest bits; scales are in a separate tensor. Rows
+//! whose width is not a multiple of the group size are padded with zeros. Source: mlc-llm's
+//! `quantization/group_quantization.py`; `tests/fixtures/quant` has its output.
 
 use half::f16;
 use rayon::prelude::*;
@@ -15,28 +15,28 @@ use crate::simd::simd;
 
 /// The name of the scheme, MLC's `quant_method`.
 pub const NAME: &str = "q4f16_1";
-/// Bits of a weight, without its share of the scale.
+/// Bits per weight, not counting the scale.
 pub const BITS: usize = 4;
-/// Weights that share a scale.
+/// Weights per scale.
 pub const GROUP_SIZE: usize = 32;
-/// Bytes of a scale.
+/// Size of a scale in bytes.
 const SCALE_BYTES: usize = 2;
-/// Bytes of a group's levels.
+/// Size of a group's levels in bytes.
 const LEVEL_BYTES: usize = GROUP_SIZE * BITS / 8;
-/// Half the range of the levels: the level of zero.
+/// The level of zero, and half the largest level.
 const ZERO: f32 = 7.0;
 
-/// Scales of a row of `cols` weights.
+/// Number of scales of a row of `cols` weights.
 pub const fn scales_per_row(cols: usize) -> usize {
     cols.div_ceil(GROUP_SIZE)
 }
 
-/// u32 with the levels of a row of `cols` weights.
+/// Number of u32 words with the levels of a row of `cols` weights.
 pub const fn words_per_row(cols: usize) -> usize {
     scales_per_row(cols) * LEVEL_BYTES / 4
 }
 
-/// Reads the rows of `cols` weights from row `start` on, as many as `to` holds. `levels` and `scales` are whole tensors.
+/// Dequantizes the rows of `cols` weights from row `start` that fill `to`. `levels` and `scales` are whole tensors.
 pub(crate) fn widen(levels: &[u8], scales: &[u8], cols: usize, start: usize, to: &mut [f32]) {
     let groups = scales_per_row(cols);
     for (row, to) in to.chunks_mut(cols).enumerate() {
@@ -50,9 +50,9 @@ pub(crate) fn widen(levels: &[u8], scales: &[u8], cols: usize, start: usize, to:
     }
 }
 
-/// The values of a group, or as many of them as a row has.
+/// Dequantizes a group, which is shorter at the end of a row.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorises only if it is inlined")]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn widen_group(levels: &[u8], scale: f32, to: &mut [f32]) {
     let (pairs, last) = to.as_chunks_mut::<2>();
     for (to, byte) in pairs.iter_mut().zip(levels) {
@@ -63,7 +63,7 @@ fn widen_group(levels: &[u8], scale: f32, to: &mut [f32]) {
     }
 }
 
-/// Quantizes rows of `cols` weights. Returns the bytes of the levels and of the scales.
+/// Quantizes rows of `cols` weights. Returns levels and scales as bytes.
 pub fn narrow(weights: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
     let groups = scales_per_row(cols);
     let rows = weights.len() / cols.max(1);
@@ -83,7 +83,7 @@ pub fn narrow(weights: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
 }
 
 fn narrow_group(weights: &[f32], levels: &mut [u8], scale_bytes: &mut [u8]) {
-    // MLC computes in f16 throughout: so the scale, each quotient and each sum are rounded to f16 here.
+    // MLC computes in f16, so scale, quotient and sum are each rounded to f16.
     let half = |x: f32| f16::from_f32(x);
     let largest = weights.iter().map(|w| half(*w).to_f32().abs()).fold(0.0, f32::max);
     let scale = half(largest / ZERO);

@@ -1,4 +1,4 @@
-//! A tiny Imp with random weights learns to tell a dark image from a bright one, is written, read again, and asked:
+//! Trains a tiny Imp with random weights to tell a dark image from a bright one, writes it, loads it and asks it:
 //! `cargo run --release -p imp-model --example tiny`.
 #![allow(clippy::print_stdout)]
 
@@ -16,7 +16,7 @@ use imp_model::{
 };
 
 const SIZE: usize = 32;
-/// "is it bright?", "yes" and "no" in a vocabulary of 16.
+/// "is it bright?", then "yes" and "no", in a vocabulary of 16.
 const QUESTION: i32 = 3;
 const ANSWERS: [i32; 2] = [5, 7];
 const END: i32 = 9;
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     for folder in [&llm, &vision, &merged] {
         std::fs::create_dir_all(folder).map_err(imp_model::ModelError::io(folder))?;
     }
-    // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can stand here.
+    // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can be used instead.
     init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, Encoding::F32)?;
     let sizes = SiglipConfig {
         hidden_size: 24,
@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     init::write_siglip(&vision, &sizes, 1)?;
     let mut model = Imp::assemble(&llm, &vision, ImpConfig::default(), 1)?;
 
-    // Two images [3, size, size] with values in -1..1, encoded once: the encoder is frozen.
+    // Two images [3, size, size] with values in [-1, 1], encoded only once because the encoder is frozen.
     let images = [0.8, -0.8].map(|shade| vec![shade; 3 * SIZE * SIZE]);
     let features = model.encode_images(&images); // [2 * patches, vision hidden]
     let records = ANSWERS.map(|answer| [IMAGE_TOKEN, QUESTION, answer, END]);
@@ -54,13 +54,13 @@ fn main() -> Result<()> {
     model.projector.unfreeze();
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
-    for number in 0..60 {
+    for step in 0..60 {
         let rate = |_: &Parameter| Rate { learning_rate: 3e-3, weight_decay: 0.0 };
         let count = samples.iter().map(|sample| model.labelled(sample)).sum();
-        let (loss, gradients) = model.loss_and_gradients(&Pass::training(number, 0), &samples, &features, count);
+        let (loss, gradients) = model.loss_and_gradients(&Pass::training(step, 0), &samples, &features, count);
         let norm = optimizer.update(&mut model, &gradients, rate);
-        if number % 20 == 0 {
-            println!("step {number}: loss {loss:.3}, gradient norm {norm:.2}");
+        if step % 20 == 0 {
+            println!("step {step}: loss {loss:.3}, gradient norm {norm:.2}");
         }
     }
 
@@ -73,6 +73,6 @@ fn main() -> Result<()> {
         println!("image {prompt}: {answer:?}");
         ControlFlow::Continue(())
     });
-    assert_eq!(answers, ANSWERS.map(|answer| vec![answer as u32]), "both images are told apart");
+    assert_eq!(answers, ANSWERS.map(|answer| vec![answer as u32]), "the model tells both images apart");
     Ok(())
 }

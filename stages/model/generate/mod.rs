@@ -1,5 +1,5 @@
-//! Generation with a key-value cache, for a batch of prompts of unequal length: greedy or sampled, with stop tokens,
-//! and with a callback that sees every token as it comes.
+//! Generation with a KV cache for a batch of prompts of different lengths: greedy or sampled, with stop tokens and a
+//! callback for every token.
 
 mod prefix;
 mod sampling;
@@ -7,7 +7,7 @@ mod stop;
 
 use std::ops::ControlFlow;
 
-use prefix::Beginning;
+use prefix::Prefilled;
 
 use crate::{
     imp::Imp,
@@ -19,34 +19,34 @@ use crate::{
 pub use sampling::Sampling;
 pub use stop::StopStrings;
 
-/// How answers are made, and when they end.
+/// How tokens are chosen, and when an answer ends.
 #[derive(Clone, Debug, Default)]
 pub struct GenerateOptions {
-    /// At most this many tokens.
+    /// Maximum number of tokens of an answer.
     pub max_new_tokens: usize,
-    /// Tokens that end an answer; they are not part of it.
+    /// Ids of tokens that end an answer and are not part of it.
     pub stop: Vec<u32>,
-    /// How a token is chosen; greedily by default.
+    /// How a token is chosen; greedy by default.
     pub sampling: Sampling,
 }
 
-/// An answer that is being made.
+/// An answer being generated.
 struct Answer {
     prompt: usize,
     tokens: Vec<u32>,
-    /// Positions that the language model has seen of this sequence.
+    /// Number of positions of prompt and answer in the KV cache.
     length: usize,
 }
 
 impl Imp {
-    /// The answers to `prompts`, as token ids. Prompts that share a batch don't see each other, but products over more
-    /// rows add up in a different order: logits are the same within rounding only.
+    /// Generates an answer to each prompt, as token ids. Prompts of a batch are independent, but the order of summation
+    /// in matrix products depends on the number of rows, so logits are equal only within rounding.
     pub fn generate(&self, prompts: &[Sample<'_>], features: &Mat, options: &GenerateOptions) -> Vec<Vec<u32>> {
         self.stream(prompts, features, options, |_, _| ControlFlow::Continue(()))
     }
 
-    /// As [`Imp::generate`]. `on_token` is called after every token with the index of the prompt and its answer so far, and
-    /// may end this answer, for example through [`StopStrings`].
+    /// Like [`Imp::generate`]. `on_token` is called after every token with the index of the prompt and the answer so
+    /// far, and can end this answer, for example with [`StopStrings`].
     pub fn stream(
         &self,
         prompts: &[Sample<'_>],
@@ -59,8 +59,8 @@ impl Imp {
             return answers;
         }
         let pass = Pass::inference();
-        let Beginning { mut hidden, mut cache, lengths } = self.begin(prompts, features);
-        // An empty prompt has no last position to continue from.
+        let Prefilled { mut hidden, mut cache, lengths } = self.prefill(prompts, features);
+        // An empty prompt has no hidden state to continue from.
         let lengths = lengths.into_iter().enumerate().filter(|(_, length)| *length > 0);
         let mut open: Vec<Answer> =
             lengths.map(|(prompt, length)| Answer { prompt, tokens: Vec::new(), length }).collect();
@@ -94,7 +94,7 @@ impl Imp {
         }
     }
 
-    /// The language model on the newest token of each answer: `[open, hidden]`.
+    /// Decodes the newest token of each open answer. Returns hidden states `[open, hidden]`.
     fn next_hidden(&self, open: &mut [Answer], cache: &mut crate::language::Cache) -> Mat {
         let newest = open.iter().map(|answer| (0, answer.tokens.last().map_or(0, |token| *token as usize))).collect();
         let embedded = tensor::gather(&Pass::inference().graph, &[self.llm.embedding()], newest);

@@ -1,5 +1,5 @@
-//! Choosing the next token from its logits, as transformers' `generation/logits_process.py` does: repetition
-//! penalty, then temperature, then nucleus sampling.
+//! Chooses the next token from logits, as in transformers' `generation/logits_process.py`: repetition penalty, then
+//! temperature, then nucleus sampling.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -8,14 +8,15 @@ use crate::tensor::{self, mix};
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Logits are divided by it before they become probabilities. 0 is greedy: always the most likely token.
+    /// Divides the logits before the softmax. 0 is greedy: always the most likely token.
     pub temperature: f32,
-    /// Only the most likely tokens that together have this probability are drawn from (Holtzman et al. 2020). 1 is all.
+    /// Nucleus sampling draws from the smallest set of most likely tokens with at least this total probability
+    /// (Holtzman et al. 2020, arXiv 1904.09751). 1 allows all tokens.
     pub top_p: f32,
-    /// Logits of tokens that the prompt or the answer already has are divided by it, negative ones multiplied (Keskar et
-    /// al. 2019). 1 changes nothing.
+    /// Divides the positive and multiplies the negative logits of tokens that occur in the prompt or the answer (Keskar
+    /// et al. 2019, arXiv 1909.05858). 1 disables the penalty.
     pub repetition_penalty: f32,
-    /// Seed of the draws. A draw follows from the seed, the index of the prompt and that of the token alone.
+    /// Seed of the draws. A draw depends only on the seed, the index of the prompt and the position in the answer.
     pub seed: u64,
 }
 
@@ -26,7 +27,7 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The next token of answer `prompt`, which has `position` tokens.
+    /// Chooses token `position` of the answer to prompt `prompt`. `seen` are the ids in the prompt and the answer.
     pub(super) fn choose(
         &self,
         logits: &[f32],
@@ -38,13 +39,13 @@ impl Sampling {
         if self.temperature <= 0.0 {
             return tensor::argmax(&logits) as u32;
         }
-        let name = (prompt as u64) << 32 | position as u64;
-        // 53 bits: as many as a double holds.
-        let draw = (mix(self.seed ^ mix(name)) >> 11) as f64 / (1_u64 << 53) as f64;
+        let id = (prompt as u64) << 32 | position as u64;
+        // 53 bits, the precision of an f64.
+        let draw = (mix(self.seed ^ mix(id)) >> 11) as f64 / (1_u64 << 53) as f64;
         self.draw(&logits, draw)
     }
 
-    /// The logits with those of `seen` tokens made less likely.
+    /// Applies the repetition penalty to the logits of `seen` tokens.
     fn penalized<'a>(&self, logits: &'a [f32], seen: impl Iterator<Item = u32>) -> Cow<'a, [f32]> {
         let mut logits = Cow::Borrowed(logits);
         if (self.repetition_penalty - 1.0).abs() > 0.0 {
@@ -57,19 +58,19 @@ impl Sampling {
         logits
     }
 
-    /// The token at `draw`, from 0 to 1, of the distribution.
+    /// The token at `draw`, in [0, 1), of the cumulative distribution of the nucleus.
     fn draw(&self, logits: &[f32], draw: f64) -> u32 {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let weight = |logit: &f32| (f64::from(logit - largest) / f64::from(self.temperature)).exp();
         let mut tokens: Vec<(f64, u32)> = logits.iter().map(weight).zip(0..).collect();
         let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
-        // Among equals the smaller id comes first, so that the order is unique.
+        // Ties are ordered by id, so that the order is unique.
         tokens.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let mut kept = 0.0;
         let nucleus = tokens.iter().take_while(|(weight, _)| {
-            let more_is_needed = kept < f64::from(self.top_p) * total;
+            let incomplete = kept < f64::from(self.top_p) * total;
             kept += weight;
-            more_is_needed
+            incomplete
         });
         // The most likely token is always kept.
         let count = nucleus.count().max(1);
@@ -103,22 +104,22 @@ mod tests {
     }
 
     fn assert_near(shares: [f64; 4], expected: [f64; 4]) {
-        // Four standard deviations of a share of 20,000 draws are under 0.015.
-        let near = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 0.015);
-        assert!(near, "{shares:?} instead of {expected:?}");
+        // Four standard deviations of the frequency in 20,000 draws are less than 0.015.
+        let is_near = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 0.015);
+        assert!(is_near, "{shares:?} instead of {expected:?}");
     }
 
     #[test]
     fn draws_follow_the_distribution() {
         let plain = Sampling { temperature: 1.0, ..Sampling::default() };
         assert_near(shares(plain), [0.3, 0.05, 0.5, 0.15]);
-        // At temperature 1/2 probabilities are squared: 0.09, 0.0025, 0.25, 0.0225 of 0.365.
+        // At temperature 1/2, probabilities are squared and normalized: 0.09, 0.0025, 0.25, 0.0225 of 0.365.
         assert_near(shares(Sampling { temperature: 0.5, ..plain }), [0.2466, 0.0068, 0.6849, 0.0616]);
         assert_near(shares(Sampling { temperature: 1e-3, ..plain }), [0.0, 0.0, 1.0, 0.0]);
     }
 
     #[test]
-    fn the_nucleus_ends_with_the_token_that_reaches_top_p() {
+    fn the_nucleus_includes_the_token_that_reaches_top_p() {
         let sampling = |top_p| Sampling { temperature: 1.0, top_p, ..Sampling::default() };
         assert_near(shares(sampling(0.79)), [0.375, 0.0, 0.625, 0.0]);
         assert_near(shares(sampling(0.81)), [0.3158, 0.0, 0.5263, 0.1579]);
@@ -126,10 +127,10 @@ mod tests {
     }
 
     #[test]
-    fn draws_repeat_with_the_seed_and_differ_without() {
+    fn draws_depend_on_seed_and_prompt() {
         let tokens = |seed, prompt| {
             let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
-            (0..50).map(|at| sampling.choose(&logits(), std::iter::empty(), prompt, at)).collect::<Vec<_>>()
+            (0..50).map(|position| sampling.choose(&logits(), std::iter::empty(), prompt, position)).collect::<Vec<_>>()
         };
         assert_eq!(tokens(7, 0), tokens(7, 0));
         assert_ne!(tokens(7, 0), tokens(8, 0));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn repetition_is_punished_once_a_token_whatever_its_sign() {
+    fn repetition_is_penalized_once_per_token_and_for_both_signs() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
         let (logits, seen) = ([3.0, 2.0, -1.0, 1.6], [0, 0, 2, 9]);
         assert_eq!(sampling.choose(&logits, seen.into_iter(), 0, 0), 1);

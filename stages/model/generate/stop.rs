@@ -1,23 +1,24 @@
-//! Texts that end an answer. Several token sequences can spell the same text, so the decoded text is searched. Reference: LLaVA's `KeywordsStoppingCriteria`.
+//! Stop strings. Different token sequences can have the same text, so the decoded text is searched. Reference: LLaVA's
+//! `KeywordsStoppingCriteria`.
 
 use std::ops::ControlFlow;
 
-/// Texts that end an answer, and the tokenizer's decoder.
+/// Strings that end an answer, and the tokenizer's decoder.
 pub struct StopStrings<D> {
     strings: Vec<String>,
     decode: D,
 }
 
 impl<D: Fn(&[u32]) -> String> StopStrings<D> {
-    /// `decode` turns tokens into text.
+    /// `decode` converts token ids to text.
     pub fn new(strings: impl IntoIterator<Item = String>, decode: D) -> Self {
         Self { strings: strings.into_iter().filter(|string| !string.is_empty()).collect(), decode }
     }
 
-    /// Whether the newest token of `answer` has completed one of the texts: the return value for
-    /// [`crate::Imp::stream`]'s callback.
+    /// Returns `Break` if the end of `answer` contains a stop string: the return value of [`crate::Imp::stream`]'s
+    /// callback.
     pub fn check(&self, answer: &[u32]) -> ControlFlow<()> {
-        // Every token but special ones spells at least a byte; a few more give the decoder its context.
+        // All but special tokens have at least one byte; the decoder needs a few more tokens as context.
         let longest = self.strings.iter().map(String::len).max().unwrap_or(0);
         let tail = &answer[answer.len().saturating_sub(longest + 8)..];
         let text = if longest > 0 { (self.decode)(tail) } else { String::new() };
@@ -27,7 +28,7 @@ impl<D: Fn(&[u32]) -> String> StopStrings<D> {
         ControlFlow::Continue(())
     }
 
-    /// The text of a whole answer up to the first of the texts.
+    /// The text of a whole answer up to the first stop string.
     pub fn text(&self, answer: &[u32]) -> String {
         let mut text = (self.decode)(answer);
         if let Some(end) = self.strings.iter().filter_map(|string| text.find(string.as_str())).min() {
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_ends_the_answer_however_it_is_cut_into_tokens() {
+    fn a_stop_string_ends_the_answer_in_every_tokenization() {
         let spell = |tokens: &[u32]| tokens.iter().map(|token| ["a", "##", "#", "b##", "é"][*token as usize]).collect();
         let stop = StopStrings::new(["###".to_string(), String::new()], spell);
         for (answer, ends) in [(vec![0, 1], false), (vec![0, 1, 2], true), (vec![0, 2, 1], true), (vec![3, 2], true)] {

@@ -1,6 +1,7 @@
-//! Converts language models from GGUF, the file format of llama.cpp, to Hugging Face folders, which everything else here
-//! reads: Llama's architecture, with the tokenizer in the file. Independent of the encodings of weights.
-//! Format: ggml's `docs/gguf.md`; names and the order of rotary dimensions: llama.cpp's `convert_hf_to_gguf.py`.
+//! Converts language models from GGUF, llama.cpp's file format, to Hugging Face folders, which the rest of the crate
+//! reads. Supports the Llama architecture and the tokenizer inside the file. Independent of how weights are encoded.
+//! Sources: ggml's `docs/gguf.md` for the format; llama.cpp's `convert_hf_to_gguf.py` for tensor names and the order of
+//! rotary dimensions.
 
 mod reader;
 mod tokenizer;
@@ -19,7 +20,8 @@ use reader::{Gguf, Tensor};
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
 ///
 /// # Errors
-/// If `file` is not a whole GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't be written.
+/// If `file` is not a complete GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't
+/// be written.
 pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
@@ -29,10 +31,10 @@ pub fn convert(file: &Path, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)
 }
 
-/// The sizes of the model in `file`.
+/// Reads the configuration of the model in `file`.
 ///
 /// # Errors
-/// If `file` is not a whole GGUF file, or its architecture is not supported.
+/// If `file` is not a complete GGUF file, or its architecture is not supported.
 pub fn language_config(file: &Path) -> Result<LanguageConfig> {
     config(&Gguf::open(file)?)
 }
@@ -48,6 +50,7 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     if heads == 0 || !hidden.is_multiple_of(heads) {
         return Err(ModelError::file(&gguf.path, "llama.embedding_length must be a multiple of attention.head_count"));
     }
+    check_rotary(gguf, hidden / heads)?;
     let id = |key: &str| gguf.number(&format!("tokenizer.ggml.{key}_token_id")).ok().map(|id| id as u32);
     Ok(LanguageConfig {
         intermediate_size: number("feed_forward_length")?,
@@ -62,15 +65,33 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     })
 }
 
-/// What a name stands for.
+/// Rejects scaled and partial rotary position embeddings and heads of other widths: ignoring them would silently give a
+/// worse model.
+fn check_rotary(gguf: &Gguf, head_dim: usize) -> Result<()> {
+    let scaling = gguf.text("llama.rope.scaling.type").unwrap_or_else(|_| "none".into());
+    if scaling != "none" {
+        return Err(ModelError::file(&gguf.path, format!("`llama.rope.scaling.type` = `{scaling}` is not supported")));
+    }
+    for key in ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"] {
+        if let Ok(width) = gguf.number(key)
+            && width != head_dim
+        {
+            let message = format!("`{key}` = {width} is not supported: it must be the width of a head, {head_dim}");
+            return Err(ModelError::file(&gguf.path, message));
+        }
+    }
+    Ok(())
+}
+
+/// What a GGUF tensor name stands for.
 enum Meaning {
-    /// This name at Hugging Face.
+    /// The tensor with this Hugging Face name.
     Named(&'static str),
-    /// A linear layer, whose name is the family's.
+    /// A linear layer, which the family's table names.
     Linear(Part),
 }
 
-/// Names in GGUF, without `blk.N.` and `.weight`.
+/// GGUF tensor names, without `blk.N.` and `.weight`.
 const NAMES: [(&str, Meaning); 12] = [
     ("token_embd", Meaning::Named("model.embed_tokens")),
     ("output_norm", Meaning::Named("model.norm")),
@@ -107,13 +128,13 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
     Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
         let mut values = vec![0.0; tensor.shape.iter().product()];
         tensor.encoding.widen(gguf.bytes(tensor), &mut values);
-        heads.map_or_else(|| values.clone(), |heads| halves(&values, &tensor.shape, heads)).into()
+        heads.map_or_else(|| values.clone(), |heads| deinterleave(&values, &tensor.shape, heads)).into()
     }))
 }
 
-/// llama.cpp rotates neighbouring dimensions of a head, the original dimensions half a head apart: its rows of q and k
-/// are interleaved, and are put back here.
-fn halves(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
+/// Restores the original row order of a q or k weight. llama.cpp rotates adjacent dimensions of a head, Hugging Face's
+/// code dimensions half a head apart, so the rows of each head are interleaved in GGUF.
+fn deinterleave(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
     let (rows, width) = (shape[0], values.len() / shape[0].max(1));
     let head = (rows / heads.max(1)).max(1);
     let row = |row: usize| {
@@ -126,13 +147,13 @@ fn halves(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::halves;
+    use super::deinterleave;
 
     #[test]
-    fn interleaved_rows_become_halves() {
-        // Two heads of four rows; each row is two wide.
+    fn interleaved_rows_get_their_original_order() {
+        // Two heads of four rows; each row has two values.
         let values: Vec<f32> = (0..8).flat_map(|row| [row as f32, row as f32 + 0.5]).collect();
-        let rows: Vec<f32> = halves(&values, &[8, 2], 2).chunks(2).map(|row| row[0]).collect();
+        let rows: Vec<f32> = deinterleave(&values, &[8, 2], 2).chunks(2).map(|row| row[0]).collect();
         assert_eq!(rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
     }
 }

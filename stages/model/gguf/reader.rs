@@ -1,4 +1,4 @@
-//! The container: metadata by key, tensors by name. Every length is checked against the file before it is used.
+//! The GGUF container: metadata by key, tensors by name. Every length is checked against the file before use.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use crate::{
     mmap,
 };
 
-/// A value of the metadata.
+/// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Number(f64),
@@ -25,17 +25,27 @@ pub(super) enum Value {
     List(Vec<Value>),
 }
 
+impl Value {
+    pub(super) fn text(&self) -> Option<String> {
+        if let Self::Text(text) = self { Some(text.clone()) } else { None }
+    }
+
+    pub(super) fn whole(&self) -> Option<i128> {
+        if let Self::Whole(number) = self { Some(*number) } else { None }
+    }
+}
+
 /// A tensor in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Tensor {
     pub(super) name: String,
-    /// Rows first; GGUF has columns first.
+    /// Outermost dimension first; GGUF stores the innermost first.
     pub(super) shape: Vec<usize>,
     pub(super) encoding: Encoding,
     range: Range<usize>,
 }
 
-/// An opened file.
+/// An open, memory-mapped GGUF file.
 pub(super) struct Gguf {
     pub(super) path: PathBuf,
     metadata: BTreeMap<String, Value>,
@@ -50,7 +60,7 @@ impl Gguf {
         let mut cursor = Cursor { bytes: &map, at: 0 };
         match cursor.contents() {
             Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map }),
-            None => Err(ModelError::file(path, "this is not a whole GGUF file (version 2 or 3): download it again")),
+            None => Err(ModelError::file(path, "this is not a complete GGUF file (version 2 or 3): download it again")),
         }
     }
 
@@ -64,15 +74,12 @@ impl Gguf {
     }
 
     pub(super) fn text(&self, key: &str) -> Result<String> {
-        self.get(key, |value| if let Value::Text(text) = value { Some(text.clone()) } else { None })
+        self.get(key, Value::text)
     }
 
     pub(super) fn number(&self, key: &str) -> Result<usize> {
         // A larger dimension means a broken file.
-        self.get(key, |value| match value {
-            Value::Whole(number) => usize::try_from(*number).ok().filter(|number| *number <= 1 << 28),
-            _ => None,
-        })
+        self.get(key, |value| usize::try_from(value.whole()?).ok().filter(|number| *number <= 1 << 28))
     }
 
     pub(super) fn float(&self, key: &str) -> Result<f64> {
@@ -85,10 +92,7 @@ impl Gguf {
 
     /// The tokenizer's vocabulary.
     pub(super) fn tokens(&self) -> Result<Vec<String>> {
-        self.list(
-            "tokenizer.ggml.tokens",
-            |value| if let Value::Text(text) = value { Some(text.clone()) } else { None },
-        )
+        self.list("tokenizer.ggml.tokens", Value::text)
     }
 }
 
@@ -161,10 +165,10 @@ impl<'a> Cursor<'a> {
             6 => Some(Value::Number(f32::from_le_bytes(self.array()?).into())),
             7 => Some(Value::Flag(self.array::<1>()?[0] != 0)),
             8 => self.text().map(Value::Text),
-            // No known file has lists of lists; the bound keeps a hostile one from overflowing the stack.
+            // Known files have no nested lists; the limit keeps a hostile file from overflowing the stack.
             9 if depth < 4 => {
                 let (kind, length) = (self.u32()?, self.length()?);
-                // Not reserved: the length may be false.
+                // No capacity is reserved, since the length may be wrong.
                 let mut list = Vec::new();
                 for _ in 0..length {
                     list.push(self.value(kind, depth + 1)?);
@@ -178,7 +182,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A tensor, with its range counted from the beginning of the data.
+    /// Reads a tensor's description; its range is relative to the start of the data section.
     fn tensor(&mut self) -> Option<Tensor> {
         let (name, dimensions) = (self.text()?, self.u32()?);
         let mut shape = Vec::new();
@@ -194,7 +198,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// By ggml's number (`ggml_type` in `ggml.h`).
+/// The encoding with this number in ggml's `enum ggml_type` (`ggml.h`).
 fn encoding(number: u32) -> Option<Encoding> {
     match number {
         0 => Some(Encoding::F32),

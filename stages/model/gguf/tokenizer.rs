@@ -1,29 +1,29 @@
-//! The tokenizer that a GGUF file carries, as a `tokenizer.json`: byte-level BPE (GPT-2's), as `SmolLM2` has it.
+//! Converts the tokenizer in a GGUF file to a `tokenizer.json`: GPT-2's byte-level BPE, which `SmolLM2` uses.
 
 use serde_json::{Map, Value as Json, json};
 
 use super::reader::{Gguf, Value};
 use crate::error::{ModelError, Result};
 
-/// ggml's types of tokens that are recognised as a whole: control tokens, and those that users defined.
+/// The ggml token types that are never split: control tokens (3) and user-defined tokens (4).
 const SPECIAL: [i128; 2] = [3, 4];
 
 pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
     let (model, pre) = (gguf.text("tokenizer.ggml.model")?, gguf.text("tokenizer.ggml.pre").unwrap_or_default());
     let digits = match (model.as_str(), pre.as_str()) {
-        // Each digit is a token of its own.
+        // Each digit is a separate token.
         ("gpt2", "smollm") => true,
         ("gpt2", "gpt-2" | "default" | "") => false,
         _ => {
-            let message = format!("a tokenizer of the kind `{model}` with `{pre}`: gpt2 with smollm or gpt-2 is read");
+            let message = format!(
+                "tokenizer `{model}` with pre-tokenizer `{pre}` is not supported (supported: gpt2 with smollm or gpt-2)"
+            );
             return Err(ModelError::file(&gguf.path, message));
         }
     };
     let tokens = gguf.tokens()?;
-    let whole = |value: &Value| if let Value::Whole(number) = value { Some(*number) } else { None };
-    let text = |value: &Value| if let Value::Text(text) = value { Some(text.clone()) } else { None };
-    let kinds = gguf.list("tokenizer.ggml.token_type", whole)?;
-    let merges = gguf.list("tokenizer.ggml.merges", text)?;
+    let kinds = gguf.list("tokenizer.ggml.token_type", Value::whole)?;
+    let merges = gguf.list("tokenizer.ggml.merges", Value::text)?;
     let vocabulary: Map<String, Json> = tokens.iter().cloned().zip((0..tokens.len()).map(|id| json!(id))).collect();
     let added: Vec<Json> = tokens
         .iter()

@@ -1,5 +1,5 @@
-//! Attention of a block: projections to queries, keys and values, rotary positions, and the output projection.
-//! Independent of what a position attends to.
+//! The attention of a block: projections to queries, keys and values, rotary position embedding, and output projection.
+//! Independent of which positions a query attends to.
 
 use super::family::Part;
 use crate::{
@@ -15,6 +15,7 @@ pub(super) struct Attention {
     projections: Projections,
     out: Linear,
     head_dim: usize,
+    /// `kv_heads * head_dim`.
     key_width: usize,
 }
 
@@ -22,25 +23,26 @@ pub(super) struct Attention {
 #[allow(clippy::large_enum_variant, reason = "a model has a few dozen of them")]
 enum Projections {
     /// q, k, v.
-    Apart([Linear; 3]),
-    /// One matrix with the rows of q, k and v (Phi-3). An adapter on it is one adapter.
+    Separate([Linear; 3]),
+    /// One matrix with the rows of q, k and v (Phi-3), and therefore one adapter.
     Stacked(Linear),
 }
 
 impl Attention {
-    /// Reads the layers of the block whose names begin with `prefix`.
+    /// Reads the layers whose names start with `prefix`.
     pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, prefix: &str) -> Result<Self> {
         let linear = |part| load_linear(from, config, prefix, part);
         let projections = if config.family.has(Part::Qkv) {
             Projections::Stacked(linear(Part::Qkv)?)
         } else {
-            Projections::Apart([linear(Part::Q)?, linear(Part::K)?, linear(Part::V)?])
+            Projections::Separate([linear(Part::Q)?, linear(Part::K)?, linear(Part::V)?])
         };
         let key_width = config.num_key_value_heads * config.head_dim;
         Ok(Self { projections, out: linear(Part::O)?, head_dim: config.head_dim, key_width })
     }
 
-    /// `[rows, hidden]` from normed rows. `attend` is given q, k and v with positions in them.
+    /// Returns `[rows, hidden]` from normalized `x` `[rows, hidden]`. `attend` computes attention of q, k and v, to
+    /// which the rotary position embedding has been applied.
     pub(super) fn forward(
         &self,
         pass: &Pass,
@@ -50,9 +52,9 @@ impl Attention {
     ) -> Mat {
         let g = &pass.graph;
         let [q, k, v] = match &self.projections {
-            Projections::Apart(parts) => parts.each_ref().map(|part| part.forward(pass, x)),
-            Projections::Stacked(whole) => {
-                let all = whole.forward(pass, x); // [rows, queries + keys + values]
+            Projections::Separate(layers) => layers.each_ref().map(|layer| layer.forward(pass, x)),
+            Projections::Stacked(qkv) => {
+                let all = qkv.forward(pass, x); // [rows, queries + keys + values]
                 let queries = all.cols() - 2 * self.key_width;
                 [(0, queries), (queries, self.key_width), (queries + self.key_width, self.key_width)]
                     .map(|(start, width)| tensor::columns(g, &all, start, width))
@@ -65,20 +67,20 @@ impl Attention {
 
     pub(super) fn linears(&self) -> Vec<&Linear> {
         match &self.projections {
-            Projections::Apart([q, k, v]) => vec![q, k, v, &self.out],
-            Projections::Stacked(whole) => vec![whole, &self.out],
+            Projections::Separate([q, k, v]) => vec![q, k, v, &self.out],
+            Projections::Stacked(qkv) => vec![qkv, &self.out],
         }
     }
 
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match &mut self.projections {
-            Projections::Apart([q, k, v]) => vec![q, k, v, &mut self.out],
-            Projections::Stacked(whole) => vec![whole, &mut self.out],
+            Projections::Separate([q, k, v]) => vec![q, k, v, &mut self.out],
+            Projections::Stacked(qkv) => vec![qkv, &mut self.out],
         }
     }
 }
 
-/// A linear layer of a block, with the shape that the configuration gives it.
+/// Reads a linear layer of a block, with the shape given by the configuration.
 pub(super) fn load_linear(from: &TensorFiles, config: &LanguageConfig, prefix: &str, part: Part) -> Result<Linear> {
     let layer = config.family.layer(part).ok_or_else(|| {
         ModelError::file(&from.config_file(), format!("{:?} has no layer for {part:?}", config.family))

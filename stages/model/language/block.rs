@@ -1,4 +1,4 @@
-//! A block of a language model. References: transformers' `modeling_phi.py`, `modeling_qwen2.py`,
+//! A transformer block of a language model. References: transformers' `modeling_phi.py`, `modeling_qwen2.py`,
 //! `modeling_llama.py`, `modeling_phi3.py`.
 
 use super::{attention::Attention, mlp::Mlp};
@@ -14,7 +14,7 @@ use crate::{
 pub(super) struct Block {
     norm: Norm,
     attention: Attention,
-    /// Phi has none: its attention and MLP stand side by side.
+    /// `None` in Phi, whose attention and MLP are parallel.
     norm2: Option<Norm>,
     mlp: Mlp,
 }
@@ -32,7 +32,8 @@ impl Block {
         })
     }
 
-    /// Phi: `x + attention(norm(x)) + mlp(norm(x))`. Others: `x += attention(norm(x))`, then `x += mlp(norm2(x))`.
+    /// Phi: `x + attention(norm(x)) + mlp(norm(x))`. Others: `x += attention(norm(x))`, then `x += mlp(norm2(x))`. `x`
+    /// is the residual stream `[rows, hidden]`.
     pub(super) fn forward(
         &self,
         pass: &Pass,
@@ -52,41 +53,41 @@ impl Block {
         tensor::add(g, fed_forward, &x)
     }
 
-    /// Lets the norms train.
+    /// Makes the norms trainable.
     pub(super) fn unfreeze_norms(&mut self) {
         [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(Norm::unfreeze);
     }
 
-    /// The matrices that train.
+    /// The trainable matrices.
     pub(super) fn parameters(&self) -> Vec<Mat> {
         let norms = [Some(&self.norm), self.norm2.as_ref()].into_iter().flatten();
         norms.flat_map(Norm::parameters).chain(self.linears().into_iter().flat_map(Linear::parameters)).collect()
     }
 
-    /// The same with their names, in a fixed order.
+    /// Visits every trainable matrix with its name and role, in a fixed order.
     pub(super) fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.trainable(visit));
         self.linears_mut().into_iter().for_each(|linear| linear.trainable(visit));
     }
 
-    /// All its tensors, adapters merged.
+    /// Appends all tensors, adapters merged, to `all`.
     pub(super) fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
         [Some(&self.norm), self.norm2.as_ref()].into_iter().flatten().for_each(|norm| norm.tensors(all));
         self.linears().into_iter().for_each(|linear| linear.tensors(all));
     }
 
-    /// Its linear layers in a fixed order.
+    /// The linear layers in a fixed order.
     pub(super) fn linears(&self) -> Vec<&Linear> {
         self.attention.linears().into_iter().chain(self.mlp.linears()).collect()
     }
 
-    /// The same, to be changed.
+    /// The linear layers in the same order, mutable.
     pub(super) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut()).collect()
     }
 }
 
-/// A norm of the language model's kind.
+/// Reads a norm of the family's type.
 pub(super) fn load_norm(from: &TensorFiles, config: &LanguageConfig, name: &str) -> Result<Norm> {
     let load = if config.family.description().rms_norms { Norm::rms } else { Norm::layer };
     load(from, name, config.hidden_size, config.norm_eps)

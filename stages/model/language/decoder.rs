@@ -1,4 +1,4 @@
-//! The language model, from embeddings to logits.
+//! The language model, from token embeddings to logits.
 
 use std::collections::BTreeSet;
 
@@ -16,22 +16,22 @@ use crate::{
 
 /// A decoder of any [`crate::config::Family`].
 pub struct Decoder {
-    /// Its sizes.
+    /// The configuration.
     pub config: LanguageConfig,
-    /// `[vocab, hidden]`; none if it is tied: then it is the output layer's weight.
+    /// `[vocab, hidden]`; `None` if it is tied to the output layer's weight.
     embedding: Option<Weight>,
     blocks: Vec<Block>,
     final_norm: Norm,
     lm_head: Linear,
 }
 
-/// Keys and values of a batch of sequences: `cache[layer][sequence]`.
+/// The KV cache of a batch of sequences: `cache[layer][sequence]`.
 pub type Cache = Vec<Vec<KvCache>>;
 
 const EMBEDDING: &str = "model.embed_tokens";
 
 impl Decoder {
-    /// Reads the model from tensors under their Hugging Face names.
+    /// Reads the model from tensors with Hugging Face names.
     ///
     /// # Errors
     /// If a tensor is missing or has the wrong shape or type.
@@ -43,8 +43,8 @@ impl Decoder {
         let final_norm = load_norm(from, &config, config.family.description().final_norm)?;
         let head = config.family.head();
         let (embedding, lm_head) = if config.tie_word_embeddings {
-            // Files may hold the shared matrix a second time, under the output layer's name.
-            from.may_have(&format!("{}.weight", head.name));
+            // Files may contain the shared matrix a second time, under the output layer's name.
+            from.accept(&format!("{}.weight", head.name));
             let bias = if head.bias { Some(from.vector(&format!("{}.bias", head.name), vocab)?) } else { None };
             (None, Linear { name: head.name.into(), weight: embedding, bias, lora: None })
         } else {
@@ -53,12 +53,12 @@ impl Decoder {
         Ok(Self { config, embedding, blocks, final_norm, lm_head })
     }
 
-    /// The rows of tokens, `[vocab, hidden]`.
+    /// The token embedding, `[vocab, hidden]`.
     pub fn embedding(&self) -> &Weight {
         self.embedding.as_ref().unwrap_or(&self.lm_head.weight)
     }
 
-    /// Hidden states after the final norm, `[rows, hidden]`, of embedded sequences.
+    /// Returns hidden states after the final norm, `[rows, hidden]`, of embedded sequences `[rows, hidden]`.
     pub fn forward(&self, pass: &Pass, embedded: &Mat, segments: &Segments) -> Mat {
         let rotation = self.rotary().at(&segments.positions());
         let mut x = embedded.clone(); // [rows, hidden]
@@ -82,8 +82,8 @@ impl Decoder {
         self.final_norm.forward(pass, &x)
     }
 
-    /// What transformers calls `hidden_states`: the embedded sequences, the output of every block but the last, and that
-    /// of the last after the final norm. `[rows, hidden]` each.
+    /// Returns transformers' `hidden_states`, `[rows, hidden]` each: the embedded sequences, the output of every block
+    /// but the last, and the output of the last block after the final norm.
     pub fn hidden_states(&self, embedded: &Mat, segments: &Segments) -> Vec<Mat> {
         let mut all = Vec::new();
         let last = self.infer(embedded, &segments.positions(), |layer, x, q, k, v| {
@@ -94,7 +94,7 @@ impl Decoder {
         all
     }
 
-    /// As [`Decoder::forward`], for inference, keeping keys and values of all positions.
+    /// Like [`Decoder::forward`], for inference. Also returns the KV cache of all positions.
     pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
         let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
@@ -106,8 +106,9 @@ impl Decoder {
         (hidden, cache)
     }
 
-    /// Reads more positions: row `i` of `embedded` stands at `positions[i]` of the sequence `which[i]`, behind all positions
-    /// that the cache has of that sequence.
+    /// Processes further positions and appends them to the cache. Row `i` of `embedded` `[rows, hidden]` is at
+    /// `positions[i]` of the sequence `which[i]`, after all cached positions of that sequence. Returns hidden states
+    /// `[rows, hidden]`.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
@@ -120,7 +121,7 @@ impl Decoder {
         })
     }
 
-    /// Hidden states after the final norm, without a tape. `attend` is given the layer, its input, q, k and v.
+    /// Returns hidden states after the final norm, without a tape. `attend` takes the layer, its input, q, k and v.
     fn infer(
         &self,
         embedded: &Mat,
@@ -140,12 +141,12 @@ impl Decoder {
         tensor::attention(&tensor::Graph::inference(), q, k, v, heads, segments, self.mask(layer))
     }
 
-    /// `[rows, vocab]` from hidden states.
+    /// Returns logits `[rows, vocab]` from hidden states `[rows, hidden]`.
     pub fn logits(&self, pass: &Pass, hidden: &Mat) -> Mat {
         self.lm_head.forward(pass, hidden)
     }
 
-    /// What trains in [`Decoder::logits`].
+    /// The trainable matrices of [`Decoder::logits`].
     pub fn head_parameters(&self) -> Vec<Mat> {
         self.lm_head.parameters()
     }
@@ -159,9 +160,9 @@ impl Decoder {
     }
 }
 
-/// Training, and what is written.
+/// Training and writing.
 impl Decoder {
-    /// Lets all weights train.
+    /// Makes all weights trainable.
     pub fn unfreeze(&mut self) {
         self.embedding = self.embedding.as_ref().map(Weight::trainable);
         self.blocks.iter_mut().for_each(Block::unfreeze_norms);
@@ -169,23 +170,23 @@ impl Decoder {
         self.linears_mut().for_each(Linear::unfreeze);
     }
 
-    /// Puts an adapter on every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...); if `targets` is empty, on
-    /// all, `lm_head` included.
+    /// Attaches a new adapter to every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or to all,
+    /// including `lm_head`, if `targets` is empty.
     ///
     /// # Errors
-    /// A message, if a target is not a linear layer of this model.
+    /// If a target is not a linear layer of this model: a message that lists the layers.
     pub fn adapt(&mut self, settings: &LoraSettings, targets: &[String], seed: u64) -> std::result::Result<(), String> {
         let known = self.linear_names();
         if let Some(target) = targets.iter().find(|target| !known.contains(target.as_str())) {
             let known: Vec<&str> = known.into_iter().collect();
             return Err(format!("`{target}` is not a linear layer of this model, which has {}", known.join(", ")));
         }
-        let wanted = |linear: &&mut Linear| is_target(targets, linear.kind());
-        self.linears_mut().filter(wanted).for_each(|linear| linear.adapt(settings, seed));
+        let is_targeted = |linear: &&mut Linear| is_target(targets, linear.kind());
+        self.linears_mut().filter(is_targeted).for_each(|linear| linear.adapt(settings, seed));
         Ok(())
     }
 
-    /// Folds all adapters into their weights.
+    /// Merges all adapters into their weights and removes them.
     pub fn fold(&mut self) {
         self.untie_if_adapted();
         self.linears_mut().for_each(Linear::fold);
@@ -196,8 +197,8 @@ impl Decoder {
         self.linears_mut().for_each(|linear| linear.lora = None);
     }
 
-    /// Unties the embedding from an adapted output layer: an adapter folded into the weight that both share would change the
-    /// embedding too.
+    /// Unties the embedding from an adapted output layer, since merging the adapter into the shared weight would also
+    /// change the embedding.
     fn untie_if_adapted(&mut self) {
         if self.embedding.is_none() && self.lm_head.lora.is_some() {
             self.embedding = Some(self.lm_head.weight.clone());
@@ -205,17 +206,17 @@ impl Decoder {
         }
     }
 
-    /// All linear layers in a fixed order.
+    /// All linear layers, including the output layer, in a fixed order.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.blocks.iter().flat_map(Block::linears).chain([&self.lm_head])
     }
 
-    /// The same, to be changed.
+    /// All linear layers in the same order, mutable.
     pub fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         self.blocks.iter_mut().flat_map(Block::linears_mut).chain([&mut self.lm_head])
     }
 
-    /// Every matrix that trains, with its name, in a fixed order.
+    /// Visits every trainable matrix with its name and role, in a fixed order.
     pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Some(Weight::Dense(mat)) = &mut self.embedding
             && mat.needs_grad()
@@ -227,13 +228,13 @@ impl Decoder {
         self.lm_head.trainable(visit);
     }
 
-    /// The configuration that fits [`Decoder::tensors`].
+    /// The configuration for [`Decoder::tensors`]: untied if the output layer has an adapter.
     pub fn merged_config(&self) -> LanguageConfig {
         let tied = self.embedding.is_none() && self.lm_head.lora.is_none();
         LanguageConfig { tie_word_embeddings: tied, ..self.config.clone() }
     }
 
-    /// All tensors in f32 by their Hugging Face names, adapters merged.
+    /// All tensors in f32 with Hugging Face names, adapters merged.
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
         let (rows, cols) = (embedding.outputs(), embedding.inputs());
@@ -248,7 +249,7 @@ impl Decoder {
         all
     }
 
-    /// The last parts of the linear layers' names: peft's `target_modules`.
+    /// The short names of the linear layers: peft's `target_modules`.
     pub fn linear_names(&self) -> BTreeSet<&'static str> {
         let family = self.config.family;
         family.block_layers().iter().chain([family.head()]).map(Layer::short_name).collect()

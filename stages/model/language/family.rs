@@ -1,20 +1,20 @@
-//! The families of language models: what they are called, which linear layers and norms a block has, and the values that
-//! transformers assumes where `config.json` is silent. Independent of how files are read and of the arithmetic.
+//! The families of language models: their names, the linear layers and norms of a block, and transformers' defaults for
+//! missing keys of `config.json`. Independent of how files are read and of the arithmetic.
 //!
-//! To add a family whose blocks are made of the [`Part`]s that there are:
+//! To add a family whose blocks consist of existing [`Part`]s:
 //! 1. add a variant to [`Family`], and to [`Family::ALL`];
 //! 2. write its [`Description`] below, from transformers' `modeling_*.py` and `configuration_*.py`;
-//! 3. in imp-stages, where the compiler asks for it: its conversation template (`Template::of_family`);
-//! 4. add it to `tests/families.rs` (against the oracle) and `tests/memory.rs` (forecast against the allocator).
+//! 3. add its conversation template to imp-stages where the compiler reports it (`Template::of_family`);
+//! 4. add it to `tests/families.rs` (checks against the oracle) and `tests/memory.rs` (forecast against the allocator).
 //!
 //! A new [`Part`] also needs its shape and its input here, and its arithmetic in `attention.rs` or `mlp.rs`.
 
 use crate::tensor::Activation;
 
-/// Which network a language model is.
+/// The architecture of a language model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Phi-1.5, Phi-2: attention and MLP side by side, layer norms, biases everywhere.
+    /// Phi-1.5, Phi-2: parallel attention and MLP, layer norms, biases in all linear layers.
     Phi,
     /// Qwen1.5, Qwen2: RMS norms, a gated MLP, biases on queries, keys and values only.
     Qwen2,
@@ -24,48 +24,48 @@ pub enum Family {
     Phi3,
 }
 
-/// A linear layer, by what it does.
+/// The function of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Queries.
+    /// Query projection.
     Q,
-    /// Keys.
+    /// Key projection.
     K,
-    /// Values.
+    /// Value projection.
     V,
-    /// The rows of queries, keys and values in one matrix.
+    /// Query, key and value projection with their rows in one matrix.
     Qkv,
-    /// The output of attention.
+    /// Output projection of attention.
     O,
-    /// The gate of an MLP.
+    /// Gate projection of a gated MLP.
     Gate,
-    /// Into an MLP.
+    /// Up projection of an MLP.
     Up,
-    /// The rows of gate and up in one matrix.
+    /// Gate and up projection with their rows in one matrix.
     GateUp,
-    /// Out of an MLP.
+    /// Down projection of an MLP.
     Down,
-    /// The output layer.
+    /// Output layer, from hidden states to logits.
     LmHead,
 }
 
-/// What a linear layer reads.
+/// The input of a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// The normed rows before attention.
+    /// The output of the norm before attention.
     AttentionNorm,
-    /// What attention gives.
+    /// The output of attention.
     Attended,
-    /// The normed rows before the MLP; in a family with one norm the same as before attention.
+    /// The output of the norm before the MLP; in a block with one norm, the same as before attention.
     MlpNorm,
-    /// What the MLP's activation gives.
+    /// The output of the MLP's activation function.
     Inner,
-    /// The normed rows after the last block.
+    /// The output of the final norm.
     FinalNorm,
 }
 
 impl Part {
-    /// What it reads: layers with the same input share it.
+    /// The input, which layers of a block with the same value share.
     pub fn input(self) -> Input {
         match self {
             Self::Q | Self::K | Self::V | Self::Qkv => Input::AttentionNorm,
@@ -76,7 +76,7 @@ impl Part {
         }
     }
 
-    /// Whether its output is added to the residual stream.
+    /// Whether the output is added to the residual stream.
     pub fn ends_branch(self) -> bool {
         match self.input() {
             Input::Attended | Input::Inner => true,
@@ -84,7 +84,7 @@ impl Part {
         }
     }
 
-    /// Width of its output and of its input.
+    /// Widths of output and input.
     pub(crate) fn shape(self, widths: Widths) -> (usize, usize) {
         let Widths { vocab, hidden, inner, queries, keys } = widths;
         match self {
@@ -100,26 +100,26 @@ impl Part {
     }
 }
 
-/// The widths that linear layers lie between.
+/// The widths that determine the shapes of linear layers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Widths {
     pub(crate) vocab: usize,
-    /// Of the residual stream.
+    /// Width of the residual stream.
     pub(crate) hidden: usize,
-    /// Inside the MLP.
+    /// Width inside the MLP.
     pub(crate) inner: usize,
-    /// Of all query heads.
+    /// Width of all query heads.
     pub(crate) queries: usize,
-    /// Of all key heads, and of all value heads.
+    /// Width of all key heads, which is that of all value heads.
     pub(crate) keys: usize,
 }
 
 /// A linear layer of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// What it does.
+    /// The function.
     pub part: Part,
-    /// Its name in files; of a block's layer, what follows `model.layers.N.`.
+    /// The name in files; for a layer of a block, without `model.layers.N.`.
     pub name: &'static str,
     /// Whether it has a bias.
     pub bias: bool,
@@ -134,54 +134,56 @@ impl Layer {
         Self { part, name, bias: true }
     }
 
-    /// The last part of its name, by which adapters choose layers (peft's `target_modules`).
+    /// The last component of the name, such as `q_proj`, by which adapters target layers (peft's `target_modules`).
     pub fn short_name(&self) -> &'static str {
         self.name.rsplit('.').next().unwrap_or(self.name)
     }
 }
 
-/// Whether adapters go on the layer `short_name`: `targets` are such names; if there are none, all layers are meant.
+/// Whether the layer `short_name` gets an adapter: if it is in `targets`, or if `targets` is empty.
 pub(crate) fn is_target(targets: &[String], short_name: &str) -> bool {
     targets.is_empty() || targets.iter().any(|target| target == short_name)
 }
 
-/// When the attention of a family has a sliding window.
+/// When attention has a sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Window {
     /// Never.
     Never,
-    /// If `use_sliding_window` says so, from layer `max_window_layers` on: files name a width also where it is not used.
+    /// If `use_sliding_window` is true, from layer `max_window_layers` on. Files also have a `sliding_window` if it is
+    /// unused.
     IfUsed,
-    /// If there is a `sliding_window`.
+    /// If `sliding_window` is present.
     IfGiven,
 }
 
-/// A family's row of the table.
+/// The properties of a family.
 #[derive(Debug)]
 pub(crate) struct Description {
-    /// `model_type` of the language model: the first is written, all are read.
+    /// Values of `model_type` of the language model: all are read, the first is written.
     pub(crate) model_types: &'static [&'static str],
-    /// `model_type` of an Imp on it.
+    /// `model_type` of an Imp with this language model.
     pub(crate) imp_model_type: &'static str,
-    /// `architectures` of the language model, and of an Imp on it.
+    /// `architectures` of the language model.
     pub(crate) architecture: &'static str,
+    /// `architectures` of an Imp with this language model.
     pub(crate) imp_architecture: &'static str,
     /// The linear layers of a block, in the order of files and of training.
     pub(crate) layers: &'static [Layer],
     pub(crate) head: Layer,
-    /// Layer norms have a weight and a bias, RMS norms a weight.
+    /// Whether norms are RMS norms, without bias, rather than layer norms.
     pub(crate) rms_norms: bool,
-    /// The norms of a block. Where there is one, attention and MLP stand side by side and share it.
+    /// The norms of a block. If there is only one, attention and MLP are parallel and share it.
     pub(crate) block_norms: &'static [&'static str],
     pub(crate) final_norm: &'static str,
-    /// The key of the norms' epsilon, and its default.
+    /// The key and the default of the norms' epsilon.
     pub(crate) epsilon: (&'static str, f64),
-    /// The default nonlinearity of the MLP.
+    /// The default activation function of the MLP.
     pub(crate) activation: Activation,
-    /// The default share of a head that is rotated.
+    /// The default share of a head's dimensions that is rotated.
     pub(crate) rotary_share: f64,
     pub(crate) window: Window,
-    /// Whether `attention_bias` in a file is no reason to refuse it.
+    /// Whether a file may set `attention_bias`.
     pub(crate) attention_bias: bool,
 }
 
@@ -284,13 +286,13 @@ impl Family {
         }
     }
 
-    /// By `model_type`: that of a language model, or of an Imp built on one. An Imp on Phi-2 is just `imp`.
+    /// The family with this `model_type`, of a language model or of an Imp with one (`imp` for Phi).
     pub fn by_model_type(name: &str) -> Option<Self> {
         let name = name.strip_prefix("imp_").unwrap_or(name);
         Self::ALL.into_iter().find(|family| family.description().model_types.contains(&name))
     }
 
-    /// `model_type` of the language model, as it is written.
+    /// The `model_type` of the language model that is written.
     pub fn model_type(self) -> &'static str {
         self.description().model_types[0]
     }
@@ -305,17 +307,17 @@ impl Family {
         &self.description().head
     }
 
-    /// The layer of a block that does `part`, if the family has one, or the output layer.
+    /// The block's layer or output layer with this function, if the family has one.
     pub fn layer(self, part: Part) -> Option<&'static Layer> {
         self.block_layers().iter().chain([self.head()]).find(|layer| layer.part == part)
     }
 
-    /// Whether there is such a layer.
+    /// Whether the family has a layer with this function.
     pub fn has(self, part: Part) -> bool {
         self.layer(part).is_some()
     }
 
-    /// Whether the MLP has a gate.
+    /// Whether the MLP is gated.
     pub fn is_gated(self) -> bool {
         self.has(Part::Gate) || self.has(Part::GateUp)
     }

@@ -1,4 +1,4 @@
-//! The MLP of a block: plain (Phi), or with a gate (Shazeer 2020).
+//! The MLP of a block: plain (Phi), or gated (Shazeer 2020, arXiv 2002.05202).
 
 use super::{attention::load_linear, family::Part};
 use crate::{
@@ -16,12 +16,12 @@ pub(super) enum Mlp {
     Plain { up: Linear, down: Linear, activation: Activation },
     /// `down(silu(gate(x)) * up(x))`.
     Gated { gate: Linear, up: Linear, down: Linear },
-    /// The same with gate and up, in this order, in the rows of one matrix (Phi-3).
+    /// Gated, with the rows of gate and up, in this order, in one matrix (Phi-3).
     GatedStacked { gate_up: Linear, down: Linear },
 }
 
 impl Mlp {
-    /// Reads the layers of the block whose names begin with `prefix`.
+    /// Reads the layers whose names start with `prefix`.
     pub(super) fn load(from: &TensorFiles, config: &LanguageConfig, prefix: &str) -> Result<Self> {
         let linear = |part| load_linear(from, config, prefix, part);
         Ok(if config.family.has(Part::GateUp) {
@@ -33,7 +33,7 @@ impl Mlp {
         })
     }
 
-    /// `[rows, hidden]` from normed rows.
+    /// Returns `[rows, hidden]` from normalized `x` `[rows, hidden]`.
     pub(super) fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
         let g = &pass.graph;
         match self {

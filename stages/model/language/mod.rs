@@ -1,5 +1,4 @@
-//! Language models: one decoder for the families that Imp is built on. What differs between them is a table in
-//! `family.rs`.
+//! Language models: one decoder for all families, whose differences are a table in `family.rs`.
 
 mod attention;
 mod block;

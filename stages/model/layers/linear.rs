@@ -16,10 +16,11 @@ use crate::{
     weights::{NamedTensor, TensorFiles},
 };
 
-/// `y = x W^T + b`, and with an adapter `+ scale * dropout(x) A^T B^T` (Hu et al. 2021).
+/// A linear layer `y = x W^T + b`; with a LoRA adapter, `+ scale * dropout(x) A^T B^T` (Hu et al. 2021, arXiv
+/// 2106.09685).
 #[derive(Clone)]
 pub struct Linear {
-    /// Its name in files, without `.weight`.
+    /// The name in files, without `.weight`.
     pub name: String,
     /// `[out, in]`.
     pub weight: Weight,
@@ -29,32 +30,32 @@ pub struct Linear {
     pub lora: Option<Lora>,
 }
 
-/// A low-rank adapter.
+/// A LoRA adapter.
 #[derive(Clone)]
 pub struct Lora {
     /// `[rank, in]`.
     pub a: Mat,
     /// `[out, rank]`.
     pub b: Mat,
-    /// `alpha / rank`.
+    /// Factor on the adapter's output: `alpha / rank`.
     pub scale: f32,
-    /// Share of inputs that is dropped in training.
+    /// Dropout rate of the adapter's input in training.
     pub dropout: f32,
 }
 
-/// How adapters are made.
+/// Hyperparameters of adapters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoraSettings {
-    /// Width of the bottleneck.
+    /// Rows of A and columns of B.
     pub rank: usize,
-    /// The adapter is scaled by `alpha / rank`.
+    /// Numerator of the scale `alpha / rank`.
     pub alpha: f64,
-    /// Share of inputs that is dropped in training.
+    /// Dropout rate of the adapter's input in training.
     pub dropout: f64,
 }
 
 impl Lora {
-    /// An adapter of `a` `[rank, in]` and `b` `[out, rank]`.
+    /// An adapter with `a` `[rank, in]` and `b` `[out, rank]`.
     pub fn new(a: Mat, b: Mat, settings: &LoraSettings) -> Self {
         let scale = (settings.alpha / settings.rank as f64) as f32;
         Self { a, b, scale, dropout: settings.dropout as f32 }
@@ -62,7 +63,7 @@ impl Lora {
 }
 
 impl Linear {
-    /// Reads a layer.
+    /// Reads the layer `name`.
     ///
     /// # Errors
     /// If a tensor is missing or has the wrong shape or type.
@@ -71,12 +72,12 @@ impl Linear {
         Ok(Self { name: name.into(), weight: from.weight(name, outputs, inputs)?, bias, lora: None })
     }
 
-    /// The last part of its name, by which adapters choose layers.
+    /// The last component of the name, such as `q_proj`, by which adapters target layers.
     pub fn kind(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
-    /// Applies the layer to `x` `[rows, in]`.
+    /// Returns `[rows, out]` from `x` `[rows, in]`.
     pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
         let g = &pass.graph;
         let y = tensor::linear(g, x, &self.weight, self.bias.as_ref());
@@ -89,20 +90,21 @@ impl Linear {
         tensor::add_low_rank(g, y, &low, &lora.b, lora.scale)
     }
 
-    /// The matrices that train, in no particular order.
+    /// The trainable matrices, in no particular order.
     pub fn parameters(&self) -> Vec<Mat> {
         let adapter = self.lora.iter().flat_map(|lora| [&lora.a, &lora.b]);
         let others = self.bias.iter().chain(adapter).filter(|mat| mat.needs_grad());
         self.weight.trained().into_iter().chain(others).cloned().collect()
     }
 
-    /// Lets weight and bias train, in f32.
+    /// Makes weight and bias trainable, in f32.
     pub fn unfreeze(&mut self) {
         self.weight = self.weight.trainable();
         self.bias = self.bias.take().map(Mat::trainable);
     }
 
-    /// Adds a fresh adapter: A uniform as peft's (Kaiming with a = sqrt 5), B zero, so that nothing changes yet.
+    /// Attaches a new trainable adapter, initialized as in peft: A uniform within `1 / sqrt(in)` (Kaiming with a = sqrt
+    /// 5), B zero, so that the output does not change.
     pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
         let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
@@ -113,7 +115,7 @@ impl Linear {
         self.lora = Some(Lora::new(a, b, settings));
     }
 
-    /// Puts the adapter into the weight, for good.
+    /// Replaces the weight by [`Linear::merged`] and removes the adapter.
     pub fn fold(&mut self) {
         if self.lora.is_some() {
             let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
@@ -122,17 +124,17 @@ impl Linear {
         }
     }
 
-    /// The weight in f32 with the adapter in it: `W + scale * B A`.
+    /// The weight with the adapter merged, `W + scale * B A`: `[out, in]` in f32, row-major.
     pub fn merged(&self) -> Cow<'_, [f32]> {
         let dense = self.weight.to_host();
         let Some(lora) = &self.lora else { return dense };
-        // B A, as the product of B `[out, rank]` with the transpose of A^T.
+        // B A, computed as a linear layer with input B `[out, rank]` and weight A^T `[in, rank]`.
         let a_transposed = Weight::Dense(transpose(&lora.a));
         let delta = tensor::linear(&Graph::inference(), &lora.b, &a_transposed, None);
         dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
     }
 
-    /// Adds weight (adapter merged) and bias to `all`.
+    /// Appends weight (adapter merged) and bias to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
         let (rows, cols) = (self.weight.outputs(), self.weight.inputs());
         all.push(NamedTensor::matrix(&self.name, rows, cols, || self.merged()));
@@ -141,7 +143,7 @@ impl Linear {
         }
     }
 
-    /// Every matrix that trains, with its name, in a fixed order.
+    /// Visits every trainable matrix with its name and role, in a fixed order.
     pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if let Weight::Dense(mat) = &mut self.weight
             && mat.needs_grad()

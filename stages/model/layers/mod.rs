@@ -1,4 +1,4 @@
-//! The layers that networks are made of: a weight, its name, and how it trains.
+//! The layers of the networks: operations of [`crate::tensor`] with named weights that may train.
 
 mod linear;
 mod norm;

@@ -10,21 +10,21 @@ use crate::{
     weights::{NamedTensor, TensorFiles},
 };
 
-/// Normalisation over the width: a layer norm if it has a bias, else an RMS norm.
+/// Normalization of each row: a layer norm if it has a bias, else an RMS norm.
 #[derive(Clone)]
 pub struct Norm {
-    /// Its name in files, without `.weight`.
+    /// The name in files, without `.weight`.
     pub name: String,
     /// Scale, `[1, width]`.
     pub weight: Mat,
     /// Shift of a layer norm, `[1, width]`.
     pub bias: Option<Mat>,
-    /// Added to the variance, or to the mean of squares.
+    /// Added to the variance (layer norm) or to the mean of squares (RMS norm).
     pub epsilon: f32,
 }
 
 impl Norm {
-    /// Reads a layer norm.
+    /// Reads the layer norm `name`.
     ///
     /// # Errors
     /// If a tensor is missing or has the wrong shape or type.
@@ -33,7 +33,7 @@ impl Norm {
         Ok(Self { bias: Some(bias), ..Self::rms(from, name, width, epsilon)? })
     }
 
-    /// Reads an RMS norm.
+    /// Reads the RMS norm `name`.
     ///
     /// # Errors
     /// If the tensor is missing or has the wrong shape or type.
@@ -42,7 +42,7 @@ impl Norm {
         Ok(Self { name: name.into(), weight, bias: None, epsilon: epsilon as f32 })
     }
 
-    /// Applies the layer to `x` `[rows, width]`.
+    /// Returns `[rows, width]` from `x` `[rows, width]`.
     pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
         match &self.bias {
             Some(bias) => tensor::layer_norm(&pass.graph, x, &self.weight, bias, self.epsilon),
@@ -50,13 +50,13 @@ impl Norm {
         }
     }
 
-    /// Lets its weights train.
+    /// Makes weight and bias trainable.
     pub fn unfreeze(&mut self) {
         self.weight = self.weight.clone().trainable();
         self.bias = self.bias.take().map(Mat::trainable);
     }
 
-    /// Adds its weights to `all`.
+    /// Appends weight and bias to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
         all.push(NamedTensor::flat(format!("{}.weight", self.name), &self.weight));
         if let Some(bias) = &self.bias {
@@ -64,7 +64,7 @@ impl Norm {
         }
     }
 
-    /// Every matrix that trains, with its name, in a fixed order.
+    /// Visits every trainable matrix with its name and role, in a fixed order.
     pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         if self.weight.needs_grad() {
             visit(Parameter::new(format!("{}.weight", self.name), Role::Norm), &mut self.weight);
@@ -74,7 +74,7 @@ impl Norm {
         }
     }
 
-    /// The matrices that train.
+    /// The trainable matrices.
     pub fn parameters(&self) -> impl Iterator<Item = Mat> {
         [Some(&self.weight), self.bias.as_ref()].into_iter().flatten().filter(|mat| mat.needs_grad()).cloned()
     }

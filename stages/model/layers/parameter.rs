@@ -1,13 +1,13 @@
-//! What the optimizer needs to know of a matrix that trains, besides its values.
+//! What the optimizer needs to know about a trainable matrix, besides its values.
 
-/// A matrix that trains.
+/// A trainable matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name in files.
+    /// The name in files.
     pub name: String,
-    /// What it does in its layer.
+    /// The role in its layer.
     pub role: Role,
-    /// The part of the model that it belongs to.
+    /// The part of the model to which it belongs.
     pub tower: Tower,
 }
 
@@ -16,7 +16,7 @@ impl Parameter {
         Self { name, role, tower: Tower::Language }
     }
 
-    /// Whether weight decay applies: not to norms and biases, as in transformers.
+    /// Whether weight decay applies: as in transformers, to all but norms and biases.
     pub fn decays(&self) -> bool {
         match self.role {
             Role::Matrix => true,
@@ -25,22 +25,22 @@ impl Parameter {
     }
 }
 
-/// What a matrix that trains does in its layer.
+/// The role of a trainable matrix in its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Weight of a linear layer, half of an adapter, or embedding.
+    /// Weight of a linear layer, A or B of an adapter, or embedding.
     Matrix,
-    /// Added to the output of a linear layer.
+    /// Bias of a linear layer.
     Bias,
-    /// Scale or shift of a norm.
+    /// Weight or bias of a norm.
     Norm,
 }
 
-/// The parts of a model that train.
+/// The trainable parts of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tower {
     /// The language model.
     Language,
-    /// The projector, which may have a learning rate of its own.
+    /// The projector, which may have a separate learning rate.
     Projector,
 }

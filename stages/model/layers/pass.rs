@@ -1,13 +1,13 @@
-//! One forward pass: what records it, what its dropout drops, and whether the backward pass recomputes activations.
+//! The context of a forward pass: the tape that records it, the seed of its dropout, and gradient checkpointing.
 
 use std::sync::Arc;
 
 use crate::tensor::Graph;
 
-/// One forward pass.
+/// The context of a forward pass.
 #[derive(Clone)]
 pub struct Pass {
-    /// Records or not.
+    /// The graph that records the operations, or does not.
     pub graph: Graph,
     /// None at inference.
     dropout: Option<Dropout>,
@@ -18,52 +18,53 @@ pub struct Pass {
 pub(super) struct Dropout {
     pub(super) seed: u64,
     first_sample: usize,
-    /// A name for each row that layers are given.
+    /// An id for each row of the layers' inputs: sample in the high, position in the low 32 bits.
     pub(super) rows: Arc<[u64]>,
 }
 
 impl Pass {
-    /// Records nothing, drops nothing.
+    /// For inference: without tape and dropout.
     pub fn inference() -> Self {
         Self { graph: Graph::inference(), dropout: None, gradient_checkpointing: false }
     }
 
-    /// For training, with the seed of the step's dropout and the index in the step's batch of this pass's first sample:
-    /// so a batch drops the same values however it is cut into parts.
+    /// For training. `seed` is the step's dropout seed, `first_sample` the index in the step's batch of this pass's
+    /// first sample, so that dropout does not depend on how a batch is split into micro-batches.
     pub fn training(seed: u64, first_sample: usize) -> Self {
         let dropout = Dropout { seed, first_sample, rows: Arc::default() };
         Self { graph: Graph::recording(), dropout: Some(dropout), gradient_checkpointing: false }
     }
 
-    /// The same pass, keeping only the inputs of the language model's blocks: the backward pass recomputes the rest.
+    /// The same pass with gradient checkpointing: saves only the inputs of the language model's blocks, and recomputes
+    /// the rest in the backward pass.
     #[must_use]
     pub fn with_gradient_checkpointing(self) -> Self {
         Self { gradient_checkpointing: true, ..self }
     }
 
-    /// Whether the backward pass recomputes blocks.
+    /// Whether the backward pass recomputes the blocks.
     pub fn gradient_checkpointing(&self) -> bool {
         self.gradient_checkpointing
     }
 
-    /// The same pass, recorded by a different graph.
+    /// The same pass, recorded by `graph`.
     #[must_use]
     pub fn recorded_by(&self, graph: &Graph) -> Self {
         Self { graph: graph.clone(), ..self.clone() }
     }
 
-    /// The same pass for layers that are given these rows: (sample, position) each.
+    /// The same pass for inputs with these rows, each given as (sample, position).
     #[must_use]
     pub fn on_rows(&self, rows: impl IntoIterator<Item = (usize, usize)>) -> Self {
         let dropout = self.dropout.as_ref().map(|Dropout { seed, first_sample, .. }| {
-            let names =
+            let ids =
                 rows.into_iter().map(|(sample, position)| ((first_sample + sample) as u64) << 32 | position as u64);
-            Dropout { seed: *seed, first_sample: *first_sample, rows: names.collect() }
+            Dropout { seed: *seed, first_sample: *first_sample, rows: ids.collect() }
         });
         Self { dropout, ..self.clone() }
     }
 
-    /// What this pass drops: nothing at inference.
+    /// The dropout settings; `None` at inference.
     pub(super) fn dropout(&self) -> Option<&Dropout> {
         self.dropout.as_ref()
     }

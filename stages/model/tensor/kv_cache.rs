@@ -1,10 +1,10 @@
-//! Keys and values of positions that generation has seen. Independent of what attends to them.
+//! The KV cache of generation: keys and values of past positions. Independent of how they are attended to.
 
 use std::{ops::Range, sync::Arc};
 
 use super::{Mat, host::attention::Cached};
 
-/// Keys and values of one sequence in one layer, for generation. Sequences that begin alike share that beginning.
+/// The KV cache of one sequence in one layer. Sequences with a common prefix share its keys and values.
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
     shared: Arc<KeysAndValues>,
@@ -23,56 +23,59 @@ impl KeysAndValues {
     }
 }
 
-/// Rows that grow in number, in a matrix that has room for more of them.
+/// A growing matrix with spare capacity.
 #[derive(Clone, Debug, Default)]
 struct Rows {
-    /// None before the first row, whose width is not known.
-    room: Option<Mat>,
+    /// `None` before the first row, which determines the width.
+    buffer: Option<Mat>,
+    /// Number of rows in use.
     used: usize,
 }
 
 impl Rows {
-    /// Adds `rows` of `from`. If there is no room, all move into twice as much: few copies for each row in the end.
+    /// Appends `rows` of `from`. A full buffer is doubled, so that appending copies each row O(1) times on average.
     fn push(&mut self, from: &Mat, rows: Range<usize>) {
         let needed = self.used + rows.len();
-        let room = match self.room.take() {
-            Some(room) if room.rows() >= needed => room,
+        let buffer = match self.buffer.take() {
+            Some(buffer) if buffer.rows() >= needed => buffer,
             Some(old) => {
-                let mut room = Mat::zeros(needed.max(2 * old.rows()), old.cols());
-                room.write_rows(0, &old, 0..self.used);
-                room
+                let mut buffer = Mat::zeros(needed.max(2 * old.rows()), old.cols());
+                buffer.write_rows(0, &old, 0..self.used);
+                buffer
             }
             None => Mat::zeros(needed, from.cols()),
         };
-        self.room.insert(room).write_rows(self.used, from, rows);
+        self.buffer.insert(buffer).write_rows(self.used, from, rows);
         self.used = needed;
     }
 
-    /// The values of some rows.
+    /// The values of `rows`, row-major.
     fn values(&self, rows: Range<usize>) -> &[f32] {
-        self.room.as_ref().map_or(&[], |room| &room.values()[rows.start * room.cols()..rows.end * room.cols()])
+        self.buffer
+            .as_ref()
+            .map_or(&[], |buffer| &buffer.values()[rows.start * buffer.cols()..rows.end * buffer.cols()])
     }
 }
 
 impl KvCache {
-    /// Adds positions: `rows` of `keys` and `values`, both `[.., kv_heads * head_dim]`.
+    /// Appends positions: `rows` of `keys` and `values`, both `[.., kv_heads * head_dim]`.
     pub fn push(&mut self, keys: &Mat, values: &Mat, rows: Range<usize>) {
         self.own.keys.push(keys, rows.clone());
         self.own.values.push(values, rows);
     }
 
-    /// The same as a beginning that copies of it share. It must not share one itself.
+    /// Turns all positions into a prefix that clones share.
     ///
     /// # Panics
-    /// If it does: a bug of the caller's.
+    /// If the cache already has a shared prefix, which is a bug in the caller.
     #[must_use]
     pub fn into_shared(self) -> Self {
-        assert_eq!(self.shared.keys.used, 0, "a beginning of a beginning");
+        assert_eq!(self.shared.keys.used, 0, "the cache already has a shared prefix");
         Self { shared: Arc::new(self.own), own: KeysAndValues::default() }
     }
 
-    /// The keys and values of some positions: the shared ones, then its own.
-    pub(super) fn seen(&self, positions: Range<usize>) -> Cached<'_> {
+    /// The keys and values at `positions`: those in the shared prefix, then the others.
+    pub(super) fn at(&self, positions: Range<usize>) -> Cached<'_> {
         let Range { start, end } = positions;
         let shared = self.shared.keys.used;
         [
@@ -87,28 +90,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn positions_stay_what_they_were_while_a_cache_grows() {
-        let row = |at: usize| [at as f32, at as f32 + 0.5];
+    fn a_growing_cache_preserves_its_positions() {
+        let row = |position: usize| [position as f32, position as f32 + 0.5];
         let mat = Mat::from_host(20, 2, (0..20).flat_map(row).collect());
-        let mut beginning = KvCache::default();
-        beginning.push(&mat, &mat, 0..3);
-        let mut cache = beginning.clone().into_shared();
+        let mut prefix = KvCache::default();
+        prefix.push(&mat, &mat, 0..3);
+        let mut cache = prefix.clone().into_shared();
         let other = cache.clone();
-        assert!(cache.seen(3..3).iter().all(|(keys, values)| keys.is_empty() && values.is_empty()));
-        for at in 3..20 {
-            cache.push(&mat, &mat, at..at + 1);
-            let expected: Vec<f32> = (1..=at).flat_map(row).collect();
-            let [first, second] = cache.seen(1..at + 1);
+        assert!(cache.at(3..3).iter().all(|(keys, values)| keys.is_empty() && values.is_empty()));
+        for position in 3..20 {
+            cache.push(&mat, &mat, position..position + 1);
+            let expected: Vec<f32> = (1..=position).flat_map(row).collect();
+            let [first, second] = cache.at(1..position + 1);
             assert_eq!([first.0, second.0].concat(), expected);
             assert_eq!([first.1, second.1].concat(), expected);
         }
-        assert_eq!(cache.seen(5..7), [(&[][..], &[][..]), (&[5.0, 5.5, 6.0, 6.5], &[5.0, 5.5, 6.0, 6.5])]);
-        assert_eq!(other.own.keys.used, 0, "a clone has only what it shared");
-        // A clone that grows leaves the other as it is.
-        let mut clone = beginning.clone();
-        beginning.push(&mat, &mat, 3..6);
+        assert_eq!(cache.at(5..7), [(&[][..], &[][..]), (&[5.0, 5.5, 6.0, 6.5], &[5.0, 5.5, 6.0, 6.5])]);
+        assert_eq!(other.own.keys.used, 0, "a clone shares only the prefix");
+        // Growing a clone does not change the original.
+        let mut clone = prefix.clone();
+        prefix.push(&mat, &mat, 3..6);
         clone.push(&mat, &mat, 9..10);
-        assert_eq!(beginning.seen(3..4)[1].0, row(3));
-        assert_eq!(clone.seen(3..4)[1].0, row(9));
+        assert_eq!(prefix.at(3..4)[1].0, row(3));
+        assert_eq!(clone.at(3..4)[1].0, row(9));
     }
 }

@@ -1,4 +1,4 @@
-//! A matrix and its memory: a dfdx tensor, which holds values and an identity. Independent of the tape.
+//! A matrix and its memory: a dfdx tensor, which has values and an identity for the tape. Independent of the tape.
 #![allow(unsafe_code)]
 
 use std::{borrow::Cow, ops::Range};
@@ -7,7 +7,7 @@ use dfdx::prelude::{Cpu, HasShape, Tensor, TensorFromVec};
 
 type Data = Tensor<(usize, usize), f32, Cpu>;
 
-/// A matrix `[rows, cols]`, row-major, f32. Cloning shares the data.
+/// A matrix `[rows, cols]`, row-major, f32. Clones share memory until one is modified.
 #[derive(Clone, Debug)]
 pub struct Mat {
     pub(super) data: Data,
@@ -15,21 +15,21 @@ pub struct Mat {
 }
 
 impl Mat {
-    /// A constant from values in this machine's memory, row by row.
+    /// A constant (not trainable) matrix of row-major values in host memory.
     ///
     /// # Panics
-    /// If there are not `rows * cols` values: a bug of the caller's.
+    /// If there are not `rows * cols` values, which is a bug in the caller.
     pub fn from_host(rows: usize, cols: usize, values: Vec<f32>) -> Self {
-        assert_eq!(values.len(), rows * cols, "a [{rows}, {cols}] matrix needs as many values");
+        assert_eq!(values.len(), rows * cols, "the number of values of a [{rows}, {cols}] matrix");
         Self { data: Cpu::default().tensor_from_vec(values, (rows, cols)), needs_grad: false }
     }
 
-    /// A constant of zeros.
+    /// A constant (not trainable) matrix of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Self::from_host(rows, cols, vec![0.0; rows * cols])
     }
 
-    /// All values, row by row: borrowed where they already lie in this machine's memory.
+    /// All values in host memory, row-major; borrowed if they are already there.
     pub fn to_host(&self) -> Cow<'_, [f32]> {
         Cow::Borrowed(self.values())
     }
@@ -37,28 +37,28 @@ impl Mat {
     /// The value of a `[1, 1]` matrix, such as a loss.
     ///
     /// # Panics
-    /// If it has more or fewer values: a bug of the caller's.
+    /// If the matrix is not `[1, 1]`, which is a bug in the caller.
     pub fn item(&self) -> f32 {
-        assert_eq!((self.rows(), self.cols()), (1, 1), "only a [1, 1] matrix is one value");
+        assert_eq!((self.rows(), self.cols()), (1, 1), "`item` requires a [1, 1] matrix");
         self.values()[0]
     }
 
-    /// Replaces all values. Clones keep what they have.
+    /// Replaces all values, row-major. Does not change clones.
     ///
     /// # Panics
-    /// If there are more or fewer values than before: a bug of the caller's.
+    /// If the number of values differs, which is a bug in the caller.
     pub fn copy_from(&mut self, values: &[f32]) {
         self.values_mut().copy_from_slice(values);
     }
 
-    /// The same values as something that trains.
+    /// The same matrix, trainable.
     #[must_use]
     pub fn trainable(mut self) -> Self {
         self.needs_grad = true;
         self
     }
 
-    /// Whether a gradient flows here.
+    /// Whether the backward pass computes a gradient for this matrix.
     pub fn needs_grad(&self) -> bool {
         self.needs_grad
     }
@@ -79,25 +79,25 @@ impl Mat {
     }
 }
 
-/// The memory, for operations only.
+/// Memory access, for operations only.
 impl Mat {
-    /// All values, row by row.
+    /// All values, row-major.
     pub(super) fn values(&self) -> &[f32] {
         slice(&self.data)
     }
 
-    /// All values, to be changed in place (copied first if a clone shares them).
+    /// All values, row-major and mutable. Copied first if a clone shares them.
     pub(super) fn values_mut(&mut self) -> &mut [f32] {
         slice_mut(&mut self.data)
     }
 
-    /// Some rows as a matrix of their own.
+    /// Copies `rows` into a new matrix.
     pub(super) fn copy_rows(&self, rows: Range<usize>) -> Self {
         let cols = self.cols();
         Self::from_host(rows.len(), cols, self.values()[rows.start * cols..rows.end * cols].to_vec())
     }
 
-    /// Replaces the rows from `start` by `rows` of `from`, which has the same width.
+    /// Overwrites the rows from `start` with `rows` of `from`, which has the same width.
     pub(super) fn write_rows(&mut self, start: usize, from: &Self, rows: Range<usize>) {
         let cols = self.cols();
         let values = &from.values()[rows.start * cols..rows.end * cols];
@@ -105,28 +105,28 @@ impl Mat {
     }
 }
 
-/// All values of a matrix.
+/// All values of a tensor.
 fn slice(data: &Data) -> &[f32] {
     let length = length(data);
     if length == 0 {
         return &[];
     }
     let first: *const f32 = &raw const data[[0, 0]];
-    // SAFETY: `Mat` is the only maker of these tensors and makes them from a `Vec` of exactly `length`
-    // values with row-major strides, so they lie one after the other from the first. The shared borrow of
-    // `data` keeps the buffer alive and unchanged: changing it takes `&mut` and copies a shared buffer first.
+    // SAFETY: only `Mat` creates these tensors, from a `Vec` of exactly `length` values with row-major strides, so the
+    // values are contiguous from the first. The shared borrow of `data` keeps the buffer alive and unchanged: modifying
+    // it takes `&mut` and copies a shared buffer first.
     unsafe { std::slice::from_raw_parts(first, length) }
 }
 
-/// All values of a matrix, to be changed. Copies them first if another matrix shares them.
+/// All values of a tensor, mutable. Copied first if another tensor shares them.
 fn slice_mut(data: &mut Data) -> &mut [f32] {
     let length = length(data);
     if length == 0 {
         return &mut [];
     }
     let first: *mut f32 = &raw mut data[[0, 0]];
-    // SAFETY: as above; `IndexMut` has made the buffer this tensor's own (`Arc::make_mut`), and the
-    // exclusive borrow of `data` keeps it so.
+    // SAFETY: as above; `IndexMut` has made the buffer unique (`Arc::make_mut`), and the exclusive borrow of `data`
+    // keeps it unique.
     unsafe { std::slice::from_raw_parts_mut(first, length) }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clones_share_values_until_one_changes() {
+    fn clones_share_values_until_one_is_modified() {
         let mut mat = Mat::from_host(2, 2, vec![1.0, 2.0, 3.0, 4.0]);
         let clone = mat.clone();
         assert_eq!(mat.to_host().as_ptr(), clone.to_host().as_ptr(), "no copy");

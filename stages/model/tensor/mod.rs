@@ -1,16 +1,17 @@
-//! Matrices, the operations on them, and the tape that leads back through them. Everything that knows where a matrix's
-//! values lie, and on which device they are computed, is in this folder. Independent of networks.
+//! Matrices, differentiable operations on them, and the tape for the backward pass. All code that depends on where
+//! values are stored and on which device they are computed is in this module. Independent of networks.
 //!
-//! All activations are matrices `[rows, width]` with one row for each token (or image patch). The sequences of a batch
-//! lie one after the other without padding; [`Segments`] says where each begins.
+//! All activations are matrices `[rows, width]` with one row per token or image patch. The sequences of a batch are
+//! packed one after the other without padding; [`Segments`] has their boundaries.
 //!
-//! - [`Mat`] (`mat.rs`): a matrix. Outside this folder its memory is reached by [`Mat::from_host`], [`Mat::to_host`],
-//!   [`Mat::item`] and [`Mat::copy_from`] alone. [`Weight`] is a matrix or a frozen one as it lies in a file.
-//! - [`Graph`], [`Gradients`] (`tape.rs`): what is recorded, and the way back.
-//! - `ops/`: an operation a file, with formula and shapes; `host/`: the loops that compute it on the CPU.
+//! - [`Mat`] (`mat.rs`): a matrix. Outside this module its memory is accessed only through [`Mat::from_host`],
+//!   [`Mat::to_host`], [`Mat::item`] and [`Mat::copy_from`]. [`Weight`] is a matrix, or a frozen matrix in a file's
+//!   encoding.
+//! - [`Graph`], [`Gradients`] (`tape.rs`): the tape and the result of the backward pass.
+//! - `ops/`: one operation per file, with formula and shapes; `host/`: the loops that compute them on the CPU.
 //!
-//! No result depends on the number of threads: work is cut into tiles by the shapes alone, and sums run in a
-//! fixed order.
+//! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
+//! fixed.
 
 mod host;
 mod kv_cache;

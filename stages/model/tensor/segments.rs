@@ -1,8 +1,8 @@
-//! Which rows of a matrix are a sequence, and what each of them may look at. Independent of what the rows hold.
+//! The boundaries of packed sequences, and attention masks. Independent of the content of rows.
 
 use std::ops::Range;
 
-/// Where each sequence of a batch begins in the rows of a matrix.
+/// The rows of each sequence of a batch that is packed into one matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segments(Vec<usize>);
 
@@ -18,7 +18,7 @@ impl Segments {
         Self(starts)
     }
 
-    /// Number of rows.
+    /// Number of rows of all sequences.
     pub fn rows(&self) -> usize {
         self.0[self.0.len() - 1]
     }
@@ -28,7 +28,7 @@ impl Segments {
         self.0.len() - 1
     }
 
-    /// Whether there are none.
+    /// Whether there are no sequences.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -43,7 +43,7 @@ impl Segments {
         self.0[index]..self.0[index + 1]
     }
 
-    /// For each row its sequence and its position in that sequence.
+    /// The sequence of each row, and the row's position in it.
     pub fn sequence_positions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.iter().enumerate().flat_map(|(sequence, range)| (0..range.len()).map(move |position| (sequence, position)))
     }
@@ -54,28 +54,28 @@ impl Segments {
     }
 }
 
-/// What a position may look at.
+/// Which positions of its sequence a position attends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mask {
-    /// Itself and what comes before (language models).
+    /// All positions up to and including its own (language models).
     Causal,
-    /// The same, but no more than this many positions, itself included (sliding window).
+    /// Causal, limited to the last N positions including its own (sliding window).
     Window(usize),
-    /// Its whole sequence (vision encoders).
+    /// All positions (vision encoders).
     Full,
 }
 
 impl Mask {
-    /// Causal, with a window if there is one.
+    /// [`Mask::Window`] if there is a window, else [`Mask::Causal`].
     pub fn causal(window: Option<usize>) -> Self {
         window.map_or(Self::Causal, Self::Window)
     }
 
-    /// The positions that `row` may look at, of a sequence of `length`.
-    pub(super) fn seen(self, row: usize, length: usize) -> Range<usize> {
+    /// The positions to which `position` attends in a sequence of `length` positions.
+    pub(super) fn visible(self, position: usize, length: usize) -> Range<usize> {
         match self {
-            Self::Causal => 0..row + 1,
-            Self::Window(width) => (row + 1).saturating_sub(width)..row + 1,
+            Self::Causal => 0..position + 1,
+            Self::Window(width) => (position + 1).saturating_sub(width)..position + 1,
             Self::Full => 0..length,
         }
     }

@@ -1,5 +1,5 @@
-//! Frozen weights as they lie in a file, widened to f32 tile by tile when used. Independent of how they are encoded, which
-//! is in [`crate::encoding`].
+//! Frozen weights in a file's encoding, decoded to f32 tile by tile when used. Independent of the encodings' formulas,
+//! which are in [`crate::encoding`].
 
 use std::{ops::Range, sync::Arc};
 
@@ -7,10 +7,10 @@ use rayon::prelude::*;
 
 use crate::encoding::{Encoding, q4f16};
 
-/// Values that are widened at a time: half a megabyte, to stay in a core's cache.
+/// Values per tile: half a megabyte of f32, small enough for a core's cache.
 const TILE: usize = 1 << 17;
 
-/// Bytes that something else keeps alive: a memory map or a buffer.
+/// A part of a shared owner of bytes: a memory map or a buffer.
 #[derive(Clone)]
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
@@ -21,9 +21,9 @@ impl Bytes {
     /// The part `range` of `owner`.
     ///
     /// # Panics
-    /// If the range is outside of `owner`: callers check the file's header first.
+    /// If the range exceeds `owner`, which callers rule out by checking the file's header.
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
-        assert!(range.end <= (*owner).as_ref().len(), "a tensor outside its file");
+        assert!(range.end <= (*owner).as_ref().len(), "the range exceeds the file");
         Self { owner, range }
     }
 
@@ -32,7 +32,7 @@ impl Bytes {
     }
 }
 
-/// A frozen `[rows, cols]` matrix.
+/// A frozen matrix `[rows, cols]` in a file's encoding.
 #[derive(Clone)]
 pub struct Stored {
     rows: usize,
@@ -55,32 +55,32 @@ impl std::fmt::Debug for Stored {
 }
 
 impl Stored {
-    /// Values one after the other.
+    /// A matrix of consecutive values in `encoding`.
     ///
     /// # Panics
-    /// If rows do not fill whole blocks, or there are not as many bytes: callers check both first.
+    /// If rows do not fill whole blocks, or the number of bytes does not match, which callers rule out.
     pub fn plain(rows: usize, cols: usize, encoding: Encoding, bytes: Bytes) -> Self {
         let needed = encoding.bytes(cols).map(|row| row * rows);
-        assert_eq!(needed, Some(bytes.get().len()), "bytes of a [{rows}, {cols}] matrix in {encoding:?}");
+        assert_eq!(needed, Some(bytes.get().len()), "the number of bytes of a [{rows}, {cols}] matrix in {encoding:?}");
         Self { rows, cols, content: Content::Plain(encoding, bytes) }
     }
 
-    /// Levels `[rows, words_per_row]` u32 and scales `[rows, scales_per_row]` f16 of [`q4f16`].
+    /// A matrix in [`q4f16`]: levels `[rows, words_per_row]` in u32 and scales `[rows, scales_per_row]` in f16.
     pub fn q4f16(rows: usize, cols: usize, levels: Bytes, scales: Bytes) -> Self {
         Self { rows, cols, content: Content::Q4f16 { levels, scales } }
     }
 
-    /// Height.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Width.
+    /// Width of a row.
     pub fn cols(&self) -> usize {
         self.cols
     }
 
-    /// All values, if they lie there as f32 that can be used without a copy.
+    /// All values without a copy, if they are stored as aligned f32 in native byte order.
     pub(super) fn in_place(&self) -> Option<&[f32]> {
         match &self.content {
             Content::Plain(Encoding::F32, bytes) if cfg!(target_endian = "little") => {
@@ -90,7 +90,7 @@ impl Stored {
         }
     }
 
-    /// The rows from `start` on in f32, as many as `to` holds.
+    /// Decodes the rows from `start` that fill `to`.
     pub fn widen(&self, start: usize, to: &mut [f32]) {
         match &self.content {
             Content::Plain(encoding, bytes) => {
@@ -102,17 +102,18 @@ impl Stored {
         }
     }
 
-    /// Rows to widen at a time.
+    /// Number of rows per tile.
     pub(super) fn tile_rows(&self) -> usize {
         (TILE / self.cols.max(1)).next_multiple_of(16).clamp(16, 128)
     }
 
+    /// Like [`Stored::widen`], in parallel.
     pub(super) fn widen_parallel(&self, start: usize, to: &mut [f32]) {
         const ROWS: usize = 16;
         to.par_chunks_mut(ROWS * self.cols).enumerate().for_each(|(chunk, to)| self.widen(start + chunk * ROWS, to));
     }
 
-    /// All values in f32.
+    /// All values in f32, row-major.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.rows * self.cols];
         self.widen_parallel(0, &mut values);

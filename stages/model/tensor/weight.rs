@@ -1,20 +1,20 @@
-//! The weight of a linear layer or an embedding: a matrix that may train, or values as they lie in a file.
+//! The weight of a linear or embedding layer: a matrix that may train, or a frozen matrix in a file's encoding.
 
 use std::{borrow::Cow, sync::Arc};
 
 use super::{Mat, Stored, host::linear::Values};
 
-/// The weight of a linear layer, `[out, in]`.
+/// The weight of a linear layer, `[out, in]`, or of an embedding, `[vocab, hidden]`.
 #[derive(Clone, Debug)]
 pub enum Weight {
-    /// In f32, on the tape if it trains.
+    /// In f32; may be trainable.
     Dense(Mat),
-    /// As it lies in the file, widened tile by tile when used. Never trains.
+    /// In the file's encoding, decoded tile by tile when used. Always frozen.
     Stored(Arc<Stored>),
 }
 
 impl Weight {
-    /// The same values as something that trains, in f32.
+    /// The same values as a trainable f32 matrix.
     #[must_use]
     pub fn trainable(&self) -> Self {
         let mat = match self {
@@ -24,7 +24,7 @@ impl Weight {
         Self::Dense(mat.trainable())
     }
 
-    /// All values in f32, row by row.
+    /// All values in f32, row-major.
     pub fn to_host(&self) -> Cow<'_, [f32]> {
         match self {
             Self::Dense(mat) => mat.to_host(),
@@ -32,17 +32,17 @@ impl Weight {
         }
     }
 
-    /// The matrix, if it trains.
+    /// The matrix, if it is trainable.
     pub fn trained(&self) -> Option<&Mat> {
         self.dense().filter(|mat| mat.needs_grad)
     }
 
-    /// The matrix, if it is one.
+    /// The matrix, if it is [`Weight::Dense`].
     pub(super) fn dense(&self) -> Option<&Mat> {
         if let Self::Dense(mat) = self { Some(mat) } else { None }
     }
 
-    /// Height: width of the output.
+    /// Width of the output: number of rows.
     pub fn outputs(&self) -> usize {
         match self {
             Self::Dense(mat) => mat.rows(),
@@ -50,7 +50,7 @@ impl Weight {
         }
     }
 
-    /// Width of the input.
+    /// Width of the input: number of columns.
     pub fn inputs(&self) -> usize {
         match self {
             Self::Dense(mat) => mat.cols(),
@@ -58,7 +58,7 @@ impl Weight {
         }
     }
 
-    /// The values for the loops of [`super::host`]. Stored f32 is used as it lies in memory.
+    /// The values for the loops of [`super::host`]. Stored f32 is used without a copy.
     pub(super) fn host(&self) -> Values<'_> {
         match self {
             Self::Dense(mat) => Values::Plain(mat.values()),

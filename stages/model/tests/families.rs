@@ -1,5 +1,6 @@
-//! What Imp's own code has no checkpoint for: grouped-query attention, tied embeddings, sliding windows, resized
-//! images (`tests/fixtures/extras`, by transformers), and Phi-3 and Llama against the f64 oracle in `tests/oracle`.
+//! Features that the Imps in the fixtures do not have: grouped-query attention, tied embeddings, sliding windows and
+//! resized images against transformers (`tests/fixtures/extras`); Phi-3, Llama and Qwen2 against the f64 oracle
+//! (`tests/oracle`).
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod oracle;
@@ -20,16 +21,16 @@ use oracle::{Oracle, Sizes, Weights};
 use support::{Fixture, assert_close, check_text, path};
 
 #[test]
-fn grouped_queries_tied_embeddings_and_sliding_windows_are_transformers() {
+fn grouped_queries_tied_embeddings_and_sliding_windows_equal_transformers() {
     for name in ["phi_gqa", "qwen2_mha_tied", "phi3_mha_sliding10"] {
         let llm = load_language(&path("extras").join(name)).unwrap();
         check_text(&llm, &Fixture::open(&format!("extras/{name}/expected.safetensors")));
     }
 }
 
-/// Imp's own code never resizes positions; transformers does, and people have images of other sizes.
+/// Imp's original code does not resize position embeddings; transformers does.
 #[test]
-fn resized_positions_are_transformers() {
+fn resized_position_embeddings_equal_transformers() {
     let config = ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() };
     let expected = Fixture::open("extras/siglip_interp/expected.safetensors");
     let mut vision = load_vision(&path("extras/siglip_interp"), &config).unwrap();
@@ -41,7 +42,7 @@ fn resized_positions_are_transformers() {
     assert!(vision.resize(13).is_err(), "smaller than a patch");
 }
 
-/// The sizes of the Phi-3 that the reference was tried with, and of others like it.
+/// Small sizes with grouped queries; a sliding window in Phi-3, tied embeddings in Llama.
 fn config(family: Family) -> LanguageConfig {
     LanguageConfig {
         family,
@@ -78,7 +79,8 @@ fn change(mat: &mut Mat, to: impl FnMut(f32) -> f32) {
     mat.copy_from(&values);
 }
 
-/// A model with random weights (norms and biases too, written as a file), with its weights for the oracle.
+/// A model with random weights, including norms and biases, that was written and loaded; and its weights for the
+/// oracle.
 fn random(family: Family) -> (Decoder, Weights) {
     let folder = tempfile::tempdir().unwrap();
     let config = config(family);
@@ -87,7 +89,7 @@ fn random(family: Family) -> (Decoder, Weights) {
     let mut number = 0.0_f32;
     llm.unfreeze();
     llm.trainable(&mut |_, mat| {
-        // What was constant (1 in norms, 0 in biases) becomes different everywhere.
+        // Makes constants (1 in norms, 0 in biases) different everywhere.
         change(mat, |value| {
             number += 1.0;
             value + 0.2 * (number * 12.9898).sin()
@@ -123,7 +125,7 @@ fn embed(llm: &Decoder, pass: &Pass, ids: &[i32]) -> Mat {
 const FAMILIES: [Family; 3] = [Family::Phi3, Family::Llama, Family::Qwen2];
 
 #[test]
-fn logits_are_the_oracles() {
+fn logits_equal_those_of_the_oracle() {
     for family in FAMILIES {
         let (llm, weights) = random(family);
         let ids = ids(19);
@@ -133,10 +135,10 @@ fn logits_are_the_oracles() {
     }
 }
 
-/// What trains is varied in a random direction: the oracle's loss must change as the gradient says. Adapters are
-/// merged for the oracle, so the layout of adapters on stacked matrices is checked, too.
+/// Moves the trainable weights in a random direction: the oracle's loss must change by the directional derivative. The
+/// oracle uses merged adapters, so this also checks the layout of adapters on stacked matrices.
 #[test]
-fn gradients_of_adapters_are_the_oracles() {
+fn gradients_of_adapters_equal_those_of_the_oracle() {
     for family in FAMILIES {
         let (mut llm, weights) = random(family);
         llm.adapt(&LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 }, &[], 3).unwrap();
@@ -172,11 +174,11 @@ fn direction(index: usize) -> f64 {
     (index as f64 * 0.7548).sin()
 }
 
-/// The weights with adapters in them that were moved along `direction`.
+/// The weights with merged adapters, which were moved by `distance` along `direction`.
 fn merged(llm: &Decoder, weights: &Weights, distance: f64) -> Weights {
     let mut weights = weights.clone();
     if llm.config.tie_word_embeddings {
-        // The adapter of the output layer is none of the embedding's.
+        // The adapter of the output layer does not change the embedding.
         weights.insert("lm_head.weight".into(), weights["model.embed_tokens.weight"].clone());
     }
     let mut index = 0;
@@ -192,8 +194,8 @@ fn merged(llm: &Decoder, weights: &Weights, distance: f64) -> Weights {
         let (a, b) = (moved(&lora.a), moved(&lora.b));
         let (rank, inputs) = (lora.a.rows(), lora.a.cols());
         let weight = weights.get_mut(&format!("{}.weight", linear.name)).unwrap();
-        for (place, value) in weight.iter_mut().enumerate() {
-            let (row, col) = (place / inputs, place % inputs);
+        for (index, value) in weight.iter_mut().enumerate() {
+            let (row, col) = (index / inputs, index % inputs);
             let product: f64 = (0..rank).map(|r| b[row * rank + r] * a[r * inputs + col]).sum();
             *value += f64::from(lora.scale) * product;
         }
@@ -214,17 +216,17 @@ fn loss_and_gradients(llm: &mut Decoder, ids: &[i32]) -> (f32, Vec<Mat>) {
     (loss.item(), all)
 }
 
-/// Full finetuning of a tied model: one matrix, whose gradient comes from both of its uses.
+/// Full finetuning of a tied model: the gradient of the shared matrix is the sum over both of its uses.
 #[test]
-fn a_tied_matrix_has_one_gradient_of_two_uses() {
+fn a_tied_matrix_has_one_gradient() {
     let (mut llm, weights) = random(Family::Llama);
     llm.unfreeze();
     let ids = ids(9);
     let (_, gradients) = loss_and_gradients(&mut llm, &ids);
     let mut names = Vec::new();
     llm.trainable(&mut |parameter, _| names.push(parameter.name));
-    let place = names.iter().position(|name| name == "lm_head.weight").unwrap();
-    assert!(!names.contains(&"model.embed_tokens.weight".to_string()), "it is one matrix");
+    let shared = names.iter().position(|name| name == "lm_head.weight").unwrap();
+    assert!(!names.contains(&"model.embed_tokens.weight".to_string()), "both are one matrix");
     let mut moved = weights.clone();
     let mut at = |distance: f64| {
         let embedding = weights["model.embed_tokens.weight"].iter().enumerate();
@@ -234,13 +236,13 @@ fn a_tied_matrix_has_one_gradient_of_two_uses() {
     };
     let exact = (at(1e-5) - at(-1e-5)) / 2e-5;
     let ours: f64 =
-        gradients[place].to_host().iter().enumerate().map(|(index, g)| f64::from(*g) * direction(index)).sum();
+        gradients[shared].to_host().iter().enumerate().map(|(index, g)| f64::from(*g) * direction(index)).sum();
     assert!((ours - exact).abs() < 1e-4 * exact.abs().max(1.0), "{ours} instead of {exact}");
 }
 
-/// Adapters on stacked matrices keep peft's names, and a tied model whose output layer was adapted is written untied.
+/// Also on stacked matrices, under peft's names; a tied model whose output layer was adapted is written untied.
 #[test]
-fn adapters_of_every_family_survive_files_and_merging() {
+fn adapters_of_every_family_round_trip_and_merge() {
     for family in FAMILIES {
         let folder = tempfile::tempdir().unwrap();
         let (mut llm, _) = random(family);
@@ -249,9 +251,9 @@ fn adapters_of_every_family_survive_files_and_merging() {
         llm.trainable(&mut |_, mat| change(mat, |value| value + 0.05));
         let adapted = logits(&llm, &ids(9));
         peft::write(&llm, &settings, folder.path()).unwrap();
-        let (mut again, _) = random(family);
-        peft::read(&mut again, folder.path()).unwrap();
-        assert_eq!(logits(&again, &ids(9)).to_host(), adapted.to_host());
+        let (mut reloaded, _) = random(family);
+        peft::read(&mut reloaded, folder.path()).unwrap();
+        assert_eq!(logits(&reloaded, &ids(9)).to_host(), adapted.to_host());
 
         let names = llm.linear_names();
         assert_eq!(names.contains("qkv_proj") && names.contains("gate_up_proj"), family == Family::Phi3);
@@ -265,9 +267,9 @@ fn adapters_of_every_family_survive_files_and_merging() {
     }
 }
 
-/// With a window as wide as the sequence nothing is hidden.
+/// A window as wide as the sequence masks nothing.
 #[test]
-fn a_wide_window_changes_nothing() {
+fn a_wide_window_equals_causal_attention() {
     let segments = Segments::new([40, 3]);
     let mats =
         [1, 2, 3].map(|seed| Mat::from_host(43, 8, (0..43 * 8).map(|i| ((i * seed) as f32 * 0.37).sin()).collect()));
@@ -279,7 +281,7 @@ fn a_wide_window_changes_nothing() {
     assert_ne!(run(tensor::Mask::Window(39)), run(tensor::Mask::Causal));
 }
 
-/// Some layers may have adapters and others none; peft's list of targets says which.
+/// peft's `target_modules` lists the adapted layers.
 #[test]
 fn adapters_on_chosen_layers_only() {
     let folder = tempfile::tempdir().unwrap();
@@ -298,12 +300,12 @@ fn adapters_on_chosen_layers_only() {
     let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
-    let (mut again, _) = random(Family::Qwen2);
-    peft::read(&mut again, folder.path()).unwrap();
-    assert_eq!(logits(&again, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
+    let (mut reloaded, _) = random(Family::Qwen2);
+    peft::read(&mut reloaded, folder.path()).unwrap();
+    assert_eq!(logits(&reloaded, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
 }
 
-/// As transformers' trainer: everything decays but biases and norms, which it knows by their names.
+/// As in transformers' trainer, which recognizes biases and norms by their names.
 #[test]
 fn biases_and_norms_do_not_decay() {
     for family in Family::ALL {
@@ -329,7 +331,7 @@ fn biases_and_norms_do_not_decay() {
     }
 }
 
-/// Every type of projector, through files: as many linear layers as its name says, under LLaVA's names.
+/// Every type, also through files: the number of linear layers, and LLaVA's tensor names.
 #[test]
 fn projectors_of_every_type() {
     let folder = tempfile::tempdir().unwrap();
@@ -355,10 +357,13 @@ fn projectors_of_every_type() {
             continue;
         }
         write_tensors(&file, projector.tensors(), Encoding::F32).unwrap();
-        let again =
+        let reloaded =
             Projector::load(&TensorFiles::open_file(&file).unwrap(), "model.mm_projector.", kind, 6, outputs).unwrap();
-        assert_eq!(again.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");
+        assert_eq!(reloaded.forward(&Pass::inference(), &x).to_host(), y.to_host(), "{kind}");
     }
     let error = Projector::fresh(ProjectorType::Identity, 6, 4, 7).err().unwrap().to_string();
-    assert!(error.contains("mm_projector_type `identity` needs towers of the same width"), "{error}");
+    assert!(
+        error.contains("mm_projector_type `identity` requires equal widths, but they are 6 (vision) and 4 (language)"),
+        "{error}"
+    );
 }

@@ -1,4 +1,4 @@
-//! What people have on disk by mistake: each is an error that names file, tensor and shape, never a crash.
+//! Invalid model folders give errors that name file, tensor and shape; models and adapters round-trip through files.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -24,7 +24,7 @@ fn error(folder: &Path) -> String {
     text.replace(&*folder.to_string_lossy(), "HERE")
 }
 
-/// A merged folder whose weights file is `change`d.
+/// A merged folder whose weights file has been modified by `change`.
 fn broken(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     save::merged(&PHI.model(), Encoding::F16, folder.path()).unwrap();
@@ -35,14 +35,14 @@ fn broken(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
 }
 
 #[test]
-fn broken_files_are_named() {
+fn errors_name_broken_files() {
     let cut = broken(|bytes| bytes[..bytes.len() - 1000].to_vec());
     let text = error(cut.path());
-    assert!(text.starts_with("HERE/model.safetensors: this is not a whole safetensors file"), "{text}");
+    assert!(text.starts_with("HERE/model.safetensors: this is not a complete safetensors file"), "{text}");
     assert!(text.ends_with("download it again"), "{text}");
 
     let hostile = broken(|bytes| [&u64::MAX.to_le_bytes(), &bytes[8..]].concat());
-    assert!(error(hostile.path()).contains("this is not a whole safetensors file"));
+    assert!(error(hostile.path()).contains("this is not a complete safetensors file"));
     let empty = broken(|_| Vec::new());
     assert!(error(empty.path()).contains("model.safetensors"));
 
@@ -55,20 +55,20 @@ fn broken_files_are_named() {
     assert_eq!(error(renamed.path()), "HERE/model.safetensors: the tensor `model.layers.1.mlp.fc1.bias` is missing");
 }
 
-/// A tensor that the configuration has no place for means that one of the two is not what it should be.
+/// A tensor that the configuration does not describe means that one of the two is wrong.
 #[test]
-fn stray_tensors_and_numbers_that_are_none_are_named() {
+fn errors_name_extra_tensors_and_non_finite_values() {
     let shallow = broken(|bytes| bytes);
     let config = shallow.path().join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replacen("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1", 1)).unwrap();
     assert_eq!(
         error(shallow.path()),
-        "HERE/model.safetensors: the tensor `model.layers.1.input_layernorm.bias` belongs to no layer that config.json \
-         describes"
+        "HERE/model.safetensors: the tensor `model.layers.1.input_layernorm.bias` does not belong to any layer that \
+         config.json describes"
     );
 
-    // The last tensor by name among those in f16: wide ones come first.
+    // The last bytes are those of the last tensor by name.
     for bad in [f16::NAN, f16::INFINITY] {
         let poisoned = broken(|mut bytes| {
             let end = bytes.len();
@@ -77,14 +77,15 @@ fn stray_tensors_and_numbers_that_are_none_are_named() {
         });
         let text = error(poisoned.path());
         assert!(text.starts_with("HERE/model.safetensors: the tensor `model.vision_tower."), "{text}");
-        assert!(text.ends_with("` holds values that are not finite"), "{text}");
+        assert!(text.ends_with("` contains non-finite values"), "{text}");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever stands in the header: an error or a model, never a crash, and no more memory than the file is long.
+    /// Any header gives an error or a model, without panics and without allocating more memory than the size of the
+    /// file.
     #[test]
     fn hostile_headers_do_no_harm(length in prop_oneof![any::<u64>(), 0_u64..5000], at in 0_usize..3000, with: [u8; 4]) {
         static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -104,7 +105,7 @@ proptest! {
 }
 
 #[test]
-fn shapes_and_configurations_must_agree() {
+fn errors_name_shapes_that_differ_from_the_configuration() {
     let folder = broken(|bytes| bytes);
     let config = folder.path().join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -121,7 +122,7 @@ fn shapes_and_configurations_must_agree() {
     assert!(error(folder.path()).starts_with("HERE/config.json: No such file"));
 }
 
-/// Old and new key names mean the same.
+/// Old and new names of keys are equivalent.
 #[test]
 fn configurations_of_both_generations_are_read() {
     let old = ConfigFile::read(&PHI.path("base_llm")).unwrap().language().unwrap();
@@ -136,7 +137,7 @@ fn configurations_of_both_generations_are_read() {
 }
 
 #[test]
-fn what_is_written_is_read_again_and_bytes_are_stable() {
+fn random_models_load_and_their_bytes_depend_only_on_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     let (llm, vision) = (folder.path().join("llm"), folder.path().join("vision"));
     for folder in [&llm, &vision] {
@@ -154,9 +155,9 @@ fn what_is_written_is_read_again_and_bytes_are_stable() {
     Imp::assemble(&llm, &vision, ImpConfig::default(), 1).unwrap();
 }
 
-/// Adapters go out in peft's layout and come back as they were.
+/// Through files with peft's tensor names.
 #[test]
-fn adapters_survive_a_round_trip() {
+fn adapters_round_trip() {
     let model = PHI.model_with_lora();
     let folder = tempfile::tempdir().unwrap();
     let settings = imp_model::layers::LoraSettings { rank: 4, alpha: 8.0, dropout: 0.0 };
@@ -170,11 +171,11 @@ fn adapters_survive_a_round_trip() {
         names
     };
     assert_eq!(names(&ours), names(&theirs), "peft's names");
-    let mut again = PHI.model();
-    assert_eq!(peft::read(&mut again.llm, folder.path()).unwrap(), settings);
+    let mut reloaded = PHI.model();
+    assert_eq!(peft::read(&mut reloaded.llm, folder.path()).unwrap(), settings);
     let contents = |llm: &Decoder| -> Vec<(String, Vec<f32>)> {
         llm.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.values().into_owned())).collect()
     };
-    assert!(contents(&again.llm) == contents(&model.llm));
+    assert!(contents(&reloaded.llm) == contents(&model.llm));
     assert!(TensorFiles::open_file(&ours).is_ok());
 }

@@ -1,5 +1,5 @@
-//! GGUF files, put together here byte by byte: weights in ggml's encodings (its own bytes, `tests/fixtures/quant`), a
-//! whole model under llama.cpp's names and in its order of rows, and files that are no models.
+//! GGUF files, which are composed here byte by byte: weights in ggml's encodings (ggml's bytes from
+//! `tests/fixtures/quant`), a whole model with llama.cpp's names and row order, and invalid files.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -17,7 +17,7 @@ use imp_model::{
 };
 use support::{Fixture, assert_close};
 
-/// A file as it grows: metadata, tensor descriptions, data.
+/// Composes a file: metadata, tensor descriptions and data, with the counts of the first two.
 #[derive(Default)]
 struct Writer {
     keys: (u64, Vec<u8>),
@@ -48,8 +48,8 @@ impl Writer {
         self.tensors.0 += 1;
         let dimensions = shape.iter().rev().flat_map(|length| (*length as u64).to_le_bytes()).collect::<Vec<u8>>();
         let count = (shape.len() as u32).to_le_bytes().to_vec();
-        let place = (self.data.len() as u64).to_le_bytes().to_vec();
-        self.tensors.1.extend([text(name), count, dimensions, kind.to_le_bytes().to_vec(), place].concat());
+        let offset = (self.data.len() as u64).to_le_bytes().to_vec();
+        self.tensors.1.extend([text(name), count, dimensions, kind.to_le_bytes().to_vec(), offset].concat());
         self.data.extend_from_slice(bytes);
         self.data.resize(self.data.len().next_multiple_of(32), 0);
     }
@@ -58,7 +58,7 @@ impl Writer {
         self.tensor(name, shape, 0, &values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
     }
 
-    /// What every Llama has.
+    /// The metadata of a Llama.
     fn llama(config: &LanguageConfig) -> Self {
         let mut writer = Self::default();
         writer.key("general.architecture", 8, &text("llama"));
@@ -113,7 +113,7 @@ fn llama(vocab: usize, hidden: usize, layers: usize) -> LanguageConfig {
 }
 
 #[test]
-fn encoded_weights_have_ggmls_values() {
+fn quantized_weights_have_the_values_of_ggml() {
     let fixture = Fixture::open("quant/ggml.safetensors");
     for (name, number) in [("q4_0", 2), ("q4_1", 3), ("q8_0", 8)] {
         let folder = tempfile::tempdir().unwrap();
@@ -122,7 +122,7 @@ fn encoded_weights_have_ggmls_values() {
         writer.floats("output_norm.weight", &[512], &[1.0; 512]);
         convert(&writer.bytes(), folder.path()).unwrap();
         let llm = load_language(folder.path()).unwrap();
-        // Written in f16: half a unit in the eleventh bit.
+        // Rounding to f16 has an error of at most half a unit in the eleventh bit.
         let expected = fixture.f32(&format!("{name}.dequant"));
         let largest = expected.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert_close(name, &llm.embedding().to_host(), &expected, largest / 2048.0);
@@ -136,9 +136,9 @@ fn logits(llm: &Decoder) -> Vec<f32> {
     llm.logits(&pass, &llm.forward(&pass, &embedded, &segments)).to_host().into_owned()
 }
 
-/// Under llama.cpp's names, with the rows of q and k as it rotates them: dimensions i and i + half stand side by side.
+/// With llama.cpp's names and row order: in q and k, dimensions i and i + half are adjacent.
 #[test]
-fn a_whole_model_is_the_same_after_its_journey() {
+fn a_converted_model_computes_the_same_logits() {
     let (folder, original) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let config = llama(31, 32, 2);
     init::write_language(original.path(), &config, 4, Encoding::F16).unwrap();
@@ -163,16 +163,15 @@ fn a_whole_model_is_the_same_after_its_journey() {
         let mut values = tensor.values().into_owned();
         if name.contains("attn_q") || name.contains("attn_k") {
             let rows: Vec<Vec<f32>> = values.chunks(32).map(<[f32]>::to_vec).collect();
-            let interleaved =
-                rows.chunks(8).flat_map(|head| (0..8).map(|place| head[place / 2 + place % 2 * 4].clone()));
+            let interleaved = rows.chunks(8).flat_map(|head| (0..8).map(|row| head[row / 2 + row % 2 * 4].clone()));
             values = interleaved.flatten().collect();
         }
         writer.floats(&name, &tensor.shape, &values);
     }
     convert(&writer.bytes(), folder.path()).unwrap();
-    let again = load_language(folder.path()).unwrap();
-    assert_eq!(again.config.eos_token_id, [2]);
-    assert_eq!(logits(&again), logits(&llm), "the weights are exact in f16");
+    let reloaded = load_language(folder.path()).unwrap();
+    assert_eq!(reloaded.config.eos_token_id, [2]);
+    assert_eq!(logits(&reloaded), logits(&llm), "the weights are exact in f16");
     let text = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
     let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(tokenizer["added_tokens"][0]["content"], "t0");
@@ -180,7 +179,7 @@ fn a_whole_model_is_the_same_after_its_journey() {
 }
 
 #[test]
-fn files_that_are_no_models_are_refused() {
+fn invalid_files_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let config = llama(4, 32, 0);
     let mut writer = Writer::llama(&config);
@@ -188,8 +187,8 @@ fn files_that_are_no_models_are_refused() {
     writer.floats("output_norm.weight", &[32], &[1.0; 32]);
     let whole = writer.bytes();
     convert(&whole, folder.path()).unwrap();
-    let broken = "this is not a whole GGUF file (version 2 or 3): download it again";
-    // Cut anywhere, or with a length that the file does not have.
+    let broken = "this is not a complete GGUF file (version 2 or 3): download it again";
+    // Truncated anywhere, or with a length that exceeds the file.
     for end in (0..whole.len() - 32).step_by(7) {
         assert_eq!(convert(&whole[..end], folder.path()).unwrap_err(), broken, "cut at {end}");
     }
@@ -199,8 +198,33 @@ fn files_that_are_no_models_are_refused() {
         assert_eq!(convert(&hostile, folder.path()).unwrap_err(), broken);
     }
     writer.floats("blk.0.attn_sinks.weight", &[4], &[0.0; 4]);
-    assert!(convert(&writer.bytes(), folder.path()).unwrap_err().contains("`blk.0.attn_sinks.weight` belongs to no"));
+    assert!(convert(&writer.bytes(), folder.path()).unwrap_err().contains("`blk.0.attn_sinks.weight` does not belong"));
     let mut other = Writer::default();
     other.key("general.architecture", 8, &text("mamba"));
     assert!(convert(&other.bytes(), folder.path()).unwrap_err().contains("architecture `mamba`"));
+}
+
+/// Ignoring these keys would give a model that runs, but worse.
+#[test]
+fn scaled_and_partial_rotary_embeddings_are_rejected() {
+    let folder = tempfile::tempdir().unwrap();
+    let converted = |change: &dyn Fn(&mut Writer)| {
+        let mut writer = Writer::llama(&llama(4, 32, 0));
+        change(&mut writer);
+        writer.floats("token_embd.weight", &[4, 32], &[0.5; 128]);
+        writer.floats("output_norm.weight", &[32], &[1.0; 32]);
+        convert(&writer.bytes(), folder.path())
+    };
+    let plain = |writer: &mut Writer| {
+        writer.key("llama.rope.scaling.type", 8, &text("none"));
+        writer.number("llama.rope.dimension_count", 8);
+        writer.number("llama.attention.key_length", 8);
+    };
+    assert_eq!(converted(&plain), Ok(()));
+    let scaled = |writer: &mut Writer| writer.key("llama.rope.scaling.type", 8, &text("yarn"));
+    assert_eq!(converted(&scaled).unwrap_err(), "`llama.rope.scaling.type` = `yarn` is not supported");
+    let partial = |writer: &mut Writer| writer.number("llama.rope.dimension_count", 4);
+    assert!(converted(&partial).unwrap_err().starts_with("`llama.rope.dimension_count` = 4 is not supported"));
+    let wide = |writer: &mut Writer| writer.number("llama.attention.key_length", 16);
+    assert!(converted(&wide).unwrap_err().starts_with("`llama.attention.key_length` = 16 is not supported"));
 }

@@ -1,4 +1,4 @@
-//! Shapes that are really cut into tiles and blocks: right, and the same on any number of threads.
+//! Shapes with several tiles and blocks: correct, and equal on any number of threads.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -6,9 +6,9 @@ mod support;
 use std::sync::Arc;
 
 use imp_model::tensor::{self, Graph, Mask, Mat, Segments, Weight};
-use support::{random, seen, softmax};
+use support::{random, softmax, visible};
 
-/// Large enough for every operation to be cut into tiles.
+/// Large enough for several tiles in every operation.
 #[test]
 fn large_shapes_are_the_same_on_any_number_of_threads() {
     let run = || {
@@ -32,7 +32,7 @@ fn on_threads<T: Send>(count: usize, run: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap().install(run)
 }
 
-/// The same for what a gated block with frozen weights is made of, recomputed in the backward pass, and a loss in parts.
+/// The same for the operations of a gated MLP with frozen weights, recomputed in the backward pass, and a chunked loss.
 #[test]
 fn large_gated_blocks_are_the_same_on_any_number_of_threads() {
     let (rows, width, inner) = (300, 96, 700);
@@ -59,7 +59,7 @@ fn large_gated_blocks_are_the_same_on_any_number_of_threads() {
     }
 }
 
-/// So few rows, as generation has, that the weight is cut instead.
+/// Few rows, as in generation, for which the weight is split instead.
 #[test]
 fn few_rows_are_the_same_on_any_number_of_threads() {
     let (inputs, outputs) = (700, 1500);
@@ -75,9 +75,9 @@ fn few_rows_are_the_same_on_any_number_of_threads() {
     }
 }
 
-/// Products that are cut into tiles in both directions, with widths that no tile size divides.
+/// Products with tiles in both directions, and widths that are not multiples of the tile size.
 #[test]
-fn large_products_are_right() {
+fn large_products_are_correct() {
     for (rows, inputs, outputs) in [(777, 130, 515), (70, 1030, 300), (1500, 70, 67), (5, 900, 1111)] {
         let mats = [(rows, inputs), (outputs, inputs), (1, outputs)]
             .map(|(r, c)| Mat::from_host(r, c, random(r as u64, r * c)).trainable());
@@ -99,7 +99,7 @@ fn large_products_are_right() {
             let sum = dot(&|i| x[row * inputs + i], &|i| w[out * inputs + i], inputs);
             near(y_values[row * outputs + out], sum + f64::from(b[out]), inputs);
         }
-        // The gradient of the cross-entropy is known: the softmax less one at the target.
+        // The gradient of the cross-entropy is the softmax minus one at the target.
         let targets: Vec<u32> = (0..rows).map(|row| (row * 31 % outputs) as u32).collect();
         let loss = tensor::cross_entropy(&graph, &y, targets.clone(), 1);
         let mut gradients = graph.backward(&loss);
@@ -126,7 +126,7 @@ fn large_products_are_right() {
 
 /// Sequences of several blocks of rows.
 #[test]
-fn attention_over_several_blocks_is_right() {
+fn attention_over_several_blocks_is_correct() {
     let (segments, heads, dim) = (Segments::new([131, 1, 70]), 2, 8);
     let width = heads * dim;
     let [q, k, v] = [1, 2, 3].map(|seed| Mat::from_host(202, width, random(seed, 202 * width)));
@@ -134,9 +134,9 @@ fn attention_over_several_blocks_is_right() {
         let out = tensor::attention(&Graph::inference(), &q, &k, &v, heads, &segments, mask);
         for range in segments.iter() {
             for (row, head) in range.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                let (first, last) = seen(mask, row, &range);
+                let (first, end) = visible(mask, row, &range);
                 let at = |mat: &Mat, row: usize, i: usize| f64::from(mat.to_host()[row * width + head * dim + i]);
-                let scores: Vec<f64> = (first..last)
+                let scores: Vec<f64> = (first..end)
                     .map(|j| (0..dim).map(|i| at(&q, row, i) * at(&k, j, i)).sum::<f64>() / (dim as f64).sqrt())
                     .collect();
                 let p = softmax(&scores);

@@ -1,4 +1,4 @@
-//! What `imp_model::memory` says of a training step, against what the allocator saw.
+//! The memory forecast of `imp_model::memory` against the allocator's peak during a training step.
 #![allow(clippy::unwrap_used, missing_docs, unsafe_code)]
 
 use std::{
@@ -18,17 +18,17 @@ use imp_model::{
     tensor::{Activation, AdamW, Mat, accumulate},
 };
 
-/// Counts the bytes that are in use, and the most that ever were.
+/// Counts the bytes in use and their peak.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is the system allocator's; only numbers are kept beside it.
+// SAFETY: forwards to the system allocator, and only counts bytes.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
-        // SAFETY: the caller's promises are handed on.
+        // SAFETY: the caller's guarantees are passed on.
         unsafe { System.alloc(layout) }
     }
 
@@ -84,7 +84,7 @@ fn vision() -> SiglipConfig {
     }
 }
 
-/// The most bytes that were in use while a step of two parts ran, what trains included.
+/// Peak bytes in use during a step of two micro-batches, including the trainable parameters.
 fn measured(folder: &Path, training: &Training<'_>) -> usize {
     let before = LIVE.load(Relaxed);
     let joined = ImpConfig { mm_projector_type: training.projector, ..ImpConfig::default() };
@@ -100,7 +100,7 @@ fn measured(folder: &Path, training: &Training<'_>) -> usize {
     model.projector.unfreeze();
     let mut ids = vec![IMAGE_TOKEN];
     ids.extend((0..TEXT).map(|position| (position * 7 % 500) as i32));
-    let label = |(place, id): (usize, &i32)| if place + LEARNED > TEXT { *id } else { -100 };
+    let label = |(position, id): (usize, &i32)| if position + LEARNED > TEXT { *id } else { -100 };
     let labels: Vec<i32> = ids.iter().enumerate().map(label).collect();
     let samples = [0, 1].map(|image| Sample { input_ids: &ids, labels: &labels, images: [&[0], &[1]][image] });
     let features = model.encode_images(&vec![vec![0.1; 3 * 80 * 80]; IMAGES]);
@@ -123,7 +123,7 @@ fn measured(folder: &Path, training: &Training<'_>) -> usize {
 }
 
 #[test]
-fn a_step_takes_the_memory_that_was_said() {
+fn the_forecast_matches_the_allocator() {
     let vision = vision();
     let batch = MicroBatch { rows: IMAGES * (TEXT + vision.patches()), learned: IMAGES * LEARNED, images: IMAGES };
     let some = ["q_proj".to_string(), "fc1".to_string(), "down_proj".to_string()];
@@ -155,13 +155,13 @@ fn a_step_takes_the_memory_that_was_said() {
                 gradient_checkpointing,
             };
             if family == Family::Phi && matches!(trains, Trains::Projector) {
-                // What threads keep for their products from the first one on is no step's.
+                // Warm-up: buffers that threads allocate once, for their first product, are not part of a step.
                 measured(folder.path(), &training);
             }
-            let (said, seen) = (training.memory(batch, true), measured(folder.path(), &training));
-            let ratio = said.total() as f64 / seen as f64;
-            // Small things are left out (labels, norms' statistics), and what two moments have together is added up.
-            assert!((0.9..1.1).contains(&ratio), "{family:?}, {trains:?}: {said:?}, but it took {seen}");
+            let (forecast, measured) = (training.memory(batch, true), measured(folder.path(), &training));
+            let ratio = forecast.total() as f64 / measured as f64;
+            // The forecast ignores small buffers, such as labels, and adds up peaks that are not simultaneous.
+            assert!((0.9..1.1).contains(&ratio), "{family:?}, {trains:?}: forecast {forecast:?}, measured {measured}");
         }
     }
 }

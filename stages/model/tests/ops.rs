@@ -1,94 +1,18 @@
-//! Every operation's value and gradient against a naive f64 version, on random shapes, and the same bits on any
-//! number of threads. Gradients of the naive version are central differences in f64.
+//! Values and gradients of every operation, on random shapes, against naive f64 versions.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod naive;
 mod support;
 
 use std::sync::Arc;
 
 use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
+use naive::{check, erf};
 use proptest::prelude::*;
-use support::{random, seen, softmax};
+use support::{random, softmax, visible};
 
-/// A sum of all outputs with fixed weights: a scalar whose gradient reaches every output differently.
-fn weight_of(index: usize) -> f64 {
-    (index as f64 * 0.7 + 0.3).sin()
-}
-
-/// The values of `op`, and the gradients of `inputs` by the tape, through the weighted sum of the values.
-fn by_tape(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat) -> (Vec<f32>, Vec<Vec<f32>>) {
-    let graph = Graph::recording();
-    let inputs: Vec<Mat> = inputs.iter().map(|input| input.clone().trainable()).collect();
-    let y = op(&graph, &inputs);
-    let values = y.to_host().into_owned();
-    // The weighted sum as a linear layer: [1, count] times [1, count] transposed.
-    let weights = (0..values.len()).map(|i| weight_of(i) as f32).collect();
-    let weights = Weight::Dense(Mat::from_host(1, values.len(), weights));
-    let loss = tensor::linear(&graph, &flatten(&graph, &y), &weights, None);
-    let mut gradients = graph.backward(&loss);
-    (values, inputs.iter().map(|input| gradients.take(input).to_host().into_owned()).collect())
-}
-
-/// All rows side by side in one: each is moved to its columns by a linear layer, and what is elsewhere is zero.
-fn flatten(graph: &Graph, y: &Mat) -> Mat {
-    let (rows, cols) = (y.rows(), y.cols());
-    let mut wide = Mat::zeros(1, rows * cols);
-    for row in 0..rows {
-        let one = tensor::pick_rows(graph, y, [row]); // [1, cols]
-        let mut to = vec![0.0; rows * cols * cols]; // [rows * cols, cols]
-        for col in 0..cols {
-            to[(row * cols + col) * cols + col] = 1.0;
-        }
-        let to = Weight::Dense(Mat::from_host(rows * cols, cols, to));
-        wide = tensor::add(graph, wide, &tensor::linear(graph, &one, &to, None));
-    }
-    wide
-}
-
-/// Compares values and gradients with those of `naive`, and those on one thread with those on three. `naive` takes the
-/// inputs' values in f64 and gives all of the outputs'.
-fn check(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat + Sync, naive: impl Fn(&[Vec<f64>]) -> Vec<f64>) {
-    compare(inputs, by_tape(inputs, &op), naive);
-    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-    let (one, three) = (threads(1).install(|| by_tape(inputs, &op)), threads(3).install(|| by_tape(inputs, &op)));
-    assert_eq!(one, three, "the number of threads changes the result");
-}
-
-fn compare(inputs: &[Mat], (values, gradients): (Vec<f32>, Vec<Vec<f32>>), naive: impl Fn(&[Vec<f64>]) -> Vec<f64>) {
-    let exact: Vec<Vec<f64>> =
-        inputs.iter().map(|input| input.to_host().iter().map(|v| f64::from(*v)).collect()).collect();
-    let expected = naive(&exact);
-    assert_eq!(values.len(), expected.len(), "the naive version gives all outputs");
-    for (ours, theirs) in values.iter().zip(expected) {
-        assert!((f64::from(*ours) - theirs).abs() < 2e-5 * theirs.abs().max(1.0), "value {ours} instead of {theirs}");
-    }
-    let sum = |inputs: &[Vec<f64>]| naive(inputs).iter().enumerate().map(|(i, y)| y * weight_of(i)).sum::<f64>();
-    assert_eq!(gradients.len(), exact.len(), "a gradient for each input");
-    for (input, gradient) in gradients.iter().enumerate() {
-        assert_eq!(gradient.len(), exact[input].len(), "a gradient for each value of input {input}");
-        for (index, ours) in gradient.iter().enumerate() {
-            let at = |delta: f64| {
-                let mut moved = exact.clone();
-                moved[input][index] += delta;
-                sum(&moved)
-            };
-            let theirs = (at(1e-5) - at(-1e-5)) / 2e-5;
-            assert!(
-                (f64::from(*ours) - theirs).abs() < 1e-4 * theirs.abs().max(1.0),
-                "gradient {ours} instead of {theirs}"
-            );
-        }
-    }
-}
-
-/// The error function by its Taylor series, which is exact to f64's rounding where it is used.
-fn erf(x: f64) -> f64 {
-    let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
+fn random_mat(rows: usize, cols: usize, seed: u64) -> Mat {
+    Mat::from_host(rows, cols, random(seed, rows * cols))
 }
 
 proptest! {
@@ -97,9 +21,9 @@ proptest! {
     #[test]
     fn linear(rows in 1_usize..5, inputs in 1_usize..7, outputs in 1_usize..6, seed in 0_u64..100) {
         let mats = [
-            Mat::from_host(rows, inputs, random(seed, rows * inputs)),
-            Mat::from_host(outputs, inputs, random(seed + 1, outputs * inputs)),
-            Mat::from_host(1, outputs, random(seed + 2, outputs)),
+            random_mat(rows, inputs, seed),
+            random_mat(outputs, inputs, seed + 1),
+            random_mat(1, outputs, seed + 2),
         ];
         check(&mats, |g, m| tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), Some(&m[2])), |m| {
             (0..rows * outputs).map(|at| {
@@ -112,9 +36,9 @@ proptest! {
     #[test]
     fn layer_norm(rows in 1_usize..5, width in 2_usize..9, seed in 0_u64..100) {
         let mats = [
-            Mat::from_host(rows, width, random(seed, rows * width)),
-            Mat::from_host(1, width, random(seed + 1, width)),
-            Mat::from_host(1, width, random(seed + 2, width)),
+            random_mat(rows, width, seed),
+            random_mat(1, width, seed + 1),
+            random_mat(1, width, seed + 2),
         ];
         check(&mats, |g, m| tensor::layer_norm(g, &m[0], &m[1], &m[2], 1e-2), |m| {
             m[0].chunks(width).flat_map(|x| {
@@ -128,7 +52,7 @@ proptest! {
 
     #[test]
     fn rms_norm(rows in 1_usize..5, width in 1_usize..40, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(1, width, random(seed + 1, width))];
+        let mats = [random_mat(rows, width, seed), random_mat(1, width, seed + 1)];
         check(&mats, |g, m| tensor::rms_norm(g, &m[0], &m[1], 1e-2), |m| {
             m[0].chunks(width).flat_map(|x| {
                 let squares = x.iter().map(|x| x * x).sum::<f64>() / width as f64;
@@ -137,7 +61,7 @@ proptest! {
         });
     }
 
-    /// Both of them, and a matrix used as its own gate.
+    /// With two matrices, and with one matrix as gate and up.
     #[test]
     fn silu_gate(rows in 1_usize..5, width in 1_usize..9, seed in 0_u64..100) {
         let silu = |x: f64| x / (1.0 + (-x).exp());
@@ -151,7 +75,7 @@ proptest! {
     #[test]
     fn columns(rows in 1_usize..4, widths in prop::collection::vec(1_usize..5, 1..4), seed in 0_u64..100) {
         let whole: usize = widths.iter().sum();
-        let mats = [Mat::from_host(rows, whole, random(seed, rows * whole))];
+        let mats = [random_mat(rows, whole, seed)];
         let start = |part: usize| widths[..part].iter().sum::<usize>();
         for (part, width) in widths.iter().copied().enumerate() {
             check(&mats, |g, m| tensor::columns(g, &m[0], start(part), width), |m| {
@@ -160,10 +84,10 @@ proptest! {
         }
     }
 
-    /// Computed again in the backward pass: through a weight, and with the input used twice.
+    /// With a trainable weight, and with an input that is used twice.
     #[test]
     fn recompute(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(width, width, random(seed + 1, width * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(width, width, seed + 1)];
         check(&mats, |g, m| {
             let weight = m[1].clone();
             tensor::recompute(g, &m[0], vec![m[1].clone()], move |g, x| {
@@ -178,11 +102,11 @@ proptest! {
         });
     }
 
-    /// A weight that stays as it lies in a file, in every encoding: forward, and backward to the input.
+    /// A frozen weight in every encoding: values, and gradients of input and bias.
     #[test]
     fn frozen_linear(rows in 1_usize..14, inputs in 1_usize..40, outputs in 1_usize..40, seed in 0_u64..100) {
         let weight = random(seed + 1, outputs * inputs);
-        let mats = [Mat::from_host(rows, inputs, random(seed, rows * inputs)), Mat::from_host(1, outputs, random(seed + 2, outputs))];
+        let mats = [random_mat(rows, inputs, seed), random_mat(1, outputs, seed + 2)];
         for stored in support::stored(&weight, outputs, inputs) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
@@ -201,17 +125,17 @@ proptest! {
         let segments = Segments::new(lengths.clone());
         let (rows, width, key_width) = (segments.rows(), heads * dim, kv_heads * dim);
         let mats = [
-            Mat::from_host(rows, width, random(seed, rows * width)),
-            Mat::from_host(rows, key_width, random(seed + 1, rows * key_width)),
-            Mat::from_host(rows, key_width, random(seed + 2, rows * key_width)),
+            random_mat(rows, width, seed),
+            random_mat(rows, key_width, seed + 1),
+            random_mat(rows, key_width, seed + 2),
         ];
         check(&mats, |g, m| tensor::attention(g, &m[0], &m[1], &m[2], heads, &segments, mask), |m| {
             let mut out = vec![0.0; rows * width];
             for range in segments.iter() {
                 for (row, head) in range.clone().flat_map(|row| (0..heads).map(move |head| (row, head))) {
-                    let (first, last) = seen(mask, row, &range);
+                    let (first, end) = visible(mask, row, &range);
                     let key = |j: usize, i: usize| j * key_width + head / groups * dim + i;
-                    let scores: Vec<f64> = (first..last).map(|j| {
+                    let scores: Vec<f64> = (first..end).map(|j| {
                         (0..dim).map(|i| m[0][row * width + head * dim + i] * m[1][key(j, i)]).sum::<f64>() / (dim as f64).sqrt()
                     }).collect();
                     for (p, j) in softmax(&scores).iter().zip(first..) {
@@ -230,7 +154,7 @@ proptest! {
         let (dims, head_dim) = (half * 2, half * 2 + rest);
         let width = heads * head_dim;
         let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, &Rotary { dims, theta: 100.0 }.at(&positions)), |m| {
             let mut out = m[0].clone();
             for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
@@ -245,7 +169,7 @@ proptest! {
 
     #[test]
     fn cross_entropy(rows in 1_usize..5, width in 2_usize..8, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 7 + seed as usize) % width) as u32).collect();
         check(&mats, |g, m| tensor::cross_entropy(g, &m[0], targets.clone(), rows + 2), |m| {
             let loss: f64 = m[0].chunks(width).zip(&targets).map(|(row, t)| -softmax(row)[*t as usize].ln()).sum();
@@ -267,7 +191,7 @@ proptest! {
         });
     }
 
-    /// What is dropped is seen in a matrix of ones.
+    /// A matrix of ones shows the mask.
     #[test]
     fn dropout(rows in 1_usize..5, width in 1_usize..9, rate in 0.1_f32..0.9, seed in 0_u64..100) {
         let names: Arc<[u64]> = (0..rows as u64).map(|row| row * 7 + 3).collect();
@@ -275,17 +199,17 @@ proptest! {
         let mask = tensor::dropout(&Graph::inference(), &ones, rate, seed, &names);
         let values = [0.0, 1.0 / (1.0 - rate)].map(f32::to_bits);
         assert!(mask.to_host().iter().all(|value| values.contains(&value.to_bits())));
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         check(&mats, |g, m| tensor::dropout(g, &m[0], rate, seed, &names), |m| {
             m[0].iter().zip(&*mask.to_host()).map(|(x, mask)| x * f64::from(*mask)).collect()
         });
     }
 
-    /// Rows of a frozen matrix beside those of one that trains.
+    /// Rows of a frozen and of a trainable matrix.
     #[test]
     fn gather_from_stored(rows in 1_usize..6, width in 1_usize..40, seed in 0_u64..100) {
         let table = random(seed + 1, rows * width);
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width))];
+        let mats = [random_mat(rows, width, seed)];
         let picks: Vec<(usize, usize)> = (0..2 * rows).map(|i| (i % 2, i * 3 % rows)).collect();
         for stored in support::stored(&table, rows, width) {
             let exact = stored.to_f32();
@@ -301,7 +225,7 @@ proptest! {
 
     #[test]
     fn gather_and_sum(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(2, width, random(seed + 1, 2 * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(2, width, seed + 1)];
         let picks: Vec<(usize, usize)> = (0..rows + 3).map(|i| if i % 3 == 0 { (1, i % 2) } else { (0, i % rows) }).collect();
         check(&mats, |g, m| {
             let y = tensor::gather(g, &[&Weight::Dense(m[0].clone()), &Weight::Dense(m[1].clone())], picks.clone());
@@ -314,11 +238,11 @@ proptest! {
         });
     }
 
-    /// Rows of a period are added to all periods, to a matrix that an operation made.
+    /// In place on the output of an operation.
     #[test]
     fn add_rows(periods in 1_usize..4, period in 1_usize..4, width in 1_usize..5, seed in 0_u64..100) {
         let rows = periods * period;
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(period, width, random(seed + 1, period * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(period, width, seed + 1)];
         check(&mats, |g, m| {
             tensor::add_rows(g, tensor::activation(g, &m[0], Activation::Silu), &m[1])
         }, |m| {
@@ -326,10 +250,10 @@ proptest! {
         });
     }
 
-    /// Also a part that comes twice, one that is empty, and one alone.
+    /// Also with a repeated part, an empty part, a single part and no part.
     #[test]
     fn concat(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, width, random(seed, rows * width)), Mat::from_host(2, width, random(seed + 1, 2 * width))];
+        let mats = [random_mat(rows, width, seed), random_mat(2, width, seed + 1)];
         let empty = Mat::zeros(0, width);
         check(&mats, |g, m| tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]]), |m| {
             [&m[0][..], &m[1], &m[0]].concat()
@@ -339,10 +263,10 @@ proptest! {
         assert_eq!((none.rows(), none.cols()), (0, width));
     }
 
-    /// The loss in chunks of at most two rows, with a weight that trains.
+    /// The loss in chunks of at most two rows, with a trainable weight.
     #[test]
     fn sum_over_chunks(rows in 1_usize..6, inputs in 1_usize..5, width in 2_usize..6, seed in 0_u64..100) {
-        let mats = [Mat::from_host(rows, inputs, random(seed, rows * inputs)), Mat::from_host(width, inputs, random(seed + 1, width * inputs))];
+        let mats = [random_mat(rows, inputs, seed), random_mat(width, inputs, seed + 1)];
         let targets: Vec<u32> = (0..rows).map(|row| ((row * 5 + seed as usize) % width) as u32).collect();
         check(&mats, |g, m| tensor::sum_over_chunks(g, &m[0], 2, &[m[1].clone()], |g, part, x| {
             let logits = tensor::linear(g, x, &Weight::Dense(m[1].clone()), None);
@@ -375,9 +299,9 @@ proptest! {
     }
 }
 
-/// Values from -6 to 6, by transformers.
+/// On values from -6 to 6.
 #[test]
-fn activations_are_transformers() {
+fn activations_equal_those_of_transformers() {
     let expected = support::Fixture::open("activations.safetensors");
     let x = expected.f32("x");
     for (name, kind) in [
@@ -389,9 +313,9 @@ fn activations_are_transformers() {
         let y = tensor::activation(&Graph::inference(), &Mat::from_host(1, x.len(), x.clone()), kind);
         support::assert_close(name, &y.to_host(), &expected.f32(name), 2e-6);
     }
-    // The slope of the erf form, against differences of its own values over a wide step.
+    // The derivative of GELU (erf), against differences of its values with a wide step.
     let (graph, step) = (Graph::recording(), 1e-2);
-    let at = |delta: f32| {
+    let moved_by = |delta: f32| {
         let moved = x.iter().map(|x| x + delta).collect();
         tensor::activation(&Graph::inference(), &Mat::from_host(1, x.len(), moved), Activation::GeluErf)
             .to_host()
@@ -400,12 +324,13 @@ fn activations_are_transformers() {
     let leaf = Mat::from_host(1, x.len(), x.clone()).trainable();
     let y = tensor::activation(&graph, &leaf, Activation::GeluErf);
     let loss = tensor::linear(&graph, &y, &Weight::Dense(Mat::from_host(1, x.len(), vec![1.0; x.len()])), None);
-    let slopes: Vec<f32> = at(step).iter().zip(at(-step)).map(|(high, low)| (high - low) / (2.0 * step)).collect();
-    support::assert_close("slope", &graph.backward(&loss).take(&leaf).to_host(), &slopes, 1e-4);
+    let derivative: Vec<f32> =
+        moved_by(step).iter().zip(moved_by(-step)).map(|(high, low)| (high - low) / (2.0 * step)).collect();
+    support::assert_close("derivative", &graph.backward(&loss).take(&leaf).to_host(), &derivative, 1e-4);
 }
 
 #[test]
-fn dropout_drops_its_share_and_keeps_the_mean() {
+fn dropout_has_the_requested_rate_and_preserves_the_mean() {
     let x = Mat::from_host(100, 1000, vec![1.0; 100_000]);
     let drop = |x: &Mat, seed, rows: std::ops::Range<u64>| {
         tensor::dropout(&Graph::inference(), x, 0.3, seed, &rows.collect()).to_host().into_owned()
@@ -413,10 +338,10 @@ fn dropout_drops_its_share_and_keeps_the_mean() {
     let y = drop(&x, 5, 0..100);
     let dropped = y.iter().filter(|value| **value == 0.0).count() as f64 / 1e5;
     let mean = y.iter().map(|value| f64::from(*value)).sum::<f64>() / 1e5;
-    // Three standard deviations of a binomial share are 0.0043.
+    // Three standard deviations of the binomial share are 0.0043.
     assert!((dropped - 0.3).abs() < 0.005 && (mean - 1.0).abs() < 0.007, "{dropped} dropped, mean {mean}");
-    assert_ne!(y, drop(&x, 6, 0..100), "another seed drops others");
+    assert_ne!(y, drop(&x, 6, 0..100), "a different seed gives a different mask");
     let part = Mat::from_host(40, 1000, vec![1.0; 40_000]);
-    assert_eq!(y[30_000..70_000], drop(&part, 5, 30..70), "a row drops the same wherever it stands");
-    assert_ne!(y[..1000], y[1000..2000], "rows drop different values");
+    assert_eq!(y[30_000..70_000], drop(&part, 5, 30..70), "the mask of a row depends on its id only");
+    assert_ne!(y[..1000], y[1000..2000], "rows have different masks");
 }

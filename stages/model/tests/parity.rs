@@ -1,6 +1,6 @@
-//! Whole models against Imp's own code: `tests/fixtures/{phi,qwen2}` were computed with it. Tolerances are those of
-//! the fixtures: 1e-4 for features, embeddings and logits (the noise between two reference implementations is
-//! 1.4e-5, the smallest real mistake 1.6e-4), 1e-5 for losses, 1e-4 of the largest entry for gradients.
+//! Whole models against Imp's original code, which computed `tests/fixtures/{phi,qwen2}`. Tolerances as in the
+//! fixtures' README: 1e-4 for features, embeddings and logits (two reference implementations differ by 1.4e-5, the
+//! smallest real mistake by 1.6e-4), 1e-5 for losses, 1e-4 of the largest entry for gradients.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
@@ -36,20 +36,20 @@ fn vision_towers_and_projections() {
         let projected = model.projector.forward(&Pass::inference(), &features);
         assert_close("projected", &projected.to_host(), &expected.f32("projected"), 1e-4);
 
-        // The projector's first layer alone has the weights of a projector with one.
+        // A one-layer projector reads only the first layer's weights.
         let file = TensorFiles::open_file(&family.path("mm_projector.safetensors")).unwrap();
         let (from, to) = (model.vision.config.hidden_size, model.llm.config.hidden_size);
         let first = Projector::load(&file, "model.mm_projector.", ProjectorType::Mlp(1), from, to).unwrap();
         let first = first.forward(&Pass::inference(), &features);
         assert_close("proj_linear1", &first.to_host(), &expected.f32("proj_linear1"), 1e-4);
-        let bent = tensor::activation(&Graph::inference(), &first, Activation::GeluErf);
-        assert_close("proj_gelu", &bent.to_host(), &expected.f32("proj_gelu"), 1e-4);
+        let activated = tensor::activation(&Graph::inference(), &first, Activation::GeluErf);
+        assert_close("proj_gelu", &activated.to_host(), &expected.f32("proj_gelu"), 1e-4);
     }
 }
 
-/// Any hidden state can be the features, counted from either end.
+/// The index of the selected hidden state counts from either end.
 #[test]
-fn the_selected_layer_is_the_features() {
+fn features_are_the_selected_hidden_state() {
     let expected = PHI.expected("vision");
     let images = expected.images("pixel_values");
     let tower = |mm_vision_select_layer| {
@@ -62,7 +62,7 @@ fn the_selected_layer_is_the_features() {
     }
     for select in [-6, 5] {
         let error = tower(select).err().unwrap().to_string();
-        let message = format!("mm_vision_select_layer {select} is not a hidden state of a tower with 4");
+        let message = format!("mm_vision_select_layer {select} is not a hidden state of an encoder with 4");
         assert!(error.contains(&message), "{error}");
     }
 }
@@ -88,9 +88,9 @@ fn logits_and_losses_of_batches() {
     }
 }
 
-/// The reference generates from batches with their padding before the sequences.
+/// The reference generates from left-padded batches.
 #[test]
-fn padding_on_the_left_changes_no_sequence() {
+fn left_padding_does_not_change_sequences() {
     for family in [PHI, QWEN2] {
         let expected = family.expected("mm_batch_left");
         check_batch(&family.model(), "mm_batch_left", &family.batch(), &expected, Side::Left);
@@ -104,19 +104,19 @@ fn truncation_comes_after_the_splice() {
     check_batch(&model, "mm_truncated", &PHI.batch(), &PHI.expected("mm_truncated"), Side::Right);
 }
 
-/// As the training code writes them (Phi's in two shards), and as they were first published: other names, other keys,
-/// and q, k and v in one matrix.
+/// As the training code writes them (Phi's in two shards), and as first published: with different tensor names and
+/// keys, and with q, k and v in one matrix.
 #[test]
-fn merged_checkpoints_are_the_same_model() {
+fn merged_models_of_both_layouts_load() {
     for (family, folder) in [(PHI, "imp"), (PHI, "imp_msft"), (QWEN2, "imp")] {
         let model = Imp::load(&family.path(folder)).unwrap();
         check_batch(&model, folder, &family.batch(), &family.expected("mm_batch"), Side::Right);
     }
 }
 
-/// What is written is the same model again (the weights are exact in f16).
+/// The weights are exact in f16.
 #[test]
-fn what_is_merged_is_read_again() {
+fn merged_models_round_trip() {
     for family in [PHI, QWEN2] {
         let folder = tempfile::tempdir().unwrap();
         save::merged(&family.model(), Encoding::F16, folder.path()).unwrap();
@@ -155,7 +155,7 @@ fn check_batch(model: &Imp, name: &str, batch: &Batch, expected: &Fixture, side:
     let (logits, segments) = model.forward(&pass, &samples, &features);
     assert_eq!(segments, spliced.segments);
     spliced.embedded = logits.clone();
-    // The reference's logits were set to zero where there is padding.
+    // The fixture's logits are zero in the padding.
     close("logits", &spliced.padded(side).embedded);
     if expected.has("nll_per_target") {
         let nll: Vec<f32> = (0..logits.rows() - 1)
@@ -188,7 +188,7 @@ fn greedy_tokens() {
         model.generate(&prompt.samples(&images), &features, &options)[0].iter().map(|id| *id as i32).collect();
     assert_eq!(tokens, expected.ids("new_tokens"));
 
-    // A stop token ends the answer and is no part of it.
+    // A stop token ends the answer and is not part of it.
     let stop = tokens[5] as u32;
     let until = tokens.iter().position(|id| *id as u32 == stop).unwrap();
     let options = GenerateOptions { stop: vec![stop], ..options };
@@ -196,9 +196,9 @@ fn greedy_tokens() {
     assert_eq!(stopped[0].len(), until);
 }
 
-/// The cached path, one position at a time, gives what the whole sequence gives.
+/// The reference decodes with a KV cache; the forward pass of the whole sequence must give the same logits.
 #[test]
-fn greedy_logits_with_and_without_a_cache() {
+fn greedy_logits_without_a_cache() {
     let (model, expected) = (PHI.model(), PHI.expected("generate"));
     let mut ids = expected.ids("input_ids");
     ids.extend(&expected.ids("new_tokens")[..15]);
@@ -211,7 +211,7 @@ fn greedy_logits_with_and_without_a_cache() {
 }
 
 #[test]
-fn prompts_in_a_batch_do_not_touch_each_other() {
+fn prompts_of_a_batch_are_independent() {
     for family in [PHI, QWEN2] {
         let (model, batch) = (family.model(), family.batch());
         let features = model.encode_images(&batch.images);
@@ -225,7 +225,7 @@ fn prompts_in_a_batch_do_not_touch_each_other() {
     }
 }
 
-/// The callback sees every token of every answer in its order, and can end one answer without the others.
+/// The callback is called for every token of every answer in order, and can end one answer without ending the others.
 #[test]
 fn answers_are_streamed() {
     let (model, batch) = (PHI.model(), PHI.batch());
@@ -261,11 +261,11 @@ fn gradients_of_projector_and_adapters() {
 fn check_gradients(model: &mut Imp, family: Family, name: &str) {
     let (expected, batch) = (family.expected(name), family.batch());
     let (loss, gradients) = loss_and_gradients(model, &batch, &Pass::training(0, 0));
-    // What checkpointing computes again is the same to the bit.
+    // Gradient checkpointing recomputes the same bits.
     let checkpointed = Pass::training(0, 0).with_gradient_checkpointing();
-    let (again, recomputed) = loss_and_gradients(model, &batch, &checkpointed);
+    let (recomputed_loss, recomputed) = loss_and_gradients(model, &batch, &checkpointed);
     let values = |mats: &[Mat]| mats.iter().map(|mat| mat.to_host().into_owned()).collect::<Vec<_>>();
-    assert_eq!((again, values(&recomputed)), (loss, values(&gradients)));
+    assert_eq!((recomputed_loss, values(&recomputed)), (loss, values(&gradients)));
     assert_close("loss", &[loss], &expected.f32("loss"), 1e-5);
     let mut gradients = gradients.into_iter();
     model.trainable(&mut |Parameter { name, .. }, _| {
@@ -273,7 +273,7 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
         let largest = reference.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert_close(&name, &gradients.next().unwrap().to_host(), &reference, 1e-4 * largest);
     });
-    assert!(gradients.next().is_none(), "a gradient for nothing that trains");
+    assert!(gradients.next().is_none(), "more gradients than trainable matrices");
 }
 
 fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<Mat>) {
@@ -284,7 +284,7 @@ fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<
     model.loss_and_gradients(pass, &samples, &features, count)
 }
 
-/// The fixtures have peft's names for adapters and the training code's for the projector.
+/// The name in the fixtures: peft's for adapters, the training code's for the projector.
 fn reference_name(name: &str) -> String {
     if name.contains("lora_") { format!("base_model.model.{name}") } else { name.trim_start_matches("model.").into() }
 }
@@ -325,7 +325,7 @@ fn optimizer_steps() {
     }
 }
 
-/// Entries whose gradient is under 1e-5 of the largest are left out: Adam divides by their own size.
+/// Skips entries whose gradient is less than 1e-5 of the largest, since Adam divides by the gradient's magnitude.
 fn check_weights(model: &mut Imp, gradients: &[Mat], expected: &Fixture, step: &str) {
     let mut gradients = gradients.iter();
     model.trainable(&mut |Parameter { name, .. }, mat| {
@@ -339,7 +339,7 @@ fn check_weights(model: &mut Imp, gradients: &[Mat], expected: &Fixture, step: &
             assert!(!counts || (ours - theirs).abs() <= 1e-4, "{step} {name}: {ours} instead of {theirs}");
         }
     });
-    assert!(gradients.next().is_none(), "{step}: a gradient for nothing that trains");
+    assert!(gradients.next().is_none(), "{step}: more gradients than trainable matrices");
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn merged_adapters_give_the_same_logits() {
 }
 
 #[test]
-fn the_schedule_is_transformers() {
+fn the_schedule_equals_that_of_transformers() {
     let text = std::fs::read_to_string(path("cosine_schedule.json")).unwrap();
     let expected: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(warmup_steps(0.03, 200), 6);
@@ -371,26 +371,26 @@ fn the_schedule_is_transformers() {
     }
 }
 
-/// Micro-batches divide by the labelled positions of the whole batch, so their sum is the large batch, whatever
-/// the lengths. (The reference averages the micro-batches' means instead, which weights short ones more.)
+/// Losses of micro-batches are divided by the number of labelled positions of the whole batch, so they add up to its
+/// loss for all lengths. (The reference averages the micro-batches' means instead, which gives short ones more weight.)
 #[test]
-fn accumulated_micro_batches_are_the_large_batch() {
+fn accumulated_micro_batches_equal_the_batch() {
     let (mut model, batch) = (PHI.model_with_lora(), PHI.batch());
     let (loss, whole) = loss_and_gradients(&mut model, &batch, &Pass::training(0, 0));
     let features = model.encode_images(&batch.images);
     let images = batch.image_numbers();
     let samples = batch.samples(&images);
     let count = samples.iter().map(|sample| model.labelled(sample)).sum();
-    let (mut sum, mut gradients) =
-        (0.0, whole.iter().map(|mat| Mat::zeros(mat.rows(), mat.cols())).collect::<Vec<_>>());
+    let mut sum = 0.0;
+    let mut gradients: Vec<Mat> = whole.iter().map(|mat| Mat::zeros(mat.rows(), mat.cols())).collect();
     for sample in &samples {
         let pass = Pass::training(0, 0);
-        let (part, parts) = model.loss_and_gradients(&pass, &[*sample], &features, count);
-        sum += part;
+        let (loss, parts) = model.loss_and_gradients(&pass, &[*sample], &features, count);
+        sum += loss;
         assert_eq!(parts.len(), gradients.len());
         gradients.iter_mut().zip(&parts).for_each(|(to, from)| tensor::accumulate(to, from));
     }
-    // Sums in another order: a few units in the last place of the largest entry.
+    // The order of the sums differs: a few units in the last place of the largest entry.
     assert_close("loss", &[sum], &[loss], 2e-6);
     for (parts, whole) in gradients.iter().zip(&whole) {
         let (parts, whole) = (parts.to_host(), whole.to_host());

@@ -1,5 +1,5 @@
-//! SigLIP's vision tower (Zhai et al. 2023), as far as Imp uses it: the features are one of the hidden states,
-//! with no norm, pooling or head after it. It never trains. Reference: transformers' `modeling_siglip.py`.
+//! SigLIP's vision encoder (Zhai et al. 2023, arXiv 2303.15343) as used by Imp: the features are one of the hidden
+//! states, without final norm and pooling. Always frozen. Reference: transformers' `modeling_siglip.py`.
 
 use crate::{
     config::SiglipConfig,
@@ -11,10 +11,10 @@ use crate::{
 
 /// The vision encoder.
 pub struct Siglip {
-    /// Its sizes.
+    /// The configuration.
     pub config: SiglipConfig,
     prefix: String,
-    /// `[hidden, 3 * patch * patch]`: a convolution whose stride is its size is a linear layer on patches.
+    /// `[hidden, 3 * patch * patch]`: a convolution whose stride equals its size is a linear layer on patches.
     patch_weight: Mat,
     /// `[1, hidden]`.
     patch_bias: Mat,
@@ -35,16 +35,16 @@ struct Block {
 }
 
 impl Siglip {
-    /// Reads the layers that are used. `prefix` stands before `embeddings` and `encoder` in the names. Hidden state 0
-    /// is the embedded image, the others are the blocks' outputs; a negative `select_layer` counts from the end, so
-    /// -2 leaves out the last block.
+    /// Reads the layers up to the selected hidden state. `prefix` precedes `embeddings` and `encoder` in the tensor
+    /// names. Hidden state 0 is the embedded image, the others are the blocks' outputs. A negative `select_layer`
+    /// counts from the end: -1 is the output of the last block, -2 its input.
     ///
     /// # Errors
     /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
     pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
-                "mm_vision_select_layer {select_layer} is not a hidden state of a tower with {} layers",
+                "mm_vision_select_layer {select_layer} is not a hidden state of an encoder with {} layers",
                 config.num_hidden_layers
             );
             ModelError::file(&from.config_file(), message)
@@ -66,11 +66,11 @@ impl Siglip {
         })
     }
 
-    /// Changes the size of the images that the encoder takes. Positions are interpolated between the learned ones as in
-    /// transformers' `interpolate_pos_encoding` (bicubic). Imp itself never does this.
+    /// Sets the image size to `image_size` pixels, with bicubic interpolation of the position embedding as in
+    /// transformers' `interpolate_pos_encoding`. The reference never resizes.
     ///
     /// # Errors
-    /// If images would be smaller than a patch.
+    /// If images of this size are smaller than a patch.
     pub fn resize(&mut self, image_size: usize) -> Result<()> {
         let (from, to) = (self.config.grid(), image_size / self.config.patch_size);
         if to == 0 {
@@ -79,12 +79,12 @@ impl Siglip {
             return Err(ModelError::file("config.json".as_ref(), message));
         }
         let width = self.config.hidden_size;
-        let known = self.position.to_host();
+        let learned = self.position.to_host();
         let mut values = Vec::with_capacity(to * to * width);
         for (row, col) in (0..to * to).map(|index| (index / to, index % to)) {
             let (rows, cols) = (cubic_taps(row, from, to), cubic_taps(col, from, to));
             for channel in 0..width {
-                let position = |(y, x): (usize, usize)| known[(y * from + x) * width + channel];
+                let position = |(y, x): (usize, usize)| learned[(y * from + x) * width + channel];
                 let line = |y: usize| cols.iter().map(|(x, weight)| weight * position((y, *x))).sum::<f32>();
                 values.push(rows.iter().map(|(y, weight)| weight * line(*y)).sum());
             }
@@ -94,13 +94,14 @@ impl Siglip {
         Ok(())
     }
 
-    /// Features `[images * patches, hidden]` of images `[3, size, size]` with values in -1..1.
+    /// Encodes images `[3, size, size]` with values in [-1, 1]. Returns features `[images * patches, hidden]`.
     pub fn encode(&self, images: &[impl AsRef<[f32]>]) -> Mat {
         let embedded = self.embed(images);
         self.run(embedded, |_| {})
     }
 
-    /// The embedded images and the output of every block that is used: the last is the features.
+    /// Returns all hidden states `[images * patches, hidden]`: the embedded images and the output of each used block.
+    /// The last are the features.
     pub fn hidden_states(&self, images: &[impl AsRef<[f32]>]) -> Vec<Mat> {
         let embedded = self.embed(images);
         let mut all = vec![embedded.clone()];
@@ -118,7 +119,7 @@ impl Siglip {
         })
     }
 
-    /// The tensors that are used, in f32, under `prefix`.
+    /// The used tensors in f32, named with `prefix`.
     pub fn tensors(&self, prefix: &str) -> Vec<NamedTensor<'_>> {
         let (width, patch) = (self.config.hidden_size, self.config.patch_size);
         let name = |part: &str| format!("{}embeddings.{part}", self.prefix);
@@ -141,6 +142,7 @@ impl Siglip {
         all
     }
 
+    /// Returns patch embeddings with position embeddings added, `[images * patches, hidden]`.
     fn embed(&self, images: &[impl AsRef<[f32]>]) -> Mat {
         let (size, patch, grid) = (self.config.image_size, self.config.patch_size, self.config.grid());
         let pixels = 3 * patch * patch;
@@ -162,8 +164,8 @@ impl Siglip {
     }
 }
 
-/// The points of `from`, with their weights, that give point `index` of `to`: cubic convolution (Keys 1981) with a =
-/// -0.75, PyTorch's value, pixel centres aligned, and the edges repeated.
+/// The four points of a line of `from` points, with weights, that interpolate point `index` of a line of `to` points:
+/// cubic convolution (Keys 1981) with a = -0.75 as in PyTorch, aligned pixel centres and repeated edges.
 fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     const A: f32 = -0.75;
     let centre = (index as f32 + 0.5) * from as f32 / to as f32 - 0.5;
@@ -179,7 +181,7 @@ fn cubic_taps(index: usize, from: usize, to: usize) -> [(usize, f32); 4] {
     })
 }
 
-/// Number of blocks before hidden state `select`; `None` if there is no such state.
+/// Number of blocks that compute hidden state `select`; `None` if it does not exist.
 fn used_layers(layers: usize, select: i64) -> Option<usize> {
     let state = if select < 0 { layers as i64 + 1 + select } else { select };
     usize::try_from(state).ok().filter(|state| *state <= layers)
@@ -202,7 +204,7 @@ impl Block {
         })
     }
 
-    /// Attention, then MLP, each after a norm and with a residual.
+    /// Pre-norm block: `x += attention(norm1(x))`, then `x += mlp(norm2(x))`.
     fn forward(&self, pass: &Pass, config: &SiglipConfig, x: &Mat, segments: &Segments) -> Mat {
         let g = &pass.graph;
         let n = self.norm1.forward(pass, x);

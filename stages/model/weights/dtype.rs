@@ -1,4 +1,4 @@
-//! The types of safetensors files that are encodings of floats.
+//! Maps the float types of safetensors files to encodings and back.
 
 use safetensors::Dtype;
 

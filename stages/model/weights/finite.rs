@@ -1,15 +1,15 @@
-//! Whether all values of a tensor are finite, by their exponents, as fast as memory can be read.
+//! Checks at memory bandwidth that all values of a tensor are finite, by their exponent bits.
 
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-/// Bytes checked at a time; a search that has found something stops between two chunks.
+/// Bytes checked at a time; the search stops at the first chunk with a non-finite value.
 const CHUNK: usize = 1 << 20;
 
-/// Types that are not floats have finite values only.
+/// Whether all values are finite; always true of integers.
 pub(super) fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
-    // All bits of the exponent are set in infinities and in NaN, and in nothing else.
-    let sound: fn(&[u8]) -> bool = match dtype {
+    // Infinities and NaNs are the values whose exponent bits are all set.
+    let finite: fn(&[u8]) -> bool = match dtype {
         Dtype::F32 => |bytes| {
             let exponent = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7f80_0000;
             bytes.as_chunks().0.iter().map(exponent).fold(0, u32::max) < 0x7f80_0000
@@ -18,7 +18,7 @@ pub(super) fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
         Dtype::BF16 => |bytes| largest_exponent(bytes, 0x7f80) < 0x7f80,
         _ => return true,
     };
-    bytes.par_chunks(CHUNK).all(sound)
+    bytes.par_chunks(CHUNK).all(finite)
 }
 
 fn largest_exponent(bytes: &[u8], mask: u16) -> u16 {
@@ -34,11 +34,11 @@ mod tests {
     #[test]
     fn every_kind_of_non_finite_value_is_found() {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for place in [0, 700_001, 1_999_999] {
+            for index in [0, 700_001, 1_999_999] {
                 let mut values = vec![f32::MIN; 2_000_000];
                 let encoded = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
                 assert!(all_finite(Dtype::F32, &encoded(&values)));
-                values[place] = bad;
+                values[index] = bad;
                 assert!(!all_finite(Dtype::F32, &encoded(&values)));
             }
             let (halves, brains) = (f16::from_f32(bad).to_le_bytes(), bf16::from_f32(bad).to_le_bytes());

@@ -1,8 +1,8 @@
-//! Old names of tensors, mapped to those of the training code (transformers'): the names in the first published Imps
-//! (imp-v1-3b, Imp-v1.5-3B-196: Microsoft's own Phi code), and in what LLaVA writes beside an adapter.
+//! Maps old tensor names to transformers': those of the first published Imps (imp-v1-3b and Imp-v1.5-3B-196, which use
+//! Microsoft's Phi code) and of LLaVA's `non_lora_trainables`.
 
-/// Prefixes: published, transformers'.
-const BEGINNINGS: [(&str, &str); 6] = [
+/// Name prefixes: old, transformers'.
+const PREFIXES: [(&str, &str); 6] = [
     ("base_model.model.model.mm_projector.", "model.mm_projector."),
     ("transformer.embd.wte.", "model.embed_tokens."),
     ("transformer.mm_projector.", "model.mm_projector."),
@@ -10,19 +10,19 @@ const BEGINNINGS: [(&str, &str); 6] = [
     ("lm_head.ln.", "model.final_layernorm."),
     ("lm_head.linear.", "lm_head."),
 ];
-/// Parts of a block, after `transformer.h.N.` and `model.layers.N.`.
+/// Name prefixes within a block: after `transformer.h.N.`, after `model.layers.N.`.
 const BLOCK: [(&str, &str); 4] = [
     ("ln.", "input_layernorm."),
     ("mixer.out_proj.", "self_attn.dense."),
     ("mlp.fc1.", "mlp.fc1."),
     ("mlp.fc2.", "mlp.fc2."),
 ];
-/// The matrices stacked in `mixer.Wqkv`, in this order.
+/// The projections whose rows are stacked in `mixer.Wqkv`, in this order.
 const STACKED: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
 
-/// The names of a tensor in transformers: one, or those of the equal parts along its first axis.
-pub(super) fn known_as(name: &str) -> Vec<String> {
-    if let Some((from, to)) = BEGINNINGS.iter().find(|(from, _)| name.starts_with(from)) {
+/// The transformers name of a tensor; several if it stacks equal parts along its first axis.
+pub(super) fn current_names(name: &str) -> Vec<String> {
+    if let Some((from, to)) = PREFIXES.iter().find(|(from, _)| name.starts_with(from)) {
         return vec![name.replacen(from, to, 1)];
     }
     in_block(name).unwrap_or_else(|| vec![name.into()])
@@ -41,11 +41,11 @@ fn in_block(name: &str) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::known_as;
+    use super::current_names;
 
     #[test]
-    fn published_names_become_those_of_transformers() {
-        for (published, known) in [
+    fn old_names_become_those_of_transformers() {
+        for (old, new) in [
             ("transformer.h.11.ln.bias", "model.layers.11.input_layernorm.bias"),
             ("transformer.h.0.mixer.out_proj.weight", "model.layers.0.self_attn.dense.weight"),
             ("lm_head.linear.weight", "lm_head.weight"),
@@ -54,9 +54,9 @@ mod tests {
             ("model.layers.0.mlp.fc1.weight", "model.layers.0.mlp.fc1.weight"),
             ("transformer.h.0.unknown", "transformer.h.0.unknown"),
         ] {
-            assert_eq!(known_as(published), [known]);
+            assert_eq!(current_names(old), [new]);
         }
-        let stacked = known_as("transformer.h.2.mixer.Wqkv.bias");
+        let stacked = current_names("transformer.h.2.mixer.Wqkv.bias");
         assert_eq!(stacked[1], "model.layers.2.self_attn.k_proj.bias");
         assert_eq!(stacked.len(), 3);
     }

@@ -1,5 +1,5 @@
-//! Tensors by name in safetensors files: read through a memory map, written one at a time. Independent of models: names and
-//! shapes are the callers'.
+//! Named tensors in safetensors files: memory-mapped for reading, written one at a time. Independent of models, whose
+//! names and shapes come from the caller.
 
 mod dtype;
 mod finite;
@@ -29,7 +29,7 @@ use crate::{
     tensor::{Bytes, Mat, Stored, Weight},
 };
 
-/// The two tensors of a matrix in `q4f16_1`, behind the layer's name: MLC's names.
+/// MLC's names of the two tensors of a `q4f16_1` matrix, after the layer's name.
 const Q4F16_LEVELS: &str = "q_weight";
 const Q4F16_SCALES: &str = "q_scale";
 
@@ -37,7 +37,7 @@ const Q4F16_SCALES: &str = "q_scale";
 pub struct TensorFiles {
     path: PathBuf,
     tensors: HashMap<String, Entry>,
-    /// The names that a model has read.
+    /// The names that a model has requested or accepted.
     used: RefCell<HashSet<String>>,
 }
 
@@ -62,20 +62,18 @@ impl Entry {
 }
 
 impl TensorFiles {
-    /// Opens a model folder: what `model.safetensors.index.json` lists, else `model.safetensors`.
+    /// Opens a model folder: the shards in `model.safetensors.index.json` if it exists, else `model.safetensors`.
     ///
     /// # Errors
-    /// If a file can't be read or is not a whole safetensors file, or the index is broken.
+    /// If a file can't be read or is not a complete safetensors file, or the index is invalid.
     pub fn open(folder: &Path) -> Result<Self> {
         let index = folder.join("model.safetensors.index.json");
         if !index.exists() {
             return Self::open_file(&folder.join("model.safetensors"));
         }
-        let text = std::fs::read(&index).map_err(ModelError::io(&index))?;
-        let parsed: Value = serde_json::from_slice(&text)
-            .map_err(|error| ModelError::file(&index, format!("this is not JSON: {error}")))?;
+        let parsed = read_json(&index)?;
         let Some(names) = parsed.get("weight_map").and_then(Value::as_object) else {
-            return Err(ModelError::file(&index, "there is no `weight_map`"));
+            return Err(ModelError::file(&index, "the key `weight_map` is missing"));
         };
         let mut shards: Vec<&str> = names.values().filter_map(Value::as_str).collect();
         shards.sort_unstable();
@@ -83,7 +81,10 @@ impl TensorFiles {
         let mut all = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
         for shard in shards {
             if shard.contains(['/', '\\']) {
-                return Err(ModelError::file(&index, format!("`{shard}` is not the name of a file beside it")));
+                return Err(ModelError::file(
+                    &index,
+                    format!("`{shard}` is not the name of a file in the same folder"),
+                ));
             }
             all.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
         }
@@ -93,13 +94,13 @@ impl TensorFiles {
     /// Opens one file.
     ///
     /// # Errors
-    /// If the file can't be read, or is not a whole safetensors file.
+    /// If the file can't be read, or is not a complete safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let map = mmap::map(&file).map_err(ModelError::io(path))?;
-        // Checks that the header is sound and that all tensors together are exactly the rest of the file.
+        // Also checks that the header is valid and that the tensors exactly cover the rest of the file.
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            ModelError::file(path, format!("this is not a whole safetensors file ({error}): download it again"))
+            ModelError::file(path, format!("this is not a complete safetensors file ({error}): download it again"))
         })?;
         let start = header + 8;
         let (file, map): (_, Arc<dyn AsRef<[u8]> + Send + Sync>) = (Arc::new(path.to_path_buf()), Arc::new(map));
@@ -111,9 +112,9 @@ impl TensorFiles {
             }
             let whole =
                 Entry { file: file.clone(), map: map.clone(), dtype: info.dtype, shape: info.shape.clone(), range };
-            let names = legacy_names::known_as(&name);
+            let names = legacy_names::current_names(&name);
             if names.len() > 1 && !whole.shape.first().is_some_and(|rows| rows.is_multiple_of(names.len())) {
-                let message = format!("the tensor `{name}` can't be cut into {} equal parts", names.len());
+                let message = format!("the tensor `{name}` can't be split into {} equal parts", names.len());
                 return Err(ModelError::file(path, message));
             }
             let count = names.len();
@@ -122,23 +123,24 @@ impl TensorFiles {
         Ok(Self { path: path.to_path_buf(), tensors, used: RefCell::default() })
     }
 
-    /// The `config.json` beside the weights.
+    /// The path of the `config.json` in the same folder.
     pub fn config_file(&self) -> PathBuf {
         let folder = if self.path.is_dir() { Some(self.path.as_path()) } else { self.path.parent() };
         folder.unwrap_or(&self.path).join("config.json")
     }
 
-    /// All names, in no particular order.
+    /// The names of all tensors, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Whether there is such a tensor.
+    /// Whether there is a tensor `name`.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    /// A frozen matrix as it lies in the file: `name.weight`, or `name.q_weight` and `name.q_scale` in 4 bits.
+    /// A frozen matrix `[rows, cols]` in the file's encoding, memory-mapped: `name.weight`, or `name.q_weight` and
+    /// `name.q_scale` in 4 bits.
     ///
     /// # Errors
     /// If the tensor is missing or has the wrong shape or type.
@@ -155,21 +157,21 @@ impl TensorFiles {
         Ok(Weight::Stored(Arc::new(Stored::plain(rows, cols, encoding(entry, &name)?, bytes))))
     }
 
-    /// A tensor in f32, as a matrix `[rows, cols]`; its shape in the file must be `shape`.
+    /// Reads a tensor of shape `shape` as an f32 matrix `[rows, cols]`.
     ///
     /// # Errors
     /// If the tensor is missing, has the wrong shape or type, or can't be read.
     pub fn mat(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> Result<Mat> {
         let entry = self.entry(name, shape)?;
         let encoding = encoding(entry, name)?;
-        // Not copied from the map: its pages would stay in memory beside the copy.
+        // Read, not copied from the memory map, whose pages would stay in memory beside the copy.
         let bytes = read(&entry.file, &entry.range).map_err(ModelError::io(&entry.file))?;
         let mut values = vec![0.0; rows * cols];
         encoding.widen(&bytes, &mut values);
         Ok(Mat::from_host(rows, cols, values))
     }
 
-    /// A vector in f32, as `[1, length]`.
+    /// Reads a vector as an f32 matrix `[1, length]`.
     ///
     /// # Errors
     /// If the tensor is missing, has the wrong shape or type, or can't be read.
@@ -196,15 +198,15 @@ impl TensorFiles {
         Ok(Bytes::new(entry.map.clone(), entry.range.clone()))
     }
 
-    /// Accepts a tensor that the model does not read.
-    pub fn may_have(&self, name: &str) {
+    /// Accepts a tensor that the model may have but does not read.
+    pub fn accept(&self, name: &str) {
         self.used.borrow_mut().insert(name.into());
     }
 
-    /// To be called when a model has read all that it needs. Reads every weight once.
+    /// Checks the tensors once the model has requested all that it needs. Reads every requested tensor from the disk.
     ///
     /// # Errors
-    /// For a tensor that was neither read nor is `ignored`, and for one with values that are not finite.
+    /// If a tensor was neither requested nor is `ignored`, or a requested one has non-finite values.
     pub fn finish(&self, ignored: impl Fn(&str) -> bool) -> Result<()> {
         let used = self.used.borrow();
         let stray = self.tensors.iter().filter(|(name, _)| !used.contains(*name) && !ignored(name));
@@ -245,9 +247,21 @@ impl TensorFiles {
 
 fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
     dtype::encoding_of(entry.dtype).ok_or_else(|| {
-        let message = format!("the tensor `{name}` has the type {:?}; F32, F16 and BF16 are read", entry.dtype);
+        let message = format!(
+            "the tensor `{name}` has the type {:?}, which is not supported (supported: F32, F16, BF16)",
+            entry.dtype
+        );
         ModelError::file(&entry.file, message)
     })
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// If the file can't be read, or is not JSON.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).map_err(ModelError::io(path))?;
+    serde_json::from_slice(&text).map_err(|error| ModelError::file(path, format!("this is not JSON: {error}")))
 }
 
 fn read(path: &Path, range: &Range<usize>) -> std::io::Result<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! Writes safetensors files whole or not at all, with one tensor in memory at a time. The same tensors give the same bytes.
+//! Writes safetensors files atomically, with one tensor in memory at a time. Equal tensors give equal bytes.
 //! Independent of models.
 
 use std::{
@@ -19,11 +19,11 @@ use crate::{
     tensor::Mat,
 };
 
-/// A tensor in f32 with its name, whose values are computed when they are written.
+/// A named f32 tensor, whose values are computed when it is written.
 pub struct NamedTensor<'a> {
-    /// Its name in the file.
+    /// The name in the file.
     pub name: String,
-    /// Its shape in the file.
+    /// The shape in the file.
     pub shape: Vec<usize>,
     /// Whether it is the matrix of a linear or embedding layer.
     matrix: bool,
@@ -31,22 +31,22 @@ pub struct NamedTensor<'a> {
 }
 
 impl<'a> NamedTensor<'a> {
-    /// A tensor whose values are computed by `values`; `shape` says how many.
+    /// A tensor with values computed by `values`, row-major.
     pub fn new(name: impl Into<String>, shape: Vec<usize>, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
         Self { name: name.into(), shape, matrix: false, values: Box::new(values) }
     }
 
-    /// The matrix `[rows, cols]` of the linear or embedding layer `layer`, whose values are computed by `values`.
+    /// The weight `[rows, cols]` of the linear or embedding layer `layer`, with values computed by `values`.
     pub fn matrix(layer: &str, rows: usize, cols: usize, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
         Self { matrix: true, ..Self::new(format!("{layer}.weight"), vec![rows, cols], values) }
     }
 
-    /// A vector whose values exist.
+    /// A vector that borrows its values.
     pub fn vector(name: impl Into<String>, values: &'a [f32]) -> Self {
         Self::new(name, vec![values.len()], move || Cow::Borrowed(values))
     }
 
-    /// Its values, row by row.
+    /// The values, row-major.
     pub fn values(&self) -> Cow<'a, [f32]> {
         (self.values)()
     }
@@ -57,25 +57,25 @@ impl<'a> NamedTensor<'a> {
     }
 }
 
-/// Tensors whose values are a matrix's.
+/// Tensors with the values of a matrix.
 impl<'a> NamedTensor<'a> {
-    /// With the matrix's own shape.
+    /// With the shape of the matrix.
     pub fn of_mat(name: impl Into<String>, mat: &'a Mat) -> Self {
         Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
     }
 
-    /// As a vector of all values.
+    /// As a vector.
     pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
         Self::shaped(name, vec![mat.count()], mat)
     }
 
-    /// With a different shape of the same number of values.
+    /// With a different shape for the same number of values.
     pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
         Self::new(name, shape, || mat.to_host())
     }
 }
 
-/// A tensor as a file has it.
+/// A tensor in a file's encoding, computed when it is written.
 pub(crate) struct Encoded<'a> {
     name: String,
     dtype: Dtype,
@@ -89,15 +89,15 @@ impl<'a> Encoded<'a> {
         Self { name, dtype, shape, bytes: Box::new(move || encoding.narrow(&tensor.values())) }
     }
 
-    /// The matrix of a linear or embedding layer in 4 bits, everything else in f16.
+    /// The weight of a linear or embedding layer in 4 bits; any other tensor in f16.
     pub(crate) fn q4f16(tensor: NamedTensor<'a>) -> Vec<Self> {
         let (rows, cols, layer) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
             ([rows, cols], Some(layer)) if tensor.matrix => (*rows, *cols, layer.to_string()),
             _ => return vec![Self::new(tensor, Encoding::F16, Dtype::F16)],
         };
         let tensor = Rc::new(tensor);
-        let again = Rc::clone(&tensor);
-        // Quantized once for each of the two: cheaper than keeping a whole model's values until both are written.
+        let shared = Rc::clone(&tensor);
+        // Quantized twice, once for each tensor, instead of keeping a whole model in memory until both are written.
         vec![
             Self {
                 name: format!("{layer}.{Q4F16_LEVELS}"),
@@ -109,12 +109,12 @@ impl<'a> Encoded<'a> {
                 name: format!("{layer}.{Q4F16_SCALES}"),
                 dtype: Dtype::F16,
                 shape: vec![rows, q4f16::scales_per_row(cols)],
-                bytes: Box::new(move || q4f16::narrow(&again.values(), cols).1),
+                bytes: Box::new(move || q4f16::narrow(&shared.values(), cols).1),
             },
         ]
     }
 
-    /// Its length in the file.
+    /// Length in the file, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
@@ -130,8 +130,8 @@ pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, encoding: Encod
     write_encoded(path, tensors.into_iter().map(|tensor| Encoded::new(tensor, encoding, dtype)).collect())
 }
 
-/// The format: length of the header (u64), the header (JSON: type, shape and offsets of each tensor), the data.
-/// Wide types come first, so that every tensor is aligned; tensors of a type are sorted by name.
+/// Writes length of the header (u64), header (JSON: type, shape and offsets of each tensor) and data, the safetensors
+/// format. Wider types come first, so that every tensor is aligned; tensors of one width are sorted by name.
 pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Result<()> {
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
     let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
@@ -150,7 +150,7 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
         for tensor in &tensors {
             let bytes = (tensor.bytes)();
             if bytes.len() != tensor.size() {
-                let message = format!("the tensor `{}` has a different size than its shape", tensor.name);
+                let message = format!("the size of the tensor `{}` does not match its shape", tensor.name);
                 return Err(std::io::Error::other(message));
             }
             file.write_all(&bytes)?;
@@ -167,7 +167,7 @@ pub fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_with(path, |file| writeln!(file, "{value:#}"))
 }
 
-/// Writes the whole file or none of it: to a name beside it, flushed to the disk, then renamed.
+/// Writes the file atomically: to a temporary file in the same folder, which is synced and then renamed.
 fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");

@@ -165,7 +165,7 @@ fn faults_of_inputs_name_the_user_s_files() {
     fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let error = shop.pretrain("cut").run::<Pretrain>(&stage1()).error();
     assert!(
-        error.to_string().starts_with("shown/llm/model.safetensors: this is not a whole safetensors file"),
+        error.to_string().starts_with("shown/llm/model.safetensors: this is not a complete safetensors file"),
         "{error}"
     );
 }

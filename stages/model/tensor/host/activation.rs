@@ -1,4 +1,4 @@
-//! Pointwise nonlinearities and their slopes. The formulas are in [`crate::tensor::Activation`].
+//! Activation functions and their derivatives. The formulas are in [`crate::tensor::Activation`].
 
 use rayon::prelude::*;
 
@@ -6,17 +6,17 @@ use super::{math, pointwise::CHUNK};
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
-/// A function of one value. A type each, so that loops over it are compiled for it and vectorise.
+/// An activation function. One type each, so that loops are compiled for each function and vectorize.
 pub(in crate::tensor) trait Function {
     fn value(x: f32) -> f32;
-    fn slope(x: f32) -> f32;
+    fn derivative(x: f32) -> f32;
 }
 
 pub(in crate::tensor) struct GeluTanh;
 pub(in crate::tensor) struct GeluErf;
 pub(in crate::tensor) struct Silu;
 
-#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 impl Function for GeluTanh {
     #[inline(always)]
     fn value(x: f32) -> f32 {
@@ -24,7 +24,7 @@ impl Function for GeluTanh {
     }
 
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn derivative(x: f32) -> f32 {
         let t = math::tanh(SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x));
         0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x)
     }
@@ -38,7 +38,7 @@ impl Function for GeluErf {
     }
 
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn derivative(x: f32) -> f32 {
         let cumulative = 0.5 * (1.0 + math::erf(x * std::f32::consts::FRAC_1_SQRT_2));
         cumulative + x * math::exp(-0.5 * x * x) * 0.398_942_3
     }
@@ -52,7 +52,7 @@ impl Function for Silu {
     }
 
     #[inline(always)]
-    fn slope(x: f32) -> f32 {
+    fn derivative(x: f32) -> f32 {
         let s = math::sigmoid(x);
         s * (1.0 + x * (1.0 - s))
     }
@@ -76,7 +76,7 @@ pub(in crate::tensor) fn input_gradient<F: Function>(x: &[f32], dy: &[f32], dx: 
     dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
         math::simd(|| {
             for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                *dx += dy * F::slope(*x);
+                *dx += dy * F::derivative(*x);
             }
         });
     });
@@ -102,7 +102,7 @@ pub(in crate::tensor) fn gate_gradient(gate: &[f32], up: &[f32], dy: &[f32], d_g
     d_gate.par_chunks_mut(CHUNK).zip(inputs).zip(dy.par_chunks(CHUNK)).for_each(|((d_gate, (gate, up)), dy)| {
         math::simd(|| {
             for (((d_gate, gate), up), dy) in d_gate.iter_mut().zip(gate).zip(up).zip(dy) {
-                *d_gate += dy * up * Silu::slope(*gate);
+                *d_gate += dy * up * Silu::derivative(*gate);
             }
         });
     });

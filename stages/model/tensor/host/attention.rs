@@ -1,4 +1,4 @@
-//! Attention, one block of rows at a time: the scores of a whole sequence are never in memory together.
+//! Attention, one block of query rows at a time, so that memory does not grow with the square of the sequence length.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::tensor::{Mask, Segments};
 
-/// Query rows that are worked on together.
+/// Query rows per block.
 const BLOCK: usize = 32;
 
-/// The shape of the heads.
+/// Number of query heads and key heads, and width of a head.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) struct Heads {
     pub(in crate::tensor) query: usize,
@@ -34,7 +34,7 @@ impl Heads {
         self.key * self.dim
     }
 
-    /// Query heads that share a key head (grouped-query attention).
+    /// Number of query heads per key head (grouped-query attention).
     fn group(self) -> usize {
         self.query / self.key
     }
@@ -44,7 +44,7 @@ impl Heads {
     }
 }
 
-/// What attention reads: queries, keys and values, and who looks at what.
+/// The inputs of attention.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) struct Inputs<'a> {
     pub(in crate::tensor) q: &'a [f32],
@@ -55,36 +55,35 @@ pub(in crate::tensor) struct Inputs<'a> {
     pub(in crate::tensor) mask: Mask,
 }
 
-/// Some rows of one sequence, and the keys that any of them may look at.
+/// Query rows of one sequence, and the key rows to which any of them attends. All ranges are rows of the matrices.
 struct Block {
-    /// Rows of the matrix.
     rows: Range<usize>,
-    /// Rows of the matrix.
     keys: Range<usize>,
     mask: Mask,
     sequence: Range<usize>,
 }
 
 impl Block {
-    /// A sequence's blocks.
+    /// The blocks of a sequence.
     fn all(sequence: Range<usize>, mask: Mask) -> impl Iterator<Item = Self> {
         sequence.clone().step_by(BLOCK).map(move |start| {
             let (first, length) = (sequence.start, sequence.len());
             let end = (start + BLOCK).min(sequence.end);
-            let keys = mask.seen(start - first, length).start..mask.seen(end - 1 - first, length).end;
+            let keys = mask.visible(start - first, length).start..mask.visible(end - 1 - first, length).end;
             Self { rows: start..end, keys: first + keys.start..first + keys.end, mask, sequence: sequence.clone() }
         })
     }
 
-    /// Which of `keys` the row may look at, counted from the first of them.
-    fn seen(&self, row: usize) -> Range<usize> {
+    /// The keys to which `row` attends, as indices into `keys`.
+    fn visible(&self, row: usize) -> Range<usize> {
         let first = self.sequence.start;
-        let seen = self.mask.seen(row - first, self.sequence.len());
-        first + seen.start - self.keys.start..first + seen.end - self.keys.start
+        let visible = self.mask.visible(row - first, self.sequence.len());
+        first + visible.start - self.keys.start..first + visible.end - self.keys.start
     }
 }
 
-/// The output, and for each row and head the log of its softmax's denominator: enough to compute probabilities again.
+/// Returns the output and, per row and head, the log of the softmax's denominator, from which the backward pass
+/// recomputes the probabilities.
 pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
     let Inputs { q, k, v, heads, segments, mask } = of;
     let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
@@ -101,22 +100,22 @@ pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
             let key_rows = View::rows(&k[key_offset..], key_width);
             Product::new(rows, keys, dim).scaled(heads.scale()).single(queries, key_rows.t(), scores, keys);
             for (row, scores) in block.rows.clone().zip(scores.chunks_mut(keys)) {
-                let seen = block.seen(row);
-                let total = softmax(&mut scores[seen.clone()]);
-                scores[..seen.start].fill(0.0);
-                scores[seen.end..].fill(0.0);
-                // SAFETY: every (row, head) belongs to exactly one task, and nothing reads before all tasks have ended.
+                let visible = block.visible(row);
+                let total = softmax(&mut scores[visible.clone()]);
+                scores[..visible.start].fill(0.0);
+                scores[visible.end..].fill(0.0);
+                // SAFETY: each (row, head) is written by one task, and nothing reads before all tasks have ended.
                 unsafe { totals.slice(row * heads.query + head, 1)[0] = total };
             }
             let values = View::rows(&v[key_offset..], key_width);
-            let (from, at) = (View::rows(scores, keys), start * width + head * dim);
-            Product::new(rows, dim, keys).tile(from, values, to, at, q.len(), width);
+            let (probabilities, offset) = (View::rows(scores, keys), start * width + head * dim);
+            Product::new(rows, dim, keys).tile(probabilities, values, to, offset, q.len(), width);
         }
     });
     (out, log_totals)
 }
 
-/// Softmax in place; returns the log of its denominator.
+/// Softmax in place. Returns the log of the denominator.
 fn softmax(scores: &mut [f32]) -> f32 {
     math::simd(|| {
         let largest = math::max(scores);
@@ -132,7 +131,7 @@ fn softmax(scores: &mut [f32]) -> f32 {
     })
 }
 
-/// What the backward pass reads besides the inputs.
+/// What the backward pass reads besides the inputs: results of the forward pass, and the output's gradient.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) struct Outputs<'a> {
     pub(in crate::tensor) out: &'a [f32],
@@ -140,7 +139,7 @@ pub(in crate::tensor) struct Outputs<'a> {
     pub(in crate::tensor) d_out: &'a [f32],
 }
 
-/// The gradients of queries, keys and values.
+/// Returns the gradients of queries, keys and values.
 pub(in crate::tensor) fn input_gradients(of: Inputs<'_>, outputs: Outputs<'_>) -> [Vec<f32>; 3] {
     let mut gradients = [of.q, of.k, of.v].map(|values| vec![0.0; values.len()]);
     let targets = gradients.each_mut().map(|gradient| Shared::new(gradient));
@@ -152,7 +151,7 @@ pub(in crate::tensor) fn input_gradients(of: Inputs<'_>, outputs: Outputs<'_>) -
     gradients
 }
 
-/// The gradients of one sequence and one key head, with all query heads that share it.
+/// Adds the gradients of one sequence and one key head, with all its query heads, to `targets`.
 fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, key_head: usize, targets: [Shared; 3]) {
     let Inputs { q, k, v, heads, mask, .. } = of;
     let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
@@ -175,7 +174,7 @@ fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, 
             Product::new(rows, keys, dim).single(d_outs, value_rows.t(), &mut ds, keys);
             for (index, row) in block.rows.clone().enumerate() {
                 let of_row = index * keys..(index + 1) * keys;
-                score_gradients(outputs, heads, row, head, block.seen(row), &mut p[of_row.clone()], &mut ds[of_row]);
+                score_gradients(outputs, heads, row, head, block.visible(row), &mut p[of_row.clone()], &mut ds[of_row]);
             }
             let (p, ds) = (View::rows(&p, keys), View::rows(&ds, keys));
             Product::new(rows, dim, keys).adding().tile(ds, key_rows, dq, offset, q.len(), width);
@@ -185,13 +184,13 @@ fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, 
     }
 }
 
-/// One row: from scores and `d_out v^T` to probabilities and the gradients of the scores, in place.
+/// For one row, turns scores (`p`) into probabilities and `d_out v^T` (`ds`) into gradients of the scores, in place.
 fn score_gradients(
     outputs: Outputs<'_>,
     heads: Heads,
     row: usize,
     head: usize,
-    seen: Range<usize>,
+    visible: Range<usize>,
     p: &mut [f32],
     ds: &mut [f32],
 ) {
@@ -199,23 +198,24 @@ fn score_gradients(
     let (d_out, out) = (&outputs.d_out[start..start + heads.dim], &outputs.out[start..start + heads.dim]);
     let (log_total, scale) = (outputs.log_totals[row * heads.query + head], heads.scale());
     math::simd(|| {
-        let along = math::dot(d_out, out);
-        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
+        // The sum over keys of p * dp, needed by the gradient of the softmax.
+        let mean = math::dot(d_out, out);
+        for (p, ds) in p[visible.clone()].iter_mut().zip(&mut ds[visible.clone()]) {
             *p = math::exp(*p - log_total);
-            *ds = *p * (*ds - along) * scale;
+            *ds = *p * (*ds - mean) * scale;
         }
     });
     for values in [p, ds] {
-        values[..seen.start].fill(0.0);
-        values[seen.end..].fill(0.0);
+        values[..visible.start].fill(0.0);
+        values[visible.end..].fill(0.0);
     }
 }
 
-/// Keys and values that one row looks at, in two pieces.
+/// The keys and values to which one row attends, in two parts.
 pub(in crate::tensor) type Cached<'a> = [(&'a [f32], &'a [f32]); 2];
 
-/// Attention of single rows of `q`, each over its own keys and values.
-pub(in crate::tensor) fn cached(q: &[f32], seen: &[Cached<'_>], heads: Heads) -> Vec<f32> {
+/// Attention of single rows of `q`, each to separate keys and values.
+pub(in crate::tensor) fn cached(q: &[f32], visible: &[Cached<'_>], heads: Heads) -> Vec<f32> {
     let (width, dim, scale) = (heads.key_width(), heads.dim, heads.scale());
     let mut out = vec![0.0; q.len()];
     out.par_chunks_mut(dim).zip(q.par_chunks(dim)).enumerate().for_each_init(
@@ -225,7 +225,7 @@ pub(in crate::tensor) fn cached(q: &[f32], seen: &[Cached<'_>], heads: Heads) ->
             let offset = head / heads.group() * dim;
             scores.clear();
             math::simd(|| {
-                for (keys, _) in seen[row] {
+                for (keys, _) in visible[row] {
                     scores.extend(keys.chunks(width).map(|key| {
                         let key = &key[offset..offset + dim];
                         math::dot(query, key) * scale
@@ -234,7 +234,7 @@ pub(in crate::tensor) fn cached(q: &[f32], seen: &[Cached<'_>], heads: Heads) ->
             });
             softmax(scores);
             math::simd(|| {
-                let values = seen[row].iter().flat_map(|(_, values)| values.chunks(width));
+                let values = visible[row].iter().flat_map(|(_, values)| values.chunks(width));
                 for (probability, value) in scores.iter().zip(values) {
                     for (out, value) in out.iter_mut().zip(&value[offset..offset + dim]) {
                         *out += probability * value;

@@ -1,11 +1,11 @@
-//! Dropout's mask, drawn from a seed and a row's name alone.
+//! The mask of dropout, which depends only on a seed and a row's id.
 
 use rayon::prelude::*;
 
 use super::math;
 
-/// Sets a share `rate` of the values of each row to zero and scales the others by `1 / (1 - rate)`, in place. `rows`
-/// has a name for each row.
+/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`, in place. `rows` has an id
+/// for each row.
 pub(in crate::tensor) fn drop_values(values: &mut [f32], rate: f32, seed: u64, rows: &[u64]) {
     let scale = 1.0 / (1.0 - rate);
     let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
@@ -22,10 +22,10 @@ pub(in crate::tensor) fn drop_values(values: &mut [f32], rate: f32, seed: u64, r
     });
 }
 
-/// A random number for each column of a row, with no state to carry along: rounds of multiplying and shifting (as in
-/// Wellons' `lowbias32`) with the row's key before and between them. 32 bits, so that it vectorises.
+/// A stateless random number for a column of a row: the multiply-shift rounds of Wellons' `lowbias32`, with the two
+/// halves of the row's key mixed in before and between them. 32 bits, so that it vectorizes.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 fn random(column: u32, first: u32, second: u32) -> u32 {
     let mut x = column.wrapping_mul(0x9e37_79b9) ^ first;
     x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
@@ -33,9 +33,9 @@ fn random(column: u32, first: u32, second: u32) -> u32 {
     x ^ (x >> 16)
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014): turns a name into a random number.
-pub(crate) fn mix(name: u64) -> u64 {
-    let z = name.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// SplitMix64 (Steele, Lea and Flood 2014): maps an id to a random number.
+pub(crate) fn mix(id: u64) -> u64 {
+    let z = id.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

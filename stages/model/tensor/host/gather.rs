@@ -1,10 +1,10 @@
-//! Copies of rows and columns.
+//! Copies rows and columns.
 
 use rayon::prelude::*;
 
 use super::linear::Values;
 
-/// Row `i` of the result is row `picks[i].1` of `sources[picks[i].0]`, each `width` values.
+/// Returns rows of `width` values, of which row `i` is row `picks[i].1` of `sources[picks[i].0]`.
 pub(in crate::tensor) fn rows(sources: &[Values<'_>], picks: &[(usize, usize)], width: usize) -> Vec<f32> {
     let mut y = vec![0.0; picks.len() * width];
     y.par_chunks_mut(width.max(1)).zip(picks).with_min_len(64).for_each(|(to, (source, row))| match sources[*source] {
@@ -22,13 +22,13 @@ pub(in crate::tensor) fn rows_gradient(
     dy: &[f32],
     to: &mut [f32],
 ) {
-    // One row may be picked often: in order, one after the other.
+    // Sequential, since several picks may add to the same row.
     for ((_, row), from) in picks.iter().zip(dy.chunks(width)).filter(|((source, _), _)| *source == index) {
         to[row * width..(row + 1) * width].iter_mut().zip(from).for_each(|(to, from)| *to += from);
     }
 }
 
-/// The columns `start..start + width` of rows of `whole` values.
+/// Copies the columns `start..start + width` of rows of `whole` values.
 pub(in crate::tensor) fn columns(x: &[f32], whole: usize, start: usize, width: usize) -> Vec<f32> {
     let mut y = vec![0.0; x.len() / whole * width];
     y.par_chunks_mut(width.max(1)).zip(x.par_chunks(whole)).with_min_len(64).for_each(|(y, x)| {

@@ -1,11 +1,11 @@
-//! Matrix products through the `gemm` crate, cut into tiles that depend on the shapes alone.
+//! Matrix products with the `gemm` crate, in tiles that depend on the shapes only.
 #![allow(unsafe_code)]
 
 use rayon::prelude::*;
 
 use super::shared::Shared;
 
-/// A matrix as strides over a slice: element (i, j) is `values[i * row + j * col]`.
+/// A strided matrix in a slice: element (i, j) is `values[i * row + j * col]`.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     values: &'a [f32],
@@ -14,7 +14,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Row-major with `stride` values from row to row.
+    /// Row-major, with rows `stride` values apart.
     pub(super) fn rows(values: &'a [f32], stride: usize) -> Self {
         Self { values, row: stride, col: 1 }
     }
@@ -37,37 +37,38 @@ impl<'a> View<'a> {
     }
 }
 
-/// Below this many multiplications a product is not worth a second thread.
+/// Products with at most this many multiplications are not worth a second thread.
 const SMALL: usize = 1 << 18;
-/// Number of tiles that a product is cut into, if each is worth it.
+/// Number of tiles of a product, if they are large enough.
 const TILES: usize = 16;
-/// Multiplications that a tile should have at least.
-const WORTH: usize = 1 << 22;
-/// A tile with more of them is cut further, so that many cores have work.
-const LARGE: usize = 1 << 28;
+/// Minimum number of multiplications of a tile.
+const MIN_TILE: usize = 1 << 22;
+/// Tiles with more multiplications are halved, so that many cores have work.
+const MAX_TILE: usize = 1 << 28;
 
-/// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the part of `b` that a tile needs, so columns
-/// are cut first: then no part is packed twice. Follows from the shape alone, so that results don't depend on the
-/// number of threads.
+/// The size of the tiles of an `[m, n]` product over `k`. `gemm` packs the columns of `b` that a tile needs, so columns
+/// are split first, to pack each only once. Depends only on the shape, so that results do not depend on the number of
+/// threads.
 fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
-    // Whole blocks of the innermost loops: 64 columns, 6 rows.
+    // Multiples of the blocks of gemm's innermost loops: 64 columns, 6 rows.
     let tile_n = n.div_ceil(TILES).next_multiple_of(64).max(128).min(n);
     let down = TILES.div_ceil(n.div_ceil(tile_n));
-    let mut tile_m = m.div_ceil(down).max(WORTH.div_ceil(tile_n * k));
-    while tile_m * tile_n * k > LARGE && tile_m > 384 {
+    let mut tile_m = m.div_ceil(down).max(MIN_TILE.div_ceil(tile_n * k));
+    while tile_m * tile_n * k > MAX_TILE && tile_m > 384 {
         tile_m = tile_m.div_ceil(2);
     }
     (tile_m.next_multiple_of(6).min(m), tile_n)
 }
 
-/// `c = beta * c + alpha * a b`, with `a` `[m, k]`, `b` `[k, n]` and `c` `[m, n]` with rows `stride` apart.
+/// The product `c = alpha * a b`, or `c += alpha * a b`, with `a` `[m, k]`, `b` `[k, n]`, and `c` `[m, n]`, whose rows
+/// are `stride` values apart.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) alpha: f32,
-    /// Add to `c` instead of replacing it.
+    /// Whether to add to `c` instead of overwriting it.
     pub(super) add: bool,
 }
 
@@ -84,7 +85,7 @@ impl Product {
         Self { alpha, ..self }
     }
 
-    /// On all cores.
+    /// Runs on all threads.
     pub(super) fn parallel(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
         let Self { m, n, k, .. } = self;
         if m * n * k <= SMALL {
@@ -94,18 +95,19 @@ impl Product {
         let (shared, length, across) = (Shared::new(c), c.len(), n.div_ceil(tile_n));
         (0..m.div_ceil(tile_m) * across).into_par_iter().with_max_len(1).for_each(|index| {
             let (i, j) = (index / across * tile_m, index % across * tile_n);
-            let part = Self { m: tile_m.min(m - i), n: tile_n.min(n - j), ..self };
+            let tile = Self { m: tile_m.min(m - i), n: tile_n.min(n - j), ..self };
             let offset = i * stride + j;
-            part.at(a.skip_rows(i), b.skip_cols(j), shared.at(offset), length - offset, stride);
+            tile.at(a.skip_rows(i), b.skip_cols(j), shared.at(offset), length - offset, stride);
         });
     }
 
-    /// On this thread.
+    /// Runs on this thread.
     pub(super) fn single(self, a: View<'_>, b: View<'_>, c: &mut [f32], stride: usize) {
         self.at(a, b, c.as_mut_ptr(), c.len(), stride);
     }
 
-    /// On this thread, into columns from `start` of a matrix that other threads fill elsewhere.
+    /// Runs on this thread, into a tile that starts at index `start` of a matrix of `length` values, whose other values
+    /// other threads may write.
     pub(super) fn tile(self, a: View<'_>, b: View<'_>, c: Shared, start: usize, length: usize, stride: usize) {
         self.at(a, b, c.at(start), length - start, stride);
     }
@@ -115,12 +117,9 @@ impl Product {
         if m == 0 || n == 0 {
             return;
         }
-        assert!(
-            a.holds(m, k) && b.holds(k, n) && (m - 1) * stride + n <= length,
-            "a product reaches outside its matrices"
-        );
-        // SAFETY: the assertion above keeps all three inside their buffers. `c` is either exclusive, or one of
-        // the tiles of `parallel`, which are disjoint ranges of rows and columns.
+        assert!(a.holds(m, k) && b.holds(k, n) && (m - 1) * stride + n <= length, "the product exceeds its matrices");
+        // SAFETY: the assertion above keeps all three matrices inside their buffers. `c` is either borrowed
+        // exclusively, or a tile (of `parallel` or of a caller of `tile`) that no other thread writes.
         unsafe {
             gemm::gemm(
                 m,

@@ -1,5 +1,5 @@
-//! `y += x W^T` for a few rows, as generation has them: every weight is read once, so reading is all that counts.
-//! `gemm` would pack the weights first.
+//! `y += x W^T` for few rows, as in generation. Bound by memory bandwidth, so each weight is read only once; `gemm`
+//! would first pack the weights.
 
 use rayon::prelude::*;
 
@@ -9,24 +9,24 @@ use super::{
     shared::Shared,
 };
 
-/// With more rows than this a packed product is faster.
+/// With more rows than this, a packed product is faster.
 pub(super) const FEW_ROWS: usize = 8;
-/// Outputs that a thread computes at a time.
+/// Outputs per task.
 const OUTPUTS: usize = 32;
 
-/// `y += x W^T`, `y` `[rows, out]`.
+/// `y += x W^T`, with `y` `[rows, outputs]`.
 pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32]) {
     let Shape { rows, inputs, outputs } = shape;
     let y = Shared::new(y);
-    (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |wide: &mut Vec<f32>, chunk| {
-        wide.resize(inputs, 0.0);
+    (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |decoded: &mut Vec<f32>, chunk| {
+        decoded.resize(inputs, 0.0);
         for output in chunk * OUTPUTS..outputs.min((chunk + 1) * OUTPUTS) {
-            // One row at a time, which stays in the innermost cache.
+            // One row of the weight at a time, which stays in a core's cache.
             let w = match weight {
                 Values::Plain(values) => &values[output * inputs..(output + 1) * inputs],
                 Values::Stored(stored) => {
-                    stored.widen(output, wide);
-                    &wide[..]
+                    stored.widen(output, decoded);
+                    &decoded[..]
                 }
             };
             for row in 0..rows {
@@ -37,9 +37,9 @@ pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32
     });
 }
 
-/// Adds to a value that no other task writes to.
+/// Adds to a value that no other task writes.
 #[allow(unsafe_code)]
 fn add(y: Shared, index: usize, value: f32) {
-    // SAFETY: every output of every row belongs to one task, and nothing reads before all tasks have ended.
+    // SAFETY: each output of each row is written by one task, and nothing reads before all tasks have ended.
     unsafe { y.slice(index, 1)[0] += value };
 }

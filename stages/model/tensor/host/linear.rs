@@ -1,4 +1,4 @@
-//! The products of linear layers and of low-rank adapters.
+//! The products of linear layers and LoRA adapters.
 
 use rayon::prelude::*;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::tensor::Stored;
 
-/// A layer's shape: `x` `[rows, inputs]`, its weight `[outputs, inputs]`, `y` `[rows, outputs]`.
+/// The shape of a linear layer: `x` `[rows, inputs]`, weight `[outputs, inputs]`, `y` `[rows, outputs]`.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) struct Shape {
     pub(in crate::tensor) rows: usize,
@@ -20,9 +20,9 @@ pub(in crate::tensor) struct Shape {
 /// The values of a weight.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) enum Values<'a> {
-    /// In f32, used as they lie in memory.
+    /// In f32, used without a copy.
     Plain(&'a [f32]),
-    /// Widened tile by tile.
+    /// In a file's encoding, decoded tile by tile.
     Stored(&'a Stored),
 }
 
@@ -46,7 +46,7 @@ pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f
         }
         Values::Stored(stored) => stored,
     };
-    // Each tile gives its own columns of y, so the tiles can go side by side.
+    // Each tile of the weight computes separate columns of y, so tiles run in parallel.
     let (length, tile_rows) = (y.len(), stored.tile_rows());
     let shared = Shared::new(&mut y);
     (0..outputs.div_ceil(tile_rows)).into_par_iter().for_each_init(Vec::new, |tile, index| {
@@ -62,7 +62,7 @@ pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f
 
 /// `dx += dy W`.
 pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: Shape, dx: &mut [f32]) {
-    /// Each product reads and writes all of dx, so it should go over many rows of the weight.
+    /// Rows of the weight per product; many, since each product reads and writes all of dx.
     const DEPTH: usize = 512;
     let Shape { rows, inputs, outputs } = shape;
     let stored = match weight {
@@ -108,7 +108,7 @@ pub(in crate::tensor) fn bias_gradient(dy: &[f32], db: &mut [f32]) {
     }
 }
 
-/// `y += scale * low B^T`. In `shape` the inputs are `low`'s columns, the rank.
+/// `y += scale * low B^T`. The inputs in `shape` are the rank.
 pub(in crate::tensor) fn add_low_rank(low: &[f32], b: &[f32], scale: f32, shape: Shape, y: &mut [f32]) {
     let Shape { rows, inputs: rank, outputs } = shape;
     let product = Product::new(rows, outputs, rank).adding().scaled(scale);

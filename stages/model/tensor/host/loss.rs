@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// The sum of `-log softmax(row)[target]` over all rows, and for each row the log of its softmax's denominator.
+/// Returns the sum of `-log softmax(row)[target]` over all rows, and for each row the log of the softmax's denominator.
 pub(in crate::tensor) fn forward(logits: &[f32], width: usize, targets: &[u32]) -> (f64, Vec<f32>) {
-    let lines: Vec<(f32, f32)> = logits
+    let results: Vec<(f32, f32)> = logits
         .par_chunks(width)
         .zip(targets)
         .with_min_len(8)
@@ -19,8 +19,8 @@ pub(in crate::tensor) fn forward(logits: &[f32], width: usize, targets: &[u32]) 
             (log_total, log_total - row[*target as usize])
         })
         .collect();
-    let loss = lines.iter().map(|(_, loss)| f64::from(*loss)).sum();
-    (loss, lines.into_iter().map(|(log_total, _)| log_total).collect())
+    let loss = results.iter().map(|(_, loss)| f64::from(*loss)).sum();
+    (loss, results.into_iter().map(|(log_total, _)| log_total).collect())
 }
 
 /// `dx += scale * (softmax(row) - onehot(target))`.

@@ -1,10 +1,10 @@
-//! Scalar functions as short polynomials, so that the compiler can turn loops over them into SIMD.
+//! Scalar functions as short polynomials without branches, so that loops over them vectorize; sums in a fixed order.
 
 pub(super) use crate::simd::simd;
 
 /// e^x with a relative error of about 2e-7; the coefficients are Cephes' `expf`.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "loops over it vectorise only if it is inlined")]
+#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
     let x = x.clamp(-87.0, 88.0);
@@ -34,7 +34,7 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// The error function with an absolute error of about 3e-7: Abramowitz and Stegun 7.1.26.
+/// The error function with an absolute error of about 3e-7 (Abramowitz and Stegun 7.1.26).
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
 pub(super) fn erf(x: f32) -> f32 {
@@ -48,7 +48,7 @@ pub(super) fn erf(x: f32) -> f32 {
     (1.0 - p * t * exp(-magnitude * magnitude)).copysign(x)
 }
 
-/// The sum of `f(0..n)` in sixteen lanes: a fixed order that vectorises.
+/// The sum of `f` over `0..n` in sixteen lanes, a fixed order that vectorizes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
 pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
@@ -62,7 +62,7 @@ pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + (whole..n).map(f).sum::<f32>()
 }
 
-/// The scalar product of two slices of one length, in sixteen lanes: a fixed order that vectorises.
+/// The dot product of two slices of equal length in sixteen lanes, a fixed order that vectorizes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -76,7 +76,7 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// The largest value, in sixteen lanes.
+/// The largest value, computed in sixteen lanes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
 pub(super) fn max(values: &[f32]) -> f32 {
@@ -91,7 +91,7 @@ pub(super) fn max(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| a.max(*b))
 }
 
-/// The index of the largest value; the first of several.
+/// The index of the largest value, or of the first of several.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (index, value) in values.iter().enumerate() {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_are_exact_to_f32() {
+    fn functions_are_accurate_to_f32() {
         for step in -4000..4000 {
             let x = f64::from(step) / 500.0;
             let relative = (f64::from(exp(x as f32)) / f64::from(x as f32).exp() - 1.0).abs();

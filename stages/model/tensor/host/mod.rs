@@ -1,7 +1,8 @@
-//! The loops of the operations on the CPU, on plain slices: threads, SIMD and matrix products. Independent of matrices,
-//! the tape and what is recorded.
+//! The loops of the operations on the CPU, on slices: threads, SIMD and matrix products. Independent of [`super::Mat`]
+//! and the tape.
 //!
-//! No result depends on the number of threads: work is cut by the shapes alone, and sums run in a fixed order.
+//! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
+//! fixed.
 
 pub(super) mod activation;
 pub(super) mod attention;

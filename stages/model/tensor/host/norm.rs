@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// Rows whose partial sums for the weights are added up before the others': fixed, so that the sum is.
+/// Rows per partial sum of the weights' gradients; fixed, so that the order of the sum is.
 const ROWS: usize = 64;
 
-/// `(x - mean) / sqrt(variance + epsilon) * w + b` of each row, and the row's mean and `1 / sqrt(variance + epsilon)`.
+/// Returns `(x - mean) / sqrt(variance + epsilon) * w + b` for each row, and the row's mean and
+/// `1 / sqrt(variance + epsilon)`.
 pub(in crate::tensor) fn layer(x: &[f32], w: &[f32], b: &[f32], epsilon: f32) -> (Vec<f32>, Vec<(f32, f32)>) {
     let width = w.len();
     let mut y = vec![0.0; x.len()];
@@ -49,7 +50,7 @@ pub(in crate::tensor) fn layer_input_gradient(
     });
 }
 
-/// The gradients of [`layer`]'s weight and bias.
+/// Returns the gradients of [`layer`]'s weight and bias.
 pub(in crate::tensor) fn weight_gradients(
     x: &[f32],
     statistics: &[(f32, f32)],
@@ -78,7 +79,7 @@ pub(in crate::tensor) fn weight_gradients(
     })
 }
 
-/// `x / sqrt(mean(x^2) + epsilon) * w` of each row, and the row's `1 / sqrt(mean(x^2) + epsilon)`.
+/// Returns `x / sqrt(mean(x^2) + epsilon) * w` for each row, and the row's `1 / sqrt(mean(x^2) + epsilon)`.
 pub(in crate::tensor) fn rms(x: &[f32], w: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
     let width = w.len();
     let mut y = vec![0.0; x.len()];
@@ -111,7 +112,7 @@ pub(in crate::tensor) fn rms_input_gradient(x: &[f32], w: &[f32], inverses: &[f3
     });
 }
 
-/// The gradient of [`rms`]'s weight: layer norm's with a mean of zero.
+/// Returns the gradient of [`rms`]'s weight, which is that of [`layer`]'s weight with a mean of zero.
 pub(in crate::tensor) fn rms_weight_gradient(x: &[f32], inverses: &[f32], dy: &[f32], width: usize) -> Vec<f32> {
     let statistics: Vec<(f32, f32)> = inverses.iter().map(|inverse| (0.0, *inverse)).collect();
     weight_gradients(x, &statistics, dy, width).0

@@ -1,13 +1,13 @@
-//! AdamW's update and the sum of squares, in a fixed order.
+//! AdamW's update, and the sum of squares in a fixed order.
 
 use rayon::prelude::*;
 
 use super::{math, pointwise::CHUNK};
 
-/// The coefficients of one update, as the loop needs them.
+/// The coefficients of one update.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) struct Coefficients {
-    /// Factor on the gradient (clipping).
+    /// Factor on the gradient, for clipping.
     pub(in crate::tensor) scale: f32,
     /// `1 - beta1`.
     pub(in crate::tensor) new1: f32,
@@ -23,7 +23,7 @@ pub(in crate::tensor) struct Coefficients {
     pub(in crate::tensor) epsilon: f32,
 }
 
-/// Updates a parameter and its two moments by its gradient.
+/// Updates the parameter `w` and its two moments by the gradient `g`, see [`crate::tensor::AdamW::update`].
 pub(in crate::tensor) fn adamw(w: &mut [f32], g: &[f32], first: &mut [f32], second: &mut [f32], by: Coefficients) {
     let Coefficients { scale, new1, beta2, new2, decay, step_size, root, epsilon } = by;
     w.par_chunks_mut(CHUNK)

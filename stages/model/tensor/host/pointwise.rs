@@ -1,10 +1,10 @@
-//! Sums of buffers, value by value.
+//! Elementwise sums.
 
 use rayon::prelude::*;
 
 use super::math;
 
-/// Values that one thread works on at a time.
+/// Values per task.
 pub(super) const CHUNK: usize = 8192;
 
 /// `to += scale * from`.
@@ -18,12 +18,12 @@ pub(in crate::tensor) fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
     });
 }
 
-/// Adds `rows` to every run of values in `to` that is as long as `rows`.
+/// Adds `rows` to every chunk of `to` of the same length.
 pub(in crate::tensor) fn add_repeated(to: &mut [f32], rows: &[f32]) {
     to.chunks_mut(rows.len().max(1)).for_each(|part| accumulate(part, rows, 1.0));
 }
 
-/// The gradient of `rows` in [`add_repeated`]: the sum of those runs, in their order.
+/// Adds the gradient of `rows` in [`add_repeated`], the sum over chunks in order, to `d_rows`.
 pub(in crate::tensor) fn add_repeated_gradient(dy: &[f32], d_rows: &mut [f32]) {
     dy.chunks(d_rows.len().max(1)).for_each(|part| accumulate(d_rows, part, 1.0));
 }

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-/// Rotates dimensions `i` and `i + half` of every head, in place. `table` has the (cos, sin) of each row's `half`
-/// angles; a `direction` of -1 rotates back.
-pub(in crate::tensor) fn turn(
+/// Rotates dimensions `i` and `i + half` of every head in place. `table` has the (cos, sin) of each row's `half`
+/// angles; `direction` is 1, or -1 for the inverse rotation.
+pub(in crate::tensor) fn rotate(
     values: &mut [f32],
     width: usize,
     head_dim: usize,

@@ -1,11 +1,11 @@
-//! One buffer that tasks on several threads fill, each its own values.
+//! A buffer that tasks on several threads fill, each writing separate values.
 #![allow(unsafe_code)]
 
-/// A pointer that the tiles of one matrix share between threads; each writes its own values.
+/// Pointer and length of a buffer that several threads write, each to separate values.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(*mut f32, usize);
 
-// SAFETY: `Shared` only carries the address; every use of it is an `unsafe` block that says why tiles are apart.
+// SAFETY: `Shared` is only an address; every access is in an `unsafe` block that explains why the values are disjoint.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -15,17 +15,17 @@ impl Shared {
         Self(values.as_mut_ptr(), values.len())
     }
 
-    /// `length` values from `start`.
+    /// The `length` values from index `start`.
     ///
     /// # Safety
-    /// No other slice of these values may be alive, in any thread.
+    /// No other reference to these values may exist in any thread.
     pub(super) unsafe fn slice<'a>(self, start: usize, length: usize) -> &'a mut [f32] {
         debug_assert!(start + length <= self.1);
-        // SAFETY: inside the buffer that `new` was given; the caller answers for the rest.
+        // SAFETY: inside the buffer passed to `new`; the caller guarantees exclusive access.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
     }
 
-    /// The address of value `start`, for the matrix product.
+    /// The address of index `start`, for matrix products.
     pub(super) fn at(self, start: usize) -> *mut f32 {
         debug_assert!(start <= self.1);
         self.0.wrapping_add(start)

@@ -1,4 +1,4 @@
-//! Pointwise nonlinearities.
+//! Activation functions.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use crate::tensor::{
     host::activation::{self as host, Function},
 };
 
-/// The nonlinearities of the models, by the names in their `config.json`.
+/// An activation function, serialized with its name in `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activation {
     /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))` (Phi-2, SigLIP).
@@ -16,12 +16,12 @@ pub enum Activation {
     /// `0.5 x (1 + erf(x / sqrt 2))` (the projector).
     #[serde(rename = "gelu")]
     GeluErf,
-    /// `x / (1 + e^-x)` (Qwen, Llama, Phi-3: on the gate of their MLP).
+    /// `x / (1 + e^-x)` (the gate of a gated MLP in Qwen, Llama, Phi-3).
     #[serde(rename = "silu", alias = "swish")]
     Silu,
 }
 
-/// Applies `kind` to every value. Keeps its input for the backward pass.
+/// Applies `kind` to every value of `x`. Saves `x` for the backward pass.
 pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
     match kind {
         Activation::GeluTanh => apply::<host::GeluTanh>(g, x),

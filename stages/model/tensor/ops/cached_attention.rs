@@ -1,12 +1,12 @@
-//! Attention of new positions to those that a cache holds, for generation.
+//! Attention of new positions to a KV cache, for generation.
 
 use crate::tensor::{
     KvCache, Mask, Mat,
     host::attention::{self as host, Cached, Heads},
 };
 
-/// Row `i` of `q` `[rows, heads * head_dim]`, which stands at `positions[i]` of its sequence, looks at what `mask` lets
-/// it see of `caches[i]`. For inference: records nothing.
+/// Attention of each row of `q` `[rows, heads * head_dim]`: row `i`, at `positions[i]` of its sequence, attends to the
+/// positions in `caches[i]` that `mask` allows. For inference only: not recorded on a tape.
 pub fn attend_cached(
     q: &Mat,
     positions: &[usize],
@@ -17,6 +17,7 @@ pub fn attend_cached(
 ) -> Mat {
     let heads = Heads { query: heads, key: kv_heads, dim: q.cols() / heads };
     let rows = positions.iter().zip(caches);
-    let seen: Vec<Cached<'_>> = rows.map(|(position, cache)| cache.seen(mask.seen(*position, position + 1))).collect();
-    Mat::from_host(q.rows(), q.cols(), host::cached(q.values(), &seen, heads))
+    let visible: Vec<Cached<'_>> =
+        rows.map(|(position, cache)| cache.at(mask.visible(*position, position + 1))).collect();
+    Mat::from_host(q.rows(), q.cols(), host::cached(q.values(), &visible, heads))
 }

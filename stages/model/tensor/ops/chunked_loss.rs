@@ -1,14 +1,14 @@
-//! A loss summed over chunks of a matrix's rows, of which only one is in memory at a time.
+//! A loss summed over chunks of rows, whose intermediate results are in memory for one chunk at a time.
 
 use std::ops::Range;
 
 use crate::tensor::{Graph, Mat, ops::accumulate};
 
-/// The sum of `f` over chunks of `x` with at most `rows` rows each. `f` is given the range of rows and their values, and
-/// gives a `[1, 1]` matrix. `parameters` are the other matrices that train in it.
+/// The sum of `f`, `[1, 1]`, over chunks of `x` with at most `rows` rows each. `f` takes the range of rows and the
+/// chunk, and returns `[1, 1]`. `parameters` are the other trainable matrices that `f` uses.
 ///
-/// When recording, each chunk goes forward and backward at once: what `f` makes in between (logits over a large
-/// vocabulary) is gone before the next chunk begins, and only gradients are kept.
+/// When recording, the backward pass of a chunk follows its forward pass immediately, so intermediate results of `f`
+/// (logits over a large vocabulary) are freed before the next chunk. Saves only gradients.
 pub fn sum_over_chunks(
     g: &Graph,
     x: &Mat,

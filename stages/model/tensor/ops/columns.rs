@@ -1,11 +1,11 @@
-//! Some columns of a matrix: one product computed them for several purposes.
+//! Columns of a matrix, such as q, k and v of a stacked projection.
 
 use crate::tensor::{Graph, Mat, host::gather as host};
 
-/// The columns `start..start + width` of `x`. Keeps nothing.
+/// Copies the columns `start..start + width` of `x`: `[rows, width]`. Saves nothing for the backward pass.
 ///
 /// # Panics
-/// If `x` has fewer: a bug of the caller's.
+/// If `x` has fewer columns, which is a bug in the caller.
 pub fn columns(g: &Graph, x: &Mat, start: usize, width: usize) -> Mat {
     let whole = x.cols();
     assert!(start + width <= whole, "columns {start}..{} of {whole}", start + width);

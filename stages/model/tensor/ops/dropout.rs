@@ -1,20 +1,20 @@
-//! Dropout (Srivastava et al. 2014).
+//! Dropout (Srivastava et al. 2014, JMLR 15).
 
 use std::sync::Arc;
 
 use crate::tensor::{Graph, Mat, host::dropout as host};
 
-/// Sets a share `rate` of the values to zero and scales the others by `1 / (1 - rate)`. What is dropped of row `i`
-/// follows from `seed` and `rows[i]` alone: not from its neighbours, nor from the number of threads. Keeps nothing: the
-/// backward pass draws the mask again.
+/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`. The mask of row `i` depends
+/// only on `seed` and the id `rows[i]`, not on other rows or the number of threads. Saves nothing: the backward pass
+/// recomputes the mask.
 ///
 /// # Panics
-/// If there is not one name a row: a bug of the caller's.
+/// If there is not one id per row, which is a bug in the caller.
 pub fn dropout(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> Mat {
     if rate <= 0.0 {
         return x.clone();
     }
-    assert_eq!(x.rows(), rows.len(), "dropout needs a name for every row");
+    assert_eq!(x.rows(), rows.len(), "dropout requires one id per row");
     let mut y = x.values().to_vec();
     host::drop_values(&mut y, rate, seed, rows);
     let y = g.output(x.rows(), x.cols(), y, &[x]);

@@ -1,9 +1,9 @@
-//! A matrix made of rows of others: token embeddings and image features become one sequence.
+//! Collects rows of several matrices, such as token embeddings and image features, into one.
 
 use crate::tensor::{Graph, Mat, Weight, host::gather as host};
 
-/// Row `i` of the result is row `picks[i].1` of `sources[picks[i].0]`. All sources have one width; frozen ones are
-/// widened row by row. Keeps the picks only.
+/// Returns `[picks, width]`, whose row `i` is row `picks[i].1` of `sources[picks[i].0]`. All sources have the same
+/// width; frozen ones are decoded row by row. Saves only the picks for the backward pass.
 pub fn gather(g: &Graph, sources: &[&Weight], picks: Vec<(usize, usize)>) -> Mat {
     let width = sources.first().map_or(0, |source| source.inputs());
     let values: Vec<_> = sources.iter().map(|source| source.host()).collect();
@@ -22,18 +22,18 @@ pub fn gather(g: &Graph, sources: &[&Weight], picks: Vec<(usize, usize)>) -> Mat
     y
 }
 
-/// Rows of a matrix of activations.
+/// Returns `rows` of `x`, as [`gather`].
 pub fn pick_rows(g: &Graph, x: &Mat, rows: impl IntoIterator<Item = usize>) -> Mat {
     gather(g, &[&Weight::Dense(x.clone())], rows.into_iter().map(|row| (0, row)).collect())
 }
 
-/// All rows of `parts`, one part after the other; each has rows of `width` values. A single part is given back as it
-/// is, without a copy. Keeps nothing.
+/// Concatenates the rows of `parts`, `[.., width]` each. A single part is returned without a copy. Saves nothing for
+/// the backward pass.
 ///
 /// # Panics
-/// If a part has another width: a bug of the caller's.
+/// If a part has a different width, which is a bug in the caller.
 pub fn concat(g: &Graph, width: usize, parts: &[&Mat]) -> Mat {
-    assert!(parts.iter().all(|part| part.cols() == width), "all parts have rows of {width} values");
+    assert!(parts.iter().all(|part| part.cols() == width), "parts of width {width}");
     if let [part] = parts {
         return (*part).clone();
     }

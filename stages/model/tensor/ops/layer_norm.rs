@@ -2,8 +2,8 @@
 
 use crate::tensor::{Graph, Mat, host::norm as host};
 
-/// `(x - mean) / sqrt(variance + epsilon) * weight + bias` of each row, with `x` `[rows, width]`, `weight` and `bias`
-/// `[1, width]`. Keeps its input, and mean and scale of each row.
+/// `(x - mean) / sqrt(variance + epsilon) * weight + bias` for each row, with `x` `[rows, width]`, `weight` and `bias`
+/// `[1, width]`. Saves `x` and each row's mean and `1 / sqrt(variance + epsilon)`.
 pub fn layer_norm(g: &Graph, x: &Mat, weight: &Mat, bias: &Mat, epsilon: f32) -> Mat {
     let (y, statistics) = host::layer(x.values(), weight.values(), bias.values(), epsilon);
     let y = g.output(x.rows(), x.cols(), y, &[x, weight, bias]);

@@ -1,23 +1,23 @@
-//! A linear layer.
+//! The product of a linear layer.
 
 use crate::tensor::{
     Graph, Mat, Weight,
     host::linear::{self as host, Shape},
 };
 
-/// `x W^T + b`, with `x` `[rows, in]`, `weight` `[out, in]`, `bias` `[1, out]`. Keeps its input if the weight trains.
-/// The backward pass computes only what is needed: the gradient of a frozen weight never is.
+/// `x W^T + b`, `[rows, out]`, with `x` `[rows, in]`, `weight` `[out, in]`, `bias` `[1, out]`. Saves `x` if the weight
+/// is trainable. The backward pass does not compute gradients of frozen matrices.
 ///
 /// # Panics
-/// If `x` and `weight` don't fit: a bug of the caller's.
+/// If the widths of `x` and `weight` differ, which is a bug in the caller.
 pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
-    assert_eq!(x.cols(), weight.inputs(), "the weight takes rows of another width");
+    assert_eq!(x.cols(), weight.inputs(), "width of the input and of the weight");
     let shape = Shape { rows: x.rows(), inputs: x.cols(), outputs: weight.outputs() };
     let y = host::forward(x.values(), weight.host(), bias.map(Mat::values), shape);
     let inputs: Vec<&Mat> = [Some(x), bias, weight.dense()].into_iter().flatten().collect();
     let y = g.output(shape.rows, shape.outputs, y, &inputs);
     let dx = x.needs_grad.then(|| x.ghost());
-    // Nothing reads a frozen weight's gradient: then the input need not be kept.
+    // Only the gradient of a trainable weight needs the input.
     let trained = weight.trained().map(|mat| (mat.ghost(), x.clone()));
     let (weight, bias) = (weight.clone(), bias.filter(|bias| bias.needs_grad).map(Mat::ghost));
     g.record(&y, move |dy, gradients| {

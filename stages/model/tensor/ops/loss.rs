@@ -2,12 +2,12 @@
 
 use crate::tensor::{Graph, Mat, host::loss as host};
 
-/// The label of a position that is not learned.
+/// The label of positions without loss (PyTorch's `ignore_index`).
 pub const IGNORE: i32 = -100;
 
-/// The sum over rows of `-log softmax(logits)[target]`, divided by `count`: a `[1, 1]` matrix from `[rows, classes]`.
-/// `count` is the number of labelled positions of the whole batch, of which these rows may be a part. Keeps its input
-/// and one number for each row.
+/// The sum over rows of `-log softmax(logits)[target]` divided by `count`, `[1, 1]`, with `logits` `[rows, classes]`.
+/// `count` is the number of labelled positions of the whole batch, of which these rows may be a part. Saves `logits`
+/// and one number per row.
 pub fn cross_entropy(g: &Graph, logits: &Mat, targets: Vec<u32>, count: usize) -> Mat {
     let (width, scale) = (logits.cols(), 1.0 / count.max(1) as f32);
     let (loss, log_totals) = host::forward(logits.values(), width, &targets);

@@ -1,12 +1,12 @@
-//! The upper half of a LoRA adapter (Hu et al. 2021, arXiv 2106.09685).
+//! The second product of a LoRA adapter, with B (Hu et al. 2021, arXiv 2106.09685).
 
 use crate::tensor::{
     Graph, Mat,
     host::linear::{self as host, Shape},
 };
 
-/// `y + scale * low B^T`, in the place of `y`: no clone of `y` may be used after this. `y` `[rows, out]`, `low`
-/// `[rows, rank]`, `b` `[out, rank]`. Keeps `low`.
+/// `y += scale * low B^T` in place: clones of `y` must not be used afterwards. `y` is `[rows, out]`, `low`
+/// `[rows, rank]`, `b` `[out, rank]`. Saves `low`.
 pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Mat {
     let shape = Shape { rows: low.rows(), inputs: low.cols(), outputs: b.rows() };
     host::add_low_rank(low.values(), b.values(), scale, shape, y.values_mut());

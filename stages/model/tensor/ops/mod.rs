@@ -1,6 +1,6 @@
-//! The operations, one a file: its formula and paper, the shapes, and what is recorded for the way back. What an
-//! operation computes is in [`super::host`]: the calls into it, one forward and one for each gradient, are where
-//! another device would be chosen. Independent of threads and loops.
+//! The operations, one per file: formula, paper, shapes, and what is saved for the backward pass. The computation is in
+//! [`super::host`]; its calls, one for the forward pass and one per gradient, are where a different device would be
+//! selected. Independent of threads and loops.
 
 mod activation;
 mod add;

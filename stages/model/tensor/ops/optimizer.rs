@@ -1,16 +1,16 @@
-//! AdamW (Loshchilov, Hutter 2019, arXiv 1711.05101) and the global norm of gradients.
+//! AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) and the global norm of gradients.
 
 use crate::tensor::{
     Mat,
     host::optimizer::{self as host, Coefficients},
 };
 
-/// The settings of one parameter group.
+/// Hyperparameters of AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
     /// Added to the denominator.
     pub epsilon: f64,
@@ -18,24 +18,24 @@ pub struct AdamW {
     pub weight_decay: f64,
 }
 
-/// What the optimizer remembers of one parameter.
+/// The optimizer's state of one parameter.
 #[derive(Clone, Debug)]
 pub struct Moments {
     /// Moving average of the gradient: `[1, count]`.
     pub first: Mat,
-    /// Moving average of its square: `[1, count]`.
+    /// Moving average of the squared gradient: `[1, count]`.
     pub second: Mat,
 }
 
 impl Moments {
-    /// Zeros for `count` values.
+    /// The initial moments, zeros, of a parameter with `count` values.
     pub fn new(count: usize) -> Self {
         Self { first: Mat::zeros(1, count), second: Mat::zeros(1, count) }
     }
 }
 
 impl AdamW {
-    /// One step, with `m` and `v` the moments and `g` the gradient times `scale` (clipping):
+    /// Updates `parameter` (`w`) and its moments (`m`, `v`) by `gradient` times `scale`, the factor of clipping (`g`):
     /// `m += (1 - beta1) (g - m)`, `v = beta2 v + (1 - beta2) g^2`,
     /// `w = (1 - lr decay) w - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon)`. `step` is `t`, from 1.
     pub fn update(
@@ -47,7 +47,7 @@ impl AdamW {
         learning_rate: f64,
         scale: f32,
     ) {
-        // As PyTorch: coefficients in f64, then f32 arithmetic. (1 - 0.999 in f32 would be off by 5e-5.)
+        // As in PyTorch, coefficients are computed in f64: 1 - 0.999 in f32 has a relative error of 5e-5.
         let correction1 = 1.0 - self.beta1.powi(step as i32);
         let correction2 = (1.0 - self.beta2.powi(step as i32)).sqrt();
         let by = Coefficients {
@@ -65,7 +65,7 @@ impl AdamW {
     }
 }
 
-/// The 2-norm of all values of all gradients.
+/// The 2-norm of all values of all gradients together.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> f32 {
     let squares: f64 = gradients.into_iter().map(|gradient| host::sum_of_squares(gradient.values())).sum();
     squares.sqrt() as f32

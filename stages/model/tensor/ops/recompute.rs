@@ -1,10 +1,10 @@
-//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): a part of the network keeps its input only, and is
-//! computed again in the backward pass.
+//! Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174): saves only the input of a part of the network, and
+//! recomputes its activations in the backward pass.
 
 use crate::tensor::{Graph, Mat};
 
-/// `f(x)`. `parameters` are the other matrices that train in it. `f` must give the same on every call: what it drops
-/// must follow from a seed.
+/// `f(x)`, of which only `x` is saved. `parameters` are the other trainable matrices that `f` uses. `f` must be
+/// deterministic: its dropout must depend on a seed only.
 pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &Mat) -> Mat + 'static) -> Mat {
     let mut y = f(&Graph::inference(), x);
     y.needs_grad = g.records() && (x.needs_grad || parameters.iter().any(Mat::needs_grad));
@@ -12,9 +12,9 @@ pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &M
     g.record(&y, move |dy, gradients| {
         let inner = Graph::recording();
         let y = f(&inner, &x);
-        let mut found = inner.backward_from(&y, dy);
+        let mut computed = inner.backward_from(&y, dy);
         for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad) {
-            gradients.add(&mat.ghost(), found.take(mat).values(), 1.0);
+            gradients.add(&mat.ghost(), computed.take(mat).values(), 1.0);
         }
     });
     y

@@ -1,9 +1,9 @@
-//! RMS norm (Zhang, Sennrich 2019, arXiv 1910.07467).
+//! RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467).
 
 use crate::tensor::{Graph, Mat, host::norm as host};
 
-/// `x / sqrt(mean(x^2) + epsilon) * weight` of each row, with `x` `[rows, width]` and `weight` `[1, width]`. Keeps its
-/// input and the scale of each row.
+/// `x / sqrt(mean(x^2) + epsilon) * weight` for each row, with `x` `[rows, width]` and `weight` `[1, width]`. Saves `x`
+/// and each row's `1 / sqrt(mean(x^2) + epsilon)`.
 pub fn rms_norm(g: &Graph, x: &Mat, weight: &Mat, epsilon: f32) -> Mat {
     let (y, inverses) = host::rms(x.values(), weight.values(), epsilon);
     let y = g.output(x.rows(), x.cols(), y, &[x, weight]);

@@ -1,13 +1,13 @@
-//! The middle of a gated MLP (Shazeer 2020, arXiv 2002.05202).
+//! The gated activation of an MLP, `SwiGLU` (Shazeer 2020, arXiv 2002.05202).
 
 use crate::tensor::{Graph, Mat, host::activation as host};
 
-/// `silu(gate) * up`, both `[rows, width]`. Keeps both for the backward pass.
+/// `silu(gate) * up`, with `gate` and `up` `[rows, width]`. Saves both for the backward pass.
 ///
 /// # Panics
-/// If the two have different shapes: a bug of the caller's.
+/// If the shapes differ, which is a bug in the caller.
 pub fn silu_gate(g: &Graph, gate: &Mat, up: &Mat) -> Mat {
-    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "gate and up have one shape");
+    assert_eq!((gate.rows(), gate.cols()), (up.rows(), up.cols()), "shapes of gate and up");
     let y = g.output(gate.rows(), gate.cols(), host::silu_gate(gate.values(), up.values()), &[gate, up]);
     let (gate, up) = (gate.clone(), up.clone());
     g.record(&y, move |dy, gradients| {

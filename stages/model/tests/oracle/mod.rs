@@ -1,9 +1,9 @@
-//! Language models written down a second time, slowly and in f64: one position, one head, one sum at a time, from the
-//! formulas in transformers' `modeling_*.py`. Shares no code with what it checks.
+//! A second, slow implementation of the language models in f64, from the formulas in transformers' `modeling_*.py`: one
+//! position, one head, one sum at a time. Shares no code with the crate.
 
 use std::collections::HashMap;
 
-/// Sizes, and what differs between families.
+/// Sizes, and properties that differ between families.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub(crate) vocab: usize,
@@ -18,17 +18,17 @@ pub(crate) struct Sizes {
     pub(crate) window: Option<usize>,
 }
 
-/// Weights by name, `[out, in]` row by row.
+/// Weights by name, `[out, in]`, row-major.
 pub(crate) type Weights = HashMap<String, Vec<f64>>;
 
-/// A model with RMS norms and a gated MLP: Phi-3, Qwen2 or Llama, by the names of its weights.
+/// A model with RMS norms and a gated MLP. The names of the weights determine whether it is a Phi-3, Qwen2 or Llama.
 pub(crate) struct Oracle<'a> {
     pub(crate) sizes: Sizes,
     pub(crate) weights: &'a Weights,
 }
 
 impl Oracle<'_> {
-    /// Logits `[tokens][vocab]`.
+    /// Returns logits `[tokens][vocab]`.
     pub(crate) fn logits(&self, ids: &[i32]) -> Vec<Vec<f64>> {
         let (s, w) = (self.sizes, self.weights);
         let embedding = &w["model.embed_tokens.weight"];
@@ -49,7 +49,7 @@ impl Oracle<'_> {
         x.iter().map(|x| self.linear(&self.norm(x, "model.norm"), head, s.vocab)).collect()
     }
 
-    /// The mean cross-entropy of each token from those before it.
+    /// Returns the mean next-token cross-entropy.
     pub(crate) fn loss(&self, ids: &[i32]) -> f64 {
         let logits = self.logits(ids);
         let nll = |(logits, next): (&Vec<f64>, &i32)| {
@@ -84,8 +84,8 @@ impl Oracle<'_> {
         } else {
             (self.linear(x, &format!("{name}.gate_proj"), inner), self.linear(x, &format!("{name}.up_proj"), inner))
         };
-        let bent: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-        self.linear(&bent, &format!("{name}.down_proj"), self.sizes.hidden)
+        let gated: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+        self.linear(&gated, &format!("{name}.down_proj"), self.sizes.hidden)
     }
 
     fn attention(&self, x: &[Vec<f64>], name: &str) -> Vec<Vec<f64>> {
@@ -109,14 +109,15 @@ impl Oracle<'_> {
         for (row, h) in (0..x.len()).flat_map(|row| (0..s.heads).map(move |h| (row, h))) {
             let key_head = h / (s.heads / s.kv_heads);
             let query = head(0, row, h);
-            let seen: Vec<usize> = (0..=row).filter(|key| s.window.is_none_or(|window| row - key < window)).collect();
-            let scores: Vec<f64> = seen
+            let visible: Vec<usize> =
+                (0..=row).filter(|key| s.window.is_none_or(|window| row - key < window)).collect();
+            let scores: Vec<f64> = visible
                 .iter()
                 .map(|key| query.iter().zip(head(1, *key, key_head)).map(|(q, k)| q * k).sum::<f64>())
                 .map(|dot| (dot / (s.head_dim as f64).sqrt()).exp())
                 .collect();
             let total: f64 = scores.iter().sum();
-            for (score, key) in scores.iter().zip(&seen) {
+            for (score, key) in scores.iter().zip(&visible) {
                 for (i, v) in head(2, *key, key_head).iter().enumerate() {
                     out[row][h * s.head_dim + i] += score / total * v;
                 }

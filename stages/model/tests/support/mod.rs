@@ -1,4 +1,4 @@
-//! Reads the fixtures.
+//! Reads fixtures, and helpers of several test programs.
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
 use std::{
@@ -60,7 +60,7 @@ impl Fixture {
     }
 }
 
-/// A batch of the reference, without its padding.
+/// A batch of the reference without its padding.
 pub(crate) struct Batch {
     pub(crate) images: Vec<Vec<f32>>,
     pub(crate) ids: Vec<Vec<i32>>,
@@ -68,7 +68,7 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// `pad` is the id of the padding.
+    /// `pad` is the token id of the padding.
     pub(crate) fn read(from: &Fixture, prefix: &str, pad: i32) -> Self {
         let name = |part: &str| format!("{prefix}{part}");
         let images = if from.has(&name("images")) { name("images") } else { name("pixel_values") };
@@ -97,7 +97,7 @@ impl Batch {
     }
 }
 
-/// A family of the fixtures.
+/// An Imp in the fixtures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Family {
     pub(crate) name: &'static str,
@@ -121,12 +121,12 @@ impl Family {
         Batch::read(&self.expected("mm_batch"), "", self.pad)
     }
 
-    /// From its parts.
+    /// Loads the model from its components.
     pub(crate) fn model(self) -> Imp {
         self.load("mm_projector.safetensors", None)
     }
 
-    /// The same with its adapters, ready to train.
+    /// The same with trainable adapters and projector.
     pub(crate) fn model_with_lora(self) -> Imp {
         let mut model = self.load("lora/non_lora_trainables.safetensors", Some("lora"));
         model.projector.unfreeze();
@@ -149,7 +149,7 @@ impl Family {
     }
 }
 
-/// Cuts `model.safetensors` into two files with an index, as large checkpoints come.
+/// Splits `model.safetensors` into two shards with an index, as in large published models.
 pub(crate) fn shard(folder: &Path) {
     let whole = folder.join("model.safetensors");
     let bytes = std::fs::read(&whole).unwrap();
@@ -171,14 +171,15 @@ pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: 
     assert!(worst <= tolerance, "{what}: differs by {worst:e}, {tolerance:e} is allowed");
 }
 
-/// Embeddings, hidden states of every layer and logits of a text; and the same from the cache, position by position.
+/// Checks the hidden states of every layer and the logits of a text, and the logits computed position by position with
+/// the KV cache.
 pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     let (ids, pass) = (expected.ids("input_ids"), Pass::inference());
     let picks = |ids: &[i32]| ids.iter().map(|id| (0, *id as usize)).collect();
     let embedded = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids));
     let segments = Segments::new([ids.len()]);
     let states = llm.hidden_states(&embedded, &segments);
-    assert!(!expected.has(&format!("hidden_states.{}", states.len())), "the reference has as many");
+    assert!(!expected.has(&format!("hidden_states.{}", states.len())), "the reference has more hidden states");
     for (number, state) in states.iter().enumerate() {
         let name = format!("hidden_states.{number}");
         assert_close(&name, &state.to_host(), &expected.f32(&name), 1e-4);
@@ -196,19 +197,21 @@ pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     assert_close("cached logits", &cached, &expected.f32("logits"), 1e-4);
 }
 
-/// A matrix in f32, f16, bf16 and 4 bits.
+/// A buffer as the bytes of a stored weight.
+pub(crate) fn bytes(buffer: Vec<u8>) -> Bytes {
+    let length = buffer.len();
+    Bytes::new(Arc::new(buffer), 0..length)
+}
+
+/// A matrix in f32, f16, bf16 and `q4f16_1`.
 pub(crate) fn stored(weight: &[f32], rows: usize, cols: usize) -> Vec<Stored> {
-    let bytes = |bytes: Vec<u8>| {
-        let length = bytes.len();
-        Bytes::new(Arc::new(bytes), 0..length)
-    };
     let (levels, scales) = q4f16::narrow(weight, cols);
     let plain = [Encoding::F32, Encoding::F16, Encoding::Bf16]
         .map(|encoding| Stored::plain(rows, cols, encoding, bytes(encoding.narrow(weight))));
     plain.into_iter().chain([Stored::q4f16(rows, cols, bytes(levels), bytes(scales))]).collect()
 }
 
-/// Values that look random, the same for the same seed.
+/// Pseudorandom values from `seed`.
 pub(crate) fn random(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i as f64 + 1.0) * 12.9898 + seed as f64 * 78.233).sin() as f32 * 1.3).collect()
 }
@@ -220,8 +223,8 @@ pub(crate) fn softmax(row: &[f64]) -> Vec<f64> {
     exps.iter().map(|e| e / total).collect()
 }
 
-/// The first position that `row` sees, and the one after the last.
-pub(crate) fn seen(mask: Mask, row: usize, sequence: &Range<usize>) -> (usize, usize) {
+/// The rows to which `row` attends: the first, and the one after the last.
+pub(crate) fn visible(mask: Mask, row: usize, sequence: &Range<usize>) -> (usize, usize) {
     match mask {
         Mask::Causal => (sequence.start, row + 1),
         Mask::Window(width) => (sequence.start.max((row + 1).saturating_sub(width)), row + 1),
