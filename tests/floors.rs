@@ -31,6 +31,25 @@ const STAGES: &[&[&str]] = &[
     &["lib"],
 ];
 
+/// The floors of the model: bytes and matrices at the bottom, then files, layers and towers, then what is done with a model.
+const MODEL: &[&[&str]] = &[
+    &["error", "mmap", "schedule", "simd"],
+    &["encoding"],
+    &["tensor"],
+    &["family", "sample", "weights"],
+    &["config", "layers"],
+    &["gguf", "init", "language", "memory", "projector", "vision"],
+    &["imp", "peft", "work"],
+    &["generate", "optim", "save", "splice"],
+    &["load", "quant"],
+    &["lib"],
+];
+
+#[test]
+fn modules_of_the_model_import_lower_floors_only() {
+    assert_floors(Path::new("stages/model"), MODEL);
+}
+
 /// Libraries that only these files use, so that another can take their place.
 const HOMES: &[(&str, &[&str])] = &[
     ("dfdx", &["stages/model/tensor/mat.rs", "stages/model/tensor/tape.rs"]),
@@ -112,9 +131,11 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in entries(folder) {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && !path.join("Cargo.toml").exists() && name != "tests" {
+        if path.is_dir() && !path.join("Cargo.toml").exists() && !["tests", "examples"].contains(&name.as_str()) {
             files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|ending| ending == "rs") && name != "tests" {
+        } else if path.extension().is_some_and(|ending| ending == "rs")
+            && !["tests", "examples"].contains(&name.as_str())
+        {
             files.push(path);
         }
     }

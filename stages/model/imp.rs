@@ -7,7 +7,7 @@ use crate::{
     layers::Pass,
     memory::loss_chunk_rows,
     projector::Projector,
-    splice::Sample,
+    sample::Sample,
     tensor::{self, IGNORE, Mat, Segments},
     vision::Siglip,
 };

@@ -4,7 +4,7 @@
 
 use crate::{
     config::{LanguageConfig, ProjectorType, SiglipConfig},
-    language::{Input, Layer, Part, family::is_target},
+    family::{Input, Layer, Part, is_target},
 };
 
 /// Size of an f32 in bytes.

@@ -50,7 +50,7 @@ pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
 pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
     let mut value = serde_json::to_value(&model.config).unwrap_or_default();
     value["model_type"] = json!(SPLIT_IMP);
-    value["image_token_index"] = json!(crate::IMAGE_TOKEN);
+    value["image_token_index"] = json!(crate::sample::IMAGE_TOKEN);
     write_json(&folder.join("config.json"), &value)
 }
 

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    language::Layer,
+    family::Layer,
     memory::{MicroBatch, Training, Trains},
     tensor::{Graph, Mat, Weight, linear},
 };

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::keys::Keys;
 use crate::{
     error::Result,
-    language::family::{Family, Layer, Widths, Window},
+    family::{Family, Layer, Widths, Window},
     tensor::Activation,
 };
 

@@ -16,7 +16,7 @@ pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;
 
 use crate::error::{ModelError, Result};
-pub use crate::language::Family;
+pub use crate::family::Family;
 
 /// `model_type` of an Imp in the split layout of training stages: `llm/`, `vision/`, `mm_projector.safetensors`, and
 /// optionally `adapter/`.
@@ -168,7 +168,7 @@ pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpCo
     let description = language.family.description();
     value["model_type"] = json!(description.imp_model_type);
     value["architectures"] = json!([description.imp_architecture]);
-    value["image_token_index"] = json!(crate::IMAGE_TOKEN);
+    value["image_token_index"] = json!(crate::sample::IMAGE_TOKEN);
     value["mm_hidden_size"] = json!(siglip.hidden_size);
     value["vision_tower_config"] = siglip.vision_json();
     value

@@ -12,7 +12,7 @@ use prefix::Prefilled;
 use crate::{
     imp::Imp,
     layers::Pass,
-    splice::Sample,
+    sample::Sample,
     tensor::{self, Mat},
 };
 

@@ -7,7 +7,7 @@ use crate::{
     imp::Imp,
     language::Cache,
     layers::Pass,
-    splice::{IMAGE_TOKEN, Sample},
+    sample::{IMAGE_TOKEN, Sample},
     tensor::{self, Mat, Segments},
 };
 

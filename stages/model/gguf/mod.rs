@@ -12,7 +12,7 @@ use crate::{
     config::LanguageConfig,
     encoding::Encoding,
     error::{ModelError, Result},
-    language::{Family, Part},
+    family::{Family, Part},
     weights::{NamedTensor, write_json, write_tensors},
 };
 use reader::{Gguf, Tensor};

@@ -1,10 +1,10 @@
 //! The attention of a block: projections to queries, keys and values, rotary position embedding, and output projection.
 //! Independent of which positions a query attends to.
 
-use super::family::Part;
 use crate::{
     config::LanguageConfig,
     error::{ModelError, Result},
+    family::Part,
     layers::{Linear, Pass},
     tensor::{self, Mat, Rotation},
     weights::TensorFiles,

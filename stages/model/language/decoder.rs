@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    block::{Block, load_norm},
-    family::{Layer, is_target},
-};
+use super::block::{Block, load_norm};
 use crate::{
     config::LanguageConfig,
     error::Result,
+    family::{Layer, is_target},
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
     weights::{NamedTensor, TensorFiles},

@@ -1,9 +1,10 @@
 //! The MLP of a block: plain (Phi), or gated (Shazeer 2020, arXiv 2002.05202).
 
-use super::{attention::load_linear, family::Part};
+use super::attention::load_linear;
 use crate::{
     config::LanguageConfig,
     error::Result,
+    family::Part,
     layers::{Linear, Pass},
     tensor::{self, Activation, Mat},
     weights::TensorFiles,

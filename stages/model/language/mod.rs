@@ -1,10 +1,8 @@
-//! Language models: one decoder for all families, whose differences are a table in `family.rs`.
+//! Language models: one decoder for all families, whose differences are a table in [`crate::family`].
 
 mod attention;
 mod block;
 mod decoder;
-pub(crate) mod family;
 mod mlp;
 
 pub use decoder::{Cache, Decoder};
-pub use family::{Family, Input, Layer, Part};
