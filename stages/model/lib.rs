@@ -18,8 +18,8 @@
 //! # Ok::<(), imp_model::ModelError>(())
 //! ```
 //!
-//! Where to find a formula: networks in [`language`] and [`vision`]; the image splice in [`Imp::splice`]; LoRA and
-//! norms in [`layers`]; attention, rotary position embeddings, activations, the loss and `AdamW` in [`tensor`];
+//! Where to find a formula: networks in [`language`] and [`vision`]; the image splice in [`Imp::splice`]; LoRA in
+//! [`layers`]; norms, attention, rotary position embeddings, activations, the loss and `AdamW` in [`tensor`];
 //! learning-rate schedules in [`schedule`]; nucleus sampling in [`Sampling`]; f16, bf16, 4-bit and 8-bit weights in
 //! [`encoding`].
 

@@ -1,5 +1,5 @@
 //! The configuration of a language model, read from and written to `config.json`. Families and their defaults are in
-//! `language/family.rs`.
+//! `family.rs`.
 
 use serde_json::{Value, json};
 
