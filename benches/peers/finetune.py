@@ -64,7 +64,7 @@ def collate(batch):
 
 
 def spliced(embed, features, texts):
-    """Embeddings with the features in place, labels and mask, padded on the right."""
+    """Embeddings with the image features spliced in, labels and mask, right-padded."""
     rows, labels = [], []
     for feature, (before, ids, label) in zip(features, texts):
         head, tail = (embed(torch.tensor(part, dtype=torch.long)) for part in (before, ids))

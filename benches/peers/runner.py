@@ -1,5 +1,5 @@
 """The same pipeline for imp-flow, ninja, doit, Luigi, Snakemake and DVC: stage i reads the output of stage i - 10 and writes
-a little of its own. Times a first run and up-to-date runs, in alternating processes.
+a small file. Times a first run and up-to-date runs, in alternating processes.
 
     python benches/peers/runner.py IMP_FLOW STAGES [TOOL ...]
 

@@ -48,7 +48,7 @@ fn peers(python: &str, stages: usize, tools: &[&str]) {
     }
 }
 
-/// Runs in which the runner has to look at every stage.
+/// Commands that check every stage.
 fn own() {
     println!("\nmilliseconds                    1,000 stages     10,000 stages");
     let mut rows = [("plan", Vec::new()), ("run that checks all", Vec::new()), ("one stage has changed", Vec::new())];
