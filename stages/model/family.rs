@@ -3,7 +3,7 @@
 //!
 //! To add a family whose blocks consist of existing [`Part`]s:
 //! 1. add a variant to [`Family`], and to [`Family::ALL`];
-//! 2. write its [`Description`] below, from transformers' `modeling_*.py` and `configuration_*.py`;
+//! 2. write its `Description` below, from transformers' `modeling_*.py` and `configuration_*.py`;
 //! 3. add its conversation template to imp-stages where the compiler reports it (`Template::of_family`);
 //! 4. add it to `tests/families.rs` (checks against the oracle) and `tests/memory.rs` (forecast against the allocator).
 //!
