@@ -11,7 +11,7 @@ use ureq::{Body, http::Response};
 
 use super::{
     http::{Client, RequestError, Watch, redacted},
-    listing::{Listing, RemoteFile},
+    listing::{Listing, RemoteFile, is_safe_name},
     patterns::Patterns,
 };
 use crate::StageError;
@@ -84,10 +84,15 @@ impl S3Source {
         let (mut names, mut files) = (Vec::new(), Vec::new());
         for object in objects {
             let url = format!("s3://{}/{}", self.bucket, object.key);
-            let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name)).ok_or_else(|| {
-                let help = "rename the object, or set `source` to a folder without it";
-                StageError::failed(format!("{url} can't be a file: its key is not a valid path"), help)
-            })?;
+            let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name) && is_safe_name(name)).ok_or_else(
+                || {
+                    let help = "rename the object, or set `source` to a folder without it";
+                    StageError::failed(
+                        format!("{} can't be a file: its key is not a valid path", url.escape_debug()),
+                        help,
+                    )
+                },
+            )?;
             names.push(name.to_string());
             if wanted.matches(name) {
                 files.push(RemoteFile { size: object.size, etag: object.etag, ..RemoteFile::new(name, url) });

@@ -15,7 +15,7 @@ use crate::{
     StageError,
     net::{
         http::{Access, Client, Watch},
-        listing::{Listing, RemoteFile},
+        listing::{Commit, Listing, RemoteFile, is_safe_name, quoted},
         patterns::Patterns,
         verify::Check,
     },
@@ -122,8 +122,8 @@ impl HubSource {
     }
 
     /// The same repository at `commit`, as written in `source`.
-    pub(super) fn pinned(&self, commit: &str) -> String {
-        Self { revision: Some(commit.into()), ..self.clone() }.to_string()
+    pub(super) fn pinned(&self, commit: &Commit) -> String {
+        Self { revision: Some(commit.to_string()), ..self.clone() }.to_string()
     }
 
     /// The repository's folder in the local cache.
@@ -153,8 +153,17 @@ impl HubSource {
             let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub";
             StageError::failed(format!("{endpoint} doesn't answer like a Hugging Face hub: {error}"), help)
         })?;
+        let distrusted = |message: String| {
+            let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub that you trust";
+            StageError::failed(format!("{endpoint} {message}"), help)
+        };
+        let commit =
+            Commit::try_from(info.sha).map_err(|what| distrusted(format!("names the commit of {self} as {what}")))?;
+        if let Some(file) = info.siblings.iter().find(|file| !is_safe_name(&file.rfilename)) {
+            return Err(distrusted(format!("lists a file outside the folder of {self}: {}", quoted(&file.rfilename))));
+        }
         let prefix = if self.dataset { "datasets/" } else { "" };
-        let base = format!("{endpoint}/{prefix}{}/resolve/{}", self.repo, info.sha);
+        let base = format!("{endpoint}/{prefix}{}/resolve/{commit}", self.repo);
         let names: Vec<String> = info.siblings.iter().map(|file| file.rfilename.clone()).collect();
         let files: Vec<_> = info
             .siblings
@@ -163,7 +172,7 @@ impl HubSource {
             .map(|file| file.remote(&base))
             .collect();
         wanted.all_used(&names, self)?;
-        Ok(Listing { commit: Some(info.sha), ..Listing::of(files) })
+        Ok(Listing { commit: Some(commit), ..Listing::of(files) })
     }
 }
 
