@@ -10,7 +10,8 @@ use rusty_s3::{
 use ureq::{Body, http::Response};
 
 use super::{
-    http::{Client, RequestError, Watch, redacted},
+    address::redacted,
+    http::{Client, RequestError, Watch},
     listing::{Listing, RemoteFile, is_safe_name},
     patterns::Patterns,
 };
@@ -146,7 +147,7 @@ impl Store {
         let url = endpoint.parse().map_err(BucketError::ParseError);
         let bucket = url.and_then(|url| Bucket::new(url, style, source.bucket.clone(), region)).map_err(|error| {
             let help = "correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, such as `https://minio.example.org:9000`";
-            StageError::failed(format!("{source}: {endpoint} is not a valid S3 endpoint ({error})"), help)
+            StageError::failed(format!("{source}: {} is not a valid S3 endpoint ({error})", redacted(&endpoint)), help)
         })?;
         Ok(Self { bucket, credentials })
     }
@@ -172,7 +173,7 @@ impl Store {
         }
         let text = client.get_text(list.sign(SIGNED_FOR).as_str())?;
         ListObjectsV2::parse_response(&text).map_err(|error| {
-            let base = self.bucket.base_url();
+            let base = redacted(self.bucket.base_url().as_str());
             let help = "check that AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, if set, names a server that speaks S3";
             RequestError::Fatal(StageError::failed(format!("{base} doesn't list objects like S3: {error}"), help))
         })

@@ -20,8 +20,9 @@ use rayon::prelude::*;
 use ureq::{Body, http::Response};
 
 use super::{
+    address::redacted,
     chunks::{Part, Plan},
-    http::{Client, RequestError, Watch, cut_off, redacted},
+    http::{Client, RequestError, Watch, cut_off},
     listing::RemoteFile,
     verify::verify,
 };

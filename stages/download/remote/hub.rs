@@ -14,6 +14,7 @@ use super::cache;
 use crate::{
     StageError,
     net::{
+        address::redacted,
         http::{Access, Client, Watch},
         listing::{Commit, Listing, RemoteFile, is_safe_name, quoted},
         patterns::Patterns,
@@ -68,7 +69,8 @@ impl Hub {
 
     /// The authorisation of requests.
     pub(super) fn access(&self) -> Access {
-        self.token.clone().map_or(Access::Open, Access::Token)
+        let endpoint = self.endpoint.clone();
+        self.token.clone().map_or(Access::Open, |token| Access::Token { token, endpoint })
     }
 }
 
@@ -151,11 +153,11 @@ impl HubSource {
         let text = client.retry(watch, |_| client.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
             let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub";
-            StageError::failed(format!("{endpoint} doesn't answer like a Hugging Face hub: {error}"), help)
+            StageError::failed(format!("{} doesn't answer like a Hugging Face hub: {error}", redacted(endpoint)), help)
         })?;
         let distrusted = |message: String| {
             let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub that you trust";
-            StageError::failed(format!("{endpoint} {message}"), help)
+            StageError::failed(format!("{} {message}", redacted(endpoint)), help)
         };
         let commit =
             Commit::try_from(info.sha).map_err(|what| distrusted(format!("names the commit of {self} as {what}")))?;

@@ -230,3 +230,38 @@ fn a_kept_listing_and_the_local_cache_are_not_trusted_either() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn a_token_goes_only_to_its_origin() {
+    let root = tempfile::tempdir().unwrap();
+    let (hub, other) = (Server::start(), Server::start());
+    let commit = "0123abcd".repeat(5);
+    let path = format!("/me/it/resolve/{commit}/a.bin");
+    let back = other.serve_always("/back", "", Fault::Redirect(format!("{}/end", hub.address)));
+    hub.serve("/end", "content", &[]);
+    other.serve("/end", "content", &[]);
+    for (number, location) in [
+        "/end".to_string(),
+        format!("{}/end", other.address),
+        other.address.replacen("http:", "", 1) + "/end",
+        format!("{}/end", other.address.replacen("//", "//user@", 1)),
+        back,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let variables = serve_claims(&hub, &commit, "a.bin");
+        hub.serve_always(&path, "", Fault::Redirect(location.clone()));
+        let before = hub.seen("/end").len();
+        let source = format!("{variables}\nHF_TOKEN=hf_secret\nHF_HOME={}|me/it", root.path().display());
+        let out = run(&root.path().join(number.to_string()), &serde_json::json!({"source": source})).done();
+        assert_eq!(std::fs::read(out.join("a.bin")).unwrap(), b"content");
+        let has_token = |seen: &super::super::server::Seen| {
+            seen.headers.get("authorization").is_some_and(|value| value.contains("hf_secret"))
+        };
+        assert!(hub.seen(&path).iter().all(has_token));
+        assert!(!other.seen("/end").iter().chain(&other.seen("/back")).any(has_token), "{location}");
+        let ends = &hub.seen("/end")[before..];
+        assert!(ends.iter().all(|seen| has_token(seen) == (number == 0)), "{location}");
+    }
+}
