@@ -22,7 +22,10 @@ mod table;
 mod units;
 mod why;
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 pub(crate) use cache::{Bar, gc, stats, verify};
 pub(crate) use compare::{CompareRow, Comparison, compare};
@@ -59,5 +62,61 @@ pub(crate) fn start_tracing(verbose: u8) {
         _ => "debug,sled=info",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    subscriber(filter, std::io::stderr).init();
+}
+
+/// Writes what passes `filter`, except what may contain a token.
+fn subscriber(
+    filter: EnvFilter,
+    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+) -> impl Subscriber + Send + Sync {
+    let written = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false).finish();
+    written.with(filter_fn(|event| *event.level() < Level::TRACE || !traces_secrets(event.target())))
+}
+
+/// Whether a module's traces show the bytes of requests, and so the token in them.
+fn traces_secrets(target: &str) -> bool {
+    let package = target.split("::").next().unwrap_or_default();
+    ["ureq", "ureq_proto", "rustls"].contains(&package)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex, PoisonError},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_setting_logs_the_bytes_of_requests() {
+        let log = Log::default();
+        let writer = log.clone();
+        let filter = EnvFilter::new("trace,ureq::unversioned=trace,ureq_proto[]=trace");
+        tracing::subscriber::with_default(subscriber(filter, move || writer.clone()), || {
+            tracing::trace!(target: "ureq::unversioned::transport", "secret 1");
+            tracing::trace!(target: "ureq_proto::util", "secret 2");
+            tracing::trace!(target: "rustls", "secret 3");
+            tracing::debug!(target: "ureq::run", "a request");
+            tracing::trace!(target: "imp_stages::net", "a trace");
+        });
+        let bytes = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("secret"), "{text}");
+        assert!(text.contains("a request") && text.contains("a trace"), "{text}");
+    }
 }

@@ -18,8 +18,11 @@ pub(crate) struct Plan {
     pub(crate) url: String,
     /// Size in bytes, if known.
     pub(crate) size: Option<u64>,
-    /// The server's `ETag` for this content.
+    /// The server's strong `ETag` for this content.
     pub(crate) etag: Option<String>,
+    /// The server's `Last-Modified` for this content.
+    #[serde(default)]
+    pub(crate) modified: Option<String>,
     /// Bytes per chunk; `None` if the server sends the file only as a whole.
     pub(crate) chunk: Option<u64>,
 }
@@ -31,6 +34,11 @@ impl Plan {
         let chunk = self.chunk.unwrap_or(end);
         let start = chunk.saturating_mul(index as u64);
         start..start.saturating_add(chunk).min(end)
+    }
+
+    /// Whether a later response can be told apart from one with different content.
+    pub(crate) fn has_validator(&self) -> bool {
+        self.etag.is_some() || self.modified.is_some()
     }
 
     fn chunks(&self) -> usize {
@@ -56,6 +64,16 @@ pub(crate) struct Part {
     discarded: AtomicBool,
 }
 
+/// Whether an `ETag` changes with every byte of the content.
+pub(crate) fn is_strong(etag: &str) -> bool {
+    etag.starts_with('"')
+}
+
+/// Bytes of two responses are joined only if a validator, or a hash of the whole file, would show that the content changed.
+fn resumable(plan: &Plan, file: &RemoteFile) -> bool {
+    plan.chunk.is_some() && (plan.has_validator() || !file.checks.is_empty())
+}
+
 /// The state on disk.
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -76,14 +94,16 @@ impl Part {
         let path = folder.join(format!("{}.part", &name[..32]));
         let state = path.with_extension("json");
         if let Some(size) = file.size.filter(|size| *size <= chunk) {
-            let plan = Plan { url: file.url.clone(), size: Some(size), etag: file.etag.clone(), chunk: Some(chunk) };
-            let length = fs::metadata(&path).map_or(0, |data| data.len());
+            let etag = file.etag.clone().filter(|etag| is_strong(etag));
+            let plan = Plan { url: file.url.clone(), size: Some(size), etag, modified: None, chunk: Some(chunk) };
+            let length = if resumable(&plan, &file) { fs::metadata(&path).map_or(0, |data| data.len()) } else { 0 };
             let done = (0..plan.chunks()).map(|_| AtomicU64::new(if length <= size { length } else { 0 })).collect();
             return Ok(Self { file, plan, path, state, probed: false, done, discarded: AtomicBool::default() });
         }
         let known = fs::read(&state).ok().and_then(|text| serde_json::from_slice::<State>(&text).ok());
-        let known = known
-            .filter(|known| known.plan.url == file.url && known.done.len() == known.plan.chunks() && path.is_file());
+        let known = known.filter(|State { plan, done }| {
+            plan.url == file.url && done.len() == plan.chunks() && resumable(plan, &file) && path.is_file()
+        });
         let (plan, done) = if let Some(State { plan, done }) = known {
             (plan, done)
         } else {
@@ -93,6 +113,11 @@ impl Part {
         };
         let done = done.into_iter().map(AtomicU64::new).collect();
         Ok(Self { file, plan, path, state, probed: true, done, discarded: AtomicBool::default() })
+    }
+
+    /// Whether bytes that have arrived may be completed by those of a later response.
+    pub(crate) fn resumable(&self) -> bool {
+        resumable(&self.plan, &self.file)
     }
 
     /// The chunks that are incomplete.

@@ -7,15 +7,20 @@ use std::{
     time::Duration,
 };
 
-use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
+use ureq::{Agent, Body, http::Response};
 
-use super::s3::Store;
+use super::{
+    address::{host, redacted, redirected, same_origin},
+    s3::Store,
+};
 use crate::StageError;
 
 /// Time limit of a request for a whole file, which can't be resumed.
 const WHOLE_FILE_TIMEOUT: Duration = Duration::from_hours(24);
 /// Largest list of files in bytes.
 const LONGEST_TEXT: u64 = 256 << 20;
+/// Redirects that are followed for one request.
+const MAX_REDIRECTS: usize = 10;
 
 /// Limits on retries and requests.
 #[derive(Debug, Clone)]
@@ -79,8 +84,8 @@ impl Watch for crate::Job {
 pub(crate) enum Access {
     /// Not at all.
     Open,
-    /// By a hub's token, which a redirect to another host does not receive.
-    Token(String),
+    /// By a hub's token, which only the origin of `endpoint` receives.
+    Token { token: String, endpoint: String },
     /// By a signature in each address.
     Signed(Store),
 }
@@ -97,9 +102,8 @@ impl Client {
     pub(crate) fn new(policy: Policy, access: Access) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            // A signature is valid for one host only.
-            .max_redirects(if matches!(access, Access::Signed(_)) { 0 } else { 10 })
+            // Followed by `call`: the agent would compare hosts without their ports.
+            .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(20).min(policy.timeout)))
             .timeout_recv_response(Some(policy.timeout))
             .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
@@ -137,18 +141,34 @@ impl Client {
     }
 
     fn call(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, RequestError> {
-        let address = match &self.access {
+        let mut address = match &self.access {
             Access::Signed(store) => store.address(url),
             _ => url.into(),
         };
-        let mut request = self.agent.get(&address).config().timeout_recv_body(Some(body)).build();
-        if let Access::Token(token) = &self.access {
-            request = request.header("authorization", format!("Bearer {token}"));
+        let mut token = match &self.access {
+            Access::Token { token, endpoint } if same_origin(endpoint, &address) => Some(token),
+            _ => None,
+        };
+        for _ in 0..=MAX_REDIRECTS {
+            let mut request = self.agent.get(&address).config().timeout_recv_body(Some(body)).build();
+            if let Some(token) = token {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            for (name, value) in headers {
+                request = request.header(*name, value);
+            }
+            let response = request.call().map_err(|error| failed(&address, error))?;
+            // A signature is valid for one host only.
+            let followed = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
+                && !matches!(self.access, Access::Signed(_));
+            let Some(location) = response.headers().get("location").filter(|_| followed) else { return Ok(response) };
+            let next = location.to_str().ok().and_then(|location| redirected(&address, location));
+            let next = next.ok_or_else(|| bad_redirect(&address, "redirects to an invalid address"))?;
+            // Once the requests have left the origin, the token stays behind for good.
+            token = token.filter(|_| same_origin(&address, &next));
+            address = next;
         }
-        for (name, value) in headers {
-            request = request.header(*name, value);
-        }
-        request.call().map_err(|error| failed(&address, error))
+        Err(bad_redirect(url, "redirects too many times"))
     }
 
     fn check_status(&self, url: &str, mut response: Response<Body>) -> Result<Response<Body>, RequestError> {
@@ -161,7 +181,7 @@ impl Client {
             }
             _ => Err(RequestError::Fatal(match &self.access {
                 Access::Signed(store) => store.refusal(url, &mut response),
-                access => refusal(url, &response, matches!(access, Access::Token(_))),
+                access => refusal(url, &response, matches!(access, Access::Token { .. })),
             })),
         }
     }
@@ -219,28 +239,17 @@ fn sleep(watch: &impl Watch, mut time: Duration) -> Result<(), StageError> {
     }
 }
 
-/// The host in a URL, for messages.
-pub(crate) fn host(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    authority.rsplit('@').next().unwrap_or_default()
-}
-
-/// A URL without the parts that may be secret, for messages.
-pub(crate) fn redacted(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let path = rest.split_once('/').map_or("", |(_, path)| path);
-    format!("{scheme}://{}/{}", host(url), path.split('?').next().unwrap_or_default())
+fn bad_redirect(url: &str, what: &str) -> RequestError {
+    RequestError::Fatal(StageError::failed(format!("{}: the server {what}", redacted(url)), "check `source`"))
 }
 
 fn failed(url: &str, error: ureq::Error) -> RequestError {
     match error {
-        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) | ureq::Error::TooManyRedirects => {
-            RequestError::Fatal(StageError::failed(
-                format!("{}: {error}", redacted(url)),
-                "correct `source` in the pipeline",
-            ))
-        }
+        // The error would repeat the address with what may be secret in it.
+        ureq::Error::BadUri(_) => RequestError::Fatal(StageError::failed(
+            format!("{}: the address is not valid", redacted(url)),
+            "correct `source` in the pipeline",
+        )),
         error => RequestError::transient(format!("{} can't be reached ({error})", host(url))),
     }
 }

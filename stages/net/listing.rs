@@ -1,15 +1,17 @@
 //! Files on another machine, as a source lists them. Independent of the kind of source.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::verify::Check;
+use crate::contract::paths::stays_inside;
 
 /// A file on another machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RemoteFile {
     /// Path in the source, and in the output.
+    #[serde(deserialize_with = "safe_name")]
     pub(crate) name: String,
     pub(crate) url: String,
     /// Size in bytes, if the source lists it.
@@ -28,12 +30,59 @@ impl RemoteFile {
     }
 }
 
+/// Reads a name that may become a path.
+fn safe_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if is_safe_name(&name) { Ok(name) } else { Err(D::Error::custom(format!("{} is not a safe path", quoted(&name)))) }
+}
+
+/// Whether a name from a server may become a path below a folder, or the end of a URL.
+pub(crate) fn is_safe_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && !name.ends_with('/') && !name.contains('\0') && stays_inside(name)
+}
+
+/// A server's text, quoted, escaped and cut short for messages.
+pub(crate) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let cut: String = text.chars().take(LONGEST).collect();
+    let more = if cut.len() < text.len() { "..." } else { "" };
+    format!("{cut:?}{more}")
+}
+
+/// A commit of a repository. It becomes part of paths and URLs, so it holds nothing but 40 or 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct Commit(String);
+
+impl Commit {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Commit {
+    type Error = String;
+
+    /// # Errors
+    /// Text that continues "names ... as its commit".
+    fn try_from(text: String) -> Result<Self, String> {
+        let valid = matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if valid { Ok(Self(text)) } else { Err(format!("{}, which is not 40 or 64 hexadecimal digits", quoted(&text))) }
+    }
+}
+
+impl fmt::Display for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A list of files. It is kept with the checkpoint, so that a resumed download continues with the same files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Listing {
     pub(crate) files: Vec<RemoteFile>,
     /// The commit, for a repository on a hub.
-    pub(crate) commit: Option<String>,
+    pub(crate) commit: Option<Commit>,
     /// Files that are already in the hub's local cache: name -> path.
     #[serde(skip)]
     pub(crate) local: Vec<(String, PathBuf)>,

@@ -1,6 +1,7 @@
 //! Files on other machines: listed, transferred in chunks that survive a cut, checked.
 //! Independent of what the files are for.
 
+pub(crate) mod address;
 mod chunks;
 pub(crate) mod http;
 pub(crate) mod listing;

@@ -10,8 +10,9 @@ use rusty_s3::{
 use ureq::{Body, http::Response};
 
 use super::{
-    http::{Client, RequestError, Watch, redacted},
-    listing::{Listing, RemoteFile},
+    address::redacted,
+    http::{Client, RequestError, Watch},
+    listing::{Listing, RemoteFile, is_safe_name},
     patterns::Patterns,
 };
 use crate::StageError;
@@ -84,10 +85,15 @@ impl S3Source {
         let (mut names, mut files) = (Vec::new(), Vec::new());
         for object in objects {
             let url = format!("s3://{}/{}", self.bucket, object.key);
-            let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name)).ok_or_else(|| {
-                let help = "rename the object, or set `source` to a folder without it";
-                StageError::failed(format!("{url} can't be a file: its key is not a valid path"), help)
-            })?;
+            let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name) && is_safe_name(name)).ok_or_else(
+                || {
+                    let help = "rename the object, or set `source` to a folder without it";
+                    StageError::failed(
+                        format!("{} can't be a file: its key is not a valid path", url.escape_debug()),
+                        help,
+                    )
+                },
+            )?;
             names.push(name.to_string());
             if wanted.matches(name) {
                 files.push(RemoteFile { size: object.size, etag: object.etag, ..RemoteFile::new(name, url) });
@@ -141,7 +147,7 @@ impl Store {
         let url = endpoint.parse().map_err(BucketError::ParseError);
         let bucket = url.and_then(|url| Bucket::new(url, style, source.bucket.clone(), region)).map_err(|error| {
             let help = "correct AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, such as `https://minio.example.org:9000`";
-            StageError::failed(format!("{source}: {endpoint} is not a valid S3 endpoint ({error})"), help)
+            StageError::failed(format!("{source}: {} is not a valid S3 endpoint ({error})", redacted(&endpoint)), help)
         })?;
         Ok(Self { bucket, credentials })
     }
@@ -167,7 +173,7 @@ impl Store {
         }
         let text = client.get_text(list.sign(SIGNED_FOR).as_str())?;
         ListObjectsV2::parse_response(&text).map_err(|error| {
-            let base = self.bucket.base_url();
+            let base = redacted(self.bucket.base_url().as_str());
             let help = "check that AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, if set, names a server that speaks S3";
             RequestError::Fatal(StageError::failed(format!("{base} doesn't list objects like S3: {error}"), help))
         })

@@ -20,8 +20,9 @@ use rayon::prelude::*;
 use ureq::{Body, http::Response};
 
 use super::{
-    chunks::{Part, Plan},
-    http::{Client, RequestError, Watch, cut_off, redacted},
+    address::redacted,
+    chunks::{Part, Plan, is_strong},
+    http::{Client, RequestError, Watch, cut_off},
     listing::RemoteFile,
     verify::verify,
 };
@@ -166,21 +167,38 @@ fn content_range(response: &Response<Body>) -> Option<(u64, u64)> {
 /// Asks the server whether the file can be downloaded in chunks, and for its size.
 pub(crate) fn probe(client: &Client, file: &RemoteFile) -> Result<Plan, RequestError> {
     let response = client.get(&file.url, &[("range", "bytes=0-0".into())])?;
-    let etag = header(&response, "etag").filter(|etag| !etag.starts_with("W/")).map(Into::into);
+    let etag = header(&response, "etag").filter(|etag| is_strong(etag)).map(Into::into);
+    let modified = header(&response, "last-modified").filter(|date| !date.is_empty()).map(Into::into);
     let plan = match (response.status().as_u16(), content_range(&response)) {
         (206, Some((_, total))) => {
-            Plan { url: file.url.clone(), size: Some(total), etag, chunk: Some(client.policy.chunk) }
+            let mut plan =
+                Plan { url: file.url.clone(), size: Some(total), etag, modified, chunk: Some(client.policy.chunk) };
+            // Chunks that may belong to different contents are not joined: one response has to bring the whole file.
+            if !plan.has_validator() && file.checks.is_empty() {
+                plan.chunk = None;
+            }
+            plan
         }
         // An empty file has no first byte.
-        (416, _) => Plan { url: file.url.clone(), size: Some(0), etag, chunk: None },
+        (416, _) => Plan { url: file.url.clone(), size: Some(0), etag, modified, chunk: None },
         _ => {
             let size = header(&response, "content-length").and_then(|length| length.parse().ok());
-            Plan { url: file.url.clone(), size: size.or(file.size), etag, chunk: None }
+            Plan { url: file.url.clone(), size: size.or(file.size), etag, modified, chunk: None }
         }
     };
     match (file.size, plan.size) {
         (Some(listed), Some(found)) if listed != found => Err(RequestError::Fatal(other_size(file, listed, found))),
         _ => Ok(plan),
+    }
+}
+
+/// Whether a range belongs to the planned content, as far as its headers say. `If-Range` is sent with an `ETag` only: its
+/// response may then omit the validators, and servers that know no such tag often refuse a date, too.
+fn same_content(plan: &Plan, range: &Response<Body>) -> bool {
+    match (&plan.etag, &plan.modified) {
+        (Some(etag), _) => header(range, "etag").is_none_or(|found| found == etag),
+        (None, Some(modified)) => header(range, "last-modified") == Some(modified),
+        (None, None) => true,
     }
 }
 
@@ -209,7 +227,7 @@ impl Worker {
     fn chunk(&self, part: &Part, index: usize, progress: &mut bool) -> Result<(), RequestError> {
         let Part { file, plan, .. } = part;
         let range = plan.range(index);
-        if plan.chunk.is_none() {
+        if !part.resumable() {
             part.set_arrived(index, 0);
         }
         let mut at = range.start + part.arrived(index);
@@ -221,7 +239,7 @@ impl Worker {
             self.shared.client.get_whole(&file.url)?
         };
         let total = match (response.status().as_u16(), content_range(&response)) {
-            (206, Some((start, total))) if start == at => Some(total),
+            (206, Some((start, total))) if start == at && same_content(plan, &response) => Some(total),
             // A file of one chunk may also arrive as a whole.
             (200, _) if range.start == 0 && plan.size.is_none_or(|size| size == range.end) => {
                 part.set_arrived(index, 0);
@@ -233,7 +251,7 @@ impl Worker {
         if let (Some(size), Some(total)) = (plan.size, total)
             && size != total
         {
-            return Err(if part.plan.etag.is_some() {
+            return Err(if part.plan.has_validator() {
                 changed(part)
             } else {
                 RequestError::Fatal(other_size(file, size, total))
@@ -253,7 +271,7 @@ impl Worker {
     ) -> Result<(), RequestError> {
         let range = part.plan.range(index);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&part.path).map_err(disk(part))?;
-        if part.plan.chunk.is_none() {
+        if !part.resumable() {
             file.set_len(0).map_err(disk(part))?;
         }
         let mut buffer = vec![0; 1 << 17];
@@ -269,7 +287,7 @@ impl Worker {
             file.write_all_at(&buffer[..bytes], at).map_err(disk(part))?;
             at += bytes as u64;
             part.set_arrived(index, at - range.start);
-            *progress = part.plan.chunk.is_some();
+            *progress = part.resumable();
         }
         if part.plan.size.is_none() || at == range.end {
             return Ok(());

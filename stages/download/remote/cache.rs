@@ -10,15 +10,18 @@ use super::hub::{Hub, HubSource};
 use crate::{
     StageError,
     net::{
-        listing::{Listing, RemoteFile},
+        listing::{Commit, Listing, RemoteFile, is_safe_name},
         patterns::Patterns,
         verify::verify,
     },
 };
 
 /// The file's path in the cache, if its content there has the right size and hashes.
-pub(super) fn find(hub: &Hub, source: &HubSource, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
-    let path = hub.cache.join(source.folder()).join("snapshots").join(commit).join(&file.name);
+pub(super) fn find(hub: &Hub, source: &HubSource, commit: &Commit, file: &RemoteFile) -> Option<PathBuf> {
+    if !is_safe_name(&file.name) {
+        return None;
+    }
+    let path = hub.cache.join(source.folder()).join("snapshots").join(commit.as_str()).join(&file.name);
     let bytes = fs::metadata(&path).ok()?.len();
     let same = file.size.is_none_or(|size| size == bytes) && verify(&path, &file.checks).is_ok();
     same.then_some(path)
@@ -27,16 +30,29 @@ pub(super) fn find(hub: &Hub, source: &HubSource, commit: &str, file: &RemoteFil
 /// Lists the files of the cached snapshot that match `wanted`, for work without a network.
 pub(super) fn list(hub: &Hub, source: &HubSource, wanted: &Patterns) -> Result<Listing, StageError> {
     let folder = hub.cache.join(source.folder());
-    let named = fs::read_to_string(folder.join("refs").join(source.revision())).map(|commit| commit.trim().to_string());
-    let commit = named.unwrap_or_else(|_| source.revision().into());
-    let snapshot = folder.join("snapshots").join(&commit);
+    let absent = || {
+        StageError::failed(
+            format!("{source} is not in {}, and HF_HUB_OFFLINE is set", folder.display()),
+            "unset HF_HUB_OFFLINE to download it",
+        )
+    };
+    let file = folder.join("refs").join(source.revision());
+    let named = if is_safe_name(source.revision()) { fs::read_to_string(&file).ok() } else { None };
+    let commit = match named {
+        Some(text) => Commit::try_from(text.trim().to_string()).map_err(|what| {
+            StageError::input(
+                &file,
+                format!("names the commit as {what}"),
+                "delete the file, unset HF_HUB_OFFLINE and run the same command again",
+            )
+        })?,
+        None => Commit::try_from(source.revision().to_string()).map_err(|_| absent())?,
+    };
+    let snapshot = folder.join("snapshots").join(commit.as_str());
     let mut local = Vec::new();
     collect(&snapshot, &snapshot, &mut local).map_err(StageError::io(&snapshot))?;
     if local.is_empty() {
-        return Err(StageError::failed(
-            format!("{source} is not in {}, and HF_HUB_OFFLINE is set", folder.display()),
-            "unset HF_HUB_OFFLINE to download it",
-        ));
+        return Err(absent());
     }
     local.sort();
     let names: Vec<String> = local.iter().map(|(name, _)| name.clone()).collect();

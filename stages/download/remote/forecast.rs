@@ -70,10 +70,10 @@ pub(in crate::download) fn hub(source: HubSource, files: Vec<String>) -> Forecas
 fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecast, StageError> {
     let client = Client::new(policy(), hub.access());
     let listing = source.list(hub, files, &client, &Quiet)?;
-    let commit = listing.commit.unwrap_or_default();
     // For a forecast, a local file of the right size counts as present, without hashing it.
-    let cached =
-        |file: &RemoteFile| cache::find(hub, source, &commit, &RemoteFile { checks: Vec::new(), ..file.clone() });
+    let cached = |file: &RemoteFile| {
+        cache::find(hub, source, listing.commit.as_ref()?, &RemoteFile { checks: Vec::new(), ..file.clone() })
+    };
     let download = listing.files.iter().filter(|file| cached(file).is_none()).map(|file| file.size).sum();
     let config = if let Some((_, path)) = listing.local.iter().find(|(name, _)| name == "config.json") {
         std::fs::read_to_string(path).map_err(StageError::io(path))?

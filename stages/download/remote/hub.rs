@@ -14,8 +14,9 @@ use super::cache;
 use crate::{
     StageError,
     net::{
+        address::redacted,
         http::{Access, Client, Watch},
-        listing::{Listing, RemoteFile},
+        listing::{Commit, Listing, RemoteFile, is_safe_name, quoted},
         patterns::Patterns,
         verify::Check,
     },
@@ -68,7 +69,8 @@ impl Hub {
 
     /// The authorisation of requests.
     pub(super) fn access(&self) -> Access {
-        self.token.clone().map_or(Access::Open, Access::Token)
+        let endpoint = self.endpoint.clone();
+        self.token.clone().map_or(Access::Open, |token| Access::Token { token, endpoint })
     }
 }
 
@@ -122,8 +124,8 @@ impl HubSource {
     }
 
     /// The same repository at `commit`, as written in `source`.
-    pub(super) fn pinned(&self, commit: &str) -> String {
-        Self { revision: Some(commit.into()), ..self.clone() }.to_string()
+    pub(super) fn pinned(&self, commit: &Commit) -> String {
+        Self { revision: Some(commit.to_string()), ..self.clone() }.to_string()
     }
 
     /// The repository's folder in the local cache.
@@ -151,10 +153,19 @@ impl HubSource {
         let text = client.retry(watch, |_| client.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
             let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub";
-            StageError::failed(format!("{endpoint} doesn't answer like a Hugging Face hub: {error}"), help)
+            StageError::failed(format!("{} doesn't answer like a Hugging Face hub: {error}", redacted(endpoint)), help)
         })?;
+        let distrusted = |message: String| {
+            let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub that you trust";
+            StageError::failed(format!("{} {message}", redacted(endpoint)), help)
+        };
+        let commit =
+            Commit::try_from(info.sha).map_err(|what| distrusted(format!("names the commit of {self} as {what}")))?;
+        if let Some(file) = info.siblings.iter().find(|file| !is_safe_name(&file.rfilename)) {
+            return Err(distrusted(format!("lists a file outside the folder of {self}: {}", quoted(&file.rfilename))));
+        }
         let prefix = if self.dataset { "datasets/" } else { "" };
-        let base = format!("{endpoint}/{prefix}{}/resolve/{}", self.repo, info.sha);
+        let base = format!("{endpoint}/{prefix}{}/resolve/{commit}", self.repo);
         let names: Vec<String> = info.siblings.iter().map(|file| file.rfilename.clone()).collect();
         let files: Vec<_> = info
             .siblings
@@ -163,7 +174,7 @@ impl HubSource {
             .map(|file| file.remote(&base))
             .collect();
         wanted.all_used(&names, self)?;
-        Ok(Listing { commit: Some(info.sha), ..Listing::of(files) })
+        Ok(Listing { commit: Some(commit), ..Listing::of(files) })
     }
 }
 

@@ -25,10 +25,9 @@ use super::{
 };
 use crate::{
     Job, StageError,
-    contract::paths::stays_inside,
     net::{
         http::{Access, Client, Policy},
-        listing::{Listing, RemoteFile},
+        listing::{Listing, RemoteFile, is_safe_name, quoted},
         s3::{S3Source, Store},
         transfer,
     },
@@ -59,12 +58,12 @@ fn repository(
         }
         listing
     };
-    if let Some(commit) = listing.commit.as_deref().filter(|commit| source.revision() != *commit) {
+    if let Some(commit) = listing.commit.as_ref().filter(|commit| source.revision() != commit.as_str()) {
         job.warn(format!("{source} is at commit {commit} now; `source = \"{}\"` pins it", source.pinned(commit)));
     }
     let (mut cached, mut missing) = (listing.local, Vec::new());
     for file in listing.files {
-        match listing.commit.as_deref().and_then(|commit| cache::find(hub, source, commit, &file)) {
+        match listing.commit.as_ref().and_then(|commit| cache::find(hub, source, commit, &file)) {
             Some(path) => cached.push((file.name, path)),
             None => missing.push(file),
         }
@@ -121,9 +120,9 @@ fn collect(
 ) -> Result<(), StageError> {
     let names: Vec<&str> =
         cached.iter().map(|(name, _)| name).chain(missing.iter().map(|file| &file.name)).map(String::as_str).collect();
-    if let Some(name) = names.iter().find(|name| !stays_inside(name)) {
+    if let Some(name) = names.iter().find(|name| !is_safe_name(name)) {
         return Err(StageError::failed(
-            format!("the source lists a file outside its folder: {name}"),
+            format!("the source lists a file outside its folder: {}", quoted(name)),
             "do not use this source",
         ));
     }

@@ -29,6 +29,8 @@ pub(super) enum Fault {
     OtherLength(u64),
     /// Sends different bytes of the same length.
     OtherBytes,
+    /// The same, with these validators: `ETag` and `Last-Modified`. Ignores `If-Range`.
+    OtherContent(Option<&'static str>, Option<&'static str>),
 }
 
 /// A file on the server.
@@ -36,6 +38,7 @@ pub(super) enum Fault {
 struct Served {
     content: Vec<u8>,
     etag: Option<String>,
+    modified: Option<String>,
     /// For the next requests, one each; with `forever`, the first applies to all of them.
     faults: Vec<Fault>,
     forever: bool,
@@ -84,7 +87,7 @@ impl Server {
     /// Serves `content` at `path`; the first requests meet `faults`, one each.
     pub(super) fn serve(&self, path: &str, content: impl Into<Vec<u8>>, faults: &[Fault]) -> String {
         let etag = Some(format!("\"{path}\""));
-        let served = Served { content: content.into(), etag, faults: faults.to_vec(), forever: false };
+        let served = Served { content: content.into(), etag, modified: None, faults: faults.to_vec(), forever: false };
         self.state.lock().unwrap().files.insert(path.into(), served);
         format!("{}{path}", self.address)
     }
@@ -94,6 +97,13 @@ impl Server {
         let url = self.serve(path, content, &[fault]);
         self.state.lock().unwrap().files.get_mut(path).unwrap().forever = true;
         url
+    }
+
+    /// Sends these validators with the content at `path`: `ETag` and `Last-Modified`.
+    pub(super) fn mark(&self, path: &str, etag: Option<&str>, modified: Option<&str>) {
+        let mut state = self.state.lock().unwrap();
+        let file = state.files.get_mut(path).unwrap();
+        (file.etag, file.modified) = (etag.map(Into::into), modified.map(Into::into));
     }
 
     /// Lets `gate` see each request before it is served.
@@ -155,7 +165,8 @@ fn answer(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
 /// The part of the content that the request's `Range` header asks for: first and last byte.
 fn requested_range(file: &Served, fault: Option<&Fault>, headers: &HashMap<String, String>) -> Option<(usize, usize)> {
     let etag = file.etag.as_deref().unwrap_or_default();
-    let same = headers.get("if-range").is_none_or(|expected| expected == etag);
+    let ignored = matches!(fault, Some(Fault::OtherContent(..)));
+    let same = ignored || headers.get("if-range").is_none_or(|expected| expected == etag);
     if !same || matches!(fault, Some(Fault::Whole | Fault::WholeSlow(_))) {
         return None;
     }
@@ -201,8 +212,17 @@ fn respond(
     } else {
         write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {total}\r\n")?;
     }
-    write!(stream, "ETag: {}\r\n\r\n", file.etag.as_deref().unwrap_or_default())?;
-    if matches!(fault, Some(Fault::OtherBytes)) {
+    let (etag, modified) = match fault {
+        Some(Fault::OtherContent(etag, modified)) => (*etag, *modified),
+        _ => (file.etag.as_deref(), file.modified.as_deref()),
+    };
+    for (name, value) in [("ETag", etag), ("Last-Modified", modified)] {
+        if let Some(value) = value {
+            write!(stream, "{name}: {value}\r\n")?;
+        }
+    }
+    write!(stream, "\r\n")?;
+    if matches!(fault, Some(Fault::OtherBytes | Fault::OtherContent(..))) {
         for byte in &mut body {
             *byte ^= 1;
         }

@@ -175,6 +175,74 @@ fn two_contents_are_never_mixed() {
     assert!(std::fs::read(out.join("a.bin")).unwrap() == vec![7; 5500]);
 }
 
+const MONDAY: Option<&str> = Some("Mon, 23 Nov 2026 10:00:00 GMT");
+const TUESDAY: Option<&str> = Some("Tue, 24 Nov 2026 10:00:00 GMT");
+
+#[test]
+fn without_a_strong_tag_two_contents_are_not_mixed_either() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for (name, etag, modified, changed) in [
+        ("date", None, MONDAY, Some("changed during the download")),
+        ("weak_and_date", Some("W/\"1\""), MONDAY, Some("changed during the download")),
+        ("weak", Some("W/\"1\""), None, None),
+        ("nothing", None, None, None),
+    ] {
+        let path = format!("/{name}");
+        let mut faults = vec![Fault::OtherLength(5500), Fault::CutAfter(300), Fault::CutAfter(600)];
+        faults.extend(vec![Fault::Status(503, "x", ""); 100]);
+        let config = serde_json::json!({"source": server.serve(&path, content(5500), &faults)});
+        server.mark(&path, etag, modified);
+        run(&root.path().join(name), &config).error();
+        server.change(&path, vec![7; 5500]);
+        server.mark(&path, etag, modified.and(TUESDAY));
+        if let Some(words) = changed {
+            let error = run(&root.path().join(name), &config).error();
+            assert!(error.to_string().contains(words), "{name}: {error}");
+        }
+        let out = run(&root.path().join(name), &config).done();
+        assert!(std::fs::read(out.join(name)).unwrap() == vec![7; 5500], "{name}");
+    }
+}
+
+#[test]
+fn a_date_is_enough_to_resume() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let mut faults = vec![Fault::OtherLength(5500), Fault::OtherLength(5500), Fault::CutAfter(300)];
+    faults.extend(vec![Fault::Status(503, "x", ""); 100]);
+    let config = serde_json::json!({"source": server.serve("/a.bin", content(5500), &faults)});
+    server.mark("/a.bin", None, MONDAY);
+    run(&root.path().join("work"), &config).error();
+    let before = server.seen("/a.bin").len();
+    server.serve("/a.bin", content(5500), &[]);
+    server.mark("/a.bin", None, MONDAY);
+    let out = run(&root.path().join("work"), &config).done();
+    assert!(std::fs::read(out.join("a.bin")).unwrap() == content(5500));
+    let again: u64 = server.seen("/a.bin")[before..].iter().map(|seen| requested(&seen.headers["range"])).sum();
+    assert!(again < 5500, "{again}");
+}
+
+#[test]
+fn the_chunks_of_one_run_belong_to_one_content() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for (name, etag, modified, other) in [
+        ("tag", Some("\"1\""), None, Fault::OtherContent(Some("\"2\""), None)),
+        ("date", None, MONDAY, Fault::OtherContent(None, TUESDAY)),
+        ("no_date", None, MONDAY, Fault::OtherContent(None, None)),
+    ] {
+        let (path, plain) = (format!("/{name}"), Fault::OtherLength(5500));
+        let source = server.serve(&path, content(5500), &[plain.clone(), plain.clone(), plain, other]);
+        server.mark(&path, etag, modified);
+        let config = serde_json::json!({"source": source});
+        let error = run(&root.path().join(name), &config).error();
+        assert!(error.to_string().contains("changed during the download"), "{name}: {error}");
+        let out = run(&root.path().join(name), &config).done();
+        assert!(std::fs::read(out.join(name)).unwrap() == content(5500), "{name}");
+    }
+}
+
 #[test]
 fn errors_say_what_to_do() {
     let root = tempfile::tempdir().unwrap();

@@ -41,12 +41,16 @@ fn serve_hub(server: &Server, commit: &str) -> Vec<u8> {
 fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start();
-    let large = serve_hub(&server, "0123abcd");
+    let large = serve_hub(&server, "0123abcd0123abcd0123abcd0123abcd0123abcd");
     for (work, source) in [("model", "me/it"), ("data", "datasets/me/it")] {
         let source = format!("hub|HF_ENDPOINT={}|{source}", server.address);
         let outcome =
             run(&root.path().join(work), &serde_json::json!({"source": source, "files": ["*.json", "sub/*"]}));
-        assert!(outcome.warnings().contains("me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
+        assert!(
+            outcome.warnings().contains("me/it@0123abcd0123abcd0123abcd0123abcd0123abcd\"` pins it"),
+            "{}",
+            outcome.warnings()
+        );
         let files: Vec<_> = tree(&outcome.done()).into_iter().collect();
         assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large.clone())]);
     }
@@ -54,7 +58,7 @@ fn a_repository_of_a_hub_is_resolved_to_a_commit_and_checked() {
     let error =
         run(&root.path().join("none"), &serde_json::json!({"source": source, "files": ["*.safetensors"]})).error();
     assert!(error.to_string().contains("`*.safetensors`") && error.help().unwrap().contains("config.json"), "{error}");
-    server.serve_always("/me/it/resolve/0123abcd/config.json", "{}", Fault::OtherBytes);
+    server.serve_always("/me/it/resolve/0123abcd0123abcd0123abcd0123abcd0123abcd/config.json", "{}", Fault::OtherBytes);
     let error = run(&root.path().join("bad"), &serde_json::json!({"source": source, "files": ["*.json"]})).error();
     assert!(error.to_string().contains("git id"), "{error}");
 }
@@ -78,9 +82,13 @@ fn local_cache(home: &Path, commit: &str, files: &[(&str, &[u8])]) {
 fn files_in_the_local_cache_are_not_downloaded() {
     let root = tempfile::tempdir().unwrap();
     let (server, home) = (Server::start(), root.path().join("hf"));
-    let large = serve_hub(&server, "0123abcd");
+    let large = serve_hub(&server, "0123abcd0123abcd0123abcd0123abcd0123abcd");
     // One intact file and one damaged file.
-    local_cache(&home, "0123abcd", &[("sub/model #1.bin", &large), ("config.json", b"[]")]);
+    local_cache(
+        &home,
+        "0123abcd0123abcd0123abcd0123abcd0123abcd",
+        &[("sub/model #1.bin", &large), ("config.json", b"[]")],
+    );
     let before = tree(&home);
     let source = format!("hub|HF_ENDPOINT={}\nHF_HOME={}|me/it", server.address, home.display());
     let outcome = run(&root.path().join("work"), &serde_json::json!({"source": source, "files": ["*.*n"]}));
@@ -88,8 +96,8 @@ fn files_in_the_local_cache_are_not_downloaded() {
     let out = outcome.done();
     let files: Vec<_> = tree(&out).into_iter().collect();
     assert_eq!(files, [("config.json".into(), b"{}".to_vec()), ("sub/model #1.bin".into(), large)]);
-    assert!(server.seen("/me/it/resolve/0123abcd/sub/model%20%231.bin").is_empty());
-    assert_eq!(server.seen("/me/it/resolve/0123abcd/config.json").len(), 2, "cut once");
+    assert!(server.seen("/me/it/resolve/0123abcd0123abcd0123abcd0123abcd0123abcd/sub/model%20%231.bin").is_empty());
+    assert_eq!(server.seen("/me/it/resolve/0123abcd0123abcd0123abcd0123abcd0123abcd/config.json").len(), 2, "cut once");
     assert!(!out.join("sub/model #1.bin").is_symlink());
     std::fs::write(out.join("sub/model #1.bin"), "changed").unwrap();
     assert!(tree(&home) == before, "the cache is only read");
@@ -99,7 +107,7 @@ fn files_in_the_local_cache_are_not_downloaded() {
 fn offline_only_the_local_cache_is_used() {
     let root = tempfile::tempdir().unwrap();
     let home = root.path().join("hf");
-    local_cache(&home, "0123abcd", &[("config.json", b"{}"), ("README.md", b"x")]);
+    local_cache(&home, "0123abcd0123abcd0123abcd0123abcd0123abcd", &[("config.json", b"{}"), ("README.md", b"x")]);
     // No server listens there, so a request would fail.
     let offline = format!("HF_ENDPOINT=http://127.0.0.1:1\nHF_HUB_OFFLINE=1\nHF_HUB_CACHE={}/hub", home.display());
     let fetch = |work: &str, source: &str, files: &[&str]| {
@@ -107,9 +115,13 @@ fn offline_only_the_local_cache_is_used() {
         run(&root.path().join(work), &config)
     };
     let outcome = fetch("main", "me/it", &["*.json"]);
-    assert!(outcome.warnings().contains("hf://me/it@0123abcd\"` pins it"), "{}", outcome.warnings());
+    assert!(
+        outcome.warnings().contains("hf://me/it@0123abcd0123abcd0123abcd0123abcd0123abcd\"` pins it"),
+        "{}",
+        outcome.warnings()
+    );
     assert_eq!(tree(&outcome.done()).into_iter().collect::<Vec<_>>(), [("config.json".into(), b"{}".to_vec())]);
-    let outcome = fetch("pinned", "me/it@0123abcd", &[]);
+    let outcome = fetch("pinned", "me/it@0123abcd0123abcd0123abcd0123abcd0123abcd", &[]);
     assert_eq!(outcome.warnings(), "");
     assert_eq!(tree(&outcome.done()).len(), 2);
     for (number, (source, files, words)) in [
@@ -135,10 +147,10 @@ fn a_gguf_becomes_a_folder_wherever_it_comes_from() {
     let server = Server::start();
     let (model, names) = (gguf(), ["a-Q8_0.gguf", "a-F16.gguf", "README.md"]);
     let siblings: Vec<_> = names.map(|name| serde_json::json!({"rfilename": name})).into();
-    let info = serde_json::json!({"sha": "0123abcd", "siblings": siblings});
+    let info = serde_json::json!({"sha": "0123abcd0123abcd0123abcd0123abcd0123abcd", "siblings": siblings});
     server.serve("/api/models/me/it/revision/main", info.to_string(), &[]);
     for name in names {
-        server.serve(&format!("/me/it/resolve/0123abcd/{name}"), model.clone(), &[]);
+        server.serve(&format!("/me/it/resolve/0123abcd0123abcd0123abcd0123abcd0123abcd/{name}"), model.clone(), &[]);
     }
     let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
     let one = serde_json::json!({"source": source, "files": ["*Q8_0.gguf"], "into": "llm"});
@@ -150,4 +162,106 @@ fn a_gguf_becomes_a_folder_wherever_it_comes_from() {
     let url = server.serve("/c.gguf", "GGUF, but cut", &[]);
     let error = run(&root.path().join("cut"), &serde_json::json!({"source": url})).error();
     assert!(error.to_string().starts_with("c.gguf: "), "{error}");
+}
+
+/// Serves a repository whose hub answers with `sha` and one file `name`.
+fn serve_claims(server: &Server, sha: &str, name: &str) -> String {
+    let info = serde_json::json!({"sha": sha, "siblings": [{"rfilename": name}]});
+    server.serve("/api/models/me/it/revision/main", info.to_string(), &[]);
+    format!("hub|HF_ENDPOINT={}", server.address)
+}
+
+#[test]
+fn a_hub_cannot_name_paths_of_this_machine() {
+    let root = tempfile::tempdir().unwrap();
+    let (server, home) = (Server::start(), root.path().join("hf"));
+    let commit = "0123abcd".repeat(5);
+    local_cache(&home, &commit, &[("config.json", b"{}")]);
+    std::fs::write(root.path().join("secret"), "secret").unwrap();
+    let secret = root.path().display().to_string();
+    let up = format!("{commit}/../../../../..");
+    for (number, (sha, name, words)) in [
+        (secret.as_str(), "secret", "is not 40 or 64 hexadecimal digits"),
+        (&up, "secret", "is not 40 or 64 hexadecimal digits"),
+        ("main\u{1b}[2J", "secret", r"main\u{1b}[2J"),
+        ("", "secret", "is not 40 or 64 hexadecimal digits"),
+        (&commit, "../../../../../secret", "a file outside the folder of hf://me/it"),
+        (&commit, &format!("{secret}/secret"), "a file outside the folder of hf://me/it"),
+        (&commit, "", "a file outside the folder of hf://me/it"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let variables = serve_claims(&server, sha, name);
+        let source = format!("{variables}\nHF_HOME={}|me/it", home.display());
+        let error = run(&root.path().join(number.to_string()), &serde_json::json!({"source": source})).error();
+        assert!(error.to_string().contains(words) && !error.to_string().contains('\u{1b}'), "{error}");
+        assert!(error.to_string().contains(&server.address), "{error}");
+        assert!(error.help().unwrap().contains("HF_ENDPOINT"), "{:?}", error.help());
+    }
+}
+
+#[test]
+fn a_kept_listing_and_the_local_cache_are_not_trusted_either() {
+    let root = tempfile::tempdir().unwrap();
+    let (server, home) = (Server::start(), root.path().join("hf"));
+    let commit = "0123abcd".repeat(5);
+    std::fs::write(root.path().join("secret"), "secret").unwrap();
+    let outside = root.path().display().to_string();
+    server.serve(&format!("/me/it/resolve/{commit}/secret"), "from the hub", &[]);
+    let source = format!("{}\nHF_HOME={}|me/it", serve_claims(&server, &commit, "secret"), home.display());
+    for (number, (sha, name)) in [(outside.as_str(), "secret"), (&commit, "../../../../../secret")].iter().enumerate() {
+        let work = root.path().join(number.to_string());
+        std::fs::create_dir_all(work.join("checkpoint")).unwrap();
+        let file = serde_json::json!({"name": name, "url": "http://127.0.0.1:1/", "size": null, "checks": []});
+        let kept = serde_json::json!({"files": [file], "commit": sha});
+        std::fs::write(work.join("checkpoint/listing.json"), kept.to_string()).unwrap();
+        let out = run(&work, &serde_json::json!({"source": source})).done();
+        assert_eq!(tree(&out).into_iter().collect::<Vec<_>>(), [("secret".into(), b"from the hub".to_vec())]);
+    }
+    local_cache(&home, &commit, &[("config.json", b"{}")]);
+    let offline = format!("hub|HF_HUB_OFFLINE=1\nHF_HOME={}", home.display());
+    for (number, revision) in [String::new(), format!("@{outside}"), "@../../../..".into()].iter().enumerate() {
+        std::fs::write(home.join("hub/models--me--it/refs/main"), &outside).unwrap();
+        let source = format!("{offline}|me/it{revision}");
+        let work = root.path().join(format!("offline-{number}"));
+        let error = run(&work, &serde_json::json!({"source": source})).error().to_string();
+        let words = if number == 0 { "is not 40 or 64 hexadecimal digits" } else { "is not in" };
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_token_goes_only_to_its_origin() {
+    let root = tempfile::tempdir().unwrap();
+    let (hub, other) = (Server::start(), Server::start());
+    let commit = "0123abcd".repeat(5);
+    let path = format!("/me/it/resolve/{commit}/a.bin");
+    let back = other.serve_always("/back", "", Fault::Redirect(format!("{}/end", hub.address)));
+    hub.serve("/end", "content", &[]);
+    other.serve("/end", "content", &[]);
+    for (number, location) in [
+        "/end".to_string(),
+        format!("{}/end", other.address),
+        other.address.replacen("http:", "", 1) + "/end",
+        format!("{}/end", other.address.replacen("//", "//user@", 1)),
+        back,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let variables = serve_claims(&hub, &commit, "a.bin");
+        hub.serve_always(&path, "", Fault::Redirect(location.clone()));
+        let before = hub.seen("/end").len();
+        let source = format!("{variables}\nHF_TOKEN=hf_secret\nHF_HOME={}|me/it", root.path().display());
+        let out = run(&root.path().join(number.to_string()), &serde_json::json!({"source": source})).done();
+        assert_eq!(std::fs::read(out.join("a.bin")).unwrap(), b"content");
+        let has_token = |seen: &super::super::server::Seen| {
+            seen.headers.get("authorization").is_some_and(|value| value.contains("hf_secret"))
+        };
+        assert!(hub.seen(&path).iter().all(has_token));
+        assert!(!other.seen("/end").iter().chain(&other.seen("/back")).any(has_token), "{location}");
+        let ends = &hub.seen("/end")[before..];
+        assert!(ends.iter().all(|seen| has_token(seen) == (number == 0)), "{location}");
+    }
 }
