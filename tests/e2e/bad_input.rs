@@ -339,3 +339,17 @@ fn errors_in_the_users_files_are_reported_and_the_cache_stays_intact() {
         space.succeed(&["run", "own.toml"]);
     }
 }
+
+#[test]
+fn sources_whose_names_would_change_are_refused() {
+    let space = Space::new();
+    space.write("src/a.txt\r", "one").write("b\r.txt", "two");
+    space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"src\"\n");
+    let output = space.run(&["run", "p.toml"]);
+    let expected = r#"HERE/src: the file name "a.txt\r" must be UTF-8 without control characters: rename the file"#;
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains(expected), "{}", output.stderr);
+    space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"b\\r.txt\"\n");
+    let output = space.run(&["run", "p.toml"]);
+    assert!(output.stderr.contains(r#"the file name "b\r.txt" must be UTF-8"#), "{}", output.stderr);
+}
