@@ -304,3 +304,45 @@ fn a_closed_terminal_stops_the_run() {
     no_orphans(&space.path("."));
     assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("resumes from its checkpoint"));
 }
+
+#[test]
+fn damaged_side_files_never_stop_a_stage() {
+    type Damage = fn(&Path);
+    let replace_by_folder = |path: &Path| {
+        let _ = fs::remove_file(path);
+        fs::create_dir_all(path.join("x")).unwrap();
+    };
+    let work_file: Damage = |work| {
+        fs::remove_dir_all(work).unwrap();
+        fs::write(work, "x").unwrap();
+    };
+    let checkpoint_file: Damage = |work| {
+        fs::remove_dir_all(work.join("checkpoint")).unwrap();
+        fs::write(work.join("checkpoint"), "x").unwrap();
+    };
+    let space = Space::new();
+    let files = ["job.json", "log", "lock", "metrics.jsonl"].map(Some);
+    for (round, file) in files.into_iter().chain([None, None]).enumerate() {
+        let name = format!("p{round}");
+        space.write(
+            "p.toml",
+            format!("name = \"{name}\"\n[stages.a]\nkind = \"synthetic\"\ntext = \"{name}\"\ncrash = true\n"),
+        );
+        assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
+        let work = fs::read_dir(space.path("cache/work")).unwrap().map(|entry| entry.unwrap().path());
+        let work = work.into_iter().find(|path| path.join("job.json").is_file()).unwrap();
+        match (file, round) {
+            (Some(file), _) => replace_by_folder(&work.join(file)),
+            (None, 4) => checkpoint_file(&work),
+            (None, _) => work_file(&work),
+        }
+        let mut output = space.run(&["run", "p.toml"]);
+        let warned = output.stderr.contains("was damaged") || output.stdout.contains("was damaged");
+        assert!(warned, "{round}: {} {}", output.stdout, output.stderr);
+        if file.is_none() {
+            // Its checkpoint is gone, so that it crashes once more.
+            output = space.run(&["run", "p.toml"]);
+        }
+        assert_eq!(output.code, Some(0), "{round}: {} {}", output.stdout, output.stderr);
+    }
+}
