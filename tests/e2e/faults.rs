@@ -194,7 +194,7 @@ fn a_full_disk_is_reported_and_nothing_is_lost() {
     } else {
         // Without permission to mount, limit the size of files: a similar error from the system.
         let mut command = space.command(&args);
-        limit_files(&mut command);
+        limit_files(&mut command, 1);
         space.output(&mut command)
     };
     assert_eq!(failed.code, Some(1), "{}\n{}", failed.stdout, failed.stderr);
@@ -219,13 +219,17 @@ fn a_full_disk_is_reported_and_nothing_is_lost() {
     assert_eq!(again, undisturbed.digests("p"));
 }
 
-/// Limits the size of the command's files, through a shell whose `ulimit` applies to what it executes.
-fn limit_files(command: &mut Command) {
+/// Limits the size of the command's files, in blocks, through a shell whose `ulimit` applies to what it executes.
+fn limit_files(command: &mut Command, blocks: u32) {
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let folder = command.get_current_dir().unwrap().to_owned();
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""]).arg(program).args(args).current_dir(folder);
+    limited
+        .args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+        .arg(program)
+        .args(args)
+        .current_dir(folder);
     limited.env("NO_COLOR", "1").stdin(Stdio::null());
     *command = limited;
 }
@@ -344,5 +348,19 @@ fn damaged_side_files_never_stop_a_stage() {
             output = space.run(&["run", "p.toml"]);
         }
         assert_eq!(output.code, Some(0), "{round}: {} {}", output.stdout, output.stderr);
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_named() {
+    for blocks in [0, 1, 2, 8] {
+        let space = Space::new();
+        space.write("p.toml", pipeline(1) + "[stages.large]\nkind = \"synthetic\"\nafter = \"s22\"\nfiles = 200\n");
+        let mut command = space.command(&["run", "p.toml"]);
+        limit_files(&mut command, blocks);
+        let output = space.output(&mut command);
+        assert_eq!(output.code, Some(1), "{blocks}: {}\n{}", output.stdout, output.stderr);
+        assert!(output.stderr.contains("File too large"), "{blocks}: {}", output.stderr);
+        space.succeed(&["run", "p.toml"]);
     }
 }
