@@ -157,3 +157,22 @@ fn damage_to_side_files_does_not_stop_training() {
     assert!(outcome.warnings().contains("ignored a damaged checkpoint"), "{}", outcome.warnings());
     assert_eq!(tree(&outcome.done()), tree(&once));
 }
+
+#[test]
+fn numbers_without_end_are_refused_before_memory_is_taken() {
+    let shop = Workshop::pretrained();
+    let mut config = lora();
+    config["epochs"] = json!(1_000_000_000_000_000_000_u64);
+    let error = shop.finetune("endless").run::<Finetune>(&config).error();
+    assert!(error.to_string().starts_with("1000000000000000000 epochs of "), "{error}");
+    assert!(error.help().unwrap().contains("max_steps"), "{error:?}");
+    // What `max_steps` cuts off takes nothing.
+    config["max_steps"] = json!(1);
+    shop.finetune("short").run::<Finetune>(&config).done();
+    let check = |rank: u64| {
+        let config = json!({"lora": {"rank": rank}});
+        Finetune::check(&serde_json::from_value(config).unwrap()).map_err(|issue| issue.message)
+    };
+    assert_eq!(check(8192), Ok(()));
+    assert_eq!(check(1_000_000_000_000), Err("must be at most 8192, and is 1000000000000".into()));
+}
