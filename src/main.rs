@@ -22,6 +22,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     report::start_tracing(cli.common.verbose);
+    survive_file_size_limit();
     let result = match cli.verb {
         cli::Verb::Run(args) => commands::run(&args, false, &cli.common),
         cli::Verb::Sweep(args) => commands::run(&args, true, &cli.common),
@@ -40,4 +41,19 @@ fn main() -> ExitCode {
         cli::Verb::Stage { job } => return executor::run_job(&job),
     };
     result.unwrap_or_else(|failure| report::failure(&failure))
+}
+
+/// Makes a write beyond the limit on the size of files (`ulimit -f`) fail with an error that can be shown. By default it ends the
+/// process with SIGXFSZ. Holds for the runner and, since both are this program, for the processes of stages.
+fn survive_file_size_limit() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = || -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _context = runtime.enter();
+        // The handler stays when the listener and the runtime are gone.
+        signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
+    };
+    if let Err(error) = listen() {
+        tracing::debug!("can't handle SIGXFSZ: {error}");
+    }
 }

@@ -103,6 +103,8 @@ impl<'de> Deserialize<'de> for File {
     }
 }
 
+/// The largest number of CPUs in the file: stages start a thread for each.
+const MOST_CPUS: usize = 4096;
 const RETRIES: u32 = 2;
 const RETRY_SECONDS: f64 = 10.0;
 
@@ -132,6 +134,12 @@ impl Settings {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => File::default(),
             Err(error) => return Err(format!("imp-flow.toml: {error}")),
         };
+        if let Some(cpus) = file.cpus.filter(|cpus| *cpus > MOST_CPUS) {
+            return Err(format!(
+                "imp-flow.toml: `cpus` must be at most {MOST_CPUS}, and is {cpus}: give the number of CPUs of this machine, or \
+                 remove it"
+            ));
+        }
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             cache: cache.or(file.cache.map(expand_home)).unwrap_or_else(|| "cache".into()),

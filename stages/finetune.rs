@@ -48,6 +48,10 @@ keys! {
     }
 }
 
+/// The largest rank of adapters: above the width of all supported models, where adapters would have more weights than what
+/// they adapt.
+const MOST_RANK: usize = 8192;
+
 training_config! {
     finetune {
         /// What trains beside the projector: adapters (`lora`; Imp's `custom` is the same) or all weights of the language
@@ -87,6 +91,10 @@ impl Stage for Finetune {
         config.recipe().check()?;
         if config.lora.rank == 0 {
             return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
+        }
+        if config.lora.rank > MOST_RANK {
+            let message = format!("must be at most {MOST_RANK}, and is {}", config.lora.rank);
+            return Err(ConfigIssue::new("lora.rank", message));
         }
         if !config.lora.alpha.is_finite() {
             return Err(ConfigIssue::new("lora.alpha", "must be a finite number"));

@@ -12,7 +12,7 @@ use imp_model::{
 use crate::{
     Job, StageError,
     contract::{
-        error::DISK_FULL,
+        error::remedy,
         forecast::{Outlook, Records, Tower},
     },
 };
@@ -25,9 +25,9 @@ pub(crate) fn model_error(job: &Job, error: &ModelError) -> StageError {
 /// A model's error as a stage's.
 pub(crate) fn stage_error(error: &ModelError) -> StageError {
     if let ModelError::Io { file, source } = error
-        && source.kind() == std::io::ErrorKind::StorageFull
+        && let Some(help) = remedy(source)
     {
-        return StageError::failed(format!("{}: {source}", file.display()), DISK_FULL);
+        return StageError::failed(format!("{}: {source}", file.display()), help);
     }
     StageError::input(
         error.path(),

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -152,9 +154,23 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
+/// The largest pipeline file in bytes.
+const LARGEST_FILE: u64 = 16 << 20;
+
+/// The text of a pipeline file. Never more than a limit is read: a device has no end.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LARGEST_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LARGEST_FILE {
+        let message = format!("it is larger than {} MB, the most that a pipeline file may have", LARGEST_FILE >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
 /// Reads a file and merges it over the one that it extends. `chain` lists the files that led here.
 fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> Result<Table, Diagnostic> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = read_text(path).map_err(|error| {
         let help = similar(path).map_or_else(
             || {
                 "give the path of a pipeline file, as in `imp-flow run pipelines/tiny.toml`; `imp-flow init` writes one"
@@ -178,6 +194,10 @@ fn read_chain(path: &Path, chain: &mut Vec<PathBuf>, sources: &mut Sources) -> R
         return Err(Diagnostic::new(format!("no such file: {}", base.display()), span)
             .help("relative paths start from the folder of this file"));
     };
+    if !canonical.is_file() {
+        return Err(Diagnostic::new(format!("{} is not a regular file", base.display()), span)
+            .help("`extends` must be the path of a pipeline file"));
+    }
     if chain.contains(&canonical) {
         return Err(Diagnostic::new("this pipeline extends itself", span).help("remove one `extends` from the cycle"));
     }

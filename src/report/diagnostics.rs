@@ -10,12 +10,20 @@ use crate::{
     pipeline::{Diagnostic, Sources},
 };
 
+/// The most errors to show: each is rendered with its file, and a reader fixes the first ones first.
+const SHOWN: usize = 20;
+
 /// Shows a failure and returns its exit code.
 pub(crate) fn failure(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Usage { problems, sources } => {
-            for problem in problems {
+            for problem in problems.iter().take(SHOWN) {
                 eprint(&render(problem, sources));
+            }
+            match problems.len().saturating_sub(SHOWN) {
+                0 => {}
+                1 => eprint(&format!("{BAD}error:{BAD:#} 1 more error is not shown")),
+                more => eprint(&format!("{BAD}error:{BAD:#} {more} more errors are not shown")),
             }
         }
         Failure::Settings(message) => eprint(&format!("{BAD}error:{BAD:#} {message}")),

@@ -27,11 +27,10 @@ impl SchedulerError {
     pub(super) fn remedy(&self) -> Option<&'static str> {
         let (Self::Store(StoreError::Io { source, .. }) | Self::Process(source)) = self else { return None };
         match source.kind() {
-            io::ErrorKind::StorageFull => Some(imp_stages::contract::error::DISK_FULL),
             io::ErrorKind::PermissionDenied => {
                 Some("make the cache folder writable, or choose a different one with --cache")
             }
-            _ => None,
+            _ => imp_stages::contract::error::remedy(source),
         }
     }
 }

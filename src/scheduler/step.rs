@@ -143,7 +143,9 @@ async fn make(
     }
     let work = store.work(key);
     let resumed = work.has_checkpoint();
-    write_job(&step.job, &work)?;
+    for message in write_job(&step.job, &work)? {
+        send(StepEvent::Stage(Event::Warning { message }));
+    }
     work.forget_failure();
     send(StepEvent::Running { resumed });
 
@@ -240,11 +242,12 @@ fn store_result(
     Ok(receipt)
 }
 
-/// Writes the job file into a new or existing work folder.
-fn write_job(job: &JobSpec, work: &Work) -> Result<(), StoreError> {
-    work.create().map_err(StoreError::io(work.path()))?;
+/// Writes the job file into a new or existing work folder. Returns warnings.
+fn write_job(job: &JobSpec, work: &Work) -> Result<Vec<String>, StoreError> {
+    let warnings = work.create()?;
     let path = work.job();
     let text = serde_json::to_vec_pretty(job)
         .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
-    std::fs::write(&path, text).map_err(StoreError::io(&path))
+    std::fs::write(&path, text).map_err(StoreError::io(&path))?;
+    Ok(warnings)
 }

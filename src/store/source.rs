@@ -28,6 +28,10 @@ pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(Tree(files).reference().digest)
     } else {
+        // A stage may copy the file under its name.
+        if let (Some(folder), Some(name)) = (path.parent(), path.file_name()) {
+            tree::portable_name(folder, Path::new(name))?;
+        }
         file(path, index).map(|(digest, _)| digest)
     }
 }

@@ -60,12 +60,13 @@ impl Tree {
         text
     }
 
-    /// Reads a listing. `None` if it is not valid.
+    /// Reads a listing exactly as [`Self::listing`] writes it. `None` if it is not valid.
     pub(super) fn parse(listing: &str) -> Option<Self> {
+        // Not `lines`, which drops a `\r` at the end of a name.
         listing
-            .lines()
+            .split_inclusive('\n')
             .map(|line| {
-                let mut parts = line.splitn(3, ' ');
+                let mut parts = line.strip_suffix('\n')?.splitn(3, ' ');
                 let digest = Digest::from_hex(parts.next()?)?;
                 let size = parts.next()?.parse().ok()?;
                 Some(TreeFile { path: parts.next()?.into(), size, digest })
@@ -99,12 +100,17 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
             return Err(refused(entry.path(), "this is neither a file nor a folder"));
         }
         let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
-        match relative.to_str() {
-            Some(name) if !name.contains('\n') => files.push(name.to_string()),
-            _ => return Err(refused(entry.path(), "the name must be UTF-8 without line breaks")),
-        }
+        files.push(portable_name(folder, relative)?.to_string());
     }
     Ok(files)
+}
+
+/// The name of a file in `folder`, if a listing can hold it and every terminal can show it.
+pub(super) fn portable_name<'a>(folder: &Path, name: &'a Path) -> Result<&'a str> {
+    name.to_str().filter(|name| !name.contains(char::is_control)).ok_or_else(|| {
+        let what = format!("the file name {name:?} must be UTF-8 without control characters: rename the file");
+        StoreError::Refused { path: folder.to_path_buf(), what }
+    })
 }
 
 /// The digest and size of a file.
@@ -117,4 +123,38 @@ pub(super) fn hash_file(path: &Path) -> Result<(Digest, u64)> {
         .map_err(StoreError::io(path))?;
     let size = hasher.count();
     Ok((hasher.finalize().into(), size))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt};
+
+    use super::*;
+
+    #[test]
+    fn a_listing_is_read_as_it_was_written() {
+        let file = |path: &str| TreeFile { path: path.into(), size: 1, digest: Digest::of(path.as_bytes()) };
+        for names in [vec![], vec!["a.txt\r", "b c"], vec!["a\u{b}b", "\u{2028}", " "]] {
+            let tree = Tree(names.into_iter().map(file).collect());
+            assert_eq!(Tree::parse(&tree.listing()), Some(tree.clone()));
+        }
+        let cut = Tree(vec![file("a.txt")]).listing();
+        assert_eq!(Tree::parse(cut.trim_end()), None, "the end is missing");
+    }
+
+    #[test]
+    fn names_that_a_terminal_or_listing_would_change_are_refused() {
+        for (name, shown) in
+            [(b"a.txt\r".as_slice(), r#""a.txt\r""#), (b"a\nb", r#""a\nb""#), (b"caf\xe9", r#""caf\xE9""#)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(OsStr::from_bytes(name)), "x").unwrap();
+            let error = Tree::hash(folder.path()).unwrap_err().to_string();
+            let here = folder.path().display();
+            let expected =
+                format!("{here}: the file name {shown} must be UTF-8 without control characters: rename the file");
+            assert_eq!(error, expected);
+        }
+    }
 }

@@ -8,9 +8,14 @@ use std::{
 use imp_stages::contract::{
     event::Progress,
     job::{self, EVENTS},
+    side_file,
 };
 
-use super::{Digest, Store, error::Result, files::remove_all};
+use super::{
+    Digest, Store,
+    error::{Result, StoreError},
+    files::remove_all,
+};
 
 /// Files that only the runner writes.
 const FAILURE: &str = "failure";
@@ -91,9 +96,23 @@ impl Work {
         serde_json::from_slice(&fs::read(self.path.join(PROGRESS)).ok()?).ok()
     }
 
-    /// Creates the folder.
-    pub(crate) fn create(&self) -> io::Result<()> {
-        fs::create_dir_all(&self.path)
+    /// Creates the folder, and moves aside whatever is in the way of its files. Returns warnings about what was moved.
+    pub(crate) fn create(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let mut note = |path: &Path, moved: io::Result<bool>| {
+            let moved = moved.map_err(StoreError::io(path))?;
+            warnings.extend(moved.then(|| side_file::warning(path)));
+            Ok(())
+        };
+        note(&self.path, side_file::make_room_for_folder(&self.path))?;
+        fs::create_dir_all(&self.path).map_err(StoreError::io(&self.path))?;
+        for path in [job::OUT, job::CHECKPOINT].map(|name| self.path.join(name)) {
+            note(&path, side_file::make_room_for_folder(&path))?;
+        }
+        for path in [job::JOB, job::LOG, job::LOCK, job::METRICS, EVENTS].map(|name| self.path.join(name)) {
+            note(&path, side_file::make_room(&path))?;
+        }
+        Ok(warnings)
     }
 
     /// Removes the folder once its stage is done.

@@ -4,6 +4,18 @@ use std::path::{Path, PathBuf};
 
 /// What to do about a full disk.
 pub const DISK_FULL: &str = "make room on the disk, then run the same command again: nothing is lost";
+/// What to do about a limit on the size of files.
+pub const FILE_TOO_LARGE: &str =
+    "raise the limit on the size of files (`ulimit -f`), then run the same command again: nothing is lost";
+
+/// What the user can do about an error of the operating system, if known.
+pub fn remedy(error: &std::io::Error) -> Option<&'static str> {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => Some(DISK_FULL),
+        std::io::ErrorKind::FileTooLarge => Some(FILE_TOO_LARGE),
+        _ => None,
+    }
+}
 
 /// Why a stage ended without its output.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +97,8 @@ impl StageError {
             Self::Input { help, .. } | Self::Transient { help, .. } | Self::Failed { help, .. } => {
                 Some(help).filter(|h| !h.is_empty()).map(String::as_str)
             }
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => Some(DISK_FULL),
-            Self::Io { .. } | Self::Cancelled => None,
+            Self::Io { source, .. } => remedy(source),
+            Self::Cancelled => None,
         }
     }
 }

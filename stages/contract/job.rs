@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -248,15 +248,22 @@ impl Job {
         self.sink.send(Event::Warning { message: message.into() });
     }
 
-    /// Opens `metrics.jsonl` and drops the lines after `last_step`, which a resumed run writes again. TensorBoard's event
-    /// file is rewritten from the rest.
+    /// Opens `metrics.jsonl` and drops the lines after `last_step`, which a resumed run writes again, and everything after a
+    /// line that can't be read. TensorBoard's event file is rewritten from the rest.
     ///
     /// # Errors
     /// If the file can't be read or written.
     pub fn open_metrics(&self, last_step: u64) -> Result<(), StageError> {
         let path = self.spec.work.join(METRICS);
         let (length, kept) = match File::open(&path) {
-            Ok(file) => lines_up_to(BufReader::new(file), last_step).map_err(StageError::io(&path))?,
+            Ok(file) => {
+                let (length, kept, cut) =
+                    lines_up_to(BufReader::new(file), last_step).map_err(StageError::io(&path))?;
+                if cut {
+                    self.warn(format!("{}: cut off from the first damaged line", path.display()));
+                }
+                (length, kept)
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, Vec::new()),
             Err(error) => return Err(StageError::Io { path, source: error }),
         };
@@ -298,17 +305,25 @@ fn add_event(events: &mut EventFile, line: &Line) -> std::io::Result<()> {
     events.add(number("step").unwrap_or_default() as u64, number("time").unwrap_or_default(), figures)
 }
 
-/// The whole lines whose step is at most `last_step`, and their length in bytes.
-fn lines_up_to(mut reader: impl BufRead, last_step: u64) -> std::io::Result<(u64, Vec<Line>)> {
-    let (mut length, mut kept, mut text) = (0, Vec::new(), String::new());
-    while reader.read_line(&mut text)? > 0 {
-        let line = serde_json::from_str::<Line>(&text).ok().filter(|_| text.ends_with('\n'));
-        let in_time =
-            |line: &Line| line.get("step").and_then(serde_json::Value::as_u64).is_some_and(|s| s <= last_step);
-        let Some(line) = line.filter(in_time) else { break };
-        length += text.len() as u64;
+/// The longest line of metrics, in bytes: far above what [`Job::metrics`] writes.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// The whole lines whose step is at most `last_step`, their length in bytes, and whether a damaged line follows.
+fn lines_up_to(mut reader: impl BufRead, last_step: u64) -> std::io::Result<(u64, Vec<Line>, bool)> {
+    // Bytes, not text: after a crash, a line may hold anything.
+    let (mut length, mut kept, mut bytes) = (0, Vec::new(), Vec::new());
+    while reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut bytes)? > 0 {
+        let line = serde_json::from_slice::<Line>(&bytes).ok().filter(|_| bytes.ends_with(b"\n"));
+        let step = |line: &Line| line.get("step").and_then(serde_json::Value::as_u64);
+        let Some((line, step)) = line.and_then(|line| step(&line).map(|step| (line, step))) else {
+            return Ok((length, kept, true));
+        };
+        if step > last_step {
+            break;
+        }
+        length += bytes.len() as u64;
         kept.push(line);
-        text.clear();
+        bytes.clear();
     }
-    Ok((length, kept))
+    Ok((length, kept, false))
 }

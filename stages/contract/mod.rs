@@ -13,5 +13,6 @@ pub mod paths;
 pub mod process_memory;
 pub mod published;
 pub mod setting;
+pub mod side_file;
 pub mod stage;
 mod tensorboard;

@@ -20,7 +20,29 @@ pub(super) struct Batches {
     pub(super) steps: Vec<Vec<usize>>,
 }
 
+/// The most records over all steps. Their numbers are in memory: these take 2 GiB.
+const MOST_RECORDS: f64 = (1 << 28) as f64;
+
 impl Batches {
+    /// Checks that the order of all records fits into memory.
+    ///
+    /// # Errors
+    /// If there are too many epochs of the data.
+    pub(super) fn check(recipe: &Recipe, data: &Mixture) -> Result<(), StageError> {
+        let epoch: f64 = data.weighted().map(|(numbers, weight)| weight * numbers.len() as f64).sum();
+        let mut records = epoch * recipe.epochs as f64;
+        if recipe.max_steps > 0 {
+            records = records.min(epoch + recipe.max_steps as f64 * recipe.global_batch_size as f64);
+        }
+        if records <= MOST_RECORDS {
+            return Ok(());
+        }
+        Err(StageError::failed(
+            format!("{} epochs of {epoch:.0} records are more than {MOST_RECORDS:.0} records", recipe.epochs),
+            "give fewer `epochs`, or limit them by `max_steps`",
+        ))
+    }
+
     /// Depends on the seed, the recipe and the data only: a resumed run meets the same batches.
     pub(super) fn new(recipe: &Recipe, data: &Mixture, seed: u64) -> Self {
         let lengths: Vec<i64> = data.modality_lengths().collect();
@@ -30,6 +52,10 @@ impl Batches {
             random.set_stream(epoch as u64);
             let records = epoch_records(data, &mut random);
             steps.extend(epoch_batches(recipe, records, &lengths, &mut random));
+            // More epochs would be cut off, or are as empty as this one.
+            if steps.is_empty() || recipe.max_steps > 0 && steps.len() >= recipe.max_steps {
+                break;
+            }
         }
         if recipe.max_steps > 0 {
             steps.truncate(recipe.max_steps);

@@ -18,7 +18,7 @@ use super::{
     divergence::LAST,
     held_out::{self, Best},
 };
-use crate::{Job, StageError, model_folder::model_error};
+use crate::{Job, StageError, contract::side_file, model_folder::model_error};
 
 /// What a checkpoint holds besides weights and optimizer.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -45,6 +45,7 @@ impl Position {
 pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: &Position) -> Result<(), StageError> {
     let folder = job.checkpoint();
     let fresh = folder.join("new.safetensors");
+    side_file::make_room(&fresh).map_err(StageError::io(&fresh))?;
     let step = halves(position.step);
     let best = position.best.map(|best| [halves(best.step).as_slice(), &[best.loss]].concat()).unwrap_or_default();
     let mut weights = Vec::new();
@@ -61,6 +62,7 @@ pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: 
     write_tensors(&fresh, tensors, Encoding::F32).map_err(|error| model_error(job, &error))?;
     let digest = digest(&fresh).map_err(StageError::io(&fresh))?;
     let target = folder.join(format!("step-{:09}-{digest}.safetensors", position.step));
+    side_file::make_room(&target).map_err(StageError::io(&target))?;
     let old = saved(&folder);
     std::fs::rename(&fresh, &target).map_err(StageError::io(&target))?;
     let surplus = (old.len() + 1).saturating_sub(job.runtime().keep_checkpoints.max(1));

@@ -22,6 +22,8 @@ const PROGRAM: usize = 20 << 20;
 pub(crate) fn forecast(recipe: &Recipe, trains: Trains<'_>, model: &Outlook, ahead: &Ahead<'_>) -> Forecast {
     let sets: Option<Vec<_>> = ahead.inputs("data").map(record_set).collect();
     let set = sets.filter(|sets| !sets.is_empty()).and_then(|sets| Mixture::new(sets, &recipe.data_weights).ok());
+    // A mixture that is too large fails when the stage runs.
+    let set = set.filter(|set| Batches::check(recipe, set).is_ok());
     let known = set.map(|set| (Batches::new(recipe, &set, ahead.seed), set));
     // A limit on the steps is reached unless the records are very few.
     let steps =

@@ -25,6 +25,7 @@ pub(crate) fn train(
     validation: Option<&Mixture>,
     job: &Job,
 ) -> Result<(), StageError> {
+    Batches::check(recipe, data)?;
     let batches = Batches::new(recipe, data, job.seed());
     if batches.steps.is_empty() {
         return Err(StageError::failed(

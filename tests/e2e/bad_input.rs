@@ -339,3 +339,60 @@ fn errors_in_the_users_files_are_reported_and_the_cache_stays_intact() {
         space.succeed(&["run", "own.toml"]);
     }
 }
+
+#[test]
+fn sources_whose_names_would_change_are_refused() {
+    let space = Space::new();
+    space.write("src/a.txt\r", "one").write("b\r.txt", "two");
+    space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"src\"\n");
+    let output = space.run(&["run", "p.toml"]);
+    let expected = r#"HERE/src: the file name "a.txt\r" must be UTF-8 without control characters: rename the file"#;
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains(expected), "{}", output.stderr);
+    space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"b\\r.txt\"\n");
+    let output = space.run(&["run", "p.toml"]);
+    assert!(output.stderr.contains(r#"the file name "b\r.txt" must be UTF-8"#), "{}", output.stderr);
+}
+
+#[test]
+fn a_pipeline_extends_only_regular_files_of_a_limited_size() {
+    let space = Space::new();
+    space.write("p.toml", "extends = \"/dev/zero\"\n");
+    let output = space.run(&["plan", "p.toml"]);
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.starts_with("error: /dev/zero is not a regular file\n --> p.toml:1:11"), "{}", output.stderr);
+    space.write("p.toml", "extends = \"large.toml\"\n").write("large.toml", vec![b'\n'; (16 << 20) + 1]);
+    for file in ["p.toml", "/dev/zero"] {
+        let output = space.run(&["plan", file]);
+        assert_eq!(output.code, Some(2));
+        assert!(output.stderr.contains("larger than 16 MB"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn only_the_first_errors_are_shown() {
+    use std::fmt::Write;
+    let space = Space::new();
+    for (count, last) in
+        [(20, "unknown kind"), (21, "1 more error is not shown"), (3000, "2980 more errors are not shown")]
+    {
+        let mut text = String::new();
+        for number in 0..count {
+            writeln!(text, "[stages.s{number}]\nkind = \"nothing like it\"").unwrap();
+        }
+        space.write("p.toml", text);
+        let output = space.run(&["plan", "p.toml"]);
+        assert_eq!(output.code, Some(2));
+        assert_eq!(output.stderr.matches("error: unknown kind").count(), 20);
+        assert!(output.stderr.contains(&format!("error: {last}")), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn more_cpus_than_any_machine_has_are_refused() {
+    let space = Space::new();
+    space.write("p.toml", "[stages.a]\nkind = \"synthetic\"\n").write("imp-flow.toml", "cpus = 20000\n");
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("imp-flow.toml: `cpus` must be at most 4096, and is 20000"), "{}", output.stderr);
+}

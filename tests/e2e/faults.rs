@@ -194,7 +194,7 @@ fn a_full_disk_is_reported_and_nothing_is_lost() {
     } else {
         // Without permission to mount, limit the size of files: a similar error from the system.
         let mut command = space.command(&args);
-        limit_files(&mut command);
+        limit_files(&mut command, 1);
         space.output(&mut command)
     };
     assert_eq!(failed.code, Some(1), "{}\n{}", failed.stdout, failed.stderr);
@@ -219,13 +219,17 @@ fn a_full_disk_is_reported_and_nothing_is_lost() {
     assert_eq!(again, undisturbed.digests("p"));
 }
 
-/// Limits the size of the command's files, through a shell whose `ulimit` applies to what it executes.
-fn limit_files(command: &mut Command) {
+/// Limits the size of the command's files, in blocks, through a shell whose `ulimit` applies to what it executes.
+fn limit_files(command: &mut Command, blocks: u32) {
     let program = command.get_program().to_owned();
     let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let folder = command.get_current_dir().unwrap().to_owned();
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -f 1; exec \"$0\" \"$@\""]).arg(program).args(args).current_dir(folder);
+    limited
+        .args(["-c", &format!("ulimit -f {blocks}; exec \"$0\" \"$@\"")])
+        .arg(program)
+        .args(args)
+        .current_dir(folder);
     limited.env("NO_COLOR", "1").stdin(Stdio::null());
     *command = limited;
 }
@@ -303,4 +307,60 @@ fn a_closed_terminal_stops_the_run() {
     assert_eq!(runner.wait().unwrap().code(), Some(130));
     no_orphans(&space.path("."));
     assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("resumes from its checkpoint"));
+}
+
+#[test]
+fn damaged_side_files_never_stop_a_stage() {
+    type Damage = fn(&Path);
+    let replace_by_folder = |path: &Path| {
+        let _ = fs::remove_file(path);
+        fs::create_dir_all(path.join("x")).unwrap();
+    };
+    let work_file: Damage = |work| {
+        fs::remove_dir_all(work).unwrap();
+        fs::write(work, "x").unwrap();
+    };
+    let checkpoint_file: Damage = |work| {
+        fs::remove_dir_all(work.join("checkpoint")).unwrap();
+        fs::write(work.join("checkpoint"), "x").unwrap();
+    };
+    let space = Space::new();
+    let files = ["job.json", "log", "lock", "metrics.jsonl"].map(Some);
+    for (round, file) in files.into_iter().chain([None, None]).enumerate() {
+        let name = format!("p{round}");
+        space.write(
+            "p.toml",
+            format!("name = \"{name}\"\n[stages.a]\nkind = \"synthetic\"\ntext = \"{name}\"\ncrash = true\n"),
+        );
+        assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));
+        let work = fs::read_dir(space.path("cache/work")).unwrap().map(|entry| entry.unwrap().path());
+        let work = work.into_iter().find(|path| path.join("job.json").is_file()).unwrap();
+        match (file, round) {
+            (Some(file), _) => replace_by_folder(&work.join(file)),
+            (None, 4) => checkpoint_file(&work),
+            (None, _) => work_file(&work),
+        }
+        let mut output = space.run(&["run", "p.toml"]);
+        let warned = output.stderr.contains("was damaged") || output.stdout.contains("was damaged");
+        assert!(warned, "{round}: {} {}", output.stdout, output.stderr);
+        if file.is_none() {
+            // Its checkpoint is gone, so that it crashes once more.
+            output = space.run(&["run", "p.toml"]);
+        }
+        assert_eq!(output.code, Some(0), "{round}: {} {}", output.stdout, output.stderr);
+    }
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_named() {
+    for blocks in [0, 1, 2, 8] {
+        let space = Space::new();
+        space.write("p.toml", pipeline(1) + "[stages.large]\nkind = \"synthetic\"\nafter = \"s22\"\nfiles = 200\n");
+        let mut command = space.command(&["run", "p.toml"]);
+        limit_files(&mut command, blocks);
+        let output = space.output(&mut command);
+        assert_eq!(output.code, Some(1), "{blocks}: {}\n{}", output.stdout, output.stderr);
+        assert!(output.stderr.contains("File too large"), "{blocks}: {}", output.stderr);
+        space.succeed(&["run", "p.toml"]);
+    }
 }

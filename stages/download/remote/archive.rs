@@ -1,12 +1,17 @@
 //! Unpacks archives, trusting neither their names nor their sizes. Independent of where they come from.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, BufReader, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
 };
 
 use crate::{Job, StageError, contract::event::Progress};
+
+#[cfg(test)]
+mod tests;
 
 /// Largest ratio of unpacked to packed size: far above that of texts and images, far below that of a zip bomb.
 const LARGEST_RATIO: u64 = 200;
@@ -49,7 +54,8 @@ pub(in crate::download) fn unpack(
     let bytes = fs::metadata(archive).map_err(StageError::io(archive))?.len();
     let file = File::open(archive).map_err(StageError::io(archive))?;
     let allowed = bytes.saturating_mul(LARGEST_RATIO).max(ALWAYS_ALLOWED);
-    let mut unpacking = Unpacking { job, name, folder, allowed, written: 0, files: 0, total: 0 };
+    let mut unpacking =
+        Unpacking { job, name, folder, allowed, written: 0, files: 0, total: 0, inodes: HashSet::new() };
     let reader = BufReader::with_capacity(1 << 20, file);
     match format {
         Format::Zip => unpacking.zip(reader)?,
@@ -77,6 +83,8 @@ struct Unpacking<'a> {
     files: u64,
     /// Unpacked size in bytes according to the archive; 0 if unknown.
     total: u64,
+    /// Devices and inodes of the files written. Unlike names, these also show when the disk takes two names for one.
+    inodes: HashSet<(u64, u64)>,
 }
 
 impl Unpacking<'_> {
@@ -103,7 +111,13 @@ impl Unpacking<'_> {
         let entries = archive.entries().map_err(|error| self.damaged(&error.to_string()))?;
         for entry in entries {
             let mut entry = entry.map_err(|error| self.damaged(&error.to_string()))?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let name = match String::from_utf8(entry.path_bytes().into_owned()) {
+                Ok(name) => name,
+                Err(error) => {
+                    let name = error.as_bytes().escape_ascii().to_string();
+                    return Err(self.refused_name(&name, "is not UTF-8"));
+                }
+            };
             match entry.header().entry_type() {
                 kind if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() => {
                     self.write(&name, &mut entry)?;
@@ -118,6 +132,9 @@ impl Unpacking<'_> {
 
     /// The path that an entry is written to, which is never outside the folder.
     fn target(&self, name: &str) -> Result<PathBuf, StageError> {
+        if name.contains(char::is_control) {
+            return Err(self.refused_name(&name.escape_debug().to_string(), "contains control characters"));
+        }
         let mut target = self.folder.to_path_buf();
         for part in Path::new(name).components() {
             match part {
@@ -138,6 +155,10 @@ impl Unpacking<'_> {
             fs::create_dir_all(parent).map_err(StageError::io(parent))?;
         }
         let mut file = File::create(&target).map_err(StageError::io(&target))?;
+        let found = file.metadata().map_err(StageError::io(&target))?;
+        if !self.inodes.insert((found.dev(), found.ino())) {
+            return Err(self.refused_name(name, "is the name of two entries"));
+        }
         let mut buffer = vec![0; 1 << 17];
         loop {
             self.job.check_cancelled()?;
@@ -169,6 +190,13 @@ impl Unpacking<'_> {
         let help =
             "the file is damaged or has another format: check `source`, or set `unpack = false` to keep it as it is";
         StageError::failed(format!("can't unpack the archive {}: {message}", self.name), help)
+    }
+
+    fn refused_name(&self, entry: &str, why: &str) -> StageError {
+        StageError::failed(
+            format!("refused to unpack the archive {}: the name `{entry}` {why}", self.name),
+            "unpack it yourself, rename the file, and set `source` to the path of the folder",
+        )
     }
 
     fn refused(&self, entry: &str, why: &str) -> StageError {

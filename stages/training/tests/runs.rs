@@ -130,3 +130,49 @@ fn runtime_settings_change_no_result() {
     names.sort();
     assert_eq!(names, ["step-000000004", "step-000000005", "step-000000006"]);
 }
+
+#[test]
+fn damage_to_side_files_does_not_stop_training() {
+    let shop = Workshop::pretrained();
+    let once = shop.finetune("once").run::<Finetune>(&lora()).done();
+    for tail in [b"\xff\xfe{\"step\": 9".as_slice(), b"{\"step\": 99", b"\n\x80\n", b"[1]\n"] {
+        shop.finetune("damaged").cancelled_after(2).run::<Finetune>(&lora()).error();
+        let metrics = shop.path("damaged/metrics.jsonl");
+        let mut bytes = fs::read(&metrics).unwrap();
+        bytes.extend_from_slice(tail);
+        fs::write(&metrics, bytes).unwrap();
+        let outcome = shop.finetune("damaged").run::<Finetune>(&lora());
+        assert!(outcome.warnings().contains("cut off from the first damaged line"), "{}", outcome.warnings());
+        assert_eq!(tree(&outcome.done()), tree(&once));
+        assert_eq!(shop.metrics("damaged"), shop.metrics("once"));
+        fs::remove_dir_all(shop.path("damaged")).unwrap();
+    }
+    // A folder in place of the newest checkpoint: the run starts from an earlier one, and saves the same step again.
+    shop.finetune("damaged").cancelled_after(2).run::<Finetune>(&lora()).error();
+    let saved = fs::read_dir(shop.path("damaged/checkpoint")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&saved).unwrap();
+    fs::create_dir_all(saved.join("x")).unwrap();
+    let every_step = |runtime: &mut crate::contract::job::Runtime| runtime.checkpoint_steps = 1;
+    let outcome = shop.finetune("damaged").runtime(every_step).run::<Finetune>(&lora());
+    assert!(outcome.warnings().contains("ignored a damaged checkpoint"), "{}", outcome.warnings());
+    assert_eq!(tree(&outcome.done()), tree(&once));
+}
+
+#[test]
+fn numbers_without_end_are_refused_before_memory_is_taken() {
+    let shop = Workshop::pretrained();
+    let mut config = lora();
+    config["epochs"] = json!(1_000_000_000_000_000_000_u64);
+    let error = shop.finetune("endless").run::<Finetune>(&config).error();
+    assert!(error.to_string().starts_with("1000000000000000000 epochs of "), "{error}");
+    assert!(error.help().unwrap().contains("max_steps"), "{error:?}");
+    // What `max_steps` cuts off takes nothing.
+    config["max_steps"] = json!(1);
+    shop.finetune("short").run::<Finetune>(&config).done();
+    let check = |rank: u64| {
+        let config = json!({"lora": {"rank": rank}});
+        Finetune::check(&serde_json::from_value(config).unwrap()).map_err(|issue| issue.message)
+    };
+    assert_eq!(check(8192), Ok(()));
+    assert_eq!(check(1_000_000_000_000), Err("must be at most 8192, and is 1000000000000".into()));
+}

@@ -1,0 +1,73 @@
+//! Names in archives that would change, or that two entries share.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    Stage,
+    contract::{figure::Figure, input::Input},
+    testing::Trial,
+};
+
+/// A kind that unpacks the file of its input.
+struct Unpack;
+
+impl Stage for Unpack {
+    const KIND: &'static str = "unpack";
+    const VERSION: u32 = 0;
+    const ABOUT: &'static str = "";
+    const INPUTS: &'static [Input] = &[];
+    const FIGURES: &'static [Figure] = &[];
+    type Config = String;
+
+    fn run(name: &String, job: &Job) -> Result<(), StageError> {
+        let format = Format::of(name).unwrap();
+        unpack(job, &job.input("folder")?.join(name), name, format, &job.output())
+    }
+}
+
+fn tar(names: &[&[u8]]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for name in names {
+        let mut header = tar::Header::new_gnu();
+        // `set_path` would refuse hostile names.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name);
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, b"x".as_slice()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn zip(names: &[&str]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+    for name in names {
+        writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        writer.write_all(b"x").unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+#[test]
+fn every_entry_keeps_its_name_or_is_refused() {
+    let controls = "contains control characters";
+    for (file, bytes, why) in [
+        ("a.tar", tar(&[b"caf\xe9.txt", b"caf\xe8.txt"]), r"the name `caf\xe9.txt` is not UTF-8".to_string()),
+        ("a.tar", tar(&[b"a.txt\r"]), format!(r"the name `a.txt\r` {controls}")),
+        ("a.tar", tar(&[b"\x1b[2J/a"]), format!(r"the name `\u{{1b}}[2J/a` {controls}")),
+        ("a.zip", zip(&["a.txt\r"]), format!(r"the name `a.txt\r` {controls}")),
+        ("a.tar", tar(&[b"a", b"b", b"a"]), "the name `a` is the name of two entries".into()),
+        ("a.zip", zip(&["d/a", "d/./a"]), "the name `d/./a` is the name of two entries".into()),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(file), bytes).unwrap();
+        let work = root.path().join("work");
+        let error = Trial::new(&work, &[("folder", &folder)]).run::<Unpack>(&json!(file)).error();
+        assert_eq!(error.to_string(), format!("refused to unpack the archive {file}: {why}"));
+        assert!(error.help().unwrap().contains("rename the file"), "{error:?}");
+    }
+}
