@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use ureq::Agent;
 
-use crate::{Job, StageError, contract::setting::Setting};
+use crate::{Job, StageError, contract::setting::Setting, net::address::redacted};
 
 /// Where the judge is.
 pub(super) const ENDPOINT: Setting = Setting {
@@ -125,19 +125,19 @@ impl Judge {
         });
         let mut response = match request.send(body.to_string()) {
             Ok(response) => response,
-            Err(error) => return Ok(Err(format!("{}: {error}", self.url))),
+            Err(error) => return Ok(Err(format!("{}: {error}", redacted(&self.url)))),
         };
         let status = response.status();
         let text = match response.body_mut().read_to_string() {
             Ok(text) => text,
-            Err(error) => return Ok(Err(format!("{}: {error}", self.url))),
+            Err(error) => return Ok(Err(format!("{}: {error}", redacted(&self.url)))),
         };
         if status.as_u16() == 429 || status.is_server_error() {
-            return Ok(Err(format!("{} answers {status}", self.url)));
+            return Ok(Err(format!("{} answers {status}", redacted(&self.url))));
         }
         let refused = |what: String| {
             let help = format!("check `{}` in imp-flow.toml, `judge.model`, and {KEY}", ENDPOINT.key);
-            StageError::failed(format!("{}: {what}", self.url), help)
+            StageError::failed(format!("{}: {what}", redacted(&self.url)), help)
         };
         if !status.is_success() {
             let said: String = text.chars().take(200).collect();
