@@ -106,6 +106,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// The name of a file in `folder`, if a listing can hold it and every terminal can show it.
+#[expect(clippy::unnecessary_debug_formatting, reason = "shows what a terminal can't")]
 pub(super) fn portable_name<'a>(folder: &Path, name: &'a Path) -> Result<&'a str> {
     name.to_str().filter(|name| !name.contains(char::is_control)).ok_or_else(|| {
         let what = format!("the file name {name:?} must be UTF-8 without control characters: rename the file");

@@ -42,6 +42,8 @@ impl Store {
         let bad = self.check_objects(&mut found, suspects)?;
         for receipt in &receipts {
             if !self.check_tree(receipt, &bad, &mut found)? {
+                // Otherwise a result that no run needs would be reported each time.
+                self.remove_receipt(receipt.manifest.key())?;
                 found.lost.insert(format!("{}/{}", receipt.pipeline, receipt.stage));
             }
         }

@@ -217,3 +217,22 @@ fn new_results_never_use_a_damaged_object() {
     assert_eq!(fs::read(space.path("artifacts/p/b/value.txt")).unwrap(), value);
     assert!(space.succeed(&["cache", "verify"]).stdout.contains("no damage found"));
 }
+
+#[test]
+fn a_lost_result_is_reported_once() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    let value = fs::read(space.path("artifacts/p/b/value.txt")).unwrap();
+    // The settings change, so that no run makes the damaged result again.
+    space.succeed(&["run", "p.toml", "--set", "stages.a.text=x"]);
+    let object = files(&space.path("cache/objects")).into_iter().find(|path| fs::read(path).unwrap() == value).unwrap();
+    damage(&object, |bytes| bytes.push(b'x'));
+    let found = space.run(&["cache", "verify"]);
+    assert_eq!(found.code, Some(1));
+    assert!(found.stdout.contains("lost     p/b"), "{}", found.stdout);
+    let found = space.succeed(&["cache", "verify"]).stdout;
+    assert!(found.contains("no damage found") && !found.contains("lost"), "{found}");
+    space.succeed(&["run", "p.toml"]);
+    assert_eq!(fs::read(space.path("artifacts/p/b/value.txt")).unwrap(), value);
+}
