@@ -1,6 +1,6 @@
 //! Web addresses: what may be shown of them, where a redirect leads, and who may receive a token. Independent of requests.
 
-use ureq::http::Uri;
+use url::{Origin, Url};
 
 /// The host in a URL, for messages.
 pub(crate) fn host(url: &str) -> &str {
@@ -17,62 +17,17 @@ pub(crate) fn redacted(url: &str) -> String {
     format!("{scheme}://{}/{path}", host(url))
 }
 
-/// Scheme, host and port.
-fn origin(url: &str) -> Option<(String, String, u16)> {
-    let uri: Uri = url.parse().ok()?;
-    let scheme = uri.scheme_str()?.to_ascii_lowercase();
-    let port = uri.port_u16().or(match scheme.as_str() {
-        "https" => Some(443),
-        "http" => Some(80),
-        _ => None,
-    })?;
-    Some((scheme, uri.host()?.to_ascii_lowercase(), port))
-}
-
 /// Whether two URLs have the same scheme, host and port.
 pub(super) fn same_origin(one: &str, other: &str) -> bool {
+    let origin = |url: &str| Url::parse(url).ok().map(|url| url.origin()).filter(Origin::is_tuple);
     origin(one).is_some_and(|one| Some(one) == origin(other))
 }
 
 /// The address that the header `Location` of a response from `base` names.
 pub(super) fn redirected(base: &str, location: &str) -> Option<String> {
-    let location = location.split('#').next()?;
-    let (scheme, rest) = base.split_once("://")?;
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let path = path.split(['?', '#']).next()?;
-    let is_absolute = location.split(['/', '?']).next()?.contains(':');
-    let next = if is_absolute {
-        location.to_string()
-    } else if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{}", without_dots(location))
-    } else if location.is_empty() || location.starts_with('?') {
-        format!("{scheme}://{authority}{path}{location}")
-    } else {
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{}", without_dots(&format!("{folder}/{location}")))
-    };
-    origin(&next).map(|_| next)
-}
-
-/// Resolves `.` and `..` in a path, which a query may follow.
-fn without_dots(path: &str) -> String {
-    let (path, query) = path.split_at(path.find('?').unwrap_or(path.len()));
-    let mut parts: Vec<&str> = Vec::new();
-    let mut rest = path.split('/').skip(1).peekable();
-    while let Some(part) = rest.next() {
-        if part == ".." {
-            parts.pop();
-        }
-        if !matches!(part, "." | "..") {
-            parts.push(part);
-        } else if rest.peek().is_none() {
-            parts.push("");
-        }
-    }
-    format!("/{}{query}", parts.join("/"))
+    let mut next = Url::parse(base).ok()?.join(location).ok()?;
+    next.set_fragment(None);
+    matches!(next.scheme(), "http" | "https").then(|| next.into())
 }
 
 #[cfg(test)]
