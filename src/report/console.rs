@@ -80,7 +80,7 @@ fn spinner() -> ProgressStyle {
 }
 
 fn style(unit: &str) -> ProgressStyle {
-    if unit == "bytes" {
+    if unit == imp_stages::contract::event::BYTES {
         parse("{spinner} {prefix:<18} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left{wide_msg}")
     } else {
         parse(&format!(

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::contract::event::Progress;
+use imp_stages::contract::event::{BYTES, Progress};
 
 use super::{
     print::{eprint, print},
@@ -75,7 +75,7 @@ impl Rate {
         let mut text = done(progress);
         if rate > 0.0 {
             let _ = match progress.unit.as_str() {
-                "bytes" => write!(text, ", {}/s", units::bytes(rate as u64)),
+                BYTES => write!(text, ", {}/s", units::bytes(rate as u64)),
                 _ => write!(text, ", {}/s", units::figure(rate)),
             };
             if progress.total > progress.done {

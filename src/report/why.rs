@@ -7,7 +7,7 @@ use super::{
     style::{DIM, GOOD, WARN},
     units,
 };
-use crate::scheduler::{Why, WhyState};
+use crate::scheduler::{MissReason, Why, WhyState};
 
 /// Explains why a stage ran or would run.
 pub(crate) fn why(why: &Why, json: bool) {
@@ -28,7 +28,7 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
         WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
         WhyState::Runs => {
             let runs = if *is_running { "is running" } else { "would run" };
-            writeln!(text, "{indent}{stage} {GOOD}{runs}{GOOD:#}: {}", self::reason(reason.unwrap_or("new")))
+            writeln!(text, "{indent}{stage} {GOOD}{runs}{GOOD:#}: {}", self::reason(reason.unwrap_or(MissReason::NEW)))
         }
         WhyState::Waits if causes.is_empty() => {
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#}, {}", reason.unwrap_or_default())
@@ -62,8 +62,8 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
 /// Turns a recorded reason into the words that users read.
 pub(super) fn reason(recorded: &str) -> &str {
     match recorded {
-        "new" => "first run",
-        "forced" => "--force",
+        MissReason::NEW => "first run",
+        MissReason::FORCED => "--force",
         other => other,
     }
 }

@@ -60,12 +60,19 @@ impl Found {
     }
 }
 
+impl MissReason {
+    /// How records and JSON write [`MissReason::New`].
+    pub(crate) const NEW: &str = "new";
+    /// How records and JSON write [`MissReason::Forced`].
+    pub(crate) const FORCED: &str = "forced";
+}
+
 impl fmt::Display for MissReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::New => f.write_str("new"),
+            Self::New => f.write_str(Self::NEW),
             Self::Lost => f.write_str("its artifact is gone from the cache"),
-            Self::Forced => f.write_str("forced"),
+            Self::Forced => f.write_str(Self::FORCED),
             Self::Changed(changes) => write_changes(f, changes),
         }
     }

@@ -49,6 +49,9 @@ pub enum Event {
     Done,
 }
 
+/// The unit of progress in bytes, which are shown as sizes.
+pub const BYTES: &str = "bytes";
+
 /// How far the work of a stage has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -56,7 +59,7 @@ pub struct Progress {
     pub done: u64,
     /// Units in total; 0 if unknown.
     pub total: u64,
-    /// The unit, in the plural: `steps`, `images`, `questions`, `bytes`.
+    /// The unit, in the plural: `steps`, `images`, `questions`, or [`BYTES`].
     pub unit: String,
     /// Current figures worth showing, such as `loss`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Job, StageError, contract::event::Progress};
+use crate::{
+    Job, StageError,
+    contract::event::{BYTES, Progress},
+};
 
 /// Bytes copied between two checks for cancellation.
 const PIECE: u64 = 64 << 20;
@@ -48,7 +51,7 @@ pub(super) fn copy(job: &Job, source: &Path, as_written: &str) -> Result<(), Sta
         }
         copy_file(job, item, &target, |bytes| {
             done += bytes;
-            job.progress(Progress::new(done as usize, total as usize, "bytes"));
+            job.progress(Progress::new(done as usize, total as usize, BYTES));
         })?;
     }
     job.result("files", items.len() as f64);

@@ -26,7 +26,10 @@ use super::{
     listing::RemoteFile,
     verify::verify,
 };
-use crate::{Job, StageError, contract::event::Progress};
+use crate::{
+    Job, StageError,
+    contract::event::{BYTES, Progress},
+};
 
 /// Simultaneous requests.
 const CONNECTIONS: usize = 8;
@@ -122,7 +125,7 @@ fn watch(job: &Job, shared: &Shared, receiver: &mpsc::Receiver<Message>) -> Resu
     loop {
         let message = receiver.recv_timeout(Duration::from_millis(100));
         let bytes: u64 = shared.parts.iter().map(Part::bytes).sum();
-        job.progress(Progress::new(bytes as usize, if known { total as usize } else { 0 }, "bytes"));
+        job.progress(Progress::new(bytes as usize, if known { total as usize } else { 0 }, BYTES));
         match message {
             Ok(Message::Warning(message)) => job.warn(message),
             Ok(Message::Failed(error)) => return Err(error),

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     Job, StageError,
-    contract::{event::Progress, paths::stays_inside},
+    contract::{
+        event::{BYTES, Progress},
+        paths::stays_inside,
+    },
     data::{
         mmap::map_file,
         records::{FORMAT, Meta},
@@ -112,7 +115,7 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
             break;
         }
         cursor = records.cursor();
-        let figures = Progress::new(cursor.offset, text.len(), "bytes");
+        let figures = Progress::new(cursor.offset, text.len(), BYTES);
         job.progress(figures.with("records", sink.meta.records as f64));
     }
     sink.finish(job, &named)

@@ -8,7 +8,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::{Job, StageError, contract::event::Progress};
+use crate::{
+    Job, StageError,
+    contract::event::{BYTES, Progress},
+};
 
 #[cfg(test)]
 mod tests;
@@ -181,7 +184,7 @@ impl Unpacking<'_> {
             file.write_all(&buffer[..bytes]).map_err(StageError::io(&target))?;
         }
         self.files += 1;
-        let progress = Progress::new(self.written as usize, self.total as usize, "bytes");
+        let progress = Progress::new(self.written as usize, self.total as usize, BYTES);
         self.job.progress(progress.with("unpacked_files", self.files as f64));
         Ok(())
     }
