@@ -54,8 +54,8 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     let id = |key: &str| gguf.number(&format!("tokenizer.ggml.{key}_token_id")).ok().map(|id| id as u32);
     Ok(LanguageConfig {
         intermediate_size: number("feed_forward_length")?,
-        num_key_value_heads: number("attention.head_count_kv").unwrap_or(heads),
-        rope_theta: gguf.float("llama.rope.freq_base").unwrap_or(10_000.0),
+        num_key_value_heads: gguf.optional("llama.attention.head_count_kv", Gguf::number)?.unwrap_or(heads),
+        rope_theta: gguf.optional("llama.rope.freq_base", Gguf::float)?.unwrap_or(10_000.0),
         norm_eps: f64::from(gguf.float("llama.attention.layer_norm_rms_epsilon")? as f32),
         tie_word_embeddings: !gguf.tensors.iter().any(|tensor| tensor.name == "output.weight"),
         max_position_embeddings: number("context_length")?,
@@ -68,14 +68,12 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
 /// Rejects scaled and partial rotary position embeddings and heads of other widths: ignoring them would silently give a
 /// worse model.
 fn check_rotary(gguf: &Gguf, head_dim: usize) -> Result<()> {
-    let scaling = gguf.text("llama.rope.scaling.type").unwrap_or_else(|_| "none".into());
-    if scaling != "none" {
+    let scaling = gguf.optional("llama.rope.scaling.type", Gguf::text)?;
+    if let Some(scaling) = scaling.filter(|scaling| scaling != "none") {
         return Err(ModelError::file(&gguf.path, format!("`llama.rope.scaling.type` = `{scaling}` is not supported")));
     }
     for key in ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"] {
-        if let Ok(width) = gguf.number(key)
-            && width != head_dim
-        {
+        if let Some(width) = gguf.optional(key, Gguf::number)?.filter(|width| *width != head_dim) {
             let message = format!("`{key}` = {width} is not supported: it must be the width of a head, {head_dim}");
             return Err(ModelError::file(&gguf.path, message));
         }
@@ -125,6 +123,9 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
         Meaning::Linear(Part::K) => Some(config.num_key_value_heads),
         Meaning::Linear(_) | Meaning::Named(_) => None,
     };
+    if let Some(heads) = heads {
+        check_heads(gguf, tensor, heads)?;
+    }
     Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
         let mut values = vec![0.0; tensor.shape.iter().product()];
         tensor.encoding.widen(gguf.bytes(tensor), &mut values);
@@ -132,11 +133,23 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
     }))
 }
 
+/// Checks that the rows of a q or k weight are heads of an even width: [`deinterleave`] relies on it.
+fn check_heads(gguf: &Gguf, tensor: &Tensor, heads: usize) -> Result<()> {
+    match tensor.shape[..] {
+        [rows, _] if heads > 0 && rows.is_multiple_of(2 * heads) => Ok(()),
+        _ => {
+            let Tensor { name, shape, .. } = tensor;
+            let message = format!("the shape {shape:?} of `{name}` does not fit {heads} heads");
+            Err(ModelError::file(&gguf.path, message))
+        }
+    }
+}
+
 /// Restores the original row order of a q or k weight. llama.cpp rotates adjacent dimensions of a head, Hugging Face's
 /// code dimensions half a head apart, so the rows of each head are interleaved in GGUF.
 fn deinterleave(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
     let (rows, width) = (shape[0], values.len() / shape[0].max(1));
-    let head = (rows / heads.max(1)).max(1);
+    let head = (rows / heads).max(1);
     let row = |row: usize| {
         let (start, index) = (row / head * head, row % head);
         let from = start + if index < head / 2 { 2 * index } else { 2 * (index - head / 2) + 1 };

@@ -73,6 +73,11 @@ impl Gguf {
         value.ok_or_else(|| ModelError::file(&self.path, format!("the key `{key}` is missing or has the wrong type")))
     }
 
+    /// What `read` makes of a key; `None` if the file does not have the key. A key of the wrong type is an error.
+    pub(super) fn optional<T>(&self, key: &str, read: impl Fn(&Self, &str) -> Result<T>) -> Result<Option<T>> {
+        if self.metadata.contains_key(key) { read(self, key).map(Some) } else { Ok(None) }
+    }
+
     pub(super) fn text(&self, key: &str) -> Result<String> {
         self.get(key, Value::text)
     }

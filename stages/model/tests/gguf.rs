@@ -199,6 +199,13 @@ fn invalid_files_are_rejected() {
     }
     writer.floats("blk.0.attn_sinks.weight", &[4], &[0.0; 4]);
     assert!(convert(&writer.bytes(), folder.path()).unwrap_err().contains("`blk.0.attn_sinks.weight` does not belong"));
+    // Rows of queries that are not heads.
+    for shape in [vec![], vec![30, 32], vec![32]] {
+        let mut writer = Writer::llama(&config);
+        writer.floats("blk.0.attn_q.weight", &shape, &vec![0.5; shape.iter().product()]);
+        let error = convert(&writer.bytes(), folder.path()).unwrap_err();
+        assert_eq!(error, format!("the shape {shape:?} of `blk.0.attn_q.weight` does not fit 4 heads"));
+    }
     let mut other = Writer::default();
     other.key("general.architecture", 8, &text("mamba"));
     assert!(convert(&other.bytes(), folder.path()).unwrap_err().contains("architecture `mamba`"));
@@ -225,6 +232,11 @@ fn scaled_and_partial_rotary_embeddings_are_rejected() {
     assert_eq!(converted(&scaled).unwrap_err(), "`llama.rope.scaling.type` = `yarn` is not supported");
     let partial = |writer: &mut Writer| writer.number("llama.rope.dimension_count", 4);
     assert!(converted(&partial).unwrap_err().starts_with("`llama.rope.dimension_count` = 4 is not supported"));
+    // A key of the wrong type is not an absent one.
+    let odd = |writer: &mut Writer| writer.number("llama.rope.scaling.type", 2);
+    assert!(converted(&odd).unwrap_err().contains("`llama.rope.scaling.type` is missing or has the wrong type"));
+    let odd = |writer: &mut Writer| writer.key("llama.rope.dimension_count", 8, &text("4"));
+    assert!(converted(&odd).unwrap_err().contains("`llama.rope.dimension_count` is missing or has the wrong type"));
     let wide = |writer: &mut Writer| writer.number("llama.attention.key_length", 16);
     assert!(converted(&wide).unwrap_err().starts_with("`llama.attention.key_length` = 16 is not supported"));
 }
