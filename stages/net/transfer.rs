@@ -35,6 +35,8 @@ use crate::{
 const CONNECTIONS: usize = 8;
 /// Time between two saves of the state on disk.
 const SAVE_INTERVAL: Duration = Duration::from_secs(2);
+/// Largest size in bytes that a server may report: 16 TiB. The state of a download takes 8 bytes for each chunk.
+const LARGEST_FILE: u64 = 1 << 44;
 /// Time that connections have to end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -189,6 +191,15 @@ pub(crate) fn probe(client: &Client, file: &RemoteFile) -> Result<Plan, RequestE
             Plan { url: file.url.clone(), size: size.or(file.size), etag, modified, chunk: None }
         }
     };
+    if let Some(found) = plan.size.filter(|found| *found > LARGEST_FILE) {
+        return Err(RequestError::Fatal(StageError::failed(
+            format!(
+                "{}: the server reports {found} bytes, more than the {LARGEST_FILE} that a file may have",
+                redacted(&file.url)
+            ),
+            "check `source`: this is not the size of a file",
+        )));
+    }
     match (file.size, plan.size) {
         (Some(listed), Some(found)) if listed != found => Err(RequestError::Fatal(other_size(file, listed, found))),
         _ => Ok(plan),

@@ -160,6 +160,17 @@ fn requested(range: &str) -> u64 {
 }
 
 #[test]
+fn an_absurd_size_is_refused_before_memory_is_taken() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    for size in [(1 << 44) + 1, u64::MAX] {
+        let source = server.serve("/a.bin", content(5500), &[Fault::OtherLength(size)]);
+        let error = run(&root.path().join(size.to_string()), &serde_json::json!({"source": source})).error();
+        assert!(error.to_string().contains(&format!("reports {size} bytes, more than the")), "{error}");
+    }
+}
+
+#[test]
 fn two_contents_are_never_mixed() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start();
