@@ -76,7 +76,7 @@ keys! {
     pub struct Runtime {
         /// CPU threads to use; 0 for all.
         pub cpus: usize = 0,
-        /// GPUs to reserve. On a machine without GPUs a stage runs on the CPUs.
+        /// GPUs to reserve, if the machine has any. All kinds compute on the CPUs in this version.
         pub gpus: usize = 0,
         /// Memory that the stage needs. Stages that need more than the machine has do not run at the same time.
         #[serde(skip_serializing_if = "Option::is_none")]
