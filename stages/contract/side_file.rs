@@ -28,7 +28,7 @@ pub fn make_room_for_folder(path: &Path) -> io::Result<bool> {
 
 /// What to tell the user after something was moved aside.
 pub fn warning(path: &Path) -> String {
-    format!("{} was damaged: it was moved to {}.damaged and is made anew", path.display(), path.display())
+    format!("{} was damaged: it was moved to {}.damaged and is created again", path.display(), path.display())
 }
 
 /// Renames `path`, replacing what was set aside before.
