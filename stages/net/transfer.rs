@@ -184,8 +184,11 @@ pub(crate) fn probe(client: &Client, file: &RemoteFile) -> Result<Plan, RequestE
             }
             plan
         }
-        // An empty file has no first byte.
-        (416, _) => Plan { url: file.url.clone(), size: Some(0), etag, modified, chunk: None },
+        // An empty file has no first byte. Of any other file, 416 says nothing: it is requested as a whole.
+        (416, _) if header(&response, "content-range") == Some("bytes */0") => {
+            Plan { url: file.url.clone(), size: Some(0), etag, modified, chunk: None }
+        }
+        (416, _) => Plan { url: file.url.clone(), size: file.size, etag, modified, chunk: None },
         _ => {
             let size = header(&response, "content-length").and_then(|length| length.parse().ok());
             Plan { url: file.url.clone(), size: size.or(file.size), etag, modified, chunk: None }

@@ -171,6 +171,15 @@ fn an_absurd_size_is_refused_before_memory_is_taken() {
 }
 
 #[test]
+fn a_refused_range_is_not_an_empty_file() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let source = server.serve("/a.bin", content(700), &[Fault::Status(416, "x", "")]);
+    let out = run(&root.path().join("work"), &serde_json::json!({"source": source})).done();
+    assert!(std::fs::read(out.join("a.bin")).unwrap() == content(700));
+}
+
+#[test]
 fn two_contents_are_never_mixed() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start();
