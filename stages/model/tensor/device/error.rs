@@ -1,0 +1,27 @@
+//! What can go wrong on a device, in words.
+
+/// A fault of a device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// There is no such device, or a library for it is missing.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Its memory is full.
+    #[error("the GPU's memory is full: {needed} bytes were needed, {free} of {total} are free")]
+    OutOfMemory {
+        /// Bytes of the request that failed.
+        needed: u64,
+        /// Bytes that were free.
+        free: u64,
+        /// Bytes of memory.
+        total: u64,
+    },
+    /// A call failed.
+    #[error("the GPU failed in {call}: {reason}")]
+    Failed {
+        /// What was called.
+        call: String,
+        /// What the driver said.
+        reason: String,
+    },
+}
