@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     family::{Layer, is_target},
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
-    tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
+    tensor::{self, KvCache, Mask, Mat, Place, Rotary, Segments, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -141,7 +141,7 @@ impl Decoder {
 
     /// Returns logits `[rows, vocab]` from hidden states `[rows, hidden]`.
     pub fn logits(&self, pass: &Pass, hidden: &Mat) -> Mat {
-        self.lm_head.forward(pass, hidden)
+        self.lm_head.logits(pass, hidden)
     }
 
     /// The trainable matrices of [`Decoder::logits`].
@@ -166,6 +166,14 @@ impl Decoder {
         self.blocks.iter_mut().for_each(Block::unfreeze_norms);
         self.final_norm.unfreeze();
         self.linears_mut().for_each(Linear::unfreeze);
+    }
+
+    /// Moves all weights to `place`.
+    pub fn place(&mut self, place: &Place) {
+        self.embedding.iter_mut().for_each(|embedding| *embedding = embedding.to(place));
+        self.blocks.iter_mut().for_each(|block| block.place(place));
+        self.final_norm.place(place);
+        self.lm_head.place(place);
     }
 
     /// Attaches a new adapter to every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or to all,

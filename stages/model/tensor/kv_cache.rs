@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Mat, host::attention::Cached};
+use super::{Mat, device::ops::Piece, host::attention::Cached};
 
 /// The KV cache of one sequence in one layer. Sequences with a common prefix share its keys and values.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,11 @@ struct KeysAndValues {
 impl KeysAndValues {
     fn rows(&self, rows: Range<usize>) -> (&[f32], &[f32]) {
         (self.keys.values(rows.clone()), self.values.values(rows))
+    }
+
+    fn piece(&self, rows: Range<usize>) -> Piece {
+        let [keys, values] = [&self.keys, &self.values].map(|part| part.address(rows.start));
+        Piece { keys, values, count: rows.len() }
     }
 }
 
@@ -39,14 +44,22 @@ impl Rows {
         let buffer = match self.buffer.take() {
             Some(buffer) if buffer.rows() >= needed => buffer,
             Some(old) => {
-                let mut buffer = Mat::zeros(needed.max(2 * old.rows()), old.cols());
+                let mut buffer = from.blank(needed.max(2 * old.rows()), old.cols());
                 buffer.write_rows(0, &old, 0..self.used);
                 buffer
             }
-            None => Mat::zeros(needed, from.cols()),
+            None => from.blank(needed, from.cols()),
         };
-        self.buffer.insert(buffer).write_rows(self.used, from, rows);
+        let buffer = self.buffer.insert(buffer);
+        buffer.write_rows(self.used, from, rows);
+        // Operands of every later product: rounded once, here.
+        buffer.round_rows(self.used..needed);
         self.used = needed;
+    }
+
+    /// The address of a row on a device.
+    fn address(&self, row: usize) -> u64 {
+        self.buffer.as_ref().and_then(Mat::device_mat).map_or(0, |buffer| buffer.row_address(row))
     }
 
     /// The values of `rows`, row-major.
@@ -76,12 +89,20 @@ impl KvCache {
 
     /// The keys and values at `positions`: those in the shared prefix, then the others.
     pub(super) fn at(&self, positions: Range<usize>) -> Cached<'_> {
-        let Range { start, end } = positions;
-        let shared = self.shared.keys.used;
-        [
-            self.shared.rows(start.min(shared)..end.min(shared)),
-            self.own.rows(start.max(shared) - shared..end.max(shared) - shared),
-        ]
+        let [shared, own] = self.split(positions);
+        [self.shared.rows(shared), self.own.rows(own)]
+    }
+
+    /// [`KvCache::at`] on a device.
+    pub(super) fn pieces(&self, positions: Range<usize>) -> [Piece; 2] {
+        let [shared, own] = self.split(positions);
+        [self.shared.piece(shared), self.own.piece(own)]
+    }
+
+    /// The rows of `positions` in the shared prefix, and those after it.
+    fn split(&self, positions: Range<usize>) -> [Range<usize>; 2] {
+        let (Range { start, end }, shared) = (positions, self.shared.keys.used);
+        [start.min(shared)..end.min(shared), start.max(shared) - shared..end.max(shared) - shared]
     }
 }
 

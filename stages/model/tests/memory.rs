@@ -104,7 +104,7 @@ fn measured(folder: &Path, training: &Training<'_>) -> usize {
     let labels: Vec<i32> = ids.iter().enumerate().map(label).collect();
     let samples = [0, 1].map(|image| Sample { input_ids: &ids, labels: &labels, images: [&[0], &[1]][image] });
     let features = model.encode_images(&vec![vec![0.1; 3 * 80 * 80]; IMAGES]);
-    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     PEAK.store(LIVE.load(Relaxed), Relaxed);
     let mut total: Vec<Mat> = Vec::new();

@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
-use naive::{check, erf};
+use naive::{check, check_at, erf, rounded};
 use proptest::prelude::*;
 use support::{random, softmax, visible};
 
@@ -110,9 +110,10 @@ proptest! {
         for stored in support::stored(&weight, outputs, inputs) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
-            check(&mats, |g, m| tensor::linear(g, &m[0], &stored, Some(&m[1])), |m| {
+            check_at(&mats, |g, m| tensor::linear(g, &m[0], &stored.to(&m[0].place()), Some(&m[1])), |m, precision| {
                 m[0].chunks(inputs).flat_map(|x| (0..outputs).map(|out| {
-                    m[1][out] + x.iter().zip(&exact[out * inputs..]).map(|(x, w)| x * f64::from(*w)).sum::<f64>()
+                    let weight = exact[out * inputs..].iter().map(|w| f64::from(rounded(*w, precision)));
+                    m[1][out] + x.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>()
                 }).collect::<Vec<_>>()).collect()
             });
         }
@@ -214,7 +215,7 @@ proptest! {
         for stored in support::stored(&table, rows, width) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
-            check(&mats, |g, m| tensor::gather(g, &[&stored, &Weight::Dense(m[0].clone())], picks.clone()), |m| {
+            check(&mats, |g, m| tensor::gather(g, &[&stored.to(&m[0].place()), &Weight::Dense(m[0].clone())], picks.clone()), |m| {
                 picks.iter().flat_map(|(source, row)| (0..width).map(|col| {
                     let at = row * width + col;
                     if *source == 0 { f64::from(exact[at]) } else { m[0][at] }
@@ -254,8 +255,10 @@ proptest! {
     #[test]
     fn concat(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
         let mats = [random_mat(rows, width, seed), random_mat(2, width, seed + 1)];
-        let empty = Mat::zeros(0, width);
-        check(&mats, |g, m| tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]]), |m| {
+        check(&mats, |g, m| {
+            let empty = Mat::zeros(0, width).to(&m[0].place());
+            tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]])
+        }, |m| {
             [&m[0][..], &m[1], &m[0]].concat()
         });
         check(&mats[..1], |g, m| tensor::concat(g, width, &[&m[0]]), |m| m[0].clone());

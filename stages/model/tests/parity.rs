@@ -302,7 +302,7 @@ fn optimizer_steps() {
         let batches = [family.batch(), Batch::read(&family.expected("train_batches"), "B.", family.pad)];
         let mut model = if lora { family.model_with_lora() } else { family.model() };
         model.projector.unfreeze();
-        let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         let mut optimizer = Optimizer::new(&mut model, settings, clip);
         for step in 0..4 {
             let (loss, gradients) = loss_and_gradients(&mut model, &batches[step % 2], &Pass::training(0, 0));

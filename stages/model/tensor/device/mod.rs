@@ -1,6 +1,58 @@
 //! Devices other than the host's CPU: their memory, their kernels, and how operations are launched on them.
+//!
+//! - `driver.rs`: what a device must do, in eight calls. `cuda.rs` does it with a GPU; `emulated.rs` runs the same kernels
+//!   on the CPU, for tests.
+//! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
+//! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
+//! - `kernels/`: the kernels, in CUDA C++.
+//!
+//! Calls return before they are done. Only reading a result waits.
 
 mod driver;
 mod error;
+mod launch;
+mod memory;
+pub(super) mod ops;
+mod weight;
 
+use std::sync::Arc;
+
+pub(super) use driver::Type;
 pub use error::DeviceError;
+pub(super) use memory::{Buffer, DeviceMat};
+pub(super) use weight::DeviceWeight;
+
+use crate::precision::Precision;
+use driver::Driver;
+
+/// A device. Clones are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<dyn Driver>);
+
+impl Device {
+    fn driver(&self) -> &dyn Driver {
+        &*self.0
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Device {}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Device")
+    }
+}
+
+/// How a device stores activations, and the operands of products, in this precision.
+pub(super) fn stored_as(precision: Precision) -> Type {
+    match precision {
+        Precision::F32 => Type::F32,
+        Precision::Bf16 => Type::Bf16,
+    }
+}

@@ -8,18 +8,43 @@ use std::{
 };
 
 use imp_model::{
-    Components, Imp, Sample,
+    Components, Imp, Precision, Sample,
     config::ImpConfig,
     encoding::{Encoding, q4f16},
     images_in_order,
     language::Decoder,
     layers::Pass,
-    tensor::{self, Bytes, Mask, Segments, Stored},
+    tensor::{self, Bytes, Mask, Place, Segments, Stored},
 };
 use safetensors::{Dtype, SafeTensors};
 
 pub(crate) fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(relative)
+}
+
+/// Where operations and models are tested: on the CPU and on the emulated device, in both precisions. With their names.
+pub(crate) fn places() -> Vec<(String, Place)> {
+    [Precision::F32, Precision::Bf16]
+        .into_iter()
+        .flat_map(|precision| {
+            [
+                (format!("host {precision:?}"), Place::host(precision)),
+                #[cfg(feature = "emulated")]
+                (
+                    format!("emulated device {precision:?}"),
+                    Place::device(tensor::device::Device::emulated(0), precision),
+                ),
+            ]
+        })
+        .collect()
+}
+
+/// The same place on emulated devices that run their threads in other orders.
+pub(crate) fn other_orders(place: &Place) -> Vec<Place> {
+    #[cfg(feature = "emulated")]
+    return [1, 2].map(|order| Place::device(tensor::device::Device::emulated(order), place.precision)).to_vec();
+    #[cfg(not(feature = "emulated"))]
+    vec![place.clone()]
 }
 
 pub(crate) struct Fixture(Vec<u8>);
