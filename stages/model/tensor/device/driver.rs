@@ -1,5 +1,6 @@
 //! What a device must do. There are two: a GPU through CUDA, and the emulated one of the tests. Independent of kernels and
 //! shapes: what is computed is in `kernels/`, how it is launched in the operations.
+#![allow(unsafe_code)]
 
 use std::ffi::c_void;
 
