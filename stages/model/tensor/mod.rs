@@ -26,6 +26,7 @@ mod stored;
 mod tape;
 mod weight;
 
+pub use device::DeviceError;
 pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;

@@ -9,10 +9,14 @@
 //! Calls return before they are done. Only reading a result waits.
 
 mod driver;
+#[cfg(feature = "emulated")]
+mod emulated;
 mod error;
 mod launch;
 mod memory;
 pub(super) mod ops;
+#[cfg(all(test, feature = "emulated"))]
+mod tests;
 mod weight;
 
 use std::sync::Arc;
@@ -30,6 +34,13 @@ use driver::Driver;
 pub struct Device(Arc<dyn Driver>);
 
 impl Device {
+    /// A device on the CPU, for tests, that runs the threads of a kernel first to last (`order` 0), last to first (1), or in
+    /// another order.
+    #[cfg(feature = "emulated")]
+    pub fn emulated(order: u32) -> Self {
+        Self(Arc::new(emulated::Emulated::new(order)))
+    }
+
     fn driver(&self) -> &dyn Driver {
         &*self.0
     }
