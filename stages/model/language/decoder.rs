@@ -111,9 +111,7 @@ impl Decoder {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
-            for (row, sequence) in which.iter().enumerate() {
-                cache[*sequence].push(k, v, row..row + 1);
-            }
+            KvCache::append(cache, which, k, v);
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
             tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
         })

@@ -2,7 +2,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Mat, device::ops::Piece, host::attention::Cached};
+use super::{
+    Mat,
+    device::ops::{Piece, scatter_rows},
+    host::attention::Cached,
+};
 
 /// The KV cache of one sequence in one layer. Sequences with a common prefix share its keys and values.
 #[derive(Clone, Debug, Default)]
@@ -38,23 +42,38 @@ struct Rows {
 }
 
 impl Rows {
-    /// Appends `rows` of `from`. A full buffer is doubled, so that appending copies each row O(1) times on average.
-    fn push(&mut self, from: &Mat, rows: Range<usize>) {
-        let needed = self.used + rows.len();
-        let buffer = match self.buffer.take() {
-            Some(buffer) if buffer.rows() >= needed => buffer,
+    /// Makes room for `more` rows like those of `from`. A full buffer is doubled, so that appending copies each row O(1)
+    /// times on average.
+    fn reserve(&mut self, from: &Mat, more: usize) {
+        let needed = self.used + more;
+        match &mut self.buffer {
+            _ if more == 0 => {}
+            Some(buffer) if buffer.rows() >= needed => buffer.make_unique(),
             Some(old) => {
                 let mut buffer = from.blank(needed.max(2 * old.rows()), old.cols());
-                buffer.write_rows(0, &old, 0..self.used);
-                buffer
+                buffer.write_rows(0, old, 0..self.used);
+                self.buffer = Some(buffer);
             }
-            None => from.blank(needed, from.cols()),
-        };
-        let buffer = self.buffer.insert(buffer);
-        buffer.write_rows(self.used, from, rows);
-        // Operands of every later product: rounded once, here.
-        buffer.round_rows(self.used..needed);
-        self.used = needed;
+            None => self.buffer = Some(from.blank(needed, from.cols())),
+        }
+    }
+
+    /// Appends `rows` of `from`.
+    fn push(&mut self, from: &Mat, rows: Range<usize>) {
+        self.reserve(from, rows.len());
+        let first = self.used;
+        self.used += rows.len();
+        if let Some(buffer) = &mut self.buffer {
+            buffer.write_rows(first, from, rows);
+            // Operands of every later product: rounded once, here.
+            buffer.round_rows(first..self.used);
+        }
+    }
+
+    /// The address on a device of the next row, for which there is room.
+    fn next(&mut self) -> u64 {
+        self.used += 1;
+        self.address(self.used - 1)
     }
 
     /// The address of a row on a device.
@@ -75,6 +94,33 @@ impl KvCache {
     pub fn push(&mut self, keys: &Mat, values: &Mat, rows: Range<usize>) {
         self.own.keys.push(keys, rows.clone());
         self.own.values.push(values, rows);
+    }
+
+    /// Appends row `i` of `keys` and `values` to the cache `which[i]`, for all `i` in order.
+    pub fn append(caches: &mut [Self], which: &[usize], keys: &Mat, values: &Mat) {
+        let (Some(new_keys), Some(new_values)) = (keys.device_mat(), values.device_mat()) else {
+            for (row, sequence) in which.iter().enumerate() {
+                caches[*sequence].push(keys, values, row..row + 1);
+            }
+            return;
+        };
+        // Room first: it may move what is there. Then all rows in two launches.
+        let mut more = vec![0; caches.len()];
+        which.iter().for_each(|sequence| more[*sequence] += 1);
+        for (cache, more) in caches.iter_mut().zip(more) {
+            let KeysAndValues { keys: own_keys, values: own_values } = &mut cache.own;
+            own_keys.reserve(keys, more);
+            own_values.reserve(values, more);
+        }
+        let (to_keys, to_values): (Vec<u64>, Vec<u64>) = which
+            .iter()
+            .map(|sequence| {
+                let own = &mut caches[*sequence].own;
+                (own.keys.next(), own.values.next())
+            })
+            .unzip();
+        scatter_rows(new_keys, &to_keys);
+        scatter_rows(new_values, &to_values);
     }
 
     /// Turns all positions into a prefix that clones share.

@@ -165,6 +165,11 @@ impl Mat {
         }
     }
 
+    /// Makes the memory of a matrix on a device its own. In host memory this happens when it is modified.
+    pub(super) fn make_unique(&mut self) {
+        self.device_mat_mut();
+    }
+
     /// The values in host memory, row-major.
     ///
     /// # Panics

@@ -10,6 +10,12 @@ KERNEL TYPED(gather)(const Source* sources, const int* picks, Value* y, int widt
     }
 }
 
+// Copies row i of `from` to the address to[i]: new positions of a batch to their caches.
+KERNEL TYPED(scatter_rows)(const Value* from, Value* const* to, int width) {
+    Value* row = to[blockIdx.x];
+    for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] = from[(size_t)blockIdx.x * width + i];
+}
+
 KERNEL TYPED(gather_gradient)(const Value* dy, Value* to, const int* rows, const int* starts, const int* list,
                               int width) {
     add_gathered(dy, to, rows, starts, list, width);

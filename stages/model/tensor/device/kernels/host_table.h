@@ -34,7 +34,7 @@ static const Entry ENTRIES[] = {
     PLAIN_BOTH(silu_up_gradient), PLAIN_BOTH(accumulate), PLAIN_BOTH(accumulate_by), PLAIN_BOTH(add_rows),
     PLAIN_BOTH(add_rows_gradient), PLAIN_BOTH(dropout), PLAIN_BOTH(rotate), PLAIN(to_bf16), PLAIN(to_f32),
     PLAIN(fill_zero), PLAIN_BOTH(columns), PLAIN_BOTH(columns_gradient), PLAIN_BOTH(widen_q4),
-    PLAIN_BOTH(gather), PLAIN_BOTH(gather_gradient), PLAIN(gather_gradient_bf16_f32),
+    PLAIN_BOTH(gather), PLAIN_BOTH(scatter_rows), PLAIN_BOTH(gather_gradient), PLAIN(gather_gradient_bf16_f32),
     MEETS(cross_entropy), PLAIN_BOTH(cross_entropy_gradient), MEETS(sum_values),
     MEETS_WIDE(attention_forward), MEETS_WIDE(attention_dq), MEETS_WIDE(attention_dkv), MEETS_BOTH(attention_delta),
     MEETS_BOTH(attention_any), MEETS_BOTH(attention_any_dq), MEETS_BOTH(attention_any_dkv),

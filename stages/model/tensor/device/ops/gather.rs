@@ -121,6 +121,15 @@ fn add_rows_gradient(dy: &DeviceMat, picks: &[(usize, usize)], index: usize, to:
     tables.iter().fold(kernel, |kernel, table| kernel.at(table)).int(dy.cols).by_rows(rows.len());
 }
 
+/// Copies the rows of `from` to these addresses.
+pub(in crate::tensor) fn scatter_rows(from: &DeviceMat, to: &[u64]) {
+    Kernel::of(from.device(), "scatter_rows", from.kind)
+        .at(&from.buffer)
+        .at(&table(from, to))
+        .int(from.cols)
+        .by_rows(to.len());
+}
+
 /// See [`crate::tensor::concat`].
 pub(in crate::tensor) fn concat(g: &Graph, width: usize, parts: &[&Mat]) -> Option<Mat> {
     let mats: Option<Vec<&DeviceMat>> = parts.iter().map(|part| part.device_mat()).collect();

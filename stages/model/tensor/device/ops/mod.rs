@@ -14,7 +14,7 @@ mod pointwise;
 
 pub(in crate::tensor) use activation::{activation, silu_gate};
 pub(in crate::tensor) use attention::{Piece, attend_cached, attention};
-pub(in crate::tensor) use gather::{Source, columns, concat, gather};
+pub(in crate::tensor) use gather::{Source, columns, concat, gather, scatter_rows};
 pub(in crate::tensor) use linear::{Operand, add_low_rank, linear};
 pub(in crate::tensor) use loss::{ChunkedLoss, cross_entropy};
 pub(in crate::tensor) use norm::{layer_norm, rms_norm};
