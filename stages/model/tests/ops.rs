@@ -6,7 +6,10 @@ mod support;
 
 use std::sync::Arc;
 
-use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
+use imp_model::{
+    Precision,
+    tensor::{self, Activation, Graph, Mask, Mat, Place, Rotary, Segments, Weight},
+};
 use naive::{check, check_at, erf, rounded};
 use proptest::prelude::*;
 use support::{random, softmax, visible};
@@ -299,6 +302,43 @@ proptest! {
             }
             y
         });
+    }
+}
+
+/// In bf16 operands are rounded, to the nearest value and ties to even, and nothing else is: the product of the rounded
+/// operands differs only by the order of the sum in f32.
+#[test]
+fn operands_are_rounded_to_nearest_even() {
+    let (rows, inputs, outputs) = (11, 37, 5);
+    let (x, w, v) = (random(1, rows * inputs), random(2, outputs * inputs), random(3, 2 * outputs));
+    let round = |value: f64| f64::from(rounded(value as f32, Precision::Bf16));
+    let low = |values: &[f32]| values.iter().map(|value| round(f64::from(*value))).collect::<Vec<_>>();
+    let (exact_x, exact_w, exact_v) = (low(&x), low(&w), low(&v));
+    // The gradient of the sum of y V^T with respect to a row of y, which is an operand again.
+    let exact_dy: Vec<f64> = (0..outputs).map(|out| round(exact_v[out] + exact_v[outputs + out])).collect();
+    let place = Place::host(Precision::Bf16);
+    let mat = |rows, cols, values: &[f32]| Mat::from_host(rows, cols, values.to_vec()).to(&place).trainable();
+    let (x, w, v, graph) =
+        (mat(rows, inputs, &x), mat(outputs, inputs, &w), mat(2, outputs, &v), Graph::recording());
+    let y = tensor::linear(&graph, &x, &Weight::Dense(w.clone()), None);
+    let near = |ours: &[f32], theirs: &dyn Fn(usize) -> f64| {
+        for (index, ours) in ours.iter().enumerate() {
+            assert!((f64::from(*ours) - theirs(index)).abs() < 2e-5, "{ours} instead of {}", theirs(index));
+        }
+    };
+    let sum = |count: usize, f: &dyn Fn(usize) -> f64| (0..count).map(f).sum::<f64>();
+    near(&y.to_host(), &|at| sum(inputs, &|i| exact_x[at / outputs * inputs + i] * exact_w[at % outputs * inputs + i]));
+    let mut gradients = graph.backward(&tensor::linear(&graph, &y, &Weight::Dense(v), None));
+    near(&gradients.take(&x).to_host(), &|at| sum(outputs, &|out| exact_dy[out] * exact_w[out * inputs + at % inputs]));
+    near(&gradients.take(&w).to_host(), &|at| {
+        sum(rows, &|row| exact_dy[at / inputs] * exact_x[row * inputs + at % inputs])
+    });
+
+    for place in support::places().into_iter().map(|(_, place)| place).filter(|p| p.precision == Precision::Bf16) {
+        let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 - 1.0 / 256.0];
+        let one = Weight::Dense(Mat::from_host(1, 1, vec![1.0]).to(&place));
+        let y = tensor::linear(&Graph::inference(), &Mat::from_host(3, 1, ties.to_vec()), &one, None);
+        assert_eq!(*y.to_host(), [1.0, 1.0 + 4.0 / 256.0, -1.0], "{place:?}");
     }
 }
 
