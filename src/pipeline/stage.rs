@@ -85,6 +85,7 @@ impl KindVisitor for Reading<'_> {
             problems
                 .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
         }
+        let uses_gpu = S::uses_gpu(&config, &count);
         let cpus = if runtime.cpus == 0 { S::cpus(&config) } else { runtime.cpus };
         let shown = S::shown_as(&config);
         let sources = self.resolve_sources(&S::sources(&config), &mut problems);
@@ -112,6 +113,7 @@ impl KindVisitor for Reading<'_> {
             config,
             runtime,
             cpus,
+            uses_gpu,
             shown,
             inputs: BTreeMap::new(),
             sources,
@@ -138,6 +140,9 @@ fn in_shards(mut whole: Declared, shards: Shards<serde_json::Value>) -> Vec<Decl
     };
     let mut stages: Vec<Declared> = shards.configs.into_iter().enumerate().map(shard).collect();
     whole.inputs.remove(shards.input);
+    // The shards compute. What is left only joins their outputs.
+    whole.stage.uses_gpu = false;
+    (whole.stage.runtime.gpus, whole.stage.runtime.device) = (0, None);
     for (index, shard) in stages.iter().enumerate() {
         let input = Input::name_at(shards.outputs, index);
         whole.inputs.insert(input, (shard.stage.name.clone(), whole.stage.span.clone()));

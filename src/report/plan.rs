@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use imp_stages::contract::forecast::{self, Forecast, Work};
+use imp_stages::contract::{
+    device::Device,
+    forecast::{self, Forecast, Work},
+};
 
 use super::{
     print::print,
@@ -21,9 +24,9 @@ pub(crate) fn plan(
     style: Style,
 ) {
     if style.json {
-        return plan_as_json(pipeline, verdicts, forecasts);
+        return plan_as_json(pipeline, machine, verdicts, forecasts);
     }
-    let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
+    let hits = verdicts.iter().filter(|(_, verdict)| is_hit(verdict)).count();
     let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
@@ -39,8 +42,12 @@ pub(crate) fn plan(
             pipeline.stages[*index].name,
             why::reason(&reason(pipeline, verdict))
         ));
-        if let Some(text) = takes(forecast, rate) {
+        let on_cpu = machine.device_for(&pipeline.stages[*index]) == Device::Cpu;
+        if let Some(text) = takes(forecast, rate.filter(|_| on_cpu)) {
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
+        }
+        if let Some(text) = machine.device_note(&pipeline.stages[*index]).filter(|_| !is_hit(verdict)) {
+            print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
         if let (Some(memory), Some(available)) = (forecast.memory, machine.memory)
             && memory.bytes > available
@@ -57,6 +64,10 @@ pub(crate) fn plan(
     });
 }
 
+fn is_hit(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Hit { .. })
+}
+
 /// The speed of this machine. Measured only if the forecast time of a stage depends on it.
 fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
     forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
@@ -66,7 +77,17 @@ fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
 fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
     let memory = forecast.memory.map(|memory| {
-        format!("{} {} of memory", if memory.at_most { "up to" } else { "about" }, units::bytes(memory.bytes))
+        let about = if memory.at_most { "up to" } else { "about" };
+        match memory.gpu {
+            None => format!("{about} {} of memory", units::bytes(memory.bytes)),
+            Some(gpu) => {
+                format!(
+                    "{about} {} of the GPU's memory and {} of the host's",
+                    units::bytes(gpu),
+                    units::bytes(memory.bytes)
+                )
+            }
+        }
     });
     let steps = forecast.steps.map(|steps| units::count(steps, "step"));
     let time = forecast.work.zip(rate).map(|(work, rate)| match work {
@@ -79,10 +100,13 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
+fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
     let rate = rate_for(forecasts);
     for ((index, verdict), Forecast { memory, download, steps, work, .. }) in verdicts.iter().zip(forecasts) {
-        let (whole, step) = match (work, rate) {
+        let stage = &pipeline.stages[*index];
+        let device = machine.device_for(stage);
+        // The rate is the CPU's.
+        let (whole, step) = match (work, rate.filter(|_| device == Device::Cpu)) {
             (Some(Work::Whole(work)), Some(rate)) => (Some(work / rate), None),
             (Some(Work::FullStep(work)), Some(rate)) => (None, Some(work / rate)),
             _ => (None, None),
@@ -92,12 +116,13 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
             Verdict::Run { key, .. } => ("run", Some(key)),
             Verdict::After { .. } => ("after", None),
         };
-        let stage = &pipeline.stages[*index];
+        let device = stage.uses_gpu.then_some(device);
         print(
             &serde_json::json!({
                 "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-                "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| reason(pipeline, verdict)),
+                "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
+                "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
                 "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
             .to_string(),

@@ -13,6 +13,7 @@
 //! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
 //! fixed.
 
+mod device;
 mod host;
 mod kv_cache;
 mod mat;
@@ -22,6 +23,7 @@ mod stored;
 mod tape;
 mod weight;
 
+pub use device::DeviceError;
 pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;
