@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) gpus_from: Option<&'static str>,
     /// Why no stage can compute on a GPU, if that is so. Found out only if a stage asks for one.
     pub(crate) no_gpu: Option<String>,
+    /// Memory of the smallest of its GPUs that stages can use, in bytes, if known.
+    pub(crate) gpu_memory: Option<u64>,
     /// Bytes; `None` if unknown.
     pub(crate) memory: Option<u64>,
     pub(crate) device: DevicePolicy,

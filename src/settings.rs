@@ -154,6 +154,7 @@ impl Settings {
                 gpus,
                 gpus_from,
                 no_gpu: None,
+                gpu_memory: None,
                 memory: file.memory.map(|size| size.0).or_else(memory),
                 device: DevicePolicy { all: None, others: file.device },
             },

@@ -1,49 +1,43 @@
 //! Which GPUs stages can use, and why none if that is so. Independent of stages.
 
-use imp_stages::place::Probe;
+use imp_stages::place::{Card, Probe};
 
 use crate::machine::Machine;
 
 /// Notes in `machine` whether GPUs can be used. Unless the user has listed GPUs, the list becomes that of the usable ones.
 pub(super) fn look(machine: &mut Machine, probe: &Probe) {
-    if let Some(source) = machine.gpus_from {
-        let listed = !machine.gpus.is_empty();
-        machine.no_gpu = if listed { unusable(probe) } else { Some(format!("{source} lists no GPU")) };
-        return;
-    }
-    machine.no_gpu = unusable(probe);
-    if machine.no_gpu.is_none() {
-        let usable = probe.cards.iter().filter(|card| card.usable.is_ok());
-        machine.gpus = usable.map(|card| card.index.to_string()).collect();
+    let usable: Vec<&Card> = probe.cards.iter().filter(|card| card.usable.is_ok()).collect();
+    machine.no_gpu = match machine.gpus_from {
+        Some(source) if machine.gpus.is_empty() => Some(format!("{source} lists no GPU")),
+        _ => usable.is_empty().then(|| unusable(probe)),
+    };
+    machine.gpu_memory = usable.iter().map(|card| card.memory).filter(|bytes| *bytes > 0).min();
+    if machine.gpus_from.is_none() && !usable.is_empty() {
+        machine.gpus = usable.iter().map(|card| card.index.to_string()).collect();
     }
 }
 
-/// Why no card can be used; `None` if one can.
-fn unusable(probe: &Probe) -> Option<String> {
-    if probe.cards.iter().any(|card| card.usable.is_ok()) {
-        return None;
-    }
-    Some(match (probe.cards.first(), &probe.driver) {
+/// Why no card can be used.
+fn unusable(probe: &Probe) -> String {
+    match (probe.cards.first(), &probe.driver) {
         (Some(card), _) => {
             let reason = card.usable.as_ref().err().map_or("", String::as_str);
             format!("GPU {} ({}) can't be used: {reason}", card.index, card.name)
         }
         (None, Err(reason)) => format!("no GPU was found; {reason}"),
         (None, Ok(version)) => format!("no GPU was found by NVIDIA's driver {version}"),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use imp_stages::place::Card;
-
     use super::*;
     use crate::machine::DevicePolicy;
 
     fn looked(gpus: &[&str], gpus_from: Option<&'static str>, probe: &Probe) -> (Vec<String>, Option<String>) {
         let gpus = gpus.iter().map(ToString::to_string).collect();
         let device = DevicePolicy::default();
-        let mut machine = Machine { cpus: 1, gpus, gpus_from, no_gpu: None, memory: None, device };
+        let mut machine = Machine { cpus: 1, gpus, gpus_from, no_gpu: None, gpu_memory: None, memory: None, device };
         look(&mut machine, probe);
         (machine.gpus, machine.no_gpu)
     }

@@ -51,16 +51,19 @@ pub(crate) struct Versions {
     pub(crate) kinds: Vec<(&'static str, u32)>,
 }
 
-/// Who has NVIDIA's driver.
-const DRIVER_PACKAGE: &str = "NVIDIA's driver has it: the package `libnvidia-compute-NNN` on Ubuntu, `libcuda1` on Debian; in a \
-                              container, start it with `--gpus all`";
+/// Who has NVIDIA's driver. A line of advice per line.
+const DRIVER_PACKAGE: &str = "it comes with NVIDIA's driver: `libnvidia-compute-NNN` on Ubuntu,
+`libcuda1` on Debian; start a container with `--gpus all`";
 /// Who has cuBLASLt.
-const CUBLASLT_PACKAGE: &str = "NVIDIA's repository has it in the package `libcublas-12-4`, Ubuntu and Debian in `libcublaslt12`, and PyPI in \
-     `nvidia-cublas-cu12` (add its folder `nvidia/cublas/lib` to LD_LIBRARY_PATH)";
+const CUBLASLT_PACKAGE: &str = "it is in `libcublas-12-4` of NVIDIA's repository, in `libcublaslt12` of Ubuntu
+and Debian, and in `nvidia-cublas-cu12` of PyPI (add the folder
+`nvidia/cublas/lib` to LD_LIBRARY_PATH)";
 /// What is lost without hard links.
-const NO_LINKS: &str = "results are copied, and take up their size twice; a cache on ext4, xfs or btrfs takes it once";
+const NO_LINKS: &str = "results are copied and take up their size twice;
+a cache on ext4, xfs or btrfs takes it once";
 /// What is lost without locks.
-const NO_LOCKS: &str = "two runs with this cache could disturb each other: start one at a time, or use a local disk";
+const NO_LOCKS: &str = "two runs with this cache could disturb each other: start one at a time,
+or use a local disk";
 
 /// Shows what was found.
 pub(crate) fn doctor(checkup: &Checkup, json: bool) {
@@ -85,7 +88,7 @@ impl Page {
             Ok(value) => self.line(name, value),
             Err(reason) => {
                 self.line(name, format!("{WARN}{reason}{WARN:#}"));
-                self.0.push(format!("{:<11} {DIM}{help}{DIM:#}", ""));
+                self.0.extend(help.lines().map(|line| format!("{:<11} {DIM}{line}{DIM:#}", "")));
             }
         }
     }
@@ -151,7 +154,7 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
     let Checkup { gpu, cpu, machine, disk, versions, .. } = checkup;
     let found = |result: &Result<String, String>, help: &str| match result {
         Ok(version) => serde_json::json!({"found": true, "version": version}),
-        Err(reason) => serde_json::json!({"found": false, "reason": reason, "help": help}),
+        Err(reason) => serde_json::json!({"found": false, "reason": reason, "help": help.replace('\n', " ")}),
     };
     let works = |result: &Result<(), String>| match result {
         Ok(()) => serde_json::json!({"ok": true}),

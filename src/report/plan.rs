@@ -42,18 +42,14 @@ pub(crate) fn plan(
             pipeline.stages[*index].name,
             why::reason(&reason(pipeline, verdict))
         ));
-        let on_cpu = machine.device_for(&pipeline.stages[*index]) == Device::Cpu;
+        let stage = &pipeline.stages[*index];
+        let on_cpu = machine.device_for(stage) == Device::Cpu;
         if let Some(text) = takes(forecast, rate.filter(|_| on_cpu)) {
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
-        if let Some(text) = machine.device_note(&pipeline.stages[*index]).filter(|_| !is_hit(verdict)) {
+        let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
+        for text in note.into_iter().chain(too_much(forecast, machine)) {
             print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
-        }
-        if let (Some(memory), Some(available)) = (forecast.memory, machine.memory)
-            && memory.bytes > available
-        {
-            let text = format!("that is more than the {} of this machine", units::bytes(available));
-            print(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
@@ -66,6 +62,17 @@ pub(crate) fn plan(
 
 fn is_hit(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Hit { .. })
+}
+
+/// That a stage needs more memory than there is, if so.
+fn too_much(forecast: &Forecast, machine: &Machine) -> Vec<String> {
+    let Some(memory) = forecast.memory else { return Vec::new() };
+    let needs = [(Some(memory.bytes), machine.memory, "this machine"), (memory.gpu, machine.gpu_memory, "its GPU")];
+    let exceeded = needs.into_iter().filter_map(|(needed, available, whose)| {
+        let available = available.filter(|available| needed.is_some_and(|needed| needed > *available))?;
+        Some(format!("that is more than the {} of {whose}: {}", units::bytes(available), memory.remedy))
+    });
+    exceeded.collect()
 }
 
 /// The speed of this machine. Measured only if the forecast time of a stage depends on it.
@@ -146,5 +153,40 @@ fn reason(pipeline: &Pipeline, verdict: &Verdict) -> String {
             }
             text
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use imp_stages::contract::forecast::MemoryForecast;
+
+    use super::*;
+    use crate::machine::DevicePolicy;
+
+    const GB: u64 = 1_000_000_000;
+
+    #[test]
+    fn memory_is_the_hosts_unless_a_gpu_is_named() {
+        let of = |gpu: Option<u64>| {
+            let memory = MemoryForecast { bytes: 3 * GB, gpu, at_most: true, remedy: "take less" };
+            Forecast { memory: Some(memory), ..Forecast::default() }
+        };
+        assert_eq!(takes(&of(None), None).as_deref(), Some("up to 3.0 GB of memory"));
+        let both = "up to 20.0 GB of the GPU's memory and 3.0 GB of the host's";
+        assert_eq!(takes(&of(Some(20 * GB)), None).as_deref(), Some(both));
+
+        let machine = |memory: u64, gpu: u64| Machine {
+            cpus: 1,
+            gpus: Vec::new(),
+            gpus_from: None,
+            no_gpu: None,
+            gpu_memory: Some(gpu),
+            memory: Some(memory),
+            device: DevicePolicy::default(),
+        };
+        let words = |whose: &str| format!("that is more than the 2.0 GB of {whose}: take less");
+        assert_eq!(too_much(&of(None), &machine(4 * GB, 2 * GB)), [""; 0]);
+        assert_eq!(too_much(&of(Some(20 * GB)), &machine(4 * GB, 2 * GB)), [words("its GPU")]);
+        assert_eq!(too_much(&of(Some(20 * GB)), &machine(2 * GB, 24 * GB)), [words("this machine")]);
     }
 }

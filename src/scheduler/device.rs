@@ -99,6 +99,7 @@ mod tests {
             gpus: gpus.iter().map(ToString::to_string).collect(),
             gpus_from: None,
             no_gpu: no_gpu.map(Into::into),
+            gpu_memory: None,
             memory: None,
             device: DevicePolicy::default(),
         }
@@ -128,11 +129,11 @@ mod tests {
 
     #[test]
     fn the_command_line_is_asked_first_and_the_settings_last() {
+        use DeviceChoice::{Auto, Cpu, Cuda};
         let choice = |all, own: &str, others| {
             let machine = Machine { device: DevicePolicy { all, others }, ..machine(&["0"], None) };
             machine.choice(&stages(own).stages[0])
         };
-        use DeviceChoice::{Auto, Cpu, Cuda};
         assert_eq!(choice(None, "{}", None), Auto);
         assert_eq!(choice(None, "{}", Some(Cuda)), Cuda);
         assert_eq!(choice(None, "{ device = \"cpu\" }", Some(Cuda)), Cpu);

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, thread};
 
 use imp_stages::{
     KindVisitor, Stage,
+    contract::device::Device,
     contract::forecast::{Ahead, Forecast, Outlook},
     model_folder, visit,
 };
@@ -84,7 +85,9 @@ impl Planner<'_> {
 
 fn forecast(stage: &StageDecl, inputs: BTreeMap<&str, &Outlook>, machine: &Machine) -> Forecast {
     let device = machine.device_for(stage);
-    let ahead = Ahead { runtime: &stage.runtime, device, seed: stage.seed, sources: &stage.sources, inputs };
+    let gpu_memory = machine.gpu_memory.filter(|_| device == Device::Cuda);
+    let ahead =
+        Ahead { runtime: &stage.runtime, device, gpu_memory, seed: stage.seed, sources: &stage.sources, inputs };
     visit(stage.kind, MakeForecast { config: &stage.config, ahead: &ahead }).unwrap_or_default()
 }
 

@@ -99,7 +99,7 @@ mod tests {
     fn machine(cpus: usize, gpus: &[&str], gigabytes: u64) -> Machine {
         let gpus = gpus.iter().map(ToString::to_string).collect();
         let memory = Some(gigabytes * 1_000_000_000);
-        Machine { cpus, gpus, gpus_from: None, no_gpu: None, memory, device: DevicePolicy::default() }
+        Machine { cpus, gpus, gpus_from: None, no_gpu: None, gpu_memory: None, memory, device: DevicePolicy::default() }
     }
 
     fn stages(text: &str) -> Pipeline {

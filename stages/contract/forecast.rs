@@ -14,6 +14,8 @@ pub struct Ahead<'a> {
     pub runtime: &'a Runtime,
     /// Where it would compute.
     pub device: Device,
+    /// Memory of the GPU that it would compute on, in bytes, if known.
+    pub gpu_memory: Option<u64>,
     /// Its seed.
     pub seed: u64,
     /// The user's own files in the configuration: path as written -> absolute path.

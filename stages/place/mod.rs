@@ -51,19 +51,20 @@ fn apply(place: Place) -> Result<Environment, StageError> {
     Ok(cpu::Cpu::detect().environment())
 }
 
+#[expect(clippy::unused_self, reason = "only a GPU and bf16 change how a model is loaded, and `apply` refuses both")]
 impl Place {
     /// See [`Imp::load`].
-    pub(crate) fn load(&self, folder: &Path) -> ModelResult<Imp> {
+    pub(crate) fn load(self, folder: &Path) -> ModelResult<Imp> {
         Imp::load(folder)
     }
 
     /// See [`Imp::assemble`].
-    pub(crate) fn assemble(&self, llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> ModelResult<Imp> {
+    pub(crate) fn assemble(self, llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> ModelResult<Imp> {
         Imp::assemble(llm, vision, config, seed)
     }
 
     /// See [`load_vision`].
-    pub(crate) fn load_vision(&self, folder: &Path, config: &ImpConfig) -> ModelResult<Siglip> {
+    pub(crate) fn load_vision(self, folder: &Path, config: &ImpConfig) -> ModelResult<Siglip> {
         load_vision(folder, config)
     }
 }

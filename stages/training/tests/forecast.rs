@@ -17,6 +17,7 @@ fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
         &Ahead {
             runtime: &runtime,
             device: crate::contract::device::Device::Cpu,
+            gpu_memory: None,
             seed: 0,
             sources: &BTreeMap::new(),
             inputs,
