@@ -234,9 +234,13 @@ impl Job {
         self.spec.device
     }
 
-    /// Records what the stage computes on, for its log and its receipt.
+    /// Records what the stage computes on, for its receipt, and for its log if that is a GPU.
     pub fn environment(&self, environment: Environment) {
-        tracing::info!("computes on the {environment}");
+        match environment.device {
+            // The usual case. The end of a log is shown when a stage fails, and should say what is special.
+            Device::Cpu => tracing::debug!("computes on the {environment}"),
+            Device::Cuda => tracing::info!("computes on the {environment}"),
+        }
         self.sink.send(Event::Environment(environment));
     }
 

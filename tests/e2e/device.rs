@@ -101,8 +101,7 @@ fn the_device_is_no_part_of_the_key_and_the_precision_is() {
     let wrong = space.run(&["plan", "p.toml", "--set", "stages.pretrain.precision=fp16"]);
     assert!(wrong.stderr.contains("unknown value `fp16`"), "{}", wrong.stderr);
 
-    // What computed is in the log, in the receipt, and shown.
-    assert!(space.succeed(&["log", "pretrain"]).stdout.contains("computes on the CPU: "));
+    // What computed is in the receipt, and shown.
     let shown = space.succeed(&["show", "pretrain"]).stdout;
     assert!(shown.lines().any(|line| line.trim_start().starts_with("computed on CPU: ")), "{shown}");
     let why = space.succeed(&["why", "pretrain"]).stdout;
