@@ -9,24 +9,32 @@ pub(super) fn look(machine: &mut Machine, probe: &Probe) {
     let usable: Vec<&Card> = probe.cards.iter().filter(|card| card.usable.is_ok()).collect();
     machine.no_gpu = match machine.gpus_from {
         Some(source) if machine.gpus.is_empty() => Some(format!("{source} lists no GPU")),
-        _ => usable.is_empty().then(|| unusable(probe)),
+        _ => unusable(probe),
     };
     machine.gpu_memory = usable.iter().map(|card| card.memory).filter(|bytes| *bytes > 0).min();
-    if machine.gpus_from.is_none() && !usable.is_empty() {
+    if machine.gpus_from.is_none() && machine.no_gpu.is_none() {
         machine.gpus = usable.iter().map(|card| card.index.to_string()).collect();
     }
 }
 
-/// Why no card can be used.
-fn unusable(probe: &Probe) -> String {
-    match (probe.cards.first(), &probe.driver) {
-        (Some(card), _) => {
-            let reason = card.usable.as_ref().err().map_or("", String::as_str);
-            format!("GPU {} ({}) can't be used: {reason}", card.index, card.name)
-        }
-        (None, Err(reason)) => format!("no GPU was found; {reason}"),
-        (None, Ok(version)) => format!("no GPU was found by NVIDIA's driver {version}"),
+/// Why no GPU can be used, if so: the first thing to mend.
+fn unusable(probe: &Probe) -> Option<String> {
+    let Some(card) = probe.cards.first() else {
+        return Some(match &probe.driver {
+            Err(reason) => format!("no GPU was found; {}", first_sentence(reason)),
+            Ok(version) => format!("no GPU was found by NVIDIA's driver {version}"),
+        });
+    };
+    if probe.cards.iter().all(|card| card.usable.is_err()) {
+        let reason = card.usable.as_ref().err().map_or("", |reason| first_sentence(reason));
+        return Some(format!("GPU {} ({}) can't be used: {reason}", card.index, card.name));
     }
+    probe.cublaslt.as_ref().err().map(|reason| first_sentence(reason).into())
+}
+
+/// A reason may go on with what to do about it, which `imp-flow doctor` shows.
+fn first_sentence(reason: &str) -> &str {
+    reason.split_once(". ").map_or(reason, |(first, _)| first)
 }
 
 #[cfg(test)]
@@ -57,6 +65,9 @@ mod tests {
         assert_eq!(looked(&[], None, &idle).1.as_deref(), Some("no GPU was found by NVIDIA's driver 550.54"));
         let old = Probe { cards: vec![card(0, Err("it is too old".into()))], ..idle };
         assert_eq!(looked(&["0"], None, &old).1.as_deref(), Some("GPU 0 (X) can't be used: it is too old"));
+        let bare =
+            Probe { cards: vec![card(0, Ok(()))], cublaslt: Err("cuBLAS was not found. Install it".into()), ..old };
+        assert_eq!(looked(&[], None, &bare), (vec![], Some("cuBLAS was not found".into())));
     }
 
     #[test]

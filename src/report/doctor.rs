@@ -51,19 +51,18 @@ pub(crate) struct Versions {
     pub(crate) kinds: Vec<(&'static str, u32)>,
 }
 
-/// Who has NVIDIA's driver. A line of advice per line.
-const DRIVER_PACKAGE: &str = "it comes with NVIDIA's driver: `libnvidia-compute-NNN` on Ubuntu,
-`libcuda1` on Debian; start a container with `--gpus all`";
+/// Who has NVIDIA's driver.
+const DRIVER_PACKAGE: &str = "It comes with NVIDIA's driver: `libnvidia-compute-NNN` on Ubuntu, `libcuda1` on Debian; start a \
+                              container with `--gpus all`";
 /// Who has cuBLASLt.
-const CUBLASLT_PACKAGE: &str = "it is in `libcublas-12-4` of NVIDIA's repository, in `libcublaslt12` of Ubuntu
-and Debian, and in `nvidia-cublas-cu12` of PyPI (add the folder
-`nvidia/cublas/lib` to LD_LIBRARY_PATH)";
+const CUBLASLT_PACKAGE: &str = "It is in `libcublas-12-4` of NVIDIA's repository, in `libcublaslt12` of Ubuntu and Debian, and in \
+                                `nvidia-cublas-cu12` of PyPI (add its folder `nvidia/cublas/lib` to LD_LIBRARY_PATH)";
 /// What is lost without hard links.
-const NO_LINKS: &str = "results are copied and take up their size twice;
-a cache on ext4, xfs or btrfs takes it once";
+const NO_LINKS: &str = "Results are copied and take up their size twice; a cache on ext4, xfs or btrfs takes it once";
 /// What is lost without locks.
-const NO_LOCKS: &str = "two runs with this cache could disturb each other: start one at a time,
-or use a local disk";
+const NO_LOCKS: &str = "Two runs with this cache could disturb each other: start one at a time, or use a local disk";
+/// The width of advice.
+const WIDTH: usize = 68;
 
 /// Shows what was found.
 pub(crate) fn doctor(checkup: &Checkup, json: bool) {
@@ -87,11 +86,31 @@ impl Page {
         match found {
             Ok(value) => self.line(name, value),
             Err(reason) => {
-                self.line(name, format!("{WARN}{reason}{WARN:#}"));
-                self.0.extend(help.lines().map(|line| format!("{:<11} {DIM}{line}{DIM:#}", "")));
+                let (what, help) = remedy(reason, help);
+                self.line(name, format!("{WARN}{what}{WARN:#}"));
+                self.0.extend(wrapped(help).into_iter().map(|line| format!("{:<11} {DIM}{line}{DIM:#}", "")));
             }
         }
     }
+}
+
+/// What is missing, and what to do: in the words of the reason if it goes on with that.
+fn remedy<'a>(reason: &'a str, help: &'a str) -> (&'a str, &'a str) {
+    reason.split_once(". ").unwrap_or((reason, help))
+}
+
+/// The lines of a text.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().filter(|line| line.is_empty() || line.len() + word.len() < WIDTH);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => *line = format!("{line} {word}"),
+            None => lines.push(word.into()),
+        }
+    }
+    lines
 }
 
 fn text(checkup: &Checkup) -> String {
@@ -154,7 +173,10 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
     let Checkup { gpu, cpu, machine, disk, versions, .. } = checkup;
     let found = |result: &Result<String, String>, help: &str| match result {
         Ok(version) => serde_json::json!({"found": true, "version": version}),
-        Err(reason) => serde_json::json!({"found": false, "reason": reason, "help": help.replace('\n', " ")}),
+        Err(reason) => {
+            let (reason, help) = remedy(reason, help);
+            serde_json::json!({"found": false, "reason": reason, "help": help})
+        }
     };
     let works = |result: &Result<(), String>| match result {
         Ok(()) => serde_json::json!({"ok": true}),
@@ -188,4 +210,18 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
         },
         "versions": {"imp_flow": versions.imp_flow, "system": versions.system, "kinds": kinds},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_that_of_the_reason_if_it_has_one() {
+        assert_eq!(remedy("libcuda.so.1 is missing", "Help"), ("libcuda.so.1 is missing", "Help"));
+        assert_eq!(remedy("libcuda.so.1 is missing. Install it", "Help"), ("libcuda.so.1 is missing", "Install it"));
+        let lines = wrapped(CUBLASLT_PACKAGE);
+        assert!(lines.len() > 2 && lines.iter().all(|line| line.len() <= WIDTH), "{lines:?}");
+        assert_eq!(lines.join(" "), CUBLASLT_PACKAGE);
+    }
 }
