@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::contract::{event::Event, job::JobSpec};
+use imp_stages::contract::{device::Environment, event::Event, job::JobSpec};
 use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, lookup::Found};
@@ -168,6 +168,7 @@ async fn make(
 struct Reported {
     results: BTreeMap<String, f64>,
     peak_memory: Option<u64>,
+    environment: Option<Environment>,
     host: String,
 }
 
@@ -189,6 +190,7 @@ async fn execute(
                 Event::Started { host } => reported.host.clone_from(host),
                 Event::Result { name, value } => drop(reported.results.insert(name.clone(), *value)),
                 Event::PeakMemory { bytes } => reported.peak_memory = Some(*bytes),
+                Event::Environment(environment) => reported.environment = Some(environment.clone()),
                 Event::Progress(progress) if saved.is_none_or(|at| at.elapsed() > SAVE_INTERVAL) => {
                     saved = Some(Instant::now());
                     work.note_progress(progress);
@@ -233,6 +235,7 @@ fn store_result(
         events: store.keep_file(&work.events())?,
         results: reported.results,
         peak_memory: reported.peak_memory,
+        environment: reported.environment,
         timing: Timing { finished: now() as u64, seconds },
         host: reported.host,
     };

@@ -27,10 +27,10 @@ pub struct Imp {
 impl Imp {
     /// Moves all weights to `place`, where from then on everything is computed. Call it after weights were made trainable:
     /// trainable ones are kept in f32.
-    pub fn place(&mut self, place: &Place) {
-        self.llm.place(place);
-        self.vision.place(place);
-        self.projector.place(place);
+    pub fn move_to(&mut self, place: &Place) {
+        self.llm.move_to(place);
+        self.vision.move_to(place);
+        self.projector.move_to(place);
     }
 
     /// Encodes images `[3, size, size]` with values in [-1, 1]. Returns features `[images * patches, vision hidden]`.

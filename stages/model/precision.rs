@@ -1,15 +1,36 @@
-//! The precision of matrix products.
+//! How exactly matrix products are computed. Independent of the device that computes them.
 
 use serde::{Deserialize, Serialize};
 
-/// How the operands of matrix products are rounded. Sums, norms, softmax, loss, trainable weights and the optimizer's
-/// state are in f32 in any case.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// How exactly matrix products are computed. Everything else is in f32: sums, norms, softmax, the loss, the weights that train
+/// and the optimizer's moments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Not at all.
+    /// Operands are f32.
     #[default]
     F32,
-    /// To bf16, to the nearest value, ties to even.
+    /// Operands of matrix products are rounded to bf16 (to nearest even), sums and everything else are in f32.
     Bf16,
+}
+
+impl Precision {
+    /// Whether it is the default. Configurations leave the default out, so that their keys are those of versions without a
+    /// choice.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_pipelines() {
+        let name = |precision: Precision| serde_json::to_string(&precision).unwrap();
+        assert_eq!([Precision::F32, Precision::Bf16].map(name), ["\"f32\"", "\"bf16\""]);
+        assert!(Precision::F32.is_default() && !Precision::Bf16.is_default());
+    }
 }

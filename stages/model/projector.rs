@@ -87,8 +87,8 @@ impl Projector {
     }
 
     /// Moves all weights to `place`.
-    pub fn place(&mut self, place: &Place) {
-        self.0.iter_mut().for_each(|layer| layer.place(place));
+    pub fn move_to(&mut self, place: &Place) {
+        self.0.iter_mut().for_each(|layer| layer.move_to(place));
     }
 
     /// Makes all weights trainable.

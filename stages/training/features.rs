@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use imp_model::{
-    Imp, Sample,
+    Imp, Precision, Sample,
     config::SiglipConfig,
     tensor::{self, Graph, Mat},
 };
@@ -39,10 +39,10 @@ pub(super) struct Batch<'a> {
 }
 
 impl Features {
-    /// No features yet, of the images of `data`.
-    pub(super) fn new(model: &Imp, data: &Mixture) -> Result<Self, StageError> {
+    /// No features yet, of the images of `data`, to be computed in `precision`.
+    pub(super) fn new(model: &Imp, data: &Mixture, precision: Precision) -> Result<Self, StageError> {
         for set in data.sets() {
-            features::check(set, &model.vision, model.config.mm_vision_select_layer)?;
+            features::check(set, &model.vision, model.config.mm_vision_select_layer, precision)?;
         }
         let kept = kept_bytes(&model.vision.config, data.images()).is_some();
         Ok(Self { known: HashMap::new(), kept })

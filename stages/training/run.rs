@@ -48,8 +48,8 @@ pub(crate) fn train(
     let position = checkpoint::load(job, model, &mut optimizer, recipe.keep_best);
     job.open_metrics(position.step as u64)?;
 
-    let features = Features::new(model, data)?;
-    let held_out = validation.map(|set| HeldOut::new(set, model)).transpose()?;
+    let features = Features::new(model, data, recipe.precision)?;
+    let held_out = validation.map(|set| HeldOut::new(set, model, recipe.precision)).transpose()?;
     let (size, first) = (model.vision.config.image_size, position.step.min(batches.steps.len()));
     std::thread::scope(|scope| {
         let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);

@@ -59,9 +59,9 @@ impl Block {
     }
 
     /// Moves all weights to `place`.
-    pub(super) fn place(&mut self, place: &Place) {
-        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.place(place));
-        self.linears_mut().into_iter().for_each(|linear| linear.place(place));
+    pub(super) fn move_to(&mut self, place: &Place) {
+        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.move_to(place));
+        self.linears_mut().into_iter().for_each(|linear| linear.move_to(place));
     }
 
     /// The trainable matrices.

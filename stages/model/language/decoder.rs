@@ -167,11 +167,11 @@ impl Decoder {
     }
 
     /// Moves all weights to `place`.
-    pub fn place(&mut self, place: &Place) {
+    pub fn move_to(&mut self, place: &Place) {
         self.embedding.iter_mut().for_each(|embedding| *embedding = embedding.to(place));
-        self.blocks.iter_mut().for_each(|block| block.place(place));
-        self.final_norm.place(place);
-        self.lm_head.place(place);
+        self.blocks.iter_mut().for_each(|block| block.move_to(place));
+        self.final_norm.move_to(place);
+        self.lm_head.move_to(place);
     }
 
     /// Attaches a new adapter to every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or to all,

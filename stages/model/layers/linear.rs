@@ -126,7 +126,7 @@ impl Linear {
     }
 
     /// Moves weight, bias and adapter to `place`.
-    pub fn place(&mut self, place: &Place) {
+    pub fn move_to(&mut self, place: &Place) {
         self.weight = self.weight.to(place);
         let adapter = self.lora.iter_mut().flat_map(|lora| [&mut lora.a, &mut lora.b]);
         self.bias.iter_mut().chain(adapter).for_each(|mat| *mat = mat.to(place));

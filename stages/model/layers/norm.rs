@@ -57,7 +57,7 @@ impl Norm {
     }
 
     /// Moves weight and bias to `place`.
-    pub fn place(&mut self, place: &Place) {
+    pub fn move_to(&mut self, place: &Place) {
         self.bias.iter_mut().chain([&mut self.weight]).for_each(|mat| *mat = mat.to(place));
     }
 

@@ -1,5 +1,5 @@
 //! Where matrices lie, and in which precision products with them are computed. Weights are moved to their place once, by
-//! [`crate::Imp::place`]; from there the place passes to everything that is computed with them.
+//! [`crate::Imp::move_to`]; from there the place passes to everything that is computed with them.
 
 use super::device::Device;
 use crate::precision::Precision;

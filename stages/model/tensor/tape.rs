@@ -12,7 +12,7 @@ use dfdx::prelude::{
 
 use super::{
     Mat,
-    device::{DeviceMat, ops},
+    device::{DeviceGhost, DeviceMat, ops},
     host,
     mat::Data,
 };
@@ -231,18 +231,18 @@ impl Gradients {
     }
 
     /// The memory for the gradient of a matrix on a device. The operation must fill it.
-    pub(super) fn slot(&mut self, of: &DeviceMat) -> Slot {
+    pub(super) fn slot(&mut self, of: &DeviceGhost) -> Slot {
         if let Some(sum) = self.on_device.get_mut(&of.id) {
             sum.make_unique();
             return Slot { mat: sum.clone(), add: true };
         }
-        let new = DeviceMat::new(of.device(), of.rows, of.cols, of.gradient);
+        let new = DeviceMat::new(&of.device, of.rows, of.cols, of.gradient);
         self.on_device.insert(of.id, new.clone());
         Slot { mat: new, add: false }
     }
 
     /// Adds a gradient on a device. The first is not copied; it may share its memory with others.
-    pub(super) fn give(&mut self, to: &DeviceMat, gradient: DeviceMat) {
+    pub(super) fn give(&mut self, to: &DeviceGhost, gradient: DeviceMat) {
         match self.on_device.get_mut(&to.id) {
             Some(sum) => {
                 sum.make_unique();
@@ -254,8 +254,8 @@ impl Gradients {
         }
     }
 
-    /// Like [`Gradients::take`], on a device: `None` if nothing depends on the matrix.
-    pub(super) fn take_on_device(&mut self, of: &DeviceMat) -> Option<DeviceMat> {
-        self.on_device.remove(&of.id)
+    /// Like [`Gradients::take`], of a matrix on a device by its identity: `None` if nothing depends on it.
+    pub(super) fn take_on_device(&mut self, id: u64) -> Option<DeviceMat> {
+        self.on_device.remove(&id)
     }
 }

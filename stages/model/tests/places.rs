@@ -48,7 +48,7 @@ fn features_logits_and_losses() {
         let within = Tolerance::at(&place);
         for family in [PHI, QWEN2] {
             let mut model = family.model();
-            model.place(&place);
+            model.move_to(&place);
             let (vision, expected, batch) = (family.expected("vision"), family.expected("mm_batch"), family.batch());
             let features = model.encode_images(&vision.images("pixel_values"));
             assert_eq!(features.place(), place, "{name}");
@@ -69,7 +69,7 @@ fn texts_of_every_family() {
     for (name, place) in places() {
         for family in ["phi_gqa", "qwen2_mha_tied", "phi3_mha_sliding10"] {
             let mut llm = load_language(&path("extras").join(family)).unwrap();
-            llm.place(&place);
+            llm.move_to(&place);
             let expected = Fixture::open(&format!("extras/{family}/expected.safetensors"));
             let share = Tolerance::at(&place).share;
             support::check_text_with(&llm, &expected, &|what, ours, theirs| {
@@ -136,7 +136,7 @@ fn greedy_tokens() {
     let images = prompt.image_numbers();
     for (name, place) in places() {
         let mut model = PHI.model();
-        model.place(&place);
+        model.move_to(&place);
         let features = model.encode_images(&prompt.images);
         let options = GenerateOptions { max_new_tokens: 16, ..GenerateOptions::default() };
         let tokens: Vec<i32> =
@@ -166,7 +166,7 @@ fn greedy_tokens() {
 fn prompts_of_a_batch_are_independent() {
     for (name, place) in places() {
         let (mut model, batch) = (PHI.model(), PHI.batch());
-        model.place(&place);
+        model.move_to(&place);
         let features = model.encode_images(&batch.images);
         let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
         let images = batch.image_numbers();
@@ -196,7 +196,7 @@ fn dropout_has_one_mask_everywhere() {
 fn trainable(family: Family, lora: bool, place: &Place) -> Imp {
     let mut model = if lora { family.model_with_lora() } else { family.model() };
     model.projector.unfreeze();
-    model.place(place);
+    model.move_to(place);
     model
 }
 

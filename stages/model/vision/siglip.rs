@@ -66,12 +66,17 @@ impl Siglip {
         })
     }
 
+    /// Where the weights lie.
+    pub fn place(&self) -> Place {
+        self.patch_weight.place()
+    }
+
     /// Moves all weights to `place`.
-    pub fn place(&mut self, place: &Place) {
+    pub fn move_to(&mut self, place: &Place) {
         for mat in [&mut self.patch_weight, &mut self.patch_bias, &mut self.position] {
             *mat = mat.to(place);
         }
-        self.blocks.iter_mut().for_each(|block| block.place(place));
+        self.blocks.iter_mut().for_each(|block| block.move_to(place));
     }
 
     /// Sets the image size to `image_size` pixels, with bicubic interpolation of the position embedding as in
@@ -212,10 +217,10 @@ impl Block {
         })
     }
 
-    fn place(&mut self, place: &Place) {
+    fn move_to(&mut self, place: &Place) {
         let Self { norm1, q, k, v, out, norm2, fc1, fc2 } = self;
-        [norm1, norm2].into_iter().for_each(|norm| norm.place(place));
-        [q, k, v, out, fc1, fc2].into_iter().for_each(|linear| linear.place(place));
+        [norm1, norm2].into_iter().for_each(|norm| norm.move_to(place));
+        [q, k, v, out, fc1, fc2].into_iter().for_each(|linear| linear.move_to(place));
     }
 
     /// Pre-norm block: `x += attention(norm1(x))`, then `x += mlp(norm2(x))`.

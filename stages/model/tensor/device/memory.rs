@@ -31,7 +31,7 @@ impl Buffer {
     pub(in crate::tensor) fn new(device: &Device, bytes: usize) -> Self {
         // Whole words, so that memory can be cleared word by word.
         let bytes = bytes.max(1).next_multiple_of(4);
-        Self { device: device.clone(), address: must(device.driver().alloc(bytes)), bytes }
+        Self { device: device.clone(), address: must(device.alloc(bytes)), bytes }
     }
 
     /// A copy of `values`.
@@ -78,7 +78,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.device.driver().free(self.address, self.bytes);
+        self.device.free(self.address, self.bytes);
     }
 }
 
@@ -96,7 +96,24 @@ pub(in crate::tensor) struct DeviceMat {
     pub(in crate::tensor) id: u64,
 }
 
+/// Identity and shape of a matrix's gradient. Backward passes that don't need the matrix's values keep only this.
+#[derive(Clone, Debug)]
+pub(in crate::tensor) struct DeviceGhost {
+    pub(in crate::tensor) device: Device,
+    pub(in crate::tensor) rows: usize,
+    pub(in crate::tensor) cols: usize,
+    /// How the gradient is stored.
+    pub(in crate::tensor) gradient: Type,
+    pub(in crate::tensor) id: u64,
+}
+
 impl DeviceMat {
+    /// The identity and shape of its gradient.
+    pub(in crate::tensor) fn ghost(&self) -> DeviceGhost {
+        let Self { rows, cols, gradient, id, .. } = *self;
+        DeviceGhost { device: self.device().clone(), rows, cols, gradient, id }
+    }
+
     /// A matrix with undefined content, whose gradient is stored like it.
     pub(in crate::tensor) fn new(device: &Device, rows: usize, cols: usize, kind: Type) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -19,11 +19,14 @@ pub(super) mod ops;
 mod tests;
 mod weight;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 pub(super) use driver::Type;
 pub use error::DeviceError;
-pub(super) use memory::{Buffer, DeviceMat};
+pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
 pub(super) use weight::DeviceWeight;
 
 use crate::precision::Precision;
@@ -31,18 +34,49 @@ use driver::Driver;
 
 /// A device. Clones are the same device.
 #[derive(Clone)]
-pub struct Device(Arc<dyn Driver>);
+pub struct Device(Arc<Opened>);
+
+struct Opened {
+    driver: Box<dyn Driver>,
+    /// Bytes of all buffers.
+    live: AtomicU64,
+    /// The most bytes of all buffers at one time.
+    peak: AtomicU64,
+}
 
 impl Device {
-    /// A device on the CPU, for tests, that runs the threads of a kernel first to last (`order` 0), last to first (1), or in
-    /// another order.
+    /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
+    /// 0), last to first (1), or in another order.
     #[cfg(feature = "emulated")]
-    pub fn emulated(order: u32) -> Self {
-        Self(Arc::new(emulated::Emulated::new(order)))
+    pub fn emulated(order: u32, limit: u64) -> Self {
+        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)))
+    }
+
+    fn new(driver: Box<dyn Driver>) -> Self {
+        Self(Arc::new(Opened { driver, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+    }
+
+    /// The most bytes of its memory that were in use at one time, without those of the driver itself.
+    pub fn peak_bytes(&self) -> u64 {
+        self.0.peak.load(Ordering::Relaxed)
     }
 
     fn driver(&self) -> &dyn Driver {
-        &*self.0
+        &*self.0.driver
+    }
+
+    /// Takes memory, with undefined content.
+    fn alloc(&self, bytes: usize) -> Result<u64, DeviceError> {
+        let address = self.driver().alloc(bytes)?;
+        let live = self.0.live.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        self.0.peak.fetch_max(live, Ordering::Relaxed);
+        Ok(address)
+    }
+
+    /// Gives it back.
+    fn free(&self, address: u64, bytes: usize) {
+        self.0.live.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.driver().free(address, bytes);
     }
 }
 

@@ -15,8 +15,8 @@ pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &M
             let y = f(&inner, &x);
             let mut computed = inner.backward_from_device(&y, dy);
             for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad).filter_map(Mat::device_mat) {
-                if let Some(gradient) = computed.take_on_device(mat) {
-                    gradients.give(mat, gradient);
+                if let Some(gradient) = computed.take_on_device(mat.id) {
+                    gradients.give(&mat.ghost(), gradient);
                 }
             }
         });

@@ -30,7 +30,7 @@ pub(in crate::tensor) fn activation(g: &Graph, x: &Mat, function: Activation) ->
     let x = x.clone();
     g.record_on_device(&y, move |dy, gradients| {
         let Some(input) = x.device_mat() else { return };
-        let (dx, dy) = (gradients.slot(input), converted(&dy, kind));
+        let (dx, dy) = (gradients.slot(&input.ghost()), converted(&dy, kind));
         Kernel::of(input.device(), "activation_gradient", kind)
             .value(number(function))
             .at(&input.buffer)
@@ -60,13 +60,13 @@ pub(in crate::tensor) fn silu_gate(g: &Graph, gate: &Mat, up: &Mat) -> Option<Ma
         let (Some(gate_mat), Some(up_mat)) = (gate.device_mat(), up.device_mat()) else { return };
         let (device, dy) = (gate_mat.device(), converted(&dy, kind));
         if gate.needs_grad {
-            let d_gate = gradients.slot(gate_mat);
+            let d_gate = gradients.slot(&gate_mat.ghost());
             let kernel = Kernel::of(device, "silu_gate_gradient", kind).at(&gate_mat.buffer).at(&up_mat.buffer);
             let kernel = kernel.at(&dy.buffer).at(&d_gate.mat.buffer).count(count).adding(d_gate.add);
             kernel.by_elements(count);
         }
         if up.needs_grad {
-            let d_up = gradients.slot(up_mat);
+            let d_up = gradients.slot(&up_mat.ghost());
             let kernel = Kernel::of(device, "silu_up_gradient", kind).at(&gate_mat.buffer).at(&dy.buffer);
             kernel.at(&d_up.mat.buffer).count(count).adding(d_up.add).by_elements(count);
         }

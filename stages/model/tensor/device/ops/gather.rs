@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{converted, table};
 use crate::tensor::{
     Graph, Mat,
-    device::{Buffer, Device, DeviceMat, DeviceWeight, Type, launch::Kernel},
+    device::{Buffer, Device, DeviceGhost, DeviceMat, DeviceWeight, Type, launch::Kernel},
     tape::Slot,
 };
 
@@ -83,10 +83,10 @@ pub(in crate::tensor) fn gather(
         sources.iter().map(|source| if let Source::Mat(mat) = source { Some(mat) } else { None }).collect();
     let inputs: Vec<&Mat> = mats.iter().copied().flatten().collect();
     let y = g.device_output(y, &inputs);
-    let trained: Vec<(usize, DeviceMat)> = mats
+    let trained: Vec<(usize, DeviceGhost)> = mats
         .iter()
         .enumerate()
-        .filter_map(|(index, mat)| Some((index, mat.filter(|mat| mat.needs_grad)?.device_mat()?.clone())))
+        .filter_map(|(index, mat)| Some((index, mat.filter(|mat| mat.needs_grad)?.device_mat()?.ghost())))
         .collect();
     g.record_on_device(&y, move |dy, gradients| {
         for (index, mat) in &trained {
@@ -144,8 +144,8 @@ pub(in crate::tensor) fn concat(g: &Graph, width: usize, parts: &[&Mat]) -> Opti
         start += mat.rows;
     }
     let y = g.device_output(y, parts);
-    let parts: Vec<(bool, DeviceMat)> =
-        parts.iter().zip(mats).map(|(part, mat)| (part.needs_grad, mat.clone())).collect();
+    let parts: Vec<(bool, DeviceGhost)> =
+        parts.iter().zip(mats).map(|(part, mat)| (part.needs_grad, mat.ghost())).collect();
     g.record_on_device(&y, move |dy, gradients| {
         let mut start = 0;
         for (needs_grad, part) in parts {
@@ -169,11 +169,11 @@ pub(in crate::tensor) fn columns(g: &Graph, x: &Mat, start: usize, width: usize)
     let ends = |kernel: Kernel<'_>, rows| kernel.int(whole).int(start).int(width).by_rows(rows);
     ends(Kernel::of(input.device(), "columns", kind).at(&input.buffer).at(&y.buffer), input.rows);
     let y = g.device_output(y, &[x]);
-    let input = input.clone();
+    let input = input.ghost();
     g.record_on_device(&y, move |dy, gradients| {
         let dx = gradients.slot(&input);
         let dy = converted(&dy, dx.mat.kind);
-        Kernel::of(input.device(), "columns_gradient", dx.mat.kind)
+        Kernel::of(&input.device, "columns_gradient", dx.mat.kind)
             .at(&dy.buffer)
             .at(&dx.mat.buffer)
             .int(whole)

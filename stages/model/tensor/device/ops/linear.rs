@@ -6,7 +6,7 @@ use super::{ROWS_PER_PART, converted, parts, sum_parts};
 use crate::tensor::{
     Graph, Mat,
     device::{
-        Buffer, DeviceMat, DeviceWeight, Type,
+        Buffer, DeviceGhost, DeviceMat, DeviceWeight, Type,
         driver::Product,
         launch::{Kernel, product},
     },
@@ -61,6 +61,7 @@ pub(in crate::tensor) fn linear(
     let all: Vec<&Mat> = [Some(x), bias, trained].into_iter().flatten().collect();
     let y = g.device_output(y, &all);
     let (dx, db) = (of_trainable(Some(x)), of_trainable(bias));
+    // Only the gradient of a trainable weight needs the input.
     let trained = of_trainable(trained).map(|mat| (mat, input));
     g.record_on_device(&y, move |dy, gradients| {
         let dy = converted(&dy, kind);
@@ -81,9 +82,9 @@ pub(in crate::tensor) fn linear(
     Some(y)
 }
 
-/// The matrix on a device, if it needs a gradient.
-fn of_trainable(mat: Option<&Mat>) -> Option<DeviceMat> {
-    mat.filter(|mat| mat.needs_grad)?.device_mat().cloned()
+/// The gradient of a matrix on a device, if it needs one.
+fn of_trainable(mat: Option<&Mat>) -> Option<DeviceGhost> {
+    mat.filter(|mat| mat.needs_grad)?.device_mat().map(DeviceMat::ghost)
 }
 
 /// Adds the sums over rows of `dy`.

@@ -3,7 +3,7 @@
 use super::{converted, table};
 use crate::tensor::{
     Gradients, Graph, Mat,
-    device::{Buffer, DeviceMat, Type, launch::Kernel},
+    device::{Buffer, DeviceGhost, DeviceMat, Type, launch::Kernel},
 };
 
 /// See [`crate::tensor::cross_entropy`].
@@ -18,11 +18,11 @@ pub(in crate::tensor) fn cross_entropy(g: &Graph, logits: &Mat, targets: &[u32],
     let loss = DeviceMat::new(device, 1, 1, Type::F32);
     Kernel::new(device, "sum_values").at(&losses).at(&loss.buffer).int(of.rows).value(scale).run([1, 1, 1], 256, 0);
     let loss = g.device_output(loss, &[logits]);
-    let of = of.clone();
+    let of = of.ghost();
     g.record_on_device(&loss, move |dy, gradients| {
         let dx = gradients.slot(&of);
         let dy = converted(&dy, Type::F32);
-        Kernel::of(of.device(), "cross_entropy_gradient", dx.mat.kind)
+        Kernel::of(&of.device, "cross_entropy_gradient", dx.mat.kind)
             .at(&wide.buffer)
             .at(&targets)
             .at(&log_totals)
@@ -41,7 +41,7 @@ pub(in crate::tensor) struct ChunkedLoss {
     sum: DeviceMat,
     /// The input's gradient, chunk after chunk.
     dx: Option<DeviceMat>,
-    parameters: Vec<(DeviceMat, Option<DeviceMat>)>,
+    parameters: Vec<(DeviceGhost, Option<DeviceMat>)>,
 }
 
 impl ChunkedLoss {
@@ -50,7 +50,7 @@ impl ChunkedLoss {
         let of = x.device_mat()?;
         let sum = DeviceMat::zeros(of.device(), 1, 1, Type::F32);
         let dx = (g.records() && x.needs_grad).then(|| DeviceMat::zeros(of.device(), of.rows, of.cols, of.gradient));
-        let parameters = parameters.iter().map(|mat| Some((mat.device_mat()?.clone(), None)));
+        let parameters = parameters.iter().map(|mat| Some((mat.device_mat()?.ghost(), None)));
         Some(Self { sum, dx, parameters: parameters.collect::<Option<_>>()? })
     }
 
@@ -60,13 +60,13 @@ impl ChunkedLoss {
             super::accumulate(&self.sum, y, 1.0);
         }
         let Some(mut gradients) = gradients else { return };
-        let taken = chunk.device_mat().and_then(|chunk| gradients.take_on_device(chunk));
+        let taken = chunk.device_mat().and_then(|chunk| gradients.take_on_device(chunk.id));
         if let (Some(dx), Some(taken)) = (&self.dx, taken) {
             let taken = converted(&taken, dx.kind);
             dx.buffer.copy(start * dx.row_bytes(), &taken.buffer, 0, taken.rows * taken.row_bytes());
         }
         for (parameter, sum) in &mut self.parameters {
-            match (sum.as_ref(), gradients.take_on_device(parameter)) {
+            match (sum.as_ref(), gradients.take_on_device(parameter.id)) {
                 (Some(sum), Some(new)) => super::accumulate(sum, &new, 1.0),
                 (None, new) => *sum = new,
                 (Some(_), None) => {}
@@ -80,7 +80,7 @@ impl ChunkedLoss {
         let y = g.device_output(self.sum, &inputs);
         let mut given = self.parameters;
         if let (Some(x), Some(dx)) = (x.device_mat(), self.dx) {
-            given.push((x.clone(), Some(dx)));
+            given.push((x.ghost(), Some(dx)));
         }
         g.record_on_device(&y, move |dy, gradients| {
             for (mat, sum) in given {

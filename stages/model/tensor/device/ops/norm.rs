@@ -33,7 +33,7 @@ fn norm(g: &Graph, x: &Mat, weight: &Mat, bias: Option<&Mat>, epsilon: f32) -> O
     g.record_on_device(&y, move |dy, gradients| {
         let (Some(input), Some(w)) = (x.device_mat(), weight.device_mat()) else { return };
         if x.needs_grad {
-            let dx = gradients.slot(input);
+            let dx = gradients.slot(&input.ghost());
             let dy = converted(&dy, kind);
             Kernel::of(input.device(), &format!("{name}_gradient"), kind)
                 .at(&input.buffer)
@@ -77,7 +77,7 @@ fn weight_gradients(
     for (index, mat) in trained.into_iter().enumerate() {
         if let Some(mat) = mat {
             debug_assert_eq!(mat.gradient, Type::F32, "norms train in f32");
-            sum_parts(&partial, parts, 2 * width, index * width, &gradients.slot(mat));
+            sum_parts(&partial, parts, 2 * width, index * width, &gradients.slot(&mat.ghost()));
         }
     }
 }

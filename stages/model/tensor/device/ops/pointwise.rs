@@ -24,7 +24,7 @@ pub(in crate::tensor) fn add(g: &Graph, y: &mut Mat, x: &Mat) -> Option<()> {
     accumulate(y.device_mat_mut()?, x.device_mat()?, 1.0);
     y.needs_grad |= g.records() && x.needs_grad;
     if x.needs_grad {
-        let x = x.device_mat()?.clone();
+        let x = x.device_mat()?.ghost();
         // The gradient of y is unchanged and passed to the operation that computed y.
         g.record_in_place_on_device(y, move |dy, gradients| gradients.give(&x, converted(dy, x.gradient)));
     }
@@ -43,7 +43,7 @@ pub(in crate::tensor) fn add_rows(g: &Graph, y: &mut Mat, rows: &Mat) -> Option<
         .by_elements(count);
     y.needs_grad |= g.records() && rows.needs_grad;
     if rows.needs_grad {
-        let rows = from.clone();
+        let rows = from.ghost();
         g.record_in_place_on_device(y, move |dy, gradients| {
             let d_rows = gradients.slot(&rows);
             Kernel::of(dy.device(), "add_rows_gradient", dy.kind)
@@ -76,7 +76,7 @@ pub(in crate::tensor) fn dropout(g: &Graph, x: &Mat, drop: Drop, keys: &[u64]) -
     let y = DeviceMat::new(input.device(), input.rows, input.cols, input.kind);
     launch(input, &y, &keys, false);
     let y = g.device_output(y, &[x]);
-    let input = input.clone();
+    let input = input.ghost();
     g.record_on_device(&y, move |dy, gradients| {
         let dx = gradients.slot(&input);
         launch(&converted(&dy, dx.mat.kind), &dx.mat, &keys, dx.add);
