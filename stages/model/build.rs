@@ -19,7 +19,9 @@ mod emulated {
         build.cpp(true).std("c++17").opt_level(3).flag("-ffp-contract=off").warnings(false);
         build.flag_if_supported("-fcf-protection=none").flag_if_supported("-Wno-unknown-pragmas");
         if let Err(reason) = wrapper().and_then(|file| build.file(file).try_compile("imp_kernels").map_err(text)) {
-            println!("cargo::error=the feature `emulated` compiles C++ and needs g++ (Debian: apt-get install g++): {reason}");
+            println!(
+                "cargo::error=the feature `emulated` compiles C++ and needs g++ (Debian: apt-get install g++): {reason}"
+            );
             process::exit(1);
         }
     }

@@ -60,9 +60,7 @@ fn a_write_beyond_a_buffer_is_noticed() {
 
 fn values(rows: usize, cols: usize, transposed: bool, at: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     let (outer, inner) = if transposed { (cols, rows) } else { (rows, cols) };
-    (0..outer * inner)
-        .map(|i| if transposed { at(i % inner, i / inner) } else { at(i / inner, i % inner) })
-        .collect()
+    (0..outer * inner).map(|i| if transposed { at(i % inner, i / inner) } else { at(i / inner, i % inner) }).collect()
 }
 
 #[test]

@@ -22,7 +22,8 @@ fn statistics(x: &[f64], width: usize, centered: bool) -> Vec<(f64, f64)> {
 fn forward() {
     for (stored, (rows, width), centered) in cases() {
         let rng = &mut generator(width as u64);
-        let x: Vec<f32> = random(rng, rows * width, 2.0, stored).iter().map(|x| super::rounded(x + 3.0, stored)).collect();
+        let x: Vec<f32> =
+            random(rng, rows * width, 2.0, stored).iter().map(|x| super::rounded(x + 3.0, stored)).collect();
         let (w, b) = (random(rng, width, 1.0, Type::F32), random(rng, width, 1.0, Type::F32));
         let name = format!("{}_{}", if centered { "layer_norm" } else { "rms_norm" }, suffix(stored));
         let mut args = vec![input(&x, stored), array(&w)];
@@ -47,7 +48,9 @@ fn forward() {
 
 fn cases() -> impl Iterator<Item = (Type, (usize, usize), bool)> {
     TYPES.into_iter().flat_map(|stored| {
-        SHAPES.into_iter().flat_map(move |shape| [true, false].into_iter().map(move |centered| (stored, shape, centered)))
+        SHAPES
+            .into_iter()
+            .flat_map(move |shape| [true, false].into_iter().map(move |centered| (stored, shape, centered)))
     })
 }
 
@@ -61,15 +64,19 @@ fn input_gradient() {
         let statistics = statistics(&wide(&x), width, centered);
         let stats: Vec<f32> = statistics.iter().flat_map(|(m, i)| [*m as f32, *i as f32]).collect();
         let name = format!("{}_gradient_{}", if centered { "layer_norm" } else { "rms_norm" }, suffix(stored));
-        let got = run(&name, by_row(rows), &[
-            input(&x, stored),
-            array(&w),
-            array(&stats),
-            input(&dy, stored),
-            gradient_buffer(&before, stored, add),
-            int(width),
-            int(usize::from(add)),
-        ]);
+        let got = run(
+            &name,
+            by_row(rows),
+            &[
+                input(&x, stored),
+                array(&w),
+                array(&stats),
+                input(&dy, stored),
+                gradient_buffer(&before, stored, add),
+                int(width),
+                int(usize::from(add)),
+            ],
+        );
         let mut want = Vec::new();
         for row in 0..rows {
             let (mean, inverse) = (f64::from(stats[row * 2]), f64::from(stats[row * 2 + 1]));
@@ -126,14 +133,18 @@ fn sums_of_parts() {
         let rng = &mut generator(count as u64);
         let partial = random(rng, (parts - 1) * stride + count, 1.0, Type::F32);
         let before = random(rng, count, 1.0, Type::F32);
-        let got = run("sum_parts", by_element(count), &[
-            array(&partial),
-            value(stride as i64),
-            gradient_buffer(&before, Type::F32, add),
-            int(parts),
-            int(count),
-            int(usize::from(add)),
-        ]);
+        let got = run(
+            "sum_parts",
+            by_element(count),
+            &[
+                array(&partial),
+                value(stride as i64),
+                gradient_buffer(&before, Type::F32, add),
+                int(parts),
+                int(count),
+                int(usize::from(add)),
+            ],
+        );
         let sum = |i| (0..parts).map(|part: usize| f64::from(partial[part * stride + i])).sum();
         check("sum_parts", &got[0], &added(&before, (0..count).map(sum).collect(), add), Type::F32, 1e-6);
     }
