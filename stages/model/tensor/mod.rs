@@ -24,7 +24,7 @@ mod stored;
 mod tape;
 mod weight;
 
-pub use device::DeviceError;
+pub use device::{Card, DeviceError, Probe, probe};
 pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;

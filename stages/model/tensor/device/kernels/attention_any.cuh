@@ -9,21 +9,10 @@ ATTENTION_KERNEL TYPED(attention_any)(const Value* q, const Value* k, const Valu
     Range keys = keys_of(shape, own_span(spans, row), 1);
     size_t q_place = (size_t)row * shape.q_stride + head * dim;
     Parts query = load_parts(q + q_place, dim);
+    int column = head / shape.group * dim;
+    Rows<Value> of = {k + column, v + column, (size_t)shape.kv_stride, dim};
     Online state = no_keys();
-    for (int key = keys.from; key < keys.to; key += STEP) {
-        int count = smaller(keys.to - key, STEP);
-        size_t place = (size_t)key * shape.kv_stride + head / shape.group * dim;
-        float scores[STEP];
-        const Value* values[STEP];
-#pragma unroll
-        for (int j = 0; j < STEP; j++) {
-            size_t at = place + (size_t)(j < count ? j : 0) * shape.kv_stride;
-            scores[j] = dot_parts(query, load_parts(k + at, dim)) * (shape.scale * LOG2_E);
-            values[j] = v + at;
-        }
-        warp_sums(scores);
-        online_step(state, scores, values, count, dim);
-    }
+    online_steps(state, query, of, keys.from, keys.to, STEP, shape.scale * LOG2_E);
     store_parts(out + q_place, state.out, 1 / state.total, dim);
     if (threadIdx.x % 32 == 0) lse[(size_t)row * shape.heads + head] = state.largest + log2f(state.total);
 }
@@ -111,24 +100,17 @@ ATTENTION_KERNEL TYPED(attention_any_dkv)(const Value* q, const Value* k, const 
 // One row of queries per blockIdx.x, each with its own keys and values. The four warps of a block share the keys out.
 ATTENTION_KERNEL TYPED(attention_cached)(const Value* q, const Cached* cached, Value* out, int heads, int group,
                                          int dim, int kv_width, float scale) {
-    const Cached& of = cached[blockIdx.x];
-    int head = blockIdx.y, total = of.counts[0] + of.counts[1];
+    int head = blockIdx.y, column = head / group * dim;
     size_t place = ((size_t)blockIdx.x * heads + head) * dim;
     Parts query = load_parts(q + place, dim);
     Online state = no_keys();
-    for (int key = threadIdx.x / 32 * STEP; key < total; key += blockDim.x / 32 * STEP) {
-        int count = smaller(total - key, STEP);
-        float scores[STEP];
-        const Value* values[STEP];
-#pragma unroll
-        for (int j = 0; j < STEP; j++) {
-            int at = key + (j < count ? j : 0), piece = at >= of.counts[0];
-            size_t from = (size_t)(piece ? at - of.counts[0] : at) * kv_width + head / group * dim;
-            scores[j] = dot_parts(query, load_parts((const Value*)of.keys[piece] + from, dim)) * (scale * LOG2_E);
-            values[j] = (const Value*)of.values[piece] + from;
-        }
-        warp_sums(scores);
-        online_step(state, scores, values, count, dim);
+#pragma unroll 1
+    for (int piece = 0; piece < 2; piece++) {
+        const Cached& cache = cached[blockIdx.x];
+        Rows<Value> of = {(const Value*)cache.keys[piece] + column, (const Value*)cache.values[piece] + column,
+                          (size_t)kv_width, dim};
+        int first = threadIdx.x / 32 * STEP, advance = blockDim.x / 32 * STEP;
+        online_steps(state, query, of, first, cache.counts[piece], advance, scale * LOG2_E);
     }
     join_online(state, out + place, dim);
 }

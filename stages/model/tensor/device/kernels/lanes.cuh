@@ -59,9 +59,24 @@ DEVICE Online no_keys() {
     return none;
 }
 
-// Adds up to four keys with their values. `scores` are complete; the first `count` are real.
+// Keys and values of one head, from the first row on. Rows are `stride` values apart.
+template <class V> struct Rows {
+    const V* keys;
+    const V* values;
+    size_t stride;
+    int dim;
+};
+
+// Adds `STEP` keys with their values, of which the first `count` are real.
 template <class V>
-DEVICE void online_step(Online& state, const float (&scores)[STEP], const V* const (&values)[STEP], int count, int dim) {
+DEVICE void online_step(Online& state, const Parts& query, const Rows<V>& of, int key, int count, float factor) {
+    float scores[STEP];
+#pragma unroll
+    for (int j = 0; j < STEP; j++) {
+        size_t row = key + (j < count ? j : 0);
+        scores[j] = dot_parts(query, load_parts(of.keys + row * of.stride, of.dim)) * factor;
+    }
+    warp_sums(scores);
     float most = state.largest;
 #pragma unroll
     for (int j = 0; j < STEP; j++) most = j < count ? fmaxf(most, scores[j]) : most;
@@ -75,7 +90,16 @@ DEVICE void online_step(Online& state, const float (&scores)[STEP], const V* con
         if (j >= count) continue;
         float p = exp2_fast(scores[j] - most);
         state.total += p;
-        add_parts(state.out, load_parts(values[j], dim), p);
+        add_parts(state.out, load_parts(of.values + (size_t)(key + j) * of.stride, of.dim), p);
+    }
+}
+
+// The keys from `first`, `STEP` of every `advance`. `factor` makes scores of products, in base 2.
+template <class V>
+DEVICE void online_steps(Online& state, const Parts& query, const Rows<V>& of, int first, int end, int advance,
+                         float factor) {
+    for (int key = first; key < end; key += advance) {
+        online_step(state, query, of, key, smaller(end - key, STEP), factor);
     }
 }
 

@@ -1,6 +1,6 @@
-//! The emulated `mma.sync` and `ldmatrix` against the layouts that NVIDIA publishes in CUTLASS (include/cute/atom:
-//! mma_traits_sm80.hpp, SM80_16x8x16_F32BF16BF16F32_TN; copy_traits_sm75.hpp, SM75_U32x4_LDSM_N, SM75_U16x8_LDSM_T). Not
-//! through kernels of ours: those could share a mistake with the emulation.
+//! The emulated `mma.sync` and `ldmatrix` against the layouts that NVIDIA publishes in CUTLASS (in `include/cute/atom`:
+//! `SM80_16x8x16_F32BF16BF16F32_TN` of `mma_traits_sm80.hpp`, `SM75_U32x4_LDSM_N` and `SM75_U16x8_LDSM_T` of
+//! `copy_traits_sm75.hpp`). Not through kernels of ours: those could share a mistake with the emulation.
 #![allow(unsafe_code)]
 
 use half::bf16;
