@@ -45,15 +45,15 @@ ATTENTION_KERNEL TYPED(attention_any_dq)(const Value* q, const Value* k, const V
 #pragma unroll
         for (int j = 0; j < STEP; j++) {
             size_t at = place + (size_t)(j < count ? j : 0) * shape.kv_stride;
-            sums[j] = dot_parts(query, load_parts(k + at, dim));
-            sums[STEP + j] = dot_parts(gradient, load_parts(v + at, dim));
+            sums[j] = dot_parts(query, k + at, dim);
+            sums[STEP + j] = dot_parts(gradient, v + at, dim);
         }
         warp_sums(sums);
 #pragma unroll
         for (int j = 0; j < STEP; j++) {
             if (j >= count) continue;
             float p = exp2_fast(sums[j] * (shape.scale * LOG2_E) - own_lse);
-            add_parts(sum, load_parts(k + place + (size_t)j * shape.kv_stride, dim), p * (sums[STEP + j] - own_delta));
+            add_parts(sum, k + place + (size_t)j * shape.kv_stride, p * (sums[STEP + j] - own_delta), dim);
         }
     }
     store_parts(dq + q_place, sum, shape.scale, dim);
@@ -79,8 +79,8 @@ ATTENTION_KERNEL TYPED(attention_any_dkv)(const Value* q, const Value* k, const 
 #pragma unroll
             for (int j = 0; j < STEP; j++) {
                 size_t at = place + (size_t)(j < count ? j : 0) * shape.q_stride;
-                sums[j] = dot_parts(key, load_parts(q + at, dim));
-                sums[STEP + j] = dot_parts(value, load_parts(d_out + at, dim));
+                sums[j] = dot_parts(key, q + at, dim);
+                sums[STEP + j] = dot_parts(value, d_out + at, dim);
             }
             warp_sums(sums);
 #pragma unroll
@@ -88,8 +88,8 @@ ATTENTION_KERNEL TYPED(attention_any_dkv)(const Value* q, const Value* k, const 
                 if (j >= count) continue;
                 size_t at = place + (size_t)j * shape.q_stride, of_row = (size_t)(query + j) * shape.heads + head;
                 float p = exp2_fast(sums[j] * (shape.scale * LOG2_E) - lse[of_row]);
-                add_parts(sum_v, load_parts(d_out + at, dim), p);
-                add_parts(sum_k, load_parts(q + at, dim), p * (sums[STEP + j] - delta[of_row]));
+                add_parts(sum_v, d_out + at, p, dim);
+                add_parts(sum_k, q + at, p * (sums[STEP + j] - delta[of_row]), dim);
             }
         }
     }
