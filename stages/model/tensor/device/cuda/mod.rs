@@ -266,3 +266,17 @@ impl Drop for Cuda {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_cuda_says_what_is_missing() {
+        let probe = probe();
+        assert!(probe.driver.is_ok() || probe.cards.is_empty());
+        if probe.cards.is_empty() || probe.cublaslt.is_err() {
+            assert!(matches!(Cuda::open(0), Err(DeviceError::Unavailable(_))));
+        }
+    }
+}

@@ -1,7 +1,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Memory, check, generator, grid, in_all_orders, launch, loaded, random, wide};
-use crate::tensor::device::{driver::Type, emulated::Emulated};
+use crate::tensor::device::driver::{Driver, Type};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -45,7 +45,7 @@ fn blocks() -> Vec<[i32; 2]> {
     COUNTS.iter().enumerate().flat_map(of).collect()
 }
 
-fn on_device<'a>(device: &'a Emulated, parameters: &[[Vec<f32>; 4]]) -> (Vec<[Memory<'a>; 4]>, Memory<'a>) {
+fn on_device<'a>(device: &'a dyn Driver, parameters: &[[Vec<f32>; 4]]) -> (Vec<[Memory<'a>; 4]>, Memory<'a>) {
     let memory: Vec<[Memory<'_>; 4]> =
         parameters.iter().map(|arrays| arrays.each_ref().map(|values| Memory::with(device, values))).collect();
     let updates: Vec<Update> = memory
