@@ -143,13 +143,15 @@ impl Cuda {
     /// The kernel, allowed to have `shared` bytes of shared memory.
     fn function(&self, kernel: &str, shared: u32) -> Result<sys::CUfunction, DriverError> {
         let mut functions = lock(&self.functions);
-        let mut of = if let Some(of) = functions.get(kernel) {
-            *of
-        } else {
-            let name = CString::new(kernel).unwrap_or_default();
-            // SAFETY: the module of `start`.
-            let function = unsafe { result::module::get_function(self.module, name) }?;
-            Function { function, shared: SHARED_BY_DEFAULT }
+        let mut of = match functions.get(kernel) {
+            Some(of) if of.shared >= shared => return Ok(of.function),
+            Some(of) => *of,
+            None => {
+                let name = CString::new(kernel).unwrap_or_default();
+                // SAFETY: the module of `start`.
+                let function = unsafe { result::module::get_function(self.module, name) }?;
+                Function { function, shared: SHARED_BY_DEFAULT }
+            }
         };
         if shared > of.shared {
             let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

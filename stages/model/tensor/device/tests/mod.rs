@@ -146,9 +146,9 @@ fn grid(blocks: [usize; 2], threads: u32, shared: usize) -> Grid {
     Grid { blocks: [x, y, 1], threads, shared: u32::try_from(shared).unwrap() }
 }
 
-/// A row per block.
+/// A row per block. Row kernels take blocks of any number of warps up to eight.
 fn by_row(rows: usize) -> Grid {
-    grid([rows, 1], 256, 0)
+    grid([rows, 1], [256, 32, 256, 96][rows % 4], 0)
 }
 
 /// An element per thread.
