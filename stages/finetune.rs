@@ -1,7 +1,7 @@
 //! The kind `finetune`, stage 2 of LLaVA-1.5's recipe with Imp's changes: the projector and the language model are trained,
 //! the latter either through LoRA adapters on every linear layer or in full. Independent of the training loop.
 
-use imp_model::{Precision, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
+use imp_model::{Imp, Precision, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -141,7 +141,7 @@ impl Stage for Finetune {
         let place = place(job, config.precision)?;
         let from = job.input("model")?;
         let data = open_records(job, &config.data_weights)?;
-        let mut model = place.load(from).map_err(|error| model_error(job, &error))?;
+        let mut model = Imp::load(from).map_err(|error| model_error(job, &error))?;
         model.config.tokenizer_model_max_length = config.max_length;
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
@@ -161,6 +161,7 @@ impl Stage for Finetune {
             })?,
         }
         model.projector.unfreeze();
+        model.move_to(&place);
         let validation = open_validation(job)?;
         training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
 

@@ -2,7 +2,7 @@
 //! are frozen. Independent of the training loop.
 
 use imp_model::{
-    Precision,
+    Imp, Precision,
     config::{ImpConfig, ProjectorType},
     memory::Trains,
     schedule::Schedule,
@@ -112,10 +112,11 @@ impl Stage for Pretrain {
             image_aspect_ratio: data.aspect_ratio().into(),
             tokenizer_model_max_length: config.max_length,
         };
-        let assembled = place.assemble(llm, vision, joined, job.seed());
+        let assembled = Imp::assemble(llm, vision, joined, job.seed());
         let mut model = assembled.map_err(|error| model_error(job, &error))?;
         let resized = resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
+        model.move_to(&place);
         let validation = open_validation(job)?;
         training::train(&mut model, &config.shared_recipe(), &data, validation.as_ref(), job)?;
         write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)

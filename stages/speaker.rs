@@ -6,13 +6,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_model::{GenerateOptions, Imp, Sample, StopStrings, config::ImageAspect, tensor::Mat};
+use imp_model::{
+    GenerateOptions, Imp, Sample, StopStrings,
+    config::ImageAspect,
+    tensor::{Mat, Place},
+};
 
 use crate::{
     StageError,
     image::pixels::{self, AspectRatio},
     model_folder::stage_error,
-    place::Place,
     text::{template::Template, tokenizer::TextTokenizer},
 };
 
@@ -28,15 +31,15 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// Opens the model in `folder`. It computes in `place`. Without a `template` it is that of the
-    /// model's family.
+    /// Opens the model in `folder` to compute at `place`. Without a `template` it is that of the model's family.
     ///
     /// # Errors
     /// If a file is missing or damaged, or if the tokenizer is not the model's.
-    pub fn open(folder: &Path, template: Option<Template>, place: Place) -> Result<Self, StageError> {
+    pub fn open(folder: &Path, template: Option<Template>, place: &Place) -> Result<Self, StageError> {
         // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
         let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
-        let model = place.load(folder).map_err(|error| stage_error(&error))?;
+        let mut model = Imp::load(folder).map_err(|error| stage_error(&error))?;
+        model.move_to(place);
         let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
         let of_family = || Template::of_family(model.llm.config.family, &tokenizer);
         let template = template.or_else(of_family).ok_or_else(|| {
@@ -162,7 +165,7 @@ mod tests {
         let root = workshop();
         let job = trial(root.path(), "work").job();
         let place = place::place(&job, Precision::F32).unwrap();
-        let speaker = Speaker::open(job.input("model").unwrap(), None, place).unwrap();
+        let speaker = Speaker::open(job.input("model").unwrap(), None, &place).unwrap();
         let spelled: Vec<u32> = ["Red<", "/s> USER: more"]
             .iter()
             .flat_map(|text| speaker.tokenizer.encode(text).unwrap())

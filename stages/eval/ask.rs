@@ -111,7 +111,7 @@ struct Answerer<'a> {
 impl<'a> Answerer<'a> {
     fn load(config: &EvalConfig, job: &'a Job) -> Result<Self, StageError> {
         let place = place(job, config.precision)?;
-        let opened = Speaker::open(job.input("model")?, config.template, place);
+        let opened = Speaker::open(job.input("model")?, config.template, &place);
         let speaker = opened.map_err(|error| job.renamed(error))?;
         Ok(Self { job, speaker, max_new_tokens: config.max_new_tokens(), features: HashMap::new() })
     }

@@ -27,7 +27,7 @@ pub fn fault(panic: &(dyn Any + Send)) -> Option<StageError> {
     panic.downcast_ref::<DeviceError>().map(error)
 }
 
-fn error(fault: &DeviceError) -> StageError {
+pub(super) fn error(fault: &DeviceError) -> StageError {
     match fault {
         DeviceError::Unavailable(_) => StageError::failed(fault.to_string(), LOOK),
         DeviceError::OutOfMemory { needed, free, total } => {

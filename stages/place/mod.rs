@@ -1,72 +1,51 @@
-//! Where a stage computes, and how exactly. Kinds load their models through [`Place`] only, so that the device and the precision
-//! of a model are decided in one file. Independent of kinds and of who allocates devices.
+//! Where a stage computes, and how exactly. Kinds open their place here only, and move their models to it. Independent of kinds
+//! and of who allocates devices.
 
 mod cpu;
 mod fault;
-mod probe;
 
-use std::path::Path;
-
-use imp_model::{Imp, Precision, Result as ModelResult, config::ImpConfig, load_vision, vision::Siglip};
+use imp_model::{
+    Precision,
+    tensor::{Device as Opened, Place},
+};
 
 pub use self::{
     cpu::{Cpu, Feature},
     fault::{fault, is_fault},
-    probe::{Card, Probe, probe},
 };
 use crate::{
     Job, StageError,
     contract::device::{Device, Environment},
 };
+pub use imp_model::tensor::{Card, Probe, probe};
 
-/// Where a stage computes, and how exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The device that the runner has given to the stage.
-    pub device: Device,
-    /// The precision in its configuration.
-    pub precision: Precision,
-}
+/// The number of a stage's GPU among those that it sees: the runner shows it only its own.
+const FIRST: usize = 0;
 
-/// The place of a stage with this precision. The device is ready when this returns, and is recorded for the receipt.
-pub(crate) fn place(job: &Job, precision: Precision) -> Result<Place, StageError> {
-    let place = Place { device: job.device(), precision };
-    job.environment(apply(place)?);
-    Ok(place)
-}
-
-/// Prepares the device and the precision for the models that this process loads. Returns what they are computed on.
+/// The place of a stage with this precision. Its device is open when this returns, and is recorded for the receipt.
 ///
 /// # Errors
-/// If this build can't do it: a stage must not finish in another precision or on another device than it says.
-fn apply(place: Place) -> Result<Environment, StageError> {
-    if place.device == Device::Cuda {
-        let message = "this build of imp-flow can't compute on a GPU";
-        return Err(StageError::failed(message, "run it on the CPU: `--device cpu`"));
+/// If the device can't be opened.
+pub(crate) fn place(job: &Job, precision: Precision) -> Result<Place, StageError> {
+    match job.device() {
+        Device::Cpu => {
+            job.environment(cpu::Cpu::detect().environment());
+            Ok(Place::host(precision))
+        }
+        Device::Cuda => {
+            let opened = Opened::open(FIRST).map_err(|error| fault::error(&error))?;
+            job.environment(gpu(&probe()));
+            Ok(Place::device(opened, precision))
+        }
     }
-    if place.precision == Precision::Bf16 {
-        let message = "bf16 is not available in this build of imp-flow";
-        return Err(StageError::failed(message, "set `precision = \"f32\"`, or remove `precision`"));
-    }
-    Ok(cpu::Cpu::detect().environment())
 }
 
-#[expect(clippy::unused_self, reason = "only a GPU and bf16 change how a model is loaded, and `apply` refuses both")]
-impl Place {
-    /// See [`Imp::load`].
-    pub(crate) fn load(self, folder: &Path) -> ModelResult<Imp> {
-        Imp::load(folder)
-    }
-
-    /// See [`Imp::assemble`].
-    pub(crate) fn assemble(self, llm: &Path, vision: &Path, config: ImpConfig, seed: u64) -> ModelResult<Imp> {
-        Imp::assemble(llm, vision, config, seed)
-    }
-
-    /// See [`load_vision`].
-    pub(crate) fn load_vision(self, folder: &Path, config: &ImpConfig) -> ModelResult<Siglip> {
-        load_vision(folder, config)
-    }
+/// What is recorded of the GPU of this process.
+fn gpu(probe: &Probe) -> Environment {
+    let name = probe.cards.get(FIRST).map_or_else(|| "unknown".into(), |card| card.name.clone());
+    let cublaslt = probe.cublaslt.clone().ok().map(|version| ("cuBLASLt".to_string(), version));
+    let libraries = cublaslt.into_iter().collect();
+    Environment { device: Device::Cuda, name, driver: probe.driver.clone().ok(), libraries }
 }
 
 #[cfg(test)]
@@ -76,14 +55,25 @@ mod tests {
     use crate::testing::Trial;
 
     #[test]
-    fn what_this_build_cannot_do_is_an_error() {
+    fn a_stage_on_the_cpu_computes_there_in_its_precision() {
         let root = tempfile::tempdir().unwrap();
         let job = Trial::new(&root.path().join("work"), &[]).job();
-        assert_eq!(place(&job, Precision::F32).unwrap(), Place { device: Device::Cpu, precision: Precision::F32 });
-        let error = place(&job, Precision::Bf16).unwrap_err();
-        assert_eq!(error.to_string(), "bf16 is not available in this build of imp-flow");
-        assert!(error.help().is_some_and(|help| help.contains("f32")));
-        let error = apply(Place { device: Device::Cuda, precision: Precision::F32 }).unwrap_err();
-        assert_eq!(error.to_string(), "this build of imp-flow can't compute on a GPU");
+        for precision in [Precision::F32, Precision::Bf16] {
+            assert_eq!(place(&job, precision).unwrap(), Place::host(precision));
+        }
+    }
+
+    #[test]
+    fn a_gpu_is_recorded_with_its_driver_and_library() {
+        let card = Card {
+            index: 0,
+            name: "NVIDIA H100".into(),
+            memory: 1,
+            free: 1,
+            compute_capability: (9, 0),
+            usable: Ok(()),
+        };
+        let found = Probe { driver: Ok("CUDA 12.4".into()), cublaslt: Ok("12.4".into()), cards: vec![card] };
+        assert_eq!(gpu(&found).to_string(), "GPU: NVIDIA H100, driver CUDA 12.4, cuBLASLt 12.4");
     }
 }

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use imp_model::config::ImpConfig;
+use imp_model::{config::ImpConfig, load_vision};
 
 use super::config::PreprocessConfig;
 use crate::{
@@ -32,9 +32,10 @@ const CHUNK: usize = 32;
 pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
     let select_layer = config.mm_vision_select_layer.unwrap_or(SELECT_LAYER);
     let joined = ImpConfig { mm_vision_select_layer: select_layer, ..ImpConfig::default() };
-    let loaded = place(job, config.precision)?.load_vision(encoder, &joined);
-    let mut vision = loaded.map_err(|error| model_error(job, &error))?;
+    let place = place(job, config.precision)?;
+    let mut vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
     resize(&mut vision, config.image_size)?;
+    vision.move_to(&place);
     let set = RecordSet::open(&job.output())?;
     let (patches, width) = (vision.config.patches(), vision.config.hidden_size);
     let unfinished = job.checkpoint().join(FEATURES);

@@ -9,13 +9,13 @@
 //!   encoding.
 //! - [`Graph`], [`Gradients`] (`tape.rs`): the tape and the result of the backward pass.
 //! - `ops/`: one operation per file, with formula and shapes; `host/`: the loops that compute them on the CPU;
-//!   [`device`]: the kernels that compute them on a GPU.
+//!   `device/`: the kernels that compute them on a GPU.
 //! - [`Place`] (`place.rs`): where matrices lie, and the precision of products with them.
 //!
 //! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
 //! fixed.
 
-pub mod device;
+mod device;
 mod host;
 mod kv_cache;
 mod mat;
@@ -26,7 +26,7 @@ mod stored;
 mod tape;
 mod weight;
 
-pub use device::DeviceError;
+pub use device::{Card, Device, DeviceError, Probe, probe};
 pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;

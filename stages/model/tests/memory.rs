@@ -191,7 +191,7 @@ fn the_forecast_matches_the_allocator() {
 /// converted while they are used, which are large beside the activations only here.
 #[cfg(feature = "emulated")]
 fn check_device(folder: &Path, training: &Training<'_>, batch: MicroBatch) {
-    use imp_model::{Precision, tensor::device::Device};
+    use imp_model::{Precision, tensor::Device};
     let place = Place::device(Device::emulated(0, u64::MAX), Precision::Bf16);
     let measured = measured_at(folder, training, &place);
     let forecast = training.device_memory(batch, true, Precision::Bf16);

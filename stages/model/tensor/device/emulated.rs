@@ -16,6 +16,7 @@ use half::bf16;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::{
+    cuda::{Card, Probe},
     driver::{Driver, Grid, Product, Type},
     error::DeviceError,
 };
@@ -101,6 +102,20 @@ impl Drop for Buffer {
 
 fn failed(call: &str, reason: &str) -> DeviceError {
     DeviceError::Failed { call: call.into(), reason: reason.into() }
+}
+
+/// The emulated device as a machine's only GPU.
+pub(super) fn probe() -> Probe {
+    let memory = 16 << 30;
+    let card = Card {
+        index: 0,
+        name: "emulated GPU".into(),
+        memory,
+        free: memory,
+        compute_capability: (8, 0),
+        usable: Ok(()),
+    };
+    Probe { driver: Ok("emulated".into()), cublaslt: Ok("emulated".into()), cards: vec![card] }
 }
 
 impl Emulated {

@@ -1,13 +1,14 @@
 //! Devices other than the host's CPU: their memory, their kernels, and how operations are launched on them.
 //!
-//! - `driver.rs`: what a device must do, in eight calls. `cuda.rs` does it with a GPU; `emulated.rs` runs the same kernels
-//!   on the CPU, for tests.
+//! - `driver.rs`: what a device must do, in eight calls. `cuda/` does it with a GPU, whose libraries are loaded when it is
+//!   opened; `emulated.rs` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
 //! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
 //! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
-//! - `kernels/`: the kernels, in CUDA C++.
+//! - `kernels/`: the kernels, in CUDA C++. `kernels.ptx` is made of them by `.ci/ptx`.
 //!
 //! Calls return before they are done. Only reading a result waits.
 
+mod cuda;
 mod driver;
 #[cfg(feature = "emulated")]
 mod emulated;
@@ -24,6 +25,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+pub use cuda::{Card, Probe};
 pub(super) use driver::Type;
 pub use error::DeviceError;
 pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
@@ -44,7 +46,37 @@ struct Opened {
     peak: AtomicU64,
 }
 
+/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads.
+#[cfg(feature = "emulated")]
+const EMULATED: &str = "IMP_FLOW_EMULATED_GPU";
+
+#[cfg(feature = "emulated")]
+fn emulated_order() -> Option<u32> {
+    std::env::var(EMULATED).ok()?.parse().ok()
+}
+
+/// Looks for NVIDIA's driver, cuBLASLt and GPUs.
+pub fn probe() -> Probe {
+    #[cfg(feature = "emulated")]
+    if emulated_order().is_some() {
+        return emulated::probe();
+    }
+    cuda::probe()
+}
+
 impl Device {
+    /// Opens the GPU with this number among the visible ones.
+    ///
+    /// # Errors
+    /// If it or a library for it is missing, or it does not start.
+    pub fn open(index: usize) -> Result<Self, DeviceError> {
+        #[cfg(feature = "emulated")]
+        if let Some(order) = emulated_order() {
+            return Ok(Self::emulated(order, u64::MAX));
+        }
+        Ok(Self::new(Box::new(cuda::Cuda::open(index)?)))
+    }
+
     /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
     /// 0), last to first (1), or in another order.
     #[cfg(feature = "emulated")]

@@ -32,7 +32,7 @@ pub(crate) fn places() -> Vec<(String, Place)> {
                 #[cfg(feature = "emulated")]
                 (
                     format!("emulated device {precision:?}"),
-                    Place::device(tensor::device::Device::emulated(0, u64::MAX), precision),
+                    Place::device(tensor::Device::emulated(0, u64::MAX), precision),
                 ),
             ]
         })
@@ -42,7 +42,7 @@ pub(crate) fn places() -> Vec<(String, Place)> {
 /// The same place on emulated devices that run their threads in other orders.
 pub(crate) fn other_orders(place: &Place) -> Vec<Place> {
     #[cfg(feature = "emulated")]
-    return [1, 2].map(|order| Place::device(tensor::device::Device::emulated(order, u64::MAX), place.precision)).to_vec();
+    return [1, 2].map(|order| Place::device(tensor::Device::emulated(order, u64::MAX), place.precision)).to_vec();
     #[cfg(not(feature = "emulated"))]
     vec![place.clone()]
 }

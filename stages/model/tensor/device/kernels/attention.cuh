@@ -57,8 +57,7 @@ DEVICE Range queries_of(const Attention& shape, Tile tile, int rows) {
 DEVICE bool inside(Range range, int at) { return (unsigned)(at - range.from) < (unsigned)(range.to - range.from); }
 
 template <int D> struct Shared {
-    static const int STRIDE = D + 8;
-    static const int VALUES = TILE * STRIDE;
+    enum { STRIDE = D + 8, VALUES = TILE * STRIDE };
 };
 
 template <int D> DEVICE void load_tile(bf16* to, const bf16* from, int stride, int rows, int dim) {

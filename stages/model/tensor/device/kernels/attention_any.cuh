@@ -9,21 +9,10 @@ ATTENTION_KERNEL TYPED(attention_any)(const Value* q, const Value* k, const Valu
     Range keys = keys_of(shape, own_span(spans, row), 1);
     size_t q_place = (size_t)row * shape.q_stride + head * dim;
     Parts query = load_parts(q + q_place, dim);
+    int column = head / shape.group * dim;
+    Rows<Value> of = {k + column, v + column, (size_t)shape.kv_stride, dim};
     Online state = no_keys();
-    for (int key = keys.from; key < keys.to; key += STEP) {
-        int count = smaller(keys.to - key, STEP);
-        size_t place = (size_t)key * shape.kv_stride + head / shape.group * dim;
-        float scores[STEP];
-        const Value* values[STEP];
-#pragma unroll
-        for (int j = 0; j < STEP; j++) {
-            size_t at = place + (size_t)(j < count ? j : 0) * shape.kv_stride;
-            scores[j] = dot_parts(query, load_parts(k + at, dim)) * (shape.scale * LOG2_E);
-            values[j] = v + at;
-        }
-        warp_sums(scores);
-        online_step(state, scores, values, count, dim);
-    }
+    online_steps(state, query, of, keys.from, keys.to, STEP, shape.scale * LOG2_E);
     store_parts(out + q_place, state.out, 1 / state.total, dim);
     if (threadIdx.x % 32 == 0) lse[(size_t)row * shape.heads + head] = state.largest + log2f(state.total);
 }
@@ -56,15 +45,15 @@ ATTENTION_KERNEL TYPED(attention_any_dq)(const Value* q, const Value* k, const V
 #pragma unroll
         for (int j = 0; j < STEP; j++) {
             size_t at = place + (size_t)(j < count ? j : 0) * shape.kv_stride;
-            sums[j] = dot_parts(query, load_parts(k + at, dim));
-            sums[STEP + j] = dot_parts(gradient, load_parts(v + at, dim));
+            sums[j] = dot_parts(query, k + at, dim);
+            sums[STEP + j] = dot_parts(gradient, v + at, dim);
         }
         warp_sums(sums);
 #pragma unroll
         for (int j = 0; j < STEP; j++) {
             if (j >= count) continue;
             float p = exp2_fast(sums[j] * (shape.scale * LOG2_E) - own_lse);
-            add_parts(sum, load_parts(k + place + (size_t)j * shape.kv_stride, dim), p * (sums[STEP + j] - own_delta));
+            add_parts(sum, k + place + (size_t)j * shape.kv_stride, p * (sums[STEP + j] - own_delta), dim);
         }
     }
     store_parts(dq + q_place, sum, shape.scale, dim);
@@ -90,8 +79,8 @@ ATTENTION_KERNEL TYPED(attention_any_dkv)(const Value* q, const Value* k, const 
 #pragma unroll
             for (int j = 0; j < STEP; j++) {
                 size_t at = place + (size_t)(j < count ? j : 0) * shape.q_stride;
-                sums[j] = dot_parts(key, load_parts(q + at, dim));
-                sums[STEP + j] = dot_parts(value, load_parts(d_out + at, dim));
+                sums[j] = dot_parts(key, q + at, dim);
+                sums[STEP + j] = dot_parts(value, d_out + at, dim);
             }
             warp_sums(sums);
 #pragma unroll
@@ -99,8 +88,8 @@ ATTENTION_KERNEL TYPED(attention_any_dkv)(const Value* q, const Value* k, const 
                 if (j >= count) continue;
                 size_t at = place + (size_t)j * shape.q_stride, of_row = (size_t)(query + j) * shape.heads + head;
                 float p = exp2_fast(sums[j] * (shape.scale * LOG2_E) - lse[of_row]);
-                add_parts(sum_v, load_parts(d_out + at, dim), p);
-                add_parts(sum_k, load_parts(q + at, dim), p * (sums[STEP + j] - delta[of_row]));
+                add_parts(sum_v, d_out + at, p, dim);
+                add_parts(sum_k, q + at, p * (sums[STEP + j] - delta[of_row]), dim);
             }
         }
     }
@@ -111,24 +100,17 @@ ATTENTION_KERNEL TYPED(attention_any_dkv)(const Value* q, const Value* k, const 
 // One row of queries per blockIdx.x, each with its own keys and values. The four warps of a block share the keys out.
 ATTENTION_KERNEL TYPED(attention_cached)(const Value* q, const Cached* cached, Value* out, int heads, int group,
                                          int dim, int kv_width, float scale) {
-    const Cached& of = cached[blockIdx.x];
-    int head = blockIdx.y, total = of.counts[0] + of.counts[1];
+    int head = blockIdx.y, column = head / group * dim;
     size_t place = ((size_t)blockIdx.x * heads + head) * dim;
     Parts query = load_parts(q + place, dim);
     Online state = no_keys();
-    for (int key = threadIdx.x / 32 * STEP; key < total; key += blockDim.x / 32 * STEP) {
-        int count = smaller(total - key, STEP);
-        float scores[STEP];
-        const Value* values[STEP];
-#pragma unroll
-        for (int j = 0; j < STEP; j++) {
-            int at = key + (j < count ? j : 0), piece = at >= of.counts[0];
-            size_t from = (size_t)(piece ? at - of.counts[0] : at) * kv_width + head / group * dim;
-            scores[j] = dot_parts(query, load_parts((const Value*)of.keys[piece] + from, dim)) * (scale * LOG2_E);
-            values[j] = (const Value*)of.values[piece] + from;
-        }
-        warp_sums(scores);
-        online_step(state, scores, values, count, dim);
+#pragma unroll 1
+    for (int piece = 0; piece < 2; piece++) {
+        const Cached& cache = cached[blockIdx.x];
+        Rows<Value> of = {(const Value*)cache.keys[piece] + column, (const Value*)cache.values[piece] + column,
+                          (size_t)kv_width, dim};
+        int first = threadIdx.x / 32 * STEP, advance = blockDim.x / 32 * STEP;
+        online_steps(state, query, of, first, cache.counts[piece], advance, scale * LOG2_E);
     }
     join_online(state, out + place, dim);
 }

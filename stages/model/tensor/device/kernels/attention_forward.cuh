@@ -19,7 +19,7 @@ DEVICE void softmax_step(Softmax& state, float (&s)[8][4], float (&o)[D / 8][4],
         for (int i = 0; i < 2; i++) {
             float& score = s[j][half * 2 + i];
             score = inside(visible, key + j * 8 + own_column() + i) ? score * factor : HIDDEN;
-            most = fmaxf(most, score);
+            most = larger(most, score);
         }
     }
     most = quad_max(most);

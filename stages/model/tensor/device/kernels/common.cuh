@@ -23,7 +23,7 @@ template <bool MAX> DEVICE float join_warps(float v) {
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = v;
     __syncthreads();
     float all = part[0];
-    for (unsigned warp = 1; warp < blockDim.x / 32; warp++) all = MAX ? fmaxf(all, part[warp]) : all + part[warp];
+    for (unsigned warp = 1; warp < blockDim.x / 32; warp++) all = MAX ? larger(all, part[warp]) : all + part[warp];
     return all;
 }
 

@@ -20,7 +20,9 @@ __attribute__((naked, noinline)) inline void switch_context(Context*, Context*) 
     asm volatile(
         "pushq %rbp\n pushq %rbx\n pushq %r12\n pushq %r13\n pushq %r14\n pushq %r15\n"
         "movq %rsp, (%rdi)\n movq (%rsi), %rsp\n"
-        "popq %r15\n popq %r14\n popq %r13\n popq %r12\n popq %rbx\n popq %rbp\n ret\n");
+        "popq %r15\n popq %r14\n popq %r13\n popq %r12\n popq %rbx\n popq %rbp\n"
+        // A `ret` would be predicted to go where this function was last called from, which is never right.
+        "popq %rcx\n jmpq *%rcx\n");
 }
 
 inline void make_context(Context& context, char* stack, size_t size, void (*entry)()) {

@@ -11,6 +11,8 @@ typedef unsigned short bf16;
 #define __restrict__
 #define KERNEL_OF(threads) static void
 #define DEVICE static inline
+#define SKIP_REST(condition) \
+    if (condition) break
 
 #define threadIdx host::thread_index
 #define blockIdx host::block_index
@@ -55,21 +57,28 @@ DEVICE float widen_f16(unsigned short h) {
     return as_float(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
+// Unlike the GPU's, not blind to NaNs.
+DEVICE float larger(float a, float b) { return a > b ? a : b; }
 DEVICE float exp2_fast(float x) { return exp2f(x); }
 DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
 namespace host {
 
-// A butterfly: in each step, lane l joins its value with that of lane l ^ mask.
+// What a butterfly of shuffles gives: in each step a lane joins its value with that of lane ^ mask, for the masks from
+// WIDTH / 2 down to 1. Both get the same bits, so one of them is enough.
 template <int N, int WIDTH, bool MAX> inline void butterfly(Slot* lanes) {
-    float from[LANES], to[LANES];
     for (int i = 0; i < N; i++) {
-        for (int l = 0; l < LANES; l++) from[l] = as_float(lanes[l].in[i]);
-        for (int mask = WIDTH / 2; mask; mask /= 2) {
-            for (int l = 0; l < LANES; l++) to[l] = MAX ? fmaxf(from[l], from[l ^ mask]) : from[l] + from[l ^ mask];
-            memcpy(from, to, sizeof from);
+        for (int first = 0; first < LANES; first += WIDTH) {
+            float values[WIDTH];
+            for (int l = 0; l < WIDTH; l++) values[l] = as_float(lanes[first + l].in[i]);
+            for (int half = WIDTH / 2; half; half /= 2) {
+                for (int l = 0; l < half; l++) {
+                    float a = values[l], b = values[l + half];
+                    values[l] = MAX ? larger(a, b) : a + b;
+                }
+            }
+            for (int l = 0; l < WIDTH; l++) lanes[first + l].out[i] = as_bits(values[0]);
         }
-        for (int l = 0; l < LANES; l++) lanes[l].out[i] = as_bits(from[l]);
     }
 }
 

@@ -53,6 +53,8 @@ inline const Entry* entry_of(const char* name) {
 
 extern "C" int imp_emulated_has(const char* name) { return host::entry_of(name) != nullptr; }
 
+extern "C" int imp_emulated_count() { return sizeof host::ENTRIES / sizeof host::ENTRIES[0]; }
+
 // Returns null, or what went wrong.
 extern "C" const char* imp_emulated_launch(const char* name, const unsigned* grid, unsigned threads, unsigned shared,
                                            unsigned order, void** params) {

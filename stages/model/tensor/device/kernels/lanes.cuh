@@ -22,6 +22,7 @@ template <class V> DEVICE Parts load_parts(const V* row, int dim) {
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
         int at = threadIdx.x % 32 + i * 32;
+        SKIP_REST(i * 32 >= dim);
         if (at < dim) parts.at[i] = load(row, at);
     }
     return parts;
@@ -31,21 +32,31 @@ template <class V> DEVICE void store_parts(V* row, const Parts& parts, float sca
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
         int at = threadIdx.x % 32 + i * 32;
+        SKIP_REST(i * 32 >= dim);
         if (at < dim) store(row, at, parts.at[i] * scale);
     }
 }
 
-// The lane's share of a dot product.
-DEVICE float dot_parts(const Parts& a, const Parts& b) {
+// The lane's share of the dot product with a row.
+template <class V> DEVICE float dot_parts(const Parts& a, const V* row, int dim) {
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < PARTS; i++) sum += a.at[i] * b.at[i];
+    for (int i = 0; i < PARTS; i++) {
+        int at = threadIdx.x % 32 + i * 32;
+        SKIP_REST(i * 32 >= dim);
+        if (at < dim) sum += a.at[i] * load(row, at);
+    }
     return sum;
 }
 
-DEVICE void add_parts(Parts& to, const Parts& from, float factor) {
+// Adds a row, times a factor, to the lane's sums.
+template <class V> DEVICE void add_parts(Parts& to, const V* row, float factor, int dim) {
 #pragma unroll
-    for (int i = 0; i < PARTS; i++) to.at[i] += from.at[i] * factor;
+    for (int i = 0; i < PARTS; i++) {
+        int at = threadIdx.x % 32 + i * 32;
+        SKIP_REST(i * 32 >= dim);
+        if (at < dim) to.at[i] += load(row, at) * factor;
+    }
 }
 
 // The softmax over the keys so far, as numerators relative to the largest score, and the sum of values by them.
@@ -59,23 +70,50 @@ DEVICE Online no_keys() {
     return none;
 }
 
-// Adds up to four keys with their values. `scores` are complete; the first `count` are real.
+// Keys and values of one head, from the first row on. Rows are `stride` values apart.
+template <class V> struct Rows {
+    const V* keys;
+    const V* values;
+    size_t stride;
+    int dim;
+};
+
+// Adds `STEP` keys with their values, of which the first `count` are real.
 template <class V>
-DEVICE void online_step(Online& state, const float (&scores)[STEP], const V* const (&values)[STEP], int count, int dim) {
+DEVICE void online_step(Online& state, const Parts& query, const Rows<V>& of, int key, int count, float factor) {
+    float scores[STEP];
+#pragma unroll
+    for (int j = 0; j < STEP; j++) {
+        size_t row = key + (j < count ? j : 0);
+        scores[j] = dot_parts(query, of.keys + row * of.stride, of.dim) * factor;
+    }
+    warp_sums(scores);
     float most = state.largest;
 #pragma unroll
-    for (int j = 0; j < STEP; j++) most = j < count ? fmaxf(most, scores[j]) : most;
+    for (int j = 0; j < STEP; j++) most = j < count ? larger(most, scores[j]) : most;
     float shrink = exp2_fast(state.largest - most);
     state.largest = most;
     state.total *= shrink;
 #pragma unroll
-    for (int i = 0; i < PARTS; i++) state.out.at[i] *= shrink;
+    for (int i = 0; i < PARTS; i++) {
+        SKIP_REST(i * 32 >= of.dim);
+        state.out.at[i] *= shrink;
+    }
 #pragma unroll
     for (int j = 0; j < STEP; j++) {
         if (j >= count) continue;
         float p = exp2_fast(scores[j] - most);
         state.total += p;
-        add_parts(state.out, load_parts(values[j], dim), p);
+        add_parts(state.out, of.values + (size_t)(key + j) * of.stride, p, of.dim);
+    }
+}
+
+// The keys from `first`, `STEP` of every `advance`. `factor` makes scores of products, in base 2.
+template <class V>
+DEVICE void online_steps(Online& state, const Parts& query, const Rows<V>& of, int first, int end, int advance,
+                         float factor) {
+    for (int key = first; key < end; key += advance) {
+        online_step(state, query, of, key, smaller(end - key, STEP), factor);
     }
 }
 
@@ -107,7 +145,7 @@ template <class V> DEVICE void join_online(const Online& state, V* out, int dim)
     }
     __syncthreads();
     float most = HIDDEN, total = 0, shrink[4];
-    for (int warp = 0; warp < 4; warp++) most = fmaxf(most, all[warp * STRIDE]);
+    for (int warp = 0; warp < 4; warp++) most = larger(most, all[warp * STRIDE]);
     for (int warp = 0; warp < 4; warp++) {
         shrink[warp] = exp2_fast(all[warp * STRIDE] - most);
         total += all[warp * STRIDE + 1] * shrink[warp];

@@ -86,7 +86,7 @@ KERNEL gather_gradient_bf16_f32(const bf16* dy, float* to, const int* rows, cons
 KERNEL cross_entropy(const float* logits, const unsigned* targets, float* losses, float* log_totals, int width) {
     const float* row = logits + (size_t)blockIdx.x * width;
     float largest = -3.4e38f, total = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) largest = fmaxf(largest, row[i]);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) largest = larger(largest, row[i]);
     largest = block_max(largest);
     for (int i = threadIdx.x; i < width; i += blockDim.x) total += expf(row[i] - largest);
     total = block_sum(total);

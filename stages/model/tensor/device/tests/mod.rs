@@ -3,9 +3,13 @@
 //!
 //! Inputs are rounded to bf16 where the kernel reads bf16, so both sides compute from the same numbers. What is left is
 //! the error of sums in f32, and where bf16 is stored half a unit in its last place: 2^-8 of the value.
+//!
+//! With `IMP_FLOW_TEST_GPU=0` in the environment, the same tests run on GPU 0, twice instead of in several orders.
+#![allow(clippy::unwrap_used)]
 
 mod attention;
 mod cached;
+mod cublas;
 mod emulated;
 mod gather;
 mod layouts;
@@ -13,12 +17,13 @@ mod norm;
 mod optimizer;
 mod pointwise;
 
-use std::ffi::c_void;
+use std::{ffi::c_void, sync::OnceLock};
 
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
+    cuda::Cuda,
     driver::{Driver, Grid, Type},
     emulated::Emulated,
 };
@@ -50,17 +55,17 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 /// Memory of a device, freed (and checked) at the end of its scope.
 struct Memory<'a> {
-    device: &'a Emulated,
+    device: &'a dyn Driver,
     address: u64,
     bytes: usize,
 }
 
 impl<'a> Memory<'a> {
-    fn new(device: &'a Emulated, bytes: usize) -> Self {
+    fn new(device: &'a dyn Driver, bytes: usize) -> Self {
         Self { device, address: device.alloc(bytes).unwrap(), bytes }
     }
 
-    fn with<T: bytemuck::NoUninit>(device: &'a Emulated, values: &[T]) -> Self {
+    fn with<T: bytemuck::NoUninit>(device: &'a dyn Driver, values: &[T]) -> Self {
         let memory = Self::new(device, size_of_val(values));
         device.upload(memory.address, bytemuck::cast_slice(values)).unwrap();
         memory
@@ -141,9 +146,9 @@ fn grid(blocks: [usize; 2], threads: u32, shared: usize) -> Grid {
     Grid { blocks: [x, y, 1], threads, shared: u32::try_from(shared).unwrap() }
 }
 
-/// A row per block.
+/// A row per block. Row kernels take blocks of any number of warps up to eight.
 fn by_row(rows: usize) -> Grid {
-    grid([rows, 1], 256, 0)
+    grid([rows, 1], [256, 32, 256, 96][rows % 4], 0)
 }
 
 /// An element per thread.
@@ -151,7 +156,7 @@ fn by_element(count: usize) -> Grid {
     grid([count.div_ceil(256), 1], 256, 0)
 }
 
-fn launch(device: &Emulated, kernel: &str, grid: Grid, params: &mut [Vec<u8>]) {
+fn launch(device: &dyn Driver, kernel: &str, grid: Grid, params: &mut [Vec<u8>]) {
     let mut pointers: Vec<*mut c_void> = params.iter_mut().map(|param| param.as_mut_ptr().cast()).collect();
     // SAFETY: the tests give what the kernels take; params live until the launch is done.
     #[allow(unsafe_code)]
@@ -184,7 +189,12 @@ fn run(kernel: &str, grid: Grid, args: &[Arg]) -> Vec<Vec<f64>> {
 }
 
 /// The bytes that `compute` returns, the same in all orders.
-fn in_all_orders(name: &str, compute: impl Fn(&Emulated) -> Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+fn in_all_orders(name: &str, compute: impl Fn(&dyn Driver) -> Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    if let Some(gpu) = gpu() {
+        let results = compute(gpu);
+        assert!(results == compute(gpu), "{name}: a second run on the GPU has other bits");
+        return results;
+    }
     let [first, others @ ..] = ORDERS.map(|order| {
         let device = Emulated::new(order);
         let results = compute(&device);
@@ -195,6 +205,13 @@ fn in_all_orders(name: &str, compute: impl Fn(&Emulated) -> Vec<Vec<u8>>) -> Vec
         assert!(first == other, "{name}: order {order} changes the result");
     }
     first
+}
+
+/// The GPU that the environment names.
+fn gpu() -> Option<&'static Cuda> {
+    static GPU: OnceLock<Option<Cuda>> = OnceLock::new();
+    let open = || std::env::var("IMP_FLOW_TEST_GPU").ok().map(|index| Cuda::open(index.parse().unwrap()).unwrap());
+    GPU.get_or_init(open).as_ref()
 }
 
 /// Compares values. `slack` bounds the error of sums in f32, relative to 1 and to the value.
