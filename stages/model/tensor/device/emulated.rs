@@ -131,11 +131,13 @@ impl Emulated {
     }
 
     /// Bytes that are allocated.
+    #[cfg(test)]
     pub(in crate::tensor) fn live(&self) -> u64 {
         self.memory().live
     }
 
     /// The most bytes that were allocated at the same time.
+    #[cfg(test)]
     pub(in crate::tensor) fn peak(&self) -> u64 {
         self.memory().peak
     }

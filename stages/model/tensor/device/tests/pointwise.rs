@@ -183,7 +183,7 @@ fn dropout_has_the_mask_of_the_cpu() {
         let [x, before] = [1.0, 1.0].map(|range| random(rng, rows * width, range, stored));
         let ids: Vec<u64> = (0..rows as u64).map(|row| row * 1000 + 5).collect();
         let mut want = x.clone();
-        crate::tensor::host::dropout::drop_values(&mut want, rate, seed, &ids);
+        crate::tensor::host::dropout::drop_values(&mut want, crate::tensor::host::dropout::Drop::new(rate), seed, &ids);
         let mix = crate::tensor::host::dropout::mix;
         let keys: Vec<u64> = ids.iter().map(|id| mix(seed ^ mix(*id))).collect();
         let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
