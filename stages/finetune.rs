@@ -13,9 +13,9 @@ use crate::{
         keys::{Key, Keys, keys, with_table},
         stage::ConfigIssue,
     },
-    model_folder::{model_error, write_parts},
+    model_folder::{model_error, remark, tokenizer_folder, write_parts},
     place::place,
-    training::{self, Recipe, keys::training_config, open_records, open_validation},
+    training::{self, Inputs, Recipe, keys::training_config},
 };
 
 /// The kind `finetune`.
@@ -73,7 +73,7 @@ impl Config {
 
 impl Stage for Finetune {
     const KIND: &'static str = "finetune";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "trains the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a model, from `pretrain`, `finetune` or `merge`"),
@@ -140,13 +140,16 @@ impl Stage for Finetune {
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let place = place(job, config.precision)?;
         let from = job.input("model")?;
-        let data = open_records(job, &config.data_weights)?;
+        let inputs = Inputs::open(job, &config.data_weights, &tokenizer_folder(from))?;
+        // The parts of a split model were looked at when they were joined.
+        remark(job, from);
         let mut model = Imp::load(from).map_err(|error| model_error(job, &error))?;
         model.config.tokenizer_model_max_length = config.max_length;
         let parts = from.join("llm").is_dir();
         let had_adapter = from.join("adapter").is_dir();
         // From here on images become square as in this stage's data.
-        model.config.image_aspect_ratio = data.aspect_ratio().into();
+        model.config.image_aspect_ratio = inputs.data.aspect_ratio().into();
+        inputs.note(&mut model.config, job)?;
         model.llm.fold();
 
         let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;
@@ -162,8 +165,7 @@ impl Stage for Finetune {
         }
         model.projector.unfreeze();
         model.move_to(&place);
-        let validation = open_validation(job)?;
-        training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
+        training::train(&mut model, &config.recipe(), &inputs.data, inputs.validation.as_ref(), job)?;
 
         if config.mode == Mode::Lora {
             peft::write(&model.llm, &settings, &job.output().join("adapter"))

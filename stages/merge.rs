@@ -11,7 +11,7 @@ use crate::{
         input::Input,
         keys::{Key, Keys, keys},
     },
-    model_folder::{link_others, model_error, tokenizer_folder},
+    model_folder::{link_others, model_error, remark, tokenizer_folder},
 };
 
 /// The kind `merge`.
@@ -49,7 +49,7 @@ keys! {
 
 impl Stage for Merge {
     const KIND: &'static str = "merge";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
     type Config = Config;
@@ -69,6 +69,7 @@ impl Stage for Merge {
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
+        remark(job, from);
         let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
         save::merged(&model, config.dtype.encoding(), &job.output()).map_err(|error| model_error(job, &error))?;
         link_others(job, &tokenizer_folder(from), "")

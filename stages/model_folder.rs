@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use imp_model::{
     Imp, ModelError,
     config::{ConfigFile, ModelKind, SiglipConfig},
-    save,
+    save, weights,
 };
 
 use crate::{
@@ -29,11 +29,38 @@ pub(crate) fn stage_error(error: &ModelError) -> StageError {
     {
         return StageError::failed(format!("{}: {source}", file.display()), help);
     }
-    StageError::input(
-        error.path(),
-        error.message(),
-        "check that this is the model you meant, and that its files are whole",
-    )
+    let help = match error {
+        ModelError::Overflow { .. } => {
+            "choose a type that can hold it: `dtype = \"f32\"` in `merge`. A model whose weights are so large can't be \
+             quantized in `q4f16_1`; check that its training did not diverge"
+        }
+        _ => "check that this is the model you meant, and that its files are whole",
+    };
+    StageError::input(error.path(), error.message(), help)
+}
+
+/// Tells what of a model folder is not used, although it may matter: unknown settings, a second set of weights.
+pub(crate) fn remark(job: &Job, folder: &Path) {
+    let named = job.named(folder);
+    if let Some(message) = weights::beside(folder) {
+        job.caution(format!("{}: {message}", named.display()));
+    }
+    let unknown = ConfigFile::read(folder).map(|file| file.unknown_keys()).unwrap_or_default();
+    if !unknown.is_empty() {
+        let shown: Vec<&str> = unknown.iter().take(8).map(String::as_str).collect();
+        let more = if unknown.len() > shown.len() { ", ..." } else { "" };
+        job.caution(format!(
+            "{}: {} unknown key(s) are not used: {}{more}. If one of them changes the network, results will be wrong",
+            named.join("config.json").display(),
+            unknown.len(),
+            shown.join(", ")
+        ));
+    }
+}
+
+/// The number of embeddings of the language model in `folder`, if that has a configuration.
+pub(crate) fn embedding_rows(folder: &Path) -> Option<usize> {
+    Some(ConfigFile::read(folder).ok()?.language().ok()?.vocab_size)
 }
 
 /// Links all files of `from` but the weights into the folder `to` of the output: tokenizer, configuration. Does not replace

@@ -18,9 +18,9 @@ use crate::{
         stage::ConfigIssue,
     },
     image::size::{check_image_size, resize},
-    model_folder::{model_error, write_parts},
+    model_folder::{model_error, remark, write_parts},
     place::place,
-    training::{self, keys::training_config, open_records, open_validation},
+    training::{self, Inputs, keys::training_config},
 };
 
 /// The kind `pretrain`.
@@ -46,7 +46,7 @@ impl Config {
 
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "trains a new projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input::required("llm", "a language model (Hugging Face folder)"),
@@ -105,20 +105,24 @@ impl Stage for Pretrain {
         let (llm, vision) = (job.input("llm")?, job.input("vision")?);
         let projector =
             config.projector().map_err(|issue| StageError::failed(issue.message, "see `mm_projector_type`"))?;
-        let data = open_records(job, &config.data_weights)?;
-        let joined = ImpConfig {
+        let inputs = Inputs::open(job, &config.data_weights, llm)?;
+        let mut joined = ImpConfig {
             mm_projector_type: projector,
             mm_vision_select_layer: config.mm_vision_select_layer,
-            image_aspect_ratio: data.aspect_ratio().into(),
+            image_aspect_ratio: inputs.data.aspect_ratio().into(),
             tokenizer_model_max_length: config.max_length,
+            ..ImpConfig::default()
         };
+        inputs.note(&mut joined, job)?;
+        for folder in [llm, vision] {
+            remark(job, folder);
+        }
         let assembled = Imp::assemble(llm, vision, joined, job.seed());
         let mut model = assembled.map_err(|error| model_error(job, &error))?;
         let resized = resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
         model.move_to(&place);
-        let validation = open_validation(job)?;
-        training::train(&mut model, &config.shared_recipe(), &data, validation.as_ref(), job)?;
+        training::train(&mut model, &config.shared_recipe(), &inputs.data, inputs.validation.as_ref(), job)?;
         write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         input::Input,
         keys::{Key, Keys, keys},
     },
-    model_folder::{link_others, model_error},
+    model_folder::{link_others, model_error, remark},
 };
 
 /// The kind `quantize`.
@@ -38,7 +38,7 @@ keys! {
 
 impl Stage for Quantize {
     const KIND: &'static str = "quantize";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "writes a merged model in 4 bits per weight";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
     const FIGURES: &'static [Figure] =
@@ -52,6 +52,7 @@ impl Stage for Quantize {
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let Scheme::Q4f16 = config.scheme;
         let from = job.input("model")?;
+        remark(job, from);
         let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
         job.result("megabytes", written.bytes as f64 / 1e6);
         job.result("bits_per_weight", written.bytes as f64 * 8.0 / written.weights as f64);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use imp_model::{
-    GenerateOptions, Imp, Sample, StopStrings,
-    config::ImageAspect,
+    GenerateOptions, IMAGE_TOKEN, Imp, Sample, StopStrings,
+    config::{ImageAspect, ImpConfig},
     tensor::{Mat, Place},
 };
 
@@ -16,7 +16,7 @@ use crate::{
     StageError,
     image::pixels::{self, AspectRatio},
     model_folder::stage_error,
-    text::{template::Template, tokenizer::TextTokenizer},
+    text::{identity::check_tokenizer, template::Template, tokenizer::TextTokenizer},
 };
 
 /// A loaded model with its tokenizer and template.
@@ -28,10 +28,22 @@ pub struct Speaker {
     aspect_ratio: AspectRatio,
     /// The tokens that end an answer.
     stop: Vec<u32>,
+    /// The template that the model was trained in, if it says so.
+    trained: Option<Template>,
+}
+
+/// The template of the model's training, which its folder names.
+fn trained_template(config: &ImpConfig, folder: &Path) -> Result<Option<Template>, StageError> {
+    let Some(name) = &config.conversation_template else { return Ok(None) };
+    Template::by_name(name).map(Some).ok_or_else(|| {
+        let message = format!("`conversation_template` is `{name}`, which this version does not know");
+        StageError::input(folder.join("config.json"), message, "use the version of imp-flow that trained the model")
+    })
 }
 
 impl Speaker {
-    /// Opens the model in `folder` to compute at `place`. Without a `template` it is that of the model's family.
+    /// Opens the model in `folder` to compute at `place`. Without a `template` it is the one that the model was
+    /// trained in, or else that of its family.
     ///
     /// # Errors
     /// If a file is missing or damaged, or if the tokenizer is not the model's.
@@ -41,14 +53,17 @@ impl Speaker {
         let mut model = Imp::load(folder).map_err(|error| stage_error(&error))?;
         model.move_to(place);
         let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
+        let trained = trained_template(&model.config, folder)?;
+        // A model that was trained on captions only was taught no template.
         let of_family = || Template::of_family(model.llm.config.family, &tokenizer);
-        let template = template.or_else(of_family).ok_or_else(|| {
+        let template = template.or(trained).or_else(of_family).ok_or_else(|| {
             StageError::failed(
                 "no conversation template is known for this model's family",
                 "name the one that it was trained with: `template = \"phi2\"` or `\"qwen2\"`",
             )
         })?;
         template.prepare(&mut tokenizer)?;
+        check_tokenizer(&tokenizer, template, &model.config, &beside)?;
         let aspect_ratio = match &model.config.image_aspect_ratio {
             ImageAspect::Known(ratio) => *ratio,
             ImageAspect::Other(name) => {
@@ -61,7 +76,7 @@ impl Speaker {
             }
         };
         let stop = template.stop_ids(&tokenizer);
-        let speaker = Self { folder: folder.to_path_buf(), model, tokenizer, template, aspect_ratio, stop };
+        let speaker = Self { folder: folder.to_path_buf(), model, tokenizer, template, aspect_ratio, stop, trained };
         let ends: Vec<i32> = speaker.stop.iter().map(|id| *id as i32).collect();
         speaker.check_ids(&ends)?;
         Ok(speaker)
@@ -72,12 +87,25 @@ impl Speaker {
         self.template
     }
 
-    /// The token ids of a prompt in which `<image>` stands for an image.
+    /// The template that the model was trained in, if that is another.
+    pub fn trained_otherwise(&self) -> Option<Template> {
+        self.trained.filter(|trained| *trained != self.template)
+    }
+
+    /// The number of positions of a prompt, and the most that the model reads.
+    pub fn positions(&self, ids: &[i32]) -> (usize, usize) {
+        let images = ids.iter().filter(|id| **id == IMAGE_TOKEN).count();
+        let patches = self.model.vision.config.patches();
+        (ids.len() + images * patches - images, self.model.config.tokenizer_model_max_length)
+    }
+
+    /// The token ids of a prompt. If it is about an image, the first `<image>` stands for that; any other is text.
     ///
     /// # Errors
     /// If the tokenizer is not the model's.
-    pub fn ids(&self, prompt: &str) -> Result<Vec<i32>, StageError> {
-        let ids = self.tokenizer.encode_with_images(prompt).map_err(|error| self.mismatch(&error))?;
+    pub fn ids(&self, prompt: &str, about_image: bool) -> Result<Vec<i32>, StageError> {
+        let ids = if about_image { self.tokenizer.encode_prompt(prompt) } else { self.tokenizer.encode(prompt) };
+        let ids = ids.map_err(|error| self.mismatch(&error))?;
         self.check_ids(&ids)?;
         Ok(ids)
     }
@@ -173,5 +201,22 @@ mod tests {
             .collect();
         assert_eq!(speaker.tokenizer.decode(&spelled).unwrap(), "Red</s> USER: more");
         assert_eq!(speaker.text(&spelled).unwrap(), "Red");
+    }
+
+    #[test]
+    fn only_the_first_mark_of_an_image_is_one() {
+        let root = workshop();
+        let job = trial(root.path(), "work").job();
+        let place = place::place(&job, Precision::F32).unwrap();
+        let speaker = Speaker::open(job.input("model").unwrap(), None, &place).unwrap();
+        let question = "What does <image> mean in \"<image>\"?";
+        for (prompt, about_image) in
+            [(speaker.template.prompt(question), true), (speaker.template.prompt_without_image(question), false)]
+        {
+            let ids = speaker.ids(&prompt, about_image).unwrap();
+            assert_eq!(ids.iter().filter(|id| **id == IMAGE_TOKEN).count(), usize::from(about_image));
+            let words: Vec<u32> = ids.iter().filter_map(|id| u32::try_from(*id).ok()).collect();
+            assert!(speaker.tokenizer.decode(&words).unwrap().contains(question), "every character is asked");
+        }
     }
 }

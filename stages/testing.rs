@@ -138,10 +138,19 @@ impl Outcome {
         figure.unwrap()
     }
 
+    /// The warnings that are kept with the result.
+    pub(crate) fn cautions(&self) -> Vec<&str> {
+        let texts = self.events.iter().filter_map(|event| match event {
+            Event::Caution { message } => Some(message.as_str()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
     /// All warnings, one per line.
     pub(crate) fn warnings(&self) -> String {
         let texts = self.events.iter().filter_map(|event| match event {
-            Event::Warning { message } => Some(message.as_str()),
+            Event::Warning { message } | Event::Caution { message } => Some(message.as_str()),
             _ => None,
         });
         texts.collect::<Vec<_>>().join("\n")

@@ -31,7 +31,13 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
                 && !common.json
                 && let Some(summary) = fast_path::check(&request, &settings(common)?)
             {
-                report::for_run(common.style()).on(&RunEvent::Ended { summary: &summary });
+                let mut reporter = report::for_run(common.style());
+                for stage in &summary.stages {
+                    for message in &stage.cautions {
+                        reporter.on(&RunEvent::Warning { stage: &stage.name, message });
+                    }
+                }
+                reporter.on(&RunEvent::Ended { summary: &summary });
                 return Ok(ExitCode::SUCCESS);
             }
             Session::open(request, common)?

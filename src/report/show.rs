@@ -43,6 +43,9 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     for (number, (figure, value)) in receipt.results.iter().enumerate() {
         line(if number == 0 { "results" } else { "" }, format!("{figure} {}", units::figure(*value)));
     }
+    for (number, caution) in receipt.cautions.iter().enumerate() {
+        line(if number == 0 { "warnings" } else { "" }, caution.replace('\n', "\n              "));
+    }
     let output = receipt.output;
     line(
         "output",

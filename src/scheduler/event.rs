@@ -100,6 +100,8 @@ pub(crate) struct StageEnd {
     /// The link to its artifact.
     pub(crate) link: Option<PathBuf>,
     pub(crate) results: BTreeMap<String, f64>,
+    /// Warnings about its result.
+    pub(crate) cautions: Vec<String>,
     /// Its index in the pipeline.
     #[serde(skip)]
     pub(crate) index: usize,

@@ -155,6 +155,10 @@ impl Run<'_, '_> {
         } else {
             RunEvent::Hit { stage: name, index, hit }
         });
+        // A stage that ran has said these itself.
+        for message in hit.cautions.iter().filter(|_| !*ran) {
+            (self.report)(&RunEvent::Warning { stage: name, message });
+        }
         for (point, name) in &stage.owners {
             known.set_last(&pipeline.id(*point), name, hit.key);
             if let Err(error) = self.artifacts.link(&pipeline.points[*point].label, name, hit, folder, store) {
@@ -279,7 +283,7 @@ impl Run<'_, '_> {
             StepEvent::Stage(Event::Progress(progress)) => {
                 (self.report)(&RunEvent::Progress { stage: name, progress: &progress });
             }
-            StepEvent::Stage(Event::Warning { message }) => {
+            StepEvent::Stage(Event::Warning { message } | Event::Caution { message }) => {
                 (self.report)(&RunEvent::Warning { stage: name, message: &message });
             }
             StepEvent::Stage(_) => {}
@@ -365,6 +369,7 @@ impl Run<'_, '_> {
             output: hit.map(|hit| hit.output),
             link: hit.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
             results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
+            cautions: hit.map(|hit| hit.cautions.clone()).unwrap_or_default(),
             index,
         }
     }

@@ -169,6 +169,7 @@ struct Reported {
     results: BTreeMap<String, f64>,
     peak_memory: Option<u64>,
     environment: Option<Environment>,
+    cautions: Vec<String>,
     host: String,
 }
 
@@ -191,6 +192,7 @@ async fn execute(
                 Event::Result { name, value } => drop(reported.results.insert(name.clone(), *value)),
                 Event::PeakMemory { bytes } => reported.peak_memory = Some(*bytes),
                 Event::Environment(environment) => reported.environment = Some(environment.clone()),
+                Event::Caution { message } => reported.cautions.push(message.clone()),
                 Event::Progress(progress) if saved.is_none_or(|at| at.elapsed() > SAVE_INTERVAL) => {
                     saved = Some(Instant::now());
                     work.note_progress(progress);
@@ -236,6 +238,7 @@ fn store_result(
         results: reported.results,
         peak_memory: reported.peak_memory,
         environment: reported.environment,
+        cautions: reported.cautions,
         timing: Timing { finished: now() as u64, seconds },
         host: reported.host,
     };

@@ -17,4 +17,6 @@ pub(crate) struct Hit {
     pub(crate) results: BTreeMap<String, f64>,
     pub(crate) peak_memory: Option<u64>,
     pub(crate) seconds: f64,
+    /// Warnings about the result.
+    pub(crate) cautions: Vec<String>,
 }

@@ -31,6 +31,9 @@ pub(crate) struct Receipt {
     /// What it computed on, if it computed. Not part of any digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) environment: Option<Environment>,
+    /// Warnings about the result, which are shown whenever it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cautions: Vec<String>,
     /// The pipeline and stage for which it ran. Others may use the result.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
@@ -67,6 +70,7 @@ pub(crate) struct Product {
     pub(crate) events: Option<Digest>,
     pub(crate) peak_memory: Option<u64>,
     pub(crate) environment: Option<Environment>,
+    pub(crate) cautions: Vec<String>,
     pub(crate) timing: Timing,
     pub(crate) host: String,
 }
@@ -74,7 +78,8 @@ pub(crate) struct Product {
 impl Receipt {
     pub(crate) fn new(provenance: Provenance, product: Product) -> Self {
         let Provenance { manifest, pipeline, stage, reason, previous, made_by } = provenance;
-        let Product { output, results, log, metrics, events, peak_memory, environment, timing, host } = product;
+        let Product { output, results, log, metrics, events, peak_memory, environment, cautions, timing, host } =
+            product;
         Self {
             manifest,
             output,
@@ -84,6 +89,7 @@ impl Receipt {
             events,
             peak_memory,
             environment,
+            cautions,
             pipeline,
             stage,
             reason,
@@ -106,6 +112,7 @@ impl From<Receipt> for Hit {
             results: receipt.results,
             peak_memory: receipt.peak_memory,
             seconds: receipt.timing.seconds,
+            cautions: receipt.cautions,
         }
     }
 }

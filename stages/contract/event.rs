@@ -37,6 +37,12 @@ pub enum Event {
         /// The text.
         message: String,
     },
+    /// A warning about the result itself, such as records without labels. It is kept with the receipt, and shown again whenever
+    /// the result is used.
+    Caution {
+        /// The text.
+        message: String,
+    },
     /// The stage ended without its output.
     Failed {
         /// What happened, with file and line where there is one.

@@ -272,6 +272,12 @@ impl Job {
         self.sink.send(Event::Warning { message: message.into() });
     }
 
+    /// Warns the user of something that is true of the result itself: the warning is kept with the receipt and shown again
+    /// whenever the result is taken from the cache.
+    pub fn caution(&self, message: impl Into<String>) {
+        self.sink.send(Event::Caution { message: message.into() });
+    }
+
     /// Opens `metrics.jsonl` and drops the lines after `last_step`, which a resumed run writes again, and everything after a
     /// line that can't be read. TensorBoard's event file is rewritten from the rest.
     ///

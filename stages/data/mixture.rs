@@ -1,7 +1,7 @@
 //! Several record sets as one: training's view of its data. Independent of files, batches and models.
 
 use super::records::{Record, RecordSet};
-use crate::{StageError, image::pixels::AspectRatio};
+use crate::{StageError, image::pixels::AspectRatio, text::template::Template};
 
 /// Record sets in sequence. Records and images are numbered across sets.
 #[derive(Debug)]
@@ -46,6 +46,25 @@ impl Mixture {
     pub fn aspect_ratio(&self) -> AspectRatio {
         let name = self.parts.first().map(|part| part.set.meta().image_aspect_ratio.as_str());
         name.and_then(AspectRatio::by_name).unwrap_or_default()
+    }
+
+    /// The template of the conversations, by its name; `None` if there are only captions (`plain`).
+    ///
+    /// # Errors
+    /// If there are conversations in several.
+    pub fn conversation_template(&self) -> Result<Option<String>, StageError> {
+        let templates = self.sets().map(|set| set.meta().template.as_str()).enumerate();
+        let mut talks = templates.filter(|(_, template)| *template != Template::Plain.name());
+        let Some((first, template)) = talks.next() else { return Ok(None) };
+        match talks.find(|(_, other)| *other != template) {
+            None => Ok(Some(template.into())),
+            Some((number, other)) => Err(StageError::failed(
+                format!(
+                    "data[{first}] has the template `{template}` and data[{number}] `{other}`: the model would answer to both, and be asked in one"
+                ),
+                "give all preprocess stages of `data` the same `template` (captions may have `plain`)",
+            )),
+        }
     }
 
     /// Number of records.

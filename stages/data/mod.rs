@@ -5,4 +5,5 @@ pub(crate) mod features;
 pub mod mixture;
 pub(crate) mod mmap;
 pub mod records;
+pub(crate) mod share;
 pub(crate) mod writer;

@@ -52,6 +52,18 @@ pub struct Meta {
     pub mismatched: usize,
     /// Records that could not be used.
     pub rejected: usize,
+    /// Records that lost labels because they were cut to `max_length`. Older sets don't say, as of the following counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<usize>,
+    /// Records without any label, for whatever reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<usize>,
+    /// Records with an image whose text does not say where it is, so that the model never sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_image_token: Option<usize>,
+    /// What the tokenizer does that made the ids, as a digest (see [`crate::text::identity`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer_blake3: Option<String>,
     /// What is in `features.bin`, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureMeta>,

@@ -2,14 +2,31 @@
 
 use std::path::Path;
 
-use imp_model::gguf;
+use imp_model::{ModelError, gguf};
 
-use crate::{StageError, contract::forecast::Outlook, model_folder};
+use crate::{Job, StageError, contract::forecast::Outlook, model_folder};
 
 /// Converts the language model in `file` to a Hugging Face folder. Errors call the file `name`.
-pub(super) fn convert(file: &Path, name: &Path, folder: &Path) -> Result<(), StageError> {
-    gguf::convert(file, folder)
-        .map_err(|error| StageError::input(name, error.message(), "give an intact GGUF file of a Llama model"))
+pub(super) fn convert(job: &Job, file: &Path, name: &Path, folder: &Path) -> Result<(), StageError> {
+    let unknown = gguf::convert(file, folder).map_err(|error| {
+        let help = match error {
+            ModelError::Overflow { .. } => {
+                "weights of a GGUF file become f16, which can't hold this one: give the model as a folder of Hugging Face, \
+                 whose weights keep their type"
+            }
+            _ => "give an intact GGUF file of a Llama model",
+        };
+        StageError::input(name, error.message(), help)
+    })?;
+    if !unknown.is_empty() {
+        job.caution(format!(
+            "{}: {} unknown setting(s) are not used: {}. If one of them changes the network, results will be wrong",
+            name.display(),
+            unknown.len(),
+            unknown.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    Ok(())
 }
 
 pub(super) fn is_gguf(path: &Path) -> bool {

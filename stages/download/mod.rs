@@ -202,7 +202,7 @@ fn from_disk(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
             "this is not an archive",
             "give a .zip, .tar, .tar.gz or .tar.zst file, or remove `unpack`",
         )),
-        None if is_gguf(path) && path.is_file() => convert(path, path, &job.output()),
+        None if is_gguf(path) && path.is_file() => convert(job, path, path, &job.output()),
         None => folder::copy(job, path, written),
     }
 }

@@ -15,7 +15,10 @@ use super::{
     log::Log,
     question::{Id, Image, Question},
 };
-use crate::{Job, StageError, contract::event::Progress, place::place, speaker::Speaker, text::template::Template};
+use crate::{
+    Job, StageError, contract::event::Progress, model_folder::remark, place::place, speaker::Speaker,
+    text::template::Template,
+};
 
 /// Questions per batch, unless the pipeline says otherwise.
 const BATCH: usize = 32;
@@ -113,13 +116,21 @@ impl<'a> Answerer<'a> {
         let place = place(job, config.precision)?;
         let opened = Speaker::open(job.input("model")?, config.template, &place);
         let speaker = opened.map_err(|error| job.renamed(error))?;
+        remark(job, job.input("model")?);
+        if let Some(trained) = speaker.trained_otherwise() {
+            job.caution(format!(
+                "the model was trained in the template `{}` and is asked in `{}`, as this stage's `template` says",
+                trained.name(),
+                speaker.template().name()
+            ));
+        }
         Ok(Self { job, speaker, max_new_tokens: config.max_new_tokens(), features: HashMap::new() })
     }
 
     fn answer(&mut self, groups: &[&Group<'a>]) -> Result<Vec<String>, StageError> {
         let renamed = |error| self.job.renamed(error);
         let ids: Vec<Vec<i32>> =
-            groups.iter().map(|group| self.speaker.ids(&group.prompt)).collect::<Result<_, _>>().map_err(renamed)?;
+            groups.iter().map(|group| self.ids(group)).collect::<Result<_, _>>().map_err(renamed)?;
         let (features, images) = self.encode(groups)?;
         let prompts: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(ids, images)| Sample { input_ids: ids, labels: &[], images }).collect();
@@ -127,6 +138,21 @@ impl<'a> Answerer<'a> {
         // Answers that were cut off are none.
         self.job.check_cancelled()?;
         answers.iter().map(|ids| self.speaker.text(ids).map_err(|error| self.job.renamed(error))).collect()
+    }
+
+    /// The ids of a group's prompt, all of which the model reads.
+    fn ids(&self, group: &Group<'a>) -> Result<Vec<i32>, StageError> {
+        let ids = self.speaker.ids(&group.prompt, group.shown != Shown::Nothing)?;
+        match self.speaker.positions(&ids) {
+            (positions, most) if positions > most => Err(StageError::failed(
+                format!(
+                    "the prompt of question {} takes {positions} positions, and the model reads {most}: its end would be cut off",
+                    group.id
+                ),
+                "shorten the question, or raise `tokenizer_model_max_length` in the model's config.json (`max_length` in training)",
+            )),
+            _ => Ok(ids),
+        }
     }
 
     /// The features of the batch's images, each once, and for each group the number of its image, if it has one.

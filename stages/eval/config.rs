@@ -91,7 +91,7 @@ keys! {
         /// Replaces each image by a blank one, to measure what the model guesses from the text alone.
         #[serde(default)]
         pub ablate_image: bool,
-        /// The conversation template (default: that of the model's family).
+        /// The conversation template (default: the one that the model was trained in, or else that of its family).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub template: Option<Template>,
         /// The longest answer in tokens (default: as in LLaVA's scripts).

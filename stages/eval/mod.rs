@@ -78,7 +78,7 @@ const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input::optional(MODEL, "an Imp model: merged, quantized, or directly from a training stage"),
@@ -189,6 +189,7 @@ impl Stage for Eval {
         let answers = if given.is_empty() {
             let part = config.shard_range(questions.len());
             question::check(&questions[part.clone()], job)?;
+            question::remark(&questions[part.clone()], job);
             let answers = ask::all(&questions[part.clone()], config, job)?;
             if config.shard.is_some() {
                 answers::write(&job.output().join("answers.jsonl"), &questions[part], &answers)?;

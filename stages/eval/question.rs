@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Job, StageError};
+use crate::{Job, StageError, text::tokenizer::IMAGE_TEXT};
 
 /// The id of a question, as in LLaVA's files.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -102,6 +102,19 @@ pub(super) fn check(questions: &[Question], job: &Job) -> Result<(), StageError>
     let message = format!("the image of question {id} is missing{others}");
     let help = "add the download with the images to `data`, or set `image_folder` to their folder in it";
     Err(StageError::input(job.named(first), message, help))
+}
+
+/// Warns of questions with the mark of an image, which is kept as text: the image itself comes first in any case.
+pub(super) fn remark(questions: &[Question], job: &Job) {
+    let marked: Vec<&Question> = questions.iter().filter(|question| question.prompt.contains(IMAGE_TEXT)).collect();
+    if let Some(first) = marked.first() {
+        job.caution(format!(
+            "{} question(s) contain `{IMAGE_TEXT}`, such as {}: it is asked as text, and the image comes before the question. \
+             Remove it if it stands for the image",
+            marked.len(),
+            first.id
+        ));
+    }
 }
 
 /// The first id that repeats an earlier one, and its index.

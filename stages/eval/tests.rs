@@ -340,3 +340,38 @@ fn a_model_or_answers_must_be_given() {
     assert_eq!(key(&shard, 0, 2).as_deref(), Some("shard"));
     assert_eq!([key(&plain, 1, 0), key(&plain, 0, 2), key(&shard, 1, 0)], [None, None, None]);
 }
+
+#[test]
+fn a_model_is_asked_in_the_template_that_it_was_trained_in() {
+    let root = workshop();
+    let path = root.path().join("model/config.json");
+    let name = |template: &str| {
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["conversation_template"] = json!(template);
+        fs::write(&path, config.to_string()).unwrap();
+    };
+    // This tokenizer can't write it, which shows that it was chosen.
+    name("qwen2");
+    let pope = json!({"benchmark": "pope", "limit": 1});
+    let error = trial(root.path(), "trained").run::<Eval>(&pope).error().to_string();
+    assert!(error.contains("which the template `qwen2` needs"), "{error}");
+    let outcome =
+        trial(root.path(), "named").run::<Eval>(&json!({"benchmark": "pope", "limit": 1, "template": "phi2"}));
+    let words = "the model was trained in the template `qwen2` and is asked in `phi2`";
+    assert!(outcome.cautions()[0].starts_with(words), "{:?}", outcome.cautions());
+    outcome.done();
+    name("chatter");
+    let error = trial(root.path(), "unknown").run::<Eval>(&pope).error().to_string();
+    assert!(error.contains("`conversation_template` is `chatter`"), "{error}");
+}
+
+#[test]
+fn prompts_are_never_cut() {
+    let root = workshop();
+    let path = root.path().join("model/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["tokenizer_model_max_length"] = json!(20);
+    fs::write(&path, config.to_string()).unwrap();
+    let error = trial(root.path(), "cut").run::<Eval>(&json!({"benchmark": "pope", "limit": 1})).error().to_string();
+    assert!(error.contains("positions, and the model reads 20: its end would be cut off"), "{error}");
+}

@@ -52,6 +52,20 @@ pub enum ModelError {
         /// The tensor's name.
         tensor: String,
     },
+    /// A value of a tensor is too large for the type that it is to be written in.
+    #[error("{}: the tensor `{tensor}` has the value {value:e}, which {kind} can't hold (its largest is {largest:e})", file.display())]
+    Overflow {
+        /// The file that was to be written.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The value of the largest magnitude, or one that is not a number.
+        value: f32,
+        /// The type, as in `f16`.
+        kind: &'static str,
+        /// The largest value of that type.
+        largest: f32,
+    },
     /// A tensor contains a NaN or an infinity.
     #[error("{}: the tensor `{tensor}` contains non-finite values", file.display())]
     NotFinite {
@@ -81,6 +95,7 @@ impl ModelError {
             | Self::Missing { file, .. }
             | Self::Shape { file, .. }
             | Self::Extra { file, .. }
+            | Self::Overflow { file, .. }
             | Self::NotFinite { file, .. } => file,
         }
     }

@@ -89,6 +89,9 @@ fn read_settings(path: &Path) -> Result<LoraSettings> {
             return Err(wrong(format!("`{key}` is not supported")));
         }
     }
+    if let Some(message) = unsupported(&config) {
+        return Err(wrong(message));
+    }
     let rank = config.get("r").and_then(Value::as_u64).filter(|rank| (1..=LARGEST_RANK).contains(rank));
     let number = |key: &str| config.get(key).and_then(Value::as_f64);
     Ok(LoraSettings {
@@ -96,4 +99,41 @@ fn read_settings(path: &Path) -> Result<LoraSettings> {
         alpha: number("lora_alpha").ok_or_else(|| wrong("`lora_alpha` must be a number".into()))?,
         dropout: number("lora_dropout").unwrap_or(0.0),
     })
+}
+
+/// Names what of an adapter's settings would be ignored, although it changes what the adapter does.
+fn unsupported(config: &Value) -> Option<String> {
+    let given = |key: &str| config.get(key).filter(|value| !value.is_null());
+    let is_empty = |value: &Value| match value {
+        Value::Array(list) => list.is_empty(),
+        Value::Object(keys) => keys.is_empty(),
+        Value::Bool(flag) => !flag,
+        _ => false,
+    };
+    let not_empty = [
+        "rank_pattern",
+        "alpha_pattern",
+        "modules_to_save",
+        "layer_replication",
+        "trainable_token_indices",
+        "megatron_config",
+        "lora_bias",
+        "use_qalora",
+        "arrow_config",
+        "corda_config",
+        "target_parameters",
+    ];
+    if let Some(key) = not_empty.into_iter().find(|key| given(key).is_some_and(|value| !is_empty(value))) {
+        return Some(format!("`{key}` is not supported"));
+    }
+    if let Some(kind) = given("peft_type").filter(|kind| **kind != "LORA") {
+        return Some(format!("`peft_type` {kind} is not supported (supported: LORA)"));
+    }
+    if let Some(bias) = given("bias").filter(|bias| **bias != "none") {
+        return Some(format!("`bias` = {bias} is not supported: trained biases would be left out"));
+    }
+    // The other ways of initializing change the base model, too, which such an adapter then needs.
+    let initial = given("init_lora_weights").and_then(Value::as_str);
+    let initial = initial.filter(|initial| !["true", "false", "gaussian", "eva", "orthogonal"].contains(initial));
+    initial.map(|initial| format!("`init_lora_weights` = `{initial}` is not supported: it changes the base model, too"))
 }

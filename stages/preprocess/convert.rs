@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::{
     annotations::{Annotation, Cursor, ParseError, RawRecord, Records},
     config::{IMAGES, PreprocessConfig},
+    lost::{Lost, Reason},
     rejected::{Rejected, Rejects},
 };
 use crate::{
@@ -27,7 +28,12 @@ use crate::{
         writer::{NewRecord, RecordWriter},
     },
     image::pixels,
-    text::{template::Encoded, tokenizer::TextTokenizer},
+    model_folder::embedding_rows,
+    text::{
+        identity::identity,
+        template::{Encoded, Template},
+        tokenizer::{IMAGE_TEXT, TextTokenizer},
+    },
 };
 
 /// Records in memory at a time, with their images.
@@ -54,6 +60,10 @@ struct Converted {
     /// Path, and the file's content unless it is in the set already.
     images: Vec<(PathBuf, Option<Vec<u8>>)>,
     words: usize,
+    /// Why it has no label, if it has none.
+    masked: Option<Reason>,
+    /// Whether the text mentions an image although the record has none.
+    mentions_image: bool,
 }
 
 /// Why a record is unusable, as in [`ParseError`].
@@ -74,6 +84,8 @@ struct Converter<'a> {
     tokenizer: TextTokenizer,
     /// Folders that are searched for images, in this order.
     image_folders: Vec<PathBuf>,
+    /// Rows of the language model's embedding, if its configuration is beside the tokenizer.
+    rows: Option<usize>,
 }
 
 /// Converts the annotation file to records in the output folder.
@@ -86,8 +98,11 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     let mut tokenizer = TextTokenizer::open(folder, &job.named(folder))?;
     config.template.prepare(&mut tokenizer)?;
     let image_folders = job.inputs(IMAGES).map(Path::to_path_buf).chain([data.join(&config.image_folder)]).collect();
-    let converter = Converter { config, tokenizer, image_folders };
+    let rows = embedding_rows(folder);
+    check_rows(config.template, &tokenizer, rows, &job.named(folder))?;
     let mut sink = RecordSink::create(config, &job.output())?;
+    sink.meta.tokenizer_blake3 = Some(identity(&tokenizer, config.template));
+    let converter = Converter { config, tokenizer, image_folders, rows };
     loop {
         job.check_cancelled()?;
         // A new mapping for each chunk, so that the memory in use does not grow with what has been read.
@@ -119,6 +134,26 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
         job.progress(figures.with("records", sink.meta.records as f64));
     }
     sink.finish(job, &named)
+}
+
+/// Checks that the model has an embedding for each of the template's tokens, so that this is not found out in training.
+fn check_rows(
+    template: Template,
+    tokenizer: &TextTokenizer,
+    rows: Option<usize>,
+    folder: &Path,
+) -> Result<(), StageError> {
+    let Some(rows) = rows else { return Ok(()) };
+    let beyond = template.tokens().iter().filter_map(|token| Some((token, tokenizer.id(token)?)));
+    let Some((token, id)) = beyond.into_iter().find(|(_, id)| *id as usize >= rows) else { return Ok(()) };
+    let message = format!(
+        "the template `{}` needs `{token}`, which is token {id}, but the model has {rows} embeddings (0 to {})",
+        template.name(),
+        rows.saturating_sub(1)
+    );
+    let help = "choose the template of the model's own family, or a model with a larger `vocab_size`: Phi-2's file has \
+                51200 embeddings for 50295 tokens";
+    Err(StageError::input(folder.join("config.json"), message, help))
 }
 
 fn unreadable(data: &Path, path: &Path, named: &Path, error: std::io::Error) -> StageError {
@@ -163,11 +198,31 @@ impl Converter<'_> {
         if tokens != images.len() && !(tokens == 0 && images.len() == 1) {
             return Err(format!("the text has {tokens} `<image>` for {} image(s)", images.len()).into());
         }
-        encoded.input_ids.truncate(self.config.max_length);
-        encoded.labels.truncate(self.config.max_length);
+        if let Some((id, rows)) = self.beyond(&encoded.input_ids) {
+            return Err(format!(
+                "it has token {id}, but the model has {rows} embeddings: the tokenizer is another model's"
+            )
+            .into());
+        }
+        // As in the reference, where the splice drops the label of an image, also of one in an answer.
+        let images_in_answers = encoded.labels.iter_mut().filter(|label| **label == IMAGE_TOKEN);
+        images_in_answers.for_each(|label| *label = IGNORE);
+        let mentions_image = images.is_empty() && turns.iter().any(|turn| turn.value.contains(IMAGE_TEXT));
+        let max_length = self.config.max_length;
+        encoded.input_ids.truncate(max_length);
+        encoded.labels.truncate(max_length);
+        // The first token has nothing before it that could predict it.
+        let learned = encoded.labels.iter().skip(1).any(|label| *label != IGNORE);
+        let masked = (!learned).then(|| Reason::of(&turns, encoded.mismatched, encoded.whole, max_length));
         let images = images.iter().map(|image| self.image(image, known)).collect::<Result<_, _>>()?;
         let words = turns.iter().map(|turn| turn.value.split_whitespace().count()).sum();
-        Ok(Converted { id, encoded, images, words })
+        Ok(Converted { id, encoded, images, words, masked, mentions_image })
+    }
+
+    /// The first id without an embedding, and the number of embeddings.
+    fn beyond(&self, ids: &[i32]) -> Option<(i32, usize)> {
+        let rows = self.rows?;
+        ids.iter().find(|id| usize::try_from(**id).is_ok_and(|id| id >= rows)).map(|id| (*id, rows))
     }
 
     /// Reads the file from the first folder that has it.
@@ -216,7 +271,7 @@ struct RecordSink {
     writer: RecordWriter,
     image_numbers: Known,
     rejects: Rejects,
-    mismatched: Vec<String>,
+    lost: Lost,
     meta: Meta,
 }
 
@@ -233,6 +288,10 @@ impl RecordSink {
             labelled_tokens: 0,
             mismatched: 0,
             rejected: 0,
+            cut: None,
+            masked: None,
+            without_image_token: None,
+            tokenizer_blake3: None,
             features: None,
         };
         Ok(Self {
@@ -241,7 +300,7 @@ impl RecordSink {
             writer: RecordWriter::create(folder)?,
             image_numbers: Known::new(),
             rejects: Rejects::default(),
-            mismatched: Vec::new(),
+            lost: Lost::default(),
             meta,
         })
     }
@@ -260,21 +319,25 @@ impl RecordSink {
             };
             images.push(number);
         }
-        let Encoded { input_ids, labels, mismatched } = &record.encoded;
+        let Encoded { input_ids, labels, mismatched, whole } = &record.encoded;
+        let number = self.meta.records + self.rejects.len() + 1;
         self.meta.records += 1;
+        self.meta.mismatched += usize::from(*mismatched);
+        if let Some(reason) = record.masked {
+            self.lost.add_masked(reason, number, &record.id);
+        }
+        if *whole > input_ids.len() {
+            self.lost.add_cut(*whole, number, &record.id);
+        }
+        if !images.is_empty() && !input_ids.contains(&IMAGE_TOKEN) {
+            self.lost.add_without_token(number, &record.id);
+        }
+        if record.mentions_image {
+            self.lost.add_without_image(number, &record.id);
+        }
         self.meta.tokens += input_ids.len() as u64;
         self.meta.labelled_tokens += labels.iter().filter(|label| **label != IGNORE).count() as u64;
-        self.writer.add_record(&NewRecord {
-            id: &record.id,
-            input_ids,
-            labels,
-            images: &images,
-            words: record.words,
-        })?;
-        if *mismatched {
-            self.mismatched.push(record.id);
-        }
-        Ok(())
+        self.writer.add_record(&NewRecord { id: &record.id, input_ids, labels, images: &images, words: record.words })
     }
 
     fn finish(mut self, job: &Job, annotations: &Path) -> Result<(), StageError> {
@@ -285,10 +348,17 @@ impl RecordSink {
             let help = "give a file with at least one conversation";
             return Err(StageError::input(annotations, "no records to train on", help));
         }
-        self.warn(job, annotations);
+        let (lost, records, max_length) = (&self.lost, self.meta.records, self.meta.max_length);
+        if lost.masked() == records {
+            return Err(lost.nothing_left(annotations, records, max_length));
+        }
+        self.warn_of_rejects(job, annotations);
+        lost.warn(job, annotations, records, max_length);
         self.meta.images = self.image_numbers.len();
-        self.meta.mismatched = self.mismatched.len();
         self.meta.rejected = self.rejects.len();
+        self.meta.cut = Some(lost.cut());
+        self.meta.masked = Some(lost.masked());
+        self.meta.without_image_token = Some(lost.without_token());
         self.rejects.write(&self.folder)?;
         for (name, value) in [
             ("records", self.meta.records as f64),
@@ -296,6 +366,9 @@ impl RecordSink {
             ("tokens", self.meta.tokens as f64),
             ("labelled_tokens", self.meta.labelled_tokens as f64),
             ("mismatched", self.meta.mismatched as f64),
+            ("cut", lost.cut() as f64),
+            ("masked", lost.masked() as f64),
+            ("without_image_token", lost.without_token() as f64),
             ("rejected", self.meta.rejected as f64),
         ] {
             job.result(name, value);
@@ -303,24 +376,11 @@ impl RecordSink {
         self.writer.finish(&self.meta)
     }
 
-    fn warn(&self, job: &Job, annotations: &Path) {
-        let file = annotations.display();
+    fn warn_of_rejects(&self, job: &Job, annotations: &Path) {
         if self.rejects.len() > 0 {
-            job.warn(format!(
-                "{file}: {} record(s) left out, listed in rejected.jsonl\n{}",
-                self.rejects.len(),
-                self.rejects.summary()
-            ));
-        }
-        if !self.mismatched.is_empty() {
-            let named: Vec<&str> = self.mismatched.iter().take(5).map(String::as_str).collect();
-            let more = if self.mismatched.len() > 5 { ", ..." } else { "" };
-            job.warn(format!(
-                "{file}: {} record(s) have no labels, because their token count differs from what the template expects \
-                 (the reference masks them, too): id {}{more}",
-                self.mismatched.len(),
-                named.join(", "),
-            ));
+            let (file, count) = (annotations.display(), self.rejects.len());
+            let summary = self.rejects.summary();
+            job.caution(format!("{file}: {count} record(s) left out, listed in rejected.jsonl\n{summary}"));
         }
     }
 }

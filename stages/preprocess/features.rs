@@ -19,7 +19,7 @@ use crate::{
         writer,
     },
     image::size::resize,
-    model_folder::model_error,
+    model_folder::{model_error, remark},
     place::place,
 };
 
@@ -33,6 +33,7 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     let select_layer = config.mm_vision_select_layer.unwrap_or(SELECT_LAYER);
     let joined = ImpConfig { mm_vision_select_layer: select_layer, ..ImpConfig::default() };
     let place = place(job, config.precision)?;
+    remark(job, encoder);
     let mut vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
     resize(&mut vision, config.image_size)?;
     vision.move_to(&place);

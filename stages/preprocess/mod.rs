@@ -5,6 +5,7 @@ mod annotations;
 mod config;
 mod convert;
 mod features;
+mod lost;
 mod rejected;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ pub struct Preprocess;
 
 impl Stage for Preprocess {
     const KIND: &'static str = "preprocess";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
     const INPUTS: &'static [Input] = &[
         Input::required("data", "a folder with an annotation file and images"),
@@ -45,6 +46,9 @@ impl Stage for Preprocess {
         Figure::count("tokens", "tokens"),
         Figure::count("labelled_tokens", "tokens"),
         Figure::detail("mismatched", Better::Lower, "records"),
+        Figure::detail("cut", Better::Lower, "records"),
+        Figure::detail("masked", Better::Lower, "records"),
+        Figure::detail("without_image_token", Better::Lower, "records"),
         Figure::detail("rejected", Better::Lower, "records"),
     ];
     type Config = PreprocessConfig;

@@ -12,6 +12,7 @@ use crate::{
     download::Download,
     preprocess::Preprocess,
     testing::{Outcome, Trial, tree},
+    text::tokenizer::TextTokenizer,
 };
 
 /// A folder with a tokenizer in `phi`, and with `records` and two images in `data`.
@@ -137,8 +138,87 @@ fn the_same_data_gives_the_same_bytes() {
 #[test]
 fn long_records_are_cut() {
     let root = workshop(&good());
-    let set = RecordSet::open(&preprocess(root.path(), "work", &json!({"max_length": 30})).done()).unwrap();
-    assert!(set.lengths().all(|length| length == 30));
+    let set = RecordSet::open(&preprocess(root.path(), "work", &json!({"max_length": 46})).done()).unwrap();
+    assert!(set.lengths().all(|length| length <= 46) && set.lengths().any(|length| length == 46));
+    assert!(set.meta().cut > Some(0) && set.meta().masked < Some(4), "{:?}", set.meta());
+}
+
+#[test]
+fn lost_labels_are_counted_and_told_with_the_result() {
+    let root = workshop(&json!([
+        record("fine", Some("sub/a.png"), "<image>\nWhat is it?", "A dot."),
+        record("cut", None, &"word ".repeat(500), "Lost."),
+        record("empty", None, "What?", ""),
+        record("blind", Some("sub/a.png"), "What colour is it?", "Red."),
+        record("bare", None, "<image>\nWhat?", "A dot."),
+        json!({"id": "asks", "conversations": [{"from": "human", "value": "What?"}]}),
+    ]));
+    let outcome = preprocess(root.path(), "work", &json!({"max_length": 200}));
+    let figures = ["cut", "masked", "without_image_token"].map(|name| outcome.figure(name) as usize);
+    assert_eq!(figures, [1, 3, 1], "{}", outcome.warnings());
+    let said: Vec<&str> = outcome.cautions();
+    for words in [
+        "3 of 6 record(s) have no labels",
+        "1: the answer begins after `max_length` = 200: record 2 (id cut)",
+        "1: the conversation ends with a question: record 6 (id asks)",
+        "1: an answer is empty: record 3 (id empty)",
+        "1 of 6 record(s) have an image but no `<image>`",
+        "1 of 6 record(s) say `<image>` but name no image",
+    ] {
+        assert!(said.iter().any(|said| said.contains(words)), "{words}: {said:#?}");
+    }
+    let set = RecordSet::open(&outcome.done()).unwrap();
+    assert_eq!((set.meta().cut, set.meta().masked, set.meta().without_image_token), (Some(1), Some(3), Some(1)));
+}
+
+#[test]
+fn a_file_without_any_label_is_refused_with_the_reasons() {
+    let long = "Describe in detail what you can see in this picture, please.";
+    let root = workshop(&json!([record("a", None, long, "Red."), record("b", None, &long.repeat(2), "Red.")]));
+    let error = preprocess(root.path(), "cut", &json!({"max_length": 45})).error();
+    assert!(error.to_string().contains("none of the 2 record(s) has a label to learn"), "{error}");
+    assert!(error.to_string().contains("2: the answer begins after `max_length` = 45"), "{error}");
+    let tokens = error.help().unwrap().split("has ").nth(1).unwrap().split(' ').next().unwrap().to_string();
+    let enough = json!({"max_length": tokens.parse::<usize>().unwrap()});
+    preprocess(root.path(), "fits", &enough).done();
+    let root = workshop(&json!([record("a", None, "What?", "")]));
+    let error = preprocess(root.path(), "empty", &json!({})).error();
+    assert!(error.to_string().contains("1: an answer is empty: record 1 (id a)"), "{error}");
+    assert!(error.help().unwrap().contains("answer from `gpt`"), "{error:?}");
+}
+
+#[test]
+fn an_image_in_an_answer_is_no_label() {
+    let root = workshop(&json!([record("draws", Some("sub/a.png"), "Draw a square", "<image>\nHere.")]));
+    let set = RecordSet::open(&preprocess(root.path(), "work", &json!({})).done()).unwrap();
+    let record = set.record(0).unwrap();
+    assert_eq!(record.input_ids.iter().filter(|id| **id == -200).count(), 1);
+    assert!(record.labels.iter().all(|label| *label == -100 || *label >= 0), "{:?}", record.labels);
+    assert!(record.learned() > 2);
+}
+
+#[test]
+fn tokens_without_an_embedding_are_known_before_training() {
+    let root = workshop(&good());
+    let path = root.path().join("phi/out/config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let tokenizer = TextTokenizer::open(path.parent().unwrap(), Path::new("")).unwrap();
+    let end = tokenizer.id("</s>").unwrap();
+    config["vocab_size"] = json!(end);
+    fs::write(&path, config.to_string()).unwrap();
+    let error = preprocess(root.path(), "work", &json!({})).error();
+    let words = format!("needs `</s>`, which is token {end}, but the model has {end} embeddings");
+    assert!(error.to_string().contains(&words), "{error}");
+    config["vocab_size"] = json!(20);
+    fs::write(&path, config.to_string()).unwrap();
+    fs::write(
+        root.path().join("data/caption.json"),
+        json!([record("c", Some("sub/a.png"), "<image>", "zz.")]).to_string(),
+    )
+    .unwrap();
+    let error =
+        preprocess(root.path(), "caption", &json!({"template": "plain", "annotations": "caption.json"})).error();
+    assert!(error.to_string().contains("the model has 20 embeddings: the tokenizer is another model's"), "{error}");
 }
 
 #[test]
@@ -209,7 +289,7 @@ fn records_without_labels_are_counted_and_named() {
     ]));
     let outcome = preprocess(root.path(), "work", &json!({}));
     assert_eq!(outcome.figure("mismatched") as usize, 1);
-    assert!(outcome.warnings().contains("1 record(s) have no labels") && outcome.warnings().contains("id roles"));
+    assert!(outcome.warnings().contains("1 of 2 record(s) have no labels") && outcome.warnings().contains("id roles"));
 }
 
 #[test]

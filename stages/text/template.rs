@@ -57,6 +57,8 @@ pub struct Encoded {
     pub labels: Vec<i32>,
     /// The rounds did not add up to the whole, so every label is -100, as in the reference.
     pub mismatched: bool,
+    /// Tokens of the whole conversation, of which `input_ids` may be the beginning only.
+    pub whole: usize,
 }
 
 impl Template {
@@ -69,6 +71,12 @@ impl Template {
             Self::Phi3 => "phi3",
             Self::VicunaV1 => "vicuna_v1",
         }
+    }
+
+    /// The template with this name.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        let all = [Self::Plain, Self::Phi2, Self::Qwen2, Self::Phi3, Self::VicunaV1];
+        all.into_iter().find(|template| template.name() == name)
     }
 
     /// The special tokens of its texts.
@@ -194,7 +202,8 @@ fn encode_plain(tokenizer: &TextTokenizer, turns: &[Turn]) -> Result<Encoded, St
     let image_tokens = tokenizer.encode_with_images(IMAGE_TEXT)?.len();
     labels[..image_tokens].fill(IGNORE);
     // A caption that says `<image>`, too, keeps the label -200 there, as in the reference: the splice drops it.
-    Ok(Encoded { input_ids, labels, mismatched: false })
+    let whole = input_ids.len();
+    Ok(Encoded { input_ids, labels, mismatched: false, whole })
 }
 
 /// How the text of a conversation becomes tokens.
@@ -217,10 +226,11 @@ impl Text<'_> {
     /// A whole conversation, in which everything is learned so far except what begins every text.
     fn conversation(&self, text: &str) -> Result<Masking, String> {
         let mut input_ids = self.encode(text)?;
+        let whole = input_ids.len();
         if !self.has_image {
             input_ids.truncate(self.max_length);
         }
-        let mut masking = Masking { labels: input_ids.clone(), input_ids, done: 0 };
+        let mut masking = Masking { labels: input_ids.clone(), input_ids, done: 0, whole };
         masking.skip(self.tokenizer.leading());
         Ok(masking)
     }
@@ -232,6 +242,8 @@ struct Masking {
     labels: Vec<i32>,
     /// Tokens that are settled.
     done: usize,
+    /// Tokens of the whole conversation.
+    whole: usize,
 }
 
 impl Masking {
@@ -256,7 +268,7 @@ impl Masking {
         if mismatched {
             self.labels.fill(IGNORE);
         }
-        Encoded { input_ids: self.input_ids, labels: self.labels, mismatched }
+        Encoded { input_ids: self.input_ids, labels: self.labels, mismatched, whole: self.whole }
     }
 }
 

@@ -65,6 +65,14 @@ impl TextTokenizer {
         usize::from(self.bos.is_some())
     }
 
+    /// All tokens of the model, without added ones, in the order of their ids.
+    pub(crate) fn vocabulary(&self) -> Vec<(u32, String)> {
+        let mut tokens: Vec<(u32, String)> =
+            self.inner.get_vocab(false).into_iter().map(|(token, id)| (id, token)).collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
     /// The id of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
@@ -93,6 +101,18 @@ impl TextTokenizer {
             let part = self.encode(part)?;
             ids.extend(part.iter().skip(if number > 0 { self.leading() } else { 0 }));
         }
+        Ok(ids)
+    }
+
+    /// The ids of a prompt in which only the first `<image>` stands for an image: any other was written by who asks, and is text.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<i32>, String> {
+        let Some((before, after)) = text.split_once(IMAGE_TEXT) else { return self.encode(text) };
+        let mut ids = self.encode(before)?;
+        ids.push(IMAGE_TOKEN);
+        ids.extend(self.encode(after)?.iter().skip(self.leading()));
         Ok(ids)
     }
 

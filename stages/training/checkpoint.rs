@@ -32,10 +32,10 @@ pub(super) struct Position {
 }
 
 impl Position {
-    /// Counts a step with this loss.
-    pub(super) fn add(&mut self, loss: f32) {
+    /// Counts a step with this loss, if it had one.
+    pub(super) fn add(&mut self, loss: Option<f32>) {
         self.step += 1;
-        self.losses.push(loss);
+        self.losses.extend(loss);
         let surplus = self.losses.len().saturating_sub(LAST);
         self.losses.drain(..surplus);
     }

@@ -5,6 +5,19 @@ use crate::StageError;
 /// The final loss is the mean over this many last steps.
 pub(super) const LAST: usize = 20;
 
+/// A loss this many times the best of the last steps is told.
+pub(super) const JUMP: f32 = 10.0;
+/// Smaller differences are the noise of losses near zero.
+const LEAST_JUMP: f32 = 0.5;
+/// Jumps that are told one by one.
+pub(super) const MOST_WARNINGS: usize = 3;
+
+/// The best of the last losses, if `loss` is far above it.
+pub(super) fn jump(loss: f32, losses: &[f32]) -> Option<f32> {
+    let best = losses.iter().copied().reduce(f32::min)?;
+    (loss >= JUMP * best && loss - best >= LEAST_JUMP).then_some(best)
+}
+
 /// Checks that a step gave finite numbers. The error describes them.
 pub(super) fn check_step(loss: f32, norm: f32) -> Result<(), String> {
     if loss.is_finite() && norm.is_finite() {

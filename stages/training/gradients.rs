@@ -25,6 +25,8 @@ pub(super) struct Batch {
     pub(super) gradients: Vec<Mat>,
     /// Positions of the language model.
     pub(super) tokens: usize,
+    /// Labelled tokens, over which the loss is the mean.
+    pub(super) labels: usize,
 }
 
 /// The loss and the gradients of `records`. Each labelled token counts the same; the reference averages the means of parts
@@ -52,7 +54,7 @@ pub(super) fn of_batch(
     let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
     let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>()
         + images * (model.vision.config.patches() - 1);
-    Ok(Batch { loss, gradients, tokens })
+    Ok(Batch { loss, gradients, tokens, labels: labelled })
 }
 
 /// The number of labelled tokens in `records`, all of which the model can train on.

@@ -1,22 +1,113 @@
-//! The records that a training stage is given. Independent of how they are used.
+//! The records that a training stage is given, and whether they are made for its model. Independent of how they are used.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use imp_model::config::ImpConfig;
 
 use crate::{
     Job, StageError,
     data::{mixture::Mixture, records::RecordSet},
+    text::{
+        identity::{check_tokenizer, identity},
+        template::Template,
+        tokenizer::TextTokenizer,
+    },
 };
 
-/// Opens the records of the inputs `data`.
-pub(crate) fn open_records(job: &Job, weights: &[f64]) -> Result<Mixture, StageError> {
-    Mixture::new(job.inputs("data").map(|folder| open(job, folder)).collect::<Result<_, _>>()?, weights)
+/// The records of a training stage, and the tokenizer of its model.
+pub(crate) struct Inputs {
+    pub(crate) data: Mixture,
+    pub(crate) validation: Option<Mixture>,
+    tokenizer: Option<TextTokenizer>,
+    folder: PathBuf,
 }
 
-/// Opens the held-out records of the input `validation`, if the pipeline gives it.
-pub(crate) fn open_validation(job: &Job) -> Result<Option<Mixture>, StageError> {
-    job.optional_input("validation").map(|folder| Mixture::new(vec![open(job, folder)?], &[])).transpose()
+impl Inputs {
+    /// Opens the inputs `data` and `validation` for a model whose tokenizer is in `folder`.
+    ///
+    /// # Errors
+    /// If a set was made with another tokenizer, or in other ways does not fit the others.
+    pub(crate) fn open(job: &Job, weights: &[f64], folder: &Path) -> Result<Self, StageError> {
+        let named = job.named(folder);
+        let tokenizer = if folder.join("tokenizer.json").is_file() {
+            Some(TextTokenizer::open(folder, &named)?)
+        } else {
+            job.caution(format!(
+                "{}: there is no tokenizer.json, so it is not known whether the records are made for this model",
+                named.display()
+            ));
+            None
+        };
+        let open = |(name, folder): (String, &Path)| {
+            let set = RecordSet::open(folder).map_err(|error| job.renamed(error))?;
+            check(job, &name, &set, tokenizer.as_ref())?;
+            Ok(set)
+        };
+        let only = job.optional_input("data").is_some();
+        let name = |number: usize| if only { "data".into() } else { format!("data[{number}]") };
+        let data = job.inputs("data").enumerate().map(|(number, folder)| (name(number), folder));
+        let data = Mixture::new(data.map(open).collect::<Result<_, StageError>>()?, weights)?;
+        let validation = job
+            .optional_input("validation")
+            .map(|folder| Mixture::new(vec![open(("validation".into(), folder))?], &[]));
+        Ok(Self { data, validation: validation.transpose()?, tokenizer, folder: named })
+    }
+
+    /// Notes in `config` what later stages have to know of the training: the template of its conversations and its tokenizer.
+    /// Says so if the model was trained in another template before.
+    ///
+    /// # Errors
+    /// If the conversations are in several templates, or if the tokenizer is not that of the model's earlier training.
+    pub(crate) fn note(&self, config: &mut ImpConfig, job: &Job) -> Result<(), StageError> {
+        let before = config.conversation_template.as_deref().and_then(Template::by_name);
+        if let Some(tokenizer) = &self.tokenizer {
+            let template = before.unwrap_or(Template::Plain);
+            check_tokenizer(&prepared(tokenizer, template)?, template, config, &self.folder)?;
+        }
+        let now = self.data.conversation_template()?;
+        if let (Some(before), Some(now)) = (before, &now)
+            && before.name() != now
+        {
+            job.caution(format!(
+                "the model was trained in the template `{}` and now is in `{now}`: from here on it is asked in `{now}`",
+                before.name()
+            ));
+        }
+        if let Some(now) = now {
+            config.conversation_template = Some(now);
+        }
+        let template = config.conversation_template.as_deref().and_then(Template::by_name).unwrap_or(Template::Plain);
+        if let Some(tokenizer) = &self.tokenizer {
+            config.tokenizer_blake3 = Some(identity(&prepared(tokenizer, template)?, template));
+        }
+        Ok(())
+    }
 }
 
-fn open(job: &Job, folder: &Path) -> Result<RecordSet, StageError> {
-    RecordSet::open(folder).map_err(|error| job.renamed(error))
+fn prepared(tokenizer: &TextTokenizer, template: Template) -> Result<TextTokenizer, StageError> {
+    let mut tokenizer = tokenizer.clone();
+    template.prepare(&mut tokenizer)?;
+    Ok(tokenizer)
+}
+
+/// Checks that the ids of `set` mean to the model what they meant to the tokenizer that made them.
+fn check(job: &Job, name: &str, set: &RecordSet, tokenizer: Option<&TextTokenizer>) -> Result<(), StageError> {
+    let Some(tokenizer) = tokenizer else { return Ok(()) };
+    let (Some(theirs), Some(template)) = (&set.meta().tokenizer_blake3, Template::by_name(&set.meta().template)) else {
+        job.caution(format!(
+            "the records of `{name}` don't say which tokenizer made them (an older version of imp-flow did not note it), so it is \
+             not known whether they are made for this model: run their preprocess stage again"
+        ));
+        return Ok(());
+    };
+    let ours = prepared(tokenizer, template).map(|tokenizer| identity(&tokenizer, template));
+    if ours.is_ok_and(|ours| ours == *theirs) {
+        return Ok(());
+    }
+    Err(StageError::failed(
+        format!(
+            "the records of `{name}` were made with another tokenizer than this model's: their ids mean other words to it"
+        ),
+        "in the preprocess stage of these records, set `tokenizer` to the stage that gives this language model",
+    ))
 }

@@ -11,6 +11,7 @@ mod gradients;
 mod held_out;
 mod inputs;
 pub(crate) mod keys;
+mod labels;
 mod policy;
 mod recipe;
 mod run;
@@ -20,6 +21,6 @@ mod tests;
 
 pub(crate) use figures::FIGURES;
 pub(crate) use forecast::forecast;
-pub(crate) use inputs::{open_records, open_validation};
+pub(crate) use inputs::Inputs;
 pub(crate) use recipe::Recipe;
 pub(crate) use run::train;

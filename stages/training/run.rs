@@ -12,6 +12,7 @@ use super::{
     features::Features,
     gradients::{self, Batch, Parts},
     held_out::{self, Best, HeldOut},
+    labels,
     policy::{gradient_checkpointing, micro_batch_size},
     speed::{Speed, Work},
 };
@@ -36,6 +37,10 @@ pub(crate) fn train(
     if recipe.eval_steps == 0 && validation.is_some() {
         job.warn("`validation` is not used: set `eval_steps` to measure the loss on it");
     }
+    labels::check(model, data, "data", job)?;
+    if let Some(validation) = validation.filter(|_| recipe.eval_steps > 0) {
+        labels::check(model, validation, "validation", job)?;
+    }
     let total = batches.steps.len();
     if recipe.warmup(total) >= total {
         job.warn(format!(
@@ -55,7 +60,8 @@ pub(crate) fn train(
         let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);
         let began = Instant::now();
         let speed = Speed::new(began);
-        let mut run = Run { model, recipe, data, job, optimizer, position, features, held_out, saved: began, speed };
+        let mut run =
+            Run { model, recipe, data, job, optimizer, position, features, held_out, saved: began, speed, jumps: 0 };
         for records in &batches.steps[first..] {
             let asked = Instant::now();
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
@@ -76,6 +82,8 @@ struct Run<'a> {
     held_out: Option<HeldOut<'a>>,
     saved: Instant,
     speed: Speed,
+    /// Steps with a loss far above those before.
+    jumps: usize,
 }
 
 impl Run<'_> {
@@ -88,7 +96,12 @@ impl Run<'_> {
         let rates = self.recipe.rates(index, total);
         let norm = self.optimizer.update(self.model, &batch.gradients, |parameter| rates.of(parameter));
         divergence::check_step(batch.loss, norm).map_err(|what| self.diverged(records, &what))?;
-        self.position.add(batch.loss);
+        // A step without labels has no loss, and would count as a perfect one.
+        let learned = batch.labels > 0;
+        if learned {
+            self.note_jump(records, batch.loss);
+        }
+        self.position.add(Some(batch.loss).filter(|_| learned));
         let vocab_size = self.model.llm.config.vocab_size;
         divergence::check_mean(&self.position.losses, vocab_size).map_err(|what| self.diverged(records, &what))?;
         self.features.forget();
@@ -98,13 +111,34 @@ impl Run<'_> {
         self.speed.add(&work);
         let (step, loss) = (self.position.step, f64::from(batch.loss));
         if step.is_multiple_of(self.job.runtime().log_steps.max(1)) || step == total || validation_loss.is_some() {
-            let mut values = vec![("loss", loss), ("learning_rate", rates.language), ("grad_norm", f64::from(norm))];
+            let mut values = vec![("learning_rate", rates.language), ("grad_norm", f64::from(norm))];
+            values.extend(learned.then_some(("loss", loss)));
             values.extend(work.figures());
             values.extend(validation_loss.map(|loss| ("validation_loss", f64::from(loss))));
             self.job.metrics(step as u64, &values)?;
         }
-        self.job.progress(Progress::new(step, total, "steps").with("loss", loss));
+        let progress = Progress::new(step, total, "steps");
+        self.job.progress(if learned { progress.with("loss", loss) } else { progress });
         self.save_if_due()
+    }
+
+    /// Warns of a loss that is far above those of the last steps: training may have diverged without becoming infinite.
+    fn note_jump(&mut self, records: &[usize], loss: f32) {
+        let Some(best) = divergence::jump(loss, &self.position.losses) else { return };
+        self.jumps += 1;
+        if self.jumps > divergence::MOST_WARNINGS {
+            return;
+        }
+        let numbers = records.iter().take(8).filter_map(|number| self.data.record(*number).ok());
+        let ids: Vec<&str> = numbers.map(|record| record.id).collect();
+        self.job.caution(format!(
+            "the loss of step {} is {loss:.3}, over {} times the best of the last {}, {best:.3} (records {}, ...): a smaller \
+             learning_rate or max_grad_norm may be needed",
+            self.position.step + 1,
+            divergence::JUMP,
+            self.position.losses.len(),
+            ids.join(", ")
+        ));
     }
 
     /// The loss and the gradients of the batch of a step.
@@ -137,6 +171,9 @@ impl Run<'_> {
 
     /// Restores the best weights if they are the result, and reports the final figures.
     fn finish(self) -> Result<(), StageError> {
+        if self.jumps > divergence::MOST_WARNINGS {
+            self.job.caution(format!("{} steps had such a jump of the loss", self.jumps));
+        }
         if let Some(best) = self.position.best {
             self.job.result("validation_loss", f64::from(best.loss));
             self.job.result("best_step", best.step as f64);

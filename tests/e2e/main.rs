@@ -4,6 +4,7 @@
 mod bad_input;
 mod benchmarks;
 mod cache;
+mod cautions;
 mod device;
 mod faults;
 mod hub;

@@ -139,6 +139,7 @@ fn hit(key: Digest, output: Digest) -> Box<Hit> {
         results: BTreeMap::new(),
         peak_memory: None,
         seconds: 0.0,
+        cautions: Vec::new(),
     })
 }
 

@@ -163,7 +163,7 @@ fn put(job: &Job, part: &Path, name: &str, model: Option<&str>, config: &Downloa
     let folder = config.into.as_deref().map_or_else(|| job.output(), |into| job.output().join(into));
     if model == Some(name) {
         fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
-        return convert(part, Path::new(name), &folder);
+        return convert(job, part, Path::new(name), &folder);
     }
     let target = folder.join(name);
     let parent = target.parent().unwrap_or(&folder);

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::keys::Keys;
 use crate::error::Result;
@@ -19,6 +19,12 @@ pub struct ImpConfig {
     pub image_aspect_ratio: ImageAspect,
     /// Context length in positions; longer sequences are truncated after the splice.
     pub tokenizer_model_max_length: usize,
+    /// The template of the conversations that it was trained on, by its name in pipelines, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conversation_template: Option<String>,
+    /// What the tokenizer of its training data does, as a digest, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer_blake3: Option<String>,
 }
 
 impl Default for ImpConfig {
@@ -28,6 +34,8 @@ impl Default for ImpConfig {
             mm_vision_select_layer: -2,
             image_aspect_ratio: AspectRatio::Square.into(),
             tokenizer_model_max_length: 3072,
+            conversation_template: None,
+            tokenizer_blake3: None,
         }
     }
 }
@@ -35,6 +43,13 @@ impl Default for ImpConfig {
 impl ImpConfig {
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let default = Self::default();
+        // Each of these adds tokens, or reads features in another way.
+        keys.only(&[
+            ("mm_use_im_start_end", &[json!(false)]),
+            ("mm_patch_merge_type", &[json!("flat")]),
+            ("mm_resampler_type", &[]),
+            ("s2", &[json!(false)]),
+        ])?;
         let text = |name: &str| keys.get(name).and_then(Value::as_str);
         let projector = text("mm_projector_type").map(str::parse).transpose();
         Ok(Self {
@@ -45,6 +60,8 @@ impl ImpConfig {
             image_aspect_ratio: text("image_aspect_ratio").map_or(default.image_aspect_ratio, ImageAspect::by_name),
             tokenizer_model_max_length: keys
                 .number("tokenizer_model_max_length", Some(default.tokenizer_model_max_length))?,
+            conversation_template: text("conversation_template").map(Into::into),
+            tokenizer_blake3: text("tokenizer_blake3").map(Into::into),
         })
     }
 }

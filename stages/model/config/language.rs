@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::keys::Keys;
 use crate::{
+    encoding::q4f16,
     error::Result,
     family::{Family, Layer, Widths, Window},
     tensor::Activation,
@@ -151,6 +152,34 @@ impl LanguageConfig {
         if (self.hidden_act == Activation::Silu) != self.family.is_gated() {
             return Err(keys.wrong("`hidden_act` must be `silu` for a gated MLP, and a GELU for Phi"));
         }
+        self.check_windows(keys)?;
+        let method = keys.get("quantization_config").map(|value| &value["quant_method"]);
+        if let Some(method) = method.filter(|method| method.as_str() != Some(q4f16::NAME)) {
+            return Err(keys.wrong(format!(
+                "`quantization_config` of the method {method} is not supported: give the model that was not quantized"
+            )));
+        }
+        // Each of these changes the network in code for which it is meant.
+        keys.only(&[
+            ("num_experts", &[json!(0), json!(1)]),
+            ("num_local_experts", &[json!(0), json!(1)]),
+            ("attn_logit_softcapping", &[]),
+            ("final_logit_softcapping", &[]),
+            ("logit_scale", &[json!(1), json!(1.0)]),
+            ("embedding_multiplier", &[json!(1), json!(1.0)]),
+            ("residual_multiplier", &[json!(1), json!(1.0)]),
+            ("logits_scaling", &[json!(1), json!(1.0)]),
+            ("attention_multiplier", &[]),
+            ("use_qk_norm", &[json!(false)]),
+            ("alibi", &[json!(false)]),
+            ("no_bias", &[json!(false)]),
+            ("scale_attn_weights", &[json!(true)]),
+            ("scale_attn_by_inverse_layer_idx", &[json!(false)]),
+            ("parallel_attn", &[json!(self.family == Family::Phi)]),
+            ("is_causal", &[json!(true)]),
+            ("rope_interleaved", &[json!(false)]),
+            ("use_mrope", &[json!(false)]),
+        ])?;
         for unsupported in ["qk_layernorm", "mlp_bias"] {
             if keys.flag(unsupported, false)? {
                 return Err(keys.wrong(format!("`{unsupported}` is not supported")));
@@ -158,6 +187,24 @@ impl LanguageConfig {
         }
         if !self.family.description().attention_bias && keys.flag("attention_bias", false)? {
             return Err(keys.wrong("`attention_bias` is not supported"));
+        }
+        Ok(())
+    }
+
+    /// Newer files also say of each layer whether it has a sliding window.
+    fn check_windows(&self, keys: &Keys<'_>) -> Result<()> {
+        let Some(types) = keys.get("layer_types").and_then(Value::as_array) else { return Ok(()) };
+        for (layer, kind) in types.iter().take(self.num_hidden_layers).enumerate() {
+            let slides = match kind.as_str() {
+                Some("full_attention") => false,
+                Some("sliding_attention") => true,
+                _ => return Err(keys.wrong(format!("`layer_types` with {kind} is not supported"))),
+            };
+            if slides != self.window_of(layer).is_some() {
+                return Err(keys.wrong(format!(
+                    "`layer_types` says {kind} of layer {layer}, and the other keys of the sliding window say otherwise"
+                )));
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 mod imp;
 mod keys;
+mod known;
 mod language;
 mod siglip;
 
@@ -128,6 +129,26 @@ impl ConfigFile {
         ImpConfig::read(&self.reader(&self.keys))
     }
 
+    /// The keys that are neither read nor known to be harmless, with the path to each. They may change the network.
+    pub fn unknown_keys(&self) -> Vec<String> {
+        let whole = self.reader(&self.keys);
+        let nested = |name: &str| {
+            let keys = self.keys.get(name).and_then(Value::as_object)?;
+            let unknown = Keys { keys, path: &self.path }.unknown(&[known::SIGLIP, known::HARMLESS]);
+            Some(unknown.into_iter().map(|key| format!("{name}.{key}")).collect::<Vec<_>>())
+        };
+        let mut unknown = match self.kind() {
+            ModelKind::Siglip => whole.unknown(&[known::SIGLIP, known::HARMLESS]),
+            ModelKind::Imp => whole.unknown(&[known::LANGUAGE, known::NEUTRAL, known::IMP, known::HARMLESS]),
+            ModelKind::SplitImp => whole.unknown(&[known::IMP, known::HARMLESS]),
+            ModelKind::Unnamed | ModelKind::Other => {
+                whole.unknown(&[known::LANGUAGE, known::NEUTRAL, known::SIGLIP, known::HARMLESS])
+            }
+        };
+        unknown.extend(["vision_tower_config", "vision_config"].into_iter().filter_map(nested).flatten());
+        unknown
+    }
+
     fn reader<'a>(&'a self, keys: &'a Map<String, Value>) -> Keys<'a> {
         Keys { keys, path: &self.path }
     }
@@ -172,4 +193,64 @@ pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpCo
     value["mm_hidden_size"] = json!(siglip.hidden_size);
     value["vision_tower_config"] = siglip.vision_json();
     value
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The config of a small Qwen2 with these keys, too.
+    fn with(more: &Value) -> ConfigFile {
+        let mut config = LanguageConfig::new(Family::Qwen2, 16, 32, 2, 4).to_json();
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ConfigFile::parse(config.to_string().as_bytes(), "config.json".as_ref()).unwrap()
+    }
+
+    #[test]
+    fn what_changes_the_network_is_refused_by_name() {
+        for (keys, words) in [
+            (json!({"rope_scaling": {"factor": 4.0}}), "`rope_scaling` with `factor` = 4.0 is not supported"),
+            (json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), "`rope_scaling` of type `linear`"),
+            (json!({"rope_scaling": {"alpha": 2.0}}), "`rope_scaling` with `alpha` = 2.0"),
+            (json!({"rope_scaling": "linear"}), "`rope_scaling` must be a table or null"),
+            (
+                json!({"rope_parameters": {"rope_theta": 1e4, "long_factor": [1.0]}}),
+                "`rope_parameters` with `long_factor`",
+            ),
+            (json!({"num_experts": 8}), "`num_experts` = 8 is not supported"),
+            (json!({"final_logit_softcapping": 30.0}), "`final_logit_softcapping` = 30.0"),
+            (json!({"layer_types": ["full_attention", "sliding_attention"]}), "of layer 1, and the other keys"),
+            (json!({"layer_types": ["linear_attention"]}), "`layer_types` with \"linear_attention\" is not supported"),
+            (json!({"quantization_config": {"quant_method": "gptq"}}), "of the method \"gptq\" is not supported"),
+        ] {
+            let error = with(&keys).language().unwrap_err().to_string();
+            assert!(error.contains(words), "{keys}: {error}");
+        }
+        for keys in [
+            json!({"rope_scaling": null}),
+            json!({"rope_scaling": {"type": "default"}}),
+            json!({"rope_scaling": {"factor": 1.0}}),
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+            json!({"layer_types": ["full_attention", "full_attention"]}),
+            json!({"num_experts": null}),
+        ] {
+            with(&keys).language().unwrap();
+            assert!(with(&keys).unknown_keys().is_empty(), "{keys}");
+        }
+        for (keys, words) in [
+            (json!({"mm_use_im_start_end": true}), "`mm_use_im_start_end` = true"),
+            (json!({"mm_patch_merge_type": "spatial"}), "`mm_patch_merge_type` = \"spatial\""),
+        ] {
+            assert!(with(&keys).imp().unwrap_err().to_string().contains(words), "{keys}");
+        }
+        let gray = json!({"model_type": "siglip_vision_model", "num_channels": 1});
+        assert!(with(&gray).siglip().unwrap_err().to_string().contains("`num_channels` = 1"));
+    }
+
+    #[test]
+    fn unknown_keys_are_found_where_they_are() {
+        let keys = json!({"model_type": "imp_qwen2", "residual_gain": 2, "vision_tower_config": {"pool": "max", "hidden_size": 8}});
+        assert_eq!(with(&keys).unknown_keys(), ["residual_gain", "vision_tower_config.pool"]);
+    }
 }

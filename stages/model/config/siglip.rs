@@ -71,6 +71,7 @@ impl SiglipConfig {
             layer_norm_eps: keys.float("layer_norm_eps", 1e-6)?,
             hidden_act: keys.word("hidden_act", Activation::GeluTanh)?,
         };
+        keys.only(&[("num_channels", &[json!(3)])])?;
         keys.positive(&[
             ("hidden_size", config.hidden_size),
             ("intermediate_size", config.intermediate_size),

@@ -24,7 +24,7 @@ const SCALE_BYTES: usize = 2;
 /// Size of a group's levels in bytes.
 const LEVEL_BYTES: usize = GROUP_SIZE * BITS / 8;
 /// The level of zero, and half the largest level.
-const ZERO: f32 = 7.0;
+pub(crate) const ZERO: f32 = 7.0;
 
 /// Number of scales of a row of `cols` weights.
 pub const fn scales_per_row(cols: usize) -> usize {

@@ -4,6 +4,7 @@
 //! rotary dimensions.
 
 mod reader;
+mod settings;
 mod tokenizer;
 
 use std::path::Path;
@@ -17,18 +18,20 @@ use crate::{
 };
 use reader::{Gguf, Tensor};
 
-/// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`.
+/// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`. Returns the
+/// settings in `file` that are not read and may change the network.
 ///
 /// # Errors
 /// If `file` is not a complete GGUF file, its architecture, tokenizer or encoding is not supported, or `folder` can't
 /// be written.
-pub fn convert(file: &Path, folder: &Path) -> Result<()> {
+pub fn convert(file: &Path, folder: &Path) -> Result<Vec<String>> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
     let tensors = gguf.tensors.iter().map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
     write_json(&folder.join("config.json"), &config.to_json())?;
     write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
-    write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)
+    write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)?;
+    Ok(settings::unknown(&gguf))
 }
 
 /// Reads the configuration of the model in `file`.
@@ -50,7 +53,7 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     if heads == 0 || !hidden.is_multiple_of(heads) {
         return Err(ModelError::file(&gguf.path, "llama.embedding_length must be a multiple of attention.head_count"));
     }
-    check_rotary(gguf, hidden / heads)?;
+    settings::check(gguf, hidden / heads)?;
     let id = |key: &str| gguf.number(&format!("tokenizer.ggml.{key}_token_id")).ok().map(|id| id as u32);
     Ok(LanguageConfig {
         intermediate_size: number("feed_forward_length")?,
@@ -63,22 +66,6 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
         eos_token_id: id("eos").into_iter().collect(),
         ..LanguageConfig::new(Family::Llama, gguf.tokens()?.len(), hidden, number("block_count")?, heads)
     })
-}
-
-/// Rejects scaled and partial rotary position embeddings and heads of other widths: ignoring them would silently give a
-/// worse model.
-fn check_rotary(gguf: &Gguf, head_dim: usize) -> Result<()> {
-    let scaling = gguf.optional("llama.rope.scaling.type", Gguf::text)?;
-    if let Some(scaling) = scaling.filter(|scaling| scaling != "none") {
-        return Err(ModelError::file(&gguf.path, format!("`llama.rope.scaling.type` = `{scaling}` is not supported")));
-    }
-    for key in ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"] {
-        if let Some(width) = gguf.optional(key, Gguf::number)?.filter(|width| *width != head_dim) {
-            let message = format!("`{key}` = {width} is not supported: it must be the width of a head, {head_dim}");
-            return Err(ModelError::file(&gguf.path, message));
-        }
-    }
-    Ok(())
 }
 
 /// What a GGUF tensor name stands for.

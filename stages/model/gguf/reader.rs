@@ -13,6 +13,7 @@ use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
     mmap,
+    weights::looks_like,
 };
 
 /// A metadata value.
@@ -60,7 +61,13 @@ impl Gguf {
         let mut cursor = Cursor { bytes: &map, at: 0 };
         match cursor.contents() {
             Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map }),
-            None => Err(ModelError::file(path, "this is not a complete GGUF file (version 2 or 3): download it again")),
+            None => Err(ModelError::file(
+                path,
+                match looks_like(&map).filter(|_| !map.starts_with(b"GGUF")) {
+                    Some(what) => format!("this is not a GGUF file but {what}"),
+                    None => "this is not a complete GGUF file (version 2 or 3): download it again".into(),
+                },
+            )),
         }
     }
 
@@ -71,6 +78,16 @@ impl Gguf {
     fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
         let value = self.metadata.get(key).and_then(read);
         value.ok_or_else(|| ModelError::file(&self.path, format!("the key `{key}` is missing or has the wrong type")))
+    }
+
+    /// The value of a key.
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    /// All keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.metadata.keys().map(String::as_str)
     }
 
     /// What `read` makes of a key; `None` if the file does not have the key. A key of the wrong type is an error.

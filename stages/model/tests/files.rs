@@ -179,3 +179,77 @@ fn adapters_round_trip() {
     assert!(contents(&reloaded.llm) == contents(&model.llm));
     assert!(TensorFiles::open_file(&ours).is_ok());
 }
+
+/// What stands where weights should be is said, and one of two sets is taken as transformers takes it.
+#[test]
+fn weights_are_found_as_transformers_finds_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, at) = (folder.path(), |name: &str| folder.path().join(name));
+    save::merged(&PHI.model(), Encoding::F16, path).unwrap();
+    let whole = at("model.safetensors");
+    let bytes = std::fs::read(&whole).unwrap();
+    let names: Vec<String> = TensorFiles::open(path).unwrap().names().map(Into::into).collect();
+    let index = |of: &dyn Fn(usize) -> &'static str| {
+        let map: serde_json::Map<String, serde_json::Value> =
+            names.iter().enumerate().map(|(number, name)| (name.clone(), of(number).into())).collect();
+        write_json(&at("model.safetensors.index.json"), &serde_json::json!({ "weight_map": map })).unwrap();
+    };
+    index(&|_| "gone.safetensors");
+    Imp::load(path).unwrap();
+    assert!(imp_model::weights::beside(path).unwrap().contains("`model.safetensors` is used"));
+    std::fs::rename(&whole, at("one.safetensors")).unwrap();
+    assert!(error(path).contains("1 of the 1 files that it lists are missing: gone.safetensors"), "{}", error(path));
+    index(&|number| if number == 0 { "two.safetensors" } else { "one.safetensors" });
+    assert!(error(path).contains("1 of the 2 files that it lists are missing: two.safetensors"), "{}", error(path));
+    assert!(imp_model::weights::missing_shards(path).unwrap().contains("two.safetensors"));
+    std::fs::write(at("two.safetensors"), &bytes).unwrap();
+    Imp::load(path).unwrap();
+    for (content, words) in [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "a pointer of Git LFS"),
+        ("<!DOCTYPE html><html>Log in", "a web page"),
+        ("GGUF\u{3}\0\0\0", "a GGUF file"),
+    ] {
+        std::fs::write(at("two.safetensors"), content).unwrap();
+        assert!(
+            error(path).starts_with("HERE/two.safetensors: this is not a safetensors file but "),
+            "{}",
+            error(path)
+        );
+        assert!(error(path).contains(words), "{}", error(path));
+    }
+    for name in ["model.safetensors.index.json", "one.safetensors", "two.safetensors"] {
+        std::fs::remove_file(at(name)).unwrap();
+    }
+    assert!(error(path).contains("the folder has no weights"), "{}", error(path));
+    std::fs::write(at("pytorch_model.bin"), "x").unwrap();
+    assert!(error(path).contains("in PyTorch's format (pytorch_model.bin)"), "{}", error(path));
+}
+
+#[test]
+fn settings_of_adapters_that_would_be_ignored_are_refused() {
+    let mut llm = PHI.model().llm;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = imp_model::layers::LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    llm.adapt(&settings, &[], 1).unwrap();
+    peft::write(&llm, &settings, folder.path()).unwrap();
+    let path = folder.path().join("adapter_config.json");
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (key, value, words) in [
+        ("rank_pattern", serde_json::json!({"q_proj": 8}), "`rank_pattern` is not supported"),
+        ("alpha_pattern", serde_json::json!({"q_proj": 8}), "`alpha_pattern` is not supported"),
+        ("modules_to_save", serde_json::json!(["lm_head"]), "`modules_to_save` is not supported"),
+        ("bias", "all".into(), "`bias` = \"all\""),
+        ("init_lora_weights", "pissa".into(), "`pissa` is not supported"),
+        ("peft_type", "IA3".into(), "`peft_type` \"IA3\""),
+    ] {
+        let mut changed = config.clone();
+        changed[key] = value;
+        write_json(&path, &changed).unwrap();
+        let error = peft::read(&mut llm, folder.path()).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    let mut harmless = config;
+    (harmless["rank_pattern"], harmless["alpha_pattern"]) = (serde_json::json!({}), serde_json::json!({}));
+    write_json(&path, &harmless).unwrap();
+    peft::read(&mut llm, folder.path()).unwrap();
+}

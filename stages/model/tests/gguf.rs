@@ -95,7 +95,7 @@ impl Writer {
 fn convert(bytes: &[u8], folder: &Path) -> Result<(), String> {
     let file = folder.join("model.gguf");
     std::fs::write(&file, bytes).unwrap();
-    gguf::convert(&file, folder).map_err(|error| error.message())
+    gguf::convert(&file, folder).map(drop).map_err(|error| error.message())
 }
 
 fn llama(vocab: usize, hidden: usize, layers: usize) -> LanguageConfig {
@@ -232,6 +232,15 @@ fn scaled_and_partial_rotary_embeddings_are_rejected() {
     assert_eq!(converted(&scaled).unwrap_err(), "`llama.rope.scaling.type` = `yarn` is not supported");
     let partial = |writer: &mut Writer| writer.number("llama.rope.dimension_count", 4);
     assert!(converted(&partial).unwrap_err().starts_with("`llama.rope.dimension_count` = 4 is not supported"));
+    for (key, value) in
+        [("rope.scaling.factor", 4.0_f32), ("rope.scale_linear", 4.0), ("logit_scale", 0.5), ("attention.scale", 2.0)]
+    {
+        let key = format!("llama.{key}");
+        let changed = |writer: &mut Writer| writer.key(&key, 6, &value.to_le_bytes());
+        assert_eq!(converted(&changed).unwrap_err(), format!("`{key}` = {value} is not supported"));
+    }
+    let experts = |writer: &mut Writer| writer.number("llama.expert_count", 8);
+    assert_eq!(converted(&experts).unwrap_err(), "`llama.expert_count` = 8 is not supported");
     // A key of the wrong type is not an absent one.
     let odd = |writer: &mut Writer| writer.number("llama.rope.scaling.type", 2);
     assert!(converted(&odd).unwrap_err().contains("`llama.rope.scaling.type` is missing or has the wrong type"));
@@ -239,4 +248,27 @@ fn scaled_and_partial_rotary_embeddings_are_rejected() {
     assert!(converted(&odd).unwrap_err().contains("`llama.rope.dimension_count` is missing or has the wrong type"));
     let wide = |writer: &mut Writer| writer.number("llama.attention.key_length", 16);
     assert!(converted(&wide).unwrap_err().starts_with("`llama.attention.key_length` = 16 is not supported"));
+}
+
+#[test]
+fn unknown_settings_are_returned_and_weights_beyond_f16_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    let mut writer = Writer::llama(&llama(4, 32, 0));
+    writer.number("llama.vocab_size", 4);
+    writer.number("llama.residual_gain", 2);
+    writer.floats("token_embd.weight", &[4, 32], &[0.5; 128]);
+    let bytes = writer.bytes();
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(gguf::convert(&file, folder.path()).unwrap(), ["llama.residual_gain"]);
+    for value in [-7e4, f32::INFINITY, f32::NAN] {
+        let mut writer = Writer::llama(&llama(4, 32, 0));
+        let mut values = [0.5; 128];
+        values[77] = value;
+        writer.floats("token_embd.weight", &[4, 32], &values);
+        let error = convert(&writer.bytes(), folder.path()).unwrap_err();
+        let words = format!("the tensor `model.embed_tokens.weight` has the value {value:e}, which f16 can't hold");
+        assert!(error.starts_with(&words), "{error}");
+    }
+    assert!(!folder.path().join("model.safetensors.part").exists());
 }

@@ -4,6 +4,7 @@
 mod dtype;
 mod finite;
 mod legacy_names;
+mod sources;
 mod write;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+pub use sources::{beside, looks_like, missing_shards};
 pub(crate) use write::{Encoded, write_encoded};
 pub use write::{NamedTensor, write_json, write_tensors};
 
@@ -32,6 +34,10 @@ use crate::{
 /// MLC's names of the two tensors of a `q4f16_1` matrix, after the layer's name.
 const Q4F16_LEVELS: &str = "q_weight";
 const Q4F16_SCALES: &str = "q_scale";
+/// The file of a model's weights, if they are in one.
+const SINGLE: &str = "model.safetensors";
+/// The list of files, if they are in several.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// All tensors of a folder, or of one file.
 pub struct TensorFiles {
@@ -62,31 +68,25 @@ impl Entry {
 }
 
 impl TensorFiles {
-    /// Opens a model folder: the shards in `model.safetensors.index.json` if it exists, else `model.safetensors`.
+    /// Opens a model folder, as transformers does: `model.safetensors` if it exists, else the shards in
+    /// `model.safetensors.index.json`, each tensor from the shard that the index names.
     ///
     /// # Errors
     /// If a file can't be read or is not a complete safetensors file, or the index is invalid.
     pub fn open(folder: &Path) -> Result<Self> {
-        let index = folder.join("model.safetensors.index.json");
-        if !index.exists() {
-            return Self::open_file(&folder.join("model.safetensors"));
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        if single.exists() {
+            return Self::open_file(&single);
         }
-        let parsed = read_json(&index)?;
-        let Some(names) = parsed.get("weight_map").and_then(Value::as_object) else {
-            return Err(ModelError::file(&index, "the key `weight_map` is missing"));
-        };
-        let mut shards: Vec<&str> = names.values().filter_map(Value::as_str).collect();
-        shards.sort_unstable();
-        shards.dedup();
+        if !index.exists() {
+            return Err(ModelError::file(&single, sources::absent(folder)));
+        }
+        let shards = sources::Shards::read(&index)?;
+        shards.check_present()?;
         let mut all = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
-        for shard in shards {
-            if shard.contains(['/', '\\']) {
-                return Err(ModelError::file(
-                    &index,
-                    format!("`{shard}` is not the name of a file in the same folder"),
-                ));
-            }
-            all.tensors.extend(Self::open_file(&folder.join(shard))?.tensors);
+        for shard in shards.names() {
+            let found = Self::open_file(&folder.join(shard))?.tensors;
+            all.tensors.extend(found.into_iter().filter(|(name, _)| shards.has(shard, name)));
         }
         Ok(all)
     }
@@ -100,7 +100,11 @@ impl TensorFiles {
         let map = mmap::map(&file).map_err(ModelError::io(path))?;
         // Also checks that the header is valid and that the tensors exactly cover the rest of the file.
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            ModelError::file(path, format!("this is not a complete safetensors file ({error}): download it again"))
+            let instead = sources::looks_like(&map).map_or_else(
+                || format!("this is not a complete safetensors file ({error}): download it again"),
+                |what| format!("this is not a safetensors file but {what}"),
+            );
+            ModelError::file(path, instead)
         })?;
         let start = header + 8;
         let (file, map): (_, Arc<dyn AsRef<[u8]> + Send + Sync>) = (Arc::new(path.to_path_buf()), Arc::new(map));

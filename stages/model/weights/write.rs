@@ -12,7 +12,7 @@ use std::{
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::{Q4F16_LEVELS, Q4F16_SCALES, dtype::dtype_of};
+use super::{Q4F16_LEVELS, Q4F16_SCALES, dtype::dtype_of, finite};
 use crate::{
     encoding::{Encoding, q4f16},
     error::{ModelError, Result},
@@ -80,13 +80,43 @@ pub(crate) struct Encoded<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Box<dyn Fn() -> Vec<u8> + 'a>,
+    bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, Overflow> + 'a>,
+}
+
+/// A value that a type can't hold.
+struct Overflow {
+    value: f32,
+    dtype: Dtype,
+}
+
+impl Overflow {
+    /// Checks that narrowing `values`, each divided by `divisor`, has made no infinity of any.
+    fn check(values: &[f32], divisor: f32, dtype: Dtype, bytes: Vec<u8>) -> std::result::Result<Vec<u8>, Self> {
+        // F32 is what values come in, so it can hold all of them.
+        if dtype == Dtype::F32 || finite::all_finite(dtype, &bytes) {
+            return Ok(bytes);
+        }
+        let worst = |a: f32, b: f32| if a.is_nan() || a.abs() > b.abs() { a } else { b };
+        Err(Self { value: values.iter().copied().fold(0.0, worst) / divisor, dtype })
+    }
+
+    fn error(self, file: &Path, tensor: &str) -> ModelError {
+        let (kind, largest) = match self.dtype {
+            Dtype::BF16 => ("bf16", half::bf16::MAX.to_f32()),
+            _ => ("f16", half::f16::MAX.to_f32()),
+        };
+        ModelError::Overflow { file: file.into(), tensor: tensor.into(), value: self.value, kind, largest }
+    }
 }
 
 impl<'a> Encoded<'a> {
     fn new(tensor: NamedTensor<'a>, encoding: Encoding, dtype: Dtype) -> Self {
         let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
-        Self { name, dtype, shape, bytes: Box::new(move || encoding.narrow(&tensor.values())) }
+        let bytes = move || {
+            let values = tensor.values();
+            Overflow::check(&values, 1.0, dtype, encoding.narrow(&values))
+        };
+        Self { name, dtype, shape, bytes: Box::new(bytes) }
     }
 
     /// The weight of a linear or embedding layer in 4 bits; any other tensor in f16.
@@ -103,13 +133,16 @@ impl<'a> Encoded<'a> {
                 name: format!("{layer}.{Q4F16_LEVELS}"),
                 dtype: Dtype::U32,
                 shape: vec![rows, q4f16::words_per_row(cols)],
-                bytes: Box::new(move || q4f16::narrow(&tensor.values(), cols).0),
+                bytes: Box::new(move || Ok(q4f16::narrow(&tensor.values(), cols).0)),
             },
             Self {
                 name: format!("{layer}.{Q4F16_SCALES}"),
                 dtype: Dtype::F16,
                 shape: vec![rows, q4f16::scales_per_row(cols)],
-                bytes: Box::new(move || q4f16::narrow(&shared.values(), cols).1),
+                bytes: Box::new(move || {
+                    let values = shared.values();
+                    Overflow::check(&values, q4f16::ZERO, Dtype::F16, q4f16::narrow(&values, cols).1)
+                }),
             },
         ]
     }
@@ -145,15 +178,15 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
     let mut header = Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     write_with(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(ModelError::io(path))?;
+        file.write_all(&header).map_err(ModelError::io(path))?;
         for tensor in &tensors {
-            let bytes = (tensor.bytes)();
+            let bytes = (tensor.bytes)().map_err(|overflow| overflow.error(path, &tensor.name))?;
             if bytes.len() != tensor.size() {
                 let message = format!("the size of the tensor `{}` does not match its shape", tensor.name);
-                return Err(std::io::Error::other(message));
+                return Err(ModelError::file(path, message));
             }
-            file.write_all(&bytes)?;
+            file.write_all(&bytes).map_err(ModelError::io(path))?;
         }
         Ok(())
     })
@@ -164,19 +197,26 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
 /// # Errors
 /// If the file can't be written.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_with(path, |file| writeln!(file, "{value:#}"))
+    write_with(path, |file| writeln!(file, "{value:#}").map_err(ModelError::io(path)))
 }
 
 /// Writes the file atomically: to a temporary file in the same folder, which is synced and then renamed.
-fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
+fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
+    let io = || ModelError::io(path);
     let whole = || {
-        let mut file = BufWriter::new(File::create(&part)?);
+        let mut file = BufWriter::new(File::create(&part).map_err(io())?);
         write(&mut file)?;
-        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
-        std::fs::rename(&part, path)
+        let file = file.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(io())?;
+        file.sync_all().map_err(io())?;
+        std::fs::rename(&part, path).map_err(io())
     };
-    whole().map_err(ModelError::io(path))
+    let written = whole();
+    if matches!(written, Err(ModelError::Overflow { .. })) {
+        // What was written so far is of no use; if it can't be removed, the work folder is.
+        let _ = std::fs::remove_file(&part);
+    }
+    written
 }

@@ -7,6 +7,7 @@ mod keys;
 mod mixtures;
 mod models;
 mod runs;
+mod silent;
 
 use std::{
     collections::BTreeMap,
