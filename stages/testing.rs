@@ -150,7 +150,9 @@ impl Outcome {
     /// All warnings, one per line.
     pub(crate) fn warnings(&self) -> String {
         let texts = self.events.iter().filter_map(|event| match event {
-            Event::Warning { message } | Event::Caution { message } => Some(message.as_str()),
+            Event::Warning { message } | Event::Caution { message } | Event::Unchecked { message } => {
+                Some(message.as_str())
+            }
             _ => None,
         });
         texts.collect::<Vec<_>>().join("\n")

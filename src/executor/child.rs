@@ -187,7 +187,7 @@ impl Sink for Lines {
                 return;
             }
             *last = Some(Instant::now());
-        } else if let Event::Warning { message } | Event::Caution { message } = &event {
+        } else if let Event::Warning { message } | Event::Caution { message } | Event::Unchecked { message } = &event {
             tracing::warn!("{message}");
         }
         if let Ok(line) = serde_json::to_string(&event) {

@@ -8,6 +8,7 @@ use super::{print::eprint, style::BAD};
 use crate::{
     failure::Failure,
     pipeline::{Diagnostic, Sources},
+    store::StoreError,
 };
 
 /// The most errors to show: each is rendered with its file, and a reader fixes the first ones first.
@@ -27,6 +28,8 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             }
         }
         Failure::Settings(message) => eprint(&format!("{BAD}error:{BAD:#} {message}")),
+        // About a file, which may be the user's own.
+        Failure::Store(error @ StoreError::Refused { .. }) => eprint(&format!("{BAD}error:{BAD:#} {error}")),
         Failure::Store(error) => eprint(&format!("{BAD}error:{BAD:#} can't use the cache: {error}")),
         Failure::Scheduler(error) => eprint(&format!("{BAD}error:{BAD:#} {error}")),
         Failure::Io { what, source } => eprint(&format!("{BAD}error:{BAD:#} {what}: {source}")),

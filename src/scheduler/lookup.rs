@@ -15,6 +15,8 @@ pub(crate) enum MissReason {
     Changed(Vec<Change>),
     /// There is a receipt, but parts of the artifact are missing.
     Lost,
+    /// It could not be checked whether the last result was complete.
+    Unchecked,
     /// The user requested it.
     Forced,
 }
@@ -53,6 +55,7 @@ impl Found {
             return Ok(Self::Miss(MissReason::Forced));
         }
         Ok(match store.find(key, index)? {
+            Some((hit, _)) if hit.unchecked => Self::Miss(MissReason::Unchecked),
             Some((hit, Some(folder))) => Self::Hit(Box::new(hit), folder),
             Some((_, None)) => Self::Miss(MissReason::Lost),
             None => Self::Miss(MissReason::New),
@@ -72,6 +75,7 @@ impl fmt::Display for MissReason {
         match self {
             Self::New => f.write_str(Self::NEW),
             Self::Lost => f.write_str("its artifact is gone from the cache"),
+            Self::Unchecked => f.write_str("it could not be checked whether its last result was complete"),
             Self::Forced => f.write_str(Self::FORCED),
             Self::Changed(changes) => write_changes(f, changes),
         }

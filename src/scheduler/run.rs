@@ -283,7 +283,9 @@ impl Run<'_, '_> {
             StepEvent::Stage(Event::Progress(progress)) => {
                 (self.report)(&RunEvent::Progress { stage: name, progress: &progress });
             }
-            StepEvent::Stage(Event::Warning { message } | Event::Caution { message }) => {
+            StepEvent::Stage(
+                Event::Warning { message } | Event::Caution { message } | Event::Unchecked { message },
+            ) => {
                 (self.report)(&RunEvent::Warning { stage: name, message: &message });
             }
             StepEvent::Stage(_) => {}

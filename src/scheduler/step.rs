@@ -170,6 +170,7 @@ struct Reported {
     peak_memory: Option<u64>,
     environment: Option<Environment>,
     cautions: Vec<String>,
+    unchecked: bool,
     host: String,
 }
 
@@ -193,6 +194,7 @@ async fn execute(
                 Event::PeakMemory { bytes } => reported.peak_memory = Some(*bytes),
                 Event::Environment(environment) => reported.environment = Some(environment.clone()),
                 Event::Caution { message } => reported.cautions.push(message.clone()),
+                Event::Unchecked { .. } => reported.unchecked = true,
                 Event::Progress(progress) if saved.is_none_or(|at| at.elapsed() > SAVE_INTERVAL) => {
                     saved = Some(Instant::now());
                     work.note_progress(progress);
@@ -239,6 +241,7 @@ fn store_result(
         peak_memory: reported.peak_memory,
         environment: reported.environment,
         cautions: reported.cautions,
+        unchecked: reported.unchecked,
         timing: Timing { finished: now() as u64, seconds },
         host: reported.host,
     };

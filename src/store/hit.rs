@@ -19,4 +19,6 @@ pub(crate) struct Hit {
     pub(crate) seconds: f64,
     /// Warnings about the result.
     pub(crate) cautions: Vec<String>,
+    /// Whether the output may lack something.
+    pub(crate) unchecked: bool,
 }

@@ -34,6 +34,9 @@ pub(crate) struct Receipt {
     /// Warnings about the result, which are shown whenever it is used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) cautions: Vec<String>,
+    /// Whether the output may lack something. Such a receipt is a record, and never a cache hit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unchecked: bool,
     /// The pipeline and stage for which it ran. Others may use the result.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
@@ -71,6 +74,7 @@ pub(crate) struct Product {
     pub(crate) peak_memory: Option<u64>,
     pub(crate) environment: Option<Environment>,
     pub(crate) cautions: Vec<String>,
+    pub(crate) unchecked: bool,
     pub(crate) timing: Timing,
     pub(crate) host: String,
 }
@@ -78,8 +82,19 @@ pub(crate) struct Product {
 impl Receipt {
     pub(crate) fn new(provenance: Provenance, product: Product) -> Self {
         let Provenance { manifest, pipeline, stage, reason, previous, made_by } = provenance;
-        let Product { output, results, log, metrics, events, peak_memory, environment, cautions, timing, host } =
-            product;
+        let Product {
+            output,
+            results,
+            log,
+            metrics,
+            events,
+            peak_memory,
+            environment,
+            cautions,
+            unchecked,
+            timing,
+            host,
+        } = product;
         Self {
             manifest,
             output,
@@ -90,6 +105,7 @@ impl Receipt {
             peak_memory,
             environment,
             cautions,
+            unchecked,
             pipeline,
             stage,
             reason,
@@ -113,6 +129,7 @@ impl From<Receipt> for Hit {
             peak_memory: receipt.peak_memory,
             seconds: receipt.timing.seconds,
             cautions: receipt.cautions,
+            unchecked: receipt.unchecked,
         }
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use imp_stages::contract::paths::is_clutter;
+
 use super::{
     Digest, Index,
     error::{Result, StoreError},
@@ -20,6 +22,7 @@ pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
     if path.is_dir() {
         let mut files = tree::list(path)?
             .into_iter()
+            .filter(|relative| !is_clutter(Path::new(relative)))
             .map(|relative| {
                 let (digest, size) = file(&path.join(&relative), index)?;
                 Ok(TreeFile { path: relative, size, digest })

@@ -91,7 +91,15 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
     for entry in walkdir::WalkDir::new(folder).follow_links(true) {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(folder).to_path_buf();
-            StoreError::Refused { path, what: error.to_string() }
+            let what = match error.io_error() {
+                _ if error.loop_ancestor().is_some() => "this link leads back to a folder above it: remove it".into(),
+                Some(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
+                    "this link points to nothing: remove it, or restore its target".into()
+                }
+                Some(error) => error.to_string(),
+                None => error.to_string(),
+            };
+            StoreError::Refused { path, what }
         })?;
         if entry.file_type().is_dir() {
             continue;

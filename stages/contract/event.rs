@@ -43,6 +43,11 @@ pub enum Event {
         /// The text.
         message: String,
     },
+    /// The output may lack something, and no one could say: it is used in this run, but never taken for the result.
+    Unchecked {
+        /// What could not be checked.
+        message: String,
+    },
     /// The stage ended without its output.
     Failed {
         /// What happened, with file and line where there is one.

@@ -278,6 +278,11 @@ impl Job {
         self.sink.send(Event::Caution { message: message.into() });
     }
 
+    /// Says that the output may lack something. Stages after it use it in this run, but the next run makes it again.
+    pub fn unchecked(&self, message: impl Into<String>) {
+        self.sink.send(Event::Unchecked { message: message.into() });
+    }
+
     /// Opens `metrics.jsonl` and drops the lines after `last_step`, which a resumed run writes again, and everything after a
     /// line that can't be read. TensorBoard's event file is rewritten from the rest.
     ///

@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     Job, StageError,
-    contract::event::{BYTES, Progress},
+    contract::{
+        event::{BYTES, Progress},
+        paths::is_clutter,
+    },
 };
 
 /// Bytes copied between two checks for cancellation.
@@ -31,7 +34,13 @@ pub(super) fn copy(job: &Job, source: &Path, as_written: &str) -> Result<(), Sta
         let name = source.file_name().map(PathBuf::from).unwrap_or_default();
         items.push(Item { from: source.to_path_buf(), to: name, bytes: meta.len() });
     } else if meta.is_dir() {
-        list(job, source, Path::new(""), 0, &mut items)?;
+        let mut left_out = Vec::new();
+        list(job, source, Path::new(""), 0, &mut (&mut items, &mut left_out))?;
+        if !left_out.is_empty() {
+            let shown = left_out.iter().take(4).cloned().collect::<Vec<String>>().join(", ");
+            let more = if left_out.len() > 4 { format!(" and {} more", left_out.len() - 4) } else { String::new() };
+            job.warn(format!("{}: not taken over, since it is no content: {shown}{more}", source.display()));
+        }
         if items.is_empty() {
             return Err(StageError::input(
                 source,
@@ -64,13 +73,29 @@ fn unreadable(source: &Path, as_written: &str, error: io::Error) -> StageError {
         return StageError::Io { path: source.to_path_buf(), source: error };
     }
     let message = if source.is_symlink() { "this link points to nothing" } else { "no such file or folder" };
-    let help =
+    let mut help =
         format!("check `source = \"{as_written}\"`: relative paths are resolved against the pipeline file's folder");
+    if looks_like_a_repository(as_written) {
+        help += &format!("; a repository of the Hugging Face hub is written `hf://{as_written}`");
+    }
     StageError::input(source, message, help)
 }
 
+/// Whether a path could be the name of a hub's repository.
+fn looks_like_a_repository(path: &str) -> bool {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
+    };
+    let parts: Vec<&str> = path.strip_prefix("datasets/").unwrap_or(path).split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| is_part(part))
+}
+
+/// Files to copy, and what is left out.
+type Found<'a> = (&'a mut Vec<Item>, &'a mut Vec<String>);
+
 /// Lists files in order of their names, following links.
-fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>) -> Result<(), StageError> {
+fn list(job: &Job, folder: &Path, to: &Path, depth: usize, found: &mut Found<'_>) -> Result<(), StageError> {
     job.check_cancelled()?;
     if depth > MAX_DEPTH {
         return Err(StageError::input(
@@ -84,6 +109,10 @@ fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if is_clutter(&to) {
+            found.1.push(to.display().to_string());
+            continue;
+        }
         let meta = fs::metadata(&from).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 StageError::input(&from, "this link points to nothing", "remove the link, or restore its target")
@@ -91,9 +120,9 @@ fn list(job: &Job, folder: &Path, to: &Path, depth: usize, items: &mut Vec<Item>
             _ => StageError::Io { path: from.clone(), source: error },
         })?;
         if meta.is_dir() {
-            list(job, &from, &to, depth + 1, items)?;
+            list(job, &from, &to, depth + 1, found)?;
         } else if meta.is_file() {
-            items.push(Item { from, to, bytes: meta.len() });
+            found.0.push(Item { from, to, bytes: meta.len() });
         } else {
             return Err(special(&from, meta.file_type()));
         }

@@ -1,6 +1,7 @@
 //! The kind `download`: fetches data and models from a hub, a web server, an object store, the user's disk or a built-in
 //! generator. Independent of what other stages do with them.
 
+mod arrived;
 mod config;
 mod folder;
 mod gguf;
@@ -166,6 +167,7 @@ impl Stage for Download {
         let model = config.model.clone().unwrap_or_default();
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
+        let is_built_in = matches!(source, Source::Shapes | Source::TinyLanguage(_) | Source::TinySiglip);
         match source {
             Source::Path(path) => from_disk(job, path, config),
             Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
@@ -174,7 +176,8 @@ impl Stage for Download {
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyLanguage(family) => tiny::write_language(job, family, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),
-        }
+        }?;
+        if is_built_in { Ok(()) } else { arrived::check(job, &job.output(), config.into.as_deref()) }
     }
 }
 
@@ -203,7 +206,15 @@ fn from_disk(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
             "give a .zip, .tar, .tar.gz or .tar.zst file, or remove `unpack`",
         )),
         None if is_gguf(path) && path.is_file() => convert(job, path, path, &job.output()),
-        None => folder::copy(job, path, written),
+        None => {
+            if config.unpack.is_none() && path.is_file() && Format::of(written).is_some() {
+                job.caution(format!(
+                    "{} is kept as it is; `unpack = true` unpacks it (what is downloaded is unpacked unless `unpack = false`)",
+                    path.display()
+                ));
+            }
+            folder::copy(job, path, written)
+        }
     }
 }
 

@@ -35,6 +35,53 @@ fn a_folder_is_copied_with_links_resolved() {
 }
 
 #[test]
+fn what_is_no_content_is_left_out_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["mine/.git/HEAD", "mine/a.txt", "mine/sub/.DS_Store", "mine/sub/b.txt", "mine/b.txt~"] {
+        fs::create_dir_all(root.path().join(name).parent().unwrap()).unwrap();
+        fs::write(root.path().join(name), "x").unwrap();
+    }
+    let outcome = Trial::new(&root.path().join("work"), &[]).run::<Download>(&serde_json::json!({"source": "mine"}));
+    assert!(outcome.warnings().contains("no content: .git, b.txt~, sub/.DS_Store"), "{}", outcome.warnings());
+    let names: Vec<_> = tree(&outcome.done()).into_keys().collect();
+    assert_eq!(names, [Path::new("a.txt"), Path::new("sub/b.txt")]);
+}
+
+#[test]
+fn models_that_are_not_whole_are_refused_when_they_arrive() {
+    let root = tempfile::tempdir().unwrap();
+    let mine = root.path().join("mine");
+    fs::create_dir_all(&mine).unwrap();
+    let index = serde_json::json!({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}});
+    fs::write(mine.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let fetch = |work: &str| run(root.path(), work, &config(serde_json::json!({"source": "mine"})));
+    fetch("none").unwrap();
+    fs::write(mine.join("model-1.safetensors"), "x").unwrap();
+    let error = fetch("one").unwrap_err().to_string();
+    assert!(error.contains("1 of the 2 files that it lists are missing: model-2.safetensors"), "{error}");
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123\n";
+    fs::write(mine.join("model-2.safetensors"), pointer).unwrap();
+    let error = fetch("pointer").unwrap_err();
+    assert!(error.to_string().starts_with("model-2.safetensors is a pointer of Git LFS"), "{error}");
+    assert!(error.help().unwrap().contains("git lfs pull"));
+    fs::rename(mine.join("model-2.safetensors"), mine.join("picture.png")).unwrap();
+    fs::remove_file(mine.join("model-1.safetensors")).unwrap();
+    let outcome = Trial::new(&root.path().join("picture"), &[]).run::<Download>(&serde_json::json!({"source": "mine"}));
+    assert!(
+        outcome.cautions()[0].starts_with("1 file(s), such as picture.png, are pointers"),
+        "{:?}",
+        outcome.cautions()
+    );
+}
+
+#[test]
+fn a_name_of_a_repository_gets_a_hint() {
+    let root = tempfile::tempdir().unwrap();
+    let error = run(root.path(), "work", &config(serde_json::json!({"source": "microsoft/phi-2"}))).unwrap_err();
+    assert!(error.help().unwrap().ends_with("is written `hf://microsoft/phi-2`"), "{error:?}");
+}
+
+#[test]
 fn a_single_file_keeps_its_name() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("a.json"), "[]").unwrap();

@@ -31,10 +31,52 @@ fn a_warning_about_a_result_is_told_whenever_the_result_is_used() {
     for run in 1..=3 {
         let output = space.succeed(&["run", "p.toml"]);
         let told = output.stderr.clone() + &output.stdout;
-        assert_eq!(told.matches("lost labels, because they were cut at `max_length` = 6").count(), 1, "run {run}: {told}");
+        assert_eq!(
+            told.matches("lost labels, because they were cut at `max_length` = 6").count(),
+            1,
+            "run {run}: {told}"
+        );
         sleep(Duration::from_millis(2100));
     }
-    let shown = space.succeed(&["show", "p/captions"]).stdout;
+    let shown = space.succeed(&["show", "captions"]).stdout;
     assert!(shown.contains("warnings") && shown.contains("lost labels"), "{shown}");
     assert!(shown.contains("cut 4"), "{shown}");
+}
+
+/// What nobody could check is used, and never becomes what the next run finds.
+#[test]
+fn a_snapshot_that_could_not_be_checked_is_no_cache_hit() {
+    let space = Space::new();
+    let commit = "0123abcd".repeat(5);
+    space.write(&format!("hf/hub/models--me--it/snapshots/{commit}/config.json"), "{}");
+    space.write("p.toml", format!("[stages.it]\nkind = \"download\"\nsource = \"hf://me/it@{commit}\"\n"));
+    let run = |offline: &str| {
+        let mut command = space.command(&["run", "p.toml"]);
+        command.env("HF_HOME", space.path("hf")).env("HF_HUB_OFFLINE", offline);
+        command.env("HF_ENDPOINT", "http://127.0.0.1:1").env("IMP_FLOW_RETRIES", "0");
+        space.output(&mut command)
+    };
+    for _ in 0..2 {
+        let output = run("true");
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        assert!((output.stderr + &output.stdout).contains("it could not be checked"));
+        assert_eq!(space.stages_in("p", "ran"), ["it"]);
+    }
+    assert_eq!(space.read("artifacts/p/it/config.json"), "{}", "it can be used");
+    let why = space.succeed(&["why", "it"]);
+    assert!(why.stdout.contains("could not be checked whether its last result was complete"), "{}", why.stdout);
+}
+
+#[test]
+fn links_that_lead_nowhere_are_told_as_such() {
+    let space = Space::new();
+    space.write("data/a.txt", "x").write("p.toml", "[stages.d]\nkind = \"download\"\nsource = \"data\"\n");
+    std::os::unix::fs::symlink("/nowhere/x.png", space.path("data/link.png")).unwrap();
+    let told = |args: &[&str]| space.run(args).stderr;
+    let words = "data/link.png: this link points to nothing: remove it, or restore its target";
+    assert!(told(&["plan", "p.toml"]).contains(words), "{}", told(&["plan", "p.toml"]));
+    assert!(!told(&["plan", "p.toml"]).contains("cache"), "{}", told(&["plan", "p.toml"]));
+    std::fs::remove_file(space.path("data/link.png")).unwrap();
+    std::os::unix::fs::symlink("..", space.path("data/loop")).unwrap();
+    assert!(told(&["plan", "p.toml"]).contains("data/loop: this link leads back to a folder above it"));
 }

@@ -140,6 +140,7 @@ fn hit(key: Digest, output: Digest) -> Box<Hit> {
         peak_memory: None,
         seconds: 0.0,
         cautions: Vec::new(),
+        unchecked: false,
     })
 }
 

@@ -8,11 +8,11 @@ use std::{
 
 use super::hub::{Hub, HubSource};
 use crate::{
-    StageError,
+    Job, StageError,
     net::{
         listing::{Commit, Listing, RemoteFile, is_safe_name},
         patterns::Patterns,
-        verify::verify,
+        verify::{Check, verify},
     },
 };
 
@@ -25,6 +25,40 @@ pub(super) fn find(hub: &Hub, source: &HubSource, commit: &Commit, file: &Remote
     let bytes = fs::metadata(&path).ok()?.len();
     let same = file.size.is_none_or(|size| size == bytes) && verify(&path, &file.checks).is_ok();
     same.then_some(path)
+}
+
+/// Compares files of the cache with the hashes that the names of their blobs are: SHA-256, or git's id. Returns whether all
+/// have such a name.
+///
+/// # Errors
+/// If a file is damaged or incomplete.
+pub(super) fn check(job: &Job, local: &[(String, PathBuf)]) -> Result<bool, StageError> {
+    let mut all = true;
+    for (_, path) in local {
+        job.check_cancelled()?;
+        let help = "delete it, unset HF_HUB_OFFLINE and run the same command again";
+        let blob = fs::canonicalize(path).map_err(|error| {
+            StageError::input(path, format!("this link of the local cache leads nowhere: {error}"), help)
+        })?;
+        let name = blob.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let check = match name.len() {
+            _ if !path.is_symlink() || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) => None,
+            64 => Some(Check::Sha256(name)),
+            40 => Some(Check::GitBlob(name)),
+            _ => None,
+        };
+        match check {
+            None => all = false,
+            Some(check) => verify(&blob, &[check]).map_err(|message| {
+                StageError::input(
+                    path,
+                    format!("this file of the local cache is damaged or incomplete: {message}"),
+                    help,
+                )
+            })?,
+        }
+    }
+    Ok(all)
 }
 
 /// Lists the files of the cached snapshot that match `wanted`, for work without a network.

@@ -45,7 +45,14 @@ impl Hub {
     pub(super) fn of(var: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let text = |name: &str| set(name).map(|value| value.to_string_lossy().trim().to_string());
-        let path = |name: &str| set(name).map(PathBuf::from);
+        // Variables in an `.env` file keep a `~` that a shell would replace.
+        let path = |name: &str| {
+            let path = PathBuf::from(set(name)?);
+            match (path.strip_prefix("~"), var("HOME")) {
+                (Ok(rest), Some(home)) => Some(PathBuf::from(home).join(rest)),
+                _ => Some(path),
+            }
+        };
         let home = path("HF_HOME").unwrap_or_else(|| {
             let cache = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")));
             cache.unwrap_or_default().join("huggingface")
@@ -57,7 +64,9 @@ impl Hub {
         Self {
             endpoint: endpoint.trim_end_matches('/').into(),
             cache: path("HF_HUB_CACHE").unwrap_or_else(|| home.join("hub")),
-            offline: text("HF_HUB_OFFLINE").is_some_and(|value| value != "0"),
+            offline: ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
+                .into_iter()
+                .any(|name| text(name).is_some_and(|value| is_true(&value))),
             token: token.filter(|token| !token.is_empty()),
         }
     }
@@ -72,6 +81,11 @@ impl Hub {
         let endpoint = self.endpoint.clone();
         self.token.clone().map_or(Access::Open, |token| Access::Token { token, endpoint })
     }
+}
+
+/// Whether Hugging Face's own tools take the value of a variable as true.
+fn is_true(value: &str) -> bool {
+    ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
 }
 
 /// The hub's description of a repository at a revision.

@@ -61,6 +61,9 @@ fn repository(
     if let Some(commit) = listing.commit.as_ref().filter(|commit| source.revision() != commit.as_str()) {
         job.warn(format!("{source} is at commit {commit} now; `source = \"{}\"` pins it", source.pinned(commit)));
     }
+    if !listing.local.is_empty() {
+        check_local(job, source, &listing.local, config)?;
+    }
     let (mut cached, mut missing) = (listing.local, Vec::new());
     for file in listing.files {
         match listing.commit.as_ref().and_then(|commit| cache::find(hub, source, commit, &file)) {
@@ -69,6 +72,28 @@ fn repository(
         }
     }
     collect(job, client, &cached, missing, config)
+}
+
+/// Checks files that were found without the hub's list. Only names that the pipeline spells out are known to be all of them.
+fn check_local(
+    job: &Job,
+    source: &HubSource,
+    local: &[(String, PathBuf)],
+    config: &DownloadConfig,
+) -> Result<(), StageError> {
+    let hashed = cache::check(job, local)?;
+    let spelled =
+        !config.files.is_empty() && config.files.iter().all(|name| local.iter().any(|(found, _)| found == name));
+    let what = match (hashed, spelled) {
+        (true, true) => return Ok(()),
+        (true, false) => "whether these are all of its files",
+        (false, _) => "whether its files are whole and all of them",
+    };
+    job.unchecked(format!(
+        "{source} is taken from the local cache without the hub's list of files (HF_HUB_OFFLINE), so it could not be checked \
+         {what}: it is used in this run, and fetched again in the next. Names in `files` make sure that there is nothing else"
+    ));
+    Ok(())
 }
 
 /// Downloads one file from a web server.

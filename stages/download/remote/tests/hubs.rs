@@ -122,7 +122,7 @@ fn offline_only_the_local_cache_is_used() {
     );
     assert_eq!(tree(&outcome.done()).into_iter().collect::<Vec<_>>(), [("config.json".into(), b"{}".to_vec())]);
     let outcome = fetch("pinned", "me/it@0123abcd0123abcd0123abcd0123abcd0123abcd", &[]);
-    assert_eq!(outcome.warnings(), "");
+    assert!(outcome.warnings().contains("could not be checked whether its files are whole and all of them"));
     assert_eq!(tree(&outcome.done()).len(), 2);
     for (number, (source, files, words)) in [
         ("me/other", &[][..], "hf://me/other is not in"),
@@ -264,4 +264,70 @@ fn a_token_goes_only_to_its_origin() {
         let ends = &hub.seen("/end")[before..];
         assert!(ends.iter().all(|seen| has_token(seen) == (number == 0)), "{location}");
     }
+}
+
+/// What is known of a snapshot of the local cache: the names of blobs are hashes, and only the pipeline says which files are all.
+#[test]
+fn a_partial_or_damaged_snapshot_is_never_taken_for_the_repository() {
+    let root = tempfile::tempdir().unwrap();
+    let (home, commit) = (root.path().join("hf"), "0123abcd".repeat(5));
+    let repository = home.join("hub/models--me--it");
+    let snapshot = repository.join("snapshots").join(&commit);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(repository.join("blobs")).unwrap();
+    let large = content(4321);
+    let blobs = [
+        ("config.json", "9e26dfeeb6e641a33dae4961196235bdb965b21b".to_string(), b"{}".to_vec()),
+        ("model.safetensors", sha256(&large), large),
+    ];
+    for (name, hash, bytes) in &blobs {
+        std::fs::write(repository.join("blobs").join(hash), bytes).unwrap();
+        std::os::unix::fs::symlink(format!("../../blobs/{hash}"), snapshot.join(name)).unwrap();
+    }
+    let fetch = |work: &str, files: &[&str]| {
+        let offline = format!("hub|HF_HUB_OFFLINE=YES\nHF_HOME={}|me/it@{commit}", home.display());
+        run(&root.path().join(work), &serde_json::json!({"source": offline, "files": files}))
+    };
+    let unchecked = |outcome: &crate::testing::Outcome| {
+        outcome.events.iter().any(|event| matches!(event, crate::contract::event::Event::Unchecked { .. }))
+    };
+    assert!(!unchecked(&fetch("spelled", &["config.json", "model.safetensors"])), "named, and whole by their hashes");
+    for (work, files) in [("all", &[][..]), ("pattern", &["*"])] {
+        let outcome = fetch(work, files);
+        assert!(unchecked(&outcome) && outcome.warnings().contains("whether these are all of its files"), "{work}");
+        outcome.done();
+    }
+    for (name, hash, bytes) in &blobs {
+        let blob = repository.join("blobs").join(hash);
+        std::fs::write(&blob, &bytes[..bytes.len() - 1]).unwrap();
+        let error = fetch(&format!("cut-{name}"), &[name]).error().to_string();
+        assert!(error.contains(name) && error.contains("is damaged or incomplete: its "), "{error}");
+        std::fs::remove_file(&blob).unwrap();
+        let error = fetch(&format!("gone-{name}"), &[name]).error().to_string();
+        assert!(error.contains("this link of the local cache leads nowhere"), "{error}");
+        std::fs::write(&blob, bytes).unwrap();
+    }
+}
+
+#[test]
+fn variables_mean_what_they_mean_to_hugging_face() {
+    let of = |text: &str| {
+        let variables = environment(text);
+        Hub::of(|name| variables.get(name).map(OsString::from))
+    };
+    for (value, offline) in [
+        ("1", true),
+        ("ON", true),
+        ("yes", true),
+        ("True", true),
+        ("0", false),
+        ("false", false),
+        ("no", false),
+        ("2", false),
+    ] {
+        assert_eq!(of(&format!("HF_HUB_OFFLINE={value}")).offline, offline, "{value}");
+    }
+    assert!(of("TRANSFORMERS_OFFLINE=1").offline);
+    let hub = of("HOME=/home/me\nHF_HOME=~/models");
+    assert_eq!(hub.cache, Path::new("/home/me/models/hub"));
 }
