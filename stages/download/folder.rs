@@ -76,7 +76,7 @@ fn unreadable(source: &Path, as_written: &str, error: io::Error) -> StageError {
     let mut help =
         format!("check `source = \"{as_written}\"`: relative paths are resolved against the pipeline file's folder");
     if looks_like_a_repository(as_written) {
-        help += &format!("; a repository of the Hugging Face hub is written `hf://{as_written}`");
+        help = format!("{help}; a repository of the Hugging Face hub is written `hf://{as_written}`");
     }
     StageError::input(source, message, help)
 }

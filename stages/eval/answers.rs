@@ -79,11 +79,14 @@ impl Matched {
     fn read(texts: &[Text]) -> Result<Self, StageError> {
         let mut lines: HashMap<Id, Vec<(usize, usize, Line)>> = HashMap::new();
         for (file, text) in texts.iter().enumerate() {
-            let read: Vec<(usize, Line)> = if text.text.trim_start().starts_with('[') {
-                text.json::<Vec<Conversation>>()?.into_iter().map(|conversation| (1, conversation.line())).collect()
-            } else {
-                text.json_lines()?
-            };
+            // LLaVA's file for `ScienceQA` is an array of conversations.
+            let read: Vec<(usize, Line)> =
+                if text.text.trim_start().starts_with('[') && text.text.contains("\"conversations\"") {
+                    let conversations = text.json_lines::<Conversation>()?;
+                    conversations.into_iter().map(|(number, conversation)| (number, conversation.line())).collect()
+                } else {
+                    text.json_lines()?
+                };
             for (number, line) in read {
                 lines.entry(without_extension(&line.question_id)).or_default().push((file, number, line));
             }
@@ -177,6 +180,17 @@ mod tests {
         let first = file(&[("b", "anything", "1"), ("a", "IS IT BLUE?\nx", "2")]);
         let second = file(&[("a", "Is it red?", "3")]);
         assert_eq!(read(&[first, second], &questions()).unwrap(), ["3", "2", "1"]);
+    }
+
+    #[test]
+    fn numbers_and_strings_are_the_same_ids() {
+        let asked =
+            [Question::new(Id::Number(1), "i".into(), "?".into()), Question::new("2".into(), "i".into(), "?".into())];
+        let lines = r#"{"question_id": "1", "text": "a"}"#.to_string() + "\n" + r#"{"question_id": 2, "text": "b"}"#;
+        let array = format!("[{}]", lines.replace('\n', ","));
+        for text in [lines, array] {
+            assert_eq!(read(&[Text { text, named: "answers".into() }], &asked).unwrap(), ["a", "b"]);
+        }
     }
 
     #[test]

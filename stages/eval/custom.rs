@@ -1,8 +1,8 @@
 //! The user's own questions: a question file in LLaVA's format whose lines also have one or several right answers. An answer
 //! is right if it equals one of them after the VQA scorer's normalisation. Independent of other benchmarks.
 
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::{Value, json};
 
 use super::{
     EvalConfig,
@@ -29,11 +29,24 @@ struct Line {
 }
 
 /// The right answer, or several.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "`answer` must be a string or a list of strings")]
-enum References {
-    One(String),
-    Several(Vec<String>),
+#[derive(Debug)]
+struct References(Vec<String>);
+
+impl<'de> Deserialize<'de> for References {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let one = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let all = match &Value::deserialize(deserializer)? {
+            // No answer: told with the question's id.
+            Value::Null => Some(Vec::new()),
+            Value::Array(list) => list.iter().map(one).collect(),
+            value => one(value).map(|one| vec![one]),
+        };
+        all.map(Self).ok_or_else(|| D::Error::custom("`answer` must be a string, a number, or a list of them"))
+    }
 }
 
 /// The questions with their right answers, normalised.
@@ -49,9 +62,6 @@ impl Custom {
     }
 
     fn parse(text: &Text, images: &Images, config: &EvalConfig) -> Result<Self, StageError> {
-        if text.text.trim_start().starts_with('[') {
-            return Err(StageError::input(&text.named, "expected one JSON object per line, found an array", FORMAT));
-        }
         let lines: Vec<(usize, Line)> = text.json_lines().map_err(with_format)?;
         if let Some((index, id)) = duplicate(lines.iter().map(|(_, line)| line.question_id.clone())) {
             return Err(duplicate_id(&text.named, id).at_line(lines[index].0));
@@ -62,14 +72,15 @@ impl Custom {
         let count = config.limited(lines.len());
         let mut custom = Self { questions: Vec::new(), right: Vec::new() };
         for (number, line) in lines.into_iter().take(count) {
-            let right = match line.answer {
-                References::One(answer) => vec![answer],
-                References::Several(answers) => answers,
-            };
+            let References(right) = line.answer;
             if right.is_empty() {
                 let message = format!("question {} has no right answer", line.question_id);
-                return Err(StageError::input(&text.named, message, "give `answer` a string or a list of strings")
-                    .at_line(number));
+                return Err(StageError::input(
+                    &text.named,
+                    message,
+                    "give `answer` a string, a number, or a list of them",
+                )
+                .at_line(number));
             }
             custom.right.push(right.iter().map(|answer| normalize(answer)).collect());
             custom.questions.push(Question {
@@ -138,18 +149,31 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_answers_and_an_array_is_read_like_lines() {
+        let lines = [
+            r#"{"question_id": 1, "text": "How many?", "answer": 3}"#,
+            r#"{"question_id": "2", "text": "How many?", "answer": [4, "four", 4.5]}"#,
+        ];
+        for custom in [parsed(&lines).unwrap(), parsed(&["[", lines[0], ",", lines[1], "]"]).unwrap()] {
+            assert_eq!(custom.right, [vec!["3".to_string()], vec!["4".into(), "4".into(), "4.5".into()]]);
+        }
+    }
+
+    #[test]
     fn mistakes_are_named_with_the_line() {
         let good = r#"{"question_id": 1, "text": "?", "answer": "x"}"#;
         for (lines, words) in [
             ([good, good], "file:2: the question id 1 occurs twice"),
             ([good, r#"{"question_id": 2, "text": "?", "answer": []}"#], "file:2: question 2 has no right answer"),
-            ([good, r#"{"question_id": 2, "text": "?"}"#], "file:2: missing field `answer`"),
+            ([good, r#"{"question_id": 2, "text": "?"}"#], "file:2: the key `answer` is missing"),
             ([good, r#"{"question_id": [2], "text": "?"}"#], "file:2: a question id must be an integer or a string"),
             (
-                [good, r#"{"question_id": 2, "text": "?", "answer": 3}"#],
-                "file:2: `answer` must be a string or a list of strings",
+                [good, r#"{"question_id": 2, "text": "?", "answer": {}}"#],
+                "file:2: `answer` must be a string, a number, or a list of them",
             ),
-            (["[", good], "file: expected one JSON object per line, found an array"),
+            ([good, r#"{"question_id": "1", "text": "?", "answer": "x"}"#], "file:2: the question id 1 occurs twice"),
+            ([good, r#"{"question_id": 2, "text": "?", "answer": null}"#], "file:2: question 2 has no right answer"),
+            (["[", good], "file:2: the file ends inside the array; it may be truncated"),
             (["", ""], "file: there are no questions"),
         ] {
             let error = parsed(&lines).err().unwrap();

@@ -3,10 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use imp_model::weights::looks_like;
 use serde::de::DeserializeOwned;
 
 use super::config::EvalConfig;
-use crate::{Job, StageError};
+use crate::{
+    Job, StageError,
+    text::json_records::{Cursor, Records, in_plain_words},
+};
 
 /// The data folders of a stage, and the keys that name files.
 pub(super) struct Files<'a> {
@@ -92,8 +96,15 @@ impl<'a> Files<'a> {
     pub(super) fn read(&self, path: &Path) -> Result<Text, StageError> {
         let named = self.job.named(path);
         let bytes = std::fs::read(path).map_err(StageError::io(path))?;
+        if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes[..] {
+            let help = "save it as UTF-8; in PowerShell: `Out-File -Encoding utf8`";
+            return Err(StageError::input(named, "the file is text in UTF-16", help));
+        }
+        if let Some(what) = looks_like(&bytes) {
+            return Err(StageError::input(named, format!("this is {what}"), "give the benchmark's own file"));
+        }
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Text { text, named }),
+            Ok(text) => Ok(Text { text: text.strip_prefix('\u{feff}').map(Into::into).unwrap_or(text), named }),
             Err(_) => Err(StageError::input(named, "the file is not UTF-8 text", "give the benchmark's own file")),
         }
     }
@@ -137,10 +148,20 @@ impl Text {
         self.parse(&self.text, 1)
     }
 
-    /// Parses the lines that are not empty as JSON. Returns each with its line number.
+    /// Parses the records of JSON lines, or of an array. Returns each with its line number.
     pub(super) fn json_lines<T: DeserializeOwned>(&self) -> Result<Vec<(usize, T)>, StageError> {
-        let lines = self.text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
-        lines.map(|(line, number)| Ok((number, self.parse(line, number)?))).collect()
+        if !self.text.trim_start().starts_with('[') {
+            // A line that is broken must not hide that the next ones are whole.
+            let lines = self.text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+            return lines.map(|(line, number)| Ok((number, self.parse(line, number)?))).collect();
+        }
+        Records::new(self.text.as_bytes(), Cursor::default())
+            .map(|record| {
+                let record = record.map_err(|broken| self.error(broken.message).at_line(broken.line))?;
+                let text = std::str::from_utf8(record.text).map_err(|error| self.error(error.to_string()))?;
+                Ok((record.line, self.parse(text, record.line)?))
+            })
+            .collect()
     }
 
     /// An error about the file.
@@ -149,11 +170,8 @@ impl Text {
     }
 
     fn parse<T: DeserializeOwned>(&self, text: &str, first_line: usize) -> Result<T, StageError> {
-        serde_json::from_str(text).map_err(|error| {
-            let whole = error.to_string();
-            let message = whole.split(" at line ").next().unwrap_or_default();
-            self.error(message).at_line(first_line + error.line().max(1) - 1)
-        })
+        serde_json::from_str(text)
+            .map_err(|error| self.error(in_plain_words(&error)).at_line(first_line + error.line().max(1) - 1))
     }
 }
 

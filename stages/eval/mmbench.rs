@@ -64,14 +64,16 @@ impl MmBench {
                 return Err(text.error(format!("the column `{needed}` is missing")).at_line(1));
             }
         }
-        let mut table = Table { columns: &columns, text, images: HashMap::new() };
+        let records: Vec<csv::StringRecord> =
+            reader.records().collect::<Result<_, _>>().map_err(|error| broken(&error))?;
+        let mut table =
+            Table { columns: &columns, text, images: HashMap::new(), by_index: by_index(&columns, &records) };
         let mut all = Self { questions: Vec::new(), rows: Vec::new(), columns: Vec::new() };
-        for record in reader.records() {
-            let record = record.map_err(|error| broken(&error))?;
+        for record in &records {
             if config.limit > 0 && all.rows.len() == config.limit {
                 break;
             }
-            let (row, question) = table.row(&record, config)?;
+            let (row, question) = table.row(record, config)?;
             all.rows.push(row);
             all.questions.push(question);
         }
@@ -86,12 +88,25 @@ impl MmBench {
     }
 }
 
+/// Shorter cells in the image's column are the index of the row with the image, as in `VLMEvalKit`'s files.
+const LONGEST_INDEX: usize = 64;
+
+/// The images that stand in the file, by the index of their row.
+fn by_index<'a>(columns: &[String], records: &'a [csv::StringRecord]) -> HashMap<&'a str, &'a str> {
+    let place = |name: &str| columns.iter().position(|column| column == name);
+    let (Some(index), Some(image)) = (place("index"), place("image")) else { return HashMap::new() };
+    let cells = records.iter().filter_map(|record| Some((record.get(index)?, record.get(image)?)));
+    cells.filter(|(_, image)| image.len() > LONGEST_INDEX).collect()
+}
+
 /// The state of reading the table.
 struct Table<'a> {
     columns: &'a [String],
     text: &'a Text,
     /// By their base64 text, which rotations share.
     images: HashMap<String, Arc<[u8]>>,
+    /// The images' base64 texts by the index of their row.
+    by_index: HashMap<&'a str, &'a str>,
 }
 
 impl Table<'_> {
@@ -115,6 +130,13 @@ impl Table<'_> {
         let shown = options.iter().take(4).take_while(|(_, option)| !is_none(option));
         lines.extend(shown.map(|(letter, option)| format!("{letter}. {option}")));
         let coded = cells.get("image").copied().ok_or_else(|| wrong("it has no image"))?;
+        let coded = match self.by_index.get(coded) {
+            Some(of_other) => of_other,
+            None if coded.len() <= LONGEST_INDEX && coded.parse::<u64>().is_ok() => {
+                return Err(wrong(&format!("its image is that of row {coded}, which has none")));
+            }
+            None => coded,
+        };
         if !self.images.contains_key(coded) {
             let bytes = STANDARD.decode(coded).map_err(|_| wrong("its image is not base64"))?;
             self.images.insert(coded.into(), bytes.into());
@@ -231,6 +253,22 @@ mod tests {
         let suffix = "Answer with the option's letter from the given choices directly.";
         assert_eq!(mmbench.questions[3].prompt, format!("Some hint\nQuestion 1?\nA. blue\nB. red\n{suffix}"));
         assert_eq!(mmbench.questions[0].image, Some(Image::Embedded(b"\x89PNG\r\n\x1a\n".as_slice().into())));
+    }
+
+    #[test]
+    fn an_image_may_be_that_of_another_row() {
+        let image = STANDARD.encode([7; 90]);
+        let text = |last: &str| Text {
+            text: format!(
+                "index\tquestion\tA\tB\tanswer\timage\n2\t?\tx\ty\tA\t1\n1\t?\tx\ty\tA\t{image}\n3\t?\tx\ty\tA\t{last}"
+            ),
+            named: "file".into(),
+        };
+        let mmbench = parsed(&text("1")).unwrap();
+        let expected = Some(Image::Embedded([7; 90].as_slice().into()));
+        assert!(mmbench.questions.iter().all(|question| question.image == expected));
+        let error = parsed(&text("9")).err().unwrap().to_string();
+        assert_eq!(error, "file:4: question 3: its image is that of row 9, which has none");
     }
 
     #[test]

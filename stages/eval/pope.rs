@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id},
+    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id, whole},
 };
 use crate::{Job, StageError};
 
@@ -26,6 +26,7 @@ pub(super) struct Pope {
 /// A line of POPE's files.
 #[derive(Debug, Deserialize)]
 struct Line {
+    #[serde(deserialize_with = "whole")]
     question_id: u64,
     image: String,
     text: String,
@@ -245,8 +246,10 @@ mod tests {
         let good = r#"{"question_id": 1, "image": "a", "text": "?", "label": "yes"}"#;
         for (text, line, words) in [
             (format!("{good}\n{good}\n"), Some(2), "the question id 1 occurs twice"),
-            (format!("{good}\n\n{{\"question_id\": 2}}"), Some(3), "missing field"),
-            (good.replace("yes", "maybe"), Some(1), "unknown variant"),
+            (format!("{good}\n\n{{\"question_id\": 2}}"), Some(3), "is missing"),
+            (format!("[{good},\n{good}]"), Some(2), "the question id 1 occurs twice"),
+            (good.replace('1', "[1]"), Some(1), "where a whole number must be"),
+            (good.replace("yes", "maybe"), Some(1), "`maybe` is none of `yes` or `no`"),
             (String::new(), None, "no questions"),
         ] {
             let text = Text { text, named: "file".into() };

@@ -4,21 +4,65 @@
 use std::{
     collections::HashSet,
     fmt,
-    hash::Hash,
+    hash::{Hash, Hasher},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::Value;
 
-use crate::{Job, StageError, text::tokenizer::IMAGE_TEXT};
+use crate::{
+    Job, StageError,
+    text::{json_records::short, tokenizer::IMAGE_TEXT},
+};
 
 /// The id of a question, as in LLaVA's files.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged, expecting = "a question id must be an integer or a string")]
+///
+/// Some programs write numbers as strings, so `"7"` and `7` are the same question.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
 pub(super) enum Id {
     Number(u64),
     Text(String),
+}
+
+impl PartialEq for Id {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Number(one), Self::Number(other)) => one == other,
+            (Self::Text(one), Self::Text(other)) => one == other,
+            (Self::Number(number), Self::Text(text)) | (Self::Text(text), Self::Number(number)) => {
+                *text == number.to_string()
+            }
+        }
+    }
+}
+
+impl Eq for Id {}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.to_string().hash(state);
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Number(number) if number.is_u64() => Ok(Self::Number(number.as_u64().unwrap_or_default())),
+            _ => Err(D::Error::custom("a question id must be an integer or a string")),
+        }
+    }
+}
+
+/// Reads a whole number, which some programs write as a string.
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+    number
+        .ok_or_else(|| D::Error::custom(format!("there is {} where a whole number must be", short(&value.to_string()))))
 }
 
 impl From<&str> for Id {

@@ -10,7 +10,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     means::percent,
-    question::{Benchmark, Question, Scores, duplicate, duplicate_id},
+    question::{Benchmark, Question, Scores, duplicate, duplicate_id, whole},
     vqa_text::{prepare, soft_accuracy},
 };
 use crate::{Job, StageError};
@@ -23,6 +23,7 @@ struct QuestionFile {
 
 #[derive(Debug, Deserialize)]
 struct Asked {
+    #[serde(deserialize_with = "whole")]
     question_id: u64,
     image_id: String,
     question: String,

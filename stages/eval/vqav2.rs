@@ -11,7 +11,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     means::{Means, percent},
-    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id},
+    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id, whole},
     vqa_text::{prepare, vqa_accuracy},
 };
 use crate::{Job, StageError};
@@ -27,7 +27,9 @@ struct QuestionFile {
 
 #[derive(Debug, Deserialize)]
 struct Asked {
+    #[serde(deserialize_with = "whole")]
     question_id: u64,
+    #[serde(deserialize_with = "whole")]
     image_id: u64,
     question: String,
 }
@@ -40,6 +42,7 @@ struct AnnotationFile {
 
 #[derive(Debug, Deserialize)]
 struct Annotation {
+    #[serde(deserialize_with = "whole")]
     question_id: u64,
     question_type: String,
     answer_type: String,
@@ -276,8 +279,8 @@ mod tests {
             (one, none, "annotations: question 1 has no answers here"),
             (&two, none, "questions: the question id 1 occurs twice"),
             (r#"{"questions": []}"#, none, "questions: there are no questions"),
-            ("{\n\"questions\": 3}", none, "questions:2: invalid type"),
-            (one, "{", "annotations:1: EOF"),
+            ("{\n\"questions\": 3}", none, "questions:2: there is the number `3` where a list must be"),
+            (one, "{", "annotations:1: the text ends too early"),
         ] {
             let error = parsed(questions, Some(annotations), None).err().unwrap();
             assert!(error.to_string().starts_with(words), "{error}");

@@ -18,15 +18,16 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let starved = Rc::new(Cell::new(false));
     let source = Source { rest: encoded, starved: starved.clone() };
     // libjpeg reports errors by a jump out of its caller, which the crate turns into a panic without a message.
-    let decoded = catch_unwind(AssertUnwindSafe(|| read(source)));
-    let image = decoded.map_err(|error| match error.downcast_ref::<String>() {
+    let decoded = catch_unwind(AssertUnwindSafe(|| read(source, &starved)));
+    decoded.map_err(|error| match error.downcast_ref::<String>() {
         Some(message) => message.trim_start_matches("libjpeg fatal error: ").to_string(),
         None => "the JPEG file is damaged".into(),
-    })??;
-    if starved.get() { Err("the JPEG file is cut short".into()) } else { Ok(image) }
+    })?
 }
 
-fn read(source: Source<'_>) -> Result<RgbImage, String> {
+fn read(source: Source<'_>, starved: &Cell<bool>) -> Result<RgbImage, String> {
+    // Asked when all pixels are there: what is missing after them, as the mark of the end, Pillow does not need either.
+    let whole = || if starved.get() { Err("the JPEG file is cut short".to_string()) } else { Ok(()) };
     let said = |error: io::Error| error.to_string();
     let jpeg = Decompress::new_reader(source).map_err(said)?;
     let (width, height) = jpeg.size();
@@ -36,11 +37,13 @@ fn read(source: Source<'_>) -> Result<RgbImage, String> {
     let pixels = if matches!(jpeg.color_space(), ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK) {
         let mut started = jpeg.to_colorspace(ColorSpace::JCS_CMYK).map_err(said)?;
         let pixels: Vec<[u8; 4]> = started.read_scanlines().map_err(said)?;
+        whole()?;
         started.finish().map_err(said)?;
         pixels.into_iter().flat_map(rgb).collect()
     } else {
         let mut started = jpeg.rgb().map_err(said)?;
         let pixels: Vec<[u8; 3]> = started.read_scanlines().map_err(said)?;
+        whole()?;
         started.finish().map_err(said)?;
         pixels.into_flattened()
     };

@@ -3,10 +3,11 @@
 
 use std::io::Cursor;
 
-use image::{DynamicImage, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
 pub use imp_model::config::AspectRatio;
+use imp_model::weights::looks_like;
 
-use super::{gif, jpeg, resize::resize};
+use super::{MOST_PIXELS, gif, jpeg, resize::resize};
 
 /// Decodes an image file; the format is recognised by the content. Alpha is dropped, EXIF rotation is not applied, an
 /// animation gives its first frame. Images one pixel wide are accepted.
@@ -15,17 +16,38 @@ use super::{gif, jpeg, resize::resize};
 /// A message, if the bytes are not a readable image.
 pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let image = match image::guess_format(encoded) {
-        Err(_) => return Err("this is not a PNG, JPEG, GIF or WebP image".into()),
+        Err(_) => {
+            let instead = looks_like(encoded).map(|what| format!(", but {what}")).unwrap_or_default();
+            return Err(format!("this is not a PNG, JPEG, GIF, WebP or BMP image{instead}"));
+        }
         Ok(ImageFormat::Jpeg) => jpeg::decode(encoded)?,
         Ok(ImageFormat::Gif) => gif::decode(encoded)?,
-        Ok(format) => {
-            let reader = ImageReader::with_format(Cursor::new(encoded), format);
-            // The colour type of a PNG: grey, perhaps with one value that is transparent.
-            let only_grey = format == ImageFormat::Png && encoded.get(25) == Some(&0);
-            rgb8(reader.decode().map_err(|error| error.to_string())?, only_grey)
+        Ok(ImageFormat::Png) if !encoded.ends_with(PNG_END) => {
+            // Pillow needs no end either: what matters is that all pixels are there.
+            with_limits(&[encoded, PNG_END].concat(), ImageFormat::Png)?
         }
+        Ok(format) => with_limits(encoded, format)?,
     };
     if image.width() == 0 || image.height() == 0 { Err("the image has no pixels".into()) } else { Ok(image) }
+}
+
+/// The chunk that ends a PNG file.
+const PNG_END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+
+/// Decodes an image after its size is known to be one that Pillow decodes.
+fn with_limits(encoded: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
+    let said = |error: ImageError| match error {
+        ImageError::Unsupported(_) => format!("{format:?} images are not supported: convert it to PNG or JPEG"),
+        error => error.to_string(),
+    };
+    let decoder = ImageReader::with_format(Cursor::new(encoded), format).into_decoder().map_err(said)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MOST_PIXELS as u64 {
+        return Err(format!("an image of {width} x {height} pixels is too large"));
+    }
+    // The colour type of a PNG: grey, perhaps with one value that is transparent.
+    let only_grey = format == ImageFormat::Png && encoded.get(25) == Some(&0);
+    Ok(rgb8(DynamicImage::from_decoder(decoder).map_err(said)?, only_grey))
 }
 
 /// Of 16-bit values Pillow keeps the upper 8 bits, but clamps pure grey images to 255, however that looks.

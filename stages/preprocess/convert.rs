@@ -11,7 +11,7 @@ use imp_model::{IMAGE_TOKEN, tensor::IGNORE};
 use rayon::prelude::*;
 
 use super::{
-    annotations::{Annotation, Cursor, ParseError, RawRecord, Records},
+    annotations::{Annotated, Annotation, ParseError},
     config::{IMAGES, PreprocessConfig},
     lost::{Lost, Reason},
     rejected::{Rejected, Rejects},
@@ -31,6 +31,7 @@ use crate::{
     model_folder::embedding_rows,
     text::{
         identity::identity,
+        json_records::{Cursor, RawRecord, Records, short},
         template::{Encoded, Template},
         tokenizer::{IMAGE_TEXT, TextTokenizer},
     },
@@ -40,6 +41,12 @@ use crate::{
 const CHUNK: usize = 128;
 /// Unusable records beyond the allowed number after which the stage gives up.
 const ENOUGH_REJECTED: usize = 1000;
+/// No system takes longer paths.
+const LONGEST_PATH: usize = 4096;
+const OUTSIDE_FOLDER: &str = "the image is in the data folder, and not in `image_folder`, which paths are relative to: set \
+                              `image_folder = \".\"`";
+const MISSING: &str = "image paths are relative to `image_folder` in the data folder (default: `images`): set it to the folder \
+                       that holds them, or give the download with the images as `images`; `max_rejected` lets records be left out";
 const REPEATED_FOLDER: &str = "image paths are relative to `image_folder`: remove that folder from the records' `image`, or \
                                set `image_folder = \".\"`";
 
@@ -81,6 +88,7 @@ impl<T: Into<String>> From<T> for Problem {
 /// What the conversion of all records shares.
 struct Converter<'a> {
     config: &'a PreprocessConfig,
+    data: &'a Path,
     tokenizer: TextTokenizer,
     /// Folders that are searched for images, in this order.
     image_folders: Vec<PathBuf>,
@@ -102,15 +110,15 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     check_rows(config.template, &tokenizer, rows, &job.named(folder))?;
     let mut sink = RecordSink::create(config, &job.output())?;
     sink.meta.tokenizer_blake3 = Some(identity(&tokenizer, config.template));
-    let converter = Converter { config, tokenizer, image_folders, rows };
+    let converter = Converter { config, data, tokenizer, image_folders, rows };
     loop {
         job.check_cancelled()?;
         // A new mapping for each chunk, so that the memory in use does not grow with what has been read.
         let text = map_file(&path).map_err(|error| unreadable(data, &path, &named, error))?;
         let mut records = Records::new(&text, cursor);
         let chunk = records.by_ref().take(CHUNK).collect::<Result<Vec<_>, ParseError>>().map_err(|error| {
-            let help = "give a JSON array of records with `conversations`, as in LLaVA's files";
-            StageError::input(&named, error.message, help).at_line(error.line)
+            let usual = "give a JSON array, or JSON lines, of records with `conversations`, as in LLaVA's files";
+            StageError::input(&named, error.message, error.help.unwrap_or(usual)).at_line(error.line)
         })?;
         if chunk.is_empty() {
             break;
@@ -122,7 +130,7 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
                 Ok(record) => sink.add(record)?,
                 Err(ParseError { line, message, help }) => {
                     let number = sink.meta.records + sink.rejects.len() + 1;
-                    sink.rejects.add(Rejected { number, line, id: raw.id(), reason: message, help });
+                    sink.rejects.add(Rejected { number, line, id: raw.id(), reason: short(&message), help });
                 }
             }
         }
@@ -164,7 +172,7 @@ fn unreadable(data: &Path, path: &Path, named: &Path, error: std::io::Error) -> 
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "json"))
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "json" || end == "jsonl"))
         .collect();
     others.sort();
     others.truncate(8);
@@ -192,7 +200,7 @@ impl Converter<'_> {
             return Err("the conversation is empty".into());
         }
         let mut encoded =
-            self.config.template.encode(&self.tokenizer, &turns, !images.is_empty(), self.config.max_length)?;
+            self.config.template.encode_with(&self.tokenizer, &turns, images.len(), self.config.max_length)?;
         let tokens = encoded.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count();
         // Like the reference, accept one image without a token. Any other difference would shift images between records.
         if tokens != images.len() && !(tokens == 0 && images.len() == 1) {
@@ -236,6 +244,15 @@ impl Converter<'_> {
 
     /// Reads an image file and decodes it, to be sure that training can.
     fn image(&self, relative: &str, known: &Known) -> Result<(PathBuf, Option<Vec<u8>>), Problem> {
+        if relative.starts_with("data:") || relative.len() > LONGEST_PATH {
+            return Err(Problem {
+                message: format!(
+                    "`image` must be a path, but has {} characters: it may hold the image itself",
+                    relative.len()
+                ),
+                help: Some("write the images to files, and their paths to `image`"),
+            });
+        }
         if relative.is_empty() || !stays_inside(relative) {
             return Err(format!("the image path `{relative}` leads out of the image folder").into());
         }
@@ -257,7 +274,13 @@ impl Converter<'_> {
             };
             let folder = &self.config.image_folder;
             let repeated = !folder.is_empty() && path.starts_with(folder);
-            Problem { message, help: repeated.then_some(REPEATED_FOLDER) }
+            let help = match error.kind() {
+                _ if repeated => Some(REPEATED_FOLDER),
+                ErrorKind::NotFound if self.data.join(&path).is_file() => Some(OUTSIDE_FOLDER),
+                ErrorKind::NotFound => Some(MISSING),
+                _ => None,
+            };
+            Problem { message, help }
         })?;
         pixels::decode(&bytes).map_err(|error| format!("the image {} can't be decoded: {error}", shown.display()))?;
         Ok((path, Some(bytes)))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::StageError;
+use crate::{StageError, text::json_records::short};
 
 /// Number of records that an error or a warning names.
 const NAMED: usize = 3;
@@ -44,8 +44,12 @@ impl Rejects {
     /// The first few records, for a message.
     pub(super) fn summary(&self) -> String {
         let one = |rejected: &Rejected| {
-            let id =
-                rejected.id.as_deref().filter(|id| !id.is_empty()).map(|id| format!(", id {id}")).unwrap_or_default();
+            let id = rejected
+                .id
+                .as_deref()
+                .filter(|id| !id.is_empty())
+                .map(|id| format!(", id {}", short(id)))
+                .unwrap_or_default();
             format!("record {} (line {}{id}): {}", rejected.number, rejected.line, rejected.reason)
         };
         let mut lines: Vec<String> = self.all.iter().take(NAMED).map(one).collect();

@@ -126,6 +126,52 @@ fn images_come_from_the_first_folder_that_has_them() {
 }
 
 #[test]
+fn json_lines_are_read_like_an_array() {
+    let root = workshop(&good());
+    let whole = preprocess(root.path(), "whole", &json!({})).done();
+    let lines: String = good().as_array().unwrap().iter().map(|record| format!("{record}\r\n")).collect();
+    fs::write(root.path().join("data/train.jsonl"), format!("\u{feff}{lines}")).unwrap();
+    let parts = preprocess(root.path(), "lines", &json!({"annotations": "train.jsonl"})).done();
+    assert!(tree(&parts) == tree(&whole));
+}
+
+#[test]
+fn a_turn_may_mention_several_images() {
+    let mut both = record("both", None, "<image>\n<image>\nCompare them", "Done.");
+    both["image"] = json!(["sub/a.png", "sub/b.jpg"]);
+    let twice = record("twice", Some("sub/a.png"), "<image> or <image>?", "Yes.");
+    let root = workshop(&json!([both, twice]));
+    let set = RecordSet::open(&preprocess(root.path(), "work", &json!({})).done()).unwrap();
+    let images = |number: usize| {
+        let record = set.record(number).unwrap();
+        (record.input_ids.iter().filter(|id| **id == -200).count(), record.images().len())
+    };
+    assert_eq!((images(0), images(1)), ((2, 2), (1, 1)), "one image is mentioned once, as in the reference");
+}
+
+#[test]
+fn errors_stay_short_and_say_where_images_are() {
+    let embedded = format!("data:image/png;base64,{}", "iVBORw0KGgo".repeat(100_000));
+    let root = workshop(&json!([record("embedded", Some(&embedded), "<image>\nWhat?", "A.")]));
+    let error = preprocess(root.path(), "embedded", &json!({})).error();
+    assert!(error.to_string().len() < 1000 && error.to_string().contains("it may hold the image itself"), "{error}");
+    assert!(error.help().unwrap().contains("write the images to files"));
+    let wrong = json!([{"id": {"a": "x".repeat(1 << 20)}, "conversations": [{"from": "human", "value": {"b": "y".repeat(1 << 20)}}]}]);
+    let root = workshop(&wrong);
+    let error = preprocess(root.path(), "long", &json!({})).error().to_string();
+    assert!(error.len() < 2000 && error.contains("there is an object where a string must be"), "{error}");
+    let root = workshop(&json!([record("elsewhere", Some("c.png"), "<image>\nWhat?", "A.")]));
+    let gone = preprocess(root.path(), "gone", &json!({})).error();
+    assert!(
+        gone.help().unwrap().contains("relative to `image_folder` in the data folder (default: `images`)"),
+        "{gone:?}"
+    );
+    fs::copy(root.path().join("data/images/sub/a.png"), root.path().join("data/c.png")).unwrap();
+    let outside = preprocess(root.path(), "outside", &json!({})).error();
+    assert!(outside.help().unwrap().ends_with("set `image_folder = \".\"`"), "{outside:?}");
+}
+
+#[test]
 fn the_same_data_gives_the_same_bytes() {
     let root = workshop(&good());
     let first = tree(&preprocess(root.path(), "first", &json!({})).done());
@@ -204,6 +250,7 @@ fn tokens_without_an_embedding_are_known_before_training() {
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     let tokenizer = TextTokenizer::open(path.parent().unwrap(), Path::new("")).unwrap();
     let end = tokenizer.id("</s>").unwrap();
+    (config["num_attention_heads"], config["num_key_value_heads"]) = (json!(1), json!(1));
     config["vocab_size"] = json!(end);
     fs::write(&path, config.to_string()).unwrap();
     let error = preprocess(root.path(), "work", &json!({})).error();
@@ -251,7 +298,7 @@ fn bad_records_are_named_with_line_and_reason() {
         "2 `<image>` for 1 image",
         "conversation is empty",
         "turn 1 is from `system`",
-        "missing field `conversations`",
+        "the key `conversations` is missing",
         "`image` must be the path",
     ]) {
         assert!(line.contains(words), "{line}");
@@ -298,7 +345,13 @@ fn files_that_are_not_what_they_should_be() {
     let data = root.path().join("data");
     fs::write(data.join("broken.json"), "[\n{\"id\": 1, \"conversations\": []},\n{\"id\"").unwrap();
     fs::write(data.join("empty.json"), "[]").unwrap();
+    fs::write(data.join("utf16.json"), b"\xff\xfe[\0]\0").unwrap();
     for (extra, words, help) in [
+        (
+            json!({"annotations": "utf16.json"}),
+            "shown/data/utf16.json:1: the file is text in UTF-16",
+            "save it as UTF-8",
+        ),
         (json!({"annotations": "broken.json"}), "shown/data/broken.json:3: the record that begins here", "array"),
         (json!({"annotations": "empty.json"}), "shown/data/empty.json: no records", "conversation"),
         (json!({"annotations": "absent.json"}), "shown/data/absent.json: the annotation file is missing", "train.json"),

@@ -2,6 +2,7 @@
 
 pub mod conversation;
 pub(crate) mod identity;
+pub(crate) mod json_records;
 pub mod template;
 #[cfg(test)]
 mod tests;

@@ -160,7 +160,22 @@ impl Template {
         has_image: bool,
         max_length: usize,
     ) -> Result<Encoded, String> {
-        let turns = if has_image { images_first(turns) } else { turns.to_vec() };
+        self.encode_with(tokenizer, turns, usize::from(has_image), max_length)
+    }
+
+    /// The same for a conversation about several images. With one, each turn has at most one `<image>`, as in the reference.
+    ///
+    /// # Errors
+    /// Why the conversation can't be used.
+    pub fn encode_with(
+        self,
+        tokenizer: &TextTokenizer,
+        turns: &[Turn],
+        images: usize,
+        max_length: usize,
+    ) -> Result<Encoded, String> {
+        let has_image = images > 0;
+        let turns = if has_image { images_first(turns, images) } else { turns.to_vec() };
         let text = Text { tokenizer, has_image, max_length };
         match self {
             Self::Plain => encode_plain(tokenizer, &turns),
@@ -172,13 +187,14 @@ impl Template {
     }
 }
 
-/// Moves `<image>` to the beginning of its turn (the reference's `preprocess_multimodal`).
-fn images_first(turns: &[Turn]) -> Vec<Turn> {
+/// Moves `<image>` to the beginning of its turn (the reference's `preprocess_multimodal`, which knows one image only).
+fn images_first(turns: &[Turn], images: usize) -> Vec<Turn> {
     let moved = |turn: &Turn| {
         let mut turn = turn.clone();
-        if turn.value.contains(IMAGE_TEXT) {
+        let count = turn.value.matches(IMAGE_TEXT).count().min(images);
+        if count > 0 {
             let words = strip(&turn.value.replace(IMAGE_TEXT, "")).to_string();
-            turn.value = strip(&format!("{IMAGE_TEXT}\n{words}")).to_string();
+            turn.value = strip(&format!("{}{words}", format!("{IMAGE_TEXT}\n").repeat(count))).to_string();
         }
         turn
     };
