@@ -63,7 +63,7 @@ impl Speaker {
             )
         })?;
         template.prepare(&mut tokenizer)?;
-        check_tokenizer(&tokenizer, template, &model.config, &beside)?;
+        check_tokenizer(&tokenizer, &model.config, &beside)?;
         let aspect_ratio = match &model.config.image_aspect_ratio {
             ImageAspect::Known(ratio) => *ratio,
             ImageAspect::Other(name) => {

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
-use imp_model::{Precision, tensor::IGNORE};
+use imp_model::{Precision, config::TokenizerMark, tensor::IGNORE};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
@@ -61,9 +61,9 @@ pub struct Meta {
     /// Records with an image whose text does not say where it is, so that the model never sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_image_token: Option<usize>,
-    /// What the tokenizer does that made the ids, as a digest (see [`crate::text::identity`]).
+    /// The tokenizer that made the ids (see [`crate::text::identity`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokenizer_blake3: Option<String>,
+    pub tokenizer: Option<TokenizerMark>,
     /// What is in `features.bin`, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<FeatureMeta>,

@@ -109,7 +109,7 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     let rows = embedding_rows(folder);
     check_rows(config.template, &tokenizer, rows, &job.named(folder))?;
     let mut sink = RecordSink::create(config, &job.output())?;
-    sink.meta.tokenizer_blake3 = Some(identity(&tokenizer, config.template));
+    sink.meta.tokenizer = Some(identity(&tokenizer));
     let converter = Converter { config, data, tokenizer, image_folders, rows };
     loop {
         job.check_cancelled()?;
@@ -314,7 +314,7 @@ impl RecordSink {
             cut: None,
             masked: None,
             without_image_token: None,
-            tokenizer_blake3: None,
+            tokenizer: None,
             features: None,
         };
         Ok(Self {

@@ -1,6 +1,6 @@
 //! A language model's `tokenizer.json`, and texts with image tokens in them. Independent of conversations.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use imp_model::IMAGE_TOKEN;
 use tokenizers::{AddedToken, Tokenizer};
@@ -71,6 +71,11 @@ impl TextTokenizer {
             self.inner.get_vocab(false).into_iter().map(|(token, id)| (id, token)).collect();
         tokens.sort_unstable();
         tokens
+    }
+
+    /// The tokens that were added to the model's, by their ids.
+    pub(crate) fn added(&self) -> BTreeMap<u32, String> {
+        self.inner.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content)).collect()
     }
 
     /// The id of a token.

@@ -61,8 +61,7 @@ impl Inputs {
     pub(crate) fn note(&self, config: &mut ImpConfig, job: &Job) -> Result<(), StageError> {
         let before = config.conversation_template.as_deref().and_then(Template::by_name);
         if let Some(tokenizer) = &self.tokenizer {
-            let template = before.unwrap_or(Template::Plain);
-            check_tokenizer(&prepared(tokenizer, template)?, template, config, &self.folder)?;
+            check_tokenizer(tokenizer, config, &self.folder)?;
         }
         let now = self.data.conversation_template()?;
         if let (Some(before), Some(now)) = (before, &now)
@@ -78,7 +77,7 @@ impl Inputs {
         }
         let template = config.conversation_template.as_deref().and_then(Template::by_name).unwrap_or(Template::Plain);
         if let Some(tokenizer) = &self.tokenizer {
-            config.tokenizer_blake3 = Some(identity(&prepared(tokenizer, template)?, template));
+            config.trained_tokenizer = Some(identity(&prepared(tokenizer, template)?));
         }
         Ok(())
     }
@@ -93,15 +92,15 @@ fn prepared(tokenizer: &TextTokenizer, template: Template) -> Result<TextTokeniz
 /// Checks that the ids of `set` mean to the model what they meant to the tokenizer that made them.
 fn check(job: &Job, name: &str, set: &RecordSet, tokenizer: Option<&TextTokenizer>) -> Result<(), StageError> {
     let Some(tokenizer) = tokenizer else { return Ok(()) };
-    let (Some(theirs), Some(template)) = (&set.meta().tokenizer_blake3, Template::by_name(&set.meta().template)) else {
+    let (Some(theirs), Some(template)) = (&set.meta().tokenizer, Template::by_name(&set.meta().template)) else {
         job.caution(format!(
             "the records of `{name}` don't say which tokenizer made them (an older version of imp-flow did not note it), so it is \
              not known whether they are made for this model: run their preprocess stage again"
         ));
         return Ok(());
     };
-    let ours = prepared(tokenizer, template).map(|tokenizer| identity(&tokenizer, template));
-    if ours.is_ok_and(|ours| ours == *theirs) {
+    let ours = prepared(tokenizer, template).map(|tokenizer| identity(&tokenizer));
+    if ours.is_ok_and(|ours| ours.agrees_with(theirs)) {
         return Ok(());
     }
     Err(StageError::failed(

@@ -1,6 +1,6 @@
 //! How an Imp joins vision encoder and language model: the keys of `config.json` that LLaVA introduced.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Value, json};
@@ -22,9 +22,9 @@ pub struct ImpConfig {
     /// The template of the conversations that it was trained on, by its name in pipelines, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conversation_template: Option<String>,
-    /// What the tokenizer of its training data does, as a digest, if known.
+    /// The tokenizer of its training data, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer_blake3: Option<String>,
+    pub trained_tokenizer: Option<TokenizerMark>,
 }
 
 impl Default for ImpConfig {
@@ -35,7 +35,7 @@ impl Default for ImpConfig {
             image_aspect_ratio: AspectRatio::Square.into(),
             tokenizer_model_max_length: 3072,
             conversation_template: None,
-            tokenizer_blake3: None,
+            trained_tokenizer: None,
         }
     }
 }
@@ -61,8 +61,31 @@ impl ImpConfig {
             tokenizer_model_max_length: keys
                 .number("tokenizer_model_max_length", Some(default.tokenizer_model_max_length))?,
             conversation_template: text("conversation_template").map(Into::into),
-            tokenizer_blake3: text("tokenizer_blake3").map(Into::into),
+            trained_tokenizer: keys
+                .get("trained_tokenizer")
+                .map(|mark| TokenizerMark::deserialize(mark).map_err(|_| keys.wrong("`trained_tokenizer` is damaged")))
+                .transpose()?,
         })
+    }
+}
+
+/// What tells a tokenizer from others, beside the records and models that it was used for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenizerMark {
+    /// The digest of its vocabulary and of what it makes of a text.
+    pub blake3: String,
+    /// The tokens that were added to the vocabulary, by their ids.
+    pub added: BTreeMap<u32, String>,
+}
+
+impl TokenizerMark {
+    /// Whether all ids that both know mean the same to both. One may have more added tokens than the other.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let ids = |mark: &Self| mark.added.iter().map(|(id, token)| (token.clone(), *id)).collect::<BTreeMap<_, _>>();
+        let (ours, theirs) = (ids(self), ids(other));
+        self.blake3 == other.blake3
+            && self.added.iter().all(|(id, token)| other.added.get(id).is_none_or(|other| other == token))
+            && ours.iter().all(|(token, id)| theirs.get(token).is_none_or(|other| other == id))
     }
 }
 

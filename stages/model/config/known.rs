@@ -51,8 +51,8 @@ pub(super) const IMP: &[&str] = &[
     "mm_use_im_start_end",
     "mm_vision_select_layer",
     "s2",
-    "tokenizer_blake3",
     "tokenizer_model_max_length",
+    "trained_tokenizer",
     "vision_config",
     "vision_tower_config",
     // Notes of the training code, which the weights bear out or which concern training only.

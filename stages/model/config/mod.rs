@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType};
+pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType, TokenizerMark};
 use keys::Keys;
 pub use language::LanguageConfig;
 pub use siglip::SiglipConfig;

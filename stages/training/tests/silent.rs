@@ -39,8 +39,14 @@ fn records_of_another_tokenizer_are_refused() {
         let words = format!("the records of `{name}` were made with another tokenizer");
         assert!(error.to_string().starts_with(&words), "{error}");
     }
+    // The words are the same, and the added tokens are not.
+    let qwen = json!({"source": "builtin:tiny-qwen2", "model": {"hidden_size": 32, "layers": 2, "heads": 2}});
+    Trial::new(&shop.path("qwen"), &[]).run::<Download>(&qwen).done();
+    let inputs = [("llm", "qwen"), ("vision", "siglip"), ("data", "captions")];
+    let error = shop.trial("refused", &inputs).run::<Pretrain>(&stage1()).error();
+    assert!(error.to_string().starts_with("the records of `data` were made with another tokenizer"), "{error}");
     // A set of an older version does not say.
-    change(&shop.path("chat/out/meta.json"), |meta| drop(meta.as_object_mut().unwrap().remove("tokenizer_blake3")));
+    change(&shop.path("chat/out/meta.json"), |meta| drop(meta.as_object_mut().unwrap().remove("tokenizer")));
     let outcome = shop.trial("old", &[("model", "pretrain"), ("data", "chat")]).run::<Finetune>(&lora());
     assert!(outcome.cautions()[0].contains("don't say which tokenizer made them"), "{:?}", outcome.cautions());
     outcome.done();
@@ -76,7 +82,7 @@ fn the_template_of_training_stays_with_the_model() {
     other("qwen").run::<Preprocess>(&json!({"annotations": "instruct.json", "template": "phi2"})).done();
     change(&shop.path("qwen/out/meta.json"), |meta| {
         meta["template"] = json!("qwen2");
-        drop(meta.as_object_mut().unwrap().remove("tokenizer_blake3"));
+        drop(meta.as_object_mut().unwrap().remove("tokenizer"));
     });
     let both = [("model", "pretrain"), ("data[0]", "instructions"), ("data[1]", "qwen")];
     let error = shop.trial("both", &both).run::<Finetune>(&lora()).error().to_string();
