@@ -118,7 +118,7 @@ impl Stage for Pretrain {
         model.projector.unfreeze();
         model.move_to(&place);
         let validation = open_validation(job)?;
-        training::train(&mut model, &config.shared_recipe(), &data, validation.as_ref(), job)?;
+        training::train(&mut model, Trains::Projector, &config.shared_recipe(), &data, validation.as_ref(), job)?;
         write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
     }
 }

@@ -33,7 +33,7 @@ const STAGES: &[&[&str]] = &[
 
 /// The floors of the model: bytes and matrices at the bottom, then files, layers and towers, then what is done with a model.
 const MODEL: &[&[&str]] = &[
-    &["error", "mmap", "precision", "schedule", "simd"],
+    &["build", "error", "mmap", "precision", "schedule", "simd"],
     &["encoding"],
     &["tensor"],
     &["family", "sample", "weights"],

@@ -1,12 +1,16 @@
 //! The memory, the steps and the operations that training will take, computed from sizes alone.
 
-use imp_model::memory::{MicroBatch, Training, Trains};
+use imp_model::{
+    Precision,
+    memory::{Training, Trains},
+};
 
 use super::{
     Recipe,
     batches::{AHEAD, Batches},
     features,
-    policy::{gradient_checkpointing, micro_batch_size},
+    policy::{Card, Cut},
+    sizes::Sizes,
 };
 use crate::{
     contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
@@ -42,30 +46,22 @@ fn taken(
     known: Option<&(Batches, Mixture)>,
 ) -> Option<(MemoryForecast, Work)> {
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
-    let sizes = Sizes {
-        patches: vision.config.patches(),
-        max_length: joined.tokenizer_model_max_length,
-        micro_batch: micro_batch_size(ahead.runtime, &llm.config).min(recipe.global_batch_size),
-    };
+    let sizes = Sizes { patches: vision.config.patches(), max_length: joined.tokenizer_model_max_length };
     let training = Training {
         llm: &llm.config,
         vision: &vision.config,
         projector: joined.mm_projector_type,
         trains,
-        gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
+        gradient_checkpointing: false,
     };
-    let (largest, work) = if let Some((batches, set)) = known {
-        let kept = features::kept_bytes(&vision.config, set.images()).is_some();
-        let encodes = set.sets().any(|set| set.meta().features.is_none());
-        let all = sizes.all(set, batches, kept);
-        (sizes.largest(set, batches), Work::Whole(training.operations(all, encodes)))
-    } else {
-        let longest = ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?;
-        let part = sizes.bound(longest);
-        let parts = recipe.global_batch_size as f64 / sizes.micro_batch as f64;
-        (part, Work::FullStep(training.operations(part, true) * parts))
+    let longest = match known {
+        Some(_) => 0,
+        None => ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?,
     };
-    let step = training.memory(largest, recipe.global_batch_size > sizes.micro_batch);
+    let largest = |size| match known {
+        Some((batches, set)) => sizes.largest(set, batches, size),
+        None => sizes.bound(longest, size),
+    };
     let frozen = match trains {
         // Widened to f32, and so counted among what trains.
         Trains::All => 0,
@@ -73,13 +69,43 @@ fn taken(
         _ if model.adapted => 4 * llm.config.parameters() as u64,
         _ => llm.bytes,
     };
-    let image = vision.config.image_size * vision.config.image_size * 3 * size_of::<f32>();
     let images = known.map_or(usize::MAX, |(_, set)| set.images());
-    let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
-    let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
-    let own = step.total() + decoded + kept + PROGRAM;
-    let bytes = own as u64 + frozen + vision.bytes;
-    Some((MemoryForecast { bytes, gpu: None, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
+    let kept = features::kept_bytes(&vision.config, images).unwrap_or(0) as u64;
+    let size = vision.config.image_size;
+    let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * size * size * 3 * size_of::<f32>();
+    let program = (decoded + PROGRAM) as u64 + vision.bytes;
+    let batch = recipe.global_batch_size;
+    let (cut, gpu, host) = match ahead.gpu_memory {
+        Some(total) => {
+            let width = if recipe.precision == Precision::F32 { 4 } else { 2 };
+            // 4-bit weights stay in 4 bits, others are converted.
+            let stored = |bytes: u64, count: usize| if bytes < count as u64 { bytes } else { width * count as u64 };
+            let llm_bytes = if frozen == llm.bytes { stored(frozen, llm.config.parameters()) } else { frozen };
+            let frozen_there = llm_bytes + stored(vision.bytes, vision.config.parameters()) + kept / 4 * width;
+            let card = Card { total, frozen: frozen_there, precision: recipe.precision };
+            let cut = Cut::on_card(ahead.runtime, &training, batch, card, largest);
+            let training = Training { gradient_checkpointing: cut.recompute, ..training };
+            let step = training.device_memory(largest(cut.size), batch > cut.size, recipe.precision);
+            // The host maps the files that it uploads.
+            (cut, Some(step.total() as u64 + frozen_there), program + llm.bytes)
+        }
+        None => {
+            let cut = Cut::on_cpu(ahead.runtime, &llm.config, batch);
+            let training = Training { gradient_checkpointing: cut.recompute, ..training };
+            let step = training.memory(largest(cut.size), batch > cut.size);
+            (cut, None, program + step.total() as u64 + kept + frozen)
+        }
+    };
+    let training = Training { gradient_checkpointing: cut.recompute, ..training };
+    let work = match known {
+        Some((batches, set)) => {
+            let kept = features::kept_bytes(&vision.config, set.images()).is_some();
+            let encodes = set.sets().any(|set| set.meta().features.is_none());
+            Work::Whole(training.operations(sizes.all(set, batches, kept), encodes))
+        }
+        None => Work::FullStep(training.operations(largest(cut.size), true) * batch as f64 / cut.size as f64),
+    };
+    Some((MemoryForecast { bytes: host, gpu, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
 }
 
 /// Tokens of the longest record, if known; an image counts as one.
@@ -94,55 +120,4 @@ fn longest(outlook: &Outlook) -> Option<usize> {
 fn record_set(outlook: &Outlook) -> Option<RecordSet> {
     let Some(Records::There(folder)) = &outlook.records else { return None };
     RecordSet::open(folder).ok()
-}
-
-struct Sizes {
-    patches: usize,
-    max_length: usize,
-    micro_batch: usize,
-}
-
-impl Sizes {
-    /// The part of a step with the most positions.
-    fn largest(&self, set: &Mixture, batches: &Batches) -> MicroBatch {
-        let shapes: Vec<(usize, usize)> = set.shapes().collect();
-        let rows = |record: &usize| {
-            let (tokens, images) = shapes[*record];
-            (tokens + images * self.patches.saturating_sub(1)).min(self.max_length)
-        };
-        let parts = batches.steps.iter().flat_map(|step| step.chunks(self.micro_batch));
-        let largest = parts.max_by_key(|part| part.iter().map(rows).sum::<usize>()).unwrap_or_default();
-        let labels = |record: &usize| set.record(*record).map_or(0, |record| record.learned());
-        MicroBatch {
-            rows: largest.iter().map(rows).sum(),
-            learned: largest.iter().map(labels).sum(),
-            images: largest.iter().map(|record| shapes[*record].1).sum(),
-        }
-    }
-
-    /// All steps together. `kept`: an image is encoded once, and its features stay in memory.
-    fn all(&self, set: &Mixture, batches: &Batches, kept: bool) -> MicroBatch {
-        let shapes: Vec<(usize, usize)> = set.shapes().collect();
-        let mut all = MicroBatch { rows: 0, learned: 0, images: 0 };
-        for record in batches.steps.iter().flatten() {
-            let (tokens, images) = shapes[*record];
-            all.rows += (tokens + images * self.patches.saturating_sub(1)).min(self.max_length);
-            all.learned += set.record(*record).map_or(0, |record| record.learned());
-            all.images += images;
-        }
-        if kept {
-            all.images = all.images.min(set.images());
-        }
-        all
-    }
-
-    /// The largest part of a step for records that are not there yet.
-    fn bound(&self, max_length: usize) -> MicroBatch {
-        let rows = (max_length + self.patches).min(self.max_length);
-        MicroBatch {
-            rows: rows * self.micro_batch,
-            learned: rows.saturating_sub(self.patches) * self.micro_batch,
-            images: self.micro_batch,
-        }
-    }
 }

@@ -14,6 +14,7 @@ pub(crate) mod keys;
 mod policy;
 mod recipe;
 mod run;
+mod sizes;
 mod speed;
 #[cfg(test)]
 mod tests;

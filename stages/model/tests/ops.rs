@@ -318,8 +318,7 @@ fn operands_are_rounded_to_nearest_even() {
     let exact_dy: Vec<f64> = (0..outputs).map(|out| round(exact_v[out] + exact_v[outputs + out])).collect();
     let place = Place::host(Precision::Bf16);
     let mat = |rows, cols, values: &[f32]| Mat::from_host(rows, cols, values.to_vec()).to(&place).trainable();
-    let (x, w, v, graph) =
-        (mat(rows, inputs, &x), mat(outputs, inputs, &w), mat(2, outputs, &v), Graph::recording());
+    let (x, w, v, graph) = (mat(rows, inputs, &x), mat(outputs, inputs, &w), mat(2, outputs, &v), Graph::recording());
     let y = tensor::linear(&graph, &x, &Weight::Dense(w.clone()), None);
     let near = |ours: &[f32], theirs: &dyn Fn(usize) -> f64| {
         for (index, ours) in ours.iter().enumerate() {

@@ -40,6 +40,8 @@ pub struct Device(Arc<Opened>);
 
 struct Opened {
     driver: Box<dyn Driver>,
+    /// Bytes of its memory.
+    total: u64,
     /// Bytes of all buffers.
     live: AtomicU64,
     /// The most bytes of all buffers at one time.
@@ -72,20 +74,32 @@ impl Device {
     pub fn open(index: usize) -> Result<Self, DeviceError> {
         #[cfg(feature = "emulated")]
         if let Some(order) = emulated_order() {
-            return Ok(Self::emulated(order, u64::MAX));
+            return Ok(Self::emulated(order, emulated::MEMORY));
         }
-        Ok(Self::new(Box::new(cuda::Cuda::open(index)?)))
+        let cuda = cuda::Cuda::open(index)?;
+        let total = cuda.total_bytes()?;
+        Ok(Self::new(Box::new(cuda), total))
     }
 
     /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
     /// 0), last to first (1), or in another order.
     #[cfg(feature = "emulated")]
     pub fn emulated(order: u32, limit: u64) -> Self {
-        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)))
+        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)), limit)
     }
 
-    fn new(driver: Box<dyn Driver>) -> Self {
-        Self(Arc::new(Opened { driver, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+    fn new(driver: Box<dyn Driver>, total: u64) -> Self {
+        Self(Arc::new(Opened { driver, total, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+    }
+
+    /// Bytes of its memory.
+    pub fn total_bytes(&self) -> u64 {
+        self.0.total
+    }
+
+    /// Bytes of its memory that are in use now, without those of the driver itself.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.live.load(Ordering::Relaxed)
     }
 
     /// The most bytes of its memory that were in use at one time, without those of the driver itself.
