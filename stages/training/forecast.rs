@@ -1,8 +1,8 @@
 //! The memory, the steps and the operations that training will take, computed from sizes alone.
 
 use imp_model::{
-    Precision,
-    memory::{Training, Trains},
+    config::{LanguageConfig, SiglipConfig},
+    memory::{MicroBatch, Training, Trains},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     sizes::Sizes,
 };
 use crate::{
-    contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
+    contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Tower, Work},
     data::{mixture::Mixture, records::RecordSet},
 };
 
@@ -47,13 +47,9 @@ fn taken(
 ) -> Option<(MemoryForecast, Work)> {
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
     let sizes = Sizes { patches: vision.config.patches(), max_length: joined.tokenizer_model_max_length };
-    let training = Training {
-        llm: &llm.config,
-        vision: &vision.config,
-        projector: joined.mm_projector_type,
-        trains,
-        gradient_checkpointing: false,
-    };
+    let projector = joined.mm_projector_type;
+    let training =
+        Training { llm: &llm.config, vision: &vision.config, projector, trains, gradient_checkpointing: false };
     let longest = match known {
         Some(_) => 0,
         None => ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?,
@@ -62,50 +58,92 @@ fn taken(
         Some((batches, set)) => sizes.largest(set, batches, size),
         None => sizes.bound(longest, size),
     };
-    let frozen = match trains {
-        // Widened to f32, and so counted among what trains.
-        Trains::All => 0,
-        // An existing adapter is added to weights in f32.
-        _ if model.adapted => 4 * llm.config.parameters() as u64,
-        _ => llm.bytes,
-    };
     let images = known.map_or(usize::MAX, |(_, set)| set.images());
-    let kept = features::kept_bytes(&vision.config, images).unwrap_or(0) as u64;
+    let kept = features::kept_bytes(&vision.config, images);
+    let fixed = Fixed { llm, vision, adapted: model.adapted, kept: kept.unwrap_or(0) as u64 };
+    let needed = match ahead.gpu_memory {
+        Some(total) => fixed.on_card(recipe, training, ahead, total, &largest),
+        None => fixed.on_host(recipe, training, ahead, &largest),
+    };
     let size = vision.config.image_size;
     let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * size * size * 3 * size_of::<f32>();
-    let program = (decoded + PROGRAM) as u64 + vision.bytes;
-    let batch = recipe.global_batch_size;
-    let (cut, gpu, host) = match ahead.gpu_memory {
-        Some(total) => {
-            let width = if recipe.precision == Precision::F32 { 4 } else { 2 };
-            // 4-bit weights stay in 4 bits, others are converted.
-            let stored = |bytes: u64, count: usize| if bytes < count as u64 { bytes } else { width * count as u64 };
-            let llm_bytes = if frozen == llm.bytes { stored(frozen, llm.config.parameters()) } else { frozen };
-            let frozen_there = llm_bytes + stored(vision.bytes, vision.config.parameters()) + kept / 4 * width;
-            let card = Card { total, frozen: frozen_there, precision: recipe.precision };
-            let cut = Cut::on_card(ahead.runtime, &training, batch, card, largest);
-            let training = Training { gradient_checkpointing: cut.recompute, ..training };
-            let step = training.device_memory(largest(cut.size), batch > cut.size, recipe.precision);
-            // The host maps the files that it uploads.
-            (cut, Some(step.total() as u64 + frozen_there), program + llm.bytes)
-        }
-        None => {
-            let cut = Cut::on_cpu(ahead.runtime, &llm.config, batch);
-            let training = Training { gradient_checkpointing: cut.recompute, ..training };
-            let step = training.memory(largest(cut.size), batch > cut.size);
-            (cut, None, program + step.total() as u64 + kept + frozen)
-        }
+    let bytes = needed.host + (decoded + PROGRAM) as u64;
+    let training = Training { gradient_checkpointing: needed.cut.recompute, ..training };
+    let work = if let Some((batches, set)) = known {
+        let encodes = set.sets().any(|set| set.meta().features.is_none());
+        Work::Whole(training.operations(sizes.all(set, batches, kept.is_some()), encodes))
+    } else {
+        let parts = recipe.global_batch_size as f64 / needed.cut.size as f64;
+        Work::FullStep(training.operations(largest(needed.cut.size), true) * parts)
     };
-    let training = Training { gradient_checkpointing: cut.recompute, ..training };
-    let work = match known {
-        Some((batches, set)) => {
-            let kept = features::kept_bytes(&vision.config, set.images()).is_some();
-            let encodes = set.sets().any(|set| set.meta().features.is_none());
-            Work::Whole(training.operations(sizes.all(set, batches, kept), encodes))
-        }
-        None => Work::FullStep(training.operations(largest(cut.size), true) * batch as f64 / cut.size as f64),
-    };
-    Some((MemoryForecast { bytes: host, gpu, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
+    let memory = MemoryForecast { bytes, gpu: needed.card, at_most: known.is_none(), remedy: LESS_MEMORY };
+    Some((memory, work))
+}
+
+/// What does not depend on how batches are cut.
+struct Fixed<'a> {
+    llm: &'a Tower<LanguageConfig>,
+    vision: &'a Tower<SiglipConfig>,
+    /// Whether the language model has an adapter, which is added to weights in f32.
+    adapted: bool,
+    /// Bytes of the features that are kept, in f32.
+    kept: u64,
+}
+
+/// The memory of a stage whose batches are cut in this way.
+struct Needed {
+    cut: Cut,
+    card: Option<u64>,
+    host: u64,
+}
+
+impl Fixed<'_> {
+    fn on_host(
+        &self,
+        recipe: &Recipe,
+        training: Training<'_>,
+        ahead: &Ahead<'_>,
+        largest: &dyn Fn(usize) -> MicroBatch,
+    ) -> Needed {
+        let batch = recipe.global_batch_size;
+        let cut = Cut::on_cpu(ahead.runtime, &self.llm.config, batch);
+        let training = Training { gradient_checkpointing: cut.recompute, ..training };
+        let step = training.memory(largest(cut.size), batch > cut.size).total() as u64;
+        let frozen = match training.trains {
+            // Widened to f32, and so counted among what trains.
+            Trains::All => 0,
+            _ if self.adapted => 4 * self.llm.config.parameters() as u64,
+            _ => self.llm.bytes,
+        };
+        Needed { cut, card: None, host: step + self.kept + frozen + self.vision.bytes }
+    }
+
+    fn on_card(
+        &self,
+        recipe: &Recipe,
+        training: Training<'_>,
+        ahead: &Ahead<'_>,
+        total: u64,
+        largest: &dyn Fn(usize) -> MicroBatch,
+    ) -> Needed {
+        let (batch, precision) = (recipe.global_batch_size, recipe.precision);
+        // 4-bit weights stay in 4 bits, others are converted.
+        let stored = |bytes: u64, count: usize| {
+            if bytes < count as u64 { bytes } else { (precision.bytes() * count) as u64 }
+        };
+        let llm = match training.trains {
+            Trains::All => 0,
+            _ if self.adapted => 4 * self.llm.config.parameters() as u64,
+            _ => stored(self.llm.bytes, self.llm.config.parameters()),
+        };
+        let kept = self.kept / 4 * precision.bytes() as u64;
+        let frozen = llm + stored(self.vision.bytes, self.vision.config.parameters()) + kept;
+        let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
+        let training = Training { gradient_checkpointing: cut.recompute, ..training };
+        let step = training.device_memory(largest(cut.size), batch > cut.size, precision).total() as u64;
+        // The host maps the files that it uploads.
+        Needed { cut, card: Some(step + frozen), host: self.llm.bytes + self.vision.bytes }
+    }
 }
 
 /// Tokens of the longest record, if known; an image counts as one.

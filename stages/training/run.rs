@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use imp_model::{
-    Imp, Precision,
+    Imp,
     memory::{Training, Trains},
     optim::Optimizer,
     tensor::AdamW,
@@ -80,10 +80,9 @@ fn cut(model: &Imp, trains: Trains<'_>, recipe: &Recipe, data: &Mixture, batches
     let Some(device) = model.vision.place().device else { return Cut::on_cpu(job.runtime(), llm, batch) };
     let projector = model.config.mm_projector_type;
     let training = Training { llm, vision, projector, trains, gradient_checkpointing: false };
-    let width = if recipe.precision == Precision::F32 { 4 } else { 2 };
-    let kept = kept_bytes(vision, data.images()).unwrap_or(0) as u64 / 4 * width;
+    let kept = kept_bytes(vision, data.images()).unwrap_or(0) / 4 * recipe.precision.bytes();
     // What trains is on the device already, and is counted by the step.
-    let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept;
+    let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept as u64;
     let card = Card { total: device.total_bytes(), frozen, precision: recipe.precision };
     let sizes = Sizes { patches: vision.patches(), max_length: model.config.tokenizer_model_max_length };
     Cut::on_card(job.runtime(), &training, batch, card, |size| sizes.largest(data, batches, size))

@@ -6,6 +6,7 @@ mod benchmarks;
 mod cache;
 mod device;
 mod faults;
+mod gpu;
 mod hub;
 mod interrupt;
 mod judge;
