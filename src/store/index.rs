@@ -13,9 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
-use super::{Digest, Hit, Result, Store};
+use super::{Digest, Hit, Result, Store, stamp::Stamp};
 
 /// How long to wait for another process that has the index open.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,15 +36,6 @@ pub(crate) struct Scope<'a> {
     pub(crate) pipelines: Vec<String>,
     /// The user's files and folders that it reads.
     pub(crate) sources: Vec<&'a Path>,
-}
-
-/// A file with an unchanged stamp is assumed to be unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    pub(super) size: u64,
-    /// Nanoseconds since 1970.
-    pub(super) modified: u128,
-    pub(super) inode: u64,
 }
 
 impl Index {
@@ -244,7 +233,7 @@ fn stage_id(pipeline: &str, stage: &str) -> Vec<u8> {
 }
 
 fn hit_id(key: Digest) -> Vec<u8> {
-    [b"made\0".as_slice(), &key.bytes()].concat()
+    [b"receipt\0".as_slice(), &key.bytes()].concat()
 }
 
 fn run_id(pipeline: &str) -> Vec<u8> {
@@ -252,7 +241,7 @@ fn run_id(pipeline: &str) -> Vec<u8> {
 }
 
 fn file_id(path: &Path) -> Vec<u8> {
-    [b"file\0", path.as_os_str().as_encoded_bytes()].concat()
+    [b"source\0", path.as_os_str().as_encoded_bytes()].concat()
 }
 
 #[cfg(test)]

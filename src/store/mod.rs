@@ -13,24 +13,29 @@
 //!   runs/<id>.json          past runs: the whole pipeline and its results
 //!   tmp/                    files that are being written, renamed into place when complete
 //!   notes/                  derived: what a run checked to find a pipeline up to date
+//!   stamps/                 derived: stamps of the folders and files of trees when they were last checked
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
 //! Everything is written to `tmp/`, flushed and renamed, so objects and receipts are complete at any moment.
 //! A receipt is written last, after the objects that it names, and flushed to disk.
 
+mod checked;
 mod digest;
 mod error;
 mod files;
 mod gc;
 mod hit;
 mod index;
+mod intact;
 mod lease;
 mod lock;
 mod manifest;
+mod mend;
 mod objects;
 mod receipt;
 mod runs;
 mod source;
+mod stamp;
 mod stats;
 mod tree;
 mod verify;
@@ -51,9 +56,11 @@ pub(crate) use hit::Hit;
 pub(crate) use index::{Index, Scope};
 pub(crate) use lease::Lease;
 pub(crate) use manifest::{Change, FieldGroup, Manifest};
+pub(crate) use mend::Mended;
 pub(crate) use receipt::{Product, Provenance, Receipt, Timing};
 pub(crate) use runs::{RunPoint, RunRecord, RunStage, RunState, StageState, now};
 pub(crate) use source::digest as source_digest;
+pub(crate) use stamp::Stamp;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
@@ -63,6 +70,8 @@ pub(crate) use work::Work;
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     root: PathBuf,
+    /// Whether to try hard links; false in tests of disks without them.
+    links: bool,
 }
 
 impl Store {
@@ -70,14 +79,14 @@ impl Store {
     pub(crate) fn existing(root: &Path) -> Option<Self> {
         let root = root.canonicalize().ok()?;
         let version = std::fs::read_to_string(root.join("VERSION")).ok()?;
-        (version.trim() == LAYOUT_VERSION).then_some(Self { root })
+        (version.trim() == LAYOUT_VERSION).then_some(Self { root, links: true })
     }
 
     /// Opens the cache at `root`. Creates it if it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
         let root = root.canonicalize().map_err(StoreError::io(root))?;
-        let store = Self { root };
+        let store = Self { root, links: true };
         let version = store.root.join("VERSION");
         match std::fs::read_to_string(&version) {
             Ok(found) if found.trim() == LAYOUT_VERSION => return Ok(store),
@@ -119,9 +128,11 @@ impl Store {
         tempfile::Builder::new().permissions(mode).tempfile_in(&folder).map_err(StoreError::io(&folder))
     }
 
-    /// The folders whose modification times change when this receipt or tree is removed.
-    pub(crate) fn folders_of(&self, key: Digest, tree: Digest) -> [PathBuf; 2] {
-        [("receipts", key), ("trees", tree)].map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]))
+    /// The receipt, and the folders whose times change when the receipt or the tree is removed.
+    pub(crate) fn places_of(&self, key: Digest, tree: Digest) -> [PathBuf; 3] {
+        let [receipts, trees] = [("receipts", key), ("trees", tree)]
+            .map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]));
+        [self.receipt_path(key), receipts, trees]
     }
 
     /// The path of the note that answers `question`.

@@ -8,7 +8,8 @@ use super::{
     Digest, Hit, Index, Manifest, Store, TreeRef,
     error::{Result, StoreError},
     files::{files, remove_all},
-    index::Stamp,
+    mend::TreeFolder,
+    stamp::Stamp,
 };
 
 /// The record of a stage that finished.
@@ -87,6 +88,11 @@ impl Receipt {
             made_by,
         }
     }
+
+    /// `pipeline/stage`, for messages.
+    pub(super) fn owner(&self) -> String {
+        format!("{}/{}", self.pipeline, self.stage)
+    }
 }
 
 impl From<Receipt> for Hit {
@@ -128,7 +134,7 @@ impl Store {
 
     /// The result under `key`, with the folder of its tree if that is complete. `None` if there is no receipt. The index saves
     /// reading the receipt.
-    pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, Option<PathBuf>)>> {
+    pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, TreeFolder)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
             Ok(metadata) => Stamp::of(&metadata),

@@ -14,7 +14,7 @@ use imp_stages::contract::{
 use super::{
     Digest, Store,
     error::{Result, StoreError},
-    files::remove_all,
+    files::{modified, remove_all},
 };
 
 /// Files that only the runner writes.
@@ -113,6 +113,18 @@ impl Work {
             note(&path, side_file::make_room(&path))?;
         }
         Ok(warnings)
+    }
+
+    /// Whether the stage that was started in it reads `folder`.
+    pub(super) fn reads(&self, folder: &Path) -> bool {
+        let job = fs::read(self.job()).ok().and_then(|text| serde_json::from_slice::<job::JobSpec>(&text).ok());
+        job.is_some_and(|job| job.inputs.values().any(|input| input.path == folder))
+    }
+
+    /// Removes the folder if its checkpoint may be later than `until`, in seconds since 1970.
+    pub(crate) fn clear_after(&self, until: Option<u64>) -> Result<()> {
+        let saved = modified(&self.path.join(job::CHECKPOINT));
+        if until.is_some_and(|until| saved <= until) { Ok(()) } else { self.clear() }
     }
 
     /// Removes the folder once its stage is done.

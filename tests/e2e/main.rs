@@ -13,3 +13,4 @@ mod questions;
 mod runner;
 mod support;
 mod sweeps;
+mod tamper;
