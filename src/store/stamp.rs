@@ -110,6 +110,12 @@ mod tests {
     }
 
     #[test]
+    fn what_tells_nothing_is_not_reliable() {
+        assert!(!is_reliable(Path::new("/no/such/file")));
+        assert!(is_reliable(Path::new("/")), "the root file system of a machine keeps change times");
+    }
+
+    #[test]
     fn times_before_1970_differ() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");

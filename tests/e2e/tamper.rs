@@ -163,6 +163,21 @@ fn an_input_that_changes_while_it_is_read_fails_the_stage() {
 }
 
 #[test]
+fn a_source_is_read_again_when_only_its_change_time_differs() {
+    let space = Space::new();
+    space.write("src/a.txt", "old ").write("p.toml", "name = \"p\"\n[stages.x]\nkind = \"download\"\nsource = \"src\"\n");
+    let old = std::time::UNIX_EPOCH - Duration::from_hours(1);
+    OpenOptions::new().write(true).open(space.path("src/a.txt")).unwrap().set_modified(old).unwrap();
+    // What was written less than two seconds ago is read in any case.
+    sleep(Duration::from_millis(2100));
+    space.succeed(&["run", "p.toml"]);
+    assert!(space.succeed(&["run", "p.toml"]).stdout.contains("p is up to date"));
+    write_in_place(&space.path("src/a.txt"));
+    space.succeed(&["run", "p.toml"]);
+    assert_eq!(space.read("artifacts/p/x/a.txt"), "0123");
+}
+
+#[test]
 fn what_a_user_wrote_into_an_artifact_is_kept_until_gc() {
     let space = space();
     space.write("artifacts/p/a/notes.txt", "my notes");
