@@ -165,7 +165,9 @@ fn an_input_that_changes_while_it_is_read_fails_the_stage() {
 #[test]
 fn a_source_is_read_again_when_only_its_change_time_differs() {
     let space = Space::new();
-    space.write("src/a.txt", "old ").write("p.toml", "name = \"p\"\n[stages.x]\nkind = \"download\"\nsource = \"src\"\n");
+    space
+        .write("src/a.txt", "old ")
+        .write("p.toml", "name = \"p\"\n[stages.x]\nkind = \"download\"\nsource = \"src\"\n");
     let old = std::time::UNIX_EPOCH - Duration::from_hours(1);
     OpenOptions::new().write(true).open(space.path("src/a.txt")).unwrap().set_modified(old).unwrap();
     // What was written less than two seconds ago is read in any case.

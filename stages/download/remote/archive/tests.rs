@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;
+use tar::EntryType::{Directory, GNULongLink, GNULongName, Regular, XHeader};
 
 use super::*;
 use crate::{
@@ -69,5 +70,49 @@ fn every_entry_keeps_its_name_or_is_refused() {
         let error = Trial::new(&work, &[("folder", &folder)]).run::<Unpack>(&json!(file)).error();
         assert_eq!(error.to_string(), format!("refused to unpack the archive {file}: {why}"));
         assert!(error.help().unwrap().contains("rename the file"), "{error:?}");
+    }
+}
+
+/// A tar whose first entry says something long about the next.
+fn talkative(kind: tar::EntryType, bytes: u64) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, bytes) in [(kind, bytes), (Regular, 1)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(bytes);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, io::repeat(b'a').take(bytes)).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn what_a_decoder_keeps_in_memory_is_limited() {
+    let gz = |tar: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(tar).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zst = |tar: &[u8]| zstd::encode_all(tar, 1).unwrap();
+    let long = |kind| talkative(kind, 8 << 20);
+    let name = "take more than 1048576 bytes";
+    let bomb = "it may be a zip bomb";
+    for (file, bytes, why) in [
+        ("a.tar", long(XHeader), name),
+        ("a.tgz", gz(&long(XHeader)), name),
+        ("a.tzst", zst(&long(XHeader)), name),
+        ("a.tgz", gz(&long(GNULongName)), name),
+        ("a.tgz", gz(&long(GNULongLink)), name),
+        // What nothing is written for counts, too.
+        ("a.tzst", zst(&talkative(Directory, 80 << 20)), bomb),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(file), bytes).unwrap();
+        let error = Trial::new(&root.path().join("work"), &[("folder", &folder)]).run::<Unpack>(&json!(file)).error();
+        assert!(error.to_string().contains(why), "{file}: {error}");
     }
 }

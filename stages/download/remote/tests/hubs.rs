@@ -265,3 +265,24 @@ fn a_token_goes_only_to_its_origin() {
         assert!(ends.iter().all(|seen| has_token(seen) == (number == 0)), "{location}");
     }
 }
+
+#[test]
+fn lists_are_limited_and_useless_answers_are_final() {
+    let (sha, name) = ("a".repeat(40), br#"{"rfilename":"a"},"#);
+    let many =
+        [format!(r#"{{"sha":"{sha}","siblings":["#).into_bytes(), name.repeat(1_000_001), b"]}".to_vec()].concat();
+    let cases: [(Vec<u8>, &str); 3] = [
+        (many, "it lists more than 1000000 files"),
+        (vec![b' '; (64 << 20) + 1], "answered with more than 67108864 bytes, the limit for a list of files"),
+        (b"{\"sha\": \"\xff\"}".to_vec(), "answered with a list of files that is not UTF-8"),
+    ];
+    for (text, why) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start();
+        server.serve("/api/models/me/it/revision/main", text, &[]);
+        let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
+        let error = run(&root.path().join("work"), &serde_json::json!({ "source": source })).error();
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(server.seen("/api/models/me/it/revision/main").len(), 1, "{why}");
+    }
+}
