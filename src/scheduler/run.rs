@@ -298,7 +298,7 @@ impl Run<'_, '_> {
             }
             StepEnd::InputLost(tree) => self.input_lost(stage, tree)?,
             StepEnd::Ran(receipt) if self.changed_sources(stage, &receipt.manifest)? => {
-                self.planner.store.remove_receipt(receipt.manifest.key())?;
+                self.planner.store.remove_receipt(receipt.key())?;
                 let message = "its source changed while it was being read".to_string();
                 let help = Some("run the same command again".to_string());
                 self.on_end(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;

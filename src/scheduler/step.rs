@@ -161,7 +161,7 @@ async fn make(
         return Ok(StepEnd::InputLost(lost));
     }
     let resumed = work.has_checkpoint();
-    write_job(&step.job, &work)?.into_iter().for_each(warn);
+    write_job(store, &step.job, &work)?.into_iter().for_each(warn);
     work.forget_failure();
     send(StepEvent::Running { resumed });
 
@@ -291,7 +291,7 @@ fn store_result(
     let (output, mended) = store.add_folder(&work.out())?;
     let product = Product {
         output,
-        log: store.keep_file(&work.log())?,
+        log: store.keep_log(&work.log())?,
         metrics: store.keep_file(&work.metrics())?,
         events: store.keep_file(&work.events())?,
         results: reported.results,
@@ -306,8 +306,8 @@ fn store_result(
 }
 
 /// Writes the job file into a new or existing work folder. Returns warnings.
-fn write_job(job: &JobSpec, work: &Work) -> Result<Vec<String>, StoreError> {
-    let warnings = work.create()?;
+fn write_job(store: &Store, job: &JobSpec, work: &Work) -> Result<Vec<String>, StoreError> {
+    let warnings = store.create_work(work)?;
     let path = work.job();
     let text = serde_json::to_vec_pretty(job)
         .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;

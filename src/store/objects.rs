@@ -77,6 +77,15 @@ impl Store {
         }
     }
 
+    /// Like [`Store::keep_file`], for a log, which may say things that are not for everyone.
+    pub(crate) fn keep_log(&self, path: &Path) -> Result<Option<Digest>> {
+        let kept = self.keep_file(path)?;
+        if let Some(digest) = kept {
+            self.keep_private_file(&self.object(digest))?;
+        }
+        Ok(kept)
+    }
+
     /// The path of the content with this digest.
     pub(crate) fn object(&self, digest: Digest) -> PathBuf {
         self.path("objects", digest)

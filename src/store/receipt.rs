@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use imp_stages::contract::secret::hide_secrets;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
     error::{Result, StoreError},
     files::{files, remove_all},
     mend::TreeFolder,
+    seal::{seal, unseal},
     stamp::Stamp,
 };
 
@@ -16,6 +18,9 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
     pub(crate) manifest: Manifest,
+    /// The key, where the manifest on disk does not show all of what it is computed from: passwords and tokens are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Digest>,
     pub(crate) output: TreeRef,
     /// The final metrics of the stage.
     pub(crate) results: BTreeMap<String, f64>,
@@ -73,6 +78,7 @@ impl Receipt {
         let Product { output, results, log, metrics, events, peak_memory, timing, host } = product;
         Self {
             manifest,
+            key: None,
             output,
             results,
             log,
@@ -89,6 +95,27 @@ impl Receipt {
         }
     }
 
+    /// The key of the result.
+    pub(crate) fn key(&self) -> Digest {
+        self.key.unwrap_or_else(|| self.manifest.key())
+    }
+
+    /// Reads a file. `None` if it is damaged.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(unseal(bytes)?).ok()
+    }
+
+    /// The receipt as it may be stored and shared.
+    fn without_secrets(&self) -> Self {
+        let mut stored = self.clone();
+        stored.manifest.hide_secrets();
+        stored.reason = hide_secrets(&self.reason).into_owned();
+        if stored.manifest != self.manifest {
+            stored.key = Some(self.key());
+        }
+        stored
+    }
+
     /// `pipeline/stage`, for messages.
     pub(super) fn owner(&self) -> String {
         format!("{}/{}", self.pipeline, self.stage)
@@ -98,7 +125,7 @@ impl Receipt {
 impl From<Receipt> for Hit {
     fn from(receipt: Receipt) -> Self {
         Self {
-            key: receipt.manifest.key(),
+            key: receipt.key(),
             output: receipt.output,
             log: receipt.log,
             metrics: receipt.metrics,
@@ -125,7 +152,11 @@ impl Store {
         let path = self.receipt_path(key);
         match fs::read(&path) {
             Ok(bytes) => {
-                Ok(serde_json::from_slice(&bytes).ok().filter(|receipt: &Receipt| receipt.manifest.key() == key))
+                let receipt = Receipt::parse(&bytes).filter(|receipt| receipt.key() == key);
+                if receipt.is_none() {
+                    tracing::warn!("{} is damaged: its stage runs again when it is needed", path.display());
+                }
+                Ok(receipt)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Io { path, source }),
@@ -162,8 +193,8 @@ impl Store {
 
     /// Writes a receipt. Its objects must be in the store already.
     pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
-        let path = self.receipt_path(receipt.manifest.key());
-        let text = serde_json::to_vec_pretty(receipt)
+        let path = self.receipt_path(receipt.key());
+        let text = seal(&receipt.without_secrets())
             .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
         self.write(&path, &text)
     }
@@ -171,8 +202,8 @@ impl Store {
     /// All readable receipts.
     pub(crate) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
         files(&self.root.join("receipts")).filter_map(|path| {
-            let receipt: Receipt = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-            Some((receipt.manifest.key(), receipt))
+            let receipt = Receipt::parse(&fs::read(path).ok()?)?;
+            Some((receipt.key(), receipt))
         })
     }
 

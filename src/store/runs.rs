@@ -7,6 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use imp_stages::contract::secret::hide_secrets;
 use serde::{Deserialize, Serialize};
 
 use super::{Digest, Result, Store, StoreError, TreeRef, files::entries};
@@ -114,6 +115,18 @@ pub(crate) struct RunStage {
 }
 
 impl RunRecord {
+    /// The record as it may be stored and shared.
+    fn without_secrets(&self) -> Self {
+        let hide = |text: &String| hide_secrets(text).into_owned();
+        let mut stored = self.clone();
+        stored.document = hide(&self.document);
+        stored.overrides = self.overrides.iter().map(hide).collect();
+        for (_, value) in stored.points.iter_mut().flat_map(|point| &mut point.values) {
+            *value = hide(value);
+        }
+        stored
+    }
+
     /// Whether it is still running.
     pub(crate) fn is_running(&self) -> bool {
         self.ending == RunState::Running
@@ -135,7 +148,7 @@ impl Store {
     /// Writes a record. Replaces an earlier record of the same run.
     pub(crate) fn write_run(&self, run: &RunRecord) -> Result<()> {
         let path = self.root.join("runs").join(format!("{}.json", run.id));
-        let text = serde_json::to_vec_pretty(run)
+        let text = serde_json::to_vec_pretty(&run.without_secrets())
             .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
         self.write(&path, &text)
     }

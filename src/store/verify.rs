@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -75,8 +75,7 @@ impl Store {
         for path in files(&self.root.join("receipts")) {
             found.receipts += 1;
             let bytes = fs::read(&path).map_err(StoreError::io(&path))?;
-            let receipt = serde_json::from_slice(&bytes).ok();
-            match receipt.filter(|receipt: &Receipt| self.receipt_path(receipt.manifest.key()) == path) {
+            match Receipt::parse(&bytes).filter(|receipt| self.receipt_path(receipt.key()) == path) {
                 Some(receipt) => receipts.push(receipt),
                 None => self.remove_damaged(&path, found)?,
             }
@@ -97,9 +96,9 @@ impl Store {
             .par_iter()
             .zip(&sizes)
             .filter(|((path, digest), size)| {
-                let right = hash_file(path).is_ok_and(|(content, _)| content == *digest);
+                let damaged = is_damaged(path, *digest);
                 progress(done.fetch_add(**size, Ordering::Relaxed) + **size, total);
-                !right
+                damaged
             })
             .map(|(object, _)| object.clone())
             .collect();
@@ -109,9 +108,7 @@ impl Store {
 
     /// Removes those suspects that still exist and are damaged.
     fn check_objects(&self, found: &mut VerifyReport, suspects: Vec<(PathBuf, Digest)>) -> Result<HashSet<Digest>> {
-        let is_bad = |(path, digest): &(PathBuf, Digest)| {
-            path.symlink_metadata().is_ok() && !hash_file(path).is_ok_and(|(content, _)| content == *digest)
-        };
+        let is_bad = |(path, digest): &(PathBuf, Digest)| path.symlink_metadata().is_ok() && is_damaged(path, *digest);
         let bad: Vec<(PathBuf, Digest)> = suspects.into_iter().filter(is_bad).collect();
         bad.iter().try_for_each(|(path, _)| self.remove_damaged(path, found))?;
         Ok(bad.into_iter().map(|(_, digest)| digest).collect())
@@ -169,5 +166,14 @@ impl Store {
         remove_all(path)?;
         found.damaged.push(self.relative(path));
         Ok(())
+    }
+}
+
+/// Whether the content of an object is not what its name says. Someone else's log, which only they may read, is not damaged.
+fn is_damaged(path: &Path, digest: Digest) -> bool {
+    match hash_file(path) {
+        Ok((content, _)) => content != digest,
+        Err(StoreError::Io { source, .. }) => source.kind() != io::ErrorKind::PermissionDenied,
+        Err(_) => true,
     }
 }

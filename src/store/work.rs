@@ -32,6 +32,13 @@ impl Store {
     pub(crate) fn work(&self, key: Digest) -> Work {
         Work { path: self.root.join("work").join(key.hex()) }
     }
+
+    /// Creates a work folder. Returns warnings about what was moved aside.
+    pub(crate) fn create_work(&self, work: &Work) -> Result<Vec<String>> {
+        let warnings = work.create()?;
+        self.keep_private_folder(work.path())?;
+        Ok(warnings)
+    }
 }
 
 impl Work {
@@ -97,7 +104,7 @@ impl Work {
     }
 
     /// Creates the folder, and moves aside whatever is in the way of its files. Returns warnings about what was moved.
-    pub(crate) fn create(&self) -> Result<Vec<String>> {
+    fn create(&self) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let mut note = |path: &Path, moved: io::Result<bool>| {
             let moved = moved.map_err(StoreError::io(path))?;

@@ -11,6 +11,7 @@ mod judge;
 mod pipeline;
 mod questions;
 mod runner;
+mod secrets;
 mod support;
 mod sweeps;
 mod tamper;
