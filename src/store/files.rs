@@ -7,7 +7,9 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use super::error::{Result, StoreError};
+use imp_stages::contract::side_file;
+
+use super::error::{Result, StoreError, is_read_only};
 
 /// All files below `folder`; none if it does not exist.
 pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -46,10 +48,24 @@ pub(super) fn size(path: &Path) -> u64 {
     files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
 }
 
-/// Opens a file to be locked. Creates it if it does not exist.
-pub(super) fn open_lock(path: &Path) -> Result<File> {
-    make_parent(path)?;
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
+/// Opens a file to be locked. Creates it if it does not exist, and moves aside what is in its place. `None` if it does not exist
+/// and this process may not create it, as in a cache of someone else. Where it may only be read, that is enough for a lock.
+pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
+    let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let opened = match make_parent(path).map(|()| open()) {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::IsADirectory => {
+            side_file::make_room(path).map_err(StoreError::io(path))?;
+            open()
+        }
+        Ok(opened) => opened,
+        Err(StoreError::Io { source, .. }) => Err(source),
+        Err(error) => return Err(error),
+    };
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if is_read_only(&error) => Ok(File::open(path).ok()),
+        Err(source) => Err(StoreError::Io { path: path.to_path_buf(), source }),
+    }
 }
 
 /// Creates the parent folder of `path`.

@@ -149,10 +149,10 @@ impl Store {
     }
 
     /// Keeps other processes from replacing the same folder.
-    pub(super) fn mend_lock(&self) -> Result<fs::File> {
+    pub(super) fn mend_lock(&self) -> Result<Option<fs::File>> {
         let path = self.root.join("locks").join("mend");
         let lock = open_lock(&path)?;
-        lock.lock().map_err(StoreError::io(&path))?;
+        lock.as_ref().map_or(Ok(()), fs::File::lock).map_err(StoreError::io(&path))?;
         Ok(lock)
     }
 

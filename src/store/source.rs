@@ -1,6 +1,10 @@
 //! Digests of the user's files. A file is not read again while its stamp is unchanged, if its file system keeps change times.
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use super::{
     Digest, Index,
@@ -10,7 +14,30 @@ use super::{
 };
 
 /// The digest of a file, or of the tree below a folder.
+///
+/// # Errors
+/// On faults of the user's files, as [`StoreError::Source`].
 pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
+    digest_of(path, index).map_err(|error| match error {
+        StoreError::Io { path, source } => fault(path, &source),
+        StoreError::Refused { path, what } => StoreError::Source { path, what, help: "correct the source" },
+        other => other,
+    })
+}
+
+/// Explains why a file of the user can't be read.
+fn fault(path: PathBuf, error: &io::Error) -> StoreError {
+    let (what, help) = match error.kind() {
+        io::ErrorKind::NotFound if path.is_symlink() => {
+            ("this link points to nothing".into(), "remove the link, or restore its target")
+        }
+        io::ErrorKind::PermissionDenied => ("you may not read this".into(), "change its permissions, or leave it out"),
+        _ => (error.to_string(), "correct the source, then run the same command again"),
+    };
+    StoreError::Source { path, what, help }
+}
+
+fn digest_of(path: &Path, index: &Index) -> Result<Digest> {
     if path.is_dir() {
         let mut files = tree::list(path)?
             .into_iter()

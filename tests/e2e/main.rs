@@ -12,6 +12,7 @@ mod pipeline;
 mod questions;
 mod runner;
 mod secrets;
+mod shared;
 mod support;
 mod sweeps;
 mod tamper;
