@@ -286,3 +286,21 @@ fn lists_are_limited_and_useless_answers_are_final() {
         assert_eq!(server.seen("/api/models/me/it/revision/main").len(), 1, "{why}");
     }
 }
+
+#[test]
+fn names_that_cannot_be_files_of_one_folder_are_refused_first() {
+    for (names, why) in [
+        (["a", "a"], "\"a\", which is the name of two files"),
+        (["a", "a/b"], "\"a/b\", which lies in what is another file"),
+        (["a", "b\r"], "\"b\\r\", which contains control characters"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start();
+        let siblings: Vec<_> = names.iter().map(|name| serde_json::json!({"rfilename": name, "size": 1})).collect();
+        let info = serde_json::json!({"sha": "a".repeat(40), "siblings": siblings});
+        server.serve("/api/models/me/it/revision/main", info.to_string(), &[]);
+        let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
+        let error = run(&root.path().join("work"), &serde_json::json!({ "source": source })).error();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
