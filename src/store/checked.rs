@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Digest, Store, error::Result, stamp::Stamp};
+use super::{Digest, Store, disk, error::Result, stamp::Stamp};
 
 /// The folders of a tree, by relative path, with their stamps.
 pub(super) type Folders = Vec<(String, Stamp)>;
@@ -71,7 +71,7 @@ impl Store {
     pub(super) fn forget_checks(&self, tree: Digest) {
         for kind in [FOLDERS, FILES, INTACT] {
             // Without the record, or with a wrong one, the files are read again.
-            let _ = fs::remove_file(self.path(kind, tree));
+            let _ = disk::remove_file(&self.path(kind, tree));
         }
     }
 

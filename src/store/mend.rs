@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Digest, Store, TreeFile,
+    Digest, Store, TreeFile, disk,
     error::{Result, StoreError},
     files::{open_lock, remove_all},
     intact::{Depth, Flaw},
@@ -231,12 +231,12 @@ impl Store {
         let tmp = self.tmp()?;
         let aside = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
         let taken = aside.path().join("object");
-        match fs::rename(&object, &taken) {
+        match disk::rename(&object, &taken) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             moved => moved.map_err(StoreError::io(&object))?,
         }
         if hash_file(&taken).is_ok_and(|(content, _)| content == digest) {
-            return fs::rename(&taken, &object).map_err(StoreError::io(&object));
+            return disk::rename(&taken, &object).map_err(StoreError::io(&object));
         }
         remove_all(&taken)
     }
@@ -249,7 +249,7 @@ fn set_aside(folder: &Path) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     remove_all(&target)?;
-    match fs::rename(folder, &target) {
+    match disk::rename(folder, &target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         moved => moved.map(|()| Some(target)).map_err(StoreError::io(folder)),
     }

@@ -21,6 +21,7 @@
 
 mod checked;
 mod digest;
+mod disk;
 mod error;
 mod files;
 mod gc;
@@ -44,7 +45,6 @@ mod verify;
 mod work;
 
 use std::{
-    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -86,7 +86,7 @@ impl Store {
 
     /// Opens the cache at `root`. Creates it if it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
+        disk::create_dir_all(root).map_err(StoreError::io(root))?;
         let root = root.canonicalize().map_err(StoreError::io(root))?;
         let store = Self { root, links: true };
         let version = store.root.join("VERSION");
@@ -98,7 +98,7 @@ impl Store {
         }
         for folder in ["objects", "trees", "receipts", "work", "locks", "tmp"] {
             let path = store.root.join(folder);
-            std::fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
+            disk::create_dir_all(&path).map_err(StoreError::io(&path))?;
         }
         // https://bford.info/cachedir/: backup programs skip folders with this file.
         store.write(
@@ -118,7 +118,7 @@ impl Store {
     /// The folder for files that are being written.
     fn tmp(&self) -> Result<PathBuf> {
         let folder = self.root.join("tmp");
-        std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        disk::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
         Ok(folder)
     }
 
@@ -144,8 +144,8 @@ impl Store {
 
     /// Writes a derived file, completely or not at all. A power failure may lose it.
     pub(crate) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut file = self.temporary()?;
-        file.write_all(bytes).map_err(StoreError::io(path))?;
+        let file = self.temporary()?;
+        disk::write(file.as_file(), file.path(), bytes).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 
@@ -157,8 +157,9 @@ impl Store {
 
     /// Like [`Self::write`], but the file's name may reach the disk later.
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut file = self.temporary()?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
+        let file = self.temporary()?;
+        disk::write(file.as_file(), file.path(), bytes).map_err(StoreError::io(path))?;
+        disk::sync(file.path()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use rayon::prelude::*;
 
 use super::{
-    Digest, Store, TreeFile, TreeRef,
+    Digest, Store, TreeFile, TreeRef, disk,
     error::{Result, StoreError},
     files::{make_parent, move_into_place, remove_all},
     intact::Depth,
@@ -49,22 +49,18 @@ impl Store {
 
     /// Moves the folder `new` to `folder`, in place of what is there, so that a stage that reads there now always finds it.
     fn place(&self, new: &Path, folder: &Path) -> Result<()> {
-        if folder.symlink_metadata().is_err() && fs::rename(new, folder).is_ok() {
+        if folder.symlink_metadata().is_err() && disk::rename(new, folder).is_ok() {
             return Ok(());
         }
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::fs::{CWD, RenameFlags, renameat_with};
-            if renameat_with(CWD, new, CWD, folder, RenameFlags::EXCHANGE).is_ok() {
-                return remove_all(new);
-            }
+        if disk::exchange(new, folder).is_ok() {
+            return remove_all(new);
         }
         // No exchange on this disk.
         let tmp = self.tmp()?;
         let old = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
         // It may be gone by now, and if it can't be moved, the next line says so.
-        let _ = fs::rename(folder, old.path().join("tree"));
-        fs::rename(new, folder).map_err(StoreError::io(folder))
+        let _ = disk::rename(folder, &old.path().join("tree"));
+        disk::rename(new, folder).map_err(StoreError::io(folder))
     }
 
     /// Stores a single file, such as a log. `None` if it does not exist or is empty.
@@ -120,14 +116,14 @@ impl Store {
         let tmp = self.tmp()?;
         let temporary = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
         let new = temporary.path().join("tree");
-        fs::create_dir(&new).map_err(StoreError::io(&new))?;
+        disk::create_dir_all(&new).map_err(StoreError::io(&new))?;
         for file in listing {
             let target = new.join(&file.path);
             make_parent(&target)?;
             self.link_or_copy(&self.object(file.digest), &target)?;
         }
         make_parent(&folder)?;
-        match fs::rename(&new, &folder) {
+        match disk::rename(&new, &folder) {
             // Another process has created it.
             Err(_) if folder.is_dir() => Ok(true),
             moved => moved.map(|()| true).map_err(StoreError::io(&folder)),
@@ -147,14 +143,14 @@ impl Store {
 
     /// Creates another name for a file. All links are made here, because some disks have none.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.links { fs::hard_link(from, to) } else { Err(io::ErrorKind::Unsupported.into()) }
+        if self.links { disk::hard_link(from, to) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
     fn link_or_copy(&self, from: &Path, to: &Path) -> Result<()> {
         if self.link(from, to).is_ok() {
             return Ok(());
         }
-        fs::copy(from, to).map_err(StoreError::io(to))?;
+        disk::copy(from, to).map_err(StoreError::io(to))?;
         read_only(to)
     }
 
@@ -172,8 +168,8 @@ impl Store {
                     return Ok(());
                 }
                 let temporary = self.temporary()?.into_temp_path();
-                fs::copy(file, &temporary).map_err(StoreError::io(file))?;
-                fs::File::open(&temporary).and_then(|copy| copy.sync_all()).map_err(StoreError::io(&object))?;
+                disk::copy(file, &temporary).map_err(StoreError::io(file))?;
+                disk::sync(&temporary).map_err(StoreError::io(&object))?;
                 move_into_place(temporary, &object)?;
                 read_only(&object)
             }
@@ -189,14 +185,14 @@ impl Store {
             // The object is damaged: replace it. A folder in its place can't be renamed over.
             self.take_out(digest)?;
             self.link(file, &sibling).map_err(StoreError::io(&sibling))?;
-            fs::rename(&sibling, object).map_err(StoreError::io(object))?;
+            disk::rename(&sibling, object).map_err(StoreError::io(object))?;
             return read_only(object);
         }
         // The object exists: link to it, so that the content is on disk only once.
         if self.link(object, &sibling).is_ok() {
-            fs::rename(&sibling, file).map_err(StoreError::io(file))?;
+            disk::rename(&sibling, file).map_err(StoreError::io(file))?;
             // If both names already are links to the same file, renaming does nothing and the sibling is left over.
-            let _ = fs::remove_file(&sibling);
+            let _ = disk::remove_file(&sibling);
         }
         read_only(file)
     }
@@ -220,13 +216,11 @@ const FEW: usize = 32;
 fn flush(folder: &Path, tree: &Tree) -> Result<()> {
     #[cfg(target_os = "linux")]
     if tree.0.len() > FEW {
-        let handle = fs::File::open(folder).map_err(StoreError::io(folder))?;
-        return rustix::fs::syncfs(&handle)
-            .map_err(|error| StoreError::Io { path: folder.to_path_buf(), source: error.into() });
+        return disk::sync_all(folder).map_err(StoreError::io(folder));
     }
     tree.0.iter().try_for_each(|file| {
         let path = folder.join(&file.path);
-        fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io(&path))
+        disk::sync(&path).map_err(StoreError::io(&path))
     })
 }
 

@@ -11,7 +11,7 @@ use imp_stages::contract::secret::hide_secrets;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Digest, Result, Store, StoreError, TreeRef,
+    Digest, Result, Store, StoreError, TreeRef, disk,
     files::{entries, open_lock},
 };
 
@@ -191,7 +191,7 @@ impl Store {
 
     pub(super) fn remove_run(&self, id: &str) -> Result<()> {
         let path = self.root.join("runs").join(format!("{id}.json"));
-        fs::remove_file(&path).map_err(StoreError::io(&path))
+        disk::remove_file(&path).map_err(StoreError::io(&path))
     }
 }
 

@@ -12,7 +12,7 @@ use imp_stages::contract::{
 };
 
 use super::{
-    Digest, Store,
+    Digest, Store, disk,
     error::{Result, StoreError},
     files::{modified, remove_all},
 };
@@ -112,7 +112,7 @@ impl Work {
             Ok(())
         };
         note(&self.path, side_file::make_room_for_folder(&self.path))?;
-        fs::create_dir_all(&self.path).map_err(StoreError::io(&self.path))?;
+        disk::create_dir_all(&self.path).map_err(StoreError::io(&self.path))?;
         for path in [job::OUT, job::CHECKPOINT].map(|name| self.path.join(name)) {
             note(&path, side_file::make_room_for_folder(&path))?;
         }
