@@ -1,5 +1,6 @@
 //! A disk as a power failure leaves it: the operations up to some point, and of every file what was flushed. Names survive in
 //! order, as on file systems with a journal. What was written and not flushed is lost.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, HashMap},
