@@ -211,3 +211,73 @@ impl Store {
         self.path("receipts", key).with_extension("json")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::tree::Tree;
+
+    fn receipt(source: &str) -> Receipt {
+        let config = serde_json::json!({ "source": source });
+        let (kind, sources) = ("download".into(), BTreeMap::new());
+        let manifest = Manifest { kind, version: 1, seed: 42, config, sources, inputs: BTreeMap::new() };
+        let reason = format!("config: source \"a\" -> {source:?}");
+        let (pipeline, stage) = ("p".into(), "s".into());
+        let provenance = Provenance { manifest, pipeline, stage, reason, previous: None, made_by: "0".into() };
+        let product = Product {
+            output: TreeRef::default(),
+            results: BTreeMap::from([("accuracy".into(), 0.1)]),
+            log: None,
+            metrics: None,
+            events: None,
+            peak_memory: Some(1),
+            timing: Timing { finished: 1, seconds: 0.5 },
+            host: "h".into(),
+        };
+        Receipt::new(provenance, product)
+    }
+
+    #[test]
+    fn a_receipt_without_its_secrets_is_found_under_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        for (source, is_secret) in [("https://a.org/x?token=abc", true), ("https://a.org/x?page=abc", false)] {
+            let receipt = receipt(source);
+            let key = receipt.manifest.key();
+            store.write_receipt(&receipt).unwrap();
+            let text = fs::read_to_string(store.receipt_path(key)).unwrap();
+            assert_eq!(!text.contains("abc"), is_secret, "{text}");
+            let found = store.receipt(key).unwrap().unwrap();
+            assert_eq!((found.key(), found.results), (key, receipt.results));
+            assert!(found.manifest.changes_since(&receipt.manifest).is_empty());
+            assert!(store.verify(|_, _| ()).is_ok());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Whatever stands in a receipt or a listing, reading it ends, and a changed receipt is not believed.
+        #[test]
+        fn hostile_bytes_do_no_harm(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+            noise in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let whole = seal(&receipt("a")).unwrap();
+            let mut changed = whole.clone();
+            for (at, with) in changes {
+                let at = at.index(changed.len());
+                changed[at] = with;
+            }
+            if let Some(read) = Receipt::parse(&changed) {
+                // Only the name of the checksum, or white space at the end, can have changed.
+                prop_assert_eq!(read, receipt("a"));
+            }
+            let _ = Receipt::parse(&noise);
+            let _ = Tree::parse(&String::from_utf8_lossy(&noise));
+        }
+    }
+}

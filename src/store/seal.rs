@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::Digest;
 
+/// How a file with a checksum begins. Without it, a flipped bit in the name of the checksum would make the file one without.
+const START: &str = "{\n  \"sealed\": true,";
 /// What stands before the checksum, which is followed by a closing brace.
 const FIELD: &str = ",\n  \"checksum\": \"";
 const END: &str = "\"\n}";
@@ -14,7 +16,8 @@ const END: &str = "\"\n}";
 /// The JSON of a struct with a field `checksum` at its end.
 pub(super) fn seal(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let mut text = serde_json::to_string_pretty(value)?;
-    if let Some(open) = text.strip_suffix("\n}") {
+    if let Some(fields) = text.strip_prefix('{').and_then(|text| text.strip_suffix("\n}")) {
+        let open = format!("{START}{fields}");
         let checksum = Digest::of(open.as_bytes());
         text = format!("{open}{FIELD}{checksum}{END}");
     }
@@ -25,7 +28,7 @@ pub(super) fn seal(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
 pub(super) fn unseal(bytes: &[u8]) -> Option<&[u8]> {
     let bytes = bytes.trim_ascii_end();
     let field = bytes.windows(FIELD.len()).rposition(|window| window == FIELD.as_bytes());
-    let Some(field) = field else { return Some(bytes) };
+    let Some(field) = field else { return (!bytes.starts_with(START.as_bytes())).then_some(bytes) };
     let (content, rest) = bytes.split_at(field);
     let checksum = rest[FIELD.len()..].strip_suffix(END.as_bytes())?;
     let checksum = Digest::from_hex(std::str::from_utf8(checksum).ok()?)?;
@@ -49,9 +52,11 @@ mod tests {
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(unseal(&flipped), None, "bit {bit}");
         }
-        for cut in content + FIELD.len()..sealed.len() {
-            assert_eq!(unseal(&sealed[..cut]), None);
+        for cut in START.len()..sealed.len() {
+            assert_eq!(unseal(&sealed[..cut]), None, "cut at {cut}");
         }
+        let renamed = String::from_utf8(sealed).unwrap().replace("checksum", "chfcksum").replace("0.5", "0.9");
+        assert_eq!(unseal(renamed.as_bytes()), None);
     }
 
     #[test]
