@@ -39,6 +39,10 @@ bench-runner:
 faults rounds="1000":
     IMP_FLOW_FAULT_ROUNDS={{ rounds }} cargo test --test e2e kills_at_random -- --nocapture
 
+# Compile the GPU kernels to the PTX that is checked in (needs Python; takes NVRTC from PyPI). `just ptx --check` compares.
+ptx *args:
+    .ci/ptx {{ args }}
+
 # Licences, advisories and origins of the dependencies (needs cargo-deny).
 deny:
     cargo deny check

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use imp_stages::contract::device::DeviceChoice;
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
 /// by the content of everything that determines its result, and only stages that are not cached run.
@@ -19,6 +23,7 @@ Examples:
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
   imp-flow compare                       the points of the last sweep in one table
   imp-flow init my.toml                  a commented pipeline to start from
+  imp-flow doctor                        what this machine has: GPUs, memory, disk
 
 Exit codes: 0 done, 1 a stage failed, 2 error in the command line or the pipeline, 130 interrupted."
 )]
@@ -58,6 +63,7 @@ Examples:
   imp-flow run pipelines/tiny.toml --set stages.finetune.learning_rate=5e-4
   imp-flow run pipelines/tiny.toml --until pretrain       only `pretrain` and the stages it needs
   imp-flow run pipelines/tiny.toml --force lora           run this stage even if it is cached
+  imp-flow run pipelines/tiny.toml --device cuda          train and evaluate on a GPU
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
 
 Ctrl-C saves checkpoints and stops; run the same command again to resume.")]
@@ -85,7 +91,8 @@ Stages that points share run once. `imp-flow compare` shows the results.")]
     #[command(after_help = "\
 Examples:
   imp-flow plan pipelines/tiny.toml
-  imp-flow plan pipelines/tiny.toml --set stages.lora.lora.rank=16")]
+  imp-flow plan pipelines/tiny.toml --set stages.lora.lora.rank=16
+  imp-flow plan pipelines/tiny.toml --device cuda      is there a GPU for it?")]
     Plan(PlanArgs),
     /// Explain why a stage ran or would run
     #[command(after_help = "\
@@ -131,7 +138,7 @@ Examples:
   imp-flow graph pipelines/tiny.toml --format dot | dot -Tpdf -o tiny.pdf")]
     Graph {
         #[command(flatten)]
-        pipeline: PlanArgs,
+        pipeline: PipelineArgs,
         /// Output format
         #[arg(long, value_enum, default_value_t = GraphFormat::Text)]
         format: GraphFormat,
@@ -187,6 +194,15 @@ Examples:
         /// Kind of stage
         kind: Option<String>,
     },
+    /// Check this machine: GPUs and their libraries, CPU, memory, and the disk of the cache
+    #[command(after_help = "\
+Examples:
+  imp-flow doctor
+  imp-flow doctor --json
+  imp-flow doctor --cache /scratch/cache       would this disk do?
+
+It changes nothing. What is missing is named with the package that has it; the exit code is 0 all the same.")]
+    Doctor(DeviceArgs),
     /// Run one stage (for internal use)
     #[command(name = "__stage", hide = true)]
     Stage {
@@ -259,6 +275,28 @@ pub(crate) struct Overrides {
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) pipeline: PipelineArgs,
+    #[command(flatten)]
+    pub(crate) place: DeviceArgs,
+}
+
+/// Where stages compute.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct DeviceArgs {
+    /// Where all stages compute: `auto`, `cpu` or `cuda` [default: as the stages say, else `device` in imp-flow.toml, else auto]
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        env = "IMP_FLOW_DEVICE",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(DeviceChoice::NAMES).try_map(|name| name.parse::<DeviceChoice>())
+    )]
+    pub(crate) device: Option<DeviceChoice>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PipelineArgs {
     /// Pipeline file
     #[arg(value_name = "PIPELINE")]
     pub(crate) file: PathBuf,
@@ -277,6 +315,8 @@ pub(crate) struct RunArgs {
     pub(crate) set: Overrides,
     #[command(flatten)]
     pub(crate) select: SelectArgs,
+    #[command(flatten)]
+    pub(crate) place: DeviceArgs,
     /// After a failure, still run the stages that don't need the failed one
     #[arg(short, long)]
     pub(crate) keep_going: bool,

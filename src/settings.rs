@@ -8,7 +8,7 @@ use std::{
 };
 
 use imp_stages::{
-    contract::{bytes::ByteSize, setting::Setting},
+    contract::{bytes::ByteSize, device::DeviceChoice, setting::Setting},
     kinds,
 };
 use serde::{
@@ -16,7 +16,7 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use crate::machine::Machine;
+use crate::machine::{DevicePolicy, Machine};
 
 /// `imp-flow.toml` in the current folder.
 #[derive(Debug, Default)]
@@ -25,6 +25,7 @@ struct File {
     artifacts: Option<PathBuf>,
     cpus: Option<usize>,
     gpus: Option<Vec<u32>>,
+    device: Option<DeviceChoice>,
     memory: Option<ByteSize>,
     retries: Option<u32>,
     retry_seconds: Option<f64>,
@@ -39,6 +40,7 @@ enum Key {
     Artifacts,
     Cpus,
     Gpus,
+    Device,
     Memory,
     Retries,
     RetrySeconds,
@@ -53,6 +55,7 @@ impl Key {
             ("artifacts", Self::Artifacts),
             ("cpus", Self::Cpus),
             ("gpus", Self::Gpus),
+            ("device", Self::Device),
             ("memory", Self::Memory),
             ("retries", Self::Retries),
             ("retry_seconds", Self::RetrySeconds),
@@ -90,6 +93,7 @@ impl<'de> Deserialize<'de> for File {
                         Key::Artifacts => file.artifacts = map.next_value()?,
                         Key::Cpus => file.cpus = map.next_value()?,
                         Key::Gpus => file.gpus = map.next_value()?,
+                        Key::Device => file.device = map.next_value()?,
                         Key::Memory => file.memory = map.next_value()?,
                         Key::Retries => file.retries = map.next_value()?,
                         Key::RetrySeconds => file.retry_seconds = map.next_value()?,
@@ -140,14 +144,19 @@ impl Settings {
                  remove it"
             ));
         }
+        let (gpus, gpus_from) = gpus(file.gpus);
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             cache: cache.or(file.cache.map(expand_home)).unwrap_or_else(|| "cache".into()),
             artifacts: artifacts.or(file.artifacts.map(expand_home)).unwrap_or_else(|| "artifacts".into()),
             machine: Machine {
                 cpus: file.cpus.unwrap_or_else(threads).max(1),
-                gpus: file.gpus.map_or_else(gpus, |gpus| gpus.iter().map(ToString::to_string).collect()),
+                gpus,
+                gpus_from,
+                no_gpu: None,
+                gpu_memory: None,
                 memory: file.memory.map(|size| size.0).or_else(memory),
+                device: DevicePolicy { all: None, others: file.device },
             },
             retries: file.retries.unwrap_or(RETRIES),
             retry_seconds: file
@@ -179,13 +188,22 @@ fn expand_home(path: PathBuf) -> PathBuf {
     }
 }
 
-/// The GPUs in `CUDA_VISIBLE_DEVICES`, else all that NVIDIA's driver lists.
-fn gpus() -> Vec<String> {
+/// The GPUs in the file, else in `CUDA_VISIBLE_DEVICES`, else all that NVIDIA's driver lists; and which of the first two it was.
+fn gpus(file: Option<Vec<u32>>) -> (Vec<String>, Option<&'static str>) {
+    if let Some(listed) = file {
+        return (listed.iter().map(ToString::to_string).collect(), Some("`gpus` in imp-flow.toml"));
+    }
     if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
-        return visible.split(',').map(str::trim).filter(|gpu| !gpu.is_empty()).map(Into::into).collect();
+        return (visible_gpus(&visible), Some("CUDA_VISIBLE_DEVICES"));
     }
     let found = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count());
-    (0..found).map(|index| index.to_string()).collect()
+    ((0..found).map(|index| index.to_string()).collect(), None)
+}
+
+/// The GPUs that CUDA sees with this value of `CUDA_VISIBLE_DEVICES`: those before the first invalid one, such as `-1`.
+fn visible_gpus(text: &str) -> Vec<String> {
+    let listed = text.split(',').map(str::trim).filter(|gpu| !gpu.is_empty());
+    listed.take_while(|gpu| !gpu.starts_with('-')).map(Into::into).collect()
 }
 
 /// Total memory in bytes; `None` on systems other than Linux.
@@ -215,9 +233,18 @@ mod tests {
     fn an_unknown_key_is_shown_with_all_known_ones() {
         let error = toml::from_str::<File>("cpus = 3\ncach = \"x\"").unwrap_err().to_string();
         let expected = "TOML parse error at line 2, column 1\n  |\n2 | cach = \"x\"\n  | ^^^^\nunknown field `cach`, expected \
-                        one of `cache`, `artifacts`, `cpus`, `gpus`, `memory`, `retries`, `retry_seconds`, `judge_endpoint`\n";
+                        one of `cache`, `artifacts`, `cpus`, `gpus`, `device`, `memory`, `retries`, `retry_seconds`, `judge_endpoint`\n";
         assert_eq!(error, expected);
         let error = toml::from_str::<File>("judge_endpoint = 3").unwrap_err().to_string();
         assert!(error.contains("line 1, column 18") && error.contains("expected a string"), "{error}");
+        let error = toml::from_str::<File>("device = \"gpu\"").unwrap_err().to_string();
+        assert!(error.contains("unknown variant `gpu`, expected one of `auto`, `cpu`, `cuda`"), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_gpus_ends_where_cuda_stops_reading_it() {
+        assert_eq!(visible_gpus("2, 0"), ["2", "0"]);
+        assert_eq!(visible_gpus("GPU-1a2b,-1,0"), ["GPU-1a2b"]);
+        assert_eq!([visible_gpus("-1"), visible_gpus("")], [[""; 0], [""; 0]]);
     }
 }

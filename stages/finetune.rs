@@ -1,7 +1,7 @@
 //! The kind `finetune`, stage 2 of LLaVA-1.5's recipe with Imp's changes: the projector and the language model are trained,
 //! the latter either through LoRA adapters on every linear layer or in full. Independent of the training loop.
 
-use imp_model::{Imp, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
+use imp_model::{Imp, Precision, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
         stage::ConfigIssue,
     },
     model_folder::{model_error, write_parts},
+    place::place,
     training::{self, Recipe, keys::training_config, open_records, open_validation},
 };
 
@@ -112,6 +113,10 @@ impl Stage for Finetune {
         config.recipe().check_inputs(count)
     }
 
+    fn uses_gpu(_config: &Config, _count: &dyn Fn(&str) -> usize) -> bool {
+        true
+    }
+
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let Some(model) = ahead.input("model") else { return Forecast::default() };
         let mut outlook = model.clone();
@@ -133,6 +138,7 @@ impl Stage for Finetune {
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
+        let place = place(job, config.precision)?;
         let from = job.input("model")?;
         let data = open_records(job, &config.data_weights)?;
         let mut model = Imp::load(from).map_err(|error| model_error(job, &error))?;
@@ -155,6 +161,7 @@ impl Stage for Finetune {
             })?,
         }
         model.projector.unfreeze();
+        model.move_to(&place);
         let validation = open_validation(job)?;
         training::train(&mut model, &config.recipe(), &data, validation.as_ref(), job)?;
 

@@ -2,7 +2,7 @@
 //! Independent of pipelines, scheduling and the store: a stage sees folders and a [`Job`].
 //!
 //! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
-//! `model_folder`), then `contract`. No kind imports another.
+//! `model_folder`, `place`), then `contract`. No kind imports another.
 
 pub mod contract;
 pub mod data;
@@ -14,6 +14,7 @@ pub mod kinds;
 pub mod merge;
 pub mod model_folder;
 mod net;
+pub mod place;
 pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;

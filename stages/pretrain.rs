@@ -2,7 +2,7 @@
 //! are frozen. Independent of the training loop.
 
 use imp_model::{
-    Imp,
+    Imp, Precision,
     config::{ImpConfig, ProjectorType},
     memory::Trains,
     schedule::Schedule,
@@ -19,6 +19,7 @@ use crate::{
     },
     image::size::{check_image_size, resize},
     model_folder::{model_error, write_parts},
+    place::place,
     training::{self, keys::training_config, open_records, open_validation},
 };
 
@@ -76,6 +77,10 @@ impl Stage for Pretrain {
         config.shared_recipe().check_inputs(count)
     }
 
+    fn uses_gpu(_config: &Config, _count: &dyn Fn(&str) -> usize) -> bool {
+        true
+    }
+
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let Ok(projector) = config.projector() else { return Forecast::default() };
         let joined = ImpConfig {
@@ -96,6 +101,7 @@ impl Stage for Pretrain {
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
+        let place = place(job, config.precision)?;
         let (llm, vision) = (job.input("llm")?, job.input("vision")?);
         let projector =
             config.projector().map_err(|issue| StageError::failed(issue.message, "see `mm_projector_type`"))?;
@@ -106,9 +112,11 @@ impl Stage for Pretrain {
             image_aspect_ratio: data.aspect_ratio().into(),
             tokenizer_model_max_length: config.max_length,
         };
-        let mut model = Imp::assemble(llm, vision, joined, job.seed()).map_err(|error| model_error(job, &error))?;
+        let assembled = Imp::assemble(llm, vision, joined, job.seed());
+        let mut model = assembled.map_err(|error| model_error(job, &error))?;
         let resized = resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
+        model.move_to(&place);
         let validation = open_validation(job)?;
         training::train(&mut model, &config.shared_recipe(), &data, validation.as_ref(), job)?;
         write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)

@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_model::{GenerateOptions, Imp, Sample, StopStrings, config::ImageAspect, tensor::Mat};
+use imp_model::{
+    GenerateOptions, Imp, Sample, StopStrings,
+    config::ImageAspect,
+    tensor::{Mat, Place},
+};
 
 use crate::{
     StageError,
@@ -27,14 +31,15 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// Opens the model in `folder`. Without a `template` it is that of the model's family.
+    /// Opens the model in `folder` to compute at `place`. Without a `template` it is that of the model's family.
     ///
     /// # Errors
     /// If a file is missing or damaged, or if the tokenizer is not the model's.
-    pub fn open(folder: &Path, template: Option<Template>) -> Result<Self, StageError> {
+    pub fn open(folder: &Path, template: Option<Template>, place: &Place) -> Result<Self, StageError> {
         // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
         let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
-        let model = Imp::load(folder).map_err(|error| stage_error(&error))?;
+        let mut model = Imp::load(folder).map_err(|error| stage_error(&error))?;
+        model.move_to(place);
         let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
         let of_family = || Template::of_family(model.llm.config.family, &tokenizer);
         let template = template.or_else(of_family).ok_or_else(|| {
@@ -147,14 +152,20 @@ impl Speaker {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use imp_model::Precision;
+
     use super::*;
-    use crate::eval::tests::{trial, workshop};
+    use crate::{
+        eval::tests::{trial, workshop},
+        place,
+    };
 
     #[test]
     fn an_end_that_is_spelled_out_is_no_part_of_the_answer() {
         let root = workshop();
         let job = trial(root.path(), "work").job();
-        let speaker = Speaker::open(job.input("model").unwrap(), None).unwrap();
+        let place = place::place(&job, Precision::F32).unwrap();
+        let speaker = Speaker::open(job.input("model").unwrap(), None, &place).unwrap();
         let spelled: Vec<u32> = ["Red<", "/s> USER: more"]
             .iter()
             .flat_map(|text| speaker.tokenizer.encode(text).unwrap())

@@ -3,6 +3,7 @@
 
 use std::{fs, thread::sleep, time::Duration};
 
+use imp_model::tensor::DeviceError;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -41,6 +42,9 @@ pub struct SyntheticConfig {
     pub flaky: usize,
     /// Whether to abort the process, once.
     pub crash: bool,
+    /// Whether to panic like an operation on a GPU whose memory is full.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub full_gpu: bool,
 }
 
 const VALUE: &str = "value.txt";
@@ -62,6 +66,11 @@ impl Stage for Synthetic {
 
     fn cpus(_config: &SyntheticConfig) -> usize {
         1
+    }
+
+    /// So that tests see what the runner allocates.
+    fn uses_gpu(_config: &SyntheticConfig, _count: &dyn Fn(&str) -> usize) -> bool {
+        true
     }
 
     fn run(config: &SyntheticConfig, job: &Job) -> Result<(), StageError> {
@@ -106,6 +115,10 @@ fn fail_on_demand(config: &SyntheticConfig, job: &Job) -> Result<(), StageError>
     let count = job.checkpoint().join("tries");
     let tries = read(&count)?;
     write(&count, (tries + 1).to_string())?;
+    if config.full_gpu {
+        let full = DeviceError::OutOfMemory { needed: 12_000_000_000, free: 1_000_000_000, total: 24_000_000_000 };
+        std::panic::panic_any(full);
+    }
     if config.crash && tries == 0 {
         std::process::abort();
     }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::{
     Job, Stage, StageError,
     contract::{
+        device::Device,
         event::Event,
         figure::Figure,
         input::Input,
@@ -47,6 +48,7 @@ impl Trial {
             kind: String::new(),
             config: Value::Null,
             runtime: Runtime::default(),
+            device: Device::default(),
             inputs: inputs.iter().map(folder).collect(),
             sources: BTreeMap::new(),
             work: work.to_path_buf(),

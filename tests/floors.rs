@@ -23,7 +23,7 @@ const RUNNER: &[&[&str]] = &[
 /// their table on top.
 const STAGES: &[&[&str]] = &[
     &["contract"],
-    &["image", "model_folder", "net", "testing", "text"],
+    &["image", "model_folder", "net", "place", "testing", "text"],
     &["data", "speaker"],
     &["training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
@@ -33,7 +33,7 @@ const STAGES: &[&[&str]] = &[
 
 /// The floors of the model: bytes and matrices at the bottom, then files, layers and towers, then what is done with a model.
 const MODEL: &[&[&str]] = &[
-    &["error", "mmap", "schedule", "simd"],
+    &["error", "mmap", "precision", "schedule", "simd"],
     &["encoding"],
     &["tensor"],
     &["family", "sample", "weights"],

@@ -2,7 +2,9 @@
 
 mod cache;
 mod compare;
+mod doctor;
 mod fast_path;
+mod gpus;
 mod graph;
 mod init;
 mod kinds;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 
 pub(crate) use cache::cache;
 pub(crate) use compare::compare;
+pub(crate) use doctor::doctor;
 pub(crate) use graph::graph;
 pub(crate) use init::init;
 pub(crate) use kinds::kinds;

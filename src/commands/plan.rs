@@ -13,9 +13,11 @@ use crate::{
 
 /// Shows what would run and why.
 pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let request = Request { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false };
+    let (pipeline, device) = (&args.pipeline, args.place.device);
+    let request =
+        Request { file: pipeline.file.clone(), overrides: pipeline.set.overrides.clone(), sweep: false, device };
     let session = Session::open(request, common)?;
-    let selection = session.select(&args.select.names())?;
+    let selection = session.select(&pipeline.select.names())?;
     let problems = problems(&session, &selection)?;
     if !problems.is_empty() {
         return Err(session.refuse(problems));
@@ -28,15 +30,15 @@ pub(super) fn show(session: &Session, selection: &Selection, common: &Common) ->
     let planner = session.planner();
     let verdicts: Vec<_> =
         planner.plan(selection)?.into_iter().filter(|(index, _)| selection.includes(*index)).collect();
-    let forecasts = planner.forecast(&verdicts)?;
-    let machine = &session.settings.machine;
+    let machine = session.machine();
+    let forecasts = planner.forecast(&verdicts, machine)?;
     report::plan(&session.pipeline, &session.store, machine, &verdicts, &forecasts, common.style());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Why selected stages can't run: they need a stage that is neither selected nor cached, or more than the machine has.
 pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<Diagnostic>, Failure> {
-    let refused = session.settings.machine.refuses(&session.pipeline);
+    let refused = session.machine().refuses(&session.pipeline);
     if selection.is_everything() && refused.is_empty() {
         return Ok(Vec::new());
     }

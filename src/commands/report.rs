@@ -23,7 +23,7 @@ use crate::{
 pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<ExitCode, Failure> {
     let mut tables: Vec<(&PublishedTable, Vec<ModelRow>)> = kinds::tables().map(|table| (table, Vec::new())).collect();
     for file in &args.files {
-        let request = Request { file: file.clone(), overrides: args.overrides.clone(), sweep: false };
+        let request = Request { file: file.clone(), overrides: args.overrides.clone(), sweep: false, device: None };
         let session = Session::open(request, common)?;
         let cached = cached_results(&session)?;
         let mut found = false;

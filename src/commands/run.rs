@@ -23,9 +23,10 @@ use crate::{
 /// Runs a pipeline, or all points of a sweep.
 pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
     let mut repeated = None;
+    let device = args.place.device;
     let session = match (&args.file, &args.from_run) {
         (Some(file), _) => {
-            let request = Request { file: file.clone(), overrides: args.set.overrides.clone(), sweep };
+            let request = Request { file: file.clone(), overrides: args.set.overrides.clone(), sweep, device };
             if args.is_plain()
                 && !common.json
                 && let Some(summary) = fast_path::check(&request, &settings(common)?)
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
         (None, id) => {
             let (_, store) = existing_store(common)?;
             let run = repeated.insert(find_run(&store, id.as_deref())?);
-            Session::of_run(run.clone(), common)?
+            Session::of_run(run.clone(), device, common)?
         }
     };
     let selection = session.select(&args.select.names())?;
@@ -97,7 +98,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
     // Until the record is written, only the lease protects what the run uses from garbage collection.
     let mut lease = session.store.lease(recorder.id())?;
     let options = Options {
-        machine: session.settings.machine.clone(),
+        machine: session.machine().clone(),
         jobs: args.jobs,
         keep_going: args.keep_going,
         retry: Retry {

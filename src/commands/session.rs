@@ -1,11 +1,15 @@
 //! What verbs need to work on a pipeline: the settings, the pipeline, its graph and the store.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{cell::OnceCell, collections::BTreeSet, path::PathBuf};
 
+use imp_stages::{contract::device::DeviceChoice, place::probe};
+
+use super::gpus;
 use crate::{
     artifacts::Artifacts,
     cli::{Common, StageArgs, TargetArgs},
     failure::Failure,
+    machine::Machine,
     pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Graph, Pipeline, Sources},
     report,
     scheduler::{Names, Planner, Selection, Verdict},
@@ -19,6 +23,8 @@ pub(super) struct Request {
     pub(super) file: PathBuf,
     pub(super) overrides: Vec<String>,
     pub(super) sweep: bool,
+    /// Where all stages compute, if the user says it.
+    pub(super) device: Option<DeviceChoice>,
 }
 
 /// Everything that a verb on a pipeline needs.
@@ -32,6 +38,7 @@ pub(super) struct Session {
     pub(super) index: Index,
     pub(super) artifacts: Artifacts,
     sources: Sources,
+    machine: OnceCell<Machine>,
 }
 
 /// The machine's settings.
@@ -82,11 +89,11 @@ impl Session {
     }
 
     /// Opens the pipeline of a past run from its record.
-    pub(super) fn of_run(run: RunRecord, common: &Common) -> Result<Self, Failure> {
+    pub(super) fn of_run(run: RunRecord, device: Option<DeviceChoice>, common: &Common) -> Result<Self, Failure> {
         let mut sources = Sources::default();
         sources.originals = run.sources;
         let path = PathBuf::from(format!("run {}", run.id));
-        let request = Request { file: run.file, overrides: run.overrides, sweep: run.sweep };
+        let request = Request { file: run.file, overrides: run.overrides, sweep: run.sweep, device };
         match Document::of_text(run.document, path, &mut sources) {
             Ok(document) => Self::of_document(document, request, sources, common),
             Err(problems) => Err(Failure::Usage { problems, sources }),
@@ -97,16 +104,17 @@ impl Session {
     /// present file.
     pub(super) fn of_target(target: &TargetArgs, common: &Common) -> Result<Self, Failure> {
         if let Some(file) = &target.file {
-            let request = Request { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false };
+            let request =
+                Request { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false, device: None };
             return Self::open(request, common);
         }
         let (_, store) = existing_store(common)?;
         let run = find_run(&store, None)?;
         if run.is_running() && target.set.overrides.is_empty() {
-            return Self::of_run(run, common);
+            return Self::of_run(run, None, common);
         }
         let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();
-        match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep }, common) {
+        match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep, device: None }, common) {
             // The file is being edited or is gone: use the record of the run.
             Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
                 let file = run.file.display();
@@ -114,7 +122,7 @@ impl Session {
                     &format!("note: {file} can't be read now; showing the pipeline of run {}", run.id),
                     common.style(),
                 );
-                Self::of_run(run, common)
+                Self::of_run(run, None, common)
             }
             opened => opened,
         }
@@ -171,13 +179,26 @@ impl Session {
         };
         let index = Index::open(&store, &scope);
         let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
-        Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, sources })
+        let machine = OnceCell::new();
+        Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, sources, machine })
     }
 
     /// The files that were read, with the digests of their contents.
     pub(super) fn texts(&self) -> Vec<(PathBuf, Digest)> {
         let files = self.sources.all().filter(|(path, _)| path.as_os_str() != COMMAND_LINE);
         files.map(|(path, text)| (path.clone(), Digest::of(text.as_bytes()))).collect()
+    }
+
+    /// The machine, with the device that the user chose. Looks for GPUs if a stage asks for one.
+    pub(super) fn machine(&self) -> &Machine {
+        self.machine.get_or_init(|| {
+            let mut machine = self.settings.machine.clone();
+            machine.device.all = self.request.device;
+            if self.pipeline.stages.iter().any(|stage| machine.gpus_asked(stage) > 0) {
+                gpus::look(&mut machine, &probe());
+            }
+            machine
+        })
     }
 
     pub(super) fn planner(&self) -> Planner<'_> {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufRead, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
     process::ExitCode,
     sync::{
@@ -22,7 +22,7 @@ use imp_stages::{
         job::{self, JobSpec, Sink},
         process_memory,
     },
-    visit,
+    place, visit,
 };
 
 /// How the log of each attempt begins.
@@ -84,6 +84,7 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
         let sink = sink.clone();
         move |event| sink.send(event)
     };
+    hush_faults();
     let job = Job::new(spec, Box::new(forward), cancel);
     catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
@@ -109,8 +110,21 @@ impl KindVisitor for Run<'_> {
     }
 }
 
+/// Keeps faults of a device out of the log: they are reported as errors, and look like bugs there.
+fn hush_faults() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !place::is_fault(info.payload()) {
+            usual(info);
+        }
+    }));
+}
+
 /// The error for a stage that panicked.
 fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
+    if let Some(fault) = place::fault(panic) {
+        return fault;
+    }
     let text =
         panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
     StageError::failed(

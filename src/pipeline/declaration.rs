@@ -57,6 +57,8 @@ pub(crate) struct StageDecl {
     pub(crate) runtime: Runtime,
     /// CPU threads: the number in `runtime`, else the default of its kind; 0 for all.
     pub(crate) cpus: usize,
+    /// Whether it can compute on a GPU.
+    pub(crate) uses_gpu: bool,
     /// How its results are shown in a table of published results, if at all.
     pub(crate) shown: Option<Shown>,
     /// Input name -> index of the stage that it names.

@@ -85,6 +85,7 @@ impl KindVisitor for Reading<'_> {
             problems
                 .push(Diagnostic::new(format!("stage `{}`: `{}` {}", self.name, issue.key, issue.message), Some(span)));
         }
+        let uses_gpu = S::uses_gpu(&config, &count);
         let cpus = if runtime.cpus == 0 { S::cpus(&config) } else { runtime.cpus };
         let shown = S::shown_as(&config);
         let sources = self.resolve_sources(&S::sources(&config), &mut problems);
@@ -112,6 +113,7 @@ impl KindVisitor for Reading<'_> {
             config,
             runtime,
             cpus,
+            uses_gpu,
             shown,
             inputs: BTreeMap::new(),
             sources,
@@ -138,6 +140,9 @@ fn in_shards(mut whole: Declared, shards: Shards<serde_json::Value>) -> Vec<Decl
     };
     let mut stages: Vec<Declared> = shards.configs.into_iter().enumerate().map(shard).collect();
     whole.inputs.remove(shards.input);
+    // The shards compute. What is left only joins their outputs.
+    whole.stage.uses_gpu = false;
+    (whole.stage.runtime.gpus, whole.stage.runtime.device) = (0, None);
     for (index, shard) in stages.iter().enumerate() {
         let input = Input::name_at(shards.outputs, index);
         whole.inputs.insert(input, (shard.stage.name.clone(), whole.stage.span.clone()));
@@ -239,5 +244,74 @@ impl Reading<'_> {
             }
         }
         resolved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use crate::pipeline::{self, Pipeline, Sources};
+
+    fn stages(text: &str) -> Pipeline {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.toml");
+        std::fs::write(&file, text).unwrap();
+        pipeline::load(&file, &[], &mut Sources::default()).unwrap()
+    }
+
+    const MODELS: &str = "[stages.x]\nkind = \"download\"\nsource = \"builtin:shapes\"\n";
+
+    #[test]
+    fn the_default_precision_leaves_keys_as_they_were_before_there_was_a_choice() {
+        for stage in [
+            "kind = \"pretrain\"\nllm = \"x\"\nvision = \"x\"\ndata = \"x\"",
+            "kind = \"finetune\"\nmodel = \"x\"\ndata = \"x\"",
+            "kind = \"eval\"\nmodel = \"x\"\ndata = \"x\"\nbenchmark = \"pope\"",
+            "kind = \"preprocess\"\ndata = \"x\"\ntokenizer = \"x\"\nannotations = \"x\"\ntemplate = \"phi2\"\n\
+             cache_vision_features = \"x\"",
+        ] {
+            let config = |precision: &str| {
+                let pipeline = stages(&format!("{MODELS}[stages.y]\n{stage}\n{precision}"));
+                pipeline.stages[1].config.clone()
+            };
+            let usual = config("");
+            assert!(usual.get("precision").is_none(), "{usual}");
+            assert_eq!(config("precision = \"f32\""), usual);
+            assert_eq!(config("precision = \"bf16\"")["precision"], "bf16");
+        }
+    }
+
+    #[test]
+    fn all_imps_train_and_answer_in_bf16() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+        for name in ["v1_3b", "v1_5_2b", "v1_5_3b", "v1_5_3b_196", "v1_5_4b"] {
+            let file = root.join(name).with_extension("toml");
+            let pipeline = pipeline::load(&file, &[], &mut Sources::default()).unwrap();
+            let computing: Vec<_> = pipeline.stages.iter().filter(|stage| stage.uses_gpu).collect();
+            assert_eq!(computing.len(), 13, "{name}");
+            assert!(computing.iter().all(|stage| stage.config["precision"] == "bf16"), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_stage_uses_a_gpu_if_it_runs_a_model() {
+        let uses = |stage: &str| {
+            let pipeline = stages(&format!("{MODELS}[stages.y]\n{stage}\nruntime = {{ gpus = 1 }}"));
+            let stages = pipeline.stages.iter().filter(|stage| stage.name != "x");
+            stages.map(|stage| (stage.uses_gpu, stage.runtime.gpus)).collect::<Vec<_>>()
+        };
+        assert_eq!(uses("kind = \"merge\"\nmodel = \"x\""), [(false, 1)]);
+        let records =
+            "kind = \"preprocess\"\ndata = \"x\"\ntokenizer = \"x\"\nannotations = \"x\"\ntemplate = \"phi2\"";
+        assert_eq!(uses(records), [(false, 1)]);
+        assert_eq!(uses(&format!("{records}\ncache_vision_features = \"x\"")), [(true, 1)]);
+        let eval = "kind = \"eval\"\ndata = \"x\"\nbenchmark = \"pope\"";
+        assert_eq!(uses(&format!("{eval}\nmodel = \"x\"")), [(true, 1)]);
+        assert_eq!(uses(&format!("{eval}\nanswers = \"x\"")), [(false, 1)]);
+        // Two shards that answer, and the stage that scores.
+        let shards = uses(&format!("{eval}\nmodel = \"x\"\nshards = 2"));
+        assert_eq!(shards, [(true, 1), (true, 1), (false, 0)]);
     }
 }

@@ -121,6 +121,7 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
                 reason => format!("{stage}: {how} {DIM}({reason}){DIM:#}"),
             }
         }
+        RunEvent::Note { message, .. } => (*message).into(),
         RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
         RunEvent::Finished { stage, hit, .. } => format!(
             "{stage}: {GOOD}done{GOOD:#} in {}, {} in {}",

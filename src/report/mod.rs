@@ -4,6 +4,7 @@ mod cache;
 mod compare;
 mod console;
 mod diagnostics;
+mod doctor;
 mod graph;
 mod json;
 mod kinds;
@@ -30,6 +31,7 @@ use tracing_subscriber::{
 pub(crate) use cache::{Bar, gc, stats, verify};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
+pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
 pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use imp_stages::contract::forecast::{self, Forecast, Work};
+use imp_stages::contract::{
+    device::Device,
+    forecast::{self, Forecast, Work},
+};
 
 use super::{
     print::print,
@@ -21,9 +24,9 @@ pub(crate) fn plan(
     style: Style,
 ) {
     if style.json {
-        return plan_as_json(pipeline, verdicts, forecasts);
+        return plan_as_json(pipeline, machine, verdicts, forecasts);
     }
-    let hits = verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Hit { .. })).count();
+    let hits = verdicts.iter().filter(|(_, verdict)| is_hit(verdict)).count();
     let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
@@ -39,14 +42,14 @@ pub(crate) fn plan(
             pipeline.stages[*index].name,
             why::reason(&reason(pipeline, verdict))
         ));
-        if let Some(text) = takes(forecast, rate) {
+        let stage = &pipeline.stages[*index];
+        let on_cpu = machine.device_for(stage) == Device::Cpu;
+        if let Some(text) = takes(forecast, rate.filter(|_| on_cpu)) {
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
-        if let (Some(memory), Some(available)) = (forecast.memory, machine.memory)
-            && memory.bytes > available
-        {
-            let text = format!("that is more than the {} of this machine", units::bytes(available));
-            print(&format!("{WARN}{:<width$}  {text}: {}{WARN:#}", "", memory.remedy, width = width + 8));
+        let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
+        for text in note.into_iter().chain(too_much(forecast, machine)) {
+            print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
@@ -55,6 +58,21 @@ pub(crate) fn plan(
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
         open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
     });
+}
+
+fn is_hit(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Hit { .. })
+}
+
+/// That a stage needs more memory than there is, if so.
+fn too_much(forecast: &Forecast, machine: &Machine) -> Vec<String> {
+    let Some(memory) = forecast.memory else { return Vec::new() };
+    let needs = [(Some(memory.bytes), machine.memory, "this machine"), (memory.gpu, machine.gpu_memory, "its GPU")];
+    let exceeded = needs.into_iter().filter_map(|(needed, available, whose)| {
+        let available = available.filter(|available| needed.is_some_and(|needed| needed > *available))?;
+        Some(format!("that is more than the {} of {whose}: {}", units::bytes(available), memory.remedy))
+    });
+    exceeded.collect()
 }
 
 /// The speed of this machine. Measured only if the forecast time of a stage depends on it.
@@ -66,7 +84,17 @@ fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
 fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
     let memory = forecast.memory.map(|memory| {
-        format!("{} {} of memory", if memory.at_most { "up to" } else { "about" }, units::bytes(memory.bytes))
+        let about = if memory.at_most { "up to" } else { "about" };
+        match memory.gpu {
+            None => format!("{about} {} of memory", units::bytes(memory.bytes)),
+            Some(gpu) => {
+                format!(
+                    "{about} {} of the GPU's memory and {} of the host's",
+                    units::bytes(gpu),
+                    units::bytes(memory.bytes)
+                )
+            }
+        }
     });
     let steps = forecast.steps.map(|steps| units::count(steps, "step"));
     let time = forecast.work.zip(rate).map(|(work, rate)| match work {
@@ -79,10 +107,13 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
+fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
     let rate = rate_for(forecasts);
     for ((index, verdict), Forecast { memory, download, steps, work, .. }) in verdicts.iter().zip(forecasts) {
-        let (whole, step) = match (work, rate) {
+        let stage = &pipeline.stages[*index];
+        let device = machine.device_for(stage);
+        // The rate is the CPU's.
+        let (whole, step) = match (work, rate.filter(|_| device == Device::Cpu)) {
             (Some(Work::Whole(work)), Some(rate)) => (Some(work / rate), None),
             (Some(Work::FullStep(work)), Some(rate)) => (None, Some(work / rate)),
             _ => (None, None),
@@ -92,12 +123,13 @@ fn plan_as_json(pipeline: &Pipeline, verdicts: &[(usize, Verdict)], forecasts: &
             Verdict::Run { key, .. } => ("run", Some(key)),
             Verdict::After { .. } => ("after", None),
         };
-        let stage = &pipeline.stages[*index];
+        let device = stage.uses_gpu.then_some(device);
         print(
             &serde_json::json!({
                 "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-                "why": (!matches!(verdict, Verdict::Hit { .. })).then(|| reason(pipeline, verdict)),
+                "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
+                "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
                 "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
             .to_string(),
@@ -121,5 +153,40 @@ fn reason(pipeline: &Pipeline, verdict: &Verdict) -> String {
             }
             text
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use imp_stages::contract::forecast::MemoryForecast;
+
+    use super::*;
+    use crate::machine::DevicePolicy;
+
+    const GB: u64 = 1_000_000_000;
+
+    #[test]
+    fn memory_is_the_hosts_unless_a_gpu_is_named() {
+        let of = |gpu: Option<u64>| {
+            let memory = MemoryForecast { bytes: 3 * GB, gpu, at_most: true, remedy: "take less" };
+            Forecast { memory: Some(memory), ..Forecast::default() }
+        };
+        assert_eq!(takes(&of(None), None).as_deref(), Some("up to 3.0 GB of memory"));
+        let both = "up to 20.0 GB of the GPU's memory and 3.0 GB of the host's";
+        assert_eq!(takes(&of(Some(20 * GB)), None).as_deref(), Some(both));
+
+        let machine = |memory: u64, gpu: u64| Machine {
+            cpus: 1,
+            gpus: Vec::new(),
+            gpus_from: None,
+            no_gpu: None,
+            gpu_memory: Some(gpu),
+            memory: Some(memory),
+            device: DevicePolicy::default(),
+        };
+        let words = |whose: &str| format!("that is more than the 2.0 GB of {whose}: take less");
+        assert_eq!(too_much(&of(None), &machine(4 * GB, 2 * GB)), [""; 0]);
+        assert_eq!(too_much(&of(Some(20 * GB)), &machine(4 * GB, 2 * GB)), [words("its GPU")]);
+        assert_eq!(too_much(&of(Some(20 * GB)), &machine(2 * GB, 24 * GB)), [words("this machine")]);
     }
 }

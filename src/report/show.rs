@@ -29,6 +29,9 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     if let Some(bytes) = receipt.peak_memory {
         line("peak memory", units::bytes(bytes));
     }
+    if let Some(environment) = &receipt.environment {
+        line("computed on", environment.to_string());
+    }
     line("seed", receipt.manifest.seed.to_string());
     for (number, (key, value)) in receipt.manifest.config_fields().into_iter().enumerate() {
         line(if number == 0 { "config" } else { "" }, format!("{key} = {value}"));

@@ -52,7 +52,8 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
             reason => format!(": {}", self::reason(reason)),
         };
         let (at, took) = (units::time(last.finished), units::duration(last.seconds));
-        let _ = writeln!(text, "{indent}  {DIM}last ran {at} ({took}){because}{DIM:#}");
+        let on = last.environment.as_ref().map(|environment| format!(" on the {environment}")).unwrap_or_default();
+        let _ = writeln!(text, "{indent}  {DIM}last ran {at} ({took}{on}){because}{DIM:#}");
     }
     for cause in causes {
         write_why(text, cause, depth + 1);

@@ -28,6 +28,8 @@ pub(crate) enum RunEvent<'a> {
     Running { stage: &'a str, kind: &'a str, reason: &'a MissReason, resumed: bool },
     /// A running stage made progress.
     Progress { stage: &'a str, progress: &'a Progress },
+    /// Where a stage runs, in a sentence that names it.
+    Note { stage: &'a str, message: &'a str },
     /// Something that the user should know.
     Warning { stage: &'a str, message: &'a str },
     /// A stage ran and succeeded.

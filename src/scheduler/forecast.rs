@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, thread};
 
 use imp_stages::{
     KindVisitor, Stage,
+    contract::device::Device,
     contract::forecast::{Ahead, Forecast, Outlook},
     model_folder, visit,
 };
@@ -12,6 +13,7 @@ use serde::Deserialize;
 
 use super::{Planner, Verdict};
 use crate::{
+    machine::Machine,
     pipeline::StageDecl,
     store::{Digest, StoreError},
 };
@@ -21,8 +23,12 @@ const AT_ONCE: usize = 16;
 
 impl Planner<'_> {
     /// The forecast for the stage of each verdict, in the same order. Empty for cached stages.
-    pub(crate) fn forecast(&self, verdicts: &[(usize, Verdict)]) -> Result<Vec<Forecast>, StoreError> {
-        let mut independent = self.forecast_independent(verdicts);
+    pub(crate) fn forecast(
+        &self,
+        verdicts: &[(usize, Verdict)],
+        machine: &Machine,
+    ) -> Result<Vec<Forecast>, StoreError> {
+        let mut independent = self.forecast_independent(verdicts, machine);
         let mut outlooks: BTreeMap<usize, Outlook> = BTreeMap::new();
         let mut cached: BTreeMap<usize, Digest> = BTreeMap::new();
         let mut found = Vec::with_capacity(verdicts.len());
@@ -40,7 +46,7 @@ impl Planner<'_> {
             }
             let forecast = independent
                 .remove(index)
-                .unwrap_or_else(|| Self::forecast_from(&self.pipeline.stages[*index], &outlooks));
+                .unwrap_or_else(|| Self::forecast_from(&self.pipeline.stages[*index], &outlooks, machine));
             outlooks.insert(*index, forecast.outlook.clone());
             found.push(forecast);
         }
@@ -48,13 +54,13 @@ impl Planner<'_> {
     }
 
     /// The forecasts of stages without inputs, several at a time because they may query a server.
-    fn forecast_independent(&self, verdicts: &[(usize, Verdict)]) -> BTreeMap<usize, Forecast> {
+    fn forecast_independent(&self, verdicts: &[(usize, Verdict)], machine: &Machine) -> BTreeMap<usize, Forecast> {
         let stages = verdicts.iter().filter(|(_, verdict)| !matches!(verdict, Verdict::Hit { .. }));
         let stages = stages.map(|(index, _)| (*index, &self.pipeline.stages[*index]));
         let stages: Vec<_> = stages.filter(|(_, stage)| stage.inputs.is_empty()).collect();
         let forecasts = |part: &[(usize, &StageDecl)]| -> Vec<_> {
             thread::scope(|scope| {
-                let start = |(index, stage)| (index, scope.spawn(move || forecast(stage, BTreeMap::new())));
+                let start = |(index, stage)| (index, scope.spawn(move || forecast(stage, BTreeMap::new(), machine)));
                 let started: Vec<_> = part.iter().copied().map(start).collect();
                 started.into_iter().filter_map(|(index, thread)| Some((index, thread.join().ok()?))).collect()
             })
@@ -70,15 +76,18 @@ impl Planner<'_> {
     }
 
     /// The forecast of a stage whose inputs have these `outlooks`.
-    fn forecast_from(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>) -> Forecast {
+    fn forecast_from(stage: &StageDecl, outlooks: &BTreeMap<usize, Outlook>, machine: &Machine) -> Forecast {
         let outlook = |(name, from)| Some((String::as_str(name), outlooks.get(from)?));
         let inputs = stage.inputs.iter().filter_map(outlook).collect();
-        forecast(stage, inputs)
+        forecast(stage, inputs, machine)
     }
 }
 
-fn forecast(stage: &StageDecl, inputs: BTreeMap<&str, &Outlook>) -> Forecast {
-    let ahead = Ahead { runtime: &stage.runtime, seed: stage.seed, sources: &stage.sources, inputs };
+fn forecast(stage: &StageDecl, inputs: BTreeMap<&str, &Outlook>, machine: &Machine) -> Forecast {
+    let device = machine.device_for(stage);
+    let gpu_memory = machine.gpu_memory.filter(|_| device == Device::Cuda);
+    let ahead =
+        Ahead { runtime: &stage.runtime, device, gpu_memory, seed: stage.seed, sources: &stage.sources, inputs };
     visit(stage.kind, MakeForecast { config: &stage.config, ahead: &ahead }).unwrap_or_default()
 }
 

@@ -1,6 +1,7 @@
 //! Decides what runs, when and why. Prints nothing: it emits [`RunEvent`]s.
 
 mod board;
+mod device;
 mod error;
 mod event;
 mod forecast;

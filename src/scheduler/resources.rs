@@ -22,11 +22,6 @@ impl Machine {
         if stage.cpus == 0 { self.cpus } else { stage.cpus.min(self.cpus) }
     }
 
-    /// GPUs for a stage. None on a machine without GPUs, where it runs on the CPUs.
-    fn gpus_for(&self, stage: &StageDecl) -> usize {
-        if self.gpus.is_empty() { 0 } else { stage.runtime.gpus }
-    }
-
     /// The stages that can never run on this machine, by index.
     pub(crate) fn refuses(&self, pipeline: &Pipeline) -> Vec<(usize, Diagnostic)> {
         let stages = pipeline.stages.iter().enumerate();
@@ -39,11 +34,14 @@ impl Machine {
             Some(Diagnostic::new(message, Some(stage.span.clone())).label("can never run here").help(help))
         };
         if self.gpus_for(stage) > self.gpus.len() {
-            let (needed, all) = (stage.runtime.gpus, self.gpus.len());
+            let (needed, all) = (self.gpus_for(stage), self.gpus.len());
             return refused(
                 format!("stage `{name}` needs {needed} GPUs, but this machine has {all}"),
                 "request fewer under [stages.NAME.runtime], or list this machine's GPUs in imp-flow.toml, as in `gpus = [0, 1]`",
             );
+        }
+        if let Some(problem) = self.refuses_device(stage) {
+            return Some(problem);
         }
         match (stage.runtime.memory, self.memory) {
             (Some(needed), Some(all)) if needed.0 > all => refused(
@@ -93,7 +91,16 @@ impl Pool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::pipeline::{self, Sources};
+    use crate::{
+        machine::DevicePolicy,
+        pipeline::{self, Sources},
+    };
+
+    fn machine(cpus: usize, gpus: &[&str], gigabytes: u64) -> Machine {
+        let gpus = gpus.iter().map(ToString::to_string).collect();
+        let memory = Some(gigabytes * 1_000_000_000);
+        Machine { cpus, gpus, gpus_from: None, no_gpu: None, gpu_memory: None, memory, device: DevicePolicy::default() }
+    }
 
     fn stages(text: &str) -> Pipeline {
         let folder = tempfile::tempdir().unwrap();
@@ -115,14 +122,18 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
     fn gpus_are_allocated_by_name_and_released_in_order() {
         let pipeline = stages(TWO);
         let [a, b] = [&pipeline.stages[0], &pipeline.stages[1]];
-        let gpus = ["3", "5", "6"].map(String::from);
-        let mut pool = Pool::new(Machine { cpus: 8, gpus: gpus.to_vec(), memory: Some(16_000_000_000) });
+        let gpus = ["3", "5", "6"];
+        let mut pool = Pool::new(machine(8, &gpus, 16));
         let first = pool.allocate(a).unwrap();
-        assert_eq!((first.cpus, first.gpus.as_slice()), (8, &gpus[..1]), "no more threads than the machine has");
+        assert_eq!(
+            (first.cpus, first.gpus.as_slice()),
+            (8, ["3".to_string()].as_slice()),
+            "no more threads than the machine has"
+        );
         assert_eq!(pool.allocate(b), None, "no thread is left");
         pool.release(first);
         let second = pool.allocate(b).unwrap();
-        assert_eq!((second.cpus, second.gpus.as_slice()), (2, &gpus[..2]));
+        assert_eq!((second.cpus, second.gpus.as_slice()), (2, ["3", "5"].map(String::from).as_slice()));
         pool.release(second);
         assert_eq!(pool.gpus, gpus);
     }
@@ -131,7 +142,7 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
     fn memory_limits_concurrent_stages_and_gpus_are_optional() {
         let pipeline = stages(&TWO.replace("cpus = 64", "cpus = 1"));
         let [a, b] = [&pipeline.stages[0], &pipeline.stages[1]];
-        let mut pool = Pool::new(Machine { cpus: 8, gpus: vec![], memory: Some(11_000_000_000) });
+        let mut pool = Pool::new(machine(8, &[], 11));
         let allocation = pool.allocate(a).unwrap();
         assert!(allocation.gpus.is_empty());
         assert_eq!(pool.allocate(b), None);
@@ -143,8 +154,7 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
     fn stages_that_can_never_run_are_refused() {
         let pipeline = stages(TWO);
         let refused = |gpus: &[&str], gigabytes: u64| {
-            let gpus = gpus.iter().map(ToString::to_string).collect();
-            let machine = Machine { cpus: 1, gpus, memory: Some(gigabytes * 1_000_000_000) };
+            let machine = machine(1, gpus, gigabytes);
             machine.refuses(&pipeline).into_iter().map(|(_, problem)| problem.message).collect::<Vec<_>>()
         };
         assert!(refused(&[], 8).is_empty() && refused(&["0", "1"], 8).is_empty());

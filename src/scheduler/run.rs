@@ -218,6 +218,7 @@ impl Run<'_, '_> {
             kind: manifest.kind.clone(),
             config: manifest.config.clone(),
             runtime: stage.runtime.clone(),
+            device: self.options.machine.device_for(stage),
             inputs: self.inputs(index, &manifest),
             sources: stage.sources.clone(),
             work: store.work(key).path().to_path_buf(),
@@ -271,6 +272,9 @@ impl Run<'_, '_> {
             StepEvent::Running { resumed } => {
                 if let Some(Running { reason, .. }) = self.running.get(&index) {
                     (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed });
+                    if let Some(message) = self.options.machine.device_note(stage) {
+                        (self.report)(&RunEvent::Note { stage: name, message: &message });
+                    }
                 }
             }
             StepEvent::Retrying { message, seconds } => {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::contract::{event::Event, job::JobSpec};
+use imp_stages::contract::{device::Environment, event::Event, job::JobSpec};
 use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, lookup::Found, plan::CHANGED};
@@ -230,6 +230,7 @@ fn changed_input(store: &Store, inputs: &BTreeMap<String, Digest>, now: u64) -> 
 struct Reported {
     results: BTreeMap<String, f64>,
     peak_memory: Option<u64>,
+    environment: Option<Environment>,
     host: String,
 }
 
@@ -251,6 +252,7 @@ async fn execute(
                 Event::Started { host } => reported.host.clone_from(host),
                 Event::Result { name, value } => drop(reported.results.insert(name.clone(), *value)),
                 Event::PeakMemory { bytes } => reported.peak_memory = Some(*bytes),
+                Event::Environment(environment) => reported.environment = Some(environment.clone()),
                 Event::Progress(progress) if saved.is_none_or(|at| at.elapsed() > SAVE_INTERVAL) => {
                     saved = Some(Instant::now());
                     work.note_progress(progress);
@@ -296,6 +298,7 @@ fn store_result(
         events: store.keep_file(&work.events())?,
         results: reported.results,
         peak_memory: reported.peak_memory,
+        environment: reported.environment,
         timing,
         host: reported.host,
     };

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use imp_stages::contract::device::Environment;
 use serde::Serialize;
 
 use super::{MissReason, Planner, Selection, Verdict};
@@ -45,12 +46,15 @@ pub(crate) struct LastRun {
     pub(crate) finished: u64,
     pub(crate) seconds: f64,
     pub(crate) reason: String,
+    /// What it computed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) environment: Option<Environment>,
 }
 
 impl LastRun {
     fn of(receipt: &Receipt) -> Self {
         let (finished, seconds) = (receipt.timing.finished, receipt.timing.seconds);
-        Self { finished, seconds, reason: receipt.reason.clone() }
+        Self { finished, seconds, reason: receipt.reason.clone(), environment: receipt.environment.clone() }
     }
 }
 

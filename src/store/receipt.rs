@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use imp_stages::contract::secret::hide_secrets;
+use imp_stages::contract::{device::Environment, secret::hide_secrets};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,6 +33,9 @@ pub(crate) struct Receipt {
     /// Peak memory of its process in bytes, where the system reports it.
     #[serde(default)]
     pub(crate) peak_memory: Option<u64>,
+    /// What it computed on, if it computed. Not part of any digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) environment: Option<Environment>,
     /// The pipeline and stage for which it ran. Others may use the result.
     pub(crate) pipeline: String,
     pub(crate) stage: String,
@@ -68,6 +71,7 @@ pub(crate) struct Product {
     pub(crate) metrics: Option<Digest>,
     pub(crate) events: Option<Digest>,
     pub(crate) peak_memory: Option<u64>,
+    pub(crate) environment: Option<Environment>,
     pub(crate) timing: Timing,
     pub(crate) host: String,
 }
@@ -75,7 +79,7 @@ pub(crate) struct Product {
 impl Receipt {
     pub(crate) fn new(provenance: Provenance, product: Product) -> Self {
         let Provenance { manifest, pipeline, stage, reason, previous, made_by } = provenance;
-        let Product { output, results, log, metrics, events, peak_memory, timing, host } = product;
+        let Product { output, results, log, metrics, events, peak_memory, environment, timing, host } = product;
         Self {
             manifest,
             key: None,
@@ -85,6 +89,7 @@ impl Receipt {
             metrics,
             events,
             peak_memory,
+            environment,
             pipeline,
             stage,
             reason,
@@ -234,6 +239,7 @@ mod tests {
             metrics: None,
             events: None,
             peak_memory: Some(1),
+            environment: None,
             timing: Timing { finished: 1, seconds: 0.5 },
             host: "h".into(),
         };

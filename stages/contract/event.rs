@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::device::Environment;
+
 /// A report of a running stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -23,6 +25,8 @@ pub enum Event {
         /// Its value.
         value: f64,
     },
+    /// What it computes on.
+    Environment(Environment),
     /// The peak memory of its process.
     PeakMemory {
         /// Resident bytes, including pages of mapped files.

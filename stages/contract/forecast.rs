@@ -5,13 +5,17 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_model::config::{ImpConfig, LanguageConfig, SiglipConfig};
 
-use super::{input::Input, job::Runtime};
+use super::{device::Device, input::Input, job::Runtime};
 
 /// What a stage knows when it is asked for a forecast.
 #[derive(Debug)]
 pub struct Ahead<'a> {
     /// Its runtime settings.
     pub runtime: &'a Runtime,
+    /// Where it would compute.
+    pub device: Device,
+    /// Memory of the GPU that it would compute on, in bytes, if known.
+    pub gpu_memory: Option<u64>,
     /// Its seed.
     pub seed: u64,
     /// The user's own files in the configuration: path as written -> absolute path.
@@ -71,8 +75,10 @@ impl Forecast {
 /// Peak memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryForecast {
-    /// In bytes.
+    /// Of the host, in bytes.
     pub bytes: u64,
+    /// Of the GPU, in bytes, if it computes on one and that is known.
+    pub gpu: Option<u64>,
     /// Whether this is an upper bound, because the records are not known yet.
     pub at_most: bool,
     /// How to reduce it.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     bytes::ByteSize,
+    device::{Device, DeviceChoice, Environment},
     error::StageError,
     event::{Event, Progress},
     input::Input,
@@ -49,6 +50,9 @@ pub struct JobSpec {
     pub config: serde_json::Value,
     /// Settings that are not part of the key.
     pub runtime: Runtime,
+    /// Where it computes, which the runner has decided.
+    #[serde(default)]
+    pub device: Device,
     /// Input folders by name.
     pub inputs: BTreeMap<String, InputFolder>,
     /// The user's own files in the configuration: path as written -> absolute path.
@@ -76,8 +80,13 @@ keys! {
     pub struct Runtime {
         /// CPU threads to use; 0 for all.
         pub cpus: usize = 0,
-        /// GPUs to reserve, if the machine has any. All kinds compute on the CPUs in this version.
+        /// GPUs to reserve, if the machine has any. A stage computes on the first; kinds that don't train or run a model
+        /// compute on the CPU.
         pub gpus: usize = 0,
+        /// Where the stage computes (default: the machine's `device`, else `auto`). `auto`: on a GPU if `gpus` reserves one and
+        /// it can be used, else on the CPU. `cuda`: on a GPU, with `gpus` at least 1; without a GPU the run is refused.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub device: Option<DeviceChoice> = None,
         /// Memory that the stage needs. Stages that need more than the machine has do not run at the same time.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub memory: Option<ByteSize> = None,
@@ -218,6 +227,21 @@ impl Job {
     /// Settings that do not affect the result.
     pub fn runtime(&self) -> &Runtime {
         &self.spec.runtime
+    }
+
+    /// Where the stage computes.
+    pub fn device(&self) -> Device {
+        self.spec.device
+    }
+
+    /// Records what the stage computes on, for its receipt, and for its log if that is a GPU.
+    pub fn environment(&self, environment: Environment) {
+        match environment.device {
+            // The usual case. The end of a log is shown when a stage fails, and should say what is special.
+            Device::Cpu => tracing::debug!("computes on the {environment}"),
+            Device::Cuda => tracing::info!("computes on the {environment}"),
+        }
+        self.sink.send(Event::Environment(environment));
     }
 
     /// Whether the stage was told to stop.

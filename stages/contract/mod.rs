@@ -2,6 +2,7 @@
 //! Imports nothing else of this crate.
 
 pub mod bytes;
+pub mod device;
 pub mod error;
 pub mod event;
 pub mod figure;

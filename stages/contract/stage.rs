@@ -69,6 +69,11 @@ pub trait Stage: 'static {
         0
     }
 
+    /// Whether it can compute on a GPU. `count` gives the number of inputs of a name.
+    fn uses_gpu(_config: &Self::Config, _count: &dyn Fn(&str) -> usize) -> bool {
+        false
+    }
+
     /// The shards of a stage whose configuration splits it: each becomes a stage of its own, so that they can run in
     /// parallel.
     fn shards(_config: &Self::Config) -> Option<Shards<Self::Config>> {

@@ -4,7 +4,7 @@
 //! `features.bin` holds `[patches, width]` f32, little-endian, for each image in the set's order. They are not rounded:
 //! training on them gives the same weights as training without them.
 
-use imp_model::{tensor::Mat, vision::Siglip};
+use imp_model::{Precision, tensor::Mat, vision::Siglip};
 use rayon::prelude::*;
 
 use super::records::{FeatureMeta, RecordSet};
@@ -37,13 +37,25 @@ pub(crate) fn decode(
 
 /// Checks that the features of `set`, if it has any, are those of `vision`: the same sizes, and nearly the same values for
 /// the first image. Not the same bits, since another machine may have computed them.
-pub(crate) fn check(set: &RecordSet, vision: &Siglip, select_layer: i64) -> Result<(), StageError> {
+pub(crate) fn check(
+    set: &RecordSet,
+    vision: &Siglip,
+    select_layer: i64,
+    precision: Precision,
+) -> Result<(), StageError> {
     let Some(meta) = &set.meta().features else { return Ok(()) };
     let own = FeatureMeta {
         patches: vision.config.patches(),
         width: vision.config.hidden_size,
         mm_vision_select_layer: select_layer,
+        precision,
     };
+    if meta.precision != precision {
+        return Err(StageError::failed(
+            "the features in the records were computed in another precision than this stage's",
+            format!("give the preprocess stage and this one the same `precision`, or no `{INPUT}`"),
+        ));
+    }
     let same = *meta == own && first_is_same(set, vision)?;
     if same {
         return Ok(());

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
-use imp_model::tensor::IGNORE;
+use imp_model::{Precision, tensor::IGNORE};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +66,9 @@ pub struct FeatureMeta {
     pub width: usize,
     /// Which of the encoder's hidden states they are.
     pub mm_vision_select_layer: i64,
+    /// How exactly they were computed.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
 }
 
 /// The first bytes of `index.bin`.

@@ -15,7 +15,7 @@ use super::{
     log::Log,
     question::{Id, Image, Question},
 };
-use crate::{Job, StageError, contract::event::Progress, speaker::Speaker, text::template::Template};
+use crate::{Job, StageError, contract::event::Progress, place::place, speaker::Speaker, text::template::Template};
 
 /// Questions per batch, unless the pipeline says otherwise.
 const BATCH: usize = 32;
@@ -110,7 +110,9 @@ struct Answerer<'a> {
 
 impl<'a> Answerer<'a> {
     fn load(config: &EvalConfig, job: &'a Job) -> Result<Self, StageError> {
-        let speaker = Speaker::open(job.input("model")?, config.template).map_err(|error| job.renamed(error))?;
+        let place = place(job, config.precision)?;
+        let opened = Speaker::open(job.input("model")?, config.template, &place);
+        let speaker = opened.map_err(|error| job.renamed(error))?;
         Ok(Self { job, speaker, max_new_tokens: config.max_new_tokens(), features: HashMap::new() })
     }
 

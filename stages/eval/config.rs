@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use imp_model::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
@@ -114,6 +115,10 @@ keys! {
         /// Text that is appended to each question (default: as in LLaVA's question files).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub prompt_suffix: Option<String>,
+        /// Of matrix products: `f32` (the default), or `bf16`, which rounds their operands to bf16 (to nearest even). Sums and
+        /// everything else are in f32.
+        #[serde(default, skip_serializing_if = "Precision::is_default")]
+        pub precision: Precision,
     }
 }
 

@@ -146,9 +146,16 @@ impl Stage for Eval {
             (0, _) if config.shard.is_some() => {
                 Err(ConfigIssue::new("shard", "has no effect with `answers`: remove it"))
             }
+            (0, _) if !config.precision.is_default() => {
+                Err(ConfigIssue::new("precision", "has no effect with `answers`, which are only scored: remove it"))
+            }
             (0, _) | (_, 0) => Ok(()),
             _ => Err(ConfigIssue::new(MODEL, "can't be combined with `answers`: remove one of them")),
         }
+    }
+
+    fn uses_gpu(_config: &EvalConfig, count: &dyn Fn(&str) -> usize) -> bool {
+        count(MODEL) > 0
     }
 
     fn shards(config: &EvalConfig) -> Option<Shards<EvalConfig>> {

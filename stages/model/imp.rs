@@ -8,7 +8,7 @@ use crate::{
     memory::loss_chunk_rows,
     projector::Projector,
     sample::Sample,
-    tensor::{self, IGNORE, Mat, Segments},
+    tensor::{self, IGNORE, Mat, Place, Segments},
     vision::Siglip,
 };
 
@@ -25,6 +25,14 @@ pub struct Imp {
 }
 
 impl Imp {
+    /// Moves all weights to `place`, where from then on everything is computed. Call it after weights were made trainable:
+    /// trainable ones are kept in f32.
+    pub fn move_to(&mut self, place: &Place) {
+        self.llm.move_to(place);
+        self.vision.move_to(place);
+        self.projector.move_to(place);
+    }
+
     /// Encodes images `[3, size, size]` with values in [-1, 1]. Returns features `[images * patches, vision hidden]`.
     pub fn encode_images(&self, images: &[impl AsRef<[f32]>]) -> Mat {
         self.vision.encode(images)

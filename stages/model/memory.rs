@@ -3,12 +3,15 @@
 //! the allocator.
 
 use crate::{
+    Precision,
     config::{LanguageConfig, ProjectorType, SiglipConfig},
     family::{Input, Layer, Part, is_target},
 };
 
 /// Size of an f32 in bytes.
 const F32: usize = 4;
+/// Size of a bf16 in bytes.
+const BF16: usize = 2;
 /// Number of logits in memory at a time in training: 64 MB.
 const LOGITS: usize = 1 << 24;
 
@@ -89,6 +92,19 @@ impl Training<'_> {
     /// Forecasts a step whose largest micro-batch is `largest`. `accumulates` tells whether a batch has more than one
     /// micro-batch, so that gradients are accumulated in separate buffers.
     pub fn memory(&self, largest: MicroBatch, accumulates: bool) -> Memory {
+        self.stored(largest, accumulates, F32)
+    }
+
+    /// The same for a device, which stores activations in the precision of products.
+    pub fn device_memory(&self, largest: MicroBatch, accumulates: bool, precision: Precision) -> Memory {
+        match precision {
+            Precision::F32 => self.stored(largest, accumulates, F32),
+            Precision::Bf16 => self.stored(largest, accumulates, BF16),
+        }
+    }
+
+    /// Forecasts a step whose activations have `size` bytes per value.
+    fn stored(&self, largest: MicroBatch, accumulates: bool, size: usize) -> Memory {
         let trained = self.trained();
         let accumulated = if accumulates { trained } else { 0 };
         let saved = self.saved(largest);
@@ -103,7 +119,7 @@ impl Training<'_> {
             parameters: trained * F32,
             optimizer: 2 * trained * F32,
             gradients: (gradients + accumulated) * F32,
-            activations: activations * F32,
+            activations: activations * size,
         }
     }
 

@@ -31,7 +31,7 @@ impl Optimizer {
     /// An optimizer for the matrices of `model` that are trainable now.
     pub fn new(model: &mut Imp, settings: AdamW, max_grad_norm: f64) -> Self {
         let mut moments = Vec::new();
-        model.trainable(&mut |parameter, mat| moments.push((parameter.name, Moments::new(mat.count()))));
+        model.trainable(&mut |parameter, mat| moments.push((parameter.name, Moments::new(mat))));
         Self { settings, max_grad_norm, step: 0, moments }
     }
 
@@ -42,14 +42,15 @@ impl Optimizer {
         let clip = (self.max_grad_norm / (f64::from(norm) + 1e-6)) as f32;
         let scale = if self.max_grad_norm > 0.0 { clip.min(1.0) } else { 1.0 };
         self.step += 1;
-        let (step, settings) = (self.step, self.settings);
+        let mut step = self.settings.step(self.step, scale);
         let mut states = self.moments.iter_mut().zip(gradients);
         model.trainable(&mut |parameter, mat| {
             if let Some(((_, moments), gradient)) = states.next() {
                 let Rate { learning_rate, weight_decay } = rate(&parameter);
-                AdamW { weight_decay, ..settings }.update(mat, gradient, moments, step, learning_rate, scale);
+                step.update(mat, gradient, moments, learning_rate, weight_decay);
             }
         });
+        step.finish();
         norm
     }
 }

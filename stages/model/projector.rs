@@ -10,7 +10,7 @@ use crate::{
     config::ProjectorType,
     error::{ModelError, Result},
     layers::{Linear, Parameter, Pass, Tower, uniform},
-    tensor::{self, Activation, Mat, Weight},
+    tensor::{self, Activation, Mat, Place, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -84,6 +84,11 @@ impl Projector {
             x = layer.forward(pass, &x);
         }
         x
+    }
+
+    /// Moves all weights to `place`.
+    pub fn move_to(&mut self, place: &Place) {
+        self.0.iter_mut().for_each(|layer| layer.move_to(place));
     }
 
     /// Makes all weights trainable.

@@ -17,7 +17,8 @@ impl Imp {
         const TEXT: usize = 0;
         const IMAGE: usize = 1;
         let patches = self.vision.config.patches();
-        let projected = self.projector.forward(pass, features); // [images * patches, hidden]
+        // An identity leaves features where they are.
+        let projected = self.projector.forward(pass, features).to(&self.llm.embedding().place()); // [images * patches, hidden]
         let (mut picks, mut labels, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for sample in samples {
             let start = picks.len();

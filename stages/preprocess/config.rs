@@ -1,5 +1,6 @@
 //! The keys of `preprocess`. Independent of how they are carried out.
 
+use imp_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::{contract::keys::keys, image::pixels::AspectRatio, text::template::Template};
@@ -28,6 +29,10 @@ keys! {
         /// Image size for that encoder (default: the encoder's own). Must be the same as in `pretrain`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub image_size: Option<usize>,
+        /// Of that encoder's matrix products: `f32` (the default), or `bf16`, which rounds their operands to bf16 (to nearest
+        /// even). Sums and everything else are in f32. Must be the same in the stages that train on the features.
+        #[serde(default, skip_serializing_if = "Precision::is_default")]
+        pub precision: Precision,
         /// Longest sequence in tokens; longer ones are truncated.
         #[serde(default = "max_length")]
         pub max_length: usize,

@@ -20,6 +20,7 @@ use crate::{
     },
     image::size::resize,
     model_folder::model_error,
+    place::place,
 };
 
 /// Default layer of the encoder whose hidden states are the features.
@@ -31,8 +32,10 @@ const CHUNK: usize = 32;
 pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
     let select_layer = config.mm_vision_select_layer.unwrap_or(SELECT_LAYER);
     let joined = ImpConfig { mm_vision_select_layer: select_layer, ..ImpConfig::default() };
+    let place = place(job, config.precision)?;
     let mut vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
     resize(&mut vision, config.image_size)?;
+    vision.move_to(&place);
     let set = RecordSet::open(&job.output())?;
     let (patches, width) = (vision.config.patches(), vision.config.hidden_size);
     let unfinished = job.checkpoint().join(FEATURES);
@@ -52,7 +55,8 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     let finished = job.output().join(FEATURES);
     std::fs::rename(&unfinished, &finished).map_err(StageError::io(&finished))?;
     let mut meta = set.meta().clone();
-    meta.features = Some(FeatureMeta { patches, width, mm_vision_select_layer: select_layer });
+    meta.features =
+        Some(FeatureMeta { patches, width, mm_vision_select_layer: select_layer, precision: config.precision });
     writer::write_meta(&job.output(), &meta)
 }
 

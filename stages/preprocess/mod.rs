@@ -72,6 +72,7 @@ impl Stage for Preprocess {
         let keys = [
             ("mm_vision_select_layer", config.mm_vision_select_layer.is_some()),
             ("image_size", config.image_size.is_some()),
+            ("precision", !config.precision.is_default()),
         ];
         match keys.iter().find(|(_, given)| *given && count(INPUT) == 0) {
             None => Ok(()),
@@ -80,6 +81,10 @@ impl Stage for Preprocess {
                 format!("has no effect without `{INPUT}`: name an encoder there, or remove this key"),
             )),
         }
+    }
+
+    fn uses_gpu(_config: &PreprocessConfig, count: &dyn Fn(&str) -> usize) -> bool {
+        count(INPUT) > 0
     }
 
     fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {

@@ -150,7 +150,7 @@ fn read(
     }
     let mut weights = Vec::new();
     for ((_, moments), (weight, first, second)) in optimizer.moments.iter_mut().zip(loaded) {
-        (moments.first, moments.second) = (first, second);
+        (moments.first, moments.second) = (first.to(&moments.first.place()), second.to(&moments.second.place()));
         weights.push(weight);
     }
     let mut weights = weights.into_iter();

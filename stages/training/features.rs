@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use imp_model::{
-    Imp, Sample,
+    Imp, Precision, Sample,
     config::SiglipConfig,
-    tensor::{self, Graph, Mat},
+    tensor::{self, Graph, Mat, Place},
 };
 
 use super::batches::Images;
@@ -39,10 +39,10 @@ pub(super) struct Batch<'a> {
 }
 
 impl Features {
-    /// No features yet, of the images of `data`.
-    pub(super) fn new(model: &Imp, data: &Mixture) -> Result<Self, StageError> {
+    /// No features yet, of the images of `data`, to be computed in `precision`.
+    pub(super) fn new(model: &Imp, data: &Mixture, precision: Precision) -> Result<Self, StageError> {
         for set in data.sets() {
-            features::check(set, &model.vision, model.config.mm_vision_select_layer)?;
+            features::check(set, &model.vision, model.config.mm_vision_select_layer, precision)?;
         }
         let kept = kept_bytes(&model.vision.config, data.images()).is_some();
         Ok(Self { known: HashMap::new(), kept })
@@ -67,7 +67,7 @@ impl Features {
 
     /// The features that `records` need, in their order.
     pub(super) fn batch<'a>(&self, model: &Imp, records: &'a [Record<'a>]) -> Result<Batch<'a>, StageError> {
-        let width = model.vision.config.hidden_size;
+        let (width, place) = (model.vision.config.hidden_size, model.vision.place());
         let (mut parts, mut stored, mut images, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for record in records {
             let numbers = record.image_numbers();
@@ -78,7 +78,7 @@ impl Features {
                 continue;
             }
             // What was read so far lies before what is known.
-            parts.extend(from_stored(&mut stored, width));
+            parts.extend(from_stored(&mut stored, width, &place));
             for number in numbers {
                 let known = self.known.get(&number).ok_or_else(|| {
                     let message = format!("record `{}`: its image was not loaded", record.id);
@@ -87,16 +87,16 @@ impl Features {
                 parts.push(known.clone());
             }
         }
-        parts.extend(from_stored(&mut stored, width));
+        parts.extend(from_stored(&mut stored, width, &place));
         let parts: Vec<&Mat> = parts.iter().collect();
         Ok(Batch { records, images, features: tensor::concat(&Graph::inference(), width, &parts) })
     }
 }
 
-/// Features that were read from files as a matrix, if there are any.
-fn from_stored(values: &mut Vec<f32>, width: usize) -> Option<Mat> {
+/// Features that were read from files as a matrix at `place`, if there are any.
+fn from_stored(values: &mut Vec<f32>, width: usize, place: &Place) -> Option<Mat> {
     let values = std::mem::take(values);
-    (!values.is_empty()).then(|| Mat::from_host(values.len() / width, width, values))
+    (!values.is_empty()).then(|| Mat::from_host(values.len() / width, width, values).to(place))
 }
 
 impl Batch<'_> {

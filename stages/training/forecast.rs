@@ -79,7 +79,7 @@ fn taken(
     let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
     let own = step.total() + decoded + kept + PROGRAM;
     let bytes = own as u64 + frozen + vision.bytes;
-    Some((MemoryForecast { bytes, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
+    Some((MemoryForecast { bytes, gpu: None, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
 }
 
 /// Tokens of the longest record, if known; an image counts as one.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use imp_model::{
-    Imp,
+    Imp, Precision,
     encoding::Encoding,
     layers::Pass,
     weights::{NamedTensor, TensorFiles, write_tensors},
@@ -29,8 +29,8 @@ pub(super) struct HeldOut<'a> {
 }
 
 impl<'a> HeldOut<'a> {
-    pub(super) fn new(set: &'a Mixture, model: &Imp) -> Result<Self, StageError> {
-        Ok(Self { set, features: Features::new(model, set)? })
+    pub(super) fn new(set: &'a Mixture, model: &Imp, precision: Precision) -> Result<Self, StageError> {
+        Ok(Self { set, features: Features::new(model, set, precision)? })
     }
 
     /// The mean cross-entropy of all labelled tokens, without dropout.

@@ -44,6 +44,10 @@ macro_rules! training_keys {
             /// records anew each epoch.
             #[serde(skip_serializing_if = "Vec::is_empty")]
             data_weights: Vec<f64> = Vec::new();
+            /// Of matrix products: `f32` (the default), or `bf16`, which rounds their operands to bf16 (to nearest even). Sums
+            /// and everything else are in f32.
+            #[serde(skip_serializing_if = "Precision::is_default")]
+            precision: Precision = Precision::F32;
         }
     };
 }

@@ -1,6 +1,7 @@
 //! The hyperparameters of a training stage, and checks that types can't express. Independent of the kind.
 
 use imp_model::{
+    Precision,
     layers::{Parameter, Tower},
     optim::Rate,
     schedule::{Schedule, warmup_steps},

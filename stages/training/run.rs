@@ -43,18 +43,13 @@ pub(crate) fn train(
              smaller global_batch_size, or `warmup_ratio = 0`"
         ));
     }
-    let settings = AdamW {
-        beta1: recipe.adam_beta1,
-        beta2: recipe.adam_beta2,
-        epsilon: recipe.adam_epsilon,
-        weight_decay: recipe.weight_decay,
-    };
+    let settings = AdamW { beta1: recipe.adam_beta1, beta2: recipe.adam_beta2, epsilon: recipe.adam_epsilon };
     let mut optimizer = Optimizer::new(model, settings, recipe.max_grad_norm);
     let position = checkpoint::load(job, model, &mut optimizer, recipe.keep_best);
     job.open_metrics(position.step as u64)?;
 
-    let features = Features::new(model, data)?;
-    let held_out = validation.map(|set| HeldOut::new(set, model)).transpose()?;
+    let features = Features::new(model, data, recipe.precision)?;
+    let held_out = validation.map(|set| HeldOut::new(set, model, recipe.precision)).transpose()?;
     let (size, first) = (model.vision.config.image_size, position.step.min(batches.steps.len()));
     std::thread::scope(|scope| {
         let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);

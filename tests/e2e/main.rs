@@ -4,6 +4,7 @@
 mod bad_input;
 mod benchmarks;
 mod cache;
+mod device;
 mod faults;
 mod hub;
 mod interrupt;

@@ -63,6 +63,7 @@ fn stage(store: &Store, name: &str, input: Option<Digest>) -> Result<TreeRef, St
         metrics: None,
         events: None,
         peak_memory: None,
+        environment: None,
         timing: Timing { finished: now() as u64, seconds: 0.0 },
         host: String::new(),
     };

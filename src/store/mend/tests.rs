@@ -55,6 +55,7 @@ impl Shop {
             metrics: None,
             events: None,
             peak_memory: None,
+            environment: None,
             timing: Timing { finished: now() as u64, seconds: 0.0 },
             host: String::new(),
         };

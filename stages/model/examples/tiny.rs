@@ -52,7 +52,7 @@ fn main() -> Result<()> {
 
     model.llm.unfreeze();
     model.projector.unfreeze();
-    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     for step in 0..60 {
         let rate = |_: &Parameter| Rate { learning_rate: 3e-3, weight_decay: 0.0 };

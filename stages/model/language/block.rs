@@ -6,7 +6,7 @@ use crate::{
     config::LanguageConfig,
     error::Result,
     layers::{Linear, Norm, Parameter, Pass},
-    tensor::{self, Mat, Rotation},
+    tensor::{self, Mat, Place, Rotation},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -56,6 +56,12 @@ impl Block {
     /// Makes the norms trainable.
     pub(super) fn unfreeze_norms(&mut self) {
         [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(Norm::unfreeze);
+    }
+
+    /// Moves all weights to `place`.
+    pub(super) fn move_to(&mut self, place: &Place) {
+        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(|norm| norm.move_to(place));
+        self.linears_mut().into_iter().for_each(|linear| linear.move_to(place));
     }
 
     /// The trainable matrices.

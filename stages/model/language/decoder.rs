@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     family::{Layer, is_target},
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
-    tensor::{self, KvCache, Mask, Mat, Rotary, Segments, Weight},
+    tensor::{self, KvCache, Mask, Mat, Place, Rotary, Segments, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -111,9 +111,7 @@ impl Decoder {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         self.infer(embedded, positions, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
-            for (row, sequence) in which.iter().enumerate() {
-                cache[*sequence].push(k, v, row..row + 1);
-            }
+            KvCache::append(cache, which, k, v);
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
             tensor::attend_cached(q, positions, &caches, heads, kv_heads, self.mask(layer))
         })
@@ -141,7 +139,7 @@ impl Decoder {
 
     /// Returns logits `[rows, vocab]` from hidden states `[rows, hidden]`.
     pub fn logits(&self, pass: &Pass, hidden: &Mat) -> Mat {
-        self.lm_head.forward(pass, hidden)
+        self.lm_head.logits(pass, hidden)
     }
 
     /// The trainable matrices of [`Decoder::logits`].
@@ -166,6 +164,14 @@ impl Decoder {
         self.blocks.iter_mut().for_each(Block::unfreeze_norms);
         self.final_norm.unfreeze();
         self.linears_mut().for_each(Linear::unfreeze);
+    }
+
+    /// Moves all weights to `place`.
+    pub fn move_to(&mut self, place: &Place) {
+        self.embedding.iter_mut().for_each(|embedding| *embedding = embedding.to(place));
+        self.blocks.iter_mut().for_each(|block| block.move_to(place));
+        self.final_norm.move_to(place);
+        self.lm_head.move_to(place);
     }
 
     /// Attaches a new adapter to every linear layer whose name is in `targets` (`q_proj`, `lm_head`, ...), or to all,

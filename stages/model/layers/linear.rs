@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    tensor::{self, Graph, Mat, Weight},
+    tensor::{self, Graph, Mat, Place, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -79,8 +79,17 @@ impl Linear {
 
     /// Returns `[rows, out]` from `x` `[rows, in]`.
     pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
+        self.adapted(pass, x, tensor::linear(&pass.graph, x, &self.weight, self.bias.as_ref()))
+    }
+
+    /// Like [`Linear::forward`], with the output in f32 on every device.
+    pub fn logits(&self, pass: &Pass, x: &Mat) -> Mat {
+        self.adapted(pass, x, tensor::linear_in_f32(&pass.graph, x, &self.weight, self.bias.as_ref()))
+    }
+
+    /// Adds the adapter's output, if there is one, to `y`.
+    fn adapted(&self, pass: &Pass, x: &Mat, y: Mat) -> Mat {
         let g = &pass.graph;
-        let y = tensor::linear(g, x, &self.weight, self.bias.as_ref());
         let Some(lora) = &self.lora else { return y };
         let x = match pass.dropout() {
             Some(Dropout { seed, rows, .. }) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows),
@@ -110,27 +119,37 @@ impl Linear {
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
         let bound = 1.0 / (inputs as f32).sqrt();
         let a = uniform(&mut random, settings.rank * inputs, bound);
-        let a = Mat::from_host(settings.rank, inputs, a).trainable();
-        let b = Mat::zeros(outputs, settings.rank).trainable();
+        let place = self.weight.place();
+        let a = Mat::from_host(settings.rank, inputs, a).to(&place).trainable();
+        let b = Mat::zeros(outputs, settings.rank).to(&place).trainable();
         self.lora = Some(Lora::new(a, b, settings));
+    }
+
+    /// Moves weight, bias and adapter to `place`.
+    pub fn move_to(&mut self, place: &Place) {
+        self.weight = self.weight.to(place);
+        let adapter = self.lora.iter_mut().flat_map(|lora| [&mut lora.a, &mut lora.b]);
+        self.bias.iter_mut().chain(adapter).for_each(|mat| *mat = mat.to(place));
     }
 
     /// Replaces the weight by [`Linear::merged`] and removes the adapter.
     pub fn fold(&mut self) {
         if self.lora.is_some() {
             let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
-            self.weight = Weight::Dense(Mat::from_host(outputs, inputs, self.merged().into_owned()));
+            let merged = Mat::from_host(outputs, inputs, self.merged().into_owned());
+            self.weight = Weight::Dense(merged.to(&self.weight.place()));
             self.lora = None;
         }
     }
 
-    /// The weight with the adapter merged, `W + scale * B A`: `[out, in]` in f32, row-major.
+    /// The weight with the adapter merged, `W + scale * B A`: `[out, in]` in f32, row-major. Computed on the host in f32.
     pub fn merged(&self) -> Cow<'_, [f32]> {
         let dense = self.weight.to_host();
         let Some(lora) = &self.lora else { return dense };
         // B A, computed as a linear layer with input B `[out, rank]` and weight A^T `[in, rank]`.
         let a_transposed = Weight::Dense(transpose(&lora.a));
-        let delta = tensor::linear(&Graph::inference(), &lora.b, &a_transposed, None);
+        let b = lora.b.to(&Place::default());
+        let delta = tensor::linear(&Graph::inference(), &b, &a_transposed, None);
         dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
     }
 

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    tensor::{self, Mat},
+    tensor::{self, Mat, Place},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -54,6 +54,11 @@ impl Norm {
     pub fn unfreeze(&mut self) {
         self.weight = self.weight.clone().trainable();
         self.bias = self.bias.take().map(Mat::trainable);
+    }
+
+    /// Moves weight and bias to `place`.
+    pub fn move_to(&mut self, place: &Place) {
+        self.bias.iter_mut().chain([&mut self.weight]).for_each(|mat| *mat = mat.to(place));
     }
 
     /// Appends weight and bias to `all`.

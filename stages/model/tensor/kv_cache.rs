@@ -2,7 +2,11 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Mat, host::attention::Cached};
+use super::{
+    Mat,
+    device::ops::{Piece, scatter_rows},
+    host::attention::Cached,
+};
 
 /// The KV cache of one sequence in one layer. Sequences with a common prefix share its keys and values.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +25,11 @@ impl KeysAndValues {
     fn rows(&self, rows: Range<usize>) -> (&[f32], &[f32]) {
         (self.keys.values(rows.clone()), self.values.values(rows))
     }
+
+    fn piece(&self, rows: Range<usize>) -> Piece {
+        let [keys, values] = [&self.keys, &self.values].map(|part| part.address(rows.start));
+        Piece { keys, values, count: rows.len() }
+    }
 }
 
 /// A growing matrix with spare capacity.
@@ -33,20 +42,43 @@ struct Rows {
 }
 
 impl Rows {
-    /// Appends `rows` of `from`. A full buffer is doubled, so that appending copies each row O(1) times on average.
-    fn push(&mut self, from: &Mat, rows: Range<usize>) {
-        let needed = self.used + rows.len();
-        let buffer = match self.buffer.take() {
-            Some(buffer) if buffer.rows() >= needed => buffer,
+    /// Makes room for `more` rows like those of `from`. A full buffer is doubled, so that appending copies each row O(1)
+    /// times on average.
+    fn reserve(&mut self, from: &Mat, more: usize) {
+        let needed = self.used + more;
+        match &mut self.buffer {
+            _ if more == 0 => {}
+            Some(buffer) if buffer.rows() >= needed => buffer.make_unique(),
             Some(old) => {
-                let mut buffer = Mat::zeros(needed.max(2 * old.rows()), old.cols());
-                buffer.write_rows(0, &old, 0..self.used);
-                buffer
+                let mut buffer = from.blank(needed.max(2 * old.rows()), old.cols());
+                buffer.write_rows(0, old, 0..self.used);
+                self.buffer = Some(buffer);
             }
-            None => Mat::zeros(needed, from.cols()),
-        };
-        self.buffer.insert(buffer).write_rows(self.used, from, rows);
-        self.used = needed;
+            None => self.buffer = Some(from.blank(needed, from.cols())),
+        }
+    }
+
+    /// Appends `rows` of `from`.
+    fn push(&mut self, from: &Mat, rows: Range<usize>) {
+        self.reserve(from, rows.len());
+        let first = self.used;
+        self.used += rows.len();
+        if let Some(buffer) = &mut self.buffer {
+            buffer.write_rows(first, from, rows);
+            // Operands of every later product: rounded once, here.
+            buffer.round_rows(first..self.used);
+        }
+    }
+
+    /// The address on a device of the next row, for which there is room.
+    fn next(&mut self) -> u64 {
+        self.used += 1;
+        self.address(self.used - 1)
+    }
+
+    /// The address of a row on a device.
+    fn address(&self, row: usize) -> u64 {
+        self.buffer.as_ref().and_then(Mat::device_mat).map_or(0, |buffer| buffer.row_address(row))
     }
 
     /// The values of `rows`, row-major.
@@ -64,6 +96,33 @@ impl KvCache {
         self.own.values.push(values, rows);
     }
 
+    /// Appends row `i` of `keys` and `values` to the cache `which[i]`, for all `i` in order.
+    pub fn append(caches: &mut [Self], which: &[usize], keys: &Mat, values: &Mat) {
+        let (Some(new_keys), Some(new_values)) = (keys.device_mat(), values.device_mat()) else {
+            for (row, sequence) in which.iter().enumerate() {
+                caches[*sequence].push(keys, values, row..row + 1);
+            }
+            return;
+        };
+        // Room first: it may move what is there. Then all rows in two launches.
+        let mut more = vec![0; caches.len()];
+        which.iter().for_each(|sequence| more[*sequence] += 1);
+        for (cache, more) in caches.iter_mut().zip(more) {
+            let KeysAndValues { keys: own_keys, values: own_values } = &mut cache.own;
+            own_keys.reserve(keys, more);
+            own_values.reserve(values, more);
+        }
+        let (to_keys, to_values): (Vec<u64>, Vec<u64>) = which
+            .iter()
+            .map(|sequence| {
+                let own = &mut caches[*sequence].own;
+                (own.keys.next(), own.values.next())
+            })
+            .unzip();
+        scatter_rows(new_keys, &to_keys);
+        scatter_rows(new_values, &to_values);
+    }
+
     /// Turns all positions into a prefix that clones share.
     ///
     /// # Panics
@@ -76,12 +135,20 @@ impl KvCache {
 
     /// The keys and values at `positions`: those in the shared prefix, then the others.
     pub(super) fn at(&self, positions: Range<usize>) -> Cached<'_> {
-        let Range { start, end } = positions;
-        let shared = self.shared.keys.used;
-        [
-            self.shared.rows(start.min(shared)..end.min(shared)),
-            self.own.rows(start.max(shared) - shared..end.max(shared) - shared),
-        ]
+        let [shared, own] = self.split(positions);
+        [self.shared.rows(shared), self.own.rows(own)]
+    }
+
+    /// [`KvCache::at`] on a device.
+    pub(super) fn pieces(&self, positions: Range<usize>) -> [Piece; 2] {
+        let [shared, own] = self.split(positions);
+        [self.shared.piece(shared), self.own.piece(own)]
+    }
+
+    /// The rows of `positions` in the shared prefix, and those after it.
+    fn split(&self, positions: Range<usize>) -> [Range<usize>; 2] {
+        let (Range { start, end }, shared) = (positions, self.shared.keys.used);
+        [start.min(shared)..end.min(shared), start.max(shared) - shared..end.max(shared) - shared]
     }
 }
 

@@ -8,29 +8,35 @@
 //!   [`Mat::to_host`], [`Mat::item`] and [`Mat::copy_from`]. [`Weight`] is a matrix, or a frozen matrix in a file's
 //!   encoding.
 //! - [`Graph`], [`Gradients`] (`tape.rs`): the tape and the result of the backward pass.
-//! - `ops/`: one operation per file, with formula and shapes; `host/`: the loops that compute them on the CPU.
+//! - `ops/`: one operation per file, with formula and shapes; `host/`: the loops that compute them on the CPU;
+//!   `device/`: the kernels that compute them on a GPU.
+//! - [`Place`] (`place.rs`): where matrices lie, and the precision of products with them.
 //!
 //! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
 //! fixed.
 
+mod device;
 mod host;
 mod kv_cache;
 mod mat;
 mod ops;
+mod place;
 mod segments;
 mod stored;
 mod tape;
 mod weight;
 
+pub use device::{Card, Device, DeviceError, Probe, probe};
 pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;
 pub use mat::Mat;
 pub use ops::{
-    Activation, AdamW, IGNORE, Moments, Rotary, Rotation, accumulate, activation, add, add_low_rank, add_rows,
+    Activation, AdamW, IGNORE, Moments, Rotary, Rotation, Step, accumulate, activation, add, add_low_rank, add_rows,
     attend_cached, attention, columns, concat, cross_entropy, dropout, gather, global_norm, layer_norm, linear,
-    pick_rows, recompute, rms_norm, rotate, silu_gate, sum_over_chunks,
+    linear_in_f32, pick_rows, recompute, rms_norm, rotate, silu_gate, sum_over_chunks,
 };
+pub use place::Place;
 pub use segments::{Mask, Segments};
 pub use stored::{Bytes, Stored};
 pub use tape::{Gradients, Graph};

@@ -5,6 +5,10 @@ use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
+use super::{
+    Place,
+    device::{DeviceWeight, stored_as},
+};
 use crate::encoding::{Encoding, q4f16};
 
 /// Values per tile: half a megabyte of f32, small enough for a core's cache.
@@ -38,6 +42,9 @@ pub struct Stored {
     rows: usize,
     cols: usize,
     content: Content,
+    place: Place,
+    /// The copy at `place`, if that is a device.
+    on_device: Option<DeviceWeight>,
 }
 
 #[derive(Clone)]
@@ -62,12 +69,48 @@ impl Stored {
     pub fn plain(rows: usize, cols: usize, encoding: Encoding, bytes: Bytes) -> Self {
         let needed = encoding.bytes(cols).map(|row| row * rows);
         assert_eq!(needed, Some(bytes.get().len()), "the number of bytes of a [{rows}, {cols}] matrix in {encoding:?}");
-        Self { rows, cols, content: Content::Plain(encoding, bytes) }
+        Self::new(rows, cols, Content::Plain(encoding, bytes))
     }
 
     /// A matrix in [`q4f16`]: levels `[rows, words_per_row]` in u32 and scales `[rows, scales_per_row]` in f16.
     pub fn q4f16(rows: usize, cols: usize, levels: Bytes, scales: Bytes) -> Self {
-        Self { rows, cols, content: Content::Q4f16 { levels, scales } }
+        Self::new(rows, cols, Content::Q4f16 { levels, scales })
+    }
+
+    fn new(rows: usize, cols: usize, content: Content) -> Self {
+        Self { rows, cols, content, place: Place::default(), on_device: None }
+    }
+
+    /// Where the weight lies.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The same weight at `place`: on a device, a copy of it.
+    pub(super) fn to(&self, place: &Place) -> Self {
+        let upload = |device| DeviceWeight::upload(device, self, stored_as(place.precision));
+        Self { on_device: place.device.as_ref().map(upload), place: place.clone(), ..self.clone() }
+    }
+
+    /// The copy on a device.
+    pub(super) fn on_device(&self) -> Option<&DeviceWeight> {
+        self.on_device.as_ref()
+    }
+
+    /// The bytes of all values, if they are stored in `encoding`, in native byte order.
+    pub(super) fn raw(&self, encoding: Encoding) -> Option<&[u8]> {
+        match &self.content {
+            Content::Plain(own, bytes) if *own == encoding && cfg!(target_endian = "little") => Some(bytes.get()),
+            _ => None,
+        }
+    }
+
+    /// Levels and scales of a matrix in [`q4f16`].
+    pub(super) fn q4f16_parts(&self) -> Option<(&[u8], &[u8])> {
+        match &self.content {
+            Content::Q4f16 { levels, scales } => Some((levels.get(), scales.get())),
+            Content::Plain(..) => None,
+        }
     }
 
     /// Number of rows.
@@ -82,12 +125,7 @@ impl Stored {
 
     /// All values without a copy, if they are stored as aligned f32 in native byte order.
     pub(super) fn in_place(&self) -> Option<&[f32]> {
-        match &self.content {
-            Content::Plain(Encoding::F32, bytes) if cfg!(target_endian = "little") => {
-                bytemuck::try_cast_slice(bytes.get()).ok()
-            }
-            _ => None,
-        }
+        self.raw(Encoding::F32).and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
     }
 
     /// Decodes the rows from `start` that fill `to`.

@@ -1,24 +1,36 @@
 //! The tape: records operations and runs the backward pass. All uses of dfdx but a matrix's memory are in this file:
 //! tape, ghosts and gradients. Independent of what the operations compute.
+//!
+//! One tape records operations on the host and on a device. The gradients of matrices on a device lie beside dfdx's, by
+//! the matrix's identity.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use dfdx::prelude::{
     Backward, Cpu, Gradients as DfdxGradients, NoneTape, OwnedTape, PutTape, Tape, Tensor, ZerosTensor,
 };
 
-use super::{Mat, host};
+use super::{
+    Mat,
+    device::{DeviceGhost, DeviceMat, ops},
+    host,
+    mat::Data,
+};
 
-/// Identifies the gradient of a matrix without keeping its values alive: a dfdx ghost tensor, behind a closure because
-/// dfdx does not export its type.
+/// Identifies the gradient of a matrix in host memory without keeping its values alive: a dfdx ghost tensor, behind a
+/// closure because dfdx does not export its type.
 #[derive(Clone)]
 pub(super) struct Ghost(Rc<FindGradient>);
 type FindGradient = dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>;
 
 impl Mat {
     /// The identity of this matrix's gradient.
+    ///
+    /// # Panics
+    /// If the matrix lies on a device, whose gradients have other identities: a bug in the operation.
     pub(super) fn ghost(&self) -> Ghost {
-        let ghost = self.data.ghost();
+        let Data::Host(data) = &self.data else { panic!("the host's gradient of a matrix on a device") };
+        let ghost = data.ghost();
         Ghost(Rc::new(move |gradients| match gradients.get_or_alloc_mut(&ghost) {
             Ok(buffer) => &mut *buffer,
             // dfdx's CPU device fails only if memory is exhausted, where `Vec` would abort.
@@ -29,7 +41,17 @@ impl Mat {
 
 /// Records operations on a tape for training, or nothing for inference. Clones share the tape.
 #[derive(Clone)]
-pub struct Graph(Option<Rc<RefCell<OwnedTape<f32, Cpu>>>>);
+pub struct Graph(Option<Rc<Recording>>);
+
+#[derive(Default)]
+struct Recording {
+    tape: RefCell<OwnedTape<f32, Cpu>>,
+    /// Gradients of matrices on a device, while the backward pass runs.
+    on_device: Rc<RefCell<OnDevice>>,
+}
+
+/// Gradients by the matrices' identities.
+type OnDevice = HashMap<u64, DeviceMat>;
 
 impl Graph {
     /// A graph with a new tape, for training.
@@ -42,40 +64,94 @@ impl Graph {
         Self(None)
     }
 
-    /// The output of an operation on `inputs`, which needs a gradient if one of them does.
-    pub(super) fn output(&self, rows: usize, cols: usize, values: Vec<f32>, inputs: &[&Mat]) -> Mat {
-        let mut mat = Mat::from_host(rows, cols, values);
-        mat.needs_grad = self.0.is_some() && inputs.iter().any(|input| input.needs_grad);
-        mat
-    }
-
-    /// Records `backward`, which takes the gradient of `output`.
-    pub(super) fn record(&self, output: &Mat, backward: impl FnOnce(Vec<f32>, &mut Gradients) + 'static) {
-        let Some(tape) = self.0.as_ref().filter(|_| output.needs_grad) else { return };
-        let ghost = output.ghost();
-        tape.borrow_mut().add_backward_op(move |gradients| {
-            // An output's gradient is used only once, so its memory is freed after this operation.
-            let gradient = std::mem::take((ghost.0)(gradients));
-            // `Gradients` owns its buffers, so they are moved there and back.
-            let mut moved = Gradients(std::mem::replace(gradients, DfdxGradients::leaky()));
-            backward(gradient, &mut moved);
-            *gradients = moved.0;
-            Ok(())
-        });
-    }
-
     /// Whether operations are recorded.
     pub(super) fn records(&self) -> bool {
         self.0.is_some()
     }
 
+    /// The output of an operation on `inputs` in host memory, which needs a gradient if one of them does. Products with
+    /// it have the precision of the first input.
+    pub(super) fn output(&self, rows: usize, cols: usize, values: Vec<f32>, inputs: &[&Mat]) -> Mat {
+        self.derived(Mat::from_host(rows, cols, values), inputs)
+    }
+
+    /// The same for an output on a device.
+    pub(super) fn device_output(&self, mat: DeviceMat, inputs: &[&Mat]) -> Mat {
+        self.derived(Mat::on_device(mat, inputs.first().map_or_else(Default::default, |input| input.precision)), inputs)
+    }
+
+    fn derived(&self, mut mat: Mat, inputs: &[&Mat]) -> Mat {
+        mat.precision = inputs.first().map_or_else(Default::default, |input| input.precision);
+        mat.needs_grad = self.records() && inputs.iter().any(|input| input.needs_grad);
+        mat
+    }
+
+    /// Records `backward`, which takes the gradient of `output` in host memory.
+    pub(super) fn record(&self, output: &Mat, backward: impl FnOnce(Vec<f32>, &mut Gradients) + 'static) {
+        if !self.needs(output) {
+            return;
+        }
+        let ghost = output.ghost();
+        self.push(move |gradients| {
+            // An output's gradient is used only once, so its memory is freed after this operation.
+            let gradient = std::mem::take(gradients.buffer(&ghost));
+            backward(gradient, gradients);
+        });
+    }
+
     /// Like [`Graph::record`], for an operation that modified `output` in place: `backward` may modify the gradient,
     /// which is then passed to the operation that computed `output`.
     pub(super) fn record_in_place(&self, output: &Mat, backward: impl FnOnce(&mut Vec<f32>, &mut Gradients) + 'static) {
+        if !self.needs(output) {
+            return;
+        }
         let ghost = output.ghost();
         self.record(output, move |mut gradient, gradients| {
             backward(&mut gradient, gradients);
             *gradients.buffer(&ghost) = gradient;
+        });
+    }
+
+    /// Records `backward`, which takes the gradient of `output` on a device. It does not run if nothing depends on the
+    /// output.
+    pub(super) fn record_on_device(&self, output: &Mat, backward: impl FnOnce(DeviceMat, &mut Gradients) + 'static) {
+        let (true, Some(mat)) = (self.needs(output), output.device_mat()) else { return };
+        let id = mat.id;
+        self.push(move |gradients| {
+            if let Some(gradient) = gradients.on_device.remove(&id) {
+                backward(gradient, gradients);
+            }
+        });
+    }
+
+    /// [`Graph::record_in_place`] for an output on a device.
+    pub(super) fn record_in_place_on_device(
+        &self,
+        output: &Mat,
+        backward: impl FnOnce(&mut DeviceMat, &mut Gradients) + 'static,
+    ) {
+        let Some(id) = output.device_mat().map(|mat| mat.id) else { return };
+        self.record_on_device(output, move |mut gradient, gradients| {
+            backward(&mut gradient, gradients);
+            gradients.on_device.insert(id, gradient);
+        });
+    }
+
+    fn needs(&self, output: &Mat) -> bool {
+        self.records() && output.needs_grad
+    }
+
+    fn push(&self, backward: impl FnOnce(&mut Gradients) + 'static) {
+        let Some(recording) = &self.0 else { return };
+        let on_device = Rc::clone(&recording.on_device);
+        recording.tape.borrow_mut().add_backward_op(move |gradients| {
+            // `Gradients` owns its buffers, so they are moved there and back.
+            let mut moved =
+                Gradients { host: std::mem::replace(gradients, DfdxGradients::leaky()), on_device: on_device.take() };
+            backward(&mut moved);
+            *gradients = moved.host;
+            on_device.replace(moved.on_device);
+            Ok(())
         });
     }
 
@@ -84,41 +160,102 @@ impl Graph {
     /// # Panics
     /// If the graph has no tape, which is a bug in the caller.
     pub fn backward(&self, loss: &Mat) -> Gradients {
-        self.backward_from(loss, vec![1.0; loss.count()])
+        match loss.device_mat() {
+            None => self.backward_from(loss, vec![1.0; loss.count()]),
+            Some(mat) => {
+                let ones = vec![1.0; loss.count()];
+                let ones = DeviceMat::from_host(mat.device(), mat.rows, mat.cols, mat.gradient, &ones);
+                self.backward_from_device(loss, ones)
+            }
+        }
     }
 
-    /// Like [`Graph::backward`], from a matrix with a known gradient.
+    /// Like [`Graph::backward`], from a matrix with a known gradient in host memory.
     pub(super) fn backward_from(&self, output: &Mat, gradient: Vec<f32>) -> Gradients {
-        let Some(tape) = &self.0 else { panic!("backward pass of a graph without tape") };
-        let mut tape = tape.take();
         let ghost = output.ghost();
+        self.run(move |gradients| *gradients.buffer(&ghost) = gradient)
+    }
+
+    /// The same on a device.
+    pub(super) fn backward_from_device(&self, output: &Mat, gradient: DeviceMat) -> Gradients {
+        let id = output.device_mat().map(|mat| mat.id);
+        self.run(move |gradients| {
+            if let Some(id) = id {
+                gradients.on_device.insert(id, gradient);
+            }
+        })
+    }
+
+    fn run(&self, start: impl FnOnce(&mut Gradients) + 'static) -> Gradients {
+        let Some(recording) = &self.0 else { panic!("backward pass of a graph without tape") };
         // The last operation on the tape runs first.
-        tape.add_backward_op(move |gradients| {
-            *(ghost.0)(gradients) = gradient;
-            Ok(())
-        });
+        self.push(start);
+        let tape = recording.tape.take();
         // dfdx runs a tape only from a scalar. Any scalar works, since nothing about it was recorded.
         let root: Tensor<(), f32, Cpu, NoneTape> = Cpu::default().zeros();
-        Gradients(root.put_tape(tape).backward())
+        Gradients { host: root.put_tape(tape).backward(), on_device: recording.on_device.take() }
     }
 }
 
 /// The gradients of a backward pass.
-pub struct Gradients(DfdxGradients<f32, Cpu>);
+pub struct Gradients {
+    host: DfdxGradients<f32, Cpu>,
+    on_device: OnDevice,
+}
+
+/// Where an operation writes a gradient on a device.
+pub(super) struct Slot {
+    pub(super) mat: DeviceMat,
+    /// Whether to add to what is there; otherwise the memory is undefined and must be overwritten.
+    pub(super) add: bool,
+}
 
 impl Gradients {
     /// Takes the gradient of a trainable matrix, which is possible only once; zeros if the loss does not depend on it.
     pub fn take(&mut self, of: &Mat) -> Mat {
-        Mat::from_host(of.rows(), of.cols(), std::mem::take(self.buffer(&of.ghost())))
+        let Some(mat) = of.device_mat() else {
+            return Mat::from_host(of.rows(), of.cols(), std::mem::take(self.buffer(&of.ghost())));
+        };
+        let zeros = || DeviceMat::zeros(mat.device(), mat.rows, mat.cols, mat.gradient);
+        Mat::on_device(self.on_device.remove(&mat.id).unwrap_or_else(zeros), of.precision)
     }
 
-    /// The buffer to which operations add a gradient; initially zeros.
+    /// The buffer in host memory to which operations add a gradient; initially zeros.
     pub(super) fn buffer(&mut self, of: &Ghost) -> &mut Vec<f32> {
-        (of.0)(&mut self.0)
+        (of.0)(&mut self.host)
     }
 
-    /// Adds `scale * values` to a gradient.
+    /// Adds `scale * values` to a gradient in host memory.
     pub(super) fn add(&mut self, to: &Ghost, values: &[f32], scale: f32) {
         host::pointwise::accumulate(self.buffer(to), values, scale);
+    }
+
+    /// The memory for the gradient of a matrix on a device. The operation must fill it.
+    pub(super) fn slot(&mut self, of: &DeviceGhost) -> Slot {
+        if let Some(sum) = self.on_device.get_mut(&of.id) {
+            sum.make_unique();
+            return Slot { mat: sum.clone(), add: true };
+        }
+        let new = DeviceMat::new(&of.device, of.rows, of.cols, of.gradient);
+        self.on_device.insert(of.id, new.clone());
+        Slot { mat: new, add: false }
+    }
+
+    /// Adds a gradient on a device. The first is not copied; it may share its memory with others.
+    pub(super) fn give(&mut self, to: &DeviceGhost, gradient: DeviceMat) {
+        match self.on_device.get_mut(&to.id) {
+            Some(sum) => {
+                sum.make_unique();
+                ops::accumulate(sum, &gradient, 1.0);
+            }
+            None => {
+                self.on_device.insert(to.id, gradient);
+            }
+        }
+    }
+
+    /// Like [`Gradients::take`], of a matrix on a device by its identity: `None` if nothing depends on it.
+    pub(super) fn take_on_device(&mut self, id: u64) -> Option<DeviceMat> {
+        self.on_device.remove(&id)
     }
 }

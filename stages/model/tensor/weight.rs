@@ -2,7 +2,11 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{Mat, Stored, host::linear::Values};
+use super::{
+    Mat, Place, Stored,
+    device::ops::{Operand, Source},
+    host::linear::Values,
+};
 
 /// The weight of a linear layer, `[out, in]`, or of an embedding, `[vocab, hidden]`.
 #[derive(Clone, Debug)]
@@ -19,9 +23,27 @@ impl Weight {
     pub fn trainable(&self) -> Self {
         let mat = match self {
             Self::Dense(mat) => mat.clone(),
-            Self::Stored(stored) => Mat::from_host(stored.rows(), stored.cols(), stored.to_f32()),
+            Self::Stored(stored) => Mat::from_host(stored.rows(), stored.cols(), stored.to_f32()).to(stored.place()),
         };
         Self::Dense(mat.trainable())
+    }
+
+    /// Where the weight lies.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Dense(mat) => mat.place(),
+            Self::Stored(stored) => stored.place().clone(),
+        }
+    }
+
+    /// The same weight at `place`. A stored one keeps its file's values for [`Weight::to_host`].
+    #[must_use]
+    pub fn to(&self, place: &Place) -> Self {
+        match self {
+            Self::Dense(mat) => Self::Dense(mat.to(place)),
+            Self::Stored(stored) if stored.place() == place => self.clone(),
+            Self::Stored(stored) => Self::Stored(Arc::new(stored.to(place))),
+        }
     }
 
     /// All values in f32, row-major.
@@ -55,6 +77,33 @@ impl Weight {
         match self {
             Self::Dense(mat) => mat.cols(),
             Self::Stored(stored) => stored.cols(),
+        }
+    }
+
+    /// The weight as an operand of products on a device, if it lies on one.
+    pub(super) fn operand(&self) -> Option<Operand> {
+        match self {
+            Self::Dense(mat) => mat.device_mat().cloned().map(Operand::Mat),
+            Self::Stored(stored) => stored.on_device().cloned().map(Operand::Frozen),
+        }
+    }
+
+    /// The weight as a source of rows on a device. Of 4-bit weights the rows that `picks` takes from it are decoded.
+    pub(super) fn source(&self, index: usize, picks: &[(usize, usize)]) -> Source {
+        match self {
+            Self::Dense(mat) => Source::Mat(mat.clone()),
+            Self::Stored(stored) => match stored.on_device().filter(|weight| weight.plain().is_some()) {
+                Some(weight) => Source::Frozen(weight.clone()),
+                None => {
+                    let mut rows = vec![0.0; picks.len() * stored.cols()];
+                    for ((source, row), to) in picks.iter().zip(rows.chunks_mut(stored.cols().max(1))) {
+                        if *source == index {
+                            stored.widen(*row, to);
+                        }
+                    }
+                    Source::Rows(rows)
+                }
+            },
         }
     }
 

@@ -6,8 +6,11 @@ mod support;
 
 use std::sync::Arc;
 
-use imp_model::tensor::{self, Activation, Graph, Mask, Mat, Rotary, Segments, Weight};
-use naive::{check, erf};
+use imp_model::{
+    Precision,
+    tensor::{self, Activation, Graph, Mask, Mat, Place, Rotary, Segments, Weight},
+};
+use naive::{check, check_at, erf, rounded};
 use proptest::prelude::*;
 use support::{random, softmax, visible};
 
@@ -110,9 +113,10 @@ proptest! {
         for stored in support::stored(&weight, outputs, inputs) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
-            check(&mats, |g, m| tensor::linear(g, &m[0], &stored, Some(&m[1])), |m| {
+            check_at(&mats, |g, m| tensor::linear(g, &m[0], &stored.to(&m[0].place()), Some(&m[1])), |m, precision| {
                 m[0].chunks(inputs).flat_map(|x| (0..outputs).map(|out| {
-                    m[1][out] + x.iter().zip(&exact[out * inputs..]).map(|(x, w)| x * f64::from(*w)).sum::<f64>()
+                    let weight = exact[out * inputs..].iter().map(|w| f64::from(rounded(*w, precision)));
+                    m[1][out] + x.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>()
                 }).collect::<Vec<_>>()).collect()
             });
         }
@@ -214,7 +218,7 @@ proptest! {
         for stored in support::stored(&table, rows, width) {
             let exact = stored.to_f32();
             let stored = Weight::Stored(Arc::new(stored));
-            check(&mats, |g, m| tensor::gather(g, &[&stored, &Weight::Dense(m[0].clone())], picks.clone()), |m| {
+            check(&mats, |g, m| tensor::gather(g, &[&stored.to(&m[0].place()), &Weight::Dense(m[0].clone())], picks.clone()), |m| {
                 picks.iter().flat_map(|(source, row)| (0..width).map(|col| {
                     let at = row * width + col;
                     if *source == 0 { f64::from(exact[at]) } else { m[0][at] }
@@ -254,8 +258,10 @@ proptest! {
     #[test]
     fn concat(rows in 1_usize..4, width in 1_usize..4, seed in 0_u64..100) {
         let mats = [random_mat(rows, width, seed), random_mat(2, width, seed + 1)];
-        let empty = Mat::zeros(0, width);
-        check(&mats, |g, m| tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]]), |m| {
+        check(&mats, |g, m| {
+            let empty = Mat::zeros(0, width).to(&m[0].place());
+            tensor::concat(g, width, &[&m[0], &m[1], &empty, &m[0]])
+        }, |m| {
             [&m[0][..], &m[1], &m[0]].concat()
         });
         check(&mats[..1], |g, m| tensor::concat(g, width, &[&m[0]]), |m| m[0].clone());
@@ -296,6 +302,42 @@ proptest! {
             }
             y
         });
+    }
+}
+
+/// In bf16 operands are rounded, to the nearest value and ties to even, and nothing else is: the product of the rounded
+/// operands differs only by the order of the sum in f32.
+#[test]
+fn operands_are_rounded_to_nearest_even() {
+    let (rows, inputs, outputs) = (11, 37, 5);
+    let (x, w, v) = (random(1, rows * inputs), random(2, outputs * inputs), random(3, 2 * outputs));
+    let round = |value: f64| f64::from(rounded(value as f32, Precision::Bf16));
+    let low = |values: &[f32]| values.iter().map(|value| round(f64::from(*value))).collect::<Vec<_>>();
+    let (exact_x, exact_w, exact_v) = (low(&x), low(&w), low(&v));
+    // The gradient of the sum of y V^T with respect to a row of y, which is an operand again.
+    let exact_dy: Vec<f64> = (0..outputs).map(|out| round(exact_v[out] + exact_v[outputs + out])).collect();
+    let place = Place::host(Precision::Bf16);
+    let mat = |rows, cols, values: &[f32]| Mat::from_host(rows, cols, values.to_vec()).to(&place).trainable();
+    let (x, w, v, graph) = (mat(rows, inputs, &x), mat(outputs, inputs, &w), mat(2, outputs, &v), Graph::recording());
+    let y = tensor::linear(&graph, &x, &Weight::Dense(w.clone()), None);
+    let near = |ours: &[f32], theirs: &dyn Fn(usize) -> f64| {
+        for (index, ours) in ours.iter().enumerate() {
+            assert!((f64::from(*ours) - theirs(index)).abs() < 2e-5, "{ours} instead of {}", theirs(index));
+        }
+    };
+    let sum = |count: usize, f: &dyn Fn(usize) -> f64| (0..count).map(f).sum::<f64>();
+    near(&y.to_host(), &|at| sum(inputs, &|i| exact_x[at / outputs * inputs + i] * exact_w[at % outputs * inputs + i]));
+    let mut gradients = graph.backward(&tensor::linear(&graph, &y, &Weight::Dense(v), None));
+    near(&gradients.take(&x).to_host(), &|at| sum(outputs, &|out| exact_dy[out] * exact_w[out * inputs + at % inputs]));
+    near(&gradients.take(&w).to_host(), &|at| {
+        sum(rows, &|row| exact_dy[at / inputs] * exact_x[row * inputs + at % inputs])
+    });
+
+    for place in support::places().into_iter().map(|(_, place)| place).filter(|p| p.precision == Precision::Bf16) {
+        let ties = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -1.0 - 1.0 / 256.0];
+        let one = Weight::Dense(Mat::from_host(1, 1, vec![1.0]).to(&place));
+        let y = tensor::linear(&Graph::inference(), &Mat::from_host(3, 1, ties.to_vec()), &one, None);
+        assert_eq!(*y.to_host(), [1.0, 1.0 + 4.0 / 256.0, -1.0], "{place:?}");
     }
 }
 

@@ -269,7 +269,7 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
     assert_close("loss", &[loss], &expected.f32("loss"), 1e-5);
     let mut gradients = gradients.into_iter();
     model.trainable(&mut |Parameter { name, .. }, _| {
-        let reference = expected.f32(&format!("grad.{}", reference_name(&name)));
+        let reference = expected.f32(&format!("grad.{}", support::reference_name(&name)));
         let largest = reference.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
         assert_close(&name, &gradients.next().unwrap().to_host(), &reference, 1e-4 * largest);
     });
@@ -282,11 +282,6 @@ fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<
     let samples = batch.samples(&images);
     let count = samples.iter().map(|sample| model.labelled(sample)).sum();
     model.loss_and_gradients(pass, &samples, &features, count)
-}
-
-/// The name in the fixtures: peft's for adapters, the training code's for the projector.
-fn reference_name(name: &str) -> String {
-    if name.contains("lora_") { format!("base_model.model.{name}") } else { name.trim_start_matches("model.").into() }
 }
 
 #[test]
@@ -302,7 +297,7 @@ fn optimizer_steps() {
         let batches = [family.batch(), Batch::read(&family.expected("train_batches"), "B.", family.pad)];
         let mut model = if lora { family.model_with_lora() } else { family.model() };
         model.projector.unfreeze();
-        let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         let mut optimizer = Optimizer::new(&mut model, settings, clip);
         for step in 0..4 {
             let (loss, gradients) = loss_and_gradients(&mut model, &batches[step % 2], &Pass::training(0, 0));
@@ -331,7 +326,7 @@ fn check_weights(model: &mut Imp, gradients: &[Mat], expected: &Fixture, step: &
     model.trainable(&mut |Parameter { name, .. }, mat| {
         let gradient = gradients.next().unwrap().to_host();
         let largest = gradient.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-        let reference = expected.f32(&format!("{step}.{}", reference_name(&name)));
+        let reference = expected.f32(&format!("{step}.{}", support::reference_name(&name)));
         let ours = mat.to_host();
         assert_eq!((ours.len(), gradient.len()), (reference.len(), reference.len()), "{step} {name}");
         for ((ours, theirs), gradient) in ours.iter().zip(reference).zip(&*gradient) {

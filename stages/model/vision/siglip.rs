@@ -5,7 +5,7 @@ use crate::{
     config::SiglipConfig,
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
-    tensor::{self, Mask, Mat, Segments, Weight},
+    tensor::{self, Mask, Mat, Place, Segments, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -66,6 +66,19 @@ impl Siglip {
         })
     }
 
+    /// Where the weights lie.
+    pub fn place(&self) -> Place {
+        self.patch_weight.place()
+    }
+
+    /// Moves all weights to `place`.
+    pub fn move_to(&mut self, place: &Place) {
+        for mat in [&mut self.patch_weight, &mut self.patch_bias, &mut self.position] {
+            *mat = mat.to(place);
+        }
+        self.blocks.iter_mut().for_each(|block| block.move_to(place));
+    }
+
     /// Sets the image size to `image_size` pixels, with bicubic interpolation of the position embedding as in
     /// transformers' `interpolate_pos_encoding`. The reference never resizes.
     ///
@@ -89,7 +102,7 @@ impl Siglip {
                 values.push(rows.iter().map(|(y, weight)| weight * line(*y)).sum());
             }
         }
-        self.position = Mat::from_host(to * to, width, values);
+        self.position = Mat::from_host(to * to, width, values).to(&self.position.place());
         self.config.image_size = image_size;
         Ok(())
     }
@@ -202,6 +215,12 @@ impl Block {
             fc1: linear("mlp.fc1", inner, width)?,
             fc2: linear("mlp.fc2", width, inner)?,
         })
+    }
+
+    fn move_to(&mut self, place: &Place) {
+        let Self { norm1, q, k, v, out, norm2, fc1, fc2 } = self;
+        [norm1, norm2].into_iter().for_each(|norm| norm.move_to(place));
+        [q, k, v, out, fc1, fc2].into_iter().for_each(|linear| linear.move_to(place));
     }
 
     /// Pre-norm block: `x += attention(norm1(x))`, then `x += mlp(norm2(x))`.

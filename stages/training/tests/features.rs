@@ -85,3 +85,29 @@ fn those_of_another_encoder_are_refused() {
     let with = shop.trial("with", &with).run::<Pretrain>(&smaller).done();
     assert_eq!(tree(&with), tree(&shop.pretrain("without").run::<Pretrain>(&smaller).done()));
 }
+
+#[test]
+fn those_of_another_precision_are_refused() {
+    let shop = with_features();
+    let meta = shop.path("seen_captions/out/meta.json");
+    let text = fs::read_to_string(&meta).unwrap();
+    assert!(!text.contains("precision"), "the default leaves no trace: {text}");
+    let rounded = text.replace("\"mm_vision_select_layer\"", "\"precision\":\"bf16\",\"mm_vision_select_layer\"");
+    assert_ne!(rounded, text);
+    fs::write(&meta, rounded).unwrap();
+    let inputs = [("llm", "phi"), ("vision", "siglip"), ("data", "seen_captions")];
+    let error = shop.trial("mixed", &inputs).run::<Pretrain>(&stage1()).error();
+    assert!(error.to_string().contains("in another precision"), "{error}");
+    assert!(error.help().unwrap().contains("the same `precision`"), "{error}");
+}
+
+#[test]
+fn a_precision_without_an_encoder_is_refused() {
+    let config = |precision: &str| {
+        let config = json!({"annotations": "pretrain.json", "template": "plain", "precision": precision});
+        serde_json::from_value(config).unwrap()
+    };
+    assert_eq!(Preprocess::check_inputs(&config("bf16"), &|_| 0).unwrap_err().key, "precision");
+    Preprocess::check_inputs(&config("bf16"), &|_| 1).unwrap();
+    Preprocess::check_inputs(&config("f32"), &|_| 0).unwrap();
+}

@@ -12,7 +12,17 @@ fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
     let config: S::Config = serde_json::from_value(config.clone()).unwrap();
     let runtime = crate::contract::job::Runtime { micro_batch_size: 4, ..Default::default() };
     let inputs = inputs.iter().copied().collect();
-    S::forecast(&config, &Ahead { runtime: &runtime, seed: 0, sources: &BTreeMap::new(), inputs })
+    S::forecast(
+        &config,
+        &Ahead {
+            runtime: &runtime,
+            device: crate::contract::device::Device::Cpu,
+            gpu_memory: None,
+            seed: 0,
+            sources: &BTreeMap::new(),
+            inputs,
+        },
+    )
 }
 
 #[test]

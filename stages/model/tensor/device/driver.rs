@@ -1,5 +1,6 @@
 //! What a device must do. There are two: a GPU through CUDA, and the emulated one of the tests. Independent of kernels and
 //! shapes: what is computed is in `kernels/`, how it is launched in the operations.
+#![allow(unsafe_code)]
 
 use std::ffi::c_void;
 
@@ -18,6 +19,14 @@ impl Type {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,
+        }
+    }
+
+    /// The end of the names of kernels for it.
+    pub(in crate::tensor) fn suffix(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
         }
     }
 }

@@ -1,6 +1,135 @@
 //! Devices other than the host's CPU: their memory, their kernels, and how operations are launched on them.
+//!
+//! - `driver.rs`: what a device must do, in eight calls. `cuda/` does it with a GPU, whose libraries are loaded when it is
+//!   opened; `emulated.rs` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
+//! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
+//! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
+//! - `kernels/`: the kernels, in CUDA C++. `kernels.ptx` is made of them by `.ci/ptx`.
+//!
+//! Calls return before they are done. Only reading a result waits.
 
+mod cuda;
 mod driver;
+#[cfg(feature = "emulated")]
+mod emulated;
 mod error;
+mod launch;
+mod memory;
+pub(super) mod ops;
+#[cfg(all(test, feature = "emulated"))]
+mod tests;
+mod weight;
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+pub use cuda::{Card, Probe};
+pub(super) use driver::Type;
 pub use error::DeviceError;
+pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
+pub(super) use weight::DeviceWeight;
+
+use crate::precision::Precision;
+use driver::Driver;
+
+/// A device. Clones are the same device.
+#[derive(Clone)]
+pub struct Device(Arc<Opened>);
+
+struct Opened {
+    driver: Box<dyn Driver>,
+    /// Bytes of all buffers.
+    live: AtomicU64,
+    /// The most bytes of all buffers at one time.
+    peak: AtomicU64,
+}
+
+/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads.
+#[cfg(feature = "emulated")]
+const EMULATED: &str = "IMP_FLOW_EMULATED_GPU";
+
+#[cfg(feature = "emulated")]
+fn emulated_order() -> Option<u32> {
+    std::env::var(EMULATED).ok()?.parse().ok()
+}
+
+/// Looks for NVIDIA's driver, cuBLASLt and GPUs.
+pub fn probe() -> Probe {
+    #[cfg(feature = "emulated")]
+    if emulated_order().is_some() {
+        return emulated::probe();
+    }
+    cuda::probe()
+}
+
+impl Device {
+    /// Opens the GPU with this number among the visible ones.
+    ///
+    /// # Errors
+    /// If it or a library for it is missing, or it does not start.
+    pub fn open(index: usize) -> Result<Self, DeviceError> {
+        #[cfg(feature = "emulated")]
+        if let Some(order) = emulated_order() {
+            return Ok(Self::emulated(order, u64::MAX));
+        }
+        Ok(Self::new(Box::new(cuda::Cuda::open(index)?)))
+    }
+
+    /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
+    /// 0), last to first (1), or in another order.
+    #[cfg(feature = "emulated")]
+    pub fn emulated(order: u32, limit: u64) -> Self {
+        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)))
+    }
+
+    fn new(driver: Box<dyn Driver>) -> Self {
+        Self(Arc::new(Opened { driver, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+    }
+
+    /// The most bytes of its memory that were in use at one time, without those of the driver itself.
+    pub fn peak_bytes(&self) -> u64 {
+        self.0.peak.load(Ordering::Relaxed)
+    }
+
+    fn driver(&self) -> &dyn Driver {
+        &*self.0.driver
+    }
+
+    /// Takes memory, with undefined content.
+    fn alloc(&self, bytes: usize) -> Result<u64, DeviceError> {
+        let address = self.driver().alloc(bytes)?;
+        let live = self.0.live.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        self.0.peak.fetch_max(live, Ordering::Relaxed);
+        Ok(address)
+    }
+
+    /// Gives it back.
+    fn free(&self, address: u64, bytes: usize) {
+        self.0.live.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.driver().free(address, bytes);
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Device {}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Device")
+    }
+}
+
+/// How a device stores activations, and the operands of products, in this precision.
+pub(super) fn stored_as(precision: Precision) -> Type {
+    match precision {
+        Precision::F32 => Type::F32,
+        Precision::Bf16 => Type::Bf16,
+    }
+}

@@ -8,9 +8,13 @@ use rayon::prelude::*;
 use super::{
     gemm::{Product, View},
     math,
+    round::{operand, round},
     shared::Shared,
 };
-use crate::tensor::{Mask, Segments};
+use crate::{
+    precision::Precision,
+    tensor::{Mask, Segments},
+};
 
 /// Query rows per block.
 const BLOCK: usize = 32;
@@ -53,6 +57,8 @@ pub(in crate::tensor) struct Inputs<'a> {
     pub(in crate::tensor) heads: Heads,
     pub(in crate::tensor) segments: &'a Segments,
     pub(in crate::tensor) mask: Mask,
+    /// The precision to which the operands of all products are rounded.
+    pub(in crate::tensor) precision: Precision,
 }
 
 /// Query rows of one sequence, and the key rows to which any of them attends. All ranges are rows of the matrices.
@@ -85,7 +91,8 @@ impl Block {
 /// Returns the output and, per row and head, the log of the softmax's denominator, from which the backward pass
 /// recomputes the probabilities.
 pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
-    let Inputs { q, k, v, heads, segments, mask } = of;
+    let Inputs { heads, segments, mask, precision, .. } = of;
+    let [q, k, v] = [of.q, of.k, of.v].map(|values| operand(values, precision));
     let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
     let (mut out, mut log_totals) = (vec![0.0; q.len()], vec![0.0; q.len() / dim]);
     let (to, totals) = (Shared::new(&mut out), Shared::new(&mut log_totals));
@@ -107,6 +114,7 @@ pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
                 // SAFETY: each (row, head) is written by one task, and nothing reads before all tasks have ended.
                 unsafe { totals.slice(row * heads.query + head, 1)[0] = total };
             }
+            round(scores, precision);
             let values = View::rows(&v[key_offset..], key_width);
             let (probabilities, offset) = (View::rows(scores, keys), start * width + head * dim);
             Product::new(rows, dim, keys).tile(probabilities, values, to, offset, q.len(), width);
@@ -142,18 +150,28 @@ pub(in crate::tensor) struct Outputs<'a> {
 /// Returns the gradients of queries, keys and values.
 pub(in crate::tensor) fn input_gradients(of: Inputs<'_>, outputs: Outputs<'_>) -> [Vec<f32>; 3] {
     let mut gradients = [of.q, of.k, of.v].map(|values| vec![0.0; values.len()]);
+    let [q, k, v, d_out] = [of.q, of.k, of.v, outputs.d_out].map(|values| operand(values, of.precision));
+    let of = Inputs { q: &q, k: &k, v: &v, ..of };
     let targets = gradients.each_mut().map(|gradient| Shared::new(gradient));
     let tasks: Vec<(usize, usize)> =
         (0..of.segments.len()).flat_map(|segment| (0..of.heads.key).map(move |head| (segment, head))).collect();
     tasks.into_par_iter().with_max_len(1).for_each(|(segment, key_head)| {
-        head_gradients(of, outputs, of.segments.range(segment), key_head, targets);
+        head_gradients(of, outputs, &d_out, of.segments.range(segment), key_head, targets);
     });
     gradients
 }
 
-/// Adds the gradients of one sequence and one key head, with all its query heads, to `targets`.
-fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, key_head: usize, targets: [Shared; 3]) {
-    let Inputs { q, k, v, heads, mask, .. } = of;
+/// Adds the gradients of one sequence and one key head, with all its query heads, to `targets`. `d_out` is the output's
+/// gradient as an operand.
+fn head_gradients(
+    of: Inputs<'_>,
+    outputs: Outputs<'_>,
+    d_out: &[f32],
+    sequence: Range<usize>,
+    key_head: usize,
+    targets: [Shared; 3],
+) {
+    let Inputs { q, k, v, heads, mask, precision, .. } = of;
     let (width, key_width, dim) = (heads.width(), heads.key_width(), heads.dim);
     let [dq, dk, dv] = targets;
     let (mut p, mut ds) = (Vec::new(), Vec::new());
@@ -169,13 +187,14 @@ fn head_gradients(of: Inputs<'_>, outputs: Outputs<'_>, sequence: Range<usize>, 
                 buffer.resize(rows * keys, 0.0);
             }
             let queries = View::rows(&q[offset..], width);
-            let d_outs = View::rows(&outputs.d_out[offset..], width);
+            let d_outs = View::rows(&d_out[offset..], width);
             Product::new(rows, keys, dim).scaled(heads.scale()).single(queries, key_rows.t(), &mut p, keys);
             Product::new(rows, keys, dim).single(d_outs, value_rows.t(), &mut ds, keys);
             for (index, row) in block.rows.clone().enumerate() {
                 let of_row = index * keys..(index + 1) * keys;
                 score_gradients(outputs, heads, row, head, block.visible(row), &mut p[of_row.clone()], &mut ds[of_row]);
             }
+            [&mut p, &mut ds].into_iter().for_each(|values| round(values, precision));
             let (p, ds) = (View::rows(&p, keys), View::rows(&ds, keys));
             Product::new(rows, dim, keys).adding().tile(ds, key_rows, dq, offset, q.len(), width);
             Product::new(keys, dim, rows).adding().tile(ds.t(), queries, dk, key_offset, k.len(), key_width);
@@ -214,9 +233,10 @@ fn score_gradients(
 /// The keys and values to which one row attends, in two parts.
 pub(in crate::tensor) type Cached<'a> = [(&'a [f32], &'a [f32]); 2];
 
-/// Attention of single rows of `q`, each to separate keys and values.
-pub(in crate::tensor) fn cached(q: &[f32], visible: &[Cached<'_>], heads: Heads) -> Vec<f32> {
+/// Attention of single rows of `q`, each to separate keys and values, which are already in `precision`.
+pub(in crate::tensor) fn cached(q: &[f32], visible: &[Cached<'_>], heads: Heads, precision: Precision) -> Vec<f32> {
     let (width, dim, scale) = (heads.key_width(), heads.dim, heads.scale());
+    let q = operand(q, precision);
     let mut out = vec![0.0; q.len()];
     out.par_chunks_mut(dim).zip(q.par_chunks(dim)).enumerate().for_each_init(
         Vec::new,
@@ -233,6 +253,7 @@ pub(in crate::tensor) fn cached(q: &[f32], visible: &[Cached<'_>], heads: Heads)
                 }
             });
             softmax(scores);
+            round(scores, precision);
             math::simd(|| {
                 let values = visible[row].iter().flat_map(|(_, values)| values.chunks(width));
                 for (probability, value) in scores.iter().zip(values) {

@@ -4,14 +4,31 @@ use rayon::prelude::*;
 
 use super::math;
 
-/// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`, in place. `rows` has an id
-/// for each row.
-pub(in crate::tensor) fn drop_values(values: &mut [f32], rate: f32, seed: u64, rows: &[u64]) {
-    let scale = 1.0 / (1.0 - rate);
-    let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
+/// What happens to values: those whose random number is below the threshold become zero, the others are scaled.
+#[derive(Clone, Copy)]
+pub(in crate::tensor) struct Drop {
+    pub(in crate::tensor) threshold: u32,
+    pub(in crate::tensor) scale: f32,
+}
+
+impl Drop {
+    /// Zero with probability `rate`, else times `1 / (1 - rate)`.
+    pub(in crate::tensor) fn new(rate: f32) -> Self {
+        Self { threshold: (f64::from(rate) * f64::from(u32::MAX)) as u32, scale: 1.0 / (1.0 - rate) }
+    }
+}
+
+/// The key of a row's random numbers.
+pub(in crate::tensor) fn row_key(seed: u64, row: u64) -> u64 {
+    mix(seed ^ mix(row))
+}
+
+/// Drops values in place. `rows` has an id for each row.
+pub(in crate::tensor) fn drop_values(values: &mut [f32], drop: Drop, seed: u64, rows: &[u64]) {
+    let Drop { threshold, scale } = drop;
     let width = (values.len() / rows.len().max(1)).max(1);
     values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
-        let key = mix(seed ^ mix(*row));
+        let key = row_key(seed, *row);
         let (first, second) = (key as u32, (key >> 32) as u32);
         math::simd(|| {
             for (index, value) in values.iter_mut().enumerate() {

@@ -6,26 +6,34 @@ use rayon::prelude::*;
 use super::{
     linear::{Shape, Values},
     math,
+    round::round,
     shared::Shared,
 };
+use crate::precision::Precision;
 
 /// With more rows than this, a packed product is faster.
 pub(super) const FEW_ROWS: usize = 8;
 /// Outputs per task.
 const OUTPUTS: usize = 32;
 
-/// `y += x W^T`, with `y` `[rows, outputs]`.
+/// `y += x W^T`, with `y` `[rows, outputs]` and `x` already in the shape's precision.
 pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32]) {
-    let Shape { rows, inputs, outputs } = shape;
+    let Shape { rows, inputs, outputs, precision } = shape;
     let y = Shared::new(y);
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |decoded: &mut Vec<f32>, chunk| {
         decoded.resize(inputs, 0.0);
         for output in chunk * OUTPUTS..outputs.min((chunk + 1) * OUTPUTS) {
             // One row of the weight at a time, which stays in a core's cache.
             let w = match weight {
-                Values::Plain(values) => &values[output * inputs..(output + 1) * inputs],
+                Values::Plain(values) if precision == Precision::F32 => &values[output * inputs..(output + 1) * inputs],
+                Values::Plain(values) => {
+                    decoded.copy_from_slice(&values[output * inputs..(output + 1) * inputs]);
+                    round(decoded, precision);
+                    &decoded[..]
+                }
                 Values::Stored(stored) => {
                     stored.widen(output, decoded);
+                    round(decoded, precision);
                     &decoded[..]
                 }
             };

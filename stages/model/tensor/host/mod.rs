@@ -17,4 +17,5 @@ pub(super) mod norm;
 pub(super) mod optimizer;
 pub(super) mod pointwise;
 pub(super) mod rotary;
+pub(super) mod round;
 mod shared;

@@ -8,7 +8,7 @@ pub(in crate::tensor) fn rotate(
     values: &mut [f32],
     width: usize,
     head_dim: usize,
-    table: &[(f32, f32)],
+    table: &[[f32; 2]],
     half: usize,
     direction: f32,
 ) {
@@ -18,7 +18,7 @@ pub(in crate::tensor) fn rotate(
     values.par_chunks_mut(width).zip(table.par_chunks(half)).with_min_len(16).for_each(|(row, table)| {
         for head in row.chunks_mut(head_dim) {
             let (low, high) = head.split_at_mut(half);
-            for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(table) {
+            for ((a, b), [cos, sin]) in low.iter_mut().zip(high).zip(table) {
                 (*a, *b) = (*a * cos - direction * *b * sin, *b * cos + direction * *a * sin);
             }
         }

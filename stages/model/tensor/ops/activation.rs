@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::{
-    Graph, Mat,
+    Graph, Mat, device,
     host::activation::{self as host, Function},
 };
 
@@ -23,6 +23,9 @@ pub enum Activation {
 
 /// Applies `kind` to every value of `x`. Saves `x` for the backward pass.
 pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
+    if let Some(y) = device::ops::activation(g, x, kind) {
+        return y;
+    }
     match kind {
         Activation::GeluTanh => apply::<host::GeluTanh>(g, x),
         Activation::GeluErf => apply::<host::GeluErf>(g, x),

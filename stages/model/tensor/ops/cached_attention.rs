@@ -1,7 +1,7 @@
 //! Attention of new positions to a KV cache, for generation.
 
 use crate::tensor::{
-    KvCache, Mask, Mat,
+    KvCache, Mask, Mat, device,
     host::attention::{self as host, Cached, Heads},
 };
 
@@ -15,9 +15,20 @@ pub fn attend_cached(
     kv_heads: usize,
     mask: Mask,
 ) -> Mat {
+    if q.device_mat().is_some() {
+        let pieces: Vec<_> = positions
+            .iter()
+            .zip(caches)
+            .map(|(position, cache)| cache.pieces(mask.visible(*position, position + 1)))
+            .collect();
+        if let Some(out) = device::ops::attend_cached(q, &pieces, heads, kv_heads) {
+            return out;
+        }
+    }
     let heads = Heads { query: heads, key: kv_heads, dim: q.cols() / heads };
     let rows = positions.iter().zip(caches);
     let visible: Vec<Cached<'_>> =
         rows.map(|(position, cache)| cache.at(mask.visible(*position, position + 1))).collect();
-    Mat::from_host(q.rows(), q.cols(), host::cached(q.values(), &visible, heads))
+    let out = Mat::from_host(q.rows(), q.cols(), host::cached(q.values(), &visible, heads, q.precision));
+    Mat { precision: q.precision, ..out }
 }

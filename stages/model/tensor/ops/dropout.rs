@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::tensor::{Graph, Mat, host::dropout as host};
+use crate::tensor::{
+    Graph, Mat, device,
+    host::dropout::{self as host, Drop},
+};
 
 /// Sets values to zero with probability `rate` and scales the others by `1 / (1 - rate)`. The mask of row `i` depends
 /// only on `seed` and the id `rows[i]`, not on other rows or the number of threads. Saves nothing: the backward pass
@@ -15,12 +18,19 @@ pub fn dropout(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> M
         return x.clone();
     }
     assert_eq!(x.rows(), rows.len(), "dropout requires one id per row");
+    let drop = Drop::new(rate);
+    if x.device_mat().is_some() {
+        let keys: Vec<u64> = rows.iter().map(|row| host::row_key(seed, *row)).collect();
+        if let Some(y) = device::ops::dropout(g, x, drop, &keys) {
+            return y;
+        }
+    }
     let mut y = x.values().to_vec();
-    host::drop_values(&mut y, rate, seed, rows);
+    host::drop_values(&mut y, drop, seed, rows);
     let y = g.output(x.rows(), x.cols(), y, &[x]);
     let (x, rows) = (x.ghost(), Arc::clone(rows));
     g.record(&y, move |mut dy, gradients| {
-        host::drop_values(&mut dy, rate, seed, &rows);
+        host::drop_values(&mut dy, drop, seed, &rows);
         gradients.add(&x, &dy, 1.0);
     });
     y

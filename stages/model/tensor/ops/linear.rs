@@ -1,7 +1,8 @@
 //! The product of a linear layer.
 
 use crate::tensor::{
-    Graph, Mat, Weight,
+    Graph, Mat, Place, Weight,
+    device::{self, Type, stored_as},
     host::linear::{self as host, Shape},
 };
 
@@ -11,8 +12,27 @@ use crate::tensor::{
 /// # Panics
 /// If the widths of `x` and `weight` differ, which is a bug in the caller.
 pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
+    compute(g, x, weight, bias, None)
+}
+
+/// Like [`linear`], with the output in f32 on every device: for logits, whose differences decide.
+pub fn linear_in_f32(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
+    compute(g, x, weight, bias, Some(Type::F32))
+}
+
+fn compute(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>, out: Option<Type>) -> Mat {
     assert_eq!(x.cols(), weight.inputs(), "width of the input and of the weight");
-    let shape = Shape { rows: x.rows(), inputs: x.cols(), outputs: weight.outputs() };
+    let place = weight.place();
+    let x = &moved(x, &place);
+    if let Some(operand) = weight.operand() {
+        let out = out.unwrap_or(stored_as(place.precision));
+        let weight_and_trained = (operand, weight.trained());
+        if let Some(y) = device::ops::linear(g, x, weight_and_trained, bias, weight.outputs(), out) {
+            return y;
+        }
+    }
+    let precision = place.precision;
+    let shape = Shape { rows: x.rows(), inputs: x.cols(), outputs: weight.outputs(), precision };
     let y = host::forward(x.values(), weight.host(), bias.map(Mat::values), shape);
     let inputs: Vec<&Mat> = [Some(x), bias, weight.dense()].into_iter().flatten().collect();
     let y = g.output(shape.rows, shape.outputs, y, &inputs);
@@ -32,4 +52,12 @@ pub fn linear(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) -> Mat {
         }
     });
     y
+}
+
+/// `x` where the weight lies. The rows of images and features enter the network through a linear layer, so only there a
+/// matrix may come from elsewhere.
+fn moved(x: &Mat, place: &Place) -> Mat {
+    let from = x.place();
+    assert!(from.device == place.device || !x.needs_grad, "a matrix that needs a gradient lies where its weight lies");
+    x.to(place)
 }

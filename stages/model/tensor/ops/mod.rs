@@ -1,6 +1,6 @@
-//! The operations, one per file: formula, paper, shapes, and what is saved for the backward pass. The computation is in
-//! [`super::host`]; its calls, one for the forward pass and one per gradient, are where a different device would be
-//! selected. Independent of threads and loops.
+//! The operations, one per file: formula, paper, shapes, and what is saved for the backward pass. An operation is computed
+//! where its first input lies: by [`super::host`] on the CPU, by [`super::device::ops`] on a device. Independent of threads,
+//! loops and kernels.
 
 mod activation;
 mod add;
@@ -29,10 +29,10 @@ pub use columns::columns;
 pub use dropout::dropout;
 pub use gather::{concat, gather, pick_rows};
 pub use layer_norm::layer_norm;
-pub use linear::linear;
+pub use linear::{linear, linear_in_f32};
 pub use loss::{IGNORE, cross_entropy};
 pub use low_rank::add_low_rank;
-pub use optimizer::{AdamW, Moments, global_norm};
+pub use optimizer::{AdamW, Moments, Step, global_norm};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{Rotary, Rotation, rotate};

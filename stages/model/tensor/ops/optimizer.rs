@@ -2,6 +2,10 @@
 
 use crate::tensor::{
     Mat,
+    device::{
+        DeviceMat,
+        ops::{self as on_device, Queued},
+    },
     host::optimizer::{self as host, Coefficients},
 };
 
@@ -14,8 +18,6 @@ pub struct AdamW {
     pub beta2: f64,
     /// Added to the denominator.
     pub epsilon: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
 }
 
 /// The optimizer's state of one parameter.
@@ -28,45 +30,81 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The initial moments, zeros, of a parameter with `count` values.
-    pub fn new(count: usize) -> Self {
-        Self { first: Mat::zeros(1, count), second: Mat::zeros(1, count) }
+    /// The initial moments, zeros, of a parameter, where it lies.
+    pub fn new(parameter: &Mat) -> Self {
+        let zeros = || parameter.zeros_beside(1, parameter.count());
+        Self { first: zeros(), second: zeros() }
     }
 }
 
+/// One step of the optimizer, over parameters that are passed one after the other.
+pub struct Step {
+    settings: AdamW,
+    step: u64,
+    scale: f32,
+    /// Parameters on a device, which are updated together.
+    queued: Vec<Queued>,
+}
+
 impl AdamW {
+    /// Begins step number `step`, from 1, with gradients times `scale`, the factor of clipping.
+    pub fn step(self, step: u64, scale: f32) -> Step {
+        Step { settings: self, step, scale, queued: Vec::new() }
+    }
+}
+
+impl Step {
     /// Updates `parameter` (`w`) and its moments (`m`, `v`) by `gradient` times `scale`, the factor of clipping (`g`):
     /// `m += (1 - beta1) (g - m)`, `v = beta2 v + (1 - beta2) g^2`,
-    /// `w = (1 - lr decay) w - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon)`. `step` is `t`, from 1.
+    /// `w = (1 - lr decay) w - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon)`. `t` is the step's number. On a
+    /// device, this happens in [`Step::finish`].
     pub fn update(
-        &self,
+        &mut self,
         parameter: &mut Mat,
         gradient: &Mat,
         moments: &mut Moments,
-        step: u64,
         learning_rate: f64,
-        scale: f32,
+        weight_decay: f64,
     ) {
+        let by = self.coefficients(learning_rate, weight_decay);
+        let Moments { first, second } = moments;
+        if let Some(queued) = Queued::new([parameter, first, second], gradient, by) {
+            self.queued.push(queued);
+            return;
+        }
+        host::adamw(parameter.values_mut(), gradient.values(), first.values_mut(), second.values_mut(), by);
+    }
+
+    fn coefficients(&self, learning_rate: f64, weight_decay: f64) -> Coefficients {
+        let AdamW { beta1, beta2, epsilon } = self.settings;
         // As in PyTorch, coefficients are computed in f64: 1 - 0.999 in f32 has a relative error of 5e-5.
-        let correction1 = 1.0 - self.beta1.powi(step as i32);
-        let correction2 = (1.0 - self.beta2.powi(step as i32)).sqrt();
-        let by = Coefficients {
-            scale,
-            new1: (1.0 - self.beta1) as f32,
-            beta2: self.beta2 as f32,
-            new2: (1.0 - self.beta2) as f32,
-            decay: (1.0 - learning_rate * self.weight_decay) as f32,
+        let correction1 = 1.0 - beta1.powi(self.step as i32);
+        let correction2 = (1.0 - beta2.powi(self.step as i32)).sqrt();
+        Coefficients {
+            scale: self.scale,
+            new1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            new2: (1.0 - beta2) as f32,
+            decay: (1.0 - learning_rate * weight_decay) as f32,
             step_size: (learning_rate / correction1) as f32,
             root: correction2 as f32,
-            epsilon: self.epsilon as f32,
-        };
-        let Moments { first, second } = moments;
-        host::adamw(parameter.values_mut(), gradient.values(), first.values_mut(), second.values_mut(), by);
+            epsilon: epsilon as f32,
+        }
+    }
+
+    /// Updates the parameters on a device, all in one launch.
+    pub fn finish(self) {
+        on_device::adamw(&self.queued);
     }
 }
 
 /// The 2-norm of all values of all gradients together.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> f32 {
-    let squares: f64 = gradients.into_iter().map(|gradient| host::sum_of_squares(gradient.values())).sum();
+    let gradients: Vec<&Mat> = gradients.into_iter().collect();
+    let mats: Option<Vec<&DeviceMat>> = gradients.iter().map(|gradient| gradient.device_mat()).collect();
+    let squares: f64 = match mats.as_deref() {
+        Some(mats @ [_, ..]) => on_device::sum_of_squares(mats),
+        _ => gradients.iter().map(|gradient| host::sum_of_squares(gradient.values())).sum(),
+    };
     squares.sqrt() as f32
 }

@@ -9,6 +9,19 @@ pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &M
     let mut y = f(&Graph::inference(), x);
     y.needs_grad = g.records() && (x.needs_grad || parameters.iter().any(Mat::needs_grad));
     let x = x.clone();
+    if y.device_mat().is_some() {
+        g.record_on_device(&y, move |dy, gradients| {
+            let inner = Graph::recording();
+            let y = f(&inner, &x);
+            let mut computed = inner.backward_from_device(&y, dy);
+            for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad).filter_map(Mat::device_mat) {
+                if let Some(gradient) = computed.take_on_device(mat.id) {
+                    gradients.give(&mat.ghost(), gradient);
+                }
+            }
+        });
+        return y;
+    }
     g.record(&y, move |dy, gradients| {
         let inner = Graph::recording();
         let y = f(&inner, &x);

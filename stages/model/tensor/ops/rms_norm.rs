@@ -1,10 +1,13 @@
 //! RMS norm (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-use crate::tensor::{Graph, Mat, host::norm as host};
+use crate::tensor::{Graph, Mat, device, host::norm as host};
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight` for each row, with `x` `[rows, width]` and `weight` `[1, width]`. Saves `x`
 /// and each row's `1 / sqrt(mean(x^2) + epsilon)`.
 pub fn rms_norm(g: &Graph, x: &Mat, weight: &Mat, epsilon: f32) -> Mat {
+    if let Some(y) = device::ops::rms_norm(g, x, weight, epsilon) {
+        return y;
+    }
     let (y, inverses) = host::rms(x.values(), weight.values(), epsilon);
     let y = g.output(x.rows(), x.cols(), y, &[x, weight]);
     let (x, weight) = (x.clone(), weight.clone());

@@ -1,11 +1,20 @@
-//! Compares an operation with a naive f64 version: values, gradients (central differences in f64), and that the number
-//! of threads does not change a bit. Independent of the operations.
+//! Compares an operation with a naive f64 version at every place: values, gradients (central differences in f64), and that
+//! the number of threads does not change a bit. Independent of the operations.
+//!
+//! In bf16 the inputs and the gradient of the output are values that bf16 has, so that the naive version needs no rounding:
+//! what is left are the roundings of intermediate results, each by at most 2^-9 of its size.
 
-use imp_model::tensor::{self, Graph, Mat, Weight};
+use half::bf16;
+use imp_model::{
+    Precision,
+    tensor::{self, Graph, Mat, Place, Weight},
+};
 
-/// The weight of output `index` in the scalar whose gradients are compared; different for each output.
+use crate::support::{other_orders, places};
+
+/// The weight of output `index` in the scalar whose gradients are compared; different for each output, and a value of bf16.
 fn weight_of(index: usize) -> f64 {
-    (index as f64 * 0.7 + 0.3).sin()
+    bf16::from_f64((index as f64 * 0.7 + 0.3).sin()).to_f64()
 }
 
 /// Returns the values of `op`, and the tape's gradients of the weighted sum of the values with respect to `inputs`.
@@ -16,7 +25,7 @@ fn by_tape(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat) -> (Vec<f32>, Vec
     let values = y.to_host().into_owned();
     // The weighted sum as a linear layer from [1, count] to [1, 1].
     let weights = (0..values.len()).map(|i| weight_of(i) as f32).collect();
-    let weights = Weight::Dense(Mat::from_host(1, values.len(), weights));
+    let weights = Weight::Dense(Mat::from_host(1, values.len(), weights).to(&y.place()));
     let loss = tensor::linear(&graph, &flatten(&graph, &y), &weights, None);
     let mut gradients = graph.backward(&loss);
     (values, inputs.iter().map(|input| gradients.take(input).to_host().into_owned()).collect())
@@ -25,44 +34,102 @@ fn by_tape(inputs: &[Mat], op: impl Fn(&Graph, &[Mat]) -> Mat) -> (Vec<f32>, Vec
 /// Reshapes to one row. A linear layer per row moves it to its columns; the rest is zeros.
 fn flatten(graph: &Graph, y: &Mat) -> Mat {
     let (rows, cols) = (y.rows(), y.cols());
-    let mut wide = Mat::zeros(1, rows * cols);
+    let mut wide = Mat::zeros(1, rows * cols).to(&y.place());
     for row in 0..rows {
         let one = tensor::pick_rows(graph, y, [row]); // [1, cols]
         let mut to = vec![0.0; rows * cols * cols]; // [rows * cols, cols]
         for col in 0..cols {
             to[(row * cols + col) * cols + col] = 1.0;
         }
-        let to = Weight::Dense(Mat::from_host(rows * cols, cols, to));
+        let to = Weight::Dense(Mat::from_host(rows * cols, cols, to).to(&y.place()));
         wide = tensor::add(graph, wide, &tensor::linear(graph, &one, &to, None));
     }
     wide
 }
 
-/// Compares values and gradients of `op` with those of `naive`, and the results of one thread with those of three.
-/// `naive` maps the inputs' values to the output's values in f64.
+/// How far values and gradients may be off, relative to the larger of 1 and themselves.
+struct Tolerance {
+    value: f64,
+    gradient: f64,
+}
+
+impl Tolerance {
+    /// In f32, sums of up to a few dozen values of size 1. In bf16, up to four roundings of values of size 1 to 4 in a row.
+    fn at(place: &Place) -> Self {
+        match place.precision {
+            Precision::F32 => Self { value: 2e-5, gradient: 1e-4 },
+            Precision::Bf16 => Self { value: 4.0 / 512.0 * 2.0, gradient: 4.0 / 512.0 * 4.0 },
+        }
+    }
+}
+
+/// Compares values and gradients of `op` at every place with those of `naive`, which maps the inputs' values to the
+/// output's values in f64.
 pub(crate) fn check(
     inputs: &[Mat],
     op: impl Fn(&Graph, &[Mat]) -> Mat + Sync,
     naive: impl Fn(&[Vec<f64>]) -> Vec<f64>,
 ) {
-    compare(inputs, by_tape(inputs, &op), naive);
-    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-    let (one, three) = (threads(1).install(|| by_tape(inputs, &op)), threads(3).install(|| by_tape(inputs, &op)));
-    assert_eq!(one, three, "one and three threads");
+    check_at(inputs, op, |inputs, _| naive(inputs));
 }
 
-fn compare(inputs: &[Mat], (values, gradients): (Vec<f32>, Vec<Vec<f32>>), naive: impl Fn(&[Vec<f64>]) -> Vec<f64>) {
+/// Like [`check`], for an operation with frozen weights, which `naive` rounds to the precision itself. Also compares, to the
+/// bit, the results of one thread on the host with those of three, and those of a device for three orders of its threads.
+pub(crate) fn check_at(
+    inputs: &[Mat],
+    op: impl Fn(&Graph, &[Mat]) -> Mat + Sync,
+    naive: impl Fn(&[Vec<f64>], Precision) -> Vec<f64>,
+) {
+    for (name, place) in places() {
+        let inputs: Vec<Mat> = inputs
+            .iter()
+            .map(|input| {
+                let values = input.to_host().iter().map(|value| rounded(*value, place.precision)).collect();
+                Mat::from_host(input.rows(), input.cols(), values)
+            })
+            .collect();
+        let at = |place: &Place| -> Vec<Mat> { inputs.iter().map(|input| input.to(place)).collect() };
+        let result = by_tape(&at(&place), &op);
+        if place.device.is_none() {
+            let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+            let run = |count| threads(count).install(|| by_tape(&at(&place), &op));
+            assert_eq!(run(1), run(3), "{name}: one and three threads");
+        } else {
+            for other in other_orders(&place) {
+                assert_eq!(by_tape(&at(&other), &op), result, "{name}: orders of threads");
+            }
+        }
+        compare(&name, &inputs, result, &|inputs| naive(inputs, place.precision), &Tolerance::at(&place));
+    }
+}
+
+/// A value that `precision` has.
+pub(crate) fn rounded(value: f32, precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => value,
+        Precision::Bf16 => bf16::from_f32(value).to_f32(),
+    }
+}
+
+fn compare(
+    name: &str,
+    inputs: &[Mat],
+    (values, gradients): (Vec<f32>, Vec<Vec<f32>>),
+    naive: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
+    within: &Tolerance,
+) {
     let exact: Vec<Vec<f64>> =
         inputs.iter().map(|input| input.to_host().iter().map(|v| f64::from(*v)).collect()).collect();
     let expected = naive(&exact);
-    assert_eq!(values.len(), expected.len(), "number of outputs");
+    assert_eq!(values.len(), expected.len(), "{name}: number of outputs");
+    let close = |ours: f32, theirs: f64, within: f64| (f64::from(ours) - theirs).abs() < within * theirs.abs().max(1.0);
     for (ours, theirs) in values.iter().zip(expected) {
-        assert!((f64::from(*ours) - theirs).abs() < 2e-5 * theirs.abs().max(1.0), "value {ours} instead of {theirs}");
+        assert!(close(*ours, theirs, within.value), "{name}: value {ours} instead of {theirs}");
     }
     let sum = |inputs: &[Vec<f64>]| naive(inputs).iter().enumerate().map(|(i, y)| y * weight_of(i)).sum::<f64>();
-    assert_eq!(gradients.len(), exact.len(), "number of inputs");
+    assert_eq!(gradients.len(), exact.len(), "{name}: number of inputs");
     for (input, gradient) in gradients.iter().enumerate() {
-        assert_eq!(gradient.len(), exact[input].len(), "number of values of input {input}");
+        assert_eq!(gradient.len(), exact[input].len(), "{name}: number of values of input {input}");
         for (index, ours) in gradient.iter().enumerate() {
             let moved_by = |delta: f64| {
                 let mut moved = exact.clone();
@@ -70,10 +137,7 @@ fn compare(inputs: &[Mat], (values, gradients): (Vec<f32>, Vec<Vec<f32>>), naive
                 sum(&moved)
             };
             let theirs = (moved_by(1e-5) - moved_by(-1e-5)) / 2e-5;
-            assert!(
-                (f64::from(*ours) - theirs).abs() < 1e-4 * theirs.abs().max(1.0),
-                "gradient {ours} instead of {theirs}"
-            );
+            assert!(close(*ours, theirs, within.gradient), "{name}: gradient {ours} instead of {theirs}");
         }
     }
 }

@@ -8,18 +8,43 @@ use std::{
 };
 
 use imp_model::{
-    Components, Imp, Sample,
+    Components, Imp, Precision, Sample,
     config::ImpConfig,
     encoding::{Encoding, q4f16},
     images_in_order,
     language::Decoder,
     layers::Pass,
-    tensor::{self, Bytes, Mask, Segments, Stored},
+    tensor::{self, Bytes, Mask, Place, Segments, Stored},
 };
 use safetensors::{Dtype, SafeTensors};
 
 pub(crate) fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(relative)
+}
+
+/// Where operations and models are tested: on the CPU and on the emulated device, in both precisions. With their names.
+pub(crate) fn places() -> Vec<(String, Place)> {
+    [Precision::F32, Precision::Bf16]
+        .into_iter()
+        .flat_map(|precision| {
+            [
+                (format!("host {precision:?}"), Place::host(precision)),
+                #[cfg(feature = "emulated")]
+                (
+                    format!("emulated device {precision:?}"),
+                    Place::device(tensor::Device::emulated(0, u64::MAX), precision),
+                ),
+            ]
+        })
+        .collect()
+}
+
+/// The same place on emulated devices that run their threads in other orders.
+pub(crate) fn other_orders(place: &Place) -> Vec<Place> {
+    #[cfg(feature = "emulated")]
+    return [1, 2].map(|order| Place::device(tensor::Device::emulated(order, u64::MAX), place.precision)).to_vec();
+    #[cfg(not(feature = "emulated"))]
+    vec![place.clone()]
 }
 
 pub(crate) struct Fixture(Vec<u8>);
@@ -174,6 +199,11 @@ pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: 
 /// Checks the hidden states of every layer and the logits of a text, and the logits computed position by position with
 /// the KV cache.
 pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
+    check_text_with(llm, expected, &|what, ours, theirs| assert_close(what, ours, theirs, 1e-4));
+}
+
+/// The same with another comparison, of a name, our values and the reference's.
+pub(crate) fn check_text_with(llm: &Decoder, expected: &Fixture, close: &dyn Fn(&str, &[f32], &[f32])) {
     let (ids, pass) = (expected.ids("input_ids"), Pass::inference());
     let picks = |ids: &[i32]| ids.iter().map(|id| (0, *id as usize)).collect();
     let embedded = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids));
@@ -182,10 +212,10 @@ pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
     assert!(!expected.has(&format!("hidden_states.{}", states.len())), "the reference has more hidden states");
     for (number, state) in states.iter().enumerate() {
         let name = format!("hidden_states.{number}");
-        assert_close(&name, &state.to_host(), &expected.f32(&name), 1e-4);
+        close(&name, &state.to_host(), &expected.f32(&name));
     }
     let logits = llm.logits(&pass, &llm.forward(&pass, &embedded, &segments));
-    assert_close("logits", &logits.to_host(), &expected.f32("logits"), 1e-4);
+    close("logits", &logits.to_host(), &expected.f32("logits"));
 
     let (first, mut cache) = llm.prefill(&tensor::pick_rows(&pass.graph, &embedded, [0]), &Segments::new([1]));
     let mut cached = llm.logits(&pass, &first).to_host().into_owned();
@@ -194,7 +224,12 @@ pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
         let hidden = llm.decode(&row, &[position], &[0], &mut cache);
         cached.extend_from_slice(&llm.logits(&pass, &hidden).to_host());
     }
-    assert_close("cached logits", &cached, &expected.f32("logits"), 1e-4);
+    close("cached logits", &cached, &expected.f32("logits"));
+}
+
+/// A parameter's name in the fixtures: peft's for adapters, the training code's for the projector.
+pub(crate) fn reference_name(name: &str) -> String {
+    if name.contains("lora_") { format!("base_model.model.{name}") } else { name.trim_start_matches("model.").into() }
 }
 
 /// A buffer as the bytes of a stored weight.

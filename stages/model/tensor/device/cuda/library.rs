@@ -1,0 +1,139 @@
+//! Whether CUDA's libraries are there. They are loaded when first asked for, and cudarc panics where a library or a
+//! function is missing: so everything that this module's siblings call is asked for here, before.
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+
+use cudarc::{cublaslt::sys as lt, driver::sys};
+
+/// The first CUDA version that understands the kernels (they are compiled by NVRTC 12.2), as the driver gives it.
+const OLDEST: i32 = 12020;
+
+/// What is called in the driver.
+const DRIVER_FUNCTIONS: [&str; 30] = [
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetDefaultMemPool",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemFreeAsync",
+    "cuMemGetInfo_v2",
+    "cuMemPoolSetAttribute",
+    "cuMemPoolTrimTo",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+];
+
+/// What is called in cuBLASLt.
+const CUBLAS_FUNCTIONS: [&str; 13] = [
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtGetVersion",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+];
+
+/// Starts NVIDIA's driver. Returns the CUDA version that it is for, or what is missing.
+pub(super) fn driver() -> Result<String, String> {
+    static STARTED: OnceLock<Result<String, String>> = OnceLock::new();
+    STARTED.get_or_init(start_driver).clone()
+}
+
+fn start_driver() -> Result<String, String> {
+    // SAFETY: loading it runs its initializers, as for every program that uses CUDA.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(
+            "NVIDIA's driver (libcuda.so.1) was not found. On Debian, the packages nvidia-driver and libcuda1 \
+                    have it; in a container, the host gives it: start it with `--gpus all`"
+                .into(),
+        );
+    }
+    // SAFETY: it is present; nothing is called through the pointers that are looked up.
+    let missing = DRIVER_FUNCTIONS.iter().find(|name| unsafe { sys::culib().get::<fn()>(name.as_bytes()) }.is_err());
+    if let Some(name) = missing {
+        return Err(format!("NVIDIA's driver is too old, it has no {name}: at least version 535 is needed"));
+    }
+    cudarc::driver::result::init().map_err(|error| format!("NVIDIA's driver does not start: {error}"))?;
+    let mut version = 0;
+    // SAFETY: the function is there, and writes one number.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }
+        .result()
+        .map_err(|error| format!("NVIDIA's driver does not tell its version: {error}"))?;
+    let words = format!("CUDA {}.{}", version / 1000, version % 1000 / 10);
+    if version < OLDEST {
+        return Err(format!(
+            "NVIDIA's driver is too old, it is for {words}: at least version 535, for CUDA 12.2, is needed"
+        ));
+    }
+    Ok(words)
+}
+
+/// Loads cuBLASLt. Returns its version, or what is missing.
+pub(super) fn cublas() -> Result<String, String> {
+    static LOADED: OnceLock<Result<String, String>> = OnceLock::new();
+    LOADED.get_or_init(load_cublas).clone()
+}
+
+fn load_cublas() -> Result<String, String> {
+    // SAFETY: as for the driver.
+    if !unsafe { lt::is_culib_present() } {
+        return Err(
+            "cuBLAS (libcublasLt.so.13 or .so.12) was not found. Install it, for example from PyPI (`pip install \
+                    nvidia-cublas`, or nvidia-cublas-cu12 with a driver for CUDA 12), and set LD_LIBRARY_PATH to the \
+                    folder with the file, which `pip show -f` lists"
+                .into(),
+        );
+    }
+    // SAFETY: as for the driver.
+    let missing = CUBLAS_FUNCTIONS.iter().find(|name| unsafe { lt::culib().get::<fn()>(name.as_bytes()) }.is_err());
+    if let Some(name) = missing {
+        return Err(format!("cuBLAS is too old, it has no {name}: version 12 or 13 is needed"));
+    }
+    // SAFETY: the function is there.
+    let version = unsafe { lt::cublasLtGetVersion() };
+    // 12.2.5 is 120205, and before version 12 it was 11205.
+    let (major, minor) =
+        if version >= 100_000 { (version / 10000, version / 100 % 100) } else { (version / 1000, version / 100 % 10) };
+    if major < 12 {
+        Err(format!("cuBLAS is too old, it is version {major}.{minor}: version 12 or 13 is needed"))
+    } else {
+        Ok(format!("{major}.{minor}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nothing_panics_where_cuda_is_missing() {
+        for result in [super::driver(), super::cublas()] {
+            assert!(result.map_or_else(|missing| missing.len(), |version| version.len()) > 0);
+        }
+    }
+}

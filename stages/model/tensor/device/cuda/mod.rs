@@ -1,0 +1,285 @@
+//! A GPU through CUDA. Builds and starts without CUDA: its libraries are loaded when a device is opened.
+#![allow(unsafe_code)]
+
+mod library;
+mod probe;
+mod product;
+
+use std::{
+    collections::HashMap,
+    ffi::{CString, c_void},
+    fmt::Display,
+    ptr::null_mut,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use cudarc::driver::{
+    result::{self, DriverError},
+    sys::{self, CUfunction_attribute as FunctionAttribute, CUresult},
+};
+
+pub(super) use probe::probe;
+pub use probe::{Card, Probe};
+#[cfg(all(test, feature = "emulated"))]
+pub(super) use product::ColumnMajor;
+use product::{Products, WORKSPACE};
+
+use super::{
+    driver::{Driver, Grid, Product},
+    error::DeviceError,
+};
+
+/// The kernels, made by `.ci/ptx` from the sources next to it.
+pub(super) const KERNELS: &str = include_str!("../kernels/kernels.ptx");
+/// More shared memory per block has to be asked for.
+const SHARED_BY_DEFAULT: u32 = 48 << 10;
+
+/// A GPU. All work is done in order, on one stream.
+pub(in crate::tensor) struct Cuda {
+    functions: Mutex<HashMap<String, Function>>,
+    /// `None` only while it is dropped.
+    products: Mutex<Option<Products>>,
+    workspace: u64,
+    /// Whether the GPU reads host memory by itself, later than a copy is started.
+    reads_host_memory: bool,
+    pool: sys::CUmemoryPool,
+    module: sys::CUmodule,
+    stream: sys::CUstream,
+    context: sys::CUcontext,
+    device: sys::CUdevice,
+}
+
+// SAFETY: the driver's handles can be used by any thread that has bound the context, which every call does.
+unsafe impl Send for Cuda {}
+// SAFETY: the driver's functions can be called by several threads at once; what can't is behind a mutex.
+unsafe impl Sync for Cuda {}
+
+/// A kernel, and the bytes of shared memory that it was allowed to have.
+#[derive(Clone, Copy)]
+struct Function {
+    function: sys::CUfunction,
+    shared: u32,
+}
+
+// SAFETY: as above.
+unsafe impl Send for Function {}
+
+fn failed(call: &str, reason: &impl Display) -> DeviceError {
+    DeviceError::Failed { call: call.into(), reason: reason.to_string() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cuda {
+    /// Opens the GPU with the given number.
+    pub(in crate::tensor) fn open(index: usize) -> Result<Self, DeviceError> {
+        library::driver().and(library::cublas()).map_err(DeviceError::Unavailable)?;
+        let unavailable = |error: DriverError| DeviceError::Unavailable(format!("GPU {index} does not start: {error}"));
+        let count = usize::try_from(result::device::get_count().map_err(unavailable)?).unwrap_or(0);
+        if index >= count {
+            return Err(DeviceError::Unavailable(format!("there is no GPU {index}: the driver knows {count}")));
+        }
+        let device = result::device::get(index as i32).map_err(unavailable)?;
+        probe::usable(device)
+            .map_err(|reason| DeviceError::Unavailable(format!("GPU {index} can't be used: {reason}")))?;
+        // SAFETY: a device of the driver; the context is released when `cuda` is dropped.
+        let context = unsafe { result::primary_ctx::retain(device) }.map_err(unavailable)?;
+        let mut cuda = Self {
+            functions: Mutex::default(),
+            products: Mutex::default(),
+            workspace: 0,
+            reads_host_memory: false,
+            pool: null_mut(),
+            module: null_mut(),
+            stream: null_mut(),
+            context,
+            device,
+        };
+        cuda.start().map_err(unavailable)?;
+        cuda.workspace = cuda.alloc(WORKSPACE)?;
+        let products = Products::new(cuda.workspace).map_err(|error| {
+            let [cublas, driver] = [library::cublas(), library::driver()].map(Result::unwrap_or_default);
+            DeviceError::Unavailable(format!("cuBLAS {cublas} does not start, with a driver for {driver}: {error}"))
+        })?;
+        *lock(&cuda.products) = Some(products);
+        Ok(cuda)
+    }
+
+    /// Makes the stream, loads the kernels, and sets up the memory pool.
+    fn start(&mut self) -> Result<(), DriverError> {
+        self.bind()?;
+        self.stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        // The driver wants a zero at the end. PTX has none inside.
+        let source = CString::new(KERNELS).unwrap_or_default();
+        let own_pages = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
+        let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let mut keep = u64::MAX;
+        // SAFETY: a device of the driver; the source ends with a zero; the attribute is a number of 64 bits.
+        unsafe {
+            self.reads_host_memory = result::device::get_attribute(self.device, own_pages)? != 0;
+            self.module = result::module::load_data(source.as_ptr().cast())?;
+            self.pool = result::device::get_default_mem_pool(self.device)?;
+            // Else memory goes back to the system whenever something is waited for.
+            result::mem_pool::set_attribute(self.pool, release, (&raw mut keep).cast())
+        }
+    }
+
+    /// The context belongs to a thread.
+    fn bind(&self) -> Result<(), DriverError> {
+        // SAFETY: it is released only when `self` is dropped.
+        unsafe { result::ctx::set_current(self.context) }
+    }
+
+    fn call(&self, name: &str, call: impl FnOnce() -> Result<(), DriverError>) -> Result<(), DeviceError> {
+        self.bind().and_then(|()| call()).map_err(|error| failed(name, &error))
+    }
+
+    fn wait(&self) -> Result<(), DriverError> {
+        // SAFETY: the stream of `start`.
+        unsafe { result::stream::synchronize(self.stream) }
+    }
+
+    /// The kernel, allowed to have `shared` bytes of shared memory.
+    fn function(&self, kernel: &str, shared: u32) -> Result<sys::CUfunction, DriverError> {
+        let mut functions = lock(&self.functions);
+        let mut of = match functions.get(kernel) {
+            Some(of) if of.shared >= shared => return Ok(of.function),
+            Some(of) => *of,
+            None => {
+                let name = CString::new(kernel).unwrap_or_default();
+                // SAFETY: the module of `start`.
+                let function = unsafe { result::module::get_function(self.module, name) }?;
+                Function { function, shared: SHARED_BY_DEFAULT }
+            }
+        };
+        if shared > of.shared {
+            let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: a function of the module.
+            unsafe { result::function::set_function_attribute(of.function, most, shared as i32) }?;
+            of.shared = shared;
+        }
+        functions.insert(kernel.to_owned(), of);
+        Ok(of.function)
+    }
+}
+
+impl Driver for Cuda {
+    fn alloc(&self, bytes: usize) -> Result<u64, DeviceError> {
+        self.bind().map_err(|error| failed("alloc", &error))?;
+        // SAFETY: the stream of `start`.
+        let take = || unsafe { result::malloc_async(self.stream, bytes.max(1)) };
+        let taken = take().or_else(|error| {
+            if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                return Err(error);
+            }
+            // What the pool keeps may be in pieces that are too small.
+            self.wait()?;
+            // SAFETY: the pool of `start`.
+            unsafe { result::mem_pool::trim_to(self.pool, 0) }?;
+            take()
+        });
+        taken.map_err(|error| match (error.0, result::mem_get_info()) {
+            (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => {
+                DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
+            }
+            _ => failed("alloc", &error),
+        })
+    }
+
+    fn free(&self, address: u64, _bytes: usize) {
+        // SAFETY: an address of `alloc`. After a failed kernel the driver refuses, and all memory is lost anyway.
+        let _ = self.call("free", || unsafe { result::free_async(address, self.stream) });
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.call("upload", || {
+            // SAFETY: `to` has as many bytes. Ordinary memory is copied to a buffer of the driver before this returns,
+            // but for GPUs that read it by themselves.
+            unsafe { result::memcpy_htod_async(to, from, self.stream) }?;
+            if self.reads_host_memory { self.wait() } else { Ok(()) }
+        })
+    }
+
+    fn download(&self, from: u64, to: &mut [u8]) -> Result<(), DeviceError> {
+        self.call("download", || {
+            if !to.is_empty() {
+                // SAFETY: `from` has as many bytes, and `to` is not touched before the wait below.
+                unsafe { result::memcpy_dtoh_async(to, from, self.stream) }?;
+            }
+            self.wait()
+        })
+    }
+
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both places have as many bytes.
+        self.call("copy", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+    }
+
+    unsafe fn launch(&self, kernel: &str, grid: Grid, params: &mut [*mut c_void]) -> Result<(), DeviceError> {
+        let [x, y, z] = grid.blocks;
+        self.call(kernel, || {
+            let function = self.function(kernel, grid.shared)?;
+            // SAFETY: the parameters are the kernel's, as the caller says.
+            unsafe {
+                result::launch_kernel(function, (x, y, z), (grid.threads, 1, 1), grid.shared, self.stream, params)
+            }
+        })
+    }
+
+    unsafe fn product(&self, a: u64, b: u64, d: u64, product: &Product) -> Result<(), DeviceError> {
+        let Product { m, n, k, .. } = *product;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let name = || format!("a product of [{m}, {k}] by [{k}, {n}]");
+        self.bind().map_err(|error| failed(&name(), &error))?;
+        let mut products = lock(&self.products);
+        let Some(products) = products.as_mut() else { return Err(failed(&name(), &"the device is closed")) };
+        // SAFETY: as the caller says; the context is bound.
+        unsafe { products.start(self.stream, [a, b, d], product) }.map_err(|error| failed(&name(), &error))
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // What does not exist (yet) is null. Nothing can be done about errors.
+        let _ = self.bind();
+        let _ = self.wait();
+        *lock(&self.products) = None;
+        if self.workspace != 0 {
+            self.free(self.workspace, WORKSPACE);
+        }
+        // SAFETY: made in `open` and `start`; nothing uses them after this.
+        unsafe {
+            if !self.module.is_null() {
+                let _ = result::module::unload(self.module);
+            }
+            if !self.stream.is_null() {
+                let _ = result::stream::destroy(self.stream);
+            }
+            let _ = result::primary_ctx::release(self.device);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_cuda_says_what_is_missing() {
+        let probe = probe();
+        assert!(probe.driver.is_ok() || probe.cards.is_empty());
+        if probe.cards.is_empty() || probe.cublaslt.is_err() {
+            assert!(matches!(Cuda::open(0), Err(DeviceError::Unavailable(_))));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What CUDA offers on this machine, in words.
+#![allow(unsafe_code)]
+
+use cudarc::driver::{
+    result::{self, DriverError},
+    sys::{self, CUdevice_attribute as Attribute},
+};
+
+use super::library;
+
+/// What CUDA offers on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The CUDA version of NVIDIA's driver, or what is missing.
+    pub driver: Result<String, String>,
+    /// The version of cuBLASLt, or what is missing.
+    pub cublaslt: Result<String, String>,
+    /// The GPUs that the driver knows.
+    pub cards: Vec<Card>,
+}
+
+/// A GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its number, by which it is chosen.
+    pub index: usize,
+    /// What its maker calls it.
+    pub name: String,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of memory that no program uses. 0 if it is not usable.
+    pub free: u64,
+    /// What its processors can do, as major and minor number.
+    pub compute_capability: (u32, u32),
+    /// Or why not.
+    pub usable: Result<(), String>,
+}
+
+/// Looks for NVIDIA's driver, cuBLASLt and GPUs.
+pub(in crate::tensor) fn probe() -> Probe {
+    let driver = library::driver();
+    let cards = if driver.is_ok() { cards() } else { Vec::new() };
+    Probe { driver, cublaslt: library::cublas(), cards }
+}
+
+fn cards() -> Vec<Card> {
+    let count = result::device::get_count().unwrap_or(0);
+    (0..usize::try_from(count).unwrap_or(0)).filter_map(|index| card(index).ok()).collect()
+}
+
+fn card(index: usize) -> Result<Card, DriverError> {
+    let device = result::device::get(index as i32)?;
+    let name = result::device::get_name(device)?;
+    // SAFETY: a device of the driver.
+    let memory = unsafe { result::device::total_mem(device) }? as u64;
+    let compute_capability = compute_capability(device)?;
+    let mut card = Card { index, name, memory, free: 0, compute_capability, usable: check(device, compute_capability) };
+    if card.usable.is_ok() {
+        match free_memory(device) {
+            Ok(free) => card.free = free,
+            Err(error) => card.usable = Err(format!("it does not start: {error}")),
+        }
+    }
+    Ok(card)
+}
+
+fn attribute(device: sys::CUdevice, attribute: Attribute) -> Result<i32, DriverError> {
+    // SAFETY: a device of the driver.
+    unsafe { result::device::get_attribute(device, attribute) }
+}
+
+fn compute_capability(device: sys::CUdevice) -> Result<(u32, u32), DriverError> {
+    let major = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok((major.unsigned_abs(), minor.unsigned_abs()))
+}
+
+/// Whether the kernels can run on a device.
+fn check(device: sys::CUdevice, (major, minor): (u32, u32)) -> Result<(), String> {
+    if major < 8 {
+        return Err(format!("its compute capability is {major}.{minor}; 8.0 (Ampere) or later is needed"));
+    }
+    let pools = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED).map_err(|e| e.to_string())?;
+    if pools == 0 { Err("its driver has no memory pools, which some virtual GPUs lack".into()) } else { Ok(()) }
+}
+
+/// Whether a device can be used, for its opening.
+pub(super) fn usable(device: sys::CUdevice) -> Result<(), String> {
+    let compute_capability = compute_capability(device).map_err(|error| error.to_string())?;
+    check(device, compute_capability)
+}
+
+fn free_memory(device: sys::CUdevice) -> Result<u64, DriverError> {
+    let before = result::ctx::get_current()?;
+    // SAFETY: the context is released below, after the thread has its former one again.
+    unsafe { result::ctx::set_current(result::primary_ctx::retain(device)?)? };
+    let free = result::mem_get_info().map(|(free, _)| free as u64);
+    // SAFETY: as above.
+    unsafe {
+        result::ctx::set_current(before.unwrap_or(std::ptr::null_mut()))?;
+        result::primary_ctx::release(device)?;
+    }
+    free
+}

@@ -1,0 +1,67 @@
+//! The operations of [`crate::tensor::ops`] on matrices of a device, forward and backward; the formulas are there. Each
+//! launches the kernels of a file of `kernels/`, whose parameters it passes in the order of their signatures.
+//!
+//! A gradient's memory is undefined until its first kernel has written it: kernels take a flag that says whether to add.
+
+mod activation;
+mod attention;
+mod gather;
+mod linear;
+mod loss;
+mod norm;
+mod optimizer;
+mod pointwise;
+
+pub(in crate::tensor) use activation::{activation, silu_gate};
+pub(in crate::tensor) use attention::{Piece, attend_cached, attention};
+pub(in crate::tensor) use gather::{Source, columns, concat, gather, scatter_rows};
+pub(in crate::tensor) use linear::{Operand, add_low_rank, linear};
+pub(in crate::tensor) use loss::{ChunkedLoss, cross_entropy};
+pub(in crate::tensor) use norm::{layer_norm, rms_norm};
+pub(in crate::tensor) use optimizer::{Queued, adamw, sum_of_squares};
+pub(in crate::tensor) use pointwise::{accumulate, add, add_rows, dropout, rotate};
+
+use std::sync::Arc;
+
+use super::{Buffer, DeviceMat, Type, launch::Kernel};
+
+/// The matrix stored as `kind`: itself, or a converted copy.
+pub(in crate::tensor) fn converted(mat: &DeviceMat, kind: Type) -> DeviceMat {
+    if mat.kind == kind {
+        return mat.clone();
+    }
+    let to = DeviceMat::new(mat.device(), mat.rows, mat.cols, kind);
+    let name = match kind {
+        Type::F32 => "to_f32",
+        Type::Bf16 => "to_bf16",
+    };
+    Kernel::new(mat.device(), name).at(&mat.buffer).at(&to.buffer).count(mat.count()).by_elements(mat.count());
+    to
+}
+
+/// Rows of which one block computes a partial sum over rows.
+const ROWS_PER_PART: usize = 64;
+
+/// The number of parts, and the memory for their sums of `width` values each.
+fn parts(like: &DeviceMat, width: usize) -> (usize, Buffer) {
+    let parts = like.rows.div_ceil(ROWS_PER_PART);
+    (parts, Buffer::new(like.device(), parts * width * 4))
+}
+
+/// `to (+)= ` the sum over parts, in order, of `count` values that begin at `offset` of each part of `stride` values.
+fn sum_parts(partial: &Buffer, parts: usize, stride: usize, offset: usize, to: &crate::tensor::tape::Slot) {
+    let count = to.mat.count();
+    Kernel::new(partial.device(), "sum_parts")
+        .value(partial.address() + (offset * 4) as u64)
+        .count(stride)
+        .at(&to.mat.buffer)
+        .int(parts)
+        .int(count)
+        .adding(to.add)
+        .by_elements(count);
+}
+
+/// Uploads a table that kernels read.
+fn table<T: bytemuck::NoUninit>(like: &DeviceMat, values: &[T]) -> Arc<Buffer> {
+    Arc::new(Buffer::of(like.device(), values))
+}

@@ -1,0 +1,112 @@
+//! Sums, dropout and rotations: `kernels/pointwise.cuh`.
+
+use super::{converted, table};
+use crate::tensor::{
+    Graph, Mat,
+    device::{Buffer, DeviceMat, launch::Kernel},
+    host::dropout::Drop,
+};
+
+/// `to += scale * from`.
+pub(in crate::tensor) fn accumulate(to: &DeviceMat, from: &DeviceMat, scale: f32) {
+    let from = converted(from, to.kind);
+    let count = to.count();
+    Kernel::of(to.device(), "accumulate", to.kind)
+        .at(&to.buffer)
+        .at(&from.buffer)
+        .value(scale)
+        .count(count)
+        .by_elements(count);
+}
+
+/// See [`crate::tensor::add`].
+pub(in crate::tensor) fn add(g: &Graph, y: &mut Mat, x: &Mat) -> Option<()> {
+    accumulate(y.device_mat_mut()?, x.device_mat()?, 1.0);
+    y.needs_grad |= g.records() && x.needs_grad;
+    if x.needs_grad {
+        let x = x.device_mat()?.ghost();
+        // The gradient of y is unchanged and passed to the operation that computed y.
+        g.record_in_place_on_device(y, move |dy, gradients| gradients.give(&x, converted(dy, x.gradient)));
+    }
+    Some(())
+}
+
+/// See [`crate::tensor::add_rows`].
+pub(in crate::tensor) fn add_rows(g: &Graph, y: &mut Mat, rows: &Mat) -> Option<()> {
+    let (to, from) = (y.device_mat_mut()?, rows.device_mat()?);
+    let (count, period) = (to.count(), from.count());
+    Kernel::of(to.device(), "add_rows", to.kind)
+        .at(&to.buffer)
+        .at(&from.buffer)
+        .count(count)
+        .count(period)
+        .by_elements(count);
+    y.needs_grad |= g.records() && rows.needs_grad;
+    if rows.needs_grad {
+        let rows = from.ghost();
+        g.record_in_place_on_device(y, move |dy, gradients| {
+            let d_rows = gradients.slot(&rows);
+            Kernel::of(dy.device(), "add_rows_gradient", dy.kind)
+                .at(&dy.buffer)
+                .at(&d_rows.mat.buffer)
+                .count(count)
+                .count(period)
+                .adding(d_rows.add)
+                .by_elements(period);
+        });
+    }
+    Some(())
+}
+
+/// See [`crate::tensor::dropout`]; `keys` has the key of each row's random numbers.
+pub(in crate::tensor) fn dropout(g: &Graph, x: &Mat, drop: Drop, keys: &[u64]) -> Option<Mat> {
+    let input = x.device_mat()?;
+    let keys = table(input, keys);
+    let launch = move |x: &DeviceMat, y: &DeviceMat, keys: &Buffer, add| {
+        Kernel::of(x.device(), "dropout", x.kind)
+            .at(&x.buffer)
+            .at(&y.buffer)
+            .at(keys)
+            .int(x.cols)
+            .value(drop.threshold)
+            .value(drop.scale)
+            .adding(add)
+            .by_rows(x.rows);
+    };
+    let y = DeviceMat::new(input.device(), input.rows, input.cols, input.kind);
+    launch(input, &y, &keys, false);
+    let y = g.device_output(y, &[x]);
+    let input = input.ghost();
+    g.record_on_device(&y, move |dy, gradients| {
+        let dx = gradients.slot(&input);
+        launch(&converted(&dy, dx.mat.kind), &dx.mat, &keys, dx.add);
+    });
+    Some(y)
+}
+
+/// See [`crate::tensor::rotate`]; `table` has cos and sin for each row's `half` angles.
+pub(in crate::tensor) fn rotate(
+    g: &Graph,
+    x: &mut Mat,
+    head_dim: usize,
+    half: usize,
+    table: std::sync::Arc<Buffer>,
+) -> Option<()> {
+    let turn = move |x: &DeviceMat, table: &Buffer, direction: f32| {
+        Kernel::of(x.device(), "rotate", x.kind)
+            .at(&x.buffer)
+            .at(table)
+            .int(x.cols)
+            .int(head_dim)
+            .int(half)
+            .value(direction)
+            .by_rows(x.rows);
+    };
+    turn(x.device_mat_mut()?, &table, 1.0);
+    // The gradient is multiplied by the transpose, which is the inverse rotation.
+    g.record_in_place_on_device(x, move |dx, _| {
+        dx.make_unique();
+        turn(dx, &table, -1.0);
+    });
+    Some(())
+}
