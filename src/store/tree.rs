@@ -1,6 +1,6 @@
 //! The content of a folder as a sorted list of its files, with sizes and digests. Independent of stages.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -91,13 +91,19 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
     for entry in walkdir::WalkDir::new(folder).follow_links(true) {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(folder).to_path_buf();
-            StoreError::Refused { path, what: error.to_string() }
+            match error.loop_ancestor() {
+                Some(above) => {
+                    let what = format!("this link leads back to {}: remove the link", above.display());
+                    StoreError::Refused { path, what }
+                }
+                None => StoreError::Io { path, source: error.into_io_error().unwrap_or(io::ErrorKind::Other.into()) },
+            }
         })?;
         if entry.file_type().is_dir() {
             continue;
         }
         if !entry.file_type().is_file() {
-            return Err(refused(entry.path(), "this is neither a file nor a folder"));
+            return Err(refused(entry.path(), "this is neither a file nor a folder: leave it out"));
         }
         let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
         files.push(portable_name(folder, relative)?.to_string());

@@ -1,6 +1,7 @@
 //! From conversations to token ids. Independent of files and of images' content.
 
 pub mod conversation;
+mod growth;
 pub mod template;
 #[cfg(test)]
 mod tests;

@@ -334,7 +334,7 @@ fn repository(files: &mut Files, name: &str, revision: &str, content: &Files) {
 }
 
 /// Serves `files` until the process ends. Returns the address.
-fn serve(files: Files) -> String {
+pub(crate) fn serve(files: Files) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let files = Arc::new(files);

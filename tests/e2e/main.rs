@@ -13,5 +13,8 @@ mod judge;
 mod pipeline;
 mod questions;
 mod runner;
+mod secrets;
+mod shared;
 mod support;
 mod sweeps;
+mod tamper;
