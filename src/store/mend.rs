@@ -109,6 +109,10 @@ impl Store {
         let mut mended: Option<Mended> = None;
         // Restoring may bring back a copy of a damaged object, which the second round finds.
         for _ in 0..3 {
+            if !folder.is_dir() && folder.symlink_metadata().is_ok() {
+                let what = "its folder is not a folder any more".to_string();
+                mended = Some(self.put_right(tree, &[], Flaws { what, until: self.known_intact(tree) }, None)?);
+            }
             if !folder.is_dir() && !self.build_tree(tree, &listing)? {
                 return Ok(TreeFolder::Lost(mended));
             }

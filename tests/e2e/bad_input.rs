@@ -347,7 +347,7 @@ fn sources_whose_names_would_change_are_refused() {
     space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"src\"\n");
     let output = space.run(&["run", "p.toml"]);
     let expected = r#"HERE/src: the file name "a.txt\r" must be UTF-8 without control characters: rename the file"#;
-    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
     assert!(output.stderr.contains(expected), "{}", output.stderr);
     space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"b\\r.txt\"\n");
     let output = space.run(&["run", "p.toml"]);

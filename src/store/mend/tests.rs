@@ -250,3 +250,20 @@ fn a_restored_folder_never_holds_a_damaged_object() {
     assert!(matches!(shop.store.input_folder(tree.digest).unwrap(), TreeFolder::Lost(Some(_))));
     assert!(!shop.store.object(Digest::of(b"alpha []")).exists());
 }
+
+#[test]
+fn a_file_or_link_in_place_of_a_tree_is_replaced() {
+    let replace: [fn(&Path); 2] =
+        [|path| fs::write(path, "").unwrap(), |path| symlink("/no/such/folder", path).unwrap()];
+    for replace in replace {
+        let shop = Shop::new(true);
+        let (_, tree) = shop.make("a", &[]);
+        let path = shop.store.tree_path(tree.digest);
+        fs::remove_dir_all(&path).unwrap();
+        replace(&path);
+        let TreeFolder::Restored(_, mended) = shop.store.tree_folder(tree.digest).unwrap() else { panic!() };
+        assert_eq!(mended.what, "its folder is not a folder any more");
+        assert_eq!(fs::read_to_string(path.join("a.txt")).unwrap(), "alpha []");
+        assert!(matches!(shop.store.input_folder(tree.digest).unwrap(), TreeFolder::Intact(_)));
+    }
+}
