@@ -69,3 +69,21 @@ fn a_stage_that_was_stopped_on_a_gpu_resumes_to_the_same_bits() {
     on_gpu(&whole, &args);
     assert_eq!(stopped.digests("small"), whole.digests("small"));
 }
+
+/// The vision encoder fits, the step does not: the stage says what it needed, and what does not depend on it goes on.
+#[test]
+fn a_stage_that_the_memory_is_too_small_for_says_what_to_lower() {
+    let space = space();
+    let args = ["run", "small.toml", "--device", "cuda", "--until", "pretrain"];
+    let output = space.output(space.command(&args).env(EMULATED, "0:300000").env_remove("CUDA_VISIBLE_DEVICES"));
+    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert!(output.stderr.contains("error: stage `pretrain`: the GPU's memory is full: "), "{}", output.stderr);
+    assert!(
+        output.stderr.contains("of 300 kB are free") && output.stderr.contains("micro_batch_size"),
+        "{}",
+        output.stderr
+    );
+    assert!(!output.stderr.contains("panicked") && !output.stderr.contains("bug"), "{}", output.stderr);
+    // With enough of it the same command goes on.
+    on_gpu(&space, &args);
+}

@@ -104,12 +104,8 @@ fn failed(call: &str, reason: &str) -> DeviceError {
     DeviceError::Failed { call: call.into(), reason: reason.into() }
 }
 
-/// The memory of the emulated device as a machine's GPU.
-pub(super) const MEMORY: u64 = 16 << 30;
-
 /// The emulated device as a machine's only GPU.
-pub(super) fn probe() -> Probe {
-    let memory = MEMORY;
+pub(super) fn probe(memory: u64) -> Probe {
     let card = Card {
         index: 0,
         name: "emulated GPU".into(),

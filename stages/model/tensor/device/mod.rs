@@ -48,20 +48,24 @@ struct Opened {
     peak: AtomicU64,
 }
 
-/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads.
+/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads
+/// and, after a colon, the bytes of memory (16 GiB).
 #[cfg(feature = "emulated")]
 const EMULATED: &str = "IMP_FLOW_EMULATED_GPU";
 
+/// The order and the memory of the machine's emulated GPU, if it is to have one.
 #[cfg(feature = "emulated")]
-fn emulated_order() -> Option<u32> {
-    std::env::var(EMULATED).ok()?.parse().ok()
+fn emulated_gpu() -> Option<(u32, u64)> {
+    let value = std::env::var(EMULATED).ok()?;
+    let (order, memory) = value.split_once(':').unwrap_or((&value, ""));
+    Some((order.parse().ok()?, memory.parse().unwrap_or(16 << 30)))
 }
 
 /// Looks for NVIDIA's driver, cuBLASLt and GPUs.
 pub fn probe() -> Probe {
     #[cfg(feature = "emulated")]
-    if emulated_order().is_some() {
-        return emulated::probe();
+    if let Some((_, memory)) = emulated_gpu() {
+        return emulated::probe(memory);
     }
     cuda::probe()
 }
@@ -73,8 +77,8 @@ impl Device {
     /// If it or a library for it is missing, or it does not start.
     pub fn open(index: usize) -> Result<Self, DeviceError> {
         #[cfg(feature = "emulated")]
-        if let Some(order) = emulated_order() {
-            return Ok(Self::emulated(order, emulated::MEMORY));
+        if let Some((order, memory)) = emulated_gpu() {
+            return Ok(Self::emulated(order, memory));
         }
         let cuda = cuda::Cuda::open(index)?;
         let total = cuda.total_bytes()?;
