@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    pipeline::{Diagnostics, Sources},
+    pipeline::{Diagnostic, Diagnostics, Sources},
     scheduler::SchedulerError,
     store::StoreError,
 };
@@ -24,14 +24,20 @@ pub(crate) enum Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        match error {
+            StoreError::Source { help, .. } => {
+                let problem = Diagnostic::new(format!("can't read a source: {error}"), None).help(help);
+                Self::Usage { problems: vec![problem], sources: Sources::default() }
+            }
+            error => Self::Store(error),
+        }
     }
 }
 
 impl From<SchedulerError> for Failure {
     fn from(error: SchedulerError) -> Self {
         match error {
-            SchedulerError::Store(error) => Self::Store(error),
+            SchedulerError::Store(error) => error.into(),
             error => Self::Scheduler(error),
         }
     }

@@ -69,6 +69,15 @@ impl Config {
     pub(crate) fn recipe(&self) -> Recipe {
         Recipe { projector_learning_rate: self.projector_learning_rate, ..self.shared_recipe() }
     }
+
+    /// What trains besides the projector.
+    fn trains(&self) -> Trains<'_> {
+        let LoraConfig { rank, dropout, ref targets, .. } = self.lora;
+        match self.mode {
+            Mode::Lora => Trains::Adapters { rank, dropout: dropout > 0.0, targets },
+            Mode::Full => Trains::All,
+        }
+    }
 }
 
 impl Stage for Finetune {
@@ -123,12 +132,7 @@ impl Stage for Finetune {
         if let Some(joined) = &mut outlook.joined {
             joined.tokenizer_model_max_length = config.max_length;
         }
-        let LoraConfig { rank, dropout, ref targets, .. } = config.lora;
-        let trains = match config.mode {
-            Mode::Lora => Trains::Adapters { rank, dropout: dropout > 0.0, targets },
-            Mode::Full => Trains::All,
-        };
-        let training = training::forecast(&config.recipe(), trains, &outlook, ahead);
+        let training = training::forecast(&config.recipe(), config.trains(), &outlook, ahead);
         if let Some(llm) = outlook.llm.as_mut().filter(|_| outlook.adapted || config.mode == Mode::Full) {
             // Written in f32.
             llm.bytes = 4 * llm.config.parameters() as u64;
@@ -165,7 +169,8 @@ impl Stage for Finetune {
         }
         model.projector.unfreeze();
         model.move_to(&place);
-        training::train(&mut model, &config.recipe(), &inputs.data, inputs.validation.as_ref(), job)?;
+        let Inputs { data, validation, .. } = &inputs;
+        training::train(&mut model, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
 
         if config.mode == Mode::Lora {
             peft::write(&model.llm, &settings, &job.output().join("adapter"))

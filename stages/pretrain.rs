@@ -122,7 +122,8 @@ impl Stage for Pretrain {
         let resized = resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
         model.move_to(&place);
-        training::train(&mut model, &config.shared_recipe(), &inputs.data, inputs.validation.as_ref(), job)?;
+        let Inputs { data, validation, .. } = &inputs;
+        training::train(&mut model, Trains::Projector, &config.shared_recipe(), data, validation.as_ref(), job)?;
         write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
     }
 }

@@ -33,7 +33,7 @@ const STAGES: &[&[&str]] = &[
 
 /// The floors of the model: bytes and matrices at the bottom, then files, layers and towers, then what is done with a model.
 const MODEL: &[&[&str]] = &[
-    &["error", "mmap", "precision", "schedule", "simd"],
+    &["build", "error", "mmap", "precision", "schedule", "simd"],
     &["encoding"],
     &["tensor"],
     &["family", "sample", "weights"],
@@ -52,6 +52,15 @@ fn modules_of_the_model_import_lower_floors_only() {
 
 /// Libraries that only these files use, so that another can take their place.
 const HOMES: &[(&str, &[&str])] = &[
+    (
+        "cudarc",
+        &[
+            "stages/model/tensor/device/cuda/library.rs",
+            "stages/model/tensor/device/cuda/mod.rs",
+            "stages/model/tensor/device/cuda/probe.rs",
+            "stages/model/tensor/device/cuda/product.rs",
+        ],
+    ),
     ("dfdx", &["stages/model/tensor/mat.rs", "stages/model/tensor/tape.rs"]),
     ("sled", &["src/store/index.rs"]),
     ("petgraph", &["src/pipeline/graph.rs"]),

@@ -118,7 +118,7 @@ fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
     let mut model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
     model.llm.unfreeze();
     model.projector.unfreeze();
-    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
     let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
     let images: Vec<Vec<f32>> = (0..4).map(|_| random(3 * 224 * 224)).collect();
     let mut ids: Vec<i32> = (0..65).map(|i| i * 487 % 32_000).collect();

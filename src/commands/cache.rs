@@ -21,11 +21,7 @@ pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failu
             let found = store.verify(|done, total| bar.at(done, total))?;
             bar.clear();
             report::verify(&found, common.json);
-            return Ok(if found.damaged.is_empty() && found.lost.is_empty() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(1)
-            });
+            return Ok(if found.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) });
         }
         CacheVerb::Gc { keep, dry_run } => {
             let collected = store.gc(*keep, *dry_run)?;

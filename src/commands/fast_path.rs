@@ -1,13 +1,14 @@
 //! Recognises with a few file operations that a pipeline is up to date. A run that found everything cached writes a note of what
-//! it read: the texts of the pipeline, and the folders that hold the results and the links to them. While these are unchanged,
-//! all stages are still cached, so the next run neither parses the pipeline nor searches the store.
+//! it read: the texts of the pipeline, the receipts, and the folders of the results and of the links to them. While these are
+//! unchanged, all stages are still cached, so the next run neither parses the pipeline nor searches the store.
 //!
-//! The modification time of a folder changes whenever an entry is added, removed or replaced. Since the clocks of file systems are
-//! coarse, a time less than two seconds old proves nothing, and no note is written.
+//! The times of a folder change whenever an entry is added, removed or replaced. Since the clocks of file systems are coarse, a
+//! time less than two seconds old proves nothing, and no note is written. What is written into a file of a result does not change
+//! its folder: it is found when a stage needs that file, and by `cache verify`.
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -16,20 +17,17 @@ use super::session::{Request, Session};
 use crate::{
     scheduler::{Ending, Summary},
     settings::Settings,
-    store::{Digest, StageState, Store},
+    store::{Digest, StageState, Stamp, Store},
 };
 
 /// What a run read, and its summary.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     texts: Vec<(PathBuf, Digest)>,
-    /// Folders with their modification times, in nanoseconds since 1970.
-    folders: Vec<(PathBuf, u64)>,
+    /// Receipts and folders.
+    stamps: Vec<(PathBuf, Stamp)>,
     summary: Summary,
 }
-
-/// Modification times must be at least this old to prove that nothing has changed since.
-const MIN_AGE: Duration = Duration::from_secs(2);
 
 /// The summary of the last run, if nothing has changed since then.
 pub(super) fn check(request: &Request, settings: &Settings) -> Option<Summary> {
@@ -39,8 +37,8 @@ pub(super) fn check(request: &Request, settings: &Settings) -> Option<Summary> {
     let mut note: Note = postcard::from_bytes(&bytes).ok()?;
     let same_text =
         |(path, digest): &(PathBuf, Digest)| std::fs::read(path).is_ok_and(|text| Digest::of(&text) == *digest);
-    let same_time = |(path, time): &(PathBuf, u64)| changed(path) == Some(*time);
-    if !note.texts.iter().all(same_text) || !note.folders.iter().all(same_time) {
+    let same_stamp = |(path, stamp): &(PathBuf, Stamp)| Stamp::of_target(path) == Some(*stamp);
+    if !note.texts.iter().all(same_text) || !note.stamps.iter().all(same_stamp) {
         return None;
     }
     note.summary.seconds = start.elapsed().as_secs_f64();
@@ -60,33 +58,28 @@ pub(super) fn note(session: &Session, summary: &Summary, start: SystemTime) {
 }
 
 fn write(session: &Session, summary: &Summary, start: SystemTime) -> Option<()> {
-    let mut folders: Vec<PathBuf> = summary
-        .stages
-        .iter()
-        .flat_map(|stage| {
-            let found = stage.key.zip(stage.output).map(|(key, output)| session.store.folders_of(key, output.digest));
-            let links = stage.link.as_deref().and_then(Path::parent).map(Path::to_path_buf);
-            found.into_iter().flatten().chain(links)
-        })
-        .collect();
-    let points = session.pipeline.points.iter().map(|point| session.artifacts.folder().join(&point.label));
-    folders.extend(points);
-    folders.sort_unstable();
-    folders.dedup();
-    let before = (start - MIN_AGE).duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64;
-    let folders = folders.into_iter().map(|folder| {
-        let time = changed(&folder).filter(|time| *time < before)?;
-        Some((folder, time))
-    });
-    let note = Note { texts: session.texts(), folders: folders.collect::<Option<_>>()?, summary: summary.clone() };
-    let path = path(&session.request, &session.settings, &session.store)?;
-    session.store.write_derived(&path, &postcard::to_allocvec(&note).ok()?).ok()
-}
-
-/// The modification time of a folder, in nanoseconds since 1970.
-fn changed(folder: &Path) -> Option<u64> {
-    let time = folder.metadata().ok()?.modified().ok()?;
-    Some(time.duration_since(UNIX_EPOCH).ok()?.as_nanos() as u64)
+    let store = &session.store;
+    let mut stamps = Vec::new();
+    let mut paths: Vec<PathBuf> =
+        session.pipeline.points.iter().map(|point| session.artifacts.folder().join(&point.label)).collect();
+    for stage in &summary.stages {
+        let (Some(key), Some(output)) = (stage.key, stage.output) else { continue };
+        paths.extend(store.places_of(key, output.digest));
+        paths.extend(stage.link.as_deref().and_then(Path::parent).map(Path::to_path_buf));
+        stamps.extend(store.folders_of_tree(output.digest)?);
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        let stamp = Stamp::of_target(&path)?;
+        stamps.push((path, stamp));
+    }
+    if !stamps.iter().all(|(_, stamp)| stamp.is_settled(start)) {
+        return None;
+    }
+    let note = Note { texts: session.texts(), stamps, summary: summary.clone() };
+    let path = path(&session.request, &session.settings, store)?;
+    store.write_derived(&path, &postcard::to_allocvec(&note).ok()?).ok()
 }
 
 /// The path of the note. A note is valid for one request, one set of settings, one working folder and one build of the program.

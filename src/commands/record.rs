@@ -2,6 +2,7 @@
 //! finds everything cached, as in the last run, leaves no record.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     path::PathBuf,
     time::{Duration, Instant},
@@ -21,6 +22,8 @@ pub(super) struct Recorder<'a> {
     id: String,
     name: Option<String>,
     started: f64,
+    /// Its number, once it is recorded.
+    number: Cell<Option<u64>>,
     /// Finished stages by index: whether they ran, and their results.
     done: BTreeMap<usize, (bool, Hit)>,
     /// When the record was last written, and how many stages were done then.
@@ -29,7 +32,15 @@ pub(super) struct Recorder<'a> {
 
 impl<'a> Recorder<'a> {
     pub(super) fn new(session: &'a Session, name: Option<String>) -> Self {
-        Self { session, id: new_id(), name, started: now(), done: BTreeMap::new(), written: None }
+        Self {
+            session,
+            id: new_id(),
+            name,
+            started: now(),
+            number: Cell::new(None),
+            done: BTreeMap::new(),
+            written: None,
+        }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -50,7 +61,7 @@ impl<'a> Recorder<'a> {
         };
         if due {
             let seconds = now() - self.started;
-            self.write(&self.record(RunState::Running, seconds, self.points(|_| StageState::NotStarted)));
+            self.write(self.record(RunState::Running, seconds, self.points(|_| StageState::NotStarted)));
             self.written = Some((Instant::now(), self.done.len()));
         }
     }
@@ -74,7 +85,7 @@ impl<'a> Recorder<'a> {
         }
         let states: BTreeMap<usize, StageState> = summary.stages.iter().map(|end| (end.index, end.state)).collect();
         let points = self.points(|index| states.get(&index).copied().unwrap_or(StageState::NotStarted));
-        self.write(&self.record(summary.ending.into(), summary.seconds, points));
+        self.write(self.record(summary.ending.into(), summary.seconds, points));
         index.set_last_run(&id, content);
         index.save();
     }
@@ -119,6 +130,7 @@ impl<'a> Recorder<'a> {
             file: std::path::absolute(&request.file).unwrap_or_else(|_| request.file.clone()),
             overrides: request.overrides.clone(),
             sweep: request.sweep,
+            number: self.number.get().unwrap_or_default(),
             started: self.started,
             seconds,
             ending,
@@ -139,9 +151,22 @@ impl<'a> Recorder<'a> {
         sources
     }
 
-    fn write(&self, record: &RunRecord) {
-        if let Err(error) = self.session.store.write_run(record) {
-            tracing::warn!("could not write the record of this run: {error}");
+    fn write(&self, mut record: RunRecord) {
+        let store = &self.session.store;
+        let written = match self.number.get() {
+            Some(number) => Ok(number),
+            None => store.next_run(),
+        };
+        let written = written.and_then(|number| {
+            self.number.set(Some(number));
+            record.number = number;
+            store.write_run(&record)
+        });
+        match written {
+            // Reading someone else's cache leaves no trace in it.
+            Err(error) if error.is_read_only() => tracing::debug!("no record of this run: {error}"),
+            Err(error) => tracing::warn!("could not write the record of this run: {error}"),
+            Ok(()) => {}
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use imp_stages::contract::{event::Event, job};
@@ -13,6 +14,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, Command},
     sync::watch,
+    time::{Instant, sleep_until},
 };
 
 use super::{Outcome, STOP, StopSignal};
@@ -46,7 +48,7 @@ async fn follow(
     // Bytes, not text: libraries and other programs may write anything.
     let mut lines = BufReader::new(stdout).split(b'\n');
     let mut outcome = None;
-    let mut sent = StopSignal::None;
+    let (mut sent, mut killed) = (StopSignal::None, None);
     loop {
         tokio::select! {
             line = lines.next_segment() => match line? {
@@ -71,10 +73,15 @@ async fn follow(
                         // Writing fails if the child has ended. Then it needs no request.
                         let _ = stdin.write_all(format!("{STOP}\n").as_bytes()).await;
                     },
-                    StopSignal::Kill => child.start_kill()?,
+                    StopSignal::Kill => {
+                        child.start_kill()?;
+                        killed = Some(Instant::now());
+                    }
                     StopSignal::None => {}
                 }
             }
+            // The kernel can't end a process that waits for a broken disk. The run must not wait for it, too.
+            () = after(killed) => return Ok(Outcome::Cancelled),
         }
     }
     let status = child.wait().await?;
@@ -82,6 +89,17 @@ async fn follow(
         return Ok(Outcome::Cancelled);
     }
     Ok(outcome.unwrap_or_else(|| died(status)))
+}
+
+/// How long a killed process may take to end.
+const AFTER_KILL: Duration = Duration::from_secs(10);
+
+/// Waits until a process that was killed should have ended.
+async fn after(killed: Option<Instant>) {
+    match killed {
+        Some(at) => sleep_until(at + AFTER_KILL).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until the signal differs from the one that was sent last.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    contract::{input::Input, job::Runtime, stage::Shards},
+    contract::{input::Input, job::Runtime, paths::may_be_a_repository, stage::Shards},
     visit,
 };
 
@@ -229,9 +229,14 @@ impl Reading<'_> {
                 }
                 Err(error) => {
                     let help = if source.starts_with('~') {
-                        "`~` is not expanded here: write the full path"
+                        "`~` is not expanded here: write the full path".into()
+                    } else if may_be_a_repository(source) {
+                        format!(
+                            "relative paths start from the folder of the pipeline file; a repository of the Hugging Face hub is \
+                             written `hf://{source}`"
+                        )
                     } else {
-                        "relative paths start from the folder of the pipeline file"
+                        "relative paths start from the folder of the pipeline file".to_string()
                     };
                     problems.push(
                         Diagnostic::new(

@@ -69,16 +69,23 @@ pub(crate) fn verify(found: &VerifyReport, json: bool) {
     for path in &found.damaged {
         print(&format!("{BAD}damaged{BAD:#}  {}", path.display()));
     }
+    for tree in &found.changed {
+        print(&format!("{BAD}changed{BAD:#}  {tree}"));
+    }
     for stage in &found.lost {
         print(&format!("{WARN}lost{WARN:#}     {stage} (the next run makes it again)"));
     }
     let (files, bytes) = (units::files(found.objects as u64), units::bytes(found.bytes));
     let checked = format!("checked {files} ({bytes}) and {}", units::count(found.receipts, "receipt"));
-    let restored = if found.mended > 0 { format!(", {} restored", found.mended) } else { String::new() };
-    print(&match found.damaged.len() {
-        0 if found.lost.is_empty() => format!("{GOOD}OK{GOOD:#}: {checked}, no damage found{restored}"),
-        damaged => format!("{BAD}DAMAGE{BAD:#}: {checked}, {damaged} damaged and removed{restored}"),
-    });
+    if found.is_clean() {
+        return print(&format!("{GOOD}OK{GOOD:#}: {checked}, no damage found"));
+    }
+    let mut parts = vec![format!("{} damaged and removed", found.damaged.len())];
+    parts.extend(
+        (!found.changed.is_empty()).then(|| format!("{} changed", units::count(found.changed.len(), "result"))),
+    );
+    parts.extend((found.mended > 0).then(|| format!("{} restored", found.mended)));
+    print(&format!("{BAD}DAMAGE{BAD:#}: {checked}, {}", parts.join(", ")));
 }
 
 /// The most deleted results to list.

@@ -125,7 +125,10 @@ fn text(checkup: &Checkup) -> String {
         page.line(&format!("GPU {}", card.index), card_text(card));
     }
     let uses = match (&checkup.device, &checkup.reason) {
-        (Device::Cuda, _) => format!("{GOOD}runs on a GPU{GOOD:#} ({} to share out)", machine.gpus.join(", ")),
+        (Device::Cuda, _) => {
+            let number = units::count(machine.gpus.len(), "GPU");
+            format!("{GOOD}runs on a GPU{GOOD:#}; {number} to share out: {}", machine.gpus.join(", "))
+        }
         (Device::Cpu, Some(reason)) => format!("{WARN}runs on the CPU{WARN:#}: {reason}"),
         (Device::Cpu, None) => "runs on the CPU, as `device` says".into(),
     };

@@ -11,7 +11,7 @@ use crate::store::{Receipt, TreeFile};
 
 /// Shows a receipt.
 pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &str>, files: &[TreeFile], json: bool) {
-    let key = receipt.manifest.key();
+    let key = receipt.key();
     if json {
         let files: Vec<_> = files
             .iter()

@@ -119,7 +119,7 @@ impl<'a> Board<'a> {
             if !matches!(self.states[stage], State::Waiting | State::Behind) {
                 continue;
             }
-            let Some(Lookup { key, manifest, found }) = look_up(stage, &self.outputs)? else { continue };
+            let Some(Lookup { key, manifest, found, .. }) = look_up(stage, &self.outputs)? else { continue };
             let done = match found {
                 Found::Hit(hit, folder) => Some(Done { hit, folder, ran: false }),
                 Found::Miss(reason) => self.missed(stage, key, Todo { manifest, reason }, &mut effects),
@@ -199,6 +199,33 @@ impl<'a> Board<'a> {
         self.makers.retain(|_, maker| *maker != stage);
         self.states[stage] = State::Waiting;
         vec![stage]
+    }
+
+    /// Puts a finished stage whose artifact was lost back to waiting, with everything that was resolved from it and is not
+    /// running or made in this run. Returns the stages to resolve now.
+    pub(super) fn reopen(&mut self, stage: usize) -> Vec<usize> {
+        let mut reopened = vec![stage];
+        let mut open = vec![stage];
+        while let Some(from) = open.pop() {
+            for user in self.graph.users(from) {
+                let resolved = matches!(self.states[user], State::Behind | State::LeftOut | State::Ready(_))
+                    || matches!(&self.states[user], State::Done(done) if !done.ran);
+                if resolved && !reopened.contains(&user) {
+                    reopened.push(user);
+                    open.push(user);
+                }
+            }
+        }
+        let mut again = Vec::new();
+        for stage in reopened {
+            self.ready.remove(&self.position[stage]);
+            self.makers.retain(|_, maker| *maker != stage);
+            self.outputs[stage] = None;
+            self.states[stage] = State::Waiting;
+            again.push(stage);
+            again.extend(self.behind.remove(&stage).unwrap_or_default());
+        }
+        again
     }
 
     /// Marks a running stage as stopped on request. The next run can resume it, so nothing is skipped.

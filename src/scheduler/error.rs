@@ -1,6 +1,6 @@
 //! Errors that end a run, or fail a stage from outside. A stage's own failure is an outcome, not an error.
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use tokio::task::JoinError;
 
@@ -18,8 +18,6 @@ pub(crate) enum SchedulerError {
     Process(#[source] io::Error),
     #[error("an internal task of the scheduler ended unexpectedly: {0}")]
     Lost(#[from] JoinError),
-    #[error("{}: this artifact vanished during the run; run the same command again", artifact.display())]
-    Vanished { artifact: PathBuf },
 }
 
 impl SchedulerError {

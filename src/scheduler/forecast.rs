@@ -71,7 +71,7 @@ impl Planner<'_> {
     /// The properties of a cached artifact.
     fn cached(&self, key: Digest) -> Result<Outlook, StoreError> {
         let Some(receipt) = self.store.receipt(key)? else { return Ok(Outlook::default()) };
-        let folder = self.store.tree_folder(receipt.output.digest)?;
+        let (folder, _) = self.store.tree_folder(receipt.output.digest)?.into_parts();
         Ok(folder.map(|folder| model_folder::outlook(&folder)).unwrap_or_default())
     }
 

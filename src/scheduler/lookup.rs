@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Serialize, Serializer};
 
-use crate::store::{Change, Digest, FieldGroup, Hit, Index, Manifest, Store, StoreError};
+use crate::store::{Change, Digest, FieldGroup, Hit, Index, Manifest, Mended, Store, StoreError};
 
 /// Why a stage has to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub(super) struct Lookup {
     pub(super) key: Digest,
     pub(super) manifest: Manifest,
     pub(super) found: Found,
+    /// What was wrong with its artifact and was put right.
+    pub(super) mended: Option<Mended>,
 }
 
 impl Lookup {
@@ -49,17 +51,24 @@ impl Lookup {
 
 impl Found {
     /// Looks up a key. It is a hit if there is a receipt and its tree is complete, unless the stage is `forced` to run. The index
-    /// only saves reading the receipt.
-    pub(super) fn look_up(store: &Store, index: Option<&Index>, key: Digest, forced: bool) -> Result<Self, StoreError> {
+    /// only saves reading the receipt. Also returns what was put right in the tree.
+    pub(super) fn look_up(
+        store: &Store,
+        index: Option<&Index>,
+        key: Digest,
+        forced: bool,
+    ) -> Result<(Self, Option<Mended>), StoreError> {
         if forced {
-            return Ok(Self::Miss(MissReason::Forced));
+            return Ok((Self::Miss(MissReason::Forced), None));
         }
-        Ok(match store.find(key, index)? {
-            Some((hit, _)) if hit.unchecked => Self::Miss(MissReason::Unchecked),
-            Some((hit, Some(folder))) => Self::Hit(Box::new(hit), folder),
-            Some((_, None)) => Self::Miss(MissReason::Lost),
-            None => Self::Miss(MissReason::New),
-        })
+        let Some((hit, tree)) = store.find(key, index)? else { return Ok((Self::Miss(MissReason::New), None)) };
+        let (folder, mended) = tree.into_parts();
+        let found = match folder {
+            _ if hit.unchecked => Self::Miss(MissReason::Unchecked),
+            Some(folder) => Self::Hit(Box::new(hit), folder),
+            None => Self::Miss(MissReason::Lost),
+        };
+        Ok((found, mended))
     }
 }
 

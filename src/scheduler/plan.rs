@@ -22,6 +22,9 @@ pub(crate) enum Verdict {
     After { stages: Vec<usize>, changes: Vec<Change> },
 }
 
+/// How a message on a changed artifact begins.
+pub(super) const CHANGED: &str = "its artifact was changed";
+
 /// Compares a pipeline with the store.
 pub(crate) struct Planner<'a> {
     pub(crate) pipeline: &'a Pipeline,
@@ -36,12 +39,17 @@ impl Planner<'_> {
         let mut outputs: Vec<Option<Digest>> = vec![None; self.pipeline.stages.len()];
         let mut verdicts = Vec::with_capacity(outputs.len());
         for &index in self.graph.order() {
-            let verdict = match self.look_up(index, &outputs, selection.forces(index))? {
+            let lookup = self.look_up(index, &outputs, selection.forces(index))?;
+            if let Some(mended) = lookup.as_ref().and_then(|lookup| lookup.mended.as_ref()) {
+                let stage = &self.pipeline.stages[index].name;
+                tracing::warn!("{stage}: {CHANGED}: {mended}");
+            }
+            let verdict = match lookup {
                 Some(Lookup { key, found: Found::Hit(hit, _), .. }) => {
                     outputs[index] = Some(hit.output.digest);
                     Verdict::Hit { key }
                 }
-                Some(Lookup { key, manifest, found: Found::Miss(reason) }) => {
+                Some(Lookup { key, manifest, found: Found::Miss(reason), .. }) => {
                     Verdict::Run { key, reason: self.explain(index, &manifest, reason)? }
                 }
                 None => self.after(index, &outputs)?,
@@ -66,8 +74,8 @@ impl Planner<'_> {
         }
         let manifest = self.manifest_of(stage, inputs)?;
         let key = manifest.key();
-        let found = Found::look_up(self.store, Some(self.index), key, forced)?;
-        Ok(Some(Lookup { key, manifest, found }))
+        let (found, mended) = Found::look_up(self.store, Some(self.index), key, forced)?;
+        Ok(Some(Lookup { key, manifest, found, mended }))
     }
 
     /// Names what has changed since the stage's last receipt, if it has one.

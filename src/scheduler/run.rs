@@ -2,7 +2,7 @@
 //! own. The board decides what the end of a stage means for others; `step.rs` runs a single stage.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
     board::{Board, Done, Effect, Todo},
+    plan::CHANGED,
     resources::Pool,
     step::{self, Retry, Step, StepEnd, StepEvent},
     stop::Stop,
@@ -49,6 +50,8 @@ struct Run<'a, 'r> {
     board: Board<'r>,
     pool: Pool,
     running: HashMap<usize, Running>,
+    /// Stages that were made again because their artifact was lost.
+    reopened: HashSet<usize>,
     lease: &'r mut Lease,
     stop: Stop,
     steps: JoinSet<(usize, StepEnd)>,
@@ -82,6 +85,7 @@ pub(crate) async fn run(
         artifacts,
         report,
         running: HashMap::new(),
+        reopened: HashSet::new(),
         lease,
         stop: Stop::new()?,
         steps: JoinSet::new(),
@@ -118,15 +122,19 @@ impl Run<'_, '_> {
     fn resolve(&mut self, stages: Vec<usize>) -> Result<(), StoreError> {
         // Blocks garbage collection until the lease lists what was looked up.
         let _guard = self.planner.store.guard()?;
-        let (mut keys, mut trees) = (Vec::new(), Vec::new());
+        let (mut keys, mut trees, mut mended) = (Vec::new(), Vec::new(), Vec::new());
         let effects = self.board.resolve(stages, |stage, outputs| {
             let lookup = self.planner.look_up(stage, outputs, self.options.selection.forces(stage))?;
             if let Some(lookup) = &lookup {
                 keys.push(lookup.key);
                 trees.extend(lookup.hit().map(|hit| hit.output.digest));
+                mended.extend(lookup.mended.clone().map(|mended| (stage, mended)));
             }
             Ok::<_, StoreError>(lookup)
         })?;
+        for (stage, mended) in mended {
+            self.warn(stage, &format!("{CHANGED}: {mended}"));
+        }
         for effect in effects {
             self.report_effect(effect);
         }
@@ -142,6 +150,10 @@ impl Run<'_, '_> {
                 (self.report)(&RunEvent::Skipped { stage, because });
             }
         }
+    }
+
+    fn warn(&mut self, stage: usize, message: &str) {
+        (self.report)(&RunEvent::Warning { stage: &self.planner.pipeline.stages[stage].name, message });
     }
 
     /// Reports a finished stage, links its artifact and notes it in the index.
@@ -194,20 +206,14 @@ impl Run<'_, '_> {
     fn start(&mut self, stage: usize, todo: Todo, allocation: Allocation) -> Result<(), SchedulerError> {
         let Todo { manifest, reason } = todo;
         let reason = self.planner.explain(stage, &manifest, reason)?;
-        let step = self.step(stage, manifest, allocation.clone(), &reason)?;
+        let step = self.step(stage, manifest, allocation.clone(), &reason);
         self.running.insert(stage, Running { reason, allocation: Some(allocation) });
         self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.events.clone()));
         Ok(())
     }
 
     /// Everything that the task of a stage needs.
-    fn step(
-        &self,
-        index: usize,
-        manifest: Manifest,
-        allocation: Allocation,
-        reason: &MissReason,
-    ) -> Result<Step, SchedulerError> {
+    fn step(&self, index: usize, manifest: Manifest, allocation: Allocation, reason: &MissReason) -> Step {
         let Planner { pipeline, store, index: known, .. } = self.planner;
         let stage = &pipeline.stages[index];
         let (point, name) = &stage.owners[0];
@@ -217,7 +223,7 @@ impl Run<'_, '_> {
             config: manifest.config.clone(),
             runtime: stage.runtime.clone(),
             device: self.options.machine.device_for(stage),
-            inputs: self.inputs(index, &manifest)?,
+            inputs: self.inputs(index, &manifest),
             sources: stage.sources.clone(),
             work: store.work(key).path().to_path_buf(),
             seed: manifest.seed,
@@ -230,7 +236,7 @@ impl Run<'_, '_> {
             previous: known.last(&pipeline.id(*point), name),
             made_by: env!("CARGO_PKG_VERSION").into(),
         };
-        Ok(Step {
+        Step {
             index,
             key,
             forced: *reason == MissReason::Forced,
@@ -239,20 +245,18 @@ impl Run<'_, '_> {
             allocation,
             retry: self.options.retry,
             environment: self.options.environment.clone(),
-        })
+        }
     }
 
-    /// The folders of a stage's inputs.
-    fn inputs(&self, index: usize, manifest: &Manifest) -> Result<BTreeMap<String, InputFolder>, SchedulerError> {
+    /// The folders of a stage's inputs. The step checks what is in them.
+    fn inputs(&self, index: usize, manifest: &Manifest) -> BTreeMap<String, InputFolder> {
         let Planner { pipeline, store, .. } = self.planner;
         let folder = |(name, digest): (&String, &Digest)| {
             let from = &pipeline.stages[pipeline.stages[index].inputs[name]];
-            let link = self.artifacts.of(pipeline, from);
-            let path =
-                store.tree_folder(*digest)?.ok_or_else(|| SchedulerError::Vanished { artifact: link.clone() })?;
+            let path = store.tree_path(*digest);
             // A download from a local folder is a copy: messages should name the original.
-            let origin = from.sources.values().next().cloned().unwrap_or(link);
-            Ok((name.clone(), InputFolder { path, origin }))
+            let origin = from.sources.values().next().cloned().unwrap_or_else(|| self.artifacts.of(pipeline, from));
+            (name.clone(), InputFolder { path, origin })
         };
         manifest.inputs.iter().map(folder).collect()
     }
@@ -302,8 +306,9 @@ impl Run<'_, '_> {
                 let stages = self.board.requeue(stage);
                 self.resolve(stages)?;
             }
+            StepEnd::InputLost(tree) => self.input_lost(stage, tree)?,
             StepEnd::Ran(receipt) if self.changed_sources(stage, &receipt.manifest)? => {
-                self.planner.store.remove_receipt(receipt.manifest.key())?;
+                self.planner.store.remove_receipt(receipt.key())?;
                 let message = "its source changed while it was being read".to_string();
                 let help = Some("run the same command again".to_string());
                 self.on_end(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;
@@ -326,9 +331,36 @@ impl Run<'_, '_> {
         Ok(())
     }
 
+    /// Has an input that is gone made again before `stage`, once; then fails.
+    fn input_lost(&mut self, stage: usize, tree: Digest) -> Result<(), SchedulerError> {
+        let made = |from: &usize| self.board.done(*from).is_some_and(|done| done.hit.output.digest == tree);
+        let makers: Vec<usize> = self.planner.graph.inputs(stage).filter(made).collect();
+        let pipeline = self.planner.pipeline;
+        let left_out = makers.iter().find(|maker| !self.options.selection.includes(**maker));
+        if let Some(maker) = left_out.or_else(|| makers.iter().find(|maker| self.reopened.contains(*maker))) {
+            let maker = &pipeline.stages[*maker].name;
+            let message = format!("its input `{maker}` was changed and can't be restored");
+            let help = match left_out {
+                Some(_) => format!("run without selecting stages, or include `{maker}`, to make it again"),
+                None => "let no other program write into artifacts, then run the same command again".into(),
+            };
+            return self.on_end(stage, StepEnd::Failed { message, help: Some(help), log: None, tail: Vec::new() });
+        }
+        let mut open = self.board.requeue(stage);
+        for maker in makers {
+            self.reopened.insert(maker);
+            open.extend(self.board.reopen(maker));
+        }
+        Ok(self.resolve(open)?)
+    }
+
     /// Publishes a finished stage, and resolves the stages that were waiting for it.
     fn finished(&mut self, stage: usize, hit: Box<Hit>, ran: bool) -> Result<(), StoreError> {
-        let folder = self.planner.store.tree_folder(hit.output.digest)?.unwrap_or_default();
+        let (folder, mended) = self.planner.store.tree_folder(hit.output.digest)?.into_parts();
+        if let Some(mended) = mended {
+            self.warn(stage, &format!("{CHANGED}: {mended}"));
+        }
+        let folder = folder.unwrap_or_default();
         let next = self.board.finished(stage, Done { hit, folder, ran });
         self.publish(stage);
         self.planner.index.save_sometimes();

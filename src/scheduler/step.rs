@@ -10,11 +10,11 @@ use std::{
 use imp_stages::contract::{device::Environment, event::Event, job::JobSpec};
 use tokio::sync::{mpsc, watch};
 
-use super::{SchedulerError, lookup::Found};
+use super::{SchedulerError, lookup::Found, plan::CHANGED};
 use crate::{
     executor::{self, Outcome, STARTED, StopSignal},
     machine::Allocation,
-    store::{Digest, Hit, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
+    store::{Digest, Hit, Mended, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
 };
 
 /// Everything that is needed to run a stage.
@@ -45,6 +45,8 @@ pub(super) enum StepEnd {
     Cancelled,
     /// It waited for another run that did not make the artifact. This run has to make it once the machine has room.
     Requeue,
+    /// The content of an input, given by its digest, is gone. It has to be made again first.
+    InputLost(Digest),
     Failed {
         message: String,
         help: Option<String>,
@@ -134,7 +136,12 @@ async fn make(
         lock = store.lock(key, waiting) => lock?,
         _ = stop.wait_for(|stop| *stop != StopSignal::None) => return Ok(StepEnd::Cancelled),
     };
-    if let Found::Hit(hit, _) = Found::look_up(store, None, key, step.forced)? {
+    let (found, mended) = Found::look_up(store, None, key, step.forced)?;
+    let warn = |message| send(StepEvent::Stage(Event::Warning { message }));
+    if let Some(mended) = mended {
+        warn(format!("{CHANGED}: {mended}"));
+    }
+    if let Found::Hit(hit, _) = found {
         return Ok(StepEnd::Found(hit));
     }
     if waited {
@@ -142,25 +149,80 @@ async fn make(
         return Ok(StepEnd::Requeue);
     }
     let work = store.work(key);
-    let resumed = work.has_checkpoint();
-    for message in write_job(&step.job, &work)? {
-        send(StepEvent::Stage(Event::Warning { message }));
+    let (mended, lost) = {
+        let (store, inputs) = (store.clone(), step.provenance.manifest.inputs.clone());
+        tokio::task::spawn_blocking(move || check_inputs(&store, &inputs)).await??
+    };
+    for (name, mended) in mended {
+        work.clear_after(mended.until)?;
+        warn(format!("its input `{name}` was changed: {mended}"));
     }
+    if let Some(lost) = lost {
+        return Ok(StepEnd::InputLost(lost));
+    }
+    let resumed = work.has_checkpoint();
+    write_job(store, &step.job, &work)?.into_iter().for_each(warn);
     work.forget_failure();
     send(StepEvent::Running { resumed });
 
+    run_and_store(step, store, &work, stop, &send).await
+}
+
+/// Executes the stage, checks that its inputs are still what they were, stores its output and writes the receipt.
+async fn run_and_store(
+    step: Step,
+    store: &Store,
+    work: &Work,
+    mut stop: watch::Receiver<StopSignal>,
+    send: &impl Fn(StepEvent),
+) -> Result<StepEnd, SchedulerError> {
     let start = Instant::now();
-    let (outcome, reported) = execute(&step, &work, &mut stop, &send).await?;
+    let (outcome, reported) = execute(&step, work, &mut stop, send).await?;
+    let timing = Timing { finished: now() as u64, seconds: start.elapsed().as_secs_f64() };
+    let changed = {
+        let (store, inputs) = (store.clone(), step.provenance.manifest.inputs.clone());
+        tokio::task::spawn_blocking(move || changed_input(&store, &inputs, timing.finished)).await?
+    };
+    if let Some(name) = changed {
+        // Its checkpoint may come from what was changed.
+        work.clear()?;
+        let help = "let no other program write into artifacts, then run the same command again";
+        return Ok(failed(format!("its input `{name}` was changed while it was running"), Some(help.into())));
+    }
     match outcome {
         Outcome::Cancelled => return Ok(StepEnd::Cancelled),
         Outcome::Failed { message, help, .. } => return Ok(failed(message, help)),
         Outcome::Done => {}
     }
-    let seconds = start.elapsed().as_secs_f64();
     let store = store.clone();
-    let receipt =
-        tokio::task::spawn_blocking(move || store_result(&store, step.provenance, reported, seconds)).await??;
+    let (receipt, mended) =
+        tokio::task::spawn_blocking(move || store_result(&store, step.provenance, reported, timing)).await??;
+    if let Some(mended) = mended {
+        send(StepEvent::Stage(Event::Warning { message: format!("{CHANGED}: {mended}") }));
+    }
     Ok(StepEnd::Ran(Box::new(receipt)))
+}
+
+/// Inputs by name, with what was put right.
+type MendedInputs = Vec<(String, Mended)>;
+
+/// Puts the inputs right. Returns what was wrong, and an input that can't be put right.
+fn check_inputs(
+    store: &Store,
+    inputs: &BTreeMap<String, Digest>,
+) -> Result<(MendedInputs, Option<Digest>), StoreError> {
+    let (mut found, mut lost) = (Vec::new(), None);
+    for (name, tree) in inputs {
+        let (folder, mended) = store.input_folder(*tree)?.into_parts();
+        found.extend(mended.map(|mended| (name.clone(), mended)));
+        lost = lost.or_else(|| folder.is_none().then_some(*tree));
+    }
+    Ok((found, lost))
+}
+
+/// The name of an input that was changed before `now`.
+fn changed_input(store: &Store, inputs: &BTreeMap<String, Digest>, now: u64) -> Option<String> {
+    inputs.iter().find(|(_, tree)| !store.is_still_intact(**tree, now)).map(|(name, _)| name.clone())
 }
 
 /// What a stage reported for its receipt.
@@ -226,15 +288,16 @@ fn store_result(
     store: &Store,
     provenance: Provenance,
     reported: Reported,
-    seconds: f64,
-) -> Result<Receipt, StoreError> {
+    timing: Timing,
+) -> Result<(Receipt, Option<Mended>), StoreError> {
     let key = provenance.manifest.key();
     let work = store.work(key);
     // Keeps garbage collection from deleting objects that no receipt names yet.
     let _guard = store.guard()?;
+    let (output, mended) = store.add_folder(&work.out())?;
     let product = Product {
-        output: store.add_folder(&work.out())?,
-        log: store.keep_file(&work.log())?,
+        output,
+        log: store.keep_log(&work.log())?,
         metrics: store.keep_file(&work.metrics())?,
         events: store.keep_file(&work.events())?,
         results: reported.results,
@@ -242,18 +305,18 @@ fn store_result(
         environment: reported.environment,
         cautions: reported.cautions,
         unchecked: reported.unchecked,
-        timing: Timing { finished: now() as u64, seconds },
+        timing,
         host: reported.host,
     };
     let receipt = Receipt::new(provenance, product);
     store.write_receipt(&receipt)?;
     work.clear()?;
-    Ok(receipt)
+    Ok((receipt, mended))
 }
 
 /// Writes the job file into a new or existing work folder. Returns warnings.
-fn write_job(job: &JobSpec, work: &Work) -> Result<Vec<String>, StoreError> {
-    let warnings = work.create()?;
+fn write_job(store: &Store, job: &JobSpec, work: &Work) -> Result<Vec<String>, StoreError> {
+    let warnings = store.create_work(work)?;
     let path = work.job();
     let text = serde_json::to_vec_pretty(job)
         .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;

@@ -1,20 +1,30 @@
 //! What Ctrl-C does. The first request to stop asks running stages to save a checkpoint and end, and starts nothing new; the
-//! second one kills them. Independent of stages.
+//! second one kills them. A batch system asks only once, so a while after its SIGTERM comes the second request by itself.
+//! Independent of stages.
 
-use std::io;
+use std::{io, time::Duration};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::{Instant, sleep_until},
 };
 
 use super::SchedulerError;
 use crate::executor::StopSignal;
 
+/// How long after SIGTERM a stage that does not end is killed: enough to write the checkpoint of a model of 4 billion parameters,
+/// and less than what batch systems allow.
+const DEADLINE: Duration = Duration::from_mins(2);
+
 /// Turns signals into the [`StopSignal`] that running stages watch.
 pub(super) struct Stop {
     /// Ctrl-C, a batch system's SIGTERM, a closed terminal.
     signals: [Signal; 3],
+    /// When stages are killed, once the batch system has asked to stop.
+    deadline: Option<Instant>,
+    /// How long they may take.
+    patience: Duration,
     state: watch::Sender<StopSignal>,
 }
 
@@ -24,17 +34,31 @@ impl Stop {
         let listen = || -> io::Result<_> {
             Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?])
         };
-        Ok(Self { signals: listen().map_err(SchedulerError::Signals)?, state: watch::Sender::new(StopSignal::None) })
+        let state = watch::Sender::new(StopSignal::None);
+        Ok(Self { signals: listen().map_err(SchedulerError::Signals)?, deadline: None, patience: DEADLINE, state })
     }
 
-    /// Waits for the next signal.
+    /// Waits for the next signal, or for the deadline.
     pub(super) async fn requested(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
+        let deadline = self.deadline;
+        let late = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = terminate.recv() => {
+                self.deadline = Some(Instant::now() + self.patience);
+                return;
+            }
             _ = hangup.recv() => {}
+            () = late => {}
         }
+        // Whatever came, it does not come twice by itself.
+        self.deadline = None;
     }
 
     /// Sends the next signal to all running stages: `Stop` the first time, `Kill` after that. Returns it.
@@ -55,5 +79,26 @@ impl Stop {
     /// A receiver for a running stage to watch.
     pub(super) fn subscribe(&self) -> watch::Receiver<StopSignal> {
         self.state.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_batch_system_asks_only_once() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut stop = Stop { patience: Duration::from_millis(50), ..Stop::new().unwrap() };
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+            stop.requested().await;
+            assert_eq!(stop.escalate(), StopSignal::Stop);
+            stop.requested().await;
+            assert_eq!(stop.escalate(), StopSignal::Kill);
+            let third = tokio::time::timeout(Duration::from_millis(200), stop.requested()).await;
+            assert!(third.is_err(), "nothing more is requested");
+        });
     }
 }

@@ -7,7 +7,12 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use super::error::{Result, StoreError};
+use imp_stages::contract::side_file;
+
+use super::{
+    disk,
+    error::{Result, StoreError, is_read_only},
+};
 
 /// All files below `folder`; none if it does not exist.
 pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
@@ -18,7 +23,7 @@ pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 /// Removes a file, a link or a folder, if it exists.
 pub(super) fn remove_all(path: &Path) -> Result<()> {
     let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
-    match if is_file { fs::remove_file(path) } else { fs::remove_dir_all(path) } {
+    match if is_file { disk::remove_file(path) } else { disk::remove_dir_all(path) } {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::Io { path: path.to_path_buf(), source: error })
         }
@@ -46,26 +51,43 @@ pub(super) fn size(path: &Path) -> u64 {
     files(path).filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
 }
 
-/// Opens a file to be locked. Creates it if it does not exist.
-pub(super) fn open_lock(path: &Path) -> Result<File> {
-    make_parent(path)?;
-    OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(StoreError::io(path))
+/// Opens a file to be locked. Creates it if it does not exist, and moves aside what is in its place. `None` if it does not exist
+/// and this process may not create it, as in a cache of someone else. Where it may only be read, that is enough for a lock.
+pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
+    let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let opened = match make_parent(path).map(|()| open()) {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::IsADirectory => {
+            side_file::make_room(path).map_err(StoreError::io(path))?;
+            open()
+        }
+        Ok(opened) => opened,
+        Err(StoreError::Io { source, .. }) => Err(source),
+        Err(error) => return Err(error),
+    };
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if is_read_only(&error) => Ok(File::open(path).ok()),
+        Err(source) => Err(StoreError::Io { path: path.to_path_buf(), source }),
+    }
 }
 
 /// Creates the parent folder of `path`.
 pub(super) fn make_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };
-    fs::create_dir_all(parent).map_err(StoreError::io(parent))
+    disk::create_dir_all(parent).map_err(StoreError::io(parent))
 }
 
 /// Renames a complete temporary file to its final name.
 pub(super) fn move_into_place(from: tempfile::TempPath, to: &Path) -> Result<()> {
     make_parent(to)?;
-    from.persist(to).map_err(|error| StoreError::Io { path: to.to_path_buf(), source: error.error })
+    disk::rename(&from, to).map_err(StoreError::io(to))?;
+    // It has another name now.
+    let _ = from.keep();
+    Ok(())
 }
 
 /// Makes the name of the new file `of` durable. On a journaling file system this includes names that were created earlier.
 pub(super) fn sync_folder(of: &Path) -> Result<()> {
     let Some(parent) = of.parent() else { return Ok(()) };
-    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(StoreError::io(parent))
+    disk::sync(parent).map_err(StoreError::io(parent))
 }

@@ -10,8 +10,10 @@ use std::{
 
 use super::{
     Digest, Receipt, RunRecord, Store,
+    checked::{FILES, FOLDERS, INTACT},
     error::{Result, StoreError},
     files::{entries, modified, remove_all, size},
+    mend::SET_ASIDE,
 };
 
 /// Files in `tmp/` that are older than this were left by killed processes.
@@ -87,16 +89,28 @@ impl Store {
                 remove(&path)?;
             }
         }
+        for kind in [FOLDERS, FILES, INTACT] {
+            for (path, _) in self.named_by_digest(kind, 1)?.iter().filter(|(_, digest)| !trees.contains(digest)) {
+                remove(path)?;
+            }
+        }
+        self.remove_free_locks(dry_run)?;
         self.disposable()?.iter().try_for_each(|path| remove(path))?;
         Ok(report)
     }
 
-    /// Notes, which the next run writes again, and files in `tmp/` that killed processes have left.
+    /// Notes, which the next run writes again, what was set aside because it was damaged, and files in `tmp/` that killed processes have left.
     fn disposable(&self) -> Result<Vec<PathBuf>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_old = |path: &PathBuf| now.as_secs() > modified(path) + TMP_AGE.as_secs();
         let mut paths = entries(&self.root.join("notes"))?;
         paths.extend(entries(&self.root.join("tmp"))?.into_iter().filter(is_old));
+        let folders = ["locks", "live", "work", "runs"].map(|name| self.root.join(name));
+        for folder in entries(&self.root.join("trees"))?.into_iter().chain(folders) {
+            let is_set_aside = |path: &PathBuf| path.extension().is_some_and(|ending| ending == SET_ASIDE);
+            // A file in place of a folder has no entries.
+            paths.extend(entries(&folder).unwrap_or_default().into_iter().filter(is_set_aside));
+        }
         Ok(paths)
     }
 

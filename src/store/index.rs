@@ -10,12 +10,10 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde::{Deserialize, Serialize};
-
-use super::{Digest, Hit, Result, Store};
+use super::{Digest, Hit, Result, Store, StoreError, stamp::Stamp};
 
 /// How long to wait for another process that has the index open.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,15 +38,6 @@ pub(crate) struct Scope<'a> {
     pub(crate) sources: Vec<&'a Path>,
 }
 
-/// A file with an unchanged stamp is assumed to be unchanged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
-    pub(super) size: u64,
-    /// Nanoseconds since 1970.
-    pub(super) modified: u128,
-    pub(super) inode: u64,
-}
-
 impl Index {
     /// Reads the entries in `scope` from the index of `store`. Builds the index from the receipts if there is none.
     pub(crate) fn open(store: &Store, scope: &Scope<'_>) -> Self {
@@ -65,8 +54,7 @@ impl Index {
 
     /// Deletes the index and builds it from the receipts. Returns the number of stages in it.
     pub(crate) fn rebuild(store: &Store) -> Result<usize> {
-        let path = store.root.join("index.sled");
-        super::files::remove_all(&path)?;
+        move_away(&store.root.join("index.sled"), &store.tmp()?)?;
         let index = Self::open(store, &Scope::default());
         let stages = index.known.borrow().keys().filter(|key| key.starts_with(b"last\0")).count();
         Ok(stages)
@@ -191,8 +179,26 @@ fn read(db: &sled::Db, scope: &Scope<'_>) -> HashMap<Vec<u8>, Vec<u8>> {
     known
 }
 
+/// Removes the database. Another process that has it open goes on with what was moved, so that this can't fail half-way; what it
+/// writes there is lost.
+fn move_away(path: &Path, tmp: &Path) -> Result<()> {
+    std::fs::create_dir_all(tmp).map_err(StoreError::io(tmp))?;
+    let old = tempfile::TempDir::new_in(tmp).map_err(StoreError::io(tmp))?;
+    match std::fs::rename(path, old.path().join("index.sled")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::Io { path: path.to_path_buf(), source: error })
+        }
+        // What can't be deleted when `old` goes out of scope, garbage collection deletes.
+        _ => Ok(()),
+    }
+}
+
 /// Opens the database. `None` if another process has it open for too long, or if it can't be read.
 fn open(path: &Path) -> Option<sled::Db> {
+    if SystemTime::now() < UNIX_EPOCH {
+        // sled stops the program at such times.
+        return None;
+    }
     let start = Instant::now();
     loop {
         let error = match sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open() {
@@ -205,7 +211,7 @@ fn open(path: &Path) -> Option<sled::Db> {
                 continue;
             }
             // The next process to open it builds a new one.
-            OpenError::Damaged => drop(super::files::remove_all(path)),
+            OpenError::Damaged => drop(move_away(path, &path.with_file_name("tmp"))),
             OpenError::Busy | OpenError::Disk => {}
         }
         tracing::debug!(%error, "working without the index");
@@ -244,7 +250,7 @@ fn stage_id(pipeline: &str, stage: &str) -> Vec<u8> {
 }
 
 fn hit_id(key: Digest) -> Vec<u8> {
-    [b"made\0".as_slice(), &key.bytes()].concat()
+    [b"receipt\0".as_slice(), &key.bytes()].concat()
 }
 
 fn run_id(pipeline: &str) -> Vec<u8> {
@@ -252,7 +258,7 @@ fn run_id(pipeline: &str) -> Vec<u8> {
 }
 
 fn file_id(path: &Path) -> Vec<u8> {
-    [b"file\0", path.as_os_str().as_encoded_bytes()].concat()
+    [b"source\0", path.as_os_str().as_encoded_bytes()].concat()
 }
 
 #[cfg(test)]

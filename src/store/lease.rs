@@ -17,15 +17,16 @@ use super::{
     files::{entries, open_lock},
 };
 
-/// Blocks garbage collection while it exists.
+/// Blocks garbage collection while it exists. Without a file, nobody has ever collected garbage in a cache that this process may
+/// only read.
 #[derive(Debug)]
-pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] File);
+pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] Option<File>);
 
-/// The keys that this run uses.
+/// The keys that this run uses. Without a file in a cache that this process may only read.
 #[derive(Debug)]
 pub(crate) struct Lease {
     path: PathBuf,
-    file: File,
+    file: Option<File>,
 }
 
 impl Store {
@@ -33,7 +34,7 @@ impl Store {
     pub(crate) fn guard(&self) -> Result<Guard> {
         let path = self.gc_lock();
         let file = open_lock(&path)?;
-        file.lock_shared().map_err(StoreError::io(&path))?;
+        file.as_ref().map_or(Ok(()), File::lock_shared).map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
 
@@ -41,7 +42,7 @@ impl Store {
     pub(super) fn guard_alone(&self) -> Result<Guard> {
         let path = self.gc_lock();
         let file = open_lock(&path)?;
-        file.lock().map_err(StoreError::io(&path))?;
+        file.as_ref().map_or(Ok(()), File::lock).map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
 
@@ -51,7 +52,7 @@ impl Store {
         let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
         let file = open_lock(&path)?;
-        file.lock().map_err(StoreError::io(&path))?;
+        file.as_ref().map_or(Ok(()), File::lock).map_err(StoreError::io(&path))?;
         Ok(Lease { path, file })
     }
 
@@ -87,8 +88,9 @@ impl Store {
 impl Lease {
     /// Adds keys and trees. They are in use until this run ends.
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
-        self.file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))
+        file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))
     }
 }
 

@@ -7,6 +7,7 @@ use std::{
     fmt,
 };
 
+use imp_stages::contract::secret::hide_secrets;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -104,10 +105,19 @@ impl Manifest {
         hasher.update(&bytes).finalize().into()
     }
 
+    /// Leaves out the passwords and tokens of addresses in the configuration.
+    pub(super) fn hide_secrets(&mut self) {
+        hide_in(&mut self.config);
+    }
+
     /// The fields that differ from those of an `older` manifest.
     pub(crate) fn changes_since(&self, older: &Self) -> Vec<Change> {
         let table = |fields: Fields<'_>| -> BTreeMap<(FieldGroup, String), String> {
-            fields.into_iter().map(|(group, name, value)| ((group, name.into_owned()), value.into_owned())).collect()
+            // A receipt has no secrets, and an explanation must not show those of the pipeline.
+            let shown = |(group, name, value): (FieldGroup, Cow<'_, str>, Cow<'_, str>)| {
+                ((group, name.into_owned()), hide_secrets(&value).into_owned())
+            };
+            fields.into_iter().map(shown).collect()
         };
         let (old, new) = (table(older.fields()), table(self.fields()));
         let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
@@ -138,6 +148,15 @@ fn flatten<'a>(value: &'a Value, name: &mut String, fields: &mut Fields<'a>) {
         // An option that is not set has no field, so adding an option to a kind does not change old keys.
         Value::Null => {}
         other => fields.push((FieldGroup::Config, name.clone().into(), other.to_string().into())),
+    }
+}
+
+fn hide_in(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = hide_secrets(text).into_owned(),
+        Value::Array(list) => list.iter_mut().for_each(hide_in),
+        Value::Object(table) => table.values_mut().for_each(hide_in),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

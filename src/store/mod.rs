@@ -13,31 +13,38 @@
 //!   runs/<id>.json          past runs: the whole pipeline and its results
 //!   tmp/                    files that are being written, renamed into place when complete
 //!   notes/                  derived: what a run checked to find a pipeline up to date
+//!   stamps/                 derived: stamps of the folders and files of trees when they were last checked
 //!   index.sled/             derived: deleting it loses nothing
 //! ```
 //! Everything is written to `tmp/`, flushed and renamed, so objects and receipts are complete at any moment.
 //! A receipt is written last, after the objects that it names, and flushed to disk.
 
+mod checked;
 mod digest;
+mod disk;
 mod error;
 mod files;
 mod gc;
 mod hit;
 mod index;
+mod intact;
 mod lease;
 mod lock;
 mod manifest;
+mod mend;
 mod objects;
+mod privacy;
 mod receipt;
 mod runs;
+mod seal;
 mod source;
+mod stamp;
 mod stats;
 mod tree;
 mod verify;
 mod work;
 
 use std::{
-    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -51,9 +58,11 @@ pub(crate) use hit::Hit;
 pub(crate) use index::{Index, Scope};
 pub(crate) use lease::Lease;
 pub(crate) use manifest::{Change, FieldGroup, Manifest};
+pub(crate) use mend::Mended;
 pub(crate) use receipt::{Product, Provenance, Receipt, Timing};
 pub(crate) use runs::{RunPoint, RunRecord, RunStage, RunState, StageState, now};
 pub(crate) use source::digest as source_digest;
+pub(crate) use stamp::Stamp;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
@@ -63,6 +72,8 @@ pub(crate) use work::Work;
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     root: PathBuf,
+    /// Whether to try hard links; false in tests of disks without them.
+    links: bool,
 }
 
 impl Store {
@@ -70,14 +81,14 @@ impl Store {
     pub(crate) fn existing(root: &Path) -> Option<Self> {
         let root = root.canonicalize().ok()?;
         let version = std::fs::read_to_string(root.join("VERSION")).ok()?;
-        (version.trim() == LAYOUT_VERSION).then_some(Self { root })
+        (version.trim() == LAYOUT_VERSION).then_some(Self { root, links: true })
     }
 
     /// Opens the cache at `root`. Creates it if it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Self> {
-        std::fs::create_dir_all(root).map_err(StoreError::io(root))?;
+        disk::create_dir_all(root).map_err(StoreError::io(root))?;
         let root = root.canonicalize().map_err(StoreError::io(root))?;
-        let store = Self { root };
+        let store = Self { root, links: true };
         let version = store.root.join("VERSION");
         match std::fs::read_to_string(&version) {
             Ok(found) if found.trim() == LAYOUT_VERSION => return Ok(store),
@@ -87,7 +98,7 @@ impl Store {
         }
         for folder in ["objects", "trees", "receipts", "work", "locks", "tmp"] {
             let path = store.root.join(folder);
-            std::fs::create_dir_all(&path).map_err(StoreError::io(&path))?;
+            disk::create_dir_all(&path).map_err(StoreError::io(&path))?;
         }
         // https://bford.info/cachedir/: backup programs skip folders with this file.
         store.write(
@@ -107,7 +118,7 @@ impl Store {
     /// The folder for files that are being written.
     fn tmp(&self) -> Result<PathBuf> {
         let folder = self.root.join("tmp");
-        std::fs::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
+        disk::create_dir_all(&folder).map_err(StoreError::io(&folder))?;
         Ok(folder)
     }
 
@@ -119,9 +130,11 @@ impl Store {
         tempfile::Builder::new().permissions(mode).tempfile_in(&folder).map_err(StoreError::io(&folder))
     }
 
-    /// The folders whose modification times change when this receipt or tree is removed.
-    pub(crate) fn folders_of(&self, key: Digest, tree: Digest) -> [PathBuf; 2] {
-        [("receipts", key), ("trees", tree)].map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]))
+    /// The receipt, and the folders whose times change when the receipt or the tree is removed.
+    pub(crate) fn places_of(&self, key: Digest, tree: Digest) -> [PathBuf; 3] {
+        let [receipts, trees] = [("receipts", key), ("trees", tree)]
+            .map(|(folder, digest)| self.root.join(folder).join(&digest.hex()[..2]));
+        [self.receipt_path(key), receipts, trees]
     }
 
     /// The path of the note that answers `question`.
@@ -131,8 +144,8 @@ impl Store {
 
     /// Writes a derived file, completely or not at all. A power failure may lose it.
     pub(crate) fn write_derived(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut file = self.temporary()?;
-        file.write_all(bytes).map_err(StoreError::io(path))?;
+        let file = self.temporary()?;
+        disk::write(file.as_file(), file.path(), bytes).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 
@@ -144,8 +157,9 @@ impl Store {
 
     /// Like [`Self::write`], but the file's name may reach the disk later.
     fn write_atomic(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let mut file = self.temporary()?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(StoreError::io(path))?;
+        let file = self.temporary()?;
+        disk::write(file.as_file(), file.path(), bytes).map_err(StoreError::io(path))?;
+        disk::sync(file.path()).map_err(StoreError::io(path))?;
         move_into_place(file.into_temp_path(), path)
     }
 }

@@ -9,29 +9,58 @@ use std::{
 use rayon::prelude::*;
 
 use super::{
-    Digest, Store, TreeFile, TreeRef,
+    Digest, Store, TreeFile, TreeRef, disk,
     error::{Result, StoreError},
-    files::{make_parent, move_into_place},
-    tree::{Tree, hash_file},
+    files::{make_parent, move_into_place, remove_all},
+    intact::Depth,
+    mend::Mended,
+    stamp::Stamp,
+    tree::Tree,
 };
 
 impl Store {
-    /// Moves the folder `out` into the store: its files become objects, and the folder itself becomes the tree.
-    pub(crate) fn add_folder(&self, out: &Path) -> Result<TreeRef> {
+    /// Moves the folder `out` into the store: its files become objects, and the folder itself becomes the tree, also where there
+    /// is one already. Returns what was wrong with that one.
+    pub(crate) fn add_folder(&self, out: &Path) -> Result<(TreeRef, Option<Mended>)> {
         let tree = Tree::hash(out)?;
+        let reference = tree.reference();
+        let folder = self.path("trees", reference.digest);
+        let mended = if folder.is_dir() { self.input_folder(reference.digest)?.into_parts().1 } else { None };
         flush(out, &tree)?;
         tree.0.par_iter().try_for_each(|file| self.add_file(&out.join(&file.path), file.digest))?;
-        let reference = tree.reference();
         self.write_object(tree.listing().as_bytes())?;
-        let folder = self.path("trees", reference.digest);
         make_parent(&folder)?;
-        match fs::rename(out, &folder) {
-            Ok(()) => {}
-            // The tree exists already; this copy is not needed.
-            Err(_) if folder.is_dir() => fs::remove_dir_all(out).map_err(StoreError::io(out))?,
-            Err(source) => return Err(StoreError::Io { path: folder, source }),
+        if tree.0.iter().all(|file| self.is_link(&folder.join(&file.path), file.digest)) {
+            // Stages may be reading the folder that is there, and it is as good as the new one.
+            remove_all(out)?;
+        } else {
+            self.place(out, &folder)?;
         }
-        Ok(reference)
+        let found = self.inspect(reference.digest, &tree.0, Depth::Fresh);
+        // Without this note, the files are read again when a stage needs them.
+        let _ = self.note_intact(reference.digest, &found);
+        Ok((reference, mended))
+    }
+
+    fn is_link(&self, file: &Path, digest: Digest) -> bool {
+        let [file, object] = [file, &*self.object(digest)].map(Stamp::at);
+        file.zip(object).is_some_and(|(file, object)| file.is_same_file(&object))
+    }
+
+    /// Moves the folder `new` to `folder`, in place of what is there, so that a stage that reads there now always finds it.
+    fn place(&self, new: &Path, folder: &Path) -> Result<()> {
+        if folder.symlink_metadata().is_err() && disk::rename(new, folder).is_ok() {
+            return Ok(());
+        }
+        if disk::exchange(new, folder).is_ok() {
+            return remove_all(new);
+        }
+        // No exchange on this disk.
+        let tmp = self.tmp()?;
+        let old = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
+        // It may be gone by now, and if it can't be moved, the next line says so.
+        let _ = disk::rename(folder, &old.path().join("tree"));
+        disk::rename(new, folder).map_err(StoreError::io(folder))
     }
 
     /// Stores a single file, such as a log. `None` if it does not exist or is empty.
@@ -42,6 +71,15 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Io { path: path.to_path_buf(), source }),
         }
+    }
+
+    /// Like [`Store::keep_file`], for a log, which may say things that are not for everyone.
+    pub(crate) fn keep_log(&self, path: &Path) -> Result<Option<Digest>> {
+        let kept = self.keep_file(path)?;
+        if let Some(digest) = kept {
+            self.keep_private_file(&self.object(digest))?;
+        }
+        Ok(kept)
     }
 
     /// The path of the content with this digest.
@@ -55,40 +93,40 @@ impl Store {
     /// If its listing is missing or damaged.
     pub(crate) fn tree(&self, digest: Digest) -> Result<Vec<TreeFile>> {
         let path = self.object(digest);
-        let text = fs::read_to_string(&path).map_err(StoreError::io(&path))?;
+        let bytes = fs::read(&path).map_err(StoreError::io(&path))?;
         let what = "this list of files is damaged; `imp-flow cache verify` removes damaged files, and the next run makes them again";
-        Tree::parse(&text).map(|tree| tree.0).ok_or_else(|| StoreError::Refused { path, what: what.into() })
+        let whole =
+            Some(bytes).filter(|bytes| Digest::of(bytes) == digest).and_then(|bytes| String::from_utf8(bytes).ok());
+        whole
+            .as_deref()
+            .and_then(Tree::parse)
+            .map(|tree| tree.0)
+            .ok_or_else(|| StoreError::Refused { path, what: what.into() })
     }
 
-    /// The folder of a tree. Recreates it from its objects if it does not exist; `None` if objects are missing.
-    pub(crate) fn tree_folder(&self, digest: Digest) -> Result<Option<PathBuf>> {
-        let folder = self.path("trees", digest);
-        if folder.is_dir() {
-            return Ok(Some(folder));
-        }
-        let Some(tree) = fs::read_to_string(self.object(digest)).ok().and_then(|text| Tree::parse(&text)) else {
-            return Ok(None);
+    /// Creates the folder of a tree from its objects. False if objects are missing.
+    pub(super) fn build_tree(&self, tree: Digest, listing: &[TreeFile]) -> Result<bool> {
+        let is_there = |file: &TreeFile| {
+            self.object(file.digest).symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == file.size)
         };
-        if !tree.0.iter().all(|file| self.object(file.digest).metadata().is_ok_and(|found| found.len() == file.size)) {
-            return Ok(None);
+        if !listing.iter().all(is_there) {
+            return Ok(false);
         }
+        let folder = self.path("trees", tree);
         let tmp = self.tmp()?;
         let temporary = tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?;
-        for file in &tree.0 {
-            let target = temporary.path().join(&file.path);
+        let new = temporary.path().join("tree");
+        disk::create_dir_all(&new).map_err(StoreError::io(&new))?;
+        for file in listing {
+            let target = new.join(&file.path);
             make_parent(&target)?;
-            link_or_copy(&self.object(file.digest), &target)?;
+            self.link_or_copy(&self.object(file.digest), &target)?;
         }
         make_parent(&folder)?;
-        let temporary = temporary.keep();
-        match fs::rename(&temporary, &folder) {
-            Ok(()) => Ok(Some(folder)),
+        match disk::rename(&new, &folder) {
             // Another process has created it.
-            Err(_) if folder.is_dir() => {
-                fs::remove_dir_all(&temporary).map_err(StoreError::io(&temporary))?;
-                Ok(Some(folder))
-            }
-            Err(source) => Err(StoreError::Io { path: folder, source }),
+            Err(_) if folder.is_dir() => Ok(true),
+            moved => moved.map(|()| true).map_err(StoreError::io(&folder)),
         }
     }
 
@@ -103,57 +141,69 @@ impl Store {
         Ok(digest)
     }
 
+    /// Creates another name for a file. All links are made here, because some disks have none.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.links { disk::hard_link(from, to) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+
+    fn link_or_copy(&self, from: &Path, to: &Path) -> Result<()> {
+        if self.link(from, to).is_ok() {
+            return Ok(());
+        }
+        disk::copy(from, to).map_err(StoreError::io(to))?;
+        read_only(to)
+    }
+
     /// Stores `file` under its digest. Afterwards, both names are links to the same file on disk.
     pub(super) fn add_file(&self, file: &Path, digest: Digest) -> Result<()> {
         let object = self.object(digest);
         make_parent(&object)?;
-        match fs::hard_link(file, &object) {
+        match self.link(file, &object) {
             Ok(()) => read_only(&object),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut sibling = file.as_os_str().to_owned();
-                sibling.push(format!(".imp-flow-{}", digest.short()));
-                let sibling = PathBuf::from(sibling);
-                if !same_file(file, &object)? && hash_file(&object)?.0 != digest {
-                    // The object is damaged: replace it.
-                    fs::hard_link(file, &sibling).map_err(StoreError::io(&sibling))?;
-                    fs::rename(&sibling, &object).map_err(StoreError::io(&object))?;
-                    return read_only(&object);
-                }
-                // The object exists: link to it, so that the content is on disk only once.
-                if fs::hard_link(&object, &sibling).is_ok() {
-                    fs::rename(&sibling, file).map_err(StoreError::io(file))?;
-                    // If both names already are links to the same file, renaming does nothing and the sibling is left over.
-                    let _ = fs::remove_file(&sibling);
-                }
-                Ok(())
-            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.join(file, &object, digest),
             // No hard links on this disk: store a copy.
             Err(_) => {
+                read_only(file)?;
+                if self.is_whole(digest) {
+                    return Ok(());
+                }
                 let temporary = self.temporary()?.into_temp_path();
-                fs::copy(file, &temporary).map_err(StoreError::io(file))?;
+                disk::copy(file, &temporary).map_err(StoreError::io(file))?;
+                disk::sync(&temporary).map_err(StoreError::io(&object))?;
                 move_into_place(temporary, &object)?;
                 read_only(&object)
             }
         }
     }
-}
 
-fn same_file(a: &Path, b: &Path) -> Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let [a, b] = [a, b].map(|path| path.metadata().map_err(StoreError::io(path)));
-    let (a, b) = (a?, b?);
-    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
-}
-
-fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
-    if fs::hard_link(from, to).is_ok() {
-        return Ok(());
+    /// Makes one file on disk of `file` and an existing object.
+    fn join(&self, file: &Path, object: &Path, digest: Digest) -> Result<()> {
+        let mut sibling = file.as_os_str().to_owned();
+        sibling.push(format!(".imp-flow-{}", digest.short()));
+        let sibling = PathBuf::from(sibling);
+        if !self.is_link(file, digest) && !self.is_whole(digest) {
+            // The object is damaged: replace it. A folder in its place can't be renamed over.
+            self.take_out(digest)?;
+            self.link(file, &sibling).map_err(StoreError::io(&sibling))?;
+            disk::rename(&sibling, object).map_err(StoreError::io(object))?;
+            return read_only(object);
+        }
+        // The object exists: link to it, so that the content is on disk only once.
+        if self.link(object, &sibling).is_ok() {
+            disk::rename(&sibling, file).map_err(StoreError::io(file))?;
+            // If both names already are links to the same file, renaming does nothing and the sibling is left over.
+            let _ = disk::remove_file(&sibling);
+        }
+        read_only(file)
     }
-    fs::copy(from, to).map(drop).map_err(StoreError::io(to))
 }
 
 fn read_only(path: &Path) -> Result<()> {
     let mut permissions = path.metadata().map_err(StoreError::io(path))?.permissions();
+    if permissions.readonly() {
+        // Setting the same permissions would change the file's change time.
+        return Ok(());
+    }
     permissions.set_readonly(true);
     fs::set_permissions(path, permissions).map_err(StoreError::io(path))
 }
@@ -166,13 +216,11 @@ const FEW: usize = 32;
 fn flush(folder: &Path, tree: &Tree) -> Result<()> {
     #[cfg(target_os = "linux")]
     if tree.0.len() > FEW {
-        let handle = fs::File::open(folder).map_err(StoreError::io(folder))?;
-        return rustix::fs::syncfs(&handle)
-            .map_err(|error| StoreError::Io { path: folder.to_path_buf(), source: error.into() });
+        return disk::sync_all(folder).map_err(StoreError::io(folder));
     }
     tree.0.iter().try_for_each(|file| {
         let path = folder.join(&file.path);
-        fs::File::open(&path).and_then(|file| file.sync_all()).map_err(StoreError::io(&path))
+        disk::sync(&path).map_err(StoreError::io(&path))
     })
 }
 
@@ -196,17 +244,25 @@ mod tests {
         out
     }
 
+    fn folder_of(store: &Store, tree: Digest) -> Option<PathBuf> {
+        store.tree_folder(tree).unwrap().into_parts().0
+    }
+
     #[test]
     fn a_folder_is_stored_once_and_recreated_from_its_objects() {
         let (folder, store) = store();
-        let first = store.add_folder(&output(folder.path())).unwrap();
+        let first = store.add_folder(&output(folder.path())).unwrap().0;
         assert_eq!((first.files, first.bytes), (3, 10));
         assert!(!folder.path().join("out").exists(), "the folder itself becomes the tree");
-        assert_eq!(store.add_folder(&output(folder.path())).unwrap(), first, "the same content is the same tree");
+        assert_eq!(
+            store.add_folder(&output(folder.path())).unwrap(),
+            (first, None),
+            "the same content is the same tree"
+        );
 
-        let tree = store.tree_folder(first.digest).unwrap().unwrap();
+        let tree = folder_of(&store, first.digest).unwrap();
         fs::remove_dir_all(&tree).unwrap();
-        assert_eq!(store.tree_folder(first.digest).unwrap().unwrap(), tree);
+        assert_eq!(folder_of(&store, first.digest).unwrap(), tree);
         assert_eq!(fs::read_to_string(tree.join("images/b.png")).unwrap(), "same");
         assert!(tree.join("config.json").metadata().unwrap().permissions().readonly());
     }
@@ -215,8 +271,8 @@ mod tests {
     fn equal_files_are_on_disk_only_once() {
         use std::os::unix::fs::MetadataExt;
         let (folder, store) = store();
-        let tree = store.add_folder(&output(folder.path())).unwrap();
-        let tree = store.tree_folder(tree.digest).unwrap().unwrap();
+        let tree = store.add_folder(&output(folder.path())).unwrap().0;
+        let tree = folder_of(&store, tree.digest).unwrap();
         let inode = |name: &str| tree.join(name).metadata().unwrap().ino();
         assert_eq!(inode("images/a.png"), inode("images/b.png"));
         assert_eq!(fs::read_dir(tree.join("images")).unwrap().count(), 2, "no temporary file is left");
@@ -225,9 +281,9 @@ mod tests {
     #[test]
     fn a_tree_with_missing_objects_is_not_found() {
         let (folder, store) = store();
-        let tree = store.add_folder(&output(folder.path())).unwrap();
-        fs::remove_dir_all(store.tree_folder(tree.digest).unwrap().unwrap()).unwrap();
+        let tree = store.add_folder(&output(folder.path())).unwrap().0;
+        fs::remove_dir_all(folder_of(&store, tree.digest).unwrap()).unwrap();
         fs::remove_file(store.object(Digest::of(b"same"))).unwrap();
-        assert_eq!(store.tree_folder(tree.digest).unwrap(), None);
+        assert_eq!(folder_of(&store, tree.digest), None);
     }
 }

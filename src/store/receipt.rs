@@ -2,20 +2,25 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use imp_stages::contract::device::Environment;
+use imp_stages::contract::{device::Environment, secret::hide_secrets};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Digest, Hit, Index, Manifest, Store, TreeRef,
     error::{Result, StoreError},
     files::{files, remove_all},
-    index::Stamp,
+    mend::TreeFolder,
+    seal::{seal, unseal},
+    stamp::Stamp,
 };
 
 /// The record of a stage that finished.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
     pub(crate) manifest: Manifest,
+    /// The key, where the manifest on disk does not show all of what it is computed from: passwords and tokens are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Digest>,
     pub(crate) output: TreeRef,
     /// The final metrics of the stage.
     pub(crate) results: BTreeMap<String, f64>,
@@ -97,6 +102,7 @@ impl Receipt {
         } = product;
         Self {
             manifest,
+            key: None,
             output,
             results,
             log,
@@ -115,12 +121,38 @@ impl Receipt {
             made_by,
         }
     }
+
+    /// The key of the result.
+    pub(crate) fn key(&self) -> Digest {
+        self.key.unwrap_or_else(|| self.manifest.key())
+    }
+
+    /// Reads a file. `None` if it is damaged.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(unseal(bytes)?).ok()
+    }
+
+    /// The receipt as it may be stored and shared.
+    fn without_secrets(&self) -> Self {
+        let mut stored = self.clone();
+        stored.manifest.hide_secrets();
+        stored.reason = hide_secrets(&self.reason).into_owned();
+        if stored.manifest != self.manifest {
+            stored.key = Some(self.key());
+        }
+        stored
+    }
+
+    /// `pipeline/stage`, for messages.
+    pub(super) fn owner(&self) -> String {
+        format!("{}/{}", self.pipeline, self.stage)
+    }
 }
 
 impl From<Receipt> for Hit {
     fn from(receipt: Receipt) -> Self {
         Self {
-            key: receipt.manifest.key(),
+            key: receipt.key(),
             output: receipt.output,
             log: receipt.log,
             metrics: receipt.metrics,
@@ -149,7 +181,11 @@ impl Store {
         let path = self.receipt_path(key);
         match fs::read(&path) {
             Ok(bytes) => {
-                Ok(serde_json::from_slice(&bytes).ok().filter(|receipt: &Receipt| receipt.manifest.key() == key))
+                let receipt = Receipt::parse(&bytes).filter(|receipt| receipt.key() == key);
+                if receipt.is_none() {
+                    tracing::warn!("{} is damaged: its stage runs again when it is needed", path.display());
+                }
+                Ok(receipt)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StoreError::Io { path, source }),
@@ -158,7 +194,7 @@ impl Store {
 
     /// The result under `key`, with the folder of its tree if that is complete. `None` if there is no receipt. The index saves
     /// reading the receipt.
-    pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, Option<PathBuf>)>> {
+    pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, TreeFolder)>> {
         let path = self.receipt_path(key);
         let stamp = match fs::metadata(&path) {
             Ok(metadata) => Stamp::of(&metadata),
@@ -186,8 +222,8 @@ impl Store {
 
     /// Writes a receipt. Its objects must be in the store already.
     pub(crate) fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
-        let path = self.receipt_path(receipt.manifest.key());
-        let text = serde_json::to_vec_pretty(receipt)
+        let path = self.receipt_path(receipt.key());
+        let text = seal(&receipt.without_secrets())
             .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
         self.write(&path, &text)
     }
@@ -195,12 +231,85 @@ impl Store {
     /// All readable receipts.
     pub(crate) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
         files(&self.root.join("receipts")).filter_map(|path| {
-            let receipt: Receipt = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-            Some((receipt.manifest.key(), receipt))
+            let receipt = Receipt::parse(&fs::read(path).ok()?)?;
+            Some((receipt.key(), receipt))
         })
     }
 
     pub(super) fn receipt_path(&self, key: Digest) -> PathBuf {
         self.path("receipts", key).with_extension("json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::tree::Tree;
+
+    fn receipt(source: &str) -> Receipt {
+        let config = serde_json::json!({ "source": source });
+        let (kind, sources) = ("download".into(), BTreeMap::new());
+        let manifest = Manifest { kind, version: 1, seed: 42, config, sources, inputs: BTreeMap::new() };
+        let reason = format!("config: source \"a\" -> {source:?}");
+        let (pipeline, stage) = ("p".into(), "s".into());
+        let provenance = Provenance { manifest, pipeline, stage, reason, previous: None, made_by: "0".into() };
+        let product = Product {
+            output: TreeRef::default(),
+            results: BTreeMap::from([("accuracy".into(), 0.1)]),
+            log: None,
+            metrics: None,
+            events: None,
+            peak_memory: Some(1),
+            environment: None,
+            cautions: Vec::new(),
+            unchecked: false,
+            timing: Timing { finished: 1, seconds: 0.5 },
+            host: "h".into(),
+        };
+        Receipt::new(provenance, product)
+    }
+
+    #[test]
+    fn a_receipt_without_its_secrets_is_found_under_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        for (source, is_secret) in [("https://a.org/x?token=abc", true), ("https://a.org/x?page=abc", false)] {
+            let receipt = receipt(source);
+            let key = receipt.manifest.key();
+            store.write_receipt(&receipt).unwrap();
+            let text = fs::read_to_string(store.receipt_path(key)).unwrap();
+            assert_eq!(!text.contains("abc"), is_secret, "{text}");
+            let found = store.receipt(key).unwrap().unwrap();
+            assert_eq!((found.key(), found.results), (key, receipt.results));
+            assert!(found.manifest.changes_since(&receipt.manifest).is_empty());
+            assert!(store.verify(|_, _| ()).is_ok());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Whatever stands in a receipt or a listing, reading it ends, and a changed receipt is not believed.
+        #[test]
+        fn hostile_bytes_do_no_harm(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..3),
+            noise in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let whole = seal(&receipt("a")).unwrap();
+            let mut changed = whole.clone();
+            for (at, with) in changes {
+                let at = at.index(changed.len());
+                changed[at] = with;
+            }
+            if let Some(read) = Receipt::parse(&changed) {
+                // Only the name of the checksum, or white space at the end, can have changed.
+                prop_assert_eq!(read, receipt("a"));
+            }
+            let _ = Receipt::parse(&noise);
+            let _ = Tree::parse(&String::from_utf8_lossy(&noise));
+        }
     }
 }

@@ -7,9 +7,16 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use imp_stages::contract::secret::hide_secrets;
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, Result, Store, StoreError, TreeRef, files::entries};
+use super::{
+    Digest, Result, Store, StoreError, TreeRef, disk,
+    files::{entries, open_lock},
+};
+
+/// The file with the number of the last run.
+const LAST: &str = "last";
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +85,9 @@ pub(crate) struct RunRecord {
     pub(crate) overrides: Vec<String>,
     /// Whether it was a sweep.
     pub(crate) sweep: bool,
+    /// Its place in the order of runs: clocks can be wrong. 0 in records of older versions.
+    #[serde(default)]
+    pub(crate) number: u64,
     /// Seconds since 1970.
     pub(crate) started: f64,
     pub(crate) seconds: f64,
@@ -114,6 +124,18 @@ pub(crate) struct RunStage {
 }
 
 impl RunRecord {
+    /// The record as it may be stored and shared.
+    fn without_secrets(&self) -> Self {
+        let hide = |text: &String| hide_secrets(text).into_owned();
+        let mut stored = self.clone();
+        stored.document = hide(&self.document);
+        stored.overrides = self.overrides.iter().map(hide).collect();
+        for (_, value) in stored.points.iter_mut().flat_map(|point| &mut point.values) {
+            *value = hide(value);
+        }
+        stored
+    }
+
     /// Whether it is still running.
     pub(crate) fn is_running(&self) -> bool {
         self.ending == RunState::Running
@@ -135,7 +157,7 @@ impl Store {
     /// Writes a record. Replaces an earlier record of the same run.
     pub(crate) fn write_run(&self, run: &RunRecord) -> Result<()> {
         let path = self.root.join("runs").join(format!("{}.json", run.id));
-        let text = serde_json::to_vec_pretty(run)
+        let text = serde_json::to_vec_pretty(&run.without_secrets())
             .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
         self.write(&path, &text)
     }
@@ -147,13 +169,29 @@ impl Store {
         for run in runs.iter_mut().filter(|run| run.is_running() && !self.is_running(&run.id)) {
             run.ending = RunState::Killed;
         }
-        runs.sort_by(|a, b| b.started.total_cmp(&a.started));
+        runs.sort_by(|a, b| b.number.cmp(&a.number).then(b.started.total_cmp(&a.started)));
         Ok(runs)
+    }
+
+    /// The number of a new run, higher than that of every run before it.
+    pub(crate) fn next_run(&self) -> Result<u64> {
+        let lock = self.root.join("locks").join("runs");
+        let file = open_lock(&lock)?;
+        file.as_ref().map_or(Ok(()), fs::File::lock).map_err(StoreError::io(&lock))?;
+        let path = self.root.join("runs").join(LAST);
+        let known = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let last = match known {
+            Some(last) => last,
+            None => self.runs()?.iter().map(|run| run.number).max().unwrap_or_default(),
+        };
+        let next = last.saturating_add(1);
+        self.write(&path, next.to_string().as_bytes())?;
+        Ok(next)
     }
 
     pub(super) fn remove_run(&self, id: &str) -> Result<()> {
         let path = self.root.join("runs").join(format!("{id}.json"));
-        fs::remove_file(&path).map_err(StoreError::io(&path))
+        disk::remove_file(&path).map_err(StoreError::io(&path))
     }
 }
 

@@ -1,11 +1,9 @@
-//! Digests of the user's files. A file is not read again while its size, modification time and inode are unchanged. These only
-//! save time: they are never part of a key.
+//! Digests of the user's files. A file is not read again while its stamp is unchanged, if its file system keeps change times.
 
 use std::{
-    fs::Metadata,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use imp_stages::contract::paths::is_clutter;
@@ -13,12 +11,35 @@ use imp_stages::contract::paths::is_clutter;
 use super::{
     Digest, Index,
     error::{Result, StoreError},
-    index::Stamp,
+    stamp::{self, Stamp},
     tree::{self, Tree, TreeFile},
 };
 
 /// The digest of a file, or of the tree below a folder.
+///
+/// # Errors
+/// On faults of the user's files, as [`StoreError::Source`].
 pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
+    digest_of(path, index).map_err(|error| match error {
+        StoreError::Io { path, source } => fault(path, &source),
+        StoreError::Refused { path, what } => StoreError::Source { path, what, help: "correct the source" },
+        other => other,
+    })
+}
+
+/// Explains why a file of the user can't be read.
+fn fault(path: PathBuf, error: &io::Error) -> StoreError {
+    let (what, help) = match error.kind() {
+        io::ErrorKind::NotFound if path.is_symlink() => {
+            ("this link points to nothing".into(), "remove the link, or restore its target")
+        }
+        io::ErrorKind::PermissionDenied => ("you may not read this".into(), "change its permissions, or leave it out"),
+        _ => (error.to_string(), "correct the source, then run the same command again"),
+    };
+    StoreError::Source { path, what, help }
+}
+
+fn digest_of(path: &Path, index: &Index) -> Result<Digest> {
     if path.is_dir() {
         let mut files = tree::list(path)?
             .into_iter()
@@ -42,24 +63,14 @@ pub(crate) fn digest(path: &Path, index: &Index) -> Result<Digest> {
 fn file(path: &Path, index: &Index) -> Result<(Digest, u64)> {
     let metadata = path.metadata().map_err(StoreError::io(path))?;
     let stamp = Stamp::of(&metadata);
-    if let Some(digest) = index.file_digest(path, stamp) {
+    let reliable = stamp::is_reliable(path);
+    if let Some(digest) = index.file_digest(path, stamp).filter(|_| reliable) {
         return Ok((digest, stamp.size));
     }
+    let now = SystemTime::now();
     let (digest, size) = tree::hash_file(path)?;
-    // A file that was just written may change again without a change of its modification time, since clocks are coarse.
-    let is_old_enough = metadata
-        .modified()
-        .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > Duration::from_secs(2)));
-    if is_old_enough {
+    if reliable && stamp.is_settled(now) {
         index.set_file_digest(path, stamp, digest);
     }
     Ok((digest, size))
-}
-
-impl Stamp {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        let modified =
-            metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_nanos());
-        Self { size: metadata.len(), modified, inode: metadata.ino() }
-    }
 }

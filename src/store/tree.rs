@@ -1,6 +1,6 @@
 //! The content of a folder as a sorted list of its files, with sizes and digests. Independent of stages.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -91,21 +91,23 @@ pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
     for entry in walkdir::WalkDir::new(folder).follow_links(true) {
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(folder).to_path_buf();
-            let what = match error.io_error() {
-                _ if error.loop_ancestor().is_some() => "this link leads back to a folder above it: remove it".into(),
-                Some(error) if error.kind() == std::io::ErrorKind::NotFound && path.is_symlink() => {
-                    "this link points to nothing: remove it, or restore its target".into()
+            match error.loop_ancestor() {
+                Some(above) => {
+                    let what = format!("this link leads back to {}: remove the link", above.display());
+                    StoreError::Refused { path, what }
                 }
-                Some(error) => error.to_string(),
-                None => error.to_string(),
-            };
-            StoreError::Refused { path, what }
+                None if path.is_symlink() && !path.exists() => {
+                    let what = "this link points to nothing: remove it, or restore its target".into();
+                    StoreError::Refused { path, what }
+                }
+                None => StoreError::Io { path, source: error.into_io_error().unwrap_or(io::ErrorKind::Other.into()) },
+            }
         })?;
         if entry.file_type().is_dir() {
             continue;
         }
         if !entry.file_type().is_file() {
-            return Err(refused(entry.path(), "this is neither a file nor a folder"));
+            return Err(refused(entry.path(), "this is neither a file nor a folder: leave it out"));
         }
         let relative = entry.path().strip_prefix(folder).unwrap_or(entry.path());
         files.push(portable_name(folder, relative)?.to_string());

@@ -12,9 +12,9 @@ use imp_stages::contract::{
 };
 
 use super::{
-    Digest, Store,
+    Digest, Store, disk,
     error::{Result, StoreError},
-    files::remove_all,
+    files::{modified, remove_all},
 };
 
 /// Files that only the runner writes.
@@ -31,6 +31,13 @@ impl Store {
     /// The work folder of the stage with this key. It may not exist yet.
     pub(crate) fn work(&self, key: Digest) -> Work {
         Work { path: self.root.join("work").join(key.hex()) }
+    }
+
+    /// Creates a work folder. Returns warnings about what was moved aside.
+    pub(crate) fn create_work(&self, work: &Work) -> Result<Vec<String>> {
+        let warnings = work.create()?;
+        self.keep_private_folder(work.path())?;
+        Ok(warnings)
     }
 }
 
@@ -97,7 +104,7 @@ impl Work {
     }
 
     /// Creates the folder, and moves aside whatever is in the way of its files. Returns warnings about what was moved.
-    pub(crate) fn create(&self) -> Result<Vec<String>> {
+    fn create(&self) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
         let mut note = |path: &Path, moved: io::Result<bool>| {
             let moved = moved.map_err(StoreError::io(path))?;
@@ -105,7 +112,7 @@ impl Work {
             Ok(())
         };
         note(&self.path, side_file::make_room_for_folder(&self.path))?;
-        fs::create_dir_all(&self.path).map_err(StoreError::io(&self.path))?;
+        disk::create_dir_all(&self.path).map_err(StoreError::io(&self.path))?;
         for path in [job::OUT, job::CHECKPOINT].map(|name| self.path.join(name)) {
             note(&path, side_file::make_room_for_folder(&path))?;
         }
@@ -113,6 +120,18 @@ impl Work {
             note(&path, side_file::make_room(&path))?;
         }
         Ok(warnings)
+    }
+
+    /// Whether the stage that was started in it reads `folder`.
+    pub(super) fn reads(&self, folder: &Path) -> bool {
+        let job = fs::read(self.job()).ok().and_then(|text| serde_json::from_slice::<job::JobSpec>(&text).ok());
+        job.is_some_and(|job| job.inputs.values().any(|input| input.path == folder))
+    }
+
+    /// Removes the folder if its checkpoint may be later than `until`, in seconds since 1970.
+    pub(crate) fn clear_after(&self, until: Option<u64>) -> Result<()> {
+        let saved = modified(&self.path.join(job::CHECKPOINT));
+        if until.is_some_and(|until| saved <= until) { Ok(()) } else { self.clear() }
     }
 
     /// Removes the folder once its stage is done.

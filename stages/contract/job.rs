@@ -90,7 +90,7 @@ keys! {
         /// Memory that the stage needs. Stages that need more than the machine has do not run at the same time.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub memory: Option<ByteSize> = None,
-        /// Samples that go through the model at once; 0 chooses by the size of the model.
+        /// Samples that go through the model at once; 0 chooses by the size of the model, on a GPU by its memory.
         pub micro_batch_size: usize = 0,
         /// Steps between checkpoints; 0 for checkpoints by time only.
         pub checkpoint_steps: usize = 0,
@@ -99,7 +99,7 @@ keys! {
         /// Number of checkpoints to keep until the stage is done.
         pub keep_checkpoints: usize = 1,
         /// Whether the backward pass recomputes the language model's blocks instead of keeping them (default: for models
-        /// of a billion weights and more). The result is the same to the bit.
+        /// of a billion weights and more; on a GPU, where the memory needs it). The result is the same to the bit.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub gradient_checkpointing: Option<bool> = None,
         /// Steps between lines in `metrics.jsonl`.

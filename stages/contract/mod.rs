@@ -13,6 +13,7 @@ pub mod keys;
 pub mod paths;
 pub mod process_memory;
 pub mod published;
+pub mod secret;
 pub mod setting;
 pub mod side_file;
 pub mod stage;

@@ -36,6 +36,16 @@ pub fn is_clutter(relative: &Path) -> bool {
     names.iter().any(|name| is(name)) || names.windows(2).any(|pair| pair == [".cache", "huggingface"])
 }
 
+/// Whether a path could be the name of a hub's repository.
+pub fn may_be_a_repository(path: &str) -> bool {
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
+    };
+    let parts: Vec<&str> = path.strip_prefix("datasets/").unwrap_or(path).split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| is_part(part))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Read, path::Path};
 
-use imp_model::weights::{looks_like, missing_shards};
+use imp_model::weights::{looks_like, missing_shards, unreadable_weights};
 
 use crate::{Job, StageError};
 
@@ -19,6 +19,9 @@ pub(super) fn check(job: &Job, folder: &Path, into: Option<&str>) -> Result<(), 
     if let Some(message) = missing_shards(&model) {
         let help = "fetch the whole model: a copy or a pattern in `files` may have left files out";
         return Err(StageError::failed(format!("the model is incomplete: {message}"), help));
+    }
+    if let Some(message) = unreadable_weights(&model) {
+        job.caution(format!("{}: {message}", job.named(&model).display()));
     }
     let mut pointers = Vec::new();
     find_pointers(job, folder, folder, 0, &mut pointers)?;

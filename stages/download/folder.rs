@@ -10,7 +10,7 @@ use crate::{
     Job, StageError,
     contract::{
         event::{BYTES, Progress},
-        paths::is_clutter,
+        paths::{is_clutter, may_be_a_repository},
     },
 };
 
@@ -75,20 +75,10 @@ fn unreadable(source: &Path, as_written: &str, error: io::Error) -> StageError {
     let message = if source.is_symlink() { "this link points to nothing" } else { "no such file or folder" };
     let mut help =
         format!("check `source = \"{as_written}\"`: relative paths are resolved against the pipeline file's folder");
-    if looks_like_a_repository(as_written) {
+    if may_be_a_repository(as_written) {
         help = format!("{help}; a repository of the Hugging Face hub is written `hf://{as_written}`");
     }
     StageError::input(source, message, help)
-}
-
-/// Whether a path could be the name of a hub's repository.
-fn looks_like_a_repository(path: &str) -> bool {
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.@".contains(c))
-    };
-    let parts: Vec<&str> = path.strip_prefix("datasets/").unwrap_or(path).split('/').collect();
-    parts.len() == 2 && parts.iter().all(|part| is_part(part))
 }
 
 /// Files to copy, and what is left out.

@@ -31,6 +31,7 @@ use crate::{
         input::Input,
         keys::{Key, Keys, with_table},
         paths::stays_inside,
+        secret::HIDDEN,
         stage::ConfigIssue,
     },
     net::{http::Policy, patterns::patterns, s3::S3Source, verify::verify},
@@ -219,6 +220,10 @@ fn from_disk(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
 }
 
 fn check_texts(config: &DownloadConfig) -> Result<(), ConfigIssue> {
+    if config.source.contains(HIDDEN) {
+        let what = "was stored without its password or token: run the pipeline file instead, or set the whole address";
+        return Err(ConfigIssue::new("source", what));
+    }
     for (key, hash) in [("sha256", &config.sha256), ("blake3", &config.blake3)] {
         let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
         if hash.as_ref().is_some_and(|hash| !is_hash(hash)) {

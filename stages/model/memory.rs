@@ -10,8 +10,6 @@ use crate::{
 
 /// Size of an f32 in bytes.
 const F32: usize = 4;
-/// Size of a bf16 in bytes.
-const BF16: usize = 2;
 /// Number of logits in memory at a time in training: 64 MB.
 const LOGITS: usize = 1 << 24;
 
@@ -97,10 +95,7 @@ impl Training<'_> {
 
     /// The same for a device, which stores activations in the precision of products.
     pub fn device_memory(&self, largest: MicroBatch, accumulates: bool, precision: Precision) -> Memory {
-        match precision {
-            Precision::F32 => self.stored(largest, accumulates, F32),
-            Precision::Bf16 => self.stored(largest, accumulates, BF16),
-        }
+        self.stored(largest, accumulates, precision.bytes())
     }
 
     /// Forecasts a step whose activations have `size` bytes per value.

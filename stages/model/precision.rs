@@ -15,6 +15,14 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Bytes of an operand.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
     /// Whether it is the default. Configurations leave the default out, so that their keys are those of versions without a
     /// choice.
     pub fn is_default(&self) -> bool {

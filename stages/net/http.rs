@@ -1,7 +1,7 @@
 //! HTTP requests: retries the ones that may succeed later and explains the ones that fail. Independent of files.
 
 use std::{
-    io,
+    io::{self, Read},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -17,8 +17,8 @@ use crate::StageError;
 
 /// Time limit of a request for a whole file, which can't be resumed.
 const WHOLE_FILE_TIMEOUT: Duration = Duration::from_hours(24);
-/// Largest list of files in bytes.
-const LONGEST_TEXT: u64 = 256 << 20;
+/// Largest list of files in bytes. What is read from it takes several times the memory.
+const LONGEST_TEXT: u64 = 64 << 20;
 /// Redirects that are followed for one request.
 const MAX_REDIRECTS: usize = 10;
 
@@ -124,10 +124,18 @@ impl Client {
     /// Requests a short text, without retries.
     pub(crate) fn get_text(&self, url: &str) -> Result<String, RequestError> {
         let mut response = self.get(url, &[])?;
-        let read = response.body_mut().with_config().limit(LONGEST_TEXT).read_to_string();
+        let mut bytes = Vec::new();
+        let read = response.body_mut().as_reader().take(LONGEST_TEXT + 1).read_to_end(&mut bytes);
         read.map_err(|error| {
             RequestError::transient(format!("the connection to {} was lost while it listed files ({error})", host(url)))
-        })
+        })?;
+        if bytes.len() as u64 > LONGEST_TEXT {
+            return Err(useless(
+                url,
+                &format!("answered with more than {LONGEST_TEXT} bytes, the limit for a list of files"),
+            ));
+        }
+        String::from_utf8(bytes).map_err(|_| useless(url, "answered with a list of files that is not UTF-8"))
     }
 
     /// Whether the file exists.
@@ -246,12 +254,25 @@ fn bad_redirect(url: &str, what: &str) -> RequestError {
 fn failed(url: &str, error: ureq::Error) -> RequestError {
     match error {
         // The error would repeat the address with what may be secret in it.
-        ureq::Error::BadUri(_) => RequestError::Fatal(StageError::failed(
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => RequestError::Fatal(StageError::failed(
             format!("{}: the address is not valid", redacted(url)),
             "correct `source` in the pipeline",
         )),
+        // The server would say the same each time.
+        ureq::Error::Protocol(error) => {
+            useless(url, &format!("doesn't speak HTTP ({})", error.to_string().escape_debug()))
+        }
+        ureq::Error::LargeResponseHeader(_, limit) => {
+            useless(url, &format!("answered with a header of more than {limit} bytes"))
+        }
         error => RequestError::transient(format!("{} can't be reached ({error})", host(url))),
     }
+}
+
+/// The error for an answer that can't be used, and would not be different another time.
+fn useless(url: &str, what: &str) -> RequestError {
+    let help = "check `source`, and that the server or a proxy in its place works";
+    RequestError::Fatal(StageError::failed(format!("{} {what}", host(url)), help))
 }
 
 fn refusal(url: &str, response: &Response<Body>, token: bool) -> StageError {

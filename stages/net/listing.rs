@@ -1,11 +1,14 @@
 //! Files on another machine, as a source lists them. Independent of the kind of source.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, marker::PhantomData, path::PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, SeqAccess, Visitor},
+};
 
 use super::verify::Check;
-use crate::contract::paths::stays_inside;
+use crate::{StageError, contract::paths::stays_inside};
 
 /// A file on another machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,43 @@ fn safe_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
 /// Whether a name from a server may become a path below a folder, or the end of a URL.
 pub(crate) fn is_safe_name(name: &str) -> bool {
     !name.is_empty() && name != "." && !name.ends_with('/') && !name.contains('\0') && stays_inside(name)
+}
+
+/// The most files that a source may list: ten times what the hub advises for a repository.
+pub(crate) const MOST_FILES: usize = 1_000_000;
+
+/// The error for a source that lists more than [`MOST_FILES`].
+pub(crate) fn too_many_files(source: &impl fmt::Display) -> StageError {
+    StageError::failed(
+        format!("{source} lists more than {MOST_FILES} files, the limit for one download"),
+        "name a smaller folder in `source`, or download an archive instead",
+    )
+}
+
+/// Reads a list of at most [`MOST_FILES`].
+pub(crate) fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct Files<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Files<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of files")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut files = Vec::new();
+            while let Some(file) = list.next_element()? {
+                if files.len() == MOST_FILES {
+                    return Err(A::Error::custom(format!("it lists more than {MOST_FILES} files")));
+                }
+                files.push(file);
+            }
+            Ok(files)
+        }
+    }
+
+    deserializer.deserialize_seq(Files(PhantomData))
 }
 
 /// A server's text, quoted, escaped and cut short for messages.

@@ -2,6 +2,7 @@
 //! Independent of what the files are for.
 
 pub(crate) mod address;
+pub(crate) mod budget;
 mod chunks;
 pub(crate) mod http;
 pub(crate) mod listing;

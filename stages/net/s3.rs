@@ -12,13 +12,16 @@ use ureq::{Body, http::Response};
 use super::{
     address::redacted,
     http::{Client, RequestError, Watch},
-    listing::{Listing, RemoteFile, is_safe_name},
+    listing::{Listing, MOST_FILES, RemoteFile, is_safe_name, too_many_files},
     patterns::Patterns,
 };
 use crate::StageError;
 
 /// Validity of a signature. Each request has its own, which only needs to be valid when the request begins.
 const SIGNED_FOR: Duration = Duration::from_hours(1);
+
+/// The most pages of a list. A page usually has 1000 objects.
+const MOST_PAGES: usize = 10 * MOST_FILES / 1000;
 
 /// `s3://bucket/key`: the key of an object, or of a folder of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,14 +62,22 @@ impl S3Source {
             return Ok(Listing::of(vec![RemoteFile::new(name, url)]));
         }
         let prefix = if self.may_be_object() { format!("{}/", self.key) } else { self.key.clone() };
-        let (mut objects, mut after) = (Vec::new(), None);
+        let (mut objects, mut after, mut pages) = (Vec::new(), None, 0);
         loop {
             let page = client.retry(watch, |_| store.page(client, &prefix, after.as_deref()))?;
             // Some tools create an empty object for a folder.
             objects.extend(page.contents.into_iter().filter(|object| !object.key.ends_with('/')));
+            if objects.len() > MOST_FILES {
+                return Err(too_many_files(self));
+            }
+            pages += 1;
             after = page.next_continuation_token;
             if after.is_none() {
                 break;
+            }
+            // A server that always names a next page would keep this busy for ever.
+            if pages > MOST_PAGES {
+                return Err(too_many_files(self));
             }
             if watch.stopped() {
                 return Err(StageError::Cancelled);

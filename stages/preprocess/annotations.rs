@@ -61,8 +61,16 @@ impl Annotated for RawRecord<'_> {
     }
 
     fn id(&self) -> Option<String> {
-        value(self)?.get("id").map(|id| id.as_str().map_or_else(|| id.to_string(), ToString::to_string))
+        let id = value(self).map_or_else(|| id_in_text(self.text), |record| record.get("id").cloned())?;
+        Some(id.as_str().map_or_else(|| id.to_string(), ToString::to_string))
     }
+}
+
+/// The value after the first `"id":` of a text that is not JSON as a whole.
+fn id_in_text(text: &[u8]) -> Option<Value> {
+    let start = text.windows(4).position(|part| part == b"\"id\"")? + 4;
+    let after = text[start..].trim_ascii_start().strip_prefix(b":")?;
+    serde_json::Deserializer::from_slice(after).into_iter().next()?.ok()
 }
 
 fn value(record: &RawRecord<'_>) -> Option<Value> {

@@ -129,8 +129,8 @@ fn images_come_from_the_first_folder_that_has_them() {
 fn json_lines_are_read_like_an_array() {
     let root = workshop(&good());
     let whole = preprocess(root.path(), "whole", &json!({})).done();
-    let lines: String = good().as_array().unwrap().iter().map(|record| format!("{record}\r\n")).collect();
-    fs::write(root.path().join("data/train.jsonl"), format!("\u{feff}{lines}")).unwrap();
+    let lines: Vec<String> = good().as_array().unwrap().iter().map(ToString::to_string).collect();
+    fs::write(root.path().join("data/train.jsonl"), format!("\u{feff}{}\r\n", lines.join("\r\n"))).unwrap();
     let parts = preprocess(root.path(), "lines", &json!({"annotations": "train.jsonl"})).done();
     assert!(tree(&parts) == tree(&whole));
 }

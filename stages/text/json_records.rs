@@ -217,6 +217,9 @@ pub(crate) fn in_plain_words(error: &serde_json::Error) -> String {
     if said.starts_with("EOF while parsing") {
         return "the text ends too early: a bracket or a quote is missing, or the file is truncated".into();
     }
+    if said == "expected value" {
+        return "there is something that is not a JSON value".into();
+    }
     if said.starts_with("invalid length ") {
         return "a list has too few or too many items".into();
     }

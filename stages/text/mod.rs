@@ -1,6 +1,7 @@
 //! From conversations to token ids. Independent of files and of images' content.
 
 pub mod conversation;
+mod growth;
 pub(crate) mod identity;
 pub(crate) mod json_records;
 pub mod template;

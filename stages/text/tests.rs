@@ -198,3 +198,20 @@ fn wrong_roles_are_refused_in_words() {
         assert!(message.contains(words), "{message}");
     }
 }
+
+#[test]
+fn texts_that_would_take_gigabytes_are_refused() {
+    let long = "a ".repeat(600_000);
+    assert_eq!(PHI2.encode(&long).unwrap_err(), "a text of 1200000 bytes is longer than 1048576, the limit");
+    let turns = serde_json::from_value::<Vec<Turn>>(json!([
+        {"from": "human", "value": "Tell me."}, {"from": "gpt", "value": long},
+    ]));
+    assert!(Template::Phi2.encode(&PHI2, &turns.unwrap(), false, 3072).is_err());
+
+    let ten = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(10)});
+    let file = json!({"version": "1.0", "normalizer": {"type": "Sequence", "normalizers": vec![ten; 8]},
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}});
+    let tokenizer = TextTokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+    let error = tokenizer.encode("aaa").unwrap_err();
+    assert_eq!(error, "the tokenizer may replace a text of 3 bytes by 300000000, more than 4194304, the limit");
+}

@@ -5,7 +5,13 @@ use std::{collections::BTreeMap, path::Path};
 use imp_model::IMAGE_TOKEN;
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::growth::Growth;
 use crate::StageError;
+
+/// Longest text in bytes: encoding it takes about 250 times the memory. A thousand pages have as many.
+const LONGEST_TEXT: usize = 1 << 20;
+/// Longest text in bytes after what the tokenizer puts into it.
+const LONGEST_GROWN: u64 = 4 << 20;
 
 /// Stands for an image in a text, as [`IMAGE_TOKEN`] does in a sequence of token ids.
 pub const IMAGE_TEXT: &str = "<image>";
@@ -16,6 +22,7 @@ pub struct TextTokenizer {
     inner: Tokenizer,
     /// The token that it puts before every text, such as `<s>`.
     bos: Option<i32>,
+    growth: Growth,
 }
 
 impl TextTokenizer {
@@ -50,7 +57,7 @@ impl TextTokenizer {
         let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
         // Files of published models may request either; sequences are cut and batched elsewhere.
         inner.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
-        let mut tokenizer = Self { inner, bos: None };
+        let mut tokenizer = Self { inner, bos: None, growth: Growth::of(bytes)? };
         tokenizer.bos = tokenizer.encode("")?.first().copied();
         Ok(tokenizer)
     }
@@ -88,6 +95,16 @@ impl TextTokenizer {
     /// # Errors
     /// A message, if the tokenizer has no token for a part of the text.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>, String> {
+        if text.len() > LONGEST_TEXT {
+            return Err(format!("a text of {} bytes is longer than {LONGEST_TEXT}, the limit", text.len()));
+        }
+        let grown = self.growth.of_text(text.len() as u64);
+        if grown > LONGEST_GROWN {
+            return Err(format!(
+                "the tokenizer may replace a text of {} bytes by {grown}, more than {LONGEST_GROWN}, the limit",
+                text.len()
+            ));
+        }
         let encoding = self.inner.encode_fast(text, true).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().iter().map(|id| *id as i32).collect())
     }

@@ -1,15 +1,19 @@
 //! The memory, the steps and the operations that training will take, computed from sizes alone.
 
-use imp_model::memory::{MicroBatch, Training, Trains};
+use imp_model::{
+    config::{LanguageConfig, SiglipConfig},
+    memory::{MicroBatch, Training, Trains},
+};
 
 use super::{
     Recipe,
     batches::{AHEAD, Batches},
     features,
-    policy::{gradient_checkpointing, micro_batch_size},
+    policy::{Card, Cut},
+    sizes::Sizes,
 };
 use crate::{
-    contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Work},
+    contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Tower, Work},
     data::{mixture::Mixture, records::RecordSet},
 };
 
@@ -42,44 +46,104 @@ fn taken(
     known: Option<&(Batches, Mixture)>,
 ) -> Option<(MemoryForecast, Work)> {
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
-    let sizes = Sizes {
-        patches: vision.config.patches(),
-        max_length: joined.tokenizer_model_max_length,
-        micro_batch: micro_batch_size(ahead.runtime, &llm.config).min(recipe.global_batch_size),
+    let sizes = Sizes { patches: vision.config.patches(), max_length: joined.tokenizer_model_max_length };
+    let projector = joined.mm_projector_type;
+    let training =
+        Training { llm: &llm.config, vision: &vision.config, projector, trains, gradient_checkpointing: false };
+    let longest = match known {
+        Some(_) => 0,
+        None => ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?,
     };
-    let training = Training {
-        llm: &llm.config,
-        vision: &vision.config,
-        projector: joined.mm_projector_type,
-        trains,
-        gradient_checkpointing: gradient_checkpointing(ahead.runtime, &llm.config),
+    let largest = |size| match known {
+        Some((batches, set)) => sizes.largest(set, batches, size),
+        None => sizes.bound(longest, size),
     };
-    let (largest, work) = if let Some((batches, set)) = known {
-        let kept = features::kept_bytes(&vision.config, set.images()).is_some();
-        let encodes = set.sets().any(|set| set.meta().features.is_none());
-        let all = sizes.all(set, batches, kept);
-        (sizes.largest(set, batches), Work::Whole(training.operations(all, encodes)))
-    } else {
-        let longest = ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?;
-        let part = sizes.bound(longest);
-        let parts = recipe.global_batch_size as f64 / sizes.micro_batch as f64;
-        (part, Work::FullStep(training.operations(part, true) * parts))
-    };
-    let step = training.memory(largest, recipe.global_batch_size > sizes.micro_batch);
-    let frozen = match trains {
-        // Widened to f32, and so counted among what trains.
-        Trains::All => 0,
-        // An existing adapter is added to weights in f32.
-        _ if model.adapted => 4 * llm.config.parameters() as u64,
-        _ => llm.bytes,
-    };
-    let image = vision.config.image_size * vision.config.image_size * 3 * size_of::<f32>();
     let images = known.map_or(usize::MAX, |(_, set)| set.images());
-    let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * image;
-    let kept = features::kept_bytes(&vision.config, images).unwrap_or(0);
-    let own = step.total() + decoded + kept + PROGRAM;
-    let bytes = own as u64 + frozen + vision.bytes;
-    Some((MemoryForecast { bytes, gpu: None, at_most: known.is_none(), remedy: LESS_MEMORY }, work))
+    let kept = features::kept_bytes(&vision.config, images);
+    let fixed = Fixed { llm, vision, adapted: model.adapted, kept: kept.unwrap_or(0) as u64 };
+    let needed = match ahead.gpu_memory {
+        Some(total) => fixed.on_card(recipe, training, ahead, total, &largest),
+        None => fixed.on_host(recipe, training, ahead, &largest),
+    };
+    let size = vision.config.image_size;
+    let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * size * size * 3 * size_of::<f32>();
+    let bytes = needed.host + (decoded + PROGRAM) as u64;
+    let training = Training { gradient_checkpointing: needed.cut.recompute, ..training };
+    let work = if let Some((batches, set)) = known {
+        let encodes = set.sets().any(|set| set.meta().features.is_none());
+        Work::Whole(training.operations(sizes.all(set, batches, kept.is_some()), encodes))
+    } else {
+        let parts = recipe.global_batch_size as f64 / needed.cut.size as f64;
+        Work::FullStep(training.operations(largest(needed.cut.size), true) * parts)
+    };
+    let memory = MemoryForecast { bytes, gpu: needed.card, at_most: known.is_none(), remedy: LESS_MEMORY };
+    Some((memory, work))
+}
+
+/// What does not depend on how batches are cut.
+struct Fixed<'a> {
+    llm: &'a Tower<LanguageConfig>,
+    vision: &'a Tower<SiglipConfig>,
+    /// Whether the language model has an adapter, which is added to weights in f32.
+    adapted: bool,
+    /// Bytes of the features that are kept, in f32.
+    kept: u64,
+}
+
+/// The memory of a stage whose batches are cut in this way.
+struct Needed {
+    cut: Cut,
+    card: Option<u64>,
+    host: u64,
+}
+
+impl Fixed<'_> {
+    fn on_host(
+        &self,
+        recipe: &Recipe,
+        training: Training<'_>,
+        ahead: &Ahead<'_>,
+        largest: &dyn Fn(usize) -> MicroBatch,
+    ) -> Needed {
+        let batch = recipe.global_batch_size;
+        let cut = Cut::on_cpu(ahead.runtime, &self.llm.config, batch);
+        let training = Training { gradient_checkpointing: cut.recompute, ..training };
+        let step = training.memory(largest(cut.size), batch > cut.size).total() as u64;
+        let frozen = match training.trains {
+            // Widened to f32, and so counted among what trains.
+            Trains::All => 0,
+            _ if self.adapted => 4 * self.llm.config.parameters() as u64,
+            _ => self.llm.bytes,
+        };
+        Needed { cut, card: None, host: step + self.kept + frozen + self.vision.bytes }
+    }
+
+    fn on_card(
+        &self,
+        recipe: &Recipe,
+        training: Training<'_>,
+        ahead: &Ahead<'_>,
+        total: u64,
+        largest: &dyn Fn(usize) -> MicroBatch,
+    ) -> Needed {
+        let (batch, precision) = (recipe.global_batch_size, recipe.precision);
+        // 4-bit weights stay in 4 bits, others are converted.
+        let stored = |bytes: u64, count: usize| {
+            if bytes < count as u64 { bytes } else { (precision.bytes() * count) as u64 }
+        };
+        let llm = match training.trains {
+            Trains::All => 0,
+            _ if self.adapted => 4 * self.llm.config.parameters() as u64,
+            _ => stored(self.llm.bytes, self.llm.config.parameters()),
+        };
+        let kept = self.kept / 4 * precision.bytes() as u64;
+        let frozen = llm + stored(self.vision.bytes, self.vision.config.parameters()) + kept;
+        let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
+        let training = Training { gradient_checkpointing: cut.recompute, ..training };
+        let step = training.device_memory(largest(cut.size), batch > cut.size, precision).total() as u64;
+        // The host maps the files that it uploads.
+        Needed { cut, card: Some(step + frozen), host: self.llm.bytes + self.vision.bytes }
+    }
 }
 
 /// Tokens of the longest record, if known; an image counts as one.
@@ -94,55 +158,4 @@ fn longest(outlook: &Outlook) -> Option<usize> {
 fn record_set(outlook: &Outlook) -> Option<RecordSet> {
     let Some(Records::There(folder)) = &outlook.records else { return None };
     RecordSet::open(folder).ok()
-}
-
-struct Sizes {
-    patches: usize,
-    max_length: usize,
-    micro_batch: usize,
-}
-
-impl Sizes {
-    /// The part of a step with the most positions.
-    fn largest(&self, set: &Mixture, batches: &Batches) -> MicroBatch {
-        let shapes: Vec<(usize, usize)> = set.shapes().collect();
-        let rows = |record: &usize| {
-            let (tokens, images) = shapes[*record];
-            (tokens + images * self.patches.saturating_sub(1)).min(self.max_length)
-        };
-        let parts = batches.steps.iter().flat_map(|step| step.chunks(self.micro_batch));
-        let largest = parts.max_by_key(|part| part.iter().map(rows).sum::<usize>()).unwrap_or_default();
-        let labels = |record: &usize| set.record(*record).map_or(0, |record| record.learned());
-        MicroBatch {
-            rows: largest.iter().map(rows).sum(),
-            learned: largest.iter().map(labels).sum(),
-            images: largest.iter().map(|record| shapes[*record].1).sum(),
-        }
-    }
-
-    /// All steps together. `kept`: an image is encoded once, and its features stay in memory.
-    fn all(&self, set: &Mixture, batches: &Batches, kept: bool) -> MicroBatch {
-        let shapes: Vec<(usize, usize)> = set.shapes().collect();
-        let mut all = MicroBatch { rows: 0, learned: 0, images: 0 };
-        for record in batches.steps.iter().flatten() {
-            let (tokens, images) = shapes[*record];
-            all.rows += (tokens + images * self.patches.saturating_sub(1)).min(self.max_length);
-            all.learned += set.record(*record).map_or(0, |record| record.learned());
-            all.images += images;
-        }
-        if kept {
-            all.images = all.images.min(set.images());
-        }
-        all
-    }
-
-    /// The largest part of a step for records that are not there yet.
-    fn bound(&self, max_length: usize) -> MicroBatch {
-        let rows = (max_length + self.patches).min(self.max_length);
-        MicroBatch {
-            rows: rows * self.micro_batch,
-            learned: rows.saturating_sub(self.patches) * self.micro_batch,
-            images: self.micro_batch,
-        }
-    }
 }

@@ -38,19 +38,22 @@ pub(super) fn of_batch(
     parts: &Parts,
 ) -> Result<Batch, StageError> {
     let labelled = labelled(model, records)?;
-    let (mut loss, mut gradients): (f32, Vec<Mat>) = (0.0, Vec::new());
+    let (mut losses, mut gradients): (Vec<Mat>, Vec<Mat>) = (Vec::new(), Vec::new());
     for (part, records) in records.chunks(parts.size).enumerate() {
         let pass = Pass::training(parts.seed, part * parts.size);
         let pass = if parts.recompute { pass.with_gradient_checkpointing() } else { pass };
         let batch = features.batch(model, records)?;
-        let (part_loss, part) = model.loss_and_gradients(&pass, &batch.samples(), &batch.features, labelled);
-        loss += part_loss;
+        let loss = model.loss(&pass, &batch.samples(), &batch.features, labelled);
+        let part = model.gradients(&mut pass.graph.backward(&loss));
+        losses.push(loss);
         if gradients.is_empty() {
             gradients = part;
         } else {
             gradients.iter_mut().zip(part).for_each(|(to, from)| tensor::accumulate(to, &from));
         }
     }
+    // Read at the end: until then a GPU works on while the next part is being prepared.
+    let loss = losses.iter().map(Mat::item).sum();
     let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
     let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>()
         + images * (model.vision.config.patches() - 1);

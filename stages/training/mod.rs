@@ -15,6 +15,7 @@ mod labels;
 mod policy;
 mod recipe;
 mod run;
+mod sizes;
 mod speed;
 #[cfg(test)]
 mod tests;

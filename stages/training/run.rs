@@ -2,25 +2,32 @@
 
 use std::time::Instant;
 
-use imp_model::{Imp, optim::Optimizer, tensor::AdamW};
+use imp_model::{
+    Imp,
+    memory::{Training, Trains},
+    optim::Optimizer,
+    tensor::AdamW,
+};
 
 use super::{
     Recipe,
     batches::{Batches, Images, decode_ahead},
     checkpoint::{self, Position},
     divergence,
-    features::Features,
+    features::{Features, kept_bytes},
     gradients::{self, Batch, Parts},
     held_out::{self, Best, HeldOut},
     labels,
-    policy::{gradient_checkpointing, micro_batch_size},
+    policy::{Card, Cut},
+    sizes::Sizes,
     speed::{Speed, Work},
 };
 use crate::{Job, StageError, contract::event::Progress, data::mixture::Mixture};
 
-/// Trains what is trainable in `model`, from the last checkpoint if there is one.
+/// Trains what is trainable in `model`, which is the projector and `trains`, from the last checkpoint if there is one.
 pub(crate) fn train(
     model: &mut Imp,
+    trains: Trains<'_>,
     recipe: &Recipe,
     data: &Mixture,
     validation: Option<&Mixture>,
@@ -49,6 +56,7 @@ pub(crate) fn train(
         ));
     }
     let settings = AdamW { beta1: recipe.adam_beta1, beta2: recipe.adam_beta2, epsilon: recipe.adam_epsilon };
+    let cut = cut(model, trains, recipe, data, &batches, job);
     let mut optimizer = Optimizer::new(model, settings, recipe.max_grad_norm);
     let position = checkpoint::load(job, model, &mut optimizer, recipe.keep_best);
     job.open_metrics(position.step as u64)?;
@@ -60,8 +68,20 @@ pub(crate) fn train(
         let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);
         let began = Instant::now();
         let speed = Speed::new(began);
-        let mut run =
-            Run { model, recipe, data, job, optimizer, position, features, held_out, saved: began, speed, jumps: 0 };
+        let mut run = Run {
+            model,
+            cut,
+            recipe,
+            data,
+            job,
+            optimizer,
+            position,
+            features,
+            held_out,
+            saved: began,
+            speed,
+            jumps: 0,
+        };
         for records in &batches.steps[first..] {
             let asked = Instant::now();
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
@@ -71,8 +91,23 @@ pub(crate) fn train(
     })
 }
 
+/// How the batches are cut on the device where `model` lies.
+fn cut(model: &Imp, trains: Trains<'_>, recipe: &Recipe, data: &Mixture, batches: &Batches, job: &Job) -> Cut {
+    let (llm, vision, batch) = (&model.llm.config, &model.vision.config, recipe.global_batch_size);
+    let Some(device) = model.vision.place().device else { return Cut::on_cpu(job.runtime(), llm, batch) };
+    let projector = model.config.mm_projector_type;
+    let training = Training { llm, vision, projector, trains, gradient_checkpointing: false };
+    let kept = kept_bytes(vision, data.images()).unwrap_or(0) / 4 * recipe.precision.bytes();
+    // What trains is on the device already, and is counted by the step.
+    let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept as u64;
+    let card = Card { total: device.total_bytes(), frozen, precision: recipe.precision };
+    let sizes = Sizes { patches: vision.patches(), max_length: model.config.tokenizer_model_max_length };
+    Cut::on_card(job.runtime(), &training, batch, card, |size| sizes.largest(data, batches, size))
+}
+
 struct Run<'a> {
     model: &'a mut Imp,
+    cut: Cut,
     recipe: &'a Recipe,
     data: &'a Mixture,
     job: &'a Job,
@@ -146,9 +181,7 @@ impl Run<'_> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
         // A seed for each step, so that dropout is the same in a resumed run.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (runtime, llm) = (self.job.runtime(), &self.model.llm.config);
-        let parts =
-            Parts { size: micro_batch_size(runtime, llm), recompute: gradient_checkpointing(runtime, llm), seed };
+        let parts = Parts { size: self.cut.size, recompute: self.cut.recompute, seed };
         gradients::of_batch(self.model, &self.features, &records, &parts)
     }
 

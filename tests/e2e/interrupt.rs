@@ -18,7 +18,7 @@ fn undisturbed() -> Vec<(String, String)> {
 }
 
 /// Waits until `found` returns something; fails the test after a minute.
-fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(it) = found() {
@@ -30,7 +30,7 @@ fn wait_for<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 /// The work folder of a stage of `kind` that has saved a checkpoint.
-fn with_checkpoint(space: &Space, kind: &str) -> Option<PathBuf> {
+pub(crate) fn with_checkpoint(space: &Space, kind: &str) -> Option<PathBuf> {
     std::fs::read_dir(space.path("cache/work")).ok()?.flatten().map(|entry| entry.path()).find(|work| {
         let job = std::fs::read_to_string(work.join("job.json")).unwrap_or_default();
         let checkpoint = std::fs::read_dir(work.join("checkpoint")).ok().and_then(|mut entries| entries.next());
@@ -38,7 +38,7 @@ fn with_checkpoint(space: &Space, kind: &str) -> Option<PathBuf> {
     })
 }
 
-fn signal(name: &str, process: u32) {
+pub(crate) fn signal(name: &str, process: u32) {
     assert!(Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status().unwrap().success());
 }
 

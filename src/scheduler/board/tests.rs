@@ -83,7 +83,7 @@ impl World {
             Some(output) => Found::Hit(hit(key, *output), PathBuf::new()),
             None => Found::Miss(MissReason::New),
         };
-        Some(Lookup { key, manifest, found })
+        Some(Lookup { key, manifest, found, mended: None })
     }
 
     fn board(&self) -> Board<'_> {

@@ -6,11 +6,13 @@ use std::{
     io::{self, BufReader, Read, Write},
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
+    rc::Rc,
 };
 
 use crate::{
     Job, StageError,
     contract::event::{BYTES, Progress},
+    net::budget::{Budget, Budgeted, Limit},
 };
 
 #[cfg(test)]
@@ -20,6 +22,10 @@ mod tests;
 const LARGEST_RATIO: u64 = 200;
 /// Unpacked bytes that are allowed at any ratio.
 const ALWAYS_ALLOWED: u64 = 64 << 20;
+/// Largest name of an entry with everything else that is said of it, in bytes: the decoder keeps them in memory.
+const LONGEST_NAME: u64 = 1 << 20;
+/// Largest list of entries in bytes, at the end of a zip file. The decoder keeps all of it in memory.
+const LONGEST_LIST: u64 = 256 << 20;
 
 /// A kind of archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +63,9 @@ pub(in crate::download) fn unpack(
     let bytes = fs::metadata(archive).map_err(StageError::io(archive))?.len();
     let file = File::open(archive).map_err(StageError::io(archive))?;
     let allowed = bytes.saturating_mul(LARGEST_RATIO).max(ALWAYS_ALLOWED);
+    let budget = Budget::new(if format == Format::Zip { u64::MAX } else { allowed });
     let mut unpacking =
-        Unpacking { job, name, folder, allowed, written: 0, files: 0, total: 0, inodes: HashSet::new() };
+        Unpacking { job, name, folder, allowed, budget, written: 0, files: 0, total: 0, inodes: HashSet::new() };
     let reader = BufReader::with_capacity(1 << 20, file);
     match format {
         Format::Zip => unpacking.zip(reader)?,
@@ -82,6 +89,7 @@ struct Unpacking<'a> {
     name: &'a str,
     folder: &'a Path,
     allowed: u64,
+    budget: Rc<Budget>,
     written: u64,
     files: u64,
     /// Unpacked size in bytes according to the archive; 0 if unknown.
@@ -92,7 +100,10 @@ struct Unpacking<'a> {
 
 impl Unpacking<'_> {
     fn zip(&mut self, reader: BufReader<File>) -> Result<(), StageError> {
+        self.budget.begin_part(LONGEST_LIST);
+        let reader = Budgeted::new(reader, &self.budget);
         let mut archive = zip::ZipArchive::new(reader).map_err(|error| self.damaged(&error.to_string()))?;
+        self.budget.end_part();
         self.total = archive.decompressed_size().map_or(0, |bytes| bytes as u64);
         for index in 0..archive.len() {
             let mut entry = archive.by_index(index).map_err(|error| self.damaged(&error.to_string()))?;
@@ -110,10 +121,14 @@ impl Unpacking<'_> {
     }
 
     fn tar(&mut self, reader: impl Read) -> Result<(), StageError> {
-        let mut archive = tar::Archive::new(reader);
-        let entries = archive.entries().map_err(|error| self.damaged(&error.to_string()))?;
-        for entry in entries {
+        let mut archive = tar::Archive::new(Budgeted::new(reader, &self.budget));
+        let mut entries = archive.entries().map_err(|error| self.damaged(&error.to_string()))?;
+        loop {
+            self.job.check_cancelled()?;
+            self.budget.begin_part(LONGEST_NAME);
+            let Some(entry) = entries.next() else { return Ok(()) };
             let mut entry = entry.map_err(|error| self.damaged(&error.to_string()))?;
+            self.budget.end_part();
             let name = match String::from_utf8(entry.path_bytes().into_owned()) {
                 Ok(name) => name,
                 Err(error) => {
@@ -129,8 +144,9 @@ impl Unpacking<'_> {
                 kind if kind.is_pax_global_extensions() => {}
                 _ => return Err(self.refused(&name, "is neither a file nor a folder")),
             }
+            // What follows an entry without content would count as a part of the next name.
+            io::copy(&mut entry, &mut io::sink()).map_err(|error| self.damaged(&error.to_string()))?;
         }
-        Ok(())
     }
 
     /// The path that an entry is written to, which is never outside the folder.
@@ -173,13 +189,7 @@ impl Unpacking<'_> {
             };
             self.written += bytes as u64;
             if self.written > self.allowed {
-                return Err(StageError::failed(
-                    format!(
-                        "the archive {} unpacks to over {LARGEST_RATIO} times its size: it may be a zip bomb",
-                        self.name
-                    ),
-                    "if you trust it, unpack it yourself and set `source` to the path of the folder",
-                ));
+                return Err(self.bomb());
             }
             file.write_all(&buffer[..bytes]).map_err(StageError::io(&target))?;
         }
@@ -189,7 +199,27 @@ impl Unpacking<'_> {
         Ok(())
     }
 
+    fn bomb(&self) -> StageError {
+        StageError::failed(
+            format!("the archive {} unpacks to over {LARGEST_RATIO} times its size: it may be a zip bomb", self.name),
+            "if you trust it, unpack it yourself and set `source` to the path of the folder",
+        )
+    }
+
+    /// The error for what a decoder can't read.
     fn damaged(&self, message: &str) -> StageError {
+        match self.budget.reached() {
+            Some(Limit::Total) => return self.bomb(),
+            Some(Limit::Part) => {
+                let what = format!(
+                    "can't unpack the archive {}: an entry's name and attributes take more than {LONGEST_NAME} bytes, or \
+                     its list of entries more than {LONGEST_LIST}",
+                    self.name
+                );
+                return StageError::failed(what, "unpack it yourself and set `source` to the path of the folder");
+            }
+            None => {}
+        }
         let help =
             "the file is damaged or has another format: check `source`, or set `unpack = false` to keep it as it is";
         StageError::failed(format!("can't unpack the archive {}: {message}", self.name), help)

@@ -16,7 +16,7 @@ use crate::{
     net::{
         address::redacted,
         http::{Access, Client, Watch},
-        listing::{Commit, Listing, RemoteFile, is_safe_name, quoted},
+        listing::{Commit, Listing, RemoteFile, bounded, is_safe_name, quoted},
         patterns::Patterns,
         verify::Check,
     },
@@ -92,7 +92,7 @@ fn is_true(value: &str) -> bool {
 #[derive(Deserialize)]
 struct Info {
     sha: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "bounded")]
     siblings: Vec<Sibling>,
 }
 

@@ -11,6 +11,7 @@ mod server;
 mod tests;
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -151,6 +152,8 @@ fn collect(
             "do not use this source",
         ));
     }
+    // Before hours of downloading, not after.
+    check_names(&names)?;
     let model = gguf_among(&names)?;
     job.result("files", names.len() as f64);
     if !cached.is_empty() {
@@ -166,6 +169,28 @@ fn collect(
         put(job, &part, &file.name, model.as_deref(), config)?;
     }
     Ok(())
+}
+
+/// Refuses names that can't be those of files in one folder, or that a listing can't hold.
+fn check_names(names: &[&str]) -> Result<(), StageError> {
+    let refused = |name: &str, why: &str| {
+        let message = format!("the source lists a file named {}, which {why}", quoted(name));
+        Err(StageError::failed(message, "leave it out with `files`, or do not use this source"))
+    };
+    let mut sorted = names.to_vec();
+    sorted.sort_unstable();
+    if let Some(name) = sorted.iter().find(|name| name.contains(char::is_control)) {
+        return refused(name, "contains control characters");
+    }
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return refused(pair[0], "is the name of two files");
+    }
+    let files: HashSet<&str> = sorted.iter().copied().collect();
+    let is_folder = |name: &&&str| name.match_indices('/').any(|(at, _)| files.contains(&name[..at]));
+    match sorted.iter().find(is_folder) {
+        Some(name) => refused(name, "lies in what is another file"),
+        None => Ok(()),
+    }
 }
 
 /// The GGUF file to convert to a model folder, if there is one.

@@ -25,6 +25,8 @@ pub(super) enum Fault {
     WholeSlow(Duration),
     /// Redirects the client.
     Redirect(String),
+    /// Answers with these bytes only.
+    Raw(Vec<u8>),
     /// Reports a different length.
     OtherLength(u64),
     /// Sends different bytes of the same length.
@@ -189,6 +191,11 @@ fn respond(
         Some(Fault::Redirect(to)) => {
             write!(stream, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {to}\r\n\r\n")?;
             return Ok(true);
+        }
+        Some(Fault::Raw(bytes)) => {
+            stream.write_all(bytes)?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            return Ok(false);
         }
         _ => {}
     }

@@ -160,6 +160,24 @@ fn requested(range: &str) -> u64 {
 }
 
 #[test]
+fn what_no_retry_would_mend_is_requested_once() {
+    let header = [b"HTTP/1.1 200 OK\r\nX: ".as_slice(), &vec![b'a'; 1 << 20], b"\r\n\r\n"].concat();
+    for (answer, why) in [
+        (header, "answered with a header of more than"),
+        (b"HTTP/1.1 abc \x1b[31m\r\n\r\n".to_vec(), "doesn't speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n".to_vec(), "doesn't speak HTTP"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start();
+        let url = server.serve_always("/f.bin", "", Fault::Raw(answer));
+        let error = run(&root.path().join("work"), &serde_json::json!({ "source": url })).error();
+        assert!(error.to_string().contains(why), "{error}");
+        assert!(!error.to_string().contains('\x1b'), "{error:?}");
+        assert_eq!(server.seen("/f.bin").len(), 1, "{why}");
+    }
+}
+
+#[test]
 fn an_absurd_size_is_refused_before_memory_is_taken() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start();

@@ -106,7 +106,9 @@ impl KvCache {
         };
         // Room first: it may move what is there. Then all rows in two launches.
         let mut more = vec![0; caches.len()];
-        which.iter().for_each(|sequence| more[*sequence] += 1);
+        for sequence in which {
+            more[*sequence] += 1;
+        }
         for (cache, more) in caches.iter_mut().zip(more) {
             let KeysAndValues { keys: own_keys, values: own_values } = &mut cache.own;
             own_keys.reserve(keys, more);

@@ -92,18 +92,18 @@ impl Weight {
     pub(super) fn source(&self, index: usize, picks: &[(usize, usize)]) -> Source {
         match self {
             Self::Dense(mat) => Source::Mat(mat.clone()),
-            Self::Stored(stored) => match stored.on_device().filter(|weight| weight.plain().is_some()) {
-                Some(weight) => Source::Frozen(weight.clone()),
-                None => {
-                    let mut rows = vec![0.0; picks.len() * stored.cols()];
-                    for ((source, row), to) in picks.iter().zip(rows.chunks_mut(stored.cols().max(1))) {
-                        if *source == index {
-                            stored.widen(*row, to);
-                        }
-                    }
-                    Source::Rows(rows)
+            Self::Stored(stored) => {
+                if let Some(weight) = stored.on_device().filter(|weight| weight.plain().is_some()) {
+                    return Source::Frozen(weight.clone());
                 }
-            },
+                let mut rows = vec![0.0; picks.len() * stored.cols()];
+                for ((source, row), to) in picks.iter().zip(rows.chunks_mut(stored.cols().max(1))) {
+                    if *source == index {
+                        stored.widen(*row, to);
+                    }
+                }
+                Source::Rows(rows)
+            }
         }
     }
 

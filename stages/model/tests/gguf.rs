@@ -211,6 +211,25 @@ fn invalid_files_are_rejected() {
     assert!(convert(&other.bytes(), folder.path()).unwrap_err().contains("architecture `mamba`"));
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever stands in a file, converting it ends with an error or a folder.
+    #[test]
+    fn hostile_files_do_no_harm(changes in proptest::collection::vec((0.0_f64..1.0, proptest::num::u8::ANY), 1..6)) {
+        let mut writer = Writer::llama(&llama(4, 32, 0));
+        writer.floats("token_embd.weight", &[4, 32], &[0.5; 128]);
+        writer.floats("output_norm.weight", &[32], &[1.0; 32]);
+        let mut bytes = writer.bytes();
+        // Most of the file is its header.
+        let end = bytes.len() as f64;
+        for (at, with) in changes {
+            bytes[(at * end) as usize] = with;
+        }
+        let _ = convert(&bytes, tempfile::tempdir().unwrap().path());
+    }
+}
+
 /// Ignoring these keys would give a model that runs, but worse.
 #[test]
 fn scaled_and_partial_rotary_embeddings_are_rejected() {

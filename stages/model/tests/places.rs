@@ -72,7 +72,7 @@ fn texts_of_every_family() {
             llm.move_to(&place);
             let expected = Fixture::open(&format!("extras/{family}/expected.safetensors"));
             let share = Tolerance::at(&place).share;
-            support::check_text_with(&llm, &expected, &|what, ours, theirs| {
+            support::check_text_with(&llm, &expected, |what, ours, theirs| {
                 close(&format!("{name} {family} {what}"), ours, theirs, share);
             });
         }

@@ -219,8 +219,12 @@ impl Block {
 
     fn move_to(&mut self, place: &Place) {
         let Self { norm1, q, k, v, out, norm2, fc1, fc2 } = self;
-        [norm1, norm2].into_iter().for_each(|norm| norm.move_to(place));
-        [q, k, v, out, fc1, fc2].into_iter().for_each(|linear| linear.move_to(place));
+        for norm in [norm1, norm2] {
+            norm.move_to(place);
+        }
+        for linear in [q, k, v, out, fc1, fc2] {
+            linear.move_to(place);
+        }
     }
 
     /// Pre-norm block: `x += attention(norm1(x))`, then `x += mlp(norm2(x))`.

@@ -20,7 +20,7 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-pub use sources::{beside, looks_like, missing_shards};
+pub use sources::{beside, looks_like, missing_shards, unreadable_weights};
 pub(crate) use write::{Encoded, write_encoded};
 pub use write::{NamedTensor, write_json, write_tensors};
 

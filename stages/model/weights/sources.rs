@@ -82,6 +82,14 @@ pub fn beside(folder: &Path) -> Option<String> {
     })
 }
 
+/// What is wrong with the weights of a model's folder that has some, but none that can be read.
+pub fn unreadable_weights(folder: &Path) -> Option<String> {
+    let has = |name: &str| folder.join(name).is_file();
+    let may_be_model = has("config.json") && !has(SINGLE) && !has(INDEX);
+    let message = may_be_model.then(|| absent(folder))?;
+    message.contains("in PyTorch's format").then_some(message)
+}
+
 /// Why there are no weights: what a folder has instead.
 pub(super) fn absent(folder: &Path) -> String {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -90,7 +98,7 @@ pub(super) fn absent(folder: &Path) -> String {
     let ends = |ends: &[&str]| names.iter().find(|name| ends.iter().any(|end| name.ends_with(end)));
     if let Some(name) = ends(&[".bin", ".pt", ".pth", ".ckpt"]) {
         return format!(
-            "the file is missing; the weights are in PyTorch's format ({name}), which can run code when it is opened and is not \
+            "there are no safetensors; the weights are in PyTorch's format ({name}), which can run code when it is opened and is not \
              read: save them with `safe_serialization=True` in transformers, or take a revision with safetensors"
         );
     }

@@ -4,25 +4,23 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    contract::forecast::{Ahead, Forecast, Outlook, Work},
+    contract::{
+        device::Device,
+        forecast::{Ahead, Forecast, Outlook, Work},
+    },
     model_folder::outlook,
 };
 
 fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
+    ask_on::<S>(config, inputs, Device::Cpu, None)
+}
+
+/// On a GPU with so many bytes of memory.
+fn ask_on<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)], device: Device, gpu_memory: Option<u64>) -> Forecast {
     let config: S::Config = serde_json::from_value(config.clone()).unwrap();
     let runtime = crate::contract::job::Runtime { micro_batch_size: 4, ..Default::default() };
     let inputs = inputs.iter().copied().collect();
-    S::forecast(
-        &config,
-        &Ahead {
-            runtime: &runtime,
-            device: crate::contract::device::Device::Cpu,
-            gpu_memory: None,
-            seed: 0,
-            sources: &BTreeMap::new(),
-            inputs,
-        },
-    )
+    S::forecast(&config, &Ahead { runtime: &runtime, device, gpu_memory, seed: 0, sources: &BTreeMap::new(), inputs })
 }
 
 #[test]
@@ -72,6 +70,25 @@ fn memory_is_known_before_anything_ran() {
     }
     let wider = json!({"mode": "lora", "lora": {"rank": 512}});
     assert!(finetune(&wider, &model).bytes > finetune(&lora(), &model).bytes + (1 << 20));
+}
+
+#[test]
+fn a_gpu_holds_the_model_and_the_host_its_files() {
+    let shop = Workshop::pretrained();
+    let there = |name: &str| outlook(&shop.path(name).join("out"));
+    let (model, data) = (there("pretrain"), there("instructions"));
+    let inputs = [("model", &model), ("data", &data)];
+    let on_gpu = |config: &Value| ask_on::<Finetune>(config, &inputs, Device::Cuda, Some(1 << 34)).memory.unwrap();
+    let rounded = |mut config: Value| {
+        config["precision"] = json!("bf16");
+        config
+    };
+    let (host, exact, low) =
+        (ask::<Finetune>(&lora(), &inputs).memory.unwrap(), on_gpu(&lora()), on_gpu(&rounded(lora())));
+    let (exact_bytes, low_bytes) = (exact.gpu.unwrap(), low.gpu.unwrap());
+    assert!(host.gpu.is_none() && exact.bytes < host.bytes, "{exact:?}, {host:?}");
+    // What trains stays in f32; weights, features and activations take half.
+    assert!(low_bytes < exact_bytes && low_bytes > exact_bytes / 2, "{low_bytes} and {exact_bytes}");
 }
 
 #[test]

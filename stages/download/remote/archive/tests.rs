@@ -1,7 +1,9 @@
 //! Names in archives that would change, or that two entries share.
 #![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
 use serde_json::json;
+use tar::EntryType::{Directory, GNULongLink, GNULongName, Regular, XHeader};
 
 use super::*;
 use crate::{
@@ -18,7 +20,7 @@ impl Stage for Unpack {
     const VERSION: u32 = 0;
     const ABOUT: &'static str = "";
     const INPUTS: &'static [Input] = &[];
-    const FIGURES: &'static [Figure] = &[];
+    const FIGURES: &'static [Figure] = crate::download::Download::FIGURES;
     type Config = String;
 
     fn run(name: &String, job: &Job) -> Result<(), StageError> {
@@ -69,5 +71,93 @@ fn every_entry_keeps_its_name_or_is_refused() {
         let error = Trial::new(&work, &[("folder", &folder)]).run::<Unpack>(&json!(file)).error();
         assert_eq!(error.to_string(), format!("refused to unpack the archive {file}: {why}"));
         assert!(error.help().unwrap().contains("rename the file"), "{error:?}");
+    }
+}
+
+/// A tar whose first entry says something long about the next.
+fn talkative(kind: tar::EntryType, bytes: u64) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, bytes) in [(kind, bytes), (Regular, 1)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(bytes);
+        header.set_mode(0o644);
+        header.set_cksum();
+        builder.append(&header, io::repeat(b'a').take(bytes)).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+#[test]
+fn what_a_decoder_keeps_in_memory_is_limited() {
+    let gz = |tar: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(tar).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zst = |tar: &[u8]| zstd::encode_all(tar, 1).unwrap();
+    let long = |kind| talkative(kind, 8 << 20);
+    let name = "take more than 1048576 bytes";
+    let bomb = "it may be a zip bomb";
+    for (file, bytes, why) in [
+        ("a.tar", long(XHeader), name),
+        ("a.tgz", gz(&long(XHeader)), name),
+        ("a.tzst", zst(&long(XHeader)), name),
+        ("a.tgz", gz(&long(GNULongName)), name),
+        ("a.tgz", gz(&long(GNULongLink)), name),
+        // What nothing is written for counts, too.
+        ("a.tzst", zst(&talkative(Directory, 80 << 20)), bomb),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(file), bytes).unwrap();
+        let error = Trial::new(&root.path().join("work"), &[("folder", &folder)]).run::<Unpack>(&json!(file)).error();
+        assert!(error.to_string().contains(why), "{file}: {error}");
+    }
+}
+
+/// All files and folders below `folder`, in order.
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    names
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Whatever stands in an archive, unpacking it ends, and nothing is written outside the folder.
+    #[test]
+    fn hostile_archives_do_no_harm(
+        kind in 0_usize..4,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+        cuts in any::<bool>(),
+    ) {
+        let plain = tar(&[b"a/b.txt", b"c.txt", b"../d.txt"]);
+        let (name, mut bytes) = match kind {
+            0 => ("a.tar", plain),
+            1 => ("a.tzst", zstd::encode_all(plain.as_slice(), 1).unwrap()),
+            2 => ("a.zip", zip(&["a/b.txt", "c.txt", "../d.txt"])),
+            _ => ("a.tar", talkative(XHeader, 40)),
+        };
+        for (at, with) in &changes {
+            let at = at.index(bytes.len());
+            bytes[at] = *with;
+        }
+        if cuts {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join(name), bytes).unwrap();
+        let work = root.path().join("work");
+        drop(Trial::new(&work, &[("folder", &folder)]).run::<Unpack>(&json!(name)));
+        prop_assert_eq!(names(root.path()), [folder.clone(), work.clone()]);
+        prop_assert_eq!(names(&folder), [folder.join(name)]);
+        prop_assert_eq!(names(&work), [work.join("checkpoint"), work.join("out")]);
     }
 }

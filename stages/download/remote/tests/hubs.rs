@@ -266,6 +266,45 @@ fn a_token_goes_only_to_its_origin() {
     }
 }
 
+#[test]
+fn lists_are_limited_and_useless_answers_are_final() {
+    let (sha, name) = ("a".repeat(40), br#"{"rfilename":"a"},"#);
+    let many =
+        [format!(r#"{{"sha":"{sha}","siblings":["#).into_bytes(), name.repeat(1_000_001), b"]}".to_vec()].concat();
+    let cases: [(Vec<u8>, &str); 3] = [
+        (many, "it lists more than 1000000 files"),
+        (vec![b' '; (64 << 20) + 1], "answered with more than 67108864 bytes, the limit for a list of files"),
+        (b"{\"sha\": \"\xff\"}".to_vec(), "answered with a list of files that is not UTF-8"),
+    ];
+    for (text, why) in cases {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start();
+        server.serve("/api/models/me/it/revision/main", text, &[]);
+        let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
+        let error = run(&root.path().join("work"), &serde_json::json!({ "source": source })).error();
+        assert!(error.to_string().contains(why), "{error}");
+        assert_eq!(server.seen("/api/models/me/it/revision/main").len(), 1, "{why}");
+    }
+}
+
+#[test]
+fn names_that_cannot_be_files_of_one_folder_are_refused_first() {
+    for (names, why) in [
+        (["a", "a"], "\"a\", which is the name of two files"),
+        (["a", "a/b"], "\"a/b\", which lies in what is another file"),
+        (["a", "b\r"], "\"b\\r\", which contains control characters"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let server = Server::start();
+        let siblings: Vec<_> = names.iter().map(|name| serde_json::json!({"rfilename": name, "size": 1})).collect();
+        let info = serde_json::json!({"sha": "a".repeat(40), "siblings": siblings});
+        server.serve("/api/models/me/it/revision/main", info.to_string(), &[]);
+        let source = format!("hub|HF_ENDPOINT={}|me/it", server.address);
+        let error = run(&root.path().join("work"), &serde_json::json!({ "source": source })).error();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+}
+
 /// What is known of a snapshot of the local cache: the names of blobs are hashes, and only the pipeline says which files are all.
 #[test]
 fn a_partial_or_damaged_snapshot_is_never_taken_for_the_repository() {

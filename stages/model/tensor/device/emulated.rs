@@ -105,8 +105,7 @@ fn failed(call: &str, reason: &str) -> DeviceError {
 }
 
 /// The emulated device as a machine's only GPU.
-pub(super) fn probe() -> Probe {
-    let memory = 16 << 30;
+pub(super) fn probe(memory: u64) -> Probe {
     let card = Card {
         index: 0,
         name: "emulated GPU".into(),

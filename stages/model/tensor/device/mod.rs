@@ -40,26 +40,32 @@ pub struct Device(Arc<Opened>);
 
 struct Opened {
     driver: Box<dyn Driver>,
+    /// Bytes of its memory.
+    total: u64,
     /// Bytes of all buffers.
     live: AtomicU64,
     /// The most bytes of all buffers at one time.
     peak: AtomicU64,
 }
 
-/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads.
+/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads
+/// and, after a colon, the bytes of memory (16 GiB).
 #[cfg(feature = "emulated")]
 const EMULATED: &str = "IMP_FLOW_EMULATED_GPU";
 
+/// The order and the memory of the machine's emulated GPU, if it is to have one.
 #[cfg(feature = "emulated")]
-fn emulated_order() -> Option<u32> {
-    std::env::var(EMULATED).ok()?.parse().ok()
+fn emulated_gpu() -> Option<(u32, u64)> {
+    let value = std::env::var(EMULATED).ok()?;
+    let (order, memory) = value.split_once(':').unwrap_or((&value, ""));
+    Some((order.parse().ok()?, memory.parse().unwrap_or(16 << 30)))
 }
 
 /// Looks for NVIDIA's driver, cuBLASLt and GPUs.
 pub fn probe() -> Probe {
     #[cfg(feature = "emulated")]
-    if emulated_order().is_some() {
-        return emulated::probe();
+    if let Some((_, memory)) = emulated_gpu() {
+        return emulated::probe(memory);
     }
     cuda::probe()
 }
@@ -71,21 +77,33 @@ impl Device {
     /// If it or a library for it is missing, or it does not start.
     pub fn open(index: usize) -> Result<Self, DeviceError> {
         #[cfg(feature = "emulated")]
-        if let Some(order) = emulated_order() {
-            return Ok(Self::emulated(order, u64::MAX));
+        if let Some((order, memory)) = emulated_gpu() {
+            return Ok(Self::emulated(order, memory));
         }
-        Ok(Self::new(Box::new(cuda::Cuda::open(index)?)))
+        let cuda = cuda::Cuda::open(index)?;
+        let total = cuda.total_bytes()?;
+        Ok(Self::new(Box::new(cuda), total))
     }
 
     /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
     /// 0), last to first (1), or in another order.
     #[cfg(feature = "emulated")]
     pub fn emulated(order: u32, limit: u64) -> Self {
-        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)))
+        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)), limit)
     }
 
-    fn new(driver: Box<dyn Driver>) -> Self {
-        Self(Arc::new(Opened { driver, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+    fn new(driver: Box<dyn Driver>, total: u64) -> Self {
+        Self(Arc::new(Opened { driver, total, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+    }
+
+    /// Bytes of its memory.
+    pub fn total_bytes(&self) -> u64 {
+        self.0.total
+    }
+
+    /// Bytes of its memory that are in use now, without those of the driver itself.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.live.load(Ordering::Relaxed)
     }
 
     /// The most bytes of its memory that were in use at one time, without those of the driver itself.

@@ -194,7 +194,9 @@ fn head_gradients(
                 let of_row = index * keys..(index + 1) * keys;
                 score_gradients(outputs, heads, row, head, block.visible(row), &mut p[of_row.clone()], &mut ds[of_row]);
             }
-            [&mut p, &mut ds].into_iter().for_each(|values| round(values, precision));
+            for operand in [&mut p, &mut ds] {
+                round(operand, precision);
+            }
             let (p, ds) = (View::rows(&p, keys), View::rows(&ds, keys));
             Product::new(rows, dim, keys).adding().tile(ds, key_rows, dq, offset, q.len(), width);
             Product::new(keys, dim, rows).adding().tile(ds.t(), queries, dk, key_offset, k.len(), key_width);

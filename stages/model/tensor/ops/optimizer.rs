@@ -40,7 +40,7 @@ impl Moments {
 /// One step of the optimizer, over parameters that are passed one after the other.
 pub struct Step {
     settings: AdamW,
-    step: u64,
+    number: u64,
     scale: f32,
     /// Parameters on a device, which are updated together.
     queued: Vec<Queued>,
@@ -49,7 +49,7 @@ pub struct Step {
 impl AdamW {
     /// Begins step number `step`, from 1, with gradients times `scale`, the factor of clipping.
     pub fn step(self, step: u64, scale: f32) -> Step {
-        Step { settings: self, step, scale, queued: Vec::new() }
+        Step { settings: self, number: step, scale, queued: Vec::new() }
     }
 }
 
@@ -78,8 +78,8 @@ impl Step {
     fn coefficients(&self, learning_rate: f64, weight_decay: f64) -> Coefficients {
         let AdamW { beta1, beta2, epsilon } = self.settings;
         // As in PyTorch, coefficients are computed in f64: 1 - 0.999 in f32 has a relative error of 5e-5.
-        let correction1 = 1.0 - beta1.powi(self.step as i32);
-        let correction2 = (1.0 - beta2.powi(self.step as i32)).sqrt();
+        let correction1 = 1.0 - beta1.powi(self.number as i32);
+        let correction2 = (1.0 - beta2.powi(self.number as i32)).sqrt();
         Coefficients {
             scale: self.scale,
             new1: (1.0 - beta1) as f32,

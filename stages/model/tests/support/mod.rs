@@ -199,11 +199,11 @@ pub(crate) fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: 
 /// Checks the hidden states of every layer and the logits of a text, and the logits computed position by position with
 /// the KV cache.
 pub(crate) fn check_text(llm: &Decoder, expected: &Fixture) {
-    check_text_with(llm, expected, &|what, ours, theirs| assert_close(what, ours, theirs, 1e-4));
+    check_text_with(llm, expected, |what, ours, theirs| assert_close(what, ours, theirs, 1e-4));
 }
 
 /// The same with another comparison, of a name, our values and the reference's.
-pub(crate) fn check_text_with(llm: &Decoder, expected: &Fixture, close: &dyn Fn(&str, &[f32], &[f32])) {
+pub(crate) fn check_text_with(llm: &Decoder, expected: &Fixture, close: impl Fn(&str, &[f32], &[f32])) {
     let (ids, pass) = (expected.ids("input_ids"), Pass::inference());
     let picks = |ids: &[i32]| ids.iter().map(|id| (0, *id as usize)).collect();
     let embedded = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids));

@@ -107,6 +107,14 @@ impl Cuda {
         Ok(cuda)
     }
 
+    /// Bytes of its memory.
+    pub(in crate::tensor) fn total_bytes(&self) -> Result<u64, DeviceError> {
+        // SAFETY: a device of the driver.
+        unsafe { result::device::total_mem(self.device) }
+            .map(|bytes| bytes as u64)
+            .map_err(|error| failed("total_mem", &error))
+    }
+
     /// Makes the stream, loads the kernels, and sets up the memory pool.
     fn start(&mut self) -> Result<(), DriverError> {
         self.bind()?;

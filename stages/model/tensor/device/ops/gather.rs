@@ -90,14 +90,14 @@ pub(in crate::tensor) fn gather(
         .collect();
     g.record_on_device(&y, move |dy, gradients| {
         for (index, mat) in &trained {
-            add_rows_gradient(&dy, &picks, *index, gradients.slot(mat));
+            add_rows_gradient(&dy, &picks, *index, &gradients.slot(mat));
         }
     });
     Some(y)
 }
 
 /// Adds the gradient of source `index`. Each row of the target sums the rows of `dy` that were copied from it, in order.
-fn add_rows_gradient(dy: &DeviceMat, picks: &[(usize, usize)], index: usize, to: Slot) {
+fn add_rows_gradient(dy: &DeviceMat, picks: &[(usize, usize)], index: usize, to: &Slot) {
     let mut from: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for (position, (_, row)) in picks.iter().enumerate().filter(|(_, (source, _))| *source == index) {
         from.entry(*row as i32).or_default().push(position as i32);
