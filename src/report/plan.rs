@@ -48,12 +48,19 @@ pub(crate) fn plan(
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
         let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
-        for text in note.into_iter().chain(too_much(forecast, machine)) {
+        let unknown = forecast.unknown.as_ref().map(|why| format!("its size is unknown: {why}"));
+        for text in note.into_iter().chain(unknown).chain(too_much(forecast, machine)) {
             print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
     }
     let download: u64 = forecasts.iter().filter_map(|forecast| forecast.download).sum();
-    let download = if download > 0 { format!(", {} to download", units::bytes(download)) } else { String::new() };
+    let unknown = forecasts.iter().filter(|forecast| forecast.unknown.is_some()).count();
+    let download = match (download, unknown) {
+        (0, 0) => String::new(),
+        (0, _) => ", with an unknown size to download".into(),
+        (_, 0) => format!(", {} to download", units::bytes(download)),
+        (_, _) => format!(", {} and an unknown size to download", units::bytes(download)),
+    };
     print(&match verdicts.len() - hits {
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
         open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
@@ -109,7 +116,7 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
 
 fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
     let rate = rate_for(forecasts);
-    for ((index, verdict), Forecast { memory, download, steps, work, .. }) in verdicts.iter().zip(forecasts) {
+    for ((index, verdict), Forecast { memory, download, unknown, steps, work, .. }) in verdicts.iter().zip(forecasts) {
         let stage = &pipeline.stages[*index];
         let device = machine.device_for(stage);
         // The rate is the CPU's.
@@ -130,7 +137,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
                 "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
                 "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
-                "download": download, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
+                "download": download, "unknown": unknown, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
             .to_string(),
         );

@@ -45,6 +45,8 @@ pub struct Forecast {
     pub memory: Option<MemoryForecast>,
     /// Bytes that it will download.
     pub download: Option<u64>,
+    /// Why that is not known, of a stage that downloads.
+    pub unknown: Option<String>,
     /// Steps that it will train.
     pub steps: Option<usize>,
     /// Its arithmetic.

@@ -90,7 +90,8 @@ keys! {
         /// Memory that the stage needs. Stages that need more than the machine has do not run at the same time.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub memory: Option<ByteSize> = None,
-        /// Samples that go through the model at once; 0 chooses by the size of the model, on a GPU by its memory.
+        /// Samples that go through the model at once; 0 chooses by the size of the model, on a GPU by its memory. It changes the
+        /// order of sums, and so results by rounding only.
         pub micro_batch_size: usize = 0,
         /// Steps between checkpoints; 0 for checkpoints by time only.
         pub checkpoint_steps: usize = 0,

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use sha2::{Digest, Sha256};
 
 use super::pixels::{AspectRatio, blank, decode, pixels, squared};
 
@@ -217,4 +218,19 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
     })
+}
+
+/// `Image.resize((384, 384), BICUBIC)` of Pillow 12.0, as SHA-256. Pillow 13 resizes such a tall image in the other order and gives
+/// other bytes; the wide one it gives the same.
+#[test]
+fn tall_images_are_resized_as_before_pillow_13() {
+    for (width, height, expected) in [
+        (480_u32, 640_u32, "751ededec8b195aeb724a3494146446265b5e147db2866598c432ccf282a24eb"),
+        (640, 480, "1277380d1c174bf384b3e0652a5c563fafc1af491e3745939d202d48c614f484"),
+    ] {
+        let value = |x: u32, y: u32, channel: u32| ((x * 7 + y * 13) ^ (x * y / 5 + channel * 91)) as u8;
+        let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
+        let resized = squared(&image, AspectRatio::Square, 384);
+        assert_eq!(crate::net::verify::hex(&Sha256::digest(resized.as_raw())), expected, "{width}x{height}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -95,7 +95,8 @@ pub(crate) struct Client {
     agent: Agent,
     access: Access,
     pub(crate) policy: Policy,
-    warned: AtomicBool,
+    /// The most failures in a row that were told.
+    told: AtomicU32,
 }
 
 impl Client {
@@ -104,11 +105,11 @@ impl Client {
             .http_status_as_error(false)
             // Followed by `call`: the agent would compare hosts without their ports.
             .max_redirects(0)
-            .timeout_connect(Some(Duration::from_secs(20).min(policy.timeout)))
+            .timeout_connect(Some(Duration::from_secs(15).min(policy.timeout)))
             .timeout_recv_response(Some(policy.timeout))
             .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), access, policy, warned: AtomicBool::new(false) }
+        Self { agent: config.into(), access, policy, told: AtomicU32::new(0) }
     }
 
     /// Sends one request, without retries.
@@ -222,8 +223,9 @@ impl Client {
                     "check the network connection and run the same command again: what has been downloaded is kept",
                 ));
             }
-            if !progress && !self.warned.swap(true, Ordering::Relaxed) {
-                watch.warn(format!("{what}; trying up to {} times", self.policy.attempts));
+            // Each count once, however many connections there are.
+            if !progress && self.told.fetch_max(failures, Ordering::Relaxed) < failures {
+                watch.warn(format!("{what}; attempt {failures} of {} failed, trying again", self.policy.attempts));
             }
             let pause =
                 self.policy.first_pause.saturating_mul(1 << (failures - 1).min(16)).min(self.policy.longest_pause);

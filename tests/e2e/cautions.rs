@@ -80,3 +80,19 @@ fn links_that_lead_nowhere_are_told_as_such() {
     std::os::unix::fs::symlink("..", space.path("data/loop")).unwrap();
     assert!(told(&["plan", "p.toml"]).contains("data/loop: this link leads back to "));
 }
+
+#[test]
+fn a_plan_says_why_sizes_are_unknown() {
+    let space = Space::new();
+    space.write("p.toml", "[stages.it]\nkind = \"download\"\nsource = \"hf://me/it@main\"\n");
+    for (variable, value, words) in [
+        ("HF_HUB_OFFLINE", "1", "its size is unknown: hf://me/it@main is not in "),
+        ("HF_ENDPOINT", "http://127.0.0.1:1", "its size is unknown: 127.0.0.1:1 can't be reached"),
+    ] {
+        let mut command = space.command(&["plan", "p.toml"]);
+        command.env("HF_HOME", space.path("hf")).env_remove("HF_HUB_OFFLINE").env(variable, value);
+        let output = space.output(&mut command);
+        assert!(output.stdout.contains(words), "{}{}", output.stdout, output.stderr);
+        assert!(output.stdout.contains("1 would run, with an unknown size to download"), "{}", output.stdout);
+    }
+}

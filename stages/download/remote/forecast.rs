@@ -19,6 +19,7 @@ use crate::{
         s3::{S3Source, Store},
         transfer,
     },
+    text::json_records::short,
 };
 
 /// Time limit of a forecast; the user is waiting for it.
@@ -43,7 +44,7 @@ impl Watch for Quiet {
 /// The forecast that `work` makes in time; an empty one otherwise, or without a network.
 fn within_time(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
     if Hub::from_env().offline {
-        return Forecast::default();
+        return unknown("HF_HUB_OFFLINE is set");
     }
     let (answer, wait) = mpsc::channel();
     // Abandoned if too slow: resolving a name can take longer than a request's time limit.
@@ -52,17 +53,23 @@ fn within_time(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'sta
         Ok(Ok(forecast)) => forecast,
         Ok(Err(error)) => {
             tracing::debug!(%error, "no forecast from the source");
-            Forecast::default()
+            // The stage will try more often than once.
+            unknown(error.to_string().trim_start_matches("gave up after 1 attempts: "))
         }
-        Err(_) => Forecast::default(),
+        Err(_) => unknown(&format!("the source did not answer within {} seconds", TIMEOUT.as_secs())),
     }
+}
+
+/// A forecast without a size.
+fn unknown(why: &str) -> Forecast {
+    Forecast { unknown: Some(short(why)), ..Forecast::default() }
 }
 
 /// Forecasts a hub's repository: its size, and the model in it.
 pub(in crate::download) fn hub(source: HubSource, files: Vec<String>) -> Forecast {
     let hub = Hub::from_env();
     if hub.offline {
-        return repository(&hub, &source, &files).unwrap_or_default();
+        return repository(&hub, &source, &files).unwrap_or_else(|error| unknown(&error.to_string()));
     }
     within_time(move || repository(&hub, &source, &files))
 }
