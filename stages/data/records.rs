@@ -61,7 +61,7 @@ pub struct Meta {
     /// Records with an image whose text does not say where it is, so that the model never sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub without_image_token: Option<usize>,
-    /// The tokenizer that made the ids (see [`crate::text::identity`]).
+    /// The tokenizer that made the ids (see `text/identity.rs`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerMark>,
     /// What is in `features.bin`, if there is one.

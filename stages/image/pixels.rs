@@ -18,7 +18,7 @@ pub fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     let image = match image::guess_format(encoded) {
         Err(_) => {
             let instead = looks_like(encoded).map(|what| format!(", but {what}")).unwrap_or_default();
-            return Err(format!("this is not a PNG, JPEG, GIF, WebP or BMP image{instead}"));
+            return Err(format!("this is not a PNG, JPEG, GIF, WebP, BMP or TIFF image{instead}"));
         }
         Ok(ImageFormat::Jpeg) => jpeg::decode(encoded)?,
         Ok(ImageFormat::Gif) => gif::decode(encoded)?,

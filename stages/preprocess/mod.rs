@@ -4,6 +4,7 @@
 mod annotations;
 mod config;
 mod convert;
+mod faults;
 mod features;
 mod lost;
 mod rejected;
