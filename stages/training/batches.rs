@@ -30,7 +30,7 @@ impl Batches {
     /// If there are too many epochs of the data.
     pub(super) fn check(recipe: &Recipe, data: &Mixture) -> Result<(), StageError> {
         let epoch: f64 = data.weighted().map(|(numbers, weight)| weight * numbers.len() as f64).sum();
-        let mut records = epoch * recipe.epochs as f64;
+        let mut records = epoch * recipe.epochs;
         if recipe.max_steps > 0 {
             records = records.min(epoch + recipe.max_steps as f64 * recipe.global_batch_size as f64);
         }
@@ -46,16 +46,22 @@ impl Batches {
     /// Depends on the seed, the recipe and the data only: a resumed run meets the same batches.
     pub(super) fn new(recipe: &Recipe, data: &Mixture, seed: u64) -> Self {
         let lengths: Vec<i64> = data.modality_lengths().collect();
-        let mut steps = Vec::new();
-        for epoch in 0..recipe.epochs {
+        let (mut steps, mut per_epoch) = (Vec::new(), 0);
+        for epoch in 0..recipe.epochs.ceil() as usize {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(epoch as u64);
             let records = epoch_records(data, &mut random);
             steps.extend(epoch_batches(recipe, records, &lengths, &mut random));
+            if epoch == 0 {
+                per_epoch = steps.len();
+            }
             // More epochs would be cut off, or are as empty as this one.
             if steps.is_empty() || recipe.max_steps > 0 && steps.len() >= recipe.max_steps {
                 break;
             }
+        }
+        if recipe.epochs.fract() > 0.0 {
+            steps.truncate((recipe.epochs * per_epoch as f64).ceil() as usize);
         }
         if recipe.max_steps > 0 {
             steps.truncate(recipe.max_steps);

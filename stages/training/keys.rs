@@ -1,6 +1,8 @@
 //! The keys that `pretrain` and `finetune` share. Each is written here once, with its default in both kinds: the
 //! configurations of the kinds, their defaults, the [`Recipe`](super::recipe::Recipe) and the reference of keys come from this table.
 
+use serde::Serializer;
+
 /// Calls the macro `$then` with `$before` and the table.
 ///
 /// A line is `name: type = default;`, or `name: type = default, finetune: default;` if the kinds differ.
@@ -9,8 +11,9 @@ macro_rules! training_keys {
         $crate::training::keys::$then! { $($before)*
             /// The longest sequence in tokens, an image counting as its patches. Longer ones are cut.
             max_length: usize = 3072;
-            /// Passes over the data.
-            epochs: usize = 1, finetune: 2;
+            /// Passes over the data. The last may be a part of one: `0.5` trains on half of the steps.
+            #[serde(serialize_with = "crate::training::keys::whole_if_whole")]
+            epochs: f64 = 1.0, finetune: 2.0;
             /// Stops after this many steps; 0 for no limit.
             max_steps: usize = 0;
             /// Samples per step.
@@ -107,3 +110,15 @@ macro_rules! default_in {
 }
 
 pub(crate) use {default_in, recipe, training_config, training_keys};
+
+/// Writes a whole number without a decimal point, as keys were written before fractions were allowed.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn whole_if_whole<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    let whole = *number as u64;
+    // Exactly the numbers that are whole.
+    if (whole as f64).to_bits() == number.to_bits() {
+        serializer.serialize_u64(whole)
+    } else {
+        serializer.serialize_f64(*number)
+    }
+}

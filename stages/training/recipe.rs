@@ -47,10 +47,11 @@ impl Recipe {
                 return Err(ConfigIssue::new(key, format!("must be at least 0 and less than 1, and is {value}")));
             }
         }
-        for (key, value) in [("epochs", self.epochs), ("global_batch_size", self.global_batch_size)] {
-            if value == 0 {
-                return Err(ConfigIssue::new(key, "must be at least 1"));
-            }
+        if !(self.epochs.is_finite() && self.epochs > 0.0) {
+            return Err(ConfigIssue::new("epochs", format!("must be greater than 0, and is {}", self.epochs)));
+        }
+        if self.global_batch_size == 0 {
+            return Err(ConfigIssue::new("global_batch_size", "must be at least 1"));
         }
         // With one position there is nothing to predict.
         if self.max_length < 2 {

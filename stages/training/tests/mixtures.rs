@@ -90,3 +90,23 @@ fn sets_that_do_not_fit_together_are_refused() {
         assert_eq!(check(weights, data).unwrap_err().key, "data_weights");
     }
 }
+
+#[test]
+fn a_part_of_an_epoch_is_its_first_steps() {
+    let shop = Workshop::new();
+    let data = Mixture::new(vec![RecordSet::open(&shop.path("instructions/out")).unwrap()], &[]).unwrap();
+    let steps = |epochs: Value| {
+        let config = json!({"global_batch_size": 5, "epochs": epochs});
+        let config: crate::finetune::Config = serde_json::from_value(config).unwrap();
+        Batches::new(&config.recipe(), &data, 42).steps
+    };
+    let (two, per_epoch) = (steps(json!(2)), steps(json!(1)).len());
+    assert_eq!((data.len(), per_epoch), (12, 3));
+    assert_eq!(steps(json!(2.0)), two);
+    assert_eq!(steps(json!(0.5)), two[..2]);
+    assert_eq!(steps(json!(1.4)), two[..5], "4.2 steps");
+    for (epochs, written) in [(json!(2), "2"), (json!(2.0), "2"), (json!(0.5), "0.5")] {
+        let config: crate::finetune::Config = serde_json::from_value(json!({"epochs": epochs})).unwrap();
+        assert_eq!(serde_json::to_value(&config).unwrap()["epochs"].to_string(), written, "as keys have it");
+    }
+}
