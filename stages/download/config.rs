@@ -21,7 +21,7 @@ keys! {
         /// Expected BLAKE3 of a single file, before it is unpacked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub blake3: Option<String>,
-        /// Whether to unpack archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`). Default: yes for downloads, no for files on the
+        /// Whether to unpack archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`, `.tar.xz`). Default: yes for downloads, no for files on the
         /// user's disk.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub unpack: Option<bool>,

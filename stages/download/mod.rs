@@ -204,7 +204,7 @@ fn from_disk(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
         None if config.unpack == Some(true) => Err(StageError::input(
             path,
             "this is not an archive",
-            "give a .zip, .tar, .tar.gz or .tar.zst file, or remove `unpack`",
+            "give a .zip, .tar, .tar.gz, .tar.zst or .tar.xz file, or remove `unpack`",
         )),
         None if is_gguf(path) && path.is_file() => convert(job, path, path, &job.output()),
         None => {

@@ -22,6 +22,8 @@ mod tests;
 const LARGEST_RATIO: u64 = 200;
 /// Unpacked bytes that are allowed at any ratio.
 const ALWAYS_ALLOWED: u64 = 64 << 20;
+/// The most memory that xz may take: the file chooses how much, and `xz -9` needs 65 MB.
+const XZ_MEMORY: u64 = 256 << 20;
 /// Largest name of an entry with everything else that is said of it, in bytes: the decoder keeps them in memory.
 const LONGEST_NAME: u64 = 1 << 20;
 /// Largest list of entries in bytes, at the end of a zip file. The decoder keeps all of it in memory.
@@ -34,19 +36,22 @@ pub(in crate::download) enum Format {
     Tar,
     TarGz,
     TarZst,
+    TarXz,
 }
 
 impl Format {
     /// The format of a file with this name.
     pub(in crate::download) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
-        let ends: [(&str, Self); 6] = [
+        let ends: [(&str, Self); 8] = [
             (".zip", Self::Zip),
             (".tar", Self::Tar),
             (".tar.gz", Self::TarGz),
             (".tgz", Self::TarGz),
             (".tar.zst", Self::TarZst),
             (".tzst", Self::TarZst),
+            (".tar.xz", Self::TarXz),
+            (".txz", Self::TarXz),
         ];
         ends.iter().find(|(end, _)| name.ends_with(end)).map(|(_, format)| *format)
     }
@@ -74,6 +79,11 @@ pub(in crate::download) fn unpack(
         Format::TarZst => {
             let decoder = zstd::Decoder::with_buffer(reader).map_err(|error| unpacking.damaged(&error.to_string()))?;
             unpacking.tar(decoder)?;
+        }
+        Format::TarXz => {
+            let stream = liblzma::stream::Stream::new_auto_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)
+                .map_err(|error| unpacking.damaged(&error.to_string()))?;
+            unpacking.tar(liblzma::bufread::XzDecoder::new_stream(reader, stream))?;
         }
     }
     if unpacking.files == 0 {

@@ -161,3 +161,22 @@ proptest! {
         prop_assert_eq!(names(&work), [work.join("checkpoint"), work.join("out")]);
     }
 }
+
+#[test]
+fn tar_files_in_xz_are_unpacked() {
+    let mut packed = Vec::new();
+    let mut encoder = liblzma::write::XzEncoder::new(&mut packed, 6);
+    encoder.write_all(&tar(&[b"a.txt", b"b/c.txt"])).unwrap();
+    encoder.finish().unwrap();
+    let unpacked = |bytes: &[u8]| {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("a.tar.xz"), bytes).unwrap();
+        let outcome = Trial::new(&root.path().join("work"), &[("folder", &folder)]).run::<Unpack>(&json!("a.tar.xz"));
+        outcome.result.map(|()| crate::testing::tree(&outcome.out).into_keys().collect::<Vec<_>>())
+    };
+    assert_eq!(unpacked(&packed).unwrap(), [Path::new("a.txt"), Path::new("b/c.txt")]);
+    let error = unpacked(&packed[..packed.len() / 2]).unwrap_err().to_string();
+    assert!(error.starts_with("can't unpack the archive a.tar.xz"), "{error}");
+}
