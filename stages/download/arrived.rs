@@ -21,7 +21,7 @@ pub(super) fn check(job: &Job, folder: &Path, into: Option<&str>) -> Result<(), 
         return Err(StageError::failed(format!("the model is incomplete: {message}"), help));
     }
     if let Some(message) = unreadable_weights(&model) {
-        job.caution(format!("{}: {message}", job.named(&model).display()));
+        job.caution(format!("this model can't be read: {message}"));
     }
     let mut pointers = Vec::new();
     find_pointers(job, folder, folder, 0, &mut pointers)?;

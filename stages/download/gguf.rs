@@ -14,7 +14,7 @@ pub(super) fn convert(job: &Job, file: &Path, name: &Path, folder: &Path) -> Res
                 "weights of a GGUF file become f16, which can't hold this one: give the model as a folder of Hugging Face, \
                  whose weights keep their type"
             }
-            _ => "give an intact GGUF file of a Llama model",
+            _ => "give an intact GGUF file of a Llama model, with settings that are supported",
         };
         StageError::input(name, error.message(), help)
     })?;

@@ -13,7 +13,7 @@ keys! {
     #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
     pub struct PreprocessConfig {
-        /// The annotation file in the data folder: a JSON array in LLaVA's format.
+        /// The annotation file in the data folder: a JSON array, or JSON lines, in LLaVA's format.
         pub annotations: String,
         /// Folder in the data folder that the records' image paths are relative to.
         #[serde(default = "image_folder")]
