@@ -127,13 +127,10 @@ impl<'a> Records<'a> {
             [b'P', b'A', b'R', b'1', ..] => {
                 ("this is a Parquet file".into(), Some("write its rows as JSON lines, and its images as files"))
             }
-            text => match looks_like(text) {
-                Some(what) => (format!("this is {what}"), None),
-                None => {
-                    let message = "the file must be a JSON array of records or JSON lines, but it begins with neither `[` nor `{`";
-                    (message.into(), None)
-                }
-            },
+            text => {
+                let neither = "the file must be a JSON array of records or JSON lines, but it begins with neither `[` nor `{`";
+                (looks_like(text).map_or_else(|| neither.into(), |what| format!("this is {what}")), None)
+            }
         };
         Broken { help, ..self.error(&message) }
     }

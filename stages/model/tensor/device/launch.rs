@@ -85,8 +85,10 @@ impl<'a> Kernel<'a> {
         let mut pointers: Vec<*mut c_void> =
             self.parameters.iter_mut().map(|parameter| (&raw mut *parameter).cast()).collect();
         let grid = Grid { blocks, threads, shared: shared as u32 };
+        let (device, name) = (self.device, &self.name);
         // SAFETY: see the top of this file; the parameters live until the call returns.
-        must(unsafe { self.device.driver().launch(&self.name, grid, &mut pointers) });
+        let call = || unsafe { device.driver().launch(name, grid, &mut pointers) };
+        must(device.timed(|| name.clone(), call));
     }
 }
 
@@ -102,6 +104,8 @@ pub(super) fn product(a: &Buffer, b: &Buffer, d: &Buffer, of: &Product) {
     if of.m == 0 || of.n == 0 {
         return;
     }
+    let Product { m, n, k, .. } = *of;
     // SAFETY: see the top of this file.
-    must(unsafe { a.device().driver().product(a.address(), b.address(), d.address(), of) });
+    let call = || unsafe { a.device().driver().product(a.address(), b.address(), d.address(), of) };
+    must(a.device().timed(|| format!("product [{m}, {k}] by [{k}, {n}]"), call));
 }

@@ -38,7 +38,7 @@ impl Buffer {
     pub(in crate::tensor) fn of<T: bytemuck::NoUninit>(device: &Device, values: &[T]) -> Self {
         let buffer = Self::new(device, size_of_val(values));
         if !values.is_empty() {
-            must(device.driver().upload(buffer.address, bytemuck::cast_slice(values)));
+            buffer.write(0, bytemuck::cast_slice(values));
         }
         buffer
     }
@@ -62,7 +62,8 @@ impl Buffer {
     pub(in crate::tensor) fn write(&self, start: usize, bytes: &[u8]) {
         debug_assert!(start + bytes.len() <= self.bytes);
         if !bytes.is_empty() {
-            must(self.device.driver().upload(self.address + start as u64, bytes));
+            let to = self.address + start as u64;
+            must(self.device.timed(|| "upload".into(), || self.device.driver().upload(to, bytes)));
         }
     }
 
@@ -71,7 +72,7 @@ impl Buffer {
         debug_assert!(start + bytes <= self.bytes && from_start + bytes <= from.bytes);
         if bytes > 0 {
             let (to, from) = (self.address + start as u64, from.address + from_start as u64);
-            must(self.device.driver().copy(to, from, bytes));
+            must(self.device.timed(|| "copy".into(), || self.device.driver().copy(to, from, bytes)));
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - `driver.rs`: what a device must do, in eight calls. `cuda/` does it with a GPU, whose libraries are loaded when it is
 //!   opened; `emulated.rs` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
+//! - `profile.rs`: how long each kernel takes, if one asks.
 //! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
 //! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
 //! - `kernels/`: the kernels, in CUDA C++. `kernels.ptx` is made of them by `.ci/ptx`.
@@ -16,6 +17,7 @@ mod error;
 mod launch;
 mod memory;
 pub(super) mod ops;
+mod profile;
 #[cfg(all(test, feature = "emulated"))]
 mod tests;
 mod weight;
@@ -28,6 +30,7 @@ use std::sync::{
 pub use cuda::{Card, Probe};
 pub(super) use driver::Type;
 pub use error::DeviceError;
+pub use profile::Spent;
 pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
 pub(super) use weight::DeviceWeight;
 
@@ -46,6 +49,7 @@ struct Opened {
     live: AtomicU64,
     /// The most bytes of all buffers at one time.
     peak: AtomicU64,
+    profile: profile::Profile,
 }
 
 /// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads
@@ -93,7 +97,7 @@ impl Device {
     }
 
     fn new(driver: Box<dyn Driver>, total: u64) -> Self {
-        Self(Arc::new(Opened { driver, total, live: AtomicU64::new(0), peak: AtomicU64::new(0) }))
+        Self(Arc::new(Opened { driver, total, live: AtomicU64::new(0), peak: AtomicU64::new(0), profile: profile::Profile::default() }))
     }
 
     /// Bytes of its memory.

@@ -4,7 +4,7 @@
 use std::{
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use imp_model::{
@@ -19,14 +19,18 @@ use imp_model::{
 use safetensors::{Dtype, SafeTensors};
 
 pub(crate) fn path(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(relative)
+    // A program that was built elsewhere is told at run time where the checkout is; cargo sets the same variable.
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    here.as_deref().unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR"))).join("tests/fixtures").join(relative)
 }
 
-/// Where operations and models are tested: on the CPU and on the emulated device, in both precisions. With their names.
+/// Where operations and models are tested: on the CPU, on the emulated device and on the GPU that the environment names, in
+/// both precisions. With their names.
 pub(crate) fn places() -> Vec<(String, Place)> {
     [Precision::F32, Precision::Bf16]
         .into_iter()
         .flat_map(|precision| {
+            let card = card().map(|card| (format!("card {precision:?}"), Place::device(card.clone(), precision)));
             [
                 (format!("host {precision:?}"), Place::host(precision)),
                 #[cfg(feature = "emulated")]
@@ -35,12 +39,28 @@ pub(crate) fn places() -> Vec<(String, Place)> {
                     Place::device(tensor::Device::emulated(0, u64::MAX), precision),
                 ),
             ]
+            .into_iter()
+            .chain(card)
         })
         .collect()
 }
 
-/// The same place on emulated devices that run their threads in other orders.
+/// The GPU whose number is in `IMP_FLOW_TEST_GPU`.
+fn card() -> Option<&'static tensor::Device> {
+    static CARD: OnceLock<Option<tensor::Device>> = OnceLock::new();
+    let open = || {
+        let number = std::env::var("IMP_FLOW_TEST_GPU").ok()?;
+        Some(tensor::Device::open(number.parse().unwrap()).unwrap())
+    };
+    CARD.get_or_init(open).as_ref()
+}
+
+/// The places that must give the same bits as this one: emulated devices that run their threads in other orders; for the
+/// card, the card again.
 pub(crate) fn other_orders(place: &Place) -> Vec<Place> {
+    if place.device.as_ref() == card() {
+        return vec![place.clone()];
+    }
     #[cfg(feature = "emulated")]
     return [1, 2].map(|order| Place::device(tensor::Device::emulated(order, u64::MAX), place.precision)).to_vec();
     #[cfg(not(feature = "emulated"))]

@@ -207,10 +207,13 @@ fn in_all_orders(name: &str, compute: impl Fn(&dyn Driver) -> Vec<Vec<u8>>) -> V
     first
 }
 
-/// The GPU that the environment names.
+/// The GPU that the environment names, unless the emulated device takes its place.
 fn gpu() -> Option<&'static Cuda> {
     static GPU: OnceLock<Option<Cuda>> = OnceLock::new();
-    let open = || std::env::var("IMP_FLOW_TEST_GPU").ok().map(|index| Cuda::open(index.parse().unwrap()).unwrap());
+    let open = || {
+        let index = std::env::var("IMP_FLOW_TEST_GPU").ok().filter(|_| super::emulated_order().is_none())?;
+        Some(Cuda::open(index.parse().unwrap()).unwrap())
+    };
     GPU.get_or_init(open).as_ref()
 }
 

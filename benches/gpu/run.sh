@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# All that is to be known about a GPU, in order, in at most 25 minutes, on a machine without a Rust toolchain and a network:
+#
+#     benches/gpu/run.sh [--tiny] [PART...]
+#
+#     machine   driver, cuBLASLt, card
+#     kernels   every kernel against f64, and a second run for the same bits
+#     ops       every operation on the host, the emulated device and the card, in f32 and bf16, against f64
+#     products  cuBLASLt against products in f32 on the host, for the shapes of the model families
+#     fixtures  whole models against the reference: features, logits, losses, gradients, optimizer steps, tokens
+#     resume    a training stage through the program, interrupted and resumed: the same bytes
+#     models    writes random models of full size (8 GB below target/)
+#     lora, features, decode, prefill     against PyTorch, transformers and peft, in turns
+#     profile   a LoRA step and a batch of answers by kernel
+#
+#     table     writes docs/GPU.md's tables from the results; `run.sh table FILE...` from these files
+#     build     build.sh, which makes what the parts need; run it where there is a Rust toolchain
+#
+# Without parts: all, and then the tables. `checks` are the parts up to resume, which need no Python, `speed` the others. A
+# part that fails or takes too long does not keep the next from running; the end names it, and the exit status is 1.
+#
+# Results are lines of JSON in results.jsonl, and everything printed is in log.txt, in the folder $OUT, by default
+# benches/gpu/results. IMP_FLOW_PYTHON is the Python that has PyTorch (python3). With --tiny everything is small and PyTorch is
+# left out: with IMP_FLOW_EMULATED_GPU=0 it runs without a GPU, in a minute.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+root=$PWD
+tiny=()
+if [ "${1:-}" = --tiny ]; then
+    tiny=(--tiny)
+    export IMP_FLOW_PEERS=no
+    shift
+fi
+
+checks=(machine kernels ops products fixtures resume)
+speed=(models lora features decode prefill profile)
+parts=()
+for name in "$@"; do
+    case $name in
+        checks) parts+=("${checks[@]}") ;;
+        speed) parts+=("${speed[@]}") ;;
+        *) parts+=("$name") ;;
+    esac
+done
+everything=no
+[ "${#parts[@]}" -gt 0 ] || { parts=("${checks[@]}" "${speed[@]}"); everything=yes; }
+[ "${parts[0]}" != build ] || exec benches/gpu/build.sh
+
+# What was built: brought along, or made here.
+built=${IMP_FLOW_GPU_BUILT:-benches/gpu/built}
+if [ -z "${IMP_FLOW_GPU_BUILT:-}" ] && command -v cargo >/dev/null; then
+    if [ "${#tiny[@]}" -gt 0 ]; then
+        built=target/gpu-bench
+        benches/gpu/build.sh dev "$built" || exit 1
+    elif [ ! -x "$built/gpu" ]; then
+        benches/gpu/build.sh || exit 1
+    fi
+fi
+[ -x "$built/gpu" ] || { echo "run: there is nothing in $built; run benches/gpu/build.sh where there is a Rust toolchain"; exit 1; }
+
+out=${OUT:-benches/gpu/results}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+export IMP_FLOW_RESULTS=$out/results.jsonl
+log=$out/log.txt
+touch "$IMP_FLOW_RESULTS" "$log"
+first=$(wc -l <"$IMP_FLOW_RESULTS")
+
+# Puts the folder of a library that the loader doesn't find on its path.
+find_library() {
+    if ldconfig -p 2>/dev/null | grep -q "$1"; then return; fi
+    local found
+    found=$(find / \( -path /proc -o -path /sys \) -prune -o -name "$2" -print 2>/dev/null | sort -V | tail -n 1)
+    [ -z "$found" ] || export LD_LIBRARY_PATH=${found%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+if [ -z "${IMP_FLOW_EMULATED_GPU:-}" ]; then
+    find_library 'libcuda\.so\.1' 'libcuda.so.1'
+    find_library 'libcublasLt\.so' 'libcublasLt.so.1[23]'
+fi
+# The test programs were told another checkout's place when they were built.
+export CARGO_MANIFEST_DIR=$root/stages/model
+export PYTHONUNBUFFERED=1
+
+# Runs a part within so many seconds.
+part() {
+    local name=$1 budget=$2 began=$SECONDS status why=
+    shift 2
+    printf '\n== %s (at most %s s)\n' "$name" "$budget" | tee -a "$log"
+    timeout -k 10 "$budget" "$@" >"$log.part" 2>&1
+    status=$?
+    cat "$log.part" >>"$log"
+    # What went wrong is seldom in more than the last lines; results of products are many.
+    tail -n "$([ "$status" = 0 ] && echo 12 || echo 60)" "$log.part" | cut -c 1-400
+    rm -f "$log.part"
+    case $status in
+        0) ;;
+        124 | 137) why='too slow' ;;
+        *) why="exit status $status" ;;
+    esac
+    printf '{"run":"%s","ok":%s,"why":"%s","seconds":%s}\n' "$name" "$([ "$status" = 0 ] && echo true || echo false)" \
+        "$why" $((SECONDS - began)) >>"$IMP_FLOW_RESULTS"
+}
+
+machine() {
+    "$built/imp-flow" doctor
+    nvidia-smi 2>/dev/null
+    "$built/gpu" machine "$(cat "$built/COMMIT")" "$(date -u +%F)"
+}
+
+# The test programs on the card. A tiny run proves only that they start and find what they need: `cargo test` runs them all.
+tests() {
+    local program=$1 few=$2
+    shift 2
+    if [ "${#tiny[@]}" -gt 0 ]; then set -- "$few"; fi
+    IMP_FLOW_TEST_GPU=0 "$built/$program" --color never "$@"
+}
+
+export -f machine tests
+export built
+# Functions see no arrays of their parent.
+export tiny_option=${tiny[*]}
+run() { bash -c "tiny=($tiny_option); $1"; }
+export -f run
+
+tables() {
+    local document=docs/GPU.md
+    # Figures of an emulated device are of no interest: only that they can be written.
+    if [ "${#tiny[@]}" -gt 0 ]; then
+        document=$out/GPU.md
+        cp docs/GPU.md "$document"
+    fi
+    if [ $# -gt 0 ]; then set -- "$@"; else set -- "$IMP_FLOW_RESULTS"; fi
+    "$built/gpu" table "$document" "$@" && echo "wrote the tables of $document"
+}
+
+if [ "${parts[0]}" = table ]; then
+    tables "${parts[@]:1}"
+    exit
+fi
+for name in "${parts[@]}"; do
+    case $name in
+        machine) part machine 30 run machine ;;
+        kernels) part kernels 120 run 'tests kernels device::tests::pointwise device::' ;;
+        ops) part ops 150 run 'tests ops activations' ;;
+        products) part products 150 "$built/gpu" "${tiny[@]}" products ;;
+        fixtures) part fixtures 90 run 'tests places dropout_has_one_mask' ;;
+        resume) part resume 90 "$built/gpu" "${tiny[@]}" resume "$built/imp-flow" ;;
+        models) part models 60 "$built/gpu" "${tiny[@]}" models ;;
+        lora) part lora 300 "$built/gpu" "${tiny[@]}" speed lora ;;
+        features) part features 130 "$built/gpu" "${tiny[@]}" speed features ;;
+        decode) part decode 200 "$built/gpu" "${tiny[@]}" speed decode ;;
+        prefill) part prefill 120 "$built/gpu" "${tiny[@]}" speed prefill ;;
+        profile) part profile 60 "$built/gpu" "${tiny[@]}" profile lora decode ;;
+        *) part "$name" 1 sh -c "echo 'there is no such part'; exit 2" ;;
+    esac
+done
+# A part's file of results is that of all calls; the end speaks of this one.
+printf '\n'
+"$built/gpu" summary "$first"
+status=$?
+if [ "$everything" = yes ]; then tables || status=1; fi
+exit $status
