@@ -43,6 +43,14 @@ faults rounds="1000":
 ptx *args:
     .ci/ptx {{ args }}
 
+# What must be brought along to a machine with a GPU, in benches/gpu/built. `just gpu-build dev` is a debug build.
+gpu-build *args:
+    benches/gpu/build.sh {{ args }}
+
+# All checks and comparisons on a GPU, and the tables of docs/GPU.md. One part: `just gpu products`.
+gpu *parts:
+    benches/gpu/run.sh {{ parts }}
+
 # Licences, advisories and origins of the dependencies (needs cargo-deny).
 deny:
     cargo deny check

@@ -143,11 +143,8 @@ fn answers(sizes: &Sizes, place: &Place, length: usize) -> Box<dyn FnMut()> {
     let images: Vec<[usize; 1]> = (0..sizes.prompts).map(|number| [number]).collect();
     let options = GenerateOptions { max_new_tokens: length, ..GenerateOptions::default() };
     Box::new(move || {
-        let prompts: Vec<Sample<'_>> = ids
-            .iter()
-            .zip(&images)
-            .map(|(input_ids, images)| Sample { input_ids, labels: &[], images })
-            .collect();
+        let prompts: Vec<Sample<'_>> =
+            ids.iter().zip(&images).map(|(input_ids, images)| Sample { input_ids, labels: &[], images }).collect();
         let answers = model.generate(&prompts, &features, &options);
         assert!(answers.iter().all(|answer| answer.len() == length));
     })

@@ -175,7 +175,9 @@ fn excess(ours: &[f32], exact: &[f32], precision: Precision) -> f64 {
 fn speed(operands: &Operands, place: &Place) -> f64 {
     let (_, rows, inputs, outputs, _) = operands.shape;
     let (x, weight, bias) = operands.at(place);
-    2.0 * (rows * inputs * outputs) as f64 / seconds(|| tensor::linear(&Graph::inference(), &x, &weight, Some(&bias))) / 1e12
+    2.0 * (rows * inputs * outputs) as f64
+        / seconds(|| tensor::linear(&Graph::inference(), &x, &weight, Some(&bias)))
+        / 1e12
 }
 
 /// The time of a product among many.
@@ -203,6 +205,9 @@ fn large(device: &Device) {
     let x = Mat::from_host(size, size, rounded(2, size * size)).to(&place);
     // In bf16 already, as activations are: otherwise each product would first convert it.
     let x = tensor::linear(&Graph::inference(), &x, &weight, None);
-    let tflops = 2.0 * (size as f64).powi(3) / seconds(|| tensor::linear(&Graph::inference(), &x, &weight, None)) / 1e12;
-    result(&json!({ "part": "products", "name": "8192 x 8192 x 8192", "precision": "bf16", "ok": true, "tflops": tflops }));
+    let tflops =
+        2.0 * (size as f64).powi(3) / seconds(|| tensor::linear(&Graph::inference(), &x, &weight, None)) / 1e12;
+    result(
+        &json!({ "part": "products", "name": "8192 x 8192 x 8192", "precision": "bf16", "ok": true, "tflops": tflops }),
+    );
 }

@@ -111,16 +111,13 @@ machine() {
 tests() {
     local program=$1 few=$2
     shift 2
-    if [ "${#tiny[@]}" -gt 0 ]; then set -- "$few"; fi
+    if [ -n "$tiny_option" ]; then set -- "$few"; fi
     IMP_FLOW_TEST_GPU=0 "$built/$program" --color never "$@"
 }
 
+# `timeout` runs programs only, and arrays are not inherited.
 export -f machine tests
-export built
-# Functions see no arrays of their parent.
-export tiny_option=${tiny[*]}
-run() { bash -c "tiny=($tiny_option); $1"; }
-export -f run
+export built tiny_option=${tiny[*]}
 
 tables() {
     local document=docs/GPU.md
@@ -139,11 +136,11 @@ if [ "${parts[0]}" = table ]; then
 fi
 for name in "${parts[@]}"; do
     case $name in
-        machine) part machine 30 run machine ;;
-        kernels) part kernels 120 run 'tests kernels device::tests::pointwise device::' ;;
-        ops) part ops 150 run 'tests ops activations' ;;
+        machine) part machine 30 bash -c machine ;;
+        kernels) part kernels 120 bash -c 'tests kernels device::tests::pointwise device::' ;;
+        ops) part ops 150 bash -c 'tests ops activations' ;;
         products) part products 150 "$built/gpu" "${tiny[@]}" products ;;
-        fixtures) part fixtures 90 run 'tests places dropout_has_one_mask' ;;
+        fixtures) part fixtures 90 bash -c 'tests places dropout_has_one_mask' ;;
         resume) part resume 90 "$built/gpu" "${tiny[@]}" resume "$built/imp-flow" ;;
         models) part models 60 "$built/gpu" "${tiny[@]}" models ;;
         lora) part lora 300 "$built/gpu" "${tiny[@]}" speed lora ;;

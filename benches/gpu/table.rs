@@ -93,9 +93,10 @@ fn parts(lines: &[&Value]) -> String {
 }
 
 fn speed(lines: &[&Value]) -> String {
-    let mut text = "| case | side | ms | per second | faster than that side | TFLOP/s | of the card's peak | memory |\n\
+    let mut text =
+        "| case | side | ms | per second | faster than that side | TFLOP/s | of the card's peak | memory |\n\
                     |---|---|---|---|---|---|---|---|\n"
-        .to_string();
+            .to_string();
     for case in CASES {
         // Of a case that was repeated, the last; sides in the order in which they ran.
         let mut sides: Vec<&Value> = Vec::new();
@@ -169,12 +170,7 @@ fn profile(lines: &[&Value]) -> String {
         for line in of_case().filter(|line| line["kernel"].is_string()) {
             let ms = number(line, "net_ms");
             let share = 100.0 * ms / number(whole, "net_ms").max(1e-9);
-            let _ = writeln!(
-                text,
-                "| {} | {} | {ms:.2} | {share:.1} % |",
-                word(&line["kernel"]),
-                word(&line["calls"])
-            );
+            let _ = writeln!(text, "| {} | {} | {ms:.2} | {share:.1} % |", word(&line["kernel"]), word(&line["calls"]));
         }
         text += "\n";
     }

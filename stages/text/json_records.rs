@@ -128,7 +128,8 @@ impl<'a> Records<'a> {
                 ("this is a Parquet file".into(), Some("write its rows as JSON lines, and its images as files"))
             }
             text => {
-                let neither = "the file must be a JSON array of records or JSON lines, but it begins with neither `[` nor `{`";
+                let neither =
+                    "the file must be a JSON array of records or JSON lines, but it begins with neither `[` nor `{`";
                 (looks_like(text).map_or_else(|| neither.into(), |what| format!("this is {what}")), None)
             }
         };

@@ -30,8 +30,8 @@ use std::sync::{
 pub use cuda::{Card, Probe};
 pub(super) use driver::Type;
 pub use error::DeviceError;
-pub use profile::Spent;
 pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
+pub use profile::Spent;
 pub(super) use weight::DeviceWeight;
 
 use crate::precision::Precision;
@@ -97,7 +97,13 @@ impl Device {
     }
 
     fn new(driver: Box<dyn Driver>, total: u64) -> Self {
-        Self(Arc::new(Opened { driver, total, live: AtomicU64::new(0), peak: AtomicU64::new(0), profile: profile::Profile::default() }))
+        Self(Arc::new(Opened {
+            driver,
+            total,
+            live: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            profile: profile::Profile::default(),
+        }))
     }
 
     /// Bytes of its memory.

@@ -34,9 +34,8 @@ impl Device {
     pub fn spent(&self) -> Vec<Spent> {
         let Some(profile) = self.0.profile.get() else { return Vec::new() };
         let calls = std::mem::take(&mut *profile.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut all: Vec<Spent> =
-            calls.into_iter().map(|(name, (calls, time))| Spent { name, calls, time }).collect();
-        all.sort_by(|a, b| b.time.cmp(&a.time));
+        let mut all: Vec<Spent> = calls.into_iter().map(|(name, (calls, time))| Spent { name, calls, time }).collect();
+        all.sort_by_key(|entry| std::cmp::Reverse(entry.time));
         all
     }
 
