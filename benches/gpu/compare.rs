@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long a side may take to be ready: loading, and where it compiles, compiling.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const PATIENCE_TO_COMPILE: Duration = Duration::from_secs(160);
 
 /// A way to do the work.

@@ -17,7 +17,7 @@ use crate::{result, sizes::Sizes};
 const PIPELINE: &str = "benches/gpu/resume.toml";
 /// The stage that is disturbed.
 const STAGE: &str = "lora";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder in which the program runs.
 struct Space<'a> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{cases, sizes::Sizes};
 
 /// The longest that a repetition may take.
-const REPETITION: Duration = Duration::from_secs(60);
+const REPETITION: Duration = Duration::from_mins(1);
 
 /// Serves repetitions of our side.
 pub(crate) fn serve(case: &str, sizes: &Sizes) -> bool {

@@ -23,7 +23,7 @@ pub(in crate::tensor) struct Coefficients {
     pub(in crate::tensor) epsilon: f32,
 }
 
-/// Updates the parameter `w` and its two moments by the gradient `g`, see [`crate::tensor::AdamW::update`].
+/// Updates the parameter `w` and its two moments by the gradient `g`, see [`crate::tensor::Step::update`].
 pub(in crate::tensor) fn adamw(w: &mut [f32], g: &[f32], first: &mut [f32], second: &mut [f32], by: Coefficients) {
     let Coefficients { scale, new1, beta2, new2, decay, step_size, root, epsilon } = by;
     w.par_chunks_mut(CHUNK)
