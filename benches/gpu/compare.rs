@@ -12,9 +12,15 @@ use crate::{
     worker::Worker,
 };
 
-/// How long a side may take to be ready: loading, and where it compiles, compiling.
-const PATIENCE: Duration = Duration::from_mins(2);
-const PATIENCE_TO_COMPILE: Duration = Duration::from_secs(160);
+/// How long a side may take to be ready: to load, and to compile. With all sides a case stays within its part's time.
+fn patience(case: &str, variant: Option<&str>) -> Duration {
+    Duration::from_secs(match (case, variant) {
+        ("lora", Some("compiled")) => 130,
+        ("decode", Some("compiled")) => 100,
+        (_, Some("compiled")) => 50,
+        _ => 40,
+    })
+}
 
 /// A way to do the work.
 struct Side {
@@ -42,8 +48,7 @@ impl Side {
         if sizes.tiny {
             command.arg("--tiny");
         }
-        let patience = if variant == Some("compiled") { PATIENCE_TO_COMPILE } else { PATIENCE };
-        let worker = Worker::start(&mut command, patience);
+        let worker = Worker::start(&mut command, patience(case, variant));
         Self { name: if variant.is_none() { "imp-flow" } else { "PyTorch" }, variant, worker, times: Vec::new() }
     }
 

@@ -2,7 +2,11 @@
 
     gpu.py CASE VARIANT [--tiny]
 
-CASE is lora, features, decode or prefill; VARIANT is eager, compiled (torch.compile), or bf16 (lora with adapters in bf16).
+CASE is lora, features, decode or prefill; VARIANT is eager, compiled, or bf16 (lora with adapters in bf16). Compiled is
+torch.compile of each block, since a model as a whole takes minutes; decode has transformers' static cache instead, with which
+`generate` compiles a step and captures it as a CUDA graph. Attention is SDPA, without a mask where all prompts are equally
+long, so that PyTorch can take its flash kernel. Logits are computed at labelled positions only, as on our side.
+
 Speaks the lines of JSON that benches/gpu/worker.rs describes: ready, then a time for each line of input, then the peak.
 """
 
@@ -44,16 +48,25 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
 
 
 def language():
-    config = PhiConfig(**PHI, partial_rotary_factor=0.4, attn_implementation="sdpa")
+    # Random weights must not end an answer.
+    config = PhiConfig(**PHI, partial_rotary_factor=0.4, attn_implementation="sdpa", eos_token_id=None)
     with torch.device(DEVICE):
         return PhiForCausalLM(config).to(torch.bfloat16)
+
+
+def compiled(blocks):
+    if VARIANT == "compiled":
+        # One compilation serves all blocks, unless something in them differs.
+        torch._dynamo.config.recompile_limit = 64
+        for block in blocks:
+            block.compile()
 
 
 def embedded(model, sequences, text):
     """Projected patches and embedded tokens: the encoder and the splice are not part of the case."""
     ids = torch.randint(0, PHI["vocab_size"], (sequences, text), device=DEVICE)
     patches = torch.randn(sequences, PATCHES, PHI["hidden_size"], device=DEVICE, dtype=torch.bfloat16)
-    return torch.cat([patches, model.get_input_embeddings()(ids)], 1), ids
+    return torch.cat([patches, model.get_input_embeddings()(ids)], 1).detach()
 
 
 def lora():
@@ -71,18 +84,20 @@ def lora():
     ).to(DEVICE)
     features = torch.randn(SEQUENCES, PATCHES, ENCODER["hidden_size"], device=DEVICE)
     ids = torch.randint(0, PHI["vocab_size"], (SEQUENCES, TEXT), device=DEVICE)
-    labels = torch.full((SEQUENCES, PATCHES + TEXT), -100, device=DEVICE)
-    labels[:, -(TEXT // 2):] = ids[:, -(TEXT // 2):]
+    labelled = TEXT // 2
+    compiled(model.get_base_model().model.layers)
     parameters = [p for p in [*model.parameters(), *projector.parameters()] if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=DEVICE == "cuda")
-    run = torch.compile(model) if VARIANT == "compiled" else model
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(DEVICE, torch.bfloat16):
             words = model.get_input_embeddings()(ids)
             inputs = torch.cat([projector(features).to(words.dtype), words], 1)
-            loss = run(inputs_embeds=inputs, labels=labels, use_cache=False).loss
+            # The positions before the labelled tokens, and the last, which predicts nothing.
+            logits = model(inputs_embeds=inputs, use_cache=False, logits_to_keep=labelled + 1).logits
+        targets = ids[:, -labelled:].flatten()
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -98,30 +113,32 @@ def features():
     # The features are the input of the last block.
     tower = getattr(model, "vision_model", model)  # transformers 5 has one module less.
     del tower.encoder.layers[-1]
-    run = torch.compile(model) if VARIANT == "compiled" else model
+    compiled(tower.encoder.layers)
     size = ENCODER["image_size"]
     images = torch.randn(IMAGES, 3, size, size)
+    if DEVICE == "cuda":
+        images = images.pin_memory()
 
     def step():
         with torch.inference_mode():
-            run(images.to(DEVICE, torch.bfloat16)).last_hidden_state.sum().item()
+            model(images.to(DEVICE, non_blocking=True).to(torch.bfloat16)).last_hidden_state.sum().item()
 
     return step
 
 
 def answers(length):
     model = language().eval()
-    if VARIANT == "compiled":
-        model.forward = torch.compile(model.forward)
-    inputs, _ = embedded(model, PROMPTS, QUESTION)
+    options = dict(do_sample=False, max_new_tokens=length, pad_token_id=0)
+    if length == 1:
+        compiled(model.model.layers)
+    elif VARIANT == "compiled":
+        options["cache_implementation"] = "static"
+    inputs = embedded(model, PROMPTS, QUESTION)
     mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=DEVICE)
 
     def step():
         with torch.inference_mode():
-            # Random weights may end an answer: the length is fixed.
-            found = model.generate(
-                inputs_embeds=inputs, attention_mask=mask, do_sample=False, max_new_tokens=length, min_new_tokens=length
-            )
+            found = model.generate(inputs_embeds=inputs, attention_mask=mask, **options)
         assert found.shape[1] == length
 
     return step
@@ -139,6 +156,10 @@ def main():
     began = time.time()
     torch.manual_seed(1)
     step = CASES[CASE]()
+    if DEVICE == "cuda":
+        # Not the peak of drawing weights in f32.
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         step()
     wait()
@@ -148,7 +169,7 @@ def main():
         step()
         wait()
         say(ms=(time.perf_counter() - started) * 1e3)
-    say(peak_bytes=torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0)
+    say(peak_bytes=torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None)
 
 
 try:
