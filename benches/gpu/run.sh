@@ -17,7 +17,8 @@
 #     build     build.sh, which makes what the parts need; run it where there is a Rust toolchain
 #
 # Without parts: all, and then the tables. `checks` are the parts up to resume, which need no Python, `speed` the others. A
-# part that fails or takes too long does not keep the next from running; the end names it, and the exit status is 1.
+# part that fails or takes too long does not keep the next from running; the end names it, and the exit status is 1. Where a
+# command may take ten minutes only, these do all of it: `checks`, `models lora profile` and `features decode prefill`.
 #
 # Results are lines of JSON in results.jsonl, and everything printed is in log.txt, in the folder $OUT, by default
 # benches/gpu/results. IMP_FLOW_PYTHON is the Python that has PyTorch (python3). With --tiny everything is small and PyTorch is
@@ -80,6 +81,8 @@ fi
 # The test programs were told another checkout's place when they were built.
 export CARGO_MANIFEST_DIR=$root/stages/model
 export PYTHONUNBUFFERED=1
+# What a panic says must not drown in where it happened.
+export RUST_BACKTRACE=0
 
 # Runs a part within so many seconds.
 part() {
@@ -102,6 +105,10 @@ part() {
 }
 
 machine() {
+    local here
+    if here=$(git rev-parse --short=12 HEAD 2>/dev/null) && [ "${here:-}" != "$(cut -d ' ' -f 1 "$built/COMMIT")" ]; then
+        echo "WARNING: $built was built from another commit than this checkout's, $here"
+    fi
     "$built/imp-flow" doctor
     nvidia-smi 2>/dev/null
     "$built/gpu" machine "$(cat "$built/COMMIT")" "$(date -u +%F)"
@@ -137,12 +144,12 @@ fi
 for name in "${parts[@]}"; do
     case $name in
         machine) part machine 30 bash -c machine ;;
-        kernels) part kernels 120 bash -c 'tests kernels device::tests::pointwise device::' ;;
-        ops) part ops 150 bash -c 'tests ops activations' ;;
-        products) part products 150 "$built/gpu" "${tiny[@]}" products ;;
+        kernels) part kernels 100 bash -c 'tests kernels device::tests::pointwise device::' ;;
+        ops) part ops 140 bash -c 'tests ops activations' ;;
+        products) part products 140 "$built/gpu" "${tiny[@]}" products ;;
         fixtures) part fixtures 90 bash -c 'tests places dropout_has_one_mask' ;;
         resume) part resume 90 "$built/gpu" "${tiny[@]}" resume "$built/imp-flow" ;;
-        models) part models 60 "$built/gpu" "${tiny[@]}" models ;;
+        models) part models 90 "$built/gpu" "${tiny[@]}" models ;;
         lora) part lora 300 "$built/gpu" "${tiny[@]}" speed lora ;;
         features) part features 130 "$built/gpu" "${tiny[@]}" speed features ;;
         decode) part decode 200 "$built/gpu" "${tiny[@]}" speed decode ;;
