@@ -72,10 +72,13 @@ impl Diagnostic {
     }
 }
 
-/// The name in `known` that differs from `given` only by a typo.
+/// The name in `known` that differs from `given` only by a typo. A short word with another first letter is another word: who
+/// writes `gpu` does not mean `cpu`.
 pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
+    let begins_alike = |name: &str| given.len() > 3 || given.chars().next() == name.chars().next();
     known
         .iter()
+        .filter(|name| begins_alike(name))
         .map(|name| (strsim::damerau_levenshtein(given, name), *name))
         .filter(|(distance, name)| *distance <= name.len().max(given.len()) / 3)
         .min()

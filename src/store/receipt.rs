@@ -84,6 +84,26 @@ pub(crate) struct Product {
     pub(crate) host: String,
 }
 
+#[cfg(test)]
+impl Product {
+    /// A product that is nothing but its output.
+    pub(crate) fn of(output: TreeRef) -> Self {
+        Self {
+            output,
+            results: BTreeMap::new(),
+            log: None,
+            metrics: None,
+            events: None,
+            peak_memory: None,
+            environment: None,
+            cautions: Vec::new(),
+            unchecked: false,
+            timing: Timing { finished: super::runs::now() as u64, seconds: 0.0 },
+            host: String::new(),
+        }
+    }
+}
+
 impl Receipt {
     pub(crate) fn new(provenance: Provenance, product: Product) -> Self {
         let Provenance { manifest, pipeline, stage, reason, previous, made_by } = provenance;
@@ -257,17 +277,9 @@ mod tests {
         let (pipeline, stage) = ("p".into(), "s".into());
         let provenance = Provenance { manifest, pipeline, stage, reason, previous: None, made_by: "0".into() };
         let product = Product {
-            output: TreeRef::default(),
             results: BTreeMap::from([("accuracy".into(), 0.1)]),
-            log: None,
-            metrics: None,
-            events: None,
             peak_memory: Some(1),
-            environment: None,
-            cautions: Vec::new(),
-            unchecked: false,
-            timing: Timing { finished: 1, seconds: 0.5 },
-            host: "h".into(),
+            ..Product::of(TreeRef::default())
         };
         Receipt::new(provenance, product)
     }

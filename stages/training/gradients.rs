@@ -1,15 +1,15 @@
 //! The loss and the gradients of a whole batch, summed over parts that fit into memory. Independent of the optimizer.
 
 use imp_model::{
-    Imp, Sample,
+    Imp,
     layers::Pass,
     tensor::{self, Mat},
 };
 
-use super::features::Features;
+use super::{features::Features, labels};
 use crate::{StageError, data::records::Record};
 
-/// How a batch is cut into parts. Only the seed affects the result.
+/// How a batch is cut into parts. The cut affects the result by the order of sums only.
 pub(super) struct Parts {
     /// Records in a part.
     pub(super) size: usize,
@@ -37,7 +37,7 @@ pub(super) fn of_batch(
     records: &[Record<'_>],
     parts: &Parts,
 ) -> Result<Batch, StageError> {
-    let labelled = labelled(model, records)?;
+    let labelled = records.iter().map(|record| labels::learned(model, record)).sum::<Result<usize, _>>()?;
     let (mut losses, mut gradients): (Vec<Mat>, Vec<Mat>) = (Vec::new(), Vec::new());
     for (part, records) in records.chunks(parts.size).enumerate() {
         let pass = Pass::training(parts.seed, part * parts.size);
@@ -58,21 +58,4 @@ pub(super) fn of_batch(
     let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>()
         + images * (model.vision.config.patches() - 1);
     Ok(Batch { loss, gradients, tokens, labels: labelled })
-}
-
-/// The number of labelled tokens in `records`, all of which the model can train on.
-fn labelled(model: &Imp, records: &[Record<'_>]) -> Result<usize, StageError> {
-    let mut count = 0;
-    for record in records {
-        let images: Vec<usize> = (0..record.image_numbers().len()).collect();
-        let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &images };
-        if let Some(fault) = model.fault(&sample) {
-            return Err(StageError::failed(
-                format!("record `{}` can't be trained on: {fault}", record.id),
-                "preprocess the data with the tokenizer of this model",
-            ));
-        }
-        count += model.labelled(&sample);
-    }
-    Ok(count)
 }

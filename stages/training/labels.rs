@@ -21,26 +21,34 @@ struct Counts {
     shortest_cut: Option<usize>,
 }
 
+/// The number of labels of `record` that `model` learns.
+///
+/// # Errors
+/// If the model can't train on it.
+pub(super) fn learned(model: &Imp, record: &Record<'_>) -> Result<usize, StageError> {
+    let images: Vec<usize> = (0..record.image_numbers().len()).collect();
+    let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &images };
+    match model.fault(&sample) {
+        None => Ok(model.labelled(&sample)),
+        Some(fault) => Err(StageError::failed(
+            format!("record `{}` can't be trained on: {fault}", record.id),
+            "preprocess the data with the tokenizer of this model",
+        )),
+    }
+}
+
 impl Counts {
     fn of(model: &Imp, record: &Record<'_>) -> Result<Self, StageError> {
-        let images: Vec<usize> = (0..record.image_numbers().len()).collect();
-        let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &images };
-        if let Some(fault) = model.fault(&sample) {
-            return Err(StageError::failed(
-                format!("record `{}` can't be trained on: {fault}", record.id),
-                "preprocess the data with the tokenizer of this model",
-            ));
-        }
+        let labels = learned(model, record)?;
         let tokens = record.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count();
         let length = record.input_ids.len() + tokens * (model.vision.config.patches() - 1);
-        let labels = model.labelled(&sample);
         // A label on the first token is never learned.
         let first = record.labels.first().is_some_and(|label| *label >= 0 && record.input_ids[0] != IMAGE_TOKEN);
         let cut = labels + usize::from(first) < record.learned();
         Ok(Self {
             cut: usize::from(cut),
             masked: usize::from(labels == 0),
-            without_image_token: usize::from(tokens == 0 && !images.is_empty()),
+            without_image_token: usize::from(tokens == 0 && record.image_numbers().len() > 0),
             labels,
             shortest_cut: cut.then_some(length),
         })

@@ -38,6 +38,14 @@ fn a_stage_that_must_have_a_gpu_is_refused_before_anything_runs() {
 }
 
 #[test]
+fn a_device_that_is_none_is_not_taken_for_another() {
+    let output = asking("{ device = \"gpu\" }").run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("unknown value `gpu`"), "{}", output.stderr);
+    assert!(output.stderr.contains("help: known: auto, cpu, cuda"), "{}", output.stderr);
+}
+
+#[test]
 fn a_stage_without_the_gpu_that_it_asked_for_says_so() {
     let space = asking("{ gpus = 1 }");
     let line = format!("d runs on the CPU: {NONE}");

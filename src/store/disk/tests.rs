@@ -10,7 +10,7 @@ use std::{
 
 use super::{LOGS, Op, model::Disk};
 use crate::store::{
-    Digest, Manifest, Product, Provenance, Receipt, RunRecord, RunState, Store, StoreError, Timing, TreeRef, now,
+    Digest, Manifest, Product, Provenance, Receipt, RunRecord, RunState, Store, StoreError, TreeRef, now,
 };
 
 /// The files of a stage's output. More than the store flushes one by one.
@@ -56,19 +56,7 @@ fn stage(store: &Store, name: &str, input: Option<Digest>) -> Result<TreeRef, St
     }
     written(&work.log(), name.as_bytes());
     let (output, _) = store.add_folder(&work.out())?;
-    let product = Product {
-        output,
-        results: BTreeMap::new(),
-        log: store.keep_log(&work.log())?,
-        metrics: None,
-        events: None,
-        peak_memory: None,
-        environment: None,
-        cautions: Vec::new(),
-        unchecked: false,
-        timing: Timing { finished: now() as u64, seconds: 0.0 },
-        host: String::new(),
-    };
+    let product = Product { log: store.keep_log(&work.log())?, ..Product::of(output) };
     let provenance = Provenance {
         manifest,
         pipeline: "p".into(),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::store::{Manifest, Product, Provenance, Receipt, Timing, TreeRef, now};
+use crate::store::{Manifest, Product, Provenance, Receipt, TreeRef, now};
 
 struct Shop {
     root: tempfile::TempDir,
@@ -48,19 +48,7 @@ impl Shop {
             previous: None,
             made_by: String::new(),
         };
-        let product = Product {
-            output,
-            results: BTreeMap::new(),
-            log: None,
-            metrics: None,
-            events: None,
-            peak_memory: None,
-            environment: None,
-            cautions: Vec::new(),
-            unchecked: false,
-            timing: Timing { finished: now() as u64, seconds: 0.0 },
-            host: String::new(),
-        };
+        let product = Product::of(output);
         self.store.write_receipt(&Receipt::new(provenance, product)).unwrap();
         key
     }

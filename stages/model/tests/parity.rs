@@ -19,7 +19,7 @@ use imp_model::{
     tensor::{self, Activation, AdamW, Graph, IGNORE, Mat},
     weights::TensorFiles,
 };
-use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, path};
+use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, loss_and_gradients, path};
 
 #[test]
 fn vision_towers_and_projections() {
@@ -274,14 +274,6 @@ fn check_gradients(model: &mut Imp, family: Family, name: &str) {
         assert_close(&name, &gradients.next().unwrap().to_host(), &reference, 1e-4 * largest);
     });
     assert!(gradients.next().is_none(), "more gradients than trainable matrices");
-}
-
-fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<Mat>) {
-    let features = model.encode_images(&batch.images);
-    let images = batch.image_numbers();
-    let samples = batch.samples(&images);
-    let count = samples.iter().map(|sample| model.labelled(sample)).sum();
-    model.loss_and_gradients(pass, &samples, &features, count)
 }
 
 #[test]

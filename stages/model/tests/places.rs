@@ -11,7 +11,7 @@ use imp_model::{
     optim::{Optimizer, Rate},
     tensor::{self, AdamW, Mat, Place, Segments},
 };
-use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, path, places};
+use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, loss_and_gradients, path, places};
 
 /// What may differ from the reference.
 #[derive(Clone, Copy)]
@@ -198,14 +198,6 @@ fn trainable(family: Family, lora: bool, place: &Place) -> Imp {
     model.projector.unfreeze();
     model.move_to(place);
     model
-}
-
-fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<Mat>) {
-    let features = model.encode_images(&batch.images);
-    let images = batch.image_numbers();
-    let samples = batch.samples(&images);
-    let count = samples.iter().map(|sample| model.labelled(sample)).sum();
-    model.loss_and_gradients(pass, &samples, &features, count)
 }
 
 fn values(mats: &[Mat]) -> Vec<Vec<f32>> {

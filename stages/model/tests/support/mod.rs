@@ -14,7 +14,7 @@ use imp_model::{
     images_in_order,
     language::Decoder,
     layers::Pass,
-    tensor::{self, Bytes, Mask, Place, Segments, Stored},
+    tensor::{self, Bytes, Mask, Mat, Place, Segments, Stored},
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -140,6 +140,15 @@ impl Batch {
         assert_eq!((self.labels.len(), images.len()), (self.ids.len(), self.ids.len()));
         self.ids.iter().zip(&self.labels).zip(images).map(sample).collect()
     }
+}
+
+/// The loss of a batch and the gradients of what trains.
+pub(crate) fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) -> (f32, Vec<Mat>) {
+    let features = model.encode_images(&batch.images);
+    let images = batch.image_numbers();
+    let samples = batch.samples(&images);
+    let count = samples.iter().map(|sample| model.labelled(sample)).sum();
+    model.loss_and_gradients(pass, &samples, &features, count)
 }
 
 /// An Imp in the fixtures.
