@@ -106,7 +106,7 @@ impl Training<'_> {
         // In the loss, in the last block and at the end of the backward pass: the sizes determine where the peak is.
         let candidates = [
             (self.head_gradients(largest), saved + self.loss(largest)),
-            (self.head_trained(), saved + self.block_backward(largest)),
+            (self.head_trained() + self.block_gradients(), saved + self.block_backward(largest)),
             (trained, 0),
         ];
         let (gradients, activations) = candidates.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
@@ -211,7 +211,14 @@ impl Training<'_> {
         norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
     }
 
-    /// Number of values that the backward pass allocates in the last block.
+    /// Number of gradient values of the last block's trainable parameters; twice with checkpointing, which adds those of the
+    /// recomputed block to the others.
+    fn block_gradients(&self) -> usize {
+        let own: usize = self.llm.family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
+        if self.gradient_checkpointing { 2 * own } else { own }
+    }
+
+    /// Number of values that the backward pass allocates in the last block, besides those of [`Self::block_gradients`].
     fn block_backward(&self, batch: MicroBatch) -> usize {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
         let family = self.llm.family;
@@ -222,9 +229,7 @@ impl Training<'_> {
         let down_saves_input = family.layer(Part::Down).is_some_and(|down| self.saved_input(down).is_some());
         let middle = if down_saves_input { middle - inner } else { middle };
         let recomputed = if self.gradient_checkpointing { self.block_saved() + hidden } else { 0 };
-        let own: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
-        let own = if self.gradient_checkpointing { 2 * own } else { own };
-        batch.rows * (streams * hidden + middle + recomputed) + batch.learned * hidden + own
+        batch.rows * (streams * hidden + middle + recomputed) + batch.learned * hidden
     }
 
     /// Number of values that the loss allocates: hidden states at labelled positions, and one chunk of logits.

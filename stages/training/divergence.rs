@@ -43,3 +43,17 @@ pub(super) fn error<'a>(step: u64, what: &str, ids: impl Iterator<Item = &'a str
         "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_far_above_the_best_is_a_jump() {
+        assert_eq!(jump(100.0, &[]), None, "there is nothing to compare with");
+        assert_eq!(jump(20.0, &[3.0, 2.0, 4.0]), Some(2.0));
+        assert_eq!(jump(19.9, &[3.0, 2.0, 4.0]), None);
+        assert_eq!(jump(0.4, &[0.01]), None, "noise near zero");
+        assert_eq!(jump(0.6, &[0.01]), Some(0.01));
+    }
+}

@@ -38,14 +38,17 @@ pub(super) fn of_batch(
     parts: &Parts,
 ) -> Result<Batch, StageError> {
     let labelled = records.iter().map(|record| labels::learned(model, record)).sum::<Result<usize, _>>()?;
-    let (mut losses, mut gradients): (Vec<Mat>, Vec<Mat>) = (Vec::new(), Vec::new());
+    let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
     for (part, records) in records.chunks(parts.size).enumerate() {
         let pass = Pass::training(parts.seed, part * parts.size);
         let pass = if parts.recompute { pass.with_gradient_checkpointing() } else { pass };
         let batch = features.batch(model, records)?;
         let loss = model.loss(&pass, &batch.samples(), &batch.features, labelled);
         let part = model.gradients(&mut pass.graph.backward(&loss));
-        losses.push(loss);
+        match &mut sum {
+            Some(sum) => tensor::accumulate(sum, &loss),
+            None => sum = Some(loss),
+        }
         if gradients.is_empty() {
             gradients = part;
         } else {
@@ -53,7 +56,7 @@ pub(super) fn of_batch(
         }
     }
     // Read at the end: until then a GPU works on while the next part is being prepared.
-    let loss = losses.iter().map(Mat::item).sum();
+    let loss = sum.as_ref().map_or(0.0, Mat::item);
     let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
     let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>()
         + images * (model.vision.config.patches() - 1);

@@ -16,6 +16,7 @@ use super::{
     host,
     mat::Data,
 };
+use crate::precision::Precision;
 
 /// Identifies the gradient of a matrix in host memory without keeping its values alive: a dfdx ghost tensor, behind a
 /// closure because dfdx does not export its type.
@@ -77,7 +78,7 @@ impl Graph {
 
     /// The same for an output on a device.
     pub(super) fn device_output(&self, mat: DeviceMat, inputs: &[&Mat]) -> Mat {
-        self.derived(Mat::on_device(mat, inputs.first().map_or_else(Default::default, |input| input.precision)), inputs)
+        self.derived(Mat::on_device(mat, Precision::default()), inputs)
     }
 
     fn derived(&self, mut mat: Mat, inputs: &[&Mat]) -> Mat {

@@ -76,7 +76,7 @@ pub(in crate::tensor) trait Driver: Send + Sync {
     /// # Safety
     /// `params` must be what the kernel takes, and the addresses in them must be live and large enough.
     unsafe fn launch(&self, kernel: &str, grid: Grid, params: &mut [*mut c_void]) -> Result<(), DeviceError>;
-    /// Computes a product.
+    /// Computes a product. One of empty operands (`k` is 0) is an error.
     ///
     /// # Safety
     /// `a`, `b` and `d` must be live and as large as `product` says.

@@ -246,6 +246,9 @@ impl Driver for Emulated {
 
     unsafe fn product(&self, a: u64, b: u64, d: u64, product: &Product) -> Result<(), DeviceError> {
         let Product { m, n, k, alpha, beta, operands, out, bias, .. } = *product;
+        if k == 0 {
+            return Err(failed("product", "cuBLASLt takes no empty operands"));
+        }
         let left = self.read(a, m * k, operands)?;
         let right = self.read(b, k * n, operands)?;
         let bias = bias.map(|bias| self.read(bias, n, out)).transpose()?;

@@ -104,6 +104,14 @@ pub(super) fn product(a: &Buffer, b: &Buffer, d: &Buffer, of: &Product) {
     if of.m == 0 || of.n == 0 {
         return;
     }
+    if of.k == 0 {
+        // cuBLASLt takes no empty operands. The sum of nothing is zero: the gradient of a projector in a part without images.
+        debug_assert!(of.bias.is_none(), "a layer without inputs has no bias");
+        if of.beta == 0.0 {
+            zero(d, of.m * of.n * of.out.size());
+        }
+        return;
+    }
     let Product { m, n, k, .. } = *of;
     // SAFETY: see the top of this file.
     let call = || unsafe { a.device().driver().product(a.address(), b.address(), d.address(), of) };

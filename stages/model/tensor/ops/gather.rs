@@ -15,10 +15,8 @@ pub fn gather(g: &Graph, sources: &[&Weight], picks: Vec<(usize, usize)>) -> Mat
         let on_device =
             sources.iter().enumerate().map(|(index, source)| source.source(index, &picks)).collect::<Vec<Source>>();
         let kind = stored_as(place.precision);
-        if let Some(mut y) = device::ops::gather(g, device, kind, width, &on_device, picks.clone()) {
-            y.precision = place.precision;
-            return y;
-        }
+        let y = device::ops::gather(g, device, kind, width, &on_device, picks);
+        return Mat { precision: place.precision, ..y };
     }
     let values: Vec<_> = sources.iter().map(|source| source.host()).collect();
     let y = host::rows(&values, &picks, width);

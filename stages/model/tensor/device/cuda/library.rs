@@ -132,8 +132,13 @@ fn load_cublas() -> Result<String, String> {
 mod tests {
     #[test]
     fn nothing_panics_where_cuda_is_missing() {
-        for result in [super::driver(), super::cublas()] {
-            assert!(result.map_or_else(|missing| missing.len(), |version| version.len()) > 0);
+        match super::driver() {
+            Ok(version) => assert!(version.starts_with("CUDA ")),
+            Err(missing) => assert!(missing.starts_with("NVIDIA's driver "), "{missing}"),
+        }
+        match super::cublas() {
+            Ok(version) => assert!(version.starts_with(|digit: char| digit.is_ascii_digit()), "{version}"),
+            Err(missing) => assert!(missing.starts_with("cuBLAS "), "{missing}"),
         }
     }
 }

@@ -248,6 +248,9 @@ impl Driver for Cuda {
             return Ok(());
         }
         let name = || format!("a product of [{m}, {k}] by [{k}, {n}]");
+        if k == 0 {
+            return Err(failed(&name(), &"cuBLASLt takes no empty operands"));
+        }
         self.bind().map_err(|error| failed(&name(), &error))?;
         let mut products = lock(&self.products);
         let Some(products) = products.as_mut() else { return Err(failed(&name(), &"the device is closed")) };

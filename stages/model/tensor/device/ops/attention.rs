@@ -5,15 +5,30 @@ use std::sync::Arc;
 use super::{converted, table};
 use crate::tensor::{
     Graph, Mask, Mat, Segments,
-    device::{Buffer, DeviceMat, Type, launch::Kernel},
+    device::{
+        Buffer, DeviceError, DeviceMat, Type,
+        launch::{Kernel, must},
+    },
 };
 
 /// Rows per tile of the kernels with tensor cores.
 const TILE: usize = 64;
 /// The widths of heads in shared memory for which there are such kernels.
 const WIDTHS: [usize; 5] = [32, 64, 80, 96, 128];
+/// The widest heads of the other kernels.
+const WIDEST: usize = 256;
 /// Threads per block, four warps.
 const THREADS: u32 = 128;
+
+/// The width of a head.
+fn head_dim(q: &DeviceMat, heads: usize) -> usize {
+    let dim = q.cols / heads;
+    if dim > WIDEST {
+        let reason = format!("heads of {dim} are wider than {WIDEST}, which the CPU computes (`device = \"cpu\"`)");
+        must::<()>(Err(DeviceError::Failed { call: "attention".into(), reason }));
+    }
+    dim
+}
 
 /// The kernels' parameters.
 #[repr(C)]
@@ -31,7 +46,7 @@ struct Shape {
 
 impl Shape {
     fn new(q: &DeviceMat, k: &DeviceMat, heads: usize, mask: Mask) -> Self {
-        let dim = q.cols / heads;
+        let dim = head_dim(q, heads);
         let (causal, window) = match mask {
             Mask::Causal => (1, 0),
             Mask::Window(window) => (1, window as i32),
@@ -212,7 +227,7 @@ struct Described {
 /// See [`crate::tensor::attend_cached`]: `visible` has two pieces for each row.
 pub(in crate::tensor) fn attend_cached(q: &Mat, visible: &[[Piece; 2]], heads: usize, kv_heads: usize) -> Option<Mat> {
     let queries = q.device_mat()?;
-    let dim = queries.cols / heads;
+    let dim = head_dim(queries, heads);
     let described: Vec<Described> = visible
         .iter()
         .map(|pieces| Described {

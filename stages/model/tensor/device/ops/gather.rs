@@ -30,7 +30,10 @@ struct Described {
 
 impl Source {
     /// The source's memory; a new buffer is kept in `kept`.
-    fn describe(&self, device: &Device, kept: &mut Vec<Buffer>) -> Option<Described> {
+    ///
+    /// # Panics
+    /// If a source does not lie on the device, which is a bug: all sources of an operation lie at one place.
+    fn describe(&self, device: &Device, kept: &mut Vec<Buffer>) -> Described {
         let described = |address, kind| {
             let kind = match kind {
                 Type::F32 => 0,
@@ -38,22 +41,20 @@ impl Source {
             };
             Described { address, kind, padding: 0 }
         };
-        Some(match self {
-            Self::Mat(mat) => {
-                let mat = mat.device_mat()?;
-                described(mat.buffer.address(), mat.kind)
-            }
-            Self::Frozen(weight) => {
-                let mat = weight.plain()?;
-                described(mat.buffer.address(), mat.kind)
-            }
+        let of = |mat: Option<&DeviceMat>| {
+            let Some(mat) = mat else { panic!("a source of rows lies elsewhere") };
+            described(mat.buffer.address(), mat.kind)
+        };
+        match self {
+            Self::Mat(mat) => of(mat.device_mat()),
+            Self::Frozen(weight) => of(weight.plain()),
             Self::Rows(values) => {
                 let buffer = Buffer::of(device, values);
                 let address = buffer.address();
                 kept.push(buffer);
                 described(address, Type::F32)
             }
-        })
+        }
     }
 }
 
@@ -65,9 +66,9 @@ pub(in crate::tensor) fn gather(
     width: usize,
     sources: &[Source],
     picks: Vec<(usize, usize)>,
-) -> Option<Mat> {
+) -> Mat {
     let mut kept = Vec::new();
-    let described: Option<Vec<Described>> = sources.iter().map(|source| source.describe(device, &mut kept)).collect();
+    let described: Vec<Described> = sources.iter().map(|source| source.describe(device, &mut kept)).collect();
     let flat: Vec<i32> = picks
         .iter()
         .enumerate()
@@ -76,7 +77,7 @@ pub(in crate::tensor) fn gather(
             [*source as i32, row as i32]
         })
         .collect();
-    let (described, flat) = (Buffer::of(device, &described?), Buffer::of(device, &flat));
+    let (described, flat) = (Buffer::of(device, &described), Buffer::of(device, &flat));
     let y = DeviceMat::new(device, picks.len(), width, kind);
     Kernel::of(device, "gather", kind).at(&described).at(&flat).at(&y.buffer).int(width).by_rows(picks.len());
     let mats: Vec<Option<&Mat>> =
@@ -93,7 +94,7 @@ pub(in crate::tensor) fn gather(
             add_rows_gradient(&dy, &picks, *index, &gradients.slot(mat));
         }
     });
-    Some(y)
+    y
 }
 
 /// Adds the gradient of source `index`. Each row of the target sums the rows of `dy` that were copied from it, in order.

@@ -66,8 +66,11 @@ impl ChunkedLoss {
             dx.buffer.copy(start * dx.row_bytes(), &taken.buffer, 0, taken.rows * taken.row_bytes());
         }
         for (parameter, sum) in &mut self.parameters {
-            match (sum.as_ref(), gradients.take_on_device(parameter.id)) {
-                (Some(sum), Some(new)) => super::accumulate(sum, &new, 1.0),
+            match (sum.as_mut(), gradients.take_on_device(parameter.id)) {
+                (Some(sum), Some(new)) => {
+                    sum.make_unique();
+                    super::accumulate(sum, &new, 1.0);
+                }
                 (None, new) => *sum = new,
                 (Some(_), None) => {}
             }

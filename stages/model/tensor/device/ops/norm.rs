@@ -21,6 +21,7 @@ fn norm(g: &Graph, x: &Mat, weight: &Mat, bias: Option<&Mat>, epsilon: f32) -> O
     let input = x.device_mat()?;
     let (kind, device) = (input.kind, input.device());
     let (w, b) = (weight.device_mat()?, bias.map(|bias| bias.device_mat()));
+    debug_assert_eq!(w.kind, Type::F32, "the kernels take weights in f32");
     let y = DeviceMat::new(device, input.rows, input.cols, kind);
     let statistics = Buffer::new(device, input.rows * 8);
     let name = if bias.is_some() { "layer_norm" } else { "rms_norm" };

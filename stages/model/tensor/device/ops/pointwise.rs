@@ -3,7 +3,7 @@
 use super::{converted, table};
 use crate::tensor::{
     Graph, Mat,
-    device::{Buffer, DeviceMat, launch::Kernel},
+    device::{Buffer, DeviceMat, Type, launch::Kernel},
     host::dropout::Drop,
 };
 
@@ -34,6 +34,7 @@ pub(in crate::tensor) fn add(g: &Graph, y: &mut Mat, x: &Mat) -> Option<()> {
 /// See [`crate::tensor::add_rows`].
 pub(in crate::tensor) fn add_rows(g: &Graph, y: &mut Mat, rows: &Mat) -> Option<()> {
     let (to, from) = (y.device_mat_mut()?, rows.device_mat()?);
+    debug_assert_eq!(from.kind, Type::F32, "the kernel adds rows in f32, as weights are");
     let (count, period) = (to.count(), from.count());
     Kernel::of(to.device(), "add_rows", to.kind)
         .at(&to.buffer)
