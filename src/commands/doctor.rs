@@ -10,7 +10,7 @@ use std::{
 use imp_stages::{
     KINDS, KindVisitor, Stage,
     contract::device::{Device, DeviceChoice},
-    place::{Cpu, probe},
+    place::{Cpu, free_bytes, probe},
     visit,
 };
 
@@ -26,11 +26,13 @@ pub(crate) fn doctor(args: DeviceArgs, common: &Common) -> Result<ExitCode, Fail
     let settings = settings(common)?;
     let (gpu, mut machine) = (probe(), settings.machine);
     machine.device.all = args.device;
-    gpus::look(&mut machine, &gpu);
+    gpus::look_here(&mut machine, &gpu);
     let wants = machine.device.all.or(machine.device.others) != Some(DeviceChoice::Cpu);
     let device = if wants && machine.no_gpu.is_none() { Device::Cuda } else { Device::Cpu };
     let reason = machine.no_gpu.clone().filter(|_| wants);
+    let usable = gpu.cards.iter().filter(|card| card.usable.is_ok());
     let checkup = Checkup {
+        free_gpu_memory: usable.map(|card| (card.index, free_bytes(card.index))).collect(),
         gpu,
         cpu: Cpu::detect(),
         machine,

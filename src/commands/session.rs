@@ -195,7 +195,7 @@ impl Session {
             let mut machine = self.settings.machine.clone();
             machine.device.all = self.request.device;
             if self.pipeline.stages.iter().any(|stage| machine.gpus_asked(stage) > 0) {
-                gpus::look(&mut machine, &probe());
+                gpus::look_here(&mut machine, &probe());
             }
             machine
         })

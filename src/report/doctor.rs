@@ -1,6 +1,6 @@
 //! The output of `imp-flow doctor`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     contract::device::Device,
@@ -17,6 +17,8 @@ use crate::machine::Machine;
 /// What was found on this machine.
 pub(crate) struct Checkup {
     pub(crate) gpu: Probe,
+    /// Bytes of the usable cards that are free now, by their number; or why one does not start.
+    pub(crate) free_gpu_memory: BTreeMap<usize, Result<u64, String>>,
     pub(crate) cpu: Cpu,
     /// What the settings and the probe make of it.
     pub(crate) machine: Machine,
@@ -122,7 +124,7 @@ fn text(checkup: &Checkup) -> String {
         page.line("GPUs", "none");
     }
     for card in &gpu.cards {
-        page.line(&format!("GPU {}", card.index), card_text(card));
+        page.line(&format!("GPU {}", card.index), card_text(card, checkup.free_gpu_memory.get(&card.index)));
     }
     let uses = match (&checkup.device, &checkup.reason) {
         (Device::Cuda, _) => {
@@ -156,19 +158,20 @@ fn text(checkup: &Checkup) -> String {
 }
 
 /// `NVIDIA H100 80GB HBM3, 85.0 GB, 84.1 GB free, compute capability 9.0`.
-fn card_text(card: &Card) -> String {
+fn card_text(card: &Card, free: Option<&Result<u64, String>>) -> String {
     let mut parts = vec![card.name.clone()];
     if card.memory > 0 {
-        parts.extend([units::bytes(card.memory), format!("{} free", units::bytes(card.free))]);
+        parts.push(units::bytes(card.memory));
     }
+    parts.extend(free.and_then(|free| free.as_ref().ok()).map(|free| format!("{} free", units::bytes(*free))));
     let (major, minor) = card.compute_capability;
     if major > 0 {
         parts.push(format!("compute capability {major}.{minor}"));
     }
     let text = parts.join(", ");
-    match &card.usable {
-        Ok(()) => text,
-        Err(reason) => format!("{text}: {WARN}{reason}{WARN:#}"),
+    match card.usable.as_ref().err().or(free.and_then(|free| free.as_ref().err())) {
+        None => text,
+        Some(reason) => format!("{text}: {WARN}{reason}{WARN:#}"),
     }
 }
 
@@ -190,7 +193,7 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
         let (major, minor) = card.compute_capability;
         serde_json::json!({
             "index": card.index, "name": card.name, "memory": known(card.memory),
-            "free": known(card.memory).map(|_| card.free),
+            "free": checkup.free_gpu_memory.get(&card.index).and_then(|free| free.as_ref().ok()),
             "compute_capability": (major > 0).then(|| format!("{major}.{minor}")), "usable": works(&card.usable),
         })
     };

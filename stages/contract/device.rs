@@ -61,7 +61,7 @@ pub struct Environment {
     pub libraries: BTreeMap<String, String>,
 }
 
-/// `GPU: NVIDIA H100, driver 550.54.15, cuBLASLt 12.4`.
+/// `GPU: NVIDIA H100, driver 550.54.15 for CUDA 12.4, cuBLASLt 12.4`.
 impl fmt::Display for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = match self.device {

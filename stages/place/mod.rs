@@ -17,7 +17,7 @@ use crate::{
     Job, StageError,
     contract::device::{Device, Environment},
 };
-pub use imp_model::tensor::{Card, Probe, probe};
+pub use imp_model::tensor::{Card, Probe, free_bytes, probe};
 
 /// The number of a stage's GPU among those that it sees: the runner shows it only its own.
 const FIRST: usize = 0;
@@ -65,15 +65,9 @@ mod tests {
 
     #[test]
     fn a_gpu_is_recorded_with_its_driver_and_library() {
-        let card = Card {
-            index: 0,
-            name: "NVIDIA H100".into(),
-            memory: 1,
-            free: 1,
-            compute_capability: (9, 0),
-            usable: Ok(()),
-        };
-        let found = Probe { driver: Ok("CUDA 12.4".into()), cublaslt: Ok("12.4".into()), cards: vec![card] };
-        assert_eq!(gpu(&found).to_string(), "GPU: NVIDIA H100, driver CUDA 12.4, cuBLASLt 12.4");
+        let card = Card { index: 0, name: "NVIDIA H100".into(), memory: 1, compute_capability: (9, 0), usable: Ok(()) };
+        let found =
+            Probe { driver: Ok("550.54.15 for CUDA 12.4".into()), cublaslt: Ok("12.4".into()), cards: vec![card] };
+        assert_eq!(gpu(&found).to_string(), "GPU: NVIDIA H100, driver 550.54.15 for CUDA 12.4, cuBLASLt 12.4");
     }
 }

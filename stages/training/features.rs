@@ -24,6 +24,11 @@ pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> 
     Some(bytes).filter(|bytes| *bytes <= MEMORY)
 }
 
+/// Bytes of these features on a device in `precision`.
+pub(super) fn device_bytes(vision: &SiglipConfig, images: usize, precision: Precision) -> u64 {
+    (kept_bytes(vision, images).unwrap_or(0) / size_of::<f32>() * precision.bytes()) as u64
+}
+
 /// Features by image number, `[patches, vision hidden]` each.
 pub(super) struct Features {
     known: HashMap<u32, Mat>,

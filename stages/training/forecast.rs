@@ -59,8 +59,7 @@ fn taken(
         None => sizes.bound(longest, size),
     };
     let images = known.map_or(usize::MAX, |(_, set)| set.images());
-    let kept = features::kept_bytes(&vision.config, images);
-    let fixed = Fixed { llm, vision, adapted: model.adapted, kept: kept.unwrap_or(0) as u64 };
+    let fixed = Fixed { llm, vision, adapted: model.adapted, images };
     let needed = match ahead.gpu_memory {
         Some(total) => fixed.on_card(recipe, training, ahead, total, &largest),
         None => fixed.on_host(recipe, training, ahead, &largest),
@@ -71,7 +70,10 @@ fn taken(
     let training = Training { gradient_checkpointing: needed.cut.recompute, ..training };
     let work = if let Some((batches, set)) = known {
         let encodes = set.sets().any(|set| set.meta().features.is_none());
-        Work::Whole(training.operations(sizes.all(set, batches, kept.is_some()), encodes))
+        Work::Whole(
+            training
+                .operations(sizes.all(set, batches, features::kept_bytes(&vision.config, images).is_some()), encodes),
+        )
     } else {
         let parts = recipe.global_batch_size as f64 / needed.cut.size as f64;
         Work::FullStep(training.operations(largest(needed.cut.size), true) * parts)
@@ -86,8 +88,7 @@ struct Fixed<'a> {
     vision: &'a Tower<SiglipConfig>,
     /// Whether the language model has an adapter, which is added to weights in f32.
     adapted: bool,
-    /// Bytes of the features that are kept, in f32.
-    kept: u64,
+    images: usize,
 }
 
 /// The memory of a stage whose batches are cut in this way.
@@ -115,7 +116,8 @@ impl Fixed<'_> {
             _ if self.adapted => 4 * self.llm.config.parameters() as u64,
             _ => self.llm.bytes,
         };
-        Needed { cut, card: None, host: step + self.kept + frozen + self.vision.bytes }
+        let kept = features::kept_bytes(&self.vision.config, self.images).unwrap_or(0) as u64;
+        Needed { cut, card: None, host: step + kept + frozen + self.vision.bytes }
     }
 
     fn on_card(
@@ -136,7 +138,7 @@ impl Fixed<'_> {
             _ if self.adapted => 4 * self.llm.config.parameters() as u64,
             _ => stored(self.llm.bytes, self.llm.config.parameters()),
         };
-        let kept = self.kept / 4 * precision.bytes() as u64;
+        let kept = features::device_bytes(&self.vision.config, self.images, precision);
         let frozen = llm + stored(self.vision.bytes, self.vision.config.parameters()) + kept;
         let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
         let training = Training { gradient_checkpointing: cut.recompute, ..training };

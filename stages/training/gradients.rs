@@ -6,7 +6,7 @@ use imp_model::{
     tensor::{self, Mat},
 };
 
-use super::{features::Features, labels};
+use super::{features::Features, labels, sizes::positions};
 use crate::{StageError, data::records::Record};
 
 /// How a batch is cut into parts. The cut affects the result by the order of sums only.
@@ -57,8 +57,8 @@ pub(super) fn of_batch(
     }
     // Read at the end: until then a GPU works on while the next part is being prepared.
     let loss = sum.as_ref().map_or(0.0, Mat::item);
-    let images: usize = records.iter().map(|record| record.image_numbers().len()).sum();
-    let tokens = records.iter().map(|record| record.input_ids.len()).sum::<usize>()
-        + images * (model.vision.config.patches() - 1);
+    let patches = model.vision.config.patches();
+    let of = |record: &Record<'_>| positions(record.input_ids.len(), record.image_numbers().len(), patches);
+    let tokens = records.iter().map(of).sum();
     Ok(Batch { loss, gradients, tokens, labels: labelled })
 }

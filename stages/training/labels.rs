@@ -3,6 +3,7 @@
 use imp_model::{IMAGE_TOKEN, Imp, Sample};
 use rayon::prelude::*;
 
+use super::sizes::positions;
 use crate::{
     Job, StageError,
     data::{mixture::Mixture, records::Record, share::worth_a_caution},
@@ -41,7 +42,7 @@ impl Counts {
     fn of(model: &Imp, record: &Record<'_>) -> Result<Self, StageError> {
         let labels = learned(model, record)?;
         let tokens = record.input_ids.iter().filter(|id| **id == IMAGE_TOKEN).count();
-        let length = record.input_ids.len() + tokens * (model.vision.config.patches() - 1);
+        let length = positions(record.input_ids.len(), tokens, model.vision.config.patches());
         // A label on the first token is never learned.
         let first = record.labels.first().is_some_and(|label| *label >= 0 && record.input_ids[0] != IMAGE_TOKEN);
         let cut = labels + usize::from(first) < record.learned();

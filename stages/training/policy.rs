@@ -15,7 +15,7 @@ const MICRO_BATCH: usize = 16;
 const LARGE_MICRO_BATCH: usize = 1;
 /// From this many weights on a model is large: on the CPU its blocks are recomputed in the backward pass.
 const LARGE: usize = 1_000_000_000;
-/// Positions from which on a GPU gains little by more of them at once.
+/// Positions from which on a GPU is assumed to gain little by more of them at once; not measured yet.
 const ENOUGH: usize = 2048;
 
 /// How a batch is cut.
@@ -50,8 +50,9 @@ impl Cut {
         Self { size: size.min(batch.max(1)), recompute: runtime.gradient_checkpointing.unwrap_or(large) }
     }
 
-    /// For a GPU: what is fastest of what fits, with a tenth of its memory to spare. Keeping activations saves a quarter of the
-    /// work; parts need only be large enough to fill the GPU. `largest` gives the largest part of a size.
+    /// For a GPU: what should be fastest of what fits, with a tenth of its memory to spare. Keeping activations saves the second
+    /// forward pass, of four passes' work; parts need only be large enough to fill the GPU. `largest` gives the largest part of
+    /// a size.
     pub(super) fn on_card(
         runtime: &Runtime,
         training: &Training<'_>,

@@ -14,7 +14,7 @@ use super::{
     batches::{Batches, Images, decode_ahead},
     checkpoint::{self, Position},
     divergence,
-    features::{Features, kept_bytes},
+    features::{Features, device_bytes},
     gradients::{self, Batch, Parts},
     held_out::{self, Best, HeldOut},
     labels,
@@ -35,28 +35,10 @@ pub(crate) fn train(
 ) -> Result<(), StageError> {
     Batches::check(recipe, data)?;
     let batches = Batches::new(recipe, data, job.seed());
-    if batches.steps.is_empty() {
-        return Err(StageError::failed(
-            "there are no records to train on",
-            "look at what the preprocess stage rejected",
-        ));
-    }
-    if recipe.eval_steps == 0 && validation.is_some() {
-        job.warn("`validation` is not used: set `eval_steps` to measure the loss on it");
-    }
-    labels::check(model, data, "data", job)?;
-    if let Some(validation) = validation.filter(|_| recipe.eval_steps > 0) {
-        labels::check(model, validation, "validation", job)?;
-    }
+    check(model, recipe, &batches, (data, validation), job)?;
     let total = batches.steps.len();
-    if recipe.warmup(total) >= total {
-        job.warn(format!(
-            "all {total} step(s) are warmup, and the first has a learning rate of 0: to learn more, give more epochs, a \
-             smaller global_batch_size, or `warmup_ratio = 0`"
-        ));
-    }
     let settings = AdamW { beta1: recipe.adam_beta1, beta2: recipe.adam_beta2, epsilon: recipe.adam_epsilon };
-    let cut = cut(model, trains, recipe, data, &batches, job);
+    let cut = cut(model, trains, recipe, (data, validation), &batches, job);
     let mut optimizer = Optimizer::new(model, settings, recipe.max_grad_norm);
     let position = checkpoint::load(job, model, &mut optimizer, recipe.keep_best);
     job.open_metrics(position.step as u64)?;
@@ -91,15 +73,54 @@ pub(crate) fn train(
     })
 }
 
+/// Checks before hours of work that something can be learned, and warns of what will be of no use.
+fn check(
+    model: &Imp,
+    recipe: &Recipe,
+    batches: &Batches,
+    (data, validation): (&Mixture, Option<&Mixture>),
+    job: &Job,
+) -> Result<(), StageError> {
+    if batches.steps.is_empty() {
+        return Err(StageError::failed(
+            "there are no records to train on",
+            "look at what the preprocess stage rejected",
+        ));
+    }
+    if recipe.eval_steps == 0 && validation.is_some() {
+        job.warn("`validation` is not used: set `eval_steps` to measure the loss on it");
+    }
+    labels::check(model, data, "data", job)?;
+    if let Some(validation) = validation.filter(|_| recipe.eval_steps > 0) {
+        labels::check(model, validation, "validation", job)?;
+    }
+    let total = batches.steps.len();
+    if recipe.warmup(total) >= total {
+        job.warn(format!(
+            "all {total} step(s) are warmup, and the first has a learning rate of 0: to learn more, give more epochs, a \
+             smaller global_batch_size, or `warmup_ratio = 0`"
+        ));
+    }
+    Ok(())
+}
+
 /// How the batches are cut on the device where `model` lies.
-fn cut(model: &Imp, trains: Trains<'_>, recipe: &Recipe, data: &Mixture, batches: &Batches, job: &Job) -> Cut {
+fn cut(
+    model: &Imp,
+    trains: Trains<'_>,
+    recipe: &Recipe,
+    (data, validation): (&Mixture, Option<&Mixture>),
+    batches: &Batches,
+    job: &Job,
+) -> Cut {
     let (llm, vision, batch) = (&model.llm.config, &model.vision.config, recipe.global_batch_size);
     let Some(device) = model.vision.place().device else { return Cut::on_cpu(job.runtime(), llm, batch) };
     let projector = model.config.mm_projector_type;
     let training = Training { llm, vision, projector, trains, gradient_checkpointing: false };
-    let kept = kept_bytes(vision, data.images()).unwrap_or(0) / 4 * recipe.precision.bytes();
+    let images = [Some(data), validation].into_iter().flatten().map(Mixture::images);
+    let kept: u64 = images.map(|images| device_bytes(vision, images, recipe.precision)).sum();
     // What trains is on the device already, and is counted by the step.
-    let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept as u64;
+    let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept;
     let card = Card { total: device.total_bytes(), frozen, precision: recipe.precision };
     let sizes = Sizes { patches: vision.patches(), max_length: model.config.tokenizer_model_max_length };
     Cut::on_card(job.runtime(), &training, batch, card, |size| sizes.largest(data, batches, size))

@@ -5,6 +5,11 @@ use imp_model::memory::MicroBatch;
 use super::batches::Batches;
 use crate::data::mixture::Mixture;
 
+/// Positions of a record with this many ids, of which each image's one becomes its patches.
+pub(super) fn positions(ids: usize, images: usize, patches: usize) -> usize {
+    ids + images * patches.saturating_sub(1)
+}
+
 /// What turns records into positions of the language model.
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
@@ -18,7 +23,7 @@ impl Sizes {
         let shapes: Vec<(usize, usize)> = set.shapes().collect();
         let rows = |record: &usize| {
             let (tokens, images) = shapes[*record];
-            (tokens + images * self.patches.saturating_sub(1)).min(self.max_length)
+            positions(tokens, images, self.patches).min(self.max_length)
         };
         let parts = batches.steps.iter().flat_map(|step| step.chunks(size.max(1)));
         let largest = parts.max_by_key(|part| part.iter().map(rows).sum::<usize>()).unwrap_or_default();
@@ -36,7 +41,7 @@ impl Sizes {
         let mut all = MicroBatch { rows: 0, learned: 0, images: 0 };
         for record in batches.steps.iter().flatten() {
             let (tokens, images) = shapes[*record];
-            all.rows += (tokens + images * self.patches.saturating_sub(1)).min(self.max_length);
+            all.rows += positions(tokens, images, self.patches).min(self.max_length);
             all.learned += set.record(*record).map_or(0, |record| record.learned());
             all.images += images;
         }

@@ -26,7 +26,7 @@ mod stored;
 mod tape;
 mod weight;
 
-pub use device::{Card, Device, DeviceError, Probe, Spent, probe};
+pub use device::{Card, Device, DeviceError, Probe, Spent, free_bytes, probe};
 pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
 pub use kv_cache::KvCache;

@@ -96,11 +96,11 @@ impl Weight {
                 if let Some(weight) = stored.on_device().filter(|weight| weight.plain().is_some()) {
                     return Source::Frozen(weight.clone());
                 }
-                let mut rows = vec![0.0; picks.len() * stored.cols()];
-                for ((source, row), to) in picks.iter().zip(rows.chunks_mut(stored.cols().max(1))) {
-                    if *source == index {
-                        stored.widen(*row, to);
-                    }
+                let own: Vec<usize> =
+                    picks.iter().filter(|(source, _)| *source == index).map(|(_, row)| *row).collect();
+                let mut rows = vec![0.0; own.len() * stored.cols()];
+                for (row, to) in own.iter().zip(rows.chunks_mut(stored.cols().max(1))) {
+                    stored.widen(*row, to);
                 }
                 Source::Rows(rows)
             }

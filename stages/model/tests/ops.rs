@@ -10,7 +10,7 @@ use imp_model::{
     Precision,
     tensor::{self, Activation, Graph, Mask, Mat, Place, Rotary, Segments, Weight},
 };
-use naive::{check, check_at, erf, rounded};
+use naive::{check, check_at, check_sums, erf, rounded};
 use proptest::prelude::*;
 use support::{random, softmax, visible};
 
@@ -91,7 +91,7 @@ proptest! {
     #[test]
     fn recompute(rows in 1_usize..4, width in 1_usize..6, seed in 0_u64..100) {
         let mats = [random_mat(rows, width, seed), random_mat(width, width, seed + 1)];
-        check(&mats, |g, m| {
+        check_sums(&mats, |g, m| {
             let weight = m[1].clone();
             tensor::recompute(g, &m[0], vec![m[1].clone()], move |g, x| {
                 let y = tensor::linear(g, x, &Weight::Dense(weight.clone()), None);
@@ -289,7 +289,7 @@ proptest! {
         let shapes = [(rows, inputs), (outputs, inputs), (rank, inputs), (outputs, rank)];
         let mats: Vec<Mat> =
             shapes.iter().enumerate().map(|(i, (r, c))| Mat::from_host(*r, *c, random(seed + i as u64, r * c))).collect();
-        check(&mats, |g, m| {
+        check_sums(&mats, |g, m| {
             let y = tensor::linear(g, &m[0], &Weight::Dense(m[1].clone()), None);
             let low = tensor::linear(g, &m[0], &Weight::Dense(m[2].clone()), None);
             tensor::add_low_rank(g, y, &low, &m[3], 0.5)

@@ -106,14 +106,7 @@ fn failed(call: &str, reason: &str) -> DeviceError {
 
 /// The emulated device as a machine's only GPU.
 pub(super) fn probe(memory: u64) -> Probe {
-    let card = Card {
-        index: 0,
-        name: "emulated GPU".into(),
-        memory,
-        free: memory,
-        compute_capability: (8, 0),
-        usable: Ok(()),
-    };
+    let card = Card { index: 0, name: "emulated GPU".into(), memory, compute_capability: (8, 0), usable: Ok(()) };
     Probe { driver: Ok("emulated".into()), cublaslt: Ok("emulated".into()), cards: vec![card] }
 }
 

@@ -74,6 +74,18 @@ pub fn probe() -> Probe {
     cuda::probe()
 }
 
+/// Bytes of a GPU's memory that no program uses, or why it does not start. Starts the GPU for that.
+///
+/// # Errors
+/// In words.
+pub fn free_bytes(index: usize) -> Result<u64, String> {
+    #[cfg(feature = "emulated")]
+    if let Some((_, memory)) = emulated_gpu() {
+        return Ok(memory);
+    }
+    cuda::free_bytes(index)
+}
+
 impl Device {
     /// Opens the GPU with this number among the visible ones.
     ///

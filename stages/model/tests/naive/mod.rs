@@ -2,7 +2,7 @@
 //! the number of threads does not change a bit. Independent of the operations.
 //!
 //! In bf16 the inputs and the gradient of the output are values that bf16 has, so that the naive version needs no rounding:
-//! what is left are the roundings of intermediate results, each by at most 2^-9 of its size.
+//! what is left are the roundings of intermediate results, each by at most 2^-8 of its size (bf16 has eight significant bits).
 
 use half::bf16;
 use imp_model::{
@@ -54,11 +54,12 @@ struct Tolerance {
 }
 
 impl Tolerance {
-    /// In f32, sums of up to a few dozen values of size 1. In bf16, up to four roundings of values of size 1 to 4 in a row.
+    /// In f32, sums of up to a few dozen values of size 1. In bf16, four roundings
+    /// in a row of values of that size; of gradients, whose terms are larger, twice that.
     fn at(place: &Place) -> Self {
         match place.precision {
             Precision::F32 => Self { value: 2e-5, gradient: 1e-4 },
-            Precision::Bf16 => Self { value: 4.0 / 512.0 * 2.0, gradient: 4.0 / 512.0 * 4.0 },
+            Precision::Bf16 => Self { value: 4.0 / 256.0, gradient: 8.0 / 256.0 },
         }
     }
 }
@@ -73,12 +74,44 @@ pub(crate) fn check(
     check_at(inputs, op, |inputs, _| naive(inputs));
 }
 
+/// Like [`check`], for an operation that adds up results of products, which may cancel. In bf16 its values are off by at most
+/// four roundings of 2^-8 of what was added up: the magnitudes of all terms, which `naive` gives for the inputs' magnitudes.
+pub(crate) fn check_sums(
+    inputs: &[Mat],
+    op: impl Fn(&Graph, &[Mat]) -> Mat + Sync,
+    naive: impl Fn(&[Vec<f64>]) -> Vec<f64>,
+) {
+    check_within(
+        inputs,
+        op,
+        |inputs, _| naive(inputs),
+        |exact| {
+            let magnitudes: Vec<Vec<f64>> =
+                exact.iter().map(|values| values.iter().map(|v| v.abs()).collect()).collect();
+            naive(&magnitudes).into_iter().map(|size| 4.0 / 256.0 * size).collect()
+        },
+    );
+}
+
 /// Like [`check`], for an operation with frozen weights, which `naive` rounds to the precision itself. Also compares, to the
 /// bit, the results of one thread on the host with those of three, and those of a device for three orders of its threads.
 pub(crate) fn check_at(
     inputs: &[Mat],
     op: impl Fn(&Graph, &[Mat]) -> Mat + Sync,
     naive: impl Fn(&[Vec<f64>], Precision) -> Vec<f64>,
+) {
+    let bound = Tolerance::at(&Place::host(Precision::Bf16)).value;
+    check_within(inputs, op, &naive, |exact| {
+        naive(exact, Precision::Bf16).into_iter().map(|value| bound * value.abs().max(1.0)).collect()
+    });
+}
+
+/// `bound` gives how far each value may be off in bf16.
+fn check_within(
+    inputs: &[Mat],
+    op: impl Fn(&Graph, &[Mat]) -> Mat + Sync,
+    naive: impl Fn(&[Vec<f64>], Precision) -> Vec<f64>,
+    bound: impl Fn(&[Vec<f64>]) -> Vec<f64>,
 ) {
     for (name, place) in places() {
         let inputs: Vec<Mat> = inputs
@@ -99,7 +132,12 @@ pub(crate) fn check_at(
                 assert_eq!(by_tape(&at(&other), &op), result, "{name}: orders of threads");
             }
         }
-        compare(&name, &inputs, result, &|inputs| naive(inputs, place.precision), &Tolerance::at(&place));
+        let within = Tolerance::at(&place);
+        let bounds = |exact: &[Vec<f64>], expected: &[f64]| match place.precision {
+            Precision::F32 => expected.iter().map(|value| within.value * value.abs().max(1.0)).collect(),
+            Precision::Bf16 => bound(exact),
+        };
+        compare(&name, &inputs, result, &|inputs| naive(inputs, place.precision), bounds, within.gradient);
     }
 }
 
@@ -116,15 +154,15 @@ fn compare(
     inputs: &[Mat],
     (values, gradients): (Vec<f32>, Vec<Vec<f32>>),
     naive: &impl Fn(&[Vec<f64>]) -> Vec<f64>,
-    within: &Tolerance,
+    bounds: impl Fn(&[Vec<f64>], &[f64]) -> Vec<f64>,
+    within: f64,
 ) {
     let exact: Vec<Vec<f64>> =
         inputs.iter().map(|input| input.to_host().iter().map(|v| f64::from(*v)).collect()).collect();
     let expected = naive(&exact);
     assert_eq!(values.len(), expected.len(), "{name}: number of outputs");
-    let close = |ours: f32, theirs: f64, within: f64| (f64::from(ours) - theirs).abs() < within * theirs.abs().max(1.0);
-    for (ours, theirs) in values.iter().zip(expected) {
-        assert!(close(*ours, theirs, within.value), "{name}: value {ours} instead of {theirs}");
+    for ((ours, theirs), bound) in values.iter().zip(&expected).zip(bounds(&exact, &expected)) {
+        assert!((f64::from(*ours) - theirs).abs() <= bound, "{name}: value {ours} instead of {theirs}");
     }
     let sum = |inputs: &[Vec<f64>]| naive(inputs).iter().enumerate().map(|(i, y)| y * weight_of(i)).sum::<f64>();
     assert_eq!(gradients.len(), exact.len(), "{name}: number of inputs");
@@ -137,7 +175,8 @@ fn compare(
                 sum(&moved)
             };
             let theirs = (moved_by(1e-5) - moved_by(-1e-5)) / 2e-5;
-            assert!(close(*ours, theirs, within.gradient), "{name}: gradient {ours} instead of {theirs}");
+            let close = (f64::from(*ours) - theirs).abs() < within * theirs.abs().max(1.0);
+            assert!(close, "{name}: gradient {ours} instead of {theirs}");
         }
     }
 }

@@ -18,8 +18,8 @@ use cudarc::driver::{
     sys::{self, CUfunction_attribute as FunctionAttribute, CUresult},
 };
 
-pub(super) use probe::probe;
 pub use probe::{Card, Probe};
+pub(super) use probe::{free_bytes, probe};
 #[cfg(all(test, feature = "emulated"))]
 pub(super) use product::ColumnMajor;
 use product::{Products, WORKSPACE};

@@ -8,10 +8,13 @@ use cudarc::driver::{
 
 use super::library;
 
+/// Where the driver's kernel module says its version.
+const VERSION: &str = "/proc/driver/nvidia/version";
+
 /// What CUDA offers on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// The CUDA version of NVIDIA's driver, or what is missing.
+    /// The version of NVIDIA's driver, and the CUDA version that it is for; or what is missing.
     pub driver: Result<String, String>,
     /// The version of cuBLASLt, or what is missing.
     pub cublaslt: Result<String, String>,
@@ -28,8 +31,6 @@ pub struct Card {
     pub name: String,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes of memory that no program uses. 0 if it is not usable.
-    pub free: u64,
     /// What its processors can do, as major and minor number.
     pub compute_capability: (u32, u32),
     /// Or why not.
@@ -38,7 +39,11 @@ pub struct Card {
 
 /// Looks for NVIDIA's driver, cuBLASLt and GPUs.
 pub(in crate::tensor) fn probe() -> Probe {
-    let driver = library::driver();
+    let driver = library::driver().map(|cuda| match std::fs::read_to_string(VERSION) {
+        Ok(text) => module_version(&text).map_or_else(|| cuda.clone(), |version| format!("{version} for {cuda}")),
+        // Not on Windows' Linux.
+        Err(_) => cuda,
+    });
     let cards = if driver.is_ok() { cards() } else { Vec::new() };
     Probe { driver, cublaslt: library::cublas(), cards }
 }
@@ -54,14 +59,20 @@ fn card(index: usize) -> Result<Card, DriverError> {
     // SAFETY: a device of the driver.
     let memory = unsafe { result::device::total_mem(device) }? as u64;
     let compute_capability = compute_capability(device)?;
-    let mut card = Card { index, name, memory, free: 0, compute_capability, usable: check(device, compute_capability) };
-    if card.usable.is_ok() {
-        match free_memory(device) {
-            Ok(free) => card.free = free,
-            Err(error) => card.usable = Err(format!("it does not start: {error}")),
-        }
-    }
-    Ok(card)
+    Ok(Card { index, name, memory, compute_capability, usable: check(device, compute_capability) })
+}
+
+/// Bytes of a GPU's memory that no program uses; why it does not start, otherwise. Starts it for that, which takes a while.
+pub(in crate::tensor) fn free_bytes(index: usize) -> Result<u64, String> {
+    library::driver()?;
+    let free = result::device::get(index as i32).and_then(free_memory);
+    free.map_err(|error| format!("it does not start: {error}"))
+}
+
+/// The version of the driver's kernel module, the first word that looks like one.
+fn module_version(text: &str) -> Option<&str> {
+    let digits = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
+    text.split_whitespace().find(digits)
 }
 
 fn attribute(device: sys::CUdevice, attribute: Attribute) -> Result<i32, DriverError> {
@@ -101,4 +112,17 @@ fn free_memory(device: sys::CUdevice) -> Result<u64, DriverError> {
         result::primary_ctx::release(device)?;
     }
     free
+}
+
+#[cfg(test)]
+mod tests {
+    use super::module_version;
+
+    #[test]
+    fn the_version_is_that_of_the_module() {
+        let line =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build\nGCC version: 12.2.0";
+        assert_eq!(module_version(line), Some("550.54.15"));
+        assert_eq!(module_version("NVRM version: x86_64"), None);
+    }
 }

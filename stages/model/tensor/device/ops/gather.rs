@@ -14,8 +14,8 @@ use crate::tensor::{
 pub(in crate::tensor) enum Source {
     Mat(Mat),
     Frozen(DeviceWeight),
-    /// Values in host memory, decoded for this operation: the picked rows of a weight that is in 4 bits on the device.
-    /// Row `i` of the output is row `i` here.
+    /// Values in host memory, decoded for this operation: the picked rows, in order, of a weight that is in 4 bits on the
+    /// device.
     Rows(Vec<f32>),
 }
 
@@ -69,11 +69,16 @@ pub(in crate::tensor) fn gather(
 ) -> Mat {
     let mut kept = Vec::new();
     let described: Vec<Described> = sources.iter().map(|source| source.describe(device, &mut kept)).collect();
+    let mut decoded = vec![0; sources.len()];
     let flat: Vec<i32> = picks
         .iter()
-        .enumerate()
-        .flat_map(|(index, (source, row))| {
-            let row = if matches!(sources[*source], Source::Rows(_)) { index } else { *row };
+        .flat_map(|(source, row)| {
+            let row = if matches!(sources[*source], Source::Rows(_)) {
+                decoded[*source] += 1;
+                decoded[*source] - 1
+            } else {
+                *row
+            };
             [*source as i32, row as i32]
         })
         .collect();
