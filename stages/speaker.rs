@@ -7,7 +7,7 @@ use std::{
 };
 
 use imp_model::{
-    GenerateOptions, IMAGE_TOKEN, Imp, Sample, StopStrings,
+    GenerateOptions, IMAGE_TOKEN, Imp, NotANumber, Sample, StopStrings,
     config::{ImageAspect, ImpConfig},
     tensor::{Mat, Place},
 };
@@ -150,13 +150,16 @@ impl Speaker {
     }
 
     /// The tokens of the answer to each prompt, most probable token first. `stopped` is asked after each token.
+    ///
+    /// # Errors
+    /// If the model's output is not a number.
     pub fn answers(
         &self,
         prompts: &[Sample<'_>],
         features: &Mat,
         max_new_tokens: usize,
         stopped: impl Fn() -> bool,
-    ) -> Vec<Vec<u32>> {
+    ) -> Result<Vec<Vec<u32>>, NotANumber> {
         let options = GenerateOptions { max_new_tokens, stop: self.stop.clone(), ..GenerateOptions::default() };
         // A model may also spell the end of an answer as it spells words.
         let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();

@@ -145,7 +145,7 @@ fn answers(sizes: &Sizes, place: &Place, length: usize) -> Box<dyn FnMut()> {
     Box::new(move || {
         let prompts: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(input_ids, images)| Sample { input_ids, labels: &[], images }).collect();
-        let answers = model.generate(&prompts, &features, &options);
+        let answers = model.generate(&prompts, &features, &options).unwrap();
         assert!(answers.iter().all(|answer| answer.len() == length));
     })
 }

@@ -145,7 +145,7 @@ fn decode(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
     Box::new(move || {
         let prompt = Sample { input_ids: &ids, labels: &[], images: &[] };
         let options = GenerateOptions { max_new_tokens: 128, ..GenerateOptions::default() };
-        let answers = model.generate(&[prompt], &Mat::zeros(0, 256), &options);
+        let answers = model.generate(&[prompt], &Mat::zeros(0, 256), &options).unwrap();
         assert_eq!(answers[0].len(), 128);
     })
 }

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use imp_model::{
-    Sample,
+    NotANumber, Sample,
     tensor::{self, Graph, Mat},
 };
 use rayon::prelude::*;
@@ -135,6 +135,13 @@ impl<'a> Answerer<'a> {
         let prompts: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(ids, images)| Sample { input_ids: ids, labels: &[], images }).collect();
         let answers = self.speaker.answers(&prompts, &features, self.max_new_tokens, || self.job.cancelled());
+        let answers = answers.map_err(|NotANumber { prompt, tokens }| {
+            StageError::failed(
+                format!("question {}: the model's output is not a number, after {tokens} token(s)", groups[prompt].id),
+                "its weights are damaged or too large for the arithmetic: try `precision = \"f32\"`, and on a GPU also \
+                 `device = \"cpu\"` under its runtime; if the CPU gives the same, train it again",
+            )
+        })?;
         // Answers that were cut off are none.
         self.job.check_cancelled()?;
         answers.iter().map(|ids| self.speaker.text(ids).map_err(|error| self.job.renamed(error))).collect()

@@ -14,8 +14,8 @@
 //! let features = model.encode_images(&[image]); // [729, 1152]
 //! let prompt = Sample { input_ids: &[IMAGE_TOKEN, 2061, 318, 428, 30], labels: &[], images: &[0] };
 //! let options = GenerateOptions { max_new_tokens: 64, stop: vec![50295], ..GenerateOptions::default() };
-//! let answers: Vec<Vec<u32>> = model.generate(&[prompt], &features, &options);
-//! # Ok::<(), imp_model::ModelError>(())
+//! let answers: Vec<Vec<u32>> = model.generate(&[prompt], &features, &options)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Where to find a formula: networks in [`language`] and [`vision`]; the image splice in [`Imp::splice`]; LoRA in
@@ -54,7 +54,7 @@ pub mod weights;
 pub mod work;
 
 pub use error::{ModelError, Result};
-pub use generate::{GenerateOptions, Sampling, StopStrings};
+pub use generate::{GenerateOptions, NotANumber, Sampling, StopStrings};
 pub use imp::Imp;
 pub use load::{Components, load_language, load_vision};
 pub use precision::Precision;

@@ -11,6 +11,8 @@ use crate::{StageError, contract::bytes::ByteSize};
 const LESS_MEMORY: &str = "lower it with a smaller `micro_batch_size` or `gradient_checkpointing = true` under \
     [stages.NAME.runtime], with `precision = \"bf16\"`, or with a quantized model as the base; or run it on the CPU with \
     `device = \"cpu\"` there";
+/// What to do where the kernels end.
+const CPU: &str = "run it on the CPU: `device = \"cpu\"` under [stages.NAME.runtime]";
 /// What to do if there is no such device.
 const LOOK: &str = "`imp-flow doctor` shows what is missing";
 /// What to do after a failed call.
@@ -30,6 +32,7 @@ pub fn fault(panic: &(dyn Any + Send)) -> Option<StageError> {
 pub(super) fn error(fault: &DeviceError) -> StageError {
     match fault {
         DeviceError::Unavailable(_) => StageError::failed(fault.to_string(), LOOK),
+        DeviceError::Unsupported(_) => StageError::failed(fault.to_string(), CPU),
         DeviceError::OutOfMemory { needed, free, total } => {
             let [needed, free, total] = [*needed, *free, *total].map(ByteSize);
             let message = format!("the GPU's memory is full: {needed} were needed, {free} of {total} are free");

@@ -5,7 +5,7 @@
 use std::ops::ControlFlow;
 
 use imp_model::{
-    GenerateOptions, IMAGE_TOKEN, Imp, Result, Sample,
+    GenerateOptions, IMAGE_TOKEN, Imp, Sample,
     config::{ImpConfig, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     init,
@@ -21,7 +21,7 @@ const QUESTION: i32 = 3;
 const ANSWERS: [i32; 2] = [5, 7];
 const END: i32 = 9;
 
-fn main() -> Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join("imp-example");
     let [llm, vision, merged] = ["llm", "vision", "merged"].map(|name| folder.join(name));
     for folder in [&llm, &vision, &merged] {
@@ -72,7 +72,7 @@ fn main() -> Result<()> {
     let answers = model.stream(&prompts, &features, &options, |prompt, answer| {
         println!("image {prompt}: {answer:?}");
         ControlFlow::Continue(())
-    });
+    })?;
     assert_eq!(answers, ANSWERS.map(|answer| vec![answer as u32]), "the model tells both images apart");
     Ok(())
 }

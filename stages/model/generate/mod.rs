@@ -30,6 +30,16 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
 }
 
+/// The model's output for a prompt is not a number: nothing can be chosen from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the model's output for prompt {prompt} is not a number, after {tokens} token(s)")]
+pub struct NotANumber {
+    /// The index of the prompt.
+    pub prompt: usize,
+    /// Tokens of the answer so far.
+    pub tokens: usize,
+}
+
 /// An answer being generated.
 struct Answer {
     prompt: usize,
@@ -41,22 +51,33 @@ struct Answer {
 impl Imp {
     /// Generates an answer to each prompt, as token ids. Prompts of a batch are independent, but the order of summation
     /// in matrix products depends on the number of rows, so logits are equal only within rounding.
-    pub fn generate(&self, prompts: &[Sample<'_>], features: &Mat, options: &GenerateOptions) -> Vec<Vec<u32>> {
+    ///
+    /// # Errors
+    /// If a logit is not a number.
+    pub fn generate(
+        &self,
+        prompts: &[Sample<'_>],
+        features: &Mat,
+        options: &GenerateOptions,
+    ) -> Result<Vec<Vec<u32>>, NotANumber> {
         self.stream(prompts, features, options, |_, _| ControlFlow::Continue(()))
     }
 
     /// Like [`Imp::generate`]. `on_token` is called after every token with the index of the prompt and the answer so
     /// far, and can end this answer, for example with [`StopStrings`].
+    ///
+    /// # Errors
+    /// If a logit is not a number.
     pub fn stream(
         &self,
         prompts: &[Sample<'_>],
         features: &Mat,
         options: &GenerateOptions,
         mut on_token: impl FnMut(usize, &[u32]) -> ControlFlow<()>,
-    ) -> Vec<Vec<u32>> {
+    ) -> Result<Vec<Vec<u32>>, NotANumber> {
         let mut answers = vec![Vec::new(); prompts.len()];
         if prompts.is_empty() || options.max_new_tokens == 0 {
-            return answers;
+            return Ok(answers);
         }
         let pass = Pass::inference();
         let Prefilled { mut hidden, mut cache, lengths } = self.prefill(prompts, features);
@@ -65,13 +86,16 @@ impl Imp {
         let mut open: Vec<Answer> =
             lengths.map(|(prompt, length)| Answer { prompt, tokens: Vec::new(), length }).collect();
         if open.is_empty() {
-            return answers;
+            return Ok(answers);
         }
         loop {
             let logits = self.llm.logits(&pass, &hidden); // [open, vocab]
             let (values, mut still_open) = (logits.to_host(), Vec::new());
             for (mut answer, logits) in open.into_iter().zip(values.chunks(logits.cols())) {
                 let Answer { prompt, tokens, .. } = &mut answer;
+                if logits.iter().any(|logit| logit.is_nan()) {
+                    return Err(NotANumber { prompt: *prompt, tokens: tokens.len() });
+                }
                 let seen = prompts[*prompt].input_ids.iter().filter_map(|id| u32::try_from(*id).ok());
                 let seen = seen.chain(tokens.iter().copied());
                 let token = options.sampling.choose(logits, seen, *prompt, tokens.len());
@@ -87,7 +111,7 @@ impl Imp {
                 }
             }
             if still_open.is_empty() {
-                return answers;
+                return Ok(answers);
             }
             open = still_open;
             hidden = self.next_hidden(&mut open, &mut cache);

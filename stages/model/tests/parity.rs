@@ -185,14 +185,14 @@ fn greedy_tokens() {
     let images = prompt.image_numbers();
     let options = GenerateOptions { max_new_tokens: 16, ..GenerateOptions::default() };
     let tokens: Vec<i32> =
-        model.generate(&prompt.samples(&images), &features, &options)[0].iter().map(|id| *id as i32).collect();
+        model.generate(&prompt.samples(&images), &features, &options).unwrap()[0].iter().map(|id| *id as i32).collect();
     assert_eq!(tokens, expected.ids("new_tokens"));
 
     // A stop token ends the answer and is not part of it.
     let stop = tokens[5] as u32;
     let until = tokens.iter().position(|id| *id as u32 == stop).unwrap();
     let options = GenerateOptions { stop: vec![stop], ..options };
-    let stopped = model.generate(&prompt.samples(&images), &features, &options);
+    let stopped = model.generate(&prompt.samples(&images), &features, &options).unwrap();
     assert_eq!(stopped[0].len(), until);
 }
 
@@ -218,9 +218,9 @@ fn prompts_of_a_batch_are_independent() {
         let options = GenerateOptions { max_new_tokens: 12, stop: vec![3, 17], ..GenerateOptions::default() };
         let images = batch.image_numbers();
         let samples = batch.samples(&images);
-        let together = model.generate(&samples, &features, &options);
+        let together = model.generate(&samples, &features, &options).unwrap();
         let alone: Vec<_> =
-            samples.iter().map(|sample| model.generate(&[*sample], &features, &options).remove(0)).collect();
+            samples.iter().map(|sample| model.generate(&[*sample], &features, &options).unwrap().remove(0)).collect();
         assert_eq!(together, alone);
     }
 }
@@ -233,13 +233,14 @@ fn answers_are_streamed() {
     let options = GenerateOptions { max_new_tokens: 8, ..GenerateOptions::default() };
     let images = batch.image_numbers();
     let samples = batch.samples(&images);
-    let whole = model.generate(&samples, &features, &options);
+    let whole = model.generate(&samples, &features, &options).unwrap();
     let mut seen = vec![Vec::new(); samples.len()];
     let answers = model.stream(&samples, &features, &options, |prompt, answer| {
         assert_eq!(answer.len(), seen[prompt].len() + 1);
         seen[prompt] = answer.to_vec();
         if prompt == 1 && answer.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
+    let answers = answers.unwrap();
     assert_eq!(answers, seen);
     assert_eq!(answers, [&whole[0][..], &whole[1][..3], &whole[2][..]]);
 }

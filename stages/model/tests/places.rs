@@ -139,8 +139,10 @@ fn greedy_tokens() {
         model.move_to(&place);
         let features = model.encode_images(&prompt.images);
         let options = GenerateOptions { max_new_tokens: 16, ..GenerateOptions::default() };
-        let tokens: Vec<i32> =
-            model.generate(&prompt.samples(&images), &features, &options)[0].iter().map(|id| *id as i32).collect();
+        let tokens: Vec<i32> = model.generate(&prompt.samples(&images), &features, &options).unwrap()[0]
+            .iter()
+            .map(|id| *id as i32)
+            .collect();
         if place.precision == Precision::F32 {
             assert_eq!(tokens, expected.ids("new_tokens"), "{name}");
         }
@@ -170,9 +172,9 @@ fn prompts_of_a_batch_are_independent() {
         let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
         let images = batch.image_numbers();
         let samples = batch.samples(&images);
-        let together = model.generate(&samples, &features, &options);
+        let together = model.generate(&samples, &features, &options).unwrap();
         let alone: Vec<_> =
-            samples.iter().map(|sample| model.generate(&[*sample], &features, &options).remove(0)).collect();
+            samples.iter().map(|sample| model.generate(&[*sample], &features, &options).unwrap().remove(0)).collect();
         assert_eq!(together, alone, "{name}");
     }
 }
@@ -222,6 +224,52 @@ fn trainable(family: Family, lora: bool, place: &Place) -> Imp {
 
 fn values(mats: &[Mat]) -> Vec<Vec<f32>> {
     mats.iter().map(|mat| mat.to_host().into_owned()).collect()
+}
+
+/// The kernels end at 256 dimensions a head: wider ones are refused, in training and in decoding, and never computed in part.
+#[test]
+fn heads_that_are_too_wide_for_a_device_are_refused() {
+    let (segments, mask) = (Segments::new([3]), tensor::Mask::Causal);
+    for (name, place) in places() {
+        for dim in [256, 257] {
+            let mats = [1, 2, 3].map(|seed| Mat::from_host(3, dim, support::random(seed, 3 * dim)).to(&place));
+            let mut cache = tensor::KvCache::default();
+            cache.push(&mats[1], &mats[2], 0..3);
+            let graph = tensor::Graph::inference();
+            let attend = || tensor::attention(&graph, &mats[0], &mats[1], &mats[2], 1, &segments, mask);
+            let decode = || tensor::attend_cached(&mats[0], &[2; 3], &[&cache; 3], 1, 1, mask);
+            let refused = |compute: &dyn Fn() -> Mat| {
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(compute));
+                result.err().map(|panic| panic.downcast_ref::<tensor::DeviceError>().unwrap().to_string())
+            };
+            let words = "a GPU can't compute this model: its heads have 257 dimensions, more than 256";
+            let expected = (dim == 257 && place.device.is_some()).then(|| words.to_string());
+            assert_eq!([refused(&attend), refused(&decode)], [expected.clone(), expected], "{name}: {dim}");
+        }
+    }
+}
+
+/// Weights of which one is not a number give no answer.
+#[test]
+fn an_output_that_is_not_a_number_is_no_answer() {
+    let batch = PHI.batch();
+    let images = batch.image_numbers();
+    for (name, place) in places() {
+        let mut model = PHI.model();
+        model.llm.unfreeze();
+        model.llm.trainable(&mut |parameter, mat| {
+            if parameter.name == "lm_head.bias" {
+                let mut values = mat.to_host().into_owned();
+                values[3] = f32::NAN;
+                mat.copy_from(&values);
+            }
+        });
+        model.move_to(&place);
+        let features = model.encode_images(&batch.images);
+        let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
+        let error = model.generate(&batch.samples(&images), &features, &options).unwrap_err();
+        assert_eq!(error, imp_model::NotANumber { prompt: 0, tokens: 0 }, "{name}");
+    }
 }
 
 /// Sequences of more than a tile, of one row, and of part of a tile.

@@ -23,9 +23,9 @@ fn questions_about_one_image_have_the_same_answers_alone() {
         let samples: Vec<Sample<'_>> =
             ids.iter().zip(&images).map(|(input_ids, images)| Sample { input_ids, labels: &[], images }).collect();
         let options = GenerateOptions { max_new_tokens: 12, stop: vec![3, 17], ..GenerateOptions::default() };
-        let together = model.generate(&samples, &features, &options);
+        let together = model.generate(&samples, &features, &options).unwrap();
         let alone: Vec<_> =
-            samples.iter().map(|sample| model.generate(&[*sample], &features, &options).remove(0)).collect();
+            samples.iter().map(|sample| model.generate(&[*sample], &features, &options).unwrap().remove(0)).collect();
         assert_eq!(together, alone);
         assert!(together.iter().any(|answer| *answer != together[0]), "the answers must not all be equal");
     }

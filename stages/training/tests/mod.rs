@@ -145,7 +145,7 @@ fn logits(folder: &Path, data: &Path) -> Vec<f32> {
         let hidden = model.llm.forward(&pass, &spliced.embedded, &spliced.segments);
         all.extend_from_slice(&model.llm.logits(&pass, &hidden).to_host());
         let options = GenerateOptions { max_new_tokens: 4, ..GenerateOptions::default() };
-        assert_eq!(model.generate(&[sample], &features, &options)[0].len(), 4);
+        assert_eq!(model.generate(&[sample], &features, &options).unwrap()[0].len(), 4);
     }
     all
 }

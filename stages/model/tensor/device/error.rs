@@ -6,6 +6,9 @@ pub enum DeviceError {
     /// There is no such device, or a library for it is missing.
     #[error("{0}")]
     Unavailable(String),
+    /// Its kernels can't compute this model.
+    #[error("a GPU can't compute this model: {0}")]
+    Unsupported(String),
     /// Its memory is full.
     #[error("the GPU's memory is full: {needed} bytes were needed, {free} of {total} are free")]
     OutOfMemory {

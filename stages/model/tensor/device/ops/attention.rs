@@ -15,7 +15,7 @@ use crate::tensor::{
 const TILE: usize = 64;
 /// The widths of heads in shared memory for which there are such kernels.
 const WIDTHS: [usize; 5] = [32, 64, 80, 96, 128];
-/// The widest heads of the other kernels.
+/// The widest heads of the other kernels: `PARTS` in `kernels/lanes.cuh` times the lanes of a warp.
 const WIDEST: usize = 256;
 /// Threads per block, four warps.
 const THREADS: u32 = 128;
@@ -24,8 +24,7 @@ const THREADS: u32 = 128;
 fn head_dim(q: &DeviceMat, heads: usize) -> usize {
     let dim = q.cols / heads;
     if dim > WIDEST {
-        let reason = format!("heads of {dim} are wider than {WIDEST}, which the CPU computes (`device = \"cpu\"`)");
-        must::<()>(Err(DeviceError::Failed { call: "attention".into(), reason }));
+        must::<()>(Err(DeviceError::Unsupported(format!("its heads have {dim} dimensions, more than {WIDEST}"))));
     }
     dim
 }
