@@ -59,7 +59,8 @@ pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
 /// Starts logging to standard error, which is the stage's log in the process of a stage.
 pub(crate) fn start_tracing(verbose: u8) {
     let default = match verbose {
-        0 => "warn,imp_stages=info,imp_flow::executor=info",
+        // What sled finds half-written after a kill, it writes anew; a damaged index is built again.
+        0 => "warn,sled=error,imp_stages=info,imp_flow::executor=info",
         1 => "info",
         _ => "debug,sled=info",
     };

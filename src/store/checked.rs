@@ -5,7 +5,6 @@
 //! for the files of its inputs.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     thread::sleep,
     time::Duration,
@@ -13,7 +12,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Digest, Store, disk, error::Result, stamp::Stamp};
+use super::{Digest, Store, disk, error::Result, files::read, stamp::Stamp};
 
 /// The folders of a tree, by relative path, with their stamps.
 pub(super) type Folders = Vec<(String, Stamp)>;
@@ -76,7 +75,7 @@ impl Store {
     }
 
     fn read_record<T: DeserializeOwned>(&self, kind: &str, tree: Digest) -> Option<T> {
-        postcard::from_bytes(&fs::read(self.path(kind, tree)).ok()?).ok()
+        postcard::from_bytes(&read(&self.path(kind, tree)).ok()?).ok()
     }
 
     /// Writes a record, unless something could still change within the same tick of the clock as one of its `stamps`, and so go

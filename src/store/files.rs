@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -29,6 +30,18 @@ pub(super) fn remove_all(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The content of a regular file. What else stands in its place is an error, and never waited for, such as a pipe.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
+    let mut file = OpenOptions::new().read(true).custom_flags(nonblocking.cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The entries of a folder; none if it does not exist.

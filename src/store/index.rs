@@ -8,12 +8,14 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    fs::TryLockError,
+    io,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Digest, Hit, Result, Store, StoreError, stamp::Stamp};
+use super::{Digest, Hit, Result, Store, StoreError, files::open_lock, stamp::Stamp};
 
 /// How long to wait for another process that has the index open.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -201,7 +203,7 @@ fn open(path: &Path) -> Option<sled::Db> {
     }
     let start = Instant::now();
     loop {
-        let error = match sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open() {
+        let error = match open_alone(path) {
             Ok(db) => return Some(db),
             Err(error) => error,
         };
@@ -219,6 +221,18 @@ fn open(path: &Path) -> Option<sled::Db> {
     }
 }
 
+/// Opens the database, or makes it, while no other process does: sled writes its settings before it takes its own lock, so that
+/// two processes that start at once could read half of them.
+fn open_alone(path: &Path) -> sled::Result<sled::Db> {
+    let lock = open_lock(&path.with_file_name("locks").join("index")).ok().flatten();
+    if let Some(lock) = &lock
+        && matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
+    {
+        return Err(io::Error::other("another process is opening it").into());
+    }
+    sled::Config::new().path(path).mode(sled::Mode::LowSpace).cache_capacity(16 << 20).open()
+}
+
 /// Why the index can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OpenError {
@@ -232,7 +246,7 @@ enum OpenError {
 
 impl OpenError {
     fn of(error: &sled::Error) -> Self {
-        use std::io::ErrorKind;
+        use io::ErrorKind;
         match error {
             sled::Error::Io(error) => match error.kind() {
                 // sled reports a lock held by another process as `Other`. Errors of the system have more specific kinds.
@@ -268,6 +282,18 @@ mod tests {
 
     fn open_error(path: &Path) -> OpenError {
         OpenError::of(&sled::Config::new().path(path).open().unwrap_err())
+    }
+
+    #[test]
+    fn one_process_at_a_time_makes_the_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index.sled");
+        let lock = open_lock(&folder.path().join("locks/index")).unwrap().unwrap();
+        lock.lock().unwrap();
+        assert_eq!(OpenError::of(&open_alone(&path).unwrap_err()), OpenError::Busy);
+        assert!(!path.exists());
+        lock.unlock().unwrap();
+        assert!(open(&path).is_some());
     }
 
     #[test]

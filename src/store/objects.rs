@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{
     Digest, Store, TreeFile, TreeRef, disk,
     error::{Result, StoreError},
-    files::{make_parent, move_into_place, remove_all},
+    files::{make_parent, move_into_place, read, remove_all},
     intact::Depth,
     mend::Mended,
     stamp::Stamp,
@@ -65,7 +65,7 @@ impl Store {
 
     /// Stores a single file, such as a log. `None` if it does not exist or is empty.
     pub(crate) fn keep_file(&self, path: &Path) -> Result<Option<Digest>> {
-        match fs::read(path) {
+        match read(path) {
             Ok(bytes) if bytes.is_empty() => Ok(None),
             Ok(bytes) => self.write_object(&bytes).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -93,7 +93,7 @@ impl Store {
     /// If its listing is missing or damaged.
     pub(crate) fn tree(&self, digest: Digest) -> Result<Vec<TreeFile>> {
         let path = self.object(digest);
-        let bytes = fs::read(&path).map_err(StoreError::io(&path))?;
+        let bytes = read(&path).map_err(StoreError::io(&path))?;
         let what = "this list of files is damaged; `imp-flow cache verify` removes damaged files, and the next run makes them again";
         let whole =
             Some(bytes).filter(|bytes| Digest::of(bytes) == digest).and_then(|bytes| String::from_utf8(bytes).ok());
@@ -134,7 +134,7 @@ impl Store {
         let digest = Digest::of(bytes);
         let path = self.object(digest);
         // Compare contents, since an existing object may be damaged.
-        if !fs::read(&path).is_ok_and(|existing| existing == bytes) {
+        if !read(&path).is_ok_and(|existing| existing == bytes) {
             self.write_atomic(&path, bytes)?;
             read_only(&path)?;
         }

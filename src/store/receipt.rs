@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use imp_stages::contract::{device::Environment, secret::hide_secrets};
+use imp_stages::contract::{device::Environment, secret::hide_secrets, side_file};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Digest, Hit, Index, Manifest, Store, TreeRef,
     error::{Result, StoreError},
-    files::{files, remove_all},
+    files::{files, read, remove_all},
     mend::TreeFolder,
     seal::{seal, unseal},
     stamp::Stamp,
@@ -199,7 +199,7 @@ impl Store {
     /// The receipt for `key`, if there is one. A damaged receipt counts as missing, so that the stage runs again.
     pub(crate) fn receipt(&self, key: Digest) -> Result<Option<Receipt>> {
         let path = self.receipt_path(key);
-        match fs::read(&path) {
+        match read(&path) {
             Ok(bytes) => {
                 let receipt = Receipt::parse(&bytes).filter(|receipt| receipt.key() == key);
                 if receipt.is_none() {
@@ -208,7 +208,14 @@ impl Store {
                 Ok(receipt)
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StoreError::Io { path, source }),
+            Err(source) if path.is_file() => Err(StoreError::Io { path, source }),
+            Err(_) => {
+                // What is no file is damage, too. Where it can't be moved, writing the new receipt says so.
+                if side_file::make_room(&path).is_ok() {
+                    tracing::warn!("{}", side_file::warning(&path));
+                }
+                Ok(None)
+            }
         }
     }
 
@@ -251,7 +258,7 @@ impl Store {
     /// All readable receipts.
     pub(crate) fn receipts(&self) -> impl Iterator<Item = (Digest, Receipt)> + '_ {
         files(&self.root.join("receipts")).filter_map(|path| {
-            let receipt = Receipt::parse(&fs::read(path).ok()?)?;
+            let receipt = Receipt::parse(&read(&path).ok()?)?;
             Some((receipt.key(), receipt))
         })
     }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Digest, Result, Store, StoreError, TreeRef, disk,
-    files::{entries, open_lock},
+    files::{entries, open_lock, read},
 };
 
 /// The file with the number of the last run.
@@ -164,7 +164,7 @@ impl Store {
 
     /// All runs whose records can be read, newest first.
     pub(crate) fn runs(&self) -> Result<Vec<RunRecord>> {
-        let read = |path| serde_json::from_slice(&fs::read(path).ok()?).ok();
+        let read = |path: PathBuf| serde_json::from_slice(&read(&path).ok()?).ok();
         let mut runs: Vec<RunRecord> = entries(&self.root.join("runs"))?.into_iter().filter_map(read).collect();
         for run in runs.iter_mut().filter(|run| run.is_running() && !self.is_running(&run.id)) {
             run.ending = RunState::Killed;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Digest, Receipt, Store, TreeFile,
     error::{Result, StoreError},
-    files::{files, remove_all},
+    files::{files, read, remove_all},
     intact::Depth,
     mend::{Flaws, Mended, describe},
     stamp::Stamp,
@@ -74,7 +74,7 @@ impl Store {
         let mut receipts = Vec::new();
         for path in files(&self.root.join("receipts")) {
             found.receipts += 1;
-            let bytes = fs::read(&path).map_err(StoreError::io(&path))?;
+            let bytes = read(&path).map_err(StoreError::io(&path))?;
             match Receipt::parse(&bytes).filter(|receipt| self.receipt_path(receipt.key()) == path) {
                 Some(receipt) => receipts.push(receipt),
                 None => self.remove_damaged(&path, found)?,

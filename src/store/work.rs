@@ -14,7 +14,7 @@ use imp_stages::contract::{
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{modified, remove_all},
+    files::{modified, read, remove_all},
 };
 
 /// Files that only the runner writes.
@@ -100,7 +100,7 @@ impl Work {
 
     /// The progress of the stage, if it was saved.
     pub(crate) fn progress(&self) -> Option<Progress> {
-        serde_json::from_slice(&fs::read(self.path.join(PROGRESS)).ok()?).ok()
+        serde_json::from_slice(&read(&self.path.join(PROGRESS)).ok()?).ok()
     }
 
     /// Creates the folder, and moves aside whatever is in the way of its files. Returns warnings about what was moved.
@@ -124,7 +124,7 @@ impl Work {
 
     /// Whether the stage that was started in it reads `folder`.
     pub(super) fn reads(&self, folder: &Path) -> bool {
-        let job = fs::read(self.job()).ok().and_then(|text| serde_json::from_slice::<job::JobSpec>(&text).ok());
+        let job = read(&self.job()).ok().and_then(|text| serde_json::from_slice::<job::JobSpec>(&text).ok());
         job.is_some_and(|job| job.inputs.values().any(|input| input.path == folder))
     }
 

@@ -23,6 +23,8 @@ pub struct TextTokenizer {
     /// The token that it puts before every text, such as `<s>`.
     bos: Option<i32>,
     growth: Growth,
+    /// What the decoder does to tokens.
+    decoding: Growth,
 }
 
 impl TextTokenizer {
@@ -57,7 +59,8 @@ impl TextTokenizer {
         let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
         // Files of published models may request either; sequences are cut and batched elsewhere.
         inner.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
-        let mut tokenizer = Self { inner, bos: None, growth: Growth::of(bytes)? };
+        let (growth, decoding) = Growth::of(bytes)?;
+        let mut tokenizer = Self { inner, bos: None, growth, decoding };
         tokenizer.bos = tokenizer.encode("")?.first().copied();
         Ok(tokenizer)
     }
@@ -98,13 +101,7 @@ impl TextTokenizer {
         if text.len() > LONGEST_TEXT {
             return Err(format!("a text of {} bytes is longer than {LONGEST_TEXT}, the limit", text.len()));
         }
-        let grown = self.growth.of_text(text.len() as u64);
-        if grown > LONGEST_GROWN {
-            return Err(format!(
-                "the tokenizer may replace a text of {} bytes by {grown}, more than {LONGEST_GROWN}, the limit",
-                text.len()
-            ));
-        }
+        check_growth(&self.growth, text.len())?;
         let encoding = self.inner.encode_fast(text, true).map_err(|error| error.to_string())?;
         Ok(encoding.get_ids().iter().map(|id| *id as i32).collect())
     }
@@ -143,6 +140,18 @@ impl TextTokenizer {
     /// # Errors
     /// A message, if an id is unknown to the decoder.
     pub fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        let tokens = ids.iter().filter_map(|id| self.inner.id_to_token(*id));
+        check_growth(&self.decoding, tokens.map(|token| token.len()).sum())?;
         self.inner.decode(ids, true).map_err(|error| error.to_string())
     }
+}
+
+fn check_growth(growth: &Growth, bytes: usize) -> Result<(), String> {
+    let grown = growth.of_text(bytes as u64);
+    if grown > LONGEST_GROWN {
+        return Err(format!(
+            "the tokenizer may replace a text of {bytes} bytes by {grown}, more than {LONGEST_GROWN}, the limit"
+        ));
+    }
+    Ok(())
 }

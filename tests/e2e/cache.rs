@@ -8,24 +8,13 @@ use std::{
     time::Duration,
 };
 
-use crate::support::Space;
+use crate::support::{Space, files};
 
 /// The pipeline `a -> b -> c`, whose stages write a few files.
 fn chain(name: &str, first: &str) -> String {
     let stage = |name: &str, rest: &str| format!("[stages.{name}]\nkind = \"synthetic\"\nfiles = 5\n{rest}\n");
     let (a, b) = (stage("a", &format!("text = \"{first}\"")), stage("b", "after = \"a\"\ntext = \"b\""));
     format!("name = \"{name}\"\n{a}{b}{}", stage("c", "after = \"b\"\ntext = \"c\""))
-}
-
-/// The files below a folder, sorted.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found.sort_unstable();
-    found
 }
 
 /// The links below a folder.

@@ -1,24 +1,11 @@
 //! Passwords and tokens of addresses: needed to download, stored nowhere. Figures in receipts: a changed one is not believed.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use crate::{
     hub::{Files, serve},
-    support::{Space, ran},
+    support::{Space, files, ran},
 };
-
-/// All files below `folder`, without links.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
-    entries
-        .filter(|path| !path.is_symlink())
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
-}
 
 #[test]
 fn secrets_of_addresses_are_stored_nowhere() {

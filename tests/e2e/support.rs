@@ -103,6 +103,20 @@ impl Space {
 /// A pipeline with all seven kinds of stage that takes seconds in a debug build.
 pub(crate) const SMALL: &str = include_str!("small.toml");
 
+/// The files below a folder, without links, sorted.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_symlink() {
+            continue;
+        }
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort_unstable();
+    found
+}
+
 /// Copies a folder recursively.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

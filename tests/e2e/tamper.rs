@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Space, ran};
+use crate::support::{Space, diamond, files, ran};
 
 /// `a -> b -> c`; `b` takes a while with `steps`.
 fn chain(steps: usize) -> String {
@@ -204,4 +204,25 @@ fn a_user_can_delete_the_cache() {
 fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
     let below = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     below.flat_map(|path| [vec![path.clone()], walk(&path)].concat()).collect()
+}
+
+/// Whoever can write to a shared cache can put anything there: nothing waits for it.
+#[test]
+fn what_is_no_file_in_place_of_a_receipt_is_set_aside() {
+    let replace: [fn(&Path); 2] = [
+        |path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()),
+        |path| fs::create_dir(path).unwrap(),
+    ];
+    for replace in replace {
+        let space = diamond();
+        space.succeed(&["run", "p.toml"]);
+        let before = space.digests("diamond");
+        for path in files(&space.path("cache/receipts")) {
+            fs::remove_file(&path).unwrap();
+            replace(&path);
+        }
+        space.succeed(&["run", "p.toml"]);
+        assert_eq!(space.digests("diamond"), before);
+        assert_eq!(space.succeed(&["cache", "verify"]).code, Some(0));
+    }
 }
