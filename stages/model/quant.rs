@@ -10,7 +10,7 @@ use crate::{
     encoding::q4f16,
     error::{ModelError, Result},
     save::all_tensors,
-    weights::{Encoded, read_json, write_encoded, write_json},
+    weights::{Encoded, read_json, write_json, write_sharded},
 };
 
 /// The size of a quantized model.
@@ -36,11 +36,11 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let model = crate::Imp::load(from)?;
     let tensors = all_tensors(&model);
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
-    let encoded: Vec<Encoded<'_>> = tensors.into_iter().flat_map(Encoded::q4f16).collect();
-    let bytes = encoded.iter().map(|tensor| tensor.size() as u64).sum();
+    let encoded: Vec<Encoded<'_>> = tensors.into_iter().map(Encoded::q4f16).collect();
+    let bytes = encoded.iter().flat_map(Encoded::parts).map(|part| part.bytes as u64).sum();
     config["quantization_config"] =
         json!({ "quant_method": q4f16::NAME, "bits": q4f16::BITS, "group_size": q4f16::GROUP_SIZE });
     write_json(&to.join("config.json"), &config)?;
-    write_encoded(&to.join("model.safetensors"), encoded)?;
+    write_sharded(to, encoded, u64::MAX)?;
     Ok(Quantized { bytes, weights })
 }

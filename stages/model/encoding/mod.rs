@@ -48,6 +48,15 @@ impl Encoding {
         }
     }
 
+    /// Where the f16 factors of a block are, in bytes from its beginning.
+    pub(crate) const fn factors(self) -> &'static [usize] {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 => &[],
+            Self::Q4_0 | Self::Q8_0 => &[0],
+            Self::Q4_1 => &[0, 2],
+        }
+    }
+
     /// Size of `count` values in bytes; `None` if they do not fill whole blocks or the size overflows.
     pub fn bytes(self, count: usize) -> Option<usize> {
         let block = self.block();

@@ -7,12 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
-
 use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
-    mmap,
+    mmap::Map,
     weights::looks_like,
 };
 
@@ -51,13 +49,13 @@ pub(super) struct Gguf {
     pub(super) path: PathBuf,
     metadata: BTreeMap<String, Value>,
     pub(super) tensors: Vec<Tensor>,
-    map: Mmap,
+    map: Map,
 }
 
 impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
-        let map = mmap::map(&file).map_err(ModelError::io(path))?;
+        let map = Map::of(&file).map_err(ModelError::io(path))?;
         let mut cursor = Cursor { bytes: &map, at: 0 };
         match cursor.contents() {
             Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map }),

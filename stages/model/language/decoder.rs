@@ -242,7 +242,7 @@ impl Decoder {
     pub fn tensors(&self) -> Vec<NamedTensor<'_>> {
         let embedding = self.embedding();
         let (rows, cols) = (embedding.outputs(), embedding.inputs());
-        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, || embedding.to_host())];
+        let mut all = vec![NamedTensor::matrix(EMBEDDING, rows, cols, |rows| embedding.read_once(rows))];
         self.blocks.iter().for_each(|block| block.tensors(&mut all));
         self.final_norm.tensors(&mut all);
         if !self.merged_config().tie_word_embeddings {

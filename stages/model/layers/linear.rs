@@ -1,6 +1,6 @@
 //! Linear layers with optional LoRA adapters.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -144,11 +144,18 @@ impl Linear {
 
     /// The weight with the adapter merged, `W + scale * B A`: `[out, in]` in f32, row-major. Computed on the host in f32.
     pub fn merged(&self) -> Cow<'_, [f32]> {
-        let dense = self.weight.to_host();
+        self.merged_rows(0..self.weight.outputs())
+    }
+
+    /// Some rows of [`Linear::merged`].
+    pub fn merged_rows(&self, rows: Range<usize>) -> Cow<'_, [f32]> {
+        let dense = self.weight.read_once(rows.clone());
         let Some(lora) = &self.lora else { return dense };
         // B A, computed as a linear layer with input B `[out, rank]` and weight A^T `[in, rank]`.
         let a_transposed = Weight::Dense(transpose(&lora.a));
-        let b = lora.b.to(&Place::default());
+        let rank = lora.b.cols();
+        let b = lora.b.to_host()[rows.start * rank..rows.end * rank].to_vec();
+        let b = Mat::from_host(rows.len(), rank, b);
         let delta = tensor::linear(&Graph::inference(), &b, &a_transposed, None);
         dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
     }
@@ -156,7 +163,7 @@ impl Linear {
     /// Appends weight (adapter merged) and bias to `all`.
     pub fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
         let (rows, cols) = (self.weight.outputs(), self.weight.inputs());
-        all.push(NamedTensor::matrix(&self.name, rows, cols, || self.merged()));
+        all.push(NamedTensor::matrix(&self.name, rows, cols, |rows| self.merged_rows(rows)));
         if let Some(bias) = &self.bias {
             all.push(NamedTensor::flat(format!("{}.bias", self.name), bias));
         }

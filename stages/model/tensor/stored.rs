@@ -9,7 +9,10 @@ use super::{
     Place,
     device::{DeviceWeight, stored_as},
 };
-use crate::encoding::{Encoding, q4f16};
+use crate::{
+    encoding::{Encoding, q4f16},
+    mmap::Map,
+};
 
 /// Values per tile: half a megabyte of f32, small enough for a core's cache.
 const TILE: usize = 1 << 17;
@@ -18,6 +21,8 @@ const TILE: usize = 1 << 17;
 #[derive(Clone)]
 pub struct Bytes {
     owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    /// The owner, if it is a mapped file.
+    map: Option<Arc<Map>>,
     range: Range<usize>,
 }
 
@@ -28,7 +33,19 @@ impl Bytes {
     /// If the range exceeds `owner`, which callers rule out by checking the file's header.
     pub fn new(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Self {
         assert!(range.end <= (*owner).as_ref().len(), "the range exceeds the file");
-        Self { owner, range }
+        Self { owner, map: None, range }
+    }
+
+    /// The part `range` of a mapped file.
+    pub(crate) fn mapped(map: Arc<Map>, range: Range<usize>) -> Self {
+        Self { map: Some(map.clone()), ..Self::new(map, range) }
+    }
+
+    /// Takes the pages of the part `range` of these bytes out of memory, if a file has them.
+    fn release(&self, range: Range<usize>) {
+        if let Some(map) = &self.map {
+            map.release(&(self.range.start + range.start..self.range.start + range.end));
+        }
     }
 
     fn get(&self) -> &[u8] {
@@ -149,6 +166,25 @@ impl Stored {
     pub(super) fn widen_parallel(&self, start: usize, to: &mut [f32]) {
         const ROWS: usize = 16;
         to.par_chunks_mut(ROWS * self.cols).enumerate().for_each(|(chunk, to)| self.widen(start + chunk * ROWS, to));
+    }
+
+    /// Some rows in f32, for who needs them once: their pages of a mapped file then leave the memory of this process.
+    pub(super) fn read_once(&self, rows: Range<usize>) -> Vec<f32> {
+        let mut values = vec![0.0; rows.len() * self.cols];
+        self.widen(rows.start, &mut values);
+        match &self.content {
+            Content::Plain(encoding, bytes) => {
+                let block = encoding.block();
+                let row = self.cols / block.values * block.bytes;
+                bytes.release(rows.start * row..rows.end * row);
+            }
+            Content::Q4f16 { levels, scales } => {
+                let [words, factors] = [4 * q4f16::words_per_row(self.cols), 2 * q4f16::scales_per_row(self.cols)];
+                levels.release(rows.start * words..rows.end * words);
+                scales.release(rows.start * factors..rows.end * factors);
+            }
+        }
+        values
     }
 
     /// All values in f32, row-major.

@@ -1,6 +1,6 @@
 //! The weight of a linear or embedding layer: a matrix that may train, or a frozen matrix in a file's encoding.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::{
     Mat, Place, Stored,
@@ -51,6 +51,18 @@ impl Weight {
         match self {
             Self::Dense(mat) => mat.to_host(),
             Self::Stored(stored) => Cow::Owned(stored.to_f32()),
+        }
+    }
+
+    /// Some rows in f32, for who needs them once.
+    pub fn read_once(&self, rows: Range<usize>) -> Cow<'_, [f32]> {
+        let values = rows.start * self.inputs()..rows.end * self.inputs();
+        match self {
+            Self::Dense(mat) => match mat.to_host() {
+                Cow::Borrowed(all) => Cow::Borrowed(&all[values]),
+                Cow::Owned(all) => Cow::Owned(all[values].to_vec()),
+            },
+            Self::Stored(stored) => Cow::Owned(stored.read_once(rows)),
         }
     }
 

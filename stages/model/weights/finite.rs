@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use crate::encoding::Encoding;
+
 /// Bytes checked at a time; the search stops at the first chunk with a non-finite value.
 const CHUNK: usize = 1 << 20;
 
@@ -19,6 +21,19 @@ pub(super) fn all_finite(dtype: Dtype, bytes: &[u8]) -> bool {
         _ => return true,
     };
     bytes.par_chunks(CHUNK).all(finite)
+}
+
+/// Whether narrowing to `encoding` has made no infinity: of a value, or of the factor of a block.
+pub(super) fn all_narrowed(encoding: Encoding, bytes: &[u8]) -> bool {
+    match encoding {
+        // F32 is what values come in, so it can hold all of them.
+        Encoding::F32 => true,
+        Encoding::F16 => all_finite(Dtype::F16, bytes),
+        Encoding::Bf16 => all_finite(Dtype::BF16, bytes),
+        _ => bytes
+            .par_chunks(encoding.block().bytes)
+            .all(|block| encoding.factors().iter().all(|at| largest_exponent(&block[*at..*at + 2], 0x7c00) < 0x7c00)),
+    }
 }
 
 fn largest_exponent(bytes: &[u8], mask: u16) -> u16 {

@@ -3,8 +3,11 @@
 
 mod dtype;
 mod finite;
+mod format;
 mod legacy_names;
+mod named;
 mod sources;
+mod stream;
 mod write;
 
 use std::{
@@ -20,14 +23,16 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+pub(crate) use format::Encoded;
+pub use named::NamedTensor;
 pub use sources::{beside, looks_like, missing_shards, unreadable_weights};
-pub(crate) use write::{Encoded, write_encoded};
-pub use write::{NamedTensor, write_json, write_tensors};
+pub(crate) use write::write_sharded;
+pub use write::{write_json, write_tensors};
 
 use crate::{
     encoding::{Encoding, q4f16},
     error::{ModelError, Result},
-    mmap,
+    mmap::Map,
     tensor::{Bytes, Mat, Stored, Weight},
 };
 
@@ -49,7 +54,7 @@ pub struct TensorFiles {
 
 struct Entry {
     file: Arc<PathBuf>,
-    map: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    map: Arc<Map>,
     dtype: Dtype,
     shape: Vec<usize>,
     range: Range<usize>,
@@ -97,7 +102,7 @@ impl TensorFiles {
     /// If the file can't be read, or is not a complete safetensors file.
     pub fn open_file(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
-        let map = mmap::map(&file).map_err(ModelError::io(path))?;
+        let map = Map::of(&file).map_err(ModelError::io(path))?;
         // Also checks that the header is valid and that the tensors exactly cover the rest of the file.
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
             let instead = sources::looks_like(&map).map_or_else(
@@ -107,11 +112,11 @@ impl TensorFiles {
             ModelError::file(path, instead)
         })?;
         let start = header + 8;
-        let (file, map): (_, Arc<dyn AsRef<[u8]> + Send + Sync>) = (Arc::new(path.to_path_buf()), Arc::new(map));
+        let (file, map) = (Arc::new(path.to_path_buf()), Arc::new(map));
         let mut tensors = HashMap::new();
         for (name, info) in metadata.tensors() {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            if range.end > (*map).as_ref().len() {
+            if range.end > map.len() {
                 return Err(ModelError::file(path, "the file is shorter than its header says: download it again"));
             }
             let whole =
@@ -157,7 +162,7 @@ impl TensorFiles {
         }
         let name = format!("{name}.weight");
         let entry = self.entry(&name, &[rows, cols])?;
-        let bytes = Bytes::new(entry.map.clone(), entry.range.clone());
+        let bytes = Bytes::mapped(entry.map.clone(), entry.range.clone());
         Ok(Weight::Stored(Arc::new(Stored::plain(rows, cols, encoding(entry, &name)?, bytes))))
     }
 
@@ -199,7 +204,7 @@ impl TensorFiles {
                 format!("the tensor `{name}` has the type {:?}, not {dtype:?}", entry.dtype),
             ));
         }
-        Ok(Bytes::new(entry.map.clone(), entry.range.clone()))
+        Ok(Bytes::mapped(entry.map.clone(), entry.range.clone()))
     }
 
     /// Accepts a tensor that the model may have but does not read.
@@ -219,10 +224,12 @@ impl TensorFiles {
         }
         let mut entries: Vec<_> = self.tensors.iter().filter(|(name, _)| used.contains(*name)).collect();
         entries.sort_by_key(|(name, _)| name.as_str());
-        match entries
-            .iter()
-            .find(|(_, entry)| !finite::all_finite(entry.dtype, &(*entry.map).as_ref()[entry.range.clone()]))
-        {
+        let is_finite = |entry: &Entry| {
+            let finite = finite::all_finite(entry.dtype, &entry.map[entry.range.clone()]);
+            entry.map.release(&entry.range);
+            finite
+        };
+        match entries.iter().find(|(_, entry)| !is_finite(entry)) {
             Some((name, entry)) => {
                 Err(ModelError::NotFinite { file: entry.file.to_path_buf(), tensor: (*name).clone() })
             }

@@ -1,195 +1,97 @@
-//! Writes safetensors files atomically, with one tensor in memory at a time. Equal tensors give equal bytes.
-//! Independent of models.
+//! Writes safetensors files: one, or several with a list of which tensor is in which. Independent of models.
 
-use std::{
-    borrow::Cow,
-    fs::File,
-    io::{BufWriter, Write},
-    path::{Path, PathBuf},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::{Q4F16_LEVELS, Q4F16_SCALES, dtype::dtype_of, finite};
-use crate::{
-    encoding::{Encoding, q4f16},
-    error::{ModelError, Result},
-    tensor::Mat,
+use super::{
+    INDEX, SINGLE,
+    dtype::dtype_of,
+    format::{Encoded, Part, PartKind},
+    named::NamedTensor,
+    stream::{Placed, write_bytes, write_placed},
 };
-
-/// A named f32 tensor, whose values are computed when it is written.
-pub struct NamedTensor<'a> {
-    /// The name in the file.
-    pub name: String,
-    /// The shape in the file.
-    pub shape: Vec<usize>,
-    /// Whether it is the matrix of a linear or embedding layer.
-    matrix: bool,
-    values: Box<dyn Fn() -> Cow<'a, [f32]> + 'a>,
-}
-
-impl<'a> NamedTensor<'a> {
-    /// A tensor with values computed by `values`, row-major.
-    pub fn new(name: impl Into<String>, shape: Vec<usize>, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
-        Self { name: name.into(), shape, matrix: false, values: Box::new(values) }
-    }
-
-    /// The weight `[rows, cols]` of the linear or embedding layer `layer`, with values computed by `values`.
-    pub fn matrix(layer: &str, rows: usize, cols: usize, values: impl Fn() -> Cow<'a, [f32]> + 'a) -> Self {
-        Self { matrix: true, ..Self::new(format!("{layer}.weight"), vec![rows, cols], values) }
-    }
-
-    /// A vector that borrows its values.
-    pub fn vector(name: impl Into<String>, values: &'a [f32]) -> Self {
-        Self::new(name, vec![values.len()], move || Cow::Borrowed(values))
-    }
-
-    /// The values, row-major.
-    pub fn values(&self) -> Cow<'a, [f32]> {
-        (self.values)()
-    }
-
-    /// Number of values.
-    pub fn count(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
-
-/// Tensors with the values of a matrix.
-impl<'a> NamedTensor<'a> {
-    /// With the shape of the matrix.
-    pub fn of_mat(name: impl Into<String>, mat: &'a Mat) -> Self {
-        Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
-    }
-
-    /// As a vector.
-    pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
-        Self::shaped(name, vec![mat.count()], mat)
-    }
-
-    /// With a different shape for the same number of values.
-    pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
-        Self::new(name, shape, || mat.to_host())
-    }
-}
-
-/// A tensor in a file's encoding, computed when it is written.
-pub(crate) struct Encoded<'a> {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Box<dyn Fn() -> std::result::Result<Vec<u8>, Overflow> + 'a>,
-}
-
-/// A value that a type can't hold.
-struct Overflow {
-    value: f32,
-    dtype: Dtype,
-}
-
-impl Overflow {
-    /// Checks that narrowing `values`, each divided by `divisor`, has made no infinity of any.
-    fn check(values: &[f32], divisor: f32, dtype: Dtype, bytes: Vec<u8>) -> std::result::Result<Vec<u8>, Self> {
-        // F32 is what values come in, so it can hold all of them.
-        if dtype == Dtype::F32 || finite::all_finite(dtype, &bytes) {
-            return Ok(bytes);
-        }
-        let worst = |a: f32, b: f32| if a.is_nan() || a.abs() > b.abs() { a } else { b };
-        Err(Self { value: values.iter().copied().fold(0.0, worst) / divisor, dtype })
-    }
-
-    fn error(self, file: &Path, tensor: &str) -> ModelError {
-        let (kind, largest) = match self.dtype {
-            Dtype::BF16 => ("bf16", half::bf16::MAX.to_f32()),
-            _ => ("f16", half::f16::MAX.to_f32()),
-        };
-        ModelError::Overflow { file: file.into(), tensor: tensor.into(), value: self.value, kind, largest }
-    }
-}
-
-impl<'a> Encoded<'a> {
-    fn new(tensor: NamedTensor<'a>, encoding: Encoding, dtype: Dtype) -> Self {
-        let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
-        let bytes = move || {
-            let values = tensor.values();
-            Overflow::check(&values, 1.0, dtype, encoding.narrow(&values))
-        };
-        Self { name, dtype, shape, bytes: Box::new(bytes) }
-    }
-
-    /// The weight of a linear or embedding layer in 4 bits; any other tensor in f16.
-    pub(crate) fn q4f16(tensor: NamedTensor<'a>) -> Vec<Self> {
-        let (rows, cols, layer) = match (tensor.shape.as_slice(), tensor.name.strip_suffix(".weight")) {
-            ([rows, cols], Some(layer)) if tensor.matrix => (*rows, *cols, layer.to_string()),
-            _ => return vec![Self::new(tensor, Encoding::F16, Dtype::F16)],
-        };
-        let tensor = Rc::new(tensor);
-        let shared = Rc::clone(&tensor);
-        // Quantized twice, once for each tensor, instead of keeping a whole model in memory until both are written.
-        vec![
-            Self {
-                name: format!("{layer}.{Q4F16_LEVELS}"),
-                dtype: Dtype::U32,
-                shape: vec![rows, q4f16::words_per_row(cols)],
-                bytes: Box::new(move || Ok(q4f16::narrow(&tensor.values(), cols).0)),
-            },
-            Self {
-                name: format!("{layer}.{Q4F16_SCALES}"),
-                dtype: Dtype::F16,
-                shape: vec![rows, q4f16::scales_per_row(cols)],
-                bytes: Box::new(move || {
-                    let values = shared.values();
-                    Overflow::check(&values, q4f16::ZERO, Dtype::F16, q4f16::narrow(&values, cols).1)
-                }),
-            },
-        ]
-    }
-
-    /// Length in the file, in bytes.
-    pub(crate) fn size(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
-    }
-}
+use crate::{
+    encoding::Encoding,
+    error::{ModelError, Result},
+};
 
 /// Writes a safetensors file.
 ///
 /// # Errors
-/// If safetensors has no type for `encoding` (ggml's blocks), or the file can't be written.
+/// If safetensors has no type for `encoding` (ggml's blocks), a value is too large for it, or the file can't be written.
 pub fn write_tensors(path: &Path, tensors: Vec<NamedTensor<'_>>, encoding: Encoding) -> Result<()> {
-    let dtype = dtype_of(encoding)
-        .ok_or_else(|| ModelError::file(path, format!("a safetensors file can't hold {encoding:?}")))?;
-    write_encoded(path, tensors.into_iter().map(|tensor| Encoded::new(tensor, encoding, dtype)).collect())
+    write_encoded(path, tensors.into_iter().map(|tensor| Encoded::plain(tensor, encoding)).collect())
+}
+
+/// Writes `model.safetensors` into `folder`; if that would have more than `largest` bytes of tensors, several files of at most as
+/// many (a larger tensor has a file of its own), and `model.safetensors.index.json` as transformers does.
+pub(crate) fn write_sharded(folder: &Path, mut tensors: Vec<Encoded<'_>>, largest: u64) -> Result<()> {
+    let bytes = |tensor: &Encoded<'_>| tensor.parts().iter().map(|part| part.bytes as u64).sum::<u64>();
+    let total: u64 = tensors.iter().map(bytes).sum();
+    if total <= largest {
+        return write_encoded(&folder.join(SINGLE), tensors);
+    }
+    let (mut shards, mut size) = (vec![Vec::new()], 0);
+    for tensor in tensors.drain(..) {
+        let more = bytes(&tensor);
+        if size > 0 && size + more > largest {
+            shards.push(Vec::new());
+            size = 0;
+        }
+        size += more;
+        if let Some(last) = shards.last_mut() {
+            last.push(tensor);
+        }
+    }
+    let (count, mut index) = (shards.len(), BTreeMap::new());
+    for (number, shard) in shards.into_iter().enumerate() {
+        let name = format!("model-{:05}-of-{count:05}.safetensors", number + 1);
+        for part in shard.iter().flat_map(Encoded::parts) {
+            index.insert(part.name, name.clone());
+        }
+        write_encoded(&folder.join(name), shard)?;
+    }
+    write_json(&folder.join(INDEX), &json!({ "metadata": { "total_size": total }, "weight_map": index }))
 }
 
 /// Writes length of the header (u64), header (JSON: type, shape and offsets of each tensor) and data, the safetensors
 /// format. Wider types come first, so that every tensor is aligned; tensors of one width are sorted by name.
-pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Result<()> {
-    tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then_with(|| a.name.cmp(&b.name)));
-    let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
-    let mut end = 0;
-    for tensor in &tensors {
-        let start = end;
-        end += tensor.size();
-        let entry = json!({ "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [start, end] });
-        header.insert(tensor.name.clone(), entry);
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    write_with(path, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(ModelError::io(path))?;
-        file.write_all(&header).map_err(ModelError::io(path))?;
-        for tensor in &tensors {
-            let bytes = (tensor.bytes)().map_err(|overflow| overflow.error(path, &tensor.name))?;
-            if bytes.len() != tensor.size() {
-                let message = format!("the size of the tensor `{}` does not match its shape", tensor.name);
-                return Err(ModelError::file(path, message));
-            }
-            file.write_all(&bytes).map_err(ModelError::io(path))?;
+pub(crate) fn write_encoded(path: &Path, tensors: Vec<Encoded<'_>>) -> Result<()> {
+    let mut parts = Vec::new();
+    for (tensor, encoded) in tensors.iter().enumerate() {
+        for (number, part) in encoded.parts().into_iter().enumerate() {
+            parts.push((safetensors_type(path, &part)?, part, (tensor, number)));
         }
-        Ok(())
-    })
+    }
+    parts.sort_by(|a, b| b.0.bitsize().cmp(&a.0.bitsize()).then_with(|| a.1.name.cmp(&b.1.name)));
+    let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
+    let mut offsets: Vec<Vec<u64>> = tensors.iter().map(|tensor| vec![0; tensor.parts().len()]).collect();
+    let mut end = 0;
+    for (dtype, part, (tensor, number)) in parts {
+        let start = end;
+        end += part.bytes as u64;
+        offsets[tensor][number] = start;
+        header.insert(part.name, json!({ "dtype": dtype, "shape": part.shape, "data_offsets": [start, end] }));
+    }
+    let mut text = Value::Object(header).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    let head = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
+    let start = head.len() as u64;
+    let places = tensors.into_iter().zip(offsets);
+    let placed: Vec<Placed<'_>> = places
+        .map(|(tensor, offsets)| Placed { tensor, offsets: offsets.into_iter().map(|offset| start + offset).collect() })
+        .collect();
+    write_placed(path, &head, start + end, &placed)
+}
+
+fn safetensors_type(path: &Path, part: &Part) -> Result<Dtype> {
+    match part.kind {
+        PartKind::U32 => Ok(Dtype::U32),
+        PartKind::Encoding(encoding) => dtype_of(encoding)
+            .ok_or_else(|| ModelError::file(path, format!("a safetensors file can't hold {encoding:?}"))),
+    }
 }
 
 /// Writes a JSON file, indented.
@@ -197,26 +99,88 @@ pub(crate) fn write_encoded(path: &Path, mut tensors: Vec<Encoded<'_>>) -> Resul
 /// # Errors
 /// If the file can't be written.
 pub fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_with(path, |file| writeln!(file, "{value:#}").map_err(ModelError::io(path)))
+    write_bytes(path, format!("{value:#}\n").as_bytes())
 }
 
-/// Writes the file atomically: to a temporary file in the same folder, which is synced and then renamed.
-fn write_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let io = || ModelError::io(path);
-    let whole = || {
-        let mut file = BufWriter::new(File::create(&part).map_err(io())?);
-        write(&mut file)?;
-        let file = file.into_inner().map_err(std::io::IntoInnerError::into_error).map_err(io())?;
-        file.sync_all().map_err(io())?;
-        std::fs::rename(&part, path).map_err(io())
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::{
+        layers::{Linear, Lora, LoraSettings},
+        tensor::{Mat, Weight},
+        weights::TensorFiles,
     };
-    let written = whole();
-    if matches!(written, Err(ModelError::Overflow { .. })) {
-        // What was written so far is of no use; if it can't be removed, the work folder is.
-        let _ = std::fs::remove_file(&part);
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|index| ((index * 37) % 4001) as f32 / 1024.0 - 2.0).collect()
     }
-    written
+
+    /// `[3000, 701]`, which is written in several pieces, the last of which is shorter.
+    fn matrix(values: &[f32]) -> NamedTensor<'_> {
+        NamedTensor::matrix("m", 3000, 701, |rows| Cow::Borrowed(&values[rows.start * 701..rows.end * 701]))
+    }
+
+    #[test]
+    fn pieces_lie_where_the_whole_would() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = values(3000 * 701);
+        assert!(matrix(&all).pieces().count() > 2);
+        let file = folder.path().join("plain.safetensors");
+        write_tensors(&file, vec![NamedTensor::constant("z", vec![5], 3.0), matrix(&all)], Encoding::F32).unwrap();
+        let files = TensorFiles::open_file(&file).unwrap();
+        assert_eq!(*files.mat("m.weight", &[3000, 701], 3000, 701).unwrap().to_host(), all);
+        assert_eq!(*files.vector("z", 5).unwrap().to_host(), [3.0; 5]);
+
+        write_sharded(folder.path(), vec![Encoded::q4f16(matrix(&all))], u64::MAX).unwrap();
+        let (levels, scales) = crate::encoding::q4f16::narrow(&all, 701);
+        let bytes = std::fs::read(folder.path().join(SINGLE)).unwrap();
+        assert!(bytes.ends_with(&[levels, scales].concat()));
+    }
+
+    #[test]
+    fn shards_are_no_larger_than_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let tensors = || {
+            (0..5).map(|n| Encoded::plain(NamedTensor::constant(format!("t{n}"), vec![100], n as f32), Encoding::F32))
+        };
+        write_sharded(folder.path(), tensors().collect(), 1000).unwrap();
+        let files = TensorFiles::open(folder.path()).unwrap();
+        for n in 0..5 {
+            assert_eq!(*files.vector(&format!("t{n}"), 100).unwrap().to_host(), [n as f32; 100]);
+        }
+        let index: Value = serde_json::from_slice(&std::fs::read(folder.path().join(INDEX)).unwrap()).unwrap();
+        assert_eq!(index["metadata"]["total_size"], 2000);
+        assert_eq!(index["weight_map"]["t1"], "model-00001-of-00003.safetensors");
+        assert_eq!(index["weight_map"]["t4"], "model-00003-of-00003.safetensors");
+        let none = tempfile::tempdir().unwrap();
+        write_sharded(none.path(), tensors().collect(), 2000).unwrap();
+        assert!(none.path().join(SINGLE).is_file() && !none.path().join(INDEX).exists());
+    }
+
+    /// A value that only a later piece has; its error names the tensor, and nothing is left behind.
+    #[test]
+    fn overflow_in_any_piece_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut all = values(3000 * 701);
+        all[2_000_000] = -1e6;
+        for tensor in [Encoded::plain(matrix(&all), Encoding::F16), Encoded::q4f16(matrix(&all))] {
+            let error = write_sharded(folder.path(), vec![tensor], u64::MAX).unwrap_err().to_string();
+            assert!(error.contains("`m.weight`") && error.contains("-1e6"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_adapter_is_merged_into_some_rows_as_into_all() {
+        let mat = |rows, cols| Mat::from_host(rows, cols, values(rows * cols));
+        let settings = LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 };
+        let lora = Some(Lora::new(mat(3, 70), mat(50, 3), &settings));
+        let linear = Linear { name: "l".into(), weight: Weight::Dense(mat(50, 70)), bias: None, lora };
+        let pieces: Vec<f32> =
+            [0..1, 1..20, 20..50].into_iter().flat_map(|rows| linear.merged_rows(rows).into_owned()).collect();
+        assert_eq!(*linear.merged(), pieces);
+    }
 }

@@ -1,0 +1,122 @@
+//! Tensors by name, whose values are computed when they are written, a few rows at a time. Independent of files.
+
+use std::{borrow::Cow, ops::Range};
+
+use crate::tensor::Mat;
+
+/// Values that are computed and encoded at a time.
+const PIECE: usize = 1 << 20;
+
+type Whole<'a> = dyn Fn() -> Cow<'a, [f32]> + Send + Sync + 'a;
+type Rows<'a> = dyn Fn(Range<usize>) -> Cow<'a, [f32]> + Send + Sync + 'a;
+
+/// A named f32 tensor, whose values are computed when it is written.
+pub struct NamedTensor<'a> {
+    /// The name in the file.
+    pub name: String,
+    /// The shape in the file.
+    pub shape: Vec<usize>,
+    /// Whether it is the matrix of a linear or embedding layer.
+    pub(crate) matrix: bool,
+    source: Source<'a>,
+}
+
+enum Source<'a> {
+    /// All values at once.
+    Whole(Box<Whole<'a>>),
+    /// The values of some rows.
+    Rows(Box<Rows<'a>>),
+}
+
+impl<'a> NamedTensor<'a> {
+    /// A tensor with values computed by `values`, row-major.
+    pub fn new(
+        name: impl Into<String>,
+        shape: Vec<usize>,
+        values: impl Fn() -> Cow<'a, [f32]> + Send + Sync + 'a,
+    ) -> Self {
+        Self { name: name.into(), shape, matrix: false, source: Source::Whole(Box::new(values)) }
+    }
+
+    /// A matrix `[rows, cols]`; `values` computes those of some rows.
+    pub fn by_rows(
+        name: impl Into<String>,
+        rows: usize,
+        cols: usize,
+        values: impl Fn(Range<usize>) -> Cow<'a, [f32]> + Send + Sync + 'a,
+    ) -> Self {
+        Self { name: name.into(), shape: vec![rows, cols], matrix: false, source: Source::Rows(Box::new(values)) }
+    }
+
+    /// The weight `[rows, cols]` of the linear or embedding layer `layer`; `values` computes those of some rows.
+    pub fn matrix(
+        layer: &str,
+        rows: usize,
+        cols: usize,
+        values: impl Fn(Range<usize>) -> Cow<'a, [f32]> + Send + Sync + 'a,
+    ) -> Self {
+        Self { matrix: true, ..Self::by_rows(format!("{layer}.weight"), rows, cols, values) }
+    }
+
+    /// A vector that borrows its values.
+    pub fn vector(name: impl Into<String>, values: &'a [f32]) -> Self {
+        Self::new(name, vec![values.len()], move || Cow::Borrowed(values))
+    }
+
+    /// A tensor of which every value is `value`.
+    pub fn constant(name: impl Into<String>, shape: Vec<usize>, value: f32) -> Self {
+        let count = shape.iter().product();
+        Self::new(name, shape, move || vec![value; count].into())
+    }
+
+    /// The values, row-major.
+    pub fn values(&self) -> Cow<'a, [f32]> {
+        self.piece(0..self.rows())
+    }
+
+    /// Number of values.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The rows that can be computed one by one: those of a matrix, or the whole of anything else.
+    pub(super) fn rows(&self) -> usize {
+        match self.source {
+            Source::Whole(_) => 1,
+            Source::Rows(_) => self.shape[0],
+        }
+    }
+
+    /// Rows that are computed together, so many that a piece is neither tiny nor large.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let rows = self.rows();
+        let step = (PIECE * rows / self.count().max(1)).max(1);
+        (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
+    }
+
+    /// The values of some rows.
+    pub(super) fn piece(&self, rows: Range<usize>) -> Cow<'a, [f32]> {
+        match &self.source {
+            Source::Whole(values) => values(),
+            Source::Rows(values) => values(rows),
+        }
+    }
+}
+
+/// Tensors with the values of a matrix.
+impl<'a> NamedTensor<'a> {
+    /// With the shape of the matrix.
+    pub fn of_mat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.rows(), mat.cols()], mat)
+    }
+
+    /// As a vector.
+    pub fn flat(name: impl Into<String>, mat: &'a Mat) -> Self {
+        Self::shaped(name, vec![mat.count()], mat)
+    }
+
+    /// With a different shape for the same number of values.
+    pub fn shaped(name: impl Into<String>, shape: Vec<usize>, mat: &'a Mat) -> Self {
+        Self::new(name, shape, || mat.to_host())
+    }
+}
