@@ -71,7 +71,8 @@ impl Stage for Merge {
         let from = job.input("model")?;
         remark(job, from);
         let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
-        save::merged(&model, config.dtype.encoding(), &job.output()).map_err(|error| model_error(job, &error))?;
+        save::merged(&model, config.dtype.encoding(), u64::MAX, &job.output())
+            .map_err(|error| model_error(job, &error))?;
         link_others(job, &tokenizer_folder(from), "")
     }
 }

@@ -35,6 +35,7 @@ mod imp;
 pub mod init;
 pub mod language;
 pub mod layers;
+pub mod llava;
 mod load;
 pub mod memory;
 mod mmap;

@@ -10,7 +10,7 @@ use crate::{
     encoding::Encoding,
     error::Result,
     imp::Imp,
-    weights::{NamedTensor, write_json, write_tensors},
+    weights::{Encoded, NamedTensor, write_json, write_sharded, write_tensors},
 };
 
 /// Prefix of the vision encoder's tensor names in a merged model, as in the reference's training code.
@@ -55,20 +55,25 @@ pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
 }
 
 /// Writes a merged Imp as one Hugging Face folder: language model with adapters merged, projector, and the used layers
-/// of the vision encoder, with the tensor names of the reference's training code.
+/// of the vision encoder, with the tensor names of the reference's training code, in files of at most `largest` bytes.
 ///
 /// # Errors
 /// If `folder` can't be written, or a safetensors file can't hold `encoding`.
-pub fn merged(model: &Imp, encoding: Encoding, folder: &Path) -> Result<()> {
+pub fn merged(model: &Imp, encoding: Encoding, largest: u64, folder: &Path) -> Result<()> {
     let mut config = merged_json(&model.llm.merged_config(), &model.vision.config, &model.config);
-    config["torch_dtype"] = json!(match encoding {
+    config["torch_dtype"] = json!(dtype_name(encoding));
+    write_json(&folder.join("config.json"), &config)?;
+    let tensors = all_tensors(model).into_iter().map(|tensor| Encoded::plain(tensor, encoding));
+    write_sharded(folder, tensors.collect(), largest)
+}
+
+/// PyTorch's name of a type that a safetensors file can hold; writers refuse other encodings.
+pub(crate) fn dtype_name(encoding: Encoding) -> &'static str {
+    match encoding {
         Encoding::F16 => "float16",
         Encoding::Bf16 => "bfloat16",
-        // `write_tensors` rejects the other encodings below.
         _ => "float32",
-    });
-    write_json(&folder.join("config.json"), &config)?;
-    write_tensors(&folder.join("model.safetensors"), all_tensors(model), encoding)
+    }
 }
 
 /// All tensors of a merged model.

@@ -50,6 +50,7 @@ pub(super) const IMP: &[&str] = &[
     "mm_resampler_type",
     "mm_use_im_start_end",
     "mm_vision_select_layer",
+    "projector_hidden_act",
     "s2",
     "tokenizer_model_max_length",
     "trained_tokenizer",
@@ -70,6 +71,7 @@ pub(super) const IMP: &[&str] = &[
     "tune_mm_mlp_adapter",
     "unfreeze_mm_vision_tower",
     "use_mm_proj",
+    "vision_feature_select_strategy",
 ];
 
 /// Read by [`super::SiglipConfig`].

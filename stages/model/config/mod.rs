@@ -5,6 +5,7 @@ mod imp;
 mod keys;
 mod known;
 mod language;
+mod llava;
 mod siglip;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde_json::{Map, Value, json};
 pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType, TokenizerMark};
 use keys::Keys;
 pub use language::LanguageConfig;
+pub(crate) use llava::llava_json;
 pub use siglip::SiglipConfig;
 
 use crate::error::{ModelError, Result};
@@ -26,7 +28,7 @@ pub(crate) const SPLIT_IMP: &str = "imp-split";
 /// What kind of model a `config.json` describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelKind {
-    /// A merged Imp: `imp`, or `imp_` and the `model_type` of its language model.
+    /// A merged Imp: `imp`, or `imp_` and the `model_type` of its language model; `llava` in a file of transformers'.
     Imp,
     /// An Imp whose components are in separate folders and files: `imp-split`.
     SplitImp,
@@ -61,7 +63,7 @@ impl ConfigFile {
     /// If `text` is not a JSON object.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         match serde_json::from_slice(text) {
-            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(keys), path: path.into() }),
+            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(llava::as_imp(keys)), path: path.into() }),
             Ok(_) => Err(ModelError::file(path, "this is not a JSON object")),
             Err(error) => Err(ModelError::file(path, format!("this is not JSON: {error}"))),
         }

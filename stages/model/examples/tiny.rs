@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    save::merged(&model, Encoding::F16, &merged)?;
+    save::merged(&model, Encoding::F16, u64::MAX, &merged)?;
     let model = Imp::load(&merged)?;
     let prompts: Vec<Sample<'_>> =
         samples.iter().map(|sample| Sample { input_ids: &sample.input_ids[..2], labels: &[], ..*sample }).collect();

@@ -51,6 +51,16 @@ impl Decoder {
         Ok(Self { config, embedding, blocks, final_norm, lm_head })
     }
 
+    /// The norm before the output layer.
+    pub(crate) fn final_norm(&self) -> &Norm {
+        &self.final_norm
+    }
+
+    /// The output layer.
+    pub(crate) fn head(&self) -> &Linear {
+        &self.lm_head
+    }
+
     /// The token embedding, `[vocab, hidden]`.
     pub fn embedding(&self) -> &Weight {
         self.embedding.as_ref().unwrap_or(&self.lm_head.weight)

@@ -27,7 +27,7 @@ fn error(folder: &Path) -> String {
 /// A merged folder whose weights file has been modified by `change`.
 fn broken(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    save::merged(&PHI.model(), Encoding::F16, folder.path()).unwrap();
+    save::merged(&PHI.model(), Encoding::F16, u64::MAX, folder.path()).unwrap();
     let file = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(file, change(bytes)).unwrap();
@@ -185,7 +185,7 @@ fn adapters_round_trip() {
 fn weights_are_found_as_transformers_finds_them() {
     let folder = tempfile::tempdir().unwrap();
     let (path, at) = (folder.path(), |name: &str| folder.path().join(name));
-    save::merged(&PHI.model(), Encoding::F16, path).unwrap();
+    save::merged(&PHI.model(), Encoding::F16, u64::MAX, path).unwrap();
     let whole = at("model.safetensors");
     let bytes = std::fs::read(&whole).unwrap();
     let names: Vec<String> = TensorFiles::open(path).unwrap().names().map(Into::into).collect();

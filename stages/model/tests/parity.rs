@@ -119,7 +119,7 @@ fn merged_models_of_both_layouts_load() {
 fn merged_models_round_trip() {
     for family in [PHI, QWEN2] {
         let folder = tempfile::tempdir().unwrap();
-        save::merged(&family.model(), Encoding::F16, folder.path()).unwrap();
+        save::merged(&family.model(), Encoding::F16, u64::MAX, folder.path()).unwrap();
         support::shard(folder.path());
         let model = Imp::load(folder.path()).unwrap();
         check_batch(&model, "merged", &family.batch(), &family.expected("mm_batch"), Side::Right);

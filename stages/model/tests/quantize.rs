@@ -72,7 +72,7 @@ fn quantized_models_equal_their_dequantized_models() {
             let largest = exact.values().iter().fold(0.0_f32, |a, b| a.max(b.abs()));
             assert_close(&exact.name, &rounded.values(), &exact.values(), largest / 14.0 * 1.01);
         }
-        save::merged(&rounded, Encoding::F32, wide.path()).unwrap();
+        save::merged(&rounded, Encoding::F32, u64::MAX, wide.path()).unwrap();
         let [small, wide] = [rounded, Imp::load(wide.path()).unwrap()].map(|model| {
             let batch = family.batch();
             let features = model.encode_images(&batch.images);

@@ -1,14 +1,23 @@
-//! Maps old tensor names to transformers': those of the first published Imps (imp-v1-3b and Imp-v1.5-3B-196, which use
-//! Microsoft's Phi code) and of LLaVA's `non_lora_trainables`.
+//! Maps other tensor names to those of Imp's training code: of the first published Imps (imp-v1-3b and Imp-v1.5-3B-196, which
+//! use Microsoft's Phi code), of LLaVA's `non_lora_trainables`, and of transformers' Llava, before and since its version 4.52.
 
-/// Name prefixes: old, transformers'.
-const PREFIXES: [(&str, &str); 6] = [
+/// Name prefixes: theirs, ours.
+const PREFIXES: [(&str, &str); 15] = [
     ("base_model.model.model.mm_projector.", "model.mm_projector."),
     ("transformer.embd.wte.", "model.embed_tokens."),
     ("transformer.mm_projector.", "model.mm_projector."),
     ("transformer.vision_tower.", "model.vision_tower."),
     ("lm_head.ln.", "model.final_layernorm."),
     ("lm_head.linear.", "lm_head."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "model.mm_projector.2."),
+    ("vision_tower.vision_model.", "model.vision_tower.vision_tower.vision_model."),
+    ("model.language_model.", "model."),
+    ("model.multi_modal_projector.linear_1.", "model.mm_projector.0."),
+    ("model.multi_modal_projector.linear_2.", "model.mm_projector.2."),
+    ("model.vision_tower.vision_model.", "model.vision_tower.vision_tower.vision_model."),
 ];
 /// Name prefixes within a block: after `transformer.h.N.`, after `model.layers.N.`.
 const BLOCK: [(&str, &str); 4] = [

@@ -69,6 +69,33 @@ impl<'a> NamedTensor<'a> {
         Self::new(name, shape, move || vec![value; count].into())
     }
 
+    /// The same tensor with another name.
+    pub(crate) fn renamed(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
+    /// The tensor with rows of zeros up to `rows`, unless it has as many.
+    pub(crate) fn padded(mut self, rows: usize) -> Self {
+        let (has, width) = (self.shape[0], self.count() / self.shape[0].max(1));
+        if has >= rows {
+            return self;
+        }
+        let shape = [&[rows], &self.shape[1..]].concat();
+        let source = std::mem::replace(&mut self.source, Source::Whole(Box::new(Cow::default)));
+        let fill = move |mut values: Vec<f32>, count: usize| {
+            values.resize(count * width, 0.0);
+            Cow::Owned(values)
+        };
+        let source = match source {
+            Source::Whole(values) => Source::Whole(Box::new(move || fill(values().into_owned(), rows))),
+            Source::Rows(values) => Source::Rows(Box::new(move |wanted| {
+                let there = wanted.start.min(has)..wanted.end.min(has);
+                fill(values(there).into_owned(), wanted.len())
+            })),
+        };
+        Self { shape, source, ..self }
+    }
+
     /// The values, row-major.
     pub fn values(&self) -> Cow<'a, [f32]> {
         self.piece(0..self.rows())
@@ -95,7 +122,7 @@ impl<'a> NamedTensor<'a> {
     }
 
     /// The values of some rows.
-    pub(super) fn piece(&self, rows: Range<usize>) -> Cow<'a, [f32]> {
+    pub(crate) fn piece(&self, rows: Range<usize>) -> Cow<'a, [f32]> {
         match &self.source {
             Source::Whole(values) => values(),
             Source::Rows(values) => values(rows),
