@@ -2,13 +2,14 @@
 //! Independent of pipelines, scheduling and the store: a stage sees folders and a [`Job`].
 //!
 //! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
-//! `model_folder`, `place`), then `contract`. No kind imports another.
+//! `model_folder`, `hub_files`, `place`), then `contract`. No kind imports another.
 
 pub mod contract;
 pub mod data;
 pub mod download;
 pub mod eval;
 pub mod finetune;
+mod hub_files;
 pub mod image;
 pub mod kinds;
 pub mod merge;

@@ -1,18 +1,29 @@
 //! The kind `merge`: adds adapters to the weights and writes the whole model as one Hugging Face folder.
 //! Independent of how the model was trained.
 
-use imp_model::{Imp, encoding::Encoding, save};
+use imp_model::{
+    Imp,
+    encoding::Encoding,
+    llava::{self, Tokens},
+    save,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Job, Stage, StageError,
     contract::{
+        bytes::ByteSize,
         forecast::{Ahead, Forecast},
         input::Input,
         keys::{Key, Keys, keys},
+        stage::ConfigIssue,
     },
-    model_folder::{link_others, model_error, remark, tokenizer_folder},
+    hub_files::{Manner, REPLACED},
+    model_folder::{link_others_but, model_error, remark, tokenizer_folder},
 };
+
+/// Smaller files would be thousands.
+const SMALLEST_SHARD: ByteSize = ByteSize(1_000_000);
 
 /// The kind `merge`.
 pub struct Merge;
@@ -37,25 +48,48 @@ impl DType {
     }
 }
 
+/// The layout of the folder.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// That of Imp's training code.
+    #[default]
+    Imp,
+    /// That of transformers' `LlavaForConditionalGeneration`.
+    LlavaHf,
+}
+
 keys! {
     /// The keys of `merge`.
-    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+    #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     pub struct Config {
+        /// Layout of the folder. `imp` is that of Imp's training code; `llava-hf` is transformers' own Llava, which transformers,
+        /// vLLM and others load without code of ours.
+        pub format: Format = Format::Imp,
         /// Format of the weights; `f16` in the published models.
-        pub dtype: DType,
+        pub dtype: DType = DType::F16,
+        /// Weights that take more are written to several files of at most this size.
+        pub max_shard_size: ByteSize = ByteSize(5_000_000_000),
     }
 }
 
 impl Stage for Merge {
     const KIND: &'static str = "merge";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
     type Config = Config;
 
     fn keys() -> Vec<Key> {
         Config::keys(&serde_json::json!({}))
+    }
+
+    fn check(config: &Config) -> Result<(), ConfigIssue> {
+        if config.max_shard_size < SMALLEST_SHARD {
+            return Err(ConfigIssue::new("max_shard_size", format!("must be at least {SMALLEST_SHARD}")));
+        }
+        Ok(())
     }
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
@@ -71,8 +105,35 @@ impl Stage for Merge {
         let from = job.input("model")?;
         remark(job, from);
         let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
-        save::merged(&model, config.dtype.encoding(), u64::MAX, &job.output())
-            .map_err(|error| model_error(job, &error))?;
-        link_others(job, &tokenizer_folder(from), "")
+        let mut manner = Manner::of(job, &model, from)?;
+        let (encoding, largest, out) = (config.dtype.encoding(), config.max_shard_size.0, job.output());
+        let written = match config.format {
+            Format::Imp => save::merged(&model, encoding, largest, &out),
+            Format::LlavaHf => llava::write(&model, &image_tokens(manner.as_mut())?, encoding, largest, &out),
+        };
+        written.map_err(|error| model_error(job, &error))?;
+        match &manner {
+            Some(manner) => manner.write(job, &model)?,
+            None => job.caution(
+                "no chat template, tokenizer settings and generation settings are written: the model has no tokenizer, or no template \
+                 is known for it",
+            ),
+        }
+        let replaced: &[&str] = if manner.is_some() { &REPLACED } else { &[] };
+        link_others_but(job, &tokenizer_folder(from), "", replaced)
     }
+}
+
+/// The tokens of the Llava layout, with one for image features.
+fn image_tokens(manner: Option<&mut Manner>) -> Result<Tokens, StageError> {
+    let tokens = manner.and_then(|manner| {
+        manner.add_image_token();
+        manner.tokens()
+    });
+    tokens.ok_or_else(|| {
+        StageError::failed(
+            "a model in the format `llava-hf` needs a tokenizer and a conversation template, and this one has none",
+            "give a model that was finetuned on conversations, or choose `format = \"imp\"`",
+        )
+    })
 }

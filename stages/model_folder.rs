@@ -66,12 +66,17 @@ pub(crate) fn embedding_rows(folder: &Path) -> Option<usize> {
 /// Links all files of `from` but the weights into the folder `to` of the output: tokenizer, configuration. Does not replace
 /// existing files.
 pub(crate) fn link_others(job: &Job, from: &Path, to: &str) -> Result<(), StageError> {
+    link_others_but(job, from, to, &[])
+}
+
+/// [`link_others`] without the files `but`.
+pub(crate) fn link_others_but(job: &Job, from: &Path, to: &str, but: &[&str]) -> Result<(), StageError> {
     for entry in std::fs::read_dir(from).map_err(StageError::io(from))? {
         let entry = entry.map_err(StageError::io(from))?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
         let weights = text.ends_with(".safetensors") || text.ends_with(".safetensors.index.json");
-        if entry.path().is_file() && !weights && !job.output().join(to).join(&name).exists() {
+        if entry.path().is_file() && !weights && !but.contains(&&*text) && !job.output().join(to).join(&name).exists() {
             job.link_into_output(&entry.path(), Path::new(to).join(&name))?;
         }
     }

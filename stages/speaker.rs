@@ -32,6 +32,32 @@ pub struct Speaker {
     trained: Option<Template>,
 }
 
+/// The template that a model is asked in: that of its training, or else that of its family, if there is one. Messages call its
+/// folder `named`.
+///
+/// # Errors
+/// If the model names a template that is not known.
+pub(crate) fn template_of(
+    model: &Imp,
+    tokenizer: &TextTokenizer,
+    named: &Path,
+) -> Result<Option<Template>, StageError> {
+    let trained = trained_template(&model.config, named)?;
+    // A model that was trained on captions only was taught no template.
+    Ok(trained.or_else(|| Template::of_family(model.llm.config.family, tokenizer)))
+}
+
+/// How a model's images are made square.
+///
+/// # Errors
+/// In words, if it is in a way that is not implemented.
+pub(crate) fn aspect_ratio(config: &ImpConfig) -> Result<AspectRatio, String> {
+    match &config.image_aspect_ratio {
+        ImageAspect::Known(ratio) => Ok(*ratio),
+        ImageAspect::Other(name) => Err(format!("`image_aspect_ratio` is `{name}`")),
+    }
+}
+
 /// The template of the model's training, which its folder names.
 fn trained_template(config: &ImpConfig, folder: &Path) -> Result<Option<Template>, StageError> {
     let Some(name) = &config.conversation_template else { return Ok(None) };
@@ -54,9 +80,8 @@ impl Speaker {
         model.move_to(place);
         let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
         let trained = trained_template(&model.config, folder)?;
-        // A model that was trained on captions only was taught no template.
-        let of_family = || Template::of_family(model.llm.config.family, &tokenizer);
-        let template = template.or(trained).or_else(of_family).ok_or_else(|| {
+        let usual = template_of(&model, &tokenizer, folder)?;
+        let template = template.or(usual).ok_or_else(|| {
             StageError::failed(
                 "no conversation template is known for this model's family",
                 "name the one that it was trained with: `template = \"phi2\"` or `\"qwen2\"`",
@@ -64,17 +89,9 @@ impl Speaker {
         })?;
         template.prepare(&mut tokenizer)?;
         check_tokenizer(&tokenizer, &model.config, &beside)?;
-        let aspect_ratio = match &model.config.image_aspect_ratio {
-            ImageAspect::Known(ratio) => *ratio,
-            ImageAspect::Other(name) => {
-                let message = format!("`image_aspect_ratio` is `{name}`");
-                return Err(StageError::input(
-                    folder.join("config.json"),
-                    message,
-                    "it must be `square`, `pad` or `crop`",
-                ));
-            }
-        };
+        let aspect_ratio = aspect_ratio(&model.config).map_err(|message| {
+            StageError::input(folder.join("config.json"), message, "it must be `square`, `pad` or `crop`")
+        })?;
         let stop = template.stop_ids(&tokenizer);
         let speaker = Self { folder: folder.to_path_buf(), model, tokenizer, template, aspect_ratio, stop, trained };
         let ends: Vec<i32> = speaker.stop.iter().map(|id| *id as i32).collect();

@@ -33,6 +33,10 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     if ConfigFile::read(from)?.kind() != ModelKind::Imp || !config["quantization_config"].is_null() {
         return Err(ModelError::file(&path, "only a merged model that is not yet quantized can be quantized"));
     }
+    if config["model_type"] == "llava" {
+        let message = "a model in transformers' Llava layout can't be quantized: merge it with `format = \"imp\"`";
+        return Err(ModelError::file(&path, message));
+    }
     let model = crate::Imp::load(from)?;
     let tensors = all_tensors(&model);
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();

@@ -6,5 +6,5 @@ pub(crate) mod identity;
 pub(crate) mod json_records;
 pub mod template;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tokenizer;

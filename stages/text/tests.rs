@@ -21,7 +21,7 @@ fn fixture(name: &str) -> PathBuf {
 
 /// The Phi-2 tokenizer, put together from its merges: its ids are the 256 bytes, the merges in order,
 /// `<|endoftext|>`, then runs of blanks from 31 down to 2 and of tabs from 9 down to 2.
-static PHI2: LazyLock<TextTokenizer> = LazyLock::new(|| {
+pub(crate) static PHI2: LazyLock<TextTokenizer> = LazyLock::new(|| {
     let mut text = String::new();
     let file = std::fs::File::open(fixture("phi2_merges.txt.gz")).unwrap();
     GzDecoder::new(file).read_to_string(&mut text).unwrap();
@@ -52,23 +52,23 @@ fn byte_alphabet() -> Vec<String> {
     printable.iter().copied().chain(others).filter_map(char::from_u32).map(String::from).collect()
 }
 
-fn lines<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
+pub(crate) fn lines<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
     let text = std::fs::read_to_string(fixture(name)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[derive(Deserialize)]
-struct Sample {
-    image: Option<String>,
-    conversations: Vec<Turn>,
+pub(crate) struct Sample {
+    pub(crate) image: Option<String>,
+    pub(crate) conversations: Vec<Turn>,
 }
 
 #[derive(Deserialize)]
-struct Training {
-    id: String,
-    sample: Sample,
+pub(crate) struct Training {
+    pub(crate) id: String,
+    pub(crate) sample: Sample,
     #[serde(default)]
-    input_ids: Vec<i32>,
+    pub(crate) input_ids: Vec<i32>,
     #[serde(default)]
     labels: Vec<i32>,
     #[serde(default)]
@@ -78,7 +78,7 @@ struct Training {
 
 /// What of Qwen1.5's tokenizer the fixtures need: its merges that are applied in them, its vocabulary of their results,
 /// and its special tokens. The ids are Qwen's.
-static QWEN: LazyLock<TextTokenizer> = LazyLock::new(|| {
+pub(crate) static QWEN: LazyLock<TextTokenizer> = LazyLock::new(|| {
     let mut tokenizer = TextTokenizer::from_bytes(&std::fs::read(fixture("qwen1_5_tokenizer.json")).unwrap()).unwrap();
     Template::Qwen2.prepare(&mut tokenizer).unwrap();
     tokenizer
@@ -86,7 +86,7 @@ static QWEN: LazyLock<TextTokenizer> = LazyLock::new(|| {
 
 /// What of Phi-3's tokenizer the fixtures need, as for Qwen1.5's. `phi3_*` and `vicuna_v1_sft.jsonl` were made by running the
 /// reference's own functions (MILVLG/imp, `preprocess_phi3` and `preprocess_v1`) on the records of `phi2_sft.jsonl`.
-static PHI3: LazyLock<TextTokenizer> = LazyLock::new(|| {
+pub(crate) static PHI3: LazyLock<TextTokenizer> = LazyLock::new(|| {
     let mut tokenizer = TextTokenizer::from_bytes(&std::fs::read(fixture("phi3_tokenizer.json")).unwrap()).unwrap();
     Template::Phi3.prepare(&mut tokenizer).unwrap();
     tokenizer

@@ -65,6 +65,14 @@ impl TextTokenizer {
         Ok(tokenizer)
     }
 
+    /// The content of its `tokenizer.json`, with all tokens that were added.
+    ///
+    /// # Errors
+    /// A message.
+    pub(crate) fn to_json(&self) -> Result<String, String> {
+        self.inner.to_string(false).map_err(|error| error.to_string())
+    }
+
     /// Adds `token` as one token with the next free id, if it is new.
     pub(crate) fn add_special(&mut self, token: &str) {
         self.inner.add_special_tokens(&[AddedToken::from(token, true)]);

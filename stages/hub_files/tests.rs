@@ -1,0 +1,157 @@
+//! Chat templates against what training and evaluation make of the same turns; the files of a merged model.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use imp_model::Imp;
+use minijinja::{Environment, syntax::SyntaxConfig, value::Serde};
+use serde_json::{Value, json};
+
+use super::chat_template;
+use crate::{
+    eval::tests::workshop,
+    merge::Merge,
+    testing::{Outcome, Trial},
+    text::{
+        template::Template,
+        tests::{PHI2, PHI3, QWEN, Training, lines},
+        tokenizer::{IMAGE_TEXT, TextTokenizer},
+    },
+};
+
+/// Renders messages as transformers does.
+fn render(jinja: &str, messages: &Value, ask: bool) -> String {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap());
+    environment.render_str(jinja, Serde(json!({"messages": messages, "add_generation_prompt": ask}))).unwrap()
+}
+
+#[test]
+fn a_question_is_rendered_as_the_evaluation_asks_it() {
+    for template in [Template::Phi2, Template::Qwen2, Template::Phi3, Template::VicunaV1] {
+        let jinja = chat_template(template).unwrap();
+        for question in ["What is this?", "  two  blanks ", "two\nlines\n", "{{ braces }} and 'quotes' \"\\"] {
+            let text = json!([{"role": "user", "content": question}]);
+            assert_eq!(render(&jinja, &text, true), template.prompt_without_image(question), "{template:?}");
+            let parts = [json!({"type": "text", "text": question}), json!({"type": "image"})];
+            for parts in [json!(parts), json!([parts[1], parts[0]])] {
+                let about = json!([{"role": "user", "content": parts}]);
+                assert_eq!(render(&jinja, &about, true), template.prompt(question), "{template:?}");
+            }
+        }
+        let own = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]);
+        let rendered = render(&jinja, &own, false);
+        assert!(rendered.contains("Be brief.") && !rendered.contains("curious user"), "{rendered}");
+    }
+    assert_eq!(chat_template(Template::Plain), None);
+}
+
+/// The reference's training conversations, in tokens. Its texts of ChatML and Phi-3 lack the last newline.
+#[test]
+fn conversations_are_rendered_as_they_were_trained() {
+    for (file, template, tokenizer) in [
+        ("phi2_sft.jsonl", Template::Phi2, &PHI2),
+        ("qwen1_5_sft.jsonl", Template::Qwen2, &QWEN),
+        ("phi3_sft.jsonl", Template::Phi3, &PHI3),
+        ("vicuna_v1_sft.jsonl", Template::VicunaV1, &PHI3),
+    ] {
+        let (jinja, mut compared) = (chat_template(template).unwrap(), 0);
+        for case in lines::<Training>(file) {
+            let turns = &case.sample.conversations;
+            // One that begins with an answer is trained without it.
+            if case.input_ids.is_empty() || turns[0].from != "human" {
+                continue;
+            }
+            let messages: Vec<Value> = turns
+                .iter()
+                .map(|turn| {
+                    let about_image = case.sample.image.is_some() && turn.value.contains(IMAGE_TEXT);
+                    let words = if about_image {
+                        turn.value.replace(IMAGE_TEXT, "").trim().to_string()
+                    } else {
+                        turn.value.clone()
+                    };
+                    let parts = [json!({"type": "image"}), json!({"type": "text", "text": words})];
+                    let role = if turn.from == "human" { "user" } else { "assistant" };
+                    json!({"role": role, "content": if about_image { json!(parts) } else { json!(words) }})
+                })
+                .collect();
+            let text = render(&jinja, &json!(messages), false);
+            let text =
+                if [Template::Qwen2, Template::Phi3].contains(&template) { text.trim_end_matches('\n') } else { &text };
+            let ids =
+                if case.sample.image.is_some() { tokenizer.encode_with_images(text) } else { tokenizer.encode(text) };
+            assert_eq!(ids.unwrap(), case.input_ids, "{template:?} {}: {text}", case.id);
+            compared += 1;
+        }
+        assert!(compared >= 14, "{template:?}: {compared}");
+    }
+}
+
+fn merge(root: &Path, work: &str, config: &Value) -> Outcome {
+    Trial::new(&root.join(work), &[("model", &root.join("model"))]).run::<Merge>(config)
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_merged_folder_says_how_its_model_talks() {
+    let root = workshop();
+    for format in ["imp", "llava-hf"] {
+        let out = merge(root.path(), format, &json!({"format": format})).done();
+        let before = TextTokenizer::open(&root.path().join("model/llm"), Path::new("before")).unwrap();
+        let after = TextTokenizer::open(&out, Path::new("after")).unwrap();
+        let generation = json_of(&out.join("generation_config.json"));
+        let tokenizer = json_of(&out.join("tokenizer_config.json"));
+        let end = after.id("</s>").unwrap();
+        assert_eq!(generation["eos_token_id"], json!([end, after.id("<|endoftext|>").unwrap()]));
+        assert_eq!((&tokenizer["eos_token"], &tokenizer["pad_token"]), (&json!("</s>"), &json!("<|endoftext|>")));
+        assert_eq!(tokenizer["model_input_names"], json!(["input_ids", "attention_mask"]));
+        let text = "What colour is the circle? USER: red</s>";
+        assert_eq!(
+            after.encode(text).unwrap().len() + 2,
+            before.encode(text).unwrap().len() + if before.id("</s>").is_some() { 2 } else { 0 }
+        );
+        let jinja = std::fs::read_to_string(out.join("chat_template.jinja")).unwrap();
+        let asked = render(&jinja, &json!([{"role": "user", "content": "Hi"}]), true);
+        assert_eq!(asked, Template::Phi2.prompt_without_image("Hi"));
+        let image = json_of(&out.join("preprocessor_config.json"));
+        let model = Imp::load(&out).unwrap();
+        assert_eq!(image["size"]["height"], model.vision.config.image_size);
+        assert_eq!(out.join("processor_config.json").is_file(), format == "llava-hf");
+        let config = json_of(&out.join("config.json"));
+        if format == "llava-hf" {
+            let id = after.id(IMAGE_TEXT).unwrap();
+            assert_eq!(config["image_token_index"], id);
+            assert!((id as usize) < model.llm.config.vocab_size, "it takes an unused row");
+            assert_eq!(config["eos_token_id"], end);
+        } else {
+            assert_eq!(after.id(IMAGE_TEXT), None);
+        }
+    }
+}
+
+#[test]
+fn weights_come_in_files_of_the_size_asked_for() {
+    let root = workshop();
+    let out = merge(root.path(), "shards", &json!({"dtype": "f32", "max_shard_size": "1MB"})).done();
+    let whole = merge(root.path(), "whole", &json!({"dtype": "f32"})).done();
+    let is_whole = whole.join("model.safetensors").is_file();
+    assert!(is_whole && !whole.join("model.safetensors.index.json").exists());
+    let size = std::fs::metadata(whole.join("model.safetensors")).unwrap().len();
+    assert_eq!(out.join("model.safetensors.index.json").is_file(), size > 1_000_000);
+    Imp::load(&out).unwrap();
+}
+
+#[test]
+fn a_model_that_talks_in_no_known_way_is_no_llava() {
+    let root = workshop();
+    std::fs::remove_file(root.path().join("model/llm/tokenizer.json")).unwrap();
+    let error = merge(root.path(), "llava", &json!({"format": "llava-hf"})).error();
+    assert!(error.to_string().contains("needs a tokenizer"), "{error}");
+    let outcome = merge(root.path(), "imp", &json!({}));
+    assert!(outcome.cautions()[0].starts_with("no chat template"), "{:?}", outcome.cautions());
+    outcome.done();
+}
