@@ -5,6 +5,8 @@
 //! |----------|---------------|-------------------------|-------------------------------------|
 //! | `q4_0`   | `(q - 8) * d` | d, 16 bytes of nibbles  | d = value of largest magnitude / -8 |
 //! | `q4_1`   | `q * d + m`   | d, m, 16 bytes          | d = (max - min) / 15, m = min       |
+//! | `q5_0`   | `(q - 16) * d` | d, 4 bytes of fifth bits, 16 of nibbles | d = value of largest magnitude / -16 |
+//! | `q5_1`   | `q * d + m`   | d, m, 4 bytes of fifth bits, 16 of nibbles | d = (max - min) / 31, m = min |
 //! | `q8_0`   | `q * d`       | d, 32 signed bytes      | d = max abs / 127                   |
 //!
 //! The low nibbles of the 16 bytes are the first 16 values, the high nibbles the last 16.
@@ -17,7 +19,11 @@ const FACTOR: usize = 2;
 const NIBBLES: usize = BLOCK / 2;
 pub(super) const Q4_0_BYTES: usize = FACTOR + NIBBLES;
 pub(super) const Q4_1_BYTES: usize = 2 * FACTOR + NIBBLES;
+pub(super) const Q5_0_BYTES: usize = FACTOR + FIFTHS + NIBBLES;
+pub(super) const Q5_1_BYTES: usize = 2 * FACTOR + FIFTHS + NIBBLES;
 pub(super) const Q8_0_BYTES: usize = FACTOR + BLOCK;
+/// Bytes with the fifth bit of each value.
+const FIFTHS: usize = BLOCK / 8;
 
 pub(super) fn widen_q4_0(bytes: &[u8], to: &mut [f32]) {
     for (to, bytes) in blocks::<Q4_0_BYTES>(bytes, to) {
@@ -29,6 +35,29 @@ pub(super) fn widen_q4_0(bytes: &[u8], to: &mut [f32]) {
 pub(super) fn widen_q4_1(bytes: &[u8], to: &mut [f32]) {
     for (to, bytes) in blocks::<Q4_1_BYTES>(bytes, to) {
         widen_nibbles(&bytes[2 * FACTOR..], factor(bytes), factor(&bytes[FACTOR..]), to);
+    }
+}
+
+pub(super) fn widen_q5_0(bytes: &[u8], to: &mut [f32]) {
+    for (to, bytes) in blocks::<Q5_0_BYTES>(bytes, to) {
+        let d = factor(bytes);
+        widen_fives(&bytes[FACTOR..], d, -16.0 * d, to);
+    }
+}
+
+pub(super) fn widen_q5_1(bytes: &[u8], to: &mut [f32]) {
+    for (to, bytes) in blocks::<Q5_1_BYTES>(bytes, to) {
+        widen_fives(&bytes[2 * FACTOR..], factor(bytes), factor(&bytes[FACTOR..]), to);
+    }
+}
+
+/// Fifth bits, then nibbles.
+fn widen_fives(bytes: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) {
+    let (fifths, nibbles) = bytes.split_at(FIFTHS);
+    for (index, to) in to.iter_mut().enumerate() {
+        let low = nibbles[index % NIBBLES] >> (index / NIBBLES * 4) & 15;
+        let fifth = fifths[index / 8] >> (index % 8) & 1;
+        *to = f32::from(low | fifth << 4) * scale + shift;
     }
 }
 
@@ -81,6 +110,39 @@ pub(super) fn narrow_q4_1(values: &[f32], to: &mut [u8]) {
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
         to[FACTOR..2 * FACTOR].copy_from_slice(&f16::from_f32(least).to_le_bytes());
         narrow_nibbles(values, &mut to[2 * FACTOR..], |value| (value - least) * inverse + 0.5);
+    }
+}
+
+pub(super) fn narrow_q5_0(values: &[f32], to: &mut [u8]) {
+    for (values, to) in blocks_mut::<Q5_0_BYTES>(values, to) {
+        let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+        let d = largest / -16.0;
+        let inverse = inverse(d);
+        to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        narrow_fives(values, &mut to[FACTOR..], |value| value * inverse + 16.5);
+    }
+}
+
+pub(super) fn narrow_q5_1(values: &[f32], to: &mut [u8]) {
+    for (values, to) in blocks_mut::<Q5_1_BYTES>(values, to) {
+        let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let d = (most - least) / 31.0;
+        let inverse = inverse(d);
+        to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        to[FACTOR..2 * FACTOR].copy_from_slice(&f16::from_f32(least).to_le_bytes());
+        narrow_fives(values, &mut to[2 * FACTOR..], |value| (value - least) * inverse + 0.5);
+    }
+}
+
+/// Packs 32 values into fifth bits and nibbles. Of a value's level only the integer part is used.
+fn narrow_fives(values: &[f32; BLOCK], to: &mut [u8], level: impl Fn(f32) -> f32) {
+    to.fill(0);
+    let (fifths, nibbles) = to.split_at_mut(FIFTHS);
+    for (index, value) in values.iter().enumerate() {
+        let level = (level(*value) as u8).min(31);
+        nibbles[index % NIBBLES] |= (level & 15) << (index / NIBBLES * 4);
+        fifths[index / 8] |= (level >> 4) << (index % 8);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Encodings of numbers in files: block sizes, dequantization or conversion to f32 (`widen`) and from f32 (`narrow`).
 //! Independent of file formats, names and shapes.
 //!
-//! Formulas: f16 and bf16 in `half`, ggml's blocks in `ggml`, MLC's 4-bit weights in [`q4f16`]. The last is not an
+//! Formulas: f16 and bf16 in `half`, ggml's blocks in `ggml` and `kquants`, MLC's 4-bit weights in [`q4f16`]. The last is not an
 //! [`Encoding`], because it stores levels and scales in two tensors.
 
 mod ggml;
 mod half;
+mod kquants;
 pub mod q4f16;
 
 use rayon::prelude::*;
@@ -23,8 +24,18 @@ pub enum Encoding {
     Q4_0,
     /// ggml: 4 bits with scale and minimum per block, `q * d + m`.
     Q4_1,
+    /// ggml: 5 bits with a scale per block, `(q - 16) * d`.
+    Q5_0,
+    /// ggml: 5 bits with scale and minimum per block, `q * d + m`.
+    Q5_1,
     /// ggml: 8 bits with a scale per block, `q * d`.
     Q8_0,
+    /// ggml: 4 bits with scale and minimum per 32 values of a block of 256.
+    Q4K,
+    /// ggml: 5 bits with scale and minimum per 32 values of a block of 256.
+    Q5K,
+    /// ggml: 6 bits with a scale per 16 values of a block of 256.
+    Q6K,
 }
 
 /// The size of the smallest unit that is encoded together.
@@ -44,7 +55,12 @@ impl Encoding {
             Self::F16 | Self::Bf16 => Block { values: 1, bytes: 2 },
             Self::Q4_0 => Block { values: ggml::BLOCK, bytes: ggml::Q4_0_BYTES },
             Self::Q4_1 => Block { values: ggml::BLOCK, bytes: ggml::Q4_1_BYTES },
+            Self::Q5_0 => Block { values: ggml::BLOCK, bytes: ggml::Q5_0_BYTES },
+            Self::Q5_1 => Block { values: ggml::BLOCK, bytes: ggml::Q5_1_BYTES },
             Self::Q8_0 => Block { values: ggml::BLOCK, bytes: ggml::Q8_0_BYTES },
+            Self::Q4K => Block { values: kquants::BLOCK, bytes: kquants::Q4_BYTES },
+            Self::Q5K => Block { values: kquants::BLOCK, bytes: kquants::Q5_BYTES },
+            Self::Q6K => Block { values: kquants::BLOCK, bytes: kquants::Q6_BYTES },
         }
     }
 
@@ -52,8 +68,9 @@ impl Encoding {
     pub(crate) const fn factors(self) -> &'static [usize] {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => &[],
-            Self::Q4_0 | Self::Q8_0 => &[0],
-            Self::Q4_1 => &[0, 2],
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => &[0],
+            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => &[0, 2],
+            Self::Q6K => &[kquants::Q6_FACTOR],
         }
     }
 
@@ -75,7 +92,12 @@ impl Encoding {
             Self::Bf16 => half::widen_bf16(bytes, to),
             Self::Q4_0 => ggml::widen_q4_0(bytes, to),
             Self::Q4_1 => ggml::widen_q4_1(bytes, to),
+            Self::Q5_0 => ggml::widen_q5_0(bytes, to),
+            Self::Q5_1 => ggml::widen_q5_1(bytes, to),
             Self::Q8_0 => ggml::widen_q8_0(bytes, to),
+            Self::Q4K => kquants::widen_q4(bytes, to),
+            Self::Q5K => kquants::widen_q5(bytes, to),
+            Self::Q6K => kquants::widen_q6(bytes, to),
         }
     }
 
@@ -95,7 +117,12 @@ impl Encoding {
             Self::Bf16 => half::narrow_bf16(values, to),
             Self::Q4_0 => ggml::narrow_q4_0(values, to),
             Self::Q4_1 => ggml::narrow_q4_1(values, to),
+            Self::Q5_0 => ggml::narrow_q5_0(values, to),
+            Self::Q5_1 => ggml::narrow_q5_1(values, to),
             Self::Q8_0 => ggml::narrow_q8_0(values, to),
+            Self::Q4K => kquants::narrow_q4(values, to),
+            Self::Q5K => kquants::narrow_q5(values, to),
+            Self::Q6K => kquants::narrow_q6(values, to),
         });
         bytes
     }
@@ -109,14 +136,20 @@ mod tests {
     #[test]
     fn values_round_trip_within_tolerance() {
         // Multiples of 1/8 up to 15/8, which are exact in the encodings without a scale.
-        let values: Vec<f32> = (0..(1 << 14) + 64).map(|i| ((i * 7) % 31) as f32 / 8.0 - 15.0 / 8.0).collect();
+        let values: Vec<f32> = (0..(1 << 14) + 256).map(|i| ((i * 7) % 31) as f32 / 8.0 - 15.0 / 8.0).collect();
         for (encoding, tolerance) in [
             (Encoding::F32, 0.0),
             (Encoding::F16, 0.0),
             (Encoding::Bf16, 0.0),
             (Encoding::Q4_0, 15.0 / 8.0 / 8.0),
             (Encoding::Q4_1, 30.0 / 8.0 / 30.0 * 1.01),
+            (Encoding::Q5_0, 15.0 / 8.0 / 16.0),
+            (Encoding::Q5_1, 30.0 / 8.0 / 62.0 * 1.01),
             (Encoding::Q8_0, 15.0 / 8.0 / 254.0 * 1.01),
+            // Half a level, and what scales of 6 and 7 bits add.
+            (Encoding::Q4K, 30.0 / 8.0 / 30.0 * 1.3),
+            (Encoding::Q5K, 30.0 / 8.0 / 62.0 * 1.6),
+            (Encoding::Q6K, 15.0 / 8.0 / 64.0 * 1.3),
         ] {
             let bytes = encoding.narrow(&values);
             assert_eq!(Some(bytes.len()), encoding.bytes(values.len()), "{encoding:?}");

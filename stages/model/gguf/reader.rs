@@ -225,7 +225,12 @@ fn encoding(number: u32) -> Option<Encoding> {
         1 => Some(Encoding::F16),
         2 => Some(Encoding::Q4_0),
         3 => Some(Encoding::Q4_1),
+        6 => Some(Encoding::Q5_0),
+        7 => Some(Encoding::Q5_1),
         8 => Some(Encoding::Q8_0),
+        12 => Some(Encoding::Q4K),
+        13 => Some(Encoding::Q5K),
+        14 => Some(Encoding::Q6K),
         30 => Some(Encoding::Bf16),
         _ => None,
     }

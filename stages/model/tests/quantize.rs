@@ -55,6 +55,34 @@ fn blocks_equal_those_of_ggml() {
     }
 }
 
+/// From the original weights, and back: `q4_K` and `q6_K` of an earlier ggml, the others of llama.cpp of 2026-10, which gives the same
+/// two.
+#[test]
+fn k_quants_equal_those_of_ggml() {
+    let weights = Fixture::open("quant/q4f16_1.safetensors").f32("weight");
+    let fixture = Fixture::open("quant/kquants.safetensors");
+    for (name, encoding) in [
+        ("q5_0", Encoding::Q5_0),
+        ("q5_1", Encoding::Q5_1),
+        ("q4_K", Encoding::Q4K),
+        ("q5_K", Encoding::Q5K),
+        ("q6_K", Encoding::Q6K),
+    ] {
+        let (blocks, expected) = (fixture.bytes(name), fixture.f32(&format!("{name}.dequant")));
+        let ours = encoding.narrow(&weights);
+        assert_eq!(ours.len(), blocks.len(), "{name}");
+        let different = ours.iter().zip(&blocks).filter(|(a, b)| a != b).count();
+        assert_eq!(different, 0, "{name}: of {} bytes", blocks.len());
+        let mut values = vec![f32::NAN; expected.len()];
+        encoding.widen(&blocks[..encoding.bytes(expected.len()).unwrap()], &mut values);
+        assert_eq!(values, expected, "{name}");
+        assert!(
+            encoding.narrow(&[0.0; 512]).iter().all(|byte| ![0x7c, 0x7e, 0xfc, 0xfe].contains(byte)),
+            "{name}: zeros"
+        );
+    }
+}
+
 /// The error of every weight is at most half a level, and 4-bit weights give the same logits as their dequantized
 /// values.
 #[test]
