@@ -15,8 +15,20 @@ const BODY: &str = "\
 {%- endif -%}\
 {%- endmacro -%}";
 
-/// The template in Jinja; `None` for `plain`, which has no conversations.
+/// Renders the text of a message, in which llama.cpp has put a mark for each image.
+const PLAIN_BODY: &str = "{%- macro body(message) -%}{{ message.content }}{%- endmacro -%}";
+
+/// The template in Jinja for transformers; `None` for `plain`, which has no conversations.
 pub(crate) fn chat_template(template: Template) -> Option<String> {
+    jinja(template, BODY)
+}
+
+/// The same for GGUF files, where images are in the text of a message.
+pub(crate) fn plain_chat_template(template: Template) -> Option<String> {
+    jinja(template, PLAIN_BODY)
+}
+
+fn jinja(template: Template, body: &str) -> Option<String> {
     // What comes before and after a system text; one turn of a user and of the assistant; what asks for an answer.
     let (system, user, assistant, ask) = match template {
         Template::Plain => return None,
@@ -43,7 +55,7 @@ pub(crate) fn chat_template(template: Template) -> Option<String> {
     // JSON's strings are Jinja's, too.
     let usual = json!(SYSTEM);
     Some(format!(
-        "{BODY}\
+        "{body}\
          {{%- set has_system = messages and messages[0].role == 'system' -%}}\
          {{{{ {before} + (body(messages[0]) if has_system else {usual}) + {after} }}}}\
          {{%- for turn in (messages[1:] if has_system else messages) -%}}\

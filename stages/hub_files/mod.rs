@@ -8,10 +8,10 @@ mod tests;
 
 use std::path::Path;
 
-use imp_model::{Imp, llava::Tokens};
+use imp_model::{Imp, gguf::Speech, llava::Tokens};
 use serde_json::{Map, Value, json};
 
-pub(crate) use chat_template::chat_template;
+pub(crate) use chat_template::{chat_template, plain_chat_template};
 
 use crate::{
     Job, StageError,
@@ -77,6 +77,35 @@ impl Manner {
         Some(Tokens { image, stop: self.stop(), pad: self.pad() })
     }
 
+    /// Calls `write` with what a GGUF file says of texts.
+    ///
+    /// # Errors
+    /// If the tokenizer can't be written, or `write` fails.
+    pub(crate) fn speech<T>(
+        &self,
+        model: &Imp,
+        write: impl FnOnce(&Speech<'_>) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        let tokenizer = serde_json::from_str(&self.tokenizer_json()?).unwrap_or_default();
+        write(&Speech {
+            tokenizer: &tokenizer,
+            chat_template: &plain_chat_template(self.template).unwrap_or_default(),
+            add_bos: self.tokenizer.leading() > 0,
+            bos: model.llm.config.bos_token_id,
+            eos: self.stop().first().copied().unwrap_or_default(),
+            pad: self.pad(),
+        })
+    }
+
+    fn tokenizer_json(&self) -> Result<String, StageError> {
+        self.tokenizer.to_json().map_err(|error| {
+            StageError::failed(
+                format!("the tokenizer can't be written: {error}"),
+                "download its `tokenizer.json` again",
+            )
+        })
+    }
+
     fn stop(&self) -> Vec<u32> {
         let mut stop = self.template.stop_ids(&self.tokenizer);
         stop.dedup();
@@ -101,11 +130,7 @@ impl Manner {
         let images = Images { size: vision.image_size, patch: vision.patch_size };
         let has_image_token = self.tokenizer.id(IMAGE_TEXT).is_some();
         let jinja = chat_template(self.template).unwrap_or_default();
-        write(
-            job,
-            "tokenizer.json",
-            &self.tokenizer.to_json().map_err(|error| StageError::failed(error, "report this"))?,
-        )?;
+        write(job, "tokenizer.json", &self.tokenizer_json()?)?;
         write_json(job, "tokenizer_config.json", &self.tokenizer_config(model))?;
         write_json(job, "generation_config.json", &self.generation_config(model))?;
         write(job, "chat_template.jinja", &jinja)?;

@@ -60,11 +60,19 @@ pub fn split_config(model: &Imp, folder: &Path) -> Result<()> {
 /// # Errors
 /// If `folder` can't be written, or a safetensors file can't hold `encoding`.
 pub fn merged(model: &Imp, encoding: Encoding, largest: u64, folder: &Path) -> Result<()> {
-    let mut config = merged_json(&model.llm.merged_config(), &model.vision.config, &model.config);
-    config["torch_dtype"] = json!(dtype_name(encoding));
-    write_json(&folder.join("config.json"), &config)?;
+    config(model, dtype_name(encoding), folder)?;
     let tensors = all_tensors(model).into_iter().map(|tensor| Encoded::plain(tensor, encoding));
     write_sharded(folder, tensors.collect(), largest)
+}
+
+/// Writes the `config.json` of a merged Imp whose weights have the type `dtype`.
+///
+/// # Errors
+/// If `folder` can't be written.
+pub fn config(model: &Imp, dtype: &str, folder: &Path) -> Result<()> {
+    let mut config = merged_json(&model.llm.merged_config(), &model.vision.config, &model.config);
+    config["torch_dtype"] = json!(dtype);
+    write_json(&folder.join("config.json"), &config)
 }
 
 /// PyTorch's name of a type that a safetensors file can hold; writers refuse other encodings.
@@ -74,6 +82,11 @@ pub(crate) fn dtype_name(encoding: Encoding) -> &'static str {
         Encoding::Bf16 => "bfloat16",
         _ => "float32",
     }
+}
+
+/// Number of weights of a merged model.
+pub fn weights(model: &Imp) -> u64 {
+    all_tensors(model).iter().map(|tensor| tensor.count() as u64).sum()
 }
 
 /// All tensors of a merged model.

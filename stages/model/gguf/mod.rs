@@ -3,9 +3,11 @@
 //! Sources: ggml's `docs/gguf.md` for the format; llama.cpp's `convert_hf_to_gguf.py` for tensor names and the order of
 //! rotary dimensions.
 
+mod names;
 mod reader;
 mod settings;
 mod tokenizer;
+mod write;
 
 use std::path::Path;
 
@@ -17,6 +19,7 @@ use crate::{
     weights::{NamedTensor, write_json, write_tensors},
 };
 use reader::{Gguf, Tensor};
+pub use write::{MMPROJ, MODEL, Mixture, Speech, Written, write};
 
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`. Returns the
 /// settings in `file` that are not read and may change the network.

@@ -26,6 +26,7 @@ use serde_json::Value;
 pub(crate) use format::Encoded;
 pub use named::NamedTensor;
 pub use sources::{beside, looks_like, missing_shards, unreadable_weights};
+pub(crate) use stream::{Placed, write_placed};
 pub(crate) use write::write_sharded;
 pub use write::{write_json, write_tensors};
 

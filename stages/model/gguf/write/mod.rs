@@ -1,0 +1,62 @@
+//! Writes an Imp as two GGUF files: its language model, quantized, and its vision tower with the projector, as llama.cpp and the
+//! programs around it load them. `docs/deploy.md` says what was compared. Independent of how a tokenizer reads texts.
+
+mod container;
+mod language;
+mod mixture;
+mod projector;
+mod vocabulary;
+
+use std::path::Path;
+
+pub use mixture::Mixture;
+pub use vocabulary::Speech;
+
+use crate::{
+    config::ProjectorType,
+    error::{ModelError, Result},
+    imp::Imp,
+};
+use container::Keys;
+
+/// The file of the language model.
+pub const MODEL: &str = "model.gguf";
+/// The file of vision tower and projector.
+pub const MMPROJ: &str = "mmproj.gguf";
+
+/// The sizes of the two files' tensors, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Of the language model.
+    pub model: u64,
+    /// Of vision tower and projector.
+    pub mmproj: u64,
+}
+
+/// Writes [`MODEL`] and [`MMPROJ`] to `folder`.
+///
+/// # Errors
+/// If llama.cpp has no projector of the model's type or no tokenizer that does what the model's does, a value is too large for its
+/// type, or `folder` can't be written.
+pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) -> Result<Written> {
+    let (text, vision) = (folder.join(MODEL), folder.join(MMPROJ));
+    if model.config.mm_projector_type != ProjectorType::Mlp(2) {
+        let message = format!(
+            "llama.cpp's projector has two layers (mlp2x_gelu), and the model's is {}",
+            model.config.mm_projector_type
+        );
+        return Err(ModelError::file(&vision, message));
+    }
+    let family = model.llm.config.family;
+    // llama.cpp looks for the family in the name, to read special tokens as Phi-3's tokenizer does.
+    let name = if vocabulary::strips_after_special(speech.tokenizer) { "Imp Phi-3" } else { "Imp" };
+    let mut keys = Keys::default();
+    language::describe(&mut keys, &model.llm.merged_config(), mixture, name);
+    vocabulary::describe(&mut keys, speech, family, model.llm.config.vocab_size)
+        .map_err(|message| ModelError::file(&text, message))?;
+    let model_bytes = container::write(&text, &keys, language::tensors(&model.llm, mixture))?;
+    let mut keys = Keys::default();
+    projector::describe(&mut keys, model, name);
+    let mmproj = container::write(&vision, &keys, projector::tensors(model))?;
+    Ok(Written { model: model_bytes, mmproj })
+}
