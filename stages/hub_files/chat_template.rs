@@ -15,17 +15,29 @@ const BODY: &str = "\
 {%- endif -%}\
 {%- endmacro -%}";
 
-/// Renders the text of a message, in which llama.cpp has put a mark for each image.
-const PLAIN_BODY: &str = "{%- macro body(message) -%}{{ message.content }}{%- endmacro -%}";
+/// The same where llama.cpp has put a mark into the text for each image, such as `<__media_7Xq__>`: the marks come first, each on a
+/// line of its own, wherever a client has put the images.
+const MARKED_BODY: &str = "\
+{%- macro body(message) -%}\
+{%- if '<__media' in message.content -%}\
+{%- set pieces = message.content.split('__>') -%}\
+{%- for piece in pieces[:-1] if '<__media' in piece -%}{{ '<__media' + piece.split('<__media')[-1] + '__>\\n' }}{%- endfor -%}\
+{%- for piece in pieces[:-1] -%}\
+{{ piece.split('<__media')[0] if '<__media' in piece else piece + '__>' }}\
+{%- endfor -%}\
+{{ pieces[-1] }}\
+{%- else -%}{{ message.content }}\
+{%- endif -%}\
+{%- endmacro -%}";
 
 /// The template in Jinja for transformers; `None` for `plain`, which has no conversations.
 pub(crate) fn chat_template(template: Template) -> Option<String> {
     jinja(template, BODY)
 }
 
-/// The same for GGUF files, where images are in the text of a message.
-pub(crate) fn plain_chat_template(template: Template) -> Option<String> {
-    jinja(template, PLAIN_BODY)
+/// The template in Jinja for GGUF files.
+pub(crate) fn marked_chat_template(template: Template) -> Option<String> {
+    jinja(template, MARKED_BODY)
 }
 
 fn jinja(template: Template, body: &str) -> Option<String> {

@@ -11,7 +11,7 @@ use std::path::Path;
 use imp_model::{Imp, gguf::Speech, llava::Tokens};
 use serde_json::{Map, Value, json};
 
-pub(crate) use chat_template::{chat_template, plain_chat_template};
+pub(crate) use chat_template::{chat_template, marked_chat_template};
 
 use crate::{
     Job, StageError,
@@ -89,7 +89,7 @@ impl Manner {
         let tokenizer = serde_json::from_str(&self.tokenizer_json()?).unwrap_or_default();
         write(&Speech {
             tokenizer: &tokenizer,
-            chat_template: &plain_chat_template(self.template).unwrap_or_default(),
+            chat_template: &marked_chat_template(self.template).unwrap_or_default(),
             add_bos: self.tokenizer.leading() > 0,
             bos: model.llm.config.bos_token_id,
             eos: self.stop().first().copied().unwrap_or_default(),

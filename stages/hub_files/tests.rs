@@ -7,7 +7,7 @@ use imp_model::Imp;
 use minijinja::{Environment, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Value, json};
 
-use super::chat_template;
+use super::{chat_template, marked_chat_template};
 use crate::{
     eval::tests::workshop,
     merge::Merge,
@@ -22,6 +22,8 @@ use crate::{
 /// Renders messages as transformers does.
 fn render(jinja: &str, messages: &Value, ask: bool) -> String {
     let mut environment = Environment::new();
+    // Python's methods of strings.
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap());
     environment.render_str(jinja, Serde(json!({"messages": messages, "add_generation_prompt": ask}))).unwrap()
 }
@@ -44,6 +46,22 @@ fn a_question_is_rendered_as_the_evaluation_asks_it() {
         assert!(rendered.contains("Be brief.") && !rendered.contains("curious user"), "{rendered}");
     }
     assert_eq!(chat_template(Template::Plain), None);
+}
+
+/// llama.cpp puts a mark into the text where a client has put an image.
+#[test]
+fn marks_of_images_come_before_the_question() {
+    for template in [Template::Phi2, Template::Qwen2, Template::Phi3] {
+        let jinja = marked_chat_template(template).unwrap();
+        let asked = |content: &str| render(&jinja, &json!([{"role": "user", "content": content}]), true);
+        let (mark, expected) = ("<__media_x7__>", template.prompt("What <__?__>"));
+        for content in [format!("{mark}What <__?__>"), format!("What <__?__>{mark}")] {
+            assert_eq!(asked(&content), expected.replace("<image>", mark), "{template:?}");
+        }
+        let two = template.prompt_without_image("<__media_a__>\n<__media_b__>\nBoth?");
+        assert_eq!(asked("<__media_a__>Both?<__media_b__>"), two);
+        assert_eq!(asked("No__> mark"), template.prompt_without_image("No__> mark"));
+    }
 }
 
 /// The reference's training conversations, in tokens. Its texts of ChatML and Phi-3 lack the last newline.

@@ -12,7 +12,7 @@ use crate::family::Family;
 pub struct Speech<'a> {
     /// The content of the `tokenizer.json`, with all tokens that were added.
     pub tokenizer: &'a Value,
-    /// The conversation template in Jinja. Images are in the text of a message.
+    /// The conversation template in Jinja.
     pub chat_template: &'a str,
     /// Whether every text begins with the token `bos`.
     pub add_bos: bool,
