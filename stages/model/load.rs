@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::{
     config::{ConfigFile, ImpConfig, ModelKind, SPLIT_IMP},
     error::{ModelError, Result},
+    gguf,
     imp::Imp,
     language::Decoder,
     peft,
@@ -32,7 +33,7 @@ pub struct Components<'a> {
 }
 
 impl Imp {
-    /// Loads a model folder: a merged Imp, which may be quantized, or the split layout that training stages write
+    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files beside its `config.json`, or the split layout that training stages write
     /// (`llm/`, `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
     ///
     /// # Errors
@@ -60,8 +61,9 @@ impl Imp {
     }
 
     fn load_merged(folder: &Path, file: &ConfigFile, config: ImpConfig) -> Result<Self> {
-        let files = TensorFiles::open(folder)?;
-        let llm = Decoder::load(&files, file.language()?)?;
+        let language = file.language()?;
+        let files = if gguf::is_here(folder) { gguf::open(folder, &language)? } else { TensorFiles::open(folder)? };
+        let llm = Decoder::load(&files, language)?;
         let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;

@@ -3,6 +3,7 @@
 //! Sources: ggml's `docs/gguf.md` for the format; llama.cpp's `convert_hf_to_gguf.py` for tensor names and the order of
 //! rotary dimensions.
 
+mod load;
 mod names;
 mod reader;
 mod settings;
@@ -18,6 +19,7 @@ use crate::{
     family::{Family, Part},
     weights::{NamedTensor, write_json, write_tensors},
 };
+pub(crate) use load::{is_here, open};
 use reader::{Gguf, Tensor};
 pub use write::{MMPROJ, MODEL, Mixture, Speech, Written, write};
 
@@ -71,47 +73,13 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     })
 }
 
-/// What a GGUF tensor name stands for.
-enum Meaning {
-    /// The tensor with this Hugging Face name.
-    Named(&'static str),
-    /// A linear layer, which the family's table names.
-    Linear(Part),
-}
-
-/// GGUF tensor names, without `blk.N.` and `.weight`.
-const NAMES: [(&str, Meaning); 12] = [
-    ("token_embd", Meaning::Named("model.embed_tokens")),
-    ("output_norm", Meaning::Named("model.norm")),
-    ("output", Meaning::Linear(Part::LmHead)),
-    ("attn_norm", Meaning::Named("input_layernorm")),
-    ("ffn_norm", Meaning::Named("post_attention_layernorm")),
-    ("attn_q", Meaning::Linear(Part::Q)),
-    ("attn_k", Meaning::Linear(Part::K)),
-    ("attn_v", Meaning::Linear(Part::V)),
-    ("attn_output", Meaning::Linear(Part::O)),
-    ("ffn_gate", Meaning::Linear(Part::Gate)),
-    ("ffn_up", Meaning::Linear(Part::Up)),
-    ("ffn_down", Meaning::Linear(Part::Down)),
-];
-
 fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Result<NamedTensor<'a>> {
     let unknown = || ModelError::Extra { file: gguf.path.clone(), tensor: tensor.name.clone() };
-    let stem = tensor.name.strip_suffix(".weight").ok_or_else(unknown)?;
-    let (layer, part) = match stem.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-        Some((layer, part)) => (Some(layer), part),
-        None => (None, stem),
-    };
-    let (_, meaning) = NAMES.iter().find(|(theirs, _)| *theirs == part).ok_or_else(unknown)?;
-    let name = match meaning {
-        Meaning::Named(name) => name,
-        Meaning::Linear(part) => config.family.layer(*part).ok_or_else(unknown)?.name,
-    };
-    let name = layer.map_or(format!("{name}.weight"), |layer| format!("model.layers.{layer}.{name}.weight"));
-    let heads = match meaning {
-        Meaning::Linear(Part::Q) => Some(config.num_attention_heads),
-        Meaning::Linear(Part::K) => Some(config.num_key_value_heads),
-        Meaning::Linear(_) | Meaning::Named(_) => None,
+    let (name, part) = names::to_language(config.family, &tensor.name).ok_or_else(unknown)?;
+    let heads = match part {
+        Some(Part::Q) => Some(config.num_attention_heads),
+        Some(Part::K) => Some(config.num_key_value_heads),
+        _ => None,
     };
     if let Some(heads) = heads {
         check_heads(gguf, tensor, heads)?;
@@ -139,13 +107,18 @@ fn check_heads(gguf: &Gguf, tensor: &Tensor, heads: usize) -> Result<()> {
 /// code dimensions half a head apart, so the rows of each head are interleaved in GGUF.
 fn deinterleave(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
     let (rows, width) = (shape[0], values.len() / shape[0].max(1));
-    let head = (rows / heads).max(1);
     let row = |row: usize| {
-        let (start, index) = (row / head * head, row % head);
-        let from = start + if index < head / 2 { 2 * index } else { 2 * (index - head / 2) + 1 };
+        let from = deinterleaved_row(row, rows, heads);
         &values[from * width..(from + 1) * width]
     };
     (0..rows).flat_map(row).copied().collect()
+}
+
+/// The row in a GGUF file that is row `row` of a q or k weight.
+fn deinterleaved_row(row: usize, rows: usize, heads: usize) -> usize {
+    let head = (rows / heads).max(1);
+    let (start, index) = (row / head * head, row % head);
+    start + if index < head / 2 { 2 * index } else { 2 * (index - head / 2) + 1 }
 }
 
 #[cfg(test)]

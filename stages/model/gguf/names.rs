@@ -81,6 +81,33 @@ pub(super) fn of_language(family: Family, name: &str) -> Option<Place> {
     Some(Place { name: format!("blk.{layer}.{theirs}.{kind}"), layer: layer.parse().ok(), part })
 }
 
+/// Our name of the language model's tensor that llama.cpp calls `name`, with the layer that it belongs to.
+pub(super) fn to_language(family: Family, name: &str) -> Option<(String, Option<Part>)> {
+    let (stem, kind) = name.rsplit_once('.')?;
+    match stem {
+        "token_embd" => return Some((format!("model.embed_tokens.{kind}"), None)),
+        "output_norm" => return Some((format!("{}.{kind}", family.description().final_norm), None)),
+        "output" => return Some((format!("{}.{kind}", family.head().name), Some(Part::LmHead))),
+        _ => {}
+    }
+    let (layer, within) = stem.strip_prefix("blk.")?.split_once('.')?;
+    let found = family.block_layers().iter().find(|layer| linear(layer.part) == within);
+    let norm = NORMS.iter().find(|(_, theirs)| *theirs == within).map(|(ours, _)| *ours);
+    let ours = found.map(|layer| layer.name).or(norm)?;
+    Some((format!("model.layers.{layer}.{ours}.{kind}"), found.map(|layer| layer.part)))
+}
+
+/// Our name of a tensor of tower or projector; those of the tower begin with `prefix`.
+pub(super) fn to_vision(prefix: &str, name: &str) -> Option<String> {
+    let (stem, kind) = name.rsplit_once('.')?;
+    if let Some((ours, theirs)) = OTHERS.iter().find(|(_, theirs)| *theirs == stem) {
+        return Some(format!("{}{ours}.{kind}", if theirs.starts_with("mm.") { "" } else { prefix }));
+    }
+    let (layer, within) = stem.strip_prefix("v.blk.")?.split_once('.')?;
+    let (ours, _) = TOWER.iter().find(|(_, theirs)| *theirs == within)?;
+    Some(format!("{prefix}encoder.layers.{layer}.{ours}.{kind}"))
+}
+
 /// llama.cpp's name of a tensor of the tower, without the tower's prefix, or of the projector.
 pub(super) fn of_vision(name: &str) -> Option<String> {
     let (stem, kind) = name.rsplit_once('.')?;

@@ -5,12 +5,14 @@ use std::{
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
     mmap::Map,
+    tensor::Bytes,
     weights::looks_like,
 };
 
@@ -49,7 +51,7 @@ pub(super) struct Gguf {
     pub(super) path: PathBuf,
     metadata: BTreeMap<String, Value>,
     pub(super) tensors: Vec<Tensor>,
-    map: Map,
+    map: Arc<Map>,
 }
 
 impl Gguf {
@@ -58,7 +60,7 @@ impl Gguf {
         let map = Map::of(&file).map_err(ModelError::io(path))?;
         let mut cursor = Cursor { bytes: &map, at: 0 };
         match cursor.contents() {
-            Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map }),
+            Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map: Arc::new(map) }),
             None => Err(ModelError::file(
                 path,
                 match looks_like(&map).filter(|_| !map.starts_with(b"GGUF")) {
@@ -71,6 +73,11 @@ impl Gguf {
 
     pub(super) fn bytes(&self, tensor: &Tensor) -> &[u8] {
         &self.map[tensor.range.clone()]
+    }
+
+    /// The bytes of a tensor, which may outlive this.
+    pub(super) fn shared(&self, tensor: &Tensor) -> Bytes {
+        Bytes::mapped(self.map.clone(), tensor.range.clone())
     }
 
     fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {

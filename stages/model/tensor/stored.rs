@@ -41,14 +41,20 @@ impl Bytes {
         Self { map: Some(map.clone()), ..Self::new(map, range) }
     }
 
-    /// Takes the pages of the part `range` of these bytes out of memory, if a file has them.
-    fn release(&self, range: Range<usize>) {
+    /// Takes the pages of these bytes out of memory, if a file has them.
+    pub(crate) fn release(&self) {
         if let Some(map) = &self.map {
-            map.release(&(self.range.start + range.start..self.range.start + range.end));
+            map.release(&self.range);
         }
     }
 
-    fn get(&self) -> &[u8] {
+    /// A part of these bytes.
+    pub(crate) fn part(&self, range: Range<usize>) -> Self {
+        let start = self.range.start;
+        Self { owner: self.owner.clone(), map: self.map.clone(), range: start + range.start..start + range.end }
+    }
+
+    pub(crate) fn get(&self) -> &[u8] {
         &(*self.owner).as_ref()[self.range.clone()]
     }
 }
@@ -176,12 +182,12 @@ impl Stored {
             Content::Plain(encoding, bytes) => {
                 let block = encoding.block();
                 let row = self.cols / block.values * block.bytes;
-                bytes.release(rows.start * row..rows.end * row);
+                bytes.part(rows.start * row..rows.end * row).release();
             }
             Content::Q4f16 { levels, scales } => {
                 let [words, factors] = [4 * q4f16::words_per_row(self.cols), 2 * q4f16::scales_per_row(self.cols)];
-                levels.release(rows.start * words..rows.end * words);
-                scales.release(rows.start * factors..rows.end * factors);
+                levels.part(rows.start * words..rows.end * words).release();
+                scales.part(rows.start * factors..rows.end * factors).release();
             }
         }
         values

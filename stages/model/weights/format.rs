@@ -53,7 +53,8 @@ pub(super) struct Overflow {
 impl Overflow {
     /// Checks that narrowing `values`, each divided by `divisor`, has made no infinity of any.
     fn check(values: &[f32], divisor: f32, encoding: Encoding, bytes: Vec<u8>) -> Result<Vec<u8>, Self> {
-        if finite::all_narrowed(encoding, &bytes) {
+        // F32 is what values come in, so it can hold all of them.
+        if encoding == Encoding::F32 || finite::all_finite(encoding, &bytes) {
             return Ok(bytes);
         }
         let worst = |a: f32, b: f32| if a.is_nan() || a.abs() > b.abs() { a } else { b };

@@ -14,8 +14,6 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fs::File,
-    io::{Read, Seek, SeekFrom},
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -53,23 +51,30 @@ pub struct TensorFiles {
     used: RefCell<HashSet<String>>,
 }
 
-struct Entry {
-    file: Arc<PathBuf>,
-    map: Arc<Map>,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
+/// A tensor in a file.
+pub(crate) struct Entry {
+    pub(crate) file: Arc<PathBuf>,
+    pub(crate) kind: Kind,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Bytes,
+}
+
+/// The type of a tensor in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Numbers(Encoding),
+    Other(Dtype),
 }
 
 impl Entry {
     /// Part `index` of `count` equal parts along the first axis.
     fn part(&self, index: usize, count: usize) -> Self {
-        let (mut shape, size) = (self.shape.clone(), self.range.len() / count);
+        let (mut shape, size) = (self.shape.clone(), self.bytes.get().len() / count);
         if let Some(rows) = shape.first_mut() {
             *rows /= count;
         }
-        let start = self.range.start + index * size;
-        Self { file: self.file.clone(), map: self.map.clone(), dtype: self.dtype, shape, range: start..start + size }
+        let bytes = self.bytes.part(index * size..(index + 1) * size);
+        Self { file: self.file.clone(), kind: self.kind, shape, bytes }
     }
 }
 
@@ -120,8 +125,9 @@ impl TensorFiles {
             if range.end > map.len() {
                 return Err(ModelError::file(path, "the file is shorter than its header says: download it again"));
             }
-            let whole =
-                Entry { file: file.clone(), map: map.clone(), dtype: info.dtype, shape: info.shape.clone(), range };
+            let kind = dtype::encoding_of(info.dtype).map_or(Kind::Other(info.dtype), Kind::Numbers);
+            let bytes = Bytes::mapped(map.clone(), range);
+            let whole = Entry { file: file.clone(), kind, shape: info.shape.clone(), bytes };
             let names = legacy_names::current_names(&name);
             if names.len() > 1 && !whole.shape.first().is_some_and(|rows| rows.is_multiple_of(names.len())) {
                 let message = format!("the tensor `{name}` can't be split into {} equal parts", names.len());
@@ -131,6 +137,11 @@ impl TensorFiles {
             tensors.extend(names.into_iter().enumerate().map(|(index, name)| (name, whole.part(index, count))));
         }
         Ok(Self { path: path.to_path_buf(), tensors, used: RefCell::default() })
+    }
+
+    /// Tensors that were found at `path` in another way.
+    pub(crate) fn of_entries(path: PathBuf, tensors: HashMap<String, Entry>) -> Self {
+        Self { path, tensors, used: RefCell::default() }
     }
 
     /// The path of the `config.json` in the same folder.
@@ -163,8 +174,7 @@ impl TensorFiles {
         }
         let name = format!("{name}.weight");
         let entry = self.entry(&name, &[rows, cols])?;
-        let bytes = Bytes::mapped(entry.map.clone(), entry.range.clone());
-        Ok(Weight::Stored(Arc::new(Stored::plain(rows, cols, encoding(entry, &name)?, bytes))))
+        Ok(Weight::Stored(Arc::new(Stored::plain(rows, cols, encoding(entry, &name)?, entry.bytes.clone()))))
     }
 
     /// Reads a tensor of shape `shape` as an f32 matrix `[rows, cols]`.
@@ -174,10 +184,10 @@ impl TensorFiles {
     pub fn mat(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> Result<Mat> {
         let entry = self.entry(name, shape)?;
         let encoding = encoding(entry, name)?;
-        // Read, not copied from the memory map, whose pages would stay in memory beside the copy.
-        let bytes = read(&entry.file, &entry.range).map_err(ModelError::io(&entry.file))?;
         let mut values = vec![0.0; rows * cols];
-        encoding.widen(&bytes, &mut values);
+        encoding.widen(entry.bytes.get(), &mut values);
+        // Otherwise the file's pages would stay in memory beside the copy.
+        entry.bytes.release();
         Ok(Mat::from_host(rows, cols, values))
     }
 
@@ -199,13 +209,15 @@ impl TensorFiles {
 
     fn bytes(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Bytes> {
         let entry = self.entry(name, shape)?;
-        if entry.dtype != dtype {
-            return Err(ModelError::file(
-                &entry.file,
-                format!("the tensor `{name}` has the type {:?}, not {dtype:?}", entry.dtype),
-            ));
+        let found = match entry.kind {
+            Kind::Numbers(encoding) => dtype::dtype_of(encoding),
+            Kind::Other(found) => Some(found),
+        };
+        if found != Some(dtype) {
+            let message = format!("the tensor `{name}` has the type {:?}, not {dtype:?}", entry.kind);
+            return Err(ModelError::file(&entry.file, message));
         }
-        Ok(Bytes::mapped(entry.map.clone(), entry.range.clone()))
+        Ok(entry.bytes.clone())
     }
 
     /// Accepts a tensor that the model may have but does not read.
@@ -226,8 +238,11 @@ impl TensorFiles {
         let mut entries: Vec<_> = self.tensors.iter().filter(|(name, _)| used.contains(*name)).collect();
         entries.sort_by_key(|(name, _)| name.as_str());
         let is_finite = |entry: &Entry| {
-            let finite = finite::all_finite(entry.dtype, &entry.map[entry.range.clone()]);
-            entry.map.release(&entry.range);
+            let finite = match entry.kind {
+                Kind::Numbers(encoding) => finite::all_finite(encoding, entry.bytes.get()),
+                Kind::Other(_) => true,
+            };
+            entry.bytes.release();
             finite
         };
         match entries.iter().find(|(_, entry)| !is_finite(entry)) {
@@ -258,13 +273,15 @@ impl TensorFiles {
 }
 
 fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
-    dtype::encoding_of(entry.dtype).ok_or_else(|| {
-        let message = format!(
-            "the tensor `{name}` has the type {:?}, which is not supported (supported: F32, F16, BF16)",
-            entry.dtype
-        );
-        ModelError::file(&entry.file, message)
-    })
+    match entry.kind {
+        Kind::Numbers(encoding) => Ok(encoding),
+        Kind::Other(found) => {
+            let message = format!(
+                "the tensor `{name}` has the type {found:?}, which is not supported (supported: F32, F16, BF16)"
+            );
+            Err(ModelError::file(&entry.file, message))
+        }
+    }
 }
 
 /// Reads a JSON file.
@@ -274,12 +291,4 @@ fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let text = std::fs::read(path).map_err(ModelError::io(path))?;
     serde_json::from_slice(&text).map_err(|error| ModelError::file(path, format!("this is not JSON: {error}")))
-}
-
-fn read(path: &Path, range: &Range<usize>) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(range.start as u64))?;
-    let mut bytes = vec![0; range.len()];
-    file.read_exact(&mut bytes)?;
-    Ok(bytes)
 }

@@ -1,0 +1,61 @@
+//! The tensors of an Imp in two GGUF files, under the names of a merged folder: its weights stay in the files' encodings.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use super::{MMPROJ, MODEL, check_heads, deinterleaved_row, names, reader::Gguf};
+use crate::{
+    config::LanguageConfig,
+    error::{ModelError, Result},
+    family::{Family, Part},
+    save::VISION_PREFIX,
+    tensor::Bytes,
+    weights::{Entry, Kind, TensorFiles},
+};
+
+/// Whether the weights of the model in `folder` are in GGUF files.
+pub(crate) fn is_here(folder: &Path) -> bool {
+    folder.join(MODEL).is_file()
+}
+
+/// Opens the weights of the model in `folder`, whose language model has this configuration.
+///
+/// # Errors
+/// If a file is missing or not a complete GGUF file, or has a tensor whose name is not known.
+pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles> {
+    let (model, mmproj) = (Gguf::open(&folder.join(MODEL))?, Gguf::open(&folder.join(MMPROJ))?);
+    let mut all = HashMap::new();
+    for gguf in [&model, &mmproj] {
+        let file = Arc::new(gguf.path.clone());
+        for tensor in &gguf.tensors {
+            let named = if file.ends_with(MODEL) {
+                names::to_language(config.family, &tensor.name)
+            } else {
+                names::to_vision(VISION_PREFIX, &tensor.name).map(|name| (name, None))
+            };
+            let (name, part) =
+                named.ok_or_else(|| ModelError::Extra { file: gguf.path.clone(), tensor: tensor.name.clone() })?;
+            let heads = match (config.family, part) {
+                (Family::Llama, Some(Part::Q)) => Some(config.num_attention_heads),
+                (Family::Llama, Some(Part::K)) => Some(config.num_key_value_heads),
+                _ => None,
+            };
+            let mut bytes = gguf.shared(tensor);
+            if let Some(heads) = heads {
+                check_heads(gguf, tensor, heads)?;
+                bytes = deinterleaved(&bytes, tensor.shape[0], heads);
+            }
+            let kind = Kind::Numbers(tensor.encoding);
+            all.insert(name, Entry { file: file.clone(), kind, shape: tensor.shape.clone(), bytes });
+        }
+    }
+    Ok(TensorFiles::of_entries(folder.to_path_buf(), all))
+}
+
+/// The rows of a q or k weight in their original order.
+fn deinterleaved(bytes: &Bytes, rows: usize, heads: usize) -> Bytes {
+    let row = bytes.get().len() / rows.max(1);
+    let from = (0..rows).map(|index| deinterleaved_row(index, rows, heads));
+    let copy: Vec<u8> = from.flat_map(|index| &bytes.get()[index * row..(index + 1) * row]).copied().collect();
+    let length = copy.len();
+    Bytes::new(Arc::new(copy), 0..length)
+}

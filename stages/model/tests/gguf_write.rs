@@ -1,0 +1,141 @@
+//! Imps in GGUF files: what is written is read back, in every family and mixture. `docs/deploy.md` says what llama.cpp made of such
+//! files.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use imp_model::{
+    Imp,
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType},
+    encoding::Encoding,
+    gguf::{self, Mixture, Speech},
+    init,
+    layers::Pass,
+    save,
+    tensor::Activation,
+};
+use serde_json::{Value, json};
+use support::{PHI, assert_close};
+
+/// A small Imp of each family, with random weights that f16 can hold exactly, as the files of the vision tower have them.
+fn model(family: Family, hidden: usize, tied: bool) -> Imp {
+    let folder = tempfile::tempdir().unwrap();
+    let config = LanguageConfig {
+        num_key_value_heads: if family == Family::Phi3 { 4 } else { 2 },
+        hidden_act: if family == Family::Phi { Activation::GeluTanh } else { Activation::Silu },
+        tie_word_embeddings: tied,
+        intermediate_size: 2 * hidden,
+        bos_token_id: Some(0),
+        eos_token_id: vec![1],
+        ..LanguageConfig::new(family, 60, hidden, 3, 4)
+    };
+    init::write_language(folder.path(), &config, 7, Encoding::F16).unwrap();
+    Imp::assemble(folder.path(), &PHI.path("siglip"), ImpConfig::default(), 3).unwrap()
+}
+
+fn tokenizer() -> Value {
+    let vocab: serde_json::Map<String, Value> = (0..50).map(|id| (format!("t{id}"), json!(id))).collect();
+    json!({
+        "added_tokens": [{"id": 50, "content": "<end>", "special": true}, {"id": 51, "content": "  ", "special": false}],
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": true},
+        "model": {"type": "BPE", "vocab": vocab, "merges": [["t", "1"], ["t", "2"]]},
+    })
+}
+
+fn write(model: &Imp, tokenizer: &Value, mixture: Mixture, folder: &Path) -> Result<gguf::Written, String> {
+    let speech = Speech { tokenizer, chat_template: "{{ messages }}", add_bos: false, bos: Some(0), eos: 50, pad: 1 };
+    save::config(model, "float16", folder).unwrap();
+    gguf::write(model, &speech, mixture, folder).map_err(|error| error.to_string())
+}
+
+fn logits(model: &Imp) -> Vec<f32> {
+    let batch = PHI.batch();
+    let ids: Vec<Vec<i32>> =
+        batch.ids.iter().map(|ids| ids.iter().map(|id| if *id < 0 { *id } else { id % 50 }).collect()).collect();
+    let images = imp_model::images_in_order(ids.iter().map(Vec::as_slice));
+    let samples: Vec<_> = ids
+        .iter()
+        .zip(&images)
+        .zip(&batch.labels)
+        .map(|((input_ids, images), labels)| imp_model::Sample { input_ids, labels, images })
+        .collect();
+    let features = model.encode_images(&batch.images);
+    model.forward(&Pass::inference(), &samples, &features).0.to_host().into_owned()
+}
+
+#[test]
+fn every_family_is_read_back_as_it_was() {
+    for (family, tied) in [
+        (Family::Phi, false),
+        (Family::Qwen2, true),
+        (Family::Qwen2, false),
+        (Family::Llama, true),
+        (Family::Phi3, false),
+    ] {
+        let (folder, model) = (tempfile::tempdir().unwrap(), model(family, 64, tied));
+        let written = write(&model, &tokenizer(), Mixture::F32, folder.path()).unwrap();
+        assert!(written.model > 0 && written.mmproj > 0);
+        let read = Imp::load(folder.path()).unwrap();
+        // The new projector is not exact in f16.
+        assert_close(&format!("{family:?}"), &logits(&read), &logits(&model), 2e-3);
+        let (ours, theirs) = (read.llm.tensors(), model.llm.tensors());
+        assert_eq!(ours.len(), theirs.len());
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert_eq!((&ours.name, ours.values()), (&theirs.name, theirs.values()), "{family:?}");
+        }
+    }
+}
+
+/// Rows of 256 values, which every encoding can divide, and of 64, for which some are replaced.
+#[test]
+fn every_mixture_is_read_back_within_its_precision() {
+    for hidden in [64, 256] {
+        let model = model(Family::Qwen2, hidden, false);
+        let expected = model.llm.tensors();
+        let mut sizes = Vec::new();
+        // The largest error, in units of the largest value of a tensor: of the coarsest encoding in the mixture.
+        for (mixture, tolerance) in [
+            (Mixture::F16, 0.0),
+            // Half a level, and the rounding of the scale to f16.
+            (Mixture::Q8_0, 1.0 / 254.0 + 1.0 / 2048.0),
+            (Mixture::Q6K, 1.3 / 64.0),
+            (Mixture::Q4KM, 1.3 / 15.0),
+            (Mixture::Q4_0, 1.0 / 8.0),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            sizes.push(write(&model, &tokenizer(), mixture, folder.path()).unwrap().model);
+            let read = Imp::load(folder.path()).unwrap();
+            for (ours, theirs) in read.llm.tensors().iter().zip(&expected) {
+                let largest = theirs.values().iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+                let name = format!("{mixture:?} {}", theirs.name);
+                assert_close(&name, &ours.values(), &theirs.values(), largest * tolerance * 1.01);
+            }
+            assert!(logits(&read).iter().all(|value| value.is_finite()));
+        }
+        assert!(sizes.is_sorted_by(|a, b| a > b) || hidden == 64, "{sizes:?}");
+    }
+}
+
+#[test]
+fn what_llama_cpp_can_not_do_is_refused() {
+    let (folder, mut imp) = (tempfile::tempdir().unwrap(), model(Family::Qwen2, 64, false));
+    let mut unigram = tokenizer();
+    unigram["model"]["type"] = json!("Unigram");
+    let mut words = tokenizer();
+    words["pre_tokenizer"] = json!({"type": "Whitespace"});
+    let mut beyond = tokenizer();
+    beyond["added_tokens"][0]["id"] = json!(60);
+    for (tokenizer, message) in
+        [(unigram, "\"Unigram\""), (words, "(Whitespace)"), (beyond, "`<end>` is beyond the 60 rows")]
+    {
+        let error = write(&imp, &tokenizer, Mixture::F16, folder.path()).unwrap_err();
+        assert!(error.contains("model.gguf") && error.contains(message), "{error}");
+    }
+    imp.config.mm_projector_type = ProjectorType::Linear;
+    let error = write(&imp, &tokenizer(), Mixture::F16, folder.path()).unwrap_err();
+    assert!(error.contains("mmproj.gguf") && error.contains("mlp2x_gelu"), "{error}");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["config.json"]);
+}
