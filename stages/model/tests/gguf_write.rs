@@ -100,7 +100,8 @@ fn every_mixture_is_read_back_within_its_precision() {
             (Mixture::F16, 0.0),
             // Half a level, and the rounding of the scale to f16.
             (Mixture::Q8_0, 1.0 / 254.0 + 1.0 / 2048.0),
-            (Mixture::Q6K, 1.3 / 64.0),
+            // Levels reach from -32 to 31, and scales are rounded to 7 bits.
+            (Mixture::Q6K, (1.0 + 32.0 / 254.0) / 32.0),
             (Mixture::Q4KM, 1.3 / 15.0),
             (Mixture::Q4_0, 1.0 / 8.0),
         ] {
