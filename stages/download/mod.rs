@@ -171,9 +171,9 @@ impl Stage for Download {
         let is_built_in = matches!(source, Source::Shapes | Source::TinyLanguage(_) | Source::TinySiglip);
         match source {
             Source::Path(path) => from_disk(job, path, config),
-            Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
-            Source::Url(url) => remote::url(job, url, config, &Policy::default()),
-            Source::S3(source) => remote::s3(job, &source, config, &Policy::default()),
+            Source::Hub(source) => remote::hub(job, &source, config, &Policy::of_this_machine()?),
+            Source::Url(url) => remote::url(job, url, config, &Policy::of_this_machine()?),
+            Source::S3(source) => remote::s3(job, &source, config, &Policy::of_this_machine()?),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyLanguage(family) => tiny::write_language(job, family, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),

@@ -88,11 +88,17 @@ fn a_plan_says_why_sizes_are_unknown() {
     for (variable, value, words) in [
         ("HF_HUB_OFFLINE", "1", "its size is unknown: hf://me/it@main is not in "),
         ("HF_ENDPOINT", "http://127.0.0.1:1", "its size is unknown: 127.0.0.1:1 can't be reached"),
+        (
+            "https_proxy",
+            "me:secret@no:where",
+            "its size is unknown: the variable https_proxy does not hold the address",
+        ),
     ] {
         let mut command = space.command(&["plan", "p.toml"]);
         command.env("HF_HOME", space.path("hf")).env_remove("HF_HUB_OFFLINE").env(variable, value);
         let output = space.output(&mut command);
         assert!(output.stdout.contains(words), "{}{}", output.stdout, output.stderr);
         assert!(output.stdout.contains("1 would run, with an unknown size to download"), "{}", output.stdout);
+        assert!(!output.stdout.contains("secret"), "{}", output.stdout);
     }
 }

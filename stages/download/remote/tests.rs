@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod hubs;
+mod proxies;
 mod s3;
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
@@ -46,9 +47,11 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
             attempts: 4,
             chunk: 1000,
             timeout: Duration::from_millis(REQUEST),
+            ..Policy::default()
         };
         match config.source.split('|').collect::<Vec<_>>()[..] {
             ["hub", variables, source] => hubs::download(job, variables, source, config, &policy),
+            ["proxied", variables, source] => url(job, source, config, &proxies::policy(variables, &policy)?),
             ["s3", variables, source] => s3::download(job, variables, source, config, &policy),
             _ => url(job, &config.source, config, &policy),
         }
