@@ -8,11 +8,17 @@ use imp_stages::contract::{
 };
 
 use super::{
+    foreign::one_line,
     print::print,
     style::{DIM, GOOD, Style, WARN},
     units, why,
 };
-use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
+use crate::{
+    machine::Machine,
+    pipeline::{Pipeline, StageDecl},
+    scheduler::Verdict,
+    store::{Hit, Store},
+};
 
 /// Shows what would run and why.
 pub(crate) fn plan(
@@ -48,8 +54,9 @@ pub(crate) fn plan(
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
         let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
+        let elsewhere = from_a_cpu(store, machine, stage, verdict);
         let unknown = forecast.unknown.as_ref().map(|why| format!("its size is unknown: {why}"));
-        for text in note.into_iter().chain(unknown).chain(too_much(forecast, machine)) {
+        for text in note.into_iter().chain(elsewhere).chain(unknown).chain(too_much(forecast, machine)) {
             print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
     }
@@ -65,6 +72,16 @@ pub(crate) fn plan(
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
         open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
     });
+}
+
+/// That a cached result is not from the device that the stage asks for.
+fn from_a_cpu(store: &Store, machine: &Machine, stage: &StageDecl, verdict: &Verdict) -> Option<String> {
+    let Verdict::Hit { key } = verdict else { return None };
+    if !machine.must_have_gpu(stage) {
+        return None;
+    }
+    let receipt = store.receipt(*key).ok().flatten()?;
+    machine.made_on_a_cpu(stage, &Hit::from(receipt)).map(|text| one_line(&text))
 }
 
 fn is_hit(verdict: &Verdict) -> bool {

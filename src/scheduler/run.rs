@@ -172,8 +172,10 @@ impl Run<'_, '_> {
             RunEvent::Hit { stage: name, index, hit }
         });
         // A stage that ran has said these itself.
-        for message in hit.cautions.iter().filter(|_| !*ran) {
-            (self.report)(&RunEvent::Warning { stage: name, message });
+        if !*ran {
+            for message in self.cautions(index) {
+                (self.report)(&RunEvent::Warning { stage: name, message: &message });
+            }
         }
         for (point, name) in &stage.owners {
             known.set_last(&pipeline.id(*point), name, hit.key);
@@ -326,8 +328,15 @@ impl Run<'_, '_> {
             output: hit.map(|hit| hit.output),
             link: hit.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
             results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
-            cautions: hit.map(|hit| hit.cautions.clone()).unwrap_or_default(),
+            cautions: self.cautions(index),
             index,
         }
+    }
+
+    /// Warnings about the result of a stage.
+    fn cautions(&self, index: usize) -> Vec<String> {
+        let Some(Done { hit, ran, .. }) = self.board.done(index) else { return Vec::new() };
+        let elsewhere = self.options.machine.made_on_a_cpu(&self.planner.pipeline.stages[index], hit);
+        hit.cautions.iter().cloned().chain(elsewhere.filter(|_| !*ran)).collect()
     }
 }
