@@ -54,9 +54,10 @@ pub(crate) fn plan(
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
         let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
+        let trouble = forecast.trouble.as_deref().map(one_line);
         let elsewhere = from_a_cpu(store, machine, stage, verdict);
         let unknown = forecast.unknown.as_ref().map(|why| format!("its size is unknown: {why}"));
-        for text in note.into_iter().chain(elsewhere).chain(unknown).chain(too_much(forecast, machine)) {
+        for text in note.into_iter().chain(elsewhere).chain(unknown).chain(trouble).chain(too_much(forecast, machine)) {
             print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
     }
@@ -133,7 +134,9 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
 
 fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
     let rate = rate_for(forecasts);
-    for ((index, verdict), Forecast { memory, download, unknown, steps, work, .. }) in verdicts.iter().zip(forecasts) {
+    for ((index, verdict), Forecast { memory, download, unknown, trouble, steps, work, .. }) in
+        verdicts.iter().zip(forecasts)
+    {
         let stage = &pipeline.stages[*index];
         let device = machine.device_for(stage);
         // The rate is the CPU's.
@@ -154,7 +157,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
                 "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
                 "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
-                "download": download, "unknown": unknown, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
+                "download": download, "unknown": unknown, "trouble": trouble, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
             .to_string(),
         );

@@ -363,6 +363,12 @@ fn a_model_is_asked_in_the_template_that_it_was_trained_in() {
     name("chatter");
     let error = trial(root.path(), "unknown").run::<Eval>(&pope).error().to_string();
     assert!(error.contains("`conversation_template` is `chatter`"), "{error}");
+    let before = crate::speaker::without_template(&crate::model_folder::outlook(&root.path().join("model"))).unwrap();
+    assert!(
+        before.contains("`chatter`, which this version does not know: set `template` to one of `phi2`"),
+        "{before}"
+    );
+    trial(root.path(), "helped").run::<Eval>(&json!({"benchmark": "pope", "limit": 1, "template": "phi2"})).done();
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub enum Template {
 }
 
 impl Template {
+    const ALL: [Self; 5] = [Self::Plain, Self::Phi2, Self::Qwen2, Self::Phi3, Self::VicunaV1];
+
     /// Its name in configurations.
     pub fn name(self) -> &'static str {
         match self {
@@ -62,8 +64,13 @@ impl Template {
 
     /// The template with this name.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
-        let all = [Self::Plain, Self::Phi2, Self::Qwen2, Self::Phi3, Self::VicunaV1];
-        all.into_iter().find(|template| template.name() == name)
+        Self::ALL.into_iter().find(|template| template.name() == name)
+    }
+
+    /// The templates of conversations, for messages.
+    pub(crate) fn choices() -> String {
+        let talks = Self::ALL.into_iter().filter(|template| *template != Self::Plain);
+        talks.map(|template| format!("`{}`", template.name())).collect::<Vec<_>>().join(", ")
     }
 
     /// The special tokens of its texts.

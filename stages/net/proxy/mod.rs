@@ -76,7 +76,7 @@ impl Proxies {
 impl Named {
     /// Reads `address`, which `variable` holds. A word without a scheme is the host of an HTTP proxy.
     fn parse(variable: &'static str, address: &str) -> Result<Self, StageError> {
-        let refused = |_| {
+        let refused = || {
             StageError::failed(
                 format!("the variable {variable} does not hold the address of a proxy"),
                 "write it as `http://HOST:PORT` (also `https://`, `socks4a://`, `socks5h://`), with `USER:PASSWORD@` before the \
@@ -85,11 +85,11 @@ impl Named {
         };
         let address = if address.contains("://") { address.into() } else { format!("http://{address}") };
         // Stricter than what follows: it knows ports that can't be.
-        let url = Url::parse(&address).map_err(|_| refused(()))?;
+        let url = Url::parse(&address).map_err(|_| refused())?;
         if url.host_str().is_none_or(str::is_empty) || url.query().is_some() || url.fragment().is_some() {
-            return Err(refused(()));
+            return Err(refused());
         }
-        Ok(Self { variable, proxy: Proxy::new(&address).map_err(|_| refused(()))? })
+        Ok(Self { variable, proxy: Proxy::new(&address).map_err(|_| refused())? })
     }
 
     /// For messages: that a request went through this proxy.
