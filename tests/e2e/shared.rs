@@ -138,7 +138,7 @@ fn words_of_a_receipt_from_elsewhere_are_never_the_programs_own() {
     for path in files_below(&receipts) {
         let mut receipt: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         let fields = receipt.as_object_mut().unwrap();
-        (fields.remove("sealed"), fields.remove("checksum"));
+        fields.retain(|name, _| name != "sealed" && name != "checksum");
         fields.insert("cautions".into(), serde_json::json!(["odd\u{1b}[2J\nerror: forged"]));
         let environment =
             serde_json::json!({"device": "cpu", "name": "Chip\nerror: forged\u{1b}[31m", "libraries": {}});
