@@ -3,10 +3,12 @@
 
 use std::{
     io::{self, Read},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
     time::Duration,
 };
 
-use ureq::{Body, Timeout, http::Response};
+use ureq::{Body, RequestBuilder, Timeout, http::Response, typestate::WithoutBody};
 
 use super::{
     address::{host, redacted, redirected, same_origin},
@@ -41,15 +43,17 @@ pub(crate) struct Attempt<'a> {
     client: &'a Client,
     /// Time limit of an answer's beginning.
     patience: Duration,
+    /// Whether the caller wants to stop.
+    stopped: &'a dyn Fn() -> bool,
     /// Whether bytes arrived; failures are counted anew then.
     pub(crate) progress: bool,
 }
 
 impl<'a> Attempt<'a> {
     /// The try after as many failures.
-    pub(super) fn new(client: &'a Client, failures: u32) -> Self {
+    pub(super) fn new(client: &'a Client, failures: u32, stopped: &'a dyn Fn() -> bool) -> Self {
         let patience = client.policy.patience.saturating_mul(1 << failures.min(16)).min(client.policy.timeout);
-        Self { client, patience, progress: false }
+        Self { client, patience, stopped, progress: false }
     }
 
     /// Bytes per request.
@@ -113,7 +117,7 @@ impl<'a> Attempt<'a> {
             for (name, value) in headers {
                 request = request.header(*name, value);
             }
-            let response = request.call().map_err(|error| failed(&address, proxy, error))?;
+            let response = self.answer(request)?.map_err(|error| failed(&address, proxy, error))?;
             if let (407, Some(named)) = (response.status().as_u16(), proxy) {
                 return Err(refused_by(named, &address, response.status().as_str()));
             }
@@ -128,6 +132,28 @@ impl<'a> Attempt<'a> {
             address = next;
         }
         Err(bad_redirect(url, "redirects too many times"))
+    }
+
+    /// Waits for the answer to a request, unless the caller wants to stop: then the request is abandoned.
+    fn answer(
+        &self,
+        request: RequestBuilder<WithoutBody>,
+    ) -> Result<Result<Response<Body>, ureq::Error>, RequestError> {
+        let (sender, receiver) = mpsc::channel();
+        // It fails only if nobody waits any more.
+        thread::spawn(move || drop(sender.send(request.call())));
+        loop {
+            match receiver.recv_timeout(Duration::from_millis(100)) {
+                Ok(answer) => return Ok(answer),
+                Err(RecvTimeoutError::Timeout) if (self.stopped)() => {
+                    return Err(RequestError::Fatal(StageError::Cancelled));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(RequestError::transient("a request ended without an answer"));
+                }
+            }
+        }
     }
 
     fn check_status(&self, url: &str, mut response: Response<Body>) -> Result<Response<Body>, RequestError> {

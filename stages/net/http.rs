@@ -120,7 +120,8 @@ impl Client {
     ) -> Result<T, StageError> {
         let mut failures = 0;
         loop {
-            let mut attempt = Attempt::new(self, failures);
+            let stopped = || watch.stopped();
+            let mut attempt = Attempt::new(self, failures, &stopped);
             let (what, after) = match request(&mut attempt) {
                 Ok(value) => return Ok(value),
                 Err(RequestError::Fatal(error)) => return Err(error),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::{super::server, *};
-use crate::net::proxy::Proxies;
+use crate::net::{http::Watch, proxy::Proxies};
 
 /// `policy` with the proxies that `NAME=VALUE` lines name.
 pub(super) fn policy(variables: &str, policy: &Policy) -> Result<Policy, StageError> {
@@ -128,4 +128,21 @@ fn a_hub_that_is_not_there_or_silent_is_named_with_a_count() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn stopping_does_not_wait_for_a_silent_server() {
+    struct Stopped;
+    impl Watch for Stopped {
+        fn stopped(&self) -> bool {
+            true
+        }
+
+        fn warn(&self, _: String) {}
+    }
+    let (silent, _open) = server::silent();
+    let hour = Duration::from_hours(1);
+    let client = Client::new(Policy { timeout: hour, patience: hour, ..Policy::default() }, Access::Open);
+    let error = client.retry(&Stopped, |attempt| attempt.get_text(&silent)).unwrap_err();
+    assert!(matches!(error, StageError::Cancelled), "{error}");
 }
