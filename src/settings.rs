@@ -1,4 +1,5 @@
-//! The machine's settings: taken from the command line, else from the environment, else from `imp-flow.toml`, else detected.
+//! The machine's settings: taken from the command line, else from the environment, else from `imp-flow.toml`, else detected. GPUs
+//! are an exception: `gpus` of the file chooses among those that `CUDA_VISIBLE_DEVICES` shows.
 //! Independent of pipelines: settings never change results.
 
 use std::{
@@ -144,7 +145,8 @@ impl Settings {
                  remove it"
             ));
         }
-        let (gpus, gpus_from) = gpus(file.gpus);
+        let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+        let (gpus, gpus_from) = gpus(file.gpus.as_deref(), visible.as_deref());
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
             cache: cache.or(file.cache.map(expand_home)).unwrap_or_else(|| "cache".into()),
@@ -188,16 +190,22 @@ fn expand_home(path: PathBuf) -> PathBuf {
     }
 }
 
-/// The GPUs in the file, else in `CUDA_VISIBLE_DEVICES`, else all that NVIDIA's driver lists; and which of the first two it was.
-fn gpus(file: Option<Vec<u32>>) -> (Vec<String>, Option<&'static str>) {
-    if let Some(listed) = file {
-        return (listed.iter().map(ToString::to_string).collect(), Some("`gpus` in imp-flow.toml"));
+/// The GPUs that both the file and `visible`, the value of `CUDA_VISIBLE_DEVICES`, list; all that NVIDIA's driver lists if neither
+/// does. Also what listed them. Both use the driver's numbers.
+fn gpus(file: Option<&[u32]>, visible: Option<&str>) -> (Vec<String>, Option<&'static str>) {
+    let listed = |gpus: &[u32]| gpus.iter().map(ToString::to_string).collect::<Vec<String>>();
+    match (file.map(listed), visible.map(visible_gpus)) {
+        (Some(listed), None) => (listed, Some("`gpus` in imp-flow.toml")),
+        (Some(listed), Some(mut visible)) if !visible.is_empty() => {
+            visible.retain(|gpu| listed.contains(gpu));
+            (visible, Some("`gpus` in imp-flow.toml, of what CUDA_VISIBLE_DEVICES shows,"))
+        }
+        (_, Some(visible)) => (visible, Some("CUDA_VISIBLE_DEVICES")),
+        (None, None) => {
+            let found = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count());
+            ((0..found).map(|index| index.to_string()).collect(), None)
+        }
     }
-    if let Ok(visible) = std::env::var("CUDA_VISIBLE_DEVICES") {
-        return (visible_gpus(&visible), Some("CUDA_VISIBLE_DEVICES"));
-    }
-    let found = std::fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count());
-    ((0..found).map(|index| index.to_string()).collect(), None)
 }
 
 /// The GPUs that CUDA sees with this value of `CUDA_VISIBLE_DEVICES`: those before the first invalid one, such as `-1`.
@@ -239,6 +247,20 @@ mod tests {
         assert!(error.contains("line 1, column 18") && error.contains("expected a string"), "{error}");
         let error = toml::from_str::<File>("device = \"gpu\"").unwrap_err().to_string();
         assert!(error.contains("unknown variant `gpu`, expected one of `auto`, `cpu`, `cuda`"), "{error}");
+    }
+
+    #[test]
+    fn the_file_chooses_among_the_visible_gpus() {
+        for (file, visible, chosen) in [
+            (Some(&[0, 2][..]), None, &["0", "2"][..]),
+            (Some(&[0, 2]), Some("3,2,1"), &["2"]),
+            (Some(&[0]), Some("3"), &[]),
+            (Some(&[0]), Some(""), &[]),
+            (None, Some("3,GPU-1a2b"), &["3", "GPU-1a2b"]),
+        ] {
+            assert_eq!(gpus(file, visible).0, chosen, "{file:?} {visible:?}");
+        }
+        assert_eq!(gpus(Some(&[0]), Some("")).1, Some("CUDA_VISIBLE_DEVICES"));
     }
 
     #[test]

@@ -131,6 +131,8 @@ impl Stage for Finetune {
         let mut outlook = model.clone();
         if let Some(joined) = &mut outlook.joined {
             joined.tokenizer_model_max_length = config.max_length;
+            let taught = training::conversation_template(ahead);
+            joined.conversation_template = taught.or(joined.conversation_template.take());
         }
         let training = training::forecast(&config.recipe(), config.trains(), &outlook, ahead);
         if let Some(llm) = outlook.llm.as_mut().filter(|_| outlook.adapted || config.mode == Mode::Full) {

@@ -87,6 +87,7 @@ impl Stage for Pretrain {
             mm_projector_type: projector,
             mm_vision_select_layer: config.mm_vision_select_layer,
             tokenizer_model_max_length: config.max_length,
+            conversation_template: training::conversation_template(ahead),
             ..ImpConfig::default()
         };
         let vision = ahead.input("vision").and_then(|input| input.vision.clone());

@@ -8,12 +8,13 @@ use std::{
 
 use imp_model::{
     GenerateOptions, IMAGE_TOKEN, Imp, NotANumber, Sample, StopStrings,
-    config::{ImageAspect, ImpConfig},
+    config::{Family, ImageAspect, ImpConfig},
     tensor::{Mat, Place},
 };
 
 use crate::{
     StageError,
+    contract::forecast::Outlook,
     image::pixels::{self, AspectRatio},
     model_folder::stage_error,
     text::{identity::check_tokenizer, template::Template, tokenizer::TextTokenizer},
@@ -42,9 +43,12 @@ pub(crate) fn template_of(
     tokenizer: &TextTokenizer,
     named: &Path,
 ) -> Result<Option<Template>, StageError> {
-    let trained = trained_template(&model.config, named)?;
+    Ok(usual_template(trained_template(&model.config, named)?, model, tokenizer))
+}
+
+fn usual_template(trained: Option<Template>, model: &Imp, tokenizer: &TextTokenizer) -> Option<Template> {
     // A model that was trained on captions only was taught no template.
-    Ok(trained.or_else(|| Template::of_family(model.llm.config.family, tokenizer)))
+    trained.or_else(|| Template::of_family(model.llm.config.family, tokenizer))
 }
 
 /// How a model's images are made square.
@@ -63,8 +67,26 @@ fn trained_template(config: &ImpConfig, folder: &Path) -> Result<Option<Template
     let Some(name) = &config.conversation_template else { return Ok(None) };
     Template::by_name(name).map(Some).ok_or_else(|| {
         let message = format!("`conversation_template` is `{name}`, which this version does not know");
-        StageError::input(folder.join("config.json"), message, "use the version of imp-flow that trained the model")
+        let help = format!(
+            "use the version of imp-flow that trained the model, or set `template` to one of {}",
+            Template::choices()
+        );
+        StageError::input(folder.join("config.json"), message, help)
     })
+}
+
+/// Why [`Speaker::open`] will find no template for a model that is not there yet, or may find none.
+pub(crate) fn without_template(model: &Outlook) -> Option<String> {
+    let choices = Template::choices();
+    match &model.joined.as_ref()?.conversation_template {
+        Some(name) => Template::by_name(name).is_none().then(|| {
+            format!("its model was trained in the template `{name}`, which this version does not know: set `template` to one of {choices}")
+        }),
+        // The tokens of its tokenizer may tell.
+        None => (model.llm.as_ref()?.config.family == Family::Llama).then(|| {
+            format!("it may find no template: its model's training names none, and Llamas are trained in many. Set `template` to one of {choices}")
+        }),
+    }
 }
 
 impl Speaker {
@@ -79,12 +101,14 @@ impl Speaker {
         let mut model = Imp::load(folder).map_err(|error| stage_error(&error))?;
         model.move_to(place);
         let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
-        let trained = trained_template(&model.config, folder)?;
-        let usual = template_of(&model, &tokenizer, folder)?;
-        let template = template.or(usual).ok_or_else(|| {
+        let trained = match trained_template(&model.config, folder) {
+            Err(error) if template.is_none() => return Err(error),
+            trained => trained.ok().flatten(),
+        };
+        let template = template.or_else(|| usual_template(trained, &model, &tokenizer)).ok_or_else(|| {
             StageError::failed(
                 "no conversation template is known for this model's family",
-                "name the one that it was trained with: `template = \"phi2\"` or `\"qwen2\"`",
+                format!("set `template` to the one that it was trained with: {}", Template::choices()),
             )
         })?;
         template.prepare(&mut tokenizer)?;

@@ -75,6 +75,12 @@ pub(crate) fn verify(found: &VerifyReport, json: bool) {
     for stage in &found.lost {
         print(&format!("{WARN}lost{WARN:#}     {stage} (the next run makes it again)"));
     }
+    if found.unsealed > 0 {
+        print(&format!(
+            "{WARN}note{WARN:#}     {} of an older version without a checksum: whether a figure in them was changed can't be told",
+            units::count(found.unsealed, "receipt")
+        ));
+    }
     let (files, bytes) = (units::files(found.objects as u64), units::bytes(found.bytes));
     let checked = format!("checked {files} ({bytes}) and {}", units::count(found.receipts, "receipt"));
     if found.is_clean() {

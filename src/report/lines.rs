@@ -9,6 +9,7 @@ use std::{
 use imp_stages::contract::event::{BYTES, Progress};
 
 use super::{
+    foreign::{indented, one_line},
     print::{eprint, print},
     reporter::Reporter,
     style::{BAD, DIM, GOOD, WARN},
@@ -121,8 +122,10 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
                 reason => format!("{stage}: {how} {DIM}({reason}){DIM:#}"),
             }
         }
-        RunEvent::Note { message, .. } => (*message).into(),
-        RunEvent::Warning { stage, message } => format!("{stage}: {WARN}warning:{WARN:#} {message}"),
+        RunEvent::Note { message, .. } => indented(message, "  "),
+        RunEvent::Warning { stage, message } => {
+            format!("{stage}: {WARN}warning:{WARN:#} {}", indented(message, "  "))
+        }
         RunEvent::Finished { stage, hit, .. } => format!(
             "{stage}: {GOOD}done{GOOD:#} in {}, {} in {}",
             units::duration(hit.seconds),
@@ -130,15 +133,16 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             units::files(hit.output.files),
         ),
         RunEvent::Retrying { stage, message, seconds } => {
+            let message = indented(message, "  ");
             format!("{stage}: {WARN}{message}{WARN:#}; retrying in {}", units::duration(*seconds))
         }
         RunEvent::Failed { stage, message, help, log, tail } => {
-            let mut text = format!("{BAD}error:{BAD:#} stage `{stage}`: {message}");
+            let mut text = format!("{BAD}error:{BAD:#} stage `{stage}`: {}", indented(message, ""));
             for line in *tail {
-                let _ = write!(text, "\n  {DIM}| {line}{DIM:#}");
+                let _ = write!(text, "\n  {DIM}| {}{DIM:#}", one_line(line));
             }
             if let Some(help) = help {
-                let _ = write!(text, "\n  help: {help}");
+                let _ = write!(text, "\n  help: {}", indented(help, "  "));
             }
             if let Some(log) = log {
                 let _ = write!(text, "\n  log: {}", log.display());

@@ -5,6 +5,7 @@ mod compare;
 mod console;
 mod diagnostics;
 mod doctor;
+mod foreign;
 mod graph;
 mod json;
 mod kinds;

@@ -8,11 +8,17 @@ use imp_stages::contract::{
 };
 
 use super::{
+    foreign::one_line,
     print::print,
     style::{DIM, GOOD, Style, WARN},
     units, why,
 };
-use crate::{machine::Machine, pipeline::Pipeline, scheduler::Verdict, store::Store};
+use crate::{
+    machine::Machine,
+    pipeline::{Pipeline, StageDecl},
+    scheduler::Verdict,
+    store::{Hit, Store},
+};
 
 /// Shows what would run and why.
 pub(crate) fn plan(
@@ -48,8 +54,10 @@ pub(crate) fn plan(
             print(&format!("{DIM}{:<width$}  {text}{DIM:#}", "", width = width + 8));
         }
         let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
+        let trouble = forecast.trouble.as_deref().map(one_line);
+        let elsewhere = from_a_cpu(store, machine, stage, verdict);
         let unknown = forecast.unknown.as_ref().map(|why| format!("its size is unknown: {why}"));
-        for text in note.into_iter().chain(unknown).chain(too_much(forecast, machine)) {
+        for text in note.into_iter().chain(elsewhere).chain(unknown).chain(trouble).chain(too_much(forecast, machine)) {
             print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
     }
@@ -65,6 +73,16 @@ pub(crate) fn plan(
         0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
         open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
     });
+}
+
+/// That a cached result is not from the device that the stage asks for.
+fn from_a_cpu(store: &Store, machine: &Machine, stage: &StageDecl, verdict: &Verdict) -> Option<String> {
+    let Verdict::Hit { key } = verdict else { return None };
+    if !machine.must_have_gpu(stage) {
+        return None;
+    }
+    let receipt = store.receipt(*key).ok().flatten()?;
+    machine.made_on_a_cpu(stage, &Hit::from(receipt)).map(|text| one_line(&text))
 }
 
 fn is_hit(verdict: &Verdict) -> bool {
@@ -116,7 +134,9 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
 
 fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
     let rate = rate_for(forecasts);
-    for ((index, verdict), Forecast { memory, download, unknown, steps, work, .. }) in verdicts.iter().zip(forecasts) {
+    for ((index, verdict), Forecast { memory, download, unknown, trouble, steps, work, .. }) in
+        verdicts.iter().zip(forecasts)
+    {
         let stage = &pipeline.stages[*index];
         let device = machine.device_for(stage);
         // The rate is the CPU's.
@@ -137,7 +157,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
                 "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
                 "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
-                "download": download, "unknown": unknown, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
+                "download": download, "unknown": unknown, "trouble": trouble, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
             .to_string(),
         );

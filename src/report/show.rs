@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    foreign::{indented, one_line},
     print::print,
     style::{DIM, GOOD},
     units, why,
@@ -19,32 +20,33 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
             .collect();
         return print(&serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files}).to_string());
     }
-    let mut lines = vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", receipt.manifest.kind, key.short())];
+    let mut lines =
+        vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", one_line(&receipt.manifest.kind), key.short())];
     let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<11}{DIM:#} {value}"));
     let took = units::duration(receipt.timing.seconds);
-    line("ran", format!("{}, took {took}, on {}", units::time(receipt.timing.finished), receipt.host));
+    line("ran", format!("{}, took {took}, on {}", units::time(receipt.timing.finished), one_line(&receipt.host)));
     if !receipt.reason.is_empty() {
-        line("reason", why::reason(&receipt.reason).into());
+        line("reason", why::reason(&receipt.reason));
     }
     if let Some(bytes) = receipt.peak_memory {
         line("peak memory", units::bytes(bytes));
     }
     if let Some(environment) = &receipt.environment {
-        line("computed on", environment.to_string());
+        line("computed on", one_line(&environment.to_string()));
     }
     line("seed", receipt.manifest.seed.to_string());
     for (number, (key, value)) in receipt.manifest.config_fields().into_iter().enumerate() {
-        line(if number == 0 { "config" } else { "" }, format!("{key} = {value}"));
+        line(if number == 0 { "config" } else { "" }, one_line(&format!("{key} = {value}")));
     }
     for (number, (input, digest)) in receipt.manifest.inputs.iter().enumerate() {
         let from = inputs.get(input.as_str()).copied().unwrap_or_default();
         line(if number == 0 { "inputs" } else { "" }, format!("{input} = {from} {DIM}{}{DIM:#}", digest.short()));
     }
     for (number, (figure, value)) in receipt.results.iter().enumerate() {
-        line(if number == 0 { "results" } else { "" }, format!("{figure} {}", units::figure(*value)));
+        line(if number == 0 { "results" } else { "" }, format!("{} {}", one_line(figure), units::figure(*value)));
     }
     for (number, caution) in receipt.cautions.iter().enumerate() {
-        line(if number == 0 { "warnings" } else { "" }, caution.replace('\n', "\n              "));
+        line(if number == 0 { "warnings" } else { "" }, indented(caution, "              "));
     }
     let output = receipt.output;
     line(

@@ -1,6 +1,7 @@
 //! The output of `imp-flow status`.
 
 use super::{
+    foreign::one_line,
     print::print,
     style::{BAD, DIM, GOOD, WARN},
     units, why,
@@ -61,7 +62,7 @@ pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
             Status::Stopped | Status::ToRun | Status::Waiting => WARN,
         };
         let word = state.word();
-        let detail = if *state == Status::ToRun { why::reason(detail) } else { detail };
+        let detail = if *state == Status::ToRun { why::reason(detail) } else { one_line(detail) };
         print(&format!("{style}{word:<8}{style:#}  {stage:<width$}  {DIM}{detail}{DIM:#}"));
     }
     let count = |state| stages.iter().filter(|stage| stage.state == state).count();

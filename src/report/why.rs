@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{
+    foreign::{indented, one_line},
     print::print,
     style::{DIM, GOOD, WARN},
     units,
@@ -23,12 +24,16 @@ pub(crate) fn why(why: &Why, json: bool) {
 fn write_why(text: &mut String, why: &Why, depth: usize) {
     let indent = "  ".repeat(depth);
     let Why { stage, state, reason, last, is_running, now, causes } = why;
-    let reason = reason.as_deref();
+    let reason = reason.as_deref().map(self::reason);
     let _ = match state {
         WhyState::Cached => writeln!(text, "{indent}{stage} {DIM}is cached{DIM:#}"),
         WhyState::Runs => {
             let runs = if *is_running { "is running" } else { "would run" };
-            writeln!(text, "{indent}{stage} {GOOD}{runs}{GOOD:#}: {}", self::reason(reason.unwrap_or(MissReason::NEW)))
+            writeln!(
+                text,
+                "{indent}{stage} {GOOD}{runs}{GOOD:#}: {}",
+                reason.unwrap_or_else(|| self::reason(MissReason::NEW))
+            )
         }
         WhyState::Waits if causes.is_empty() => {
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#}, {}", reason.unwrap_or_default())
@@ -39,12 +44,12 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
             writeln!(text, "{indent}{stage} {WARN}waits{WARN:#} for {}{own}", names.join(", "))
         }
         WhyState::Changed => {
-            let reason = reason.unwrap_or("the record of its earlier run is gone");
+            let reason = reason.unwrap_or_else(|| "the record of its earlier run is gone".into());
             writeln!(text, "{indent}{stage} {WARN}produced different content{WARN:#}: {reason}")
         }
     };
     if let Some(now) = now.as_ref().filter(|_| !is_running) {
-        let _ = writeln!(text, "{indent}  {WARN}{now}{WARN:#}");
+        let _ = writeln!(text, "{indent}  {WARN}{}{WARN:#}", indented(now, &format!("{indent}    ")));
     }
     if let Some(last) = last {
         let because = match last.reason.as_str() {
@@ -52,7 +57,8 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
             reason => format!(": {}", self::reason(reason)),
         };
         let (at, took) = (units::time(last.finished), units::duration(last.seconds));
-        let on = last.environment.as_ref().map(|environment| format!(" on the {environment}")).unwrap_or_default();
+        let on = last.environment.as_ref().map(|found| format!(" on the {}", one_line(&found.to_string())));
+        let on = on.unwrap_or_default();
         let _ = writeln!(text, "{indent}  {DIM}last ran {at} ({took}{on}){because}{DIM:#}");
     }
     for cause in causes {
@@ -61,10 +67,10 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
 }
 
 /// Turns a recorded reason into the words that users read.
-pub(super) fn reason(recorded: &str) -> &str {
+pub(super) fn reason(recorded: &str) -> String {
     match recorded {
-        MissReason::NEW => "first run",
-        MissReason::FORCED => "--force",
-        other => other,
+        MissReason::NEW => "first run".into(),
+        MissReason::FORCED => "--force".into(),
+        other => one_line(other),
     }
 }

@@ -6,6 +6,7 @@ use imp_stages::contract::device::{Device, DeviceChoice};
 use crate::{
     machine::Machine,
     pipeline::{Diagnostic, StageDecl},
+    store::Hit,
 };
 
 impl Machine {
@@ -34,10 +35,14 @@ impl Machine {
         if self.gpus_for(stage) > 0 && self.no_gpu.is_none() { Device::Cuda } else { Device::Cpu }
     }
 
+    /// Whether a stage has to compute on a GPU.
+    pub(crate) fn must_have_gpu(&self, stage: &StageDecl) -> bool {
+        self.choice(stage) == DeviceChoice::Cuda && stage.uses_gpu
+    }
+
     /// Why a stage that must have a GPU can't have one.
     pub(super) fn refuses_device(&self, stage: &StageDecl) -> Option<Diagnostic> {
-        let must = self.choice(stage) == DeviceChoice::Cuda && stage.uses_gpu;
-        if !must || self.device_for(stage) == Device::Cuda {
+        if !self.must_have_gpu(stage) || self.device_for(stage) == Device::Cuda {
             return None;
         }
         let message = format!("stage `{}` can't run on a GPU: {}", stage.name, self.reason());
@@ -49,6 +54,16 @@ impl Machine {
             }
         };
         Some(Diagnostic::new(message, Some(stage.span.clone())).label("must run on a GPU").help(help))
+    }
+
+    /// That a stage which must compute on a GPU has a result from a CPU, since the device is no part of a key.
+    pub(crate) fn made_on_a_cpu(&self, stage: &StageDecl, hit: &Hit) -> Option<String> {
+        let cpu = hit.cpu.as_ref().filter(|_| self.must_have_gpu(stage))?;
+        Some(format!(
+            "`cuda` is asked for, and the cached result was made on the CPU of {cpu}; it is the same within rounding, and \
+             `--force {}` makes it again",
+            stage.name
+        ))
     }
 
     fn reason(&self) -> &str {

@@ -1,6 +1,8 @@
 //! Runs a pipeline: one task owns the board, the machine's resources and the events, and each running stage has a task of its
 //! own. The board decides what the end of a stage means for others; `step.rs` runs a single stage.
 
+mod ending;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
@@ -24,7 +26,7 @@ use crate::{
     artifacts::Artifacts,
     executor::StopSignal,
     machine::{Allocation, Machine},
-    store::{Digest, Hit, Lease, Manifest, Provenance, StoreError, source_digest},
+    store::{Digest, Lease, Manifest, Provenance, StoreError},
 };
 
 /// The options of a run: the machine's resources and the user's choices.
@@ -87,11 +89,13 @@ pub(crate) async fn run(
         running: HashMap::new(),
         reopened: HashSet::new(),
         lease,
-        stop: Stop::new()?,
+        stop: Stop::new(),
         steps: JoinSet::new(),
         events,
     };
+    // This may read large sources. Until a stage runs, Ctrl-C just ends the process: there is nothing to save.
     run.resolve(run.planner.graph.order().to_vec())?;
+    run.stop.listen()?;
     loop {
         run.start_ready()?;
         tokio::select! {
@@ -168,8 +172,10 @@ impl Run<'_, '_> {
             RunEvent::Hit { stage: name, index, hit }
         });
         // A stage that ran has said these itself.
-        for message in hit.cautions.iter().filter(|_| !*ran) {
-            (self.report)(&RunEvent::Warning { stage: name, message });
+        if !*ran {
+            for message in self.cautions(index) {
+                (self.report)(&RunEvent::Warning { stage: name, message: &message });
+            }
         }
         for (point, name) in &stage.owners {
             known.set_last(&pipeline.id(*point), name, hit.key);
@@ -296,87 +302,6 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Handles the end of a running stage.
-    fn on_end(&mut self, stage: usize, end: StepEnd) -> Result<(), SchedulerError> {
-        if let Some(Running { allocation: Some(allocation), .. }) = self.running.remove(&stage) {
-            self.pool.release(allocation);
-        }
-        match end {
-            StepEnd::Requeue => {
-                let stages = self.board.requeue(stage);
-                self.resolve(stages)?;
-            }
-            StepEnd::InputLost(tree) => self.input_lost(stage, tree)?,
-            StepEnd::Ran(receipt) if self.changed_sources(stage, &receipt.manifest)? => {
-                self.planner.store.remove_receipt(receipt.key())?;
-                let message = "its source changed while it was being read".to_string();
-                let help = Some("run the same command again".to_string());
-                self.on_end(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;
-            }
-            StepEnd::Ran(receipt) => self.finished(stage, Box::new(Hit::from(*receipt)), true)?,
-            StepEnd::Found(hit) => self.finished(stage, hit, false)?,
-            StepEnd::Cancelled => {
-                self.board.stopped(stage);
-                (self.report)(&RunEvent::Cancelled { stage: &self.planner.pipeline.stages[stage].name });
-            }
-            StepEnd::Failed { message, help, log, tail } => {
-                let name = &self.planner.pipeline.stages[stage].name;
-                let help = help.as_deref();
-                (self.report)(&RunEvent::Failed { stage: name, message: &message, help, log, tail: &tail });
-                for effect in self.board.failed(stage) {
-                    self.report_effect(effect);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Has an input that is gone made again before `stage`, once; then fails.
-    fn input_lost(&mut self, stage: usize, tree: Digest) -> Result<(), SchedulerError> {
-        let made = |from: &usize| self.board.done(*from).is_some_and(|done| done.hit.output.digest == tree);
-        let makers: Vec<usize> = self.planner.graph.inputs(stage).filter(made).collect();
-        let pipeline = self.planner.pipeline;
-        let left_out = makers.iter().find(|maker| !self.options.selection.includes(**maker));
-        if let Some(maker) = left_out.or_else(|| makers.iter().find(|maker| self.reopened.contains(*maker))) {
-            let maker = &pipeline.stages[*maker].name;
-            let message = format!("its input `{maker}` was changed and can't be restored");
-            let help = match left_out {
-                Some(_) => format!("run without selecting stages, or include `{maker}`, to make it again"),
-                None => "let no other program write into artifacts, then run the same command again".into(),
-            };
-            return self.on_end(stage, StepEnd::Failed { message, help: Some(help), log: None, tail: Vec::new() });
-        }
-        let mut open = self.board.requeue(stage);
-        for maker in makers {
-            self.reopened.insert(maker);
-            open.extend(self.board.reopen(maker));
-        }
-        Ok(self.resolve(open)?)
-    }
-
-    /// Publishes a finished stage, and resolves the stages that were waiting for it.
-    fn finished(&mut self, stage: usize, hit: Box<Hit>, ran: bool) -> Result<(), StoreError> {
-        let (folder, mended) = self.planner.store.tree_folder(hit.output.digest)?.into_parts();
-        if let Some(mended) = mended {
-            self.warn(stage, &format!("{CHANGED}: {mended}"));
-        }
-        let folder = folder.unwrap_or_default();
-        let next = self.board.finished(stage, Done { hit, folder, ran });
-        self.publish(stage);
-        self.planner.index.save_sometimes();
-        self.resolve(next)
-    }
-
-    /// Whether the user's files have changed since the key of the stage was computed.
-    fn changed_sources(&self, stage: usize, manifest: &Manifest) -> Result<bool, StoreError> {
-        for (name, path) in &self.planner.pipeline.stages[stage].sources {
-            if manifest.sources.get(name) != Some(&source_digest(path, self.planner.index)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
     fn summary(self, took: Duration) -> Summary {
         let order = self.planner.graph.order().iter();
         let summary = Summary {
@@ -403,8 +328,15 @@ impl Run<'_, '_> {
             output: hit.map(|hit| hit.output),
             link: hit.map(|_| self.artifacts.of(self.planner.pipeline, stage)),
             results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
-            cautions: hit.map(|hit| hit.cautions.clone()).unwrap_or_default(),
+            cautions: self.cautions(index),
             index,
         }
+    }
+
+    /// Warnings about the result of a stage.
+    fn cautions(&self, index: usize) -> Vec<String> {
+        let Some(Done { hit, ran, .. }) = self.board.done(index) else { return Vec::new() };
+        let elsewhere = self.options.machine.made_on_a_cpu(&self.planner.pipeline.stages[index], hit);
+        hit.cautions.iter().cloned().chain(elsewhere.filter(|_| !*ran)).collect()
     }
 }

@@ -39,9 +39,10 @@ pub(crate) struct Retry {
 
 /// How a step ended.
 pub(super) enum StepEnd {
-    Ran(Box<Receipt>),
-    /// Another run has made the artifact.
-    Found(Box<Hit>),
+    /// It ran; its receipt, and the folder of its tree.
+    Ran(Box<Receipt>, PathBuf),
+    /// Another run has made the artifact, which is in this folder.
+    Found(Box<Hit>, PathBuf),
     Cancelled,
     /// It waited for another run that did not make the artifact. This run has to make it once the machine has room.
     Requeue,
@@ -136,13 +137,17 @@ async fn make(
         lock = store.lock(key, waiting) => lock?,
         _ = stop.wait_for(|stop| *stop != StopSignal::None) => return Ok(StepEnd::Cancelled),
     };
-    let (found, mended) = Found::look_up(store, None, key, step.forced)?;
+    // Whatever reads files runs beside the scheduler, which goes on showing progress and noticing Ctrl-C.
+    let (found, mended) = {
+        let (store, forced) = (store.clone(), step.forced);
+        tokio::task::spawn_blocking(move || Found::look_up(&store, None, key, forced)).await??
+    };
     let warn = |message| send(StepEvent::Stage(Event::Warning { message }));
     if let Some(mended) = mended {
         warn(format!("{CHANGED}: {mended}"));
     }
-    if let Found::Hit(hit, _) = found {
-        return Ok(StepEnd::Found(hit));
+    if let Found::Hit(hit, folder) = found {
+        return Ok(StepEnd::Found(hit, folder));
     }
     if waited {
         // Its resources were released while it waited.
@@ -195,12 +200,12 @@ async fn run_and_store(
         Outcome::Done => {}
     }
     let store = store.clone();
-    let (receipt, mended) =
+    let Stored { receipt, folder, mended } =
         tokio::task::spawn_blocking(move || store_result(&store, step.provenance, reported, timing)).await??;
-    if let Some(mended) = mended {
+    for mended in mended {
         send(StepEvent::Stage(Event::Warning { message: format!("{CHANGED}: {mended}") }));
     }
-    Ok(StepEnd::Ran(Box::new(receipt)))
+    Ok(StepEnd::Ran(Box::new(receipt), folder))
 }
 
 /// Inputs by name, with what was put right.
@@ -283,13 +288,22 @@ async fn execute(
     }
 }
 
+/// The results of a stage in the store.
+struct Stored {
+    receipt: Receipt,
+    /// Of its tree.
+    folder: PathBuf,
+    /// What was put right.
+    mended: Vec<Mended>,
+}
+
 /// Moves the results of a stage into the store. The receipt is written last, because it proves that everything else is there.
 fn store_result(
     store: &Store,
     provenance: Provenance,
     reported: Reported,
     timing: Timing,
-) -> Result<(Receipt, Option<Mended>), StoreError> {
+) -> Result<Stored, StoreError> {
     let key = provenance.manifest.key();
     let work = store.work(key);
     // Keeps garbage collection from deleting objects that no receipt names yet.
@@ -311,7 +325,8 @@ fn store_result(
     let receipt = Receipt::new(provenance, product);
     store.write_receipt(&receipt)?;
     work.clear()?;
-    Ok((receipt, mended))
+    let (folder, again) = store.tree_folder(output.digest)?.into_parts();
+    Ok(Stored { receipt, folder: folder.unwrap_or_default(), mended: mended.into_iter().chain(again).collect() })
 }
 
 /// Writes the job file into a new or existing work folder. Returns warnings.

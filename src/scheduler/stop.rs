@@ -19,8 +19,8 @@ const DEADLINE: Duration = Duration::from_mins(2);
 
 /// Turns signals into the [`StopSignal`] that running stages watch.
 pub(super) struct Stop {
-    /// Ctrl-C, a batch system's SIGTERM, a closed terminal.
-    signals: [Signal; 3],
+    /// Ctrl-C, a batch system's SIGTERM, a closed terminal; once they are listened for.
+    signals: Option<[Signal; 3]>,
     /// When stages are killed, once the batch system has asked to stop.
     deadline: Option<Instant>,
     /// How long they may take.
@@ -29,18 +29,23 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// Signals still do what they do by default.
+    pub(super) fn new() -> Self {
+        Self { signals: None, deadline: None, patience: DEADLINE, state: watch::Sender::new(StopSignal::None) }
+    }
+
     /// Starts listening for signals.
-    pub(super) fn new() -> Result<Self, SchedulerError> {
+    pub(super) fn listen(&mut self) -> Result<(), SchedulerError> {
         let listen = || -> io::Result<_> {
             Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?])
         };
-        let state = watch::Sender::new(StopSignal::None);
-        Ok(Self { signals: listen().map_err(SchedulerError::Signals)?, deadline: None, patience: DEADLINE, state })
+        self.signals = Some(listen().map_err(SchedulerError::Signals)?);
+        Ok(())
     }
 
     /// Waits for the next signal, or for the deadline.
     pub(super) async fn requested(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.signals;
+        let Some([interrupt, terminate, hangup]) = &mut self.signals else { return std::future::pending().await };
         let deadline = self.deadline;
         let late = async {
             match deadline {
@@ -91,7 +96,8 @@ mod tests {
     fn a_batch_system_asks_only_once() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut stop = Stop { patience: Duration::from_millis(50), ..Stop::new().unwrap() };
+            let mut stop = Stop { patience: Duration::from_millis(50), ..Stop::new() };
+            stop.listen().unwrap();
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
             stop.requested().await;
             assert_eq!(stop.escalate(), StopSignal::Stop);

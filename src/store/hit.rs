@@ -21,4 +21,6 @@ pub(crate) struct Hit {
     pub(crate) cautions: Vec<String>,
     /// Whether the output may lack something.
     pub(crate) unchecked: bool,
+    /// The machine and the processor, if it was computed on a CPU.
+    pub(crate) cpu: Option<String>,
 }

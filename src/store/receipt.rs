@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use imp_stages::contract::{device::Environment, secret::hide_secrets, side_file};
+use imp_stages::contract::{
+    device::{Device, Environment},
+    secret::hide_secrets,
+    side_file,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -171,7 +175,9 @@ impl Receipt {
 
 impl From<Receipt> for Hit {
     fn from(receipt: Receipt) -> Self {
+        let on_cpu = receipt.environment.as_ref().filter(|environment| environment.device == Device::Cpu);
         Self {
+            cpu: on_cpu.map(|environment| format!("{} ({})", receipt.host, environment.name)),
             key: receipt.key(),
             output: receipt.output,
             log: receipt.log,

@@ -35,6 +35,11 @@ pub(super) fn unseal(bytes: &[u8]) -> Option<&[u8]> {
     (Digest::of(content) == checksum).then_some(bytes)
 }
 
+/// Whether an intact file has a checksum.
+pub(super) fn is_sealed(bytes: &[u8]) -> bool {
+    bytes.starts_with(START.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

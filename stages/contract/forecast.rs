@@ -47,6 +47,8 @@ pub struct Forecast {
     pub download: Option<u64>,
     /// Why that is not known, of a stage that downloads.
     pub unknown: Option<String>,
+    /// Why it would fail, or may do so, as far as that is known.
+    pub trouble: Option<String>,
     /// Steps that it will train.
     pub steps: Option<usize>,
     /// Its arithmetic.
@@ -127,8 +129,8 @@ impl Tower<SiglipConfig> {
 pub(crate) enum Records {
     /// In this folder.
     There(PathBuf),
-    /// Not there yet; at most this long, an image counting as one token.
-    Planned { max_length: usize },
+    /// Not there yet; at most this long, an image counting as one token, with conversations in this template.
+    Planned { max_length: usize, template: &'static str },
 }
 
 impl Outlook {

@@ -1,8 +1,11 @@
 //! The keys of `download`. Independent of how they are carried out.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{contract::keys::keys, net::verify::Check};
+use super::remote::archive::Format;
+use crate::{Job, contract::keys::keys, net::verify::Check};
 
 keys! {
     /// The keys of `download`.
@@ -21,8 +24,7 @@ keys! {
         /// Expected BLAKE3 of a single file, before it is unpacked.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub blake3: Option<String>,
-        /// Whether to unpack archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`, `.tar.xz`). Default: yes for downloads, no for files on the
-        /// user's disk.
+        /// Whether to unpack archives (`.zip`, `.tar`, `.tar.gz`, `.tar.zst`, `.tar.xz`), each in its place. Default: yes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub unpack: Option<bool>,
         /// Folder inside the artifact that receives everything.
@@ -67,6 +69,16 @@ keys! {
 }
 
 impl DownloadConfig {
+    /// The folder that receives everything.
+    pub(super) fn folder(&self, job: &Job) -> PathBuf {
+        self.into.as_deref().map_or_else(|| job.output(), |into| job.output().join(into))
+    }
+
+    /// The format of the file `name`, if it is an archive to unpack. It is the same for all sources.
+    pub(super) fn archive(&self, name: &str) -> Option<Format> {
+        Format::of(name).filter(|_| self.unpack.unwrap_or(true))
+    }
+
     /// The hashes that a single file must have.
     pub(super) fn checks(&self) -> Vec<Check> {
         let sha256 = self.sha256.clone().map(Check::Sha256);

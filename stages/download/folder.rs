@@ -1,4 +1,4 @@
-//! Copies a file or folder of the user into the output. Independent of its content.
+//! Copies a file or folder of the user into the output. Independent of its content, except that archives are unpacked.
 
 use std::{
     fs::{self, File, FileType},
@@ -6,6 +6,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{
+    config::DownloadConfig,
+    remote::{
+        archive::{Unpacked, unpack},
+        check_free,
+    },
+};
 use crate::{
     Job, StageError,
     contract::{
@@ -26,8 +33,36 @@ struct Item {
     bytes: u64,
 }
 
-/// Copies the content of `source`, which the pipeline file spells `as_written`.
-pub(super) fn copy(job: &Job, source: &Path, as_written: &str) -> Result<(), StageError> {
+/// Copies the content of `source`. Archives are unpacked in their place.
+pub(super) fn copy(job: &Job, source: &Path, config: &DownloadConfig) -> Result<(), StageError> {
+    let items = items(job, source, &config.source)?;
+    let total: u64 = items.iter().map(|item| item.bytes).sum();
+    let (mut done, mut unpacked) = (0, Unpacked::default());
+    for item in &items {
+        let target = config.folder(job).join(&item.to);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(StageError::io(parent))?;
+        }
+        let name = item.to.to_string_lossy();
+        if let (Some(format), Some(parent)) = (config.archive(&name), target.parent()) {
+            unpacked.add(&unpack(job, &item.from, &name, format, parent)?);
+            done += item.bytes;
+            continue;
+        }
+        check_free(&target, &name)?;
+        copy_file(job, item, &target, |bytes| {
+            done += bytes;
+            job.progress(Progress::new(done as usize, total as usize, BYTES));
+        })?;
+    }
+    job.result("files", items.len() as f64);
+    job.result("bytes", total as f64);
+    unpacked.report(job);
+    Ok(())
+}
+
+/// The files of `source`, which the pipeline file spells `as_written`.
+fn items(job: &Job, source: &Path, as_written: &str) -> Result<Vec<Item>, StageError> {
     let meta = fs::metadata(source).map_err(|error| unreadable(source, as_written, error))?;
     let mut items = Vec::new();
     if meta.is_file() {
@@ -51,21 +86,7 @@ pub(super) fn copy(job: &Job, source: &Path, as_written: &str) -> Result<(), Sta
     } else {
         return Err(special(source, meta.file_type()));
     }
-    let total: u64 = items.iter().map(|item| item.bytes).sum();
-    let mut done = 0;
-    for item in &items {
-        let target = job.output().join(&item.to);
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(StageError::io(parent))?;
-        }
-        copy_file(job, item, &target, |bytes| {
-            done += bytes;
-            job.progress(Progress::new(done as usize, total as usize, BYTES));
-        })?;
-    }
-    job.result("files", items.len() as f64);
-    job.result("bytes", total as f64);
-    Ok(())
+    Ok(items)
 }
 
 fn unreadable(source: &Path, as_written: &str, error: io::Error) -> StageError {

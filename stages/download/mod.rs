@@ -18,10 +18,7 @@ use imp_model::config::Family;
 pub use self::config::{DownloadConfig, ModelOptions};
 use self::{
     gguf::{convert, is_gguf, outlook_of},
-    remote::{
-        archive::{Format, unpack},
-        hub::HubSource,
-    },
+    remote::{archive::Format, hub::HubSource},
 };
 use crate::{
     Job, Stage, StageError,
@@ -56,6 +53,8 @@ enum Source<'a> {
 const BUILTINS: &str =
     "`builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`";
 
+const ARCHIVES: &str = ".zip, .tar, .tar.gz, .tar.zst and .tar.xz files";
+
 impl<'a> Source<'a> {
     /// Parses the value of `source`. Whether a local path exists is checked later.
     fn parse(text: &'a str) -> Result<Self, String> {
@@ -86,7 +85,7 @@ impl<'a> Source<'a> {
 
 impl Stage for Download {
     const KIND: &'static str = "download";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "fetches data or a model from a hub, a server, the disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
     const FIGURES: &'static [Figure] = &[
@@ -133,8 +132,12 @@ impl Stage for Download {
         only("sha256", config.sha256.is_some(), hashed, single)?;
         only("blake3", config.blake3.is_some(), hashed, single)?;
         only("unpack", config.unpack.is_some(), remote || path, "sources that are not built in")?;
-        let fetched = remote || path && config.unpack == Some(true);
-        only("into", config.into.is_some(), fetched, "sources that are downloaded or unpacked")?;
+        only("into", config.into.is_some(), remote || path, "sources that are not built in")?;
+        let archive = match source {
+            Source::Url(url) => remote::name_of(url).is_some_and(|name| Format::of(name).is_some()),
+            _ => true,
+        };
+        only("unpack", config.unpack == Some(true), archive, ARCHIVES)?;
         check_texts(config)?;
         check_ranges(&source, config, &model)
     }
@@ -149,10 +152,13 @@ impl Stage for Download {
     fn forecast(config: &DownloadConfig, ahead: &Ahead<'_>) -> Forecast {
         let model = config.model.clone().unwrap_or_default();
         let outlook = match Source::parse(&config.source) {
-            Ok(Source::Path(path)) => ahead.sources.get(path).map(|source| outlook_of(source)).unwrap_or_default(),
+            // Other stages look for a model at the top of the folder, not below `into`.
+            Ok(Source::Path(path)) => match ahead.sources.get(path).filter(|_| config.into.is_none()) {
+                Some(source) => outlook_of(source),
+                None => Outlook::default(),
+            },
             Ok(Source::TinyLanguage(family)) => tiny::language_outlook(family, &model),
             Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
-            // Other stages look for a model at the top of the folder, not below `into`.
             Ok(Source::Hub(source)) => {
                 let forecast = remote::forecast::hub(source, config.files.clone());
                 return if config.into.is_none() { forecast } else { forecast.without_outlook() };
@@ -171,9 +177,9 @@ impl Stage for Download {
         let is_built_in = matches!(source, Source::Shapes | Source::TinyLanguage(_) | Source::TinySiglip);
         match source {
             Source::Path(path) => from_disk(job, path, config),
-            Source::Hub(source) => remote::hub(job, &source, config, &Policy::default()),
-            Source::Url(url) => remote::url(job, url, config, &Policy::default()),
-            Source::S3(source) => remote::s3(job, &source, config, &Policy::default()),
+            Source::Hub(source) => remote::hub(job, &source, config, &Policy::of_this_machine()?),
+            Source::Url(url) => remote::url(job, url, config, &Policy::of_this_machine()?),
+            Source::S3(source) => remote::s3(job, &source, config, &Policy::of_this_machine()?),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyLanguage(family) => tiny::write_language(job, family, &model),
             Source::TinySiglip => tiny::write_siglip(job, &model),
@@ -195,28 +201,16 @@ fn from_disk(job: &Job, written: &str, config: &DownloadConfig) -> Result<(), St
         let help = "the file is damaged or not the intended one: replace it, or correct the hash";
         verify(path, &checks).map_err(|message| StageError::input(path, message, help))?;
     }
-    match Format::of(written).filter(|_| config.unpack == Some(true) && path.is_file()) {
-        Some(format) => {
-            let folder = job.output().join(config.into.as_deref().unwrap_or_default());
-            fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
-            unpack(job, path, written, format, &folder)
-        }
-        None if config.unpack == Some(true) => Err(StageError::input(
-            path,
-            "this is not an archive",
-            "give a .zip, .tar, .tar.gz, .tar.zst or .tar.xz file, or remove `unpack`",
-        )),
-        None if is_gguf(path) && path.is_file() => convert(job, path, path, &job.output()),
-        None => {
-            if config.unpack.is_none() && path.is_file() && Format::of(written).is_some() {
-                job.caution(format!(
-                    "{} is kept as it is; `unpack = true` unpacks it (what is downloaded is unpacked unless `unpack = false`)",
-                    path.display()
-                ));
-            }
-            folder::copy(job, path, written)
-        }
+    if config.unpack == Some(true) && path.is_file() && Format::of(written).is_none() {
+        let help = format!("`unpack` applies to {ARCHIVES}: give one, or remove `unpack`");
+        return Err(StageError::input(path, "this is not an archive", help));
     }
+    if is_gguf(path) && path.is_file() {
+        let folder = config.folder(job);
+        fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
+        return convert(job, path, path, &folder);
+    }
+    folder::copy(job, path, config)
 }
 
 fn check_texts(config: &DownloadConfig) -> Result<(), ConfigIssue> {

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::*;
+use super::{
+    remote::tests::{tar, zip},
+    *,
+};
 use crate::testing::{Trial, tree};
 
 /// Runs `source` with work folder `name` below `root`.
@@ -72,6 +75,43 @@ fn models_that_are_not_whole_are_refused_when_they_arrive() {
         "{:?}",
         outcome.cautions()
     );
+}
+
+#[test]
+fn archives_on_the_disk_are_unpacked_like_those_from_elsewhere() {
+    let root = tempfile::tempdir().unwrap();
+    let mine = root.path().join("mine");
+    fs::create_dir_all(mine.join("deep")).unwrap();
+    let zipped = zip(&[("images/a.png", b"a".as_slice()), ("images/b.png", b"bb")]);
+    fs::write(mine.join("train.json"), "[]").unwrap();
+    fs::write(mine.join("deep/x.zip"), &zipped).unwrap();
+    fs::write(mine.join("y.tar"), tar(&[("c.png", b"c".as_slice())])).unwrap();
+    let names = |out: &Path| tree(out).into_keys().map(|path| path.display().to_string()).collect::<Vec<_>>();
+    let fetch = |work: &str, text: serde_json::Value| {
+        Trial::new(&root.path().join(work), &[]).run::<Download>(&serde_json::to_value(config(text)).unwrap())
+    };
+    let outcome = fetch("folder", serde_json::json!({"source": "mine"}));
+    let figures = ["files", "unpacked_files", "unpacked_bytes"].map(|name| outcome.figure(name) as u64);
+    assert_eq!(figures, [3, 3, 4]);
+    assert_eq!(names(&outcome.done()), ["c.png", "deep/images/a.png", "deep/images/b.png", "train.json"]);
+    let out = fetch("one", serde_json::json!({"source": "mine/deep/x.zip", "into": "coco"})).done();
+    assert_eq!(names(&out), ["coco/images/a.png", "coco/images/b.png"]);
+    let out = fetch("kept", serde_json::json!({"source": "mine", "unpack": false})).done();
+    assert_eq!(tree(&out), tree(&mine));
+
+    let error = fetch("not", serde_json::json!({"source": "mine/train.json", "unpack": true})).error();
+    assert!(error.to_string().ends_with("mine/train.json: this is not an archive"), "{error}");
+    // A file with the name of an entry: whatever comes first, neither replaces the other.
+    for (folder, archive, words) in [
+        ("first", "first/b.zip", "the name `a.png` is the name of two entries"),
+        ("later", "later/0.zip", "an archive of the source also holds a file named"),
+    ] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+        fs::write(root.path().join(folder).join("a.png"), "mine").unwrap();
+        fs::write(root.path().join(archive), zip(&[("a.png", b"theirs".as_slice())])).unwrap();
+        let error = fetch(&format!("work-{folder}"), serde_json::json!({"source": folder})).error();
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }
 
 #[test]
@@ -209,6 +249,8 @@ fn invalid_sources_are_reported_before_anything_runs() {
             "only to `hf://` and `s3://` sources",
         ),
         (serde_json::json!({"source": "hf://a/b", "files": ["["]}), "files", "not a valid pattern"),
+        (serde_json::json!({"source": "https://x.org/a", "unpack": true}), "unpack", "only to .zip, .tar, "),
+        (serde_json::json!({"source": "builtin:shapes", "into": "x"}), "into", "not built in"),
         (serde_json::json!({"source": "hf://a/b", "sha256": "0"}), "sha256", "a single file"),
         (serde_json::json!({"source": "https://x.org/a", "sha256": "0"}), "sha256", "64 hexadecimal"),
         (serde_json::json!({"source": "https://x.org/a.zip", "into": "../x"}), "into", "without `..`"),

@@ -8,9 +8,16 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::json;
-use ureq::Agent;
+use ureq::{Agent, unversioned::resolver::DefaultResolver};
 
-use crate::{Job, StageError, contract::setting::Setting, net::address::redacted};
+use crate::{
+    Job, StageError,
+    contract::setting::Setting,
+    net::{
+        address::redacted,
+        proxy::{Named, Proxies, forward::Forwarding},
+    },
+};
 
 /// Where the judge is.
 pub(super) const ENDPOINT: Setting = Setting {
@@ -27,6 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// A judge.
 pub(super) struct Judge {
     agent: Agent,
+    /// For messages: the proxy on the way, if there is one.
+    through: String,
     url: String,
     key: Option<String>,
     model: String,
@@ -82,17 +91,20 @@ impl Judge {
             StageError::failed(format!("no endpoint is set for the judge `{model}`"), help)
         })?;
         let key = std::env::var(KEY).ok().filter(|key| !key.is_empty());
-        Ok(Self::new(&endpoint, key, model, Duration::from_secs(1)))
+        Ok(Self::new(&endpoint, key, model, Duration::from_secs(1), &Proxies::from_env()?))
     }
 
-    pub(super) fn new(endpoint: &str, key: Option<String>, model: &str, pause: Duration) -> Self {
+    pub(super) fn new(endpoint: &str, key: Option<String>, model: &str, pause: Duration, proxies: &Proxies) -> Self {
+        let url = format!("{}/chat/completions", endpoint.trim_end_matches('/'));
+        let named = proxies.of_url(&url);
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_mins(2)))
+            .proxy(named.map(|named| named.proxy.clone()))
             .user_agent(concat!("imp-flow/", env!("CARGO_PKG_VERSION")))
             .build();
-        let url = format!("{}/chat/completions", endpoint.trim_end_matches('/'));
-        Self { agent: config.into(), url, key, model: model.into(), pause }
+        let agent = Agent::with_parts(config, Forwarding::default(), DefaultResolver::default());
+        Self { agent, through: named.map(Named::through).unwrap_or_default(), url, key, model: model.into(), pause }
     }
 
     /// The judge's answer to a text, at most three tokens long.
@@ -125,7 +137,7 @@ impl Judge {
         });
         let mut response = match request.send(body.to_string()) {
             Ok(response) => response,
-            Err(error) => return Ok(Err(format!("{}: {error}", redacted(&self.url)))),
+            Err(error) => return Ok(Err(format!("{}{}: {error}", redacted(&self.url), self.through))),
         };
         let status = response.status();
         let text = match response.body_mut().read_to_string() {

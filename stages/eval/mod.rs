@@ -39,6 +39,7 @@ use crate::{
     Job, Stage, StageError,
     contract::{
         figure::Figure,
+        forecast::{Ahead, Forecast},
         input::Input,
         keys::{Key, Keys, with_table},
         paths::stays_inside,
@@ -46,6 +47,7 @@ use crate::{
         setting::Setting,
         stage::{ConfigIssue, Shards},
     },
+    speaker::without_template,
     text::template::Template,
 };
 
@@ -176,6 +178,11 @@ impl Stage for Eval {
             through: ANSWERS,
             partial: config.limit != 0,
         })
+    }
+
+    fn forecast(config: &EvalConfig, ahead: &Ahead<'_>) -> Forecast {
+        let model = ahead.input(MODEL).filter(|_| config.template.is_none());
+        Forecast { trouble: model.and_then(without_template), ..Forecast::default() }
     }
 
     fn run(config: &EvalConfig, job: &Job) -> Result<(), StageError> {

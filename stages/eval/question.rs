@@ -144,8 +144,21 @@ pub(super) fn check(questions: &[Question], job: &Job) -> Result<(), StageError>
     let Some((first, id)) = missing.first() else { return Ok(()) };
     let others = if missing.len() > 1 { format!(", and {} more", missing.len() - 1) } else { String::new() };
     let message = format!("the image of question {id} is missing{others}");
-    let help = "add the download with the images to `data`, or set `image_folder` to their folder in it";
+    let help = match folder_with(first, job) {
+        Some(folder) => format!("it is in the folder `{folder}` of the data: set `image_folder = \"{folder}\"`"),
+        None => "add the download with the images to `data`, or set `image_folder` to their folder in it".into(),
+    };
     Err(StageError::input(job.named(first), message, help))
+}
+
+/// The folder at the top of the data that has a file of this name.
+fn folder_with(image: &Path, job: &Job) -> Option<String> {
+    let name = image.file_name()?;
+    let entries = job.inputs("data").filter_map(|data| std::fs::read_dir(data).ok()).flatten().flatten();
+    let mut folders: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|folder| folder.join(name).is_file()).collect();
+    folders.sort_unstable();
+    Some(folders.first()?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Warns of questions with the mark of an image, which is kept as text: the image itself comes first in any case.

@@ -342,6 +342,16 @@ fn a_model_or_answers_must_be_given() {
 }
 
 #[test]
+fn an_image_in_another_folder_of_the_data_is_found_for_the_message() {
+    let root = workshop();
+    fs::create_dir_all(root.path().join("data/pictures")).unwrap();
+    let from = root.path().join("data/eval/images/000000000002.png");
+    fs::rename(from, root.path().join("data/pictures/000000000002.png")).unwrap();
+    let error = evaluate(root.path(), "work", &json!({"benchmark": "pope"})).error();
+    assert!(error.help().unwrap().ends_with("set `image_folder = \"pictures\"`"), "{error:?}");
+}
+
+#[test]
 fn a_model_is_asked_in_the_template_that_it_was_trained_in() {
     let root = workshop();
     let path = root.path().join("model/config.json");
@@ -363,6 +373,12 @@ fn a_model_is_asked_in_the_template_that_it_was_trained_in() {
     name("chatter");
     let error = trial(root.path(), "unknown").run::<Eval>(&pope).error().to_string();
     assert!(error.contains("`conversation_template` is `chatter`"), "{error}");
+    let before = crate::speaker::without_template(&crate::model_folder::outlook(&root.path().join("model"))).unwrap();
+    assert!(
+        before.contains("`chatter`, which this version does not know: set `template` to one of `phi2`"),
+        "{before}"
+    );
+    trial(root.path(), "helped").run::<Eval>(&json!({"benchmark": "pope", "limit": 1, "template": "phi2"})).done();
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //! Independent of what the files are for.
 
 pub(crate) mod address;
+mod attempt;
 pub(crate) mod budget;
 mod chunks;
 pub(crate) mod http;
 pub(crate) mod listing;
 pub(crate) mod patterns;
+pub(crate) mod proxy;
 pub(crate) mod s3;
 pub(crate) mod transfer;
 pub(crate) mod verify;

@@ -11,7 +11,7 @@ use ureq::{Body, http::Response};
 
 use super::{
     address::redacted,
-    http::{Client, RequestError, Watch},
+    http::{Attempt, Client, RequestError, Watch},
     listing::{Listing, MOST_FILES, RemoteFile, is_safe_name, too_many_files},
     patterns::Patterns,
 };
@@ -56,7 +56,7 @@ impl S3Source {
         watch: &impl Watch,
     ) -> Result<Listing, StageError> {
         let url = self.to_string();
-        if self.may_be_object() && client.retry(watch, |_| client.exists(&url))? {
+        if self.may_be_object() && client.retry(watch, |attempt| attempt.exists(&url))? {
             let name = self.key.rsplit('/').next().unwrap_or_default();
             Patterns::new(patterns)?.all_used(&[name.into()], self)?;
             return Ok(Listing::of(vec![RemoteFile::new(name, url)]));
@@ -64,7 +64,7 @@ impl S3Source {
         let prefix = if self.may_be_object() { format!("{}/", self.key) } else { self.key.clone() };
         let (mut objects, mut after, mut pages) = (Vec::new(), None, 0);
         loop {
-            let page = client.retry(watch, |_| store.page(client, &prefix, after.as_deref()))?;
+            let page = client.retry(watch, |attempt| store.page(attempt, &prefix, after.as_deref()))?;
             // Some tools create an empty object for a folder.
             objects.extend(page.contents.into_iter().filter(|object| !object.key.ends_with('/')));
             if objects.len() > MOST_FILES {
@@ -176,13 +176,18 @@ impl Store {
     }
 
     /// Requests one page of the list of objects.
-    fn page(&self, client: &Client, prefix: &str, after: Option<&str>) -> Result<ListObjectsV2Response, RequestError> {
+    fn page(
+        &self,
+        attempt: &Attempt<'_>,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<ListObjectsV2Response, RequestError> {
         let mut list = self.bucket.list_objects_v2(self.credentials.as_ref());
         list.with_prefix(prefix);
         if let Some(after) = after {
             list.with_continuation_token(after);
         }
-        let text = client.get_text(list.sign(SIGNED_FOR).as_str())?;
+        let text = attempt.get_text(list.sign(SIGNED_FOR).as_str())?;
         ListObjectsV2::parse_response(&text).map_err(|error| {
             let base = redacted(self.bucket.base_url().as_str());
             let help = "check that AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, if set, names a server that speaks S3";

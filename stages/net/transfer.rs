@@ -22,7 +22,7 @@ use ureq::{Body, http::Response};
 use super::{
     address::redacted,
     chunks::{Part, Plan, is_strong},
-    http::{Client, RequestError, Watch, cut_off},
+    http::{Attempt, Client, RequestError, Watch, cut_off},
     listing::RemoteFile,
     verify::verify,
 };
@@ -82,7 +82,7 @@ pub(crate) fn fetch(
     for file in files {
         job.check_cancelled()?;
         let part = Part::open(&job.checkpoint(), file, chunk, |file| {
-            client.retry(job, |_| probe(&client, file)).map_err(Failure)
+            client.retry(job, |attempt| probe(attempt, file)).map_err(Failure)
         });
         parts.push(part.map_err(|Failure(error)| error)?);
     }
@@ -170,14 +170,14 @@ fn content_range(response: &Response<Body>) -> Option<(u64, u64)> {
 }
 
 /// Asks the server whether the file can be downloaded in chunks, and for its size.
-pub(crate) fn probe(client: &Client, file: &RemoteFile) -> Result<Plan, RequestError> {
-    let response = client.get(&file.url, &[("range", "bytes=0-0".into())])?;
+pub(crate) fn probe(attempt: &Attempt<'_>, file: &RemoteFile) -> Result<Plan, RequestError> {
+    let response = attempt.get(&file.url, &[("range", "bytes=0-0".into())])?;
     let etag = header(&response, "etag").filter(|etag| is_strong(etag)).map(Into::into);
     let modified = header(&response, "last-modified").filter(|date| !date.is_empty()).map(Into::into);
     let plan = match (response.status().as_u16(), content_range(&response)) {
         (206, Some((_, total))) => {
             let mut plan =
-                Plan { url: file.url.clone(), size: Some(total), etag, modified, chunk: Some(client.policy.chunk) };
+                Plan { url: file.url.clone(), size: Some(total), etag, modified, chunk: Some(attempt.chunk()) };
             // Chunks that may belong to different contents are not joined: one response has to bring the whole file.
             if !plan.has_validator() && file.checks.is_empty() {
                 plan.chunk = None;
@@ -233,7 +233,7 @@ impl Worker {
             let Some((number, index)) = next else { return };
             let part = &self.shared.parts[number];
             let client = &self.shared.client;
-            if let Err(error) = client.retry(self, |progress| self.chunk(part, index, progress)) {
+            if let Err(error) = client.retry(self, |attempt| self.chunk(part, index, attempt)) {
                 let _ = self.messages.send(Message::Failed(error));
                 return;
             }
@@ -241,7 +241,7 @@ impl Worker {
     }
 
     /// Downloads the missing rest of a chunk.
-    fn chunk(&self, part: &Part, index: usize, progress: &mut bool) -> Result<(), RequestError> {
+    fn chunk(&self, part: &Part, index: usize, attempt: &mut Attempt<'_>) -> Result<(), RequestError> {
         let Part { file, plan, .. } = part;
         let range = plan.range(index);
         if !part.resumable() {
@@ -251,9 +251,9 @@ impl Worker {
         let mut response = if plan.chunk.is_some() {
             let mut headers = vec![("range", format!("bytes={at}-{}", range.end - 1))];
             headers.extend(plan.etag.clone().map(|etag| ("if-range", etag)));
-            self.shared.client.get(&file.url, &headers)?
+            attempt.get(&file.url, &headers)?
         } else {
-            self.shared.client.get_whole(&file.url)?
+            attempt.get_whole(&file.url)?
         };
         let total = match (response.status().as_u16(), content_range(&response)) {
             (206, Some((start, total))) if start == at && same_content(plan, &response) => Some(total),
@@ -275,7 +275,7 @@ impl Worker {
             });
         }
         let body = response.body_mut().as_reader();
-        self.receive(part, index, at, body, progress)
+        self.receive(part, index, at, body, &mut attempt.progress)
     }
 
     fn receive(

@@ -93,7 +93,7 @@ impl Stage for Preprocess {
     }
 
     fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {
-        let records = Some(Records::Planned { max_length: config.max_length });
+        let records = Some(Records::Planned { max_length: config.max_length, template: config.template.name() });
         Forecast { outlook: Outlook { records, ..Outlook::default() }, ..Forecast::default() }
     }
 

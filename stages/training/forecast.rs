@@ -15,6 +15,7 @@ use super::{
 use crate::{
     contract::forecast::{Ahead, Forecast, MemoryForecast, Outlook, Records, Tower, Work},
     data::{mixture::Mixture, records::RecordSet},
+    text::template::Template,
 };
 
 /// How to reduce memory.
@@ -151,9 +152,18 @@ impl Fixed<'_> {
 /// Tokens of the longest record, if known; an image counts as one.
 fn longest(outlook: &Outlook) -> Option<usize> {
     match outlook.records.as_ref()? {
-        Records::Planned { max_length } => Some(*max_length),
+        Records::Planned { max_length, .. } => Some(*max_length),
         Records::There(_) => record_set(outlook)?.lengths().max(),
     }
+}
+
+/// The template of the conversations in the input `data`, by its name; `None` if there are only captions, or nothing is known.
+pub(crate) fn conversation_template(ahead: &Ahead<'_>) -> Option<String> {
+    let template = |outlook: &Outlook| match outlook.records.as_ref()? {
+        Records::Planned { template, .. } => Some((*template).to_string()),
+        Records::There(_) => Some(record_set(outlook)?.meta().template.clone()),
+    };
+    ahead.inputs("data").filter_map(template).find(|name| name != Template::Plain.name())
 }
 
 /// The records, if they are there.

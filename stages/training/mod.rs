@@ -21,7 +21,7 @@ mod speed;
 mod tests;
 
 pub(crate) use figures::FIGURES;
-pub(crate) use forecast::forecast;
+pub(crate) use forecast::{conversation_template, forecast};
 pub(crate) use inputs::Inputs;
 pub(crate) use recipe::Recipe;
 pub(crate) use run::train;

@@ -88,11 +88,80 @@ fn a_plan_says_why_sizes_are_unknown() {
     for (variable, value, words) in [
         ("HF_HUB_OFFLINE", "1", "its size is unknown: hf://me/it@main is not in "),
         ("HF_ENDPOINT", "http://127.0.0.1:1", "its size is unknown: 127.0.0.1:1 can't be reached"),
+        (
+            "https_proxy",
+            "me:secret@no:where",
+            "its size is unknown: the variable https_proxy does not hold the address",
+        ),
     ] {
         let mut command = space.command(&["plan", "p.toml"]);
         command.env("HF_HOME", space.path("hf")).env_remove("HF_HUB_OFFLINE").env(variable, value);
         let output = space.output(&mut command);
         assert!(output.stdout.contains(words), "{}{}", output.stdout, output.stderr);
         assert!(output.stdout.contains("1 would run, with an unknown size to download"), "{}", output.stdout);
+        assert!(!output.stdout.contains("secret"), "{}", output.stdout);
     }
+}
+
+const LLAMA: &str = r#"{"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "vocab_size": 512, "rms_norm_eps": 1e-5, "max_position_embeddings": 512}"#;
+const UNTOLD: &str = r#"
+[stages.shapes]
+kind = "download"
+source = "builtin:shapes"
+[stages.llama]
+kind = "download"
+source = "llama"
+[stages.siglip]
+kind = "download"
+source = "builtin:tiny-siglip"
+[stages.captions]
+kind = "preprocess"
+data = "shapes"
+tokenizer = "llama"
+annotations = "pretrain.json"
+template = "plain"
+[stages.talks]
+kind = "preprocess"
+data = "shapes"
+tokenizer = "llama"
+annotations = "instruct.json"
+template = "phi2"
+[stages.pretrain]
+kind = "pretrain"
+llm = "llama"
+vision = "siglip"
+data = "captions"
+[stages.finetune]
+kind = "finetune"
+model = "pretrain"
+data = ["captions", "talks"]
+[stages.merge]
+kind = "merge"
+model = "finetune"
+[stages.early]
+kind = "eval"
+model = "pretrain"
+data = "shapes"
+benchmark = "vqav2"
+[stages.late]
+kind = "eval"
+model = "merge"
+data = "shapes"
+benchmark = "vqav2"
+"#;
+
+#[test]
+fn a_plan_says_where_no_template_may_be_known() {
+    let space = Space::new();
+    space.write("llama/config.json", LLAMA).write("p.toml", UNTOLD);
+    let plan = |more: &[&str]| space.succeed(&[&["plan", "p.toml"], more].concat()).stdout;
+    let told = "it may find no template: its model's training names none, and Llamas are trained in many. Set `template` to \
+                one of `phi2`, `qwen2`, `phi3`, `vicuna_v1`";
+    let found = plan(&[]);
+    let after_early = found.lines().skip_while(|line| !line.contains(" early ")).nth(1).unwrap_or_default();
+    assert!(after_early.ends_with(told) && found.matches(told).count() == 1, "{found}");
+    assert!(!plan(&["--set", "stages.early.template=\"phi2\""]).contains(told));
+    let unknown = space.run(&["plan", "p.toml", "--set", "stages.early.template=\"vicuna\""]);
+    assert!(unknown.code == Some(2) && unknown.stderr.contains("did you mean `vicuna_v1`?"), "{}", unknown.stderr);
 }

@@ -157,3 +157,23 @@ fn doctor_tells_what_there_is_and_what_is_missing() {
     space.write("imp-flow.toml", "cpu = 3\n");
     assert_eq!(space.run(&["doctor"]).code, Some(2));
 }
+
+/// The device is no part of a key, so a result from another one is used; whoever asked for a GPU hears of it.
+#[test]
+fn a_result_from_a_cpu_is_told_where_a_gpu_is_asked_for() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    let cuda = ["--set", "stages.pretrain.runtime.device=\"cuda\""];
+    let run = |verb: &str, more: &[&str]| {
+        let output = without_gpu(&space, &[&[verb, "small.toml", "--until", "pretrain"], more].concat());
+        assert_eq!(output.code, Some(0), "{}", output.stderr);
+        output.stdout + &output.stderr
+    };
+    let told = "`cuda` is asked for, and the cached result was made on the CPU of ";
+    assert!(!run("run", &[]).contains(told) && !run("run", &[]).contains(told));
+    for verb in ["run", "plan", "run"] {
+        let output = run(verb, &cuda);
+        assert_eq!(output.matches(told).count(), 1, "{verb}: {output}");
+    }
+    assert!(!run("plan", &[]).contains(told));
+}

@@ -1,6 +1,7 @@
 //! Ctrl-C, `kill -9` and two runs at once: nothing is lost, no stage runs twice, and the weights are the same.
 
 use std::{
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, Command},
     thread::sleep,
@@ -101,4 +102,20 @@ fn two_runs_at_once_share_the_work() {
     assert!(all.iter().all(|stage| !other.contains(stage)), "ran twice: {all:?}, {other:?}");
     all.extend(other);
     assert_eq!(all.len(), 12, "{all:?}");
+}
+
+/// Nothing runs yet that could be saved: Ctrl-C ends the process as it ends any other.
+#[test]
+fn ctrl_c_does_not_wait_until_a_large_source_is_read() {
+    let space = Space::new();
+    space.write("p.toml", "[stages.d]\nkind = \"download\"\nsource = \"large.bin\"\n");
+    // It has a hole only, and takes seconds to read.
+    std::fs::File::create(space.path("large.bin")).unwrap().set_len(8 << 30).unwrap();
+    let mut runner = space.start(&["run", "p.toml"]);
+    let maps = format!("/proc/{}/maps", runner.id());
+    let is_reading = || std::fs::read_to_string(&maps).ok()?.contains("large.bin").then_some(());
+    wait_for("the source to be read", is_reading);
+    signal("INT", runner.id());
+    assert_eq!(runner.wait().unwrap().signal(), Some(2), "it went on reading, and ended by itself");
+    assert!(!space.path("artifacts/p").exists());
 }

@@ -127,3 +127,40 @@ fn faults_of_a_source_are_those_of_the_source() {
         let _ = fs::remove_file(&bad);
     }
 }
+
+/// Receipts of older versions have no checksum, and anyone who may write into a cache can write one.
+#[test]
+fn words_of_a_receipt_from_elsewhere_are_never_the_programs_own() {
+    let space = diamond();
+    space.succeed(&["run", "p.toml"]);
+    assert!(!space.succeed(&["cache", "verify"]).stdout.contains("checksum"));
+    let receipts = space.path("cache/receipts");
+    for path in files_below(&receipts) {
+        let mut receipt: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let fields = receipt.as_object_mut().unwrap();
+        fields.retain(|name, _| name != "sealed" && name != "checksum");
+        fields.insert("cautions".into(), serde_json::json!(["odd\u{1b}[2J\nerror: forged"]));
+        let environment =
+            serde_json::json!({"device": "cpu", "name": "Chip\nerror: forged\u{1b}[31m", "libraries": {}});
+        fields.insert("environment".into(), environment);
+        let new = path.with_extension("new");
+        fs::write(&new, serde_json::to_vec_pretty(&receipt).unwrap()).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+    for args in [&["run", "p.toml"][..], &["show", "d"], &["why", "d"], &["status"], &["run", "p.toml"]] {
+        let output = space.succeed(args);
+        let told = output.stdout + &output.stderr;
+        assert!(!told.contains('\u{1b}') && told.lines().all(|line| !line.starts_with("error")), "{args:?}: {told}");
+        assert!(args[0] == "status" || told.contains("forged"), "{args:?}: {told}");
+    }
+    let verified = space.succeed(&["cache", "verify"]).stdout;
+    assert!(
+        verified.contains("4 receipts of an older version without a checksum") && verified.contains("no damage"),
+        "{verified}"
+    );
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}

@@ -44,6 +44,8 @@ impl Space {
         for name in ["IMP_FLOW_CACHE", "IMP_FLOW_ARTIFACTS", "IMP_FLOW_DEVICE", "RUST_LOG"] {
             command.env_remove(name);
         }
+        // The servers of the tests are on this machine, where no proxy leads to.
+        command.env("no_proxy", "127.0.0.1");
         command
     }
 

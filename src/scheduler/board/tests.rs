@@ -141,6 +141,7 @@ fn hit(key: Digest, output: Digest) -> Box<Hit> {
         seconds: 0.0,
         cautions: Vec::new(),
         unchecked: false,
+        cpu: None,
     })
 }
 

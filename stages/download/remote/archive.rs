@@ -1,10 +1,8 @@
 //! Unpacks archives, trusting neither their names nor their sizes. Independent of where they come from.
 
 use std::{
-    collections::HashSet,
     fs::{self, File},
     io::{self, BufReader, Read, Write},
-    os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     rc::Rc,
 };
@@ -57,6 +55,27 @@ impl Format {
     }
 }
 
+/// What the archives of a source held.
+#[derive(Debug, Default)]
+pub(in crate::download) struct Unpacked {
+    files: u64,
+    bytes: u64,
+}
+
+impl Unpacked {
+    pub(in crate::download) fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+    }
+
+    pub(in crate::download) fn report(&self, job: &Job) {
+        if self.files > 0 {
+            job.result("unpacked_files", self.files as f64);
+            job.result("unpacked_bytes", self.bytes as f64);
+        }
+    }
+}
+
 /// Unpacks `archive` into `folder`. Errors call the archive `name`.
 pub(in crate::download) fn unpack(
     job: &Job,
@@ -64,13 +83,12 @@ pub(in crate::download) fn unpack(
     name: &str,
     format: Format,
     folder: &Path,
-) -> Result<(), StageError> {
+) -> Result<Unpacked, StageError> {
     let bytes = fs::metadata(archive).map_err(StageError::io(archive))?.len();
     let file = File::open(archive).map_err(StageError::io(archive))?;
     let allowed = bytes.saturating_mul(LARGEST_RATIO).max(ALWAYS_ALLOWED);
     let budget = Budget::new(if format == Format::Zip { u64::MAX } else { allowed });
-    let mut unpacking =
-        Unpacking { job, name, folder, allowed, budget, written: 0, files: 0, total: 0, inodes: HashSet::new() };
+    let mut unpacking = Unpacking { job, name, folder, allowed, budget, written: 0, files: 0, total: 0 };
     let reader = BufReader::with_capacity(1 << 20, file);
     match format {
         Format::Zip => unpacking.zip(reader)?,
@@ -89,9 +107,7 @@ pub(in crate::download) fn unpack(
     if unpacking.files == 0 {
         return Err(StageError::failed(format!("the archive {name} contains no files"), "check `source`"));
     }
-    job.result("unpacked_files", unpacking.files as f64);
-    job.result("unpacked_bytes", unpacking.written as f64);
-    Ok(())
+    Ok(Unpacked { files: unpacking.files, bytes: unpacking.written })
 }
 
 struct Unpacking<'a> {
@@ -104,8 +120,6 @@ struct Unpacking<'a> {
     files: u64,
     /// Unpacked size in bytes according to the archive; 0 if unknown.
     total: u64,
-    /// Devices and inodes of the files written. Unlike names, these also show when the disk takes two names for one.
-    inodes: HashSet<(u64, u64)>,
 }
 
 impl Unpacking<'_> {
@@ -183,11 +197,12 @@ impl Unpacking<'_> {
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent).map_err(StageError::io(parent))?;
         }
-        let mut file = File::create(&target).map_err(StageError::io(&target))?;
-        let found = file.metadata().map_err(StageError::io(&target))?;
-        if !self.inodes.insert((found.dev(), found.ino())) {
-            return Err(self.refused_name(name, "is the name of two entries"));
-        }
+        // The folder was empty when the stage began, so this is another entry, or a file beside the archive. The disk also knows
+        // when it takes two names for one.
+        let mut file = File::create_new(&target).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => self.refused_name(name, "is the name of two entries"),
+            _ => StageError::Io { path: target.clone(), source: error },
+        })?;
         let mut buffer = vec![0; 1 << 17];
         loop {
             self.job.check_cancelled()?;

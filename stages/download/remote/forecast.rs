@@ -25,9 +25,12 @@ use crate::{
 /// Time limit of a forecast; the user is waiting for it.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Time limit of each step of a request: shorter, so that the reason names the host.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// One short attempt.
-fn policy() -> Policy {
-    Policy { attempts: 1, timeout: TIMEOUT, ..Policy::default() }
+fn policy() -> Result<Policy, StageError> {
+    Ok(Policy { attempts: 1, timeout: REQUEST_TIMEOUT, ..Policy::of_this_machine()? })
 }
 
 /// Never stops and never warns: a source that can't be reached only lacks a forecast.
@@ -42,21 +45,21 @@ impl Watch for Quiet {
 }
 
 /// The forecast that `work` makes in time; an empty one otherwise, or without a network.
-fn within_time(work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
+fn within_time(limit: Duration, work: impl FnOnce() -> Result<Forecast, StageError> + Send + 'static) -> Forecast {
     if Hub::from_env().offline {
         return unknown("HF_HUB_OFFLINE is set");
     }
     let (answer, wait) = mpsc::channel();
     // Abandoned if too slow: resolving a name can take longer than a request's time limit.
     thread::spawn(move || drop(answer.send(work())));
-    match wait.recv_timeout(TIMEOUT) {
+    match wait.recv_timeout(limit) {
         Ok(Ok(forecast)) => forecast,
         Ok(Err(error)) => {
             tracing::debug!(%error, "no forecast from the source");
             // The stage will try more often than once.
             unknown(error.to_string().trim_start_matches("gave up after 1 attempts: "))
         }
-        Err(_) => unknown(&format!("the source did not answer within {} seconds", TIMEOUT.as_secs())),
+        Err(_) => unknown(&format!("the source did not answer within {} seconds", limit.as_secs())),
     }
 }
 
@@ -71,11 +74,11 @@ pub(in crate::download) fn hub(source: HubSource, files: Vec<String>) -> Forecas
     if hub.offline {
         return repository(&hub, &source, &files).unwrap_or_else(|error| unknown(&error.to_string()));
     }
-    within_time(move || repository(&hub, &source, &files))
+    within_time(TIMEOUT, move || repository(&hub, &source, &files))
 }
 
 fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecast, StageError> {
-    let client = Client::new(policy(), hub.access());
+    let client = Client::new(policy()?, hub.access());
     let listing = source.list(hub, files, &client, &Quiet)?;
     // For a forecast, a local file of the right size counts as present, without hashing it.
     let cached = |file: &RemoteFile| {
@@ -85,7 +88,7 @@ fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecas
     let config = if let Some((_, path)) = listing.local.iter().find(|(name, _)| name == "config.json") {
         std::fs::read_to_string(path).map_err(StageError::io(path))?
     } else if let Some(file) = listing.files.iter().find(|file| file.name == "config.json") {
-        client.retry(&Quiet, |_| client.get_text(&file.url))?
+        client.retry(&Quiet, |attempt| attempt.get_text(&file.url))?
     } else {
         return Ok(Forecast { download, ..Forecast::default() });
     };
@@ -100,14 +103,14 @@ fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecas
 /// Forecasts a file on a web server: its size.
 pub(in crate::download) fn url(url: &str) -> Forecast {
     let file = RemoteFile::new("", url.into());
-    within_time(move || sizes(&Client::new(policy(), Access::Open), &[file]))
+    within_time(TIMEOUT, move || sizes(&Client::new(policy()?, Access::Open), &[file]))
 }
 
 /// Forecasts an object store: the size of all requested objects.
 pub(in crate::download) fn s3(source: S3Source, files: Vec<String>) -> Forecast {
-    within_time(move || {
+    within_time(TIMEOUT, move || {
         let store = Store::from_env(&source)?;
-        let client = Client::new(policy(), Access::Signed(store.clone()));
+        let client = Client::new(policy()?, Access::Signed(store.clone()));
         let listing = source.list(&store, &files, &client, &Quiet)?;
         sizes(&client, &listing.files)
     })
@@ -117,8 +120,32 @@ pub(in crate::download) fn s3(source: S3Source, files: Vec<String>) -> Forecast 
 fn sizes(client: &Client, files: &[RemoteFile]) -> Result<Forecast, StageError> {
     let size = |file: &RemoteFile| match file.size {
         Some(size) => Ok(Some(size)),
-        None => Ok(client.retry(&Quiet, |_| transfer::probe(client, file))?.size),
+        None => Ok(client.retry(&Quiet, |attempt| transfer::probe(attempt, file))?.size),
     };
     let known: Vec<Option<u64>> = files.iter().map(size).collect::<Result<_, StageError>>()?;
     Ok(Forecast { download: known.into_iter().sum(), ..Forecast::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::server, *};
+
+    #[test]
+    fn a_source_that_does_not_answer_has_an_unknown_size_with_a_reason() {
+        let (silent, _open) = server::silent();
+        let short = Policy { attempts: 1, timeout: Duration::from_millis(50), ..Policy::default() };
+        for (address, words) in [(silent, " does not answer"), ("http://127.0.0.1:1".into(), " can't be reached (")] {
+            let (file, policy) = (RemoteFile::new("", format!("{address}/a.zip")), short.clone());
+            let client = Client::new(policy, Access::Open);
+            let forecast = within_time(TIMEOUT, move || sizes(&client, &[file]));
+            let why = forecast.unknown.unwrap_or_default();
+            assert!(why.starts_with("127.0.0.1:") && why.contains(words), "{why}");
+        }
+        let forever = || {
+            thread::park();
+            Ok(Forecast::default())
+        };
+        let why = within_time(Duration::ZERO, forever).unknown.unwrap_or_default();
+        assert_eq!(why, "the source did not answer within 0 seconds");
+    }
 }

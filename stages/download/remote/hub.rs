@@ -164,7 +164,7 @@ impl HubSource {
         let kind = if self.dataset { "datasets" } else { "models" };
         let revision = escape(self.revision(), false);
         let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
-        let text = client.retry(watch, |_| client.get_text(&url))?;
+        let text = client.retry(watch, |attempt| attempt.get_text(&url))?;
         let info: Info = serde_json::from_str(&text).map_err(|error| {
             let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub";
             StageError::failed(format!("{} doesn't answer like a Hugging Face hub: {error}", redacted(endpoint)), help)

@@ -8,7 +8,7 @@ pub(super) mod hub;
 #[cfg(test)]
 mod server;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     collections::HashSet,
@@ -17,7 +17,7 @@ use std::{
 };
 
 use self::{
-    archive::{Format, unpack},
+    archive::{Unpacked, unpack},
     hub::{Hub, HubSource},
 };
 use super::{
@@ -159,15 +159,17 @@ fn collect(
     if !cached.is_empty() {
         job.result("files_from_local_cache", cached.len() as f64);
     }
+    let mut unpacked = Unpacked::default();
     for (name, path) in cached {
         job.check_cancelled()?;
         let part = job.checkpoint().join("copy.part");
         fs::copy(path, &part).map_err(StageError::io(path))?;
-        put(job, &part, name, model.as_deref(), config)?;
+        unpacked.add(&put(job, &part, name, model.as_deref(), config)?);
     }
     for (file, part) in transfer::fetch(job, client, missing)? {
-        put(job, &part, &file.name, model.as_deref(), config)?;
+        unpacked.add(&put(job, &part, &file.name, model.as_deref(), config)?);
     }
+    unpacked.report(job);
     Ok(())
 }
 
@@ -209,20 +211,38 @@ fn gguf_among(names: &[&str]) -> Result<Option<String>, StageError> {
 }
 
 /// Moves a complete file into the output. An archive is unpacked there, and the file named `model` is converted.
-fn put(job: &Job, part: &Path, name: &str, model: Option<&str>, config: &DownloadConfig) -> Result<(), StageError> {
-    let folder = config.into.as_deref().map_or_else(|| job.output(), |into| job.output().join(into));
+fn put(
+    job: &Job,
+    part: &Path,
+    name: &str,
+    model: Option<&str>,
+    config: &DownloadConfig,
+) -> Result<Unpacked, StageError> {
+    let folder = config.folder(job);
     if model == Some(name) {
         fs::create_dir_all(&folder).map_err(StageError::io(&folder))?;
-        return convert(job, part, Path::new(name), &folder);
+        return convert(job, part, Path::new(name), &folder).map(|()| Unpacked::default());
     }
     let target = folder.join(name);
     let parent = target.parent().unwrap_or(&folder);
     fs::create_dir_all(parent).map_err(StageError::io(parent))?;
-    match Format::of(name).filter(|_| config.unpack.unwrap_or(true)) {
+    if let Some(format) = config.archive(name) {
         // The archive is kept until the stage ends, so that a stage killed here can unpack it again.
-        Some(format) => unpack(job, part, name, format, parent),
-        None => {
-            fs::rename(part, &target).or_else(|_| fs::copy(part, &target).map(drop)).map_err(StageError::io(&target))
-        }
+        return unpack(job, part, name, format, parent);
     }
+    check_free(&target, name)?;
+    fs::rename(part, &target).or_else(|_| fs::copy(part, &target).map(drop)).map_err(StageError::io(&target))?;
+    Ok(Unpacked::default())
+}
+
+/// Refuses to replace what an archive of the same source held.
+pub(super) fn check_free(target: &Path, name: &str) -> Result<(), StageError> {
+    if target.exists() {
+        let help = "set `unpack = false` to keep archives as they are";
+        return Err(StageError::failed(
+            format!("an archive of the source also holds a file named {}", quoted(name)),
+            help,
+        ));
+    }
+    Ok(())
 }

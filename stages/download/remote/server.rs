@@ -46,6 +46,29 @@ struct Served {
     forever: bool,
 }
 
+/// Opens the tunnel that the first client asks for (`CONNECT`). Returns the address, and what will be the first bytes in it.
+pub(super) fn tunnel() -> (String, thread::JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let bytes = thread::spawn(move || {
+        let mut stream = BufReader::new(listener.accept().unwrap().0);
+        let mut line = String::from("-");
+        while !line.trim_end().is_empty() {
+            line.clear();
+            stream.read_line(&mut line).unwrap();
+        }
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        stream.fill_buf().unwrap().to_vec()
+    });
+    (address, bytes)
+}
+
+/// A port on which connections are accepted and never answered.
+pub(super) fn silent() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    (format!("http://{}", listener.local_addr().unwrap()), listener)
+}
+
 /// A request that was received.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {

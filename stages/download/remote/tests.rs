@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod hubs;
+mod proxies;
 mod s3;
 
 use std::{collections::BTreeMap, io::Write, path::Path, time::Duration};
@@ -46,9 +47,11 @@ impl<const REQUEST: u64> Stage for Quick<REQUEST> {
             attempts: 4,
             chunk: 1000,
             timeout: Duration::from_millis(REQUEST),
+            ..Policy::default()
         };
         match config.source.split('|').collect::<Vec<_>>()[..] {
             ["hub", variables, source] => hubs::download(job, variables, source, config, &policy),
+            ["proxied", variables, source] => url(job, source, config, &proxies::policy(variables, &policy)?),
             ["s3", variables, source] => s3::download(job, variables, source, config, &policy),
             _ => url(job, &config.source, config, &policy),
         }
@@ -310,7 +313,7 @@ fn errors_say_what_to_do() {
     assert!(error.to_string().contains("127.0.0.1:1 can't be reached"), "{error}");
 }
 
-fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub(in crate::download) fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     for (name, bytes) in entries {
         writer.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
@@ -319,7 +322,7 @@ fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub(in crate::download) fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, bytes) in entries {
         let mut header = tar::Header::new_gnu();
@@ -333,7 +336,7 @@ fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn gz(bytes: &[u8]) -> Vec<u8> {
+pub(in crate::download) fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     eval::figures::assert_declared,
     eval::tests::{answers_of, config, fixture, fixture_text, job},
+    net::proxy::Proxies,
     testing::Trial,
 };
 
@@ -89,7 +90,11 @@ fn request(stream: &TcpStream) -> (String, Value) {
 }
 
 fn judged_by(address: &str) -> MmVet {
-    let judge = Judge::new(address, Some("secret".into()), "judge", Duration::ZERO);
+    judged_through(&Proxies::default(), address)
+}
+
+fn judged_through(proxies: &Proxies, address: &str) -> MmVet {
+    let judge = Judge::new(address, Some("secret".into()), "judge", Duration::ZERO, proxies);
     MmVet { jury: Some(Jury { judge, rubric: "Rubric\n".into(), runs: 2 }), ..parsed() }
 }
 
@@ -168,6 +173,24 @@ fn an_endpoint_that_refuses_is_named() {
     let error = mmvet.score(&vec![String::new(); 8], &Trial::new(work.path(), &[]).job()).unwrap_err();
     assert!(error.to_string().contains("/chat/completions: 401 Unauthorized: no such key"), "{error}");
     assert!(error.help().unwrap().contains("judge_endpoint"), "{error:?}");
+}
+
+#[test]
+fn a_judge_is_asked_through_a_proxy() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map(Result::unwrap) {
+            let (head, body) = request(&stream);
+            let said = format!("{} for {}", head.lines().next().unwrap_or_default(), body["model"]);
+            write!(stream, "HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{said}", said.len()).unwrap();
+        }
+    });
+    let proxies = Proxies::of(|name| (name == "http_proxy").then(|| proxy.as_str().into())).unwrap();
+    let mmvet = judged_through(&proxies, "http://judge.example/v1");
+    let work = tempfile::tempdir().unwrap();
+    let error = mmvet.score(&vec![String::new(); 8], &Trial::new(work.path(), &[]).job()).unwrap_err().to_string();
+    assert!(error.contains("POST http://judge.example/v1/chat/completions HTTP/1.1 for \"judge\""), "{error}");
 }
 
 #[test]

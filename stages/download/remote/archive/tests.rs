@@ -25,7 +25,7 @@ impl Stage for Unpack {
 
     fn run(name: &String, job: &Job) -> Result<(), StageError> {
         let format = Format::of(name).unwrap();
-        unpack(job, &job.input("folder")?.join(name), name, format, &job.output())
+        unpack(job, &job.input("folder")?.join(name), name, format, &job.output()).map(drop)
     }
 }
 

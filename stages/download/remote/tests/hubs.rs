@@ -13,9 +13,10 @@ pub(super) fn download(
     config: &DownloadConfig,
     policy: &Policy,
 ) -> Result<(), StageError> {
+    let policy = proxies::policy(variables, policy)?;
     let variables = environment(variables);
     let hub = Hub::of(|name| variables.get(name).map(OsString::from));
-    repository(job, &hub, &HubSource::parse(source).unwrap(), config, policy)
+    repository(job, &hub, &HubSource::parse(source).unwrap(), config, &policy)
 }
 
 /// A hub with one repository of three files, one of them large.
