@@ -194,6 +194,16 @@ Examples:
         /// Kind of stage
         kind: Option<String>,
     },
+    /// Ask a model one question, about an image or without one
+    #[command(after_help = "\
+Examples:
+  imp-flow ask artifacts/tiny/merge \"Is there a circle?\" --image photo.png
+  imp-flow ask artifacts/imp-v1-3b/quantize \"Describe it.\" --image photo.jpg --json
+  imp-flow ask artifacts/imp-v1-3b/gguf \"Write a haiku.\" --temperature 0.7 --top-p 0.9
+
+MODEL is the artifact of finetune, merge or quantize, or any folder like it. It is asked in the template of its training, and
+computes on the CPU.")]
+    Ask(AskArgs),
     /// Check this machine: GPUs and their libraries, CPU, memory, and the disk of the cache
     #[command(after_help = "\
 Examples:
@@ -332,6 +342,31 @@ pub(crate) struct RunArgs {
     /// Repeat a past run from its record
     #[arg(long, value_name = "RUN", conflicts_with_all = ["file", "overrides"])]
     pub(crate) from_run: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AskArgs {
+    /// Folder of a model
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// What to ask
+    #[arg(value_name = "QUESTION")]
+    pub(crate) question: String,
+    /// Image that the question is about
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) image: Option<PathBuf>,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(crate) max_tokens: u32,
+    /// Draw tokens at random, the more evenly the higher; 0 always takes the most likely one
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f32,
+    /// Draw from the most likely tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f32,
+    /// Seed of the draws
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 /// Which stages to run; all by default.

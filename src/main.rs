@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref()),
+        cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
         cli::Verb::Stage { job } => return executor::run_job(&job),
     };

@@ -4,6 +4,7 @@
 //! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
 //! `model_folder`, `hub_files`, `place`), then `contract`. No kind imports another.
 
+pub mod ask;
 pub mod contract;
 pub mod data;
 pub mod download;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use imp_model::{
-    GenerateOptions, IMAGE_TOKEN, Imp, NotANumber, Sample, StopStrings,
+    GenerateOptions, IMAGE_TOKEN, Imp, NotANumber, Sample, Sampling, StopStrings,
     config::{Family, ImageAspect, ImpConfig},
     tensor::{Mat, Place},
 };
@@ -202,12 +202,57 @@ impl Speaker {
         stopped: impl Fn() -> bool,
     ) -> Result<Vec<Vec<u32>>, NotANumber> {
         let options = GenerateOptions { max_new_tokens, stop: self.stop.clone(), ..GenerateOptions::default() };
-        // A model may also spell the end of an answer as it spells words.
-        let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();
-        let end = StopStrings::new([self.template.stop_text().to_string()], spell);
+        let end = self.end();
         self.model.stream(prompts, features, &options, |_, answer| {
             if stopped() { ControlFlow::Break(()) } else { end.check(answer) }
         })
+    }
+
+    /// A model may also spell the end of an answer as it spells words.
+    fn end(&self) -> StopStrings<impl Fn(&[u32]) -> String> {
+        let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();
+        StopStrings::new([self.template.stop_text().to_string()], spell)
+    }
+
+    /// Answers one prompt, and calls `told` with each new part of the answer's text as soon as it is certain. Returns the tokens of the
+    /// answer.
+    ///
+    /// # Errors
+    /// If the model's output is not a number.
+    pub fn tell(
+        &self,
+        prompt: &Sample<'_>,
+        features: &Mat,
+        max_new_tokens: usize,
+        sampling: Sampling,
+        mut told: impl FnMut(&str),
+    ) -> Result<Vec<u32>, NotANumber> {
+        let options = GenerateOptions { max_new_tokens, stop: self.stop.clone(), sampling };
+        let (end, mut shown) = (self.end(), 0);
+        let mut tell = |text: &str| {
+            if let Some(new) = text.get(shown..).filter(|new| !new.is_empty()) {
+                told(new);
+                shown = text.len();
+            }
+        };
+        let answers = self.model.stream(std::slice::from_ref(prompt), features, &options, |_, answer| {
+            let text = end.text(answer);
+            tell(text[..self.certain(&text)].trim_start());
+            end.check(answer)
+        })?;
+        let answer = answers.into_iter().next().unwrap_or_default();
+        tell(end.text(&answer).trim());
+        Ok(answer)
+    }
+
+    /// How much of a text that still grows is certain: not the white space at its end, a character of which bytes are missing, or
+    /// what may become the end of the answer.
+    fn certain(&self, text: &str) -> usize {
+        let whole = text.trim_end_matches('\u{fffd}');
+        let end = self.template.stop_text();
+        let begun =
+            (1..end.len()).rev().find(|length| end.is_char_boundary(*length) && whole.ends_with(&end[..*length]));
+        whole[..whole.len() - begun.unwrap_or(0)].trim_end().len()
     }
 
     /// The text of an answer, without its end.

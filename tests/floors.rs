@@ -25,7 +25,7 @@ const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "place", "testing", "text"],
     &["data", "speaker"],
-    &["hub_files", "training"],
+    &["ask", "hub_files", "training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["kinds"],
     &["lib"],

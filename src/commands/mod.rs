@@ -1,5 +1,6 @@
 //! One verb per file. The only layer that combines pipeline, store, scheduler and report.
 
+mod ask;
 mod cache;
 mod compare;
 mod doctor;
@@ -21,6 +22,7 @@ mod why;
 
 use std::path::PathBuf;
 
+pub(crate) use ask::ask;
 pub(crate) use cache::cache;
 pub(crate) use compare::compare;
 pub(crate) use doctor::doctor;

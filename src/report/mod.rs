@@ -1,5 +1,6 @@
 //! All output for users and programs. The only layer that prints. Independent of how the results are computed.
 
+mod answer;
 mod cache;
 mod compare;
 mod console;
@@ -29,6 +30,7 @@ use tracing_subscriber::{
     EnvFilter, filter::filter_fn, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
+pub(crate) use answer::{Answer, answer, part_of_answer};
 pub(crate) use cache::{Bar, gc, stats, verify};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Trains three small Imps, one of each family, and asks plain transformers and llama.cpp the questions that `eval` has asked. Ends
+# with 1 if transformers' answers, or llama.cpp's from f16 weights, differ by more than one tie in 197; llama.cpp rounds activations
+# for quantized weights, so of those answers it only prints how many are equal. Takes about 10 minutes on two cores.
+set -eu
+cd "$(dirname "$0")/../.."
+here=benches/formats
+venv=target/formats
+[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+cmp -s "$here/requirements.txt" "$venv/requirements.txt" || {
+    "$venv/bin/pip" install --quiet -r "$here/requirements.txt"
+    cp "$here/requirements.txt" "$venv/requirements.txt"
+}
+cargo build --release --locked
+work=target/formats-work
+target/release/imp-flow run "$here/pipeline.toml" --cache "$work/cache" --artifacts "$work/artifacts"
+made="$work/artifacts/formats"
+failed=0
+for family in phi qwen2 phi3; do
+    "$venv/bin/python" "$here/transformers_check.py" "$made/${family}_llava" "$made/${family}_answers" "$made/shapes" || failed=1
+    "$venv/bin/python" "$here/llama_check.py" "$made/${family}_f16" "$made/${family}_answers" "$made/shapes" || failed=1
+    "$venv/bin/python" "$here/llama_check.py" "$made/${family}_q4" "$made/${family}_q4_answers" "$made/shapes" || true
+done
+exit $failed

@@ -1,0 +1,145 @@
+//! One question to a model, outside of any pipeline. Independent of how the answer is shown.
+
+use std::path::{Path, PathBuf};
+
+use imp_model::{
+    Precision, Sample, Sampling,
+    tensor::{Mat, Place},
+};
+
+use crate::{StageError, speaker::Speaker};
+
+/// A question, and how it is to be answered.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The folder of a model, or its GGUF file.
+    pub model: PathBuf,
+    /// The text.
+    pub text: String,
+    /// The file of the image that it is about.
+    pub image: Option<PathBuf>,
+    /// The most tokens of the answer.
+    pub max_tokens: usize,
+    /// Divides the logits before a token is drawn; 0 always takes the most likely one.
+    pub temperature: f32,
+    /// Tokens are drawn from the most likely ones that together have this probability.
+    pub top_p: f32,
+    /// The seed of the draws.
+    pub seed: u64,
+}
+
+/// How an answer was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// What the model read.
+    pub prompt: String,
+    /// The number of tokens of the answer.
+    pub tokens: usize,
+    /// Whether it ended only because it may have no more tokens.
+    pub cut: bool,
+}
+
+/// Answers `question` on the CPU. Calls `told` with each new part of the answer.
+///
+/// # Errors
+/// If model or image can't be read, the question is too long, or the model's output is not a number.
+pub fn ask(question: &Question, told: impl FnMut(&str)) -> Result<Answered, StageError> {
+    let image = question.image.as_deref().map(|file| Ok((file, std::fs::read(file).map_err(StageError::io(file))?)));
+    let image = image.transpose()?;
+    let speaker = Speaker::open(folder(&question.model)?, None, &Place::host(Precision::F32))?;
+    let features = match &image {
+        Some((file, bytes)) => {
+            let help = "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF";
+            speaker.encode(&speaker.pixels(bytes).map_err(|message| StageError::input(*file, message, help))?)
+        }
+        None => Mat::zeros(0, speaker.feature_width()),
+    };
+    let (text, template, about_image) = (&question.text, speaker.template(), image.is_some());
+    let prompt = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
+    let ids = speaker.ids(&prompt, about_image)?;
+    let (positions, most) = speaker.positions(&ids);
+    if positions >= most {
+        let message = format!("the question takes {positions} positions, and the model reads {most}");
+        return Err(StageError::failed(message, "ask a shorter one"));
+    }
+    let most = question.max_tokens.min(most - positions);
+    let images: &[usize] = if about_image { &[0] } else { &[] };
+    let sample = Sample { input_ids: &ids, labels: &[], images };
+    let Question { temperature, top_p, seed, .. } = *question;
+    let sampling = Sampling { temperature, top_p, seed, ..Sampling::default() };
+    let tokens = speaker.tell(&sample, &features, most, sampling, told).map_err(|error| {
+        StageError::failed(error.to_string(), "its training may have diverged: ask an earlier model")
+    })?;
+    Ok(Answered { prompt, tokens: tokens.len(), cut: tokens.len() >= most })
+}
+
+fn folder(model: &Path) -> Result<&Path, StageError> {
+    let folder = if model.is_file() { model.parent().unwrap_or(model) } else { model };
+    if folder.join("config.json").is_file() {
+        return Ok(folder);
+    }
+    let what = if model.exists() { "this is no model: it has no config.json" } else { "there is no such folder" };
+    Err(StageError::input(model, what, "give the artifact of finetune, merge or quantize, as in artifacts/tiny/merge"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::eval::tests::workshop;
+
+    fn question(root: &Path, image: bool) -> Question {
+        Question {
+            model: root.join("model"),
+            text: "What is it?".into(),
+            image: image.then(|| root.join("data/eval/images/000000000001.png")),
+            max_tokens: 12,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+        }
+    }
+
+    #[test]
+    fn the_parts_of_an_answer_are_the_answer() {
+        let root = workshop();
+        for image in [false, true] {
+            let (mut parts, mut again) = (Vec::new(), String::new());
+            let answered = ask(&question(root.path(), image), |new| parts.push(new.to_string())).unwrap();
+            assert_eq!(answered.prompt.contains("<image>"), image);
+            assert!(answered.tokens <= 12 && (answered.cut == (answered.tokens == 12)));
+            ask(&question(root.path(), image), |new| again.push_str(new)).unwrap();
+            assert_eq!(parts.concat(), again);
+            assert_eq!(again, again.trim());
+            // Drawn tokens depend on the seed only.
+            let drawn = |seed| {
+                let mut text = String::new();
+                let hot = Question { temperature: 2.0, seed, ..question(root.path(), image) };
+                ask(&hot, |new| text.push_str(new)).unwrap();
+                text
+            };
+            assert_eq!(drawn(1), drawn(1));
+            assert_ne!(drawn(1), drawn(2));
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_asked_is_refused_in_words() {
+        let root = workshop();
+        let refused = |change: &dyn Fn(&mut Question)| {
+            let mut question = question(root.path(), true);
+            change(&mut question);
+            let error = ask(&question, |_| {}).unwrap_err();
+            format!("{error} ({})", error.help().unwrap_or_default())
+        };
+        for (error, words) in [
+            (refused(&|q| q.model = root.path().join("nowhere")), "there is no such folder (give the artifact"),
+            (refused(&|q| q.model = root.path().join("data")), "this is no model: it has no config.json"),
+            (refused(&|q| q.image = Some(root.path().join("model/config.json"))), "give an image in PNG"),
+            (refused(&|q| q.image = Some(root.path().join("none.png"))), "none.png"),
+            (refused(&|q| q.text = "word ".repeat(5000)), "positions, and the model reads"),
+        ] {
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}
