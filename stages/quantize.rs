@@ -122,13 +122,12 @@ impl Stage for Quantize {
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
         remark(job, from);
-        let (bytes, weights) = match config.scheme().mixture() {
-            Some(mixture) => write_gguf(job, mixture)?,
-            None => {
-                let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
-                link_others(job, from, "")?;
-                (written.bytes, written.weights)
-            }
+        let (bytes, weights) = if let Some(mixture) = config.scheme().mixture() {
+            write_gguf(job, mixture)?
+        } else {
+            let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
+            link_others(job, from, "")?;
+            (written.bytes, written.weights)
         };
         job.result("megabytes", bytes as f64 / 1e6);
         job.result("bits_per_weight", bytes as f64 * 8.0 / weights as f64);

@@ -44,11 +44,11 @@ impl Keys {
     }
 
     pub(super) fn numbers(&mut self, key: &str, values: impl IntoIterator<Item = i32>) {
-        self.list(key, 5, values.into_iter().map(|value| value.to_le_bytes()));
+        self.list(key, 5, values.into_iter().map(i32::to_le_bytes));
     }
 
     pub(super) fn floats(&mut self, key: &str, values: impl IntoIterator<Item = f32>) {
-        self.list(key, 6, values.into_iter().map(|value| value.to_le_bytes()));
+        self.list(key, 6, values.into_iter().map(f32::to_le_bytes));
     }
 
     pub(super) fn texts<'a>(&mut self, key: &str, values: impl IntoIterator<Item = &'a str>) {
