@@ -9,6 +9,8 @@ pub mod data;
 pub mod download;
 pub mod eval;
 pub mod finetune;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod image;
 pub mod kinds;
 pub mod merge;

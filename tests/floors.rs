@@ -11,7 +11,7 @@ use std::{
 /// The floors of the runner, from the bottom up. Modules of one floor don't import each other.
 const RUNNER: &[&[&str]] = &[
     &["cli", "machine", "pipeline", "store"],
-    &["artifacts", "executor", "settings"],
+    &["artifacts", "executor", "fuzzing", "settings"],
     &["scheduler"],
     &["failure"],
     &["report"],
@@ -27,7 +27,7 @@ const STAGES: &[&[&str]] = &[
     &["data", "speaker"],
     &["training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
-    &["kinds"],
+    &["fuzzing", "kinds"],
     &["lib"],
 ];
 
