@@ -27,7 +27,7 @@ pub fn run(name: &str, bytes: &[u8]) {
     // libFuzzer's own hook ends the process at every panic, also at those that are caught and reported as errors.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| panic::set_hook(Box::new(|info| LAST_PANIC.set(info.to_string()))));
-    if panic::catch_unwind(|| memory::limited(name, || target(bytes))).is_err() {
+    if panic::catch_unwind(|| memory::limited(|| target(bytes))).is_err() {
         eprintln!("{}", LAST_PANIC.take());
         process::abort();
     }

@@ -14,15 +14,13 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 const MB: usize = 1 << 20;
-/// The most that a target may hold. A single allocation may have half of it.
-const LIMIT: usize = 512 * MB;
-/// Images may have 179 million pixels, as in Pillow: 512 MB in three channels, 683 MB with alpha, and a copy in between.
-const IMAGES: usize = 1536 * MB;
+/// The most that a target may hold, and the most that it may take at once.
+const HELD_LIMIT: usize = 512 * MB;
+const TAKEN_LIMIT: usize = 256 * MB;
 
-/// Runs a target within its limit.
-pub(crate) fn limited(name: &str, target: impl FnOnce()) {
-    let most = if name == "image" { IMAGES } else { LIMIT };
-    MOST.store(HELD.load(Relaxed) + most, Relaxed);
+/// Runs a target within these limits.
+pub(crate) fn limited(target: impl FnOnce()) {
+    MOST.store(HELD.load(Relaxed) + HELD_LIMIT, Relaxed);
     target();
     MOST.store(usize::MAX, Relaxed);
 }
@@ -32,7 +30,7 @@ struct Counted;
 impl Counted {
     fn take(bytes: usize) {
         let (held, most) = (HELD.fetch_add(bytes, Relaxed) + bytes, MOST.load(Relaxed));
-        if held > most || most != usize::MAX && bytes > (most / 2).max(LIMIT / 2) {
+        if held > most || most != usize::MAX && bytes > TAKEN_LIMIT {
             // The message takes memory, too.
             MOST.store(usize::MAX, Relaxed);
             eprintln!("an allocation of {} MB, {} MB in use: too much for a small input", bytes / MB, held / MB);

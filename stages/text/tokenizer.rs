@@ -9,7 +9,7 @@ use std::{
 use imp_model::IMAGE_TOKEN;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::growth::Growth;
+use super::growth::{Growth, check_tables};
 use crate::StageError;
 
 /// Longest text in bytes: encoding it takes about 250 times the memory. A thousand pages have as many.
@@ -60,13 +60,14 @@ impl TextTokenizer {
     /// # Errors
     /// A message.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        check_tables(bytes)?;
         let inner = contained(|| {
             let mut inner = Tokenizer::from_bytes(bytes)?;
             // Files of published models may request either; sequences are cut and batched elsewhere.
             inner.with_truncation(None)?.with_padding(None);
             Ok(inner)
         })?;
-        let (growth, decoding) = Growth::of(bytes)?;
+        let (growth, decoding) = Growth::of(&inner)?;
         let mut tokenizer = Self { inner, bos: None, growth, decoding };
         tokenizer.bos = tokenizer.encode("")?.first().copied();
         Ok(tokenizer)
