@@ -181,7 +181,7 @@ impl Store {
     pub(crate) fn next_run(&self) -> Result<u64> {
         let lock = self.root.join("locks").join("runs");
         let file = open_lock(&lock)?;
-        file.as_ref().map_or(Ok(()), fs::File::lock).map_err(StoreError::io(&lock))?;
+        file.as_ref().map_or(Ok(()), disk::lock).map_err(StoreError::io(&lock))?;
         let path = self.root.join("runs").join(LAST);
         let known = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
         let last = match known {
