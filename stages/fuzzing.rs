@@ -172,7 +172,9 @@ mod tests {
             let files: Vec<PathBuf> =
                 fs::read_dir(seeds.join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
             assert!(!files.is_empty(), "{name}");
-            files.iter().for_each(|file| target(&fs::read(file).unwrap()));
+            for file in files {
+                target(&fs::read(file).unwrap());
+            }
         }
     }
 }

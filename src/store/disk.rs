@@ -89,9 +89,9 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Writes into an open file, which is at `path`.
 pub(super) fn write(mut file: &fs::File, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use io::Write;
     #[cfg(test)]
     turns::pause(path);
-    use io::Write;
     let _ = path;
     file.write_all(bytes)?;
     #[cfg(test)]
