@@ -2,10 +2,7 @@
 //! their seeds. Each function panics where something must not be; that the bytes are refused is fine. Compiled for tests and with
 //! the feature `fuzzing` only.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use imp_model::{
     Imp,
@@ -15,7 +12,8 @@ use imp_model::{
 };
 
 use crate::{
-    download, image::pixels, model_folder::outlook_of_config, preprocess, text::tokenizer::TextTokenizer, training,
+    download, image::pixels, model_folder::outlook_of_config, preprocess, scratch::Scratch,
+    text::tokenizer::TextTokenizer, training,
 };
 
 /// A fuzz target: its name, which is that of its folder of seeds, and what it does with bytes.
@@ -35,37 +33,6 @@ pub const TARGETS: [Target; 11] = [
     ("tokenizer", tokenizer),
     ("weights", weights),
 ];
-
-/// A folder that is removed in the end.
-pub(crate) struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    /// A folder with one file.
-    pub(crate) fn with(name: &str, bytes: &[u8]) -> Self {
-        let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("no folder for temporary files: {error}"));
-        let scratch = Self(folder);
-        scratch.write(name, bytes);
-        scratch
-    }
-
-    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
-        let path = self.path(name);
-        let written = fs::create_dir_all(path.parent().unwrap_or(&path)).and_then(|()| fs::write(&path, bytes));
-        written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// The names in the folder, in order.
-    pub(crate) fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-}
 
 /// An image of a data set: what is decoded has as many pixels as it says, and can be made square in every way.
 fn image(bytes: &[u8]) {
@@ -112,10 +79,10 @@ fn index(bytes: &[u8]) {
     for name in ["1.safetensors", "2.safetensors"] {
         scratch.write(name, &file);
     }
-    if let Ok(files) = TensorFiles::open(scratch.0.path()) {
+    if let Ok(files) = TensorFiles::open(scratch.root()) {
         read_all(&files);
     }
-    let _ = imp_model::weights::missing_shards(scratch.0.path());
+    let _ = imp_model::weights::missing_shards(scratch.root());
 }
 
 /// A model's `config.json`: what it says, what is forecast from it, and the model of a folder with this file.
@@ -131,7 +98,7 @@ fn config(bytes: &[u8]) {
     }
     let scratch = Scratch::with("config.json", bytes);
     scratch.write("model.safetensors", &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']);
-    let folder = scratch.0.path();
+    let folder = scratch.root();
     let _ = load_language(folder);
     let _ = load_vision(folder, &imp_model::config::ImpConfig::default());
     let _ = Imp::load(folder);
@@ -162,6 +129,8 @@ fn tokenizer(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::PathBuf;
+
     use super::*;
 
     /// What is checked in for each target: small valid files, and files that once found a fault.

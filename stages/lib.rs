@@ -20,6 +20,8 @@ pub mod place;
 pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
+#[cfg(any(test, feature = "fuzzing"))]
+mod scratch;
 pub mod speaker;
 #[cfg(feature = "synthetic")]
 pub mod synthetic;

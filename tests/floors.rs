@@ -23,7 +23,7 @@ const RUNNER: &[&[&str]] = &[
 /// their table on top.
 const STAGES: &[&[&str]] = &[
     &["contract"],
-    &["image", "model_folder", "net", "place", "testing", "text"],
+    &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
     &["training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],

@@ -14,12 +14,12 @@ use crate::{
         device::Device,
         job::{JobSpec, Runtime},
     },
-    fuzzing::Scratch,
     net::{
         listing::{Listing, is_safe_name},
         patterns::Patterns,
         s3::S3Source,
     },
+    scratch::Scratch,
 };
 
 /// An archive, whose format the first byte chooses. Nothing is written outside the output folder.

@@ -12,7 +12,7 @@ use imp_model::{
 };
 
 use super::checkpoint::{digest, read};
-use crate::fuzzing::Scratch;
+use crate::scratch::Scratch;
 
 /// A checkpoint of a tiny model whose projector trains. Its name is that of an intact file, whatever is in it.
 pub(crate) fn checkpoint(bytes: &[u8]) {
