@@ -8,6 +8,8 @@ mod cli;
 mod commands;
 mod executor;
 mod failure;
+#[cfg(test)]
+mod fuzzing;
 mod machine;
 mod pipeline;
 mod report;

@@ -10,6 +10,8 @@ pub mod data;
 pub mod download;
 pub mod eval;
 pub mod finetune;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod hub_files;
 pub mod image;
 pub mod kinds;
@@ -20,6 +22,8 @@ pub mod place;
 pub mod preprocess;
 pub mod pretrain;
 pub mod quantize;
+#[cfg(any(test, feature = "fuzzing"))]
+mod scratch;
 pub mod speaker;
 #[cfg(feature = "synthetic")]
 pub mod synthetic;

@@ -11,7 +11,7 @@ use std::{
 /// The floors of the runner, from the bottom up. Modules of one floor don't import each other.
 const RUNNER: &[&[&str]] = &[
     &["cli", "machine", "pipeline", "store"],
-    &["artifacts", "executor", "settings"],
+    &["artifacts", "executor", "fuzzing", "settings"],
     &["scheduler"],
     &["failure"],
     &["report"],
@@ -23,11 +23,11 @@ const RUNNER: &[&[&str]] = &[
 /// their table on top.
 const STAGES: &[&[&str]] = &[
     &["contract"],
-    &["image", "model_folder", "net", "place", "testing", "text"],
+    &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
     &["ask", "hub_files", "training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
-    &["kinds"],
+    &["fuzzing", "kinds"],
     &["lib"],
 ];
 

@@ -101,6 +101,11 @@ impl Store {
         if stamps.clone().next().is_none() {
             return Ok(true);
         }
+        #[cfg(test)]
+        if disk::turns::takes_part() {
+            // Thousands of runs can't wait for the clock.
+            return Ok(false);
+        }
         for _ in 0..TICKS {
             let probe = self.temporary()?;
             let now = probe.as_file().metadata().ok().as_ref().map(Stamp::of);

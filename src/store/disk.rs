@@ -1,12 +1,16 @@
 //! The operations that change what is on disk and that a crash may come between. All of the store's go through here, so that a test
 //! can replay every beginning of them. Independent of what is written.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, time::Duration};
 
+#[cfg(test)]
+mod interleavings;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) mod turns;
 
 /// What was done, for the test.
 #[cfg(test)]
@@ -27,6 +31,10 @@ enum Op {
 
 /// Creates a folder with those above it.
 pub(super) fn create_dir_all(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    if !path.is_dir() {
+        turns::pause(path);
+    }
     fs::create_dir_all(path)?;
     #[cfg(test)]
     record(path, || Op::MakeFolder(path.into()));
@@ -34,6 +42,8 @@ pub(super) fn create_dir_all(path: &Path) -> io::Result<()> {
 }
 
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    turns::pause(to);
     fs::rename(from, to)?;
     #[cfg(test)]
     record(to, || Op::Rename(from.into(), to.into()));
@@ -42,6 +52,8 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Gives each of two files or folders the name of the other, in one step. Not all disks can.
 pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    turns::pause(one);
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -58,6 +70,8 @@ pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
 }
 
 pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    turns::pause(to);
     fs::hard_link(from, to)?;
     #[cfg(test)]
     record(to, || Op::Link(from.into(), to.into()));
@@ -65,6 +79,8 @@ pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    turns::pause(to);
     fs::copy(from, to)?;
     #[cfg(test)]
     record(to, || Op::Write(to.into(), fs::read(to).unwrap_or_default()));
@@ -74,6 +90,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
 /// Writes into an open file, which is at `path`.
 pub(super) fn write(mut file: &fs::File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     use io::Write;
+    #[cfg(test)]
+    turns::pause(path);
     let _ = path;
     file.write_all(bytes)?;
     #[cfg(test)]
@@ -99,6 +117,8 @@ pub(super) fn sync_all(folder: &Path) -> io::Result<()> {
 }
 
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    turns::pause(path);
     fs::remove_file(path)?;
     #[cfg(test)]
     record(path, || Op::Remove(path.into()));
@@ -107,10 +127,44 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 
 /// Removes a folder and everything in it. A crash may leave any part of it.
 pub(super) fn remove_dir_all(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    turns::pause(path);
     fs::remove_dir_all(path)?;
     #[cfg(test)]
     record(path, || Op::Remove(path.into()));
     Ok(())
+}
+
+/// Waits for the lock on an open file, which others may hold at the same time.
+pub(super) fn lock_shared(file: &fs::File) -> io::Result<()> {
+    #[cfg(test)]
+    turns::wait(file, turns::Kind::Shared);
+    file.lock_shared()
+}
+
+/// Waits for the lock on an open file, which nobody else holds then.
+pub(super) fn lock(file: &fs::File) -> io::Result<()> {
+    #[cfg(test)]
+    turns::wait(file, turns::Kind::Alone);
+    file.lock()
+}
+
+/// Waits a while for a lock that somebody else holds.
+pub(super) async fn wait_for(file: &fs::File) {
+    const A_WHILE: Duration = Duration::from_millis(50);
+    let _ = file;
+    #[cfg(test)]
+    if turns::wait(file, turns::Kind::Alone) {
+        return;
+    }
+    tokio::time::sleep(A_WHILE).await;
+}
+
+/// Before what is at `path` is read: a test may let others go on first.
+pub(super) fn before_reading(path: &Path) {
+    let _ = path;
+    #[cfg(test)]
+    turns::pause(path);
 }
 
 /// The folders whose operations are recorded, with these.

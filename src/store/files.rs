@@ -34,6 +34,7 @@ pub(super) fn remove_all(path: &Path) -> Result<()> {
 
 /// The content of a regular file. What else stands in its place is an error, and never waited for, such as a pipe.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    disk::before_reading(path);
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
     let mut file = OpenOptions::new().read(true).custom_flags(nonblocking.cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
@@ -46,6 +47,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 /// The entries of a folder; none if it does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    disk::before_reading(folder);
     match fs::read_dir(folder) {
         Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

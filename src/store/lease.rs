@@ -6,13 +6,13 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, TryLockError},
-    io::{Read, Write},
+    fs::{File, TryLockError},
+    io::Read,
     path::PathBuf,
 };
 
 use super::{
-    Digest, Store,
+    Digest, Store, disk,
     error::{Result, StoreError},
     files::{entries, open_lock},
 };
@@ -34,7 +34,7 @@ impl Store {
     pub(crate) fn guard(&self) -> Result<Guard> {
         let path = self.gc_lock();
         let file = open_lock(&path)?;
-        file.as_ref().map_or(Ok(()), File::lock_shared).map_err(StoreError::io(&path))?;
+        file.as_ref().map_or(Ok(()), disk::lock_shared).map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
 
@@ -42,7 +42,7 @@ impl Store {
     pub(super) fn guard_alone(&self) -> Result<Guard> {
         let path = self.gc_lock();
         let file = open_lock(&path)?;
-        file.as_ref().map_or(Ok(()), File::lock).map_err(StoreError::io(&path))?;
+        file.as_ref().map_or(Ok(()), disk::lock).map_err(StoreError::io(&path))?;
         Ok(Guard(file))
     }
 
@@ -52,7 +52,7 @@ impl Store {
         let _guard = self.guard()?;
         let path = self.root.join("live").join(id);
         let file = open_lock(&path)?;
-        file.as_ref().map_or(Ok(()), File::lock).map_err(StoreError::io(&path))?;
+        file.as_ref().map_or(Ok(()), disk::lock).map_err(StoreError::io(&path))?;
         Ok(Lease { path, file })
     }
 
@@ -68,7 +68,7 @@ impl Store {
         for path in entries(&self.root.join("live"))? {
             let Ok(file) = File::open(&path) else { continue };
             match file.try_lock() {
-                Ok(()) => drop(fs::remove_file(&path)),
+                Ok(()) => drop(disk::remove_file(&path)),
                 Err(TryLockError::WouldBlock) => {
                     let mut text = String::new();
                     (&file).read_to_string(&mut text).map_err(StoreError::io(&path))?;
@@ -88,15 +88,15 @@ impl Store {
 impl Lease {
     /// Adds keys and trees. They are in use until this run ends.
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(file) = &self.file else { return Ok(()) };
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
-        file.write_all(text.as_bytes()).map_err(StoreError::io(&self.path))
+        disk::write(file, &self.path, text.as_bytes()).map_err(StoreError::io(&self.path))
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         // If this fails, the next garbage collection removes the file.
-        let _ = fs::remove_file(&self.path);
+        let _ = disk::remove_file(&self.path);
     }
 }

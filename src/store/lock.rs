@@ -4,11 +4,10 @@ use std::{
     fs::{File, TryLockError},
     io,
     path::Path,
-    time::Duration,
 };
 
 use super::{
-    Digest, Store,
+    Digest, Store, disk,
     error::{Result, StoreError},
     files::{open_lock, remove_all},
     stamp::Stamp,
@@ -26,6 +25,7 @@ impl Store {
         loop {
             let read_only = || StoreError::Io { path: path.clone(), source: io::ErrorKind::PermissionDenied.into() };
             let file = open_lock(&path)?.ok_or_else(read_only)?;
+            disk::before_reading(&path);
             match file.try_lock() {
                 // Garbage collection may have removed the file after it was opened.
                 Ok(()) if is_at(&file, &path) => return Ok(KeyLock(file)),
@@ -35,7 +35,7 @@ impl Store {
                         waiting();
                         reported = true;
                     }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    disk::wait_for(&file).await;
                 }
                 Err(TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
             }

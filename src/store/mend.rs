@@ -156,7 +156,7 @@ impl Store {
     pub(super) fn mend_lock(&self) -> Result<Option<fs::File>> {
         let path = self.root.join("locks").join("mend");
         let lock = open_lock(&path)?;
-        lock.as_ref().map_or(Ok(()), fs::File::lock).map_err(StoreError::io(&path))?;
+        lock.as_ref().map_or(Ok(()), disk::lock).map_err(StoreError::io(&path))?;
         Ok(lock)
     }
 

@@ -164,7 +164,11 @@ impl Store {
 
     /// All runs whose records can be read, newest first.
     pub(crate) fn runs(&self) -> Result<Vec<RunRecord>> {
-        let read = |path: PathBuf| serde_json::from_slice(&read(&path).ok()?).ok();
+        let read = |path: PathBuf| {
+            let run: RunRecord = serde_json::from_slice(&read(&path).ok()?).ok()?;
+            // The id becomes a path again, when the record is removed.
+            (path.file_stem() == Some(run.id.as_ref())).then_some(run)
+        };
         let mut runs: Vec<RunRecord> = entries(&self.root.join("runs"))?.into_iter().filter_map(read).collect();
         for run in runs.iter_mut().filter(|run| run.is_running() && !self.is_running(&run.id)) {
             run.ending = RunState::Killed;
@@ -177,7 +181,7 @@ impl Store {
     pub(crate) fn next_run(&self) -> Result<u64> {
         let lock = self.root.join("locks").join("runs");
         let file = open_lock(&lock)?;
-        file.as_ref().map_or(Ok(()), fs::File::lock).map_err(StoreError::io(&lock))?;
+        file.as_ref().map_or(Ok(()), disk::lock).map_err(StoreError::io(&lock))?;
         let path = self.root.join("runs").join(LAST);
         let known = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
         let last = match known {
@@ -215,5 +219,21 @@ mod tests {
             assert_eq!(serde_json::to_value(state).unwrap(), state.to_string());
         }
         assert_eq!(format!("{LeftOut:<11}|"), "left out   |");
+    }
+
+    #[test]
+    fn a_record_can_not_name_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let other = folder.path().join("other.json");
+        let record = serde_json::json!({
+            "id": "../../other", "name": null, "pipeline": "p", "file": "", "overrides": [], "sweep": false, "started": 1.0,
+            "seconds": 0.0, "ending": "done", "host": "", "made_by": "", "document": "", "sources": {}, "points": [],
+        });
+        fs::create_dir(store.root.join("runs")).unwrap();
+        fs::write(store.root.join("runs/forged.json"), record.to_string()).unwrap();
+        fs::write(&other, "kept").unwrap();
+        store.gc(0, false).unwrap();
+        assert!(other.exists() && store.runs().unwrap().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{io, path::Path};
 
+use imp_stages::contract::paths::stays_inside;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,10 @@ impl Tree {
             })
             .collect::<Option<Vec<_>>>()
             .map(Self)
+            // Paths become those of files. Other spellings of numbers would be other bytes for the same tree.
+            .filter(|tree| {
+                tree.0.iter().all(|file| !file.path.is_empty() && stays_inside(&file.path)) && tree.listing() == listing
+            })
     }
 
     pub(super) fn reference(&self) -> TreeRef {
@@ -152,6 +157,21 @@ mod tests {
         }
         let cut = Tree(vec![file("a.txt")]).listing();
         assert_eq!(Tree::parse(cut.trim_end()), None, "the end is missing");
+    }
+
+    #[test]
+    fn a_listing_that_nobody_has_written_is_refused() {
+        let digest = Digest::of(b"x");
+        for line in [
+            format!("{digest} 1 ../a"),
+            format!("{digest} 1 /etc/passwd"),
+            format!("{digest} 1 "),
+            format!("{digest} +1 a"),
+            format!("{digest} 01 a"),
+            format!("{} 1 a", digest.hex().to_uppercase()),
+        ] {
+            assert_eq!(Tree::parse(&format!("{line}\n")), None, "{line}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod arrived;
 mod config;
 mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gguf;
 mod remote;
 mod shapes;

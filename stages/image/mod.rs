@@ -10,4 +10,8 @@ pub(crate) mod size;
 mod tests;
 
 /// Pillow refuses larger images as possible decompression bombs.
+#[cfg(not(feature = "fuzzing"))]
 const MOST_PIXELS: usize = 178_956_970;
+/// A fuzzer tries sizes of every kind, and should neither wait for large images nor take their memory for a fault.
+#[cfg(feature = "fuzzing")]
+const MOST_PIXELS: usize = 1 << 22;

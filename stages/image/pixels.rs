@@ -7,7 +7,10 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rg
 pub use imp_model::config::AspectRatio;
 use imp_model::weights::looks_like;
 
-use super::{MOST_PIXELS, gif, jpeg, resize::resize};
+use super::{
+    MOST_PIXELS, gif, jpeg,
+    resize::{resize, resize_padded},
+};
 
 /// Decodes an image file; the format is recognised by the content. Alpha is dropped, EXIF rotation is not applied, an
 /// animation gives its first frame. Images one pixel wide are accepted.
@@ -66,23 +69,24 @@ fn rgb8(image: DynamicImage, only_grey: bool) -> RgbImage {
 }
 
 /// Makes an image square and `size` pixels wide, in u8.
-pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> RgbImage {
+///
+/// # Errors
+/// A message, if the image is so long that its middle stage, `size` pixels wide and as high as the image, would be too large.
+pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> Result<RgbImage, String> {
     let (width, height) = image.dimensions();
-    match aspect_ratio {
+    if u64::from(width.max(height)) * u64::from(size) > MOST_PIXELS as u64 && aspect_ratio != AspectRatio::Crop {
+        return Err(format!("an image of {width} x {height} pixels is too long"));
+    }
+    Ok(match aspect_ratio {
         AspectRatio::Square => resize(image, size, size),
         _ if width == height => resize(image, size, size),
-        AspectRatio::Pad => {
-            let side = width.max(height);
-            let mut padded = RgbImage::from_pixel(side, side, Rgb([127; 3]));
-            imageops::replace(&mut padded, image, i64::from((side - width) / 2), i64::from((side - height) / 2));
-            resize(&padded, size, size)
-        }
+        AspectRatio::Pad => resize_padded(image, 127, size),
         AspectRatio::Crop => {
             let side = width.min(height);
             let (left, top) = ((width - side) / 2, (height - side) / 2);
             resize(&imageops::crop_imm(image, left, top, side, side).to_image(), size, size)
         }
-    }
+    })
 }
 
 /// The pixel values `[3, size, size]` of an encoded image: squared, x/255, then (x - 0.5) / 0.5.
@@ -91,7 +95,7 @@ pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> RgbIma
 /// A message, if the bytes are not a readable image.
 pub fn pixels(encoded: &[u8], aspect_ratio: AspectRatio, size: usize) -> Result<Vec<f32>, String> {
     // The decoded image is freed before the next allocation, which reuses its memory.
-    let image = squared(&decode(encoded)?, aspect_ratio, size as u32);
+    let image = squared(&decode(encoded)?, aspect_ratio, size as u32)?;
     Ok(normalized(&image))
 }
 

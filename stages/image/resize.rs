@@ -13,6 +13,8 @@ const SUPPORT: f64 = 2.0;
 
 /// Rows that are resized together: as many as fit the first-level cache.
 const ROWS: usize = 32;
+/// The most pixels of rows that are resized together, where rows are very long.
+const PIXELS: usize = 1 << 20;
 
 /// Resizes to `width` x `height`: first along rows, then along columns, rounded to u8 in between. Shrinking widens
 /// the kernel (antialiasing).
@@ -32,9 +34,45 @@ impl WithSimd for Resize<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> RgbImage {
-        let wide = (self.image.width() != self.width).then(|| along_rows(self.image, self.width));
+        let (from_width, from_height) = self.image.dimensions();
+        let wide = (from_width != self.width).then(|| along_rows(self.image, &taps(from_width, self.width), 0));
         let wide = wide.as_ref().unwrap_or(self.image);
-        if wide.height() == self.height { wide.clone() } else { along_columns(wide, self.height) }
+        if from_height == self.height {
+            return wide.clone();
+        }
+        along_columns(wide, &taps(from_height, self.height), &vec![0; 3 * self.width as usize])
+    }
+}
+
+/// Resizes to a square of `size` as if the image were in the middle of the smallest square around it, of one `grey`. That square
+/// is never made: around a line of 65,535 pixels it would take 12 GB.
+pub(super) fn resize_padded(image: &RgbImage, grey: u8, size: u32) -> RgbImage {
+    Arch::new().dispatch(ResizePadded { image, grey, size })
+}
+
+/// [`resize_padded`], compiled for the widest SIMD that the processor has.
+struct ResizePadded<'a> {
+    image: &'a RgbImage,
+    grey: u8,
+    size: u32,
+}
+
+impl WithSimd for ResizePadded<'_> {
+    type Output = RgbImage;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> RgbImage {
+        let (width, height) = self.image.dimensions();
+        let side = width.max(height);
+        let whole = taps(side, self.size);
+        // The row that every row beside the image becomes.
+        let row =
+            whole.iter().flat_map(|taps| [clip(HALF + i32::from(self.grey) * taps.weights.iter().sum::<i32>()); 3]);
+        let row: Vec<u8> = row.collect();
+        let [across, down] =
+            [width, height].map(|length| within(&whole, ((side - length) / 2) as usize, length as usize));
+        let wide = along_rows(self.image, &across, self.grey);
+        along_columns(&wide, &down, &row)
     }
 }
 
@@ -42,36 +80,53 @@ impl WithSimd for Resize<'_> {
 struct Taps {
     first: usize,
     weights: Vec<i32>,
+    /// The sum of the weights of pixels beside the image.
+    beside: i32,
+}
+
+/// The same weights for an image that covers `length` positions from `start`.
+fn within(taps: &[Taps], start: usize, length: usize) -> Vec<Taps> {
+    let one = |taps: &Taps| {
+        let (first, end) = (taps.first, taps.first + taps.weights.len());
+        let (from, to) = (first.clamp(start, start + length), end.clamp(start, start + length));
+        let weights = taps.weights.get(from - first.min(from)..to - first.min(to)).unwrap_or_default().to_vec();
+        let beside = taps.weights.iter().sum::<i32>() - weights.iter().sum::<i32>();
+        Taps { first: from - start, weights, beside }
+    };
+    taps.iter().map(one).collect()
 }
 
 #[inline(always)]
-fn along_rows(image: &RgbImage, width: u32) -> RgbImage {
-    let taps = taps(image.width(), width);
-    let mut out = RgbImage::new(width, image.height());
-    let (from, to) = (image.width() as usize, width as usize);
-    let (mut lying, mut resized) = (vec![0; 3 * ROWS * from], vec![0; 3 * ROWS * to]);
-    for (rows, out) in image.as_raw().chunks(3 * ROWS * from).zip(out.chunks_mut(3 * ROWS * to)) {
+fn along_rows(image: &RgbImage, taps: &[Taps], beside: u8) -> RgbImage {
+    let mut out = RgbImage::new(taps.len() as u32, image.height());
+    let (from, to) = (image.width() as usize, taps.len());
+    let rows = (PIXELS / from).clamp(1, ROWS);
+    let (mut lying, mut resized, beside) = (vec![0; 3 * rows * from], vec![0; 3 * rows * to], vec![beside; 3 * rows]);
+    for (rows, out) in image.as_raw().chunks(3 * rows * from).zip(out.chunks_mut(3 * rows * to)) {
         let count = rows.len() / (3 * from);
         transpose(rows, from, &mut lying[..rows.len()]);
-        weigh(&lying[..rows.len()], 3 * count, &taps, &mut resized[..out.len()]);
+        weigh(&lying[..rows.len()], taps, &beside[..3 * count], &mut resized[..out.len()]);
         transpose(&resized[..out.len()], count, out);
     }
     out
 }
 
 #[inline(always)]
-fn along_columns(image: &RgbImage, height: u32) -> RgbImage {
-    let mut out = RgbImage::new(image.width(), height);
-    weigh(image.as_raw(), 3 * image.width() as usize, &taps(image.height(), height), &mut out);
+fn along_columns(image: &RgbImage, taps: &[Taps], beside: &[u8]) -> RgbImage {
+    let mut out = RgbImage::new(image.width(), taps.len() as u32);
+    weigh(image.as_raw(), taps, beside, &mut out);
     out
 }
 
-/// Makes a row of `out` for each of `taps`: a weighted sum of rows of `stride` bytes.
+/// Makes a row of `out` for each of `taps`: a weighted sum of rows that are as long as `beside`, the row that continues the image.
 #[inline(always)]
-fn weigh(image: &[u8], stride: usize, taps: &[Taps], out: &mut [u8]) {
+fn weigh(image: &[u8], taps: &[Taps], beside: &[u8], out: &mut [u8]) {
+    let stride = beside.len();
     let mut sums = vec![0; stride];
     for (to, tap) in out.chunks_exact_mut(stride).zip(taps) {
-        sums.fill(HALF);
+        for (sum, value) in sums.iter_mut().zip(beside) {
+            *sum = HALF + i32::from(*value) * tap.beside;
+        }
         for (row, weight) in image[stride * tap.first..].chunks_exact(stride).zip(&tap.weights) {
             for (sum, value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(*value) * weight;
@@ -113,7 +168,7 @@ fn taps(from: u32, to: u32) -> Vec<Taps> {
         let weights: Vec<f64> = (first..end).map(|source| cubic((source as f64 - center + 0.5) / stretch)).collect();
         let sum: f64 = weights.iter().sum();
         let fixed = weights.iter().map(|weight| (weight / sum * f64::from(1_u32 << PRECISION)).round() as i32);
-        Taps { first, weights: fixed.collect() }
+        Taps { first, weights: fixed.collect(), beside: 0 }
     };
     (0..to).map(one).collect()
 }

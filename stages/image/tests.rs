@@ -78,7 +78,7 @@ fn resizing_gives_pillows_bytes() {
     assert_eq!(known.clone().count(), 10);
     for file in known {
         let expected = decode(&read(&format!("expected_56/square.{file}.png"))).unwrap();
-        let found = squared(&reference_decode(file), AspectRatio::Square, 56);
+        let found = squared(&reference_decode(file), AspectRatio::Square, 56).unwrap();
         assert_eq!(largest_difference(&found, &expected), 0, "{file}");
     }
 }
@@ -91,7 +91,7 @@ fn resizing_to_384_gives_pillows_bytes() {
     assert_eq!(digests.lines().count(), 10);
     for line in digests.lines() {
         let (digest, file) = line.split_once("  ").unwrap();
-        let found = squared(&reference_decode(file), AspectRatio::Square, 384);
+        let found = squared(&reference_decode(file), AspectRatio::Square, 384).unwrap();
         assert_eq!(blake3::hash(found.as_raw()).to_hex().as_str(), digest, "{file}");
     }
 }
@@ -100,7 +100,7 @@ fn resizing_to_384_gives_pillows_bytes() {
 fn padding_and_cropping_are_the_references() {
     for mode in [AspectRatio::Pad, AspectRatio::Crop] {
         let expected = decode(&read(&format!("expected_56/{}.rgb_37x53.png.png", mode.name()))).unwrap();
-        let found = squared(&reference_decode("rgb_37x53.png"), mode, 56);
+        let found = squared(&reference_decode("rgb_37x53.png"), mode, 56).unwrap();
         assert_eq!(largest_difference(&found, &expected), 0, "{mode:?}");
     }
 }
@@ -160,9 +160,33 @@ fn slivers_are_accepted() {
     for (width, height) in [(1, 1), (1, 300), (300, 2)] {
         let image = RgbImage::from_pixel(width, height, image::Rgb([9, 8, 7]));
         for mode in [AspectRatio::Square, AspectRatio::Crop, AspectRatio::Pad] {
-            assert_eq!(squared(&image, mode, 28).dimensions(), (28, 28));
+            assert_eq!(squared(&image, mode, 28).unwrap().dimensions(), (28, 28));
         }
-        assert!(squared(&image, AspectRatio::Square, 28).pixels().all(|pixel| pixel.0 == [9, 8, 7]));
+        assert!(squared(&image, AspectRatio::Square, 28).unwrap().pixels().all(|pixel| pixel.0 == [9, 8, 7]));
+    }
+}
+
+/// As the reference does it: a square of grey around the image, then the resizing.
+#[test]
+fn padding_makes_no_square_of_the_size_of_the_image() {
+    for (width, height, size) in
+        [(7, 3, 5), (3, 8, 5), (64, 21, 64), (1, 300, 28), (90, 2, 17), (5, 4, 20), (33, 32, 8)]
+    {
+        let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 37 + y * 11) as u8, (x * y) as u8, 255]));
+        let side = width.max(height);
+        let mut square = RgbImage::from_pixel(side, side, image::Rgb([127; 3]));
+        image::imageops::replace(&mut square, &image, i64::from((side - width) / 2), i64::from((side - height) / 2));
+        let expected = squared(&square, AspectRatio::Square, size).unwrap();
+        assert_eq!(squared(&image, AspectRatio::Pad, size).unwrap(), expected, "{width} x {height} to {size}");
+    }
+    // The squares around these would take 12 GB.
+    for (width, height) in [(65_535, 1), (1, 65_535)] {
+        let line = RgbImage::from_pixel(width, height, image::Rgb([0; 3]));
+        assert!(squared(&line, AspectRatio::Pad, 28).unwrap().pixels().all(|pixel| pixel.0[0] <= 127));
+    }
+    let line = RgbImage::new(1, 1_000_000);
+    for mode in [AspectRatio::Pad, AspectRatio::Square] {
+        assert!(squared(&line, mode, 384).unwrap_err().contains("1 x 1000000 pixels is too long"));
     }
 }
 
@@ -255,7 +279,7 @@ fn tall_images_are_resized_as_before_pillow_13() {
     ] {
         let value = |x: u32, y: u32, channel: u32| ((x * 7 + y * 13) ^ (x * y / 5 + channel * 91)) as u8;
         let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
-        let resized = squared(&image, AspectRatio::Square, 384);
+        let resized = squared(&image, AspectRatio::Square, 384).unwrap();
         assert_eq!(crate::net::verify::hex(&Sha256::digest(resized.as_raw())), expected, "{width}x{height}");
     }
 }

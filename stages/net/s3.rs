@@ -5,7 +5,7 @@ use std::{env, fmt, time::Duration};
 
 use rusty_s3::{
     Bucket, BucketError, Credentials, S3Action, UrlStyle,
-    actions::{ListObjectsV2, ListObjectsV2Response},
+    actions::{ListObjectsV2, ListObjectsV2Response, list_objects_v2::ListObjectsContent},
 };
 use ureq::{Body, http::Response};
 
@@ -92,11 +92,20 @@ impl S3Source {
             };
             return Err(StageError::failed(message, "check `source`"));
         }
-        let wanted = Patterns::new(patterns)?;
+        self.files(&prefix, objects, &Patterns::new(patterns)?)
+    }
+
+    /// The objects below `prefix` that are wanted, as files.
+    pub(crate) fn files(
+        &self,
+        prefix: &str,
+        objects: Vec<ListObjectsContent>,
+        wanted: &Patterns,
+    ) -> Result<Listing, StageError> {
         let (mut names, mut files) = (Vec::new(), Vec::new());
         for object in objects {
             let url = format!("s3://{}/{}", self.bucket, object.key);
-            let name = object.key.strip_prefix(&prefix).filter(|name| is_path(name) && is_safe_name(name)).ok_or_else(
+            let name = object.key.strip_prefix(prefix).filter(|name| is_path(name) && is_safe_name(name)).ok_or_else(
                 || {
                     let help = "rename the object, or set `source` to a folder without it";
                     StageError::failed(

@@ -6,6 +6,8 @@ mod config;
 mod convert;
 mod faults;
 mod features;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod lost;
 mod rejected;
 #[cfg(test)]

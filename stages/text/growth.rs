@@ -4,6 +4,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::Tokenizer;
 
 /// A step that makes a text longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,29 +25,27 @@ const TEMPLATE_TOKEN: u64 = 32;
 pub(super) struct Growth(Vec<Step>);
 
 impl Growth {
-    /// Reads the content of a `tokenizer.json`: what it does to texts, and what to tokens that become text.
+    /// What a tokenizer does to texts, and what to tokens that become text. Asked of what the library has read, not of the file,
+    /// in which steps may lack their type or stand twice.
     ///
     /// # Errors
-    /// A message, if it is not JSON.
-    pub(super) fn of(tokenizer: &[u8]) -> Result<(Self, Self), String> {
-        #[derive(Deserialize)]
-        struct File {
-            #[serde(default)]
-            normalizer: Value,
-            #[serde(default)]
-            pre_tokenizer: Value,
-            #[serde(default)]
-            post_processor: Value,
-            #[serde(default)]
-            decoder: Value,
+    /// A message, if the library can't say it.
+    pub(super) fn of(tokenizer: &Tokenizer) -> Result<(Self, Self), String> {
+        let encoding = [
+            serde_json::to_value(tokenizer.get_normalizer()),
+            serde_json::to_value(tokenizer.get_pre_tokenizer()),
+            serde_json::to_value(tokenizer.get_post_processor()),
+        ];
+        let decoding = [serde_json::to_value(tokenizer.get_decoder())];
+        Ok((Self::of_parts(encoding)?, Self::of_parts(decoding)?))
+    }
+
+    fn of_parts(parts: impl IntoIterator<Item = serde_json::Result<Value>>) -> Result<Self, String> {
+        let mut growth = Self::default();
+        for part in parts {
+            growth.add(&part.map_err(|error| error.to_string())?);
         }
-        let file: File = serde_json::from_slice(tokenizer).map_err(|error| error.to_string())?;
-        let (mut encoding, mut decoding) = (Self::default(), Self::default());
-        for part in [&file.normalizer, &file.pre_tokenizer, &file.post_processor] {
-            encoding.add(part);
-        }
-        decoding.add(&file.decoder);
-        Ok((encoding, decoding))
+        Ok(growth)
     }
 
     fn add(&mut self, part: &Value) {
@@ -78,7 +77,7 @@ impl Growth {
                     bytes => content.div_ceil(bytes).max(1),
                 }));
             }
-            Some("Precompiled") => self.0.push(Step::Multiply(longest(&part["precompiled_charsmap"]))),
+            Some("Precompiled") => self.0.push(Step::Multiply(longest(&part[TABLE]))),
             // The others follow Unicode, whose longest replacement has 33 bytes for 3.
             _ => {}
         }
@@ -93,15 +92,50 @@ impl Growth {
     }
 }
 
-/// The length of the longest replacement in the table of characters of `SentencePiece`: the size of a search tree in four bytes, the
-/// tree, and the replacements, each with a zero byte at its end.
-fn longest(table: &Value) -> u64 {
+/// Checks a `tokenizer.json` before the library reads it, which takes as much memory as a table of characters says that it has.
+///
+/// # Errors
+/// A message, if it is not JSON, or such a table says that it is longer than it is.
+pub(super) fn check_tables(file: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        normalizer: Value,
+    }
+    let file: File = serde_json::from_slice(file).map_err(|error| error.to_string())?;
+    if are_whole(&file.normalizer) { Ok(()) } else { Err("its table of characters is damaged".into()) }
+}
+
+/// Whether all tables of characters in a part of the file are as long as they say.
+fn are_whole(part: &Value) -> bool {
+    match part {
+        Value::Array(items) => items.iter().all(are_whole),
+        Value::Object(fields) => fields.iter().all(|(key, value)| {
+            if key == TABLE { table(value).as_deref().and_then(replacements).is_some() } else { are_whole(value) }
+        }),
+        _ => true,
+    }
+}
+
+/// The key of a table of characters of `SentencePiece`.
+const TABLE: &str = "precompiled_charsmap";
+
+fn table(value: &Value) -> Option<Vec<u8>> {
     use base64::Engine;
-    let table = table.as_str().and_then(|text| base64::engine::general_purpose::STANDARD.decode(text).ok());
-    let replacements = table.as_deref().and_then(|table| {
-        let (size, rest) = table.split_first_chunk::<4>()?;
-        rest.get(u32::from_le_bytes(*size) as usize..)
-    });
+    base64::engine::general_purpose::STANDARD.decode(value.as_str()?).ok()
+}
+
+/// The replacements in a table of characters: the size of a search tree in four bytes, the tree, and the replacements, each with a
+/// zero byte at its end.
+fn replacements(table: &[u8]) -> Option<&[u8]> {
+    let (size, rest) = table.split_first_chunk::<4>()?;
+    rest.get(u32::from_le_bytes(*size) as usize..)
+}
+
+/// The length of the longest replacement in a table of characters.
+fn longest(value: &Value) -> u64 {
+    let table = table(value);
+    let replacements = table.as_deref().and_then(replacements);
     let longest = replacements.into_iter().flat_map(|all| all.split(|byte| *byte == 0)).map(<[u8]>::len).max();
     // The shortest letter that is replaced has one byte.
     longest.unwrap_or_default().max(1) as u64
@@ -115,7 +149,7 @@ mod tests {
     use super::*;
 
     fn growth(normalizer: &Value) -> Growth {
-        Growth::of(json!({ "normalizer": normalizer }).to_string().as_bytes()).unwrap().0
+        Growth::of_parts([Ok(normalizer.clone())]).unwrap()
     }
 
     #[test]
@@ -123,15 +157,16 @@ mod tests {
         let letters = json!({"type": "ByteLevel"});
         assert_eq!(growth(&json!({"type": "Sequence", "normalizers": vec![&letters; 24]})).of_text(1), 1 << 24);
         let ten = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaaaa"});
-        let file = json!({
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [&letters, &letters]},
-            "post_processor": {"type": "TemplateProcessing", "single": [
+        let [pre_tokenizer, post_processor, decoder] = [
+            json!({"type": "Sequence", "pretokenizers": [&letters, &letters]}),
+            json!({"type": "TemplateProcessing", "single": [
                 {"SpecialToken": {"id": "<s>", "type_id": 0}},
                 {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-            ]},
-            "decoder": {"type": "Sequence", "decoders": vec![ten; 3]},
-        });
-        let (encoding, decoding) = Growth::of(file.to_string().as_bytes()).unwrap();
+            ]}),
+            json!({"type": "Sequence", "decoders": vec![ten; 3]}),
+        ];
+        let encoding = Growth::of_parts([Ok(pre_tokenizer), Ok(post_processor)]).unwrap();
+        let decoding = growth(&decoder);
         assert_eq!((encoding.of_text(10), decoding.of_text(10)), (10 * 4 * 2 + 32, 10_000));
         let long = growth(&json!({"type": "Prepend", "prepend": "x".repeat(100)}));
         assert_eq!(long.of_text(10), 1010, "it may stand before every letter");
@@ -156,6 +191,35 @@ mod tests {
         assert_eq!(llama.of_text(100), 309);
         assert_eq!(growth(&Value::Null).of_text(100), 100);
         assert_eq!(growth(&json!({"type": "NFC"})).of_text(100), 100);
+    }
+
+    fn tokenizer(normalizer: &Value) -> Vec<u8> {
+        let model = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+        json!({"version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": model}).to_string().into_bytes()
+    }
+
+    /// The library reads them as the steps that their other fields fit.
+    #[test]
+    fn steps_without_a_type_are_measured() {
+        let ten = json!({"pattern": {"String": "a"}, "content": "aaaaaaaaaa"});
+        let tagged = json!({"type": "Sequence", "normalizers": vec![&ten; 8]});
+        for steps in [tagged, json!({"normalizers": vec![&ten; 8]})] {
+            let read = Tokenizer::from_bytes(tokenizer(&steps)).unwrap();
+            assert_eq!(Growth::of(&read).unwrap().0.of_text(3), 300_000_000, "{steps}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_shorter_than_it_says_is_refused() {
+        use base64::Engine;
+        for (size, whole) in [(2_u32, true), (3, false), (u32::MAX, false)] {
+            let table = [&size.to_le_bytes()[..], b"xx"].concat();
+            let text = base64::engine::general_purpose::STANDARD.encode(table);
+            let step = json!({"precompiled_charsmap": text});
+            for step in [&step, &json!({"type": "Sequence", "normalizers": [step]})] {
+                assert_eq!(check_tables(&tokenizer(step)).is_ok(), whole, "{step}");
+            }
+        }
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! A language model's `tokenizer.json`, and texts with image tokens in them. Independent of conversations.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use imp_model::IMAGE_TOKEN;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::growth::Growth;
+use super::growth::{Growth, check_tables};
 use crate::StageError;
 
 /// Longest text in bytes: encoding it takes about 250 times the memory. A thousand pages have as many.
@@ -56,10 +60,14 @@ impl TextTokenizer {
     /// # Errors
     /// A message.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let mut inner = Tokenizer::from_bytes(bytes).map_err(|error| error.to_string())?;
-        // Files of published models may request either; sequences are cut and batched elsewhere.
-        inner.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
-        let (growth, decoding) = Growth::of(bytes)?;
+        check_tables(bytes)?;
+        let inner = contained(|| {
+            let mut inner = Tokenizer::from_bytes(bytes)?;
+            // Files of published models may request either; sequences are cut and batched elsewhere.
+            inner.with_truncation(None)?.with_padding(None);
+            Ok(inner)
+        })?;
+        let (growth, decoding) = Growth::of(&inner)?;
         let mut tokenizer = Self { inner, bos: None, growth, decoding };
         tokenizer.bos = tokenizer.encode("")?.first().copied();
         Ok(tokenizer)
@@ -110,7 +118,7 @@ impl TextTokenizer {
             return Err(format!("a text of {} bytes is longer than {LONGEST_TEXT}, the limit", text.len()));
         }
         check_growth(&self.growth, text.len())?;
-        let encoding = self.inner.encode_fast(text, true).map_err(|error| error.to_string())?;
+        let encoding = contained(|| self.inner.encode_fast(text, true))?;
         Ok(encoding.get_ids().iter().map(|id| *id as i32).collect())
     }
 
@@ -150,8 +158,15 @@ impl TextTokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String, String> {
         let tokens = ids.iter().filter_map(|id| self.inner.id_to_token(*id));
         check_growth(&self.decoding, tokens.map(|token| token.len()).sum())?;
-        self.inner.decode(ids, true).map_err(|error| error.to_string())
+        contained(|| self.inner.decode(ids, true))
     }
+}
+
+/// Calls the library, which relies on parts of a file that it does not check, and panics where they are wrong.
+fn contained<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(call))
+        .map_err(|_| "its rules can't be followed: the file is damaged".to_string())?
+        .map_err(|error| error.to_string())
 }
 
 fn check_growth(growth: &Growth, bytes: usize) -> Result<(), String> {

@@ -108,7 +108,7 @@ fn named_digest(path: &Path) -> Option<&str> {
 }
 
 /// Reads the file in parts: a memory map of it would count as memory of the process.
-fn digest(path: &Path) -> std::io::Result<String> {
+pub(super) fn digest(path: &Path) -> std::io::Result<String> {
     const PART: usize = 1 << 24;
     let (mut file, mut hasher, mut part) = (File::open(path)?, blake3::Hasher::new(), vec![0; PART]);
     loop {
@@ -121,7 +121,7 @@ fn digest(path: &Path) -> std::io::Result<String> {
 }
 
 /// Reads all of it before changing anything.
-fn read(
+pub(super) fn read(
     path: &Path,
     model: &mut Imp,
     optimizer: &mut Optimizer,

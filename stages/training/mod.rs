@@ -7,6 +7,8 @@ mod divergence;
 mod features;
 mod figures;
 mod forecast;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gradients;
 mod held_out;
 mod inputs;

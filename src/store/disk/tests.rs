@@ -21,7 +21,7 @@ fn files(name: &str, input: Option<Digest>) -> Vec<(String, String)> {
         .collect()
 }
 
-fn manifest(name: &str, input: Option<Digest>) -> Manifest {
+pub(super) fn manifest(name: &str, input: Option<Digest>) -> Manifest {
     Manifest {
         kind: "k".into(),
         version: 1,
@@ -71,7 +71,7 @@ fn stage(store: &Store, name: &str, input: Option<Digest>) -> Result<TreeRef, St
 }
 
 /// Writes a file as a stage does, which flushes nothing.
-fn written(path: &Path, bytes: &[u8]) {
+pub(super) fn written(path: &Path, bytes: &[u8]) {
     super::create_dir_all(path.parent().unwrap()).unwrap();
     super::write(&fs::File::create(path).unwrap(), path, bytes).unwrap();
 }
@@ -164,7 +164,7 @@ fn completes(root: &Path, ops: &[Op], disk: &Disk, expected: &[TreeRef]) {
 }
 
 /// A folder in memory, where the system has one: flushing is recorded, not waited for.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }

@@ -165,7 +165,17 @@ impl HubSource {
         let revision = escape(self.revision(), false);
         let url = format!("{endpoint}/api/{kind}/{}/revision/{revision}?blobs=true", self.repo);
         let text = client.retry(watch, |attempt| attempt.get_text(&url))?;
-        let info: Info = serde_json::from_str(&text).map_err(|error| {
+        self.listing(endpoint, &text, &wanted)
+    }
+
+    /// What the hub at `endpoint` has answered: the files that are wanted.
+    pub(in crate::download) fn listing(
+        &self,
+        endpoint: &str,
+        answer: &str,
+        wanted: &Patterns,
+    ) -> Result<Listing, StageError> {
+        let info: Info = serde_json::from_str(answer).map_err(|error| {
             let help = "check that HF_ENDPOINT, if set, is a Hugging Face hub";
             StageError::failed(format!("{} doesn't answer like a Hugging Face hub: {error}", redacted(endpoint)), help)
         })?;

@@ -1,0 +1,4 @@
+//! A checkpoint of a training stage.
+#![no_main]
+
+imp_flow_fuzz::target!("checkpoint");

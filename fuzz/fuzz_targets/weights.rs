@@ -1,0 +1,4 @@
+//! A file of tensors (safetensors).
+#![no_main]
+
+imp_flow_fuzz::target!("weights");

@@ -1,0 +1,149 @@
+//! Every parser of bytes that come from outside, as a function of bytes: the fuzz targets of `fuzz/` call these, and a test replays
+//! their seeds. Each function panics where something must not be; that the bytes are refused is fine. Compiled for tests and with
+//! the feature `fuzzing` only.
+
+use std::{fs, path::Path};
+
+use imp_model::{
+    Imp,
+    config::{AspectRatio, ConfigFile},
+    gguf, load_language, load_vision,
+    weights::TensorFiles,
+};
+
+use crate::{
+    download, image::pixels, model_folder::outlook_of_config, preprocess, scratch::Scratch,
+    text::tokenizer::TextTokenizer, training,
+};
+
+/// A fuzz target: its name, which is that of its folder of seeds, and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets of this crate.
+pub const TARGETS: [Target; 11] = [
+    ("archive", download::fuzzing::archive),
+    ("checkpoint", training::fuzzing::checkpoint),
+    ("config", config),
+    ("gguf", gguf),
+    ("hub", download::fuzzing::hub),
+    ("image", image),
+    ("index", index),
+    ("records", preprocess::fuzzing::records),
+    ("s3", download::fuzzing::s3),
+    ("tokenizer", tokenizer),
+    ("weights", weights),
+];
+
+/// An image of a data set: what is decoded has as many pixels as it says, and can be made square in every way.
+fn image(bytes: &[u8]) {
+    let Ok(image) = pixels::decode(bytes) else { return };
+    assert_eq!(image.as_raw().len(), image.width() as usize * image.height() as usize * 3);
+    for ratio in [AspectRatio::Square, AspectRatio::Pad, AspectRatio::Crop] {
+        let Ok(square) = pixels::squared(&image, ratio, 56) else { continue };
+        assert_eq!(square.dimensions(), (56, 56));
+    }
+}
+
+/// A file of tensors (safetensors), and every tensor that it names.
+fn weights(bytes: &[u8]) {
+    let scratch = Scratch::with("model.safetensors", bytes);
+    if let Ok(files) = TensorFiles::open_file(&scratch.path("model.safetensors")) {
+        read_all(&files);
+    }
+}
+
+fn read_all(files: &TensorFiles) {
+    let names: Vec<String> = files.names().map(Into::into).collect();
+    for name in names {
+        let Ok(shape) = files.shape(&name).map(<[usize]>::to_vec) else { continue };
+        let (rows, cols) = match *shape {
+            [length] => (1, length),
+            [rows, cols] => (rows, cols),
+            _ => continue,
+        };
+        let _ = files.mat(&name, &shape, rows, cols);
+        let _ = files.weight(name.trim_end_matches(".weight"), rows, cols);
+        // In 4 bits, eight values share a word.
+        if let Some(layer) = name.strip_suffix(".q_weight").filter(|_| cols < 1 << 24) {
+            let _ = files.weight(layer, rows, cols * 8);
+        }
+    }
+    let _ = files.finish(|_| false);
+}
+
+/// The list of a model's files of weights, which are there.
+fn index(bytes: &[u8]) {
+    let scratch = Scratch::with("model.safetensors.index.json", bytes);
+    let header = br#"{"a.weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 4]].concat();
+    for name in ["1.safetensors", "2.safetensors"] {
+        scratch.write(name, &file);
+    }
+    if let Ok(files) = TensorFiles::open(scratch.root()) {
+        read_all(&files);
+    }
+    let _ = imp_model::weights::missing_shards(scratch.root());
+}
+
+/// A model's `config.json`: what it says, what is forecast from it, and the model of a folder with this file.
+fn config(bytes: &[u8]) {
+    let Ok(file) = ConfigFile::parse(bytes, Path::new("config.json")) else { return };
+    let _ = (file.kind(), file.unknown_keys(), file.imp());
+    let _ = outlook_of_config(&file, 1 << 30);
+    if let Ok(config) = file.siglip() {
+        let _ = (config.parameters(), config.to_json());
+    }
+    if let Ok(config) = file.language() {
+        let _ = config.to_json();
+    }
+    let scratch = Scratch::with("config.json", bytes);
+    scratch.write("model.safetensors", &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']);
+    let folder = scratch.root();
+    let _ = load_language(folder);
+    let _ = load_vision(folder, &imp_model::config::ImpConfig::default());
+    let _ = Imp::load(folder);
+}
+
+/// A file of llama.cpp: the configuration that it describes, and the model folder that is made of it.
+fn gguf(bytes: &[u8]) {
+    let scratch = Scratch::with("model.gguf", bytes);
+    let (file, folder) = (scratch.path("model.gguf"), scratch.path("out"));
+    scratch.write("out/x", &[]);
+    let _ = gguf::language_config(&file);
+    if gguf::convert(&file, &folder).is_ok() {
+        tokenizer(&fs::read(folder.join("tokenizer.json")).unwrap_or_default());
+        let _ = load_language(&folder);
+    }
+}
+
+/// A `tokenizer.json`, and texts through the tokenizer that it makes.
+fn tokenizer(bytes: &[u8]) {
+    let Ok(tokenizer) = TextTokenizer::from_bytes(bytes) else { return };
+    for text in ["", "a", "What is <image>\n in it? \u{e9}\u{1f600}", "\0\u{feff}  "] {
+        let Ok(ids) = tokenizer.encode_with_images(text) else { continue };
+        let ids: Vec<u32> = ids.into_iter().filter_map(|id| id.try_into().ok()).collect();
+        let _ = tokenizer.decode(&ids);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// What is checked in for each target: small valid files, and files that once found a fault.
+    #[test]
+    fn every_target_survives_its_seeds() {
+        let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+        for (name, target) in TARGETS {
+            let files: Vec<PathBuf> =
+                fs::read_dir(seeds.join(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert!(!files.is_empty(), "{name}");
+            for file in files {
+                target(&fs::read(file).unwrap());
+            }
+        }
+    }
+}
