@@ -138,6 +138,7 @@ impl Stage for Quantize {
 /// Writes the two GGUF files, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
 fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
     let from = job.input("model")?;
+    quant::check_not_quantized(from).map_err(|error| model_error(job, &error))?;
     let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
     let manner = Manner::of(job, &model, from)?.ok_or_else(|| {
         StageError::failed(

@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 
 use super::{chat_template, marked_chat_template};
 use crate::{
+    Stage,
     eval::tests::workshop,
     merge::Merge,
+    model_folder,
+    quantize::Quantize,
     testing::{Outcome, Trial},
     text::{
         template::Template,
@@ -148,6 +151,50 @@ fn a_merged_folder_says_how_its_model_talks() {
         } else {
             assert_eq!(after.id(IMAGE_TEXT), None);
         }
+    }
+}
+
+#[test]
+fn gguf_files_are_a_model_and_are_not_quantized_again() {
+    let root = workshop();
+    let quantize = |work: &str, model: &Path, config: &Value| {
+        Trial::new(&root.path().join(work), &[("model", model)]).run::<Quantize>(config)
+    };
+    let merged = merge(root.path(), "merged", &json!({})).done();
+    let out = quantize("gguf", &merged, &json!({"format": "gguf", "scheme": "q8_0"})).done();
+    for name in ["model.gguf", "mmproj.gguf", "config.json", "tokenizer.json"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    assert!(!out.join("model.safetensors").exists());
+    let (ours, theirs) = (Imp::load(&out).unwrap(), Imp::load(&merged).unwrap());
+    assert_eq!((ours.config, &ours.llm.config), (theirs.config, &theirs.llm.config));
+    let bytes = model_folder::outlook(&out).llm.unwrap().bytes;
+    let length = |name: &str| std::fs::metadata(out.join(name)).unwrap().len();
+    assert_eq!(bytes, length("model.gguf") + length("mmproj.gguf"), "forecasts know the size");
+
+    let four = quantize("four", &merged, &json!({})).done();
+    for (number, folder) in [&out, &four].into_iter().enumerate() {
+        for (kind, config) in [("imp", json!({})), ("gguf", json!({"format": "gguf"}))] {
+            let error = quantize(&format!("{kind}{number}"), folder, &config).error();
+            assert!(error.to_string().contains("quantized already"), "{error}");
+        }
+    }
+    let split = quantize("split", &root.path().join("model"), &json!({"format": "gguf", "scheme": "f16"}));
+    assert!(split.done().join("model.gguf").is_file(), "of a training stage, too");
+}
+
+#[test]
+fn a_scheme_must_be_of_the_format() {
+    for (config, is_one) in [
+        (json!({"format": "gguf", "scheme": "q4_k_m"}), true),
+        (json!({"format": "gguf"}), true),
+        (json!({"scheme": "q4f16_1"}), true),
+        (json!({"scheme": "q6_k"}), false),
+        (json!({"format": "gguf", "scheme": "q4f16_1"}), false),
+    ] {
+        let checked = Quantize::check(&serde_json::from_value(config.clone()).unwrap());
+        assert_eq!(checked.is_ok(), is_one, "{config}");
+        assert!(checked.is_ok() || checked.is_err_and(|issue| issue.key == "scheme"));
     }
 }
 

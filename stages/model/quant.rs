@@ -9,6 +9,7 @@ use crate::{
     config::{ConfigFile, ModelKind},
     encoding::q4f16,
     error::{ModelError, Result},
+    gguf,
     save::all_tensors,
     weights::{Encoded, read_json, write_json, write_sharded},
 };
@@ -22,16 +23,29 @@ pub struct Quantized {
     pub weights: u64,
 }
 
+/// Refuses a model whose weights were rounded to few bits before: to round them again would lose more than the scheme says.
+///
+/// # Errors
+/// If the model in `folder` is quantized, or its `config.json` can't be read.
+pub fn check_not_quantized(folder: &Path) -> Result<()> {
+    let path = folder.join("config.json");
+    if !read_json(&path)?["quantization_config"].is_null() || gguf::is_here(folder) {
+        return Err(ModelError::file(&path, "this model is quantized already: give the merged one"));
+    }
+    Ok(())
+}
+
 /// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a
 /// `quantization_config` in its `config.json`.
 ///
 /// # Errors
 /// If `from` is not a merged model, is already quantized, or `to` can't be written.
 pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
+    check_not_quantized(from)?;
     let path = from.join("config.json");
     let mut config = read_json(&path)?;
-    if ConfigFile::read(from)?.kind() != ModelKind::Imp || !config["quantization_config"].is_null() {
-        return Err(ModelError::file(&path, "only a merged model that is not yet quantized can be quantized"));
+    if ConfigFile::read(from)?.kind() != ModelKind::Imp {
+        return Err(ModelError::file(&path, "only a merged model can be quantized"));
     }
     if config["model_type"] == "llava" {
         let message = "a model in transformers' Llava layout can't be quantized: merge it with `format = \"imp\"`";
