@@ -79,8 +79,11 @@ fn halves(step: usize) -> [f32; 2] {
     [(step >> 12) as f32, (step & 0xfff) as f32]
 }
 
-fn whole(halves: &[f32]) -> usize {
-    ((halves[0] as usize) << 12) + halves[1] as usize
+/// The number of which these are the [`halves`]; `None` if they are those of no number.
+fn whole(numbers: &[f32]) -> Option<usize> {
+    let [high, low, ..] = *numbers else { return None };
+    let is_half = |number: f32, below: f32| (0.0..below).contains(&number) && number.fract() == 0.0;
+    (is_half(high, 16_777_216.0) && is_half(low, 4096.0)).then(|| ((high as usize) << 12) + low as usize)
 }
 
 /// Restores the last intact checkpoint, or the initial state if there is none. With `keep_best` the best weights must be
@@ -138,7 +141,12 @@ pub(super) fn read(
     let losses = vector("losses".into(), losses)?;
     let best = file.shape("best")?.iter().product();
     let best = vector("best".into(), best)?;
-    let best = best.get(2).map(|loss| Best { step: whole(&best), loss: *loss });
+    let damaged = || ModelError::file(path, "its number of steps is not a number of steps");
+    let step = whole(&step).ok_or_else(damaged)?;
+    let best = match best.get(2) {
+        Some(loss) => Some(Best { step: whole(&best).ok_or_else(damaged)?, loss: *loss }),
+        None => None,
+    };
     let mut loaded = Vec::new();
     for (name, moments) in &optimizer.moments {
         let count = moments.first.count();
@@ -159,7 +167,22 @@ pub(super) fn read(
             mat.copy_from(&weight.to_host());
         }
     });
-    let step = whole(&step);
     optimizer.step = step as u64;
     Ok(Position { step, losses, best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{halves, whole};
+
+    #[test]
+    fn only_halves_of_a_number_are_one() {
+        for step in [0, 1, 4095, 4096, 123_456_789] {
+            assert_eq!(whole(&halves(step)), Some(step));
+        }
+        for wrong in [[1e20, 0.0], [0.0, 4096.0], [-1.0, 0.0], [0.5, 0.0], [f32::NAN, 0.0], [0.0, f32::INFINITY]] {
+            assert_eq!(whole(&wrong), None, "{wrong:?}");
+        }
+        assert_eq!(whole(&[1.0]), None);
+    }
 }
