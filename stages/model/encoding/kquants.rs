@@ -11,14 +11,18 @@
 
 use half::f16;
 
+use crate::simd::simd;
+
 /// Values per block.
 pub(super) const BLOCK: usize = 256;
-pub(super) const Q4_BYTES: usize = 2 * FACTOR + SCALES + BLOCK / 2;
+pub(super) const Q4_BYTES: usize = HEAD + BLOCK / 2;
 pub(super) const Q5_BYTES: usize = Q4_BYTES + BLOCK / 8;
 pub(super) const Q6_BYTES: usize = Q6_FACTOR + FACTOR;
 /// Where the factor of `q6_K` is.
 pub(super) const Q6_FACTOR: usize = BLOCK / 2 + BLOCK / 4 + BLOCK / Q6_PART;
 const FACTOR: usize = 2;
+/// Bytes before the levels of `q4_K` and `q5_K`.
+const HEAD: usize = 2 * FACTOR + SCALES;
 /// Bytes of eight scales and eight mins of 6 bits.
 const SCALES: usize = 12;
 /// Values per scale of `q4_K` and `q5_K`.
@@ -62,29 +66,37 @@ fn put_scale_and_min(bytes: &mut [u8], part: usize, scale: u8, min: u8) {
 }
 
 pub(super) fn widen_q4(bytes: &[u8], to: &mut [f32]) {
-    widen_with_mins::<Q4_BYTES>(bytes, to, |_, _, _| 0);
+    for (bytes, to) in bytes.as_chunks::<Q4_BYTES>().0.iter().zip(to.as_chunks_mut().0) {
+        widen_with_mins(bytes, None, to);
+    }
 }
 
 pub(super) fn widen_q5(bytes: &[u8], to: &mut [f32]) {
-    // Bit `part` of byte `index` is the fifth bit of a part's value `index`.
-    widen_with_mins::<Q5_BYTES>(bytes, to, |upper, part, index| (upper[index] >> part & 1) << 4);
+    for (bytes, to) in bytes.as_chunks::<Q5_BYTES>().0.iter().zip(to.as_chunks_mut().0) {
+        // Bit `part` of byte `index` is the fifth bit of a part's value `index`.
+        widen_with_mins(bytes, bytes[HEAD..].first_chunk(), to);
+    }
 }
 
-/// `fifth` gives the bits above the nibble, from the bytes before the nibbles.
-fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], fifth: impl Fn(&[u8], usize, usize) -> u8) {
-    let blocks = bytes.as_chunks::<BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0);
-    for (bytes, to) in blocks {
-        let (head, rest) = bytes.split_at(2 * FACTOR + SCALES);
-        let (upper, nibbles) = rest.split_at(rest.len() - BLOCK / 2);
-        for (part, to) in to.chunks_mut(PART).enumerate() {
-            let (scale, min) = scale_and_min(&head[2 * FACTOR..], part);
-            let (scale, min) = (factor(head) * scale, factor(&head[FACTOR..]) * min);
-            let nibbles = &nibbles[part / 2 * PART..][..PART];
-            for (index, (to, byte)) in to.iter_mut().zip(nibbles).enumerate() {
-                let low = byte >> (part % 2 * 4) & 15;
-                *to = scale * f32::from(low | fifth(upper, part, index)) - min;
+/// Widens a block whose last bytes are its nibbles.
+fn widen_with_mins(bytes: &[u8], fifths: Option<&[u8; PART]>, to: &mut [f32; BLOCK]) {
+    let (d, m) = (factor(bytes), factor(&bytes[FACTOR..]));
+    let nibbles = bytes[bytes.len() - BLOCK / 2..].as_chunks::<PART>().0;
+    for (part, to) in to.as_chunks_mut::<PART>().0.iter_mut().enumerate() {
+        let (scale, min) = scale_and_min(&bytes[2 * FACTOR..], part);
+        let (scale, min) = (d * scale, m * min);
+        let mut levels = nibbles[part / 2].map(|pair| if part % 2 == 0 { pair & 15 } else { pair >> 4 });
+        if let Some(fifths) = fifths {
+            let mask = 1 << part;
+            for (level, fifth) in levels.iter_mut().zip(fifths) {
+                *level |= if fifth & mask == 0 { 0 } else { 16 };
             }
         }
+        simd(|| {
+            for (to, level) in to.iter_mut().zip(levels) {
+                *to = scale * f32::from(level) - min;
+            }
+        });
     }
 }
 
@@ -92,11 +104,16 @@ pub(super) fn widen_q6(bytes: &[u8], to: &mut [f32]) {
     let blocks = bytes.as_chunks::<Q6_BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0);
     for (bytes, to) in blocks {
         let d = factor(&bytes[Q6_FACTOR..]);
-        for (index, to) in to.iter_mut().enumerate() {
-            let ([low, low_shift], [high, high_shift]) = q6_places(index);
-            let q = (bytes[low] >> low_shift & 15) | (bytes[high] >> high_shift & 3) << 4;
-            let scale = f32::from(bytes[BLOCK * 3 / 4 + index / Q6_PART].cast_signed());
-            *to = d * scale * (f32::from(q) - 32.0);
+        for (part, to) in to.as_chunks_mut::<Q6_PART>().0.iter_mut().enumerate() {
+            let scale = d * f32::from(bytes[BLOCK * 3 / 4 + part].cast_signed());
+            let ([low, low_shift], [high, high_shift]) = q6_places(part * Q6_PART);
+            let (low, high) = (&bytes[low..low + Q6_PART], &bytes[high..high + Q6_PART]);
+            simd(|| {
+                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+                    let level = (low >> low_shift & 15) | (high >> high_shift & 3) << 4;
+                    *to = scale * (f32::from(level) - 32.0);
+                }
+            });
         }
     }
 }
@@ -138,7 +155,7 @@ fn narrow_with_mins<const BYTES: usize>(values: &[f32], to: &mut [u8], search: &
         };
         for (part, (values, levels)) in parts(values, &mut levels).enumerate() {
             let (scale, min) = (sixth(scales[part], most), sixth(mins[part], deepest));
-            put_scale_and_min(&mut bytes[2 * FACTOR..2 * FACTOR + SCALES], part, scale, min);
+            put_scale_and_min(&mut bytes[2 * FACTOR..HEAD], part, scale, min);
             let (scale, min) = (d * f32::from(scale), m * f32::from(min));
             if scale != 0.0 {
                 for (level, value) in levels.iter_mut().zip(values) {
@@ -146,7 +163,7 @@ fn narrow_with_mins<const BYTES: usize>(values: &[f32], to: &mut [u8], search: &
                 }
             }
         }
-        let (upper, nibbles) = bytes[2 * FACTOR + SCALES..].split_at_mut(BYTES - Q4_BYTES);
+        let (upper, nibbles) = bytes[HEAD..].split_at_mut(BYTES - Q4_BYTES);
         for (part, levels) in levels.chunks(PART).enumerate() {
             for (index, level) in levels.iter().enumerate() {
                 nibbles[part / 2 * PART + index] |= (level & 15) << (part % 2 * 4);
