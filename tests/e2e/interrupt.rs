@@ -109,8 +109,8 @@ fn two_runs_at_once_share_the_work() {
 fn ctrl_c_does_not_wait_until_a_large_source_is_read() {
     let space = Space::new();
     space.write("p.toml", "[stages.d]\nkind = \"download\"\nsource = \"large.bin\"\n");
-    // It has a hole only, and takes seconds to read.
-    std::fs::File::create(space.path("large.bin")).unwrap().set_len(8 << 30).unwrap();
+    // It has a hole only, and takes a long time to read, also beside other tests.
+    std::fs::File::create(space.path("large.bin")).unwrap().set_len(64 << 30).unwrap();
     let mut runner = space.start(&["run", "p.toml"]);
     let maps = format!("/proc/{}/maps", runner.id());
     let is_reading = || std::fs::read_to_string(&maps).ok()?.contains("large.bin").then_some(());
