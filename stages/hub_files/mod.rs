@@ -36,6 +36,18 @@ pub(crate) struct Manner {
     settings: Map<String, Value>,
 }
 
+/// The settings of a tokenizer; none if there is no such file.
+fn settings(job: &Job, file: &Path) -> Result<Map<String, Value>, StageError> {
+    match std::fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+            let message = format!("these are no settings of a tokenizer: {error}");
+            StageError::input(job.named(file), message, "download the file again, or remove it")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
+        Err(source) => Err(StageError::Io { path: file.to_path_buf(), source }),
+    }
+}
+
 /// What the files say of images.
 struct Images {
     size: usize,
@@ -61,9 +73,7 @@ impl Manner {
         };
         template.prepare(&mut tokenizer)?;
         check_tokenizer(&tokenizer, &model.config, &job.named(&beside))?;
-        let settings = std::fs::read(beside.join("tokenizer_config.json")).ok();
-        let settings = settings.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Ok(Some(Self { template, tokenizer, settings }))
+        Ok(Some(Self { template, tokenizer, settings: settings(job, &beside.join("tokenizer_config.json"))? }))
     }
 
     /// Adds the token that stands for an image feature: it takes the first free id.

@@ -211,6 +211,18 @@ fn weights_come_in_files_of_the_size_asked_for() {
 }
 
 #[test]
+fn damaged_settings_of_a_tokenizer_are_refused() {
+    let root = workshop();
+    let file = root.path().join("model/llm/tokenizer_config.json");
+    std::fs::write(&file, "[]").unwrap();
+    let error = merge(root.path(), "damaged", &json!({})).error().to_string();
+    assert!(error.contains("tokenizer_config.json: these are no settings of a tokenizer"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    let out = merge(root.path(), "without", &json!({})).done();
+    assert_eq!(json_of(&out.join("tokenizer_config.json"))["eos_token"], "</s>");
+}
+
+#[test]
 fn a_model_that_talks_in_no_known_way_is_no_llava() {
     let root = workshop();
     std::fs::remove_file(root.path().join("model/llm/tokenizer.json")).unwrap();
