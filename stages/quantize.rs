@@ -149,6 +149,13 @@ fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
     let written = manner.speech(&model, |speech| {
         gguf::write(&model, speech, mixture, &job.output()).map_err(|error| model_error(job, &error))
     })?;
+    if written.replaced > 0 {
+        job.caution(format!(
+            "{} of {} matrices of the language model have rows that the blocks of the scheme don't divide: they are in an encoding with \
+             more bits, as in llama.cpp",
+            written.replaced, written.matrices
+        ));
+    }
     save::config(&model, "float16", &job.output()).map_err(|error| model_error(job, &error))?;
     manner.write(job, &model)?;
     link_others_but(job, &tokenizer_folder(from), "", &REPLACED)?;

@@ -39,5 +39,5 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
     }
     print("");
     let cut = if answered.cut { ", cut off: --max-tokens allows more" } else { "" };
-    note(&format!("{} tokens in {seconds:.1} s with loading{cut}", answered.tokens), style);
+    note(&format!("{} tokens in {seconds:.1} s with loading, on the CPU{cut}", answered.tokens), style);
 }

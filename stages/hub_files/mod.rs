@@ -96,7 +96,13 @@ impl Manner {
         model: &Imp,
         write: impl FnOnce(&Speech<'_>) -> Result<T, StageError>,
     ) -> Result<T, StageError> {
-        let tokenizer = serde_json::from_str(&self.tokenizer_json()?).unwrap_or_default();
+        let unreadable = |error: serde_json::Error| {
+            StageError::failed(
+                format!("the tokenizer can't be written: {error}"),
+                "download its `tokenizer.json` again",
+            )
+        };
+        let tokenizer = serde_json::from_str(&self.tokenizer_json()?).map_err(unreadable)?;
         write(&Speech {
             tokenizer: &tokenizer,
             chat_template: &marked_chat_template(self.template).unwrap_or_default(),

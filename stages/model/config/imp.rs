@@ -58,7 +58,11 @@ impl ImpConfig {
             mm_projector_type: projector
                 .map_err(|message: String| keys.wrong(format!("mm_projector_type {message}")))?
                 .unwrap_or(default.mm_projector_type),
-            mm_vision_select_layer: keys.get("mm_vision_select_layer").and_then(Value::as_i64).unwrap_or(-2),
+            mm_vision_select_layer: keys.get("mm_vision_select_layer").map_or(Ok(-2), |layer| {
+                let several =
+                    || keys.wrong(format!("features of the layers {layer} are not supported: it must be one number"));
+                layer.as_i64().ok_or_else(several)
+            })?,
             image_aspect_ratio: text("image_aspect_ratio").map_or(default.image_aspect_ratio, ImageAspect::by_name),
             tokenizer_model_max_length: keys
                 .number("tokenizer_model_max_length", Some(default.tokenizer_model_max_length))?,

@@ -39,7 +39,7 @@ pub(super) fn as_imp(mut keys: Map<String, Value>) -> Map<String, Value> {
         return keys;
     }
     let Some(Value::Object(text)) = keys.remove("text_config") else { return keys };
-    let kind = text.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let kind = text.get("model_type").and_then(Value::as_str).unwrap_or("llama");
     let mut imp = Map::from_iter([
         ("mm_projector_type".to_string(), json!(ProjectorType::Mlp(2))),
         ("mm_vision_select_layer".to_string(), keys.remove("vision_feature_layer").unwrap_or(json!(-2))),

@@ -240,6 +240,10 @@ mod tests {
             with(&keys).language().unwrap();
             assert!(with(&keys).unknown_keys().is_empty(), "{keys}");
         }
+        let layers = json!({"mm_vision_select_layer": [-2, -5]});
+        assert!(
+            with(&layers).imp().unwrap_err().to_string().contains("features of the layers [-2,-5] are not supported")
+        );
         for (keys, words) in [
             (json!({"mm_use_im_start_end": true}), "`mm_use_im_start_end` = true"),
             (json!({"mm_patch_merge_type": "spatial"}), "`mm_patch_merge_type` = \"spatial\""),

@@ -2,11 +2,10 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
-use super::{MMPROJ, MODEL, check_heads, deinterleaved_row, names, reader::Gguf};
+use super::{MMPROJ, MODEL, check_heads, deinterleaved_row, interleaved_heads, names, reader::Gguf};
 use crate::{
     config::LanguageConfig,
     error::{ModelError, Result},
-    family::{Family, Part},
     save::VISION_PREFIX,
     tensor::Bytes,
     weights::{Entry, Kind, TensorFiles},
@@ -34,18 +33,16 @@ pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles
             };
             let (name, part) =
                 named.ok_or_else(|| ModelError::Extra { file: gguf.path.clone(), tensor: tensor.name.clone() })?;
-            let heads = match (config.family, part) {
-                (Family::Llama, Some(Part::Q)) => Some(config.num_attention_heads),
-                (Family::Llama, Some(Part::K)) => Some(config.num_key_value_heads),
-                _ => None,
-            };
             let mut bytes = gguf.shared(tensor);
-            if let Some(heads) = heads {
+            if let Some(heads) = interleaved_heads(config, part) {
                 check_heads(gguf, tensor, heads)?;
                 bytes = deinterleaved(&bytes, tensor.shape[0], heads);
             }
             let kind = Kind::Numbers(tensor.encoding);
-            all.insert(name, Entry { file: file.clone(), kind, shape: tensor.shape.clone(), bytes });
+            let entry = Entry { file: file.clone(), kind, shape: tensor.shape.clone(), bytes };
+            if all.insert(name, entry).is_some() {
+                return Err(ModelError::file(&gguf.path, format!("it has the tensor `{}` twice", tensor.name)));
+            }
         }
     }
     Ok(TensorFiles::of_entries(folder.to_path_buf(), all))

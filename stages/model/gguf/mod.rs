@@ -76,11 +76,7 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
 fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Result<NamedTensor<'a>> {
     let unknown = || ModelError::Extra { file: gguf.path.clone(), tensor: tensor.name.clone() };
     let (name, part) = names::to_language(config.family, &tensor.name).ok_or_else(unknown)?;
-    let heads = match part {
-        Some(Part::Q) => Some(config.num_attention_heads),
-        Some(Part::K) => Some(config.num_key_value_heads),
-        _ => None,
-    };
+    let heads = interleaved_heads(config, part);
     if let Some(heads) = heads {
         check_heads(gguf, tensor, heads)?;
     }
@@ -89,6 +85,15 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
         tensor.encoding.widen(gguf.bytes(tensor), &mut values);
         heads.map_or_else(|| values.clone(), |heads| deinterleave(&values, &tensor.shape, heads)).into()
     }))
+}
+
+/// The heads of a q or k weight, if its rows are interleaved in GGUF files: those of a Llama are.
+fn interleaved_heads(config: &LanguageConfig, part: Option<Part>) -> Option<usize> {
+    match (config.family, part) {
+        (Family::Llama, Some(Part::Q)) => Some(config.num_attention_heads),
+        (Family::Llama, Some(Part::K)) => Some(config.num_key_value_heads),
+        _ => None,
+    }
 }
 
 /// Checks that the rows of a q or k weight are heads of an even width: [`deinterleave`] relies on it.

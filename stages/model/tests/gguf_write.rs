@@ -121,6 +121,30 @@ fn every_mixture_is_read_back_within_its_precision() {
 }
 
 #[test]
+fn encodings_that_were_replaced_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    // Rows of 64 values: blocks of 256 divide none but those of `ffn_down`, of which there are none here.
+    let narrow = write(&model(Family::Qwen2, 64, false), &tokenizer(), Mixture::Q4KM, folder.path()).unwrap();
+    assert_eq!((narrow.matrices, narrow.replaced), (3 * 7 + 2, 3 * 7 + 2));
+    let wide = write(&model(Family::Qwen2, 256, false), &tokenizer(), Mixture::Q4KM, folder.path()).unwrap();
+    assert_eq!(wide.replaced, 0);
+}
+
+/// The reader takes neither of two tensors that claim one name.
+#[test]
+fn a_tensor_that_is_there_twice_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&model(Family::Qwen2, 64, false), &tokenizer(), Mixture::F16, folder.path()).unwrap();
+    let file = folder.path().join("model.gguf");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.windows(19).position(|name| name == b"blk.1.attn_q.weight").unwrap();
+    bytes[at + 4] = b'0';
+    std::fs::write(&file, bytes).unwrap();
+    let error = Imp::load(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("`blk.0.attn_q.weight` twice"), "{error}");
+}
+
+#[test]
 fn what_llama_cpp_can_not_do_is_refused() {
     let (folder, mut imp) = (tempfile::tempdir().unwrap(), model(Family::Qwen2, 64, false));
     let mut unigram = tokenizer();
@@ -129,9 +153,28 @@ fn what_llama_cpp_can_not_do_is_refused() {
     words["pre_tokenizer"] = json!({"type": "Whitespace"});
     let mut beyond = tokenizer();
     beyond["added_tokens"][0]["id"] = json!(60);
-    for (tokenizer, message) in
-        [(unigram, "\"Unigram\""), (words, "(Whitespace)"), (beyond, "`<end>` is beyond the 60 rows")]
-    {
+    // Nearly what is known is not known.
+    let with = |pointer: &str, value: Value| {
+        let mut file = tokenizer();
+        file[pointer] = value;
+        file
+    };
+    let bytes = json!({"type": "ByteLevel", "use_regex": false});
+    let split = json!({"type": "Split", "pattern": {"Regex": r"x|\p{N}| "}, "behavior": "Isolated", "invert": false});
+    let mut words_merged = tokenizer();
+    words_merged["model"]["merges"] = json!(["t 1", "t2"]);
+    let mut foreign = tokenizer();
+    foreign["model"]["byte_fallback"] = json!(true);
+    for (tokenizer, message) in [
+        (unigram, "\"Unigram\""),
+        (words, "(Whitespace)"),
+        (beyond, "`<end>` is beyond the 60 rows"),
+        (with("normalizer", json!({"type": "Lowercase"})), "no normalizer `Lowercase`"),
+        (with("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [split, bytes]})), "(Split, ByteLevel)"),
+        (with("pre_tokenizer", json!({"type": "ByteLevel", "add_prefix_space": true})), "(ByteLevel)"),
+        (words_merged, "merge \"t2\" is no pair"),
+        (foreign, "not those of a SentencePiece tokenizer"),
+    ] {
         let error = write(&imp, &tokenizer, Mixture::F16, folder.path()).unwrap_err();
         assert!(error.contains("model.gguf") && error.contains(message), "{error}");
     }

@@ -1,7 +1,10 @@
 //! The language model in a GGUF file: its settings and tensors. Source: llama.cpp's `convert_hf_to_gguf.py`.
 
 use super::{
-    super::names,
+    super::{
+        interleaved_heads,
+        names::{self, Place},
+    },
     container::Keys,
     mixture::{Mixture, Role},
 };
@@ -48,37 +51,49 @@ pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, mixture: Mixtur
     keys.float(&key(epsilon), config.norm_eps);
 }
 
-/// The tensors, each with its encoding.
-pub(super) fn tensors(llm: &Decoder, mixture: Mixture) -> Vec<(NamedTensor<'_>, Encoding)> {
-    let config = llm.merged_config();
-    let tied = config.tie_word_embeddings;
-    llm.tensors().into_iter().filter_map(|tensor| tensor_of(tensor, &config, mixture, tied)).collect()
+/// What is written.
+pub(super) struct Plan<'a> {
+    /// The tensors, each with its encoding.
+    pub(super) tensors: Vec<(NamedTensor<'a>, Encoding)>,
+    /// Number of matrices.
+    pub(super) matrices: usize,
+    /// Of these, in another encoding than the mixture's, whose blocks don't divide their rows.
+    pub(super) replaced: usize,
 }
 
-fn tensor_of<'a>(
-    tensor: NamedTensor<'a>,
-    config: &LanguageConfig,
-    mixture: Mixture,
-    tied: bool,
-) -> Option<(NamedTensor<'a>, Encoding)> {
-    // Every tensor of a model has a place.
-    let place = names::of_language(config.family, &tensor.name)?;
-    let [_, width] = tensor.shape[..] else { return Some((tensor.renamed(place.name), Encoding::F32)) };
-    let role = match (place.part, place.layer) {
+/// Gives every tensor its name and encoding.
+///
+/// # Errors
+/// Names a tensor for which llama.cpp has no place.
+pub(super) fn plan(llm: &Decoder, mixture: Mixture) -> Result<Plan<'_>, String> {
+    let config = llm.merged_config();
+    let mut plan = Plan { tensors: Vec::new(), matrices: 0, replaced: 0 };
+    for tensor in llm.tensors() {
+        let Some(place) = names::of_language(config.family, &tensor.name) else { return Err(tensor.name) };
+        let [_, width] = tensor.shape[..] else {
+            plan.tensors.push((tensor.renamed(place.name), Encoding::F32));
+            continue;
+        };
+        let role = role(&place, &config);
+        let encoding = mixture.encoding(role, width);
+        plan.matrices += 1;
+        plan.replaced += usize::from(encoding != mixture.wanted(role));
+        let heads = interleaved_heads(&config, place.part);
+        let tensor = tensor.renamed(place.name);
+        plan.tensors.push((if let Some(heads) = heads { interleaved(tensor, heads) } else { tensor }, encoding));
+    }
+    Ok(plan)
+}
+
+fn role(place: &Place, config: &LanguageConfig) -> Role {
+    match (place.part, place.layer) {
         (Some(Part::LmHead), _) => Role::Output,
-        (None, None) if tied => Role::Output,
+        (None, None) if config.tie_word_embeddings => Role::Output,
         (None, None) => Role::Embedding,
         (Some(Part::V | Part::Down), Some(layer)) => Role::Delicate { layer, layers: config.num_hidden_layers },
         (Some(Part::Qkv), _) => Role::Fused,
         _ => Role::Other,
-    };
-    let heads = match (config.family, place.part) {
-        (Family::Llama, Some(Part::Q)) => Some(config.num_attention_heads),
-        (Family::Llama, Some(Part::K)) => Some(config.num_key_value_heads),
-        _ => None,
-    };
-    let tensor = tensor.renamed(place.name);
-    Some((if let Some(heads) = heads { interleaved(tensor, heads) } else { tensor }, mixture.encoding(role, width)))
+    }
 }
 
 /// llama.cpp rotates adjacent dimensions of a Llama's head, Hugging Face's code dimensions half a head apart: the rows of each head

@@ -59,7 +59,14 @@ impl Mixture {
 
     /// The encoding of a matrix whose rows have `width` values.
     pub(super) fn encoding(self, role: Role, width: usize) -> Encoding {
-        let wanted = match (self, role) {
+        let wanted = self.wanted(role);
+        let fits = |encoding: &Encoding| encoding.bytes(width).is_some();
+        [wanted, fallback(wanted)].into_iter().find(fits).unwrap_or(Encoding::F16)
+    }
+
+    /// The encoding of a matrix whose rows any block divides.
+    pub(super) fn wanted(self, role: Role) -> Encoding {
+        match (self, role) {
             (Self::F32, _) => Encoding::F32,
             (Self::F16, _) => Encoding::F16,
             (Self::Q8_0, _) => Encoding::Q8_0,
@@ -68,9 +75,7 @@ impl Mixture {
             (Self::Q4KM, Role::Fused) => Encoding::Q5K,
             (Self::Q4KM, Role::Delicate { layer, layers }) if gets_more(layer, layers) => Encoding::Q6K,
             (Self::Q4KM, _) => Encoding::Q4K,
-        };
-        let fits = |encoding: &Encoding| encoding.bytes(width).is_some();
-        [wanted, fallback(wanted)].into_iter().find(fits).unwrap_or(Encoding::F16)
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod container;
 mod language;
 mod mixture;
 mod projector;
+mod style;
 mod vocabulary;
 
 use std::path::Path;
@@ -24,13 +25,17 @@ pub const MODEL: &str = "model.gguf";
 /// The file of vision tower and projector.
 pub const MMPROJ: &str = "mmproj.gguf";
 
-/// The sizes of the two files' tensors, in bytes.
+/// What the two files hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Of the language model.
+    /// Size of the language model's tensors, in bytes.
     pub model: u64,
-    /// Of vision tower and projector.
+    /// Size of vision tower and projector.
     pub mmproj: u64,
+    /// Number of matrices of the language model.
+    pub matrices: usize,
+    /// Of these, in another encoding than the mixture's, whose blocks don't divide their rows.
+    pub replaced: usize,
 }
 
 /// Writes [`MODEL`] and [`MMPROJ`] to `folder`.
@@ -54,9 +59,14 @@ pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) 
     language::describe(&mut keys, &model.llm.merged_config(), mixture, name);
     vocabulary::describe(&mut keys, speech, family, model.llm.config.vocab_size)
         .map_err(|message| ModelError::file(&text, message))?;
-    let model_bytes = container::write(&text, &keys, language::tensors(&model.llm, mixture))?;
+    let extra = |file: &Path| {
+        let file = file.to_path_buf();
+        move |tensor| ModelError::Extra { file, tensor }
+    };
+    let plan = language::plan(&model.llm, mixture).map_err(extra(&text))?;
+    let bytes = container::write(&text, &keys, plan.tensors)?;
     let mut keys = Keys::default();
     projector::describe(&mut keys, model, name);
-    let mmproj = container::write(&vision, &keys, projector::tensors(model))?;
-    Ok(Written { model: model_bytes, mmproj })
+    let mmproj = container::write(&vision, &keys, projector::tensors(model).map_err(extra(&vision))?)?;
+    Ok(Written { model: bytes, mmproj, matrices: plan.matrices, replaced: plan.replaced })
 }

@@ -35,12 +35,15 @@ pub(super) fn describe(keys: &mut Keys, model: &Imp, name: &str) {
 }
 
 /// The tensors, each with its encoding: matrices in f16, the others in f32.
-pub(super) fn tensors(model: &Imp) -> Vec<(NamedTensor<'_>, Encoding)> {
+///
+/// # Errors
+/// Names a tensor for which llama.cpp has no place.
+pub(super) fn tensors(model: &Imp) -> Result<Vec<(NamedTensor<'_>, Encoding)>, String> {
     let all = model.vision.tensors("").into_iter().chain(model.projector.tensors());
-    all.filter_map(|tensor| {
-        let name = names::of_vision(&tensor.name)?;
+    all.map(|tensor| {
+        let Some(name) = names::of_vision(&tensor.name) else { return Err(tensor.name) };
         let encoding = if tensor.shape.len() == 1 || name.contains("position") { Encoding::F32 } else { Encoding::F16 };
-        Some((tensor.renamed(name), encoding))
+        Ok((tensor.renamed(name), encoding))
     })
     .collect()
 }

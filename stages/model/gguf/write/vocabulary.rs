@@ -1,11 +1,10 @@
-//! The tokenizer in a GGUF file, from a `tokenizer.json`. Source: llama.cpp's `convert_hf_to_gguf.py` for keys and types of tokens,
-//! `llama-vocab.cpp` for what a pre-tokenizer's name stands for.
+//! The tokenizer in a GGUF file, from a `tokenizer.json`. Source: llama.cpp's `convert_hf_to_gguf.py` for keys and types of tokens.
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::container::Keys;
+use super::{container::Keys, style::Style};
 use crate::family::Family;
 
 /// How a model's texts become tokens, and what programs have to know of its conversations.
@@ -35,18 +34,6 @@ enum Kind {
     Byte = 6,
 }
 
-/// How a text is split before merges.
-struct Style {
-    /// The algorithm: `gpt2` or `llama`.
-    model: &'static str,
-    /// The pre-tokenizer.
-    pre: &'static str,
-}
-
-/// Qwen's and Llama 3's patterns differ in how many digits stay together.
-const QWEN_DIGITS: &str = r"|\p{N}|";
-const LLAMA3_DIGITS: &str = r"|\p{N}{1,3}|";
-
 /// The text of the rows that have no token.
 fn unused(row: usize) -> String {
     format!("[PAD{row}]")
@@ -58,7 +45,7 @@ fn unused(row: usize) -> String {
 /// In words, if llama.cpp has no tokenizer that does the same.
 pub(super) fn describe(keys: &mut Keys, speech: &Speech<'_>, family: Family, rows: usize) -> Result<(), String> {
     let file = speech.tokenizer;
-    let style = style(file, family)?;
+    let style = Style::of(file, family)?;
     let vocab = file["model"]["vocab"].as_object().ok_or("the tokenizer has no vocabulary")?;
     let mut tokens: Vec<(String, Kind)> = (0..rows).map(|row| (unused(row), Kind::Unused)).collect();
     let mut set = |id: Option<u64>, token: &str, kind: Kind| match id.and_then(|id| tokens.get_mut(id as usize)) {
@@ -73,7 +60,7 @@ pub(super) fn describe(keys: &mut Keys, speech: &Speech<'_>, family: Family, row
         set(id.as_u64(), token, if is_byte { Kind::Byte } else { Kind::Normal })?;
     }
     for added in file["added_tokens"].as_array().into_iter().flatten() {
-        let token = added["content"].as_str().unwrap_or_default();
+        let token = added["content"].as_str().ok_or("an added token of the tokenizer has no content")?;
         let kind = match added["special"] {
             _ if style.model == "llama" && token == "<unk>" => Kind::Unknown,
             Value::Bool(true) => Kind::Control,
@@ -81,14 +68,18 @@ pub(super) fn describe(keys: &mut Keys, speech: &Speech<'_>, family: Family, row
         };
         set(added["id"].as_u64(), token, kind)?;
     }
-    let merges = merges(file);
+    let merges = merges(file)?;
     keys.text("tokenizer.ggml.model", style.model);
     keys.text("tokenizer.ggml.pre", style.pre);
     keys.texts("tokenizer.ggml.tokens", tokens.iter().map(|(token, _)| token.as_str()));
     keys.numbers("tokenizer.ggml.token_type", tokens.iter().map(|(_, kind)| *kind as i32));
     if style.model == "llama" {
-        let scores = scores(&merges);
-        keys.floats("tokenizer.ggml.scores", tokens.iter().map(|(token, _)| scores.get(token).copied().unwrap_or(0.0)));
+        let (scores, last) = (scores(&merges), -(merges.len() as f32));
+        let score = |(token, kind): &(String, Kind)| match kind {
+            Kind::Normal => scores.get(token).copied().unwrap_or(last),
+            _ => 0.0,
+        };
+        keys.floats("tokenizer.ggml.scores", tokens.iter().map(score));
     } else {
         let merges: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
         keys.texts("tokenizer.ggml.merges", merges.iter().map(String::as_str));
@@ -110,51 +101,12 @@ pub(super) fn strips_after_special(tokenizer: &Value) -> bool {
     added.any(|token| token["special"] == true && token["rstrip"] == true)
 }
 
-fn style(file: &Value, family: Family) -> Result<Style, String> {
-    if file["model"]["type"].as_str() != Some("BPE") {
-        return Err(format!("a tokenizer of the type {} has no counterpart in GGUF files", file["model"]["type"]));
-    }
-    // SentencePiece's, as transformers converts it.
-    if file["model"]["byte_fallback"] == true {
-        return Ok(Style { model: "llama", pre: "default" });
-    }
-    let mut steps = Vec::new();
-    flatten(&file["pre_tokenizer"], &mut steps);
-    let kinds: Vec<&str> = steps.iter().filter_map(|step| step["type"].as_str()).collect();
-    let pattern = steps.first().and_then(|step| step["pattern"]["Regex"].as_str()).unwrap_or_default();
-    let pre = match kinds.as_slice() {
-        // The same pattern under two names.
-        ["ByteLevel"] if steps[0]["use_regex"] != false => {
-            if family == Family::Phi {
-                "phi-2"
-            } else {
-                "gpt-2"
-            }
-        }
-        ["Digits", "ByteLevel"] if steps[0]["individual_digits"] == true => "smollm",
-        ["Split", "ByteLevel"] if pattern.contains(LLAMA3_DIGITS) => "llama-bpe",
-        ["Split", "ByteLevel"] if pattern.contains(QWEN_DIGITS) => "qwen2",
-        _ => {
-            return Err(format!(
-                "no pre-tokenizer of llama.cpp is known to do what this tokenizer does ({})",
-                kinds.join(", ")
-            ));
-        }
-    };
-    Ok(Style { model: "gpt2", pre })
-}
-
-fn flatten<'a>(step: &'a Value, steps: &mut Vec<&'a Value>) {
-    match step["pretokenizers"].as_array() {
-        Some(inner) => inner.iter().for_each(|step| flatten(step, steps)),
-        None => steps.push(step),
-    }
-}
-
 /// The pairs of tokens that become one, in their order. Files have them as texts or as pairs.
-fn merges(file: &Value) -> Vec<(&str, &str)> {
+fn merges(file: &Value) -> Result<Vec<(&str, &str)>, String> {
     let merges = file["model"]["merges"].as_array().into_iter().flatten();
-    merges.filter_map(pair).collect()
+    merges
+        .map(|merge| pair(merge).ok_or_else(|| format!("the tokenizer's merge {merge} is no pair of tokens")))
+        .collect()
 }
 
 fn pair(merge: &Value) -> Option<(&str, &str)> {
