@@ -33,7 +33,8 @@ pub struct Components<'a> {
 }
 
 impl Imp {
-    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files beside its `config.json`, or the split layout that training stages write
+    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files beside its `config.json`, or the split
+    /// layout that training stages write
     /// (`llm/`, `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
     ///
     /// # Errors
@@ -62,13 +63,18 @@ impl Imp {
 
     fn load_merged(folder: &Path, file: &ConfigFile, config: ImpConfig) -> Result<Self> {
         let language = file.language()?;
-        let files = if gguf::is_here(folder) { gguf::open(folder, &language)? } else { TensorFiles::open(folder)? };
+        let in_gguf = gguf::is_here(folder);
+        let files = if in_gguf { gguf::open(folder, &language)? } else { TensorFiles::open(folder)? };
         let llm = Decoder::load(&files, language)?;
         let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
         files.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
-        Ok(Self { config, llm, vision, projector })
+        let model = Self { config, llm, vision, projector };
+        if in_gguf {
+            gguf::check(folder, &model)?;
+        }
+        Ok(model)
     }
 
     /// Loads a model from its components.

@@ -2,13 +2,19 @@
 
 use std::{collections::HashMap, path::Path, sync::Arc};
 
-use super::{MMPROJ, MODEL, check_heads, deinterleaved_row, interleaved_heads, names, reader::Gguf};
+use super::{
+    MMPROJ, MODEL, check_heads, deinterleaved_row, interleaved_heads, names,
+    reader::Gguf,
+    setting::Setting,
+    write::{language, projector},
+};
 use crate::{
     config::LanguageConfig,
     error::{ModelError, Result},
+    imp::Imp,
     save::VISION_PREFIX,
     tensor::Bytes,
-    weights::{Entry, Kind, TensorFiles},
+    weights::{Entry, INDEX, Kind, SINGLE, TensorFiles},
 };
 
 /// Whether the weights of the model in `folder` are in GGUF files.
@@ -21,6 +27,10 @@ pub(crate) fn is_here(folder: &Path) -> bool {
 /// # Errors
 /// If a file is missing or not a complete GGUF file, or has a tensor whose name is not known.
 pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles> {
+    if [SINGLE, INDEX].iter().any(|name| folder.join(name).exists()) {
+        let message = format!("the folder has two sets of weights, `{MODEL}` and safetensors files: remove one");
+        return Err(ModelError::file(&folder.join(MODEL), message));
+    }
     let (model, mmproj) = (Gguf::open(&folder.join(MODEL))?, Gguf::open(&folder.join(MMPROJ))?);
     let mut all = HashMap::new();
     for gguf in [&model, &mmproj] {
@@ -46,6 +56,31 @@ pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles
         }
     }
     Ok(TensorFiles::of_entries(folder.to_path_buf(), all))
+}
+
+/// Checks that the files describe the network that was read with the help of `config.json`: llama.cpp reads only them.
+///
+/// # Errors
+/// Names a key that is missing, says otherwise, or may change the network and is not known.
+pub(crate) fn check(folder: &Path, model: &Imp) -> Result<()> {
+    let language = language::settings(&model.llm.config);
+    compare(&Gguf::open(&folder.join(MODEL))?, names::architecture(model.llm.config.family), &language)?;
+    compare(&Gguf::open(&folder.join(MMPROJ))?, "clip", &projector::settings(model))
+}
+
+fn compare(gguf: &Gguf, architecture: &str, settings: &[(String, Setting)]) -> Result<()> {
+    if let Some((key, setting)) =
+        settings.iter().find(|(key, setting)| !gguf.value(key).is_some_and(|value| setting.is(value)))
+    {
+        let message = format!("`{key}` is not {setting:?}, as config.json says: the two are not of one model");
+        return Err(ModelError::file(&gguf.path, message));
+    }
+    let prefix = format!("{architecture}.");
+    let is_known = |key: &str| !key.starts_with(&prefix) || settings.iter().any(|(known, _)| known == key);
+    match gguf.keys().find(|key| !is_known(key)) {
+        Some(key) => Err(ModelError::file(&gguf.path, format!("`{key}` is not supported beside a config.json"))),
+        None => Ok(()),
+    }
 }
 
 /// The rows of a q or k weight in their original order.

@@ -6,6 +6,7 @@
 mod load;
 mod names;
 mod reader;
+mod setting;
 mod settings;
 mod tokenizer;
 mod write;
@@ -19,7 +20,7 @@ use crate::{
     family::{Family, Part},
     weights::{NamedTensor, write_json, write_tensors},
 };
-pub(crate) use load::{is_here, open};
+pub(crate) use load::{check, is_here, open};
 use reader::{Gguf, Tensor};
 pub use write::{MMPROJ, MODEL, Mixture, Speech, Written, write};
 
@@ -80,10 +81,22 @@ fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Res
     if let Some(heads) = heads {
         check_heads(gguf, tensor, heads)?;
     }
-    Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
-        let mut values = vec![0.0; tensor.shape.iter().product()];
-        tensor.encoding.widen(gguf.bytes(tensor), &mut values);
-        heads.map_or_else(|| values.clone(), |heads| deinterleave(&values, &tensor.shape, heads)).into()
+    let (encoding, bytes) = (tensor.encoding, gguf.bytes(tensor));
+    let [rows, width] = tensor.shape[..] else {
+        return Ok(NamedTensor::new(name, tensor.shape.clone(), move || {
+            let mut values = vec![0.0; tensor.shape.iter().product()];
+            encoding.widen(bytes, &mut values);
+            values.into()
+        }));
+    };
+    let row_bytes = bytes.len() / rows.max(1);
+    Ok(NamedTensor::by_rows(name, rows, width, move |wanted| {
+        let mut values = vec![0.0; wanted.len() * width];
+        for (row, to) in wanted.zip(values.chunks_mut(width.max(1))) {
+            let from = heads.map_or(row, |heads| deinterleaved_row(row, rows, heads));
+            encoding.widen(&bytes[from * row_bytes..(from + 1) * row_bytes], to);
+        }
+        values.into()
     }))
 }
 
@@ -96,7 +109,7 @@ fn interleaved_heads(config: &LanguageConfig, part: Option<Part>) -> Option<usiz
     }
 }
 
-/// Checks that the rows of a q or k weight are heads of an even width: [`deinterleave`] relies on it.
+/// Checks that the rows of a q or k weight are heads of an even width: [`deinterleaved_row`] relies on it.
 fn check_heads(gguf: &Gguf, tensor: &Tensor, heads: usize) -> Result<()> {
     match tensor.shape[..] {
         [rows, _] if heads > 0 && rows.is_multiple_of(2 * heads) => Ok(()),
@@ -108,18 +121,8 @@ fn check_heads(gguf: &Gguf, tensor: &Tensor, heads: usize) -> Result<()> {
     }
 }
 
-/// Restores the original row order of a q or k weight. llama.cpp rotates adjacent dimensions of a head, Hugging Face's
-/// code dimensions half a head apart, so the rows of each head are interleaved in GGUF.
-fn deinterleave(values: &[f32], shape: &[usize], heads: usize) -> Vec<f32> {
-    let (rows, width) = (shape[0], values.len() / shape[0].max(1));
-    let row = |row: usize| {
-        let from = deinterleaved_row(row, rows, heads);
-        &values[from * width..(from + 1) * width]
-    };
-    (0..rows).flat_map(row).copied().collect()
-}
-
-/// The row in a GGUF file that is row `row` of a q or k weight.
+/// The row in a GGUF file that is row `row` of a q or k weight. llama.cpp rotates adjacent dimensions of a head, Hugging Face's code
+/// dimensions half a head apart, so the rows of each head are interleaved in GGUF.
 fn deinterleaved_row(row: usize, rows: usize, heads: usize) -> usize {
     let head = (rows / heads).max(1);
     let (start, index) = (row / head * head, row % head);
@@ -128,13 +131,12 @@ fn deinterleaved_row(row: usize, rows: usize, heads: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::deinterleave;
+    use super::deinterleaved_row;
 
     #[test]
     fn interleaved_rows_get_their_original_order() {
-        // Two heads of four rows; each row has two values.
-        let values: Vec<f32> = (0..8).flat_map(|row| [row as f32, row as f32 + 0.5]).collect();
-        let rows: Vec<f32> = deinterleave(&values, &[8, 2], 2).chunks(2).map(|row| row[0]).collect();
-        assert_eq!(rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        // Two heads of four rows.
+        let rows: Vec<usize> = (0..8).map(|row| deinterleaved_row(row, 8, 2)).collect();
+        assert_eq!(rows, [0, 2, 1, 3, 4, 6, 5, 7]);
     }
 }

@@ -219,6 +219,8 @@ impl<'a> Cursor<'a> {
         shape.reverse();
         let (kind, start) = (self.u32()?, self.length()?);
         let encoding = encoding(kind)?;
+        // A row is whole blocks.
+        encoding.bytes(shape.last().copied().unwrap_or(1))?;
         let count = shape.iter().try_fold(1_usize, |count, length| count.checked_mul(*length))?;
         let end = start.checked_add(encoding.bytes(count)?)?;
         Some(Tensor { name, shape, encoding, range: start..end })

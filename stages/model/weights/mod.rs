@@ -39,9 +39,9 @@ use crate::{
 const Q4F16_LEVELS: &str = "q_weight";
 const Q4F16_SCALES: &str = "q_scale";
 /// The file of a model's weights, if they are in one.
-const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 /// The list of files, if they are in several.
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// All tensors of a folder, or of one file.
 pub struct TensorFiles {
@@ -97,7 +97,9 @@ impl TensorFiles {
         let mut all = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
         for shard in shards.names() {
             let found = Self::open_file(&folder.join(shard))?.tensors;
-            all.tensors.extend(found.into_iter().filter(|(name, _)| shards.has(shard, name)));
+            for (name, entry) in found.into_iter().filter(|(name, _)| shards.has(shard, name)) {
+                all.add(name, entry)?;
+            }
         }
         Ok(all)
     }
@@ -119,7 +121,7 @@ impl TensorFiles {
         })?;
         let start = header + 8;
         let (file, map) = (Arc::new(path.to_path_buf()), Arc::new(map));
-        let mut tensors = HashMap::new();
+        let mut all = Self { path: path.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
         for (name, info) in metadata.tensors() {
             let range = start + info.data_offsets.0..start + info.data_offsets.1;
             if range.end > map.len() {
@@ -134,9 +136,21 @@ impl TensorFiles {
                 return Err(ModelError::file(path, message));
             }
             let count = names.len();
-            tensors.extend(names.into_iter().enumerate().map(|(index, name)| (name, whole.part(index, count))));
+            for (index, name) in names.into_iter().enumerate() {
+                all.add(name, whole.part(index, count))?;
+            }
         }
-        Ok(Self { path: path.to_path_buf(), tensors, used: RefCell::default() })
+        Ok(all)
+    }
+
+    /// Adds a tensor. Which of two is meant can't be known, whatever they are called in other layouts.
+    fn add(&mut self, name: String, entry: Entry) -> Result<()> {
+        let file = entry.file.clone();
+        if self.tensors.contains_key(&name) {
+            return Err(ModelError::file(&file, format!("it has the tensor `{name}` twice, under one name or two")));
+        }
+        self.tensors.insert(name, entry);
+        Ok(())
     }
 
     /// Tensors that were found at `path` in another way.

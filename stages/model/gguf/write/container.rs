@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::super::setting::Setting;
 use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
@@ -27,12 +28,19 @@ impl Keys {
         self.bytes.extend([text(key).as_slice(), &kind.to_le_bytes(), value].concat());
     }
 
-    pub(super) fn number(&mut self, key: &str, value: usize) {
-        self.put(key, 4, &(value as u32).to_le_bytes());
+    pub(super) fn set(&mut self, key: &str, setting: &Setting) {
+        match setting {
+            Setting::Number(value) => self.number(key, *value),
+            Setting::Float(value) => self.put(key, 6, &(*value as f32).to_le_bytes()),
+            Setting::Flag(value) => self.flag(key, *value),
+            Setting::Text(value) => self.text(key, value),
+            Setting::Numbers(values) => self.numbers(key, values.iter().copied()),
+            Setting::Floats(values) => self.floats(key, values.iter().copied()),
+        }
     }
 
-    pub(super) fn float(&mut self, key: &str, value: f64) {
-        self.put(key, 6, &(value as f32).to_le_bytes());
+    pub(super) fn number(&mut self, key: &str, value: usize) {
+        self.put(key, 4, &(value as u32).to_le_bytes());
     }
 
     pub(super) fn flag(&mut self, key: &str, value: bool) {

@@ -4,6 +4,7 @@ use super::{
     super::{
         interleaved_heads,
         names::{self, Place},
+        setting::Setting,
     },
     container::Keys,
     mixture::{Mixture, Role},
@@ -16,14 +17,11 @@ use crate::{
     weights::NamedTensor,
 };
 
-pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, mixture: Mixture, name: &str) {
+/// What the file says of the network.
+pub(in crate::gguf) fn settings(config: &LanguageConfig) -> Vec<(String, Setting)> {
     let architecture = names::architecture(config.family);
-    keys.text("general.architecture", architecture);
-    keys.text("general.type", "model");
-    keys.text("general.name", name);
-    keys.number("general.file_type", mixture.number());
-    keys.number("general.quantization_version", 2);
     let key = |name: &str| format!("{architecture}.{name}");
+    let mut all = vec![("general.architecture".to_string(), Setting::Text(architecture))];
     for (name, value) in [
         ("context_length", config.max_position_embeddings),
         ("embedding_length", config.hidden_size),
@@ -34,21 +32,31 @@ pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, mixture: Mixtur
         ("rope.dimension_count", config.rotary_dims),
         ("vocab_size", config.vocab_size),
     ] {
-        keys.number(&key(name), value);
+        all.push((key(name), Setting::Number(value)));
     }
     if config.head_dim * config.num_attention_heads != config.hidden_size {
-        keys.number(&key("attention.key_length"), config.head_dim);
-        keys.number(&key("attention.value_length"), config.head_dim);
+        all.push((key("attention.key_length"), Setting::Number(config.head_dim)));
+        all.push((key("attention.value_length"), Setting::Number(config.head_dim)));
     }
     if config.family == Family::Phi3 {
-        keys.number(&key("rope.scaling.original_context_length"), config.max_position_embeddings);
+        let context = config.max_position_embeddings;
+        all.push((key("rope.scaling.original_context_length"), Setting::Number(context)));
         // llama.cpp requires it; a window of the whole context changes nothing.
-        keys.number(&key("attention.sliding_window"), config.sliding_window.unwrap_or(config.max_position_embeddings));
+        all.push((key("attention.sliding_window"), Setting::Number(config.sliding_window.unwrap_or(context))));
     }
-    keys.float(&key("rope.freq_base"), config.rope_theta);
     let rms = config.family.description().rms_norms;
     let epsilon = if rms { "attention.layer_norm_rms_epsilon" } else { "attention.layer_norm_epsilon" };
-    keys.float(&key(epsilon), config.norm_eps);
+    all.push((key("rope.freq_base"), Setting::Float(config.rope_theta)));
+    all.push((key(epsilon), Setting::Float(config.norm_eps)));
+    all
+}
+
+pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, mixture: Mixture, name: &str) {
+    keys.text("general.type", "model");
+    keys.text("general.name", name);
+    keys.number("general.file_type", mixture.number());
+    keys.number("general.quantization_version", 2);
+    settings(config).iter().for_each(|(key, setting)| keys.set(key, setting));
 }
 
 /// What is written.
@@ -102,13 +110,15 @@ fn interleaved(tensor: NamedTensor<'_>, heads: usize) -> NamedTensor<'_> {
     let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
     let (rows, width) = (shape[0], shape[1]);
     let head = (rows / heads).max(2);
-    NamedTensor::new(name, shape, move || {
-        let values = tensor.values();
+    NamedTensor::by_rows(name, rows, width, move |wanted| {
+        // Whole heads, in which every row has its place.
+        let first = wanted.start / head * head;
+        let values = tensor.piece(first..wanted.end.next_multiple_of(head).min(rows));
         let row = |row: usize| {
             let (start, index) = (row / head * head, row % head);
-            let from = start + index / 2 + index % 2 * (head / 2);
+            let from = start - first + index / 2 + index % 2 * (head / 2);
             &values[from * width..(from + 1) * width]
         };
-        (0..rows).flat_map(row).copied().collect()
+        wanted.flat_map(row).copied().collect()
     })
 }

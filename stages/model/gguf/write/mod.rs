@@ -2,9 +2,9 @@
 //! programs around it load them. `docs/deploy.md` says what was compared. Independent of how a tokenizer reads texts.
 
 mod container;
-mod language;
+pub(super) mod language;
 mod mixture;
-mod projector;
+pub(super) mod projector;
 mod style;
 mod vocabulary;
 
@@ -66,7 +66,7 @@ pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) 
     let plan = language::plan(&model.llm, mixture).map_err(extra(&text))?;
     let bytes = container::write(&text, &keys, plan.tensors)?;
     let mut keys = Keys::default();
-    projector::describe(&mut keys, model, name);
-    let mmproj = container::write(&vision, &keys, projector::tensors(model).map_err(extra(&vision))?)?;
+    projector::describe(&mut keys, model, mixture, name);
+    let mmproj = container::write(&vision, &keys, projector::tensors(model, mixture).map_err(extra(&vision))?)?;
     Ok(Written { model: bytes, mmproj, matrices: plan.matrices, replaced: plan.replaced })
 }

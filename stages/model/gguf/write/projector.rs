@@ -3,46 +3,65 @@
 //! llama.cpp computes the projector's GELU by its tanh approximation, where Imp's is exact, and pads images to a square where Imp
 //! stretches them; neither can be chosen in the file.
 
-use super::{super::names, container::Keys};
+use super::{
+    super::{names, setting::Setting},
+    container::Keys,
+    mixture::{Mixture, Role},
+};
 use crate::{encoding::Encoding, imp::Imp, weights::NamedTensor};
 
-pub(super) fn describe(keys: &mut Keys, model: &Imp, name: &str) {
+/// What the file says of the network.
+pub(in crate::gguf) fn settings(model: &Imp) -> Vec<(String, Setting)> {
     let (config, layers) = (&model.vision.config, model.vision.layers());
-    keys.text("general.architecture", "clip");
-    keys.text("general.type", "mmproj");
-    keys.text("general.name", name);
-    keys.number("general.file_type", 1);
-    keys.flag("clip.has_vision_encoder", true);
-    keys.text("clip.projector_type", "mlp");
-    // Otherwise it is CLIP's approximation by a sigmoid.
-    keys.flag("clip.use_gelu", true);
+    let mut all = vec![
+        ("general.architecture".to_string(), Setting::Text("clip")),
+        ("clip.has_vision_encoder".into(), Setting::Flag(true)),
+        ("clip.projector_type".into(), Setting::Text("mlp")),
+        // Otherwise it is CLIP's approximation by a sigmoid.
+        ("clip.use_gelu".into(), Setting::Flag(true)),
+    ];
     for (name, value) in [
-        ("image_size", config.image_size),
-        ("patch_size", config.patch_size),
-        ("embedding_length", config.hidden_size),
-        ("feed_forward_length", config.intermediate_size),
-        ("projection_dim", model.llm.config.hidden_size),
-        ("block_count", layers),
-        ("attention.head_count", config.num_attention_heads),
+        ("image_size", Setting::Number(config.image_size)),
+        ("patch_size", Setting::Number(config.patch_size)),
+        ("embedding_length", Setting::Number(config.hidden_size)),
+        ("feed_forward_length", Setting::Number(config.intermediate_size)),
+        ("projection_dim", Setting::Number(model.llm.config.hidden_size)),
+        ("block_count", Setting::Number(layers)),
+        ("attention.head_count", Setting::Number(config.num_attention_heads)),
+        ("attention.layer_norm_epsilon", Setting::Float(config.layer_norm_eps)),
+        ("image_mean", Setting::Floats(vec![0.5; 3])),
+        ("image_std", Setting::Floats(vec![0.5; 3])),
+        // The number of layers that run; without it, it would be one less than there are.
+        ("feature_layer", Setting::Numbers(vec![layers as i32])),
     ] {
-        keys.number(&format!("clip.vision.{name}"), value);
+        all.push((format!("clip.vision.{name}"), value));
     }
-    keys.float("clip.vision.attention.layer_norm_epsilon", config.layer_norm_eps);
-    keys.floats("clip.vision.image_mean", [0.5; 3]);
-    keys.floats("clip.vision.image_std", [0.5; 3]);
-    // The number of layers that run; without it, it would be one less than there are.
-    keys.numbers("clip.vision.feature_layer", [layers as i32]);
+    all
 }
 
-/// The tensors, each with its encoding: matrices in f16, the others in f32.
+pub(super) fn describe(keys: &mut Keys, model: &Imp, mixture: Mixture, name: &str) {
+    keys.text("general.type", "mmproj");
+    keys.text("general.name", name);
+    keys.number("general.file_type", wide(mixture).number());
+    settings(model).iter().for_each(|(key, setting)| keys.set(key, setting));
+}
+
+/// The tower is small, and its rows are of widths that few blocks divide: it is not quantized.
+fn wide(mixture: Mixture) -> Mixture {
+    if mixture == Mixture::F32 { Mixture::F32 } else { Mixture::F16 }
+}
+
+/// The tensors, each with its encoding: matrices in f16, or f32 if the language model is; the others in f32.
 ///
 /// # Errors
 /// Names a tensor for which llama.cpp has no place.
-pub(super) fn tensors(model: &Imp) -> Result<Vec<(NamedTensor<'_>, Encoding)>, String> {
+pub(super) fn tensors(model: &Imp, mixture: Mixture) -> Result<Vec<(NamedTensor<'_>, Encoding)>, String> {
     let all = model.vision.tensors("").into_iter().chain(model.projector.tensors());
     all.map(|tensor| {
         let Some(name) = names::of_vision(&tensor.name) else { return Err(tensor.name) };
-        let encoding = if tensor.shape.len() == 1 || name.contains("position") { Encoding::F32 } else { Encoding::F16 };
+        let is_matrix = tensor.shape.len() > 1 && !name.contains("position");
+        let width = tensor.shape.last().copied().unwrap_or(1);
+        let encoding = if is_matrix { wide(mixture).encoding(Role::Other, width) } else { Encoding::F32 };
         Ok((tensor.renamed(name), encoding))
     })
     .collect()
