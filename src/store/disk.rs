@@ -35,6 +35,8 @@ pub(super) fn create_dir_all(path: &Path) -> io::Result<()> {
     if !path.is_dir() {
         turns::pause(path);
     }
+    #[cfg(test)]
+    let _order = order();
     fs::create_dir_all(path)?;
     #[cfg(test)]
     record(path, || Op::MakeFolder(path.into()));
@@ -43,7 +45,7 @@ pub(super) fn create_dir_all(path: &Path) -> io::Result<()> {
 
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(test)]
-    turns::pause(to);
+    let _order = turn(to);
     fs::rename(from, to)?;
     #[cfg(test)]
     record(to, || Op::Rename(from.into(), to.into()));
@@ -53,7 +55,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// Gives each of two files or folders the name of the other, in one step. Not all disks can.
 pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
     #[cfg(test)]
-    turns::pause(one);
+    let _order = turn(one);
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -71,7 +73,7 @@ pub(super) fn exchange(one: &Path, other: &Path) -> io::Result<()> {
 
 pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(test)]
-    turns::pause(to);
+    let _order = turn(to);
     fs::hard_link(from, to)?;
     #[cfg(test)]
     record(to, || Op::Link(from.into(), to.into()));
@@ -80,7 +82,7 @@ pub(super) fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
 
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(test)]
-    turns::pause(to);
+    let _order = turn(to);
     fs::copy(from, to)?;
     #[cfg(test)]
     record(to, || Op::Write(to.into(), fs::read(to).unwrap_or_default()));
@@ -91,7 +93,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
 pub(super) fn write(mut file: &fs::File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     use io::Write;
     #[cfg(test)]
-    turns::pause(path);
+    let _order = turn(path);
     let _ = path;
     file.write_all(bytes)?;
     #[cfg(test)]
@@ -101,6 +103,8 @@ pub(super) fn write(mut file: &fs::File, path: &Path, bytes: &[u8]) -> io::Resul
 
 /// Waits until what was written into a file is on disk.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    let _order = order();
     fs::File::open(path).and_then(|file| file.sync_all())?;
     #[cfg(test)]
     record(path, || Op::Sync(path.into()));
@@ -110,6 +114,8 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
 /// Waits until everything that was written to the file system of `folder` is on disk.
 #[cfg(target_os = "linux")]
 pub(super) fn sync_all(folder: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    let _order = order();
     rustix::fs::syncfs(fs::File::open(folder)?)?;
     #[cfg(test)]
     record(folder, || Op::SyncAll);
@@ -118,7 +124,7 @@ pub(super) fn sync_all(folder: &Path) -> io::Result<()> {
 
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     #[cfg(test)]
-    turns::pause(path);
+    let _order = turn(path);
     fs::remove_file(path)?;
     #[cfg(test)]
     record(path, || Op::Remove(path.into()));
@@ -128,7 +134,7 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
 /// Removes a folder and everything in it. A crash may leave any part of it.
 pub(super) fn remove_dir_all(path: &Path) -> io::Result<()> {
     #[cfg(test)]
-    turns::pause(path);
+    let _order = turn(path);
     fs::remove_dir_all(path)?;
     #[cfg(test)]
     record(path, || Op::Remove(path.into()));
@@ -170,6 +176,22 @@ pub(super) fn before_reading(path: &Path) {
 /// The folders whose operations are recorded, with these.
 #[cfg(test)]
 static LOGS: std::sync::Mutex<Vec<(std::path::PathBuf, Vec<Op>)>> = std::sync::Mutex::new(Vec::new());
+
+/// Held from before an operation until it is recorded, so that records of several threads are in the order of the operations.
+#[cfg(test)]
+static ORDER: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[cfg(test)]
+fn order() -> std::sync::MutexGuard<'static, ()> {
+    ORDER.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Before an operation at `path`: a test may let others go on first.
+#[cfg(test)]
+fn turn(path: &Path) -> std::sync::MutexGuard<'static, ()> {
+    turns::pause(path);
+    order()
+}
 
 /// Records what happened at `path`, if a test asked for it.
 #[cfg(test)]
