@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use imp_stages::StageError;
+
 use crate::{
     pipeline::{Diagnostic, Diagnostics, Sources},
     scheduler::SchedulerError,
@@ -18,6 +20,8 @@ pub(crate) enum Failure {
     Store(StoreError),
     /// The scheduler could not continue the run.
     Scheduler(SchedulerError),
+    /// A question to a model that has no answer.
+    Stage(StageError),
     /// An error of the operating system.
     Io { what: String, source: std::io::Error },
 }
@@ -47,8 +51,8 @@ impl Failure {
     /// 2 if the user has to change something, 1 if the system failed.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Usage { .. } | Self::Settings(_) => ExitCode::from(2),
-            Self::Store(_) | Self::Scheduler(_) | Self::Io { .. } => ExitCode::from(1),
+            Self::Usage { .. } | Self::Settings(_) | Self::Stage(StageError::Input { .. }) => ExitCode::from(2),
+            Self::Store(_) | Self::Scheduler(_) | Self::Stage(_) | Self::Io { .. } => ExitCode::from(1),
         }
     }
 }

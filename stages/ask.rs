@@ -7,12 +7,15 @@ use imp_model::{
     tensor::{Mat, Place},
 };
 
-use crate::{StageError, speaker::Speaker};
+use crate::{StageError, contract::bytes::ByteSize, model_folder::remarks, speaker::Speaker};
+
+/// Larger files are no images.
+const LARGEST_IMAGE: ByteSize = ByteSize(500_000_000);
 
 /// A question, and how it is to be answered.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// The folder of a model, or its GGUF file.
+    /// The folder of a model, or `model.gguf` in it.
     pub model: PathBuf,
     /// The text.
     pub text: String,
@@ -37,6 +40,8 @@ pub struct Answered {
     pub tokens: usize,
     /// Whether it ended only because it may have no more tokens.
     pub cut: bool,
+    /// What of the model's folder is not used, although it may matter.
+    pub cautions: Vec<String>,
 }
 
 /// Answers `question` on the CPU. Calls `told` with each new part of the answer.
@@ -44,9 +49,9 @@ pub struct Answered {
 /// # Errors
 /// If model or image can't be read, the question is too long, or the model's output is not a number.
 pub fn ask(question: &Question, told: impl FnMut(&str)) -> Result<Answered, StageError> {
-    let image = question.image.as_deref().map(|file| Ok((file, std::fs::read(file).map_err(StageError::io(file))?)));
-    let image = image.transpose()?;
-    let speaker = Speaker::open(folder(&question.model)?, None, &Place::host(Precision::F32))?;
+    let image = question.image.as_deref().map(|file| read(file).map(|bytes| (file, bytes))).transpose()?;
+    let folder = folder(&question.model)?;
+    let speaker = Speaker::open(folder, None, &Place::host(Precision::F32))?;
     let features = match &image {
         Some((file, bytes)) => {
             let help = "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF";
@@ -67,14 +72,27 @@ pub fn ask(question: &Question, told: impl FnMut(&str)) -> Result<Answered, Stag
     let sample = Sample { input_ids: &ids, labels: &[], images };
     let Question { temperature, top_p, seed, .. } = *question;
     let sampling = Sampling { temperature, top_p, seed, ..Sampling::default() };
-    let tokens = speaker.tell(&sample, &features, most, sampling, told).map_err(|error| {
+    let (tokens, cut) = speaker.tell(&sample, &features, most, sampling, told).map_err(|error| {
         StageError::failed(error.to_string(), "its training may have diverged: ask an earlier model")
     })?;
-    Ok(Answered { prompt, tokens: tokens.len(), cut: tokens.len() >= most })
+    Ok(Answered { prompt, tokens: tokens.len(), cut, cautions: remarks(folder, folder) })
+}
+
+/// The content of an image's file. What is no file would be waited for, or would never end.
+fn read(file: &Path) -> Result<Vec<u8>, StageError> {
+    let data = std::fs::metadata(file).map_err(StageError::io(file))?;
+    if !data.is_file() || data.len() > LARGEST_IMAGE.0 {
+        let message = format!("this is not a file of at most {LARGEST_IMAGE}");
+        return Err(StageError::input(file, message, "give an image file"));
+    }
+    std::fs::read(file).map_err(StageError::io(file))
 }
 
 fn folder(model: &Path) -> Result<&Path, StageError> {
-    let folder = if model.is_file() { model.parent().unwrap_or(model) } else { model };
+    let folder = match model.parent() {
+        Some(folder) if model.is_file() && model.ends_with(imp_model::gguf::MODEL) => folder,
+        _ => model,
+    };
     if folder.join("config.json").is_file() {
         return Ok(folder);
     }
@@ -134,6 +152,8 @@ mod tests {
         };
         for (error, words) in [
             (refused(&|q| q.model = root.path().join("nowhere")), "there is no such folder (give the artifact"),
+            (refused(&|q| q.model = root.path().join("model/config.json")), "config.json: this is no model"),
+            (refused(&|q| q.image = Some("/dev/zero".into())), "this is not a file of at most 500 MB"),
             (refused(&|q| q.model = root.path().join("data")), "this is no model: it has no config.json"),
             (refused(&|q| q.image = Some(root.path().join("model/config.json"))), "give an image in PNG"),
             (refused(&|q| q.image = Some(root.path().join("none.png"))), "none.png"),

@@ -19,7 +19,9 @@ use crate::{
         stage::ConfigIssue,
     },
     hub_files::{Manner, REPLACED},
+    image::pixels::AspectRatio,
     model_folder::{link_others_but, model_error, remark, tokenizer_folder},
+    speaker::aspect_ratio,
 };
 
 /// Smaller files would be thousands.
@@ -113,7 +115,16 @@ impl Stage for Merge {
         };
         written.map_err(|error| model_error(job, &error))?;
         match &manner {
-            Some(manner) => manner.write(job, &model)?,
+            Some(manner) => {
+                manner.write(job, &model)?;
+                if let Some(ratio) = aspect_ratio(&model.config).ok().filter(|ratio| *ratio != AspectRatio::Square) {
+                    job.caution(format!(
+                        "the model was trained on images that were made square by `{}`; preprocessor_config.json can't say that: \
+                         other programs stretch an image, so make it square before",
+                        ratio.name()
+                    ));
+                }
+            }
             None => job.caution(
                 "no chat template, tokenizer settings and generation settings are written: the model has no tokenizer, or no template \
                  is known for it",

@@ -31,31 +31,35 @@ pub(crate) fn stage_error(error: &ModelError) -> StageError {
     }
     let help = match error {
         ModelError::Overflow { .. } => {
-            "choose a type that can hold it: `dtype = \"f32\"` in `merge`. A model whose weights are so large can't be \
-             quantized in `q4f16_1`; check that its training did not diverge"
+            "choose a type that can hold it: `dtype = \"f32\"` in `merge`, or `scheme = \"f32\"` in a GGUF file. A model whose \
+             weights are so large can't be quantized; check that its training did not diverge"
         }
         _ => "check that this is the model you meant, and that its files are whole",
     };
     StageError::input(error.path(), error.message(), help)
 }
 
-/// Tells what of a model folder is not used, although it may matter: unknown settings, a second set of weights.
+/// Tells what of a model folder is not used, although it may matter.
 pub(crate) fn remark(job: &Job, folder: &Path) {
-    let named = job.named(folder);
-    if let Some(message) = weights::beside(folder) {
-        job.caution(format!("{}: {message}", named.display()));
-    }
+    remarks(folder, &job.named(folder)).into_iter().for_each(|message| job.caution(message));
+}
+
+/// What of a model folder, which is called `named`, is not used, although it may matter: unknown settings, a second set of weights.
+pub(crate) fn remarks(folder: &Path, named: &Path) -> Vec<String> {
+    let mut all: Vec<String> =
+        weights::beside(folder).map(|message| format!("{}: {message}", named.display())).into_iter().collect();
     let unknown = ConfigFile::read(folder).map(|file| file.unknown_keys()).unwrap_or_default();
     if !unknown.is_empty() {
         let shown: Vec<&str> = unknown.iter().take(8).map(String::as_str).collect();
         let more = if unknown.len() > shown.len() { ", ..." } else { "" };
-        job.caution(format!(
+        all.push(format!(
             "{}: {} unknown key(s) are not used: {}{more}. If one of them changes the network, results will be wrong",
             named.join("config.json").display(),
             unknown.len(),
             shown.join(", ")
         ));
     }
+    all
 }
 
 /// The number of embeddings of the language model in `folder`, if that has a configuration.
@@ -75,7 +79,9 @@ pub(crate) fn link_others_but(job: &Job, from: &Path, to: &str, but: &[&str]) ->
         let entry = entry.map_err(StageError::io(from))?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
-        let weights = [".safetensors", ".safetensors.index.json", ".gguf"].iter().any(|end| text.ends_with(end));
+        let weights = [".safetensors", ".safetensors.index.json", ".gguf", ".bin", ".pt", ".pth", ".ckpt"]
+            .iter()
+            .any(|end| text.ends_with(end));
         if entry.path().is_file() && !weights && !but.contains(&&*text) && !job.output().join(to).join(&name).exists() {
             job.link_into_output(&entry.path(), Path::new(to).join(&name))?;
         }
@@ -124,8 +130,9 @@ pub(crate) fn write_parts(
 
 /// The folder of a model's tokenizer.
 pub(crate) fn tokenizer_folder(model: &Path) -> PathBuf {
+    // Merged models have it beside the weights, training stages keep the language model's folder.
     let nested = model.join("llm");
-    if nested.is_dir() { nested } else { model.to_path_buf() }
+    if !model.join("tokenizer.json").is_file() && nested.is_dir() { nested } else { model.to_path_buf() }
 }
 
 /// The outlook of an existing folder. What can't be read is left out: the stage that uses it will report why.

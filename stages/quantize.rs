@@ -17,7 +17,9 @@ use crate::{
         stage::ConfigIssue,
     },
     hub_files::{Manner, REPLACED},
+    image::pixels::AspectRatio,
     model_folder::{link_others, link_others_but, model_error, remark, tokenizer_folder},
+    speaker::aspect_ratio,
 };
 
 /// The kind `quantize`.
@@ -98,8 +100,12 @@ impl Stage for Quantize {
     const VERSION: u32 = 3;
     const ABOUT: &'static str = "writes a model with fewer bits per weight, for imp-flow or llama.cpp";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
-    const FIGURES: &'static [Figure] =
-        &[Figure::headline("megabytes", Better::Lower, "MB"), Figure::detail("bits_per_weight", Better::Lower, "bits")];
+    const FIGURES: &'static [Figure] = &[
+        Figure::headline("megabytes", Better::Lower, "MB"),
+        Figure::detail("bits_per_weight", Better::Lower, "bits"),
+        // Without the vision tower, which is not quantized in GGUF files.
+        Figure::detail("language_bits_per_weight", Better::Lower, "bits"),
+    ];
     type Config = Config;
 
     fn keys() -> Vec<Key> {
@@ -149,6 +155,7 @@ fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
     let written = manner.speech(&model, |speech| {
         gguf::write(&model, speech, mixture, &job.output()).map_err(|error| model_error(job, &error))
     })?;
+    job.result("language_bits_per_weight", written.model as f64 * 8.0 / written.weights as f64);
     if written.replaced > 0 {
         job.caution(format!(
             "{} of {} matrices of the language model have rows that the blocks of the scheme don't divide: they are in an encoding with \
@@ -156,7 +163,15 @@ fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
             written.replaced, written.matrices
         ));
     }
-    save::config(&model, "float16", &job.output()).map_err(|error| model_error(job, &error))?;
+    if let Some(ratio) = aspect_ratio(&model.config).ok().filter(|ratio| *ratio != AspectRatio::Pad) {
+        job.caution(format!(
+            "llama.cpp pads images to a square, and this model was trained on images that were made square by `{}`: give it square \
+             images",
+            ratio.name()
+        ));
+    }
+    let dtype = if mixture == Mixture::F32 { "float32" } else { "float16" };
+    save::config(&model, dtype, &job.output()).map_err(|error| model_error(job, &error))?;
     manner.write(job, &model)?;
     link_others_but(job, &tokenizer_folder(from), "", &REPLACED)?;
     Ok((written.model + written.mmproj, save::weights(&model)))

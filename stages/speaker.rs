@@ -16,7 +16,7 @@ use crate::{
     StageError,
     contract::forecast::Outlook,
     image::pixels::{self, AspectRatio},
-    model_folder::stage_error,
+    model_folder::{stage_error, tokenizer_folder},
     text::{identity::check_tokenizer, template::Template, tokenizer::TextTokenizer},
 };
 
@@ -96,8 +96,7 @@ impl Speaker {
     /// # Errors
     /// If a file is missing or damaged, or if the tokenizer is not the model's.
     pub fn open(folder: &Path, template: Option<Template>, place: &Place) -> Result<Self, StageError> {
-        // Merged models have the tokenizer beside the weights, training stages keep the language model's folder.
-        let beside = if folder.join("tokenizer.json").is_file() { folder.to_path_buf() } else { folder.join("llm") };
+        let beside = tokenizer_folder(folder);
         let mut model = Imp::load(folder).map_err(|error| stage_error(&error))?;
         model.move_to(place);
         let mut tokenizer = TextTokenizer::open(&beside, &beside)?;
@@ -215,7 +214,7 @@ impl Speaker {
     }
 
     /// Answers one prompt, and calls `told` with each new part of the answer's text as soon as it is certain. Returns the tokens of the
-    /// answer.
+    /// answer, and whether it was cut off because it may have no more.
     ///
     /// # Errors
     /// If the model's output is not a number.
@@ -226,9 +225,9 @@ impl Speaker {
         max_new_tokens: usize,
         sampling: Sampling,
         mut told: impl FnMut(&str),
-    ) -> Result<Vec<u32>, NotANumber> {
+    ) -> Result<(Vec<u32>, bool), NotANumber> {
         let options = GenerateOptions { max_new_tokens, stop: self.stop.clone(), sampling };
-        let (end, mut shown) = (self.end(), 0);
+        let (end, mut shown, mut ended) = (self.end(), 0, false);
         let mut tell = |text: &str| {
             if let Some(new) = text.get(shown..).filter(|new| !new.is_empty()) {
                 told(new);
@@ -238,11 +237,14 @@ impl Speaker {
         let answers = self.model.stream(std::slice::from_ref(prompt), features, &options, |_, answer| {
             let text = end.text(answer);
             tell(text[..self.certain(&text)].trim_start());
-            end.check(answer)
+            let next = end.check(answer);
+            ended = next.is_break();
+            next
         })?;
         let answer = answers.into_iter().next().unwrap_or_default();
         tell(end.text(&answer).trim());
-        Ok(answer)
+        let cut = !ended && answer.len() >= max_new_tokens;
+        Ok((answer, cut))
     }
 
     /// How much of a text that still grows is certain: not the white space at its end, a character of which bytes are missing, or

@@ -29,13 +29,7 @@ pub(crate) fn ask(args: &AskArgs, common: &Common) -> Result<ExitCode, Failure> 
         text.push_str(new);
         report::part_of_answer(new, common.json);
     });
-    let answered = answered.map_err(|error| {
-        let problem = Diagnostic::new(error.to_string(), None);
-        usage(match error.help() {
-            Some(help) => problem.help(help),
-            None => problem,
-        })
-    })?;
+    let answered = answered.map_err(Failure::Stage)?;
     report::answer(
         &Answer { answered: &answered, text: &text, seconds: start.elapsed().as_secs_f64() },
         common.style(),

@@ -4,9 +4,9 @@ use imp_stages::ask::Answered;
 use serde_json::json;
 
 use super::{
-    foreign::indented,
-    print::{note, print, print_raw},
-    style::Style,
+    foreign::{indented, one_line},
+    print::{eprint, note, print, print_raw},
+    style::{Style, WARN},
 };
 
 /// An answer.
@@ -34,10 +34,14 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
             "tokens": answered.tokens,
             "seconds": seconds,
             "cut": answered.cut,
+            "cautions": answered.cautions,
         });
         return print(&value.to_string());
     }
     print("");
+    for caution in &answered.cautions {
+        eprint(&format!("{WARN}warning:{WARN:#} {}", one_line(caution)));
+    }
     let cut = if answered.cut { ", cut off: --max-tokens allows more" } else { "" };
     note(&format!("{} tokens in {seconds:.1} s with loading, on the CPU{cut}", answered.tokens), style);
 }

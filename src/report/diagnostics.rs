@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::{print::eprint, style::BAD};
+use super::{foreign::one_line, print::eprint, style::BAD};
 use crate::{
     failure::Failure,
     pipeline::{Diagnostic, Sources},
@@ -32,6 +32,10 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
         Failure::Store(error @ StoreError::Refused { .. }) => eprint(&format!("{BAD}error:{BAD:#} {error}")),
         Failure::Store(error) => eprint(&format!("{BAD}error:{BAD:#} can't use the cache: {error}")),
         Failure::Scheduler(error) => eprint(&format!("{BAD}error:{BAD:#} {error}")),
+        Failure::Stage(error) => {
+            let help = error.help().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+            eprint(&format!("{BAD}error:{BAD:#} {}{help}", one_line(&error.to_string())));
+        }
         Failure::Io { what, source } => eprint(&format!("{BAD}error:{BAD:#} {what}: {source}")),
     }
     failure.exit_code()

@@ -22,7 +22,10 @@ fn several_lines(text: &str, indent: Option<&str>) -> String {
                 shown.push_str(indent);
             }
             // Some change the order in which others are shown.
-            (c, _) if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+            (c, _)
+                if c.is_control()
+                    || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
                 // Writing into a string can't fail.
                 let _ = write!(shown, "{}", c.escape_default());
             }
@@ -38,8 +41,8 @@ mod tests {
 
     #[test]
     fn nothing_from_elsewhere_begins_a_line_or_reaches_the_terminal() {
-        let text = "a\u{1b}[2J\r\nerror: b\tc\u{202e}d ä";
-        assert_eq!(one_line(text), r"a\u{1b}[2J\r\nerror: b\tc\u{202e}d ä");
-        assert_eq!(indented(text, "  "), "a\\u{1b}[2J\\r\n  error: b\\tc\\u{202e}d ä");
+        let text = "a\u{1b}[2J\r\nerror: b\tc\u{202e}d\u{200f} ä";
+        assert_eq!(one_line(text), r"a\u{1b}[2J\r\nerror: b\tc\u{202e}d\u{200f} ä");
+        assert_eq!(indented(text, "  "), "a\\u{1b}[2J\\r\n  error: b\\tc\\u{202e}d\\u{200f} ä");
     }
 }

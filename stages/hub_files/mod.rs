@@ -15,9 +15,8 @@ pub(crate) use chat_template::{chat_template, marked_chat_template};
 
 use crate::{
     Job, StageError,
-    image::pixels::AspectRatio,
     model_folder::tokenizer_folder,
-    speaker::{aspect_ratio, template_of},
+    speaker::template_of,
     text::{
         identity::check_tokenizer,
         template::{PAD, Template},
@@ -153,13 +152,6 @@ impl Manner {
         write_json(job, "preprocessor_config.json", &images.preprocessor_config(has_image_token))?;
         if has_image_token {
             write_json(job, "processor_config.json", &images.processor_config())?;
-        }
-        if aspect_ratio(&model.config).is_ok_and(|ratio| ratio != AspectRatio::Square) {
-            job.caution(format!(
-                "the model was trained on images that were made square by `{}`; preprocessor_config.json can't say that: other \
-                 programs stretch an image, so make it square before",
-                aspect_ratio(&model.config).map_or("pad", AspectRatio::name)
-            ));
         }
         Ok(())
     }

@@ -144,8 +144,13 @@ fn a_merged_folder_says_how_its_model_talks() {
         assert_eq!(out.join("processor_config.json").is_file(), format == "llava-hf");
         let config = json_of(&out.join("config.json"));
         if format == "llava-hf" {
-            let id = after.id(IMAGE_TEXT).unwrap();
+            let added = json_of(&out.join("tokenizer.json"))["added_tokens"].clone();
+            let token = added.as_array().unwrap().iter().find(|token| token["content"] == IMAGE_TEXT).unwrap().clone();
+            let id = token["id"].as_u64().unwrap();
             assert_eq!(config["image_token_index"], id);
+            // For other programs: here a second `<image>` in a question is text.
+            assert_eq!(after.id(IMAGE_TEXT), None);
+            assert_eq!(after.encode("a <image>").unwrap(), before.encode("a <image>").unwrap());
             assert!((id as usize) < model.llm.config.vocab_size, "it takes an unused row");
             assert_eq!(config["eos_token_id"], end);
         } else {

@@ -11,8 +11,9 @@ impl Map {
     /// Maps the whole file.
     #[allow(unsafe_code)]
     pub(crate) fn of(file: &File) -> std::io::Result<Self> {
-        // SAFETY: changing a mapped file is undefined behaviour. Model files are in the content-addressed store, whose
-        // files are written once, renamed into place and read-only from then on.
+        // SAFETY: changing a mapped file is undefined behaviour. Model files of stages are in the content-addressed store, whose
+        // files are written once, renamed into place and read-only from then on. `imp-flow ask` also reads folders of its user's,
+        // who must not change them meanwhile.
         unsafe { Mmap::map(file) }.map(Self)
     }
 

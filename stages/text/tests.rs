@@ -124,6 +124,28 @@ fn raw_texts_have_the_ids_of_the_reference() {
     }
 }
 
+/// Parts of a text lose what begins each: one token, and nothing else, may be put around it.
+#[test]
+fn a_tokenizer_that_puts_more_around_a_text_is_refused() {
+    let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
+    let begin = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixture("phi3_tokenizer.json")).unwrap()).unwrap();
+    file["post_processor"]["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [2], "tokens": ["</s>"]});
+    for (single, is_fine) in [
+        (json!([begin, text]), true),
+        (json!([text]), true),
+        (json!([text, end]), false),
+        (json!([begin, text, end]), false),
+        (json!([begin, begin, text]), false),
+    ] {
+        file["post_processor"]["single"] = single.clone();
+        let read = TextTokenizer::from_bytes(file.to_string().as_bytes());
+        assert_eq!(read.is_ok(), is_fine, "{single}");
+    }
+}
+
 #[test]
 fn conversations_and_masks() {
     check("phi2_sft.jsonl", Template::Phi2, &PHI2, 19);

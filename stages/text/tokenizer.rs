@@ -1,6 +1,7 @@
 //! A language model's `tokenizer.json`, and texts with image tokens in them. Independent of conversations.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -61,8 +62,9 @@ impl TextTokenizer {
     /// A message.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         check_tables(bytes)?;
+        let bytes = without_image_token(bytes)?;
         let inner = contained(|| {
-            let mut inner = Tokenizer::from_bytes(bytes)?;
+            let mut inner = Tokenizer::from_bytes(&bytes)?;
             // Files of published models may request either; sequences are cut and batched elsewhere.
             inner.with_truncation(None)?.with_padding(None);
             Ok(inner)
@@ -70,7 +72,25 @@ impl TextTokenizer {
         let (growth, decoding) = Growth::of(&inner)?;
         let mut tokenizer = Self { inner, bos: None, growth, decoding };
         tokenizer.bos = tokenizer.encode("")?.first().copied();
+        tokenizer.check_leading()?;
         Ok(tokenizer)
+    }
+
+    /// Texts are put together of parts, of which each but the first loses the token that begins every text. A tokenizer that puts
+    /// anything else around a text would lose or leave others.
+    fn check_leading(&self) -> Result<(), String> {
+        for text in ["", "a"] {
+            let plain = contained(|| self.inner.encode_fast(text, false));
+            let (Ok(plain), Ok(whole)) = (plain, self.encode(text)) else { continue };
+            let leading = self.bos.into_iter().chain(plain.get_ids().iter().map(|id| *id as i32));
+            if !whole.iter().copied().eq(leading) {
+                return Err(
+                    "its post-processor puts more around a text than one token before it, which is not supported"
+                        .into(),
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The content of its `tokenizer.json`, with all tokens that were added.
@@ -167,6 +187,20 @@ fn contained<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Strin
     catch_unwind(AssertUnwindSafe(call))
         .map_err(|_| "its rules can't be followed: the file is damaged".to_string())?
         .map_err(|error| error.to_string())
+}
+
+/// The content of a `tokenizer.json` in which `<image>` is no token. Models that other programs load have one for image features;
+/// here what follows the first `<image>` of a prompt is text.
+fn without_image_token(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    let mark = format!("\"{IMAGE_TEXT}\"");
+    if !bytes.windows(mark.len()).any(|part| part == mark.as_bytes()) {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let mut file: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if let Some(added) = file.get_mut("added_tokens").and_then(serde_json::Value::as_array_mut) {
+        added.retain(|token| token["content"] != IMAGE_TEXT);
+    }
+    serde_json::to_vec(&file).map(Cow::Owned).map_err(|error| error.to_string())
 }
 
 fn check_growth(growth: &Growth, bytes: usize) -> Result<(), String> {

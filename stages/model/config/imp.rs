@@ -41,6 +41,16 @@ impl Default for ImpConfig {
 }
 
 impl ImpConfig {
+    /// The keys that are written.
+    pub(super) const KEYS: [&'static str; 6] = [
+        "mm_projector_type",
+        "mm_vision_select_layer",
+        "image_aspect_ratio",
+        "tokenizer_model_max_length",
+        "conversation_template",
+        "trained_tokenizer",
+    ];
+
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let default = Self::default();
         // Each of these adds tokens, or reads features in another way.

@@ -34,25 +34,44 @@ pub(crate) fn llava_json(language: &LanguageConfig, siglip: &SiglipConfig, used:
 
 /// The same model in the keys of a merged Imp; what has no counterpart there is left as it is. Keys of any other model are returned
 /// unchanged.
-pub(super) fn as_imp(mut keys: Map<String, Value>) -> Map<String, Value> {
+///
+/// # Errors
+/// In words, if a key would change the network that the others describe.
+pub(super) fn as_imp(mut keys: Map<String, Value>) -> Result<Map<String, Value>, String> {
     if keys.get("model_type").and_then(Value::as_str) != Some(MODEL_TYPE) {
-        return keys;
+        return Ok(keys);
     }
-    let Some(Value::Object(text)) = keys.remove("text_config") else { return keys };
+    let Some(Value::Object(text)) = keys.remove("text_config") else { return Ok(keys) };
+    if keys.remove("multimodal_projector_bias").is_some_and(|bias| bias != true) {
+        return Err("a projector without biases (`multimodal_projector_bias`) is not supported".into());
+    }
+    let tied = |keys: &Map<String, Value>| keys.get("tie_word_embeddings").cloned().filter(|tied| !tied.is_null());
+    if let (Some(whole), Some(part)) = (tied(&keys), tied(&text))
+        && whole != part
+    {
+        return Err("`tie_word_embeddings` is not what it is in `text_config`".into());
+    }
+    // transformers' default is a Llama.
     let kind = text.get("model_type").and_then(Value::as_str).unwrap_or("llama");
     let mut imp = Map::from_iter([
+        ("model_type".to_string(), json!(format!("imp_{kind}"))),
         ("mm_projector_type".to_string(), json!(ProjectorType::Mlp(2))),
         ("mm_vision_select_layer".to_string(), keys.remove("vision_feature_layer").unwrap_or(json!(-2))),
     ]);
     if let Some(Value::Object(own)) = keys.remove(OWN) {
-        imp.extend(own.into_iter().filter(|(key, _)| key != "mm_vision_select_layer"));
+        for (key, value) in own {
+            if !ImpConfig::KEYS.contains(&key.as_str()) {
+                return Err(format!("`{OWN}.{key}` is no key of an Imp's"));
+            }
+            // What the other keys say of the network counts.
+            imp.entry(key).or_insert(value);
+        }
     }
-    imp.insert("model_type".into(), json!(format!("imp_{kind}")));
-    for harmless in ["architectures", "image_seq_length", "model_type", "multimodal_projector_bias"] {
+    for harmless in ["architectures", "image_seq_length", "model_type"] {
         keys.remove(harmless);
     }
     text.into_iter().chain(keys).for_each(|(key, value)| {
         imp.entry(key).or_insert(value);
     });
-    imp
+    Ok(imp)
 }

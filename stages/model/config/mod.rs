@@ -63,7 +63,10 @@ impl ConfigFile {
     /// If `text` is not a JSON object.
     pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         match serde_json::from_slice(text) {
-            Ok(Value::Object(keys)) => Ok(Self { keys: with_usual_names(llava::as_imp(keys)), path: path.into() }),
+            Ok(Value::Object(keys)) => {
+                let keys = llava::as_imp(keys).map_err(|message| ModelError::file(path, message))?;
+                Ok(Self { keys: with_usual_names(keys), path: path.into() })
+            }
             Ok(_) => Err(ModelError::file(path, "this is not a JSON object")),
             Err(error) => Err(ModelError::file(path, format!("this is not JSON: {error}"))),
         }
@@ -252,6 +255,28 @@ mod tests {
         }
         let gray = json!({"model_type": "siglip_vision_model", "num_channels": 1});
         assert!(with(&gray).siglip().unwrap_err().to_string().contains("`num_channels` = 1"));
+    }
+
+    #[test]
+    fn nothing_overrides_the_network_of_a_llava() {
+        let text = LanguageConfig::new(Family::Qwen2, 16, 32, 2, 4).to_json();
+        let llava = |more: &Value| {
+            let mut config = json!({"model_type": "llava", "text_config": text, "vision_config": {}});
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            ConfigFile::parse(config.to_string().as_bytes(), "config.json".as_ref())
+        };
+        for (more, words) in [
+            (json!({"imp_flow": {"rope_theta": 3.0}}), "`imp_flow.rope_theta` is no key"),
+            (json!({"multimodal_projector_bias": false}), "without biases"),
+            (json!({"tie_word_embeddings": true}), "`tie_word_embeddings` is not what it is"),
+        ] {
+            assert!(llava(&more).unwrap_err().to_string().contains(words), "{more}");
+        }
+        let own = json!({"imp_flow": {"mm_vision_select_layer": 1, "conversation_template": "phi2"}, "vision_feature_layer": -1});
+        let imp = llava(&own).unwrap().imp().unwrap();
+        assert_eq!((imp.mm_vision_select_layer, imp.conversation_template.as_deref()), (-1, Some("phi2")));
+        let layers = json!({"vision_feature_layer": [-2, -5]});
+        assert!(llava(&layers).unwrap().imp().is_err());
     }
 
     #[test]

@@ -9,8 +9,6 @@ mod half;
 mod kquants;
 pub mod q4f16;
 
-use rayon::prelude::*;
-
 /// An encoding of consecutive values, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -101,13 +99,12 @@ impl Encoding {
         }
     }
 
-    /// Encodes values, which must fill whole blocks, in parallel.
+    /// Encodes values, which must fill whole blocks. Serial: who has much to write encodes pieces of it on all cores.
     pub fn narrow(self, values: &[f32]) -> Vec<u8> {
-        const CHUNK: usize = 1 << 14;
         let block = self.block();
         let mut bytes = vec![0; values.len() / block.values * block.bytes];
-        let chunks = bytes.par_chunks_mut(CHUNK / block.values * block.bytes).zip(values.par_chunks(CHUNK));
-        chunks.for_each(|(to, values)| match self {
+        let to = bytes.as_mut_slice();
+        match self {
             Self::F32 => {
                 for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
                     *to = value.to_le_bytes();
@@ -123,7 +120,7 @@ impl Encoding {
             Self::Q4K => kquants::narrow_q4(values, to),
             Self::Q5K => kquants::narrow_q5(values, to),
             Self::Q6K => kquants::narrow_q6(values, to),
-        });
+        }
         bytes
     }
 }

@@ -9,7 +9,6 @@
 //! `quantization/group_quantization.py`; `tests/fixtures/quant` has its output.
 
 use half::f16;
-use rayon::prelude::*;
 
 use crate::simd::simd;
 
@@ -63,16 +62,16 @@ fn widen_group(levels: &[u8], scale: f32, to: &mut [f32]) {
     }
 }
 
-/// Quantizes rows of `cols` weights. Returns levels and scales as bytes.
+/// Quantizes rows of `cols` weights. Returns levels and scales as bytes. Serial, as [`super::Encoding::narrow`].
 pub fn narrow(weights: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
     let groups = scales_per_row(cols);
     let rows = weights.len() / cols.max(1);
     let mut levels = vec![0; rows * groups * LEVEL_BYTES];
     let mut scales = vec![0; rows * groups * SCALE_BYTES];
     levels
-        .par_chunks_mut(groups * LEVEL_BYTES)
-        .zip(scales.par_chunks_mut(groups * SCALE_BYTES))
-        .zip(weights.par_chunks(cols))
+        .chunks_mut(groups.max(1) * LEVEL_BYTES)
+        .zip(scales.chunks_mut(groups.max(1) * SCALE_BYTES))
+        .zip(weights.chunks(cols.max(1)))
         .for_each(|((levels, scales), row)| {
             let groups = levels.chunks_mut(LEVEL_BYTES).zip(scales.chunks_mut(SCALE_BYTES)).zip(row.chunks(GROUP_SIZE));
             for ((levels, scale), weights) in groups {

@@ -130,18 +130,55 @@ fn encodings_that_were_replaced_are_counted() {
     assert_eq!(wide.replaced, 0);
 }
 
-/// The reader takes neither of two tensors that claim one name.
+/// Files that lie: what llama.cpp would compute from them is not what is computed here, or nobody can.
 #[test]
-fn a_tensor_that_is_there_twice_is_refused() {
+fn what_does_not_fit_together_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write(&model(Family::Qwen2, 64, false), &tokenizer(), Mixture::F16, folder.path()).unwrap();
     let file = folder.path().join("model.gguf");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let at = bytes.windows(19).position(|name| name == b"blk.1.attn_q.weight").unwrap();
-    bytes[at + 4] = b'0';
-    std::fs::write(&file, bytes).unwrap();
-    let error = Imp::load(folder.path()).err().unwrap().to_string();
-    assert!(error.contains("`blk.0.attn_q.weight` twice"), "{error}");
+    let whole = std::fs::read(&file).unwrap();
+    let after = |text: &[u8]| whole.windows(text.len()).position(|part| part == text).unwrap() + text.len();
+    let refused = |at: usize, bytes: &[u8]| {
+        let mut damaged = whole.clone();
+        damaged[at..at + bytes.len()].copy_from_slice(bytes);
+        std::fs::write(&file, damaged).unwrap();
+        let error = Imp::load(folder.path()).err().map(|error| error.to_string());
+        std::fs::write(&file, &whole).unwrap();
+        error.unwrap()
+    };
+    let twice = refused(after(b"blk.1.attn_q.weight") - 15, b"0");
+    assert!(twice.contains("`blk.0.attn_q.weight` twice"), "{twice}");
+    // Values follow the type of a key, four bytes.
+    let base = refused(after(b"qwen2.rope.freq_base") + 4, &7_f32.to_le_bytes());
+    assert!(base.contains("`qwen2.rope.freq_base` is not Float(10000.0), as config.json says"), "{base}");
+    let family = refused(after(b"general.architecture") + 12, b"qwen3");
+    assert!(family.contains("`general.architecture` is not Text(\"qwen2\")"), "{family}");
+    let unknown = refused(after(b"qwen2.vocab_size") - 4, b"sold");
+    assert!(unknown.contains("`qwen2.vocab_size` is not"), "{unknown}");
+    // Rows of 64 values as blocks of 256: the type follows the number of dimensions and two of them.
+    let rows = refused(after(b"blk.0.attn_q.weight") + 4 + 16, &12_u32.to_le_bytes());
+    assert!(rows.contains("not a complete GGUF file"), "{rows}");
+    std::fs::write(folder.path().join("model.safetensors"), "").unwrap();
+    let two = Imp::load(folder.path()).err().unwrap().to_string();
+    assert!(two.contains("two sets of weights"), "{two}");
+}
+
+/// By heads, and by the pieces in which large matrices are written.
+#[test]
+fn interleaved_heads_of_large_matrices_are_read_back() {
+    let (folder, llm) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = LanguageConfig {
+        hidden_act: Activation::Silu,
+        intermediate_size: 64,
+        ..LanguageConfig::new(Family::Llama, 60, 1536, 1, 12)
+    };
+    init::write_language(llm.path(), &config, 7, Encoding::F16).unwrap();
+    let model = Imp::assemble(llm.path(), &PHI.path("siglip"), ImpConfig::default(), 3).unwrap();
+    write(&model, &tokenizer(), Mixture::F16, folder.path()).unwrap();
+    let read = Imp::load(folder.path()).unwrap();
+    for (ours, theirs) in read.llm.tensors().iter().zip(&model.llm.tensors()) {
+        assert!(ours.values() == theirs.values(), "{}", ours.name);
+    }
 }
 
 #[test]
@@ -163,6 +200,15 @@ fn what_llama_cpp_can_not_do_is_refused() {
     let split = json!({"type": "Split", "pattern": {"Regex": r"x|\p{N}| "}, "behavior": "Isolated", "invert": false});
     let mut words_merged = tokenizer();
     words_merged["model"]["merges"] = json!(["t 1", "t2"]);
+    let merged = |merges: Value| {
+        let mut file = tokenizer();
+        file["model"]["merges"] = merges;
+        file
+    };
+    let [mut double, mut dropped, mut taking] = [(); 3].map(|()| tokenizer());
+    double["model"]["vocab"]["t7"] = json!(1);
+    dropped["model"]["dropout"] = json!(0.5);
+    taking["added_tokens"][0]["lstrip"] = json!(true);
     let mut foreign = tokenizer();
     foreign["model"]["byte_fallback"] = json!(true);
     for (tokenizer, message) in [
@@ -173,6 +219,10 @@ fn what_llama_cpp_can_not_do_is_refused() {
         (with("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [split, bytes]})), "(Split, ByteLevel)"),
         (with("pre_tokenizer", json!({"type": "ByteLevel", "add_prefix_space": true})), "(ByteLevel)"),
         (words_merged, "merge \"t2\" is no pair"),
+        (merged(json!([["t 1", "2"]])), "is no pair"),
+        (double, "the tokens `t1` and `t7` have the same id"),
+        (dropped, "dropped at random"),
+        (taking, "takes part of the text around it"),
         (foreign, "not those of a SentencePiece tokenizer"),
     ] {
         let error = write(&imp, &tokenizer, Mixture::F16, folder.path()).unwrap_err();

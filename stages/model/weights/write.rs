@@ -141,6 +141,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_under_two_names_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("twice.safetensors");
+        let names = ["model.norm.weight", "language_model.model.norm.weight"];
+        let tensors = names.map(|name| NamedTensor::constant(name, vec![4], 1.0));
+        write_tensors(&file, tensors.into(), Encoding::F32).unwrap();
+        let error = TensorFiles::open_file(&file).err().unwrap().to_string();
+        assert!(error.contains("`model.norm.weight` twice"), "{error}");
+    }
+
+    #[test]
     fn shards_are_no_larger_than_asked_for() {
         let folder = tempfile::tempdir().unwrap();
         let tensors = || {

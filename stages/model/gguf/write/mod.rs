@@ -32,6 +32,8 @@ pub struct Written {
     pub model: u64,
     /// Size of vision tower and projector.
     pub mmproj: u64,
+    /// Number of weights of the language model.
+    pub weights: u64,
     /// Number of matrices of the language model.
     pub matrices: usize,
     /// Of these, in another encoding than the mixture's, whose blocks don't divide their rows.
@@ -64,9 +66,10 @@ pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) 
         move |tensor| ModelError::Extra { file, tensor }
     };
     let plan = language::plan(&model.llm, mixture).map_err(extra(&text))?;
+    let weights = plan.tensors.iter().map(|(tensor, _)| tensor.count() as u64).sum();
     let bytes = container::write(&text, &keys, plan.tensors)?;
     let mut keys = Keys::default();
     projector::describe(&mut keys, model, mixture, name);
     let mmproj = container::write(&vision, &keys, projector::tensors(model, mixture).map_err(extra(&vision))?)?;
-    Ok(Written { model: bytes, mmproj, matrices: plan.matrices, replaced: plan.replaced })
+    Ok(Written { model: bytes, mmproj, weights, matrices: plan.matrices, replaced: plan.replaced })
 }

@@ -31,6 +31,17 @@ impl Style {
         if file["model"]["type"].as_str() != Some("BPE") {
             return Err(format!("a tokenizer of the type {} has no counterpart in GGUF files", file["model"]["type"]));
         }
+        if file["model"]["dropout"].as_f64().is_some_and(|rate| rate != 0.0) {
+            return Err("its merges are dropped at random".into());
+        }
+        for token in file["added_tokens"].as_array().into_iter().flatten() {
+            if token["lstrip"] == true || token["single_word"] == true {
+                return Err(format!(
+                    "llama.cpp has no token like {}, which takes part of the text around it",
+                    token["content"]
+                ));
+            }
+        }
         if file["model"]["byte_fallback"] == true { sentence_piece(file) } else { byte_level(file, family) }
     }
 }

@@ -49,6 +49,10 @@ pub(super) fn describe(keys: &mut Keys, speech: &Speech<'_>, family: Family, row
     let vocab = file["model"]["vocab"].as_object().ok_or("the tokenizer has no vocabulary")?;
     let mut tokens: Vec<(String, Kind)> = (0..rows).map(|row| (unused(row), Kind::Unused)).collect();
     let mut set = |id: Option<u64>, token: &str, kind: Kind| match id.and_then(|id| tokens.get_mut(id as usize)) {
+        // Added tokens repeat those of the vocabulary.
+        Some((there, was)) if !matches!(was, Kind::Unused) && there != token => {
+            Err(format!("the tokens `{there}` and `{token}` have the same id"))
+        }
         Some(place) => {
             *place = (token.to_string(), kind);
             Ok(())
@@ -84,6 +88,12 @@ pub(super) fn describe(keys: &mut Keys, speech: &Speech<'_>, family: Family, row
         let merges: Vec<String> = merges.iter().map(|(left, right)| format!("{left} {right}")).collect();
         keys.texts("tokenizer.ggml.merges", merges.iter().map(String::as_str));
     }
+    for (name, id) in [("bos", speech.bos), ("eos", Some(speech.eos)), ("padding", Some(speech.pad))] {
+        let is_token = |id: &u32| tokens.get(*id as usize).is_some_and(|(_, kind)| !matches!(kind, Kind::Unused));
+        if let Some(id) = id.filter(|id| !is_token(id)) {
+            return Err(format!("the id {id} of the {name} token is no token of the tokenizer"));
+        }
+    }
     if let Some(bos) = speech.bos {
         keys.number("tokenizer.ggml.bos_token_id", bos as usize);
     }
@@ -109,11 +119,13 @@ fn merges(file: &Value) -> Result<Vec<(&str, &str)>, String> {
         .collect()
 }
 
+/// In a GGUF file a space stands between the two.
 fn pair(merge: &Value) -> Option<(&str, &str)> {
-    match merge {
+    let (left, right) = match merge {
         Value::String(text) => text.split_once(' '),
         pair => pair[0].as_str().zip(pair[1].as_str()),
-    }
+    }?;
+    (![left, right].iter().any(|side| side.is_empty() || side.contains(' '))).then_some((left, right))
 }
 
 /// `SentencePiece` merges the pair with the highest score first: minus the rank of the merge.

@@ -1,5 +1,7 @@
 //! The command line: definitions only. `commands/` implements the verbs.
 
+mod ask;
+
 use std::path::PathBuf;
 
 use clap::{
@@ -7,6 +9,8 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use imp_stages::contract::device::DeviceChoice;
+
+pub(crate) use ask::AskArgs;
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
 /// by the content of everything that determines its result, and only stages that are not cached run.
@@ -342,31 +346,6 @@ pub(crate) struct RunArgs {
     /// Repeat a past run from its record
     #[arg(long, value_name = "RUN", conflicts_with_all = ["file", "overrides"])]
     pub(crate) from_run: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AskArgs {
-    /// Folder of a model
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// What to ask
-    #[arg(value_name = "QUESTION")]
-    pub(crate) question: String,
-    /// Image that the question is about
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) image: Option<PathBuf>,
-    /// Most tokens of the answer
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub(crate) max_tokens: u32,
-    /// Draw tokens at random, the more evenly the higher; 0 always takes the most likely one
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    pub(crate) temperature: f32,
-    /// Draw from the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
-    pub(crate) top_p: f32,
-    /// Seed of the draws
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
 }
 
 /// Which stages to run; all by default.
