@@ -41,7 +41,9 @@ pub(crate) fn stage_error(error: &ModelError) -> StageError {
 
 /// Tells what of a model folder is not used, although it may matter.
 pub(crate) fn remark(job: &Job, folder: &Path) {
-    remarks(folder, &job.named(folder)).into_iter().for_each(|message| job.caution(message));
+    for message in remarks(folder, &job.named(folder)) {
+        job.caution(message);
+    }
 }
 
 /// What of a model folder, which is called `named`, is not used, although it may matter: unknown settings, a second set of weights.

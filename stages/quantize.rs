@@ -165,9 +165,8 @@ fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
     }
     if let Some(ratio) = aspect_ratio(&model.config).ok().filter(|ratio| *ratio != AspectRatio::Pad) {
         job.caution(format!(
-            "llama.cpp pads images to a square, and this model was trained on images that were made square by `{}`: give it square \
-             images",
-            ratio.name()
+            "llama.cpp pads images to a square, and this model was trained on images that were {}: give it square images",
+            if ratio == AspectRatio::Crop { "cropped" } else { "stretched" }
         ));
     }
     let dtype = if mixture == Mixture::F32 { "float32" } else { "float16" };

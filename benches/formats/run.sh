@@ -1,7 +1,7 @@
 #!/bin/sh
-# Trains three small Imps, one of each family, and asks plain transformers and llama.cpp the questions that `eval` has asked. Ends
-# with 1 if transformers' answers, or llama.cpp's from f16 weights, differ by more than one tie in 197; llama.cpp rounds activations
-# for quantized weights, so of those answers it only prints how many are equal. Takes about 10 minutes on two cores.
+# Trains three small Imps (Phi, Qwen2, Phi-3), and asks plain transformers and llama.cpp the questions that `eval` has asked. Ends with
+# 1 if one of transformers' answers differs, or more than one of llama.cpp's from f16 weights, whose sums are in another order. For
+# quantized weights llama.cpp rounds activations, so of those answers it only prints how many are equal.
 set -eu
 cd "$(dirname "$0")/../.."
 here=benches/formats

@@ -1,5 +1,5 @@
 //! The files beside a model's weights that other programs read: the tokenizer with every token of the training, chat template,
-//! image processor and generation settings. Independent of weights and their layout. Fields: transformers 4.49 to 5.23;
+//! image processor and generation settings. Independent of weights and their layout. Fields: transformers 4.49 to 5.24;
 //! `docs/deploy.md` says what was loaded with them.
 
 mod chat_template;

@@ -56,7 +56,9 @@ pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, mixture: Mixtur
     keys.text("general.name", name);
     keys.number("general.file_type", mixture.number());
     keys.number("general.quantization_version", 2);
-    settings(config).iter().for_each(|(key, setting)| keys.set(key, setting));
+    for (key, setting) in &settings(config) {
+        keys.set(key, setting);
+    }
 }
 
 /// What is written.

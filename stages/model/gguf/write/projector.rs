@@ -43,7 +43,9 @@ pub(super) fn describe(keys: &mut Keys, model: &Imp, mixture: Mixture, name: &st
     keys.text("general.type", "mmproj");
     keys.text("general.name", name);
     keys.number("general.file_type", wide(mixture).number());
-    settings(model).iter().for_each(|(key, setting)| keys.set(key, setting));
+    for (key, setting) in &settings(model) {
+        keys.set(key, setting);
+    }
 }
 
 /// The tower is small, and its rows are of widths that few blocks divide: it is not quantized.
