@@ -96,6 +96,13 @@ fn folder(model: &Path) -> Result<&Path, StageError> {
     if folder.join("config.json").is_file() {
         return Ok(folder);
     }
+    if model.is_file() {
+        return Err(StageError::input(
+            model,
+            "this file is no model by itself",
+            "give its folder, or `model.gguf` in it",
+        ));
+    }
     let what = if model.exists() { "this is no model: it has no config.json" } else { "there is no such folder" };
     Err(StageError::input(model, what, "give the artifact of finetune, merge or quantize, as in artifacts/tiny/merge"))
 }
@@ -152,7 +159,10 @@ mod tests {
         };
         for (error, words) in [
             (refused(&|q| q.model = root.path().join("nowhere")), "there is no such folder (give the artifact"),
-            (refused(&|q| q.model = root.path().join("model/config.json")), "config.json: this is no model"),
+            (
+                refused(&|q| q.model = root.path().join("model/config.json")),
+                "config.json: this file is no model by itself (give its folder",
+            ),
             (refused(&|q| q.image = Some("/dev/zero".into())), "this is not a file of at most 500 MB"),
             (refused(&|q| q.model = root.path().join("data")), "this is no model: it has no config.json"),
             (refused(&|q| q.image = Some(root.path().join("model/config.json"))), "give an image in PNG"),
