@@ -6,8 +6,10 @@ use std::{fs, path::Path};
 
 use imp_model::{
     Imp,
-    config::{AspectRatio, ConfigFile},
-    gguf, load_language, load_vision,
+    config::{AspectRatio, ConfigFile, ImpConfig, LanguageConfig, SiglipConfig},
+    encoding::Encoding,
+    gguf::{self, Mixture, Speech},
+    init, load_language, load_vision,
     weights::TensorFiles,
 };
 
@@ -20,13 +22,14 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("archive", download::fuzzing::archive),
     ("checkpoint", training::fuzzing::checkpoint),
     ("config", config),
     ("gguf", gguf),
     ("hub", download::fuzzing::hub),
     ("image", image),
+    ("imp", imp),
     ("index", index),
     ("records", preprocess::fuzzing::records),
     ("s3", download::fuzzing::s3),
@@ -100,7 +103,7 @@ fn config(bytes: &[u8]) {
     scratch.write("model.safetensors", &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']);
     let folder = scratch.root();
     let _ = load_language(folder);
-    let _ = load_vision(folder, &imp_model::config::ImpConfig::default());
+    let _ = load_vision(folder, &ImpConfig::default());
     let _ = Imp::load(folder);
 }
 
@@ -114,6 +117,55 @@ fn gguf(bytes: &[u8]) {
         tokenizer(&fs::read(folder.join("tokenizer.json")).unwrap_or_default());
         let _ = load_language(&folder);
     }
+}
+
+/// The weights of an Imp in llama.cpp's files: first its language model, then its vision tower. The other file, and `config.json`,
+/// are those of [`small_imp`].
+fn imp(bytes: &[u8]) {
+    thread_local! {
+        static IMP: Scratch = small_imp();
+    }
+    IMP.with(|good| {
+        for (name, other) in [(gguf::MODEL, gguf::MMPROJ), (gguf::MMPROJ, gguf::MODEL)] {
+            let scratch = Scratch::with(name, bytes);
+            for name in [other, "config.json"] {
+                scratch.write(name, &fs::read(good.path(name)).unwrap_or_default());
+            }
+            let _ = Imp::load(scratch.root());
+        }
+    });
+}
+
+/// The smallest Imp: one layer, four patches of four pixels.
+fn small_imp() -> Scratch {
+    let (folder, made) = (Scratch::with("config.json", &[]), Scratch::with("llm/config.json", &[]));
+    made.write("vision/config.json", &[]);
+    let language = LanguageConfig { intermediate_size: 32, ..LanguageConfig::phi(40, 32, 1, 1, 16) };
+    let vision = SiglipConfig {
+        hidden_size: 16,
+        intermediate_size: 32,
+        num_hidden_layers: 1,
+        num_attention_heads: 1,
+        image_size: 4,
+        patch_size: 2,
+        ..SiglipConfig::so400m_patch14_384()
+    };
+    let tokens: serde_json::Map<_, _> = (0..40).map(|id| (format!("t{id}"), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": true},
+        "model": {"type": "BPE", "vocab": tokens, "merges": []},
+    });
+    let speech = Speech { tokenizer: &tokenizer, chat_template: "", add_bos: false, bos: Some(0), eos: 1, pad: 2 };
+    let write = || {
+        init::write_language(&made.path("llm"), &language, 1, Encoding::F16)?;
+        init::write_siglip(&made.path("vision"), &vision, 1)?;
+        let config = ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() };
+        let imp = Imp::assemble(&made.path("llm"), &made.path("vision"), config, 1)?;
+        imp_model::save::config(&imp, "float16", folder.root())?;
+        gguf::write(&imp, &speech, Mixture::Q8_0, folder.root())
+    };
+    write().unwrap_or_else(|error| panic!("a small Imp: {error}"));
+    folder
 }
 
 /// A `tokenizer.json`, and texts through the tokenizer that it makes.
