@@ -214,7 +214,8 @@ impl<'a> Cursor<'a> {
         let (name, dimensions) = (self.text()?, self.u32()?);
         let mut shape = Vec::new();
         for _ in 0..dimensions {
-            shape.push(self.length()?);
+            // No tensor of a model is empty, and nothing else would bound the number of its rows.
+            shape.push(self.length().filter(|length| *length > 0)?);
         }
         shape.reverse();
         let (kind, start) = (self.u32()?, self.length()?);

@@ -117,7 +117,8 @@ impl<'a> NamedTensor<'a> {
     /// Rows that are computed together, so many that a piece is neither tiny nor large.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let rows = self.rows();
-        let step = (PIECE * rows / self.count().max(1)).max(1);
+        let row = self.count() / rows.max(1);
+        let step = (PIECE / row.max(1)).max(1);
         (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
     }
 
