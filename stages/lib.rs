@@ -21,6 +21,7 @@ mod net;
 pub mod place;
 pub mod preprocess;
 pub mod pretrain;
+pub mod push;
 pub mod quantize;
 #[cfg(any(test, feature = "fuzzing"))]
 mod scratch;

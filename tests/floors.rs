@@ -25,7 +25,7 @@ const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
-    &["ask", "hub_files", "training"],
+    &["ask", "hub_files", "push", "training"],
     &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["fuzzing", "kinds"],
     &["lib"],

@@ -8,11 +8,15 @@ use std::{
     time::Duration,
 };
 
-use ureq::{Body, RequestBuilder, Timeout, http::Response, typestate::WithoutBody};
+use ureq::{
+    Body, Timeout,
+    http::{Request, Response},
+};
 
 use super::{
     address::{host, redacted, redirected, same_origin},
     http::{Access, Client},
+    order::Order,
     proxy::Named,
 };
 use crate::StageError;
@@ -99,6 +103,17 @@ impl<'a> Attempt<'a> {
     }
 
     fn call(&self, url: &str, headers: &[(&str, String)], body: Duration) -> Result<Response<Body>, RequestError> {
+        self.order(url, &Order::Get, headers, body)
+    }
+
+    /// Sends `order` and returns the answer, whatever its status. Waits up to `patience` for the rest of the answer.
+    pub(crate) fn order(
+        &self,
+        url: &str,
+        order: &Order,
+        headers: &[(&str, String)],
+        patience: Duration,
+    ) -> Result<Response<Body>, RequestError> {
         let mut address = match &self.client.access {
             Access::Signed(store) => store.address(url),
             _ => url.into(),
@@ -109,21 +124,22 @@ impl<'a> Attempt<'a> {
         };
         for _ in 0..=MAX_REDIRECTS {
             let proxy = self.client.policy.proxies.of_url(&address);
-            let request = self.client.agent.get(&address).config().proxy(proxy.map(|named| named.proxy.clone()));
-            let mut request = request.timeout_recv_response(Some(self.patience)).timeout_recv_body(Some(body)).build();
+            let mut request = Request::builder().method(order.method()).uri(&address);
             if let Some(token) = token {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
-            for (name, value) in headers {
-                request = request.header(*name, value);
+            for (name, value) in headers.iter().cloned().chain(order.headers()) {
+                request = request.header(name, value);
             }
-            let response = self.answer(request)?.map_err(|error| failed(&address, proxy, error))?;
+            let request = request.body(()).map_err(|error| failed(&address, proxy, error.into()))?;
+            let answer = self.answer(request, order.clone(), proxy, patience)?;
+            let response = answer.map_err(|error| failed(&address, proxy, error))?;
             if let (407, Some(named)) = (response.status().as_u16(), proxy) {
                 return Err(refused_by(named, &address, response.status().as_str()));
             }
             // A signature is valid for one host only.
-            let followed = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
-                && !matches!(self.client.access, Access::Signed(_));
+            let followed =
+                order.follows(response.status().as_u16()) && !matches!(self.client.access, Access::Signed(_));
             let Some(location) = response.headers().get("location").filter(|_| followed) else { return Ok(response) };
             let next = location.to_str().ok().and_then(|location| redirected(&address, location));
             let next = next.ok_or_else(|| bad_redirect(&address, "redirects to an invalid address"))?;
@@ -137,11 +153,23 @@ impl<'a> Attempt<'a> {
     /// Waits for the answer to a request, unless the caller wants to stop: then the request is abandoned.
     fn answer(
         &self,
-        request: RequestBuilder<WithoutBody>,
+        request: Request<()>,
+        order: Order,
+        proxy: Option<&Named>,
+        patience: Duration,
     ) -> Result<Result<Response<Body>, ureq::Error>, RequestError> {
+        let (agent, proxy) = (self.client.agent.clone(), proxy.map(|named| named.proxy.clone()));
+        // Whoever has sent something waits for its effect.
+        let first = if matches!(order, Order::Get) { self.patience } else { patience };
+        let send = move || {
+            let (parts, ()) = request.into_parts();
+            let request = Request::from_parts(parts, order.body()?);
+            let request = agent.configure_request(request).proxy(proxy).timeout_send_body(Some(WHOLE_FILE_TIMEOUT));
+            agent.run(request.timeout_recv_response(Some(first)).timeout_recv_body(Some(patience)).build())
+        };
         let (sender, receiver) = mpsc::channel();
         // It fails only if nobody waits any more.
-        thread::spawn(move || drop(sender.send(request.call())));
+        thread::spawn(move || drop(sender.send(send())));
         loop {
             match receiver.recv_timeout(Duration::from_millis(100)) {
                 Ok(answer) => return Ok(answer),

@@ -95,6 +95,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Whether its requests carry a token.
+    pub(crate) fn has_token(&self) -> bool {
+        matches!(self.access, Access::Token { .. })
+    }
+
     pub(crate) fn new(policy: Policy, access: Access) -> Self {
         let patience = Some(policy.patience.min(policy.timeout));
         let config = Agent::config_builder()

@@ -59,6 +59,11 @@ fn hash<D: Digest>(file: File, mut hasher: D) -> io::Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
+/// The SHA-256 of a file, in hexadecimal digits.
+pub(crate) fn sha256(path: &Path) -> io::Result<String> {
+    hash(File::open(path)?, Sha256::new())
+}
+
 /// Formats bytes in hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut hex, byte| {

@@ -6,10 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::hub::{Hub, HubSource};
+use super::hub::HubSource;
 use crate::{
     Job, StageError,
     net::{
+        hub::Hub,
         listing::{Commit, Listing, RemoteFile, is_safe_name},
         patterns::Patterns,
         verify::{Check, verify},

@@ -5,16 +5,14 @@ use std::{sync::mpsc, thread, time::Duration};
 
 use imp_model::config::ConfigFile;
 
-use super::{
-    cache,
-    hub::{Hub, HubSource},
-};
+use super::{cache, hub::HubSource};
 use crate::{
     StageError,
     contract::forecast::Forecast,
     model_folder::outlook_of_config,
     net::{
         http::{Access, Client, Policy, Watch},
+        hub::Hub,
         listing::RemoteFile,
         s3::{S3Source, Store},
         transfer,

@@ -18,7 +18,7 @@ use std::{
 
 use self::{
     archive::{Unpacked, unpack},
-    hub::{Hub, HubSource},
+    hub::HubSource,
 };
 use super::{
     config::DownloadConfig,
@@ -28,6 +28,7 @@ use crate::{
     Job, StageError,
     net::{
         http::{Access, Client, Policy},
+        hub::Hub,
         listing::{Listing, RemoteFile, is_safe_name, quoted},
         s3::{S3Source, Store},
         transfer,

@@ -21,7 +21,7 @@ use crate::{
         input::Input,
     },
     download::Download,
-    net::verify,
+    net::{hub::Hub, verify},
     testing::{Outcome, Trial, tree},
 };
 
