@@ -23,7 +23,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    report::start_tracing(cli.common.verbose);
+    report::start_tracing(cli.common.verbose, matches!(cli.verb, cli::Verb::Stage { .. }));
     survive_file_size_limit();
     let result = match cli.verb {
         cli::Verb::Run(args) => commands::run(&args, false, &cli.common),
@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref()),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
+        cli::Verb::Export(args) => commands::export(&args, &cli.common),
+        cli::Verb::Push(args) => commands::push(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
         cli::Verb::Stage { job } => return executor::run_job(&job),
     };

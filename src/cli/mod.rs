@@ -1,6 +1,7 @@
 //! The command line: definitions only. `commands/` implements the verbs.
 
 mod ask;
+mod share;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{
 use imp_stages::contract::device::DeviceChoice;
 
 pub(crate) use ask::AskArgs;
+pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
 /// by the content of everything that determines its result, and only stages that are not cached run.
@@ -208,6 +210,25 @@ Examples:
 MODEL is the artifact of finetune, merge or quantize, or any folder like it. It is asked in the template of its training, and
 computes on the CPU.")]
     Ask(AskArgs),
+    /// Copy the result of a stage out of the cache, as files of its own
+    #[command(after_help = "\
+Examples:
+  imp-flow export merge --to my-model
+  imp-flow export gguf -p pipelines/v1_3b.toml --to /media/phone/imp
+  imp-flow export merge --point lora_rank=64 --to rank-64
+
+All files or none: the copies are checked before the folder gets its name.")]
+    Export(ExportArgs),
+    /// Push the result of a stage to a Hugging Face hub, with a card that says how it was made
+    #[command(after_help = "\
+Examples:
+  imp-flow push merge hf://me/my-imp                  show what would be pushed
+  imp-flow push merge hf://me/my-imp --yes            push it
+  imp-flow push gguf hf://me/my-imp-gguf --yes --private
+
+One commit has all files, and only what differs is uploaded. The token is HF_TOKEN, or that of `hf auth login`. The README.md that
+is written can be changed at the hub: remove its first comment, and no push will replace it.")]
+    Push(PushArgs),
     /// Check this machine: GPUs and their libraries, CPU, memory, and the disk of the cache
     #[command(after_help = "\
 Examples:

@@ -7,7 +7,7 @@ use imp_stages::{contract::device::DeviceChoice, place::probe};
 use super::gpus;
 use crate::{
     artifacts::Artifacts,
-    cli::{Common, StageArgs, TargetArgs},
+    cli::{Common, ResultArgs, StageArgs, TargetArgs},
     failure::Failure,
     machine::Machine,
     pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Graph, Pipeline, Sources},
@@ -157,6 +157,20 @@ impl Session {
                 Err(usage(problem.help(format!("choose one: --point {}", points.join(", or --point ")))))
             }
         }
+    }
+
+    /// Opens the pipeline of a verb on the result of a stage, and finds its receipt: that of its present configuration, or with
+    /// `last` the last one.
+    pub(super) fn of_result(args: &ResultArgs, common: &Common) -> Result<(Self, usize, Receipt), Failure> {
+        let (session, index) = Self::of_stage(&args.stage, common)?;
+        let verdict = session.verdict(index)?;
+        let name = &session.pipeline.stages[index].name;
+        let receipt = session.receipt(index, &verdict)?.ok_or_else(|| never_ran(name))?;
+        if !args.last && !matches!(verdict, Verdict::Hit { .. }) {
+            let problem = Diagnostic::new(format!("stage `{name}` has not run with its present configuration"), None);
+            return Err(usage(problem.help("run the pipeline, or take its last result with --last")));
+        }
+        Ok((session, index, receipt))
     }
 
     fn of_document(document: Document, request: Request, sources: Sources, common: &Common) -> Result<Self, Failure> {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod cache;
+mod card;
 mod compare;
 mod console;
 mod diagnostics;
@@ -16,6 +17,7 @@ mod print;
 mod published;
 mod reporter;
 mod runs;
+mod share;
 mod show;
 mod status;
 mod style;
@@ -32,6 +34,7 @@ use tracing_subscriber::{
 
 pub(crate) use answer::{Answer, answer, part_of_answer};
 pub(crate) use cache::{Bar, gc, stats, verify};
+pub(crate) use card::{CARD_MARK, Card, CardScore, CardSource, CardStep, card};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
@@ -43,6 +46,7 @@ pub(crate) use print::{note, print, print_raw};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
+pub(crate) use share::{Pushed, exported, outlook_of_push, pushed};
 pub(crate) use show::receipt;
 pub(crate) use status::{StageStatus, Status, finished, status};
 pub(crate) use style::Style;
@@ -60,8 +64,10 @@ pub(crate) fn for_run(style: Style) -> Box<dyn Reporter> {
 }
 
 /// Starts logging to standard error, which is the stage's log in the process of a stage.
-pub(crate) fn start_tracing(verbose: u8) {
+pub(crate) fn start_tracing(verbose: u8, in_stage: bool) {
     let default = match verbose {
+        // Whoever waits for a request outside of a stage is told of its failures in other words.
+        0 if !in_stage => "warn,sled=error,imp_stages::net=error",
         // What sled finds half-written after a kill, it writes anew; a damaged index is built again.
         0 => "warn,sled=error,imp_stages=info,imp_flow::executor=info",
         1 => "info",

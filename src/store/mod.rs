@@ -23,6 +23,7 @@ mod checked;
 mod digest;
 mod disk;
 mod error;
+mod export;
 mod files;
 mod gc;
 mod hit;

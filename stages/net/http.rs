@@ -142,7 +142,7 @@ impl Client {
             if failures >= self.policy.attempts {
                 return Err(StageError::transient(
                     format!("gave up after {failures} attempts: {what}"),
-                    "check the network connection and run the same command again: what has been downloaded is kept",
+                    "check the network connection and run the same command again: what was transferred is kept",
                 ));
             }
             let pause =

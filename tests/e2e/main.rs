@@ -15,6 +15,7 @@ mod pipeline;
 mod questions;
 mod runner;
 mod secrets;
+mod share;
 mod shared;
 mod support;
 mod sweeps;
