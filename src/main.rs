@@ -35,18 +35,18 @@ fn main() -> ExitCode {
         cli::Verb::Log { stage, follow } => commands::log(&stage, follow, &cli.common),
         cli::Verb::Graph { pipeline, format } => commands::graph(&pipeline, format, &cli.common),
         cli::Verb::Runs => commands::runs(&cli.common),
-        cli::Verb::Compare { runs, sort, csv } => commands::compare(&runs, sort.as_deref(), csv, &cli.common),
+        cli::Verb::Compare(args) => commands::compare(&args, &cli.common),
         cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
         cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
-        cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref()),
+        cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref(), &cli.common),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
         cli::Verb::Export(args) => commands::export(&args, &cli.common),
         cli::Verb::Push(args) => commands::push(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
         cli::Verb::Stage { job } => return executor::run_job(&job),
     };
-    result.unwrap_or_else(|failure| report::failure(&failure))
+    report::ended(result.unwrap_or_else(|failure| report::failure(&failure)))
 }
 
 /// Makes a write beyond the limit on the size of files (`ulimit -f`) fail with an error that can be shown. By default it ends the

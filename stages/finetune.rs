@@ -90,6 +90,7 @@ impl Stage for Finetune {
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];
     const FIGURES: &'static [Figure] = training::FIGURES;
+    const FOREIGN_KEYS: &'static [(&'static str, &'static str)] = training::FOREIGN_KEYS;
     type Config = Config;
 
     fn keys() -> Vec<Key> {

@@ -1,6 +1,7 @@
 //! The command line: definitions only. `commands/` implements the verbs.
 
 mod ask;
+mod compare;
 mod share;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{
 use imp_stages::contract::device::DeviceChoice;
 
 pub(crate) use ask::AskArgs;
+pub(crate) use compare::CompareArgs;
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
@@ -160,19 +162,12 @@ Examples:
 Examples:
   imp-flow compare                             the last sweep or run
   imp-flow compare 20261125-0042-3fa paper     two runs, by id or name
-  imp-flow compare --sort pope.accuracy
-  imp-flow compare --csv > results.csv")]
-    Compare {
-        /// Runs, by id or name [default: the last run]
-        #[arg(value_name = "RUN")]
-        runs: Vec<String>,
-        /// Sort by this metric (best first) or parameter (ascending)
-        #[arg(long, value_name = "COLUMN")]
-        sort: Option<String>,
-        /// Print comma-separated values
-        #[arg(long, conflicts_with = "json")]
-        csv: bool,
-    },
+  imp-flow compare --sort pope.accuracy --where 'pope.accuracy>0.8'
+  imp-flow compare --metrics 'pope.*' --metrics '*.loss'
+  imp-flow compare --csv > results.csv
+
+Without --metrics or --all, the main figures of each kind are shown. --csv and --json have all of them.")]
+    Compare(CompareArgs),
     /// Manage the cache
     #[command(subcommand)]
     Cache(CacheVerb),

@@ -30,7 +30,7 @@ pub(crate) fn cache(verb: &CacheVerb, common: &Common) -> Result<ExitCode, Failu
             }
             report::gc(&collected, *dry_run, common.json);
         }
-        CacheVerb::Rebuild => report::print(&format!("Index rebuilt: {} stages", Index::rebuild(&store)?)),
+        CacheVerb::Rebuild => report::rebuilt(Index::rebuild(&store)?, common.json),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,7 @@ pub(crate) fn graph(args: &PipelineArgs, format: GraphFormat, common: &Common) -
         &session.graph,
         &verdicts,
         match format {
+            _ if common.json => report::GraphFormat::Json,
             GraphFormat::Text => report::GraphFormat::Text,
             GraphFormat::Dot => report::GraphFormat::Dot,
             GraphFormat::Mermaid => report::GraphFormat::Mermaid,

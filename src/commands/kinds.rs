@@ -13,7 +13,7 @@ use imp_stages::{
 };
 
 use super::session::usage;
-use crate::{failure::Failure, pipeline::Diagnostic, report};
+use crate::{cli::Common, failure::Failure, pipeline::Diagnostic, report};
 
 struct Describe;
 
@@ -26,7 +26,10 @@ impl KindVisitor for Describe {
 }
 
 /// Lists the kinds of stages with their inputs, or shows one with its keys.
-pub(crate) fn kinds(kind: Option<&str>) -> Result<ExitCode, Failure> {
+pub(crate) fn kinds(kind: Option<&str>, common: &Common) -> Result<ExitCode, Failure> {
+    if common.json {
+        return kinds_as_json(kind);
+    }
     let Some(kind) = kind else {
         for kind in KINDS {
             if let Some((about, inputs, _)) = visit(kind, Describe) {
@@ -35,12 +38,24 @@ pub(crate) fn kinds(kind: Option<&str>) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let Some((about, inputs, keys)) = visit(kind, Describe) else {
-        let problem = Diagnostic::new(format!("unknown kind of stage `{kind}`"), None);
-        return Err(usage(problem.suggest(kind, KINDS.iter().copied())));
-    };
+    let (about, inputs, keys) = visit(kind, Describe).ok_or_else(|| unknown(kind))?;
     report::kind(kind, about, inputs);
     report::keys("keys", &keys);
     report::keys("keys of its table `runtime`, which do not affect the result", &Runtime::keys(&serde_json::json!({})));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn unknown(kind: &str) -> Failure {
+    let problem = Diagnostic::new(format!("unknown kind of stage `{kind}`"), None);
+    usage(problem.suggest(kind, KINDS.iter().copied()))
+}
+
+/// One kind or all of them, each with all its keys.
+fn kinds_as_json(kind: Option<&str>) -> Result<ExitCode, Failure> {
+    let runtime = Runtime::keys(&serde_json::json!({}));
+    for kind in kind.map_or_else(|| KINDS.to_vec(), |kind| vec![kind]) {
+        let (about, inputs, keys) = visit(kind, Describe).ok_or_else(|| unknown(kind))?;
+        report::kind_as_json(kind, about, inputs, &keys, &runtime);
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::session::{Session, never_ran};
+use super::session::{Session, never_ran, usage};
 use crate::{
     cli::{Common, StageArgs},
     failure::Failure,
+    pipeline::Diagnostic,
     report,
     scheduler::Verdict,
     store::{Digest, RunRecord, Store},
@@ -20,6 +21,12 @@ use crate::{
 
 /// Shows the log of a stage: that of the running or last unfinished attempt, else that of the last result.
 pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<ExitCode, Failure> {
+    if common.json {
+        let problem = Diagnostic::new("`log` prints a log as it is, and has no JSON", None);
+        return Err(usage(
+            problem.help("leave out --json; `imp-flow show STAGE --json` and `status --json` have fields"),
+        ));
+    }
     let (session, index) = Session::of_stage(args, common)?;
     let name = &session.pipeline.stages[index].name;
     let mut now = session.verdict(index)?;

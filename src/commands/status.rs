@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use super::session::Session;
 use crate::{
     cli::{Common, TargetArgs},
     failure::Failure,
     report::{self, StageStatus, Status},
     scheduler::{Selection, Verdict},
-    store::{Digest, Store},
+    store::{Digest, Receipt, Store},
 };
 
 /// Shows the state of each stage.
@@ -25,40 +27,51 @@ pub(crate) fn status(args: &TargetArgs, common: &Common) -> Result<ExitCode, Fai
 fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<StageStatus, Failure> {
     let store = &session.store;
     let stage = session.pipeline.stages[index].name.clone();
-    let (state, detail) = match verdict {
+    let none = || json!({});
+    let (state, detail, facts) = match verdict {
         // A cached stage may be running because of --force.
         Verdict::Hit { key } | Verdict::Run { key, .. } if store.is_being_made(*key) => {
-            (Status::Running, progress(store, *key))
+            let (detail, facts) = progress(store, *key);
+            (Status::Running, detail, facts)
         }
-        Verdict::Hit { key } => {
-            let receipt = store.receipt(*key)?;
-            (Status::Cached, receipt.map(|receipt| report::finished(&receipt)).unwrap_or_default())
-        }
+        Verdict::Hit { key } => match store.receipt(*key)? {
+            Some(receipt) => (Status::Cached, report::finished(&receipt), facts_of(&receipt)),
+            None => (Status::Cached, String::new(), none()),
+        },
         Verdict::Run { key, .. } if let Some(message) = store.work(*key).failure() => {
-            (Status::Failed, message.lines().next().unwrap_or_default().to_string())
+            (Status::Failed, message.lines().next().unwrap_or_default().to_string(), none())
         }
         Verdict::Run { key, .. } if store.work(*key).has_checkpoint() => {
-            (Status::Stopped, "resumes from its checkpoint".to_string())
+            (Status::Stopped, "resumes from its checkpoint".to_string(), none())
         }
-        Verdict::Run { reason, .. } => (Status::ToRun, reason.to_string()),
+        Verdict::Run { reason, .. } => (Status::ToRun, reason.to_string(), none()),
         Verdict::After { stages, .. } => {
             let names: Vec<&str> = stages.iter().map(|from| session.pipeline.stages[*from].name.as_str()).collect();
-            (Status::Waiting, format!("for {}", names.join(", ")))
+            (Status::Waiting, format!("for {}", names.join(", ")), json!({"waits_for": names}))
         }
     };
-    Ok(StageStatus { stage, state, detail })
+    Ok(StageStatus { stage, state, detail, facts })
 }
 
-/// The progress and loss of a running stage.
-fn progress(store: &Store, key: Digest) -> String {
+/// When a stage finished (seconds since 1970), how many seconds it took, and the bytes of its output.
+fn facts_of(receipt: &Receipt) -> Value {
+    let (timing, bytes) = (&receipt.timing, receipt.output.bytes);
+    json!({"finished": timing.finished, "seconds": timing.seconds, "bytes": bytes})
+}
+
+/// The progress and loss of a running stage, in words and as fields.
+fn progress(store: &Store, key: Digest) -> (String, Value) {
     let work = store.work(key);
-    let progress = work.progress().map(|progress| report::progress(&progress)).unwrap_or_default();
+    let now = work.progress();
+    let words = now.as_ref().map(report::progress).unwrap_or_default();
     let text = std::fs::read_to_string(work.metrics()).unwrap_or_default();
-    let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let last = text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
-    match loss {
-        Some(loss) if progress.is_empty() => format!("loss {loss:.4}"),
-        Some(loss) if !progress.contains("loss") => format!("{progress}, loss {loss:.4}"),
-        _ => progress,
-    }
+    let facts = json!({"progress": now, "loss": loss});
+    let words = match loss {
+        Some(loss) if words.is_empty() => format!("loss {loss:.4}"),
+        Some(loss) if !words.contains("loss") => format!("{words}, loss {loss:.4}"),
+        _ => words,
+    };
+    (words, facts)
 }

@@ -3,21 +3,45 @@
 //! This is not the `toml` crate's deserializer because the tree was merged from several files, and its errors must point into the
 //! right one.
 
-use serde::de::{self, Deserialize, IntoDeserializer, Visitor};
+use serde::de::{self, Deserialize, DeserializeOwned, IntoDeserializer, Visitor};
 
 use super::{
-    diagnostic::{Diagnostic, Span},
+    diagnostic::{Diagnostic, Diagnostics, Span},
     value::{Entry, Node, Table, Value},
 };
 
-/// Reads `T` from a table at `span`. `taken` are keys of the same table that are read elsewhere: an unknown key may be a
-/// misspelling of one of them.
-pub(super) fn from_table<'de, T: Deserialize<'de>>(
-    table: &'de Table,
-    span: &'de Span,
+/// Reads `T` from a table at `span`. All unknown keys are named. `taken` are keys of the same table that are read elsewhere: an
+/// unknown key may be a misspelling of one of them. `foreign` are names of other programs, and what is meant by them here.
+pub(super) fn from_table<T: DeserializeOwned>(
+    mut table: Table,
+    span: &Span,
     taken: &[&str],
-) -> Result<T, Diagnostic> {
-    T::deserialize(TableReader { table, span }).map_err(|error| error.into_diagnostic(span, taken))
+    foreign: &[(&str, &str)],
+) -> Result<T, Diagnostics> {
+    let mut problems = Diagnostics::new();
+    loop {
+        let error = match T::deserialize(TableReader { table: &table, span }) {
+            Ok(value) if problems.is_empty() => return Ok(value),
+            Ok(_) => return Err(problems),
+            // It may be misspelt.
+            Err(Error { what: What::MissingField(_), .. }) if !problems.is_empty() => return Err(problems),
+            Err(error) => error,
+        };
+        let unknown = match (&error.what, &error.span) {
+            (What::UnknownField(name, _), Some(at)) => Some((name.clone(), at.clone())),
+            _ => None,
+        };
+        let mut problem = error.into_diagnostic(span, taken);
+        let meant = unknown.as_ref().and_then(|(name, _)| foreign.iter().find(|(other, _)| other == name));
+        if let Some((_, here)) = meant {
+            problem = problem.help(format!("write {here}"));
+        }
+        problems.push(problem);
+        // Without it, the next mistake shows.
+        if !unknown.is_some_and(|(_, at)| table.remove_at(&at)) {
+            return Err(problems);
+        }
+    }
 }
 
 /// Reads `T` from a value.

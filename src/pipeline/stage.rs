@@ -71,11 +71,14 @@ impl KindVisitor for Reading<'_> {
         let inputs = self.take_inputs::<S>(&mut problems);
         // For users, inputs are keys of the same table, so an unknown key may be a misspelt input.
         let taken: Vec<&str> = S::INPUTS.iter().map(|input| input.name).chain(["runtime", "seed"]).collect();
-        let config = match de::from_table::<S::Config>(&self.table, &self.key_span, &taken) {
+        let config = match de::from_table::<S::Config>(self.table.clone(), &self.key_span, &taken, S::FOREIGN_KEYS) {
             Ok(config) => config,
-            Err(mut problem) => {
-                problem.message = format!("stage `{}`: {}", self.name, problem.message);
-                problems.push(problem);
+            Err(found) => {
+                let of_stage = |problem: Diagnostic| Diagnostic {
+                    message: format!("stage `{}`: {}", self.name, problem.message),
+                    ..problem
+                };
+                problems.extend(found.into_iter().map(of_stage));
                 return Err(problems);
             }
         };
@@ -295,7 +298,7 @@ mod tests {
             let file = root.join(name).with_extension("toml");
             let pipeline = pipeline::load(&file, &[], &mut Sources::default()).unwrap();
             let computing: Vec<_> = pipeline.stages.iter().filter(|stage| stage.uses_gpu).collect();
-            assert_eq!(computing.len(), 13, "{name}");
+            assert_eq!(computing.len(), 19, "{name}");
             assert!(computing.iter().all(|stage| stage.config["precision"] == "bf16"), "{name}");
         }
     }

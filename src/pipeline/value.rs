@@ -50,6 +50,17 @@ impl Table {
         Some(self.0.remove(index))
     }
 
+    /// Removes the entry whose key is at `span`, in this table or in one below. Returns whether there was one.
+    pub(super) fn remove_at(&mut self, span: &Span) -> bool {
+        let before = self.0.len();
+        self.0.retain(|entry| entry.key_span != *span);
+        self.0.len() < before
+            || self.0.iter_mut().any(|entry| match &mut entry.node.value {
+                Value::Table(below) => below.remove_at(span),
+                _ => false,
+            })
+    }
+
     /// `a.b.c = value` as a table.
     pub(super) fn nested(key: &str, node: Node) -> Self {
         let span = node.span.clone();

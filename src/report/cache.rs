@@ -94,6 +94,12 @@ pub(crate) fn verify(found: &VerifyReport, json: bool) {
     print(&format!("{BAD}DAMAGE{BAD:#}: {checked}, {}", parts.join(", ")));
 }
 
+/// Says that the index was rebuilt.
+pub(crate) fn rebuilt(stages: usize, json: bool) {
+    let text = format!("Index rebuilt: {}", units::count(stages, "stage"));
+    print(&if json { serde_json::json!({"stages": stages}).to_string() } else { text });
+}
+
 /// The most deleted results to list.
 const SHOWN: usize = 10;
 

@@ -43,6 +43,21 @@ impl Comparison {
         self.parameters.iter().chain(&self.metrics).cloned().collect()
     }
 
+    /// Leaves out the other rows.
+    pub(crate) fn keep_rows(&mut self, keep: impl Fn(&CompareRow) -> bool) {
+        self.rows.retain(keep);
+    }
+
+    /// Leaves out the other metrics.
+    pub(crate) fn keep_metrics(&mut self, keep: impl Fn(&String) -> bool) {
+        let kept: Vec<bool> = self.metrics.iter().map(keep).collect();
+        retain(&mut self.metrics, &kept);
+        retain(&mut self.better, &kept);
+        for row in &mut self.rows {
+            retain(&mut row.metrics, &kept);
+        }
+    }
+
     /// Sorts by a column: metrics from the best, parameters from the smallest. Rows without a value come last.
     pub(crate) fn sort_by(&mut self, column: usize) {
         let parameters = self.parameters.len();
@@ -78,6 +93,12 @@ impl Comparison {
     }
 }
 
+/// Keeps the elements at which `kept` is true.
+fn retain<T>(list: &mut Vec<T>, kept: &[bool]) {
+    let mut kept = kept.iter();
+    list.retain(|_| kept.next().is_some_and(|kept| *kept));
+}
+
 /// Shows a comparison.
 pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     if json {
@@ -89,23 +110,60 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return print("no differences: these runs have the same parameters, and their stages report no metrics");
+        return print("no differences: these runs have the same parameters, and their stages report no such metrics");
     }
-    let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
-    let mut table = Table::new(&head).right(&head[1..]);
-    for row in &comparison.rows {
-        let parameters = row.parameters.iter().map(|value| shown(value.as_ref()).unwrap_or_else(|| "-".into()));
-        let metrics = row.metrics.iter().zip(&best).map(|(value, best)| match value {
-            Some(value) if Some(*value) == *best => format!("*{}", units::figure(*value)),
-            Some(value) => units::figure(*value),
-            None => "-".into(),
-        });
-        table.row(std::iter::once(row.label.clone()).chain(parameters).chain(metrics));
+    if comparison.rows.is_empty() {
+        return print("no row fulfils the conditions");
     }
-    table.print();
+    let lines: Vec<Vec<String>> = comparison.rows.iter().map(|row| cells(row, &best)).collect();
+    let upright = upright(&columns, &lines);
+    // A line per column, where there is one row, or where columns would not fit beside each other.
+    let lies = lines.len() == 1 || upright.width() > terminal_width();
+    let turned = turned(&columns, &lines);
+    if lies && turned.width() < upright.width() {
+        turned.print()
+    } else {
+        upright.print()
+    }
     if best.iter().any(Option::is_some) {
         print(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
     }
+}
+
+/// The cells of a row: its label, parameters and metrics.
+fn cells(row: &CompareRow, best: &[Option<f64>]) -> Vec<String> {
+    let parameters = row.parameters.iter().map(|value| shown(value.as_ref()).unwrap_or_else(|| "-".into()));
+    let metrics = row.metrics.iter().zip(best).map(|(value, best)| match value {
+        Some(value) if Some(*value) == *best => format!("*{}", units::figure(*value)),
+        Some(value) => units::figure(*value),
+        None => "-".into(),
+    });
+    std::iter::once(row.label.clone()).chain(parameters).chain(metrics).collect()
+}
+
+/// A line for each row.
+fn upright(columns: &[String], lines: &[Vec<String>]) -> Table {
+    let head: Vec<&str> = std::iter::once("point").chain(columns.iter().map(String::as_str)).collect();
+    let mut table = Table::new(&head).right(&head[1..]);
+    for line in lines {
+        table.row(line.iter().cloned());
+    }
+    table
+}
+
+/// A line for each column.
+fn turned(columns: &[String], lines: &[Vec<String>]) -> Table {
+    let head: Vec<&str> = std::iter::once("point").chain(lines.iter().map(|line| line[0].as_str())).collect();
+    let mut table = Table::new(&head).right(&head[1..]);
+    for (number, column) in columns.iter().enumerate() {
+        table.row(std::iter::once(column.clone()).chain(lines.iter().map(|line| line[number + 1].clone())));
+    }
+    table
+}
+
+/// The width of the terminal, if that is where the table goes; else there is no limit.
+fn terminal_width() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout()).map_or(usize::MAX, |(width, _)| width.0.into())
 }
 
 /// A value as text: strings without quotes, other values as in a pipeline file.

@@ -2,15 +2,21 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+use imp_stages::contract::event::Progress;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::{lines, print::print, reporter::Reporter, summary, units};
+use super::{
+    lines::{self, Rate},
+    print::print,
+    reporter::Reporter,
+    summary,
+};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.
 pub(super) struct Console {
     bars: MultiProgress,
-    running: HashMap<String, ProgressBar>,
+    running: HashMap<String, (ProgressBar, Option<Rate>)>,
 }
 
 impl Console {
@@ -31,23 +37,21 @@ impl Console {
     }
 
     fn remove(&mut self, stage: &str) {
-        if let Some(bar) = self.running.remove(stage) {
+        if let Some((bar, _)) = self.running.remove(stage) {
             bar.finish_and_clear();
             self.bars.remove(&bar);
         }
     }
 
-    fn progress(&mut self, stage: &str, progress: &imp_stages::contract::event::Progress) {
-        let Some(bar) = self.running.get(stage) else { return };
+    fn progress(&mut self, stage: &str, progress: &Progress) {
+        let Some((bar, rate)) = self.running.get_mut(stage) else { return };
         if bar.length().is_none() && progress.total > 0 {
-            bar.set_style(style(&progress.unit));
+            bar.set_style(bar_style());
             bar.set_length(progress.total);
-            // Work done before the stage was resumed does not count for its rate.
-            bar.set_position(progress.done);
-            bar.reset_eta();
         }
         bar.set_position(progress.done);
-        bar.set_message(lines::values(progress));
+        // Not indicatif's rate, which takes the work before a resume for work of this moment.
+        bar.set_message(rate.get_or_insert_with(|| Rate::new(progress.done)).describe(progress));
     }
 }
 
@@ -56,10 +60,10 @@ impl Reporter for Console {
         match event {
             RunEvent::Running { stage, kind, resumed, .. } => {
                 let bar = self.bars.add(ProgressBar::no_length().with_style(spinner()));
-                bar.set_prefix((*stage).to_string());
+                bar.set_prefix(short(stage));
                 bar.set_message(if *resumed { format!("{kind}, resumed") } else { (*kind).to_string() });
                 bar.enable_steady_tick(Duration::from_millis(120));
-                self.running.insert((*stage).to_string(), bar);
+                self.running.insert((*stage).to_string(), (bar, None));
             }
             RunEvent::Progress { stage, progress } => self.progress(stage, progress),
             RunEvent::Finished { stage, .. } | RunEvent::Failed { stage, .. } | RunEvent::Cancelled { stage } => {
@@ -75,25 +79,40 @@ impl Reporter for Console {
     }
 }
 
+/// The most characters of a stage's name beside its bar.
+const NAME: usize = 18;
+
+/// The end of a long name: that of a point of a sweep begins like all others.
+fn short(name: &str) -> String {
+    let length = name.chars().count();
+    if length <= NAME {
+        return name.to_string();
+    }
+    std::iter::once('\u{2026}').chain(name.chars().skip(length + 1 - NAME)).collect()
+}
+
 fn spinner() -> ProgressStyle {
     parse("{spinner} {prefix:<18} {elapsed:>4}  {wide_msg}")
 }
 
-fn style(unit: &str) -> ProgressStyle {
-    if unit == imp_stages::contract::event::BYTES {
-        parse("{spinner} {prefix:<18} [{bar:24}] {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left{wide_msg}")
-    } else {
-        parse(&format!(
-            "{{spinner}} {{prefix:<18}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left{{wide_msg}}"
-        ))
-    }
+/// What does not fit on the line is cut from the end of the message.
+fn bar_style() -> ProgressStyle {
+    parse("{spinner} {prefix:<18} [{bar:10}] {wide_msg}")
 }
 
 fn parse(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "))
-        .with_key("rate", |state: &ProgressState, to: &mut dyn std::fmt::Write| {
-            // Writing into a string can't fail.
-            let _ = write!(to, "{}/s", units::figure(state.per_sec()));
-        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(short("finetune"), "finetune");
+        assert_eq!(short("lora_rank=64/finetune").chars().count(), NAME);
+        assert!(short("lora_rank=64/finetune").ends_with("=64/finetune"));
+    }
 }

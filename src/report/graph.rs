@@ -19,6 +19,7 @@ pub(crate) enum GraphFormat {
     Dot,
     Mermaid,
     Svg,
+    Json,
 }
 
 /// Draws the stages in `verdicts`, which are in execution order.
@@ -37,8 +38,20 @@ pub(crate) fn graph(pipeline: &Pipeline, graph: &Graph, verdicts: &[(usize, Verd
         GraphFormat::Dot => dot(&stages, pipeline),
         GraphFormat::Mermaid => mermaid(&stages),
         GraphFormat::Svg => svg::draw(&stages, pipeline.stages.len()),
+        GraphFormat::Json => json(&stages, pipeline),
     };
     print(text.trim_end());
+}
+
+/// An object a line.
+fn json(stages: &[Drawn<'_>], pipeline: &Pipeline) -> String {
+    let line = |stage: &Drawn<'_>| {
+        let inputs: Vec<&str> = stage.inputs.iter().map(|from| pipeline.stages[*from].name.as_str()).collect();
+        let state = stage.appearance.word;
+        serde_json::json!({"stage": stage.name, "kind": stage.kind, "state": state, "inputs": inputs}).to_string()
+            + "\n"
+    };
+    stages.iter().map(line).collect()
 }
 
 impl Appearance {

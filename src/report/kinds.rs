@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use imp_stages::contract::{input::Input, keys::Key};
+use serde_json::json;
 
 use super::{
     print::print,
@@ -27,6 +28,20 @@ pub(crate) fn kind(name: &str, about: &str, inputs: &[Input]) {
         );
     }
     print(&text);
+}
+
+/// Prints a kind of stage, its inputs and its keys as one line of JSON.
+pub(crate) fn kind_as_json(name: &str, about: &str, inputs: &[Input], keys: &[Key], runtime: &[Key]) {
+    let listed = |keys: &[Key]| -> Vec<serde_json::Value> {
+        let value = |key: &Key| json!({"name": key.name, "value": key.value, "default": key.default, "required": key.required, "about": key.about});
+        keys.iter().map(value).collect()
+    };
+    let inputs: Vec<_> = inputs
+        .iter()
+        .map(|input| json!({"name": input.name, "required": input.required, "list": input.many, "about": input.about}))
+        .collect();
+    let (own, runtime) = (listed(keys), listed(runtime));
+    print(&json!({"kind": name, "about": about, "inputs": inputs, "keys": own, "runtime": runtime}).to_string());
 }
 
 /// Prints the keys of a configuration, each with its default, its possible values and its meaning.

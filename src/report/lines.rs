@@ -59,32 +59,39 @@ impl Reporter for Lines {
 }
 
 /// Measures the speed of a stage since it was started or resumed.
-struct Rate {
+pub(super) struct Rate {
     start: Instant,
     first: u64,
     reported: Instant,
 }
 
 impl Rate {
-    fn new(first: u64) -> Self {
+    /// From the moment when `first` units are done: they were before.
+    pub(super) fn new(first: u64) -> Self {
         Self { start: Instant::now(), first, reported: Instant::now() }
     }
 
-    /// `120/400 steps, 14.2/s, 20 s left, loss 1.234`.
-    fn describe(&self, progress: &Progress) -> String {
-        let rate = progress.done.saturating_sub(self.first) as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
-        let mut text = done(progress);
-        if rate > 0.0 {
-            let _ = match progress.unit.as_str() {
-                BYTES => write!(text, ", {}/s", units::bytes(rate as u64)),
-                _ => write!(text, ", {}/s", units::figure(rate)),
-            };
-            if progress.total > progress.done {
-                let _ = write!(text, ", {} left", units::duration((progress.total - progress.done) as f64 / rate));
-            }
-        }
-        text + &values(progress)
+    /// What is done now, after the time since the start.
+    pub(super) fn describe(&self, progress: &Progress) -> String {
+        describe_after(progress, self.first, self.start.elapsed().as_secs_f64())
     }
+}
+
+/// `120/400 steps, loss 1.234, 20 s left, 14.2/s`: what is most wanted first, where a line may be cut. The first `first` units took no
+/// part of the `seconds`.
+fn describe_after(progress: &Progress, first: u64, seconds: f64) -> String {
+    let rate = progress.done.saturating_sub(first) as f64 / seconds.max(1e-9);
+    let mut text = done(progress) + &values(progress);
+    if rate > 0.0 {
+        if progress.total > progress.done {
+            let _ = write!(text, ", {} left", units::duration((progress.total - progress.done) as f64 / rate));
+        }
+        let _ = match progress.unit.as_str() {
+            BYTES => write!(text, ", {}/s", units::bytes(rate as u64)),
+            _ => write!(text, ", {}/s", units::figure(rate)),
+        };
+    }
+    text
 }
 
 /// `120/400 steps`.
@@ -159,4 +166,25 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             return None;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn what_was_done_before_a_resume_counts_for_no_speed() {
+        let mut now = Progress {
+            done: 120,
+            total: 150,
+            unit: "steps".into(),
+            values: BTreeMap::from([("loss".to_string(), 0.5)]),
+        };
+        assert_eq!(describe_after(&now, 100, 4.0), "120/150 steps, loss 0.5, 6.0 s left, 5/s");
+        assert_eq!(describe_after(&now, 120, 0.2), "120/150 steps, loss 0.5");
+        (now.total, now.unit) = (0, BYTES.into());
+        assert_eq!(describe_after(&now, 0, 1.0), "120 B, loss 0.5, 120 B/s");
+    }
 }

@@ -12,6 +12,7 @@ mod graph;
 mod json;
 mod kinds;
 mod lines;
+mod logging;
 mod plan;
 mod print;
 mod published;
@@ -33,16 +34,16 @@ use tracing_subscriber::{
 };
 
 pub(crate) use answer::{Answer, answer, part_of_answer};
-pub(crate) use cache::{Bar, gc, stats, verify};
+pub(crate) use cache::{Bar, gc, rebuilt, stats, verify};
 pub(crate) use card::{CARD_MARK, Card, CardScore, CardSource, CardStep, card};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
 pub(crate) use graph::{GraphFormat, graph};
-pub(crate) use kinds::{keys, kind};
+pub(crate) use kinds::{keys, kind, kind_as_json};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
-pub(crate) use print::{note, print, print_raw};
+pub(crate) use print::{ended, note, print, print_raw};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
@@ -82,7 +83,8 @@ fn subscriber(
     filter: EnvFilter,
     writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
 ) -> impl Subscriber + Send + Sync {
-    let written = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false).finish();
+    let written = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(false);
+    let written = written.event_format(logging::LogLine).finish();
     written.with(filter_fn(|event| *event.level() < Level::TRACE || !traces_secrets(event.target())))
 }
 

@@ -1,18 +1,37 @@
 //! Prints lines on standard output and standard error.
 
-use std::io::Write;
+use std::{
+    io::{ErrorKind, Write},
+    process::ExitCode,
+    sync::OnceLock,
+};
 
-use super::style::{DIM, Style};
+use super::style::{BAD, DIM, Style};
 
 /// Prints a line on standard output.
 pub(crate) fn print(text: &str) {
     print_raw(&format!("{text}\n"));
 }
 
-/// Prints text as it is on standard output. Ignores errors, since a closed pipe or a full disk must not end a run.
+/// Prints text as it is on standard output. Goes on after an error, since a full disk must not end a run: see [`ended`].
 pub(crate) fn print_raw(text: &str) {
     let mut out = anstream::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever closed a pipe has read enough.
+        if error.kind() != ErrorKind::BrokenPipe {
+            let _ = LOST.set(error.to_string());
+        }
+    }
+}
+
+/// Why something could not be printed.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// The exit code of a verb that ended with `code`: what could not be printed is an error.
+pub(crate) fn ended(code: ExitCode) -> ExitCode {
+    let Some(error) = LOST.get() else { return code };
+    eprint(&format!("{BAD}error:{BAD:#} can't write to standard output: {error}"));
+    if code == ExitCode::SUCCESS { ExitCode::FAILURE } else { code }
 }
 
 /// Prints a note for the user on standard error, unless the output is quiet or JSON.

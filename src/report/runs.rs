@@ -24,6 +24,12 @@ pub(crate) fn differences(run: &RunRecord, stages: &[&str]) {
     eprint(&format!("{WARN}warning:{WARN:#} results differ from run {}: {}{by}", run.id, stages.join(", ")));
 }
 
+/// How many stages have a result, and how many of them ran for it.
+fn done(ran: usize, cached: usize, all: usize) -> String {
+    let parts = if cached == 0 { format!("{ran} ran") } else { format!("{ran} ran, {cached} cached") };
+    format!("{} of {all} ({parts})", ran + cached)
+}
+
 /// Lists past runs.
 pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     if json {
@@ -39,8 +45,8 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
     for run in runs {
         // A stage that points share counts once.
         let stages = || run.points.iter().flat_map(|point| &point.stages);
-        let distinct = |ran_only: bool| {
-            let counted = stages().filter(|stage| !ran_only || stage.state == StageState::Ran);
+        let distinct = |states: &[StageState]| {
+            let counted = stages().filter(|stage| states.is_empty() || states.contains(&stage.state));
             let ids = counted.enumerate().map(|(number, stage)| stage.key.map_or_else(|| Err(number), Ok));
             ids.collect::<HashSet<_>>().len()
         };
@@ -53,7 +59,7 @@ pub(crate) fn runs(runs: &[RunRecord], json: bool) {
             // The time at which the run was killed is unknown.
             if run.ending == RunState::Killed { String::new() } else { units::duration(run.seconds) },
             run.ending.to_string(),
-            format!("{} of {} ran{points}", distinct(true), distinct(false)),
+            done(distinct(&[StageState::Ran]), distinct(&[StageState::Cached]), distinct(&[])) + &points,
         ]);
     }
     table.print();

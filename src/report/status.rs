@@ -19,6 +19,8 @@ pub(crate) struct StageStatus {
     pub(crate) stage: String,
     pub(crate) state: Status,
     pub(crate) detail: String,
+    /// The same for programs: `finished`, `seconds`, `bytes`, `progress`, `loss`, `waits_for`.
+    pub(crate) facts: serde_json::Value,
 }
 
 /// The states that `status` tells apart.
@@ -48,13 +50,17 @@ impl Status {
 /// Shows the states of all stages.
 pub(crate) fn status(pipeline: &str, stages: &[StageStatus], json: bool) {
     if json {
-        for StageStatus { stage, state, detail } in stages {
-            print(&serde_json::json!({"stage": stage, "state": state.word(), "detail": detail}).to_string());
+        for StageStatus { stage, state, detail, facts } in stages {
+            let mut line = serde_json::json!({"stage": stage, "state": state.word(), "detail": detail});
+            if let (Some(line), Some(facts)) = (line.as_object_mut(), facts.as_object()) {
+                line.extend(facts.clone());
+            }
+            print(&line.to_string());
         }
         return;
     }
     let width = stages.iter().map(|stage| stage.stage.len()).max().unwrap_or(0);
-    for StageStatus { stage, state, detail } in stages {
+    for StageStatus { stage, state, detail, .. } in stages {
         let style = match state {
             Status::Running => GOOD,
             Status::Cached => DIM,

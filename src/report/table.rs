@@ -37,6 +37,12 @@ impl Table {
         }
     }
 
+    /// The width of its lines, in characters.
+    pub(super) fn width(&self) -> usize {
+        let (head, rows) = self.lines();
+        rows.iter().chain([&head]).map(|line| line.chars().count()).max().unwrap_or(0)
+    }
+
     /// The head and the rows as lines.
     fn lines(&self) -> (String, Vec<String>) {
         let all = || std::iter::once(&self.head).chain(&self.rows);

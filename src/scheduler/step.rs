@@ -113,7 +113,7 @@ fn last_lines(log: &Path, message: &str) -> Vec<String> {
     // The log covers all attempts; only the last one matters.
     let last_attempt = text.rfind(STARTED).map_or(text.as_str(), |at| &text[at + STARTED.len()..]);
     let first = message.lines().next().unwrap_or_default();
-    let repeats = |line: &str| line.ends_with(&format!(": {first}")) || message.lines().any(|part| part == line);
+    let repeats = |line: &str| line.ends_with(&format!(" {first}")) || message.lines().any(|part| part == line);
     let is_new = |line: &&str| !line.is_empty() && !repeats(line);
     let lines: Vec<&str> = last_attempt.lines().skip(1).filter(is_new).collect();
     lines[lines.len().saturating_sub(LINES)..].iter().map(ToString::to_string).collect()

@@ -30,6 +30,8 @@ pub trait Stage: 'static {
     const INPUTS: &'static [Input];
     /// The other keys. Must use `deny_unknown_fields`, and defaults for everything that has one.
     type Config: Serialize + DeserializeOwned + Send + Sync + 'static;
+    /// Names that other programs give to what its keys say, and what to write here, for messages.
+    const FOREIGN_KEYS: &'static [(&'static str, &'static str)] = &[];
     /// The figures that it reports with [`Job::result`]. They describe old receipts, too: a name keeps its meaning.
     const FIGURES: &'static [Figure] = &[];
     /// The settings of the machine that it reads.

@@ -7,6 +7,7 @@ mod divergence;
 mod features;
 mod figures;
 mod forecast;
+mod foreign;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod gradients;
@@ -24,6 +25,7 @@ mod tests;
 
 pub(crate) use figures::FIGURES;
 pub(crate) use forecast::{conversation_template, forecast};
+pub(crate) use foreign::FOREIGN_KEYS;
 pub(crate) use inputs::Inputs;
 pub(crate) use recipe::Recipe;
 pub(crate) use run::train;

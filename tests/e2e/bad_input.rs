@@ -76,6 +76,33 @@ error: stage `a`: unknown key `suorce`
 ",
     },
     Case {
+        name: "names of other programs, all at once",
+        pipeline: "[stages.a]\nkind = \"finetune\"\nmodel = \"m\"\ndata = \"d\"\nnum_train_epochs = 1\nbf16 = true\n[stages.a.lora]\nranks = 4\n",
+        stderr: "\
+error: stage `a`: unknown key `num_train_epochs`
+ --> p.toml:5:1
+  |
+5 | num_train_epochs = 1
+  | ^^^^^^^^^^^^^^^^ not a key of this table
+  |
+  = help: write `epochs`
+error: stage `a`: unknown key `bf16`
+ --> p.toml:6:1
+  |
+6 | bf16 = true
+  | ^^^^ not a key of this table
+  |
+  = help: write `precision = \"bf16\"`
+error: stage `a`: unknown key `ranks`
+ --> p.toml:8:1
+  |
+8 | ranks = 4
+  | ^^^^^ not a key of this table
+  |
+  = help: did you mean `rank`?
+",
+    },
+    Case {
         name: "wrong type",
         pipeline: "[stages.a]\nkind = \"download\"\nsource = 3\n",
         stderr: "\

@@ -14,7 +14,7 @@ fn a_past_run_is_repeated_from_its_record() {
     let runs = space.succeed(&["runs"]).stdout;
     assert_eq!(runs.lines().count(), 3, "{runs}");
     let rows: Vec<&str> = runs.lines().collect();
-    assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 ran"), "{runs}");
+    assert!(rows[2].contains("  paper  diamond") && rows[2].ends_with("done   4 of 4 (4 ran)"), "{runs}");
     let again = space.succeed(&["run", "--from-run", "paper"]).stdout;
     assert!(again.contains("diamond is up to date: 4 of 4 cached"), "{again}");
     // A record with a different digest: the results differ from those of that run.
