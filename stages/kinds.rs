@@ -65,6 +65,7 @@ kinds![
     crate::merge::Merge,
     crate::quantize::Quantize,
     crate::eval::Eval,
+    crate::command::Command,
 ];
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! The stage contract and the seven built-in kinds of stage.
+//! The stage contract and the built-in kinds of stage.
 //! Independent of pipelines, scheduling and the store: a stage sees folders and a [`Job`].
 //!
 //! Imports go down only: `kinds`, then a kind, then what kinds share (`training`, `data`, `image`, `text`, `net`,
 //! `model_folder`, `hub_files`, `place`), then `contract`. No kind imports another.
 
 pub mod ask;
+pub mod command;
 pub mod contract;
 pub mod data;
 pub mod download;

@@ -26,7 +26,7 @@ const STAGES: &[&[&str]] = &[
     &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
     &["ask", "hub_files", "push", "training"],
-    &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
+    &["command", "download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["fuzzing", "kinds"],
     &["lib"],
 ];

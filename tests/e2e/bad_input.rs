@@ -59,7 +59,7 @@ error: stage `a` has no `kind`
 1 | [stages.a]
   |         ^
   |
-  = help: add `kind = \"...\"`, one of: download, preprocess, pretrain, finetune, merge, quantize, eval
+  = help: add `kind = \"...\"`, one of: download, preprocess, pretrain, finetune, merge, quantize, eval, command
 ",
     },
     Case {

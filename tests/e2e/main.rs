@@ -5,6 +5,7 @@ mod bad_input;
 mod benchmarks;
 mod cache;
 mod cautions;
+mod command;
 mod device;
 mod faults;
 mod gpu;

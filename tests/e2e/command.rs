@@ -1,0 +1,57 @@
+//! A program of the user's own as a stage.
+
+use crate::support::{Space, ran};
+
+const PIPELINE: &str = r#"
+name = "p"
+[stages.raw]
+kind = "download"
+source = "raw"
+[stages.filter]
+kind = "command"
+inputs = "raw"
+command = ["sh", "filter.sh", "{input}"]
+files = ["filter.sh"]
+[stages.count]
+kind = "command"
+inputs = ["raw", "filter"]
+command = ["sh", "-c", "cat {inputs[1]}/kept | wc -l > count"]
+"#;
+
+fn space() -> Space {
+    let space = Space::new();
+    space.write("p.toml", PIPELINE).write("raw/lines", "a\nb\nab\n");
+    space.write("filter.sh", "grep a \"$1/lines\" > kept; echo '{\"kept\": 2}' > $IMP_FLOW_FIGURES\n");
+    space
+}
+
+#[test]
+fn a_command_is_cached_and_runs_again_when_its_script_changes() {
+    let space = space();
+    assert_eq!(ran(&space, &["run", "p.toml"]), ["count", "filter", "raw"]);
+    assert_eq!(space.read("artifacts/p/count/count").trim(), "2");
+    assert!(space.succeed(&["compare"]).stdout.contains("filter.kept"));
+    assert!(ran(&space, &["run", "p.toml"]).is_empty());
+    space.write("filter.sh", "grep b \"$1/lines\" > kept\n");
+    let why = space.succeed(&["why", "filter"]).stdout;
+    assert!(why.contains("filter.sh"), "{why}");
+    // Its output has other bytes, so what reads it runs, too.
+    assert_eq!(ran(&space, &["run", "p.toml"]), ["count", "filter"]);
+    // The same lines in another way: the next stage stays cached.
+    space.write("filter.sh", "grep -e b \"$1/lines\" > kept\n");
+    assert_eq!(ran(&space, &["run", "p.toml"]), ["filter"]);
+}
+
+#[test]
+fn a_command_that_fails_shows_what_it_said() {
+    let space = space();
+    space.write("filter.sh", "echo 'no such \u{1b}[31mthing' >&2; exit 7\n");
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("error: stage `filter`: sh ended with exit code 7"), "{}", output.stderr);
+    assert!(output.stderr.contains("no such") && !output.stderr.contains('\u{1b}'), "{}", output.stderr);
+    space.write("p.toml", PIPELINE.replace("{input}", "{inputs[3]}"));
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(2));
+    assert!(output.stderr.contains("has `{inputs[3]}`, and the number of inputs is 1"), "{}", output.stderr);
+}
