@@ -40,6 +40,8 @@ fn main() -> ExitCode {
         cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref(), &cli.common),
+        cli::Verb::Schema => Ok(commands::schema()),
+        cli::Verb::Completions { shell } => Ok(commands::completions(shell)),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
         cli::Verb::Export(args) => commands::export(&args, &cli.common),
         cli::Verb::Push(args) => commands::push(&args, &cli.common),

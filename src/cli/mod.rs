@@ -54,7 +54,7 @@ pub(crate) struct Common {
     /// Print JSON, one object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print errors only
+    /// Print errors only, in `run` and `sweep`
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// Print more (-v, -vv); `RUST_LOG` selects by module
@@ -194,6 +194,24 @@ Examples:
     Kinds {
         /// Kind of stage
         kind: Option<String>,
+    },
+    /// Print the JSON Schema of pipeline files, with which editors complete and check keys
+    #[command(after_help = "\
+Examples:
+  imp-flow schema > imp-flow.schema.json
+
+Then begin a pipeline file with this line, which taplo and the TOML extensions of editors read:
+  #:schema ./imp-flow.schema.json")]
+    Schema,
+    /// Print the completions of a shell
+    #[command(after_help = "\
+Examples:
+  imp-flow completions bash > ~/.local/share/bash-completion/completions/imp-flow
+  imp-flow completions zsh > ~/.zfunc/_imp-flow
+  imp-flow completions fish > ~/.config/fish/completions/imp-flow.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
     },
     /// Ask a model one question, about an image or without one
     #[command(after_help = "\

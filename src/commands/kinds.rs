@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use imp_stages::{
     KINDS, KindVisitor, Stage,
     contract::{
@@ -13,7 +14,12 @@ use imp_stages::{
 };
 
 use super::session::usage;
-use crate::{cli::Common, failure::Failure, pipeline::Diagnostic, report};
+use crate::{
+    cli::{Cli, Common},
+    failure::Failure,
+    pipeline::Diagnostic,
+    report,
+};
 
 struct Describe;
 
@@ -58,4 +64,22 @@ fn kinds_as_json(kind: Option<&str>) -> Result<ExitCode, Failure> {
         report::kind_as_json(kind, about, inputs, &keys, &runtime);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the JSON Schema of pipeline files.
+pub(crate) fn schema() -> ExitCode {
+    let kinds = KINDS.iter().filter_map(|kind| {
+        let (about, inputs, keys) = visit(kind, Describe)?;
+        Some(report::KindKeys { kind, about, inputs, keys })
+    });
+    report::schema(&kinds.collect::<Vec<_>>(), &Runtime::keys(&serde_json::json!({})));
+    ExitCode::SUCCESS
+}
+
+/// Prints the completions of a shell.
+pub(crate) fn completions(shell: clap_complete::Shell) -> ExitCode {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "imp-flow", &mut script);
+    report::print_raw(&String::from_utf8_lossy(&script));
+    ExitCode::SUCCESS
 }

@@ -32,7 +32,7 @@ pub(crate) use doctor::doctor;
 pub(crate) use export::export;
 pub(crate) use graph::graph;
 pub(crate) use init::init;
-pub(crate) use kinds::kinds;
+pub(crate) use kinds::{completions, kinds, schema};
 pub(crate) use log::log;
 pub(crate) use plan::plan;
 pub(crate) use push::push;
