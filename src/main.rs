@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref()),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
-        cli::Verb::Stage { job } => return executor::run_job(&job),
+        cli::Verb::Stage { job, attempt } => return executor::run_job(&job, attempt.as_deref()),
     };
     result.unwrap_or_else(|failure| report::failure(&failure))
 }

@@ -222,6 +222,9 @@ It changes nothing. What is missing is named with the package that has it; the e
     Stage {
         /// Job file
         job: PathBuf,
+        /// The attempt that this is, as a job of a cluster
+        #[arg(long)]
+        attempt: Option<String>,
     },
 }
 

@@ -4,11 +4,7 @@ use std::process::ExitCode;
 
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    contract::{
-        input::Input,
-        job::Runtime,
-        keys::{Key, Keys},
-    },
+    contract::{input::Input, job::Runtime, keys::Key},
     visit,
 };
 
@@ -41,6 +37,6 @@ pub(crate) fn kinds(kind: Option<&str>) -> Result<ExitCode, Failure> {
     };
     report::kind(kind, about, inputs);
     report::keys("keys", &keys);
-    report::keys("keys of its table `runtime`, which do not affect the result", &Runtime::keys(&serde_json::json!({})));
+    report::keys("keys of its table `runtime`, which do not affect the result", &Runtime::all_keys());
     Ok(ExitCode::SUCCESS)
 }

@@ -30,6 +30,10 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
         Verdict::Hit { key } | Verdict::Run { key, .. } if store.is_being_made(*key) => {
             (Status::Running, progress(store, *key))
         }
+        Verdict::Run { key, .. } if store.work(*key).is_submitted() => (
+            Status::Running,
+            format!("{}, when a run last followed it; `imp-flow run` follows it again", progress(store, *key)),
+        ),
         Verdict::Hit { key } => {
             let receipt = store.receipt(*key)?;
             (Status::Cached, receipt.map(|receipt| report::finished(&receipt)).unwrap_or_default())
@@ -49,16 +53,18 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
     Ok(StageStatus { stage, state, detail })
 }
 
-/// The progress and loss of a running stage.
+/// Where a running stage is, its progress and loss.
 fn progress(store: &Store, key: Digest) -> String {
     let work = store.work(key);
     let progress = work.progress().map(|progress| report::progress(&progress)).unwrap_or_default();
     let text = std::fs::read_to_string(work.metrics()).unwrap_or_default();
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
-    match loss {
+    let done = match loss {
         Some(loss) if progress.is_empty() => format!("loss {loss:.4}"),
         Some(loss) if !progress.contains("loss") => format!("{progress}, loss {loss:.4}"),
         _ => progress,
-    }
+    };
+    let state = work.state().filter(|text| !text.is_empty());
+    state.into_iter().chain(Some(done).filter(|text| !text.is_empty())).collect::<Vec<_>>().join("; ")
 }

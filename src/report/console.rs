@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use super::{lines, print::print, reporter::Reporter, summary, units};
+use super::{foreign::one_line, lines, print::print, reporter::Reporter, summary, units};
 use crate::scheduler::RunEvent;
 
 /// Bars on standard error, the final table on standard output.
@@ -60,6 +60,11 @@ impl Reporter for Console {
                 bar.set_message(if *resumed { format!("{kind}, resumed") } else { (*kind).to_string() });
                 bar.enable_steady_tick(Duration::from_millis(120));
                 self.running.insert((*stage).to_string(), bar);
+            }
+            RunEvent::State { stage, state } => {
+                if let Some(bar) = self.running.get(*stage).filter(|bar| bar.length().is_none()) {
+                    bar.set_message(one_line(state));
+                }
             }
             RunEvent::Progress { stage, progress } => self.progress(stage, progress),
             RunEvent::Finished { stage, .. } | RunEvent::Failed { stage, .. } | RunEvent::Cancelled { stage } => {
