@@ -27,7 +27,7 @@ use imp_stages::{
 };
 
 /// How the log of each attempt begins.
-pub(crate) const STARTED: &str = "started a stage of the kind";
+pub(super) const STARTED: &str = "started a stage of the kind";
 /// How long a stage whose runner was killed may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
 /// How long to wait for the process of a killed run that still works on the same key.

@@ -9,7 +9,7 @@ use std::{io, path::PathBuf};
 use imp_stages::contract::event::Event;
 use tokio::sync::watch;
 
-pub(crate) use child::{STARTED, run_job};
+pub(crate) use child::run_job;
 pub(crate) use slurm::usable;
 
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
     pipeline::StageDecl,
     store::Work,
 };
+
+/// How the log of an attempt begins, here and on a cluster.
+pub(crate) const BEGINNINGS: [&str; 2] = [child::STARTED, slurm::SUBMITTING];
 
 /// The line on a child's standard input that requests [`StopSignal::Stop`].
 const STOP: &str = "stop";
@@ -72,12 +75,6 @@ pub(crate) struct Task {
 pub(crate) enum Place {
     Here(Allocation),
     Slurm(slurm::Request),
-}
-
-impl Place {
-    pub(crate) fn is_here(&self) -> bool {
-        matches!(self, Self::Here(_))
-    }
 }
 
 /// All ways to run a stage.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, event::Start, lookup::Found, plan::CHANGED};
 use crate::{
-    executor::{Executors, Outcome, Place, Report, STARTED, StopSignal, Task},
+    executor::{BEGINNINGS, Executors, Outcome, Place, Report, StopSignal, Task},
     store::{Digest, Hit, Mended, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
 };
 
@@ -114,7 +114,8 @@ fn last_lines(log: &Path, message: &str) -> Vec<String> {
     };
     let text = read().unwrap_or_default();
     // The log covers all attempts; only the last one matters.
-    let last_attempt = text.rfind(STARTED).map_or(text.as_str(), |at| &text[at + STARTED.len()..]);
+    let ends = BEGINNINGS.iter().filter_map(|line| Some(text.rfind(line)? + line.len()));
+    let last_attempt = ends.max().map_or(text.as_str(), |at| &text[at..]);
     let first = message.lines().next().unwrap_or_default();
     let repeats = |line: &str| line.ends_with(&format!(": {first}")) || message.lines().any(|part| part == line);
     let is_new = |line: &&str| !line.is_empty() && !repeats(line);

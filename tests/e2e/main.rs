@@ -16,6 +16,7 @@ mod questions;
 mod runner;
 mod secrets;
 mod shared;
+mod slurm;
 mod support;
 mod sweeps;
 mod tamper;

@@ -175,7 +175,7 @@ impl<'a> Follower<'a> {
         let Hindrance { never, what, help } = seen.hindrance()?;
         let reason = seen.reason.as_deref().unwrap_or_default();
         if !never {
-            self.warn_once(what, report, || format!("it may not start: {what} ({reason}); {help}"));
+            self.warn_once("hindered", report, || format!("it may not start: {what} ({reason}); {help}"));
             return None;
         }
         let _ = scancel(&self.job, &[]).await;
@@ -262,6 +262,6 @@ fn says_memory(work: &Path, job: &JobId) -> bool {
     // The log also has what earlier jobs wrote.
     let own = text.lines().rev().take_while(|line| !line.ends_with(&submitted_as(job)));
     let of_slurm =
-        |line: &str| line.starts_with("slurmstepd: ") && (line.contains("oom-kill") || line.contains("oom_kill"));
+        |line: &str| line.starts_with("slurmstepd") && (line.contains("oom-kill") || line.contains("oom_kill"));
     own.into_iter().any(of_slurm)
 }

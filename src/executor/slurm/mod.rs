@@ -22,7 +22,7 @@ use follow::Follower;
 use queue::Queue;
 use submission::JobId;
 pub(crate) use submission::{Submission, events, stop};
-pub(crate) use submit::Request;
+pub(crate) use submit::{Request, SUBMITTING};
 
 use super::{Outcome, Place, Report, StopSignal, Task};
 use crate::{machine::Cluster, pipeline::StageDecl};

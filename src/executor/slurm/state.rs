@@ -96,7 +96,7 @@ const HINDRANCES: &[(&str, bool, &str, &str)] = &[
     ("DependencyNeverSatisfied", true, "it waits for a job that failed", "remove `--dependency` from `arguments`"),
     ("InvalidAccount", true, "its account does not exist", RIGHTS),
     ("InvalidQOS", true, "its quality of service does not exist", RIGHTS),
-    ("PartitionConfig", true, "the partition does not have what it asks for", RESOURCES),
+    ("PartitionConfig", true, "it asks for more than its partition allows: of time, nodes, memory or GPUs", LIMITS),
     ("PartitionNodeLimit", true, "it asks for more nodes than its partition gives, or they are down", LIMITS),
     ("PartitionTimeLimit", true, "its time limit is beyond that of the partition", LIMITS),
     ("QOSNotAllowed", true, "its quality of service may not use the partition", RIGHTS),

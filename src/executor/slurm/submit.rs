@@ -12,6 +12,7 @@ use imp_stages::contract::{bytes::ByteSize, executor::SlurmOptions, job};
 
 use super::{
     call::{Answer, call},
+    follow::add_to_log,
     submission::{JobId, Submission},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(crate) struct Request {
 }
 
 const SCRIPT: &str = "slurm.sh";
+/// How the log of each attempt begins.
+pub(crate) const SUBMITTING: &str = "submitting to Slurm";
 
 impl Request {
     /// Submits the job in `work`. Returns an outcome if it was refused.
@@ -50,6 +53,7 @@ impl Request {
         fs::set_permissions(&script, fs::Permissions::from_mode(0o700))?;
         let name = format!("{}-{token}", plain(&self.name));
         let asked = self.asked();
+        add_to_log(work, SUBMITTING);
         // Before the job exists, so that a runner that dies now leaves a trace of it.
         let submission = Submission { token, name, job: None, asked, reached, stuck };
         submission.write(work)?;
@@ -158,8 +162,8 @@ impl Request {
         const FULL: [&str; 2] = ["MaxSubmitJob", "job submit limit"];
         let transient = FULL.iter().any(is);
         let help = MEANINGS.iter().find(|(words, _)| errors.contains(words)).map(|(_, help)| *help);
+        let errors = errors.replace("Batch job submission failed: ", "").replace('\n', "; ");
         let message = format!("Slurm refused it: {errors}\nit asks for {asked}");
-        let message = message.replace("Batch job submission failed: ", "");
         Ok(failed(message, Some(help.unwrap_or("`sbatch` said this; change [slurm] in imp-flow.toml")), transient))
     }
 }
