@@ -255,7 +255,7 @@ fn a_job_that_was_given_up_does_nothing_when_it_starts_at_last() {
     let cluster = Cluster::with_steps(20);
     cluster.space.write("fake/hold", "Priority");
     let mut runner = cluster.start(&["run", "p.toml"]);
-    wait_for("the job", || cluster.fake("1.state"));
+    cluster.wait_for_status("job 1: PENDING");
     runner.kill().unwrap();
     runner.wait().unwrap();
     // Slurm forgets it, and so a second one is submitted. Then the first one starts.
@@ -281,7 +281,7 @@ fn a_job_without_time_is_submitted_again_and_one_without_memory_is_not() {
     cluster.end(2, "NODE_FAIL");
     let (code, text) = stderr(runner);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("a: job 1 ran out of its time on n7 after "), "{text}");
+    assert!(text.contains("a: job 1 ran out of its time on n7 (steps: "), "{text}");
     assert!(text.contains("a: job 2 ended because its node failed on n7 (NODE_FAIL); retrying"), "{text}");
     assert_eq!(cluster.jobs(), 3);
 
@@ -354,6 +354,25 @@ fn what_can_never_run_is_said_in_words() {
     assert!(nowhere.code == Some(2) && nowhere.stderr.contains(words), "{}", nowhere.stderr);
     let wrong = cluster.run(&["plan", "p.toml", "--set", "stages.a.runtime.slurm.time=2h"]);
     assert!(wrong.code == Some(2) && wrong.stderr.contains("is not a time limit of Slurm"), "{}", wrong.stderr);
+}
+
+#[test]
+fn a_full_queue_is_waited_for() {
+    let cluster = Cluster::with_steps(1);
+    cluster.space.write("fake/refuse", "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job \
+                                        violates accounting/QOS policy (job submit limit, user's size and/or time limits)\n");
+    let runner = cluster.start(&["run", "p.toml"]);
+    cluster.wait_for_status("running   a  not submitted yet: the queue takes no more of your jobs");
+    fs::remove_file(cluster.space.path("fake/refuse")).unwrap();
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.matches("not submitted yet").count() == 1, "{text}");
+    // Nothing is left behind by a run that is stopped while it waits.
+    cluster.space.write("fake/refuse", "sbatch: error: QOSMaxSubmitJobPerUserLimit\n");
+    let runner = cluster.start(&["run", "p.toml", "--force", "a"]);
+    cluster.wait_for_status("not submitted yet");
+    signal("INT", runner.id());
+    assert_eq!(stderr(runner).0, Some(130));
+    assert_eq!((cluster.jobs(), cluster.work().join("submission.json").exists()), (1, false));
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl Ended<'_> {
         if stuck > patience {
             let message = match &reached {
                 Some((unit, done)) if before.is_some() => {
-                    format!("{what} and came no further than the attempt before it ({done} {unit})")
+                    format!("{what} and came no further than the attempt before it ({unit}: {done})")
                 }
                 _ => format!("{what} before it had come anywhere"),
             };
@@ -142,7 +142,7 @@ impl Ended<'_> {
             );
         }
         let note = match &reached {
-            Some((unit, done)) => format!("{what} after {done} {unit}: submitted again, to resume from its checkpoint"),
+            Some((unit, done)) => format!("{what} ({unit}: {done}): submitted again, to resume from its checkpoint"),
             None => format!("{what}: submitted again"),
         };
         End::Again { note, reached: reached.or_else(|| before.cloned()), stuck }
@@ -191,11 +191,11 @@ mod tests {
         let again =
             |note: &str, done, stuck| End::Again { note: note.into(), reached: Some(("steps".into(), done)), stuck };
         let first = submission(None, 0);
-        let note = "job 12 ran out of its time on n1 after 5 steps: submitted again, to resume from its checkpoint";
+        let note = "job 12 ran out of its time on n1 (steps: 5): submitted again, to resume from its checkpoint";
         assert_eq!(end("TIMEOUT", 5, &first, |_| {}), again(note, 5, 0));
         let stuck = message(end("TIMEOUT", 5, &submission(Some(5), 0), |_| {}));
         assert!(
-            stuck.0.contains("came no further than the attempt before it (5 steps)\nit had a time of 1"),
+            stuck.0.contains("came no further than the attempt before it (steps: 5)\nit had a time of 1"),
             "{stuck:?}"
         );
         assert!(

@@ -22,6 +22,7 @@ use follow::Follower;
 use queue::Queue;
 use submission::JobId;
 pub(crate) use submission::{Submission, events, stop};
+use submit::Submitted;
 pub(crate) use submit::{Request, SUBMITTING};
 
 use super::{Outcome, Place, Report, StopSignal, Task};
@@ -74,7 +75,7 @@ impl Slurm {
     ) -> io::Result<Option<Outcome>> {
         let work = task.work.as_path();
         let (mut reached, mut stuck) = (None, 0);
-        let mut is_found = true;
+        let (mut is_found, mut is_full) = (true, false);
         loop {
             let found = match Submission::at(work) {
                 None => Found::Nothing,
@@ -89,13 +90,21 @@ impl Slurm {
                 (Found::Nothing, Place::Here(_)) => return Ok(None),
                 (Found::Nothing, Place::Slurm(request)) => {
                     is_found = false;
-                    match request.submit(work, &task.environment, reached.take(), stuck).await? {
-                        Ok((submission, job)) => {
+                    match request.submit(work, &task.environment, reached.clone(), stuck).await? {
+                        Submitted::Job(submission, job) => {
                             follow::add_to_log(work, &follow::submitted_as(&job));
                             report(Report::State(format!("{job}: submitted")));
                             (submission, job)
                         }
-                        Err(outcome) => return Ok(Some(outcome)),
+                        Submitted::Refused(outcome) => return Ok(Some(outcome)),
+                        Submitted::Full(why) => {
+                            if !std::mem::replace(&mut is_full, true) {
+                                let state = format!("not submitted yet: the queue takes no more of your jobs ({why})");
+                                report(Report::State(state));
+                            }
+                            self.pause(stop).await;
+                            continue;
+                        }
                     }
                 }
             };
@@ -121,6 +130,15 @@ impl Slurm {
                     (reached, stuck) = (now, times);
                 }
             }
+        }
+    }
+
+    /// Waits for room in the queue, or for a request to stop.
+    async fn pause(&self, stop: &mut watch::Receiver<StopSignal>) {
+        tokio::select! {
+            () = tokio::time::sleep(self.queue.poll() * 3) => {}
+            // An error means that no request can come.
+            Ok(_) = stop.wait_for(|stop| *stop != StopSignal::None) => {}
         }
     }
 

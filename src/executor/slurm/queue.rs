@@ -61,6 +61,11 @@ impl Queue {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The time between two questions.
+    pub(super) fn poll(&self) -> Duration {
+        self.0.poll
+    }
+
     /// Asks again soon, since a job is about to end.
     pub(super) fn hurry(&self) {
         self.inner().hurry = true;

@@ -12,6 +12,7 @@
 use std::{
     fmt, fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -83,7 +84,9 @@ impl Submission {
 
     /// Makes this the present attempt.
     pub(super) fn write(&self, work: &Path) -> io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(work)?;
+        // Permissions follow the umask, since a cache may be shared.
+        let mode = fs::Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(work)?;
         serde_json::to_writer_pretty(&mut file, self)?;
         file.flush()?;
         file.as_file().sync_all()?;

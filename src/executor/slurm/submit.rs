@@ -37,15 +37,24 @@ const SCRIPT: &str = "slurm.sh";
 /// How the log of each attempt begins.
 pub(crate) const SUBMITTING: &str = "submitting to Slurm";
 
+/// What came of submitting a stage.
+#[derive(Debug, PartialEq)]
+pub(super) enum Submitted {
+    Job(Submission, JobId),
+    /// The queue takes no more jobs of this user now, in Slurm's words.
+    Full(String),
+    Refused(Outcome),
+}
+
 impl Request {
-    /// Submits the job in `work`. Returns an outcome if it was refused.
+    /// Submits the job in `work`.
     pub(super) async fn submit(
         &self,
         work: &Path,
         environment: &[(&'static str, String)],
         reached: Option<(String, u64)>,
         stuck: u32,
-    ) -> io::Result<Result<(Submission, JobId), Outcome>> {
+    ) -> io::Result<Submitted> {
         Submission::forget(work)?;
         let token = token(work);
         let script = work.join(SCRIPT);
@@ -60,16 +69,16 @@ impl Request {
         let answer = match call("sbatch", &self.arguments(&submission.name, work, &script), environment).await {
             Ok(answer) => answer,
             // The job may exist all the same: the trace stays, and the next attempt looks for it.
-            Err(why) => return Ok(Err(failed(format!("it can't be submitted: {why}"), None, true))),
+            Err(why) => return Ok(Submitted::Refused(failed(format!("it can't be submitted: {why}"), None, true))),
         };
         // Sites write greetings around it.
         match answer.out.lines().rev().find_map(JobId::parse).filter(|_| answer.ok) {
             Some(job) => {
                 let submission = Submission { job: Some(job.clone()), ..submission };
                 submission.write(work)?;
-                Ok(Ok((submission, job)))
+                Ok(Submitted::Job(submission, job))
             }
-            None => self.refused(work, &submission.asked, &answer).map(Err),
+            None => Self::refused(work, &submission.asked, &answer),
         }
     }
 
@@ -143,7 +152,7 @@ impl Request {
     }
 
     /// What it means that `sbatch` did not give a number.
-    fn refused(&self, work: &Path, asked: &str, answer: &Answer) -> io::Result<Outcome> {
+    fn refused(work: &Path, asked: &str, answer: &Answer) -> io::Result<Submitted> {
         let errors = if answer.errors.trim().is_empty() { "it gave no number" } else { answer.errors.trim() };
         let is = |words: &&str| errors.contains(words);
         const UNHEARD: [&str; 6] = [
@@ -156,15 +165,18 @@ impl Request {
         ];
         if answer.ok || UNHEARD.iter().any(is) {
             // The job may exist all the same.
-            return Ok(failed(format!("it can't be submitted now: {errors}"), None, true));
+            return Ok(Submitted::Refused(failed(format!("it can't be submitted now: {errors}"), None, true)));
         }
         Submission::forget(work)?;
-        const FULL: [&str; 2] = ["MaxSubmitJob", "job submit limit"];
-        let transient = FULL.iter().any(is);
-        let help = MEANINGS.iter().find(|(words, _)| errors.contains(words)).map(|(_, help)| *help);
         let errors = errors.replace("Batch job submission failed: ", "").replace('\n', "; ");
+        const FULL: [&str; 2] = ["MaxSubmitJob", "MaxJobCount"];
+        if FULL.iter().any(|words| errors.contains(words)) {
+            return Ok(Submitted::Full(errors));
+        }
+        let help = MEANINGS.iter().find(|(words, _)| errors.contains(words)).map(|(_, help)| *help);
         let message = format!("Slurm refused it: {errors}\nit asks for {asked}");
-        Ok(failed(message, Some(help.unwrap_or("`sbatch` said this; change [slurm] in imp-flow.toml")), transient))
+        let help = help.unwrap_or("`sbatch` said this; change [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]");
+        Ok(Submitted::Refused(failed(message, Some(help), false)))
     }
 }
 
@@ -177,14 +189,6 @@ const MEANINGS: &[(&str, &str)] = &[
     ("account", "change `account` under [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]"),
     ("qos", "change `qos` under [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]"),
     ("ime limit", "change `time` under [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]"),
-    (
-        "submit limit",
-        "the queue has as many of your jobs as it takes: lower `jobs` under [slurm] in imp-flow.toml, or wait",
-    ),
-    (
-        "MaxSubmitJob",
-        "the queue has as many of your jobs as it takes: lower `jobs` under [slurm] in imp-flow.toml, or wait",
-    ),
     (
         "configuration is not available",
         "no node of the partition has as much: request less under [stages.NAME.runtime], or another `partition`; `sinfo -Nel` shows \
@@ -294,8 +298,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refused = |errors: &str| {
             let answer = Answer { ok: false, out: String::new(), errors: errors.into() };
-            match request("{}").refused(folder.path(), "1 CPU", &answer).unwrap() {
-                Outcome::Failed { message, help, transient } => (message, help.unwrap_or_default(), transient),
+            match Request::refused(folder.path(), "1 CPU", &answer).unwrap() {
+                Submitted::Refused(Outcome::Failed { message, help, transient }) => {
+                    (message, help.unwrap_or_default(), transient)
+                }
                 other => (format!("{other:?}"), String::new(), false),
             }
         };
@@ -303,7 +309,11 @@ mod tests {
         assert_eq!(message, "Slurm refused it: Invalid partition name specified\nit asks for 1 CPU");
         assert!(help.contains("`sinfo` lists the partitions") && !transient);
         assert!(refused("Requested node configuration is not available").1.contains("no node of the partition"));
-        assert!(refused("QOSMaxSubmitJobPerUserLimit").2, "there is room later");
+        assert_eq!(
+            refused("QOSMaxSubmitJobPerUserLimit").0,
+            "Full(\"QOSMaxSubmitJobPerUserLimit\")",
+            "there is room later"
+        );
         assert!(refused("Unable to contact slurm controller (connect failure)").2);
     }
 }
