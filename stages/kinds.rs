@@ -73,11 +73,7 @@ mod tests {
     use std::{fmt::Write, path::Path};
 
     use super::*;
-    use crate::contract::{
-        figure::Better,
-        job::Runtime,
-        keys::{Key, Keys},
-    };
+    use crate::contract::{figure::Better, job::Runtime, keys::Key};
 
     const HEAD: &str = "# Keys
 

@@ -22,6 +22,15 @@ pub(super) enum End {
     },
 }
 
+/// What a job has said itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Nothing,
+    Started,
+    /// That it stopped on request.
+    Stopped,
+}
+
 /// What is known of a job that has ended.
 #[derive(Debug)]
 pub(super) struct Ended<'a> {
@@ -33,10 +42,7 @@ pub(super) struct Ended<'a> {
     pub(super) exit: Option<(i32, i32)>,
     /// Whether the runner has cancelled it.
     pub(super) by_us: bool,
-    /// Whether it has said that it stopped on request.
-    pub(super) saved: bool,
-    /// Whether it has said anything at all.
-    pub(super) started: bool,
+    pub(super) said: Said,
     pub(super) progress: Option<&'a Progress>,
     /// Whether its log says that it was ended because of its memory.
     pub(super) log_says_memory: bool,
@@ -56,8 +62,8 @@ impl Ended<'_> {
         let (job, on) = (self.job, self.seen.and_then(|seen| seen.node.as_deref()));
         let on = on.map(|node| format!(" on {node}")).unwrap_or_default();
         let state = self.seen.map_or("", |seen| seen.state.as_str());
-        if state == "OUT_OF_MEMORY" || (self.log_says_memory && !self.saved) {
-            return self.failed(
+        if state == "OUT_OF_MEMORY" || (self.log_says_memory && self.said != Said::Stopped) {
+            return failed(
                 format!("{job}{on} was ended because it used more memory than it had"),
                 "give it more `memory` under [stages.NAME.runtime], or a smaller `micro_batch_size`; the same command resumes from the \
                  last checkpoint",
@@ -66,18 +72,23 @@ impl Ended<'_> {
         match state {
             "TIMEOUT" => self.again(&format!("{job} ran out of its time{on}"), 0),
             "PREEMPTED" => self.again(&format!("{job} was preempted{on}"), PREEMPTED),
-            "NODE_FAIL" | "BOOT_FAIL" => self.transient(
+            "NODE_FAIL" | "BOOT_FAIL" => transient(
                 format!("{job} ended because its node failed{on} ({state})"),
                 "if the node fails again, leave it out with `arguments = [\"--exclude=NODE\"]` under [slurm] in imp-flow.toml",
             ),
             "CANCELLED" | "REVOKED" => {
                 let by = self.seen.and_then(|seen| seen.reason.as_deref()).filter(|reason| reason.starts_with("by "));
                 let by = by.map(|by| format!(" {}", by.replace("by ", "by user "))).unwrap_or_default();
-                self.failed(format!("{job} was cancelled with `scancel`{by}"), RESUMES)
+                failed(format!("{job} was cancelled with `scancel`{by}"), RESUMES)
             }
-            "DEADLINE" => self.failed(format!("{job} did not end before its deadline"), "remove `--deadline` from `arguments`"),
-            _ if self.saved => self.again(&format!("{job} was told to stop{on}, since its time is nearly up or it is in the way of others"), 0),
-            "" => self.transient(
+            "DEADLINE" => {
+                failed(format!("{job} did not end before its deadline"), "remove `--deadline` from `arguments`")
+            }
+            _ if self.said == Said::Stopped => self.again(
+                &format!("{job} was told to stop{on}, since its time is nearly up or it is in the way of others"),
+                0,
+            ),
+            "" => transient(
                 format!("Slurm does not know {job} any more, and it left no result"),
                 "the same command submits it again",
             ),
@@ -90,7 +101,7 @@ impl Ended<'_> {
         let job = self.job;
         let (code, signal) = self.exit.unwrap_or_default();
         if signal == 9 {
-            return self.failed(
+            return failed(
                 format!("the process of {job} was killed{on} (signal 9)"),
                 "if nobody killed it, the node ran out of memory: give it `memory` under [stages.NAME.runtime], or try a smaller \
                  `micro_batch_size`; the same command resumes from the last checkpoint",
@@ -101,21 +112,13 @@ impl Ended<'_> {
             (0, None) => String::new(),
             (signal, _) => format!(" (signal {signal})"),
         };
-        if !self.started {
-            return self.failed(
+        if self.said == Said::Nothing {
+            return failed(
                 format!("{job} ended{on} before the stage began{how}"),
                 "see its log. If there is none: the node must see the cache and the program under the same paths as this machine",
             );
         }
-        self.failed(format!("{job} ended{on} without a result{how}"), "see its log")
-    }
-
-    fn failed(&self, message: String, help: &str) -> End {
-        End::Over(Outcome::Failed { message, help: Some(help.into()), transient: false })
-    }
-
-    fn transient(&self, message: String, help: &str) -> End {
-        End::Over(Outcome::Failed { message, help: Some(help.into()), transient: true })
+        failed(format!("{job} ended{on} without a result{how}"), "see its log")
     }
 
     /// It is submitted again, unless it comes no further: then it would never end.
@@ -135,7 +138,7 @@ impl Ended<'_> {
                 }
                 _ => format!("{what} before it had come anywhere"),
             };
-            return self.failed(
+            return failed(
                 format!("{message}\nit had {}", self.submission.asked),
                 "give it a longer `time` under [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm], with room for `save_seconds` at its \
                  end, or let it save more often (`checkpoint_seconds`)",
@@ -147,6 +150,14 @@ impl Ended<'_> {
         };
         End::Again { note, reached: reached.or_else(|| before.cloned()), stuck }
     }
+}
+
+fn failed(message: String, help: &str) -> End {
+    End::Over(Outcome::Failed { message, help: Some(help.into()), transient: false })
+}
+
+fn transient(message: String, help: &str) -> End {
+    End::Over(Outcome::Failed { message, help: Some(help.into()), transient: true })
 }
 
 #[cfg(test)]
@@ -170,8 +181,7 @@ mod tests {
             seen: seen.as_ref(),
             exit: None,
             by_us: false,
-            saved: false,
-            started: true,
+            said: Said::Started,
             progress: Some(&progress),
             log_says_memory: false,
         };
@@ -202,7 +212,7 @@ mod tests {
             message(end("TIMEOUT", 0, &first, |ended| ended.progress = None)).0.contains("before it had come anywhere")
         );
         // It was told before the end of its time, saved, and ended with an exit code.
-        let saved = end("FAILED", 9, &submission(Some(5), 0), |ended| ended.saved = true);
+        let saved = end("FAILED", 9, &submission(Some(5), 0), |ended| ended.said = Said::Stopped);
         assert!(matches!(&saved, End::Again { note, .. } if note.contains("its time is nearly up")), "{saved:?}");
         // A preempted one may have had no time to come further.
         assert!(matches!(end("PREEMPTED", 5, &submission(Some(5), 4), |_| {}), End::Again { stuck: 5, .. }));
@@ -234,7 +244,7 @@ mod tests {
         assert_eq!(exit((3, 0)), "job 12 ended on n1 without a result (exit code 3)");
         assert_eq!(exit((0, 9)), "the process of job 12 was killed on n1 (signal 9)");
         assert_eq!(exit((0, 11)), "job 12 ended on n1 without a result (signal 11)");
-        let mute = message(end("FAILED", 0, &first, |ended| ended.started = false)).0;
+        let mute = message(end("FAILED", 0, &first, |ended| ended.said = Said::Nothing)).0;
         assert_eq!(mute, "job 12 ended on n1 before the stage began");
         let gone = message(end("FAILED", 0, &first, |ended| ended.seen = None));
         assert_eq!(gone, ("Slurm does not know job 12 any more, and it left no result".into(), true));

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Slurm,
-    ending::{End, Ended},
+    ending::{End, Ended, Said},
     queue::{Status, exit_code, scancel},
     state::{Hindrance, Seen},
     submission::{JobId, Submission},
@@ -143,8 +143,11 @@ impl<'a> Follower<'a> {
             exit: exit_code(&self.job).await,
             seen: seen.as_ref(),
             by_us: self.sent != StopSignal::None,
-            saved: self.tail.ended == Some(Outcome::Cancelled),
-            started: self.tail.host.is_some(),
+            said: match (&self.tail.ended, &self.tail.host) {
+                (Some(Outcome::Cancelled), _) => Said::Stopped,
+                (_, Some(_)) => Said::Started,
+                (_, None) => Said::Nothing,
+            },
             progress: self.tail.progress.as_ref(),
             log_says_memory: says_memory(self.work, &self.job),
         };

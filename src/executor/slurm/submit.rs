@@ -154,22 +154,13 @@ impl Request {
     /// What it means that `sbatch` did not give a number.
     fn refused(work: &Path, asked: &str, answer: &Answer) -> io::Result<Submitted> {
         let errors = if answer.errors.trim().is_empty() { "it gave no number" } else { answer.errors.trim() };
-        let is = |words: &&str| errors.contains(words);
-        const UNHEARD: [&str; 6] = [
-            "Unable to contact slurm controller",
-            "Connection refused",
-            "Socket timed out",
-            "Zero Bytes were transmitted",
-            "temporarily unable",
-            "Connection timed out",
-        ];
+        let is = |words: &&str| errors.contains(*words);
         if answer.ok || UNHEARD.iter().any(is) {
             // The job may exist all the same.
             return Ok(Submitted::Refused(failed(format!("it can't be submitted now: {errors}"), None, true)));
         }
         Submission::forget(work)?;
         let errors = errors.replace("Batch job submission failed: ", "").replace('\n', "; ");
-        const FULL: [&str; 2] = ["MaxSubmitJob", "MaxJobCount"];
         if FULL.iter().any(|words| errors.contains(words)) {
             return Ok(Submitted::Full(errors));
         }
@@ -179,6 +170,18 @@ impl Request {
         Ok(Submitted::Refused(failed(message, Some(help), false)))
     }
 }
+
+/// Parts of what is said when there is no answer. The job may exist all the same.
+const UNHEARD: [&str; 6] = [
+    "Unable to contact slurm controller",
+    "Connection refused",
+    "Socket timed out",
+    "Zero Bytes were transmitted",
+    "temporarily unable",
+    "Connection timed out",
+];
+/// Parts of refusals that pass.
+const FULL: [&str; 2] = ["MaxSubmitJob", "MaxJobCount"];
 
 /// Parts of refusals, and what to do about them.
 const MEANINGS: &[(&str, &str)] = &[

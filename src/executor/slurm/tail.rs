@@ -115,7 +115,6 @@ impl Tail {
             Event::Progress(now) => {
                 self.progress = Some(now.clone());
                 *progress = Some(now);
-                return;
             }
             Event::Done => self.ended = Some(Outcome::Done),
             Event::Cancelled => self.ended = Some(Outcome::Cancelled),
