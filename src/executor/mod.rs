@@ -77,6 +77,12 @@ pub(crate) enum Place {
     Slurm(slurm::Request),
 }
 
+impl Place {
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+}
+
 /// All ways to run a stage.
 #[derive(Debug, Clone)]
 pub(crate) struct Executors {

@@ -62,8 +62,10 @@ impl Reporter for Console {
                 self.running.insert((*stage).to_string(), bar);
             }
             RunEvent::State { stage, state } => {
-                if let Some(bar) = self.running.get(*stage).filter(|bar| bar.length().is_none()) {
-                    bar.set_message(one_line(state));
+                // Beside the bar, if there is one, until the next progress.
+                if let Some(bar) = self.running.get(*stage) {
+                    let gap = if bar.length().is_some() { "  " } else { "" };
+                    bar.set_message(format!("{gap}{}", one_line(state)));
                 }
             }
             RunEvent::Progress { stage, progress } => self.progress(stage, progress),

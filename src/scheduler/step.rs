@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, event::Start, lookup::Found, plan::CHANGED};
 use crate::{
-    executor::{BEGINNINGS, Executors, Outcome, Place, Report, StopSignal, Task},
+    executor::{BEGINNINGS, Executors, Outcome, Report, StopSignal, Task},
     store::{Digest, Hit, Mended, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
 };
 
@@ -173,10 +173,10 @@ async fn make(
         return Ok(StepEnd::InputLost(lost));
     }
     let resumed = work.has_checkpoint();
-    let start = match &step.task.place {
+    let start = match step.task.place.is_here() {
         _ if work.is_submitted() => Start::Found,
-        Place::Here(_) => Start::Here,
-        Place::Slurm(_) => Start::Submitted,
+        true => Start::Here,
+        false => Start::Submitted,
     };
     // What an earlier run has sent elsewhere has its job file.
     if start != Start::Found {

@@ -190,3 +190,29 @@ impl Work {
         remove_all(&self.path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_stage_on_another_machine_needs_is_known_without_its_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let work = store.work(Digest::of(b"key"));
+        store.create_work(&work).unwrap();
+        let tree = Digest::of(b"tree");
+        let input = serde_json::json!({ "path": store.tree_path(tree), "origin": "x" });
+        let job = serde_json::json!({
+            "kind": "merge", "config": {}, "runtime": {}, "inputs": { "model": input }, "sources": {}, "work": "x", "seed": 0
+        });
+        fs::write(work.job(), job.to_string()).unwrap();
+        assert!(!work.may_be_running() && work.trees() == [tree]);
+        fs::write(work.path().join(SUBMISSION), "{}").unwrap();
+        assert!(work.may_be_running());
+        let file = fs::File::options().write(true).open(work.path().join(SUBMISSION)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - ABANDONED - Duration::from_hours(1)).unwrap();
+        assert!(!work.may_be_running(), "nothing was heard for a month");
+    }
+}

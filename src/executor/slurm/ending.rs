@@ -84,7 +84,8 @@ impl Ended<'_> {
             "DEADLINE" => {
                 failed(format!("{job} did not end before its deadline"), "remove `--deadline` from `arguments`")
             }
-            _ if self.said == Said::Stopped => self.again(
+            // By SIGTERM, before it could listen.
+            _ if self.said == Said::Stopped || self.exit.is_some_and(|(_, signal)| signal == 15) => self.again(
                 &format!("{job} was told to stop{on}, since its time is nearly up or it is in the way of others"),
                 0,
             ),
@@ -214,6 +215,8 @@ mod tests {
         // It was told before the end of its time, saved, and ended with an exit code.
         let saved = end("FAILED", 9, &submission(Some(5), 0), |ended| ended.said = Said::Stopped);
         assert!(matches!(&saved, End::Again { note, .. } if note.contains("its time is nearly up")), "{saved:?}");
+        let early = end("FAILED", 9, &submission(Some(5), 0), |ended| ended.exit = Some((0, 15)));
+        assert!(matches!(early, End::Again { .. }), "{early:?}");
         // A preempted one may have had no time to come further.
         assert!(matches!(end("PREEMPTED", 5, &submission(Some(5), 4), |_| {}), End::Again { stuck: 5, .. }));
         assert!(

@@ -268,3 +268,26 @@ fn says_memory(work: &Path, job: &JobId) -> bool {
         |line: &str| line.starts_with("slurmstepd") && (line.contains("oom-kill") || line.contains("oom_kill"));
     own.into_iter().any(of_slurm)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_log_tells_of_the_memory_of_this_job_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = folder.path();
+        let job = |number| JobId { number, cluster: None };
+        let killed = "slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=1.batch. Some of your processes may have been killed\n";
+        assert!(!says_memory(work, &job(1)), "there is no log");
+        add_to_log(work, &submitted_as(&job(1)));
+        let mut log = OpenOptions::new().append(true).open(work.join(job::LOG)).unwrap();
+        log.write_all(b"a stage says oom-kill\n\xff\xfe\n").unwrap();
+        assert!(!says_memory(work, &job(1)));
+        log.write_all(killed.as_bytes()).unwrap();
+        assert!(says_memory(work, &job(1)));
+        add_to_log(work, &submitted_as(&job(2)));
+        assert!(!says_memory(work, &job(2)));
+    }
+}

@@ -117,7 +117,7 @@ impl Request {
             "--requeue".into(),
             "--nodes=1".into(),
             "--ntasks=1".into(),
-            format!("--signal=B:TERM@{}", self.save.as_secs()),
+            format!("--signal=B:TERM@{}", self.save_seconds()),
         ];
         all.extend(self.cpus.map(|cpus| format!("--cpus-per-task={cpus}")));
         all.extend(self.memory.map(|memory| format!("--mem={}M", memory.0.div_ceil(1 << 20))));
@@ -128,6 +128,12 @@ impl Request {
         all.extend(arguments.iter().map(|argument| argument.0.clone()));
         all.push(script.to_string_lossy().into_owned());
         all
+    }
+
+    /// At most half of its time, so that it comes to work at all.
+    fn save_seconds(&self) -> u64 {
+        let time = self.options.time.as_ref().and_then(|time| seconds(&time.0));
+        time.map_or(self.save.as_secs(), |time| self.save.as_secs().min(time / 2))
     }
 
     fn gres(&self) -> Option<String> {
@@ -207,6 +213,20 @@ fn failed(message: String, help: Option<&str>, transient: bool) -> Outcome {
     Outcome::Failed { message, help: help.map(Into::into), transient }
 }
 
+/// A time as Slurm writes it, in seconds: minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes or
+/// days-hours:minutes:seconds (<https://slurm.schedmd.com/sbatch.html#OPT_time>). `None` if there is no limit.
+fn seconds(time: &str) -> Option<u64> {
+    let numbers = |text: &str| text.split(':').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
+    let (days, units, rest) = match time.split_once('-') {
+        Some((days, rest)) => (days.parse().ok()?, &[3600, 60, 1][..], numbers(rest)?),
+        None => {
+            let rest = numbers(time)?;
+            (0, if rest.len() == 3 { &[3600, 60, 1][..] } else { &[60, 1][..] }, rest)
+        }
+    };
+    Some(days * 86_400 + rest.iter().zip(units).map(|(number, unit)| number * unit).sum::<u64>())
+}
+
 /// A name for an attempt that no other has.
 fn token(work: &Path) -> String {
     let question = format!("{} {:?} {}", std::process::id(), std::time::SystemTime::now(), work.display());
@@ -273,6 +293,23 @@ mod tests {
             !least.arguments("n", Path::new("/w"), Path::new("/s")).iter().any(|argument| argument.contains("gres"))
         );
         assert_eq!(least.asked(), "the site's defaults");
+    }
+
+    #[test]
+    fn a_short_job_is_asked_to_save_when_half_of_its_time_is_over() {
+        for (time, expected) in [
+            ("30", 1800),
+            ("1:30", 90),
+            ("2:00:00", 7200),
+            ("1-12", 129_600),
+            ("1-0:30", 88_200),
+            ("2-00:00:01", 172_801),
+        ] {
+            assert_eq!(seconds(time), Some(expected), "{time}");
+        }
+        assert_eq!(seconds("UNLIMITED"), None);
+        let save = |time: &str| request(&format!(r#"{{"time": "{time}"}}"#)).save_seconds();
+        assert_eq!([save("1"), save("3"), save("UNLIMITED")], [30, 90, 90]);
     }
 
     #[test]
