@@ -70,8 +70,8 @@ Examples:
   imp-flow run pipelines/tiny.toml --device cuda          train and evaluate on a GPU
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
 
-With `executor = \"slurm\"` in imp-flow.toml, stages are jobs of Slurm (docs/CLUSTER.md). They go on when the terminal is closed, and
-the same command follows them.
+With `executor = \"slurm\"` in imp-flow.toml, stages are jobs of Slurm (docs/CLUSTER.md).
+They go on when the terminal is closed, and the same command follows them.
 
 Ctrl-C saves checkpoints and stops; run the same command again to resume.")]
     Run(RunArgs),

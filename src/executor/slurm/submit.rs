@@ -217,12 +217,11 @@ fn failed(message: String, help: Option<&str>, transient: bool) -> Outcome {
 /// days-hours:minutes:seconds (<https://slurm.schedmd.com/sbatch.html#OPT_time>). `None` if there is no limit.
 fn seconds(time: &str) -> Option<u64> {
     let numbers = |text: &str| text.split(':').map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<_>>>();
-    let (days, units, rest) = match time.split_once('-') {
-        Some((days, rest)) => (days.parse().ok()?, &[3600, 60, 1][..], numbers(rest)?),
-        None => {
-            let rest = numbers(time)?;
-            (0, if rest.len() == 3 { &[3600, 60, 1][..] } else { &[60, 1][..] }, rest)
-        }
+    let (days, units, rest) = if let Some((days, rest)) = time.split_once('-') {
+        (days.parse().ok()?, &[3600, 60, 1][..], numbers(rest)?)
+    } else {
+        let rest = numbers(time)?;
+        (0, if rest.len() == 3 { &[3600, 60, 1][..] } else { &[60, 1][..] }, rest)
     };
     Some(days * 86_400 + rest.iter().zip(units).map(|(number, unit)| number * unit).sum::<u64>())
 }
