@@ -51,6 +51,10 @@ gpu-build *args:
 gpu *parts:
     benches/gpu/run.sh {{ parts }}
 
+# Slurm as an executor against a real Slurm of two nodes on this machine (needs root). One scene: `just slurm ctrl_c`.
+slurm *scenes:
+    .ci/slurm {{ scenes }}
+
 # Licences, advisories and origins of the dependencies (needs cargo-deny).
 deny:
     cargo deny check

@@ -1,6 +1,11 @@
 //! The machine's resources, and those allocated to a running stage. Plain data: the scheduler decides which stage gets what.
 
-use imp_stages::contract::device::DeviceChoice;
+use std::{collections::BTreeMap, time::Duration};
+
+use imp_stages::contract::{
+    device::DeviceChoice,
+    executor::{Executor, SlurmOptions},
+};
 
 /// The resources that stages share.
 #[derive(Debug, Clone)]
@@ -18,6 +23,51 @@ pub(crate) struct Machine {
     /// Bytes; `None` if unknown.
     pub(crate) memory: Option<u64>,
     pub(crate) device: DevicePolicy,
+    pub(crate) elsewhere: Elsewhere,
+}
+
+/// Which stages run on other machines, and how they get there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Elsewhere {
+    /// Where stages run that don't say it themselves.
+    pub(crate) executor: Executor,
+    /// Why no stage can be sent elsewhere, and what to do, if that is so. Found out only if a stage is to be.
+    pub(crate) unusable: Option<(String, String)>,
+    pub(crate) cluster: Cluster,
+}
+
+/// A cluster: what is asked for on it, and how its jobs are followed.
+#[derive(Debug, Clone)]
+pub(crate) struct Cluster {
+    /// What is asked for by default.
+    pub(crate) options: SlurmOptions,
+    /// What is laid over that, by kind of stage.
+    pub(crate) kinds: BTreeMap<String, SlurmOptions>,
+    /// Kinds of stages that stay on this machine unless they say otherwise.
+    pub(crate) local: Vec<String>,
+    /// CPUs for stages that use all; the site's default if `None`.
+    pub(crate) cpus: Option<usize>,
+    /// The most jobs at once.
+    pub(crate) jobs: usize,
+    /// The time between two questions about all jobs.
+    pub(crate) poll: Duration,
+    /// How long before the end of its time a stage is asked to save a checkpoint.
+    pub(crate) save: Duration,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            options: SlurmOptions::default(),
+            kinds: BTreeMap::new(),
+            // Nodes of many clusters don't reach the internet.
+            local: vec!["download".into()],
+            cpus: None,
+            jobs: 200,
+            poll: Duration::from_secs(10),
+            save: Duration::from_mins(2),
+        }
+    }
 }
 
 /// Where stages compute.
@@ -35,4 +85,6 @@ pub(crate) struct Allocation {
     pub(crate) cpus: usize,
     pub(crate) gpus: Vec<String>,
     pub(crate) memory: u64,
+    /// Whether it runs on another machine, and takes only a place among the jobs there.
+    pub(crate) elsewhere: bool,
 }

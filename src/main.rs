@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         cli::Verb::Export(args) => commands::export(&args, &cli.common),
         cli::Verb::Push(args) => commands::push(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
-        cli::Verb::Stage { job } => return executor::run_job(&job),
+        cli::Verb::Stage { job, attempt } => return executor::run_job(&job, attempt.as_deref()),
     };
     report::ended(result.unwrap_or_else(|failure| report::failure(&failure)))
 }

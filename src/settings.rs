@@ -3,21 +3,29 @@
 //! Independent of pipelines: settings never change results.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use imp_stages::{
-    contract::{bytes::ByteSize, device::DeviceChoice, setting::Setting},
-    kinds,
+    KINDS, KindVisitor, Stage,
+    contract::{
+        bytes::ByteSize,
+        device::DeviceChoice,
+        executor::{Argument, Executor, SlurmOptions, TimeLimit},
+        setting::Setting,
+    },
+    kinds, visit,
 };
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor},
 };
 
-use crate::machine::{DevicePolicy, Machine};
+use crate::machine::{Cluster, DevicePolicy, Elsewhere, Machine};
 
 /// `imp-flow.toml` in the current folder.
 #[derive(Debug, Default)]
@@ -30,8 +38,68 @@ struct File {
     memory: Option<ByteSize>,
     retries: Option<u32>,
     retry_seconds: Option<f64>,
+    executor: Executor,
+    slurm: SlurmTable,
     /// The settings of kinds of stages.
     stages: Vec<(&'static Setting, String)>,
+}
+
+/// `[slurm]`. The keys of [`SlurmOptions`] are listed, since messages of a flattened table have no position.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SlurmTable {
+    partition: Option<String>,
+    account: Option<String>,
+    qos: Option<String>,
+    time: Option<TimeLimit>,
+    gpu_type: Option<String>,
+    arguments: Vec<Argument>,
+    cpus: Option<usize>,
+    jobs: Option<usize>,
+    poll_seconds: Option<f64>,
+    save_seconds: Option<u64>,
+    local: Option<Vec<Kind>>,
+    kinds: BTreeMap<Kind, SlurmOptions>,
+}
+
+/// The name of a kind of stage.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Kind(String);
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct IsKnown;
+        impl KindVisitor for IsKnown {
+            type Output = ();
+
+            fn visit<S: Stage>(self) {}
+        }
+        let name = String::deserialize(deserializer)?;
+        match visit(&name, IsKnown) {
+            Some(()) => Ok(Self(name)),
+            None => {
+                Err(de::Error::custom(format!("unknown kind of stage `{name}`, expected one of {}", KINDS.join(", "))))
+            }
+        }
+    }
+}
+
+impl SlurmTable {
+    fn cluster(self) -> Cluster {
+        let Self { partition, account, qos, time, gpu_type, arguments, .. } = self;
+        let usual = Cluster::default();
+        let poll = self.poll_seconds.filter(|seconds| seconds.is_finite()).map(|seconds| seconds.clamp(1.0, 3600.0));
+        Cluster {
+            options: SlurmOptions { partition, account, qos, time, gpu_type, arguments },
+            kinds: self.kinds.into_iter().map(|(kind, options)| (kind.0, options)).collect(),
+            local: self.local.map_or(usual.local, |kinds| kinds.into_iter().map(|kind| kind.0).collect()),
+            cpus: self.cpus.filter(|cpus| *cpus > 0),
+            jobs: self.jobs.unwrap_or(usual.jobs).max(1),
+            poll: poll.map_or(usual.poll, Duration::from_secs_f64),
+            // Slurm takes at most 65535.
+            save: self.save_seconds.map_or(usual.save, |seconds| Duration::from_secs(seconds.min(65_535))),
+        }
+    }
 }
 
 /// A key of the file.
@@ -45,6 +113,8 @@ enum Key {
     Memory,
     Retries,
     RetrySeconds,
+    Executor,
+    Slurm,
     Stage(&'static Setting),
 }
 
@@ -60,6 +130,8 @@ impl Key {
             ("memory", Self::Memory),
             ("retries", Self::Retries),
             ("retry_seconds", Self::RetrySeconds),
+            ("executor", Self::Executor),
+            ("slurm", Self::Slurm),
         ];
         own.into_iter().chain(kinds::settings().map(|setting| (setting.key, Self::Stage(setting))))
     }
@@ -98,6 +170,8 @@ impl<'de> Deserialize<'de> for File {
                         Key::Memory => file.memory = map.next_value()?,
                         Key::Retries => file.retries = map.next_value()?,
                         Key::RetrySeconds => file.retry_seconds = map.next_value()?,
+                        Key::Executor => file.executor = map.next_value()?,
+                        Key::Slurm => file.slurm = map.next_value()?,
                         Key::Stage(setting) => file.stages.push((setting, map.next_value()?)),
                     }
                 }
@@ -159,6 +233,7 @@ impl Settings {
                 gpu_memory: None,
                 memory: file.memory.map(|size| size.0).or_else(memory),
                 device: DevicePolicy { all: None, others: file.device },
+                elsewhere: Elsewhere { executor: file.executor, unusable: None, cluster: file.slurm.cluster() },
             },
             retries: file.retries.unwrap_or(RETRIES),
             retry_seconds: file
@@ -241,12 +316,38 @@ mod tests {
     fn an_unknown_key_is_shown_with_all_known_ones() {
         let error = toml::from_str::<File>("cpus = 3\ncach = \"x\"").unwrap_err().to_string();
         let expected = "TOML parse error at line 2, column 1\n  |\n2 | cach = \"x\"\n  | ^^^^\nunknown field `cach`, expected \
-                        one of `cache`, `artifacts`, `cpus`, `gpus`, `device`, `memory`, `retries`, `retry_seconds`, `judge_endpoint`\n";
+                        one of `cache`, `artifacts`, `cpus`, `gpus`, `device`, `memory`, `retries`, `retry_seconds`, `executor`, `slurm`, \
+                        `judge_endpoint`\n";
         assert_eq!(error, expected);
         let error = toml::from_str::<File>("judge_endpoint = 3").unwrap_err().to_string();
         assert!(error.contains("line 1, column 18") && error.contains("expected a string"), "{error}");
         let error = toml::from_str::<File>("device = \"gpu\"").unwrap_err().to_string();
         assert!(error.contains("unknown variant `gpu`, expected one of `auto`, `cpu`, `cuda`"), "{error}");
+    }
+
+    #[test]
+    fn a_cluster_is_described_in_a_table_with_tables_for_kinds() {
+        let text = "executor = \"slurm\"\n[slurm]\npartition = \"gpu\"\ntime = \"12:00:00\"\npoll_seconds = 0\n\
+                    arguments = [\"--constraint=a100\"]\n[slurm.kinds.eval]\ntime = \"30\"\n";
+        let file: File = toml::from_str(text).unwrap();
+        assert_eq!(file.executor, Executor::Slurm);
+        let cluster = file.slurm.cluster();
+        assert_eq!(cluster.options.partition.as_deref(), Some("gpu"));
+        assert_eq!(cluster.kinds["eval"].time, Some(TimeLimit("30".into())));
+        assert_eq!((cluster.poll, cluster.local), (Duration::from_secs(1), vec!["download".to_string()]));
+        for (text, words) in [
+            (
+                "[slurm]\npartitoin = \"x\"",
+                "line 2, column 1\n  |\n2 | partitoin = \"x\"\n  | ^^^^^^^^^\nunknown field `partitoin`",
+            ),
+            ("[slurm]\ntime = \"2h\"", "line 2, column 8"),
+            ("[slurm]\narguments = [\"--array=1-9\"]", "each stage is a job of its own"),
+            ("[slurm]\nlocal = [\"downlaod\"]", "unknown kind of stage `downlaod`"),
+            ("executor = \"pbs\"", "unknown variant `pbs`, expected `local` or `slurm`"),
+        ] {
+            let error = toml::from_str::<File>(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

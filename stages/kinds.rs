@@ -74,11 +74,7 @@ mod tests {
     use std::{fmt::Write, path::Path};
 
     use super::*;
-    use crate::contract::{
-        figure::Better,
-        job::Runtime,
-        keys::{Key, Keys},
-    };
+    use crate::contract::{figure::Better, job::Runtime, keys::Key};
 
     const HEAD: &str = "# Keys
 
@@ -129,7 +125,7 @@ This page is made from the declarations in `stages/`; `UPDATE_DOCS=1 cargo test 
         }
         page += "\n## Every kind\n\n`seed` is an integer, by default the pipeline's. The table `[stages.NAME.runtime]` does not affect the \
                  result:\n";
-        page += &table(&Runtime::keys(&serde_json::json!({})));
+        page += &table(&Runtime::all_keys());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/KEYS.md");
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(&path, &page).unwrap();

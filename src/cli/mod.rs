@@ -74,6 +74,9 @@ Examples:
   imp-flow run pipelines/tiny.toml --device cuda          train and evaluate on a GPU
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
 
+With `executor = \"slurm\"` in imp-flow.toml, stages are jobs of Slurm (docs/CLUSTER.md).
+They go on when the terminal is closed, and the same command follows them.
+
 Ctrl-C saves checkpoints and stops; run the same command again to resume.")]
     Run(RunArgs),
     /// Run a pipeline with several values for some of its keys
@@ -256,6 +259,9 @@ It changes nothing. What is missing is named with the package that has it; the e
     Stage {
         /// Job file
         job: PathBuf,
+        /// The attempt that this is, as a job of a cluster
+        #[arg(long)]
+        attempt: Option<String>,
     },
 }
 

@@ -1,8 +1,7 @@
 //! `imp-flow doctor`.
 
 use std::{
-    fs::{self, File, TryLockError},
-    io,
+    fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -19,6 +18,7 @@ use crate::{
     cli::{Common, DeviceArgs},
     failure::Failure,
     report::{self, Checkup, Disk, Versions},
+    store::try_locks,
 };
 
 /// Shows what this machine has for stages, and what is missing.
@@ -74,7 +74,7 @@ fn disk(cache: &Path) -> Disk {
             free,
             writable: fs::write(trial.path().join("file"), "x").map_err(|error| error.to_string()),
             hard_links: hard_links(trial.path()).map_err(|error| error.to_string()),
-            locks: locks(trial.path()),
+            locks: try_locks(trial.path()),
         },
     }
 }
@@ -83,19 +83,6 @@ fn hard_links(folder: &Path) -> io::Result<()> {
     let (from, to) = (folder.join("from"), folder.join("to"));
     fs::write(&from, "x")?;
     fs::hard_link(&from, &to)
-}
-
-/// Some network disks grant every lock.
-fn locks(folder: &Path) -> Result<(), String> {
-    let path = folder.join("lock");
-    let open = || File::create(&path).map_err(|error| error.to_string());
-    let (first, second) = (open()?, open()?);
-    first.try_lock().map_err(|error| error.to_string())?;
-    match second.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(()) => Err("a lock was given twice".into()),
-    }
 }
 
 fn versions() -> Versions {

@@ -64,12 +64,13 @@ fn first_sentence(reason: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::DevicePolicy;
+    use crate::machine::{DevicePolicy, Elsewhere};
 
     fn looked(gpus: &[&str], gpus_from: Option<&'static str>, probe: &Probe) -> (Vec<String>, Option<String>) {
         let gpus = gpus.iter().map(ToString::to_string).collect();
-        let device = DevicePolicy::default();
-        let mut machine = Machine { cpus: 1, gpus, gpus_from, no_gpu: None, gpu_memory: None, memory: None, device };
+        let (device, elsewhere) = (DevicePolicy::default(), Elsewhere::default());
+        let mut machine =
+            Machine { cpus: 1, gpus, gpus_from, no_gpu: None, gpu_memory: None, memory: None, device, elsewhere };
         look(&mut machine, probe, gpus_from == Some("CUDA_VISIBLE_DEVICES"));
         (machine.gpus, machine.no_gpu)
     }

@@ -5,11 +5,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    contract::{
-        input::Input,
-        job::Runtime,
-        keys::{Key, Keys},
-    },
+    contract::{input::Input, job::Runtime, keys::Key},
     visit,
 };
 
@@ -47,7 +43,7 @@ pub(crate) fn kinds(kind: Option<&str>, common: &Common) -> Result<ExitCode, Fai
     let (about, inputs, keys) = visit(kind, Describe).ok_or_else(|| unknown(kind))?;
     report::kind(kind, about, inputs);
     report::keys("keys", &keys);
-    report::keys("keys of its table `runtime`, which do not affect the result", &Runtime::keys(&serde_json::json!({})));
+    report::keys("keys of its table `runtime`, which do not affect the result", &Runtime::all_keys());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -58,7 +54,7 @@ fn unknown(kind: &str) -> Failure {
 
 /// One kind or all of them, each with all its keys.
 fn kinds_as_json(kind: Option<&str>) -> Result<ExitCode, Failure> {
-    let runtime = Runtime::keys(&serde_json::json!({}));
+    let runtime = Runtime::all_keys();
     for kind in kind.map_or_else(|| KINDS.to_vec(), |kind| vec![kind]) {
         let (about, inputs, keys) = visit(kind, Describe).ok_or_else(|| unknown(kind))?;
         report::kind_as_json(kind, about, inputs, &keys, &runtime);
@@ -72,7 +68,7 @@ pub(crate) fn schema() -> ExitCode {
         let (about, inputs, keys) = visit(kind, Describe)?;
         Some(report::KindKeys { kind, about, inputs, keys })
     });
-    report::schema(&kinds.collect::<Vec<_>>(), &Runtime::keys(&serde_json::json!({})));
+    report::schema(&kinds.collect::<Vec<_>>(), &Runtime::all_keys());
     ExitCode::SUCCESS
 }
 

@@ -49,6 +49,8 @@ pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<D
     let may_run = |index: &usize| selection.includes(*index) && open.contains(index);
     let mut problems: Vec<Diagnostic> =
         refused.into_iter().filter(|(index, _)| may_run(index)).map(|(_, problem)| problem).collect();
+    // What this machine lacks for all stages is said once.
+    problems.dedup_by(|next, first| next.message == first.message);
     let stages = &session.pipeline.stages;
     for stage in verdicts.iter().map(|(index, _)| index).filter(|index| may_run(index)).map(|index| &stages[*index]) {
         let missing = stage.inputs.values().find(|from| !selection.includes(**from) && open.contains(from));

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs},
+    executor::Executors,
     failure::Failure,
     report,
     scheduler::{self, Ending, Options, Retry, RunEvent, Selection, StageEnd, Summary},
@@ -112,6 +113,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
             pause: Duration::from_secs_f64(session.settings.retry_seconds),
         },
         environment: session.settings.environment.clone(),
+        executors: Executors::new(&session.machine().elsewhere.cluster),
         selection,
     };
     let summary =

@@ -8,6 +8,7 @@ use super::gpus;
 use crate::{
     artifacts::Artifacts,
     cli::{Common, ResultArgs, StageArgs, TargetArgs},
+    executor,
     failure::Failure,
     machine::Machine,
     pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Graph, Pipeline, Sources},
@@ -208,8 +209,12 @@ impl Session {
         self.machine.get_or_init(|| {
             let mut machine = self.settings.machine.clone();
             machine.device.all = self.request.device;
-            if self.pipeline.stages.iter().any(|stage| machine.gpus_asked(stage) > 0) {
+            let stages = &self.pipeline.stages;
+            if stages.iter().any(|stage| machine.runs_here(stage) && machine.gpus_asked(stage) > 0) {
                 gpus::look_here(&mut machine, &probe());
+            }
+            if !stages.iter().all(|stage| machine.runs_here(stage)) {
+                machine.elsewhere.unusable = executor::usable(&self.settings.cache).err();
             }
             machine
         })

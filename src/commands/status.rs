@@ -34,6 +34,11 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
             let (detail, facts) = progress(store, *key);
             (Status::Running, detail, facts)
         }
+        Verdict::Run { key, .. } if store.work(*key).is_submitted() => {
+            let (detail, facts) = progress(store, *key);
+            let detail = format!("{detail}, when a run last followed it; `imp-flow run` follows it again");
+            (Status::Running, detail, facts)
+        }
         Verdict::Hit { key } => match store.receipt(*key)? {
             Some(receipt) => (Status::Cached, report::finished(&receipt), facts_of(&receipt)),
             None => (Status::Cached, String::new(), none()),
@@ -59,7 +64,7 @@ fn facts_of(receipt: &Receipt) -> Value {
     json!({"finished": timing.finished, "seconds": timing.seconds, "bytes": bytes})
 }
 
-/// The progress and loss of a running stage, in words and as fields.
+/// Where a running stage is, its progress and loss, in words and as fields.
 fn progress(store: &Store, key: Digest) -> (String, Value) {
     let work = store.work(key);
     let now = work.progress();
@@ -67,11 +72,13 @@ fn progress(store: &Store, key: Digest) -> (String, Value) {
     let text = std::fs::read_to_string(work.metrics()).unwrap_or_default();
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
-    let facts = json!({"progress": now, "loss": loss});
     let words = match loss {
         Some(loss) if words.is_empty() => format!("loss {loss:.4}"),
         Some(loss) if !words.contains("loss") => format!("{words}, loss {loss:.4}"),
         _ => words,
     };
+    let state = work.state().filter(|text| !text.is_empty());
+    let facts = json!({"progress": now, "loss": loss, "at": state});
+    let words = state.into_iter().chain(Some(words).filter(|text| !text.is_empty())).collect::<Vec<_>>().join("; ");
     (words, facts)
 }

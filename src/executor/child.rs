@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufRead, Write},
     panic::{self, AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,7 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::STOP;
+use super::{STOP, slurm};
+use crate::store::now;
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
     contract::{
@@ -26,23 +27,43 @@ use imp_stages::{
 };
 
 /// How the log of each attempt begins.
-pub(crate) const STARTED: &str = "started a stage of the kind";
+pub(super) const STARTED: &str = "started a stage of the kind";
 /// How long a stage whose runner was killed may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
 /// How long to wait for the process of a killed run that still works on the same key.
 const LOCK_TIME: Duration = Duration::from_secs(10);
+/// How long to wait for it on a cluster: the lock of a node that has failed is held for a while.
+const CLUSTER_LOCK_TIME: Duration = Duration::from_mins(3);
 /// The shortest time between two progress events. More would only cost time.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
+/// The same where each event is written to a shared disk.
+const CLUSTER_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two looks for a request to stop on a shared disk.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The remedy for a job file that this version can't use: another run writes a new one.
 const AGAIN: &str = "run the same command again";
 
-/// Runs the stage that the job file describes.
-pub(crate) fn run_job(job_file: &Path) -> ExitCode {
-    let sink = Arc::new(Lines::default());
+/// Runs the stage that the job file describes. With an `attempt`, it is a job of a cluster, which its runner need not survive.
+pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>) -> ExitCode {
+    let sink = match attempt.map(|attempt| Lines::to_file(job_file, attempt)) {
+        None => Lines::new(None),
+        Some(Ok(Some(sink))) => sink,
+        Some(Ok(None)) => {
+            tracing::info!("this job was given up: another one makes this stage, or nobody wants it any more");
+            return ExitCode::SUCCESS;
+        }
+        Some(Err(error)) => {
+            tracing::error!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let sink = Arc::new(sink);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    sink.send(Event::Started { host });
-    let event = match run(job_file, &sink) {
+    // The name by which the cluster knows the node.
+    let node = attempt.and_then(|_| std::env::var("SLURMD_NODENAME").ok());
+    sink.send(Event::Started { host: node.unwrap_or(host) });
+    let event = match run(job_file, attempt, &sink) {
         Ok(()) => Event::Done,
         Err(StageError::Cancelled) => Event::Cancelled,
         Err(error) => {
@@ -59,11 +80,15 @@ pub(crate) fn run_job(job_file: &Path) -> ExitCode {
     code
 }
 
-fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
+fn run(job_file: &Path, attempt: Option<&str>, sink: &Arc<Lines>) -> Result<(), StageError> {
     let text = fs::read(job_file).map_err(StageError::io(job_file))?;
     let spec: JobSpec =
         serde_json::from_slice(&text).map_err(|error| StageError::input(job_file, error.to_string(), AGAIN))?;
-    let _lock = lock(&spec.work)?;
+    let _lock = lock(&spec.work, if attempt.is_some() { CLUSTER_LOCK_TIME } else { LOCK_TIME })?;
+    // Again under the lock: whoever gave this job up may have been working here meanwhile.
+    if attempt.is_some_and(|attempt| !slurm::Submission::is_present(&spec.work, attempt)) {
+        return Err(StageError::Cancelled);
+    }
     for (folder, keep) in [(job::OUT, false), (job::CHECKPOINT, true)] {
         let path = spec.work.join(folder);
         if !keep && path.exists() {
@@ -72,7 +97,10 @@ fn run(job_file: &Path, sink: &Arc<Lines>) -> Result<(), StageError> {
         fs::create_dir_all(&path).map_err(StageError::io(&path))?;
     }
     let cancel = Arc::new(AtomicBool::new(false));
-    watch_runner(cancel.clone());
+    match attempt {
+        None => watch_runner(cancel.clone()),
+        Some(attempt) => watch_file(cancel.clone(), slurm::stop(&spec.work, attempt)),
+    }
     // Batch systems send signals to every process of a job. Treat them like a request of the runner to stop.
     let on_signal = cancel.clone();
     if let Err(error) = ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)) {
@@ -134,7 +162,7 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> StageError {
 }
 
 /// Waits until no other process works in this folder. A stage whose runner was killed may still be saving its checkpoint.
-fn lock(work: &Path) -> Result<File, StageError> {
+fn lock(work: &Path, patience: Duration) -> Result<File, StageError> {
     let path = work.join(job::LOCK);
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(StageError::io(&path))?;
@@ -142,7 +170,7 @@ fn lock(work: &Path) -> Result<File, StageError> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if start.elapsed() < LOCK_TIME => thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(Duration::from_millis(20)),
             Err(TryLockError::WouldBlock) => {
                 return Err(StageError::failed(
                     format!("another process is working in {}", work.display()),
@@ -172,10 +200,54 @@ fn watch_runner(cancel: Arc<AtomicBool>) {
     });
 }
 
-/// Writes events as JSON lines to standard output.
-#[derive(Default)]
+/// Looks for the file that asks a job to save a checkpoint and end.
+fn watch_file(cancel: Arc<AtomicBool>, stop: PathBuf) {
+    thread::spawn(move || {
+        while !stop.exists() {
+            thread::sleep(LOOK_INTERVAL);
+        }
+        cancel.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Writes events as JSON lines: to standard output, or to the file of an attempt.
 struct Lines {
+    file: Option<Mutex<File>>,
     last_progress: Mutex<Option<Instant>>,
+}
+
+impl Lines {
+    fn new(file: Option<File>) -> Self {
+        Self { file: file.map(Mutex::new), last_progress: Mutex::default() }
+    }
+
+    /// Appends to the file of `attempt`. `None` if that is not the present attempt any more.
+    fn to_file(job_file: &Path, attempt: &str) -> Result<Option<Self>, StageError> {
+        let work = job_file.parent().unwrap_or_else(|| Path::new("."));
+        if !slurm::Submission::is_present(work, attempt) {
+            return Ok(None);
+        }
+        let path = slurm::events(work, attempt);
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
+        Ok(Some(Self::new(Some(file))))
+    }
+
+    fn interval(&self) -> Duration {
+        if self.file.is_some() { CLUSTER_PROGRESS_INTERVAL } else { PROGRESS_INTERVAL }
+    }
+
+    /// Writes one event. With the time, since whoever reads a file may do so much later.
+    fn write(&self, event: &Event) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            let mut out = io::stdout().lock();
+            return writeln!(out, "{}", serde_json::to_string(event)?).and_then(|()| out.flush());
+        };
+        let mut line = serde_json::to_value(event)?;
+        line["at"] = now().into();
+        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        // In one piece. Other machines see it when it has reached the server.
+        file.write_all(format!("{line}\n").as_bytes()).and_then(|()| file.sync_data())
+    }
 }
 
 impl Sink for Lines {
@@ -183,17 +255,18 @@ impl Sink for Lines {
         if let Event::Progress(progress) = &event {
             let mut last = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
             let complete = progress.total > 0 && progress.done >= progress.total;
-            if !complete && last.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
+            if !complete && last.is_some_and(|at| at.elapsed() < self.interval()) {
                 return;
             }
             *last = Some(Instant::now());
         } else if let Event::Warning { message } | Event::Caution { message } | Event::Unchecked { message } = &event {
             tracing::warn!("{message}");
         }
-        if let Ok(line) = serde_json::to_string(&event) {
-            let mut out = io::stdout().lock();
-            // If the runner is gone, standard input has ended, too, and `watch_runner` ends this process.
-            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        // If the runner is gone, standard input has ended, too, and `watch_runner` ends this process.
+        if let Err(error) = self.write(&event)
+            && self.file.is_some()
+        {
+            tracing::error!("can't report to the runner: {error}");
         }
     }
 }

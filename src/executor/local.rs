@@ -69,7 +69,7 @@ async fn follow(
             () = changed(&mut stop, sent) => {
                 sent = *stop.borrow();
                 match sent {
-                    StopSignal::Stop => if let Some(stdin) = &mut stdin {
+                    StopSignal::Stop | StopSignal::Leave => if let Some(stdin) = &mut stdin {
                         // Writing fails if the child has ended. Then it needs no request.
                         let _ = stdin.write_all(format!("{STOP}\n").as_bytes()).await;
                     },
@@ -113,7 +113,7 @@ async fn changed(stop: &mut watch::Receiver<StopSignal>, sent: StopSignal) {
 /// Settings of glibc's allocator that make it keep freed memory and join neighbouring blocks. Each layer needs the memory that the
 /// one before has just freed. If pages went back to the system in between, the system would have to clear them again, which took
 /// half of the time of a training step.
-const KEEP_MEMORY: [(&str, &str); 3] =
+pub(super) const KEEP_MEMORY: [(&str, &str); 3] =
     [("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "1000000000000"), ("MALLOC_TOP_PAD_", "67108864")];
 
 /// The command that runs the job with this program. Its standard error goes to the stage's log.

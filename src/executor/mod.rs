@@ -2,9 +2,24 @@
 
 mod child;
 mod local;
+mod slurm;
 
-pub(crate) use child::{STARTED, run_job};
-pub(crate) use local::run;
+use std::{io, path::PathBuf};
+
+use imp_stages::contract::event::Event;
+use tokio::sync::watch;
+
+pub(crate) use child::run_job;
+pub(crate) use slurm::usable;
+
+use crate::{
+    machine::{Allocation, Cluster},
+    pipeline::StageDecl,
+    store::Work,
+};
+
+/// How the log of an attempt begins, here and on a cluster.
+pub(crate) const BEGINNINGS: [&str; 2] = [child::STARTED, slurm::SUBMITTING];
 
 /// The line on a child's standard input that requests [`StopSignal::Stop`].
 const STOP: &str = "stop";
@@ -14,7 +29,7 @@ const STOP: &str = "stop";
 pub(crate) enum Outcome {
     /// The output folder is complete.
     Done,
-    /// Stopped on request, after saving a checkpoint if the stage supports it.
+    /// Stopped on request, after saving a checkpoint if the stage supports it. Or left to go on without this run.
     Cancelled,
     /// The stage failed. If the failure is transient, another attempt may succeed.
     Failed { message: String, help: Option<String>, transient: bool },
@@ -24,8 +39,83 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopSignal {
     None,
+    /// The run ends, but nobody asked for an end of its stages: what can't go on without it saves a checkpoint and ends.
+    Leave,
     /// Save a checkpoint and end.
     Stop,
     /// End at once.
     Kill,
+}
+
+/// What is heard of a stage while it runs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Report {
+    /// An event of the stage itself.
+    Event(Event),
+    /// Where it is, if not on this machine: in a queue, or on a node.
+    State(String),
+    /// What happens to it, in words.
+    Note(String),
+    /// How many seconds its process took, if that is not the time that passed here.
+    Took(f64),
+}
+
+/// A stage to run.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// Its folder, with the job file.
+    pub(crate) work: PathBuf,
+    pub(crate) place: Place,
+    /// Environment variables for its process.
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
+/// Where a stage runs, and with what.
+#[derive(Debug)]
+pub(crate) enum Place {
+    Here(Allocation),
+    Slurm(slurm::Request),
+}
+
+impl Place {
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self, Self::Here(_))
+    }
+}
+
+/// All ways to run a stage.
+#[derive(Debug, Clone)]
+pub(crate) struct Executors {
+    slurm: slurm::Slurm,
+}
+
+impl Executors {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        Self { slurm: slurm::Slurm::new(cluster) }
+    }
+
+    /// The place of a stage with this allocation and so many GPUs.
+    pub(crate) fn place(&self, stage: &StageDecl, allocation: Allocation, gpus: usize) -> Place {
+        if allocation.elsewhere { Place::Slurm(self.slurm.request(stage, gpus)) } else { Place::Here(allocation) }
+    }
+
+    /// Runs a task to its end, and passes on what is heard of it. If a job of an earlier run still is at work in the folder, follows
+    /// that, wherever the stage would run now.
+    pub(crate) async fn run(
+        &self,
+        task: &Task,
+        mut stop: watch::Receiver<StopSignal>,
+        mut on_report: impl FnMut(Report),
+    ) -> io::Result<Outcome> {
+        if let Some(outcome) = self.slurm.run(task, &mut stop, &mut on_report).await? {
+            return Ok(outcome);
+        }
+        let Place::Here(allocation) = &task.place else { return Ok(Outcome::Cancelled) };
+        local::run(&task.work, allocation, &task.environment, stop, |event| on_report(Report::Event(event))).await
+    }
+
+    /// Ends what still is at work in a folder that is about to be removed.
+    pub(crate) async fn abandon(&self, work: &Work) {
+        self.slurm.abandon(work.path()).await;
+    }
 }

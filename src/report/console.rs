@@ -6,6 +6,7 @@ use imp_stages::contract::event::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{
+    foreign::one_line,
     lines::{self, Rate},
     print::print,
     reporter::Reporter,
@@ -64,6 +65,12 @@ impl Reporter for Console {
                 bar.set_message(if *resumed { format!("{kind}, resumed") } else { (*kind).to_string() });
                 bar.enable_steady_tick(Duration::from_millis(120));
                 self.running.insert((*stage).to_string(), (bar, None));
+            }
+            RunEvent::State { stage, state } => {
+                // Beside the bar, if there is one, until the next progress.
+                if let Some((bar, _)) = self.running.get(*stage) {
+                    bar.set_message(one_line(state));
+                }
             }
             RunEvent::Progress { stage, progress } => self.progress(stage, progress),
             RunEvent::Finished { stage, .. } | RunEvent::Failed { stage, .. } | RunEvent::Cancelled { stage } => {

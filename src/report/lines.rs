@@ -15,7 +15,7 @@ use super::{
     style::{BAD, DIM, GOOD, WARN},
     summary, units,
 };
-use crate::scheduler::{MissReason, RunEvent};
+use crate::scheduler::{MissReason, RunEvent, Start};
 
 /// How often the progress of a running stage is printed.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -121,14 +121,21 @@ pub(super) fn values(progress: &Progress) -> String {
 pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
     Some(match event {
         RunEvent::Waiting { stage } => format!("{stage}: waiting for another run that is making the same artifact"),
-        RunEvent::Running { stage, reason, resumed, .. } => {
-            let how = if *resumed { "resumed from its checkpoint" } else { "started" };
+        RunEvent::Running { stage, reason, resumed, start, .. } => {
+            let how = match (start, resumed) {
+                (Start::Here, false) => "started",
+                (Start::Here, true) => "resumed from its checkpoint",
+                (Start::Submitted, false) => "submitting it to Slurm",
+                (Start::Submitted, true) => "submitting it to Slurm, to resume from its checkpoint",
+                (Start::Found, _) => "looking for the job of an earlier run",
+            };
             match reason {
                 MissReason::New => format!("{stage}: {how}"),
                 MissReason::Forced => format!("{stage}: {how} {DIM}(--force){DIM:#}"),
                 reason => format!("{stage}: {how} {DIM}({reason}){DIM:#}"),
             }
         }
+        RunEvent::State { stage, state } => format!("{stage}: {}", one_line(state)),
         RunEvent::Note { message, .. } => indented(message, "  "),
         RunEvent::Warning { stage, message } => {
             format!("{stage}: {WARN}warning:{WARN:#} {}", indented(message, "  "))

@@ -56,8 +56,9 @@ pub(crate) fn plan(
         let note = machine.device_note(stage).filter(|_| !is_hit(verdict));
         let trouble = forecast.trouble.as_deref().map(one_line);
         let elsewhere = from_a_cpu(store, machine, stage, verdict);
+        let too_much = if machine.runs_here(stage) { too_much(forecast, machine) } else { Vec::new() };
         let unknown = forecast.unknown.as_ref().map(|why| format!("its size is unknown: {why}"));
-        for text in note.into_iter().chain(elsewhere).chain(unknown).chain(trouble).chain(too_much(forecast, machine)) {
+        for text in note.into_iter().chain(elsewhere).chain(unknown).chain(trouble).chain(too_much) {
             print(&format!("{WARN}{:<width$}  {text}{WARN:#}", "", width = width + 8));
         }
     }
@@ -188,7 +189,7 @@ mod tests {
     use imp_stages::contract::forecast::MemoryForecast;
 
     use super::*;
-    use crate::machine::DevicePolicy;
+    use crate::machine::{DevicePolicy, Elsewhere};
 
     const GB: u64 = 1_000_000_000;
 
@@ -210,6 +211,7 @@ mod tests {
             gpu_memory: Some(gpu),
             memory: Some(memory),
             device: DevicePolicy::default(),
+            elsewhere: Elsewhere::default(),
         };
         let words = |whose: &str| format!("that is more than the 2.0 GB of {whose}: take less");
         assert_eq!(too_much(&of(None), &machine(4 * GB, 2 * GB)), [""; 0]);

@@ -25,14 +25,16 @@ impl Machine {
         }
     }
 
-    /// GPUs for a stage. None on a machine without GPUs, where it runs on the CPU or is refused.
+    /// GPUs for a stage. None on a machine without GPUs, where it runs on the CPU or is refused. What other machines have is not
+    /// known here.
     pub(super) fn gpus_for(&self, stage: &StageDecl) -> usize {
-        if self.gpus.is_empty() { 0 } else { self.gpus_asked(stage) }
+        if self.gpus.is_empty() && self.runs_here(stage) { 0 } else { self.gpus_asked(stage) }
     }
 
     /// Where a stage computes.
     pub(crate) fn device_for(&self, stage: &StageDecl) -> Device {
-        if self.gpus_for(stage) > 0 && self.no_gpu.is_none() { Device::Cuda } else { Device::Cpu }
+        let usable = self.no_gpu.is_none() || !self.runs_here(stage);
+        if self.gpus_for(stage) > 0 && usable { Device::Cuda } else { Device::Cpu }
     }
 
     /// Whether a stage has to compute on a GPU.
@@ -94,7 +96,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        machine::DevicePolicy,
+        machine::{DevicePolicy, Elsewhere},
         pipeline::{self, Pipeline, Sources},
     };
 
@@ -117,6 +119,7 @@ mod tests {
             gpu_memory: None,
             memory: None,
             device: DevicePolicy::default(),
+            elsewhere: Elsewhere::default(),
         }
     }
 

@@ -24,8 +24,10 @@ pub(crate) enum RunEvent<'a> {
     },
     /// Another run is making this stage's artifact.
     Waiting { stage: &'a str },
-    /// A stage's process was started.
-    Running { stage: &'a str, kind: &'a str, reason: &'a MissReason, resumed: bool },
+    /// A stage's process was started, or is about to be.
+    Running { stage: &'a str, kind: &'a str, reason: &'a MissReason, resumed: bool, start: Start },
+    /// Where a stage is, if not on this machine: in a queue, or on a node.
+    State { stage: &'a str, state: &'a str },
     /// A running stage made progress.
     Progress { stage: &'a str, progress: &'a Progress },
     /// Where a stage runs, in a sentence that names it.
@@ -52,6 +54,18 @@ pub(crate) enum RunEvent<'a> {
     Stopping { at_once: bool },
     /// The last event.
     Ended { summary: &'a Summary },
+}
+
+/// How the process of a stage begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Start {
+    /// On this machine, now.
+    Here,
+    /// It is submitted to a cluster.
+    Submitted,
+    /// An earlier run has submitted it.
+    Found,
 }
 
 /// How a run ended.

@@ -85,7 +85,7 @@ impl Planner<'_> {
 
 fn forecast(stage: &StageDecl, inputs: BTreeMap<&str, &Outlook>, machine: &Machine) -> Forecast {
     let device = machine.device_for(stage);
-    let gpu_memory = machine.gpu_memory.filter(|_| device == Device::Cuda);
+    let gpu_memory = machine.gpu_memory.filter(|_| device == Device::Cuda && machine.runs_here(stage));
     let ahead =
         Ahead { runtime: &stage.runtime, device, gpu_memory, seed: stage.seed, sources: &stage.sources, inputs };
     visit(stage.kind, MakeForecast { config: &stage.config, ahead: &ahead }).unwrap_or_default()

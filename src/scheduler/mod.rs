@@ -15,7 +15,7 @@ mod stop;
 mod why;
 
 pub(crate) use error::SchedulerError;
-pub(crate) use event::{Ending, RunEvent, StageEnd, Summary};
+pub(crate) use event::{Ending, RunEvent, StageEnd, Start, Summary};
 pub(crate) use lookup::MissReason;
 pub(crate) use plan::{Planner, Verdict};
 pub(crate) use run::{Options, run};

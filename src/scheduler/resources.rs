@@ -1,6 +1,6 @@
 //! The machine's resources: which are free, and which stages can never have enough. Independent of what stages do with them.
 
-use imp_stages::contract::bytes::ByteSize;
+use imp_stages::contract::{bytes::ByteSize, executor::Executor};
 
 use crate::{
     machine::{Allocation, Machine},
@@ -14,9 +14,18 @@ pub(super) struct Pool {
     cpus: usize,
     gpus: Vec<String>,
     memory: u64,
+    /// Jobs that can still be sent to other machines.
+    jobs: usize,
 }
 
 impl Machine {
+    /// Whether a stage runs on this machine.
+    pub(crate) fn runs_here(&self, stage: &StageDecl) -> bool {
+        let stays = self.elsewhere.cluster.local.iter().any(|kind| kind == stage.kind);
+        let usual = if stays { Executor::Local } else { self.elsewhere.executor };
+        stage.runtime.executor.unwrap_or(usual) == Executor::Local
+    }
+
     /// Threads for a stage. No more than the machine has: the number of threads does not change results.
     fn cpus_for(&self, stage: &StageDecl) -> usize {
         if stage.cpus == 0 { self.cpus } else { stage.cpus.min(self.cpus) }
@@ -30,6 +39,11 @@ impl Machine {
 
     fn refuses_stage(&self, stage: &StageDecl) -> Option<Diagnostic> {
         let name = &stage.name;
+        if !self.runs_here(stage) {
+            // What other machines have, they know.
+            let (message, help) = self.elsewhere.unusable.clone()?;
+            return Some(Diagnostic::new(message, Some(stage.span.clone())).label("is to run there").help(help));
+        }
         let refused = |message: String, help: &str| {
             Some(Diagnostic::new(message, Some(stage.span.clone())).label("can never run here").help(help))
         };
@@ -56,11 +70,16 @@ impl Machine {
 impl Pool {
     pub(super) fn new(machine: Machine) -> Self {
         let (cpus, gpus, memory) = (machine.cpus, machine.gpus.clone(), machine.memory.unwrap_or(u64::MAX));
-        Self { machine, cpus, gpus, memory }
+        let jobs = machine.elsewhere.cluster.jobs;
+        Self { machine, cpus, gpus, memory, jobs }
     }
 
     /// Allocates what `stage` needs, if it is free.
     pub(super) fn allocate(&mut self, stage: &StageDecl) -> Option<Allocation> {
+        if !self.machine.runs_here(stage) {
+            self.jobs = self.jobs.checked_sub(1)?;
+            return Some(Allocation { cpus: 0, gpus: Vec::new(), memory: 0, elsewhere: true });
+        }
         let (cpus, gpus) = (self.machine.cpus_for(stage), self.machine.gpus_for(stage));
         let memory = stage.runtime.memory.map_or(0, |size| size.0);
         if cpus > self.cpus || gpus > self.gpus.len() || memory > self.memory {
@@ -68,11 +87,12 @@ impl Pool {
         }
         self.cpus -= cpus;
         self.memory -= memory;
-        Some(Allocation { cpus, gpus: self.gpus.drain(..gpus).collect(), memory })
+        Some(Allocation { cpus, gpus: self.gpus.drain(..gpus).collect(), memory, elsewhere: false })
     }
 
     /// Frees the resources of a stage.
     pub(super) fn release(&mut self, allocation: Allocation) {
+        self.jobs += usize::from(allocation.elsewhere);
         self.cpus += allocation.cpus;
         self.memory += allocation.memory;
         self.gpus.extend(allocation.gpus);
@@ -81,9 +101,9 @@ impl Pool {
         self.gpus.sort_by_key(order);
     }
 
-    /// Whether at least one CPU is free; every stage needs one.
-    pub(super) fn has_cpus(&self) -> bool {
-        self.cpus > 0
+    /// Whether a stage may still find room: every stage here needs a CPU.
+    pub(super) fn has_room(&self, all_here: bool) -> bool {
+        self.cpus > 0 || (!all_here && self.jobs > 0)
     }
 }
 
@@ -92,14 +112,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{
-        machine::DevicePolicy,
+        machine::{DevicePolicy, Elsewhere},
         pipeline::{self, Sources},
     };
 
     fn machine(cpus: usize, gpus: &[&str], gigabytes: u64) -> Machine {
         let gpus = gpus.iter().map(ToString::to_string).collect();
-        let memory = Some(gigabytes * 1_000_000_000);
-        Machine { cpus, gpus, gpus_from: None, no_gpu: None, gpu_memory: None, memory, device: DevicePolicy::default() }
+        let (memory, device) = (Some(gigabytes * 1_000_000_000), DevicePolicy::default());
+        let elsewhere = Elsewhere::default();
+        Machine { cpus, gpus, gpus_from: None, no_gpu: None, gpu_memory: None, memory, device, elsewhere }
     }
 
     fn stages(text: &str) -> Pipeline {
@@ -148,6 +169,28 @@ runtime = { cpus = 2, gpus = 2, memory = "6GB" }
         assert_eq!(pool.allocate(b), None);
         pool.release(allocation);
         assert!(pool.allocate(b).is_some());
+    }
+
+    #[test]
+    fn what_runs_elsewhere_takes_nothing_here_but_a_place_among_the_jobs() {
+        let pipeline = stages(&TWO.replace("gpus = 2", "gpus = 2, executor = \"local\""));
+        let [a, b] = [&pipeline.stages[0], &pipeline.stages[1]];
+        let mut machine = machine(2, &["0", "1"], 6);
+        machine.elsewhere.executor = Executor::Slurm;
+        machine.elsewhere.cluster.jobs = 1;
+        assert!(!machine.runs_here(a) && machine.runs_here(b));
+        let mut pool = Pool::new(machine.clone());
+        let away = pool.allocate(a).unwrap();
+        assert!(away.elsewhere && pool.allocate(a).is_none(), "one job at once");
+        assert!(pool.allocate(b).is_some(), "all of this machine is free");
+        assert!(!pool.has_room(false));
+        pool.release(away);
+        assert!(pool.has_room(false) && !pool.has_room(true) && pool.allocate(a).is_some());
+        // It may have GPUs there, whatever this machine has. A kind can stay here.
+        machine.gpus = Vec::new();
+        assert_eq!(machine.device_for(a), imp_stages::contract::device::Device::Cuda);
+        machine.elsewhere.cluster.local = vec!["synthetic".into()];
+        assert!(machine.runs_here(a));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     artifacts::Artifacts,
-    executor::StopSignal,
+    executor::{Executors, StopSignal, Task},
     machine::{Allocation, Machine},
     store::{Digest, Lease, Manifest, Provenance, StoreError},
 };
@@ -41,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) selection: Selection,
     /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) executors: Executors,
 }
 
 /// A run in progress.
@@ -54,6 +55,8 @@ struct Run<'a, 'r> {
     running: HashMap<usize, Running>,
     /// Stages that were made again because their artifact was lost.
     reopened: HashSet<usize>,
+    /// Whether all stages run on this machine.
+    all_here: bool,
     lease: &'r mut Lease,
     stop: Stop,
     steps: JoinSet<(usize, StepEnd)>,
@@ -83,6 +86,7 @@ pub(crate) async fn run(
         board: Board::new(planner.graph, &options.selection, options.keep_going),
         pool: Pool::new(options.machine.clone()),
         options: &options,
+        all_here: planner.pipeline.stages.iter().all(|stage| options.machine.runs_here(stage)),
         planner,
         artifacts,
         report,
@@ -192,7 +196,7 @@ impl Run<'_, '_> {
         let pipeline = self.planner.pipeline;
         let mut last = None;
         while let Some(stage) = self.board.next_ready(last).filter(|_| !self.stop.is_requested()) {
-            if !self.pool.has_cpus() || (self.options.jobs > 0 && self.working() >= self.options.jobs) {
+            if !self.pool.has_room(self.all_here) || (self.options.jobs > 0 && self.working() >= self.options.jobs) {
                 break;
             }
             last = Some(stage);
@@ -242,15 +246,20 @@ impl Run<'_, '_> {
             previous: known.last(&pipeline.id(*point), name),
             made_by: env!("CARGO_PKG_VERSION").into(),
         };
+        let task = Task {
+            work: job.work.clone(),
+            place: self.options.executors.place(stage, allocation, self.options.machine.gpus_asked(stage)),
+            environment: self.options.environment.clone(),
+        };
         Step {
             index,
             key,
             forced: *reason == MissReason::Forced,
             job,
             provenance,
-            allocation,
+            task,
+            executors: self.options.executors.clone(),
             retry: self.options.retry,
-            environment: self.options.environment.clone(),
         }
     }
 
@@ -279,9 +288,14 @@ impl Run<'_, '_> {
                 }
                 (self.report)(&RunEvent::Waiting { stage: name });
             }
-            StepEvent::Running { resumed } => {
+            StepEvent::State(state) => (self.report)(&RunEvent::State { stage: name, state: &state }),
+            StepEvent::Note(message) => {
+                let message = format!("{name}: {message}");
+                (self.report)(&RunEvent::Note { stage: name, message: &message });
+            }
+            StepEvent::Running { resumed, start } => {
                 if let Some(Running { reason, .. }) = self.running.get(&index) {
-                    (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed });
+                    (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed, start });
                     if let Some(message) = self.options.machine.device_note(stage) {
                         (self.report)(&RunEvent::Note { stage: name, message: &message });
                     }

@@ -10,10 +10,9 @@ use std::{
 use imp_stages::contract::{device::Environment, event::Event, job::JobSpec};
 use tokio::sync::{mpsc, watch};
 
-use super::{SchedulerError, lookup::Found, plan::CHANGED};
+use super::{SchedulerError, event::Start, lookup::Found, plan::CHANGED};
 use crate::{
-    executor::{self, Outcome, STARTED, StopSignal},
-    machine::Allocation,
+    executor::{BEGINNINGS, Executors, Outcome, Report, StopSignal, Task},
     store::{Digest, Hit, Mended, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
 };
 
@@ -25,9 +24,9 @@ pub(super) struct Step {
     pub(super) forced: bool,
     pub(super) job: JobSpec,
     pub(super) provenance: Provenance,
-    pub(super) allocation: Allocation,
+    pub(super) task: Task,
+    pub(super) executors: Executors,
     pub(super) retry: Retry,
-    pub(super) environment: Vec<(&'static str, String)>,
 }
 
 /// How many times a stage is retried after a transient failure, and the pause before the first retry.
@@ -61,8 +60,12 @@ pub(super) enum StepEnd {
 pub(super) enum StepEvent {
     /// Another run holds the lock.
     Waiting,
-    /// The process was started.
-    Running { resumed: bool },
+    /// The process was started, or is about to be.
+    Running { resumed: bool, start: Start },
+    /// Where it is, if not on this machine.
+    State(String),
+    /// Something about where it is that the user should know.
+    Note(String),
     /// A transient failure; the stage runs again in this many seconds.
     Retrying { message: String, seconds: f64 },
     /// An event of the stage itself.
@@ -111,7 +114,8 @@ fn last_lines(log: &Path, message: &str) -> Vec<String> {
     };
     let text = read().unwrap_or_default();
     // The log covers all attempts; only the last one matters.
-    let last_attempt = text.rfind(STARTED).map_or(text.as_str(), |at| &text[at + STARTED.len()..]);
+    let ends = BEGINNINGS.iter().filter_map(|line| Some(text.rfind(line)? + line.len()));
+    let last_attempt = ends.max().map_or(text.as_str(), |at| &text[at..]);
     let first = message.lines().next().unwrap_or_default();
     let repeats = |line: &str| line.ends_with(&format!(" {first}")) || message.lines().any(|part| part == line);
     let is_new = |line: &&str| !line.is_empty() && !repeats(line);
@@ -159,16 +163,28 @@ async fn make(
         tokio::task::spawn_blocking(move || check_inputs(&store, &inputs)).await??
     };
     for (name, mended) in mended {
-        work.clear_after(mended.until)?;
+        if work.is_outdated(mended.until) {
+            step.executors.abandon(&work).await;
+            work.clear()?;
+        }
         warn(format!("its input `{name}` was changed: {mended}"));
     }
     if let Some(lost) = lost {
         return Ok(StepEnd::InputLost(lost));
     }
     let resumed = work.has_checkpoint();
-    write_job(store, &step.job, &work)?.into_iter().for_each(warn);
+    let start = match step.task.place.is_here() {
+        _ if work.is_submitted() => Start::Found,
+        true => Start::Here,
+        false => Start::Submitted,
+    };
+    // What an earlier run has sent elsewhere has its job file.
+    if start != Start::Found {
+        write_job(store, &step.job, &work)?.into_iter().for_each(warn);
+    }
     work.forget_failure();
-    send(StepEvent::Running { resumed });
+    work.forget_state();
+    send(StepEvent::Running { resumed, start });
 
     run_and_store(step, store, &work, stop, &send).await
 }
@@ -183,7 +199,8 @@ async fn run_and_store(
 ) -> Result<StepEnd, SchedulerError> {
     let start = Instant::now();
     let (outcome, reported) = execute(&step, work, &mut stop, send).await?;
-    let timing = Timing { finished: now() as u64, seconds: start.elapsed().as_secs_f64() };
+    let seconds = reported.seconds.unwrap_or_else(|| start.elapsed().as_secs_f64());
+    let timing = Timing { finished: now() as u64, seconds };
     let changed = {
         let (store, inputs) = (store.clone(), step.provenance.manifest.inputs.clone());
         tokio::task::spawn_blocking(move || changed_input(&store, &inputs, timing.finished)).await?
@@ -239,6 +256,8 @@ struct Reported {
     cautions: Vec<String>,
     unchecked: bool,
     host: String,
+    /// How long it took, if not as long as this run waited for it.
+    seconds: Option<f64>,
 }
 
 /// How often a stage's progress is saved for other processes to read.
@@ -254,7 +273,16 @@ async fn execute(
     let (mut retries, mut saved) = (0, None::<Instant>);
     loop {
         let mut reported = Reported::default();
-        let listen = |event| {
+        let listen = |report| {
+            let event = match report {
+                Report::Event(event) => event,
+                Report::Took(seconds) => return reported.seconds = Some(seconds),
+                Report::Note(message) => return send(StepEvent::Note(message)),
+                Report::State(text) => {
+                    work.note_state(&text);
+                    return send(StepEvent::State(text));
+                }
+            };
             match &event {
                 Event::Started { host } => reported.host.clone_from(host),
                 Event::Result { name, value } => drop(reported.results.insert(name.clone(), *value)),
@@ -270,9 +298,7 @@ async fn execute(
             }
             send(StepEvent::Stage(event));
         };
-        let outcome = executor::run(work.path(), &step.allocation, &step.environment, stop.clone(), listen)
-            .await
-            .map_err(SchedulerError::Process)?;
+        let outcome = step.executors.run(&step.task, stop.clone(), listen).await.map_err(SchedulerError::Process)?;
         let message = match &outcome {
             Outcome::Failed { message, transient: true, .. } if retries < step.retry.times => message.clone(),
             _ => return Ok((outcome, reported)),

@@ -1,6 +1,6 @@
 //! What Ctrl-C does. The first request to stop asks running stages to save a checkpoint and end, and starts nothing new; the
-//! second one kills them. A batch system asks only once, so a while after its SIGTERM comes the second request by itself.
-//! Independent of stages.
+//! second one kills them. A batch system asks only once, so a while after its SIGTERM comes the second request by itself. SIGTERM and
+//! a closed terminal mean the run, and not its stages: those that can do without it go on. Independent of stages.
 
 use std::{io, time::Duration};
 
@@ -25,13 +25,16 @@ pub(super) struct Stop {
     deadline: Option<Instant>,
     /// How long they may take.
     patience: Duration,
+    /// Whether the last request was meant for the run alone.
+    leaves: bool,
     state: watch::Sender<StopSignal>,
 }
 
 impl Stop {
     /// Signals still do what they do by default.
     pub(super) fn new() -> Self {
-        Self { signals: None, deadline: None, patience: DEADLINE, state: watch::Sender::new(StopSignal::None) }
+        let state = watch::Sender::new(StopSignal::None);
+        Self { signals: None, deadline: None, patience: DEADLINE, leaves: false, state }
     }
 
     /// Starts listening for signals.
@@ -57,20 +60,22 @@ impl Stop {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {
                 self.deadline = Some(Instant::now() + self.patience);
+                self.leaves = true;
                 return;
             }
-            _ = hangup.recv() => {}
+            _ = hangup.recv() => self.leaves = true,
             () = late => {}
         }
         // Whatever came, it does not come twice by itself.
         self.deadline = None;
     }
 
-    /// Sends the next signal to all running stages: `Stop` the first time, `Kill` after that. Returns it.
+    /// Sends the next signal to all running stages: `Stop` or `Leave` the first time, `Kill` after that. Returns it.
     pub(super) fn escalate(&self) -> StopSignal {
         let next = match *self.state.borrow() {
+            StopSignal::None if self.leaves => StopSignal::Leave,
             StopSignal::None => StopSignal::Stop,
-            StopSignal::Stop | StopSignal::Kill => StopSignal::Kill,
+            StopSignal::Leave | StopSignal::Stop | StopSignal::Kill => StopSignal::Kill,
         };
         self.state.send_replace(next);
         next
@@ -100,7 +105,7 @@ mod tests {
             stop.listen().unwrap();
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
             stop.requested().await;
-            assert_eq!(stop.escalate(), StopSignal::Stop);
+            assert_eq!(stop.escalate(), StopSignal::Leave);
             stop.requested().await;
             assert_eq!(stop.escalate(), StopSignal::Kill);
             let third = tokio::time::timeout(Duration::from_millis(200), stop.requested()).await;

@@ -48,6 +48,7 @@ impl Store {
         }
         let mut roots = self.used_now()?;
         roots.extend(kept.iter().flat_map(RunRecord::keys));
+        roots.extend(self.used_elsewhere()?);
         let since = Since::of(&kept);
 
         let mut objects = HashSet::new();
@@ -97,6 +98,15 @@ impl Store {
         self.remove_free_locks(dry_run)?;
         self.disposable()?.iter().try_for_each(|path| remove(path))?;
         Ok(report)
+    }
+
+    /// The keys and trees of stages that other machines may be running, although no run follows them.
+    fn used_elsewhere(&self) -> Result<Vec<Digest>> {
+        let works = self.named_by_digest("work", 0)?.into_iter().map(|(_, key)| (key, self.work(key)));
+        Ok(works
+            .filter(|(_, work)| work.may_be_running())
+            .flat_map(|(key, work)| [work.trees(), vec![key]].concat())
+            .collect())
     }
 
     /// Notes, which the next run writes again, what was set aside because it was damaged, and files in `tmp/` that killed processes have left.

@@ -61,6 +61,19 @@ impl Store {
     }
 }
 
+/// Tries out whether the disk of `folder` knows locks. Some network disks grant every lock. Leaves a file there.
+pub(crate) fn try_locks(folder: &Path) -> std::result::Result<(), String> {
+    let path = folder.join("lock");
+    let open = || File::create(&path).map_err(|error| error.to_string());
+    let (first, second) = (open()?, open()?);
+    first.try_lock().map_err(|error| error.to_string())?;
+    match second.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(()),
+        Err(error) => Err(error.to_string()),
+        Ok(()) => Err("a lock was given twice".into()),
+    }
+}
+
 /// Whether `file` is still the one at `path`.
 fn is_at(file: &File, path: &Path) -> bool {
     let opened = file.metadata().ok().as_ref().map(Stamp::of);

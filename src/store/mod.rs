@@ -58,6 +58,7 @@ pub(crate) use gc::GcReport;
 pub(crate) use hit::Hit;
 pub(crate) use index::{Index, Scope};
 pub(crate) use lease::Lease;
+pub(crate) use lock::try_locks;
 pub(crate) use manifest::{Change, FieldGroup, Manifest};
 pub(crate) use mend::Mended;
 pub(crate) use receipt::{Product, Provenance, Receipt, Timing};
@@ -67,7 +68,7 @@ pub(crate) use stamp::Stamp;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
-pub(crate) use work::Work;
+pub(crate) use work::{SUBMISSION, Work};
 
 /// The cache folder.
 #[derive(Debug, Clone)]

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use imp_stages::contract::{
@@ -15,11 +16,19 @@ use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
     files::{modified, read, remove_all},
+    now,
 };
 
 /// Files that only the runner writes.
 const FAILURE: &str = "failure";
 const PROGRESS: &str = "progress.json";
+const STATE: &str = "state";
+/// Of a stage that was sent to another machine, and goes on there whether or not its runner does. Who runs it writes the file and
+/// knows what is in it; the store keeps everything that such a stage needs.
+pub(crate) const SUBMISSION: &str = "submission.json";
+
+/// How long a stage of which nothing is heard is kept for whoever runs it.
+const ABANDONED: Duration = Duration::from_hours(30 * 24);
 
 /// A work folder.
 #[derive(Debug, Clone)]
@@ -103,6 +112,43 @@ impl Work {
         serde_json::from_slice(&read(&self.path.join(PROGRESS)).ok()?).ok()
     }
 
+    /// Saves in words where the stage is, while that is another machine or its queue.
+    pub(crate) fn note_state(&self, text: &str) {
+        let _ = fs::write(self.path.join(STATE), text);
+    }
+
+    /// Where the stage is, if that was saved.
+    pub(crate) fn state(&self) -> Option<String> {
+        fs::read_to_string(self.path.join(STATE)).ok()
+    }
+
+    /// Forgets where the stage was.
+    pub(crate) fn forget_state(&self) {
+        let _ = fs::remove_file(self.path.join(STATE));
+    }
+
+    /// Whether the stage was sent to another machine, and its result was not taken in yet.
+    pub(crate) fn is_submitted(&self) -> bool {
+        self.path.join(SUBMISSION).is_file()
+    }
+
+    /// Whether another machine may still need the folder and what the stage reads, although no run follows it.
+    pub(super) fn may_be_running(&self) -> bool {
+        let last = [SUBMISSION, job::LOG, job::METRICS].map(|name| modified(&self.path.join(name))).into_iter().max();
+        self.is_submitted() && last.is_some_and(|last| now() < (last + ABANDONED.as_secs()) as f64)
+    }
+
+    /// The trees that the stage reads.
+    pub(super) fn trees(&self) -> Vec<Digest> {
+        let job = read(&self.job()).ok().and_then(|text| serde_json::from_slice::<job::JobSpec>(&text).ok());
+        let inputs = job.into_iter().flat_map(|job| job.inputs.into_values());
+        let digest = |path: &Path| {
+            let [folder, rest] = [path.parent()?.file_name()?, path.file_name()?].map(|name| name.to_str());
+            Digest::from_hex(&format!("{}{}", folder?, rest?))
+        };
+        inputs.filter_map(|input| digest(&input.path)).collect()
+    }
+
     /// Creates the folder, and moves aside whatever is in the way of its files. Returns warnings about what was moved.
     fn create(&self) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
@@ -128,14 +174,45 @@ impl Work {
         job.is_some_and(|job| job.inputs.values().any(|input| input.path == folder))
     }
 
-    /// Removes the folder if its checkpoint may be later than `until`, in seconds since 1970.
-    pub(crate) fn clear_after(&self, until: Option<u64>) -> Result<()> {
+    /// Whether its checkpoint may be later than `until`, in seconds since 1970.
+    pub(crate) fn is_outdated(&self, until: Option<u64>) -> bool {
         let saved = modified(&self.path.join(job::CHECKPOINT));
-        if until.is_some_and(|until| saved <= until) { Ok(()) } else { self.clear() }
+        until.is_none_or(|until| saved > until)
+    }
+
+    /// Removes the folder if its checkpoint may be later than `until`, in seconds since 1970.
+    pub(super) fn clear_after(&self, until: Option<u64>) -> Result<()> {
+        if self.is_outdated(until) { self.clear() } else { Ok(()) }
     }
 
     /// Removes the folder once its stage is done.
     pub(crate) fn clear(&self) -> Result<()> {
         remove_all(&self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_stage_on_another_machine_needs_is_known_without_its_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let work = store.work(Digest::of(b"key"));
+        store.create_work(&work).unwrap();
+        let tree = Digest::of(b"tree");
+        let input = serde_json::json!({ "path": store.tree_path(tree), "origin": "x" });
+        let job = serde_json::json!({
+            "kind": "merge", "config": {}, "runtime": {}, "inputs": { "model": input }, "sources": {}, "work": "x", "seed": 0
+        });
+        fs::write(work.job(), job.to_string()).unwrap();
+        assert!(!work.may_be_running() && work.trees() == [tree]);
+        fs::write(work.path().join(SUBMISSION), "{}").unwrap();
+        assert!(work.may_be_running());
+        let file = fs::File::options().write(true).open(work.path().join(SUBMISSION)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - ABANDONED - Duration::from_hours(1)).unwrap();
+        assert!(!work.may_be_running(), "nothing was heard for a month");
     }
 }

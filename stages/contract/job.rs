@@ -20,8 +20,9 @@ use super::{
     device::{Device, DeviceChoice, Environment},
     error::StageError,
     event::{Event, Progress},
+    executor::{Executor, SlurmOptions},
     input::Input,
-    keys::keys,
+    keys::{Key, Keys, keys, with_table},
     tensorboard::EventFile,
 };
 
@@ -90,6 +91,13 @@ keys! {
         /// Memory that the stage needs. Stages that need more than the machine has do not run at the same time.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub memory: Option<ByteSize> = None,
+        /// Where the stage's process runs (default: the machine's `executor`). `local`: on this machine. `slurm`: as a job on a
+        /// node of the cluster.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub executor: Option<Executor> = None,
+        /// What Slurm is asked for, laid over `[slurm]` in `imp-flow.toml`.
+        #[serde(skip_serializing_if = "SlurmOptions::is_empty")]
+        pub slurm: SlurmOptions = SlurmOptions::default(),
         /// Samples that go through the model at once; 0 chooses by the size of the model, on a GPU by its memory. It changes the
         /// order of sums, and so results by rounding only.
         pub micro_batch_size: usize = 0,
@@ -105,6 +113,14 @@ keys! {
         pub gradient_checkpointing: Option<bool> = None,
         /// Steps between lines in `metrics.jsonl`.
         pub log_steps: usize = 1,
+    }
+}
+
+impl Runtime {
+    /// All keys, with those of its tables.
+    pub fn all_keys() -> Vec<Key> {
+        let none = serde_json::json!({});
+        with_table(Self::keys(&none), "slurm", SlurmOptions::keys(&none))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bytes;
 pub mod device;
 pub mod error;
 pub mod event;
+pub mod executor;
 pub mod figure;
 pub mod forecast;
 pub mod input;

@@ -18,6 +18,7 @@ mod runner;
 mod secrets;
 mod share;
 mod shared;
+mod slurm;
 mod support;
 mod sweeps;
 mod tamper;
