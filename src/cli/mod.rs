@@ -26,6 +26,7 @@ Examples:
   imp-flow why lora                      why a stage of the last run ran, or would run
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
   imp-flow compare                       the points of the last sweep in one table
+  imp-flow report                        a page about the last run
   imp-flow init my.toml                  a commented pipeline to start from
   imp-flow doctor                        what this machine has: GPUs, memory, disk
 
@@ -119,9 +120,11 @@ Examples:
     },
     /// Show what a stage produced, and from what
     #[command(after_help = "\
-Example:
-  imp-flow show finetune")]
-    Show(StageArgs),
+Examples:
+  imp-flow show finetune
+  imp-flow show pope --answers                    what the model answered
+  imp-flow show pope --answers --wrong --category random")]
+    Show(ShowArgs),
     /// Show a stage's log
     #[command(after_help = "\
 Examples:
@@ -174,10 +177,25 @@ Examples:
     /// Manage the cache
     #[command(subcommand)]
     Cache(CacheVerb),
-    /// Report benchmark results
+    /// Write a page about a run: its graph, times, curves, scores and answers
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Examples:
+  imp-flow report                              the last run: artifacts/PIPELINE/report.html
+  imp-flow report pipelines/tiny.toml          the last run of this pipeline
+  imp-flow report 20261125-0042-3fa -o a.html  a past run, by id or name
+  imp-flow report first second                 two runs in one page
+  imp-flow report --json > run.json            the data of the page: docs/REPORT.md
+  imp-flow report eval pipelines/v1_3b.toml    a table of scores beside the published ones
+
+`run` and `sweep` write the page at their end. It is one file that needs no network."
+    )]
     Report {
         #[command(subcommand)]
-        what: ReportVerb,
+        what: Option<ReportVerb>,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Write a commented pipeline to start from
     #[command(after_help = "\
@@ -223,6 +241,17 @@ It changes nothing. What is missing is named with the package that has it; the e
         /// Job file
         job: PathBuf,
     },
+}
+
+/// The page of runs.
+#[derive(Debug, Args)]
+pub(crate) struct PageArgs {
+    /// Runs, by id or name, or pipeline files [default: the last run]
+    #[arg(value_name = "RUN|PIPELINE")]
+    pub(crate) runs: Vec<String>,
+    /// File to write; `-` for standard output [default: report.html beside the artifacts]
+    #[arg(short, long, value_name = "FILE", visible_alias = "html")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -373,6 +402,21 @@ pub(crate) struct TargetArgs {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) set: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) stage: StageArgs,
+    /// Show the answers of an evaluation: question, answer, right answer
+    #[arg(long)]
+    pub(crate) answers: bool,
+    /// Only wrong answers (a score below 0.5)
+    #[arg(long, requires = "answers")]
+    pub(crate) wrong: bool,
+    /// Only answers to questions of this category
+    #[arg(long, value_name = "NAME", requires = "answers")]
+    pub(crate) category: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! All output for users and programs. The only layer that prints. Independent of how the results are computed.
 
 mod answer;
+mod answers;
 mod cache;
 mod compare;
 mod console;
@@ -11,6 +12,7 @@ mod graph;
 mod json;
 mod kinds;
 mod lines;
+mod page;
 mod plan;
 mod print;
 mod published;
@@ -31,6 +33,7 @@ use tracing_subscriber::{
 };
 
 pub(crate) use answer::{Answer, answer, part_of_answer};
+pub(crate) use answers::{AnswerFilter, answers};
 pub(crate) use cache::{Bar, gc, stats, verify};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
@@ -38,9 +41,10 @@ pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
 pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
+pub(crate) use page::{page_html, page_json};
 pub(crate) use plan::plan;
-pub(crate) use print::{note, print, print_raw};
-pub(crate) use published::{Format, ModelRow, Score, no_results, published};
+pub(crate) use print::{note, page_written, print, print_raw};
+pub(crate) use published::{Format, ModelRow, Score, no_results, published, published_json};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use show::receipt;

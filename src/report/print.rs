@@ -1,6 +1,6 @@
 //! Prints lines on standard output and standard error.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
 use super::style::{DIM, Style};
 
@@ -19,6 +19,13 @@ pub(crate) fn print_raw(text: &str) {
 pub(crate) fn note(text: &str, style: Style) {
     if !style.quiet && !style.json {
         eprint(&format!("{DIM}{text}{DIM:#}"));
+    }
+}
+
+/// Says where the report of a run is.
+pub(crate) fn page_written(path: &Path, style: Style) {
+    if !style.quiet && !style.json {
+        print(&format!("{DIM}report:{DIM:#} {}", path.display()));
     }
 }
 
