@@ -21,7 +21,7 @@ function answerSection() {
   function controls() {
     const set = data.answers[view.set];
     const focused = [...bar.querySelectorAll("select, input")].indexOf(document.activeElement);
-    const others = data.answers.map((_, index) => index).filter((index) => index !== view.set && partners(set, data.answers[index]).size);
+    const others = data.answers.map((_, index) => index).filter((index) => index !== view.set && areSame(set, data.answers[index]));
     const verdicts = view.other < 0
       ? [["all", "all"], ["wrong", "wrong"], ["right", "right"], ["open", "not scored"]]
       : [["all", "all"], ["differ", "that differ"], ["first", `only ${names[view.set]} is right`], ["second", `only ${names[view.other]} is right`], ["neither", "both wrong"]];
@@ -75,6 +75,11 @@ function partners(set, other) {
   return known.get(name);
 }
 
+// Whether two models answered the same questions. Some may be by chance.
+function areSame(set, other) {
+  return partners(set, other).size * 2 >= Math.min(set.rows.length, other.rows.length);
+}
+
 // Soft accuracies lie between 0 and 1.
 function isRight(row) {
   return row.score == null ? null : row.score >= 0.5;
@@ -107,7 +112,7 @@ function tally(set, categories) {
 function card(row, other, name, otherName) {
   const image = row.image ?? other?.image;
   return el("article", { class: "answer" },
-    image != null ? el("img", { src: data.images[image], alt: "The image of the question", loading: "lazy" }) : el("div", { class: "no-image", "aria-hidden": "true" }),
+    image != null ? el("img", { src: data.images[image], alt: "The image of the question" }) : el("div", { class: "no-image", "aria-hidden": "true" }),
     el("div", {},
       el("p", { class: "question" }, row.question),
       said(row, other && name),

@@ -96,14 +96,26 @@ function badge(state) {
   return el("span", { class: `badge ${state.replace(" ", "-")}` }, el("span", { "aria-hidden": "true" }, MARKS[state] ?? "–"), ` ${state}`);
 }
 
+// What stands behind the name of a stage that not all points of a sweep share: `rank=8` of `finetune@rank=8`.
+function pointOf(stage) {
+  const [, base] = stage.points[0];
+  return stage.name.startsWith(`${base}@`) ? stage.name.slice(base.length + 1) : null;
+}
+
+function clipped(text, most) {
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
 // The name of a run that people know it by.
 function runName(of) {
   return of.name ?? of.id;
 }
 
-// The colour of a custom property, for canvases.
+// The colour of a custom property as canvases understand it: `light-dark()` is resolved where it is used.
+const probe = document.body.appendChild(el("span", { hidden: true }));
 function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  probe.style.color = `var(--${name})`;
+  return getComputedStyle(probe).color;
 }
 
 // Calls back when colours have changed: the theme, or paper.

@@ -1,6 +1,7 @@
 // Charts of the metrics by step. Stages of the same name in other points and runs are drawn into the same chart.
 
 const ORDER = ["loss", "eval_loss", "learning_rate", "grad_norm", "examples_per_second"];
+const isMain = ({ metric }) => ORDER.includes(metric);
 const SERIES = 8;
 const charts = [];
 let smoothing = 0;
@@ -9,8 +10,8 @@ let smoothing = 0;
 function curveGroups() {
   const groups = new Map();
   data.runs.forEach((of) => of.stages.forEach((stage) => stage.curves.forEach((curve) => {
-    const [point, name] = stage.points[0];
-    const labels = [data.runs.length > 1 && runName(of), stage.points.length === 1 && of.points[point].label];
+    const [, name] = stage.points[0];
+    const labels = [data.runs.length > 1 && runName(of), pointOf(stage)];
     const metrics = groups.get(name) ?? groups.set(name, new Map()).get(name);
     const curves = metrics.get(curve.name) ?? metrics.set(curve.name, []).get(curve.name);
     curves.push({ label: labels.filter(Boolean).join(", ") || name, curve });
@@ -33,10 +34,11 @@ function curveSection() {
   return [
     el("div", { class: "bar" }, el("label", { class: "field" }, el("span", {}, "Smoothing"), slider, weight), reset,
       el("span", { class: "quiet" }, "Drag over a chart to zoom in; double-click to zoom out. With the keyboard: + − ← → 0.")),
-    groups.map(([name, metrics]) => [
-      el("h3", {}, name),
-      el("div", { class: "charts" }, metrics.map(({ metric, curves }) => chart(name, metric, curves))),
-    ]),
+    groups.map(([name, metrics]) => {
+      const charts = (chosen) => el("div", { class: "charts" }, chosen.map(({ metric, curves }) => chart(name, metric, curves)));
+      const [first, rest] = [metrics.filter(isMain), metrics.filter((one) => !isMain(one))];
+      return [el("h3", {}, name), charts(first.length ? first : rest), first.length > 0 && rest.length > 0 && details(`More curves of ${name}: ${rest.map(({ metric }) => format.words(metric)).join(", ")}`, charts(rest))];
+    }),
   ];
 }
 
@@ -107,7 +109,7 @@ function chart(stage, metric, curves) {
       width: Math.max(200, host.clientWidth), height: 220, legend: { show: false },
       cursor: { sync: { key: stage }, points: { size: 6 }, drag: { x: true, y: false, setScale: true } },
       scales: { x: { time: false }, y: { distr: log.getAttribute("aria-pressed") === "true" ? 3 : 1 } },
-      axes: [{ ...axis, values: (_, steps) => steps.map((step) => step.toLocaleString("en")) }, { ...axis, size: 56, values: (_, values) => values.map((value) => (value == null ? "" : format.number(value))) }],
+      axes: [{ ...axis, size: 30, values: (_, steps) => steps.map((step) => step.toLocaleString("en")) }, { ...axis, size: 56, values: (_, values) => values.map((value) => (value == null ? "" : format.number(value))) }],
       series: [{}, ...series()],
       hooks: { setCursor: [onCursor] },
     }, columns(), host);

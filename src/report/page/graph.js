@@ -8,7 +8,9 @@ function graph() {
   const boxes = run.stages.map((stage, index) => {
     const [x, y] = corners[index];
     const time = stage.ended != null ? format.duration(stage.ended - stage.began) : stage.state;
-    const name = stage.name.length > 24 ? `${stage.name.slice(0, 23)}…` : stage.name;
+    // In a sweep, `finetune@rank=8` is drawn as `finetune`, and `rank=8` below it.
+    const [, base] = stage.points[0];
+    const label = pointOf(stage);
     const node = svg("g", {
       class: `node ${stage.state.replace(" ", "-")}`, role: "button", tabindex: index ? "-1" : "0", "data-stage": stage.name,
       "aria-label": `${stage.name}, ${stage.kind}, ${stage.state}${stage.ended != null ? `, ${time}` : ""}`,
@@ -17,9 +19,9 @@ function graph() {
     },
       svg("title", {}, `${stage.name} (${stage.kind}): ${stage.state}`),
       svg("rect", { x, y, width: boxWidth, height: boxHeight, rx: 7 }),
-      svg("text", { x: x + 12, y: y + 17, class: "name" }, name),
-      svg("text", { x: x + 12, y: y + 31, class: "more" }, stage.kind),
-      svg("text", { x: x + boxWidth - 12, y: y + 31, class: "more", "text-anchor": "end" }, `${MARKS[stage.state] ?? "–"} ${time}`));
+      svg("text", { x: x + 12, y: y + 17, class: "name" }, clipped(label == null ? stage.name : base, 20)),
+      svg("text", { x: x + 12, y: y + 32, class: "more" }, clipped(label ?? stage.kind, label == null ? 14 : 22)),
+      svg("text", { x: x + boxWidth - 12, y: y + 32, class: "more", "text-anchor": "end" }, [MARKS[stage.state] ?? "–", label == null && time].filter(Boolean).join(" ")));
     return node;
   });
 
@@ -45,7 +47,7 @@ function graph() {
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Graph of the stages. Arrow keys move, Enter opens a stage." }, paths, boxes);
   drawing.style.maxWidth = `${width * MOST_ZOOM}px`;
   // Small enough to see it all, but not so small that it can't be read: then it scrolls.
-  drawing.style.minWidth = `${Math.min(width, Math.max(640, width * 0.62))}px`;
+  drawing.style.minWidth = `${Math.min(width, Math.max(640, width * 0.7))}px`;
   const view = el("div", { class: "graph scroll", tabindex: "-1" }, drawing);
   return [points(boxes), view];
 }

@@ -29,7 +29,7 @@ function overview() {
       tile("Stages", String(stages.length), states.map(([number, state]) => `${number} ${state}`).join(", ")),
       tile("Time of this run", format.duration(run.seconds)),
       tile("Most memory of a stage", most ? format.bytes(most) : null),
-      tile("Results", format.bytes(size), "files that stages share count each time"),
+      tile("Size of all results", format.bytes(size)),
       headlines().map(([stage, figure]) => tile(`${stage.name}: ${format.words(figure.name)}`, format.figure(figure)))),
     failed.map((stage) => el("p", { class: "alert" }, open(stage), ` failed: ${stage.failure}`)),
     cautions.map(([stage, caution]) => el("p", { class: "caution" }, open(stage), `: ${caution}`)),

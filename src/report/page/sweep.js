@@ -89,7 +89,7 @@ function parallel(rows, parameters, figures, lines, show) {
     ...parameters.map((name) => axis(name, (row) => numeric(row.values.get(name)))),
     ...figures.map((name) => axis(name, (row) => row.figures.get(name)?.value)),
   ];
-  const [height, top, left] = [300, 40, 70];
+  const [height, top, left] = [300, 40, 90];
   const gap = Math.max(110, Math.min(220, 1000 / Math.max(1, axes.length - 1)));
   const width = left * 2 + gap * (axes.length - 1);
   const y = (share) => top + (1 - share) * (height - top - 24);
@@ -122,8 +122,8 @@ function parallel(rows, parameters, figures, lines, show) {
   });
   const frame = axes.map((axis, index) => [
     svg("line", { x1: x(index), x2: x(index), y1: top, y2: height - 24, class: "axis" }),
-    svg("text", { x: x(index), y: 22, "text-anchor": "middle", class: "name" }, axis.name.length > 24 ? `…${axis.name.slice(-23)}` : axis.name, svg("title", {}, axis.name)),
-    axis.marks.map(([share, text]) => svg("text", { x: x(index) + 7, y: y(share) + 4, class: "more" }, text.length > 14 ? `${text.slice(0, 13)}…` : text)),
+    svg("text", { x: x(index), y: 22, "text-anchor": "middle", class: "name" }, clipped(axis.name.replace(/^stages\./, ""), 24), svg("title", {}, axis.name)),
+    axis.marks.map(([share, text]) => svg("text", { x: x(index) + 7, y: y(share) + 4, class: "more" }, clipped(text, 14))),
   ]);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", class: "parallel", "aria-label": `Parallel coordinates of ${rows.length} points; the table below has the same values.` }, drawn, frame);
   drawing.style.minWidth = `${Math.min(width, 900)}px`;

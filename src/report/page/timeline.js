@@ -29,11 +29,10 @@ function timeline() {
     const ended = stage.ended ?? stage.began;
     const took = format.duration(ended - stage.began);
     const memory = format.bytes(stage.result?.peak_memory);
-    const name = stage.name.length > 28 ? `${stage.name.slice(0, 27)}…` : stage.name;
     return svg("g", { class: "row", click: () => openStage(index) },
       svg("title", {}, `${stage.name}: ${took}${memory ? `, ${memory}` : ""}${wait.text ? `; waited for ${wait.text}` : ""}`),
       svg("rect", { x: 0, y, width, height: line, class: "band" }),
-      svg("text", { x: left - 10, y: y + 15, "text-anchor": "end" }, name),
+      svg("text", { x: left - 10, y: y + 15, "text-anchor": "end" }, clipped(stage.name, 28)),
       wait.queued > 0.05 && svg("line", { x1: x(wait.ready), x2: x(stage.began), y1: y + 11, y2: y + 11, class: "wait" }),
       svg("rect", { x: x(stage.began), y: y + 4, width: Math.max(2, x(ended) - x(stage.began)), height: line - 8, rx: 3, class: `bar ${stage.state}` }),
       svg("text", { x: width - right + 12, y: y + 15, class: "more" }, [took, memory].filter(Boolean).join(" · ")));
