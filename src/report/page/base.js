@@ -36,7 +36,7 @@ function details(title, ...children) {
 
 // A choice among [value, label] pairs, with its label before it.
 function choice(label, options, chosen, onChange) {
-  const select = el("select", { change: () => onChange(select.value) });
+  const select = el("select", { "aria-label": label, change: () => onChange(select.value) });
   for (const [value, text] of options) select.append(el("option", { value, selected: value === chosen }, text));
   return el("label", { class: "field" }, el("span", {}, label), select);
 }

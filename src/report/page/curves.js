@@ -83,8 +83,14 @@ function chart(stage, metric, curves) {
       shown[index] = !shown[index];
       button.setAttribute("aria-pressed", String(shown[index]));
       draw();
-    } }, el("span", { class: `swatch c${index % SERIES}`, "aria-hidden": "true" }), label, values[index]);
+    }, pointerenter: () => focus(index), pointerleave: () => focus(null), focus: () => focus(index), blur: () => focus(null) },
+    el("span", { class: `swatch c${index % SERIES}`, "aria-hidden": "true" }), label, values[index]);
     return button;
+  }
+
+  // Makes the other curves faint.
+  function focus(index) {
+    plot?.setSeries(index == null ? null : plot.series.length - curves.length + index, { focus: index != null });
   }
 
   // Faint raw curves below smoothed ones.
@@ -108,6 +114,7 @@ function chart(stage, metric, curves) {
     plot = new uPlot({
       width: Math.max(200, host.clientWidth), height: 220, legend: { show: false },
       cursor: { sync: { key: stage }, points: { size: 6 }, drag: { x: true, y: false, setScale: true } },
+      focus: { alpha: 0.15 },
       scales: { x: { time: false }, y: { distr: log.getAttribute("aria-pressed") === "true" ? 3 : 1 } },
       axes: [{ ...axis, size: 30, values: (_, steps) => steps.map((step) => step.toLocaleString("en")) }, { ...axis, size: 56, values: (_, values) => values.map((value) => (value == null ? "" : format.number(value))) }],
       series: [{}, ...series()],
