@@ -37,8 +37,7 @@ pub(super) fn of(kind: &str) -> Option<KindView> {
     visit(kind, Reference)
 }
 
-/// Splits a configuration into what differs from the defaults of its kind, and the keys with a default that it lacks, as those of
-/// another version may.
+/// Splits a configuration into what differs from the defaults of its kind, and the keys with a default that it lacks.
 pub(super) fn besides_defaults(
     kind: &str,
     mut config: BTreeMap<String, String>,

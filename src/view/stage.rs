@@ -37,7 +37,7 @@ pub(crate) struct StageView {
     pub(crate) seed: u64,
     /// Keys whose values are not the defaults of the kind, as JSON.
     pub(crate) config: BTreeMap<String, String>,
-    /// Keys with a default that this result lacks: another version of imp-flow made it.
+    /// Keys with a default that this result lacks: those of tables that were not given, and of another version of imp-flow.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lacking: Vec<String>,
     /// Settings without effect on the result that are not the defaults, as JSON.

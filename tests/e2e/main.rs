@@ -11,6 +11,7 @@ mod gpu;
 mod hub;
 mod interrupt;
 mod judge;
+mod page;
 mod pipeline;
 mod questions;
 mod runner;
