@@ -59,7 +59,9 @@ pub(super) fn read(path: &Path, most: usize) -> io::Result<Vec<Curve>> {
     // A single point is no curve, but a value that is no number must be seen.
     let mut curves: Vec<Curve> =
         curves.into_values().filter(|curve| curve.points > 1 || curve.not_finite > 0).collect();
-    curves.iter_mut().for_each(|curve| curve.downsample(most));
+    for curve in &mut curves {
+        curve.downsample(most);
+    }
     Ok(curves)
 }
 

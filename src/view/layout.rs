@@ -82,6 +82,12 @@ impl Layout {
         (left(self.column[index]), self.y[&Item::Stage(index)] - BOX.1 / 2.0)
     }
 
+    /// The path of SVG from the right edge of a box to the left edge of another, whatever stands between them.
+    pub(crate) fn straight_path(&self, from: usize, to: usize) -> String {
+        let [(x, y), (to_x, to_y)] = [self.corner(from), self.corner(to)];
+        format!("M{},{} L{to_x},{}", x + BOX.0, y + BOX.1 / 2.0, to_y + BOX.1 / 2.0)
+    }
+
     /// The path of SVG from the right edge of a box through its lanes to the left edge of another.
     pub(crate) fn path(&self, from: usize, to: usize) -> String {
         let (mut x, mut y) = (left(self.column[from]) + BOX.0, self.y[&Item::Stage(from)]);

@@ -75,6 +75,9 @@ struct Drawing {
     edges: Vec<Edge>,
 }
 
+/// The most bytes of all paths together.
+const PATHS: usize = 300_000;
+
 /// An edge from an input to its user, as a path of SVG.
 #[derive(Debug, Serialize)]
 struct Edge {
@@ -147,13 +150,20 @@ fn drawing(stages: &[StageView]) -> Drawing {
         .collect();
     let layout = Layout::new(inputs.iter().map(Vec::as_slice).enumerate(), stages.len());
     let (width, height) = layout.size();
-    let edge = |from: usize, to: usize| Edge { from, to, path: layout.path(from, to) };
-    let edges = inputs.iter().enumerate().flat_map(|(to, from)| from.iter().map(move |from| (*from, to)));
+    let edges = || inputs.iter().enumerate().flat_map(|(to, from)| from.iter().map(move |from| (*from, to)));
+    let drawn = |path: &dyn Fn(usize, usize) -> String| -> Vec<Edge> {
+        edges().map(|(from, to)| Edge { from, to, path: path(from, to) }).collect()
+    };
+    let mut edges = drawn(&|from, to| layout.path(from, to));
+    // In a graph of many long edges, nobody can follow them in their lanes: they are drawn straight.
+    if edges.iter().map(|edge| edge.path.len()).sum::<usize>() > PATHS {
+        edges = drawn(&|from, to| layout.straight_path(from, to));
+    }
     Drawing {
         width,
         height,
         size: super::BOX,
         corners: (0..stages.len()).map(|index| layout.corner(index)).collect(),
-        edges: edges.map(|(from, to)| edge(from, to)).collect(),
+        edges,
     }
 }

@@ -56,16 +56,13 @@ fn filled(template: &str, parts: &[(&str, String)]) -> String {
         let found = after
             .split_once("}}")
             .and_then(|(name, after)| Some((&parts.iter().find(|(part, _)| *part == name)?.1, after)));
-        match found {
-            Some((part, after)) => {
-                html.push_str(part);
-                rest = after;
-            }
-            None => {
-                html.push_str("{{");
-                rest = after;
-            }
-        }
+        rest = if let Some((part, after)) = found {
+            html.push_str(part);
+            after
+        } else {
+            html.push_str("{{");
+            after
+        };
     }
     html + rest
 }

@@ -1,5 +1,7 @@
 // When the stages of the run ran, and what they waited for.
 
+const MOST_BARS = 200;
+
 // What a stage waited for: its last input, and then a free place on the machine.
 function waiting(index) {
   const stage = run.stages[index];
@@ -15,9 +17,10 @@ function waiting(index) {
 }
 
 function timeline() {
-  const rows = run.stages.map((stage, index) => ({ stage, index, wait: waiting(index) })).filter(({ stage }) => stage.began != null);
-  if (!rows.length) return null;
-  rows.sort((a, b) => a.stage.began - b.stage.began);
+  const all = run.stages.map((stage, index) => ({ stage, index, wait: waiting(index) })).filter(({ stage }) => stage.began != null);
+  if (!all.length) return null;
+  const took = ({ stage }) => (stage.ended ?? stage.began) - stage.began;
+  const rows = [...all].sort((a, b) => took(b) - took(a)).slice(0, MOST_BARS).sort((a, b) => a.stage.began - b.stage.began);
   const end = Math.max(...rows.map(({ stage }) => stage.ended ?? stage.began), 0.001);
   const longest = Math.max(...rows.map(({ stage }) => Math.min(stage.name.length, 28)));
   const [left, width, line, top] = [longest * 7.2 + 12, 1160, 22, 26];
@@ -27,15 +30,15 @@ function timeline() {
   const bars = rows.map(({ stage, index, wait }, row) => {
     const y = top + row * line;
     const ended = stage.ended ?? stage.began;
-    const took = format.duration(ended - stage.began);
+    const time = format.duration(ended - stage.began);
     const memory = format.bytes(stage.result?.peak_memory);
     return svg("g", { class: "row", click: () => openStage(index) },
-      svg("title", {}, `${stage.name}: ${took}${memory ? `, ${memory}` : ""}${wait.text ? `; waited for ${wait.text}` : ""}`),
+      svg("title", {}, `${stage.name}: ${time}${memory ? `, ${memory}` : ""}${wait.text ? `; waited for ${wait.text}` : ""}`),
       svg("rect", { x: 0, y, width, height: line, class: "band" }),
       svg("text", { x: left - 10, y: y + 15, "text-anchor": "end" }, clipped(stage.name, 28)),
       wait.queued > 0.05 && svg("line", { x1: x(wait.ready), x2: x(stage.began), y1: y + 11, y2: y + 11, class: "wait" }),
       svg("rect", { x: x(stage.began), y: y + 4, width: Math.max(2, x(ended) - x(stage.began)), height: line - 8, rx: 3, class: `bar ${stage.state}` }),
-      svg("text", { x: width - right + 12, y: y + 15, class: "more" }, [took, memory].filter(Boolean).join(" · ")));
+      svg("text", { x: width - right + 12, y: y + 15, class: "more" }, [time, memory].filter(Boolean).join(" · ")));
   });
   const lines = ticks(end).map((seconds) => [
     svg("line", { x1: x(seconds), x2: x(seconds), y1: top - 6, y2: height, class: "tick" }),
@@ -46,12 +49,12 @@ function timeline() {
     { title: "Stage", value: ({ stage }) => stage.name },
     { title: "Began", value: ({ stage }) => stage.began, cell: ({ stage }) => format.duration(stage.began), right: true },
     { title: "Ended", value: ({ stage }) => stage.ended, cell: ({ stage }) => format.duration(stage.ended), right: true },
-    { title: "Took", value: ({ stage }) => (stage.ended ?? stage.began) - stage.began, cell: ({ stage }) => format.duration((stage.ended ?? stage.began) - stage.began), right: true },
+    { title: "Took", value: took, cell: (row) => format.duration(took(row)), right: true },
     { title: "Waited for", value: ({ wait }) => wait.text, wrap: true },
     { title: "Peak memory", value: ({ stage }) => stage.result?.peak_memory, cell: ({ stage }) => format.bytes(stage.result?.peak_memory), right: true },
-  ], rows);
+  ], all);
   return [
-    el("p", { class: "quiet" }, "Bars are the stages that ran, with time and peak memory at the right. A dotted line is a stage that was ready and waited for a free place."),
+    el("p", { class: "quiet" }, "Bars are the stages that ran, with time and peak memory at the right. A dotted line is a stage that was ready and waited for a free place.", all.length > rows.length && ` Of ${all.length} stages, the ${rows.length} that took longest are drawn.`),
     el("div", { class: "scroll" }, drawing),
     details("As a table", asTable),
   ];
