@@ -1,6 +1,7 @@
 //! The command line: definitions only. `commands/` implements the verbs.
 
 mod ask;
+mod report;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{
 use imp_stages::contract::device::DeviceChoice;
 
 pub(crate) use ask::AskArgs;
+pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb};
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
 /// by the content of everything that determines its result, and only stages that are not cached run.
@@ -241,40 +243,6 @@ It changes nothing. What is missing is named with the package that has it; the e
         /// Job file
         job: PathBuf,
     },
-}
-
-/// The page of runs.
-#[derive(Debug, Args)]
-pub(crate) struct PageArgs {
-    /// Runs, by id or name, or pipeline files [default: the last run]
-    #[arg(value_name = "RUN|PIPELINE")]
-    pub(crate) runs: Vec<String>,
-    /// File to write; `-` for standard output [default: report.html beside the artifacts]
-    #[arg(short, long, value_name = "FILE", visible_alias = "html")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ReportVerb {
-    /// Compare the models of pipelines with the published Imp models on nine benchmarks
-    #[command(after_help = "\
-Examples:
-  imp-flow report eval pipelines/v1_3b.toml pipelines/v1_5_3b.toml
-  imp-flow report eval pipelines/v1_3b.toml --markdown > table.md")]
-    Eval(ReportEvalArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReportEvalArgs {
-    /// Pipeline files; with none, only the published results are shown
-    #[arg(value_name = "PIPELINE")]
-    pub(crate) files: Vec<PathBuf>,
-    /// Change a key of each pipeline (repeatable)
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
-    /// Print a Markdown table
-    #[arg(long)]
-    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,8 +18,8 @@ use crate::{
     failure::Failure,
     report,
     scheduler::{Selection, Verdict},
-    store::{Digest, RunRecord, RunStage, StageState, Store},
-    view::{self, Page, RunSource},
+    store::{Digest, RunRecord, Store},
+    view::{self, Page, RunSource, is_open},
 };
 
 /// Writes the page of runs, or prints its data.
@@ -45,8 +45,7 @@ pub(crate) fn page(args: &PageArgs, common: &Common) -> Result<ExitCode, Failure
         Some(path) => path.clone(),
         None => usual_path(&store, &runs, common)?,
     };
-    artifacts::write_file(&path, html.as_bytes())
-        .map_err(|source| Failure::Io { what: format!("can't write {}", path.display()), source })?;
+    write(&path, &html, &store)?;
     report::page_written(&path, common.style());
     Ok(ExitCode::SUCCESS)
 }
@@ -57,14 +56,19 @@ pub(super) fn after_run(session: &Session, run: &RunRecord, common: &Common) {
     let run = run.without_secrets();
     let written = page_of(&[(session, &run)]).and_then(|page| {
         let html = report::page_html(&run.pipeline, &page).map_err(no_page)?;
-        artifacts::write_file(&path, html.as_bytes())
-            .map_err(|source| Failure::Io { what: format!("can't write {}", path.display()), source })
+        write(&path, &html, &session.store)
     });
     match written {
         Ok(()) => report::page_written(&path, common.style()),
         Err(Failure::Io { what, source }) => tracing::warn!("no report of this run: {what}: {source}"),
         Err(_) => tracing::warn!("no report of this run: its results can't be read; `imp-flow report` tries again"),
     }
+}
+
+/// Writes a page for those who may read the logs in it.
+fn write(path: &Path, html: &str, store: &Store) -> Result<(), Failure> {
+    artifacts::write_file(path, html.as_bytes(), store.private_access())
+        .map_err(|source| Failure::Io { what: format!("can't write {}", path.display()), source })
 }
 
 /// The last run of a pipeline file or of a pipeline of this name, or else the run with this id or name.
@@ -123,9 +127,8 @@ fn page_of(runs: &[(&Session, &RunRecord)]) -> Result<Page, Failure> {
     Ok(view::page(&sources, tables(runs)))
 }
 
-/// The keys of the stages that failed or were stopped: their logs and metrics are in their work folders until they run again.
+/// The keys of the stages that have no result: their logs and metrics are in their work folders until they run again.
 fn attempts(session: &Session, run: &RunRecord) -> Result<BTreeMap<usize, Digest>, Failure> {
-    let is_open = |stage: &RunStage| matches!(stage.state, StageState::Failed | StageState::Stopped);
     if !run.points.iter().flat_map(|point| &point.stages).any(is_open) {
         return Ok(BTreeMap::new());
     }

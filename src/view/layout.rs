@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Write};
 
 /// Width and height of a box.
 pub(crate) const BOX: (f64, f64) = (170.0, 40.0);
-const GAP: (f64, f64) = (60.0, 16.0);
+const GAP: (f64, f64) = (46.0, 16.0);
 /// The height of a lane, including the space to the next one.
 const LANE: f64 = 14.0;
 

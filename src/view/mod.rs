@@ -19,6 +19,7 @@ use serde_json::Value;
 pub(crate) use answers::{AnswerRow, AnswerSet, all_rows};
 pub(crate) use layout::{BOX, Layout};
 pub(crate) use run::RunSource;
+pub(crate) use stage::is_open;
 use {kinds::KindView, run::RunView};
 
 /// What a page shows. Each field is a field of the page's JSON.

@@ -105,8 +105,14 @@ pub(super) fn run(source: &RunSource<'_>) -> RunView {
         let recorded = source.recorded(*index);
         let key = recorded.and_then(|recorded| recorded.key);
         let receipt = key.and_then(|key| store.receipt(key).ok().flatten());
-        let mut view =
-            StageView::new(&pipeline.stages[*index], recorded, receipt.as_ref(), attempts.get(index).copied(), store);
+        let mut view = StageView::new(
+            &pipeline.stages[*index],
+            run.ending,
+            recorded,
+            receipt.as_ref(),
+            attempts.get(index).copied(),
+            store,
+        );
         view.inputs.values_mut().for_each(|from| *from = place[from]);
         view
     };

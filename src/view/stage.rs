@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     pipeline::StageDecl,
-    store::{Digest, Manifest, Receipt, RunStage, StageState, Store},
+    store::{Digest, Manifest, Receipt, RunStage, RunState, StageState, Store},
 };
 
 /// A stage of a run.
@@ -29,7 +29,8 @@ pub(crate) struct StageView {
     /// Its name in the whole pipeline; in a sweep, that of a stage which not all points share has its point before it.
     pub(crate) name: String,
     pub(crate) kind: String,
-    pub(crate) state: StageState,
+    /// As in the record of the run; `running` or `killed` for a stage that had not ended when the record was last written.
+    pub(crate) state: String,
     /// The points that it belongs to, by index, and its name in them.
     pub(crate) points: Vec<(usize, String)>,
     /// Input -> index of the stage that it comes from.
@@ -134,6 +135,7 @@ impl StageView {
     /// A stage with what the record and the receipt say. `attempt` is the key of an attempt that has not ended well.
     pub(super) fn new(
         stage: &StageDecl,
+        run: RunState,
         recorded: Option<&RunStage>,
         receipt: Option<&Receipt>,
         attempt: Option<Digest>,
@@ -151,7 +153,7 @@ impl StageView {
         Self {
             name: stage.name.clone(),
             kind: stage.kind.into(),
-            state: recorded.map_or(StageState::NotStarted, |recorded| recorded.state),
+            state: state_of(recorded, run),
             points: stage.owners.clone(),
             inputs: stage.inputs.clone(),
             seed: manifest.map_or(stage.seed, |manifest| manifest.seed),
@@ -186,6 +188,26 @@ impl StageView {
         let Some(mut files) = self.files.tree.and_then(|tree| store.tree(tree).ok()) else { return };
         files.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.path.cmp(&b.path)));
         result.output.largest = files.into_iter().take(limits.files).map(|file| (file.path, file.size)).collect();
+    }
+}
+
+/// Whether a stage was started and has no result: it failed, was stopped or killed, or still runs.
+pub(crate) fn is_open(stage: &RunStage) -> bool {
+    match stage.state {
+        StageState::Failed | StageState::Stopped => true,
+        StageState::NotStarted => stage.began.is_some(),
+        _ => false,
+    }
+}
+
+fn state_of(recorded: Option<&RunStage>, run: RunState) -> String {
+    match recorded {
+        None => StageState::NotStarted.to_string(),
+        Some(stage) if stage.state == StageState::NotStarted && is_open(stage) => match run {
+            RunState::Running => RunState::Running.to_string(),
+            _ => RunState::Killed.to_string(),
+        },
+        Some(stage) => stage.state.to_string(),
     }
 }
 

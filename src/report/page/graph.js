@@ -47,7 +47,7 @@ function graph() {
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Graph of the stages. Arrow keys move, Enter opens a stage." }, paths, boxes);
   drawing.style.maxWidth = `${width * MOST_ZOOM}px`;
   // Small enough to see it all, but not so small that it can't be read: then it scrolls.
-  drawing.style.minWidth = `${Math.min(width, Math.max(640, width * 0.7))}px`;
+  drawing.style.minWidth = `${Math.min(width, Math.max(640, width * 0.62))}px`;
   const view = el("div", { class: "graph scroll", tabindex: "-1" }, drawing);
   return [points(boxes), view];
 }

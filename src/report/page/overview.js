@@ -9,7 +9,7 @@ function head() {
   return el("div", { class: "inside" },
     el("div", {},
       el("h1", {}, run.pipeline, badge(run.state)),
-      el("p", { class: "quiet" }, [run.name, `run ${run.id}`, format.time(run.started), `took ${format.duration(run.seconds)}`, `on ${run.host}`, `imp-flow ${run.made_by}`].filter(Boolean).join(" · "))),
+      el("p", { class: "quiet" }, [run.name, `run ${run.id}`, format.time(run.started), `${run.state === "running" ? "for" : "took"} ${format.duration(run.seconds)}`, `on ${run.host}`, `imp-flow ${run.made_by}`].filter(Boolean).join(" · "))),
     el("div", { class: "bar" }, runs.length > 1 && choice("Run", runs, String(data.runs.indexOf(run)), (value) => { run = data.runs[Number(value)]; build(); }), theme),
     el("nav", { "aria-label": "Parts of the page", id: "contents" }));
 }
@@ -17,7 +17,7 @@ function head() {
 function overview() {
   const { stages } = run;
   const count = (state) => stages.filter((stage) => stage.state === state).length;
-  const states = ["ran", "cached", "failed", "stopped", "skipped", "left out", "not started"].map((state) => [count(state), state]).filter(([number]) => number);
+  const states = ["ran", "cached", "running", "failed", "killed", "stopped", "skipped", "left out", "not started"].map((state) => [count(state), state]).filter(([number]) => number);
   const most = stages.filter((stage) => stage.began != null).reduce((most, stage) => Math.max(most, stage.result?.peak_memory ?? 0), 0);
   const size = stages.reduce((sum, stage) => sum + (stage.result?.output.bytes ?? 0), 0);
   const tile = (title, value, more) => value && el("div", { class: "tile" }, el("span", { class: "quiet" }, title), el("strong", {}, value), more && el("span", { class: "quiet small" }, more));
