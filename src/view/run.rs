@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Layout, changes::ChangesView, stage::StageView};
 use crate::{
     pipeline::{Graph, Pipeline},
-    store::{Digest, RunRecord, RunStage, RunState, Store},
+    store::{Digest, RunRecord, RunStage, RunState, Store, now},
 };
 
 /// Everything that the view of a run is made from.
@@ -125,7 +125,8 @@ pub(super) fn run(source: &RunSource<'_>) -> RunView {
         overrides: run.overrides.clone(),
         sweep: run.sweep,
         started: run.started,
-        seconds: run.seconds,
+        // The record of a run is written now and then while it runs.
+        seconds: if run.is_running() { now() - run.started } else { run.seconds },
         state: run.ending,
         host: run.host.clone(),
         made_by: run.made_by.clone(),

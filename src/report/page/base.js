@@ -122,5 +122,11 @@ function colour(name) {
 const repaint = [];
 function repaintAll() { for (const paint of repaint) paint(); }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaintAll);
-addEventListener("beforeprint", repaintAll);
-addEventListener("afterprint", repaintAll);
+// Paper is light, also for what stands on canvases.
+let theme = "";
+function showTheme(name) {
+  document.documentElement.dataset.theme = name;
+  repaintAll();
+}
+addEventListener("beforeprint", () => showTheme("light"));
+addEventListener("afterprint", () => showTheme(theme));

@@ -2,15 +2,12 @@
 
 function head() {
   const runs = data.runs.map((of, index) => [String(index), `${runName(of)}, ${format.time(of.started)}`]);
-  const theme = choice("Theme", [["", "as the system"], ["light", "light"], ["dark", "dark"]], "", (value) => {
-    document.documentElement.dataset.theme = value;
-    repaintAll();
-  });
+  const themes = choice("Theme", [["", "as the system"], ["light", "light"], ["dark", "dark"]], theme, (value) => showTheme(theme = value));
   return el("div", { class: "inside" },
     el("div", {},
       el("h1", {}, run.pipeline, badge(run.state)),
       el("p", { class: "quiet" }, [run.name, `run ${run.id}`, format.time(run.started), `${run.state === "running" ? "for" : "took"} ${format.duration(run.seconds)}`, `on ${run.host}`, `imp-flow ${run.made_by}`].filter(Boolean).join(" · "))),
-    el("div", { class: "bar" }, runs.length > 1 && choice("Run", runs, String(data.runs.indexOf(run)), (value) => { run = data.runs[Number(value)]; build(); }), theme),
+    el("div", { class: "bar" }, runs.length > 1 && choice("Run", runs, String(data.runs.indexOf(run)), (value) => { run = data.runs[Number(value)]; build(); }), themes),
     el("nav", { "aria-label": "Parts of the page", id: "contents" }));
 }
 

@@ -26,7 +26,7 @@ function openStage(index) {
 
 dialog.addEventListener("close", () => history.replaceState(null, "", "#"));
 // A click beside the window closes it.
-dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+dialog.addEventListener("click", (event) => { if (event.target === dialog && event.clientX < dialog.getBoundingClientRect().left) dialog.close(); });
 
 function part(title, ...children) {
   const inside = children.flat(9).filter((child) => child != null && child !== false);
@@ -39,7 +39,7 @@ function happened(stage) {
   const wait = waiting(run.stages.indexOf(stage));
   const [pipeline, name] = result?.made_for ?? [];
   return listing([
-    ["in this run", stage.began == null ? "not run" : `from ${format.duration(stage.began)} to ${format.duration(stage.ended)} after the start`],
+    ["in this run", stage.began == null ? "not run" : `from ${format.duration(stage.began)} ${stage.ended == null ? "on" : `to ${format.duration(stage.ended)}`} after the start`],
     ["waited for", wait?.text],
     ["last ran", result && `${format.time(result.finished)}, took ${format.duration(result.seconds)}`],
     ["why", result && reason(stage)],

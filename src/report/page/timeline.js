@@ -16,12 +16,17 @@ function waiting(index) {
   return { ready, last, queued, text: texts.filter(Boolean).join(", ") };
 }
 
+// What has not ended goes on until now, or until the record of the run was last written.
+function endOf(stage) {
+  return stage.ended ?? Math.max(stage.began, run.seconds);
+}
+
 function timeline() {
   const all = run.stages.map((stage, index) => ({ stage, index, wait: waiting(index) })).filter(({ stage }) => stage.began != null);
   if (!all.length) return null;
-  const took = ({ stage }) => (stage.ended ?? stage.began) - stage.began;
+  const took = ({ stage }) => endOf(stage) - stage.began;
   const rows = [...all].sort((a, b) => took(b) - took(a)).slice(0, MOST_BARS).sort((a, b) => a.stage.began - b.stage.began);
-  const end = Math.max(...rows.map(({ stage }) => stage.ended ?? stage.began), 0.001);
+  const end = Math.max(...rows.map(({ stage }) => endOf(stage)), 0.001);
   const longest = Math.max(...rows.map(({ stage }) => Math.min(stage.name.length, 28)));
   const [left, width, line, top] = [longest * 7.2 + 12, 1160, 22, 26];
   const right = 150;
@@ -29,7 +34,7 @@ function timeline() {
   const height = top + rows.length * line + 6;
   const bars = rows.map(({ stage, index, wait }, row) => {
     const y = top + row * line;
-    const ended = stage.ended ?? stage.began;
+    const ended = endOf(stage);
     const time = format.duration(ended - stage.began);
     const memory = format.bytes(stage.result?.peak_memory);
     return svg("g", { class: "row", click: () => openStage(index) },
@@ -37,7 +42,7 @@ function timeline() {
       svg("rect", { x: 0, y, width, height: line, class: "band" }),
       svg("text", { x: left - 10, y: y + 15, "text-anchor": "end" }, clipped(stage.name, 28)),
       wait.queued > 0.05 && svg("line", { x1: x(wait.ready), x2: x(stage.began), y1: y + 11, y2: y + 11, class: "wait" }),
-      svg("rect", { x: x(stage.began), y: y + 4, width: Math.max(2, x(ended) - x(stage.began)), height: line - 8, rx: 3, class: `bar ${stage.state}` }),
+      svg("rect", { x: x(stage.began), y: y + 4, width: Math.max(2, x(ended) - x(stage.began)), height: line - 8, rx: 3, class: `work ${stage.state}` }),
       svg("text", { x: width - right + 12, y: y + 15, class: "more" }, [time, memory].filter(Boolean).join(" · ")));
   });
   const lines = ticks(end).map((seconds) => [
