@@ -8,6 +8,7 @@ function answerSection() {
   const view = { set: 0, other: -1, verdict: "all", category: "", words: "", limit: MORE };
   const [bar, head, list] = [el("div", { class: "bar" }), el("div", { class: "tally" }), el("div", { class: "answers" })];
   const status = el("p", { class: "quiet", role: "status" });
+  const suffix = el("p", { class: "quiet" });
   const more = el("button", { type: "button", click: () => { view.limit += MORE; show(); } }, "Show more");
 
   function change(values) {
@@ -53,13 +54,23 @@ function answerSection() {
     const shown = found.slice(0, view.limit);
     const cut = set.rows.length < set.total ? ` Of ${format.count(set.total, "answer")}, ${set.rows.length.toLocaleString("en")} are in this page, the same for all models; imp-flow show --answers lists all.` : "";
     status.textContent = `${format.count(found.length, "answer")}${found.length > shown.length ? `, of which ${shown.length} are shown` : ""}.${cut}`;
-    list.replaceChildren(...shown.map(({ row, other }) => card(row, other, names[view.set], names[view.other])));
+    const common = ending(set);
+    suffix.textContent = common && `All of them end with: ${common.trim()}`;
+    list.replaceChildren(...shown.map(({ row, other }) => card(row, other, names[view.set], names[view.other], common)));
     more.hidden = found.length <= shown.length;
   }
 
   controls();
   show();
-  return [bar, head, status, list, more];
+  return [bar, head, status, suffix, list, more];
+}
+
+// How all questions end: the instruction that a benchmark adds to each.
+function ending(set) {
+  const [first] = set.rows;
+  const at = set.rows.length > 1 ? first.question.indexOf("\n") : -1;
+  const text = at < 0 ? "" : first.question.slice(at);
+  return text && set.rows.every((row) => row.question.endsWith(text)) ? text : "";
 }
 
 // The same question has the same id and text for every model.
@@ -109,12 +120,12 @@ function tally(set, categories) {
   ], rows));
 }
 
-function card(row, other, name, otherName) {
+function card(row, other, name, otherName, common) {
   const image = row.image ?? other?.image;
   return el("article", { class: "answer" },
     image != null ? el("img", { src: data.images[image], alt: "The image of the question" }) : el("div", { class: "no-image", "aria-hidden": "true" }),
     el("div", {},
-      el("p", { class: "question" }, row.question),
+      el("p", { class: "question" }, common ? row.question.slice(0, -common.length) : row.question),
       said(row, other && name),
       other && said(other, otherName),
       row.truth.length > 0 && el("p", {}, el("span", { class: "quiet" }, "truth "), row.truth.join(" | ")),
