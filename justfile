@@ -51,6 +51,10 @@ gpu-build *args:
 gpu *parts:
     benches/gpu/run.sh {{ parts }}
 
+# The report page in Chromium: clicks, zoom, filters, screenshots in target/page (needs node, npm and Chromium).
+page:
+    .ci/page
+
 # Licences, advisories and origins of the dependencies (needs cargo-deny).
 deny:
     cargo deny check
