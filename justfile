@@ -55,6 +55,10 @@ gpu *parts:
 slurm *scenes:
     .ci/slurm {{ scenes }}
 
+# The report page in Chromium: clicks, zoom, filters, screenshots in target/page (needs node, npm and Chromium).
+page:
+    .ci/page
+
 # Licences, advisories and origins of the dependencies (needs cargo-deny).
 deny:
     cargo deny check

@@ -64,13 +64,23 @@ impl Artifacts {
 
     /// Writes the summary of a run.
     pub(crate) fn record(&self, summary: &impl Serialize) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
-        let mode = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(&self.folder)?;
-        file.write_all(&serde_json::to_vec_pretty(summary)?)?;
-        file.persist(self.folder.join("run.json")).map_err(|error| error.error)?;
-        Ok(())
+        write_file(&self.folder.join("run.json"), &serde_json::to_vec_pretty(summary)?, 0o666)
     }
+
+    /// The path of the report of the last run.
+    pub(crate) fn page(&self) -> PathBuf {
+        self.folder.join("report.html")
+    }
+}
+
+/// Writes a file, completely or not at all, and its folder if that does not exist. The umask takes from the permissions `mode`.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(mode)).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
 }
 
 /// Removes the links below `root` whose targets below `cache` were deleted.

@@ -16,6 +16,7 @@ mod report;
 mod scheduler;
 mod settings;
 mod store;
+mod view;
 
 use std::process::ExitCode;
 
@@ -37,7 +38,8 @@ fn main() -> ExitCode {
         cli::Verb::Runs => commands::runs(&cli.common),
         cli::Verb::Compare(args) => commands::compare(&args, &cli.common),
         cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
-        cli::Verb::Report { what: cli::ReportVerb::Eval(args) } => commands::report_eval(&args, &cli.common),
+        cli::Verb::Report { what: Some(cli::ReportVerb::Eval(args)), .. } => commands::report_eval(&args, &cli.common),
+        cli::Verb::Report { what: None, page } => commands::page(&page, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref(), &cli.common),
         cli::Verb::Schema => Ok(commands::schema()),

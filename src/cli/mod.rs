@@ -2,6 +2,7 @@
 
 mod ask;
 mod compare;
+mod report;
 mod share;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use imp_stages::contract::device::DeviceChoice;
 
 pub(crate) use ask::AskArgs;
 pub(crate) use compare::CompareArgs;
+pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb};
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
@@ -30,6 +32,7 @@ Examples:
   imp-flow why lora                      why a stage of the last run ran, or would run
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
   imp-flow compare                       the points of the last sweep in one table
+  imp-flow report                        a page about the last run
   imp-flow init my.toml                  a commented pipeline to start from
   imp-flow doctor                        what this machine has: GPUs, memory, disk
 
@@ -126,9 +129,11 @@ Examples:
     },
     /// Show what a stage produced, and from what
     #[command(after_help = "\
-Example:
-  imp-flow show finetune")]
-    Show(StageArgs),
+Examples:
+  imp-flow show finetune
+  imp-flow show pope --answers                    what the model answered
+  imp-flow show pope --answers --wrong --category random")]
+    Show(ShowArgs),
     /// Show a stage's log
     #[command(after_help = "\
 Examples:
@@ -174,10 +179,25 @@ Without --metrics or --all, the main figures of each kind are shown. --csv and -
     /// Manage the cache
     #[command(subcommand)]
     Cache(CacheVerb),
-    /// Report benchmark results
+    /// Write a page about a run: its graph, times, curves, scores and answers
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "\
+Examples:
+  imp-flow report                              the last run: artifacts/PIPELINE/report.html
+  imp-flow report pipelines/tiny.toml          the last run of this pipeline
+  imp-flow report 20261125-0042-3fa -o a.html  a past run, by id or name
+  imp-flow report first second                 two runs in one page
+  imp-flow report --json > run.json            the data of the page: docs/REPORT.md
+  imp-flow report eval pipelines/v1_3b.toml    a table of scores beside the published ones
+
+`run` and `sweep` write the page at their end. It is one file that needs no network."
+    )]
     Report {
         #[command(subcommand)]
-        what: ReportVerb,
+        what: Option<ReportVerb>,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Write a commented pipeline to start from
     #[command(after_help = "\
@@ -263,29 +283,6 @@ It changes nothing. What is missing is named with the package that has it; the e
         #[arg(long)]
         attempt: Option<String>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ReportVerb {
-    /// Compare the models of pipelines with the published Imp models on nine benchmarks
-    #[command(after_help = "\
-Examples:
-  imp-flow report eval pipelines/v1_3b.toml pipelines/v1_5_3b.toml
-  imp-flow report eval pipelines/v1_3b.toml --markdown > table.md")]
-    Eval(ReportEvalArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ReportEvalArgs {
-    /// Pipeline files; with none, only the published results are shown
-    #[arg(value_name = "PIPELINE")]
-    pub(crate) files: Vec<PathBuf>,
-    /// Change a key of each pipeline (repeatable)
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
-    /// Print a Markdown table
-    #[arg(long)]
-    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -413,6 +410,21 @@ pub(crate) struct TargetArgs {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) set: Overrides,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) stage: StageArgs,
+    /// Show the answers of an evaluation: question, answer, right answer
+    #[arg(long)]
+    pub(crate) answers: bool,
+    /// Only wrong answers (a score below 0.5)
+    #[arg(long, requires = "answers")]
+    pub(crate) wrong: bool,
+    /// Only answers to questions of this category
+    #[arg(long, value_name = "NAME", requires = "answers")]
+    pub(crate) category: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -10,7 +10,7 @@ use std::{
 
 use super::session::Session;
 use crate::{
-    scheduler::{RunEvent, Summary},
+    scheduler::{RunEvent, StageEnd, Summary},
     store::{Digest, Hit, RunPoint, RunRecord, RunStage, RunState, StageState, now},
 };
 
@@ -21,13 +21,24 @@ pub(super) struct Recorder<'a> {
     session: &'a Session,
     id: String,
     name: Option<String>,
-    started: f64,
+    /// Seconds since 1970.
+    started_at: f64,
     /// Its number, once it is recorded.
     number: Cell<Option<u64>>,
     /// Finished stages by index: whether they ran, and their results.
     done: BTreeMap<usize, (bool, Hit)>,
+    /// Stages that were started, by name.
+    started: BTreeMap<String, Started>,
     /// When the record was last written, and how many stages were done then.
     written: Option<(Instant, usize)>,
+}
+
+/// What is known of a stage that was started. Times are in seconds since the run's start.
+#[derive(Default)]
+struct Started {
+    began: f64,
+    ended: Option<f64>,
+    failure: Option<String>,
 }
 
 impl<'a> Recorder<'a> {
@@ -36,9 +47,10 @@ impl<'a> Recorder<'a> {
             session,
             id: new_id(),
             name,
-            started: now(),
+            started_at: now(),
             number: Cell::new(None),
             done: BTreeMap::new(),
+            started: BTreeMap::new(),
             written: None,
         }
     }
@@ -49,6 +61,7 @@ impl<'a> Recorder<'a> {
 
     /// Adds an event to the record.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
+        self.note_times(event);
         match event {
             RunEvent::Hit { index, hit, .. } => drop(self.done.insert(*index, (false, (*hit).clone()))),
             RunEvent::Finished { index, hit, .. } => drop(self.done.insert(*index, (true, (*hit).clone()))),
@@ -60,14 +73,34 @@ impl<'a> Recorder<'a> {
             Some((at, known)) => known < self.done.len() && at.elapsed() > INTERVAL,
         };
         if due {
-            let seconds = now() - self.started;
+            let seconds = now() - self.started_at;
             self.write(self.record(RunState::Running, seconds, self.points(|_| StageState::NotStarted)));
             self.written = Some((Instant::now(), self.done.len()));
         }
     }
 
-    /// Completes the record.
-    pub(super) fn finish(&self, summary: &Summary) {
+    fn note_times(&mut self, event: &RunEvent<'_>) {
+        let at = now() - self.started_at;
+        match event {
+            // A stage that is tried again began with its first try.
+            RunEvent::Running { stage, .. } => {
+                let began = Started { began: at, ..Started::default() };
+                self.started.entry((*stage).into()).or_insert(began);
+            }
+            RunEvent::Finished { stage, .. } | RunEvent::Cancelled { stage } => self.end(stage, at, None),
+            RunEvent::Failed { stage, message, .. } => self.end(stage, at, Some((*message).into())),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self, stage: &str, at: f64, failure: Option<String>) {
+        // What could not even be started has failed, too.
+        let started = self.started.entry(stage.into()).or_insert(Started { began: at, ..Started::default() });
+        (started.ended, started.failure) = (Some(at), failure);
+    }
+
+    /// Completes the record. Returns it if something is new since the last run.
+    pub(super) fn finish(&self, summary: &Summary) -> Option<RunRecord> {
         let index = &self.session.index;
         let id =
             if self.session.request.sweep { format!("{}\0sweep", summary.pipeline) } else { summary.pipeline.clone() };
@@ -75,7 +108,7 @@ impl<'a> Recorder<'a> {
         let content = Digest::of(&keys);
         let known = self.session.artifacts.has_record() && index.last_run(&id) == Some(content);
         if self.written.is_none() && self.name.is_none() && known {
-            return;
+            return None;
         }
         if let Err(error) = self.session.artifacts.record(summary) {
             tracing::warn!(
@@ -83,11 +116,12 @@ impl<'a> Recorder<'a> {
                 self.session.artifacts.folder().display()
             );
         }
-        let states: BTreeMap<usize, StageState> = summary.stages.iter().map(|end| (end.index, end.state)).collect();
-        let points = self.points(|index| states.get(&index).copied().unwrap_or(StageState::NotStarted));
-        self.write(self.record(summary.ending.into(), summary.seconds, points));
+        let ends: BTreeMap<usize, &StageEnd> = summary.stages.iter().map(|end| (end.index, end)).collect();
+        let points = self.points(|index| ends.get(&index).map_or(StageState::NotStarted, |end| end.state));
+        let record = self.write(self.record(summary.ending.into(), summary.seconds, points));
         index.set_last_run(&id, content);
         index.save();
+        Some(record)
     }
 
     /// All stages of all points. `state` returns the state of a stage that is not done.
@@ -101,6 +135,7 @@ impl<'a> Recorder<'a> {
         let mut points: Vec<RunPoint> = pipeline.points.iter().map(point).collect();
         for index in self.session.graph.order() {
             let (stage, done) = (&pipeline.stages[*index], self.done.get(index));
+            let started = self.started.get(&stage.name);
             let (ran, hit) = done.map_or((false, None), |(ran, hit)| (*ran, Some(hit)));
             for (point, name) in &stage.owners {
                 points[*point].stages.push(RunStage {
@@ -115,6 +150,9 @@ impl<'a> Recorder<'a> {
                     output: hit.map(|hit| hit.output),
                     seconds: hit.map(|hit| hit.seconds),
                     results: hit.map(|hit| hit.results.clone()).unwrap_or_default(),
+                    began: started.map(|started| started.began),
+                    ended: started.and_then(|started| started.ended),
+                    failure: started.and_then(|started| started.failure.clone()),
                 });
             }
         }
@@ -131,7 +169,7 @@ impl<'a> Recorder<'a> {
             overrides: request.overrides.clone(),
             sweep: request.sweep,
             number: self.number.get().unwrap_or_default(),
-            started: self.started,
+            started: self.started_at,
             seconds,
             ending,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -151,7 +189,8 @@ impl<'a> Recorder<'a> {
         sources
     }
 
-    fn write(&self, mut record: RunRecord) {
+    /// Writes the record. Returns it with its number.
+    fn write(&self, mut record: RunRecord) -> RunRecord {
         let store = &self.session.store;
         let written = match self.number.get() {
             Some(number) => Ok(number),
@@ -168,6 +207,7 @@ impl<'a> Recorder<'a> {
             Err(error) => tracing::warn!("could not write the record of this run: {error}"),
             Ok(()) => {}
         }
+        record
     }
 }
 

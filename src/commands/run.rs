@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    fast_path, plan,
+    fast_path, page, plan,
     record::Recorder,
     report::{filled_tables, model_rows},
     session::{Request, Session, existing_store, find_run, settings},
@@ -121,7 +121,9 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
             recorder.on(event);
             reporter.on(event);
         }))?;
-    recorder.finish(&summary);
+    if let Some(record) = recorder.finish(&summary) {
+        page::after_run(session, &record, common);
+    }
     drop(lease);
     let tables = filled_tables(&session.pipeline);
     if summary.ending == Ending::Done && !common.quiet && !common.json {

@@ -1,6 +1,7 @@
 //! All output for users and programs. The only layer that prints. Independent of how the results are computed.
 
 mod answer;
+mod answers;
 mod cache;
 mod card;
 mod compare;
@@ -13,6 +14,7 @@ mod json;
 mod kinds;
 mod lines;
 mod logging;
+mod page;
 mod plan;
 mod print;
 mod published;
@@ -35,6 +37,7 @@ use tracing_subscriber::{
 };
 
 pub(crate) use answer::{Answer, answer, part_of_answer};
+pub(crate) use answers::{AnswerFilter, answers};
 pub(crate) use cache::{Bar, gc, rebuilt, stats, verify};
 pub(crate) use card::{CARD_MARK, Card, CardScore, CardSource, CardStep, card};
 pub(crate) use compare::{CompareRow, Comparison, compare};
@@ -43,9 +46,10 @@ pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
 pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind, kind_as_json};
 pub(crate) use lines::progress;
+pub(crate) use page::{page_html, page_json};
 pub(crate) use plan::plan;
-pub(crate) use print::{ended, note, print, print_raw};
-pub(crate) use published::{Format, ModelRow, Score, no_results, published};
+pub(crate) use print::{ended, note, page_written, print, print_raw};
+pub(crate) use published::{Format, ModelRow, Score, no_results, published, published_json};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use schema::{KindKeys, schema};

@@ -2,6 +2,7 @@
 
 use std::{
     io::{ErrorKind, Write},
+    path::Path,
     process::ExitCode,
     sync::OnceLock,
 };
@@ -38,6 +39,13 @@ pub(crate) fn ended(code: ExitCode) -> ExitCode {
 pub(crate) fn note(text: &str, style: Style) {
     if !style.quiet && !style.json {
         eprint(&format!("{DIM}{text}{DIM:#}"));
+    }
+}
+
+/// Says where the report of a run is.
+pub(crate) fn page_written(path: &Path, style: Style) {
+    if !style.quiet && !style.json {
+        print(&format!("{DIM}report:{DIM:#} {}", path.display()));
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn published(table: &PublishedTable, rows: &[ModelRow], format: Forma
         match format {
             Format::Text => text(table, rows),
             Format::Markdown => markdown(table, rows),
-            Format::Json => json(table, rows).to_string(),
+            Format::Json => published_json(table, rows).to_string(),
         }
         .trim_end(),
     );
@@ -126,8 +126,10 @@ fn markdown(table: &PublishedTable, rows: &[ModelRow]) -> String {
     text
 }
 
-fn json(table: &PublishedTable, rows: &[ModelRow]) -> Value {
+/// A table as JSON.
+pub(crate) fn published_json(table: &PublishedTable, rows: &[ModelRow]) -> Value {
     let names: Vec<&str> = table.columns.iter().map(|column| column.name).collect();
+    let titles: Vec<&str> = table.columns.iter().map(|column| column.title).collect();
     let published = table.rows.iter().map(|row| {
         let values = row.cells.iter().map(|cell| cell.parse::<f64>().ok());
         let figures: BTreeMap<&str, Option<f64>> = names.iter().copied().zip(values).collect();
@@ -140,7 +142,7 @@ fn json(table: &PublishedTable, rows: &[ModelRow]) -> Value {
             row.scores.iter().filter(|(_, score)| score.partial).map(|(column, _)| *column).collect();
         json!({"model": row.model, "published": false, "figures": figures, table.partial_key: partial})
     });
-    json!({"columns": names, "rows": published.chain(ours).collect::<Vec<_>>(), "notes": notes(table, rows)})
+    json!({"columns": names, "titles": titles, "rows": published.chain(ours).collect::<Vec<_>>(), "notes": notes(table, rows)})
 }
 
 #[cfg(test)]

@@ -1,12 +1,8 @@
-//! Draws boxes and edges in layers: one column per depth, and a lane for each edge that passes a column, so that no edge runs behind
-//! a box. Independent of what the boxes mean.
+//! Draws the graph of stages as SVG. Independent of what the boxes mean, and of where they stand.
 
-use std::{collections::HashMap, fmt::Write};
+use std::fmt::Write;
 
-const BOX: (f64, f64) = (170.0, 40.0);
-const GAP: (f64, f64) = (60.0, 16.0);
-/// The height of a lane, including the space to the next one.
-const LANE: f64 = 14.0;
+use crate::view::{BOX, Layout};
 
 /// A stage in a drawing.
 pub(super) struct Drawn<'a> {
@@ -24,22 +20,9 @@ pub(super) struct Appearance {
     pub(super) line: &'static str,
 }
 
-/// An item in a column: a stage, or the lane of an edge between two stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Item {
-    Stage(usize),
-    Lane { from: usize, to: usize, column: usize },
-}
-
-impl Item {
-    fn height(self) -> f64 {
-        if matches!(self, Self::Stage(_)) { BOX.1 + GAP.1 } else { LANE }
-    }
-}
-
 /// Draws `stages`, which must come after their inputs. Their indices are below `count`.
 pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
-    let layout = Layout::new(stages, count);
+    let layout = Layout::new(stages.iter().map(|stage| (stage.index, stage.inputs.as_slice())), count);
     let (width, height) = layout.size();
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" \
@@ -52,7 +35,7 @@ pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
         }
     }
     for Drawn { index, name, kind, appearance: Appearance { word, fill, line }, .. } in stages {
-        let (x, y) = (left(layout.column[*index]), layout.y[&Item::Stage(*index)] - BOX.1 / 2.0);
+        let (x, y) = layout.corner(*index);
         let _ = writeln!(
             text,
             "<g><title>{name}: {kind}, {word}</title><rect x=\"{x}\" y=\"{y}\" width=\"{}\" height=\"{}\" rx=\"6\" \
@@ -67,82 +50,6 @@ pub(super) fn draw(stages: &[Drawn<'_>], count: usize) -> String {
         );
     }
     text + "</svg>\n"
-}
-
-/// The coordinates of all items.
-struct Layout {
-    /// The column of each stage.
-    column: Vec<usize>,
-    columns: usize,
-    height: f64,
-    /// The middle of each item.
-    y: HashMap<Item, f64>,
-}
-
-impl Layout {
-    fn new(stages: &[Drawn<'_>], count: usize) -> Self {
-        let mut column = vec![0; count];
-        // The items of each column, each with the items that lead to it.
-        let mut columns: Vec<Vec<(Item, Vec<Item>)>> = Vec::new();
-        for Drawn { index, inputs, .. } in stages {
-            let depth = inputs.iter().map(|from| column[*from] + 1).max().unwrap_or(0);
-            column[*index] = depth;
-            columns.resize_with(columns.len().max(depth + 1), Vec::new);
-            let mut before = Vec::new();
-            for from in inputs {
-                let mut last = Item::Stage(*from);
-                for (passed, items) in columns.iter_mut().enumerate().take(depth).skip(column[*from] + 1) {
-                    let lane = Item::Lane { from: *from, to: *index, column: passed };
-                    items.push((lane, vec![last]));
-                    last = lane;
-                }
-                before.push(last);
-            }
-            columns[depth].push((Item::Stage(*index), before));
-        }
-        let height_of = |items: &[(Item, Vec<Item>)]| items.iter().map(|(item, _)| item.height()).sum::<f64>();
-        let height = columns.iter().map(|items| height_of(items)).fold(0.0, f64::max);
-        let mut y: HashMap<Item, f64> = HashMap::new();
-        for items in &mut columns {
-            // Sort items by the height of those that lead to them, which keeps edges short.
-            items.sort_by_cached_key(|(_, before)| {
-                let sum: f64 = before.iter().map(|item| y[item]).sum();
-                (sum / before.len().max(1) as f64) as u64
-            });
-            let mut top = GAP.1 / 2.0 + (height - height_of(items)) / 2.0;
-            for (item, _) in items {
-                y.insert(*item, top + item.height() / 2.0);
-                top += item.height();
-            }
-        }
-        Self { columns: columns.len(), column, height, y }
-    }
-
-    fn size(&self) -> (f64, f64) {
-        (left(self.columns) - GAP.0 + GAP.1, self.height + GAP.1)
-    }
-
-    /// From the right edge of a stage through its lanes to the left edge of another.
-    fn path(&self, from: usize, to: usize) -> String {
-        let (mut x, mut y) = (left(self.column[from]) + BOX.0, self.y[&Item::Stage(from)]);
-        let mut path = format!("M{x},{y}");
-        for column in self.column[from] + 1..=self.column[to] {
-            let item = if column == self.column[to] { Item::Stage(to) } else { Item::Lane { from, to, column } };
-            let (next_x, next_y) = (left(column), self.y[&item]);
-            let middle = f64::midpoint(x, next_x);
-            let _ = write!(path, " C{middle},{y} {middle},{next_y} {next_x},{next_y}");
-            (x, y) = (next_x + BOX.0, next_y);
-            if column < self.column[to] {
-                let _ = write!(path, " H{x}");
-            }
-        }
-        path
-    }
-}
-
-/// The left edge of a column.
-fn left(column: usize) -> f64 {
-    GAP.1 + column as f64 * (BOX.0 + GAP.0)
 }
 
 /// A name shortened to fit a box.

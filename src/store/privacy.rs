@@ -37,7 +37,8 @@ impl Store {
         set(file, found, (found & !0o777) | (self.private_access() & 0o444))
     }
 
-    fn private_access(&self) -> u32 {
+    /// The permissions of a file with what may hold secrets.
+    pub(crate) fn private_access(&self) -> u32 {
         let cache = self.root.metadata().map_or(0, |found| found.permissions().mode());
         let shared = |by: u32, access: u32| if cache & by == 0 { 0 } else { access };
         OWNER | shared(0o020, GROUP) | shared(0o002, OTHERS)

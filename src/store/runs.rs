@@ -121,17 +121,29 @@ pub(crate) struct RunStage {
     pub(crate) output: Option<TreeRef>,
     pub(crate) seconds: Option<f64>,
     pub(crate) results: BTreeMap<String, f64>,
+    /// When it began and ended in this run, in seconds since the run's start. `None` if it did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) began: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended: Option<f64>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<String>,
 }
 
 impl RunRecord {
     /// The record as it may be stored and shared.
-    fn without_secrets(&self) -> Self {
+    pub(crate) fn without_secrets(&self) -> Self {
         let hide = |text: &String| hide_secrets(text).into_owned();
         let mut stored = self.clone();
         stored.document = hide(&self.document);
         stored.overrides = self.overrides.iter().map(hide).collect();
         for (_, value) in stored.points.iter_mut().flat_map(|point| &mut point.values) {
             *value = hide(value);
+        }
+        let stages = stored.points.iter_mut().flat_map(|point| &mut point.stages);
+        for failure in stages.filter_map(|stage| stage.failure.as_mut()) {
+            *failure = hide(failure);
         }
         stored
     }
@@ -175,6 +187,17 @@ impl Store {
         }
         runs.sort_by(|a, b| b.number.cmp(&a.number).then(b.started.total_cmp(&a.started)));
         Ok(runs)
+    }
+
+    /// The last run of the same pipeline before `run` that has results.
+    pub(crate) fn run_before(&self, run: &RunRecord) -> Result<Option<RunRecord>> {
+        let is_before = |other: &RunRecord| {
+            other.pipeline == run.pipeline
+                && other.sweep == run.sweep
+                && other.id != run.id
+                && other.number < run.number
+        };
+        Ok(self.runs()?.into_iter().find(|other| is_before(other) && other.outputs().next().is_some()))
     }
 
     /// The number of a new run, higher than that of every run before it.

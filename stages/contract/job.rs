@@ -199,6 +199,15 @@ impl Job {
             .unwrap_or_else(|| path.to_path_buf())
     }
 
+    /// A file in an input folder as `INPUT/PATH`, which is the same wherever the job runs. `None` for other files, and for
+    /// paths that are no text.
+    pub fn in_input(&self, path: &Path) -> Option<String> {
+        self.spec.inputs.iter().find_map(|(name, input)| {
+            let rest = path.strip_prefix(&input.path).ok()?;
+            Some(format!("{name}/{}", rest.to_str()?))
+        })
+    }
+
     /// The same error, with a path in an input folder as the user knows it.
     #[must_use]
     pub fn renamed(&self, error: StageError) -> StageError {

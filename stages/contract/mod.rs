@@ -1,6 +1,7 @@
 //! The contract between the runner and a stage: what a kind is, what a running stage is given, and what it reports.
 //! Imports nothing else of this crate.
 
+pub mod answers;
 pub mod bytes;
 pub mod device;
 pub mod error;

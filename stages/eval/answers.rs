@@ -7,23 +7,39 @@ use serde_json::json;
 
 use super::{
     files::Text,
-    question::{Id, Question, duplicate_id},
+    question::{Id, Mark, Question, duplicate_id},
 };
-use crate::{StageError, text::tokenizer::IMAGE_TEXT};
+use crate::{
+    StageError,
+    contract::answers::{AnswerLine, AnswerMetadata},
+    text::tokenizer::IMAGE_TEXT,
+};
 
-/// Writes `answers.jsonl` like LLaVA's evaluation scripts, except that answer ids are reproducible.
-pub(super) fn write(path: &Path, questions: &[Question], answers: &[String]) -> Result<(), StageError> {
+/// Writes `answers.jsonl` like LLaVA's evaluation scripts, except that answer ids are reproducible, and `metadata` has more.
+/// `image_of` names the image that the model saw.
+pub(super) fn write(
+    path: &Path,
+    questions: &[Question],
+    answers: &[String],
+    marks: &[Mark],
+    image_of: &dyn Fn(&Question) -> Option<String>,
+) -> Result<(), StageError> {
     let mut lines = String::new();
-    for (question, text) in questions.iter().zip(answers) {
-        let metadata = match question.category.as_str() {
-            "" => json!({}),
-            category => json!({"category": category}),
+    for ((question, text), mark) in questions.iter().zip(answers).zip(marks) {
+        let line = AnswerLine {
+            question_id: json!(question.id),
+            prompt: question.prompt.clone(),
+            text: text.clone(),
+            answer_id: question.id.to_string(),
+            model_id: "imp".into(),
+            metadata: AnswerMetadata {
+                category: question.category.clone(),
+                image: image_of(question),
+                truth: mark.truth.clone(),
+                score: mark.score,
+            },
         };
-        let line = json!({
-            "question_id": question.id, "prompt": question.prompt, "text": text,
-            "answer_id": question.id.to_string(), "model_id": "imp", "metadata": metadata,
-        });
-        lines += &line.to_string();
+        lines += &json!(line).to_string();
         lines.push('\n');
     }
     std::fs::write(path, lines).map_err(StageError::io(path))

@@ -8,7 +8,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     means::{Means, one_if, percent},
-    question::{Benchmark, Id, Image, Question, Scores, duplicate, duplicate_id},
+    question::{Benchmark, Id, Image, Mark, Question, Scores, duplicate, duplicate_id},
     vqa_text::normalize,
 };
 use crate::{Job, StageError};
@@ -105,6 +105,11 @@ fn with_format(error: StageError) -> StageError {
 impl Benchmark for Custom {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let right = &self.right[question];
+        Mark::of_given(right.iter().map(String::as_str), one_if(right.contains(&normalize(answer))))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

@@ -10,7 +10,7 @@ use super::{
     files::{Files, Images, Text},
     means::{Means, one_if},
     ordered_json::InOrder,
-    question::{Benchmark, Question, Scores},
+    question::{Benchmark, Mark, Question, Scores},
 };
 use crate::{Job, StageError};
 
@@ -59,7 +59,8 @@ impl Gqa {
         entries.truncate(config.limited(entries.len()));
         let question = |(id, asked): &(String, Asked)| {
             let image = images.find(&[&format!("{}.jpg", asked.image_id)]);
-            Question::new(id.as_str().into(), image, config.prompt(&asked.question))
+            let question = Question::new(id.as_str().into(), image, config.prompt(&asked.question));
+            Question { category: asked.types.structural.clone(), ..question }
         };
         let questions = entries.iter().map(question).collect();
         Ok(Self { questions, asked: entries.into_iter().map(|(_, asked)| asked).collect() })
@@ -83,6 +84,11 @@ fn steps(asked: &Asked) -> usize {
 impl Benchmark for Gqa {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let truth = &self.asked[question].answer;
+        Mark::new(truth, one_if(prepare(answer) == *truth))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

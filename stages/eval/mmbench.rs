@@ -12,7 +12,7 @@ use super::{
     choice::chosen,
     files::{Files, Text},
     means::{Means, one_if, percent},
-    question::{Benchmark, Id, Image, Question, Scores, duplicate, duplicate_id},
+    question::{Benchmark, Id, Image, Mark, Question, Scores, duplicate, duplicate_id},
     spreadsheet,
 };
 use crate::{Job, StageError};
@@ -183,6 +183,13 @@ impl Accuracies {
 impl Benchmark for MmBench {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let row = &self.rows[question];
+        let Some(right) = row.answer else { return Mark::default() };
+        let option = row.options.iter().find(|(letter, _)| *letter == right).map_or("", |(_, text)| text);
+        Mark::new(format!("{right}. {option}"), one_if(chosen(answer, &row.options) == Some(right)))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

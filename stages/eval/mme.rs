@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{
     files::{Files, Text},
-    question::{Benchmark, Image, Question, Scores},
+    means::one_if,
+    question::{Benchmark, Image, Mark, Question, Scores},
 };
 use crate::{Job, StageError};
 
@@ -127,6 +128,11 @@ fn yes_or_no(answer: &str) -> Option<bool> {
 impl Benchmark for Mme {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let label = self.labels[question];
+        Mark::new(if label { "yes" } else { "no" }, one_if(yes_or_no(answer) == Some(label)))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

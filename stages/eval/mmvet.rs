@@ -14,7 +14,7 @@ use super::{
     judge::{Judge, Reply},
     log::Log,
     ordered_json::InOrder,
-    question::{Benchmark, Id, Question, Scores},
+    question::{Benchmark, Id, Mark, Question, Scores},
 };
 use crate::{Job, StageError, contract::event::Progress};
 
@@ -80,7 +80,8 @@ impl MmVet {
             // LLaVA's files call `v1_17` 17.
             let number = name.strip_prefix("v1_").and_then(|number| number.parse().ok());
             let id = number.map_or_else(|| name.as_str().into(), Id::Number);
-            Question::new(id, images.find(&[&asked.imagename]), config.prompt(&asked.question))
+            let question = Question::new(id, images.find(&[&asked.imagename]), config.prompt(&asked.question));
+            Question { category: capabilities(asked), ..question }
         };
         Ok(Self { questions: asked.iter().map(question).collect(), asked, jury: None })
     }
@@ -202,6 +203,12 @@ fn score(content: &str) -> Option<f64> {
 impl Benchmark for MmVet {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    // What a judge says of it is in `results.json`.
+    fn mark(&self, question: usize, _answer: &str) -> Mark {
+        let truth = self.asked[question].1.answer.clone();
+        Mark { truth: vec![truth], score: None }
     }
 
     fn score(&self, answers: &[String], job: &Job) -> Result<Scores, StageError> {

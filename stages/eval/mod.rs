@@ -33,11 +33,12 @@ use std::path::Path;
 pub use self::config::{BenchmarkName, EvalConfig, JudgeConfig};
 use self::{
     files::Files,
-    question::{Benchmark, Scores},
+    question::{Benchmark, Image, Mark, Question, Scores},
 };
 use crate::{
     Job, Stage, StageError,
     contract::{
+        answers::ANSWERS as ANSWERS_FILE,
         figure::Figure,
         forecast::{Ahead, Forecast},
         input::Input,
@@ -80,7 +81,7 @@ const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input::optional(MODEL, "an Imp model: merged, quantized, or directly from a training stage"),
@@ -199,16 +200,16 @@ impl Stage for Eval {
             question::remark(&questions[part.clone()], job);
             let answers = ask::all(&questions[part.clone()], config, job)?;
             if config.shard.is_some() {
-                answers::write(&job.output().join("answers.jsonl"), &questions[part], &answers)?;
+                write_answers(config, &*benchmark, part.start, &questions[part], &answers, job)?;
                 return write_results(config, &Scores::default(), answers.len(), job);
             }
             answers
         } else {
             let texts =
-                given.iter().map(|folder| files.read(&folder.join("answers.jsonl"))).collect::<Result<Vec<_>, _>>()?;
+                given.iter().map(|folder| files.read(&folder.join(ANSWERS_FILE))).collect::<Result<Vec<_>, _>>()?;
             answers::read(&texts, &questions)?
         };
-        answers::write(&job.output().join("answers.jsonl"), &questions, &answers)?;
+        write_answers(config, &*benchmark, 0, &questions, &answers, job)?;
         for (name, bytes) in benchmark.uploads(&answers)? {
             let path = job.output().join(name);
             std::fs::write(&path, bytes).map_err(StageError::io(&path))?;
@@ -219,6 +220,24 @@ impl Stage for Eval {
         }
         write_results(config, &scores, answers.len(), job)
     }
+}
+
+/// Writes the answers to the `questions` from number `first` on.
+fn write_answers(
+    config: &EvalConfig,
+    benchmark: &dyn Benchmark,
+    first: usize,
+    questions: &[Question],
+    answers: &[String],
+    job: &Job,
+) -> Result<(), StageError> {
+    let mark = |(index, answer): (usize, &String)| benchmark.mark(first + index, answer);
+    let marks: Vec<Mark> = answers.iter().enumerate().map(mark).collect();
+    let image_of = |question: &Question| match &question.image {
+        Some(Image::File(path)) if !config.ablate_image => job.in_input(path),
+        _ => None,
+    };
+    answers::write(&job.output().join(ANSWERS_FILE), questions, answers, &marks, &image_of)
 }
 
 fn write_results(config: &EvalConfig, scores: &Scores, questions: usize, job: &Job) -> Result<(), StageError> {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id, whole},
+    means::one_if,
+    question::{Benchmark, Id, Mark, Question, Scores, duplicate, duplicate_id, whole},
 };
 use crate::{Job, StageError};
 
@@ -82,6 +83,11 @@ impl Pope {
 impl Benchmark for Pope {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let label = self.labels[question];
+        Mark::new(if label { "yes" } else { "no" }, one_if(says_yes(answer) == label))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

@@ -108,12 +108,43 @@ impl Question {
     }
 }
 
+/// What the benchmark says of one answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Mark {
+    /// The right answers, the most frequent first. Empty if they are not known.
+    pub(super) truth: Vec<String>,
+    /// From 0 to 1, as the benchmark's scorer rates this answer alone; `None` if it can't.
+    pub(super) score: Option<f64>,
+}
+
+impl Mark {
+    pub(super) fn new(truth: impl Into<String>, score: f64) -> Self {
+        Self { truth: vec![truth.into()], score: Some(score) }
+    }
+
+    /// A mark with the different answers among those `given` by annotators.
+    pub(super) fn of_given<'a>(given: impl Iterator<Item = &'a str>, score: f64) -> Self {
+        let mut counts: Vec<(&str, usize)> = Vec::new();
+        for answer in given {
+            match counts.iter_mut().find(|(known, _)| *known == answer) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((answer, 1)),
+            }
+        }
+        // Stable: answers that are equally frequent stay in their order.
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        Self { truth: counts.into_iter().map(|(answer, _)| answer.into()).collect(), score: Some(score) }
+    }
+}
+
 /// A benchmark that has been read.
 pub(super) trait Benchmark {
     /// All questions, in the order of the benchmark's files.
     fn questions(&self) -> &[Question];
     /// Scores the answers, one per question. Returns no figures if the right answers are not known.
     fn score(&self, answers: &[String], job: &Job) -> Result<Scores, StageError>;
+    /// What is known of one answer, for people who look at it: the figures come from [`Benchmark::score`].
+    fn mark(&self, question: usize, answer: &str) -> Mark;
     /// The files for the benchmark's server or scorer: names and contents.
     fn uploads(&self, _answers: &[String]) -> Result<Vec<(&'static str, Vec<u8>)>, StageError> {
         Ok(Vec::new())

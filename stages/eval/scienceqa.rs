@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    means::rounded,
+    means::{one_if, rounded},
     ordered_json::InOrder,
-    question::{Benchmark, Image, Question, Scores},
+    question::{Benchmark, Image, Mark, Question, Scores},
 };
 use crate::{Job, StageError};
 
@@ -75,8 +75,7 @@ impl ScienceQa {
     fn tally<'a>(&self, answers: impl Iterator<Item = Option<&'a str>>) -> Tally {
         let mut tally = Tally::default();
         for ((question, problem), answer) in self.questions.iter().zip(&self.problems).zip(answers) {
-            let right =
-                answer.and_then(chosen).filter(|choice| *choice < problem.choices.len()) == Some(problem.answer);
+            let right = answer.is_some_and(|answer| is_right(problem, answer));
             tally.all.add(right);
             if answer.is_some() && question.image.is_some() {
                 tally.with_image.add(right);
@@ -92,6 +91,11 @@ fn words(problem: &Problem) -> String {
     let choices: Vec<String> =
         OPTIONS.iter().zip(&problem.choices).map(|(letter, choice)| format!("{letter}. {choice}")).collect();
     format!("Context: {context}\n{}\n{}", problem.question, choices.join(" "))
+}
+
+/// Whether an answer names the right choice.
+fn is_right(problem: &Problem, answer: &str) -> bool {
+    chosen(answer).filter(|choice| *choice < problem.choices.len()) == Some(problem.answer)
 }
 
 /// The index of the choice that an answer names: `B`, `B. ...`, or exactly one `The answer is B` that is followed by another
@@ -148,6 +152,12 @@ impl Count {
 impl Benchmark for ScienceQa {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let problem = &self.problems[question];
+        let choice = problem.choices.get(problem.answer).map_or("", String::as_str);
+        Mark::new(format!("{}. {choice}", OPTIONS[problem.answer]), one_if(is_right(problem, answer)))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

@@ -104,6 +104,16 @@ fn answers_and_results_are_written() {
         assert_eq!(results["questions"], answers.len());
         let prompt = answers[0]["prompt"].as_str().unwrap();
         assert!(prompt.ends_with("?\nAnswer the question using a single word or phrase."), "{prompt}");
+        let metadata = |line: &Value| line["metadata"].clone();
+        assert!(answers.iter().all(|line| metadata(line)["truth"][0].is_string()), "{}", answers[0]);
+        // The mean of the scores of the answers is the figure.
+        let mean =
+            answers.iter().map(|line| metadata(line)["score"].as_f64().unwrap()).sum::<f64>() / answers.len() as f64;
+        let accuracy = results["figures"]["accuracy"].as_f64().unwrap();
+        let accuracy = if benchmark == "pope" { accuracy } else { accuracy / 100.0 };
+        assert!((mean - accuracy).abs() < 1e-4, "{mean} {accuracy}");
+        let image = metadata(&answers[0])["image"].as_str().unwrap().to_string();
+        assert!(root.path().join(&image).is_file(), "{image} is INPUT/PATH");
     }
 }
 
@@ -132,6 +142,7 @@ fn a_blank_image_gives_equal_answers_to_equal_questions() {
     let root = workshop();
     let config = json!({"benchmark": "pope", "max_new_tokens": 3, "ablate_image": true});
     let answers = lines(&evaluate(root.path(), "work", &config).done().join("answers.jsonl"));
+    assert!(answers.iter().all(|line| line["metadata"]["image"].is_null()), "the model saw no image");
     for one in &answers {
         for other in answers.iter().filter(|other| other["prompt"] == one["prompt"]) {
             assert_eq!(one["text"], other["text"]);

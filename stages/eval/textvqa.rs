@@ -10,7 +10,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     means::percent,
-    question::{Benchmark, Question, Scores, duplicate, duplicate_id, whole},
+    question::{Benchmark, Mark, Question, Scores, duplicate, duplicate_id, whole},
     vqa_text::{prepare, soft_accuracy},
 };
 use crate::{Job, StageError};
@@ -92,17 +92,25 @@ fn tokens(text: &Text) -> Result<HashMap<String, Vec<String>>, StageError> {
     Ok(text.json::<OcrFile>()?.data.into_iter().map(|read| (read.image_id, read.ocr_tokens)).collect())
 }
 
+/// The soft accuracy of an answer.
+fn accuracy(answer: &str, given: &[String]) -> f64 {
+    let answer = prepare(answer);
+    soft_accuracy(&given.iter().map(|given| prepare(given) == answer).collect::<Vec<_>>())
+}
+
 impl Benchmark for TextVqa {
     fn questions(&self) -> &[Question] {
         &self.questions
     }
 
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let given = &self.answers[question];
+        Mark::of_given(given.iter().map(String::as_str), accuracy(answer, given))
+    }
+
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
-        let score = |(given, answer): (&Vec<String>, &String)| {
-            let answer = prepare(answer);
-            soft_accuracy(&given.iter().map(|given| prepare(given) == answer).collect::<Vec<_>>())
-        };
-        let scores: Vec<f64> = self.answers.iter().zip(answers).map(score).collect();
+        let scores: Vec<f64> =
+            self.answers.iter().zip(answers).map(|(given, answer)| accuracy(answer, given)).collect();
         let accuracy = percent(&scores);
         Ok(Scores { figures: vec![("accuracy".into(), accuracy)], detail: json!({"accuracy": accuracy}) })
     }

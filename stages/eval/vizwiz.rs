@@ -10,7 +10,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     means::{Means, one_if, percent},
-    question::{Benchmark, Question, Scores, duplicate, duplicate_id},
+    question::{Benchmark, Mark, Question, Scores, duplicate, duplicate_id},
     vqa_text::{normalize, prepare, soft_accuracy, vqa_accuracy},
 };
 use crate::{Job, StageError};
@@ -61,7 +61,8 @@ impl VizWiz {
         asked.truncate(config.limited(asked.len()));
         let question = |asked: &Asked| {
             let id = asked.image.rsplit_once('.').map_or(asked.image.as_str(), |(stem, _)| stem);
-            Question::new(id.into(), images.find(&[&asked.image]), config.prompt(&asked.question))
+            let question = Question::new(id.into(), images.find(&[&asked.image]), config.prompt(&asked.question));
+            Question { category: asked.answer_type.clone(), ..question }
         };
         Ok(Self { questions: asked.iter().map(question).collect(), asked })
     }
@@ -76,6 +77,14 @@ fn accuracy(answer: &str, given: &[Given]) -> f64 {
 impl Benchmark for VizWiz {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let given = &self.asked[question].answers;
+        if given.is_empty() {
+            return Mark::default();
+        }
+        Mark::of_given(given.iter().map(|given| given.answer.as_str()), accuracy(answer, given))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

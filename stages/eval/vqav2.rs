@@ -11,7 +11,7 @@ use super::{
     EvalConfig,
     files::{Files, Images, Text},
     means::{Means, percent},
-    question::{Benchmark, Id, Question, Scores, duplicate, duplicate_id, whole},
+    question::{Benchmark, Id, Mark, Question, Scores, duplicate, duplicate_id, whole},
     vqa_text::{prepare, vqa_accuracy},
 };
 use crate::{Job, StageError};
@@ -101,11 +101,14 @@ impl Vqav2 {
             None => asked.iter().map(|question| question.question_id).collect(),
         };
         let annotations = annotations.map(|text| annotations_of(asked, text)).transpose()?.unwrap_or_default();
-        let question = |asked: &Asked| {
+        let question = |(index, asked): (usize, &Asked)| {
             let image = image_path(images, &file.data_subtype, asked.image_id);
-            Question::new(Id::Number(asked.question_id), image, config.prompt(&asked.question))
+            let category = annotations.get(index).map_or("", |annotation| &annotation.answer_type).into();
+            let question = Question::new(Id::Number(asked.question_id), image, config.prompt(&asked.question));
+            Question { category, ..question }
         };
-        Ok(Self { questions: asked.iter().map(question).collect(), annotations, expected })
+        let questions = asked.iter().enumerate().map(question).collect();
+        Ok(Self { questions, annotations, expected })
     }
 
     /// The official figures for submitted answers.
@@ -163,6 +166,12 @@ fn image_path(images: &Images, subtype: &str, id: u64) -> std::path::PathBuf {
 impl Benchmark for Vqav2 {
     fn questions(&self) -> &[Question] {
         &self.questions
+    }
+
+    fn mark(&self, question: usize, answer: &str) -> Mark {
+        let Some(annotation) = self.annotations.get(question) else { return Mark::default() };
+        let given = || annotation.answers.iter().map(|given| given.answer.as_str());
+        Mark::of_given(given(), vqa_accuracy(&prepare(answer), given()))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {

@@ -12,6 +12,7 @@ mod gpu;
 mod hub;
 mod interrupt;
 mod judge;
+mod page;
 mod pipeline;
 mod questions;
 mod runner;

@@ -138,7 +138,7 @@ fn the_graph_has_four_formats() {
     let edge = svg.lines().find(|line| line.starts_with("<path ") && line.contains(" H")).unwrap();
     let lane: f64 = edge.split(" H").next().unwrap().rsplit(',').next().unwrap().parse().unwrap();
     let boxes =
-        svg.lines().filter_map(|line| line.split_once("<rect x=\"246\" y=\"")?.1.split('"').next()?.parse().ok());
+        svg.lines().filter_map(|line| line.split_once("<rect x=\"232\" y=\"")?.1.split('"').next()?.parse().ok());
     assert!(boxes.clone().count() == 1 && boxes.clone().all(|top: f64| lane < top || lane > top + 40.0), "{svg}");
 }
 

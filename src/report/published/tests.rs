@@ -50,5 +50,5 @@ fn markdown_escapes_its_stars() {
 
 #[test]
 fn json_has_the_figures_unrounded() {
-    assert_eq!(&format!("{}\n", json(table(), &rows())), include_str!("tests/table.json"));
+    assert_eq!(&format!("{}\n", published_json(table(), &rows())), include_str!("tests/table.json"));
 }
