@@ -57,6 +57,6 @@ pub mod work;
 pub use error::{ModelError, Result};
 pub use generate::{GenerateOptions, NotANumber, Sampling, StopStrings};
 pub use imp::Imp;
-pub use load::{Components, load_language, load_vision};
+pub use load::{Components, load_language, load_vision, projector_in};
 pub use precision::Precision;
 pub use sample::{IMAGE_TOKEN, Padded, Sample, Side, Spliced, images_in_order};

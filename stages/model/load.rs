@@ -1,6 +1,6 @@
 //! Loads an Imp: from a merged folder, from the split folder of a training stage, or from its components.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     config::{ConfigFile, ImpConfig, ModelKind, SPLIT_IMP},
@@ -12,12 +12,24 @@ use crate::{
     projector::Projector,
     save::VISION_PREFIX,
     vision::Siglip,
-    weights::TensorFiles,
+    weights::{self, TensorFiles},
 };
 
 const PROJECTOR_PREFIX: &str = "model.mm_projector.";
 /// Prefix of the vision encoder's tensor names in a SigLIP folder.
 const SIGLIP_PREFIX: &str = "vision_model.";
+
+/// The files that may hold a projector: ours, and those that LLaVA's and Imp's scripts leave.
+const PROJECTORS: [&str; 4] =
+    ["mm_projector.safetensors", "mm_projector.bin", "non_lora_trainables.safetensors", "non_lora_trainables.bin"];
+
+/// The file with the projector in a folder, if there is one.
+///
+/// # Errors
+/// If there are several.
+pub fn projector_in(folder: &Path) -> Result<Option<PathBuf>> {
+    weights::either(folder, &PROJECTORS)
+}
 
 /// The paths of a model's components.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +38,7 @@ pub struct Components<'a> {
     pub llm: &'a Path,
     /// The Hugging Face folder of a SigLIP.
     pub vision: &'a Path,
-    /// A safetensors file with the projector: LLaVA's `mm_projector.safetensors` or `non_lora_trainables.safetensors`.
+    /// A file with the projector: LLaVA's `mm_projector` or `non_lora_trainables`, in safetensors or as `torch.save` writes it.
     pub projector: &'a Path,
     /// A folder with an adapter in peft's format.
     pub adapter: Option<&'a Path>,
@@ -52,10 +64,11 @@ impl Imp {
             }
         }
         let adapter = folder.join("adapter");
+        let projector = projector_in(folder)?;
         let components = Components {
             llm: &folder.join("llm"),
             vision: &folder.join("vision"),
-            projector: &folder.join("mm_projector.safetensors"),
+            projector: &projector.unwrap_or_else(|| folder.join(PROJECTORS[0])),
             adapter: adapter.is_dir().then_some(adapter.as_path()),
         };
         Self::from_components(&components, config)

@@ -1,4 +1,4 @@
-//! LoRA adapters in peft's format: `adapter_config.json` and `adapter_model.safetensors` with peft's tensor names.
+//! LoRA adapters in peft's format: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`) with peft's tensor names.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -9,9 +9,11 @@ use crate::{
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    weights::{NamedTensor, TensorFiles, read_json, write_json, write_tensors},
+    weights::{self, NamedTensor, TensorFiles, read_json, write_json, write_tensors},
 };
 
+/// The file of an adapter's weights, of which peft writes the first, and versions before 0.5 the second.
+const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 /// A larger rank means a broken file, and could overflow a product of sizes.
 const LARGEST_RANK: u64 = 1 << 16;
 
@@ -60,7 +62,7 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
 /// If a file can't be read, has no adapter for this model, or has a tensor that does not belong to any layer.
 pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     let settings = read_settings(&folder.join("adapter_config.json"))?;
-    let path = folder.join("adapter_model.safetensors");
+    let path = weights::either(folder, &WEIGHTS)?.unwrap_or_else(|| folder.join(WEIGHTS[0]));
     let files = TensorFiles::open_file(&path)?;
     let mut found = 0;
     for linear in llm.linears_mut() {

@@ -211,7 +211,7 @@ fn weights_are_found_as_transformers_finds_them() {
     ] {
         std::fs::write(at("two.safetensors"), content).unwrap();
         assert!(
-            error(path).starts_with("HERE/two.safetensors: this is not a safetensors file but "),
+            error(path).starts_with("HERE/two.safetensors: this is not a file of tensors but "),
             "{}",
             error(path)
         );
@@ -222,7 +222,9 @@ fn weights_are_found_as_transformers_finds_them() {
     }
     assert!(error(path).contains("the folder has no weights"), "{}", error(path));
     std::fs::write(at("pytorch_model.bin"), "x").unwrap();
-    assert!(error(path).contains("in PyTorch's format (pytorch_model.bin)"), "{}", error(path));
+    assert!(error(path).contains("HERE/pytorch_model.bin: this is not a complete"), "{}", error(path));
+    std::fs::rename(at("pytorch_model.bin"), at("weights.pth")).unwrap();
+    assert!(error(path).contains("under a usual name, and weights.pth is not read"), "{}", error(path));
 }
 
 #[test]
