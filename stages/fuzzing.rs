@@ -22,7 +22,7 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     ("archive", download::fuzzing::archive),
     ("checkpoint", training::fuzzing::checkpoint),
     ("config", config),
@@ -31,6 +31,7 @@ pub const TARGETS: [Target; 12] = [
     ("image", image),
     ("imp", imp),
     ("index", index),
+    ("pickle", pickle),
     ("records", preprocess::fuzzing::records),
     ("s3", download::fuzzing::s3),
     ("tokenizer", tokenizer),
@@ -52,6 +53,23 @@ fn weights(bytes: &[u8]) {
     let scratch = Scratch::with("model.safetensors", bytes);
     if let Ok(files) = TensorFiles::open_file(&scratch.path("model.safetensors")) {
         read_all(&files);
+    }
+}
+
+/// A list of tensors in pickle, in an archive with two storages; and the bytes as an archive.
+fn pickle(bytes: &[u8]) {
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, content) in [("archive/data.pkl", bytes), ("archive/data/0", &[0; 24]), ("archive/data/1", &[1; 6])] {
+        let written = zip.start_file(name, stored).map(|()| std::io::Write::write_all(&mut zip, content));
+        assert!(matches!(written, Ok(Ok(()))), "an archive in memory");
+    }
+    let archive = zip.finish().map(std::io::Cursor::into_inner).unwrap_or_default();
+    for bytes in [&archive, bytes] {
+        let scratch = Scratch::with("pytorch_model.bin", bytes);
+        if let Ok(files) = TensorFiles::open(scratch.root()) {
+            read_all(&files);
+        }
     }
 }
 

@@ -102,7 +102,7 @@ impl Imp {
         files.finish(|_| false)?;
         let mut model = Self { config, llm, vision, projector };
         if let Some(adapter) = from.adapter {
-            peft::read(&mut model.llm, adapter)?;
+            peft::read(&mut model.llm, peft::base_name(from.llm).as_deref(), adapter)?;
         }
         Ok(model)
     }

@@ -13,10 +13,7 @@ use imp_model::{
     weights::{TensorFiles, write_json},
 };
 use proptest::prelude::*;
-use support::{
-    PHI, path,
-    torch::{self, contents},
-};
+use support::{PHI, path, torch};
 
 /// Tensors with the types that models have, and the others' names and shapes.
 #[test]
@@ -76,8 +73,7 @@ fn archives_that_are_cut_or_of_others_are_refused() {
         (b"data/0", b"data/1", "the tensor \"a\": its values, `data/0`, are missing"),
         (b"little", b"bigger", "the byte order \"bigger\""),
         (b"FloatStorage", b"FlootStorage", "it asks for \"torch.FlootStorage\""),
-        (b"HalfStorage", b"", ""),
-        (b"torch\nFloatStorage", b"torch\nBoolStorage\n", "it names something that is no storage"),
+        (b"\x07\0\0\0storage", b"\x07\0\0\0storagf", "it names something that is no storage"),
         (b"J\x02\0\0\0J\x03", b"J\x03\0\0\0J\x03", "shape [3, 3] exceeds its storage"),
         (b"J\x06\0\0\0t", b"J\x07\0\0\0t", "`data/0` has 24 bytes, and not 7 values of 4"),
         (b"J\x06\0\0\0t", b"J\xff\xff\xff\xfft", "no storage of a tensor"),
@@ -85,10 +81,8 @@ fn archives_that_are_cut_or_of_others_are_refused() {
         (b"u.", b"u0", "the pickle opcode 0x30"),
         (b"tR", b"t]", "it has a list"),
     ] {
-        if !to.is_empty() {
-            let error = other(from, to);
-            assert!(error.contains(words), "{from:?}: {error}");
-        }
+        let error = other(from, to);
+        assert!(error.contains(words), "{words}: {error}");
     }
 }
 
@@ -175,7 +169,7 @@ fn projectors_and_adapters_may_be_files_of_pytorch() {
     };
     assert!(all(&Imp::from_components(&from, ImpConfig::default()).unwrap()) == all(&model));
     std::fs::write(at("adapter_model.safetensors"), "").unwrap();
-    let error = peft::read(&mut PHI.model().llm, folder.path()).unwrap_err().to_string();
+    let error = peft::read(&mut PHI.model().llm, None, folder.path()).unwrap_err().to_string();
     assert!(error.contains("both `adapter_model.safetensors` and `adapter_model.bin`"), "{error}");
     std::fs::write(at("mm_projector.bin"), "").unwrap();
     let error = imp_model::projector_in(folder.path()).unwrap_err().to_string();

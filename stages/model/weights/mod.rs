@@ -24,8 +24,8 @@ use serde_json::Value;
 
 pub(crate) use format::Encoded;
 pub use named::NamedTensor;
-pub use sources::{beside, either, is_weights, looks_like, missing_shards, unreadable_weights};
 pub(crate) use sources::set_of;
+pub use sources::{beside, either, is_weights, looks_like, missing_shards, unreadable_weights};
 pub(crate) use stream::{Placed, write_placed};
 pub(crate) use write::write_sharded;
 pub use write::{write_json, write_tensors};
@@ -142,6 +142,11 @@ impl TensorFiles {
     /// Tensors that were found at `path` in another way.
     pub(crate) fn of_entries(path: PathBuf, tensors: HashMap<String, Entry>) -> Self {
         Self { path, tensors, used: RefCell::default() }
+    }
+
+    /// The file or folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of the `config.json` in the same folder.

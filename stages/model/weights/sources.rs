@@ -84,7 +84,8 @@ pub fn either(folder: &Path, names: &[&str]) -> Result<Option<PathBuf>> {
 
 /// Whether a file holds weights, by its name.
 pub fn is_weights(name: &str) -> bool {
-    let torch = || ["pytorch_model", "params_shard_"].iter().any(|start| name.starts_with(start)) && name.ends_with(".bin");
+    let torch =
+        || ["pytorch_model", "params_shard_"].iter().any(|start| name.starts_with(start)) && name.ends_with(".bin");
     name.ends_with(".safetensors") || name.ends_with(".gguf") || torch()
 }
 

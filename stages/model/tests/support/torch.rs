@@ -25,10 +25,8 @@ pub(crate) fn contents(files: &TensorFiles) -> HashMap<String, (Vec<usize>, Vec<
 
 /// Writes what is in a file or folder of safetensors to a file of PyTorch's; `keep` selects and renames tensors.
 pub(crate) fn convert(from: &TensorFiles, to: &Path, keep: impl Fn(&str) -> Option<String>) {
-    let mut tensors: Vec<Tensor> = contents(from)
-        .into_iter()
-        .filter_map(|(name, (shape, values))| Some((keep(&name)?, shape, values)))
-        .collect();
+    let mut tensors: Vec<Tensor> =
+        contents(from).into_iter().filter_map(|(name, (shape, values))| Some((keep(&name)?, shape, values))).collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     std::fs::write(to, save(&tensors)).unwrap();
 }

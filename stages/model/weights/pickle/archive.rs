@@ -1,11 +1,7 @@
 //! The files in a `torch.save` archive: a zip whose files are stored, not compressed, so that they can be read in place.
 //! Independent of what they mean.
 
-use std::{
-    collections::HashMap,
-    io::Cursor,
-    ops::Range,
-};
+use std::{collections::HashMap, io::Cursor, ops::Range};
 
 use zip::{CompressionMethod, ZipArchive};
 
@@ -30,8 +26,7 @@ impl Archive {
     /// # Errors
     /// In words, if this is not a whole archive of `torch.save`.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
-        let broken =
-            |error: zip::result::ZipError| format!("this is not a whole zip archive ({error}): copy it again");
+        let broken = |error: zip::result::ZipError| format!("this is not a whole zip archive ({error}): copy it again");
         let mut zip = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
         if zip.len() > MOST_FILES {
             return Err(format!("it has {} files, and at most {MOST_FILES} are read", zip.len()));
@@ -41,7 +36,9 @@ impl Archive {
             let file = zip.by_index_raw(index).map_err(broken)?;
             let name = file.name().map_err(broken)?.into_owned();
             // What isn't stored as it is stays unknown, and is missed if it is needed.
-            if file.compression() == CompressionMethod::Stored && !file.encrypted() && file.size() == file.compressed_size()
+            if file.compression() == CompressionMethod::Stored
+                && !file.encrypted()
+                && file.size() == file.compressed_size()
             {
                 let range = file.data_start().and_then(|start| within(start, file.size(), bytes.len()));
                 let range = range.ok_or_else(|| format!("its file {name:?} is cut off: copy it again"))?;
@@ -73,7 +70,8 @@ impl Archive {
             return Err(format!("its list of tensors has {} bytes, and at most {LARGEST_LIST} are read", list.len()));
         }
         let folder = format!("{root}/data/");
-        let storages = files.iter().filter_map(|(name, range)| Some((name.strip_prefix(&folder)?.into(), range.clone())));
+        let storages =
+            files.iter().filter_map(|(name, range)| Some((name.strip_prefix(&folder)?.into(), range.clone())));
         Ok(Self { list, storages: storages.collect() })
     }
 

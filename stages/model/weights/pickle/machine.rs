@@ -202,7 +202,8 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&mut self) -> Result<&'a str, String> {
-        let end = self.rest.iter().take(LONGEST_TEXT).position(|byte| *byte == b'\n').ok_or("it names something endless")?;
+        let end =
+            self.rest.iter().take(LONGEST_TEXT).position(|byte| *byte == b'\n').ok_or("it names something endless")?;
         let line = self.bytes(end + 1)?;
         std::str::from_utf8(&line[..end]).map_err(|_| "it has a name that is not UTF-8".into())
     }

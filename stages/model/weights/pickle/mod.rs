@@ -39,17 +39,31 @@ pub(super) fn tensors(path: &Path, map: &Arc<Map>) -> Result<Vec<(String, Entry)
     for (name, tensor) in described {
         let bytes = bytes(map, &archive, &tensor, &mut copied)
             .map_err(|message| wrong(format!("the tensor {name:?}: {message}")))?;
-        all.push((name.to_string(), Entry { file: file.clone(), kind: tensor.storage.kind, shape: tensor.shape, bytes }));
+        all.push((
+            name.to_string(),
+            Entry { file: file.clone(), kind: tensor.storage.kind, shape: tensor.shape, bytes },
+        ));
     }
     Ok(all)
 }
 
 /// The values of a tensor, row-major: in place, or copied if they lie in another order.
-fn bytes(map: &Arc<Map>, archive: &Archive, tensor: &Tensor<'_>, copied: &mut usize) -> std::result::Result<Bytes, String> {
+fn bytes(
+    map: &Arc<Map>,
+    archive: &Archive,
+    tensor: &Tensor<'_>,
+    copied: &mut usize,
+) -> std::result::Result<Bytes, String> {
     let (storage, width) = (&tensor.storage, width(tensor.storage.kind));
-    let file = archive.storage(storage.key).ok_or_else(|| format!("its values, `data/{}`, are missing", storage.key))?;
+    let file =
+        archive.storage(storage.key).ok_or_else(|| format!("its values, `data/{}`, are missing", storage.key))?;
     if storage.count.checked_mul(width) != Some(file.len()) {
-        return Err(format!("`data/{}` has {} bytes, and not {} values of {width}", storage.key, file.len(), storage.count));
+        return Err(format!(
+            "`data/{}` has {} bytes, and not {} values of {width}",
+            storage.key,
+            file.len(),
+            storage.count
+        ));
     }
     let count = tensor.count().unwrap_or(0);
     if count == 0 || tensor.is_contiguous() {
