@@ -188,12 +188,53 @@ fn gguf_files_are_a_model_and_are_not_quantized_again() {
     assert!(split.done().join("model.gguf").is_file(), "of a training stage, too");
 }
 
+/// MLC's shards with all that a program reads beside them; imp-flow answers from them.
+#[test]
+fn mlc_shards_are_a_model_with_its_tokenizer() {
+    let root = workshop();
+    let quantize = |work: &str, model: &Path| {
+        Trial::new(&root.path().join(work), &[("model", model)]).run::<Quantize>(&json!({"format": "mlc"}))
+    };
+    let outcome = quantize("mlc", &root.path().join("model"));
+    let parts = ["vision", "projector", "language", "head"].map(|part| outcome.figure(&format!("{part}_megabytes")));
+    assert!(
+        (parts.iter().sum::<f64>() - outcome.figure("megabytes")).abs() < 1e-9 && parts.iter().all(|part| *part > 0.0)
+    );
+    assert!(outcome.cautions()[0].contains("no program is known that runs these shards"), "{:?}", outcome.cautions());
+    let out = outcome.done();
+    let chat = json_of(&out.join("mlc-chat-config.json"));
+    let tokenizer = json_of(&out.join("tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    let id = |text: &str| added.iter().find(|token| token["content"] == text).unwrap()["id"].clone();
+    for (pointer, value) in [
+        ("/model_type", json!("imp")),
+        ("/quantization", json!("q4f16_1")),
+        ("/conv_template", json!("imp")),
+        ("/eos_token_id", id("</s>")),
+        ("/model_config/image_token_index", id(IMAGE_TEXT)),
+        ("/model_config/n_layer", json!(2)),
+        ("/model_config/n_embd", json!(32)),
+        ("/tokenizer_files", json!(["tokenizer.json", "tokenizer_config.json"])),
+    ] {
+        assert_eq!(chat.pointer(pointer), Some(&value), "{pointer}");
+    }
+    let model = Imp::load(&out).unwrap();
+    assert_eq!(model.llm.config.hidden_size, 32);
+    let length = |name: &str| std::fs::metadata(out.join(name)).unwrap().len();
+    let bytes = model_folder::outlook(&out).llm.unwrap().bytes;
+    assert_eq!(bytes, length("params_shard_0.bin"), "forecasts know the size");
+    let error = quantize("again", &out).error().to_string();
+    assert!(error.contains("quantized already"), "{error}");
+}
+
 #[test]
 fn a_scheme_must_be_of_the_format() {
     for (config, is_one) in [
         (json!({"format": "gguf", "scheme": "q4_k_m"}), true),
         (json!({"format": "gguf"}), true),
         (json!({"scheme": "q4f16_1"}), true),
+        (json!({"format": "mlc"}), true),
+        (json!({"format": "mlc", "scheme": "q4_0"}), false),
         (json!({"scheme": "q6_k"}), false),
         (json!({"format": "gguf", "scheme": "q4f16_1"}), false),
     ] {

@@ -38,6 +38,7 @@ pub mod layers;
 pub mod llava;
 mod load;
 pub mod memory;
+pub mod mlc;
 mod mmap;
 pub mod optim;
 pub mod peft;

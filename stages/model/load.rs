@@ -8,7 +8,7 @@ use crate::{
     gguf,
     imp::Imp,
     language::Decoder,
-    peft,
+    mlc, peft,
     projector::Projector,
     save::VISION_PREFIX,
     vision::Siglip,
@@ -45,7 +45,7 @@ pub struct Components<'a> {
 }
 
 impl Imp {
-    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files beside its `config.json`, or the split
+    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files or MLC's shards beside its `config.json`, or the split
     /// layout that training stages write
     /// (`llm/`, `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
     ///
@@ -77,7 +77,16 @@ impl Imp {
     fn load_merged(folder: &Path, file: &ConfigFile, config: ImpConfig) -> Result<Self> {
         let language = file.language()?;
         let in_gguf = gguf::is_here(folder);
-        let files = if in_gguf { gguf::open(folder, &language)? } else { TensorFiles::open(folder)? };
+        let in_shards = mlc::is_here(folder);
+        if in_gguf && in_shards {
+            let message = format!("the folder has two sets of weights, `{}` and MLC's shards: remove one", gguf::MODEL);
+            return Err(ModelError::file(folder, message));
+        }
+        let files = match (in_gguf, in_shards) {
+            (true, _) => gguf::open(folder, &language)?,
+            (_, true) => mlc::open(folder, &language)?,
+            _ => TensorFiles::open(folder)?,
+        };
         let llm = Decoder::load(&files, language)?;
         let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);

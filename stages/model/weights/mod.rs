@@ -15,6 +15,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,11 +23,11 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-pub(crate) use format::Encoded;
+pub(crate) use format::{Encoded, Part, PartKind};
 pub use named::NamedTensor;
 pub(crate) use sources::set_of;
 pub use sources::{beside, either, is_weights, looks_like, missing_shards, unreadable_weights};
-pub(crate) use stream::{Placed, write_placed};
+pub(crate) use stream::{Placed, Spot, Target, write_bytes, write_files};
 pub(crate) use write::write_sharded;
 pub use write::{write_json, write_tensors};
 
@@ -78,6 +79,15 @@ impl Entry {
             *rows /= count;
         }
         let bytes = self.bytes.part(index * size..(index + 1) * size);
+        Self { file: self.file.clone(), kind: self.kind, shape, bytes }
+    }
+
+    /// Some rows: indices along the first axis, which has as many.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
+        let mut shape = self.shape.clone();
+        let all = std::mem::replace(&mut shape[0], rows.len());
+        let row = self.bytes.get().len() / all.max(1);
+        let bytes = self.bytes.part(rows.start * row..rows.end * row);
         Self { file: self.file.clone(), kind: self.kind, shape, bytes }
     }
 }
@@ -194,6 +204,20 @@ impl TensorFiles {
         // Otherwise the file's pages would stay in memory beside the copy.
         entry.bytes.release();
         Ok(Mat::from_host(rows, cols, values))
+    }
+
+    /// Reads the table `name` as an f32 matrix `[rows, cols]`: `name.weight`, or in 4 bits.
+    ///
+    /// # Errors
+    /// If the tensor is missing or has the wrong shape or type.
+    pub fn table(&self, name: &str, rows: usize, cols: usize) -> Result<Mat> {
+        if !self.has(&format!("{name}.{Q4F16_LEVELS}")) {
+            return self.mat(&format!("{name}.weight"), &[rows, cols], rows, cols);
+        }
+        match self.weight(name, rows, cols)? {
+            Weight::Stored(stored) => Ok(Mat::from_host(rows, cols, stored.to_f32())),
+            Weight::Dense(mat) => Ok(mat),
+        }
     }
 
     /// Reads a vector as an f32 matrix `[1, length]`.
