@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use imp_model::Imp;
+use imp_model::{Imp, layers::LoraSettings, peft};
 use minijinja::{Environment, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Value, json};
 
@@ -225,6 +225,33 @@ fn mlc_shards_are_a_model_with_its_tokenizer() {
     assert_eq!(bytes, length("params_shard_0.bin"), "forecasts know the size");
     let error = quantize("again", &out).error().to_string();
     assert!(error.contains("quantized already"), "{error}");
+}
+
+/// What LLaVA's script leaves of a LoRA training: adapter and projector beside a `config.json`, the rest is the base's.
+#[test]
+fn what_the_original_scripts_trained_is_merged_with_its_base() {
+    let root = workshop();
+    let at = |name: &str| root.path().join(name);
+    let mut model = Imp::load(&at("model")).unwrap();
+    let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    model.llm.adapt(&settings, &[], 1).unwrap();
+    let parts = [("llm", at("model/llm")), ("vision", at("model/vision")), ("model", at("scripts"))];
+    let merge =
+        |work: &str, inputs: &[(&str, &Path)]| Trial::new(&at(work), inputs).run::<Merge>(&json!({"dtype": "f32"}));
+    peft::write(&model.llm, &settings, "microsoft/phi-2", &at("scripts")).unwrap();
+    let config = json!({"model_type": "imp", "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+        "mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_use_im_start_end": false, "tune_mm_mlp_adapter": false});
+    std::fs::write(at("scripts/config.json"), config.to_string()).unwrap();
+    let all = parts.each_ref().map(|(name, path)| (*name, path.as_path()));
+    let error = merge("early", &all).error().to_string();
+    assert!(error.contains("it has no projector (`mm_projector.bin`"), "{error}");
+    std::fs::copy(at("model/mm_projector.safetensors"), at("scripts/non_lora_trainables.safetensors")).unwrap();
+    let merged = Imp::load(&merge("both", &all).done()).unwrap();
+    let values =
+        |model: &Imp| model.llm.tensors().iter().flat_map(|tensor| tensor.values().into_owned()).collect::<Vec<f32>>();
+    assert!(values(&merged) == values(&model));
+    let issue = Merge::check_inputs(&serde_json::from_value(json!({})).unwrap(), &|name| usize::from(name != "vision"));
+    assert_eq!(issue.unwrap_err().key, "vision");
 }
 
 #[test]
