@@ -154,7 +154,8 @@ fn checksum(path: &Path) -> Result<String> {
     loop {
         let read = file.read(&mut chunk).map_err(ModelError::io(path))?;
         if read == 0 {
-            return Ok(sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
+            return Ok(sum.finalize().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect());
         }
         sum.update(&chunk[..read]);
     }

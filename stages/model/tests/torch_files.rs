@@ -65,7 +65,9 @@ fn archives_that_are_cut_or_of_others_are_refused() {
         let mut bytes = whole.clone();
         let starts: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
         assert!(!starts.is_empty());
-        starts.iter().for_each(|at| bytes[*at..*at + to.len()].copy_from_slice(to));
+        for at in starts {
+            bytes[at..at + to.len()].copy_from_slice(to);
+        }
         error(&bytes)
     };
     for (from, to, words) in [

@@ -84,9 +84,9 @@ pub fn either(folder: &Path, names: &[&str]) -> Result<Option<PathBuf>> {
 
 /// Whether a file holds weights, by its name.
 pub fn is_weights(name: &str) -> bool {
-    let torch =
-        || ["pytorch_model", "params_shard_"].iter().any(|start| name.starts_with(start)) && name.ends_with(".bin");
-    name.ends_with(".safetensors") || name.ends_with(".gguf") || torch()
+    let is = |end: &str| Path::new(name).extension().is_some_and(|own| own == end);
+    let has_own_name = ["pytorch_model", "params_shard_"].iter().any(|start| name.starts_with(start));
+    is("safetensors") || is("gguf") || (is("bin") && has_own_name)
 }
 
 /// The files that an index lists.

@@ -43,7 +43,9 @@ pub(crate) fn write_files(targets: &[Target], tensors: &[Placed<'_>]) -> Result<
     let written = fill(targets, &parts, tensors);
     if matches!(written, Err(ModelError::Overflow { .. })) {
         // What was written so far is of no use; if it can't be removed, the work folder is.
-        parts.iter().for_each(|part| drop(std::fs::remove_file(part)));
+        for part in &parts {
+            let _ = std::fs::remove_file(part);
+        }
     }
     written
 }

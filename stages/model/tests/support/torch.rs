@@ -43,9 +43,13 @@ pub(crate) fn save(tensors: &[Tensor]) -> Vec<u8> {
         text(&mut list, "cpu");
         integer(&mut list, values.len());
         list.extend(b"tQK\x00(");
-        shape.iter().for_each(|length| integer(&mut list, *length));
+        for length in shape {
+            integer(&mut list, *length);
+        }
         list.extend(b"t(");
-        (0..shape.len()).for_each(|axis| integer(&mut list, shape[axis + 1..].iter().product()));
+        for axis in 1..=shape.len() {
+            integer(&mut list, shape[axis..].iter().product());
+        }
         list.extend(b"t\x89ccollections\nOrderedDict\n)RtR");
     }
     list.extend(b"u.");

@@ -47,10 +47,10 @@ impl Archive {
                 }
             }
         }
-        Self::of_files(bytes, files)
+        Self::of_files(bytes, &files)
     }
 
-    fn of_files(bytes: &[u8], files: HashMap<String, Range<usize>>) -> Result<Self, String> {
+    fn of_files(bytes: &[u8], files: &HashMap<String, Range<usize>>) -> Result<Self, String> {
         let mut roots = files.keys().filter_map(|name| name.strip_suffix(LIST)?.strip_suffix('/'));
         let (Some(root), None) = (roots.next(), roots.next()) else {
             return Err("this is a zip archive, but not one that `torch.save` has made: it has no list of tensors, \
