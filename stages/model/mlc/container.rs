@@ -154,8 +154,7 @@ fn checksum(path: &Path) -> Result<String> {
     loop {
         let read = file.read(&mut chunk).map_err(ModelError::io(path))?;
         if read == 0 {
-            let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
-            return Ok(sum.finalize().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect());
+            return Ok(format!("{:032x}", u128::from_be_bytes(sum.finalize().into())));
         }
         sum.update(&chunk[..read]);
     }

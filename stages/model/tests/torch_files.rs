@@ -170,6 +170,10 @@ fn projectors_and_adapters_may_be_files_of_pytorch() {
         adapter: Some(folder.path()),
     };
     assert!(all(&Imp::from_components(&from, ImpConfig::default()).unwrap()) == all(&model));
+    std::fs::write(at("config.json"), r#"{"model_type": "imp", "hidden_size": 8}"#).unwrap();
+    let text = TensorFiles::open(folder.path()).err().unwrap().to_string();
+    assert!(text.contains("what a training has changed of one (adapter_model.bin): give it to `merge`"), "{text}");
+    assert_eq!(imp_model::weights::unreadable_weights(folder.path()), None, "it can be merged");
     std::fs::write(at("adapter_model.safetensors"), "").unwrap();
     let error = peft::read(&mut PHI.model().llm, None, folder.path()).unwrap_err().to_string();
     assert!(error.contains("both `adapter_model.safetensors` and `adapter_model.bin`"), "{error}");

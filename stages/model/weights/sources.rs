@@ -30,6 +30,9 @@ impl Set {
     }
 }
 
+/// What the names of an adapter's or a projector's file begin with.
+const TRAINED: [&str; 3] = ["adapter_model.", "mm_projector.", "non_lora_trainables."];
+
 /// Where the tensors of a folder are.
 pub(super) enum Source {
     /// In one file.
@@ -176,6 +179,12 @@ fn absent(folder: &Path) -> String {
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     let ends = |ends: &[&str]| names.iter().find(|name| ends.iter().any(|end| name.ends_with(end)));
+    if let Some(name) = names.iter().find(|name| TRAINED.iter().any(|trained| name.starts_with(trained))) {
+        return format!(
+            "the folder has no whole model, but what a training has changed of one ({name}): give it to `merge` as `model`, with its base \
+             as `llm` and `vision`"
+        );
+    }
     if let Some(name) = names.iter().find(|name| name.starts_with("pytorch_model-")) {
         return format!(
             "the list of its files, `pytorch_model.bin.index.json`, is missing, so that {name} is not read: download the whole model"
