@@ -84,12 +84,12 @@ impl Stage for Merge {
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[
-        Input::required(
-            "model",
-            "a finetuned model, or with `llm` and `vision` what LLaVA's or Imp's own scripts trained",
+        Input::required("model", "a finetuned model"),
+        Input::optional(
+            "llm",
+            "the base of an adapter or projector that LLaVA's or Imp's own scripts have left in `model`",
         ),
-        Input::optional("llm", "the language model that a training of the original scripts began with"),
-        Input::optional("vision", "its vision encoder"),
+        Input::optional("vision", "the vision encoder of such a base"),
     ];
     type Config = Config;
 

@@ -61,6 +61,8 @@ fn archives_that_are_cut_or_of_others_are_refused() {
     };
     let whole = torch::save(&[("a".into(), vec![2, 3], vec![1.0; 6])]);
     assert!(error(&whole[..whole.len() - 30]).contains("not a whole zip archive"), "{}", error(&whole[..100]));
+    let twice = torch::save(&[("a".into(), vec![1], vec![1.0]), ("a".into(), vec![1], vec![2.0])]);
+    assert!(error(&twice).contains("it has the tensor \"a\" twice"), "{}", error(&twice));
     let other = |from: &[u8], to: &[u8]| {
         let mut bytes = whole.clone();
         let starts: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();

@@ -2,7 +2,7 @@
 //! for tensors; of what it can name, the few functions in `value.rs`. Nothing is imported, called or looked up outside of this file's
 //! own data. Source: Python's `pickletools.py`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::value::{Arena, Global, Object, Tensor, Value};
 
@@ -219,6 +219,9 @@ impl<'a> Machine<'a> {
         let (pairs, odd) = pairs.as_chunks::<2>();
         let items = self.arena.dict(to).filter(|_| odd.is_empty()).ok_or("it fills something that is no dictionary")?;
         items.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+        if items.len() > MOST_VALUES {
+            return Err(format!("it has more than {MOST_VALUES} values"));
+        }
         self.push(to)
     }
 
@@ -241,10 +244,15 @@ impl<'a> Machine<'a> {
 
     fn named_tensors(&mut self, result: Value) -> Result<Vec<(&'a str, Tensor<'a>)>, String> {
         let items = std::mem::take(self.arena.dict(result).ok_or("it is no dictionary of tensors")?);
+        // A name is a few bytes in the list however often it is recalled, and many in memory.
+        let mut seen = HashSet::new();
         items
             .into_iter()
             .map(|(key, value)| {
                 let name = self.arena.text(key).ok_or("it has a key that is no text")?;
+                if !seen.insert(name) {
+                    return Err(format!("it has the tensor {name:?} twice"));
+                }
                 match self.arena.get(value) {
                     Some(Object::Tensor(tensor)) => Ok((name, tensor.clone())),
                     _ => Err(format!(
