@@ -156,7 +156,7 @@ pub fn beside(folder: &Path) -> Option<String> {
     let has_both = |set: &&Set| folder.join(set.single).is_file() && folder.join(set.index).is_file();
     SETS.iter().find(has_both).map(|set| {
         format!(
-            "the folder has its weights twice: `{}` is used, as transformers does, and the files that `{}` lists are not",
+            "the folder has two sets of weights: `{}` is used, as transformers does, and the files that `{}` lists are not",
             set.single, set.index
         )
     })
