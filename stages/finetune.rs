@@ -82,7 +82,7 @@ impl Config {
 
 impl Stage for Finetune {
     const KIND: &'static str = "finetune";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const ABOUT: &'static str = "trains the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a model, from `pretrain`, `finetune` or `merge`"),
@@ -176,7 +176,10 @@ impl Stage for Finetune {
         training::train(&mut model, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
 
         if config.mode == Mode::Lora {
-            peft::write(&model.llm, &settings, &job.output().join("adapter"))
+            // The base lies beside the adapter; its own name is that of the input's only if it is not changed.
+            let base = Some(from.join("llm")).filter(|_| parts && !had_adapter).and_then(|llm| peft::base_name(&llm));
+            let base = base.unwrap_or_else(|| "../llm".into());
+            peft::write(&model.llm, &settings, &base, &job.output().join("adapter"))
                 .map_err(|error| model_error(job, &error))?;
         }
         // The base is the input's own language model, unless it had an adapter that is now part of it.

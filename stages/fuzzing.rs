@@ -22,7 +22,7 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets of this crate.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     ("archive", download::fuzzing::archive),
     ("checkpoint", training::fuzzing::checkpoint),
     ("config", config),
@@ -31,6 +31,8 @@ pub const TARGETS: [Target; 12] = [
     ("image", image),
     ("imp", imp),
     ("index", index),
+    ("mlc", mlc),
+    ("pickle", pickle),
     ("records", preprocess::fuzzing::records),
     ("s3", download::fuzzing::s3),
     ("tokenizer", tokenizer),
@@ -52,6 +54,23 @@ fn weights(bytes: &[u8]) {
     let scratch = Scratch::with("model.safetensors", bytes);
     if let Ok(files) = TensorFiles::open_file(&scratch.path("model.safetensors")) {
         read_all(&files);
+    }
+}
+
+/// A list of tensors in pickle, in an archive with two storages; and the bytes as an archive.
+fn pickle(bytes: &[u8]) {
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, content) in [("archive/data.pkl", bytes), ("archive/data/0", &[0; 24]), ("archive/data/1", &[1; 6])] {
+        let written = zip.start_file(name, stored).map(|()| std::io::Write::write_all(&mut zip, content));
+        assert!(matches!(written, Ok(Ok(()))), "an archive in memory");
+    }
+    let archive = zip.finish().map(std::io::Cursor::into_inner).unwrap_or_default();
+    for bytes in [&archive, bytes] {
+        let scratch = Scratch::with("pytorch_model.bin", bytes);
+        if let Ok(files) = TensorFiles::open(scratch.root()) {
+            read_all(&files);
+        }
     }
 }
 
@@ -136,9 +155,24 @@ fn imp(bytes: &[u8]) {
     });
 }
 
-/// The smallest Imp: one layer, four patches of four pixels.
+/// The list of MLC's shards of [`small_imp`].
+fn mlc(bytes: &[u8]) {
+    thread_local! {
+        static IMP: Scratch = small_imp();
+    }
+    IMP.with(|good| {
+        let scratch = Scratch::with("tensor-cache.json", bytes);
+        for name in ["params_shard_0.bin", "config.json"] {
+            scratch.write(name, &fs::read(good.path("mlc").join(name)).unwrap_or_default());
+        }
+        let _ = Imp::load(scratch.root());
+    });
+}
+
+/// The smallest Imp: one layer, four patches of four pixels. In GGUF files, and in `mlc` in MLC's shards.
 fn small_imp() -> Scratch {
     let (folder, made) = (Scratch::with("config.json", &[]), Scratch::with("llm/config.json", &[]));
+    folder.write("mlc/x", &[]);
     made.write("vision/config.json", &[]);
     let language = LanguageConfig { intermediate_size: 32, ..LanguageConfig::phi(40, 32, 1, 1, 16) };
     let vision = SiglipConfig {
@@ -162,6 +196,7 @@ fn small_imp() -> Scratch {
         let config = ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() };
         let imp = Imp::assemble(&made.path("llm"), &made.path("vision"), config, 1)?;
         imp_model::save::config(&imp, "float16", folder.root())?;
+        imp_model::mlc::write(&imp, &folder.path("mlc"))?;
         gguf::write(&imp, &speech, Mixture::Q8_0, folder.root())
     };
     write().unwrap_or_else(|error| panic!("a small Imp: {error}"));

@@ -1,11 +1,14 @@
 //! The kind `merge`: adds adapters to the weights and writes the whole model as one Hugging Face folder.
 //! Independent of how the model was trained.
 
+use std::path::Path;
+
 use imp_model::{
-    Imp,
+    Components, Imp,
+    config::ConfigFile,
     encoding::Encoding,
     llava::{self, Tokens},
-    save,
+    projector_in, save,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +83,14 @@ impl Stage for Merge {
     const KIND: &'static str = "merge";
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
-    const INPUTS: &'static [Input] = &[Input::required("model", "a finetuned model")];
+    const INPUTS: &'static [Input] = &[
+        Input::required("model", "a finetuned model"),
+        Input::optional(
+            "llm",
+            "the base of an adapter or projector that LLaVA's or Imp's own scripts have left in `model`",
+        ),
+        Input::optional("vision", "the vision encoder of such a base"),
+    ];
     type Config = Config;
 
     fn keys() -> Vec<Key> {
@@ -94,8 +104,21 @@ impl Stage for Merge {
         Ok(())
     }
 
+    fn check_inputs(_config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        let missing = ["llm", "vision"].into_iter().filter(|name| count(name) == 0).collect::<Vec<_>>();
+        match missing[..] {
+            [one] => {
+                Err(ConfigIssue::new(one, "is needed, too: `llm` and `vision` are the parts that were not trained"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let mut outlook = ahead.input("model").cloned().unwrap_or_default();
+        if let (Some(llm), Some(vision)) = (ahead.input("llm"), ahead.input("vision")) {
+            (outlook.llm, outlook.vision) = (llm.llm.clone(), vision.vision.clone());
+        }
         if let Some(llm) = &mut outlook.llm {
             llm.bytes = (config.dtype.encoding().block().bytes * llm.config.parameters()) as u64;
         }
@@ -104,10 +127,8 @@ impl Stage for Merge {
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
-        let from = job.input("model")?;
-        remark(job, from);
-        let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
-        let mut manner = Manner::of(job, &model, from)?;
+        let (model, tokenizer) = load(job)?;
+        let mut manner = Manner::of(job, &model, tokenizer)?;
         let (encoding, largest, out) = (config.dtype.encoding(), config.max_shard_size.0, job.output());
         let written = match config.format {
             Format::Imp => save::merged(&model, encoding, largest, &out),
@@ -131,8 +152,33 @@ impl Stage for Merge {
             ),
         }
         let replaced: &[&str] = if manner.is_some() { &REPLACED } else { &[] };
-        link_others_but(job, &tokenizer_folder(from), "", replaced)
+        link_others_but(job, &tokenizer_folder(tokenizer), "", replaced)
     }
+}
+
+/// The model, and the folder that has its tokenizer.
+fn load(job: &Job) -> Result<(Imp, &Path), StageError> {
+    let from = job.input("model")?;
+    let failed = |error| model_error(job, &error);
+    let (Some(llm), Some(vision)) = (job.optional_input("llm"), job.optional_input("vision")) else {
+        remark(job, from);
+        return Ok((Imp::load(from).map_err(failed)?, from));
+    };
+    for folder in [from, llm, vision] {
+        remark(job, folder);
+    }
+    let Some(projector) = projector_in(from).map_err(failed)? else {
+        return Err(StageError::input(
+            job.named(from),
+            "it has no projector (`mm_projector.bin`, `non_lora_trainables.bin`, or the same in safetensors)",
+            "give the folder that the script wrote at its end, or leave out `llm` and `vision` if this is a whole model",
+        ));
+    };
+    let adapter = from.join("adapter_config.json").is_file().then_some(from);
+    let components = Components { llm, vision, projector: &projector, adapter };
+    let config = ConfigFile::read(from).and_then(|file| file.imp()).map_err(failed)?;
+    let model = Imp::from_components(&components, config).map_err(failed)?;
+    Ok((model, if from.join("tokenizer.json").is_file() { from } else { llm }))
 }
 
 /// The tokens of the Llava layout, with one for image features.

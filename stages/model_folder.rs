@@ -81,9 +81,21 @@ pub(crate) fn link_others_but(job: &Job, from: &Path, to: &str, but: &[&str]) ->
         let entry = entry.map_err(StageError::io(from))?;
         let name = entry.file_name();
         let text = name.to_string_lossy();
-        let weights = [".safetensors", ".safetensors.index.json", ".gguf", ".bin", ".pt", ".pth", ".ckpt"]
-            .iter()
-            .any(|end| text.ends_with(end));
+        let weights = [
+            ".safetensors",
+            ".safetensors.index.json",
+            ".gguf",
+            ".bin",
+            ".bin.index.json",
+            ".pt",
+            ".pth",
+            ".ckpt",
+            "tensor-cache.json",
+            "ndarray-cache.json",
+            "mlc-chat-config.json",
+        ]
+        .iter()
+        .any(|end| text.ends_with(end));
         if entry.path().is_file() && !weights && !but.contains(&&*text) && !job.output().join(to).join(&name).exists() {
             job.link_into_output(&entry.path(), Path::new(to).join(&name))?;
         }
@@ -179,7 +191,6 @@ pub(crate) fn outlook_of_config(file: &ConfigFile, bytes: u64) -> Outlook {
 
 fn weight_bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let weights =
-        entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors" || end == "gguf"));
+    let weights = entries.filter(|entry| weights::is_weights(&entry.file_name().to_string_lossy()));
     weights.filter_map(|entry| std::fs::metadata(entry.path()).ok()).map(|data| data.len()).sum()
 }

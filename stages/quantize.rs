@@ -1,10 +1,10 @@
-//! The kind `quantize`: writes a model with fewer bits per weight, for imp-flow or for llama.cpp. Independent of the formats'
+//! The kind `quantize`: writes a model with fewer bits per weight, for imp-flow, llama.cpp or MLC. Independent of the formats'
 //! arithmetic.
 
 use imp_model::{
     Imp,
     gguf::{self, Mixture},
-    quant, save,
+    mlc, quant, save, weights,
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ use crate::{
         keys::{Key, Keys, keys},
         stage::ConfigIssue,
     },
-    hub_files::{Manner, REPLACED},
+    hub_files::{MLC_CHAT, Manner, REPLACED, TOKENIZER_FILES},
     image::pixels::AspectRatio,
     model_folder::{link_others, link_others_but, model_error, remark, tokenizer_folder},
     speaker::aspect_ratio,
@@ -34,6 +34,8 @@ pub enum Format {
     Imp,
     /// llama.cpp and the programs around it: `model.gguf` and `mmproj.gguf`.
     Gguf,
+    /// mlc-imp: shards of parameters, and `mlc-chat-config.json`.
+    Mlc,
 }
 
 /// The encoding of the weights.
@@ -78,9 +80,9 @@ keys! {
     #[serde(default, deny_unknown_fields)]
     pub struct Config {
         /// Who reads the files. `imp` is a folder like that of `merge`, in 4 bits. `gguf` is `model.gguf` and `mmproj.gguf` for
-        /// llama.cpp and the programs around it; imp-flow reads them, too.
+        /// llama.cpp and the programs around it. `mlc` is MLC's container of shards for mlc-imp. imp-flow reads all of them.
         pub format: Format,
-        /// Encoding of the weights. `q4f16_1` (the default of `imp`) is MLC's: groups of 32 weights of 4 bits with one f16 scale.
+        /// Encoding of the weights. `q4f16_1` (the default of `imp`, and the only one of `mlc`) is MLC's: groups of 32 weights of 4 bits with one f16 scale.
         /// `q4_k_m` (the default of `gguf`), `q4_0`, `q6_k`, `q8_0`, `f16` and `f32` are llama.cpp's.
         pub scheme: Option<Scheme>,
     }
@@ -89,7 +91,7 @@ keys! {
 impl Config {
     fn scheme(&self) -> Scheme {
         self.scheme.unwrap_or(match self.format {
-            Format::Imp => Scheme::Q4f16,
+            Format::Imp | Format::Mlc => Scheme::Q4f16,
             Format::Gguf => Scheme::Q4KM,
         })
     }
@@ -98,11 +100,16 @@ impl Config {
 impl Stage for Quantize {
     const KIND: &'static str = "quantize";
     const VERSION: u32 = 3;
-    const ABOUT: &'static str = "writes a model with fewer bits per weight, for imp-flow or llama.cpp";
+    const ABOUT: &'static str = "writes a model with fewer bits per weight, for imp-flow, llama.cpp or MLC";
     const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
     const FIGURES: &'static [Figure] = &[
         Figure::headline("megabytes", Better::Lower, "MB"),
         Figure::detail("bits_per_weight", Better::Lower, "bits"),
+        // Of MLC's shards.
+        Figure::detail("vision_megabytes", Better::Lower, "MB"),
+        Figure::detail("projector_megabytes", Better::Lower, "MB"),
+        Figure::detail("language_megabytes", Better::Lower, "MB"),
+        Figure::detail("head_megabytes", Better::Lower, "MB"),
         // Without the vision tower, which is not quantized in GGUF files.
         Figure::detail("language_bits_per_weight", Better::Lower, "bits"),
     ];
@@ -119,7 +126,7 @@ impl Stage for Quantize {
                 Err(ConfigIssue::new("scheme", "of a GGUF file must be q4_k_m, q4_0, q6_k, q8_0, f16 or f32"))
             }
             (false, true) => {
-                Err(ConfigIssue::new("scheme", "is of GGUF files: add `format = \"gguf\"`, or choose q4f16_1"))
+                Err(ConfigIssue::new("scheme", "is of GGUF files: choose `format = \"gguf\"`, or q4f16_1"))
             }
             _ => Ok(()),
         }
@@ -128,12 +135,14 @@ impl Stage for Quantize {
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
         remark(job, from);
-        let (bytes, weights) = if let Some(mixture) = config.scheme().mixture() {
-            write_gguf(job, mixture)?
-        } else {
-            let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
-            link_others(job, from, "")?;
-            (written.bytes, written.weights)
+        let (bytes, weights) = match config.scheme().mixture() {
+            Some(mixture) => write_gguf(job, mixture)?,
+            None if config.format == Format::Mlc => write_mlc(job)?,
+            None => {
+                let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
+                link_others(job, from, "")?;
+                (written.bytes, written.weights)
+            }
         };
         job.result("megabytes", bytes as f64 / 1e6);
         job.result("bits_per_weight", bytes as f64 * 8.0 / weights as f64);
@@ -141,17 +150,51 @@ impl Stage for Quantize {
     }
 }
 
-/// Writes the two GGUF files, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
-fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
+/// Loads a model that was not quantized, and how it talks, which its file in the format `called` says.
+fn load(job: &Job, called: &str) -> Result<(Imp, Manner), StageError> {
     let from = job.input("model")?;
     quant::check_not_quantized(from).map_err(|error| model_error(job, &error))?;
     let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
     let manner = Manner::of(job, &model, from)?.ok_or_else(|| {
         StageError::failed(
-            "a GGUF file holds the tokenizer and the conversation template of its model, and this one has none",
+            format!("{called} holds the tokenizer and the conversation template of its model, and this one has none"),
             "give a model that was finetuned on conversations",
         )
     })?;
+    Ok((model, manner))
+}
+
+/// Writes MLC's shards and `mlc-chat-config.json`, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
+fn write_mlc(job: &Job) -> Result<(u64, u64), StageError> {
+    let (model, mut manner) = load(job, "a folder of MLC's")?;
+    manner.add_image_token();
+    let out = job.output();
+    let written = mlc::write(&model, &out).map_err(|error| model_error(job, &error))?;
+    for (name, bytes) in [
+        ("vision_megabytes", written.vision),
+        ("projector_megabytes", written.projector),
+        ("language_megabytes", written.language),
+        ("head_megabytes", written.head),
+    ] {
+        job.result(name, bytes as f64 / 1e6);
+    }
+    if !manner.is_of_mlc_imp(&model) {
+        job.caution(
+            "no program is known that runs these shards but imp-flow: mlc-imp runs an Imp of Phi-2 with its tokenizer and SigLIP's so400m \
+             on images of 196 pixels, and mlc-llm has no Imp. Names are those that a port would have",
+        );
+    }
+    manner.write(job, &model)?;
+    link_others_but(job, &tokenizer_folder(job.input("model")?), "", &REPLACED)?;
+    let files: Vec<&str> = TOKENIZER_FILES.into_iter().filter(|name| out.join(name).is_file()).collect();
+    let chat = manner.mlc_chat(&model, &files);
+    weights::write_json(&out.join(MLC_CHAT), &chat).map_err(|error| model_error(job, &error))?;
+    Ok((written.bytes(), written.weights))
+}
+
+/// Writes the two GGUF files, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
+fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
+    let (model, manner) = load(job, "a GGUF file")?;
     let written = manner.speech(&model, |speech| {
         gguf::write(&model, speech, mixture, &job.output()).map_err(|error| model_error(job, &error))
     })?;
@@ -172,6 +215,6 @@ fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
     let dtype = if mixture == Mixture::F32 { "float32" } else { "float16" };
     save::config(&model, dtype, &job.output()).map_err(|error| model_error(job, &error))?;
     manner.write(job, &model)?;
-    link_others_but(job, &tokenizer_folder(from), "", &REPLACED)?;
+    link_others_but(job, &tokenizer_folder(job.input("model")?), "", &REPLACED)?;
     Ok((written.model + written.mmproj, save::weights(&model)))
 }

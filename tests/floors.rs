@@ -41,7 +41,7 @@ const MODEL: &[&[&str]] = &[
     &["init", "language", "memory", "projector", "vision"],
     &["imp", "peft", "work"],
     &["generate", "optim", "save", "splice"],
-    &["gguf", "llava"],
+    &["gguf", "llava", "mlc"],
     &["load", "quant"],
     &["lib"],
 ];

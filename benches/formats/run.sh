@@ -1,7 +1,8 @@
 #!/bin/sh
 # Trains three small Imps (Phi, Qwen2, Phi-3), and asks plain transformers and llama.cpp the questions that `eval` has asked. Ends with
 # 1 if one of transformers' answers differs, or more than one of llama.cpp's from f16 weights, whose sums are in another order. For
-# quantized weights llama.cpp rounds activations, so of those answers it only prints how many are equal.
+# quantized weights llama.cpp rounds activations, so of those answers it only prints how many are equal. Last, it prints how many weights
+# differ between `merge` and peft's merging.
 set -eu
 cd "$(dirname "$0")/../.."
 here=benches/formats
@@ -21,4 +22,5 @@ for family in phi qwen2 phi3; do
     "$venv/bin/python" "$here/llama_check.py" "$made/${family}_f16" "$made/${family}_answers" "$made/shapes" || failed=1
     "$venv/bin/python" "$here/llama_check.py" "$made/${family}_q4" "$made/${family}_q4_answers" "$made/shapes" || true
 done
+"$venv/bin/python" "$here/peft_check.py" target/release/imp-flow "$made/phi" "$made/siglip" || failed=1
 exit $failed

@@ -2,14 +2,14 @@
 
 use std::{fs, io::Read, path::Path};
 
-use imp_model::weights::{looks_like, missing_shards, unreadable_weights};
+use imp_model::weights::{is_weights, looks_like, missing_shards, unreadable_weights};
 
 use crate::{Job, StageError};
 
 /// The largest file that is looked into: pointers of Git LFS have some 130 bytes.
 const LARGEST_POINTER: u64 = 1024;
-/// Files without which a model can't be used.
-const NEEDED: [&str; 4] = [".safetensors", ".gguf", "tokenizer.json", "config.json"];
+/// Files beside the weights without which a model can't be used.
+const NEEDED: [&str; 2] = ["tokenizer.json", "config.json"];
 /// Deepest nesting of folders, as for copying.
 const MAX_DEPTH: usize = 64;
 
@@ -26,7 +26,10 @@ pub(super) fn check(job: &Job, folder: &Path, into: Option<&str>) -> Result<(), 
     let mut pointers = Vec::new();
     find_pointers(job, folder, folder, 0, &mut pointers)?;
     let Some(first) = pointers.first() else { return Ok(()) };
-    let needed = pointers.iter().find(|name| NEEDED.iter().any(|end| name.ends_with(end)));
+    let needed = pointers.iter().find(|name| {
+        let own = name.rsplit('/').next().unwrap_or(name);
+        is_weights(own) || NEEDED.iter().any(|end| name.ends_with(end))
+    });
     let help = "run `git lfs pull` in the repository, or give its address on the hub as the source";
     if let Some(name) = needed {
         return Err(StageError::failed(format!("{name} is a pointer of Git LFS, which stands for the file"), help));

@@ -3,6 +3,7 @@
 //! `docs/deploy.md` says what was loaded with them.
 
 mod chat_template;
+mod mlc_chat;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use imp_model::{Imp, gguf::Speech, llava::Tokens};
 use serde_json::{Map, Value, json};
 
 pub(crate) use chat_template::{chat_template, marked_chat_template};
+pub(crate) use mlc_chat::{MLC_CHAT, TOKENIZER_FILES};
 
 use crate::{
     Job, StageError,

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use imp_model::Imp;
+use imp_model::{Imp, layers::LoraSettings, peft};
 use minijinja::{Environment, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Value, json};
 
@@ -188,12 +188,80 @@ fn gguf_files_are_a_model_and_are_not_quantized_again() {
     assert!(split.done().join("model.gguf").is_file(), "of a training stage, too");
 }
 
+/// MLC's shards with all that a program reads beside them; imp-flow answers from them.
+#[test]
+fn mlc_shards_are_a_model_with_its_tokenizer() {
+    let root = workshop();
+    let quantize = |work: &str, model: &Path| {
+        Trial::new(&root.path().join(work), &[("model", model)]).run::<Quantize>(&json!({"format": "mlc"}))
+    };
+    let outcome = quantize("mlc", &root.path().join("model"));
+    let parts = ["vision", "projector", "language", "head"].map(|part| outcome.figure(&format!("{part}_megabytes")));
+    assert!(
+        (parts.iter().sum::<f64>() - outcome.figure("megabytes")).abs() < 1e-9 && parts.iter().all(|part| *part > 0.0)
+    );
+    assert!(outcome.cautions()[0].contains("no program is known that runs these shards"), "{:?}", outcome.cautions());
+    let out = outcome.done();
+    let chat = json_of(&out.join("mlc-chat-config.json"));
+    let tokenizer = json_of(&out.join("tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    let id = |text: &str| added.iter().find(|token| token["content"] == text).unwrap()["id"].clone();
+    for (pointer, value) in [
+        ("/model_type", json!("imp")),
+        ("/quantization", json!("q4f16_1")),
+        ("/conv_template", json!("imp")),
+        ("/eos_token_id", id("</s>")),
+        ("/model_config/image_token_index", id(IMAGE_TEXT)),
+        ("/model_config/n_layer", json!(2)),
+        ("/model_config/n_embd", json!(32)),
+        ("/tokenizer_files", json!(["tokenizer.json", "tokenizer_config.json"])),
+    ] {
+        assert_eq!(chat.pointer(pointer), Some(&value), "{pointer}");
+    }
+    let model = Imp::load(&out).unwrap();
+    assert_eq!(model.llm.config.hidden_size, 32);
+    let length = |name: &str| std::fs::metadata(out.join(name)).unwrap().len();
+    let bytes = model_folder::outlook(&out).llm.unwrap().bytes;
+    assert_eq!(bytes, length("params_shard_0.bin"), "forecasts know the size");
+    let error = quantize("again", &out).error().to_string();
+    assert!(error.contains("quantized already"), "{error}");
+}
+
+/// What LLaVA's script leaves of a LoRA training: adapter and projector beside a `config.json`, the rest is the base's.
+#[test]
+fn what_the_original_scripts_trained_is_merged_with_its_base() {
+    let root = workshop();
+    let at = |name: &str| root.path().join(name);
+    let mut model = Imp::load(&at("model")).unwrap();
+    let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    model.llm.adapt(&settings, &[], 1).unwrap();
+    let parts = [("llm", at("model/llm")), ("vision", at("model/vision")), ("model", at("scripts"))];
+    let merge =
+        |work: &str, inputs: &[(&str, &Path)]| Trial::new(&at(work), inputs).run::<Merge>(&json!({"dtype": "f32"}));
+    peft::write(&model.llm, &settings, "microsoft/phi-2", &at("scripts")).unwrap();
+    let config = json!({"model_type": "imp", "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2,
+        "mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_use_im_start_end": false, "tune_mm_mlp_adapter": false});
+    std::fs::write(at("scripts/config.json"), config.to_string()).unwrap();
+    let all = parts.each_ref().map(|(name, path)| (*name, path.as_path()));
+    let error = merge("early", &all).error().to_string();
+    assert!(error.contains("it has no projector (`mm_projector.bin`"), "{error}");
+    std::fs::copy(at("model/mm_projector.safetensors"), at("scripts/non_lora_trainables.safetensors")).unwrap();
+    let merged = Imp::load(&merge("both", &all).done()).unwrap();
+    let values =
+        |model: &Imp| model.llm.tensors().iter().flat_map(|tensor| tensor.values().into_owned()).collect::<Vec<f32>>();
+    assert!(values(&merged) == values(&model));
+    let issue = Merge::check_inputs(&serde_json::from_value(json!({})).unwrap(), &|name| usize::from(name != "vision"));
+    assert_eq!(issue.unwrap_err().key, "vision");
+}
+
 #[test]
 fn a_scheme_must_be_of_the_format() {
     for (config, is_one) in [
         (json!({"format": "gguf", "scheme": "q4_k_m"}), true),
         (json!({"format": "gguf"}), true),
         (json!({"scheme": "q4f16_1"}), true),
+        (json!({"format": "mlc"}), true),
+        (json!({"format": "mlc", "scheme": "q4_0"}), false),
         (json!({"scheme": "q6_k"}), false),
         (json!({"format": "gguf", "scheme": "q4f16_1"}), false),
     ] {

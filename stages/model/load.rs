@@ -1,6 +1,6 @@
 //! Loads an Imp: from a merged folder, from the split folder of a training stage, or from its components.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{
     config::{ConfigFile, ImpConfig, ModelKind, SPLIT_IMP},
@@ -8,16 +8,28 @@ use crate::{
     gguf,
     imp::Imp,
     language::Decoder,
-    peft,
+    mlc, peft,
     projector::Projector,
     save::VISION_PREFIX,
     vision::Siglip,
-    weights::TensorFiles,
+    weights::{self, TensorFiles},
 };
 
 const PROJECTOR_PREFIX: &str = "model.mm_projector.";
 /// Prefix of the vision encoder's tensor names in a SigLIP folder.
 const SIGLIP_PREFIX: &str = "vision_model.";
+
+/// The files that may hold a projector: ours, and those that LLaVA's and Imp's scripts leave.
+const PROJECTORS: [&str; 4] =
+    ["mm_projector.safetensors", "mm_projector.bin", "non_lora_trainables.safetensors", "non_lora_trainables.bin"];
+
+/// The file with the projector in a folder, if there is one.
+///
+/// # Errors
+/// If there are several.
+pub fn projector_in(folder: &Path) -> Result<Option<PathBuf>> {
+    weights::either(folder, &PROJECTORS)
+}
 
 /// The paths of a model's components.
 #[derive(Clone, Copy, Debug)]
@@ -26,14 +38,14 @@ pub struct Components<'a> {
     pub llm: &'a Path,
     /// The Hugging Face folder of a SigLIP.
     pub vision: &'a Path,
-    /// A safetensors file with the projector: LLaVA's `mm_projector.safetensors` or `non_lora_trainables.safetensors`.
+    /// A file with the projector: LLaVA's `mm_projector` or `non_lora_trainables`, in safetensors or as `torch.save` writes it.
     pub projector: &'a Path,
     /// A folder with an adapter in peft's format.
     pub adapter: Option<&'a Path>,
 }
 
 impl Imp {
-    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files beside its `config.json`, or the split
+    /// Loads a model folder: a merged Imp, which may be quantized, also in GGUF files or MLC's shards beside its `config.json`, or the split
     /// layout that training stages write
     /// (`llm/`, `vision/`, `mm_projector.safetensors` and optionally `adapter/`).
     ///
@@ -52,10 +64,11 @@ impl Imp {
             }
         }
         let adapter = folder.join("adapter");
+        let projector = projector_in(folder)?;
         let components = Components {
             llm: &folder.join("llm"),
             vision: &folder.join("vision"),
-            projector: &folder.join("mm_projector.safetensors"),
+            projector: &projector.unwrap_or_else(|| folder.join(PROJECTORS[0])),
             adapter: adapter.is_dir().then_some(adapter.as_path()),
         };
         Self::from_components(&components, config)
@@ -64,7 +77,16 @@ impl Imp {
     fn load_merged(folder: &Path, file: &ConfigFile, config: ImpConfig) -> Result<Self> {
         let language = file.language()?;
         let in_gguf = gguf::is_here(folder);
-        let files = if in_gguf { gguf::open(folder, &language)? } else { TensorFiles::open(folder)? };
+        let in_shards = mlc::is_here(folder);
+        if in_gguf && in_shards {
+            let message = format!("the folder has two sets of weights, `{}` and MLC's shards: remove one", gguf::MODEL);
+            return Err(ModelError::file(folder, message));
+        }
+        let files = match (in_gguf, in_shards) {
+            (true, _) => gguf::open(folder, &language)?,
+            (_, true) => mlc::open(folder, &language)?,
+            _ => TensorFiles::open(folder)?,
+        };
         let llm = Decoder::load(&files, language)?;
         let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
@@ -89,7 +111,7 @@ impl Imp {
         files.finish(|_| false)?;
         let mut model = Self { config, llm, vision, projector };
         if let Some(adapter) = from.adapter {
-            peft::read(&mut model.llm, adapter)?;
+            peft::read(&mut model.llm, peft::base_name(from.llm).as_deref(), adapter)?;
         }
         Ok(model)
     }

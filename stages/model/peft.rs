@@ -1,4 +1,4 @@
-//! LoRA adapters in peft's format: `adapter_config.json` and `adapter_model.safetensors` with peft's tensor names.
+//! LoRA adapters in peft's format: `adapter_config.json` and `adapter_model.safetensors` (or `.bin`) with peft's tensor names.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -9,21 +9,30 @@ use crate::{
     error::{ModelError, Result},
     language::Decoder,
     layers::{Linear, Lora, LoraSettings},
-    weights::{NamedTensor, TensorFiles, read_json, write_json, write_tensors},
+    weights::{self, NamedTensor, TensorFiles, read_json, write_json, write_tensors},
 };
 
+/// The file of an adapter's weights, of which peft writes the first, and versions before 0.5 the second.
+const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+/// What peft puts before the names of the model's tensors.
+const PREFIX: &str = "base_model.model.";
+/// Modules that peft adds to an adapter without being asked.
+const VOCABULARY: [&str; 2] = ["embed_tokens", "lm_head"];
+/// A larger factor means a broken file, too.
+const LARGEST_ALPHA: f64 = 1e9;
 /// A larger rank means a broken file, and could overflow a product of sizes.
 const LARGEST_RANK: u64 = 1 << 16;
 
 fn tensor_name(linear: &Linear, part: &str) -> String {
-    format!("base_model.model.{}.{part}.weight", linear.name)
+    format!("{PREFIX}{}.{part}.weight", linear.name)
 }
 
-/// Writes the adapters of the language model to `folder`, in f32.
+/// Writes the adapters of the language model to `folder`, in f32. `base` is the name of the model that they are for, or a path from
+/// `folder` to it.
 ///
 /// # Errors
 /// If `folder` can't be written.
-pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()> {
+pub fn write(llm: &Decoder, settings: &LoraSettings, base: &str, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
     let mut tensors = Vec::new();
     for linear in llm.linears() {
@@ -38,7 +47,7 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": Value::Null,
+        "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -53,14 +62,21 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, folder: &Path) -> Result<()
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, Encoding::F32)
 }
 
-/// Reads adapters from `folder` and attaches them to the language model, frozen. Layers without an adapter in the files
-/// are not changed.
+/// The name of the model in `folder`, if its `config.json` has one.
+pub fn base_name(folder: &Path) -> Option<String> {
+    let config = read_json(&folder.join("config.json")).ok()?;
+    config["_name_or_path"].as_str().filter(|name| !name.is_empty()).map(Into::into)
+}
+
+/// Reads adapters from `folder` and attaches them to the language model, frozen; modules that were trained as a whole
+/// (`modules_to_save`) replace the model's. Layers without a tensor in the files are not changed. `base` is the name of the language
+/// model, if known.
 ///
 /// # Errors
-/// If a file can't be read, has no adapter for this model, or has a tensor that does not belong to any layer.
-pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
-    let settings = read_settings(&folder.join("adapter_config.json"))?;
-    let path = folder.join("adapter_model.safetensors");
+/// If a file can't be read, has no adapter for this model or is for another one, or has a tensor that does not belong to any layer.
+pub fn read(llm: &mut Decoder, base: Option<&str>, folder: &Path) -> Result<LoraSettings> {
+    let Adapter { settings, whole } = read_settings(&folder.join("adapter_config.json"), base)?;
+    let path = weights::either(folder, &WEIGHTS)?.unwrap_or_else(|| folder.join(WEIGHTS[0]));
     let files = TensorFiles::open_file(&path)?;
     let mut found = 0;
     for linear in llm.linears_mut() {
@@ -74,6 +90,7 @@ pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
         linear.lora = Some(Lora::new(a, b, &settings));
         found += 1;
     }
+    found += replace_modules(llm, &whole, &files)?;
     if found == 0 {
         return Err(ModelError::file(&path, "it has no adapter for any linear layer of the model"));
     }
@@ -81,9 +98,66 @@ pub fn read(llm: &mut Decoder, folder: &Path) -> Result<LoraSettings> {
     Ok(settings)
 }
 
-fn read_settings(path: &Path) -> Result<LoraSettings> {
+/// Replaces the modules of the model that `files` has as a whole: those named in `modules_to_save`, and embedding and output layer,
+/// which peft adds where the vocabulary has grown. Returns their number.
+fn replace_modules(llm: &mut Decoder, named: &[String], files: &TensorFiles) -> Result<usize> {
+    let is_whole = |name: &&str| !name.contains(".lora_");
+    let modules: BTreeSet<String> = files
+        .names()
+        .filter(is_whole)
+        .filter_map(|name| Some(name.strip_prefix(PREFIX)?.rsplit_once('.')?.0.to_string()))
+        .collect();
+    // Versions of peft differ in whether they keep the name of the wrapper.
+    let own = |module: &str| {
+        let module = module.strip_suffix(".default").unwrap_or(module);
+        module.strip_suffix(".modules_to_save").unwrap_or(module).to_string()
+    };
+    let is_named = |module: &str, by: &str| own(module) == by || own(module).ends_with(&format!(".{by}"));
+    if let Some(absent) = named.iter().find(|by| !modules.iter().any(|module| is_named(module, by))) {
+        let message = format!("`modules_to_save` has `{absent}`, of which there is no tensor here");
+        return Err(ModelError::file(files.path(), message));
+    }
+    let whole: Vec<&String> = modules
+        .iter()
+        .filter(|module| named.iter().map(String::as_str).chain(VOCABULARY).any(|by| is_named(module, by)))
+        .collect();
+    for module in &whole {
+        let own = own(module);
+        if !llm.replace_module(&own, files, &format!("{PREFIX}{module}"))? {
+            let message = format!("`modules_to_save` has `{own}`, which is no layer of this model");
+            return Err(ModelError::file(files.path(), message));
+        }
+    }
+    Ok(whole.len())
+}
+
+/// What `adapter_config.json` says.
+struct Adapter {
+    settings: LoraSettings,
+    /// The modules that were trained as a whole.
+    whole: Vec<String>,
+}
+
+/// Whether two names of models on a hub, `owner/model`, are those of different models. Paths say nothing.
+fn differ(ours: &str, theirs: &str) -> bool {
+    let model = |name: &str| {
+        let (owner, model) = name.split_once('/')?;
+        let is_word = |text: &str| !text.trim_matches('.').is_empty() && !text.contains(['/', '\\', ':']);
+        (is_word(owner) && is_word(model)).then(|| model.to_lowercase())
+    };
+    model(ours).zip(model(theirs)).is_some_and(|(ours, theirs)| ours != theirs)
+}
+
+fn read_settings(path: &Path, base: Option<&str>) -> Result<Adapter> {
     let config = read_json(path)?;
     let wrong = |message: String| ModelError::file(path, message);
+    let theirs = config.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default();
+    if let Some(ours) = base.filter(|ours| differ(ours, theirs)) {
+        return Err(wrong(format!(
+            "the adapter is for {theirs:?} (`base_model_name_or_path`), and the language model is {ours:?}: give the one that it was \
+             trained on. If they are the same, correct the name here"
+        )));
+    }
     for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
         if config.get(key).and_then(Value::as_bool) == Some(true) {
             return Err(wrong(format!("`{key}` is not supported")));
@@ -94,11 +168,15 @@ fn read_settings(path: &Path) -> Result<LoraSettings> {
     }
     let rank = config.get("r").and_then(Value::as_u64).filter(|rank| (1..=LARGEST_RANK).contains(rank));
     let number = |key: &str| config.get(key).and_then(Value::as_f64);
-    Ok(LoraSettings {
+    let alpha = number("lora_alpha").filter(|alpha| alpha.abs() <= LARGEST_ALPHA);
+    let settings = LoraSettings {
         rank: rank.ok_or_else(|| wrong(format!("`r` must be a whole number from 1 to {LARGEST_RANK}")))? as usize,
-        alpha: number("lora_alpha").ok_or_else(|| wrong("`lora_alpha` must be a number".into()))?,
+        alpha: alpha.ok_or_else(|| wrong(format!("`lora_alpha` must be a number of at most {LARGEST_ALPHA}")))?,
         dropout: number("lora_dropout").unwrap_or(0.0),
-    })
+    };
+    let modules = config.get("modules_to_save").filter(|modules| !modules.is_null());
+    let whole = modules.map_or(Ok(Vec::new()), |modules| serde_json::from_value(modules.clone()));
+    Ok(Adapter { settings, whole: whole.map_err(|_| wrong("`modules_to_save` must be a list of names".into()))? })
 }
 
 /// Names what of an adapter's settings would be ignored, although it changes what the adapter does.
@@ -113,7 +191,6 @@ fn unsupported(config: &Value) -> Option<String> {
     let not_empty = [
         "rank_pattern",
         "alpha_pattern",
-        "modules_to_save",
         "layer_replication",
         "trainable_token_indices",
         "megatron_config",

@@ -3,13 +3,11 @@
 
 use std::path::Path;
 
-use serde_json::json;
-
 use crate::{
     config::{ConfigFile, ModelKind},
     encoding::q4f16,
     error::{ModelError, Result},
-    gguf,
+    gguf, mlc,
     save::all_tensors,
     weights::{Encoded, read_json, write_json, write_sharded},
 };
@@ -29,7 +27,7 @@ pub struct Quantized {
 /// If the model in `folder` is quantized, or its `config.json` can't be read.
 pub fn check_not_quantized(folder: &Path) -> Result<()> {
     let path = folder.join("config.json");
-    if !read_json(&path)?["quantization_config"].is_null() || gguf::is_here(folder) {
+    if !read_json(&path)?["quantization_config"].is_null() || gguf::is_here(folder) || mlc::is_here(folder) {
         return Err(ModelError::file(&path, "this model is quantized already: give the merged one"));
     }
     Ok(())
@@ -56,8 +54,7 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
     let encoded: Vec<Encoded<'_>> = tensors.into_iter().map(Encoded::q4f16).collect();
     let bytes = encoded.iter().flat_map(Encoded::parts).map(|part| part.bytes as u64).sum();
-    config["quantization_config"] =
-        json!({ "quant_method": q4f16::NAME, "bits": q4f16::BITS, "group_size": q4f16::GROUP_SIZE });
+    config["quantization_config"] = q4f16::described();
     write_json(&to.join("config.json"), &config)?;
     write_sharded(to, encoded, u64::MAX)?;
     Ok(Quantized { bytes, weights })

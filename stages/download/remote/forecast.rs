@@ -3,7 +3,7 @@
 
 use std::{sync::mpsc, thread, time::Duration};
 
-use imp_model::config::ConfigFile;
+use imp_model::{config::ConfigFile, weights::is_weights};
 
 use super::{cache, hub::HubSource};
 use crate::{
@@ -92,7 +92,7 @@ fn repository(hub: &Hub, source: &HubSource, files: &[String]) -> Result<Forecas
     };
     let local = listing.local.iter().map(|(name, path)| (name, std::fs::metadata(path).ok().map(|data| data.len())));
     let sizes = listing.files.iter().map(|file| (&file.name, file.size)).chain(local);
-    let weights = sizes.filter(|(name, _)| name.ends_with(".safetensors")).filter_map(|(_, size)| size).sum();
+    let weights = sizes.filter(|(name, _)| is_weights(name)).filter_map(|(_, size)| size).sum();
     let file = ConfigFile::parse(config.as_bytes(), "config.json".as_ref());
     let outlook = file.map(|file| outlook_of_config(&file, weights)).unwrap_or_default();
     Ok(Forecast { outlook, download, ..Forecast::default() })

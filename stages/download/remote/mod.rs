@@ -16,6 +16,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use imp_model::weights::is_weights;
+
 use self::{
     archive::{Unpacked, unpack},
     hub::HubSource,
@@ -201,7 +203,7 @@ fn gguf_among(names: &[&str]) -> Result<Option<String>, StageError> {
     let models: Vec<_> = names.iter().filter(|name| is_gguf(Path::new(name))).collect();
     match models[..] {
         // The repository also has the weights in the usual format.
-        _ if names.iter().any(|name| name.ends_with(".safetensors")) => Ok(None),
+        _ if names.iter().any(|name| is_weights(name) && !is_gguf(Path::new(name))) => Ok(None),
         [] => Ok(None),
         [only] => Ok(Some((*only).into())),
         [first, second, ..] => Err(StageError::failed(

@@ -59,6 +59,19 @@ impl SiglipConfig {
         width * (3 * patch * patch + 1 + self.patches() + 2) + self.num_hidden_layers * block
     }
 
+    /// The name within a layer, and the shape, of each of a layer's tensors.
+    pub(crate) fn layer_shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let (width, inner) = (self.hidden_size, self.intermediate_size);
+        let norms = ["layer_norm1", "layer_norm2"].map(|name| (name, vec![width], width));
+        let square = ["q_proj", "k_proj", "v_proj", "out_proj"];
+        let square = square.map(|name| (format!("self_attn.{name}"), vec![width, width], width));
+        let mlp = [("mlp.fc1", vec![inner, width], inner), ("mlp.fc2", vec![width, inner], width)];
+        let named = |(name, shape, width): (&str, Vec<usize>, usize)| (name.to_string(), shape, width);
+        let all = norms.into_iter().map(named).chain(square).chain(mlp.into_iter().map(named));
+        all.flat_map(|(name, shape, width)| [(format!("{name}.weight"), shape), (format!("{name}.bias"), vec![width])])
+            .collect()
+    }
+
     /// Reads the keys of a vision encoder. Missing keys have the defaults of transformers' `SiglipVisionConfig`.
     pub(super) fn read(keys: &Keys<'_>) -> Result<Self> {
         let config = Self {

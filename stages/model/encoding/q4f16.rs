@@ -25,6 +25,11 @@ const LEVEL_BYTES: usize = GROUP_SIZE * BITS / 8;
 /// The level of zero, and half the largest level.
 pub(crate) const ZERO: f32 = 7.0;
 
+/// The scheme in the `quantization_config` of a `config.json`.
+pub(crate) fn described() -> serde_json::Value {
+    serde_json::json!({ "quant_method": NAME, "bits": BITS, "group_size": GROUP_SIZE })
+}
+
 /// Number of scales of a row of `cols` weights.
 pub const fn scales_per_row(cols: usize) -> usize {
     cols.div_ceil(GROUP_SIZE)

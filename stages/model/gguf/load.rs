@@ -14,7 +14,7 @@ use crate::{
     imp::Imp,
     save::VISION_PREFIX,
     tensor::Bytes,
-    weights::{Entry, INDEX, Kind, SINGLE, TensorFiles},
+    weights::{Entry, Kind, TensorFiles, set_of},
 };
 
 /// Whether the weights of the model in `folder` are in GGUF files.
@@ -27,8 +27,8 @@ pub(crate) fn is_here(folder: &Path) -> bool {
 /// # Errors
 /// If a file is missing or not a complete GGUF file, or has a tensor whose name is not known.
 pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles> {
-    if [SINGLE, INDEX].iter().any(|name| folder.join(name).exists()) {
-        let message = format!("the folder has two sets of weights, `{MODEL}` and safetensors files: remove one");
+    if let Some(other) = set_of(folder) {
+        let message = format!("the folder has two sets of weights, `{MODEL}` and {other}: remove one");
         return Err(ModelError::file(&folder.join(MODEL), message));
     }
     let (model, mmproj) = (Gguf::open(&folder.join(MODEL))?, Gguf::open(&folder.join(MMPROJ))?);

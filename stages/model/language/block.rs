@@ -53,9 +53,14 @@ impl Block {
         tensor::add(g, fed_forward, &x)
     }
 
+    /// The norms, mutable.
+    pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten()
+    }
+
     /// Makes the norms trainable.
     pub(super) fn unfreeze_norms(&mut self) {
-        [Some(&mut self.norm), self.norm2.as_mut()].into_iter().flatten().for_each(Norm::unfreeze);
+        self.norms_mut().for_each(Norm::unfreeze);
     }
 
     /// Moves all weights to `place`.

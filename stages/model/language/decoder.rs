@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::block::{Block, load_norm};
 use crate::{
     config::LanguageConfig,
-    error::Result,
+    error::{ModelError, Result},
     family::{Layer, is_target},
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
     tensor::{self, KvCache, Mask, Mat, Place, Rotary, Segments, Weight},
@@ -218,6 +218,37 @@ impl Decoder {
             self.embedding = Some(self.lm_head.weight.clone());
             self.config.tie_word_embeddings = false;
         }
+    }
+
+    /// Replaces the module `name` by the one that `from` has as `theirs`. Returns whether the model has such a module.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type, or the module shares its weight with another.
+    pub(crate) fn replace_module(&mut self, name: &str, from: &TensorFiles, theirs: &str) -> Result<bool> {
+        let (vocab, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        if self.embedding.is_none() && [EMBEDDING, &self.lm_head.name].contains(&name) {
+            let message = format!(
+                "it replaces `{name}`, whose weight the model uses both as embedding and as output layer, so that it isn't clear which \
+                 of them is meant"
+            );
+            return Err(ModelError::file(from.path(), message));
+        }
+        if name == EMBEDDING {
+            self.embedding = Some(from.weight(theirs, vocab, hidden)?);
+            return Ok(true);
+        }
+        if let Some(linear) = self.linears_mut().find(|linear| linear.name == name) {
+            let (outputs, inputs) = (linear.weight.outputs(), linear.weight.inputs());
+            let Linear { weight, bias, .. } = Linear::load(from, theirs, outputs, inputs, linear.bias.is_some())?;
+            (linear.weight, linear.bias) = (weight, bias);
+            return Ok(true);
+        }
+        let norm = self.norms_mut().find(|norm| norm.name == name);
+        norm.map_or(Ok(false), |norm| norm.replace(from, theirs).map(|()| true))
+    }
+
+    fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        self.blocks.iter_mut().flat_map(Block::norms_mut).chain([&mut self.final_norm])
     }
 
     /// All linear layers, including the output layer, in a fixed order.

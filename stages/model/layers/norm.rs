@@ -42,6 +42,19 @@ impl Norm {
         Ok(Self { name: name.into(), weight, bias: None, epsilon: epsilon as f32 })
     }
 
+    /// Takes weight and bias of the norm `theirs`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has the wrong shape or type.
+    pub(crate) fn replace(&mut self, from: &TensorFiles, theirs: &str) -> Result<()> {
+        let width = self.weight.count();
+        self.weight = from.vector(&format!("{theirs}.weight"), width)?;
+        if self.bias.is_some() {
+            self.bias = Some(from.vector(&format!("{theirs}.bias"), width)?);
+        }
+        Ok(())
+    }
+
     /// Returns `[rows, width]` from `x` `[rows, width]`.
     pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
         match &self.bias {

@@ -121,7 +121,7 @@ fn vision_tensors(model: &Imp) -> Vec<NamedTensor<'_>> {
     let mut all = model.vision.tensors(VISION_PREFIX);
     let (used, width) = (model.vision.layers(), model.vision.config.hidden_size);
     let zeros =
-        model.vision.layer_shapes().into_iter().map(|(part, shape)| {
+        model.vision.config.layer_shapes().into_iter().map(|(part, shape)| {
             NamedTensor::constant(format!("{VISION_PREFIX}encoder.layers.{used}.{part}"), shape, 0.0)
         });
     all.extend(zeros);

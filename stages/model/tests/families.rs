@@ -250,9 +250,9 @@ fn adapters_of_every_family_round_trip_and_merge() {
         llm.adapt(&settings, &[], 3).unwrap();
         llm.trainable(&mut |_, mat| change(mat, |value| value + 0.05));
         let adapted = logits(&llm, &ids(9));
-        peft::write(&llm, &settings, folder.path()).unwrap();
+        peft::write(&llm, &settings, "", folder.path()).unwrap();
         let (mut reloaded, _) = random(family);
-        peft::read(&mut reloaded, folder.path()).unwrap();
+        peft::read(&mut reloaded, None, folder.path()).unwrap();
         assert_eq!(logits(&reloaded, &ids(9)).to_host(), adapted.to_host());
 
         let names = llm.linear_names();
@@ -296,12 +296,12 @@ fn adapters_on_chosen_layers_only() {
     let mut names = Vec::new();
     llm.trainable(&mut |parameter, _| names.push(parameter.name));
     assert_eq!(names.len(), 2 * 2 * 2, "two layers, two targets, A and B: {names:?}");
-    peft::write(&llm, &settings, folder.path()).unwrap();
+    peft::write(&llm, &settings, "", folder.path()).unwrap();
     let text = std::fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(config["target_modules"], serde_json::json!(["q_proj", "v_proj"]));
     let (mut reloaded, _) = random(Family::Qwen2);
-    peft::read(&mut reloaded, folder.path()).unwrap();
+    peft::read(&mut reloaded, None, folder.path()).unwrap();
     assert_eq!(logits(&reloaded, &ids(5)).to_host(), logits(&llm, &ids(5)).to_host());
 }
 

@@ -17,7 +17,7 @@ use imp_model::{
     weights::{TensorFiles, write_json},
 };
 use proptest::prelude::*;
-use support::PHI;
+use support::{PHI, torch};
 
 fn error(folder: &Path) -> String {
     let text = Imp::load(folder).err().unwrap().to_string();
@@ -161,7 +161,7 @@ fn adapters_round_trip() {
     let model = PHI.model_with_lora();
     let folder = tempfile::tempdir().unwrap();
     let settings = imp_model::layers::LoraSettings { rank: 4, alpha: 8.0, dropout: 0.0 };
-    peft::write(&model.llm, &settings, folder.path()).unwrap();
+    peft::write(&model.llm, &settings, "", folder.path()).unwrap();
     let (ours, theirs) = (folder.path().join("adapter_model.safetensors"), PHI.path("lora/adapter_model.safetensors"));
     let names = |file: &Path| {
         let bytes = std::fs::read(file).unwrap();
@@ -172,7 +172,7 @@ fn adapters_round_trip() {
     };
     assert_eq!(names(&ours), names(&theirs), "peft's names");
     let mut reloaded = PHI.model();
-    assert_eq!(peft::read(&mut reloaded.llm, folder.path()).unwrap(), settings);
+    assert_eq!(peft::read(&mut reloaded.llm, None, folder.path()).unwrap(), settings);
     let contents = |llm: &Decoder| -> Vec<(String, Vec<f32>)> {
         llm.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.values().into_owned())).collect()
     };
@@ -210,11 +210,7 @@ fn weights_are_found_as_transformers_finds_them() {
         ("GGUF\u{3}\0\0\0", "a GGUF file"),
     ] {
         std::fs::write(at("two.safetensors"), content).unwrap();
-        assert!(
-            error(path).starts_with("HERE/two.safetensors: this is not a safetensors file but "),
-            "{}",
-            error(path)
-        );
+        assert!(error(path).starts_with("HERE/two.safetensors: this is not a file of tensors but "), "{}", error(path));
         assert!(error(path).contains(words), "{}", error(path));
     }
     for name in ["model.safetensors.index.json", "one.safetensors", "two.safetensors"] {
@@ -222,7 +218,9 @@ fn weights_are_found_as_transformers_finds_them() {
     }
     assert!(error(path).contains("the folder has no weights"), "{}", error(path));
     std::fs::write(at("pytorch_model.bin"), "x").unwrap();
-    assert!(error(path).contains("in PyTorch's format (pytorch_model.bin)"), "{}", error(path));
+    assert!(error(path).contains("HERE/pytorch_model.bin: this is not a complete"), "{}", error(path));
+    std::fs::rename(at("pytorch_model.bin"), at("weights.pth")).unwrap();
+    assert!(error(path).contains("under a usual name, and weights.pth is not read"), "{}", error(path));
 }
 
 #[test]
@@ -231,13 +229,19 @@ fn settings_of_adapters_that_would_be_ignored_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let settings = imp_model::layers::LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
     llm.adapt(&settings, &[], 1).unwrap();
-    peft::write(&llm, &settings, folder.path()).unwrap();
+    peft::write(&llm, &settings, "", folder.path()).unwrap();
     let path = folder.path().join("adapter_config.json");
     let config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for (key, value, words) in [
         ("rank_pattern", serde_json::json!({"q_proj": 8}), "`rank_pattern` is not supported"),
         ("alpha_pattern", serde_json::json!({"q_proj": 8}), "`alpha_pattern` is not supported"),
-        ("modules_to_save", serde_json::json!(["lm_head"]), "`modules_to_save` is not supported"),
+        (
+            "modules_to_save",
+            serde_json::json!(["lm_head"]),
+            "`modules_to_save` has `lm_head`, of which there is no tensor",
+        ),
+        ("modules_to_save", serde_json::json!("lm_head"), "must be a list of names"),
+        ("lora_alpha", serde_json::json!(1e300), "`lora_alpha` must be a number of at most"),
         ("bias", "all".into(), "`bias` = \"all\""),
         ("init_lora_weights", "pissa".into(), "`pissa` is not supported"),
         ("peft_type", "IA3".into(), "`peft_type` \"IA3\""),
@@ -245,11 +249,84 @@ fn settings_of_adapters_that_would_be_ignored_are_refused() {
         let mut changed = config.clone();
         changed[key] = value;
         write_json(&path, &changed).unwrap();
-        let error = peft::read(&mut llm, folder.path()).unwrap_err().to_string();
+        let error = peft::read(&mut llm, None, folder.path()).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
     let mut harmless = config;
     (harmless["rank_pattern"], harmless["alpha_pattern"]) = (serde_json::json!({}), serde_json::json!({}));
     write_json(&path, &harmless).unwrap();
-    peft::read(&mut llm, folder.path()).unwrap();
+    peft::read(&mut llm, None, folder.path()).unwrap();
+}
+
+/// Modules that peft trained as a whole replace the base's; what is for another model is refused by its name.
+#[test]
+fn whole_modules_of_an_adapter_replace_those_of_the_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let adapter = TensorFiles::open_file(&PHI.path("lora/adapter_model.safetensors")).unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(PHI.path("lora/adapter_config.json")).unwrap()).unwrap();
+    config["modules_to_save"] = serde_json::json!(["lm_head", "final_layernorm", "1.mlp.fc2"]);
+    config["base_model_name_or_path"] = "microsoft/phi-2".into();
+    write_json(&at("adapter_config.json"), &config).unwrap();
+    let replaced: Vec<(&str, &str, Vec<usize>)> = vec![
+        ("lm_head", "lm_head.weight", vec![211, 60]),
+        ("lm_head", "lm_head.bias", vec![211]),
+        ("model.final_layernorm.modules_to_save.default", "model.final_layernorm.weight", vec![60]),
+        ("model.final_layernorm.modules_to_save.default", "model.final_layernorm.bias", vec![60]),
+        ("model.layers.1.mlp.fc2.modules_to_save", "model.layers.1.mlp.fc2.weight", vec![60, 152]),
+        ("model.layers.1.mlp.fc2.modules_to_save", "model.layers.1.mlp.fc2.bias", vec![60]),
+        ("model.embed_tokens", "model.embed_tokens.weight", vec![211, 60]),
+    ];
+    let is_replaced = |name: &str| {
+        replaced.iter().any(|(_, ours, _)| name.contains(ours.trim_end_matches("weight")) && name.contains("lora_"))
+    };
+    let write = |change: &dyn Fn(&mut Vec<torch::Tensor>)| {
+        let mut tensors: Vec<torch::Tensor> = torch::contents(&adapter)
+            .into_iter()
+            .filter(|(name, _)| !is_replaced(name))
+            .map(|(name, (shape, values))| (name, shape, values))
+            .collect();
+        for (number, (module, ours, shape)) in replaced.iter().enumerate() {
+            let part = ours.rsplit('.').next().unwrap();
+            let values = support::random(number as u64, shape.iter().product());
+            tensors.push((format!("base_model.model.{module}.{part}"), shape.clone(), values));
+        }
+        change(&mut tensors);
+        std::fs::write(at("adapter_model.bin"), torch::save(&tensors)).unwrap();
+    };
+    write(&|_| {});
+    let mut llm = PHI.model().llm;
+    peft::read(&mut llm, Some("susnato/Phi-2"), folder.path()).unwrap();
+    let found: std::collections::HashMap<String, Vec<f32>> =
+        llm.tensors().into_iter().map(|tensor| (tensor.name.clone(), tensor.values().into_owned())).collect();
+    for (number, (_, ours, shape)) in replaced.iter().enumerate() {
+        assert!(found[*ours] == support::random(number as u64, shape.iter().product()), "{ours}");
+    }
+    let error = |base: Option<&str>| {
+        let error = peft::read(&mut PHI.model().llm, base, folder.path()).unwrap_err().to_string();
+        error.replace(&*folder.path().to_string_lossy(), "HERE")
+    };
+    assert!(
+        error(Some("microsoft/phi-1_5")).contains("is for \"microsoft/phi-2\""),
+        "{}",
+        error(Some("microsoft/phi-1_5"))
+    );
+    for (change, words) in [
+        (&(|all: &mut Vec<torch::Tensor>| all[0].2[0] = f32::NAN) as &dyn Fn(&mut Vec<torch::Tensor>), "non-finite"),
+        (
+            &|all| all.iter_mut().rev().take(1).for_each(|last| last.2[3] = f32::INFINITY),
+            "embed_tokens.weight` contains",
+        ),
+        (&|all| all.retain(|(name, ..)| !name.ends_with("lm_head.bias")), "`base_model.model.lm_head.bias` is missing"),
+        (
+            &|all| all.push(("base_model.model.model.layers.0.mlp.fc9.weight".into(), vec![1], vec![0.0])),
+            "fc9.weight` does not",
+        ),
+        (&|all| all[0].1.reverse(), "has the shape"),
+        (&|all| all.retain(|(name, ..)| !name.contains("fc2.modules")), "`1.mlp.fc2`, of which there is no tensor"),
+    ] {
+        write(change);
+        assert!(error(None).contains(words), "{words}: {}", error(None));
+    }
 }

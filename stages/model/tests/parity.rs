@@ -339,7 +339,8 @@ fn merged_adapters_give_the_same_logits() {
     let compared = tensors.iter().filter(|tensor| expected.has(&format!("merged.{}", tensor.name)));
     let mut count = 0;
     for tensor in compared {
-        assert_close(&tensor.name, &tensor.values(), &expected.f32(&format!("merged.{}", tensor.name)), 1e-5);
+        // At this rank, sums have one order: the bits are those of peft's `merge_and_unload`.
+        assert!(*tensor.values() == expected.f32(&format!("merged.{}", tensor.name)), "{}", tensor.name);
         count += 1;
     }
     assert!(count > 0, "the fixture has merged weights");

@@ -55,11 +55,11 @@ impl Siglip {
         let blocks = (0..used)
             .map(|layer| Block::load(from, &format!("{prefix}encoder.layers.{layer}"), &config))
             .collect::<Result<_>>()?;
-        let position = format!("{prefix}embeddings.position_embedding.weight");
+        let position = format!("{prefix}embeddings.position_embedding");
         Ok(Self {
             patch_weight: from.mat(&format!("{conv}.weight"), &shape, width, pixels)?,
             patch_bias: from.vector(&format!("{conv}.bias"), width)?,
-            position: from.mat(&position, &[config.patches(), width], config.patches(), width)?,
+            position: from.table(&position, config.patches(), width)?,
             blocks,
             prefix: prefix.into(),
             config,
@@ -135,19 +135,6 @@ impl Siglip {
     /// Number of layers that compute the features.
     pub(crate) fn layers(&self) -> usize {
         self.blocks.len()
-    }
-
-    /// The name within a layer, and the shape, of each of a layer's tensors.
-    pub(crate) fn layer_shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let (width, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let norms = ["layer_norm1", "layer_norm2"].map(|name| (name, vec![width], width));
-        let square = ["q_proj", "k_proj", "v_proj", "out_proj"];
-        let square = square.map(|name| (format!("self_attn.{name}"), vec![width, width], width));
-        let mlp = [("mlp.fc1", vec![inner, width], inner), ("mlp.fc2", vec![width, inner], width)];
-        let named = |(name, shape, width): (&str, Vec<usize>, usize)| (name.to_string(), shape, width);
-        let all = norms.into_iter().map(named).chain(square).chain(mlp.into_iter().map(named));
-        all.flat_map(|(name, shape, width)| [(format!("{name}.weight"), shape), (format!("{name}.bias"), vec![width])])
-            .collect()
     }
 
     /// The used tensors in f32, named with `prefix`.

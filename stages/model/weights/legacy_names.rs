@@ -1,9 +1,12 @@
 //! Maps other tensor names to those of Imp's training code: of the first published Imps (imp-v1-3b and Imp-v1.5-3B-196, which
-//! use Microsoft's Phi code), of LLaVA's `non_lora_trainables`, and of transformers' Llava, before and since its version 4.52.
+//! use Microsoft's Phi code), of LLaVA's `non_lora_trainables` and `mm_projector`, of what was saved in a wrapper of PyTorch's, and of
+//! transformers' Llava, before and since its version 4.52.
 
 /// Name prefixes: theirs, ours.
-const PREFIXES: [(&str, &str); 15] = [
+const PREFIXES: [(&str, &str); 17] = [
     ("base_model.model.model.mm_projector.", "model.mm_projector."),
+    ("model.model.mm_projector.", "model.mm_projector."),
+    ("mm_projector.", "model.mm_projector."),
     ("transformer.embd.wte.", "model.embed_tokens."),
     ("transformer.mm_projector.", "model.mm_projector."),
     ("transformer.vision_tower.", "model.vision_tower."),
@@ -19,6 +22,8 @@ const PREFIXES: [(&str, &str); 15] = [
     ("model.multi_modal_projector.linear_2.", "model.mm_projector.2."),
     ("model.vision_tower.vision_model.", "model.vision_tower.vision_tower.vision_model."),
 ];
+/// What the wrappers of distributed training put before every name.
+const WRAPPER: &str = "module.";
 /// Name prefixes within a block: after `transformer.h.N.`, after `model.layers.N.`.
 const BLOCK: [(&str, &str); 4] = [
     ("ln.", "input_layernorm."),
@@ -31,6 +36,7 @@ const STACKED: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
 
 /// The transformers name of a tensor; several if it stacks equal parts along its first axis.
 pub(super) fn current_names(name: &str) -> Vec<String> {
+    let name = name.strip_prefix(WRAPPER).unwrap_or(name);
     if let Some((from, to)) = PREFIXES.iter().find(|(from, _)| name.starts_with(from)) {
         return vec![name.replacen(from, to, 1)];
     }
@@ -62,6 +68,10 @@ mod tests {
             ("lm_head.weight", "lm_head.weight"),
             ("model.layers.0.mlp.fc1.weight", "model.layers.0.mlp.fc1.weight"),
             ("transformer.h.0.unknown", "transformer.h.0.unknown"),
+            ("module.base_model.model.model.mm_projector.2.bias", "model.mm_projector.2.bias"),
+            ("model.model.mm_projector.0.weight", "model.mm_projector.0.weight"),
+            ("mm_projector.0.weight", "model.mm_projector.0.weight"),
+            ("model.mm_projector.0.weight", "model.mm_projector.0.weight"),
         ] {
             assert_eq!(current_names(old), [new]);
         }

@@ -1,11 +1,12 @@
-//! Named tensors in safetensors files: memory-mapped for reading, written one at a time. Independent of models, whose
-//! names and shapes come from the caller.
+//! Named tensors in safetensors files and those of `torch.save`: memory-mapped for reading, written one at a time (safetensors only).
+//! Independent of models, whose names and shapes come from the caller.
 
 mod dtype;
 mod finite;
 mod format;
 mod legacy_names;
 mod named;
+mod pickle;
 mod sources;
 mod stream;
 mod write;
@@ -14,6 +15,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     fs::File,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,12 +23,15 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-pub(crate) use format::Encoded;
+pub(crate) use format::{Encoded, Part, PartKind};
 pub use named::NamedTensor;
-pub use sources::{beside, looks_like, missing_shards, unreadable_weights};
-pub(crate) use stream::{Placed, write_placed};
+pub(crate) use sources::set_of;
+pub use sources::{beside, either, is_weights, looks_like, missing_shards, unreadable_weights};
+pub(crate) use stream::{Placed, Spot, Target, write_bytes, write_files};
 pub(crate) use write::write_sharded;
 pub use write::{write_json, write_tensors};
+
+use sources::Source;
 
 use crate::{
     encoding::{Encoding, q4f16},
@@ -76,25 +81,32 @@ impl Entry {
         let bytes = self.bytes.part(index * size..(index + 1) * size);
         Self { file: self.file.clone(), kind: self.kind, shape, bytes }
     }
+
+    /// Some rows: indices along the first axis, which has as many.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
+        let mut shape = self.shape.clone();
+        let all = std::mem::replace(&mut shape[0], rows.len());
+        let row = self.bytes.get().len() / all.max(1);
+        let bytes = self.bytes.part(rows.start * row..rows.end * row);
+        Self { file: self.file.clone(), kind: self.kind, shape, bytes }
+    }
 }
 
 impl TensorFiles {
     /// Opens a model folder, as transformers does: `model.safetensors` if it exists, else the shards in
-    /// `model.safetensors.index.json`, each tensor from the shard that the index names.
+    /// `model.safetensors.index.json`, each tensor from the shard that the index names; without either, `pytorch_model.bin` or the
+    /// shards in `pytorch_model.bin.index.json`.
     ///
     /// # Errors
-    /// If a file can't be read or is not a complete safetensors file, or the index is invalid.
+    /// If a file can't be read or is not a complete file of tensors, the index is invalid, or there are weights of both kinds.
     pub fn open(folder: &Path) -> Result<Self> {
-        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-        if single.exists() {
-            return Self::open_file(&single);
-        }
-        if !index.exists() {
-            return Err(ModelError::file(&single, sources::absent(folder)));
-        }
+        let index = match sources::find(folder)? {
+            Source::One(file) => return Self::open_file(&file),
+            Source::Shards(index) => index,
+        };
         let shards = sources::Shards::read(&index)?;
         shards.check_present()?;
-        let mut all = Self { path: folder.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
+        let mut all = Self::of_entries(folder.to_path_buf(), HashMap::new());
         for shard in shards.names() {
             let found = Self::open_file(&folder.join(shard))?.tensors;
             for (name, entry) in found.into_iter().filter(|(name, _)| shards.has(shard, name)) {
@@ -104,32 +116,16 @@ impl TensorFiles {
         Ok(all)
     }
 
-    /// Opens one file.
+    /// Opens one file: safetensors, or one of `torch.save`.
     ///
     /// # Errors
-    /// If the file can't be read, or is not a complete safetensors file.
+    /// If the file can't be read, or is not a complete file of tensors.
     pub fn open_file(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
-        let map = Map::of(&file).map_err(ModelError::io(path))?;
-        // Also checks that the header is valid and that the tensors exactly cover the rest of the file.
-        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| {
-            let instead = sources::looks_like(&map).map_or_else(
-                || format!("this is not a complete safetensors file ({error}): download it again"),
-                |what| format!("this is not a safetensors file but {what}"),
-            );
-            ModelError::file(path, instead)
-        })?;
-        let start = header + 8;
-        let (file, map) = (Arc::new(path.to_path_buf()), Arc::new(map));
-        let mut all = Self { path: path.to_path_buf(), tensors: HashMap::new(), used: RefCell::default() };
-        for (name, info) in metadata.tensors() {
-            let range = start + info.data_offsets.0..start + info.data_offsets.1;
-            if range.end > map.len() {
-                return Err(ModelError::file(path, "the file is shorter than its header says: download it again"));
-            }
-            let kind = dtype::encoding_of(info.dtype).map_or(Kind::Other(info.dtype), Kind::Numbers);
-            let bytes = Bytes::mapped(map.clone(), range);
-            let whole = Entry { file: file.clone(), kind, shape: info.shape.clone(), bytes };
+        let map = Arc::new(Map::of(&file).map_err(ModelError::io(path))?);
+        let found = if pickle::is_archive(&map) { pickle::tensors(path, &map)? } else { safetensors(path, &map)? };
+        let mut all = Self::of_entries(path.to_path_buf(), HashMap::new());
+        for (name, whole) in found {
             let names = legacy_names::current_names(&name);
             if names.len() > 1 && !whole.shape.first().is_some_and(|rows| rows.is_multiple_of(names.len())) {
                 let message = format!("the tensor `{name}` can't be split into {} equal parts", names.len());
@@ -156,6 +152,11 @@ impl TensorFiles {
     /// Tensors that were found at `path` in another way.
     pub(crate) fn of_entries(path: PathBuf, tensors: HashMap<String, Entry>) -> Self {
         Self { path, tensors, used: RefCell::default() }
+    }
+
+    /// The file or folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The path of the `config.json` in the same folder.
@@ -203,6 +204,20 @@ impl TensorFiles {
         // Otherwise the file's pages would stay in memory beside the copy.
         entry.bytes.release();
         Ok(Mat::from_host(rows, cols, values))
+    }
+
+    /// Reads the table `name` as an f32 matrix `[rows, cols]`: `name.weight`, or in 4 bits.
+    ///
+    /// # Errors
+    /// If the tensor is missing or has the wrong shape or type.
+    pub fn table(&self, name: &str, rows: usize, cols: usize) -> Result<Mat> {
+        if !self.has(&format!("{name}.{Q4F16_LEVELS}")) {
+            return self.mat(&format!("{name}.weight"), &[rows, cols], rows, cols);
+        }
+        match self.weight(name, rows, cols)? {
+            Weight::Stored(stored) => Ok(Mat::from_host(rows, cols, stored.to_f32())),
+            Weight::Dense(mat) => Ok(mat),
+        }
     }
 
     /// Reads a vector as an f32 matrix `[1, length]`.
@@ -284,6 +299,30 @@ impl TensorFiles {
         }
         Ok(entry)
     }
+}
+
+/// All tensors of a safetensors file, with their names in it.
+fn safetensors(path: &Path, map: &Arc<Map>) -> Result<Vec<(String, Entry)>> {
+    // Also checks that the header is valid and that the tensors exactly cover the rest of the file.
+    let (header, metadata) = SafeTensors::read_metadata(map).map_err(|error| {
+        let instead = sources::looks_like(map).map_or_else(
+            || format!("this is not a complete safetensors file ({error}): download it again"),
+            |what| format!("this is not a file of tensors but {what}"),
+        );
+        ModelError::file(path, instead)
+    })?;
+    let (start, file) = (header + 8, Arc::new(path.to_path_buf()));
+    let mut all = Vec::new();
+    for (name, info) in metadata.tensors() {
+        let range = start + info.data_offsets.0..start + info.data_offsets.1;
+        if range.end > map.len() {
+            return Err(ModelError::file(path, "the file is shorter than its header says: download it again"));
+        }
+        let kind = dtype::encoding_of(info.dtype).map_or(Kind::Other(info.dtype), Kind::Numbers);
+        let bytes = Bytes::mapped(map.clone(), range);
+        all.push((name, Entry { file: file.clone(), kind, shape: info.shape.clone(), bytes }));
+    }
+    Ok(all)
 }
 
 fn encoding(entry: &Entry, name: &str) -> Result<Encoding> {

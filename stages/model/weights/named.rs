@@ -74,6 +74,43 @@ impl<'a> NamedTensor<'a> {
         Self { name, ..self }
     }
 
+    /// The rows of several tensors of the same width, or the values of several vectors, one after the other. The first says whether it
+    /// is a matrix of a layer.
+    pub(crate) fn stacked(name: String, mut parts: Vec<Self>) -> Self {
+        if parts.len() == 1
+            && let Some(one) = parts.pop()
+        {
+            return one.renamed(name);
+        }
+        let width = parts.first().map_or(0, |first| first.shape[1..].iter().product());
+        let (matrix, rows) =
+            (parts.first().is_some_and(|first| first.matrix), parts.iter().map(|part| part.shape[0]).sum());
+        if parts.iter().any(|part| matches!(part.source, Source::Whole(_))) {
+            let all = move || parts.iter().flat_map(|part| part.values().into_owned()).collect::<Vec<f32>>().into();
+            return Self::new(name, vec![rows], all);
+        }
+        let values = move |wanted: Range<usize>| {
+            let (mut start, mut values) = (0, Vec::with_capacity(wanted.len() * width));
+            for part in &parts {
+                let end = start + part.shape[0];
+                let own = wanted.start.clamp(start, end) - start..wanted.end.clamp(start, end) - start;
+                if !own.is_empty() {
+                    values.extend_from_slice(&part.piece(own));
+                }
+                start = end;
+            }
+            Cow::Owned(values)
+        };
+        Self { matrix, ..Self::by_rows(name, rows, width, values) }
+    }
+
+    /// A small table `[rows, cols]` as the matrix of an embedding layer.
+    pub(crate) fn into_matrix(self) -> Self {
+        let (name, rows, width) = (self.name.clone(), self.shape[0], self.count() / self.shape[0].max(1));
+        let values = move |rows: Range<usize>| Cow::Owned(self.values()[rows.start * width..rows.end * width].to_vec());
+        Self { matrix: true, ..Self::by_rows(name, rows, width, values) }
+    }
+
     /// The tensor with rows of zeros up to `rows`, unless it has as many.
     pub(crate) fn padded(mut self, rows: usize) -> Self {
         let (has, width) = (self.shape[0], self.count() / self.shape[0].max(1));

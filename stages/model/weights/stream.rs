@@ -3,7 +3,8 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::Write,
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -13,67 +14,96 @@ use rayon::prelude::*;
 use super::format::Encoded;
 use crate::error::{ModelError, Result};
 
-/// A tensor with the place of each of its parts in the file.
+/// A file to write: what it begins with, and its size in bytes.
+pub(crate) struct Target {
+    pub(crate) path: PathBuf,
+    pub(crate) head: Vec<u8>,
+    pub(crate) size: u64,
+}
+
+/// A place in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// Which of the files.
+    pub(crate) file: usize,
+    /// In bytes from the beginning of the file.
+    pub(crate) offset: u64,
+}
+
+/// A tensor with the place of each of its parts.
 pub(crate) struct Placed<'a> {
     pub(crate) tensor: Encoded<'a>,
-    /// In bytes from the beginning of the file, in the order of [`Encoded::parts`].
-    pub(crate) offsets: Vec<u64>,
+    /// In the order of [`Encoded::parts`].
+    pub(crate) spots: Vec<Spot>,
 }
 
-/// Writes `head` and the tensors, each at its place, which follow in a file of `size` bytes. What lies between is zero.
-pub(crate) fn write_placed(path: &Path, head: &[u8], size: u64, tensors: &[Placed<'_>]) -> Result<()> {
-    write_with(path, |file| {
-        file.set_len(size).and_then(|()| file.write_all_at(head, 0)).map_err(ModelError::io(path))?;
-        let pieces: Vec<_> =
-            tensors.iter().flat_map(|placed| placed.tensor.tensor.pieces().map(move |rows| (placed, rows))).collect();
-        // The error of the first piece, whichever piece fails first in time.
-        let failed = pieces.into_par_iter().find_map_first(|(placed, rows)| {
-            let Placed { tensor, offsets } = placed;
-            let values = tensor.tensor.piece(rows.clone());
-            let bytes = match tensor.encode(&values) {
-                Ok(bytes) => bytes,
-                Err(overflow) => return Some(overflow.error(path, &tensor.tensor.name)),
-            };
-            drop(values);
-            let parts = tensor.parts();
-            let mut places = parts.iter().zip(offsets).zip(bytes);
-            places.find_map(|((part, offset), bytes)| {
-                if bytes.len() != part.row * rows.len() {
-                    let message = format!("the size of the tensor `{}` does not match its shape", part.name);
-                    return Some(ModelError::file(path, message));
-                }
-                let written = file.write_all_at(&bytes, offset + (rows.start * part.row) as u64);
-                written.map_err(ModelError::io(path)).err()
-            })
-        });
-        failed.map_or(Ok(()), Err)
-    })
-}
-
-/// Writes a whole file.
-pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_with(path, |file| {
-        let mut file = BufWriter::new(file);
-        file.write_all(bytes).and_then(|()| file.flush()).map_err(ModelError::io(path))
-    })
-}
-
-/// Writes the file atomically: to a temporary file in the same folder, which is synced and then renamed.
-fn write_with(path: &Path, write: impl FnOnce(&File) -> Result<()>) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let io = || ModelError::io(path);
-    let whole = || {
-        let file = File::create(&part).map_err(io())?;
-        write(&file)?;
-        file.sync_all().map_err(io())?;
-        std::fs::rename(&part, path).map_err(io())
-    };
-    let written = whole();
+/// Writes the tensors into the files, each part at its place. What lies between is zero. All files appear, or none.
+pub(crate) fn write_files(targets: &[Target], tensors: &[Placed<'_>]) -> Result<()> {
+    let parts: Vec<PathBuf> = targets.iter().map(|target| part_of(&target.path)).collect();
+    let written = fill(targets, &parts, tensors);
     if matches!(written, Err(ModelError::Overflow { .. })) {
         // What was written so far is of no use; if it can't be removed, the work folder is.
-        let _ = std::fs::remove_file(&part);
+        for part in &parts {
+            let _ = std::fs::remove_file(part);
+        }
     }
     written
+}
+
+fn fill(targets: &[Target], parts: &[PathBuf], tensors: &[Placed<'_>]) -> Result<()> {
+    let open = |(target, part): (&Target, &PathBuf)| {
+        let file = File::create(part).map_err(ModelError::io(&target.path))?;
+        file.set_len(target.size)
+            .and_then(|()| file.write_all_at(&target.head, 0))
+            .map_err(ModelError::io(&target.path))?;
+        Ok(file)
+    };
+    let files: Vec<File> = targets.iter().zip(parts).map(open).collect::<Result<_>>()?;
+    let pieces: Vec<_> =
+        tensors.iter().flat_map(|placed| placed.tensor.tensor.pieces().map(move |rows| (placed, rows))).collect();
+    // The error of the first piece, whichever piece fails first in time.
+    let failed = pieces.into_par_iter().find_map_first(|(placed, rows)| put(targets, &files, placed, rows).err());
+    failed.map_or(Ok(()), Err)?;
+    for ((target, part), file) in targets.iter().zip(parts).zip(&files) {
+        file.sync_all().map_err(ModelError::io(&target.path))?;
+        std::fs::rename(part, &target.path).map_err(ModelError::io(&target.path))?;
+    }
+    Ok(())
+}
+
+/// Writes some rows of a tensor.
+fn put(targets: &[Target], files: &[File], placed: &Placed<'_>, rows: Range<usize>) -> Result<()> {
+    let Placed { tensor, spots } = placed;
+    let path = |spot: &Spot| targets[spot.file].path.as_path();
+    let values = tensor.tensor.piece(rows.clone());
+    let bytes = tensor.encode(&values).map_err(|overflow| overflow.error(path(&spots[0]), &tensor.tensor.name))?;
+    drop(values);
+    for ((part, spot), bytes) in tensor.parts().iter().zip(spots).zip(bytes) {
+        if bytes.len() != part.row * rows.len() {
+            let message = format!("the size of the tensor `{}` does not match its shape", part.name);
+            return Err(ModelError::file(path(spot), message));
+        }
+        let start = spot.offset + (rows.start * part.row) as u64;
+        files[spot.file].write_all_at(&bytes, start).map_err(ModelError::io(path(spot)))?;
+    }
+    Ok(())
+}
+
+/// The name of a file while it is written.
+fn part_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    PathBuf::from(name)
+}
+
+/// Writes a whole file, atomically: to a temporary file in the same folder, which is synced and then renamed.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    let part = part_of(path);
+    let whole = || {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    };
+    whole().map_err(ModelError::io(path))
 }

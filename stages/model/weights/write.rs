@@ -10,7 +10,7 @@ use super::{
     dtype::dtype_of,
     format::{Encoded, Part, PartKind},
     named::NamedTensor,
-    stream::{Placed, write_bytes, write_placed},
+    stream::{Placed, Spot, Target, write_bytes, write_files},
 };
 use crate::{
     encoding::Encoding,
@@ -67,23 +67,22 @@ pub(crate) fn write_encoded(path: &Path, tensors: Vec<Encoded<'_>>) -> Result<()
     }
     parts.sort_by(|a, b| b.0.bitsize().cmp(&a.0.bitsize()).then_with(|| a.1.name.cmp(&b.1.name)));
     let mut header = Map::from_iter([("__metadata__".to_string(), json!({ "format": "pt" }))]);
-    let mut offsets: Vec<Vec<u64>> = tensors.iter().map(|tensor| vec![0; tensor.parts().len()]).collect();
+    let mut spots: Vec<Vec<Spot>> = tensors.iter().map(|tensor| vec![Spot::default(); tensor.parts().len()]).collect();
     let mut end = 0;
     for (dtype, part, (tensor, number)) in parts {
         let start = end;
         end += part.bytes as u64;
-        offsets[tensor][number] = start;
+        spots[tensor][number].offset = start;
         header.insert(part.name, json!({ "dtype": dtype, "shape": part.shape, "data_offsets": [start, end] }));
     }
     let mut text = Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
     let head = [&(text.len() as u64).to_le_bytes(), text.as_slice()].concat();
     let start = head.len() as u64;
-    let places = tensors.into_iter().zip(offsets);
-    let placed: Vec<Placed<'_>> = places
-        .map(|(tensor, offsets)| Placed { tensor, offsets: offsets.into_iter().map(|offset| start + offset).collect() })
-        .collect();
-    write_placed(path, &head, start + end, &placed)
+    spots.iter_mut().flatten().for_each(|spot| spot.offset += start);
+    let placed: Vec<Placed<'_>> =
+        tensors.into_iter().zip(spots).map(|(tensor, spots)| Placed { tensor, spots }).collect();
+    write_files(&[Target { path: path.to_path_buf(), head, size: start + end }], &placed)
 }
 
 fn safetensors_type(path: &Path, part: &Part) -> Result<Dtype> {

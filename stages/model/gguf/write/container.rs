@@ -6,7 +6,7 @@ use super::super::setting::Setting;
 use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
-    weights::{Encoded, NamedTensor, Placed, write_placed},
+    weights::{Encoded, NamedTensor, Placed, Spot, Target, write_files},
 };
 
 const ALIGNMENT: u64 = 32;
@@ -94,16 +94,14 @@ pub(super) fn write(path: &Path, keys: &Keys, tensors: Vec<(NamedTensor<'_>, Enc
         head.extend(end.to_le_bytes());
         let tensor = Encoded::plain(tensor, encoding);
         let bytes = tensor.parts().iter().map(|part| part.bytes as u64).sum::<u64>();
-        placed.push(Placed { tensor, offsets: vec![end] });
+        placed.push(Placed { tensor, spots: vec![Spot { file: 0, offset: end }] });
         end = (end + bytes).next_multiple_of(ALIGNMENT);
         size += bytes;
     }
     head.resize(head.len().next_multiple_of(ALIGNMENT as usize), 0);
     let start = head.len() as u64;
-    for offset in placed.iter_mut().flat_map(|placed| &mut placed.offsets) {
-        *offset += start;
-    }
-    write_placed(path, &head, start + end, &placed)?;
+    placed.iter_mut().flat_map(|placed| &mut placed.spots).for_each(|spot| spot.offset += start);
+    write_files(&[Target { path: path.to_path_buf(), head, size: start + end }], &placed)?;
     Ok(size)
 }
 

@@ -1,6 +1,8 @@
 //! Reads fixtures, and helpers of several test programs.
 #![allow(dead_code, reason = "not every test program uses all of it")]
 
+pub(crate) mod torch;
+
 use std::{
     ops::Range,
     path::{Path, PathBuf},

@@ -1,0 +1,4 @@
+//! A list of tensors of `torch.save`, in pickle.
+#![no_main]
+
+imp_flow_fuzz::target!("pickle");
