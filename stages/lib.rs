@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod contract;
+pub mod conversation;
 pub mod data;
 pub mod download;
 pub mod eval;

@@ -25,8 +25,8 @@ const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
-    &["ask", "hub_files", "training"],
-    &["download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
+    &["conversation", "hub_files", "training"],
+    &["ask", "download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["fuzzing", "kinds"],
     &["lib"],
 ];
