@@ -14,6 +14,7 @@ mod machine;
 mod pipeline;
 mod report;
 mod scheduler;
+mod serve;
 mod settings;
 mod store;
 
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref()),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
+        cli::Verb::Chat(args) => commands::chat(&args, &cli.common),
+        cli::Verb::Serve(args) => commands::serve(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
         cli::Verb::Stage { job } => return executor::run_job(&job),
     };

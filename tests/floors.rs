@@ -15,6 +15,7 @@ const RUNNER: &[&[&str]] = &[
     &["scheduler"],
     &["failure"],
     &["report"],
+    &["serve"],
     &["commands"],
     &["main"],
 ];
@@ -65,6 +66,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("dfdx", &["stages/model/tensor/mat.rs", "stages/model/tensor/tape.rs"]),
     ("sled", &["src/store/index.rs"]),
     ("petgraph", &["src/pipeline/graph.rs"]),
+    ("rustyline", &["src/report/prompt.rs"]),
 ];
 
 #[test]

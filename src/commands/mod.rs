@@ -2,6 +2,7 @@
 
 mod ask;
 mod cache;
+mod chat;
 mod compare;
 mod doctor;
 mod fast_path;
@@ -10,11 +11,13 @@ mod graph;
 mod init;
 mod kinds;
 mod log;
+mod model;
 mod plan;
 mod record;
 mod report;
 mod run;
 mod runs;
+mod serve;
 mod session;
 mod show;
 mod status;
@@ -24,6 +27,7 @@ use std::path::PathBuf;
 
 pub(crate) use ask::ask;
 pub(crate) use cache::cache;
+pub(crate) use chat::chat;
 pub(crate) use compare::compare;
 pub(crate) use doctor::doctor;
 pub(crate) use graph::graph;
@@ -34,6 +38,7 @@ pub(crate) use plan::plan;
 pub(crate) use report::report_eval;
 pub(crate) use run::run;
 pub(crate) use runs::runs;
+pub(crate) use serve::serve;
 pub(crate) use show::show;
 pub(crate) use status::status;
 pub(crate) use why::why;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod cache;
+mod chat;
 mod compare;
 mod console;
 mod diagnostics;
@@ -13,9 +14,11 @@ mod kinds;
 mod lines;
 mod plan;
 mod print;
+mod prompt;
 mod published;
 mod reporter;
 mod runs;
+mod served;
 mod show;
 mod status;
 mod style;
@@ -32,6 +35,7 @@ use tracing_subscriber::{
 
 pub(crate) use answer::{Answer, answer, part_of_answer};
 pub(crate) use cache::{Bar, gc, stats, verify};
+pub(crate) use chat::{cautions, reply, trouble};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;
 pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
@@ -40,9 +44,11 @@ pub(crate) use kinds::{keys, kind};
 pub(crate) use lines::progress;
 pub(crate) use plan::plan;
 pub(crate) use print::{note, print, print_raw};
+pub(crate) use prompt::{Line, Lines};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published};
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
+pub(crate) use served::{Request, listening, request};
 pub(crate) use show::receipt;
 pub(crate) use status::{StageStatus, Status, finished, status};
 pub(crate) use style::Style;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use imp_model::{
-    Context, GenerateOptions, IMAGE_TOKEN, Sample, Sampling,
+    Context, GenerateOptions, IMAGE_TOKEN, Sample,
     tensor::{self, Graph, Mat},
 };
 
@@ -22,6 +22,8 @@ use crate::{
     speaker::Speaker,
     text::template::{Round, Template},
 };
+
+pub use imp_model::Sampling;
 
 /// What tells images apart: a digest of their files.
 type ImageId = blake3::Hash;

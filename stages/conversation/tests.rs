@@ -65,10 +65,11 @@ fn later_turns_are_answered_as_if_all_was_computed_anew() {
             assert_eq!((&reply.text, reply.tokens, reply.ended), (&expected.text, expected.tokens, expected.ended));
             assert_eq!((expected.reused, reply.positions), (0, expected.positions));
         }
-        // What was said is not read again. The answer's own tokens may be others than its text has in the template.
-        let read: Vec<usize> = replies.iter().map(|reply| reply.positions - reply.reused).collect();
-        assert!(read[0] > patches && (2 * patches..3 * patches).contains(&read[2]), "{read:?} {patches}");
-        assert!(read[1] < 60 && read[3] < 60, "{read:?}");
+        // What was read is not read again: the questions, their images. The tokens of an answer are if its text has others.
+        for [before, after] in replies.array_windows() {
+            assert!(after.reused >= before.positions, "{} of {}", after.reused, before.positions);
+        }
+        assert!(replies[0].positions > patches && replies[2].positions - replies[2].reused > 2 * patches);
         assert!(replies.iter().any(|reply| !reply.text.is_empty()));
     }
 }
