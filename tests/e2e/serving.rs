@@ -53,7 +53,7 @@ impl Server {
     fn logged(&mut self) -> Value {
         loop {
             let line = next_line(&mut self.log);
-            if line["path"] == "/v1/chat/completions" {
+            if line["path"] == "/v1/chat/completions" && line["method"] == "POST" {
                 return line;
             }
         }

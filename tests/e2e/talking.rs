@@ -43,7 +43,7 @@ fn a_model_has_the_names_of_its_folder_and_of_its_stage() {
     for (model, words) in [
         (
             "mergee",
-            "`mergee` is neither the folder of a model here nor a stage in small.toml\n  help: did you mean `merge`?",
+            "`mergee` is neither the folder of a model here nor a stage in HERE/small.toml\n  help: did you mean `merge`?",
         ),
         ("pope", "the stage `pope` of the kind eval makes no model to talk to"),
         ("vqa_4bit", "stage `vqa_4bit` has not run yet"),
