@@ -69,7 +69,7 @@ pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, 
         ControlFlow::Continue(())
     };
     let reply = Conversation::new(&speaker).respond(&prompt, &manner, ends, go_on);
-    let reply = reply.map_err(|error| failure(error, question.image.as_deref()))?;
+    let reply = reply.map_err(|error| failure(&error, question.image.as_deref()))?;
     let cut = matches!(reply.ended, Ended::MaxTokens | Ended::ContextFull);
     Ok(Answered { prompt: text, tokens: reply.tokens, cut, cautions: remarks(folder, folder) })
 }
@@ -89,8 +89,8 @@ pub fn cautions(folder: &Path) -> Vec<String> {
 }
 
 /// Why there is no answer, as an error of the whole program.
-fn failure(error: NoAnswer, image: Option<&Path>) -> StageError {
-    let help = match (&error, image) {
+fn failure(error: &NoAnswer, image: Option<&Path>) -> StageError {
+    let help = match (error, image) {
         (NoAnswer::ContextFull { .. }, _) => "ask a shorter question",
         (NoAnswer::Image { message, .. }, Some(file)) => {
             return StageError::input(file, message.as_str(), "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF");

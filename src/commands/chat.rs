@@ -14,7 +14,7 @@ use std::{
 use imp_stages::{
     StageError,
     ask::{self, cautions, read_image},
-    conversation::{Conversation, Dialogue, Image, Manner, NoAnswer, Question, Sampling},
+    conversation::{Conversation, Dialogue, Ended, Image, Manner, NoAnswer, Question, Sampling},
     speaker::Speaker,
 };
 
@@ -165,6 +165,10 @@ impl<'a> Chat<'a> {
         interrupt.answering(false);
         let reply = reply.map_err(|error| self.failure(&error))?;
         report::reply(&reply, self.style);
+        if reply.ended == Ended::Interrupted && reply.text.is_empty() {
+            // As if it was not asked: there is no answer that could be part of the conversation.
+            return Ok(());
+        }
         self.images.clear();
         self.dialogue.past.push((std::mem::take(&mut self.dialogue.asked), reply.text));
         Ok(())
@@ -227,9 +231,9 @@ impl Interrupt {
         let state = self.0.clone();
         std::thread::spawn(move || {
             while runtime.block_on(interrupts.recv()).is_some() {
-                match state.compare_exchange(Self::ANSWERING, Self::CAME, Ordering::Relaxed, Ordering::Relaxed) {
-                    Err(Self::CAME) => std::process::exit(130),
-                    _ => {}
+                let came = state.compare_exchange(Self::ANSWERING, Self::CAME, Ordering::Relaxed, Ordering::Relaxed);
+                if came == Err(Self::CAME) {
+                    std::process::exit(130);
                 }
             }
         });

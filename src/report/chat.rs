@@ -10,6 +10,7 @@ use super::{
     foreign::one_line,
     print::{eprint, note, print},
     style::{BAD, Style, WARN},
+    units::count,
 };
 
 /// Shows what of a model is not used, although it may matter.
@@ -64,10 +65,10 @@ pub(super) fn speeds(reply: &Reply) -> String {
         if count > 0 && seconds > 0.0 { format!(" ({:.1}/s)", count as f64 / seconds) } else { String::new() }
     };
     format!(
-        "read {read} of {} positions in {reading:.2} s{}, wrote {} tokens in {writing:.2} s more{}",
+        "read {read} of {} positions in {reading:.2} s{}, wrote {} in {writing:.2} s more{}",
         reply.positions,
         rate(read, reading),
-        reply.tokens,
+        count(reply.tokens, "token"),
         rate(reply.written, writing),
     )
 }

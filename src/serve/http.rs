@@ -42,7 +42,7 @@ use crate::report;
 /// Most bytes of a request's body: the largest image in base64, and some text.
 const LARGEST_BODY: usize = 32_000_000;
 /// How long a client may take to send it.
-const BODY_TIME: Duration = Duration::from_secs(60);
+const BODY_TIME: Duration = Duration::from_mins(1);
 
 /// What all requests share.
 pub(super) struct Shared {

@@ -12,7 +12,7 @@ use crate::support::{Output, SMALL, Space};
 
 /// A folder in which a small model was trained.
 pub(crate) static TRAINED: LazyLock<Space> = LazyLock::new(|| {
-    let space = Space::new();
+    let space = Space::shared("trained");
     space.write("small.toml", SMALL);
     space.succeed(&["run", "small.toml", "--until", "quantize,pope"]);
     space
@@ -77,8 +77,8 @@ fn a_script_talks_line_by_line() {
 
     // The same in words: answers on standard output, all else on standard error.
     let plain = say(&["chat", "merge", "--image", IMAGE], &lines);
-    let answers: String = replies.iter().map(|reply| format!("{}\n", reply["answer"].as_str().unwrap())).collect();
-    assert_eq!(plain.stdout, answers);
+    let answers: Vec<&str> = replies.iter().map(|reply| reply["answer"].as_str().unwrap()).collect();
+    assert_eq!(plain.stdout, answers.join("\n") + "\n");
     assert!(plain.stderr.contains("tokens in ") && plain.stderr.contains("begins anew, without images"));
     // And as `ask` answers.
     let asked = TRAINED.succeed(&["ask", "merge", "Is there a circle?", "--image", IMAGE]);

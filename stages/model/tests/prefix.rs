@@ -62,6 +62,10 @@ fn a_shared_prefix_gives_the_same_hidden_states() {
     }
 }
 
+fn about_first_image(input_ids: &[i32]) -> Sample<'_> {
+    Sample { input_ids, labels: &[], images: &[0] }
+}
+
 /// Reading on after what was read, after another end, or in pieces gives the answers of reading everything anew.
 #[test]
 fn a_context_is_read_on_as_if_it_was_read_anew() {
@@ -70,15 +74,13 @@ fn a_context_is_read_on_as_if_it_was_read_anew() {
         let features = model.encode_images(&batch.images);
         let patches = model.vision.config.patches();
         let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
-        fn sample(input_ids: &[i32]) -> Sample<'_> {
-            Sample { input_ids, labels: &[], images: &[0] }
-        }
-        let anew = |ids: &[i32]| model.generate(&[sample(ids)], &features, &options).unwrap().remove(0);
+        let anew = |ids: &[i32]| model.generate(&[about_first_image(ids)], &features, &options).unwrap().remove(0);
         let mut context = Context::default();
         let mut read_on = |keep: usize, ids: &[i32]| {
             context.truncate(keep);
             let go_on = |_: &[u32]| ControlFlow::Continue(());
-            let answer = model.continue_from(&mut context, &sample(ids), &features, &options, go_on).unwrap();
+            let answer =
+                model.continue_from(&mut context, &about_first_image(ids), &features, &options, go_on).unwrap();
             (answer, context.positions())
         };
 
