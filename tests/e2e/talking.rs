@@ -79,7 +79,7 @@ fn a_script_talks_line_by_line() {
     let plain = say(&["chat", "merge", "--image", IMAGE], &lines);
     let answers: Vec<&str> = replies.iter().map(|reply| reply["answer"].as_str().unwrap()).collect();
     assert_eq!(plain.stdout, answers.join("\n") + "\n");
-    assert!(plain.stderr.contains("tokens in ") && plain.stderr.contains("begins anew, without images"));
+    assert!(plain.stderr.contains(" positions in ") && plain.stderr.contains("begins anew, without images"));
     // And as `ask` answers.
     let asked = TRAINED.succeed(&["ask", "merge", "Is there a circle?", "--image", IMAGE]);
     assert_eq!(asked.stdout.trim_end(), first["answer"].as_str().unwrap());
