@@ -14,6 +14,7 @@ mod machine;
 mod pipeline;
 mod report;
 mod scheduler;
+mod serve;
 mod settings;
 mod store;
 mod view;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         cli::Verb::Schema => Ok(commands::schema()),
         cli::Verb::Completions { shell } => Ok(commands::completions(shell)),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
+        cli::Verb::Chat(args) => commands::chat(&args, &cli.common),
+        cli::Verb::Serve(args) => commands::serve(&args, &cli.common),
         cli::Verb::Export(args) => commands::export(&args, &cli.common),
         cli::Verb::Push(args) => commands::push(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),

@@ -1,13 +1,19 @@
 //! One question to a model, outside of any pipeline. Independent of how the answer is shown.
 
-use std::path::{Path, PathBuf};
-
-use imp_model::{
-    Precision, Sample, Sampling,
-    tensor::{Mat, Place},
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
 };
 
-use crate::{StageError, contract::bytes::ByteSize, model_folder::remarks, speaker::Speaker};
+use imp_model::{Precision, Sampling, tensor::Place};
+
+use crate::{
+    StageError,
+    contract::bytes::ByteSize,
+    conversation::{Conversation, Ended, Image, Manner, NoAnswer, Prompt},
+    model_folder::remarks,
+    speaker::Speaker,
+};
 
 /// Larger files are no images.
 const LARGEST_IMAGE: ByteSize = ByteSize(500_000_000);
@@ -48,47 +54,71 @@ pub struct Answered {
 ///
 /// # Errors
 /// If model or image can't be read, the question is too long, or the model's output is not a number.
-pub fn ask(question: &Question, told: impl FnMut(&str)) -> Result<Answered, StageError> {
-    let image = question.image.as_deref().map(|file| read(file).map(|bytes| (file, bytes))).transpose()?;
-    let folder = folder(&question.model)?;
-    let speaker = Speaker::open(folder, None, &Place::host(Precision::F32))?;
-    let features = match &image {
-        Some((file, bytes)) => {
-            let help = "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF";
-            speaker.encode(&speaker.pixels(bytes).map_err(|message| StageError::input(*file, message, help))?)
-        }
-        None => Mat::zeros(0, speaker.feature_width()),
-    };
+pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, StageError> {
+    let image = question.image.as_deref().map(read_image).transpose()?;
+    let (folder, speaker) = open(&question.model)?;
     let (text, template, about_image) = (&question.text, speaker.template(), image.is_some());
-    let prompt = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
-    let ids = speaker.ids(&prompt, about_image)?;
-    let (positions, most) = speaker.positions(&ids);
-    if positions >= most {
-        let message = format!("the question takes {positions} positions, and the model reads {most}");
-        return Err(StageError::failed(message, "ask a shorter one"));
-    }
-    let most = question.max_tokens.min(most - positions);
-    let images: &[usize] = if about_image { &[0] } else { &[] };
-    let sample = Sample { input_ids: &ids, labels: &[], images };
-    let Question { temperature, top_p, seed, .. } = *question;
+    let text = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
+    let prompt = Prompt { ids: speaker.ids(&text, about_image)?, images: image.into_iter().collect() };
+    let Question { temperature, top_p, seed, max_tokens, .. } = *question;
     let sampling = Sampling { temperature, top_p, seed, ..Sampling::default() };
-    let (tokens, cut) = speaker.tell(&sample, &features, most, sampling, told).map_err(|error| {
-        StageError::failed(error.to_string(), "its training may have diverged: ask an earlier model")
-    })?;
-    Ok(Answered { prompt, tokens: tokens.len(), cut, cautions: remarks(folder, folder) })
+    let manner = Manner { max_tokens, sampling, stop: Vec::new() };
+    let ends = vec![template.stop_text().to_string()];
+    let go_on = |part: &str| {
+        told(part);
+        ControlFlow::Continue(())
+    };
+    let reply = Conversation::new(&speaker).respond(&prompt, &manner, ends, go_on);
+    let reply = reply.map_err(|error| failure(&error, question.image.as_deref()))?;
+    let cut = matches!(reply.ended, Ended::MaxTokens | Ended::ContextFull);
+    Ok(Answered { prompt: text, tokens: reply.tokens, cut, cautions: remarks(folder, folder) })
+}
+
+/// Opens a model, which is a folder or `model.gguf` in it, to compute on the CPU. Returns its folder, too.
+///
+/// # Errors
+/// If it can't be read.
+pub fn open(model: &Path) -> Result<(&Path, Speaker), StageError> {
+    let folder = folder(model)?;
+    Ok((folder, Speaker::open(folder, None, &Place::host(Precision::F32))?))
+}
+
+/// What of the model in `folder` is not used, although it may matter.
+pub fn cautions(folder: &Path) -> Vec<String> {
+    remarks(folder, folder)
+}
+
+/// Why there is no answer, as an error of the whole program.
+fn failure(error: &NoAnswer, image: Option<&Path>) -> StageError {
+    let help = match (error, image) {
+        (NoAnswer::ContextFull { .. }, _) => "ask a shorter question",
+        (NoAnswer::Image { message, .. }, Some(file)) => {
+            return StageError::input(file, message.as_str(), "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF");
+        }
+        (NoAnswer::NotANumber(_), _) => "its training may have diverged: ask an earlier model",
+        _ => "",
+    };
+    StageError::failed(error.to_string(), help)
 }
 
 /// The content of an image's file. What is no file would be waited for, or would never end.
-fn read(file: &Path) -> Result<Vec<u8>, StageError> {
+///
+/// # Errors
+/// If it can't be read.
+pub fn read_image(file: &Path) -> Result<Image, StageError> {
     let data = std::fs::metadata(file).map_err(StageError::io(file))?;
     if !data.is_file() || data.len() > LARGEST_IMAGE.0 {
         let message = format!("this is not a file of at most {LARGEST_IMAGE}");
         return Err(StageError::input(file, message, "give an image file"));
     }
-    std::fs::read(file).map_err(StageError::io(file))
+    std::fs::read(file).map(Image::new).map_err(StageError::io(file))
 }
 
-fn folder(model: &Path) -> Result<&Path, StageError> {
+/// The folder of a model.
+///
+/// # Errors
+/// If there is none at this path.
+pub fn folder(model: &Path) -> Result<&Path, StageError> {
     let folder = match model.parent() {
         Some(folder) if model.is_file() && model.ends_with(imp_model::gguf::MODEL) => folder,
         _ => model,

@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod command;
 pub mod contract;
+pub mod conversation;
 pub mod data;
 pub mod download;
 pub mod eval;

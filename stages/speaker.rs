@@ -1,4 +1,4 @@
-//! A loaded model with its tokenizer and template: it answers prompts about images.
+//! A loaded model with its tokenizer and template: it answers batches of prompts about images. `conversation/` talks with it.
 //! Independent of jobs, benchmarks and where images come from.
 
 use std::{
@@ -7,7 +7,7 @@ use std::{
 };
 
 use imp_model::{
-    GenerateOptions, IMAGE_TOKEN, Imp, NotANumber, Sample, Sampling, StopStrings,
+    GenerateOptions, IMAGE_TOKEN, Imp, NotANumber, Sample, StopStrings,
     config::{Family, ImageAspect, ImpConfig},
     tensor::{Mat, Place},
 };
@@ -127,6 +127,21 @@ impl Speaker {
         self.template
     }
 
+    /// The model.
+    pub fn model(&self) -> &Imp {
+        &self.model
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// The ids of the tokens that end an answer.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop
+    }
+
     /// The template that the model was trained in, if that is another.
     pub fn trained_otherwise(&self) -> Option<Template> {
         self.trained.filter(|trained| *trained != self.template)
@@ -139,12 +154,29 @@ impl Speaker {
         (ids.len() + images * patches - images, self.model.config.tokenizer_model_max_length)
     }
 
+    /// Makes the model read fewer positions.
+    #[cfg(test)]
+    pub(crate) fn shorten(&mut self, positions: usize) {
+        self.model.config.tokenizer_model_max_length = positions;
+    }
+
     /// The token ids of a prompt. If it is about an image, the first `<image>` stands for that; any other is text.
     ///
     /// # Errors
     /// If the tokenizer is not the model's.
     pub fn ids(&self, prompt: &str, about_image: bool) -> Result<Vec<i32>, StageError> {
-        let ids = if about_image { self.tokenizer.encode_prompt(prompt) } else { self.tokenizer.encode(prompt) };
+        self.checked(if about_image { self.tokenizer.encode_prompt(prompt) } else { self.tokenizer.encode(prompt) })
+    }
+
+    /// The token ids of a prompt that is cut into parts by its images.
+    ///
+    /// # Errors
+    /// If the tokenizer is not the model's.
+    pub fn ids_of_parts(&self, parts: &[String]) -> Result<Vec<i32>, StageError> {
+        self.checked(self.tokenizer.encode_parts(parts.iter().map(String::as_str)))
+    }
+
+    fn checked(&self, ids: Result<Vec<i32>, String>) -> Result<Vec<i32>, StageError> {
         let ids = ids.map_err(|error| self.mismatch(&error))?;
         self.check_ids(&ids)?;
         Ok(ids)
@@ -211,50 +243,6 @@ impl Speaker {
     fn end(&self) -> StopStrings<impl Fn(&[u32]) -> String> {
         let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();
         StopStrings::new([self.template.stop_text().to_string()], spell)
-    }
-
-    /// Answers one prompt, and calls `told` with each new part of the answer's text as soon as it is certain. Returns the tokens of the
-    /// answer, and whether it was cut off because it may have no more.
-    ///
-    /// # Errors
-    /// If the model's output is not a number.
-    pub fn tell(
-        &self,
-        prompt: &Sample<'_>,
-        features: &Mat,
-        max_new_tokens: usize,
-        sampling: Sampling,
-        mut told: impl FnMut(&str),
-    ) -> Result<(Vec<u32>, bool), NotANumber> {
-        let options = GenerateOptions { max_new_tokens, stop: self.stop.clone(), sampling };
-        let (end, mut shown, mut ended) = (self.end(), 0, false);
-        let mut tell = |text: &str| {
-            if let Some(new) = text.get(shown..).filter(|new| !new.is_empty()) {
-                told(new);
-                shown = text.len();
-            }
-        };
-        let answers = self.model.stream(std::slice::from_ref(prompt), features, &options, |_, answer| {
-            let text = end.text(answer);
-            tell(text[..self.certain(&text)].trim_start());
-            let next = end.check(answer);
-            ended = next.is_break();
-            next
-        })?;
-        let answer = answers.into_iter().next().unwrap_or_default();
-        tell(end.text(&answer).trim());
-        let cut = !ended && answer.len() >= max_new_tokens;
-        Ok((answer, cut))
-    }
-
-    /// How much of a text that still grows is certain: not the white space at its end, a character of which bytes are missing, or
-    /// what may become the end of the answer.
-    fn certain(&self, text: &str) -> usize {
-        let whole = text.trim_end_matches('\u{fffd}');
-        let end = self.template.stop_text();
-        let begun =
-            (1..end.len()).rev().find(|length| end.is_char_boundary(*length) && whole.ends_with(&end[..*length]));
-        whole[..whole.len() - begun.unwrap_or(0)].trim_end().len()
     }
 
     /// The text of an answer, without its end.

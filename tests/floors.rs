@@ -15,6 +15,7 @@ const RUNNER: &[&[&str]] = &[
     &["scheduler"],
     &["failure"],
     &["report"],
+    &["serve"],
     &["commands"],
     &["main"],
 ];
@@ -25,8 +26,8 @@ const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
-    &["ask", "hub_files", "push", "training"],
-    &["command", "download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
+    &["conversation", "hub_files", "push", "training"],
+    &["ask", "command", "download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["fuzzing", "kinds"],
     &["lib"],
 ];
@@ -65,6 +66,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("dfdx", &["stages/model/tensor/mat.rs", "stages/model/tensor/tape.rs"]),
     ("sled", &["src/store/index.rs"]),
     ("petgraph", &["src/pipeline/graph.rs"]),
+    ("rustyline", &["src/report/prompt.rs"]),
 ];
 
 #[test]

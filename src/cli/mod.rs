@@ -13,7 +13,7 @@ use clap::{
 };
 use imp_stages::contract::device::DeviceChoice;
 
-pub(crate) use ask::AskArgs;
+pub(crate) use ask::{AnswerArgs, AskArgs, ChatArgs, ServeArgs};
 pub(crate) use compare::CompareArgs;
 pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb};
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
@@ -243,9 +243,32 @@ Examples:
   imp-flow ask artifacts/imp-v1-3b/quantize \"Describe it.\" --image photo.jpg --json
   imp-flow ask artifacts/imp-v1-3b/gguf \"Write a haiku.\" --temperature 0.7 --top-p 0.9
 
-MODEL is the artifact of finetune, merge or quantize, or any folder like it. It is asked in the template of its training, and
-computes on the CPU.")]
+MODEL is a folder, `model.gguf` in one, or a stage of the last run: the artifact of finetune, merge or quantize, or any folder
+like it. It is asked in the template of its training, and computes on the CPU.")]
     Ask(AskArgs),
+    /// Talk with a model
+    #[command(after_help = "\
+Examples:
+  imp-flow chat artifacts/tiny/merge --image photo.png
+  imp-flow chat merge                               a stage of the pipeline that ran last
+  imp-flow chat imp/quantize --system \"Answer in one word.\" --temperature 0.7
+  printf 'What is it?\\nWhy?\\n' | imp-flow chat merge --image photo.png --quiet
+
+Each line is a question. /image FILE shows an image with the next one, /reset begins anew, /help lists what else there is.
+Ctrl-C stops an answer, Ctrl-D leaves. MODEL is as in `ask`; the CPU computes.")]
+    Chat(ChatArgs),
+    /// Serve a model over HTTP, as OpenAI's API does
+    #[command(after_help = "\
+Examples:
+  imp-flow serve merge
+  curl localhost:8080/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is an imp?\"}]}'
+  imp-flow serve merge --host 0.0.0.0 --api-key-file key.txt
+
+Serves /v1/chat/completions (images as data: addresses, streaming), /v1/models and /health: docs/deploy.md. Requests are answered
+one after the other, on the CPU. --max-tokens, --temperature and --top-p hold where a request does not say them. Ctrl-C lets the
+running answer end, a second one quits at once. MODEL is as in `ask`.")]
+    Serve(ServeArgs),
     /// Copy the result of a stage out of the cache, as files of its own
     #[command(after_help = "\
 Examples:

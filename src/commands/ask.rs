@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Instant};
 
 use imp_stages::ask::{self, Question};
 
-use super::session::usage;
+use super::{model, session::usage};
 use crate::{
     cli::{AskArgs, Common},
     failure::Failure,
@@ -14,14 +14,17 @@ use crate::{
 
 /// Asks a model one question.
 pub(crate) fn ask(args: &AskArgs, common: &Common) -> Result<ExitCode, Failure> {
-    check(args)?;
+    args.answer.check()?;
+    if args.question.trim().is_empty() {
+        return Err(usage(Diagnostic::new("the question is empty", None)));
+    }
     let question = Question {
-        model: args.model.clone(),
+        model: model::find(&args.model, common)?.path,
         text: args.question.clone(),
         image: args.image.clone(),
-        max_tokens: args.max_tokens as usize,
-        temperature: args.temperature,
-        top_p: args.top_p,
+        max_tokens: args.answer.max_tokens as usize,
+        temperature: args.answer.temperature,
+        top_p: args.answer.top_p,
         seed: args.seed,
     };
     let (start, mut text) = (Instant::now(), String::new());
@@ -35,18 +38,4 @@ pub(crate) fn ask(args: &AskArgs, common: &Common) -> Result<ExitCode, Failure> 
         common.style(),
     );
     Ok(ExitCode::SUCCESS)
-}
-
-fn check(args: &AskArgs) -> Result<(), Failure> {
-    let wrong = |message: &str| Err(usage(Diagnostic::new(message, None)));
-    if !(0.0..=100.0).contains(&args.temperature) {
-        return wrong("--temperature must be between 0 and 100");
-    }
-    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
-        return wrong("--top-p must be above 0 and at most 1");
-    }
-    if args.question.trim().is_empty() {
-        return wrong("the question is empty");
-    }
-    Ok(())
 }

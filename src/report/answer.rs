@@ -4,9 +4,10 @@ use imp_stages::ask::Answered;
 use serde_json::json;
 
 use super::{
-    foreign::{indented, one_line},
-    print::{eprint, note, print, print_raw},
-    style::{Style, WARN},
+    chat::cautions,
+    foreign::indented,
+    print::{note, print, print_raw},
+    style::Style,
 };
 
 /// An answer.
@@ -39,9 +40,7 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
         return print(&value.to_string());
     }
     print("");
-    for caution in &answered.cautions {
-        eprint(&format!("{WARN}warning:{WARN:#} {}", one_line(caution)));
-    }
+    cautions(&answered.cautions);
     let cut = if answered.cut { ", cut off: --max-tokens allows more" } else { "" };
     note(&format!("{} tokens in {seconds:.1} s with loading, on the CPU{cut}", answered.tokens), style);
 }

@@ -3,7 +3,8 @@
 //!
 //! [`Imp::load`] reads a model folder, [`Imp::assemble`] joins a language model and a vision encoder,
 //! [`Imp::encode_images`] computes image features, [`Imp::forward`] computes logits, [`Imp::loss_and_gradients`] and
-//! [`optim::Optimizer`] train, [`Imp::generate`] and [`Imp::stream`] generate answers, and [`save`] writes models.
+//! [`optim::Optimizer`] train, [`Imp::generate`] and [`Imp::stream`] generate answers, [`Imp::continue_from`] reads on in a
+//! [`Context`], and [`save`] writes models.
 //! `examples/tiny.rs` does all of this.
 //!
 //! ```no_run
@@ -56,7 +57,7 @@ pub mod weights;
 pub mod work;
 
 pub use error::{ModelError, Result};
-pub use generate::{GenerateOptions, NotANumber, Sampling, StopStrings};
+pub use generate::{Context, GenerateOptions, NotANumber, Sampling, StopStrings};
 pub use imp::Imp;
 pub use load::{Components, load_language, load_vision, projector_in};
 pub use precision::Precision;

@@ -1,12 +1,13 @@
 //! The conversation templates: their names, their tokens, how a question is asked, and what ends an answer. How conversations
-//! become tokens to learn is in `template/encoding.rs`. Independent of files and images.
+//! become tokens to learn is in `template/encoding.rs`, how one is continued in `template/dialogue.rs`. Independent of files and images.
 
+mod dialogue;
 mod encoding;
 
 use imp_model::config::Family;
 use serde::{Deserialize, Serialize};
 
-pub use self::encoding::Encoded;
+pub use self::{dialogue::Round, encoding::Encoded};
 use super::tokenizer::{IMAGE_TEXT, TextTokenizer};
 use crate::StageError;
 
@@ -116,6 +117,17 @@ impl Template {
             Self::Qwen2 => CHATML_END,
             Self::Phi3 => PHI3_END,
             Self::Plain | Self::Phi2 | Self::VicunaV1 => PHI2_END,
+        }
+    }
+
+    /// The tokens between the turns of a conversation. What is said in a turn can't contain them.
+    pub fn turn_tokens(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain => &[],
+            Self::Phi2 => &[PHI2_END, PAD],
+            Self::Qwen2 => &[CHATML_START, CHATML_END, PAD],
+            Self::Phi3 => &["<|system|>", "<|user|>", "<|assistant|>", PHI3_END, PAD],
+            Self::VicunaV1 => &[PHI2_END],
         }
     }
 

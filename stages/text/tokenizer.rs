@@ -148,15 +148,7 @@ impl TextTokenizer {
     /// # Errors
     /// As [`TextTokenizer::encode`].
     pub fn encode_with_images(&self, text: &str) -> Result<Vec<i32>, String> {
-        let mut ids = Vec::new();
-        for (number, part) in text.split(IMAGE_TEXT).enumerate() {
-            if number > 0 {
-                ids.push(IMAGE_TOKEN);
-            }
-            let part = self.encode(part)?;
-            ids.extend(part.iter().skip(if number > 0 { self.leading() } else { 0 }));
-        }
-        Ok(ids)
+        self.encode_parts(text.split(IMAGE_TEXT))
     }
 
     /// The ids of a prompt in which only the first `<image>` stands for an image: any other was written by who asks, and is text.
@@ -164,10 +156,23 @@ impl TextTokenizer {
     /// # Errors
     /// As [`TextTokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<i32>, String> {
-        let Some((before, after)) = text.split_once(IMAGE_TEXT) else { return self.encode(text) };
-        let mut ids = self.encode(before)?;
-        ids.push(IMAGE_TOKEN);
-        ids.extend(self.encode(after)?.iter().skip(self.leading()));
+        self.encode_parts(text.splitn(2, IMAGE_TEXT))
+    }
+
+    /// The ids of a text that is cut into parts by images: each part is encoded separately, with -200 between them; only the first
+    /// one gets the leading token.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::encode`].
+    pub fn encode_parts<'a>(&self, parts: impl Iterator<Item = &'a str>) -> Result<Vec<i32>, String> {
+        let mut ids = Vec::new();
+        for (number, part) in parts.enumerate() {
+            if number > 0 {
+                ids.push(IMAGE_TOKEN);
+            }
+            let part = self.encode(part)?;
+            ids.extend(part.iter().skip(if number > 0 { self.leading() } else { 0 }));
+        }
         Ok(ids)
     }
 

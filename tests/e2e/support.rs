@@ -23,6 +23,13 @@ impl Space {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
+    /// A folder that several tests share. It is below `target/`, since nothing deletes it before the next time.
+    pub(crate) fn shared(name: &str) -> Self {
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let _ = fs::remove_dir_all(root.join(name));
+        Self { folder: tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(root).unwrap() }
+    }
+
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.folder.path().join(relative)
     }

@@ -1,6 +1,7 @@
 //! Generation with a KV cache for a batch of prompts of different lengths: greedy or sampled, with stop tokens and a
 //! callback for every token.
 
+mod context;
 mod prefix;
 mod sampling;
 mod stop;
@@ -16,6 +17,7 @@ use crate::{
     tensor::{self, Mat},
 };
 
+pub use context::Context;
 pub use sampling::Sampling;
 pub use stop::StopStrings;
 
@@ -44,8 +46,6 @@ pub struct NotANumber {
 struct Answer {
     prompt: usize,
     tokens: Vec<u32>,
-    /// Number of positions of prompt and answer in the KV cache.
-    length: usize,
 }
 
 impl Imp {
@@ -75,24 +75,35 @@ impl Imp {
         options: &GenerateOptions,
         mut on_token: impl FnMut(usize, &[u32]) -> ControlFlow<()>,
     ) -> Result<Vec<Vec<u32>>, NotANumber> {
-        let mut answers = vec![Vec::new(); prompts.len()];
         if prompts.is_empty() || options.max_new_tokens == 0 {
-            return Ok(answers);
+            return Ok(vec![Vec::new(); prompts.len()]);
         }
+        let mut prefilled = self.prefill(prompts, features);
+        self.answer(prompts, &mut prefilled, options, &mut on_token)
+    }
+
+    /// Generates an answer to each prompt that was prefilled. What was decoded stays in the cache, and its length is counted.
+    fn answer(
+        &self,
+        prompts: &[Sample<'_>],
+        prefilled: &mut Prefilled,
+        options: &GenerateOptions,
+        on_token: &mut dyn FnMut(usize, &[u32]) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<u32>>, NotANumber> {
+        let mut answers = vec![Vec::new(); prompts.len()];
         let pass = Pass::inference();
-        let Prefilled { mut hidden, mut cache, lengths } = self.prefill(prompts, features);
+        let mut hidden = prefilled.hidden.clone();
         // An empty prompt has no hidden state to continue from.
-        let lengths = lengths.into_iter().enumerate().filter(|(_, length)| *length > 0);
-        let mut open: Vec<Answer> =
-            lengths.map(|(prompt, length)| Answer { prompt, tokens: Vec::new(), length }).collect();
-        if open.is_empty() {
+        let filled = prefilled.lengths.iter().enumerate().filter(|(_, length)| **length > 0);
+        let mut open: Vec<Answer> = filled.map(|(prompt, _)| Answer { prompt, tokens: Vec::new() }).collect();
+        if open.is_empty() || options.max_new_tokens == 0 {
             return Ok(answers);
         }
         loop {
             let logits = self.llm.logits(&pass, &hidden); // [open, vocab]
             let (values, mut still_open) = (logits.to_host(), Vec::new());
             for (mut answer, logits) in open.into_iter().zip(values.chunks(logits.cols())) {
-                let Answer { prompt, tokens, .. } = &mut answer;
+                let Answer { prompt, tokens } = &mut answer;
                 if logits.iter().any(|logit| logit.is_nan()) {
                     return Err(NotANumber { prompt: *prompt, tokens: tokens.len() });
                 }
@@ -114,19 +125,19 @@ impl Imp {
                 return Ok(answers);
             }
             open = still_open;
-            hidden = self.next_hidden(&mut open, &mut cache);
+            hidden = self.next_hidden(&open, prefilled);
         }
     }
 
     /// Decodes the newest token of each open answer. Returns hidden states `[open, hidden]`.
-    fn next_hidden(&self, open: &mut [Answer], cache: &mut crate::language::Cache) -> Mat {
+    fn next_hidden(&self, open: &[Answer], prefilled: &mut Prefilled) -> Mat {
         let newest = open.iter().map(|answer| (0, answer.tokens.last().map_or(0, |token| *token as usize))).collect();
         let embedded = tensor::gather(&Pass::inference().graph, &[self.llm.embedding()], newest);
-        let positions: Vec<usize> = open.iter().map(|answer| answer.length).collect();
         let which: Vec<usize> = open.iter().map(|answer| answer.prompt).collect();
-        for answer in open {
-            answer.length += 1;
+        let positions: Vec<usize> = which.iter().map(|prompt| prefilled.lengths[*prompt]).collect();
+        for prompt in &which {
+            prefilled.lengths[*prompt] += 1;
         }
-        self.llm.decode(&embedded, &positions, &which, cache)
+        self.llm.decode(&embedded, &positions, &which, &mut prefilled.cache)
     }
 }

@@ -16,7 +16,7 @@ pub(super) struct Prefilled {
     /// The hidden states at the last position of each prompt that is not empty: `[prompts, hidden]`.
     pub(super) hidden: Mat,
     pub(super) cache: Cache,
-    /// Number of positions of each prompt, including empty ones.
+    /// Number of positions of each prompt in the cache, including empty ones, and later of its answer.
     pub(super) lengths: Vec<usize>,
 }
 

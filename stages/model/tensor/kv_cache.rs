@@ -125,6 +125,18 @@ impl KvCache {
         scatter_rows(new_values, &to_values);
     }
 
+    /// Forgets all but the first `positions`. Their room is kept for others.
+    ///
+    /// # Panics
+    /// If that would shorten a shared prefix, which is a bug in the caller.
+    pub fn truncate(&mut self, positions: usize) {
+        let shared = self.shared.keys.used;
+        assert!(shared == 0 || positions >= shared, "a shared prefix can't be shortened");
+        for rows in [&mut self.own.keys, &mut self.own.values] {
+            rows.used = rows.used.min(positions - shared);
+        }
+    }
+
     /// Turns all positions into a prefix that clones share.
     ///
     /// # Panics
@@ -182,5 +194,10 @@ mod tests {
         clone.push(&mat, &mat, 9..10);
         assert_eq!(prefix.at(3..4)[1].0, row(3));
         assert_eq!(clone.at(3..4)[1].0, row(9));
+        // What is forgotten is replaced.
+        prefix.truncate(2);
+        prefix.push(&mat, &mat, 7..9);
+        assert_eq!(prefix.at(1..4)[1].0, [row(1), row(7), row(8)].concat());
+        assert_eq!(clone.at(2..4)[1].0, [row(2), row(9)].concat());
     }
 }

@@ -3,8 +3,10 @@
 
 mod support;
 
+use std::ops::ControlFlow;
+
 use imp_model::{
-    GenerateOptions, IMAGE_TOKEN, Sample,
+    Context, GenerateOptions, IMAGE_TOKEN, Sample,
     layers::Pass,
     load_language,
     tensor::{self, KvCache, Segments},
@@ -58,4 +60,69 @@ fn a_shared_prefix_gives_the_same_hidden_states() {
             assert_close(&format!("{name} from {prefix}"), ours, theirs, 1e-4);
         }
     }
+}
+
+fn about_first_image(input_ids: &[i32]) -> Sample<'_> {
+    Sample { input_ids, labels: &[], images: &[0] }
+}
+
+/// Reading on after what was read, after another end, or in pieces gives the answers of reading everything anew.
+#[test]
+fn a_context_is_read_on_as_if_it_was_read_anew() {
+    for family in [PHI, QWEN2] {
+        let (model, batch) = (family.model(), family.batch());
+        let features = model.encode_images(&batch.images);
+        let patches = model.vision.config.patches();
+        let options = GenerateOptions { max_new_tokens: 6, ..GenerateOptions::default() };
+        let anew = |ids: &[i32]| model.generate(&[about_first_image(ids)], &features, &options).unwrap().remove(0);
+        let mut context = Context::default();
+        let mut read_on = |keep: usize, ids: &[i32]| {
+            context.truncate(keep);
+            let go_on = |_: &[u32]| ControlFlow::Continue(());
+            let answer =
+                model.continue_from(&mut context, &about_first_image(ids), &features, &options, go_on).unwrap();
+            (answer, context.positions())
+        };
+
+        let first = [5, 6, IMAGE_TOKEN, 8, 9];
+        let (answer, positions) = read_on(0, &first);
+        assert_eq!(answer, anew(&first));
+        // Nothing has followed the last token.
+        assert_eq!(positions, 4 + patches + 5);
+        let said: Vec<i32> = answer.iter().map(|id| *id as i32).collect();
+        let more = [&said[5..], &[10, 11, 12]].concat();
+        let second = [&first[..], &said, &[10, 11, 12]].concat();
+        let (next, positions) = read_on(usize::MAX, &more);
+        assert_eq!(next, anew(&second));
+        assert_eq!(positions, 4 + patches + 6 + 3 + 5);
+        // Another end, from within the first question.
+        let other = [&first[..4], &[20, 21, 22]].concat();
+        assert_eq!(read_on(3 + patches, &other[4..]).0, anew(&other));
+        assert_ne!(anew(&other), anew(&second), "the answers must differ");
+    }
+}
+
+#[test]
+fn a_long_prompt_is_read_in_pieces_and_can_be_stopped_between_them() {
+    let mut model = QWEN2.model();
+    model.config.tokenizer_model_max_length = 2000;
+    let features = tensor::Mat::zeros(0, model.vision.config.hidden_size);
+    let ids: Vec<i32> = (0..1100).map(|position| position * 7 % 60).collect();
+    let sample = Sample { input_ids: &ids, labels: &[], images: &[] };
+    let options = GenerateOptions { max_new_tokens: 8, ..GenerateOptions::default() };
+    let mut context = Context::default();
+    let mut calls = 0;
+    let mut until = |context: &mut Context, most: usize, sample: &Sample<'_>| {
+        let on_token = |answer: &[u32]| {
+            calls += 1;
+            if calls > most || answer.len() > 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        model.continue_from(context, sample, &features, &options, on_token).unwrap()
+    };
+    assert!(until(&mut context, 1, &sample).is_empty());
+    assert_eq!(context.positions(), 512, "one piece was read");
+    let rest = Sample { input_ids: &ids[512..], ..sample };
+    let answer = until(&mut context, usize::MAX, &rest);
+    assert_eq!(answer, model.generate(&[sample], &features, &options).unwrap()[0][..4]);
+    assert_eq!(context.positions(), 1103);
 }

@@ -80,7 +80,7 @@ fn images_first(turns: &[Turn], images: usize) -> Vec<Turn> {
 }
 
 /// Python's `str.strip`, which counts four separators as white space that Rust's `trim` keeps.
-fn strip(text: &str) -> &str {
+pub(super) fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }
 

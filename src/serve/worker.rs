@@ -1,0 +1,94 @@
+//! The thread that computes: it answers one request after the other, on one conversation, so that a request that goes on where the last
+//! one ended has only its new turns read. Independent of HTTP.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use imp_stages::{
+    conversation::{Conversation, Dialogue, Ended, Manner, NoAnswer, Reply},
+    speaker::Speaker,
+};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// A request to compute.
+pub(super) struct Task {
+    pub(super) dialogue: Dialogue,
+    pub(super) manner: Manner,
+    /// Its place in the queue, free again when it is done.
+    pub(super) _place: OwnedSemaphorePermit,
+    /// Who waits for it. When nobody does any more, it ends.
+    pub(super) events: mpsc::UnboundedSender<Event>,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A new part of the answer.
+    Part(String),
+    Done(Box<Reply>),
+    Refused(NoAnswer),
+    /// The server ends.
+    Ending,
+    /// A fault of the program.
+    Broken,
+}
+
+/// The other end of the thread.
+pub(super) struct Worker {
+    tasks: mpsc::UnboundedSender<Task>,
+}
+
+impl Worker {
+    /// Starts the thread. It stops what it computes when `stop` is set.
+    pub(super) fn start(speaker: Speaker, stop: Arc<AtomicBool>) -> io::Result<Self> {
+        let (tasks, mut todo) = mpsc::unbounded_channel::<Task>();
+        std::thread::Builder::new().name("answers".into()).spawn(move || {
+            let mut conversation = Conversation::new(&speaker);
+            while let Some(task) = todo.blocking_recv() {
+                // After a panic nothing is known of what the model has read.
+                if catch_unwind(AssertUnwindSafe(|| answer(&mut conversation, &task, &stop))).is_err() {
+                    conversation = Conversation::new(&speaker);
+                    let _ = task.events.send(Event::Broken);
+                }
+            }
+        })?;
+        Ok(Self { tasks })
+    }
+
+    /// Adds a request to the queue. The places in the queue bound how many there are.
+    pub(super) fn add(&self, task: Task) {
+        // If the thread was gone, the events would end without an answer, which is told.
+        let _ = self.tasks.send(task);
+    }
+}
+
+fn answer(conversation: &mut Conversation<'_>, task: &Task, stop: &AtomicBool) {
+    let ends = || stop.load(Ordering::Relaxed);
+    let Task { dialogue, manner, events, _place: _ } = task;
+    if events.is_closed() {
+        return;
+    }
+    // Sending fails only if the client has left, which is looked at anyway.
+    if ends() {
+        let _ = events.send(Event::Ending);
+        return;
+    }
+    let told = |part: &str| {
+        if !part.is_empty() {
+            let _ = events.send(Event::Part(part.into()));
+        }
+        if events.is_closed() || ends() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let _ = events.send(match conversation.answer(dialogue, manner, told) {
+        Ok(reply) if reply.ended == Ended::Interrupted => Event::Ending,
+        Ok(reply) => Event::Done(Box::new(reply)),
+        Err(error) => Event::Refused(error),
+    });
+}
