@@ -29,7 +29,7 @@ pub(crate) struct ExportArgs {
 pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) result: ResultArgs,
-    /// Repository: hf://OWNER/REPO, or hf://OWNER/REPO@BRANCH
+    /// Repository: `hf://OWNER/REPO`, or `hf://OWNER/REPO@BRANCH`
     #[arg(value_name = "REPOSITORY")]
     pub(crate) to: String,
     /// Push; without it, only what would be pushed is shown

@@ -136,7 +136,7 @@ fn head(card: &Card<'_>) -> String {
     if let Some(index) = model_index(card) {
         head.push(("model-index", index));
     }
-    head.into_iter().map(|(key, value)| format!("{key}: {value}\n")).collect()
+    head.into_iter().fold(String::new(), |text, (key, value)| text + key + ": " + &value.to_string() + "\n")
 }
 
 const DATASETS: &str = "hf://datasets/";

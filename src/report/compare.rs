@@ -121,9 +121,9 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let lies = lines.len() == 1 || upright.width() > terminal_width();
     let turned = turned(&columns, &lines);
     if lies && turned.width() < upright.width() {
-        turned.print()
+        turned.print();
     } else {
-        upright.print()
+        upright.print();
     }
     if best.iter().any(Option::is_some) {
         print(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));

@@ -208,10 +208,7 @@ fn check_output(out: &Path) -> Result<(), StageError> {
 
 /// Takes over the figures that the command has left, if any.
 fn report_figures(job: &Job, file: &Path) -> Result<(), StageError> {
-    let data = match file.metadata() {
-        Err(_) => return Ok(()),
-        Ok(data) => data,
-    };
+    let Ok(data) = file.metadata() else { return Ok(()) };
     let help = "write one JSON object of numbers, as in {\"kept\": 120}";
     let wrong =
         |message: String| StageError::failed(format!("the figures of the command (figures.json) {message}"), help);

@@ -177,11 +177,12 @@ fn read_lines(said: impl Read, progress: &Sender<Progress>) {
         }
         let line = String::from_utf8_lossy(&line);
         let line = line.trim_end_matches(['\n', '\r']);
-        match line.strip_prefix(PROGRESS).and_then(parse) {
+        if let Some(told) = line.strip_prefix(PROGRESS).and_then(parse) {
             // It fails only if nobody waits any more.
-            Some(told) => drop(progress.send(told)),
+            drop(progress.send(told));
+        } else {
             // Colours and the like are for a terminal that is not there.
-            None => tracing::info!("{}", line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")),
+            tracing::info!("{}", line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"));
         }
     }
 }

@@ -46,7 +46,8 @@ struct Answer {
 #[serde(rename_all = "camelCase")]
 struct Mode {
     path: String,
-    upload_mode: String,
+    #[serde(rename = "uploadMode")]
+    way: String,
     #[serde(default)]
     should_ignore: bool,
 }
@@ -83,7 +84,7 @@ impl Push<'_> {
             let message = format!("{}: its .gitignore leaves out {}", self.to, quoted(&file.name));
             return Err(StageError::failed(message, "change .gitignore on the page of the repository"));
         }
-        let large = match mode.upload_mode.as_str() {
+        let large = match mode.way.as_str() {
             // The other storage holds no empty files.
             _ if file.bytes == 0 => false,
             "regular" => false,

@@ -58,13 +58,12 @@ impl Push<'_> {
         let size = way.file.bytes;
         if let Some(Actions { upload: Some(upload), verify }) = self.actions(way)? {
             self.check_address(&upload.href)?;
-            match upload.header.get("chunk_size") {
-                Some(chunk) => self.upload_parts(way, &upload, chunk, sent)?,
-                None => {
-                    let headers: Vec<_> =
-                        upload.header.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
-                    self.put(way, &upload.href, 0..size, &headers, sent)?;
-                }
+            if let Some(chunk) = upload.header.get("chunk_size") {
+                self.upload_parts(way, &upload, chunk, sent)?;
+            } else {
+                let headers: Vec<_> =
+                    upload.header.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+                self.put(way, &upload.href, 0..size, &headers, sent)?;
             }
             if let Some(verify) = verify {
                 self.check_address(&verify.href)?;
