@@ -57,7 +57,7 @@ pub(crate) struct Common {
     /// Print JSON, one object per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Print errors only, in `run` and `sweep`
+    /// Print less: of `run` and `sweep` only errors and warnings
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// Print more (-v, -vv); `RUST_LOG` selects by module
@@ -241,7 +241,7 @@ Examples:
 Examples:
   imp-flow ask artifacts/tiny/merge \"Is there a circle?\" --image photo.png
   imp-flow ask artifacts/imp-v1-3b/quantize \"Describe it.\" --image photo.jpg --json
-  imp-flow ask artifacts/imp-v1-3b/gguf \"Write a haiku.\" --temperature 0.7 --top-p 0.9
+  imp-flow ask artifacts/imp-v1-3b/quantize \"Write a haiku.\" --temperature 0.7 --top-p 0.9
 
 MODEL is a folder, `model.gguf` in one, or a stage of the last run: the artifact of finetune, merge or quantize, or any folder
 like it. It is asked in the template of its training, and computes on the CPU.")]
@@ -273,7 +273,7 @@ running answer end, a second one quits at once. MODEL is as in `ask`.")]
     #[command(after_help = "\
 Examples:
   imp-flow export merge --to my-model
-  imp-flow export gguf -p pipelines/v1_3b.toml --to /media/phone/imp
+  imp-flow export quantize -p pipelines/v1_3b.toml --to /media/phone/imp
   imp-flow export merge --point lora_rank=64 --to rank-64
 
 All files or none: the copies are checked before the folder gets its name.")]
@@ -283,7 +283,7 @@ All files or none: the copies are checked before the folder gets its name.")]
 Examples:
   imp-flow push merge hf://me/my-imp                  show what would be pushed
   imp-flow push merge hf://me/my-imp --yes            push it
-  imp-flow push gguf hf://me/my-imp-gguf --yes --private
+  imp-flow push quantize hf://me/my-imp-4bit --yes --private
 
 One commit has all files, and only what differs is uploaded. The token is HF_TOKEN, or that of `hf auth login`. The README.md that
 is written can be changed at the hub: remove its first comment, and no push will replace it.")]

@@ -41,6 +41,9 @@ pub(crate) struct PushArgs {
     /// Remove files that are in the repository only
     #[arg(long)]
     pub(crate) delete: bool,
+    /// Only print the card (README.md) that would be pushed
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) card: bool,
     /// First line of the commit
     #[arg(short, long, value_name = "TEXT")]
     pub(crate) message: Option<String>,

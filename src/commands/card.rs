@@ -1,52 +1,59 @@
 //! What the card of a pushed result says: from receipts only. Independent of how it is written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::Path,
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use imp_stages::{contract::secret::hide_secrets, push::Repository};
 
 use super::session::Session;
 use crate::{
     failure::Failure,
-    report::{self, Card, CardScore, CardSource, CardStep},
+    report::{self, Card, CardScore, CardSource, CardStep, HIDDEN, Licence},
     scheduler::{Selection, Verdict},
-    store::Receipt,
+    store::{Digest, Receipt},
 };
 
-/// The text of the card of a stage's result.
-pub(super) fn of(session: &Session, index: usize, receipt: &Receipt, to: &Repository) -> Result<String, Failure> {
-    let receipts = receipts(session)?;
-    let above = above(session, index);
-    let name = |stage: usize| session.pipeline.stages[stage].name.as_str();
-    let (mut sources, mut steps, mut scores, mut missing) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for &stage in session.graph.order().iter().filter(|stage| above.contains(stage)) {
-        let Some(receipt) = receipts.get(&stage) else { continue };
+/// The text of the card of a stage's result. `is_present` if that is the result of the stage's present configuration.
+pub(super) fn of(
+    session: &Session,
+    index: usize,
+    receipt: &Receipt,
+    to: &Repository,
+    is_present: bool,
+) -> Result<String, Failure> {
+    let lineage = lineage(session, receipt);
+    let (mut sources, mut steps) = (Vec::new(), Vec::new());
+    for receipt in &lineage {
         match receipt.manifest.config.get("source").and_then(|source| source.as_str()) {
             Some(source) => sources.push(CardSource {
-                stage: name(stage),
+                stage: &receipt.stage,
                 source: hide_secrets(source).into_owned(),
                 digest: receipt.output.digest,
                 licence: session.store.input_folder(receipt.output.digest)?.into_parts().0.and_then(|at| licence(&at)),
             }),
-            None => steps.push(CardStep { stage: name(stage), receipt }),
-        }
-        for user in session.graph.users(stage).filter(|user| is_score(session, *user, stage)) {
-            match receipts.get(&user) {
-                Some(score) => scores.push(CardScore { stage: name(user), of: name(stage), results: &score.results }),
-                None => missing += 1,
-            }
+            None => steps.push(CardStep { stage: &receipt.stage, receipt }),
         }
     }
-    let document = hide_secrets(&session.document.to_toml()).into_owned();
+    let evaluations = evaluations(session)?;
+    let (mut scores, mut missing) = (Vec::new(), 0);
+    for (stage, of, receipt) in &evaluations {
+        // What was measured is told by its content: the stage may have another result by now.
+        let measured = receipt.as_ref().and_then(|receipt| {
+            let model = lineage.iter().find(|made| {
+                receipt.manifest.inputs.values().any(|input| *input == made.output.digest && made.stage == *of)
+            })?;
+            Some(CardScore { stage, of: &model.stage, results: &receipt.results })
+        });
+        match measured {
+            Some(score) => scores.push(score),
+            None => missing += usize::from(lineage.iter().any(|made| made.stage == *of)),
+        }
+    }
     let files = session.store.tree(receipt.output.digest)?;
     let files: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let card = Card {
         repository: to,
         pipeline: &session.pipeline.name,
-        stage: name(index),
+        stage: &session.pipeline.stages[index].name,
         receipt,
         model_type: model_type(session, receipt)?,
         files,
@@ -54,40 +61,61 @@ pub(super) fn of(session: &Session, index: usize, receipt: &Receipt, to: &Reposi
         steps,
         scores,
         missing,
-        document,
+        document: is_present.then(|| document(session)),
     };
     Ok(report::card(&card))
 }
 
-/// The receipts of all stages that are up to date, by index.
-fn receipts(session: &Session) -> Result<BTreeMap<usize, Receipt>, Failure> {
-    let mut receipts = BTreeMap::new();
+/// The receipts of a result and of all that it was made from, in the order in which it was made. Found by the contents of inputs, so
+/// that they are of this very result.
+fn lineage(session: &Session, result: &Receipt) -> Vec<Receipt> {
+    let made: Vec<Receipt> = session.store.receipts().map(|(_, receipt)| receipt).collect();
+    let mut lineage = vec![result.clone()];
+    let mut at = 0;
+    while let Some(receipt) = lineage.get(at) {
+        let maker = |input: &Digest| {
+            let makers = made.iter().filter(|maker| maker.output.digest == *input);
+            // Others may have made the same bytes.
+            makers.max_by_key(|maker| (maker.pipeline == result.pipeline, maker.timing.finished)).cloned()
+        };
+        let makers: Vec<Receipt> = receipt.manifest.inputs.values().filter_map(maker).collect();
+        let known = |lineage: &[Receipt], maker: &Receipt| lineage.iter().any(|known| known.key() == maker.key());
+        for maker in makers {
+            if !known(&lineage, &maker) {
+                lineage.push(maker);
+            }
+        }
+        at += 1;
+    }
+    lineage.sort_by_key(|receipt| receipt.timing.finished);
+    lineage
+}
+
+/// Each evaluation whose results a table of published results shows: its name, that of the stage that it measures, and its receipt.
+fn evaluations(session: &Session) -> Result<Vec<(String, String, Option<Receipt>)>, Failure> {
+    let mut evaluations = Vec::new();
     for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {
-        if let Verdict::Hit { key } = verdict
-            && let Some(receipt) = session.store.receipt(key)?
-        {
-            receipts.insert(index, receipt);
-        }
+        let stage = &session.pipeline.stages[index];
+        let model = stage.shown.as_ref().and_then(|shown| stage.inputs.get(shown.model));
+        let Some(model) = model.filter(|_| stage.part_of.is_none()) else { continue };
+        let receipt = if let Verdict::Hit { key } = verdict { session.store.receipt(key)? } else { None };
+        evaluations.push((stage.name.clone(), session.pipeline.stages[*model].name.clone(), receipt));
     }
-    Ok(receipts)
+    Ok(evaluations)
 }
 
-/// A stage and all that it was made from.
-fn above(session: &Session, index: usize) -> BTreeSet<usize> {
-    let (mut found, mut next) = (BTreeSet::new(), vec![index]);
-    while let Some(stage) = next.pop() {
-        if found.insert(stage) {
-            next.extend(session.graph.inputs(stage));
+/// The pipeline as a file, without what may be secret: passwords and tokens in addresses, and values of environments.
+fn document(session: &Session) -> String {
+    let text = hide_secrets(&session.document.to_toml()).into_owned();
+    let Ok(mut document) = text.parse::<toml::Table>() else { return String::new() };
+    let stages = document.get_mut("stages").and_then(toml::Value::as_table_mut);
+    for stage in stages.into_iter().flat_map(|stages| stages.iter_mut()).filter_map(|(_, stage)| stage.as_table_mut()) {
+        let environment = stage.get_mut("environment").and_then(toml::Value::as_table_mut);
+        for (_, value) in environment.into_iter().flat_map(|environment| environment.iter_mut()) {
+            *value = HIDDEN.into();
         }
     }
-    found
-}
-
-/// Whether the results of a stage are scores of another: those that a table of published results shows.
-fn is_score(session: &Session, stage: usize, of: usize) -> bool {
-    let stage = &session.pipeline.stages[stage];
-    let model = stage.shown.as_ref().and_then(|shown| stage.inputs.get(shown.model));
-    model == Some(&of) && stage.part_of.is_none()
+    toml::to_string_pretty(&document).unwrap_or_default()
 }
 
 /// The type in the result's `config.json`, if it is a model.
@@ -99,7 +127,7 @@ fn model_type(session: &Session, receipt: &Receipt) -> Result<Option<String>, Fa
 }
 
 /// The licence that the card of a downloaded repository names at its head.
-fn licence(folder: &Path) -> Option<String> {
+fn licence(folder: &Path) -> Option<Licence> {
     let card = fs::read_to_string(folder.join("README.md")).ok()?;
     let head = card.strip_prefix("---\n")?.split("\n---").next()?;
     let value = |key: &str| {
@@ -107,7 +135,7 @@ fn licence(folder: &Path) -> Option<String> {
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._+".contains(c);
         Some(value.to_string()).filter(|value| !value.is_empty() && value.chars().all(is_name))
     };
-    value("license_name:").or_else(|| value("license:"))
+    Some(Licence { id: value("license:")?, name: value("license_name:") })
 }
 
 #[cfg(test)]
@@ -119,15 +147,17 @@ mod tests {
     fn the_licence_is_that_of_the_head() {
         let folder = tempfile::tempdir().unwrap();
         for (card, wanted) in [
-            ("---\nlicense: mit\n---\nlicense: other", Some("mit")),
-            ("---\nlicense: other\nlicense_name: tongyi-qianwen\n---\n", Some("tongyi-qianwen")),
-            ("---\nlicense: 'apache-2.0'\n---\n", Some("apache-2.0")),
+            ("---\nlicense: mit\n---\nlicense: other", Some(("mit", None))),
+            ("---\nlicense: other\nlicense_name: tongyi-qianwen\n---\n", Some(("other", Some("tongyi-qianwen")))),
+            ("---\nlicense: 'apache-2.0'\n---\n", Some(("apache-2.0", None))),
             ("---\nlicense: [mit, x]\n---\n", None),
             ("---\ntags: x\n---\nlicense: mit", None),
             ("license: mit", None),
         ] {
             fs::write(folder.path().join("README.md"), card).unwrap();
-            assert_eq!(licence(folder.path()).as_deref(), wanted, "{card}");
+            let found = licence(folder.path());
+            let found = found.as_ref().map(|licence| (licence.id.as_str(), licence.name.as_deref()));
+            assert_eq!(found, wanted, "{card}");
         }
     }
 }

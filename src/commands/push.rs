@@ -22,6 +22,7 @@ use crate::{
     failure::Failure,
     pipeline::Diagnostic,
     report::{self, Bar, CARD_MARK, Pushed},
+    scheduler::Verdict,
     store::{Receipt, StoreError},
 };
 
@@ -29,14 +30,30 @@ use crate::{
 pub(crate) fn push(args: &PushArgs, common: &Common) -> Result<ExitCode, Failure> {
     let repository = Repository::parse(&args.to).map_err(|message| usage(Diagnostic::new(message, None)))?;
     let (session, index, receipt) = Session::of_result(&args.result, common)?;
+    let is_present = matches!(session.verdict(index)?, Verdict::Hit { key } if key == receipt.key());
+    if args.card {
+        report::print_raw(&card::of(&session, index, &receipt, &repository, is_present)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let warn = |message: &str| report::note(&format!("note: {message}"), common.style());
     let push = Push::new(repository.clone(), &warn).map_err(Failure::Stage)?;
+    // Garbage collection must not take the files away, however long this takes.
+    let mut lease = session.store.lease(&format!("push-{}", std::process::id()))?;
+    lease.add(&[receipt.key()], &[receipt.output.digest])?;
     let mut files = files(&session, &receipt)?;
     let folder = tempfile::tempdir().map_err(io("can't make a folder for the card"))?;
-    let kept_card = add_card(&push, &mut files, folder.path(), || card::of(&session, index, &receipt, &repository))?;
+    let kept_card =
+        add_card(&push, &mut files, folder.path(), || card::of(&session, index, &receipt, &repository, is_present))?;
     let outlook = push.outlook(&files).map_err(Failure::Stage)?;
     let name = &session.pipeline.stages[index].name;
-    let shown = Pushed { stage: name, to: &repository, outlook: &outlook, delete: args.delete, kept_card };
+    let shown = Pushed {
+        stage: name,
+        to: &repository,
+        outlook: &outlook,
+        delete: args.delete,
+        private: args.private,
+        kept_card,
+    };
     if !args.yes || is_done(&outlook, args.delete) {
         report::outlook_of_push(&shown, args.yes, common.style());
         return Ok(ExitCode::SUCCESS);
@@ -99,8 +116,16 @@ fn with_bar<T>(outlook: &Outlook, common: &Common, push: impl FnOnce(&Arc<Atomic
                 thread::sleep(Duration::from_millis(200));
             }
         });
-        let result = push(&sent);
-        ended.store(true, Relaxed);
-        result
+        let _end = End(&ended);
+        push(&sent)
     })
+}
+
+/// Ends the bar, also if the push panics.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }

@@ -117,13 +117,18 @@ impl Session {
         let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();
         match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep, device: None }, common) {
             // The file is being edited or is gone: use the record of the run.
-            Err(Failure::Usage { .. }) if target.set.overrides.is_empty() => {
-                let file = run.file.display();
-                report::note(
-                    &format!("note: {file} can't be read now; showing the pipeline of run {}", run.id),
-                    common.style(),
-                );
-                Self::of_run(run, None, common)
+            Err(now @ Failure::Usage { .. }) if target.set.overrides.is_empty() => {
+                let (file, id) = (run.file.clone(), run.id.clone());
+                match Self::of_run(run, None, common) {
+                    // What the file names is gone for its record, too.
+                    Err(Failure::Usage { .. }) => Err(now),
+                    opened => {
+                        let text =
+                            format!("note: {} has a mistake now; showing the pipeline of run {id}", file.display());
+                        report::note(&text, common.style());
+                        opened
+                    }
+                }
             }
             opened => opened,
         }

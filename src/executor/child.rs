@@ -89,6 +89,7 @@ fn run(job_file: &Path, attempt: Option<&str>, sink: &Arc<Lines>) -> Result<(), 
     if attempt.is_some_and(|attempt| !slurm::Submission::is_present(&spec.work, attempt)) {
         return Err(StageError::Cancelled);
     }
+    visit(&spec.kind, Prepare { work: &spec.work }).unwrap_or(Ok(()))?;
     for (folder, keep) in [(job::OUT, false), (job::CHECKPOINT, true)] {
         let path = spec.work.join(folder);
         if !keep && path.exists() {
@@ -117,6 +118,18 @@ fn run(job_file: &Path, attempt: Option<&str>, sink: &Arc<Lines>) -> Result<(), 
     catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
         .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))
+}
+
+struct Prepare<'a> {
+    work: &'a Path,
+}
+
+impl KindVisitor for Prepare<'_> {
+    type Output = Result<(), StageError>;
+
+    fn visit<S: Stage>(self) -> Self::Output {
+        S::prepare(self.work)
+    }
 }
 
 struct Run<'a> {

@@ -151,6 +151,8 @@ fn expected_type(expected: &dyn de::Expected) -> String {
         "usize" | "u8" | "u16" | "u32" | "u64" => "a non-negative integer".into(),
         "isize" | "i8" | "i16" | "i32" | "i64" => "an integer".into(),
         "f32" | "f64" => "a number".into(),
+        "a sequence" => "a list, as in [\"a\", \"b\"]".into(),
+        "a map" => "a table".into(),
         other => other.into(),
     }
 }

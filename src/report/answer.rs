@@ -8,6 +8,7 @@ use super::{
     foreign::indented,
     print::{note, print, print_raw},
     style::Style,
+    units,
 };
 
 /// An answer.
@@ -42,5 +43,5 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
     print("");
     cautions(&answered.cautions);
     let cut = if answered.cut { ", cut off: --max-tokens allows more" } else { "" };
-    note(&format!("{} tokens in {seconds:.1} s with loading, on the CPU{cut}", answered.tokens), style);
+    note(&format!("{} in {seconds:.1} s with loading, on the CPU{cut}", units::count(answered.tokens, "token")), style);
 }

@@ -30,8 +30,8 @@ pub(crate) struct Card<'a> {
     pub(crate) scores: Vec<CardScore<'a>>,
     /// Evaluations without a result.
     pub(crate) missing: usize,
-    /// The pipeline, as a file.
-    pub(crate) document: String,
+    /// The pipeline that makes it, as a file, if that is known.
+    pub(crate) document: Option<String>,
 }
 
 /// Something that it was made from.
@@ -40,8 +40,18 @@ pub(crate) struct CardSource<'a> {
     pub(crate) source: String,
     pub(crate) digest: Digest,
     /// The licence that its own card names.
-    pub(crate) licence: Option<String>,
+    pub(crate) licence: Option<Licence>,
 }
+
+/// A licence as hubs know it: an identifier, and a name if that is `other`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Licence {
+    pub(crate) id: String,
+    pub(crate) name: Option<String>,
+}
+
+/// Stands for what may be secret.
+pub(crate) const HIDDEN: &str = "<hidden>";
 
 /// A stage that it was made by.
 pub(crate) struct CardStep<'a> {
@@ -71,12 +81,13 @@ pub(crate) fn card(card: &Card<'_>) -> String {
     for part in [usage(card, name), scores(card), sources(card), steps(card), cautions(card)] {
         text += &part;
     }
-    let fence = "`".repeat(longest_run(&card.document).max(2) + 1);
+    let Some(document) = &card.document else { return text };
+    let fence = "`".repeat(longest_run(document).max(2) + 1);
     let _ = write!(
         text,
         "## Make it again\n\nSave this as `pipeline.toml` and run `imp-flow run pipeline.toml`. Files of your own that it names are not \
          part of it.\n\n<details><summary>The pipeline</summary>\n\n{fence}toml\n{}\n{fence}\n\n</details>\n",
-        card.document.trim_end()
+        document.trim_end()
     );
     text
 }
@@ -107,11 +118,11 @@ fn head(card: &Card<'_>) -> String {
     };
     let named = |prefix| card.sources.iter().filter_map(|source| repository(source, prefix)).collect::<BTreeSet<_>>();
     let (models, data) = (named("hf://"), named(DATASETS));
-    let licences: BTreeSet<Option<&str>> = card
+    let licences: BTreeSet<Option<&Licence>> = card
         .sources
         .iter()
         .filter(|source| repository(source, "hf://").is_some())
-        .map(|source| source.licence.as_deref())
+        .map(|source| source.licence.as_ref())
         .collect();
     let library = match card.model_type.as_deref() {
         Some("llava") => Some("transformers"),
@@ -122,7 +133,8 @@ fn head(card: &Card<'_>) -> String {
     // Several licences, or one that is not known, are for a person to weigh.
     let mut licences = licences.into_iter();
     if let (Some(Some(licence)), None) = (licences.next(), licences.next()) {
-        head.push(("license", json!(licence)));
+        head.push(("license", json!(licence.id)));
+        head.extend(licence.name.as_ref().map(|name| ("license_name", json!(name))));
     }
     head.extend(library.map(|library| ("library_name", json!(library))));
     head.push(("pipeline_tag", json!("image-text-to-text")));
@@ -200,7 +212,8 @@ fn sources(card: &Card<'_>) -> String {
         "## Made from\n\nIts licence follows from these.\n\n| stage | source | licence in its card | content (BLAKE3) |\n|---|---|---|---|\n",
     );
     for source in &card.sources {
-        let licence = source.licence.as_deref().unwrap_or("not found");
+        let licence = source.licence.as_ref().map(|licence| licence.name.as_ref().unwrap_or(&licence.id).as_str());
+        let licence = licence.unwrap_or("not found");
         let (stage, from) = (cell(source.stage), cell(&source.source));
         let _ = writeln!(text, "| {stage} | {from} | {} | `{}` |", cell(licence), source.digest.short());
     }
@@ -218,7 +231,8 @@ fn steps(card: &Card<'_>) -> String {
     for CardStep { stage, receipt } in &card.steps {
         let _ = writeln!(text, "<details><summary>Settings and figures of {}</summary>\n", cell(stage));
         for (key, value) in receipt.manifest.config_fields() {
-            let _ = writeln!(text, "- {} = {}", cell(&key), cell(&value));
+            let value = if key.starts_with("environment.") { HIDDEN } else { &value };
+            let _ = writeln!(text, "- {} = {}", cell(&key), cell(value));
         }
         let _ = writeln!(text, "- seed = {}\n", receipt.manifest.seed);
         for (name, value) in &receipt.results {
@@ -272,7 +286,7 @@ mod tests {
             stage: "llm",
             source: format!("hf://owner/base{number}@main"),
             digest: Digest::of(b"x"),
-            licence: licence.map(Into::into),
+            licence: licence.map(|id| Licence { id: id.into(), name: None }),
         });
         let data =
             CardSource { stage: "data", source: "hf://datasets/a/b".into(), digest: Digest::of(b"y"), licence: None };
@@ -290,7 +304,7 @@ mod tests {
                 CardScore { stage: "pope", of: "before", results: &results },
             ],
             missing: 2,
-            document: document.into(),
+            document: Some(document.into()),
         })
     }
 

@@ -42,7 +42,7 @@ use tracing_subscriber::{
 pub(crate) use answer::{Answer, answer, part_of_answer};
 pub(crate) use answers::{AnswerFilter, answers};
 pub(crate) use cache::{Bar, gc, rebuilt, stats, verify};
-pub(crate) use card::{CARD_MARK, Card, CardScore, CardSource, CardStep, card};
+pub(crate) use card::{CARD_MARK, Card, CardScore, CardSource, CardStep, HIDDEN, Licence, card};
 pub(crate) use chat::{cautions, reply, trouble};
 pub(crate) use compare::{CompareRow, Comparison, compare};
 pub(crate) use diagnostics::failure;

@@ -20,6 +20,8 @@ pub(crate) struct Pushed<'a> {
     pub(crate) outlook: &'a Outlook,
     /// Whether files that are at the hub only are removed.
     pub(crate) delete: bool,
+    /// Whether a repository that is made is for its owner only.
+    pub(crate) private: bool,
     /// Whether the card at the hub stays, which a person wrote.
     pub(crate) kept_card: bool,
 }
@@ -55,7 +57,11 @@ pub(crate) fn outlook_of_push(push: &Pushed<'_>, asked: bool, style: Style) {
         print(&format!("{GOOD}{stage}{GOOD:#}: {to} has all of it already"));
         return tell_rest(push, style);
     }
-    let made = if outlook.creates { " (which would be made)" } else { "" };
+    let made = match (outlook.creates, push.private) {
+        (true, true) => " (which would be made, private)",
+        (true, false) => " (which would be made, and public: --private makes it private)",
+        (false, _) => "",
+    };
     let bytes = outlook.changed.iter().map(|file| file.bytes).sum();
     let files = units::files(outlook.changed.len() as u64);
     print(&format!("{GOOD}{stage}{GOOD:#} would be pushed to {to}{made}: {files}, {}", units::bytes(bytes)));
@@ -66,6 +72,7 @@ pub(crate) fn outlook_of_push(push: &Pushed<'_>, asked: bool, style: Style) {
         print(&format!("  {:>8}  and {} more (--json shows all)", "", outlook.changed.len() - SHOWN));
     }
     tell_rest(push, style);
+    print("What the card would say of the pipeline and its settings: --card.");
     let token = if outlook.has_token { "" } else { "; set HF_TOKEN to a token with write access before" };
     print(&format!("Nothing was pushed. To push it, add --yes{token}."));
 }

@@ -168,8 +168,10 @@ async fn answer(shared: &Arc<Shared>, request: Request, entry: &mut Entry) -> Re
     }
     // Before the body is read, so that the queue bounds the memory, too.
     let place = shared.places.clone().try_acquire_owned().map_err(|_| {
-        let message =
-            format!("{} requests wait already: try again later, or serve with a larger --queue", shared.options.queue);
+        let message = format!(
+            "as many requests as --queue allows ({}) wait or are answered: try again later",
+            shared.options.queue
+        );
         Refusal::new(429, message).code("queue_full")
     })?;
     let body = body(request).await?;

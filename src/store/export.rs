@@ -32,6 +32,12 @@ impl Store {
             what: "files of this result are lost: run the pipeline again".into(),
         })?;
         check_empty(to)?;
+        // A folder that is the top of another disk can't be replaced, and its own disk is where the files should go.
+        let device = |path: &Path| path.metadata().ok().map(|data| std::os::unix::fs::MetadataExt::dev(&data));
+        if to.is_symlink() || device(to).is_some_and(|there| Some(there) != device(parent(to))) {
+            let what = "this is a link, or the top of another disk: name a new folder in it".into();
+            return Err(StoreError::Refused { path: to.to_path_buf(), what });
+        }
         let part = Part::begin(to)?;
         let done = AtomicU64::new(0);
         listing.par_iter().try_for_each(|file| {

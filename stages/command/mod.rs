@@ -20,6 +20,7 @@ use crate::{
     contract::{
         figure::{Better, Figure},
         input::Input,
+        job,
         keys::{Key, Keys, keys},
         stage::ConfigIssue,
     },
@@ -33,7 +34,7 @@ keys! {
     #[derive(Debug, Clone, Default, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     pub struct Config {
-        /// The program and its arguments, as in `["python3", "filter.py", "{input}", "{out}"]`. No shell reads them. These words are
+        /// Required. The program and its arguments, as in `["python3", "filter.py", "{input}", "{out}"]`. No shell reads them. These words are
         /// replaced: `{out}` (the output folder, in which it runs), `{input}` or `{inputs[0]}`, `{seed}`, `{threads}`, `{checkpoint}`,
         /// and each name in `files`.
         pub command: Vec<String>,
@@ -46,6 +47,8 @@ keys! {
     }
 }
 
+/// The file beside the output folder whose lock lasts as long as the command.
+const LOCK: &str = "process";
 /// The input's name.
 const INPUTS: &str = "inputs";
 /// The largest file of figures.
@@ -105,6 +108,11 @@ impl Stage for Command {
         true
     }
 
+    fn prepare(work: &Path) -> Result<(), StageError> {
+        process::end_all(&work.join(job::OUT));
+        Ok(())
+    }
+
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let words = words(config, job)?;
         let program = match config.command.first().and_then(|program| source_of(program, &config.files)) {
@@ -115,13 +123,14 @@ impl Stage for Command {
         command.args(config.command.iter().skip(1).map(|word| words.replace(word)));
         command.current_dir(job.output()).env_clear().envs(variables(config, &words));
         // Beside the checkpoint, in which nothing but a checkpoint may be.
-        let [figures, lock] = ["figures.json", "process"].map(|name| job.checkpoint().with_file_name(name));
+        let [figures, lock] = ["figures.json", LOCK].map(|name| job.checkpoint().with_file_name(name));
         match fs::remove_file(&figures) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StageError::io(&figures)(error)),
             _ => {}
         }
         command.env("IMP_FLOW_FIGURES", &figures);
-        Running::start(command, &lock)?.wait(job)?;
+        let ended = Running::start(command, &lock, job.output())?.wait(job);
+        ended.map_err(|error| with_hint(error, config))?;
         check_output(&job.output())?;
         report_figures(job, &figures)
     }
@@ -140,6 +149,25 @@ fn words(config: &Config, job: &Job) -> Result<Words, StageError> {
         seed: job.seed(),
         threads: if job.runtime().cpus == 0 { threads } else { job.runtime().cpus },
     })
+}
+
+/// Points to what beginners forget: the command runs in its output folder.
+fn with_hint(error: StageError, config: &Config) -> StageError {
+    let StageError::Failed { message, help } = error else { return error };
+    let is_script = |word: &&String| {
+        let ending = Path::new(word).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        ["py", "sh", "pl", "rb", "js", "r", "R", "jl", "toml", "json", "txt"].contains(&ending)
+    };
+    let forgotten = config.command.iter().skip(1).find(|word| {
+        is_script(word) && !config.files.contains(word) && !Path::new(word).is_absolute() && !word.contains('{')
+    });
+    let help = match forgotten {
+        Some(file) => {
+            format!("{help}; if `{file}` is a file of yours, name it in `files`: the command runs in its output folder")
+        }
+        None => help,
+    };
+    StageError::Failed { message, help }
 }
 
 /// The file of a program, whose content is part of the key: a path, or where it lies on PATH. `None` if `files` has it.
@@ -169,8 +197,7 @@ fn variables(config: &Config, words: &Words) -> BTreeMap<String, std::ffi::OsStr
     let mut variables: BTreeMap<_, _> =
         passed.filter_map(|name| env::var_os(&name).map(|value| (name, value))).collect();
     variables.extend(config.environment.iter().map(|(name, value)| (name.clone(), words.replace(value))));
-    for (name, word) in [("OUT", "{out}"), ("CHECKPOINT", "{checkpoint}"), ("SEED", "{seed}"), ("THREADS", "{threads}")]
-    {
+    for (name, word) in [("CHECKPOINT", "{checkpoint}"), ("SEED", "{seed}"), ("THREADS", "{threads}")] {
         variables.insert(format!("IMP_FLOW_{name}"), words.replace(word));
     }
     for (number, input) in words.inputs.iter().enumerate() {

@@ -1,24 +1,30 @@
 //! The process of a command: started in a group of its own, watched, ended with all that it has started. Independent of what it does.
 //!
-//! Whatever happens to the process of the stage, no two attempts write at once: the command has a lock of the stage's folder as its
-//! standard input, so that the lock lasts as long as the command, and the next attempt ends what is left of it first.
+//! Whatever happens to the process of the stage, no two attempts write at once. All processes of a command have the variable with its
+//! output folder, by which they are found and ended, after the command as before the next attempt. The command has a lock of the stage's
+//! folder as its standard input, which tells of one that can't be ended from here.
 
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions, TryLockError},
-    io::{BufRead, BufReader, Read, Seek, Write},
-    os::unix::process::{CommandExt, ExitStatusExt},
-    path::Path,
+    io::{BufRead, BufReader, Read},
+    os::unix::{
+        ffi::OsStrExt,
+        process::{CommandExt, ExitStatusExt},
+    },
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, Sender},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
 use crate::{Job, StageError, contract::event::Progress};
 
+/// The variable that holds the output folder.
+const OUT: &str = "IMP_FLOW_OUT";
 /// How often it is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How long it may take to end after SIGTERM. Less than a stage may take whose runner was killed.
@@ -32,6 +38,8 @@ const PROGRESS: &str = "imp-flow: progress ";
 pub(super) struct Running {
     child: Child,
     name: String,
+    /// The folder that it writes.
+    out: PathBuf,
     /// Whether it has ended by itself.
     ended: bool,
     readers: Vec<JoinHandle<()>>,
@@ -40,19 +48,18 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts `command`, once nothing is left of an earlier attempt.
-    pub(super) fn start(mut command: Command, lock: &Path) -> Result<Self, StageError> {
+    pub(super) fn start(mut command: Command, lock: &Path, out: PathBuf) -> Result<Self, StageError> {
+        command.env(OUT, &out);
+        end_all(&out);
         let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut held = take_lock(lock)?;
+        let held = take_lock(lock, &out)?;
         let shared = held.try_clone().map_err(|error| cant_start(&name, &error))?;
         command.stdin(Stdio::from(shared)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|error| cant_start(&name, &error))?;
-        // For the next attempt, should this one be killed.
-        let noted = held.set_len(0).and_then(|()| held.rewind()).and_then(|()| write!(held, "{}", child.id()));
         let (sender, progress) = mpsc::channel();
         let readers = [child.stdout.take().map(reader(&sender)), child.stderr.take().map(reader(&sender))];
         let readers = readers.into_iter().flatten().collect();
-        let running = Self { child, name, ended: false, readers, progress };
-        noted.map_err(|error| cant_start(&running.name, &error))?;
+        let running = Self { child, name, out, ended: false, readers, progress };
         Ok(running)
     }
 
@@ -75,10 +82,15 @@ impl Running {
         signal_group(self.child.id(), Signal::KILL);
         self.ended = true;
         let status = self.child.wait().map_err(|error| cant_start(&self.name, &error))?;
+        end_all(&self.out);
         if asked.is_some() {
             return Err(StageError::Cancelled);
         }
-        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        let end = Instant::now();
+        // Something that has left the group and this machine's view may hold the pipes.
+        while self.readers.iter().any(|reader| !reader.is_finished()) && end.elapsed() < PATIENCE && !job.cancelled() {
+            thread::sleep(TICK);
+        }
         self.progress.try_iter().for_each(|progress| job.progress(progress));
         check(&self.name, status)
     }
@@ -99,8 +111,37 @@ impl Drop for Running {
         if !self.ended {
             signal_group(self.child.id(), Signal::KILL);
             let _ = self.child.wait();
+            end_all(&self.out);
         }
     }
+}
+
+/// Ends all processes that a command for the output folder `out` has started, also those that have left its group. They are known by
+/// the variable that it was given; where the system doesn't show the environment of processes, there are none.
+pub(super) fn end_all(out: &Path) {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let running = running_for(out);
+        if running.is_empty() {
+            return;
+        }
+        for process in running {
+            // It may have ended meanwhile.
+            let _ = kill_process(process, Signal::KILL);
+        }
+        thread::sleep(TICK);
+    }
+}
+
+fn running_for(out: &Path) -> Vec<Pid> {
+    let mark = [OUT.as_bytes(), b"=", out.as_os_str().as_bytes()].concat();
+    let is_marked = |process: &Path| {
+        let environment = std::fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let number = |process: &Path| Pid::from_raw(process.file_name()?.to_str()?.parse().ok()?);
+    processes.filter_map(|process| number(&process).filter(|_| is_marked(&process))).collect()
 }
 
 /// Only for a group that is there: its number may be that of another one later.
@@ -132,20 +173,15 @@ fn check(name: &str, status: ExitStatus) -> Result<(), StageError> {
 }
 
 /// Takes the lock of the folder's commands. What an earlier attempt has left is ended.
-fn take_lock(path: &Path) -> Result<File, StageError> {
+fn take_lock(path: &Path, out: &Path) -> Result<File, StageError> {
     let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
-    let mut file = open.map_err(StageError::io(path))?;
+    let file = open.map_err(StageError::io(path))?;
     let start = Instant::now();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                let mut group = String::new();
-                file.rewind().and_then(|()| file.read_to_string(&mut group)).map_err(StageError::io(path))?;
-                // The group exists, since one of it holds the lock.
-                if let Ok(group) = group.trim().parse() {
-                    signal_group(group, Signal::KILL);
-                }
+                end_all(out);
                 thread::sleep(TICK);
             }
             Err(TryLockError::WouldBlock) => {

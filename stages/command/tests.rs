@@ -127,12 +127,24 @@ fn what_an_earlier_attempt_has_left_is_ended_first() {
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "while true; do date +%N > alive; sleep 0.05; done"]).current_dir(&out);
     // As when the process of the stage is killed: nothing is dropped.
-    std::mem::forget(Running::start(command, &lock).unwrap());
+    std::mem::forget(Running::start(command, &lock, out.clone()).unwrap());
     while fs::read(out.join("alive")).unwrap_or_default().is_empty() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let done = shell(root.path(), "echo new > alive; sleep 0.3").done();
     assert_eq!(fs::read_to_string(done.join("alive")).unwrap(), "new\n");
+}
+
+#[test]
+fn a_daemon_of_a_command_neither_writes_on_nor_is_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let script =
+        "setsid sh -c 'while true; do date +%N > alive; sleep 0.05; done' & while ! test -s alive; do sleep 0.01; done";
+    let done = shell(root.path(), script).done();
+    let alive = || fs::read(done.join("alive")).unwrap_or_default();
+    let before = alive();
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(alive(), before, "it still writes");
 }
 
 #[test]

@@ -52,6 +52,9 @@ pub(super) fn check(command: &[String], inputs: usize) -> Result<(), String> {
         let mut rest = word.as_str();
         while let Some((_, name, after)) = next(rest) {
             match (name, number(name)) {
+                (_, _) if inputs == 0 && (name == "input" || number(name).is_some()) => {
+                    return Err(format!("has `{{{name}}}`, and the stage has no inputs: name some with `inputs`"));
+                }
                 ("input", _) if inputs != 1 => {
                     return Err(format!(
                         "has `{{input}}`, which is for one input, and the stage has {inputs}: write `{{inputs[0]}}`"

@@ -92,6 +92,14 @@ pub trait Stage: 'static {
         None
     }
 
+    /// Ends what a killed attempt may have left running in its folder `work`. Called before the output folder is emptied.
+    ///
+    /// # Errors
+    /// If it goes on, so that nothing may be written there.
+    fn prepare(_work: &std::path::Path) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// Does the work. Long work calls [`Job::progress`] and [`Job::check_cancelled`] often.
     ///
     /// # Errors

@@ -143,6 +143,9 @@ impl<'a> Attempt<'a> {
             let Some(location) = response.headers().get("location").filter(|_| followed) else { return Ok(response) };
             let next = location.to_str().ok().and_then(|location| redirected(&address, location));
             let next = next.ok_or_else(|| bad_redirect(&address, "redirects to an invalid address"))?;
+            if !matches!(order, Order::Get) && address.starts_with("https://") && !next.starts_with("https://") {
+                return Err(bad_redirect(&address, "redirects what is sent to an address that is not encrypted"));
+            }
             // Once the requests have left the origin, the token stays behind for good.
             token = token.filter(|_| same_origin(&address, &next));
             address = next;

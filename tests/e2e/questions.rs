@@ -185,7 +185,7 @@ fn a_running_or_killed_run_can_be_inspected() {
     );
     assert!(space.succeed(&["why", "slow"]).stdout.contains("it resumes from its checkpoint"));
     let status = space.succeed(&["status"]);
-    assert!(status.stderr.contains("p.toml can't be read now"), "{}", status.stderr);
+    assert!(status.stderr.contains("p.toml has a mistake now"), "{}", status.stderr);
 
     space.write("p.toml", text.replace("steps = 1000", "fail = \"no luck\""));
     assert_eq!(space.run(&["run", "p.toml"]).code, Some(1));

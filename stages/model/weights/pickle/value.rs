@@ -8,6 +8,8 @@ use super::super::Kind;
 
 /// The axes of a tensor. No weight of a model has more.
 const MOST_AXES: usize = 8;
+/// What a tensor is rebuilt from: storage, offset, shape, strides, and four things of training.
+const MOST_ARGUMENTS: usize = 8;
 
 /// A value; what is not a number is in an [`Arena`], so that nothing is nested in memory however it is nested in the file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,7 +160,12 @@ impl<'a> Arena<'a> {
 
     /// What a function makes of its arguments.
     pub(super) fn call(&mut self, function: Value, arguments: Value) -> Result<Value, String> {
-        let given = self.tuple(arguments).ok_or("a call without arguments")?.to_vec();
+        let given = self.tuple(arguments).ok_or("a call without arguments")?;
+        // A long list that is given again and again would be copied each time.
+        if given.len() > MOST_ARGUMENTS {
+            return Err(format!("a call with {} arguments", given.len()));
+        }
+        let given = given.to_vec();
         match (function, &given[..]) {
             (Value::Global(Global::OrderedDict), []) => Ok(self.add(Object::Dict(Vec::new()))),
             (Value::Global(Global::RebuildTensor), [storage, offset, shape, strides, ..]) => {
@@ -178,12 +185,11 @@ impl<'a> Arena<'a> {
     fn tensor(&self, storage: Value, offset: Value, shape: Value, strides: Value) -> Option<Tensor<'a>> {
         let Object::Storage(storage) = *self.get(storage)? else { return None };
         let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
-        let fits = shape.len() == strides.len() && shape.len() <= MOST_AXES;
-        fits.then_some(Tensor { storage, offset: size(offset)?, shape, strides })
+        (shape.len() == strides.len()).then_some(Tensor { storage, offset: size(offset)?, shape, strides })
     }
 
     fn sizes(&self, value: Value) -> Option<Vec<usize>> {
-        self.tuple(value)?.iter().copied().map(size).collect()
+        self.tuple(value).filter(|sizes| sizes.len() <= MOST_AXES)?.iter().copied().map(size).collect()
     }
 
     /// The storage that a persistent id names: `('storage', type, key, device, number of values)`.
