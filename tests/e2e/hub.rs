@@ -98,13 +98,13 @@ fn v1_5_4b_completes() {
 #[test]
 fn the_other_pipelines_are_valid() {
     let space = Space::new();
-    // Of 46 stages, 14 depend on the rank, 16 on the encoder (or are the encoder) and 18 on the language model. Each further
+    // Of 52 stages, 20 depend on the rank, 22 on the encoder (or are the encoder) and 24 on the language model. Each further
     // value adds as many stages.
     for (file, name, stages) in [
-        ("sweeps/lora_rank", "imp-lora-rank", 46 + 14),
-        ("sweeps/epochs", "imp-epochs", 46 + 14),
-        ("sweeps/vision_encoder", "imp-vision-encoder", 46 + 2 * 16),
-        ("sweeps/llm", "imp-llm", 46 + 2 * 18),
+        ("sweeps/lora_rank", "imp-lora-rank", 52 + 20),
+        ("sweeps/epochs", "imp-epochs", 52 + 20),
+        ("sweeps/vision_encoder", "imp-vision-encoder", 52 + 2 * 22),
+        ("sweeps/llm", "imp-llm", 52 + 2 * 24),
     ] {
         let plan = offline(&space, &["sweep", "--dry-run", &pipeline(file)]);
         assert!(plan.contains(&format!("{name}: 0 of {stages} cached")), "{plan}");
@@ -122,7 +122,7 @@ fn sweep_shares_with_what_has_run(space: &Space, args: &[String], address: &str)
     let file = pipeline("sweeps/lora_rank");
     let args: Vec<&str> = ["sweep", &file].into_iter().chain(args[2..].iter().map(String::as_str)).collect();
     let output = run(space, &args, address);
-    assert!(output.contains("imp-lora-rank is done: 14 ran, 46 cached"), "{output}");
+    assert!(output.contains("imp-lora-rank is done: 20 ran, 52 cached"), "{output}");
     let table = space.succeed(&["compare"]).stdout;
     let rows: Vec<&str> = table.lines().collect();
     assert!(rows[0].contains("  vars.lora_rank  "), "{table}");
@@ -161,7 +161,7 @@ fn completes(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) 
     plan_shows_the_resources(&space, &args, &address);
     args[0] = "run";
     let first = run(&space, &args, &address);
-    assert!(first.contains(&format!("{name} is done: 46 ran, 0 cached")), "{first}");
+    assert!(first.contains(&format!("{name} is done: 52 ran, 0 cached")), "{first}");
     let rejected = space.path(&format!("artifacts/{name}/instructions/rejected.jsonl"));
     assert!(!rejected.exists(), "every image must be found in its folder");
     assert!(space.path(&format!("artifacts/{name}/merge/model.safetensors")).is_file());
@@ -184,7 +184,7 @@ fn completes(file: &str, name: &str, llm: &Llm) -> (Space, Vec<String>, String) 
     assert_table(&space, name, &args, &first);
     // Once everything is cached, nothing is requested.
     let again = run(&space, &args, "http://127.0.0.1:1");
-    assert!(again.contains(&format!("{name} is up to date: 46 of 46 cached")), "{again}");
+    assert!(again.contains(&format!("{name} is up to date: 52 of 52 cached")), "{again}");
     (space, all, address)
 }
 
@@ -230,10 +230,13 @@ fn assert_table(space: &Space, name: &str, args: &[&str], run: &str) {
         row.unwrap().split_whitespace().skip(1).collect()
     };
     assert_eq!(cells("Imp-v1-3B")[1..4], ["79.45", "58.55", "50.09"]);
-    let ours = cells(name);
+    let (merged, quantized) = (format!("{name}/merge"), format!("{name}/quantize"));
+    let ours = cells(&merged);
     assert_eq!((ours.len(), ours[8]), (9, "-"), "{table}");
+    // In 4 bits: VQAv2, VizWiz and MM-Vet are left out.
+    assert_eq!(cells(&quantized).iter().filter(|cell| **cell != "-").count(), 6, "{table}");
     let report: Value = serde_json::from_str(&space.succeed(&[&args[..], &["--json"]].concat()).stdout).unwrap();
-    let row = report["rows"].as_array().unwrap().iter().find(|row| row["published"] == false).unwrap();
+    let row = report["rows"].as_array().unwrap().iter().find(|row| row["model"] == merged.as_str()).unwrap();
     assert_eq!(format!("{:.2}", row["figures"]["pope"].as_f64().unwrap()), ours[5]);
     assert_eq!(row["figures"]["mmvet"], Value::Null);
 }

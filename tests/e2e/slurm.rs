@@ -328,7 +328,8 @@ fn ctrl_c_saves_what_runs_and_cancels_what_waits() {
     wait_for("the request", || cluster.fake("cancelled")?.contains("TERM 3").then_some(()));
     signal("INT", runner.id());
     assert_eq!(stderr(runner).0, Some(130));
-    assert!(cluster.fake("cancelled").unwrap().ends_with("\n3"));
+    let cancelled = cluster.fake("cancelled").unwrap();
+    assert!(cancelled.ends_with("\n3"), "{cancelled}");
 }
 
 #[test]
