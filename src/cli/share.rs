@@ -26,6 +26,7 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) result: ResultArgs,
