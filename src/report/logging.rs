@@ -11,7 +11,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// `2026-11-25 00:42:07 finetune: ...`: local time, as everywhere else. Other levels than INFO are named, and modules where it is
+/// `2026-11-25 00:42:07.120 finetune: ...`: local time, as everywhere else. Other levels than INFO are named, and modules where it is
 /// about the program itself.
 pub(super) struct LogLine;
 
@@ -21,7 +21,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S");
+        let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%.3f");
         write!(writer, "{now} ")?;
         let data = event.metadata();
         if *data.level() != Level::INFO {
