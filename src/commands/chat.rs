@@ -80,6 +80,8 @@ enum Command<'a> {
     Reset,
     Help,
     Quit,
+    /// A command with words after it that it does not take.
+    Surplus(&'a str),
     Unknown(&'a str),
 }
 
@@ -93,6 +95,7 @@ impl<'a> Command<'a> {
             ("/reset", "") => Self::Reset,
             ("/help", "") => Self::Help,
             ("/quit" | "/exit", "") => Self::Quit,
+            ("/reset" | "/help" | "/quit" | "/exit", _) => Self::Surplus(word),
             // A path is no command.
             (word, _) if word.starts_with('/') && !word[1..].contains('/') => Self::Unknown(word),
             _ => Self::Say(line),
@@ -136,6 +139,12 @@ impl<'a> Chat<'a> {
             }
             Command::Help => report::note(HELP, self.style),
             Command::Quit => return Ok(ControlFlow::Break(())),
+            Command::Surplus(word) => {
+                return Err(StageError::failed(
+                    format!("{word} takes nothing after it"),
+                    format!("write {word} alone"),
+                ));
+            }
             Command::Unknown(word) => {
                 return Err(StageError::failed(format!("there is no command {word}"), "/help lists them"));
             }
@@ -257,7 +266,7 @@ mod tests {
             ("/quit\n", Command::Quit),
             ("/exit", Command::Quit),
             ("/rest", Command::Unknown("/rest")),
-            ("/reset now", Command::Unknown("/reset")),
+            ("/reset now", Command::Surplus("/reset")),
             ("/etc/passwd is what?", Command::Say("/etc/passwd is what?")),
             ("1/2?", Command::Say("1/2?")),
         ] {
