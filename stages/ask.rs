@@ -106,8 +106,7 @@ fn failure(error: &NoAnswer, image: Option<&Path>) -> StageError {
 /// # Errors
 /// If it can't be read.
 pub fn read_image(file: &Path) -> Result<Image, StageError> {
-    let data = std::fs::metadata(file)
-        .map_err(|error| StageError::input(file, error.to_string(), "give an image file that can be read"))?;
+    let data = std::fs::metadata(file).map_err(StageError::io(file))?;
     if !data.is_file() || data.len() > LARGEST_IMAGE.0 {
         let message = format!("this is not a file of at most {LARGEST_IMAGE}");
         return Err(StageError::input(file, message, "give an image file"));

@@ -257,7 +257,7 @@ impl Session {
 /// The error for a stage that has never finished.
 pub(super) fn never_ran(stage: &str) -> Failure {
     usage(
-        Diagnostic::new(format!("stage `{stage}` has not run yet"), None)
+        Diagnostic::new(format!("stage `{stage}` has no result yet"), None)
             .help("`imp-flow why` shows what it waits for"),
     )
 }

@@ -19,7 +19,7 @@ use crate::store::now;
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
     contract::{
-        event::Event,
+        event::{Event, Progress},
         job::{self, JobSpec, Sink},
         process_memory,
     },
@@ -40,6 +40,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(50);
 const CLUSTER_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two looks for a request to stop on a shared disk.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The shortest time between two lines of progress in the log.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The remedy for a job file that this version can't use: another run writes a new one.
 const AGAIN: &str = "run the same command again";
@@ -65,7 +68,10 @@ pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>) -> ExitCode {
     sink.send(Event::Started { host: node.unwrap_or(host) });
     let event = match run(job_file, attempt, &sink) {
         Ok(()) => Event::Done,
-        Err(StageError::Cancelled) => Event::Cancelled,
+        Err(StageError::Cancelled) => {
+            tracing::info!("stopped");
+            Event::Cancelled
+        }
         Err(error) => {
             tracing::error!("{error}");
             let transient = matches!(error, StageError::Transient { .. });
@@ -145,6 +151,9 @@ impl KindVisitor for Run<'_> {
             StageError::failed(format!("this version of imp-flow can't read the job file: {error}"), AGAIN)
         })?;
         tracing::info!("{STARTED} {}", S::KIND);
+        if fs::read_dir(self.job.checkpoint()).is_ok_and(|mut entries| entries.next().is_some()) {
+            tracing::info!("goes on from its checkpoint");
+        }
         S::run(&config, self.job)?;
         tracing::info!("done");
         Ok(())
@@ -227,11 +236,13 @@ fn watch_file(cancel: Arc<AtomicBool>, stop: PathBuf) {
 struct Lines {
     file: Option<Mutex<File>>,
     last_progress: Mutex<Option<Instant>>,
+    /// When progress was last written into the log, and how much was done then.
+    last_logged: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Lines {
     fn new(file: Option<File>) -> Self {
-        Self { file: file.map(Mutex::new), last_progress: Mutex::default() }
+        Self { file: file.map(Mutex::new), last_progress: Mutex::default(), last_logged: Mutex::default() }
     }
 
     /// Appends to the file of `attempt`. `None` if that is not the present attempt any more.
@@ -243,6 +254,16 @@ impl Lines {
         let path = slurm::events(work, attempt);
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
         Ok(Some(Self::new(Some(file))))
+    }
+
+    /// Writes progress into the log, now and then and at the end.
+    fn log(&self, progress: &Progress, complete: bool) {
+        let mut last = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |(at, done): (Instant, u64)| at.elapsed() >= LOG_INTERVAL || complete && done != progress.done;
+        if last.is_none_or(is_new) {
+            tracing::info!("{progress}");
+            *last = Some((Instant::now(), progress.done));
+        }
     }
 
     fn interval(&self) -> Duration {
@@ -268,6 +289,7 @@ impl Sink for Lines {
         if let Event::Progress(progress) = &event {
             let mut last = self.last_progress.lock().unwrap_or_else(PoisonError::into_inner);
             let complete = progress.total > 0 && progress.done >= progress.total;
+            self.log(progress, complete);
             if !complete && last.is_some_and(|at| at.elapsed() < self.interval()) {
                 return;
             }

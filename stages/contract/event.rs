@@ -1,7 +1,7 @@
 //! What a running stage reports: one JSON line per event, from the child process to the runner.
 //! Independent of how events travel and how they are shown.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,18 @@ pub struct Progress {
     /// Current figures worth showing, such as `loss`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub values: BTreeMap<String, f64>,
+}
+
+impl fmt::Display for Progress {
+    /// `120/400 steps, loss 1.234`, for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.done)?;
+        if self.total > 0 {
+            write!(f, "/{}", self.total)?;
+        }
+        write!(f, " {}", self.unit)?;
+        self.values.iter().try_for_each(|(name, value)| write!(f, ", {name} {value:.4}"))
+    }
 }
 
 impl Progress {

@@ -112,6 +112,8 @@ fn logs_and_metrics_belong_to_the_last_run_that_made_the_artifact() {
     assert_eq!(first[0], second[0]);
     assert_ne!(first[1], second[1]);
     assert_ne!(first[2], second[2]);
+    let log = space.succeed(&["log", "pretrain"]).stdout;
+    assert!(log.contains(" 8/8 steps, ") && log.contains("loss ") && log.trim_end().ends_with(" done"), "{log}");
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn a_stage_can_be_inspected() {
     let before = space.succeed(&["status", "p.toml"]).stdout;
     assert!(before.starts_with("to run    a  first run\nwaiting   b  for a\n"), "{before}");
     let missing = space.run(&["show", "d", "--pipeline", "p.toml"]);
-    assert!(missing.stderr.contains("stage `d` has not run yet"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("stage `d` has no result yet"), "{}", missing.stderr);
     space.succeed(&["run", "p.toml"]);
     let status = space.succeed(&["status"]).stdout;
     assert!(status.ends_with("diamond: 4 of 4 cached, 0 running\n"), "{status}");

@@ -46,7 +46,7 @@ fn a_model_has_the_names_of_its_folder_and_of_its_stage() {
             "`mergee` is neither the folder of a model here nor a stage in HERE/small.toml\n  help: did you mean `merge`?",
         ),
         ("pope", "the stage `pope` of the kind eval makes no model to talk to"),
-        ("vqa_4bit", "stage `vqa_4bit` has not run yet"),
+        ("vqa_4bit", "stage `vqa_4bit` has no result yet"),
         ("other/merge", "there is no folder `other/merge` here, and no model at `artifacts/other/merge`"),
         ("./merge", "there is no such folder"),
         ("small.toml", "this file is no model by itself"),
