@@ -28,6 +28,10 @@ use imp_stages::{
 
 /// How the log of each attempt begins.
 pub(super) const STARTED: &str = "started a stage of the kind";
+
+/// How a line of progress in the log begins.
+pub(crate) const PROGRESS: &str = "progress:";
+
 /// How long a stage whose runner was killed may take to save its checkpoint.
 const ORPHAN_TIME: Duration = Duration::from_secs(4);
 /// How long to wait for the process of a killed run that still works on the same key.
@@ -261,7 +265,7 @@ impl Lines {
         let mut last = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = |(at, done): (Instant, u64)| at.elapsed() >= LOG_INTERVAL || complete && done != progress.done;
         if last.is_none_or(is_new) {
-            tracing::info!("{progress}");
+            tracing::info!("{PROGRESS} {progress}");
             *last = Some((Instant::now(), progress.done));
         }
     }

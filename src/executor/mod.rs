@@ -9,7 +9,7 @@ use std::{io, path::PathBuf};
 use imp_stages::contract::event::Event;
 use tokio::sync::watch;
 
-pub(crate) use child::run_job;
+pub(crate) use child::{PROGRESS, run_job};
 pub(crate) use slurm::usable;
 
 use crate::{

@@ -1,6 +1,7 @@
 //! Formats sizes, durations, counts and numbers for users.
 
 use imp_stages::contract::bytes::ByteSize;
+pub(super) use imp_stages::contract::event::figure;
 
 /// `1.9 GB`, in powers of ten as disks and hubs count.
 pub(super) fn bytes(count: u64) -> String {
@@ -35,16 +36,6 @@ pub(super) fn duration(seconds: f64) -> String {
 pub(super) fn time(seconds: u64) -> String {
     let stamp = jiff::Timestamp::from_second(seconds as i64).unwrap_or_default();
     stamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
-}
-
-/// A number with four significant digits, without trailing zeros.
-pub(super) fn figure(value: f64) -> String {
-    if value == 0.0 || !value.is_finite() {
-        return format!("{value}");
-    }
-    let decimals = (3 - value.abs().log10().floor() as i32).clamp(0, 8) as usize;
-    let text = format!("{value:.decimals$}");
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
 }
 
 #[cfg(test)]

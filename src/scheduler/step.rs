@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, event::Start, lookup::Found, plan::CHANGED};
 use crate::{
-    executor::{BEGINNINGS, Executors, Outcome, Report, StopSignal, Task},
+    executor::{BEGINNINGS, Executors, Outcome, PROGRESS, Report, StopSignal, Task},
     store::{Digest, Hit, Mended, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
 };
 
@@ -100,7 +100,7 @@ fn failed(message: String, help: Option<String>) -> StepEnd {
     StepEnd::Failed { message, help, log: None, tail: Vec::new() }
 }
 
-/// The last lines of a failed stage's log, without those that `message` repeats.
+/// The last lines of a failed stage's log, without those that `message` repeats and those of progress.
 fn last_lines(log: &Path, message: &str) -> Vec<String> {
     const LINES: usize = 8;
     const BYTES: u64 = 8192;
@@ -118,7 +118,9 @@ fn last_lines(log: &Path, message: &str) -> Vec<String> {
     let last_attempt = ends.max().map_or(text.as_str(), |at| &text[at..]);
     let first = message.lines().next().unwrap_or_default();
     let repeats = |line: &str| line.ends_with(&format!(" {first}")) || message.lines().any(|part| part == line);
-    let is_new = |line: &&str| !line.is_empty() && !repeats(line);
+    // Date and time come first.
+    let is_progress = |line: &str| line.split(' ').nth(2) == Some(PROGRESS);
+    let is_new = |line: &&str| !line.is_empty() && !repeats(line) && !is_progress(line);
     let lines: Vec<&str> = last_attempt.lines().skip(1).filter(is_new).collect();
     lines[lines.len().saturating_sub(LINES)..].iter().map(ToString::to_string).collect()
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::device::Environment;
+use super::{bytes::ByteSize, device::Environment};
 
 /// A report of a running stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -82,15 +82,28 @@ pub struct Progress {
 }
 
 impl fmt::Display for Progress {
-    /// `120/400 steps, loss 1.234`, for logs.
+    /// `120/400 steps, loss 1.234` or `1.2 GB/4.5 GB`, for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.done)?;
+        let amount = |count: u64| if self.unit == BYTES { ByteSize(count).to_string() } else { count.to_string() };
+        write!(f, "{}", amount(self.done))?;
         if self.total > 0 {
-            write!(f, "/{}", self.total)?;
+            write!(f, "/{}", amount(self.total))?;
         }
-        write!(f, " {}", self.unit)?;
-        self.values.iter().try_for_each(|(name, value)| write!(f, ", {name} {value:.4}"))
+        if self.unit != BYTES {
+            write!(f, " {}", self.unit)?;
+        }
+        self.values.iter().try_for_each(|(name, value)| write!(f, ", {name} {}", figure(*value)))
     }
+}
+
+/// A number with four significant digits, without trailing zeros.
+pub fn figure(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}");
+    }
+    let decimals = (3 - value.abs().log10().floor() as i32).clamp(0, 8) as usize;
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text }
 }
 
 impl Progress {

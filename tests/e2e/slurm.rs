@@ -323,7 +323,8 @@ fn ctrl_c_saves_what_runs_and_cancels_what_waits() {
     fs::remove_file(cluster.space.path("fake/hold")).unwrap();
     cluster.space.write("p.toml", "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nsteps = 2\nstep_ms = 20000\n");
     let runner = cluster.start(&["run", "p.toml"]);
-    wait_for("the job", || cluster.fake("3.state")?.contains("RUNNING").then_some(()));
+    // Until it listens, the signal ends it.
+    wait_for("the job", || cluster.run(&["log", "a"]).stdout.contains("started a stage").then_some(()));
     signal("INT", runner.id());
     wait_for("the request", || cluster.fake("cancelled")?.contains("TERM 3").then_some(()));
     signal("INT", runner.id());
