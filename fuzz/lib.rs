@@ -9,14 +9,27 @@ use std::{
 
 // The whole modules are compiled, and a target uses a part of them.
 #[allow(dead_code, unused_imports)]
+#[path = "../src/executor/mod.rs"]
+mod executor;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/fuzzing.rs"]
 mod fuzzing;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/machine.rs"]
+mod machine;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/pipeline/mod.rs"]
 mod pipeline;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/store/mod.rs"]
 mod store;
+
+// The server's requests without the server.
+mod serve {
+    #[allow(dead_code)]
+    #[path = "../../src/serve/request.rs"]
+    pub(crate) mod request;
+}
 
 mod memory;
 

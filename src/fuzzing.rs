@@ -3,13 +3,16 @@
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
 };
 
-use imp_stages::contract::paths::stays_inside;
+use imp_stages::contract::{event::Event, paths::stays_inside};
 
 use crate::{
+    executor::slurm::{state::Seen, tail::Tail},
     pipeline::{Document, Graph, Sources},
+    serve::request::{self, Defaults},
     store::{Digest, Store},
 };
 
@@ -17,7 +20,43 @@ use crate::{
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All targets of the runner.
-pub(crate) const TARGETS: [Target; 3] = [("pipeline", pipeline), ("receipt", receipt), ("tree", tree)];
+pub(crate) const TARGETS: [Target; 5] =
+    [("job", job), ("pipeline", pipeline), ("receipt", receipt), ("request", request), ("tree", tree)];
+
+/// What a job on a cluster writes of itself, and what Slurm says of it. A file that grows says what the whole one says.
+fn job(bytes: &[u8]) {
+    let read = |parts: &[&[u8]]| {
+        let file = tempfile::NamedTempFile::new().unwrap_or_else(|error| panic!("no temporary file: {error}"));
+        let mut tail = Tail::new(file.path().into());
+        let mut events = Vec::new();
+        for part in parts {
+            (&file).write_all(part).unwrap_or_else(|error| panic!("{error}"));
+            tail.read(&mut |event| events.push(event)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        // Of progress the last is told, each time that the file is read.
+        events.retain(|event| !matches!(event, Event::Progress(_)));
+        (format!("{:?}", (&tail.ended, &tail.host, &tail.progress, tail.seconds())), format!("{events:?}"))
+    };
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    assert_eq!(read(&[bytes]), read(&[first, second]));
+    for line in String::from_utf8_lossy(bytes).lines() {
+        let Some((_, seen)) = Seen::parse(line) else { continue };
+        let _ = (seen.words(), seen.hindrance(), seen.is_over());
+    }
+}
+
+/// A request for an answer. What is understood has a question, and limits.
+fn request(bytes: &[u8]) {
+    let defaults = Defaults { max_tokens: 64, temperature: 0.0, top_p: 1.0 };
+    match request::read(bytes, "imp", defaults, 1) {
+        Ok(asked) => {
+            let past = asked.dialogue.past.iter().map(|(question, _)| question);
+            let images: usize = past.chain([&asked.dialogue.asked]).map(|question| question.images.len()).sum();
+            assert!(images <= 64 && asked.manner.stop.len() <= 4 && asked.manner.max_tokens <= 65_536);
+        }
+        Err(refusal) => assert!((400..500).contains(&refusal.status) && !refusal.message.is_empty(), "{refusal:?}"),
+    }
+}
 
 /// A pipeline file: reading, checking, the graph, the sweep. What is valid is valid again as a run records it.
 fn pipeline(bytes: &[u8]) {

@@ -9,7 +9,9 @@ use imp_model::{
     config::{AspectRatio, ConfigFile, ImpConfig, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     gguf::{self, Mixture, Speech},
-    init, load_language, load_vision,
+    init,
+    layers::Importance,
+    load_language, load_vision,
     weights::TensorFiles,
 };
 
@@ -196,8 +198,8 @@ fn small_imp() -> Scratch {
         let config = ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() };
         let imp = Imp::assemble(&made.path("llm"), &made.path("vision"), config, 1)?;
         imp_model::save::config(&imp, "float16", folder.root())?;
-        imp_model::mlc::write(&imp, &folder.path("mlc"))?;
-        gguf::write(&imp, &speech, Mixture::Q8_0, folder.root())
+        imp_model::mlc::write(&imp, &Importance::default(), &folder.path("mlc"))?;
+        gguf::write(&imp, &speech, Mixture::Q8_0, &Importance::default(), folder.root())
     };
     write().unwrap_or_else(|error| panic!("a small Imp: {error}"));
     folder
@@ -224,8 +226,8 @@ mod tests {
     #[test]
     fn every_target_survives_its_seeds() {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
-        // The other three are the runner's.
-        let known = TARGETS.map(|(name, _)| name).into_iter().chain(["pipeline", "receipt", "tree"]);
+        // The others are the runner's.
+        let known = TARGETS.map(|(name, _)| name).into_iter().chain(["job", "pipeline", "receipt", "request", "tree"]);
         let mut known: Vec<String> = known.map(String::from).collect();
         known.sort_unstable();
         let mut there: Vec<String> =

@@ -11,11 +11,12 @@ use std::{
 /// The floors of the runner, from the bottom up. Modules of one floor don't import each other.
 const RUNNER: &[&[&str]] = &[
     &["cli", "machine", "pipeline", "store"],
-    &["artifacts", "executor", "fuzzing", "settings", "view"],
+    &["artifacts", "executor", "settings", "view"],
     &["scheduler"],
     &["failure"],
     &["report"],
     &["serve"],
+    &["fuzzing"],
     &["commands"],
     &["main"],
 ];

@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
     pipeline::Diagnostic,
     report,
-    serve::{self, Defaults, Key, Options},
+    serve::{self, Key, Options, request::Defaults},
 };
 
 /// The variable with the key that clients must send.

@@ -2,7 +2,7 @@
 
 mod child;
 mod local;
-mod slurm;
+pub(crate) mod slurm;
 
 use std::{io, path::PathBuf};
 

@@ -3,7 +3,7 @@
 
 mod answer;
 mod http;
-mod request;
+pub(crate) mod request;
 mod worker;
 
 #[cfg(test)]
@@ -33,7 +33,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::{http::Shared, worker::Worker};
+use self::{http::Shared, request::Defaults, worker::Worker};
 use crate::report::Style;
 
 /// Connections at a time. Others wait to be accepted.
@@ -57,14 +57,6 @@ pub(crate) struct Options {
     pub(crate) queue: usize,
     pub(crate) defaults: Defaults,
     pub(crate) style: Style,
-}
-
-/// What holds where a request does not say it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Defaults {
-    pub(crate) max_tokens: usize,
-    pub(crate) temperature: f32,
-    pub(crate) top_p: f32,
 }
 
 /// The digest of a key. Digests are compared in constant time, so that no time tells how much of a key is right.

@@ -9,8 +9,6 @@ use base64::{
 use imp_stages::conversation::{Dialogue, Image, Manner, Question, Sampling};
 use serde_json::{Map, Value};
 
-use super::Defaults;
-
 /// Most messages of a conversation.
 const MOST_MESSAGES: usize = 1000;
 /// Most images of a conversation.
@@ -23,34 +21,42 @@ const LONGEST_STOP: usize = 1000;
 /// Most tokens of an answer.
 const MOST_TOKENS: u64 = 65_536;
 
+/// What holds where a request does not say it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Defaults {
+    pub(crate) max_tokens: usize,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+}
+
 /// A request that was understood.
 #[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) dialogue: Dialogue,
-    pub(super) manner: Manner,
+pub(crate) struct Asked {
+    pub(crate) dialogue: Dialogue,
+    pub(crate) manner: Manner,
     /// Whether the answer is sent part by part.
-    pub(super) stream: bool,
+    pub(crate) stream: bool,
     /// Whether the last part says how many tokens there were.
-    pub(super) include_usage: bool,
+    pub(crate) include_usage: bool,
 }
 
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    pub(super) message: String,
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) message: String,
     /// The key of the request that is wrong.
-    pub(super) param: Option<String>,
+    pub(crate) param: Option<String>,
     /// OpenAI's word for it, where there is one.
-    pub(super) code: Option<&'static str>,
+    pub(crate) code: Option<&'static str>,
 }
 
 impl Refusal {
-    pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: u16, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), param: None, code: None }
     }
 
-    pub(super) fn code(self, code: &'static str) -> Self {
+    pub(crate) fn code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
 
@@ -62,7 +68,7 @@ impl Refusal {
 type Read<T> = Result<T, Refusal>;
 
 /// Reads a request to the model `name`. `seed` holds if it says none.
-pub(super) fn read(body: &[u8], name: &str, defaults: Defaults, seed: u64) -> Read<Asked> {
+pub(crate) fn read(body: &[u8], name: &str, defaults: Defaults, seed: u64) -> Read<Asked> {
     let json: Value =
         serde_json::from_slice(body).map_err(|error| Refusal::new(400, format!("the body is not JSON: {error}")))?;
     let Value::Object(keys) = json else { return Err(Refusal::new(400, "the body is not a JSON object")) };

@@ -4,9 +4,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    Defaults, Key,
+    Key,
     http::is_this_machine,
-    request::{Asked, Refusal, read},
+    request::{Asked, Defaults, Refusal, read},
 };
 
 const DEFAULTS: Defaults = Defaults { max_tokens: 64, temperature: 0.0, top_p: 1.0 };

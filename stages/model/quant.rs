@@ -7,7 +7,9 @@ use crate::{
     config::{ConfigFile, ModelKind},
     encoding::q4f16,
     error::{ModelError, Result},
-    gguf, mlc,
+    gguf,
+    layers::Importance,
+    mlc,
     save::all_tensors,
     weights::{Encoded, read_json, write_json, write_sharded},
 };
@@ -34,11 +36,11 @@ pub fn check_not_quantized(folder: &Path) -> Result<()> {
 }
 
 /// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a
-/// `quantization_config` in its `config.json`.
+/// `quantization_config` in its `config.json`. Keeps best what `importance` says that matters.
 ///
 /// # Errors
 /// If `from` is not a merged model, is already quantized, or `to` can't be written.
-pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
+pub fn write(from: &Path, importance: &Importance, to: &Path) -> Result<Quantized> {
     check_not_quantized(from)?;
     let path = from.join("config.json");
     let mut config = read_json(&path)?;
@@ -50,7 +52,7 @@ pub fn write(from: &Path, to: &Path) -> Result<Quantized> {
         return Err(ModelError::file(&path, message));
     }
     let model = crate::Imp::load(from)?;
-    let tensors = all_tensors(&model);
+    let tensors = importance.noted(all_tensors(&model));
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
     let encoded: Vec<Encoded<'_>> = tensors.into_iter().map(Encoded::q4f16).collect();
     let bytes = encoded.iter().flat_map(Encoded::parts).map(|part| part.bytes as u64).sum();

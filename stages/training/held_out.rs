@@ -1,4 +1,4 @@
-//! The loss on held-out records, and the weights with the smallest one. Independent of the training loop.
+//! The loss on records that are not trained on, and the weights with the smallest one. Independent of the training loop.
 
 use std::path::PathBuf;
 
@@ -22,22 +22,45 @@ pub(super) struct Best {
     pub(super) loss: f32,
 }
 
-/// The held-out records.
-pub(super) struct HeldOut<'a> {
+/// Records on which the loss is measured.
+pub(crate) struct HeldOut<'a> {
     set: &'a Mixture,
+    numbers: Vec<usize>,
     features: Features,
 }
 
 impl<'a> HeldOut<'a> {
+    /// All records of a set.
     pub(super) fn new(set: &'a Mixture, model: &Imp, precision: Precision) -> Result<Self, StageError> {
-        Ok(Self { set, features: Features::new(model, set, precision)? })
+        Self::of(set, (0..set.len()).collect(), model, precision)
     }
 
-    /// The mean cross-entropy of all labelled tokens, without dropout.
-    pub(super) fn loss(&mut self, model: &Imp, job: &Job) -> Result<f32, StageError> {
+    /// Some records of a set, whose features `model` computes in `precision`.
+    ///
+    /// # Errors
+    /// If the features that the set has are of another encoder.
+    pub(crate) fn of(
+        set: &'a Mixture,
+        numbers: Vec<usize>,
+        model: &Imp,
+        precision: Precision,
+    ) -> Result<Self, StageError> {
+        Ok(Self { set, numbers, features: Features::new(model, set, precision)? })
+    }
+
+    /// The mean cross-entropy of all labelled tokens in a pass without dropout. `read` is told how many records were read.
+    ///
+    /// # Errors
+    /// If a record or its image can't be read, or the job was cancelled.
+    pub(crate) fn loss(
+        &mut self,
+        model: &Imp,
+        pass: &Pass,
+        job: &Job,
+        mut read: impl FnMut(usize),
+    ) -> Result<f32, StageError> {
         let (mut sum, mut count) = (0.0, 0);
-        let numbers: Vec<usize> = (0..self.set.len()).collect();
-        for part in numbers.chunks(AT_ONCE) {
+        for part in self.numbers.chunks(AT_ONCE) {
             job.check_cancelled()?;
             let records = part.iter().map(|number| self.set.record(*number)).collect::<Result<Vec<_>, _>>()?;
             let size = model.vision.config.image_size;
@@ -47,12 +70,13 @@ impl<'a> HeldOut<'a> {
             let samples = batch.samples();
             let labelled: usize = samples.iter().map(|sample| model.labelled(sample)).sum();
             if labelled > 0 {
-                let loss = model.loss(&Pass::inference(), &samples, &batch.features, labelled);
+                let loss = model.loss(pass, &samples, &batch.features, labelled);
                 sum += f64::from(loss.item()) * labelled as f64;
                 count += labelled;
             }
             drop(batch);
             self.features.forget();
+            read(part.len());
         }
         Ok((sum / count.max(1) as f64) as f32)
     }

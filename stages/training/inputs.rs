@@ -28,21 +28,8 @@ impl Inputs {
     /// # Errors
     /// If a set was made with another tokenizer, or in other ways does not fit the others.
     pub(crate) fn open(job: &Job, weights: &[f64], folder: &Path) -> Result<Self, StageError> {
-        let named = job.named(folder);
-        let tokenizer = if folder.join("tokenizer.json").is_file() {
-            Some(TextTokenizer::open(folder, &named)?)
-        } else {
-            job.caution(format!(
-                "{}: there is no tokenizer.json, so it is not known whether the records are made for this model",
-                named.display()
-            ));
-            None
-        };
-        let open = |(name, folder): (String, &Path)| {
-            let set = RecordSet::open(folder).map_err(|error| job.renamed(error))?;
-            check(job, &name, &set, tokenizer.as_ref())?;
-            Ok(set)
-        };
+        let (named, tokenizer) = (job.named(folder), tokenizer(job, folder)?);
+        let open = |(name, folder): (String, &Path)| open(job, &name, folder, tokenizer.as_ref());
         let only = job.optional_input("data").is_some();
         let name = |number: usize| if only { "data".into() } else { format!("data[{number}]") };
         let data = job.inputs("data").enumerate().map(|(number, folder)| (name(number), folder));
@@ -81,6 +68,35 @@ impl Inputs {
         }
         Ok(())
     }
+}
+
+/// Opens the record set of the input `name` for a model whose tokenizer is in `folder`; `None` if the input is not given.
+///
+/// # Errors
+/// If it was made with another tokenizer, or can't be read.
+pub(crate) fn record_set(job: &Job, name: &str, folder: &Path) -> Result<Option<Mixture>, StageError> {
+    let Some(records) = job.optional_input(name) else { return Ok(None) };
+    let set = open(job, name, records, tokenizer(job, folder)?.as_ref())?;
+    Mixture::new(vec![set], &[]).map(Some)
+}
+
+/// The tokenizer in the folder of a model, if there is one.
+fn tokenizer(job: &Job, folder: &Path) -> Result<Option<TextTokenizer>, StageError> {
+    let named = job.named(folder);
+    if folder.join("tokenizer.json").is_file() {
+        return TextTokenizer::open(folder, &named).map(Some);
+    }
+    job.caution(format!(
+        "{}: there is no tokenizer.json, so it is not known whether the records are made for this model",
+        named.display()
+    ));
+    Ok(None)
+}
+
+fn open(job: &Job, name: &str, folder: &Path, tokenizer: Option<&TextTokenizer>) -> Result<RecordSet, StageError> {
+    let set = RecordSet::open(folder).map_err(|error| job.renamed(error))?;
+    check(job, name, &set, tokenizer)?;
+    Ok(set)
 }
 
 fn prepared(tokenizer: &TextTokenizer, template: Template) -> Result<TextTokenizer, StageError> {

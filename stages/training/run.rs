@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use imp_model::{
     Imp,
+    layers::Pass,
     memory::{Training, Trains},
     optim::Optimizer,
     tensor::AdamW,
@@ -213,7 +214,7 @@ impl Run<'_> {
         if !step.is_multiple_of(every) && step != total {
             return Ok(None);
         }
-        let loss = held_out.loss(self.model, self.job)?;
+        let loss = held_out.loss(self.model, &Pass::inference(), self.job, |_| {})?;
         if self.position.best.is_none_or(|best| loss < best.loss) {
             if self.recipe.keep_best {
                 held_out::keep(self.job, self.model, step)?;

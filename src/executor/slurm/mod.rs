@@ -6,10 +6,10 @@ mod check;
 mod ending;
 mod follow;
 mod queue;
-mod state;
+pub(crate) mod state;
 mod submission;
 mod submit;
-mod tail;
+pub(crate) mod tail;
 
 use std::{collections::BTreeMap, io, path::Path, time::Duration};
 

@@ -2,18 +2,18 @@
 
 /// What Slurm says of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// `PENDING`, `RUNNING`, `COMPLETED`, ...
-    pub(super) state: String,
+    pub(crate) state: String,
     /// Why it is in this state, if Slurm says it.
-    pub(super) reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// The node that it runs on.
-    pub(super) node: Option<String>,
+    pub(crate) node: Option<String>,
 }
 
 impl Seen {
     /// Reads `12|PENDING|Priority|` or `12|RUNNING|None|n1`: number, state, reason, node.
-    pub(super) fn parse(line: &str) -> Option<(u64, Self)> {
+    pub(crate) fn parse(line: &str) -> Option<(u64, Self)> {
         let mut fields = line.split('|').map(str::trim);
         let number = fields.next()?.parse().ok()?;
         // `sacct` says by whom a job was cancelled.
@@ -31,12 +31,12 @@ impl Seen {
         (!state.is_empty()).then_some((number, Self { state, reason, node }))
     }
 
-    pub(super) fn is(&self, state: &str) -> bool {
+    pub(crate) fn is(&self, state: &str) -> bool {
         self.state == state
     }
 
     /// Whether the job has ended and does not come back.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         const OVER: [&str; 10] = [
             "BOOT_FAIL",
             "CANCELLED",
@@ -53,7 +53,7 @@ impl Seen {
     }
 
     /// `PENDING (Priority)` or `RUNNING on n1`.
-    pub(super) fn words(&self) -> String {
+    pub(crate) fn words(&self) -> String {
         match (&self.reason, &self.node) {
             (Some(reason), _) if self.is("PENDING") => format!("{} ({reason})", self.state),
             (_, Some(node)) => format!("{} on {node}", self.state),
@@ -62,7 +62,7 @@ impl Seen {
     }
 
     /// Why a pending job does not start by itself, if so.
-    pub(super) fn hindrance(&self) -> Option<Hindrance> {
+    pub(crate) fn hindrance(&self) -> Option<Hindrance> {
         let reason = self.reason.as_deref().filter(|_| self.is("PENDING"))?.replace('_', " ");
         let found = HINDRANCES.iter().find(|(name, ..)| reason.starts_with(name));
         found.map(|(_, never, what, help)| Hindrance { never: *never, what, help })
@@ -71,11 +71,11 @@ impl Seen {
 
 /// What keeps a job from starting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hindrance {
+pub(crate) struct Hindrance {
     /// Whether waiting can't help.
-    pub(super) never: bool,
-    pub(super) what: &'static str,
-    pub(super) help: &'static str,
+    pub(crate) never: bool,
+    pub(crate) what: &'static str,
+    pub(crate) help: &'static str,
 }
 
 const LIMITS: &str = "change `time`, `partition` or `qos` under [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]; `scontrol \

@@ -15,7 +15,7 @@ const LONGEST: usize = 1 << 20;
 
 /// How far the file was read, and what it said.
 #[derive(Debug)]
-pub(super) struct Tail {
+pub(crate) struct Tail {
     path: PathBuf,
     at: u64,
     /// The beginning of a line whose end is not written yet.
@@ -23,17 +23,17 @@ pub(super) struct Tail {
     /// Whether `partial` belongs to a line that is too long.
     skipping: bool,
     /// How the process that started last ended.
-    pub(super) ended: Option<Outcome>,
+    pub(crate) ended: Option<Outcome>,
     /// The machine of the process that started last.
-    pub(super) host: Option<String>,
+    pub(crate) host: Option<String>,
     /// Of the process that started last, by its own clock, in seconds since 1970.
     started: Option<f64>,
     finished: Option<f64>,
-    pub(super) progress: Option<Progress>,
+    pub(crate) progress: Option<Progress>,
 }
 
 impl Tail {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             at: 0,
@@ -48,13 +48,13 @@ impl Tail {
     }
 
     /// How long the process that has ended took, in seconds.
-    pub(super) fn seconds(&self) -> Option<f64> {
+    pub(crate) fn seconds(&self) -> Option<f64> {
         let (started, finished) = (self.started?, self.finished?);
         (finished >= started).then_some(finished - started)
     }
 
     /// Reads what is new. Of several reports of progress in a row, only the last is passed on.
-    pub(super) fn read(&mut self, on_event: &mut impl FnMut(Event)) -> io::Result<()> {
+    pub(crate) fn read(&mut self, on_event: &mut impl FnMut(Event)) -> io::Result<()> {
         // Opened each time: a network file system then looks for what other machines have written.
         let mut file = match File::open(&self.path) {
             Ok(file) => file,

@@ -13,6 +13,8 @@
 
 use half::f16;
 
+use super::search::{calibrated_scale, columns};
+
 /// Values per block.
 pub(super) const BLOCK: usize = 32;
 const FACTOR: usize = 2;
@@ -90,11 +92,14 @@ fn widen_nibbles(nibbles: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) 
     }
 }
 
-pub(super) fn narrow_q4_0(values: &[f32], to: &mut [u8]) {
-    for (values, to) in blocks_mut::<Q4_0_BYTES>(values, to) {
-        // The first of several largest, as in ggml; `max_by` would return the last.
-        let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-        let d = largest / -8.0;
+pub(super) fn narrow_q4_0(values: &[f32], to: &mut [u8], importance: Option<&[f32]>) {
+    for (index, (values, to)) in blocks_mut::<Q4_0_BYTES>(values, to).enumerate() {
+        let d = if let Some(columns) = columns(importance, index) {
+            calibrated_scale(values, columns, 8.0, 7.0)
+        } else {
+            // The first of several largest, as in ggml; `max_by` would return the last.
+            values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a }) / -8.0
+        };
         let inverse = inverse(d);
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
         narrow_nibbles(values, &mut to[FACTOR..], |value| value * inverse + 8.5);

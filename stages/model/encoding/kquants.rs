@@ -11,6 +11,7 @@
 
 use half::f16;
 
+use super::search::{columns, importance_weights, symmetric};
 use crate::simd::simd;
 
 /// Values per block.
@@ -30,8 +31,6 @@ const PART: usize = 32;
 const PARTS: usize = BLOCK / PART;
 /// Values per scale of `q6_K`.
 const Q6_PART: usize = 16;
-/// Smaller scales count as zero.
-const TINY: f32 = 1e-15;
 
 fn factor(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
@@ -127,24 +126,31 @@ fn q6_places(index: usize) -> ([usize; 2], [usize; 2]) {
     ([low, at / 64 * 4], [high, at / 32 * 2])
 }
 
-pub(super) fn narrow_q4(values: &[f32], to: &mut [u8]) {
-    let search = Search { levels: 15, first: -1.0, steps: 20 };
-    narrow_with_mins::<Q4_BYTES>(values, to, &search);
+pub(super) fn narrow_q4(values: &[f32], to: &mut [u8], importance: Option<&[f32]>) {
+    let plain = Search { levels: 15, first: -1.0, step: 0.1, steps: 20 };
+    narrow_with_mins::<Q4_BYTES>(values, to, &plain, importance);
 }
 
-pub(super) fn narrow_q5(values: &[f32], to: &mut [u8]) {
-    let search = Search { levels: 31, first: -0.5, steps: 15 };
-    narrow_with_mins::<Q5_BYTES>(values, to, &search);
+pub(super) fn narrow_q5(values: &[f32], to: &mut [u8], importance: Option<&[f32]>) {
+    let plain = Search { levels: 31, first: -0.5, step: 0.1, steps: 15 };
+    narrow_with_mins::<Q5_BYTES>(values, to, &plain, importance);
 }
 
-fn narrow_with_mins<const BYTES: usize>(values: &[f32], to: &mut [u8], search: &Search) {
+fn narrow_with_mins<const BYTES: usize>(values: &[f32], to: &mut [u8], plain: &Search, importance: Option<&[f32]>) {
+    // With weights that say more, ggml looks closer.
+    let search = &importance.map_or(*plain, |_| Search { first: -0.9, step: 0.05, steps: 36, ..*plain });
     let blocks = values.as_chunks::<BLOCK>().0.iter().zip(to.as_chunks_mut::<BYTES>().0);
-    for (values, bytes) in blocks {
+    for (index, (values, bytes)) in blocks.enumerate() {
         bytes.fill(0);
         let mut levels = [0_u8; BLOCK];
         let (mut scales, mut mins) = ([0.0_f32; PARTS], [0.0_f32; PARTS]);
+        let weights = columns(importance, index).map(|columns| {
+            let mean_square = values.iter().map(|x| x * x).sum::<f32>() / BLOCK as f32;
+            importance_weights(values, columns, 2.0 * mean_square)
+        });
         for (part, (values, levels)) in parts(values, &mut levels).enumerate() {
-            (scales[part], mins[part]) = search.best(values, levels);
+            let weights = weights.as_ref().map_or_else(|| magnitudes(values), |all| all.as_chunks().0[part]);
+            (scales[part], mins[part]) = search.best(values, &weights, levels);
         }
         let largest = |values: &[f32]| values.iter().copied().fold(0.0, f32::max);
         let (most, deepest) = (largest(&scales), largest(&mins));
@@ -182,12 +188,20 @@ fn parts<'a>(
     values.as_chunks::<PART>().0.iter().zip(levels.as_chunks_mut::<PART>().0)
 }
 
+/// Without calibration, larger values weigh more.
+fn magnitudes(values: &[f32; PART]) -> [f32; PART] {
+    let average = (values.iter().map(|x| x * x).sum::<f32>() / PART as f32).sqrt();
+    values.map(|x| average + x.abs())
+}
+
 /// The search for the scale and min of a part that have the least weighted squared error.
+#[derive(Clone, Copy)]
 struct Search {
     /// The largest level.
     levels: i32,
-    /// The first number of levels that is tried, relative to `levels`; the next ones are a tenth more each.
+    /// The first number of levels that is tried, relative to `levels`; the next ones are `step` more each.
     first: f32,
+    step: f32,
     steps: usize,
 }
 
@@ -196,10 +210,8 @@ impl Search {
         level.round_ties_even().clamp(0.0, self.levels as f32)
     }
 
-    /// Returns scale and min (which is subtracted), and sets the levels. Larger values weigh more.
-    fn best(&self, values: &[f32; PART], levels: &mut [u8; PART]) -> (f32, f32) {
-        let average = (values.iter().map(|x| x * x).sum::<f32>() / PART as f32).sqrt();
-        let weights = values.map(|x| average + x.abs());
+    /// Returns scale and min (which is subtracted), and sets the levels.
+    fn best(&self, values: &[f32; PART], weights: &[f32; PART], levels: &mut [u8; PART]) -> (f32, f32) {
         let least = values.iter().copied().fold(f32::INFINITY, f32::min).min(0.0);
         let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if most <= least {
@@ -207,17 +219,17 @@ impl Search {
             return (0.0, -least);
         }
         let (sum_w, sum_x) =
-            values.iter().zip(&weights).fold((0.0, 0.0), |(w, x), (value, weight)| (w + weight, x + weight * value));
+            values.iter().zip(weights).fold((0.0, 0.0), |(w, x), (value, weight)| (w + weight, x + weight * value));
         let inverse = self.levels as f32 / (most - least);
         let (mut scale, mut min) = (1.0 / inverse, least);
         let mut found = values.map(|x| self.clamp(inverse * (x - least)));
-        let mut error = weighted_error(values, &weights, &found, scale, min);
+        let mut error = weighted_error(values, weights, &found, scale, min);
         for step in 0..=self.steps {
             // From the best min so far, as in ggml.
-            let inverse = (self.first + 0.1 * step as f32 + self.levels as f32) / (most - min);
+            let inverse = (self.first + self.step * step as f32 + self.levels as f32) / (most - min);
             let tried = values.map(|x| self.clamp(inverse * (x - min)));
             let (mut sum_l, mut sum_ll, mut sum_xl) = (0.0, 0.0, 0.0);
-            for ((level, value), weight) in tried.iter().zip(values).zip(&weights) {
+            for ((level, value), weight) in tried.iter().zip(values).zip(weights) {
                 sum_l += weight * level;
                 sum_ll += weight * level * level;
                 sum_xl += weight * level * value;
@@ -232,7 +244,7 @@ impl Search {
             if this_min > 0.0 {
                 (this_min, this_scale) = (0.0, sum_xl / sum_ll);
             }
-            let this_error = weighted_error(values, &weights, &tried, this_scale, this_min);
+            let this_error = weighted_error(values, weights, &tried, this_scale, this_min);
             if this_error < error {
                 (error, scale, min, found) = (this_error, this_scale, this_min, tried);
             }
@@ -247,18 +259,21 @@ fn weighted_error(values: &[f32; PART], weights: &[f32; PART], levels: &[f32; PA
     terms.map(|((value, weight), level)| weight * (scale * level + min - value).powi(2)).sum()
 }
 
-pub(super) fn narrow_q6(values: &[f32], to: &mut [u8]) {
+pub(super) fn narrow_q6(values: &[f32], to: &mut [u8], importance: Option<&[f32]>) {
     let blocks = values.as_chunks::<BLOCK>().0.iter().zip(to.as_chunks_mut::<Q6_BYTES>().0);
-    for (values, bytes) in blocks {
+    for (index, (values, bytes)) in blocks.enumerate() {
         bytes.fill(0);
         let mut levels = [0_u8; BLOCK];
         let mut scales = [0.0_f32; BLOCK / Q6_PART];
+        // Without calibration, larger values weigh more.
+        let weights = columns(importance, index).copied().unwrap_or_else(|| values.map(|x| x * x));
         let chunks = values.as_chunks::<Q6_PART>().0.iter().zip(levels.as_chunks_mut::<Q6_PART>().0);
-        for ((values, levels), scale) in chunks.zip(&mut scales) {
-            *scale = symmetric(values, levels);
+        for (((values, levels), weights), scale) in chunks.zip(weights.as_chunks::<Q6_PART>().0).zip(&mut scales) {
+            let (found, best) = symmetric(values, weights, 32.0, 31.0);
+            (*scale, *levels) = (best, found.map(|level| (level + 32.0) as u8));
         }
         let largest = scales.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-        if largest.abs() < TINY {
+        if largest.abs() < super::search::TINY {
             continue;
         }
         let inverse = -128.0 / largest;
@@ -278,34 +293,4 @@ pub(super) fn narrow_q6(values: &[f32], to: &mut [u8]) {
             bytes[high] |= (level >> 4) << high_shift;
         }
     }
-}
-
-/// The scale of levels from -32 to 31 with the least squared error, weighted by the squares of the values. Sets the levels, which are
-/// stored 32 higher.
-fn symmetric(values: &[f32; Q6_PART], levels: &mut [u8; Q6_PART]) -> f32 {
-    let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-    if largest.abs() < TINY {
-        return 0.0;
-    }
-    let attempt = |inverse: f32| {
-        let found = values.map(|x| (inverse * x).round_ties_even().clamp(-32.0, 31.0));
-        let sums = found.iter().zip(values).fold((0.0_f32, 0.0_f32), |(xl, ll), (level, x)| {
-            let weight = x * x;
-            (xl + weight * x * level, ll + weight * level * level)
-        });
-        (found, sums)
-    };
-    let (mut found, (sum_xl, sum_ll)) = attempt(-32.0 / largest);
-    let mut scale = if sum_ll == 0.0 { 0.0 } else { sum_xl / sum_ll };
-    let mut best = scale * sum_xl;
-    for step in (-9..=9).filter(|step| *step != 0) {
-        let (tried, (sum_xl, sum_ll)) = attempt(-(32.0 + 0.1 * step as f32) / largest);
-        if sum_ll > 0.0 && sum_xl * sum_xl > best * sum_ll {
-            found = tried;
-            scale = sum_xl / sum_ll;
-            best = scale * sum_xl;
-        }
-    }
-    *levels = found.map(|level| (level + 32.0) as u8);
-    scale
 }

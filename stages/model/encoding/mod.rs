@@ -8,6 +8,7 @@ mod ggml;
 mod half;
 mod kquants;
 pub mod q4f16;
+mod search;
 
 /// An encoding of consecutive values, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,13 @@ impl Encoding {
 
     /// Encodes values, which must fill whole blocks. Serial: who has much to write encodes pieces of it on all cores.
     pub fn narrow(self, values: &[f32]) -> Vec<u8> {
+        self.narrow_calibrated(values, None)
+    }
+
+    /// Encodes rows of values with the least error in those that matter most. `importance` has a number for each value of a row, that of
+    /// a weight being the mean square of the input that it is multiplied with; ggml's blocks of 4, 5 and 6 bits per weight with a search
+    /// for their scales heed it (`q4_0`, `q4_K`, `q5_K`, `q6_K`), other encodings don't.
+    pub fn narrow_calibrated(self, values: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
         let block = self.block();
         let mut bytes = vec![0; values.len() / block.values * block.bytes];
         let to = bytes.as_mut_slice();
@@ -112,14 +120,14 @@ impl Encoding {
             }
             Self::F16 => half::narrow_f16(values, to),
             Self::Bf16 => half::narrow_bf16(values, to),
-            Self::Q4_0 => ggml::narrow_q4_0(values, to),
+            Self::Q4_0 => ggml::narrow_q4_0(values, to, importance),
             Self::Q4_1 => ggml::narrow_q4_1(values, to),
             Self::Q5_0 => ggml::narrow_q5_0(values, to),
             Self::Q5_1 => ggml::narrow_q5_1(values, to),
             Self::Q8_0 => ggml::narrow_q8_0(values, to),
-            Self::Q4K => kquants::narrow_q4(values, to),
-            Self::Q5K => kquants::narrow_q5(values, to),
-            Self::Q6K => kquants::narrow_q6(values, to),
+            Self::Q4K => kquants::narrow_q4(values, to, importance),
+            Self::Q5K => kquants::narrow_q5(values, to, importance),
+            Self::Q6K => kquants::narrow_q6(values, to, importance),
         }
         bytes
     }

@@ -4,12 +4,13 @@
 //! scale = max|w| / 7        level = clamp(round(w / scale) + 7, 0, 14)        w' = (level - 7) * scale
 //! ```
 //!
-//! Levels have 4 bits, eight per little-endian u32, the first in the lowest bits; scales are in a separate tensor. Rows
+//! With calibration the scale is the one with the least error in the weights that matter most. Levels have 4 bits, eight per little-endian u32, the first in the lowest bits; scales are in a separate tensor. Rows
 //! whose width is not a multiple of the group size are padded with zeros. Source: mlc-llm's
 //! `quantization/group_quantization.py`; `tests/fixtures/quant` has its output.
 
 use half::f16;
 
+use super::search::calibrated_scale;
 use crate::simd::simd;
 
 /// The name of the scheme, MLC's `quant_method`.
@@ -69,6 +70,11 @@ fn widen_group(levels: &[u8], scale: f32, to: &mut [f32]) {
 
 /// Quantizes rows of `cols` weights. Returns levels and scales as bytes. Serial, as [`super::Encoding::narrow`].
 pub fn narrow(weights: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
+    narrow_calibrated(weights, cols, None)
+}
+
+/// Quantizes rows of `cols` weights with the least error in those that matter most, as [`super::Encoding::narrow_calibrated`].
+pub fn narrow_calibrated(weights: &[f32], cols: usize, importance: Option<&[f32]>) -> (Vec<u8>, Vec<u8>) {
     let groups = scales_per_row(cols);
     let rows = weights.len() / cols.max(1);
     let mut levels = vec![0; rows * groups * LEVEL_BYTES];
@@ -79,18 +85,22 @@ pub fn narrow(weights: &[f32], cols: usize) -> (Vec<u8>, Vec<u8>) {
         .zip(weights.chunks(cols.max(1)))
         .for_each(|((levels, scales), row)| {
             let groups = levels.chunks_mut(LEVEL_BYTES).zip(scales.chunks_mut(SCALE_BYTES)).zip(row.chunks(GROUP_SIZE));
-            for ((levels, scale), weights) in groups {
-                narrow_group(weights, levels, scale);
+            for (group, ((levels, scale), weights)) in groups.enumerate() {
+                let of_group = importance.and_then(|importance| importance.get(group * GROUP_SIZE..));
+                narrow_group(weights, of_group, levels, scale);
             }
         });
     (levels, scales)
 }
 
-fn narrow_group(weights: &[f32], levels: &mut [u8], scale_bytes: &mut [u8]) {
+fn narrow_group(weights: &[f32], importance: Option<&[f32]>, levels: &mut [u8], scale_bytes: &mut [u8]) {
     // MLC computes in f16, so scale, quotient and sum are each rounded to f16.
     let half = |x: f32| f16::from_f32(x);
     let largest = weights.iter().map(|w| half(*w).to_f32().abs()).fold(0.0, f32::max);
-    let scale = half(largest / ZERO);
+    // The last group of a row may be shorter: zeros have no error.
+    let whole = |values: &[f32]| std::array::from_fn::<f32, GROUP_SIZE, _>(|i| values.get(i).copied().unwrap_or(0.0));
+    let best = importance.map(|importance| calibrated_scale(&whole(weights), &whole(importance), ZERO, ZERO).abs());
+    let scale = half(best.unwrap_or(largest / ZERO));
     scale_bytes.copy_from_slice(&scale.to_le_bytes());
     for (index, byte) in levels.iter_mut().enumerate() {
         let level = |offset: usize| {

@@ -90,6 +90,9 @@ impl Linear {
     /// Adds the adapter's output, if there is one, to `y`.
     fn adapted(&self, pass: &Pass, x: &Mat, y: Mat) -> Mat {
         let g = &pass.graph;
+        if let Some(observer) = pass.observer() {
+            observer.see(&self.name, x);
+        }
         let Some(lora) = &self.lora else { return y };
         let x = match pass.dropout() {
             Some(Dropout { seed, rows, .. }) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows),

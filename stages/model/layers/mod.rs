@@ -1,11 +1,13 @@
 //! The layers of the networks: operations of [`crate::tensor`] with named weights that may train.
 
+mod importance;
 mod linear;
 mod norm;
 mod parameter;
 mod pass;
 mod random;
 
+pub use importance::{Importance, Observer};
 pub use linear::{Linear, Lora, LoraSettings};
 pub use norm::Norm;
 pub use parameter::{Parameter, Role, Tower};

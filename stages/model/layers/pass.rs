@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::importance::Observer;
 use crate::tensor::Graph;
 
 /// The context of a forward pass.
@@ -12,6 +13,8 @@ pub struct Pass {
     /// None at inference.
     dropout: Option<Dropout>,
     gradient_checkpointing: bool,
+    /// Sees the inputs of linear layers.
+    observer: Option<Arc<Observer>>,
 }
 
 #[derive(Clone)]
@@ -25,14 +28,24 @@ pub(super) struct Dropout {
 impl Pass {
     /// For inference: without tape and dropout.
     pub fn inference() -> Self {
-        Self { graph: Graph::inference(), dropout: None, gradient_checkpointing: false }
+        Self { graph: Graph::inference(), dropout: None, gradient_checkpointing: false, observer: None }
     }
 
     /// For training. `seed` is the step's dropout seed, `first_sample` the index in the step's batch of this pass's
     /// first sample, so that dropout does not depend on how a batch is split into micro-batches.
     pub fn training(seed: u64, first_sample: usize) -> Self {
         let dropout = Dropout { seed, first_sample, rows: Arc::default() };
-        Self { graph: Graph::recording(), dropout: Some(dropout), gradient_checkpointing: false }
+        Self { graph: Graph::recording(), dropout: Some(dropout), gradient_checkpointing: false, observer: None }
+    }
+
+    /// For inference, while `observer` sees the inputs of linear layers.
+    pub fn observed(observer: Arc<Observer>) -> Self {
+        Self { observer: Some(observer), ..Self::inference() }
+    }
+
+    /// Who sees the inputs of linear layers.
+    pub(super) fn observer(&self) -> Option<&Observer> {
+        self.observer.as_deref()
     }
 
     /// The same pass with gradient checkpointing: saves only the inputs of the language model's blocks, and recomputes

@@ -15,6 +15,7 @@ use crate::{
     encoding::q4f16,
     error::{ModelError, Result},
     imp::Imp,
+    layers::Importance,
     save::all_tensors,
     tensor::Activation,
     weights::{Encoded, NamedTensor, write_json},
@@ -59,13 +60,14 @@ impl Written {
     }
 }
 
-/// Writes shards, their lists and `config.json`, which imp-flow reads them with, to `folder`.
+/// Writes shards, their lists and `config.json`, which imp-flow reads them with, to `folder`. Keeps best what `importance` says that
+/// matters.
 ///
 /// # Errors
 /// If MLC's models can't be this model, a value is too large for an f16 scale, or `folder` can't be written.
-pub fn write(model: &Imp, folder: &Path) -> Result<Written> {
+pub fn write(model: &Imp, importance: &Importance, folder: &Path) -> Result<Written> {
     check(model).map_err(|message| ModelError::file(&folder.join(container::LISTS[0]), message))?;
-    let tensors = all_tensors(model);
+    let tensors = importance.noted(all_tensors(model));
     let weights = tensors.iter().map(|tensor| tensor.count() as u64).sum();
     let extra = |tensor| ModelError::Extra { file: folder.join(container::LISTS[0]), tensor };
     let plan = Plan::new(folder, encoded(model.llm.config.family, tensors).map_err(extra)?);

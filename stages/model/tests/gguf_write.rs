@@ -12,7 +12,7 @@ use imp_model::{
     encoding::Encoding,
     gguf::{self, Mixture, Speech},
     init,
-    layers::Pass,
+    layers::{Importance, Pass},
     save,
     tensor::Activation,
 };
@@ -47,7 +47,7 @@ fn tokenizer() -> Value {
 fn write(model: &Imp, tokenizer: &Value, mixture: Mixture, folder: &Path) -> Result<gguf::Written, String> {
     let speech = Speech { tokenizer, chat_template: "{{ messages }}", add_bos: false, bos: Some(0), eos: 50, pad: 1 };
     save::config(model, "float16", folder).unwrap();
-    gguf::write(model, &speech, mixture, folder).map_err(|error| error.to_string())
+    gguf::write(model, &speech, mixture, &Importance::default(), folder).map_err(|error| error.to_string())
 }
 
 fn logits(model: &Imp) -> Vec<f32> {

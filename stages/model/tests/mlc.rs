@@ -10,7 +10,7 @@ use imp_model::{
     Imp,
     config::{ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
     encoding::{Encoding, q4f16},
-    layers::Pass,
+    layers::{Importance, Pass},
     mlc, quant, save,
     tensor::{self, Segments, Stored},
     weights::write_json,
@@ -43,8 +43,8 @@ fn logits(model: &Imp) -> Vec<f32> {
 fn both(family: Family) -> (tempfile::TempDir, tempfile::TempDir, mlc::Written) {
     let [merged, shards, folder] = [(); 3].map(|()| tempfile::tempdir().unwrap());
     save::merged(&family.model(), Encoding::F16, u64::MAX, merged.path()).unwrap();
-    quant::write(merged.path(), folder.path()).unwrap();
-    let written = mlc::write(&Imp::load(merged.path()).unwrap(), shards.path()).unwrap();
+    quant::write(merged.path(), &Importance::default(), folder.path()).unwrap();
+    let written = mlc::write(&Imp::load(merged.path()).unwrap(), &Importance::default(), shards.path()).unwrap();
     (shards, folder, written)
 }
 
@@ -146,7 +146,7 @@ fn what_mlc_can_not_say_is_refused() {
     let refused = |change: &dyn Fn(&mut Imp), words: &str| {
         let (folder, mut model) = (tempfile::tempdir().unwrap(), PHI.model());
         change(&mut model);
-        let error = mlc::write(&model, folder.path()).unwrap_err().to_string();
+        let error = mlc::write(&model, &Importance::default(), folder.path()).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     };

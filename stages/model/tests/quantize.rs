@@ -6,7 +6,7 @@ mod support;
 use imp_model::{
     Imp,
     encoding::{Encoding, q4f16},
-    layers::Pass,
+    layers::{Importance, Pass},
     quant, save,
     tensor::Stored,
 };
@@ -89,7 +89,7 @@ fn k_quants_equal_those_of_ggml() {
 fn quantized_models_equal_their_dequantized_models() {
     for family in [PHI, QWEN2] {
         let (small, wide) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let quantized = quant::write(&family.path("imp"), small.path()).unwrap();
+        let quantized = quant::write(&family.path("imp"), &Importance::default(), small.path()).unwrap();
         let (exact, rounded) = (Imp::load(&family.path("imp")).unwrap(), Imp::load(small.path()).unwrap());
         let (exact, tensors) = (exact.llm.tensors(), rounded.llm.tensors());
         assert_eq!(exact.len(), tensors.len());

@@ -117,10 +117,14 @@ impl<'a> Encoded<'a> {
 
     /// The bytes of every part for the rows that `values` fill.
     pub(super) fn encode(&self, values: &[f32]) -> Result<Vec<Vec<u8>>, Overflow> {
+        let importance = self.tensor.importance.as_deref();
         match self.form {
-            Form::Plain(encoding) => Ok(vec![Overflow::check(values, 1.0, encoding, encoding.narrow(values))?]),
+            Form::Plain(encoding) => {
+                let bytes = encoding.narrow_calibrated(values, importance);
+                Ok(vec![Overflow::check(values, 1.0, encoding, bytes)?])
+            }
             Form::Q4f16 => {
-                let (levels, scales) = q4f16::narrow(values, self.width());
+                let (levels, scales) = q4f16::narrow_calibrated(values, self.width(), importance);
                 Ok(vec![levels, Overflow::check(values, q4f16::ZERO, Encoding::F16, scales)?])
             }
         }

@@ -1,6 +1,6 @@
 //! Tensors by name, whose values are computed when they are written, a few rows at a time. Independent of files.
 
-use std::{borrow::Cow, ops::Range};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use crate::tensor::Mat;
 
@@ -18,6 +18,8 @@ pub struct NamedTensor<'a> {
     pub shape: Vec<usize>,
     /// Whether it is the matrix of a linear or embedding layer.
     pub(crate) matrix: bool,
+    /// How much the error in each column of a matrix matters, if that is known.
+    pub(crate) importance: Option<Arc<[f32]>>,
     source: Source<'a>,
 }
 
@@ -35,7 +37,7 @@ impl<'a> NamedTensor<'a> {
         shape: Vec<usize>,
         values: impl Fn() -> Cow<'a, [f32]> + Send + Sync + 'a,
     ) -> Self {
-        Self { name: name.into(), shape, matrix: false, source: Source::Whole(Box::new(values)) }
+        Self { name: name.into(), shape, matrix: false, importance: None, source: Source::Whole(Box::new(values)) }
     }
 
     /// A matrix `[rows, cols]`; `values` computes those of some rows.
@@ -45,7 +47,8 @@ impl<'a> NamedTensor<'a> {
         cols: usize,
         values: impl Fn(Range<usize>) -> Cow<'a, [f32]> + Send + Sync + 'a,
     ) -> Self {
-        Self { name: name.into(), shape: vec![rows, cols], matrix: false, source: Source::Rows(Box::new(values)) }
+        let (shape, source) = (vec![rows, cols], Source::Rows(Box::new(values)));
+        Self { name: name.into(), shape, matrix: false, importance: None, source }
     }
 
     /// The weight `[rows, cols]` of the linear or embedding layer `layer`; `values` computes those of some rows.
@@ -74,8 +77,13 @@ impl<'a> NamedTensor<'a> {
         Self { name, ..self }
     }
 
+    /// The same tensor, with what is known of its columns.
+    pub(crate) fn weighing(self, importance: Option<Arc<[f32]>>) -> Self {
+        Self { importance, ..self }
+    }
+
     /// The rows of several tensors of the same width, or the values of several vectors, one after the other. The first says whether it
-    /// is a matrix of a layer.
+    /// is a matrix of a layer, and what matters in it: layers in one matrix have the same input.
     pub(crate) fn stacked(name: String, mut parts: Vec<Self>) -> Self {
         if parts.len() == 1
             && let Some(one) = parts.pop()
@@ -85,6 +93,7 @@ impl<'a> NamedTensor<'a> {
         let width = parts.first().map_or(0, |first| first.shape[1..].iter().product());
         let (matrix, rows) =
             (parts.first().is_some_and(|first| first.matrix), parts.iter().map(|part| part.shape[0]).sum());
+        let importance = parts.first().and_then(|first| first.importance.clone());
         if parts.iter().any(|part| matches!(part.source, Source::Whole(_))) {
             let all = move || parts.iter().flat_map(|part| part.values().into_owned()).collect::<Vec<f32>>().into();
             return Self::new(name, vec![rows], all);
@@ -101,7 +110,7 @@ impl<'a> NamedTensor<'a> {
             }
             Cow::Owned(values)
         };
-        Self { matrix, ..Self::by_rows(name, rows, width, values) }
+        Self { matrix, importance, ..Self::by_rows(name, rows, width, values) }
     }
 
     /// A small table `[rows, cols]` as the matrix of an embedding layer.

@@ -14,6 +14,7 @@ use crate::{
     encoding::Encoding,
     family::{Family, Part},
     language::Decoder,
+    layers::Importance,
     weights::NamedTensor,
 };
 
@@ -75,10 +76,10 @@ pub(super) struct Plan<'a> {
 ///
 /// # Errors
 /// Names a tensor for which llama.cpp has no place.
-pub(super) fn plan(llm: &Decoder, mixture: Mixture) -> Result<Plan<'_>, String> {
+pub(super) fn plan<'a>(llm: &'a Decoder, mixture: Mixture, importance: &Importance) -> Result<Plan<'a>, String> {
     let config = llm.merged_config();
     let mut plan = Plan { tensors: Vec::new(), matrices: 0, replaced: 0 };
-    for tensor in llm.tensors() {
+    for tensor in importance.noted(llm.tensors()) {
         let Some(place) = names::of_language(config.family, &tensor.name) else { return Err(tensor.name) };
         let [_, width] = tensor.shape[..] else {
             plan.tensors.push((tensor.renamed(place.name), Encoding::F32));
@@ -109,7 +110,7 @@ fn role(place: &Place, config: &LanguageConfig) -> Role {
 /// llama.cpp rotates adjacent dimensions of a Llama's head, Hugging Face's code dimensions half a head apart: the rows of each head
 /// of a q or k weight are interleaved.
 fn interleaved(tensor: NamedTensor<'_>, heads: usize) -> NamedTensor<'_> {
-    let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+    let (name, shape, importance) = (tensor.name.clone(), tensor.shape.clone(), tensor.importance.clone());
     let (rows, width) = (shape[0], shape[1]);
     let head = (rows / heads).max(2);
     NamedTensor::by_rows(name, rows, width, move |wanted| {
@@ -123,4 +124,5 @@ fn interleaved(tensor: NamedTensor<'_>, heads: usize) -> NamedTensor<'_> {
         };
         wanted.flat_map(row).copied().collect()
     })
+    .weighing(importance)
 }

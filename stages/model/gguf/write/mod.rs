@@ -17,6 +17,7 @@ use crate::{
     config::ProjectorType,
     error::{ModelError, Result},
     imp::Imp,
+    layers::Importance,
 };
 use container::Keys;
 
@@ -40,12 +41,18 @@ pub struct Written {
     pub replaced: usize,
 }
 
-/// Writes [`MODEL`] and [`MMPROJ`] to `folder`.
+/// Writes [`MODEL`] and [`MMPROJ`] to `folder`. The language model keeps best what `importance` says that matters.
 ///
 /// # Errors
 /// If llama.cpp has no projector of the model's type or no tokenizer that does what the model's does, a value is too large for its
 /// type, or `folder` can't be written.
-pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) -> Result<Written> {
+pub fn write(
+    model: &Imp,
+    speech: &Speech<'_>,
+    mixture: Mixture,
+    importance: &Importance,
+    folder: &Path,
+) -> Result<Written> {
     let (text, vision) = (folder.join(MODEL), folder.join(MMPROJ));
     if model.config.mm_projector_type != ProjectorType::Mlp(2) {
         let message = format!(
@@ -65,7 +72,7 @@ pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) 
         let file = file.to_path_buf();
         move |tensor| ModelError::Extra { file, tensor }
     };
-    let plan = language::plan(&model.llm, mixture).map_err(extra(&text))?;
+    let plan = language::plan(&model.llm, mixture, importance).map_err(extra(&text))?;
     let weights = plan.tensors.iter().map(|(tensor, _)| tensor.count() as u64).sum();
     let bytes = container::write(&text, &keys, plan.tensors)?;
     let mut keys = Keys::default();

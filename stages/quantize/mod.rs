@@ -1,9 +1,13 @@
 //! The kind `quantize`: writes a model with fewer bits per weight, for imp-flow, llama.cpp or MLC. Independent of the formats'
 //! arithmetic.
 
+mod calibration;
+
+use calibration::Calibration;
 use imp_model::{
     Imp,
     gguf::{self, Mixture},
+    layers::Importance,
     mlc, quant, save, weights,
 };
 use serde::{Deserialize, Serialize};
@@ -76,7 +80,7 @@ impl Scheme {
 
 keys! {
     /// The keys of `quantize`.
-    #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+    #[derive(Debug, Clone, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
     pub struct Config {
         /// Who reads the files. `imp` is a folder like that of `merge`, in 4 bits. `gguf` is `model.gguf` and `mmproj.gguf` for
@@ -85,6 +89,15 @@ keys! {
         /// Encoding of the weights. `q4f16_1` (the default of `imp`, and the only one of `mlc`) is MLC's: groups of 32 weights of 4 bits with one f16 scale.
         /// `q4_k_m` (the default of `gguf`), `q4_0`, `q6_k`, `q8_0`, `f16` and `f32` are llama.cpp's.
         pub scheme: Option<Scheme>,
+        /// Records of `calibration` that the model reads before it is quantized, to see which weights matter; 0 only measures the
+        /// perplexity. A fourth as many others are read to measure it.
+        pub calibration_records: usize,
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: Format::default(), scheme: None, calibration_records: 64 }
     }
 }
 
@@ -101,9 +114,19 @@ impl Stage for Quantize {
     const KIND: &'static str = "quantize";
     const VERSION: u32 = 3;
     const ABOUT: &'static str = "writes a model with fewer bits per weight, for imp-flow, llama.cpp or MLC";
-    const INPUTS: &'static [Input] = &[Input::required("model", "a merged model, from `merge`")];
+    const INPUTS: &'static [Input] = &[
+        Input::required("model", "a merged model, from `merge`"),
+        Input::optional(
+            "calibration",
+            "records of a kind that the model is for, from `preprocess`: it is rounded so that they lose least",
+        ),
+    ];
     const FIGURES: &'static [Figure] = &[
         Figure::headline("megabytes", Better::Lower, "MB"),
+        // On records of `calibration` with which it was not calibrated.
+        Figure::headline("perplexity", Better::Lower, ""),
+        Figure::detail("unquantized_perplexity", Better::Lower, ""),
+        Figure::detail("calibration_records", Better::Neither, ""),
         Figure::detail("bits_per_weight", Better::Lower, "bits"),
         // Of MLC's shards.
         Figure::detail("vision_megabytes", Better::Lower, "MB"),
@@ -135,26 +158,40 @@ impl Stage for Quantize {
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
         remark(job, from);
+        let mut calibration = Calibration::open(job, config.calibration_records)?;
+        let importance = match &mut calibration {
+            Some(calibration) => calibration.observe(&unquantized(job)?)?,
+            None => Importance::default(),
+        };
         let (bytes, weights) = match config.scheme().mixture() {
-            Some(mixture) => write_gguf(job, mixture)?,
-            None if config.format == Format::Mlc => write_mlc(job)?,
+            Some(mixture) => write_gguf(job, mixture, &importance)?,
+            None if config.format == Format::Mlc => write_mlc(job, &importance)?,
             None => {
-                let written = quant::write(from, &job.output()).map_err(|error| model_error(job, &error))?;
+                let written =
+                    quant::write(from, &importance, &job.output()).map_err(|error| model_error(job, &error))?;
                 link_others(job, from, "")?;
                 (written.bytes, written.weights)
             }
         };
+        if let Some(calibration) = &mut calibration {
+            calibration.measure()?;
+        }
         job.result("megabytes", bytes as f64 / 1e6);
         job.result("bits_per_weight", bytes as f64 * 8.0 / weights as f64);
         Ok(())
     }
 }
 
-/// Loads a model that was not quantized, and how it talks, which its file in the format `called` says.
-fn load(job: &Job, called: &str) -> Result<(Imp, Manner), StageError> {
+/// Loads a model that was not quantized.
+fn unquantized(job: &Job) -> Result<Imp, StageError> {
     let from = job.input("model")?;
     quant::check_not_quantized(from).map_err(|error| model_error(job, &error))?;
-    let model = Imp::load(from).map_err(|error| model_error(job, &error))?;
+    Imp::load(from).map_err(|error| model_error(job, &error))
+}
+
+/// Loads a model that was not quantized, and how it talks, which its file in the format `called` says.
+fn load(job: &Job, called: &str) -> Result<(Imp, Manner), StageError> {
+    let (model, from) = (unquantized(job)?, job.input("model")?);
     let manner = Manner::of(job, &model, from)?.ok_or_else(|| {
         StageError::failed(
             format!("{called} holds the tokenizer and the conversation template of its model, and this one has none"),
@@ -165,11 +202,11 @@ fn load(job: &Job, called: &str) -> Result<(Imp, Manner), StageError> {
 }
 
 /// Writes MLC's shards and `mlc-chat-config.json`, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
-fn write_mlc(job: &Job) -> Result<(u64, u64), StageError> {
+fn write_mlc(job: &Job, importance: &Importance) -> Result<(u64, u64), StageError> {
     let (model, mut manner) = load(job, "a folder of MLC's")?;
     manner.add_image_token();
     let out = job.output();
-    let written = mlc::write(&model, &out).map_err(|error| model_error(job, &error))?;
+    let written = mlc::write(&model, importance, &out).map_err(|error| model_error(job, &error))?;
     for (name, bytes) in [
         ("vision_megabytes", written.vision),
         ("projector_megabytes", written.projector),
@@ -193,10 +230,10 @@ fn write_mlc(job: &Job) -> Result<(u64, u64), StageError> {
 }
 
 /// Writes the two GGUF files, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
-fn write_gguf(job: &Job, mixture: Mixture) -> Result<(u64, u64), StageError> {
+fn write_gguf(job: &Job, mixture: Mixture, importance: &Importance) -> Result<(u64, u64), StageError> {
     let (model, manner) = load(job, "a GGUF file")?;
     let written = manner.speech(&model, |speech| {
-        gguf::write(&model, speech, mixture, &job.output()).map_err(|error| model_error(job, &error))
+        gguf::write(&model, speech, mixture, importance, &job.output()).map_err(|error| model_error(job, &error))
     })?;
     job.result("language_bits_per_weight", written.model as f64 * 8.0 / written.weights as f64);
     if written.replaced > 0 {
