@@ -24,12 +24,7 @@ mod pipeline;
 #[path = "../src/store/mod.rs"]
 mod store;
 
-// The server's requests without the server.
-mod serve {
-    #[allow(dead_code)]
-    #[path = "../../src/serve/request.rs"]
-    pub(crate) mod request;
-}
+mod serve;
 
 mod memory;
 
