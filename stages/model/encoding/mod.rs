@@ -166,6 +166,36 @@ mod tests {
         }
     }
 
+    /// The error in what a layer puts out, if its inputs are as large as `importance` says, gets smaller. Weights are drawn as those of
+    /// trained layers are: near zero, with a few that are large.
+    #[test]
+    fn calibration_lowers_the_error_that_matters() {
+        const WIDTH: usize = 512;
+        let noise = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 7) % 2001) as f32 / 1000.0 - 1.0;
+        let values: Vec<f32> = (0..16 * WIDTH).map(|i| noise(i) * noise(i + 77) * noise(3 * i + 5)).collect();
+        let importance: Vec<f32> = (0..WIDTH).map(|column| noise(column * 31).powi(4) + 0.01).collect();
+        let error = |decoded: &[f32]| -> f32 {
+            let columns = importance.iter().cycle();
+            values.iter().zip(decoded).zip(columns).map(|((a, b), weight)| weight * (a - b).powi(2)).sum()
+        };
+        let ggml = |encoding: Encoding, importance: Option<&[f32]>| {
+            let mut decoded = vec![0.0; values.len()];
+            encoding.widen(&encoding.narrow_calibrated(&values, importance), &mut decoded);
+            error(&decoded)
+        };
+        let mlc = |importance: Option<&[f32]>| {
+            let (levels, scales) = q4f16::narrow_calibrated(&values, WIDTH, importance);
+            let mut decoded = vec![0.0; values.len()];
+            q4f16::widen(&levels, &scales, WIDTH, 0, &mut decoded);
+            error(&decoded)
+        };
+        for encoding in [Encoding::Q4_0, Encoding::Q4K, Encoding::Q5K, Encoding::Q6K] {
+            let (plain, calibrated) = (ggml(encoding, None), ggml(encoding, Some(&importance)));
+            assert!(calibrated < 0.95 * plain, "{encoding:?}: {plain} and {calibrated}");
+        }
+        assert!(mlc(Some(&importance)) < 0.95 * mlc(None), "{} and {}", mlc(None), mlc(Some(&importance)));
+    }
+
     #[test]
     fn sizes_are_of_whole_blocks() {
         assert_eq!(Encoding::Q4_0.bytes(64), Some(36));

@@ -39,6 +39,43 @@ fn adapters_merge_and_the_merged_model_quantizes() {
     assert!(farthest(&logits(&quantized, &data), &with_adapter) < 0.7 * largest);
 }
 
+/// Records show which weights matter. The model is measured on others, and without records that it is calibrated with it is as if
+/// there were none.
+#[test]
+fn a_model_is_calibrated_with_records_and_measured_on_others() {
+    let shop = Workshop::pretrained();
+    shop.finetune("full").run::<Finetune>(&full()).done();
+    shop.trial("merge", &[("model", "full")]).run::<Merge>(&json!({"dtype": "f32"})).done();
+    let weights = |folder: PathBuf| {
+        let mut files = tree(&folder);
+        files.retain(|path, _| {
+            path.extension().is_some_and(|end| ["safetensors", "gguf", "bin"].iter().any(|e| end == *e))
+        });
+        files
+    };
+    for (format, scheme) in [("imp", "q4f16_1"), ("gguf", "q4_0"), ("mlc", "q4f16_1")] {
+        let quantize = |name: &str, inputs: &[(&str, &str)], records: usize| {
+            let config = json!({"format": format, "scheme": scheme, "calibration_records": records});
+            shop.trial(&format!("{format}-{name}"), inputs).run::<Quantize>(&config)
+        };
+        let both = [("model", "merge"), ("calibration", "instructions")];
+        let plain = weights(quantize("plain", &both[..1], 8).done());
+        let measured = quantize("measured", &both, 0);
+        let calibrated = quantize("calibrated", &both, 8);
+        assert_eq!([measured.figure("calibration_records"), calibrated.figure("calibration_records")], [0.0, 8.0]);
+        for outcome in [&measured, &calibrated] {
+            let (before, after) = (outcome.figure("unquantized_perplexity"), outcome.figure("perplexity"));
+            assert!(before > 1.0 && (after / before - 1.0).abs() < 0.2, "{format}: {before} and {after}");
+        }
+        assert!(weights(measured.done()) == plain, "{format}");
+        assert!(weights(calibrated.done()) != plain, "{format}");
+    }
+    // Captions are of the template `plain`, and of the same tokenizer: they may be used, too. Shapes are no records.
+    let error =
+        shop.trial("none", &[("model", "merge"), ("calibration", "shapes")]).run::<Quantize>(&json!({})).error();
+    assert!(error.to_string().contains("meta.json: the file is missing"), "{error}");
+}
+
 #[test]
 fn images_of_another_size_stay_so_to_the_end() {
     let shop = Workshop::new();
