@@ -67,6 +67,11 @@ impl Artifacts {
         write_file(&self.folder.join("run.json"), &serde_json::to_vec_pretty(summary)?, 0o666)
     }
 
+    /// What a run without a terminal says.
+    pub(crate) fn run_log(&self) -> PathBuf {
+        self.folder.join("run.log")
+    }
+
     /// The path of the report of the last run.
     pub(crate) fn page(&self) -> PathBuf {
         self.folder.join("report.html")

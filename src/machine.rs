@@ -43,6 +43,8 @@ pub(crate) struct Cluster {
     pub(crate) options: SlurmOptions,
     /// What is laid over that, by kind of stage.
     pub(crate) kinds: BTreeMap<String, SlurmOptions>,
+    /// What is laid over that for a runner that is a job itself.
+    pub(crate) runner: SlurmOptions,
     /// Kinds of stages that stay on this machine unless they say otherwise.
     pub(crate) local: Vec<String>,
     /// CPUs for stages that use all; the site's default if `None`.
@@ -60,6 +62,7 @@ impl Default for Cluster {
         Self {
             options: SlurmOptions::default(),
             kinds: BTreeMap::new(),
+            runner: SlurmOptions::default(),
             // Nodes of many clusters don't reach the internet.
             local: vec!["download".into()],
             cpus: None,

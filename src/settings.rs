@@ -60,6 +60,7 @@ struct SlurmTable {
     save_seconds: Option<u64>,
     local: Option<Vec<Kind>>,
     kinds: BTreeMap<Kind, SlurmOptions>,
+    runner: SlurmOptions,
 }
 
 /// The name of a kind of stage.
@@ -92,6 +93,7 @@ impl SlurmTable {
         Cluster {
             options: SlurmOptions { partition, account, qos, time, gpu_type, arguments },
             kinds: self.kinds.into_iter().map(|(kind, options)| (kind.0, options)).collect(),
+            runner: self.runner,
             local: self.local.map_or(usual.local, |kinds| kinds.into_iter().map(|kind| kind.0).collect()),
             cpus: self.cpus.filter(|cpus| *cpus > 0),
             jobs: self.jobs.unwrap_or(usual.jobs).max(1),

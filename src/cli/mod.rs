@@ -75,6 +75,7 @@ Examples:
   imp-flow run pipelines/tiny.toml --until pretrain       only `pretrain` and the stages it needs
   imp-flow run pipelines/tiny.toml --force lora           run this stage even if it is cached
   imp-flow run pipelines/tiny.toml --device cuda          train and evaluate on a GPU
+  imp-flow run pipelines/tiny.toml --detach               go on in the background when you log out
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
 
 With `executor = \"slurm\"` in imp-flow.toml, stages are jobs of Slurm (docs/CLUSTER.md).

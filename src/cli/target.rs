@@ -69,6 +69,12 @@ pub(crate) struct RunArgs {
     /// Only show what would run and why
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
+    /// Let the run go on without this terminal: in the background, or as a job where stages are jobs of Slurm
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) detach: bool,
+    /// This is the run that goes on
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) detached: bool,
     /// Name of this run; `cache gc` keeps what named runs use
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,

@@ -5,6 +5,7 @@ mod cache;
 mod card;
 mod chat;
 mod compare;
+mod detach;
 mod doctor;
 mod export;
 mod fast_path;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    fast_path, page, plan,
+    detach, fast_path, page, plan,
     record::Recorder,
     report::{filled_tables, model_rows},
     session::{Request, Session, existing_store, find_run, settings},
@@ -23,6 +23,9 @@ use crate::{
 
 /// Runs a pipeline, or all points of a sweep.
 pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
+    if args.detached {
+        detach::leave_terminal();
+    }
     let mut repeated = None;
     let device = args.place.device;
     let session = match (&args.file, &args.from_run) {
@@ -56,6 +59,9 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     }
     if args.dry_run {
         return plan::show(&session, &selection, common);
+    }
+    if args.detach {
+        return detach::start(&session, common);
     }
     if !session.request.sweep && session.document.is_swept() {
         report::note(

@@ -1,10 +1,10 @@
 //! Runs a job as a child process on this machine. Independent of what the job does.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io,
-    os::unix::process::ExitStatusExt,
-    path::Path,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -119,7 +119,7 @@ pub(super) const KEEP_MEMORY: [(&str, &str); 3] =
 /// The command that runs the job with this program. Its standard error goes to the stage's log.
 fn command(work: &Path, allocation: &Allocation, environment: &[(&'static str, String)]) -> io::Result<Command> {
     let log = OpenOptions::new().create(true).append(true).open(work.join(job::LOG))?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(this_program()?);
     command.arg("__stage").arg(work.join(job::JOB)).stderr(log);
     command
         .env("RAYON_NUM_THREADS", allocation.cpus.to_string())
@@ -129,6 +129,15 @@ fn command(work: &Path, allocation: &Allocation, environment: &[(&'static str, S
     command.envs(KEEP_MEMORY.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()));
     connect(&mut command);
     Ok(command)
+}
+
+/// This very program, also if another one has been installed in its place since it was started.
+fn this_program() -> io::Result<PathBuf> {
+    const RUNNING: &str = "/proc/self/exe";
+    let installed = std::env::current_exe()?;
+    let file = |path: &Path| fs::metadata(path).ok().map(|data| (data.dev(), data.ino()));
+    let running = file(Path::new(RUNNING));
+    Ok(if running.is_some() && file(&installed) != running { RUNNING.into() } else { installed })
 }
 
 /// Connects the input and output of a command to the runner, and separates it from the terminal.

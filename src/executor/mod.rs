@@ -10,7 +10,7 @@ use imp_stages::contract::event::Event;
 use tokio::sync::watch;
 
 pub(crate) use child::{PROGRESS, run_job};
-pub(crate) use slurm::usable;
+pub(crate) use slurm::{detach, usable};
 
 use crate::{
     machine::{Allocation, Cluster},

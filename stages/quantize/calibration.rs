@@ -16,10 +16,10 @@ use crate::{
     training::{HeldOut, record_set},
 };
 
-/// One of so many records is not calibrated with, but measured on.
-const MEASURED: usize = 5;
-/// The most records that are measured on if none are calibrated with.
-const ONLY_MEASURED: usize = 16;
+/// The most records that are measured on. They are the same whatever else is chosen, so that perplexities can be compared.
+const MEASURED: usize = 32;
+/// At most one of so many records is measured on.
+const SHARE: usize = 5;
 
 /// The records of the input `calibration`.
 pub(super) struct Calibration<'a> {
@@ -30,9 +30,13 @@ pub(super) struct Calibration<'a> {
     read: usize,
 }
 
+/// `count` of the numbers, evenly over all of them.
+fn evenly(numbers: &[usize], count: usize) -> Vec<usize> {
+    (0..count).map(|index| numbers[index * numbers.len() / count]).collect()
+}
+
 impl<'a> Calibration<'a> {
-    /// Chooses at most `records` of the input's records, evenly over all of them, and a fourth as many to measure on. `None` without
-    /// the input.
+    /// Chooses at most `records` of the input's records, evenly over all of them, and others to measure on. `None` without the input.
     ///
     /// # Errors
     /// If there are too few, or the records were made for another model.
@@ -40,19 +44,15 @@ impl<'a> Calibration<'a> {
         let Some(set) = record_set(job, "calibration", &tokenizer_folder(job.input("model")?))? else {
             return Ok(None);
         };
-        let wanted = if records == 0 { ONLY_MEASURED } else { records + records.div_ceil(MEASURED - 1) };
-        let count = wanted.min(set.len());
-        if count < MEASURED {
+        if set.len() < SHARE {
             return Err(StageError::failed(
-                format!("`calibration` has {count} records, and {MEASURED} are the least"),
+                format!("`calibration` has {} records, and {SHARE} are the least", set.len()),
                 "give the stage that prepares the training data",
             ));
         }
-        let evenly = (0..count).map(|index| (index, index * set.len() / count));
-        let (measured, seen): (Vec<_>, Vec<_>) =
-            evenly.partition(|(index, _)| records == 0 || index % MEASURED == MEASURED - 1);
-        let numbers = |chosen: Vec<(usize, usize)>| chosen.into_iter().map(|(_, number)| number).collect::<Vec<_>>();
-        let (seen, measured) = (numbers(seen), numbers(measured));
+        let measured = evenly(&(0..set.len()).collect::<Vec<_>>(), MEASURED.min(set.len() / SHARE));
+        let others: Vec<usize> = (0..set.len()).filter(|number| measured.binary_search(number).is_err()).collect();
+        let seen = evenly(&others, records.min(others.len()));
         job.result("calibration_records", seen.len() as f64);
         Ok(Some(Self { job, set, seen, measured, read: 0 }))
     }

@@ -90,7 +90,7 @@ keys! {
         /// `q4_k_m` (the default of `gguf`), `q4_0`, `q6_k`, `q8_0`, `f16` and `f32` are llama.cpp's.
         pub scheme: Option<Scheme>,
         /// Records of `calibration` that the model reads before it is quantized, to see which weights matter; 0 only measures the
-        /// perplexity. A fourth as many others are read to measure it.
+        /// perplexity, on up to 32 others.
         pub calibration_records: usize,
     }
 }

@@ -364,3 +364,24 @@ fn a_limit_on_the_size_of_files_is_named() {
         space.succeed(&["run", "p.toml"]);
     }
 }
+
+/// Whoever installs another version while a run goes on does not end it.
+#[test]
+fn a_run_completes_with_its_own_program_although_another_one_is_installed() {
+    let space = Space::new();
+    space.write(
+        "p.toml",
+        "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nsteps = 10\nstep_ms = 100\n\
+         [stages.b]\nkind = \"synthetic\"\nafter = [\"a\"]\n",
+    );
+    let program = space.path("installed");
+    fs::copy(env!("CARGO_BIN_EXE_imp-flow"), &program).unwrap();
+    let mut command = Command::new(&program);
+    let mut run = command.args(["run", "p.toml"]).current_dir(space.path(".")).spawn().unwrap();
+    crate::interrupt::wait_for("the first stage", || space.run(&["status"]).stdout.contains("/10 steps").then_some(()));
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(run.wait().unwrap().success());
+    assert_eq!(space.stages_in("p", "ran"), ["a", "b"]);
+}

@@ -120,3 +120,24 @@ fn a_signal_does_not_wait_until_a_large_source_is_read() {
     assert_eq!(runner.wait().unwrap().signal(), Some(15), "it went on reading, and ended by itself");
     assert!(!space.path("artifacts/p").exists());
 }
+
+#[test]
+fn a_detached_run_goes_on_in_the_background_and_stops_with_a_signal() {
+    let space = Space::new();
+    space.write("p.toml", "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nsteps = 400\nstep_ms = 100\n");
+    let told = space.succeed(&["run", "p.toml", "--detach"]).stdout;
+    let told = told.strip_prefix("p: goes on in the background as process ").unwrap();
+    let process: u32 = told.lines().next().unwrap().parse().unwrap();
+    wait_for("progress", || space.succeed(&["status"]).stdout.contains("/400 steps").then_some(()));
+    // A session of its own: nothing that happens to this terminal reaches it.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    assert_eq!(fields[3], process.to_string(), "{stat}");
+    let second = space.run(&["run", "p.toml", "--detach", "--dry-run"]);
+    assert!(second.code == Some(2) && second.stderr.contains("cannot be used with"), "{}", second.stderr);
+    signal("INT", process);
+    wait_for("its end", || (!is_alive(process)).then_some(()));
+    let log = std::fs::read_to_string(space.path("artifacts/p/run.log")).unwrap();
+    assert!(log.contains("a: stopped") && log.contains("interrupted after"), "{log}");
+    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("resumes from its checkpoint"));
+}

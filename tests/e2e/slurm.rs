@@ -21,12 +21,16 @@ cd "$FAKE" || exit 1
 until mkdir busy 2> /dev/null; do sleep 0.01; done
 printf '%s\n' "$@" > arguments
 for argument; do
-    case $argument in --output=*) log=${argument#*=} ;; --job-name=*) name=${argument#*=} ;; esac
+    case $argument in
+        --output=*) log=${argument#*=} ;;
+        --job-name=*) name=${argument#*=} ;;
+        --wrap=*) wrapped=${argument#*=} ;;
+    esac
 done
 id=$(($(cat count 2> /dev/null || echo 0) + 1))
 echo $id > count
 echo "$name" > $id.name
-cp "$argument" $id.script
+[ -n "$wrapped" ] && echo "$wrapped" > $id.script || cp "$argument" $id.script
 echo "PENDING|$(cat hold 2> /dev/null || echo Priority)|" > $id.state
 rmdir busy
 {
@@ -34,9 +38,12 @@ rmdir busy
     while [ -f hold ]; do sleep 0.1; done
     case $(cat $id.state) in PENDING*) ;; *) exit ;; esac
     echo 'RUNNING|None|n7' > $id.state
-    SLURMD_NODENAME=n7 setsid sh $id.script >> "$log" 2>&1 &
-    echo $! > $id.process
-    wait $!
+    [ -n "$wrapped" ] && cd "$OLDPWD"
+    SLURMD_NODENAME=n7 setsid sh "$FAKE/$id.script" >> "$log" 2>&1 &
+    process=$!
+    cd "$FAKE"
+    echo $process > $id.process
+    wait $process
     [ $? = 0 ] && state=COMPLETED || state=FAILED
     [ -f $id.end ] && state=$(cat $id.end)
     echo "$state|None|n7" > $id.new && mv $id.new $id.state
@@ -331,6 +338,29 @@ fn ctrl_c_saves_what_runs_and_cancels_what_waits() {
     assert_eq!(stderr(runner).0, Some(130));
     let cancelled = cluster.fake("cancelled").unwrap();
     assert!(cancelled.ends_with("\n3"), "{cancelled}");
+}
+
+#[test]
+fn a_detached_runner_is_a_job_that_submits_the_stages() {
+    let cluster = Cluster::with_steps(3);
+    cluster.space.write(
+        "imp-flow.toml",
+        "executor = \"slurm\"\n[slurm]\npartition = \"gpu\"\npoll_seconds = 1\n[slurm.runner]\npartition = \"cpu\"\n",
+    );
+    let started = cluster.succeed(&["run", "p.toml", "--detach"]);
+    assert!(started.stdout.starts_with("p: goes on as job 1, which submits its stages\n"), "{}", started.stdout);
+    wait_for("the end of the run", || cluster.fake("1.state")?.starts_with("COMPLETED").then_some(()));
+    assert_eq!((cluster.jobs(), cluster.fake("2.state").unwrap()), (2, "COMPLETED|None|n7".into()));
+    let log = fs::read_to_string(cluster.space.path("artifacts/p/run.log")).unwrap();
+    assert!(log.contains("a: done in"), "{log}");
+    assert!(cluster.succeed(&["run", "p.toml"]).stdout.contains("up to date"));
+
+    cluster
+        .space
+        .write("fake/refuse", "sbatch: error: Batch job submission failed: Invalid partition name specified\n");
+    let refused = cluster.run(&["run", "p.toml", "--detach", "--set", "stages.a.steps=4"]);
+    let words = "error: Slurm refused the runner: Invalid partition name specified\nit asks for partition cpu\n  help: change `partition`";
+    assert!(refused.code == Some(2) && refused.stderr.contains(words), "{}", refused.stderr);
 }
 
 #[test]

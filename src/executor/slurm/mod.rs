@@ -3,6 +3,7 @@
 
 mod call;
 mod check;
+mod detach;
 mod ending;
 mod follow;
 mod queue;
@@ -17,6 +18,7 @@ use imp_stages::contract::executor::SlurmOptions;
 use tokio::sync::watch;
 
 pub(crate) use check::usable;
+pub(crate) use detach::detach;
 use ending::End;
 use follow::Follower;
 use queue::Queue;

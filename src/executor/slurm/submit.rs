@@ -66,7 +66,11 @@ impl Request {
         // Before the job exists, so that a runner that dies now leaves a trace of it.
         let submission = Submission { token, name, job: None, asked, reached, stuck };
         submission.write(work)?;
-        let answer = match call("sbatch", &self.arguments(&submission.name, work, &script), environment).await {
+        // The batch script's process alone: it asks the stage to save.
+        let signal = format!("B:TERM@{}", self.save_seconds());
+        let mut arguments = self.arguments(&submission.name, &work.join(job::LOG), &signal);
+        arguments.push(script.to_string_lossy().into_owned());
+        let answer = match call("sbatch", &arguments, environment).await {
             Ok(answer) => answer,
             // The job may exist all the same: the trace stays, and the next attempt looks for it.
             Err(why) => return Ok(Submitted::Refused(failed(format!("it can't be submitted: {why}"), None, true))),
@@ -104,10 +108,11 @@ impl Request {
         script
     }
 
-    fn arguments(&self, name: &str, work: &Path, script: &Path) -> Vec<String> {
+    /// All but the script.
+    pub(super) fn arguments(&self, name: &str, log: &Path, signal: &str) -> Vec<String> {
         let SlurmOptions { partition, account, qos, time, arguments, .. } = &self.options;
         // `%` has a meaning in names of files.
-        let log = work.join(job::LOG).to_string_lossy().replace('%', "%%");
+        let log = log.to_string_lossy().replace('%', "%%");
         let mut all = vec![
             "--parsable".to_string(),
             format!("--job-name={name}"),
@@ -117,7 +122,7 @@ impl Request {
             "--requeue".into(),
             "--nodes=1".into(),
             "--ntasks=1".into(),
-            format!("--signal=B:TERM@{}", self.save_seconds()),
+            format!("--signal={signal}"),
         ];
         all.extend(self.cpus.map(|cpus| format!("--cpus-per-task={cpus}")));
         all.extend(self.memory.map(|memory| format!("--mem={}M", memory.0.div_ceil(1 << 20))));
@@ -126,12 +131,11 @@ impl Request {
         let named = [("partition", partition), ("account", account), ("qos", qos)];
         all.extend(named.iter().filter_map(|(name, value)| Some(format!("--{name}={}", value.as_ref()?))));
         all.extend(arguments.iter().map(|argument| argument.0.clone()));
-        all.push(script.to_string_lossy().into_owned());
         all
     }
 
     /// At most half of its time, so that it comes to work at all.
-    fn save_seconds(&self) -> u64 {
+    pub(super) fn save_seconds(&self) -> u64 {
         let time = self.options.time.as_ref().and_then(|time| seconds(&time.0));
         time.map_or(self.save.as_secs(), |time| self.save.as_secs().min(time / 2))
     }
@@ -142,7 +146,7 @@ impl Request {
     }
 
     /// What was asked for, in words: `partition gpu, 8 CPUs, 1 GPU, 16 GB of memory, 12:00:00`.
-    fn asked(&self) -> String {
+    pub(super) fn asked(&self) -> String {
         let SlurmOptions { partition, account, qos, time, gpu_type, arguments } = &self.options;
         let named = [("partition", partition), ("account", account), ("qos", qos)];
         let mut words: Vec<String> =
@@ -170,11 +174,15 @@ impl Request {
         if FULL.iter().any(|words| errors.contains(words)) {
             return Ok(Submitted::Full(errors));
         }
-        let help = MEANINGS.iter().find(|(words, _)| errors.contains(words)).map(|(_, help)| *help);
         let message = format!("Slurm refused it: {errors}\nit asks for {asked}");
-        let help = help.unwrap_or("`sbatch` said this; change [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]");
-        Ok(Submitted::Refused(failed(message, Some(help), false)))
+        Ok(Submitted::Refused(failed(message, Some(meaning(&errors)), false)))
     }
+}
+
+/// What to do about a refusal.
+pub(super) fn meaning(errors: &str) -> &'static str {
+    let known = MEANINGS.iter().find(|(words, _)| errors.contains(words)).map(|(_, help)| *help);
+    known.unwrap_or("`sbatch` said this; change [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]")
 }
 
 /// Parts of what is said when there is no answer. The job may exist all the same.
@@ -233,13 +241,13 @@ fn token(work: &Path) -> String {
 }
 
 /// A name that needs no quoting.
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     name.chars().take(80).map(allowed).collect()
 }
 
 /// A string for a shell, in single quotes.
-fn quoted(text: &OsStr) -> Vec<u8> {
+pub(super) fn quoted(text: &OsStr) -> Vec<u8> {
     let mut quoted = vec![b'\''];
     for byte in text.as_bytes() {
         match byte {
@@ -270,7 +278,7 @@ mod tests {
     #[test]
     fn everything_that_is_asked_for_is_an_argument_and_the_users_come_last() {
         let options = r#"{"partition": "gpu; rm -rf", "time": "1-00", "gpu_type": "a100", "arguments": ["--nice=10"]}"#;
-        let arguments = request(options).arguments("name", Path::new("/a%j/b"), Path::new("/s"));
+        let arguments = request(options).arguments("name", Path::new("/a%j/b/log"), "B:TERM@90");
         for expected in [
             "--parsable",
             "--output=/a%%j/b/log",
@@ -284,13 +292,11 @@ mod tests {
         ] {
             assert!(arguments.iter().any(|argument| argument == expected), "{expected}: {arguments:?}");
         }
-        assert_eq!(arguments[arguments.len() - 2..], ["--nice=10", "/s"]);
+        assert_eq!(arguments.last().unwrap(), "--nice=10");
         let asked = "partition gpu; rm -rf, 8 CPUs, 2 a100 GPUs, 3.1 MB of memory, a time of 1-00, --nice=10";
         assert_eq!(request(options).asked(), asked);
         let least = Request { cpus: None, gpus: 0, memory: None, ..request("{}") };
-        assert!(
-            !least.arguments("n", Path::new("/w"), Path::new("/s")).iter().any(|argument| argument.contains("gres"))
-        );
+        assert!(!least.arguments("n", Path::new("/w"), "B:TERM@90").iter().any(|argument| argument.contains("gres")));
         assert_eq!(least.asked(), "the site's defaults");
     }
 

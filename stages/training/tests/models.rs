@@ -65,6 +65,8 @@ fn a_model_is_calibrated_with_records_and_measured_on_others() {
         assert_eq!([measured.figure("calibration_records"), calibrated.figure("calibration_records")], [0.0, 8.0]);
         for outcome in [&measured, &calibrated] {
             let (before, after) = (outcome.figure("unquantized_perplexity"), outcome.figure("perplexity"));
+            // Of the same records.
+            assert_eq!(before, measured.figure("unquantized_perplexity"));
             assert!(before > 1.0 && (after / before - 1.0).abs() < 0.2, "{format}: {before} and {after}");
         }
         assert!(weights(measured.done()) == plain, "{format}");
