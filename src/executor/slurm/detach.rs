@@ -1,7 +1,7 @@
 //! Submits the runner itself, so that nobody needs to stay logged in while it submits stages and takes in what they make. Independent
 //! of what it runs.
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, path::Path, time::Duration};
 
 use super::{
     call::call,
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::machine::Cluster;
 
-/// How long before the end of its time the runner is queued again.
-const SIGNAL: &str = "B:USR1@120";
+/// How long before the end of its time the runner is queued again; at most half of its time.
+const AHEAD: Duration = Duration::from_mins(2);
 
 /// Submits `program` with `arguments` as a job called after `name`, which writes to `log`.
 ///
@@ -30,9 +30,10 @@ pub(crate) async fn detach(
         gpus: 0,
         memory: None,
         options: cluster.options.with(&cluster.runner),
-        save: cluster.save,
+        save: AHEAD,
     };
-    let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), log, SIGNAL);
+    let signal = format!("B:USR1@{}", request.save_seconds());
+    let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), log, &signal);
     all.push(format!("--wrap={}", String::from_utf8_lossy(&script(program, arguments))));
     let help = "`squeue --me` shows whether it was submitted all the same";
     let answer = call("sbatch", &all, &[]).await.map_err(|why| (why, help.into()))?;
