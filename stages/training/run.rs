@@ -45,9 +45,9 @@ pub(crate) fn train(
 
     let features = Features::new(model, data, recipe.precision)?;
     let held_out = validation.map(|set| HeldOut::new(set, model, recipe.precision)).transpose()?;
-    let (size, first) = (model.vision.config.image_size, position.step.min(batches.steps.len()));
+    let (encoder, first) = (model.vision.config.clone(), position.step.min(batches.steps.len()));
     std::thread::scope(|scope| {
-        let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);
+        let images = decode_ahead(scope, data, &batches.steps[first..], &encoder, features.kept);
         let began = Instant::now();
         let speed = Speed::new(began);
         let mut run = Run {

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{Family, LanguageConfig, ProjectorType, SiglipConfig, merged_json},
+    config::{Encoder, Family, LanguageConfig, ProjectorType, SiglipConfig, merged_json},
     encoding::q4f16,
     error::{ModelError, Result},
     imp::Imp,
@@ -117,6 +117,10 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
             model.config.mm_projector_type
         ));
     }
+    if tower.encoder != Encoder::Siglip {
+        let name = tower.encoder.description().whole.0;
+        return Err(format!("mlc-imp's vision tower is a SigLIP, and the model's is a {name}"));
+    }
     if language.head_dim * language.num_attention_heads != language.hidden_size {
         return Err(format!(
             "MLC's models have heads of the width {}, and the model's have {}",
@@ -157,9 +161,8 @@ pub fn model_config(model: &Imp, image: u32) -> (&'static str, Value) {
         config["dtype"] = json!("float16");
         return ("imp", config);
     }
-    let mut vision = serde_json::to_value(&model.vision.config).unwrap_or_default();
+    let mut vision = model.vision.config.network_json();
     vision["num_hidden_layers"] = json!(model.vision.layers());
-    vision["model_type"] = json!("siglip_vision_model");
     let config = json!({
         "image_token_index": image,
         "text_config": text,

@@ -14,7 +14,7 @@ pub use mixture::Mixture;
 pub use vocabulary::Speech;
 
 use crate::{
-    config::ProjectorType,
+    config::{Encoder, ProjectorType},
     error::{ModelError, Result},
     imp::Imp,
 };
@@ -52,6 +52,12 @@ pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) 
             "llama.cpp's projector has two layers (mlp2x_gelu), and the model's is {}",
             model.config.mm_projector_type
         );
+        return Err(ModelError::file(&vision, message));
+    }
+    let encoder = model.vision.config.encoder;
+    if encoder != Encoder::Siglip {
+        let name = encoder.description().whole.0;
+        let message = format!("a vision tower of the type {name} can't be written for llama.cpp: only a SigLIP can");
         return Err(ModelError::file(&vision, message));
     }
     let family = model.llm.config.family;
