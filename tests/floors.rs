@@ -34,7 +34,7 @@ const STAGES: &[&[&str]] = &[
 
 /// The floors of the model: bytes and matrices at the bottom, then files, layers and towers, then what is done with a model.
 const MODEL: &[&[&str]] = &[
-    &["build", "error", "images", "mmap", "precision", "schedule", "simd"],
+    &["build", "error", "images", "mmap", "precision", "rope", "schedule", "simd"],
     &["encoding"],
     &["tensor"],
     &["encoder", "family", "sample", "weights"],

@@ -48,6 +48,7 @@ pub mod peft;
 mod precision;
 pub mod projector;
 pub mod quant;
+mod rope;
 mod sample;
 pub mod save;
 pub mod schedule;

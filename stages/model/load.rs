@@ -91,6 +91,8 @@ impl Imp {
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
         files.finish(|name| is_buffer(name) || name.starts_with(TOWER_PREFIX))?;
+        let context = config.tokenizer_model_max_length;
+        llm.config.check_context(context).map_err(|message| ModelError::file(&folder.join("config.json"), message))?;
         let model = Self { config, llm, vision, projector };
         if in_gguf {
             gguf::check(folder, &model)?;
@@ -108,6 +110,10 @@ impl Imp {
         let (inputs, outputs) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, inputs, outputs)?;
         files.finish(|_| false)?;
+        let context = config.tokenizer_model_max_length;
+        llm.config
+            .check_context(context)
+            .map_err(|message| ModelError::file(&from.llm.join("config.json"), message))?;
         let mut model = Self { config, llm, vision, projector };
         if let Some(adapter) = from.adapter {
             peft::read(&mut model.llm, peft::base_name(from.llm).as_deref(), adapter)?;

@@ -87,6 +87,11 @@ fn check(
             "look at what the preprocess stage rejected",
         ));
     }
+    model
+        .llm
+        .config
+        .check_context(model.config.tokenizer_model_max_length)
+        .map_err(|message| StageError::failed(message, "give a smaller `max_length`"))?;
     if recipe.eval_steps == 0 && validation.is_some() {
         job.warn("`validation` is not used: set `eval_steps` to measure the loss on it");
     }

@@ -7,6 +7,7 @@ mod keys;
 mod known;
 mod language;
 mod llava;
+mod rope;
 mod vision;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ pub use crate::{
     encoder::Encoder,
     family::Family,
     images::{Filter, Fit, ImageProcessor},
+    rope::RopeScaling,
 };
 
 /// `model_type` of an Imp in the split layout of training stages: `llm/`, `vision/`, `mm_projector.safetensors`, and
@@ -296,7 +298,17 @@ mod tests {
     fn what_changes_the_network_is_refused_by_name() {
         for (keys, words) in [
             (json!({"rope_scaling": {"factor": 4.0}}), "`rope_scaling` with `factor` = 4.0 is not supported"),
-            (json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), "`rope_scaling` of type `linear`"),
+            (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling` has no `factor`"),
+            (
+                json!({"rope_scaling": {"type": "linear", "factor": 0.0}}),
+                "`rope_scaling` with `factor` = 0 is not supported",
+            ),
+            (json!({"rope_scaling": {"type": "mrope", "factor": 4.0}}), "`rope_scaling` of type `mrope`"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "gamma": 1}}), "`rope_scaling` with `gamma` = 1"),
+            (
+                json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+                "4 positive numbers as `short_factor`",
+            ),
             (json!({"rope_scaling": {"alpha": 2.0}}), "`rope_scaling` with `alpha` = 2.0"),
             (json!({"rope_scaling": "linear"}), "`rope_scaling` must be a table or null"),
             (

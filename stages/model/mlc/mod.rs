@@ -135,6 +135,9 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
             "MLC's Phi and vision tower have the activation gelu_pytorch_tanh, and the model has another".into()
         );
     }
+    if let Some(scaling) = &language.rope_scaling {
+        return Err(format!("`rope_scaling` of type `{}` is not written for MLC", scaling.name()));
+    }
     if language.rope_theta.fract() != 0.0 {
         return Err(format!(
             "MLC's base of rotary frequencies is a whole number, and the model's is {}",

@@ -54,6 +54,10 @@ pub fn write(model: &Imp, speech: &Speech<'_>, mixture: Mixture, folder: &Path) 
         );
         return Err(ModelError::file(&vision, message));
     }
+    if let Some(scaling) = &model.llm.config.rope_scaling {
+        let message = format!("`rope_scaling` of type `{}` is not written for llama.cpp", scaling.name());
+        return Err(ModelError::file(&text, message));
+    }
     let encoder = model.vision.config.encoder;
     if encoder != Encoder::Siglip {
         let name = encoder.description().whole.0;

@@ -36,6 +36,6 @@ pub use low_rank::add_low_rank;
 pub use optimizer::{AdamW, Moments, Step, global_norm};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
-pub use rotary::{Rotary, Rotation, rotate};
+pub use rotary::{Rotation, rotate};
 pub use scale::scale_columns;
 pub use silu_gate::silu_gate;
