@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use imp_model::{
     Imp,
-    config::{AspectRatio, ConfigFile, ImpConfig, LanguageConfig, SiglipConfig},
+    config::{AspectRatio, ConfigFile, Encoder, ImpConfig, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     gguf::{self, Mixture, Speech},
     init,
@@ -16,8 +16,13 @@ use imp_model::{
 };
 
 use crate::{
-    download, image::pixels, model_folder::outlook_of_config, preprocess, scratch::Scratch,
-    text::tokenizer::TextTokenizer, training,
+    download,
+    image::pixels::{self, Recipe},
+    model_folder::outlook_of_config,
+    preprocess,
+    scratch::Scratch,
+    text::tokenizer::TextTokenizer,
+    training,
 };
 
 /// A fuzz target: its name, which is that of its folder of seeds, and what it does with bytes.
@@ -45,9 +50,12 @@ pub const TARGETS: [Target; 14] = [
 fn image(bytes: &[u8]) {
     let Ok(image) = pixels::decode(bytes) else { return };
     assert_eq!(image.as_raw().len(), image.width() as usize * image.height() as usize * 3);
-    for ratio in [AspectRatio::Square, AspectRatio::Pad, AspectRatio::Crop] {
-        let Ok(square) = pixels::squared(&image, ratio, 56) else { continue };
-        assert_eq!(square.dimensions(), (56, 56));
+    for encoder in Encoder::ALL {
+        let encoder = SiglipConfig::new(encoder, 16, 1, 1, 56);
+        for ratio in [AspectRatio::Square, AspectRatio::Pad, AspectRatio::Crop] {
+            let Ok(square) = Recipe::new(ratio, &encoder).squared(&image) else { continue };
+            assert_eq!(square.dimensions(), (56, 56));
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Stage for Pretrain {
     const ABOUT: &'static str = "trains a new projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input::required("llm", "a language model (Hugging Face folder)"),
-        Input::required("vision", "a SigLIP vision encoder (Hugging Face folder)"),
+        Input::required("vision", "a vision encoder: SigLIP, CLIP or DINOv2 (Hugging Face folder)"),
         Input::required_list("data", "training records, from `preprocess`"),
         Input::optional("validation", "held-out records for `eval_steps`, from `preprocess`"),
     ];

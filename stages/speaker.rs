@@ -15,7 +15,7 @@ use imp_model::{
 use crate::{
     StageError,
     contract::forecast::Outlook,
-    image::pixels::{self, AspectRatio},
+    image::pixels::{self, AspectRatio, Recipe},
     model_folder::{stage_error, tokenizer_folder},
     text::{identity::check_tokenizer, template::Template, tokenizer::TextTokenizer},
 };
@@ -203,7 +203,7 @@ impl Speaker {
     /// # Errors
     /// In words, if it can't be decoded.
     pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<f32>, String> {
-        pixels::pixels(encoded, self.aspect_ratio, self.model.vision.config.image_size)
+        Recipe::new(self.aspect_ratio, &self.model.vision.config).pixels(encoded)
     }
 
     /// The pixel values of an image without content.

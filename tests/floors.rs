@@ -35,10 +35,10 @@ const STAGES: &[&[&str]] = &[
 
 /// The floors of the model: bytes and matrices at the bottom, then files, layers and towers, then what is done with a model.
 const MODEL: &[&[&str]] = &[
-    &["build", "error", "mmap", "precision", "schedule", "simd"],
+    &["build", "error", "images", "mmap", "precision", "rope", "schedule", "simd"],
     &["encoding"],
     &["tensor"],
-    &["family", "sample", "weights"],
+    &["encoder", "family", "sample", "weights"],
     &["config", "layers"],
     &["init", "language", "memory", "projector", "vision"],
     &["imp", "peft", "work"],

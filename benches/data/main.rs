@@ -15,9 +15,10 @@ use std::{
     time::Instant,
 };
 
+use imp_model::config::{Encoder, SiglipConfig};
 use imp_stages::{
     data::records::RecordSet,
-    image::pixels::{self, AspectRatio},
+    image::pixels::{AspectRatio, Recipe},
     text::{conversation::Turn, template::Template, tokenizer::TextTokenizer},
 };
 use rayon::prelude::*;
@@ -70,11 +71,12 @@ fn against_python(folder: &Path) {
 fn ours(folder: &Path) -> f64 {
     let records: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("train.json")).unwrap()).unwrap();
     let tokenizer = TextTokenizer::from_bytes(&fs::read(TOKENIZER).unwrap()).unwrap();
+    let pixels = Recipe::new(AspectRatio::Square, &SiglipConfig::new(Encoder::Siglip, 16, 1, 1, SIZE));
     let prepare = |record: &Value| {
         let turns: Vec<Turn> = serde_json::from_value(record["conversations"].clone()).unwrap();
         let encoded = Template::Qwen2.encode(&tokenizer, &turns, true, 2560).unwrap();
         let file = fs::read(folder.join("images").join(record["image"].as_str().unwrap())).unwrap();
-        encoded.input_ids.len() + pixels::pixels(&file, AspectRatio::Square, SIZE).unwrap().len()
+        encoded.input_ids.len() + pixels.pixels(&file).unwrap().len()
     };
     // As in the peer, starting up is not measured.
     assert!(records[..16].par_iter().map(prepare).sum::<usize>() > 0);

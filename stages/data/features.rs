@@ -4,13 +4,13 @@
 //! `features.bin` holds `[patches, width]` f32, little-endian, for each image in the set's order. They are not rounded:
 //! training on them gives the same weights as training without them.
 
-use imp_model::{Precision, tensor::Mat, vision::Siglip};
+use imp_model::{Precision, config::SiglipConfig, tensor::Mat, vision::Siglip};
 use rayon::prelude::*;
 
 use super::records::{FeatureMeta, RecordSet};
 use crate::{
     StageError,
-    image::pixels::{self, AspectRatio},
+    image::pixels::{AspectRatio, Recipe},
 };
 
 /// The input of `preprocess` that names the encoder.
@@ -24,11 +24,12 @@ pub(crate) fn encode(vision: &Siglip, pixels: Vec<f32>) -> Mat {
 pub(crate) fn decode(
     set: &RecordSet,
     numbers: std::ops::Range<usize>,
-    size: usize,
+    encoder: &SiglipConfig,
 ) -> Result<Vec<Vec<f32>>, StageError> {
     let aspect_ratio = AspectRatio::by_name(&set.meta().image_aspect_ratio).unwrap_or_default();
+    let recipe = Recipe::new(aspect_ratio, encoder);
     let decoded = numbers.into_par_iter().map(|number| {
-        pixels::pixels(set.image(number).unwrap_or_default(), aspect_ratio, size).map_err(|error| {
+        recipe.pixels(set.image(number).unwrap_or_default()).map_err(|error| {
             StageError::failed(format!("image {number} of the set can't be decoded: {error}"), "run it again")
         })
     });
@@ -73,7 +74,7 @@ fn some_are_same(set: &RecordSet, vision: &Siglip) -> Result<bool, StageError> {
     numbers.dedup();
     for number in numbers {
         let Some(kept) = set.features(number) else { continue };
-        let pixels = decode(set, number..number + 1, vision.config.image_size)?;
+        let pixels = decode(set, number..number + 1, &vision.config)?;
         let own: Vec<f32> =
             pixels.into_iter().flat_map(|pixels| encode(vision, pixels).to_host().into_owned()).collect();
         if !are_near(&own, kept) {

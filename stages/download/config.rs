@@ -13,7 +13,8 @@ keys! {
     #[serde(deny_unknown_fields)]
     pub struct DownloadConfig {
         /// `hf://OWNER/REPO@REVISION`, `hf://datasets/OWNER/REPO@REVISION`, `https://...`, `s3://BUCKET/KEY`, a file or folder,
-        /// or `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`.
+        /// or `builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`,
+        /// `builtin:tiny-clip`, `builtin:tiny-dinov2`.
         pub source: String,
         /// `hf://`, `s3://`: patterns of the files to fetch, such as `*.json` (default: all files).
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -59,10 +60,10 @@ keys! {
         /// `tiny-phi`, `tiny-qwen2`, `tiny-phi3`: size of the tokenizer's vocabulary (512).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub vocab_size: Option<usize>,
-        /// `tiny-siglip`: width and height of an image in pixels (64).
+        /// `tiny-siglip`, `tiny-clip`, `tiny-dinov2`: width and height of an image in pixels (64).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub image_size: Option<usize>,
-        /// `tiny-siglip`: width and height of a patch in pixels (32).
+        /// `tiny-siglip`, `tiny-clip`, `tiny-dinov2`: width and height of a patch in pixels (32).
         #[serde(skip_serializing_if = "Option::is_none")]
         pub patch_size: Option<usize>,
     }

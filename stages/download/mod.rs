@@ -15,7 +15,7 @@ mod tiny;
 
 use std::fs;
 
-use imp_model::config::Family;
+use imp_model::config::{Encoder, Family};
 
 pub use self::config::{DownloadConfig, ModelOptions};
 use self::{
@@ -49,11 +49,11 @@ enum Source<'a> {
     S3(S3Source),
     Shapes,
     TinyLanguage(Family),
-    TinySiglip,
+    TinyVision(Encoder),
 }
 
-const BUILTINS: &str =
-    "`builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`";
+const BUILTINS: &str = "`builtin:shapes`, `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`, \
+                        `builtin:tiny-clip`, `builtin:tiny-dinov2`";
 
 const ARCHIVES: &str = ".zip, .tar, .tar.gz, .tar.zst and .tar.xz files";
 
@@ -66,7 +66,9 @@ impl<'a> Source<'a> {
             Some(("builtin", "tiny-phi")) => Ok(Self::TinyLanguage(Family::Phi)),
             Some(("builtin", "tiny-qwen2")) => Ok(Self::TinyLanguage(Family::Qwen2)),
             Some(("builtin", "tiny-phi3")) => Ok(Self::TinyLanguage(Family::Phi3)),
-            Some(("builtin", "tiny-siglip")) => Ok(Self::TinySiglip),
+            Some(("builtin", "tiny-siglip")) => Ok(Self::TinyVision(Encoder::Siglip)),
+            Some(("builtin", "tiny-clip")) => Ok(Self::TinyVision(Encoder::Clip)),
+            Some(("builtin", "tiny-dinov2")) => Ok(Self::TinyVision(Encoder::Dinov2)),
             Some(("builtin", other)) => {
                 Err(format!("is `builtin:{other}`, which is not a built-in source; choose one of {BUILTINS}"))
             }
@@ -116,15 +118,15 @@ impl Stage for Download {
         let only = |key: &str, given: bool, applies: bool, to: &str| {
             if given && !applies { Err(ConfigIssue::new(key, format!("applies only to {to}"))) } else { Ok(()) }
         };
-        let (shapes, siglip) = (source == Source::Shapes, source == Source::TinySiglip);
+        let (shapes, vision) = (source == Source::Shapes, matches!(source, Source::TinyVision(_)));
         let language = matches!(source, Source::TinyLanguage(_));
         only("images", config.images.is_some(), shapes, "`builtin:shapes`")?;
         only("eval_images", config.eval_images.is_some(), shapes, "`builtin:shapes`")?;
-        only("model", config.model.is_some(), language || siglip, "`builtin:tiny-...`")?;
+        only("model", config.model.is_some(), language || vision, "`builtin:tiny-...`")?;
         let model = config.model.clone().unwrap_or_default();
         only("model.vocab_size", model.vocab_size.is_some(), language, "the language models of `builtin:tiny-...`")?;
-        only("model.image_size", model.image_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
-        only("model.patch_size", model.patch_size.is_some(), siglip, "`builtin:tiny-siglip`")?;
+        only("model.image_size", model.image_size.is_some(), vision, "the vision encoders of `builtin:tiny-...`")?;
+        only("model.patch_size", model.patch_size.is_some(), vision, "the vision encoders of `builtin:tiny-...`")?;
         let path = matches!(source, Source::Path(_));
         let many = matches!(source, Source::Hub(_) | Source::S3(_));
         let remote = many || matches!(source, Source::Url(_));
@@ -160,7 +162,7 @@ impl Stage for Download {
                 None => Outlook::default(),
             },
             Ok(Source::TinyLanguage(family)) => tiny::language_outlook(family, &model),
-            Ok(Source::TinySiglip) => tiny::siglip_outlook(&model),
+            Ok(Source::TinyVision(encoder)) => tiny::vision_outlook(encoder, &model),
             Ok(Source::Hub(source)) => {
                 let forecast = remote::forecast::hub(source, config.files.clone());
                 return if config.into.is_none() { forecast } else { forecast.without_outlook() };
@@ -176,7 +178,7 @@ impl Stage for Download {
         let model = config.model.clone().unwrap_or_default();
         let source = Source::parse(&config.source)
             .map_err(|message| StageError::failed(format!("`source` {message}"), "correct `source` in the pipeline"))?;
-        let is_built_in = matches!(source, Source::Shapes | Source::TinyLanguage(_) | Source::TinySiglip);
+        let is_built_in = matches!(source, Source::Shapes | Source::TinyLanguage(_) | Source::TinyVision(_));
         match source {
             Source::Path(path) => from_disk(job, path, config),
             Source::Hub(source) => remote::hub(job, &source, config, &Policy::of_this_machine()?),
@@ -184,7 +186,7 @@ impl Stage for Download {
             Source::S3(source) => remote::s3(job, &source, config, &Policy::of_this_machine()?),
             Source::Shapes => shapes::write(job, config.images.unwrap_or(1200), config.eval_images.unwrap_or(160)),
             Source::TinyLanguage(family) => tiny::write_language(job, family, &model),
-            Source::TinySiglip => tiny::write_siglip(job, &model),
+            Source::TinyVision(encoder) => tiny::write_vision(job, encoder, &model),
         }?;
         if is_built_in { Ok(()) } else { arrived::check(job, &job.output(), config.into.as_deref()) }
     }
@@ -249,7 +251,7 @@ fn check_ranges(source: &Source<'_>, config: &DownloadConfig, model: &ModelOptio
             return Err(ConfigIssue::new(key, format!("must be between {least} and {most}")));
         }
     }
-    let defaults = if *source == Source::TinySiglip { tiny::SIGLIP } else { tiny::LANGUAGE };
+    let defaults = if matches!(source, Source::TinyVision(_)) { tiny::VISION } else { tiny::LANGUAGE };
     let (hidden, heads) = (model.hidden_size.unwrap_or(defaults.hidden_size), model.heads.unwrap_or(defaults.heads));
     if hidden % (4 * heads) != 0 {
         // Half of each head is rotated, in pairs of dimensions.

@@ -258,7 +258,11 @@ fn invalid_sources_are_reported_before_anything_runs() {
         (serde_json::json!({"source": ""}), "source", "must name"),
         (serde_json::json!({"source": "x", "images": 3}), "images", "only to `builtin:shapes`"),
         (serde_json::json!({"source": "builtin:shapes", "images": 0}), "images", "between"),
-        (serde_json::json!({"source": "builtin:tiny-phi", "model": {"patch_size": 8}}), "model.patch_size", "siglip"),
+        (
+            serde_json::json!({"source": "builtin:tiny-phi", "model": {"patch_size": 8}}),
+            "model.patch_size",
+            "the vision encoders",
+        ),
         (serde_json::json!({"source": "builtin:tiny-phi", "model": {"heads": 5}}), "model.hidden_size", "multiple"),
     ] {
         let issue = Download::check(&config(text)).unwrap_err();

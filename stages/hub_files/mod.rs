@@ -9,7 +9,7 @@ mod tests;
 
 use std::path::Path;
 
-use imp_model::{Imp, gguf::Speech, llava::Tokens};
+use imp_model::{Imp, config::SiglipConfig, gguf::Speech, llava::Tokens};
 use serde_json::{Map, Value, json};
 
 pub(crate) use chat_template::{chat_template, marked_chat_template};
@@ -47,12 +47,6 @@ fn settings(job: &Job, file: &Path) -> Result<Map<String, Value>, StageError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
         Err(source) => Err(StageError::Io { path: file.to_path_buf(), source }),
     }
-}
-
-/// What the files say of images.
-struct Images {
-    size: usize,
-    patch: usize,
 }
 
 impl Manner {
@@ -144,16 +138,15 @@ impl Manner {
     /// If the output can't be written.
     pub(crate) fn write(&self, job: &Job, model: &Imp) -> Result<(), StageError> {
         let vision = &model.vision.config;
-        let images = Images { size: vision.image_size, patch: vision.patch_size };
         let has_image_token = self.tokenizer.id(IMAGE_TEXT).is_some();
         let jinja = chat_template(self.template).unwrap_or_default();
         write(job, "tokenizer.json", &self.tokenizer_json()?)?;
         write_json(job, "tokenizer_config.json", &self.tokenizer_config(model))?;
         write_json(job, "generation_config.json", &self.generation_config(model))?;
         write(job, "chat_template.jinja", &jinja)?;
-        write_json(job, "preprocessor_config.json", &images.preprocessor_config(has_image_token))?;
+        write_json(job, "preprocessor_config.json", &preprocessor_config(vision, has_image_token))?;
         if has_image_token {
-            write_json(job, "processor_config.json", &images.processor_config())?;
+            write_json(job, "processor_config.json", &processor_config(vision))?;
         }
         Ok(())
     }
@@ -198,37 +191,24 @@ impl Manner {
     }
 }
 
-impl Images {
-    fn preprocessor_config(&self, has_image_token: bool) -> Value {
-        let mut config = json!({
-            "image_processor_type": "SiglipImageProcessor",
-            "do_convert_rgb": true,
-            "do_resize": true,
-            "size": {"height": self.size, "width": self.size},
-            // Bicubic.
-            "resample": 3,
-            "do_rescale": true,
-            "rescale_factor": 1.0 / 255.0,
-            "do_normalize": true,
-            "image_mean": [0.5, 0.5, 0.5],
-            "image_std": [0.5, 0.5, 0.5],
-        });
-        if has_image_token {
-            config["processor_class"] = json!("LlavaProcessor");
-        }
-        config
+fn preprocessor_config(vision: &SiglipConfig, has_image_token: bool) -> Value {
+    let mut config = vision.encoder.processor_json(&vision.images, vision.image_size);
+    if has_image_token {
+        config["processor_class"] = json!("LlavaProcessor");
     }
+    config
+}
 
-    fn processor_config(&self) -> Value {
-        json!({
-            "processor_class": "LlavaProcessor",
-            "image_token": IMAGE_TEXT,
-            // SigLIP has no class token.
-            "num_additional_image_tokens": 0,
-            "patch_size": self.patch,
-            "vision_feature_select_strategy": "full",
-        })
-    }
+fn processor_config(vision: &SiglipConfig) -> Value {
+    let has_class = vision.encoder.has_class();
+    json!({
+        "processor_class": "LlavaProcessor",
+        "image_token": IMAGE_TEXT,
+        "num_additional_image_tokens": usize::from(has_class),
+        "patch_size": vision.patch_size,
+        // The class token is counted among the features, and dropped by default.
+        "vision_feature_select_strategy": if has_class { "default" } else { "full" },
+    })
 }
 
 fn write(job: &Job, name: &str, text: &str) -> Result<(), StageError> {

@@ -1,15 +1,18 @@
-//! From an encoded image to the numbers that the vision tower reads, as Imp's image processor does it.
+//! From an encoded image to the numbers that the vision tower reads, as its image processor and Imp's do it.
 //! Independent of where images come from.
 
 use std::io::Cursor;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
 pub use imp_model::config::AspectRatio;
-use imp_model::weights::looks_like;
+use imp_model::{
+    config::{Fit, ImageProcessor, SiglipConfig},
+    weights::looks_like,
+};
 
 use super::{
     MOST_PIXELS, gif, jpeg,
-    resize::{resize, resize_padded},
+    resize::{Axis, resize, resize_padded},
 };
 
 /// Decodes an image file; the format is recognised by the content. Alpha is dropped, EXIF rotation is not applied, an
@@ -68,54 +71,82 @@ fn rgb8(image: DynamicImage, only_grey: bool) -> RgbImage {
     }
 }
 
-/// Makes an image square and `size` pixels wide, in u8.
-///
-/// # Errors
-/// A message, if the image is so long that its middle stage, `size` pixels wide and as high as the image, would be too large.
-pub fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> Result<RgbImage, String> {
-    let (width, height) = image.dimensions();
-    if u64::from(width.max(height)) * u64::from(size) > MOST_PIXELS as u64 && aspect_ratio != AspectRatio::Crop {
-        return Err(format!("an image of {width} x {height} pixels is too long"));
+/// How a vision encoder's images become pixel values.
+#[derive(Clone, Copy, Debug)]
+pub struct Recipe {
+    /// How images are made square before the encoder's image processor has them.
+    pub aspect_ratio: AspectRatio,
+    /// The encoder's image processor.
+    pub processor: ImageProcessor,
+    /// Width and height of the result.
+    pub size: usize,
+}
+
+impl Recipe {
+    /// The recipe of `encoder`.
+    pub fn new(aspect_ratio: AspectRatio, encoder: &SiglipConfig) -> Self {
+        Self { aspect_ratio, processor: encoder.images, size: encoder.image_size }
     }
-    Ok(match aspect_ratio {
-        AspectRatio::Square => resize(image, size, size),
-        _ if width == height => resize(image, size, size),
-        AspectRatio::Pad => resize_padded(image, 127, size),
-        AspectRatio::Crop => {
-            let side = width.min(height);
-            let (left, top) = ((width - side) / 2, (height - side) / 2);
-            resize(&imageops::crop_imm(image, left, top, side, side).to_image(), size, size)
+
+    /// Makes an image square, in u8.
+    ///
+    /// # Errors
+    /// A message, if the image is so long that its middle stage, as wide as the result and as high as the image, would be too large.
+    pub fn squared(&self, image: &RgbImage) -> Result<RgbImage, String> {
+        let (size, (width, height)) = (self.size as u32, image.dimensions());
+        if u64::from(width.max(height)) * u64::from(size) > MOST_PIXELS as u64 && self.aspect_ratio != AspectRatio::Crop
+        {
+            return Err(format!("an image of {width} x {height} pixels is too long"));
         }
-    })
+        let (filter, edge) = (self.processor.filter, self.processor.fit.edge(self.size) as u64);
+        let side = Axis::middle(edge, size);
+        Ok(match self.aspect_ratio {
+            AspectRatio::Square => {
+                let short = u64::from(width.min(height));
+                let axis = |length: u32| match self.processor.fit {
+                    Fit::Stretch => Axis::whole(size),
+                    Fit::Crop { .. } => Axis::middle(edge * u64::from(length) / short, size),
+                };
+                resize(image, axis(width), axis(height), filter)
+            }
+            _ if width == height => resize(image, side, side, filter),
+            AspectRatio::Pad => {
+                resize_padded(image, self.processor.mean.map(|mean| (mean * 255.0) as u8), side, filter)
+            }
+            AspectRatio::Crop => {
+                let whole = width.min(height);
+                let (left, top) = ((width - whole) / 2, (height - whole) / 2);
+                resize(&imageops::crop_imm(image, left, top, whole, whole).to_image(), side, side, filter)
+            }
+        })
+    }
+
+    /// The pixel values `[3, size, size]` of an encoded image: squared, x/255, then (x - mean) / std.
+    ///
+    /// # Errors
+    /// A message, if the bytes are not a readable image.
+    pub fn pixels(&self, encoded: &[u8]) -> Result<Vec<f32>, String> {
+        // The decoded image is freed before the next allocation, which reuses its memory.
+        let image = self.squared(&decode(encoded)?)?;
+        Ok(normalized(&image, &self.processor))
+    }
 }
 
-/// The pixel values `[3, size, size]` of an encoded image: squared, x/255, then (x - 0.5) / 0.5.
-///
-/// # Errors
-/// A message, if the bytes are not a readable image.
-pub fn pixels(encoded: &[u8], aspect_ratio: AspectRatio, size: usize) -> Result<Vec<f32>, String> {
-    // The decoded image is freed before the next allocation, which reuses its memory.
-    let image = squared(&decode(encoded)?, aspect_ratio, size as u32)?;
-    Ok(normalized(&image))
-}
-
-/// The pixel values `[3, size, size]` of an image without content: zeros (a middle grey), as the reference feeds for
+/// The pixel values `[3, size, size]` of an image without content: zeros (the mean colour), as the reference feeds for
 /// text-only samples. Evaluations use it to measure what a model guesses from the text alone.
 pub fn blank(size: usize) -> Vec<f32> {
     vec![0.0; 3 * size * size]
 }
 
-fn normalized(image: &RgbImage) -> Vec<f32> {
-    let table: [f32; 256] = std::array::from_fn(|value| normal(value as u8));
+fn normalized(image: &RgbImage, processor: &ImageProcessor) -> Vec<f32> {
     let mut planes = vec![0.0; image.len()];
     for (channel, plane) in planes.chunks_exact_mut(image.len() / 3).enumerate() {
+        let (mean, std) = (processor.mean[channel] as f32, processor.std[channel] as f32);
+        // As transformers rounds.
+        let table: [f32; 256] = std::array::from_fn(|value| ((value as f64 * (1.0 / 255.0)) as f32 - mean) / std);
         for (value, pixel) in plane.iter_mut().zip(image.as_chunks::<3>().0) {
             *value = table[usize::from(pixel[channel])];
         }
     }
     planes
-}
-
-fn normal(value: u8) -> f32 {
-    (f32::from(value) / 255.0 - 0.5) / 0.5
 }

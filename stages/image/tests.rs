@@ -4,9 +4,22 @@
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use imp_model::{
+    config::{ConfigFile, Encoder, SiglipConfig},
+    weights::TensorFiles,
+};
 use sha2::{Digest, Sha256};
 
-use super::pixels::{AspectRatio, blank, decode, pixels, squared};
+use super::pixels::{AspectRatio, Recipe, blank, decode};
+
+/// A `SigLIP`'s recipe.
+fn recipe(aspect_ratio: AspectRatio, size: u32) -> Recipe {
+    Recipe::new(aspect_ratio, &SiglipConfig::new(Encoder::Siglip, 16, 1, 1, size as usize))
+}
+
+fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> Result<RgbImage, String> {
+    recipe(aspect_ratio, size).squared(image)
+}
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("image/fixtures")
@@ -108,7 +121,7 @@ fn padding_and_cropping_are_the_references() {
 #[test]
 fn pixel_values_are_planes_from_minus_one_to_one() {
     let file = read("files/same_56x56.png");
-    let (values, image) = (pixels(&file, AspectRatio::Square, 56).unwrap(), decode(&file).unwrap());
+    let (values, image) = (recipe(AspectRatio::Square, 56).pixels(&file).unwrap(), decode(&file).unwrap());
     assert_eq!(values.len(), 3 * 56 * 56);
     // Literal values of the reference's table, bit for bit.
     for (level, expected) in [(0_u8, -1.0_f32), (1, -0.992_156_9), (2, -0.984_313_7), (255, 1.0)] {
@@ -282,4 +295,35 @@ fn tall_images_are_resized_as_before_pillow_13() {
         let resized = squared(&image, AspectRatio::Square, 384).unwrap();
         assert_eq!(crate::net::verify::hex(&Sha256::digest(resized.as_raw())), expected, "{width}x{height}");
     }
+}
+
+/// The images of `benches/peers/vision.py`.
+fn drawn(width: u32, height: u32) -> RgbImage {
+    let value = |x: u32, y: u32, channel: u32| ((x * 7 + y * 13) ^ (x * y / 5 + channel * 91)) as u8;
+    RgbImage::from_fn(width, height, |x, y| image::Rgb([0, 1, 2].map(|channel| value(x, y, channel))))
+}
+
+/// Shortest edge and crop of CLIP and `DINOv2`, bilinear stretching of `SigLIP` 2, each with its own statistics; and LLaVA's padding
+/// in the mean colour. To the last bit.
+#[test]
+fn pixel_values_of_every_encoder_are_those_of_transformers() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("model/tests/fixtures/vision");
+    for name in ["clip", "dinov2", "dinov2_with_registers", "siglip2"] {
+        let encoder = ConfigFile::read(&fixtures.join(name)).unwrap().siglip().unwrap();
+        let expected = TensorFiles::open_file(&fixtures.join(name).join("expected.safetensors")).unwrap();
+        for (mode, tensor) in [(AspectRatio::Square, "pixel_values"), (AspectRatio::Pad, "padded")] {
+            let theirs = expected.mat(tensor, &[2, 3, 24, 24], 2, 3 * 24 * 24).unwrap();
+            let recipe = Recipe::new(mode, &encoder);
+            let ours = [(47, 31), (29, 52)].map(|(width, height)| recipe.pixels(&png(&drawn(width, height))).unwrap());
+            let differ =
+                ours.concat().iter().zip(&*theirs.to_host()).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            assert_eq!(differ, 0, "{name}, {mode:?}");
+        }
+    }
+}
+
+fn png(image: &RgbImage) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    bytes.into_inner()
 }

@@ -93,32 +93,55 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encodin
     init.write(folder, &config.to_json(), encoding)
 }
 
-/// Writes `config.json` and `model.safetensors` of a SigLIP with random weights. The patch embedding is a random
+/// Writes `config.json` and `model.safetensors` of a vision encoder with random weights. The patch embedding is a random
 /// projection, which preserves the content of patches, and the blocks add little to it, so that the features of the
 /// frozen encoder describe the image.
 ///
 /// # Errors
 /// If `folder` can't be written.
 pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {
-    let (width, inner, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
+    let (width, patch, description) = (config.hidden_size, config.patch_size, config.encoder.description());
+    let (names, parts) = (&description.embeddings, &description.parts);
+    let name = |part: &str| format!("{}{part}", description.prefix);
     let mut init = Initializer::new(seed);
-    let conv = "vision_model.embeddings.patch_embedding";
     // Neighbouring pixels are correlated, so a sum over a patch is larger than one over independent values.
-    init.random(&format!("{conv}.weight"), &[width, 3, patch, patch], 2.0 / (3.0 * (patch * patch) as f64).sqrt());
-    init.constant(&format!("{conv}.bias"), &[width], 0.0);
-    init.random("vision_model.embeddings.position_embedding.weight", &[config.patches(), width], 0.3);
+    let deviation = 2.0 / (3.0 * (patch * patch) as f64).sqrt();
+    init.random(&format!("{}.weight", name(names.patch)), &[width, 3, patch, patch], deviation);
+    if names.patch_bias {
+        init.constant(&format!("{}.bias", name(names.patch)), &[width], 0.0);
+    }
+    let positions = config.tokens_before() - config.registers + config.patches();
+    match names.class {
+        None => init.random(&name(names.position), &[positions, width], 0.3),
+        Some((class, 1)) => {
+            init.random(&name(class), &[width], 0.3);
+            init.random(&name(names.position), &[positions, width], 0.3);
+        }
+        Some((class, _)) => {
+            init.random(&name(class), &[1, 1, width], 0.3);
+            init.random(&name(names.position), &[1, positions, width], 0.3);
+        }
+    }
+    if let Some(registers) = names.registers.filter(|_| config.registers > 0) {
+        init.random(&name(registers), &[1, config.registers, width], 0.3);
+    }
+    if let Some(norm) = description.first_norm {
+        init.norm(&name(norm), width);
+    }
+    // Queries, keys, values, the output of attention, both layers of the MLP.
+    let gains = [1.0, 1.0, 1.0, 0.3, 1.0, 0.5];
     for layer in 0..config.num_hidden_layers {
-        let name = |part: &str| format!("vision_model.encoder.layers.{layer}.{part}");
-        for norm in ["layer_norm1", "layer_norm2"] {
+        let name = |part: &str| name(&format!("{}.{layer}.{part}", description.blocks));
+        for norm in parts.norms {
             init.norm(&name(norm), width);
         }
-        for part in ["q_proj", "k_proj", "v_proj"] {
-            init.linear(&name(&format!("self_attn.{part}")), (width, width, true), 1.0);
+        for ((linear, (outputs, inputs)), gain) in parts.linears.iter().zip(config.linear_shapes()).zip(gains) {
+            init.linear(&name(linear), (outputs, inputs, true), gain);
         }
-        init.linear(&name("self_attn.out_proj"), (width, width, true), 0.3);
-        init.linear(&name("mlp.fc1"), (inner, width, true), 1.0);
-        init.linear(&name("mlp.fc2"), (width, inner, true), 0.5);
+        for scale in parts.scales.iter().flatten() {
+            init.constant(&name(scale), &[width], 1.0);
+        }
     }
-    init.norm("vision_model.post_layernorm", width);
+    init.norm(&name(description.last_norm), width);
     init.write(folder, &config.to_json(), Encoding::F32)
 }

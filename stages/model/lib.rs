@@ -1,4 +1,4 @@
-//! The Imp network and its numerics: a SigLIP vision encoder, an MLP projector and a small language model
+//! The Imp network and its numerics: a vision encoder (SigLIP, CLIP, DINOv2), an MLP projector and a small language model
 //! with LoRA (Imp, arXiv 2405.12107). Independent of pipelines, stages and processes.
 //!
 //! [`Imp::load`] reads a model folder, [`Imp::assemble`] joins a language model and a vision encoder,
@@ -27,11 +27,13 @@
 #![warn(clippy::missing_errors_doc)]
 
 pub mod config;
+mod encoder;
 pub mod encoding;
 pub mod error;
 pub mod family;
 mod generate;
 pub mod gguf;
+mod images;
 mod imp;
 pub mod init;
 pub mod language;
@@ -46,6 +48,7 @@ pub mod peft;
 mod precision;
 pub mod projector;
 pub mod quant;
+mod rope;
 mod sample;
 pub mod save;
 pub mod schedule;

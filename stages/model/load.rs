@@ -10,14 +10,12 @@ use crate::{
     language::Decoder,
     mlc, peft,
     projector::Projector,
-    save::VISION_PREFIX,
+    save::{TOWER_PREFIX, vision_prefix},
     vision::Siglip,
     weights::{self, TensorFiles},
 };
 
 const PROJECTOR_PREFIX: &str = "model.mm_projector.";
-/// Prefix of the vision encoder's tensor names in a SigLIP folder.
-const SIGLIP_PREFIX: &str = "vision_model.";
 
 /// The files that may hold a projector: ours, and those that LLaVA's and Imp's scripts leave.
 const PROJECTORS: [&str; 4] =
@@ -36,7 +34,7 @@ pub fn projector_in(folder: &Path) -> Result<Option<PathBuf>> {
 pub struct Components<'a> {
     /// The Hugging Face folder of a language model.
     pub llm: &'a Path,
-    /// The Hugging Face folder of a SigLIP.
+    /// The Hugging Face folder of a vision encoder.
     pub vision: &'a Path,
     /// A file with the projector: LLaVA's `mm_projector` or `non_lora_trainables`, in safetensors or as `torch.save` writes it.
     pub projector: &'a Path,
@@ -88,10 +86,13 @@ impl Imp {
             _ => TensorFiles::open(folder)?,
         };
         let llm = Decoder::load(&files, language)?;
-        let vision = Siglip::load(&files, VISION_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+        let tower = file.siglip()?;
+        let vision = Siglip::load(&files, &vision_prefix(tower.encoder), tower, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
-        files.finish(|name| is_buffer(name) || name.starts_with(VISION_PREFIX))?;
+        files.finish(|name| is_buffer(name) || name.starts_with(TOWER_PREFIX))?;
+        let context = config.tokenizer_model_max_length;
+        llm.config.check_context(context).map_err(|message| ModelError::file(&folder.join("config.json"), message))?;
         let model = Self { config, llm, vision, projector };
         if in_gguf {
             gguf::check(folder, &model)?;
@@ -109,6 +110,10 @@ impl Imp {
         let (inputs, outputs) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, inputs, outputs)?;
         files.finish(|_| false)?;
+        let context = config.tokenizer_model_max_length;
+        llm.config
+            .check_context(context)
+            .map_err(|message| ModelError::file(&from.llm.join("config.json"), message))?;
         let mut model = Self { config, llm, vision, projector };
         if let Some(adapter) = from.adapter {
             peft::read(&mut model.llm, peft::base_name(from.llm).as_deref(), adapter)?;
@@ -140,17 +145,26 @@ pub fn load_language(folder: &Path) -> Result<Decoder> {
     Ok(llm)
 }
 
-/// Loads a vision encoder from the Hugging Face folder of a SigLIP; its text encoder is not read.
+/// Loads a vision encoder from its Hugging Face folder; a text encoder beside it is not read.
 ///
 /// # Errors
 /// If `config.json` or the weights can't be read, do not match, contain non-finite values, or do not have the selected
 /// hidden state.
 pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<Siglip> {
     let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
-    let vision = Siglip::load(&files, SIGLIP_PREFIX, file.siglip()?, config.mm_vision_select_layer)?;
+    let tower = file.siglip()?;
+    let description = tower.encoder.description();
+    // Since its version 5, transformers saves encoders without text encoder without their prefix.
+    let whole = files.names().any(|name| name.starts_with(description.prefix));
+    let prefix = if whole { description.prefix } else { "" };
+    let vision = Siglip::load(&files, prefix, tower, config.mm_vision_select_layer)?;
     // Layers after the features and the text encoder are not used.
     files.finish(|name| {
-        [SIGLIP_PREFIX, "text_model.", "logit_scale", "logit_bias"].iter().any(|prefix| name.starts_with(prefix))
+        let own = name.strip_prefix(prefix).is_some_and(|name| {
+            prefix == description.prefix && !prefix.is_empty()
+                || description.unused.iter().any(|part| name.starts_with(part))
+        });
+        own || description.beside.iter().any(|part| name.starts_with(part))
     })?;
     Ok(vision)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::{
-    config::{SPLIT_IMP, merged_json},
+    config::{Encoder, SPLIT_IMP, merged_json},
     encoding::Encoding,
     error::Result,
     imp::Imp,
@@ -14,7 +14,14 @@ use crate::{
 };
 
 /// Prefix of the vision encoder's tensor names in a merged model, as in the reference's training code.
+pub(crate) const TOWER_PREFIX: &str = "model.vision_tower.vision_tower.";
+/// The same with what precedes the names of a SigLIP or CLIP in its own folder.
 pub(crate) const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model.";
+
+/// Prefix of this encoder's tensor names in a merged model.
+pub(crate) fn vision_prefix(encoder: Encoder) -> String {
+    format!("{TOWER_PREFIX}{}", encoder.description().prefix)
+}
 
 /// Writes the projector as `mm_projector.safetensors`, in f32, with LLaVA's tensor names.
 ///
@@ -33,13 +40,14 @@ pub fn language_model(model: &Imp, folder: &Path) -> Result<()> {
     write_tensors(&folder.join("model.safetensors"), model.llm.tensors(), Encoding::F32)
 }
 
-/// Writes the used layers of the vision encoder as a SigLIP folder, in f32.
+/// Writes the used layers of the vision encoder as a folder of its own, in f32.
 ///
 /// # Errors
 /// If `folder` can't be written.
 pub fn vision(model: &Imp, folder: &Path) -> Result<()> {
     write_json(&folder.join("config.json"), &model.vision.config.to_json())?;
-    write_tensors(&folder.join("model.safetensors"), model.vision.tensors("vision_model."), Encoding::F32)
+    let prefix = model.vision.config.encoder.description().prefix;
+    write_tensors(&folder.join("model.safetensors"), model.vision.tensors(prefix), Encoding::F32)
 }
 
 /// Writes the `config.json` of the split layout, whose other content is `llm/`, `vision/`, `mm_projector.safetensors`
@@ -93,6 +101,6 @@ pub fn weights(model: &Imp) -> u64 {
 pub(crate) fn all_tensors(model: &Imp) -> Vec<NamedTensor<'_>> {
     let mut tensors = model.llm.tensors();
     tensors.extend(model.projector.tensors());
-    tensors.extend(model.vision.tensors(VISION_PREFIX));
+    tensors.extend(model.vision.tensors(&vision_prefix(model.vision.config.encoder)));
     tensors
 }

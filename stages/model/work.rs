@@ -28,8 +28,8 @@ impl Training<'_> {
             Trains::Adapters { .. } => 3.0 * self.trained() as f64 * batch.rows as f64,
             Trains::Projector | Trains::All => 0.0,
         };
-        let patches = (batch.images * self.vision.patches()) as f64;
-        let vision = if encodes { self.vision.parameters() as f64 * patches } else { 0.0 };
+        let tokens = (batch.images * (self.vision.tokens_before() + self.vision.patches())) as f64;
+        let vision = if encodes { self.vision.parameters() as f64 * tokens } else { 0.0 };
         2.0 * (passes * (blocks + head) + recomputed + adapters + vision)
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     for start in (done..images).step_by(CHUNK) {
         job.check_cancelled()?;
         let numbers = start..(start + CHUNK).min(images);
-        for pixels in decode(&set, numbers.clone(), vision.config.image_size)? {
+        for pixels in decode(&set, numbers.clone(), &vision.config)? {
             let features = encode(&vision, pixels);
             file.write_all(bytemuck::cast_slice(&features.to_host())).map_err(StageError::io(&unfinished))?;
         }

@@ -41,7 +41,7 @@ impl Stage for Preprocess {
         Input::required("data", "a folder with an annotation file and images"),
         Input::list(IMAGES, "folders that are searched for the records' images first"),
         Input::required("tokenizer", "the language model's folder, which has tokenizer.json"),
-        Input::optional(INPUT, "a SigLIP vision encoder, to encode all images once and for all training stages"),
+        Input::optional(INPUT, "a vision encoder, to encode all images once and for all training stages"),
     ];
     const FIGURES: &'static [Figure] = &[
         Figure::count("records", "records"),

@@ -7,12 +7,13 @@ use std::{
     thread::Scope,
 };
 
+use imp_model::config::SiglipConfig;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
 
 use super::Recipe;
-use crate::{StageError, data::mixture::Mixture, image::pixels};
+use crate::{StageError, data::mixture::Mixture, image::pixels::Recipe as PixelRecipe};
 
 /// The order of all records over all epochs, cut into steps.
 pub(super) struct Batches {
@@ -126,7 +127,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     data: &'env Mixture,
     steps: &'env [Vec<usize>],
-    size: usize,
+    encoder: &'env SiglipConfig,
     once: bool,
 ) -> Receiver<Result<Images, StageError>> {
     let (send, receive) = sync_channel(AHEAD);
@@ -136,7 +137,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
             if !once {
                 seen.clear();
             }
-            let decoded = decode(data, step, size, |number| seen.insert(number));
+            let decoded = decode(data, step, encoder, |number| seen.insert(number));
             // The receiver is gone: training has stopped.
             if send.send(decoded).is_err() {
                 break;
@@ -150,10 +151,10 @@ pub(super) fn decode_ahead<'scope, 'env>(
 pub(super) fn decode(
     data: &Mixture,
     step: &[usize],
-    size: usize,
+    encoder: &SiglipConfig,
     mut wanted: impl FnMut(u32) -> bool,
 ) -> Result<Images, StageError> {
-    let aspect_ratio = data.aspect_ratio();
+    let recipe = PixelRecipe::new(data.aspect_ratio(), encoder);
     let mut encoded: BTreeMap<u32, (&str, &[u8])> = BTreeMap::new();
     for number in step {
         let record = data.record(*number)?;
@@ -167,7 +168,7 @@ pub(super) fn decode(
     encoded
         .into_par_iter()
         .map(|(number, (id, bytes))| {
-            let pixels = pixels::pixels(bytes, aspect_ratio, size).map_err(|error| {
+            let pixels = recipe.pixels(bytes).map_err(|error| {
                 StageError::failed(
                     format!("record `{id}`: its image can't be decoded: {error}"),
                     "run the pipeline's preprocess stage again",

@@ -63,8 +63,8 @@ impl<'a> HeldOut<'a> {
         for part in self.numbers.chunks(AT_ONCE) {
             job.check_cancelled()?;
             let records = part.iter().map(|number| self.set.record(*number)).collect::<Result<Vec<_>, _>>()?;
-            let size = model.vision.config.image_size;
-            let images = batches::decode(self.set, part, size, |number| !self.features.has(number))?;
+            let encoder = &model.vision.config;
+            let images = batches::decode(self.set, part, encoder, |number| !self.features.has(number))?;
             self.features.encode(model, images);
             let batch = self.features.batch(model, &records)?;
             let samples = batch.samples();

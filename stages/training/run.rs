@@ -46,9 +46,9 @@ pub(crate) fn train(
 
     let features = Features::new(model, data, recipe.precision)?;
     let held_out = validation.map(|set| HeldOut::new(set, model, recipe.precision)).transpose()?;
-    let (size, first) = (model.vision.config.image_size, position.step.min(batches.steps.len()));
+    let (encoder, first) = (model.vision.config.clone(), position.step.min(batches.steps.len()));
     std::thread::scope(|scope| {
-        let images = decode_ahead(scope, data, &batches.steps[first..], size, features.kept);
+        let images = decode_ahead(scope, data, &batches.steps[first..], &encoder, features.kept);
         let began = Instant::now();
         let speed = Speed::new(began);
         let mut run = Run {
@@ -88,6 +88,11 @@ fn check(
             "look at what the preprocess stage rejected",
         ));
     }
+    model
+        .llm
+        .config
+        .check_context(model.config.tokenizer_model_max_length)
+        .map_err(|message| StageError::failed(message, "give a smaller `max_length`"))?;
     if recipe.eval_steps == 0 && validation.is_some() {
         job.warn("`validation` is not used: set `eval_steps` to measure the loss on it");
     }

@@ -1,5 +1,5 @@
-//! `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3` and `builtin:tiny-siglip`: Hugging Face folders of small
-//! models with random weights. Independent of the training data, except that the tokenizer is trained on its words.
+//! `builtin:tiny-phi`, `builtin:tiny-qwen2`, `builtin:tiny-phi3`, `builtin:tiny-siglip`, `builtin:tiny-clip` and
+//! `builtin:tiny-dinov2`: Hugging Face folders of small models with random weights. Independent of the training data, except that the tokenizer is trained on its words.
 
 pub(super) mod tokenizer;
 
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use imp_model::{
     ModelError,
-    config::{Family, LanguageConfig, SiglipConfig},
+    config::{Encoder, Family, LanguageConfig, SiglipConfig},
     encoding::Encoding,
     init,
     tensor::Activation,
@@ -31,7 +31,7 @@ pub(super) struct Defaults {
 /// Defaults of the language model.
 pub(super) const LANGUAGE: Defaults = Defaults { hidden_size: 128, layers: 4, heads: 8 };
 /// Defaults of the vision encoder.
-pub(super) const SIGLIP: Defaults = Defaults { hidden_size: 256, layers: 2, heads: 4 };
+pub(super) const VISION: Defaults = Defaults { hidden_size: 256, layers: 2, heads: 4 };
 /// Width and height of an image in pixels.
 pub(super) const IMAGE_SIZE: usize = 64;
 /// Width and height of a patch in pixels: a patch is one cell of a drawn image and holds one object. With smaller patches
@@ -94,36 +94,32 @@ pub(super) fn language_outlook(family: Family, options: &ModelOptions) -> Outloo
     Outlook::of_language_model(Some(config), bytes)
 }
 
-/// Writes a `SigLIP` encoder and the configuration of its image processor.
-pub(super) fn write_siglip(job: &Job, options: &ModelOptions) -> Result<(), StageError> {
-    let (out, config) = (job.output(), siglip(options));
-    let image_size = config.image_size;
+/// Writes a vision encoder and the configuration of its image processor.
+pub(super) fn write_vision(job: &Job, encoder: Encoder, options: &ModelOptions) -> Result<(), StageError> {
+    let (out, config) = (job.output(), vision(encoder, options));
     init::write_siglip(&out, &config, job.seed()).map_err(|error| model_error(&error))?;
-    let processor = json!({
-        "do_normalize": true, "do_rescale": true, "do_resize": true, "image_mean": [0.5, 0.5, 0.5],
-        "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5], "processor_class": "SiglipProcessor",
-        "resample": 3, "rescale_factor": 1.0 / 255.0, "size": {"height": image_size, "width": image_size},
-    });
+    let mut processor = encoder.processor_json(&config.images, config.image_size);
+    if let (Encoder::Siglip, Some(keys)) = (encoder, processor.as_object_mut()) {
+        keys.remove("do_convert_rgb");
+        keys.insert("processor_class".into(), json!("SiglipProcessor"));
+    }
     write_json(&out.join("preprocessor_config.json"), &processor)
 }
 
-fn siglip(options: &ModelOptions) -> SiglipConfig {
-    let hidden_size = options.hidden_size.unwrap_or(SIGLIP.hidden_size);
+fn vision(encoder: Encoder, options: &ModelOptions) -> SiglipConfig {
+    let hidden_size = options.hidden_size.unwrap_or(VISION.hidden_size);
+    let (layers, heads) = (options.layers.unwrap_or(VISION.layers), options.heads.unwrap_or(VISION.heads));
+    let image_size = options.image_size.unwrap_or(IMAGE_SIZE);
     SiglipConfig {
-        hidden_size,
         intermediate_size: 2 * hidden_size,
-        num_hidden_layers: options.layers.unwrap_or(SIGLIP.layers),
-        num_attention_heads: options.heads.unwrap_or(SIGLIP.heads),
-        image_size: options.image_size.unwrap_or(IMAGE_SIZE),
         patch_size: options.patch_size.unwrap_or(PATCH_SIZE),
-        layer_norm_eps: 1e-6,
-        hidden_act: Activation::GeluTanh,
+        ..SiglipConfig::new(encoder, hidden_size, layers, heads, image_size)
     }
 }
 
-/// Predicts what [`write_siglip`] will write.
-pub(super) fn siglip_outlook(options: &ModelOptions) -> Outlook {
-    let config = siglip(options);
+/// Predicts what [`write_vision`] will write.
+pub(super) fn vision_outlook(encoder: Encoder, options: &ModelOptions) -> Outlook {
+    let config = vision(encoder, options);
     let bytes = (Encoding::F32.block().bytes * config.parameters()) as u64;
     Outlook { vision: Some(Tower { config, bytes }), ..Outlook::default() }
 }

@@ -60,7 +60,6 @@ impl ImpConfig {
             ("mm_resampler_type", &[]),
             ("s2", &[json!(false)]),
             ("projector_hidden_act", &[json!("gelu")]),
-            ("vision_feature_select_strategy", &[json!("full")]),
         ])?;
         let text = |name: &str| keys.get(name).and_then(Value::as_str);
         let projector = text("mm_projector_type").map(str::parse).transpose();

@@ -83,30 +83,6 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Rejects scaled rotary position embeddings: ignoring the scaling would silently give a worse model.
-    pub(super) fn plain_rotary(&self) -> Result<()> {
-        /// What may stand beside the type if nothing is scaled.
-        const PLAIN: [&str; 5] =
-            ["type", "rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"];
-        for name in ["rope_scaling", "rope_parameters"] {
-            let Some(scaling) = self.get(name) else { continue };
-            let Some(keys) = scaling.as_object() else {
-                return Err(self.wrong(format!("`{name}` must be a table or null, not {scaling}")));
-            };
-            let kind = ["rope_type", "type"].iter().find_map(|key| keys.get(*key)?.as_str());
-            if let Some(kind) = kind.filter(|kind| *kind != "default") {
-                return Err(self.wrong(format!("`{name}` of type `{kind}` is not supported")));
-            }
-            let is_plain = |(key, value): &(&String, &Value)| {
-                value.is_null() || PLAIN.contains(&key.as_str()) || *key == "factor" && value.as_f64() == Some(1.0)
-            };
-            if let Some((key, value)) = keys.iter().find(|entry| !is_plain(entry)) {
-                return Err(self.wrong(format!("`{name}` with `{key}` = {value} is not supported")));
-            }
-        }
-        Ok(())
-    }
-
     /// Rejects values that would change the network if they were read.
     pub(super) fn only(&self, allowed: &[(&str, &[Value])]) -> Result<()> {
         for (name, values) in allowed {

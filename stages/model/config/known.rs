@@ -64,7 +64,7 @@ pub(super) const IMP: &[&str] = &[
     "mm_hidden_size",
     "mm_projector_lr",
     "mm_use_im_patch_token",
-    // SigLIP has no class token, so there is nothing to select.
+    // Checked where the encoder is known.
     "mm_vision_select_feature",
     "mm_vision_tower",
     "tokenizer_padding_side",
@@ -75,21 +75,40 @@ pub(super) const IMP: &[&str] = &[
 ];
 
 /// Read by [`super::SiglipConfig`].
-pub(super) const SIGLIP: &[&str] = &[
+pub(super) const VISION: &[&str] = &[
     "hidden_act",
     "hidden_size",
+    "image_processor",
     "image_size",
     "intermediate_size",
     "layer_norm_eps",
+    "mlp_ratio",
     "num_attention_heads",
     "num_channels",
     "num_hidden_layers",
+    "num_register_tokens",
     "patch_size",
-    // The pooling head and the text encoder are not used.
+    "qkv_bias",
+    "use_swiglu_ffn",
+    // Of the pooling head, the text encoder, a backbone's selection of layers and the start of a training: not used.
+    "apply_layernorm",
+    "attention_probs_dropout_prob",
+    "drop_path_rate",
+    "dropout",
+    "hidden_dropout_prob",
     "initializer_factor",
+    "layerscale_value",
+    "logit_scale_init_value",
+    "out_features",
+    "out_indices",
     "projection_dim",
+    "reshape_hidden_states",
+    "stage_names",
     "text_config",
+    "text_config_dict",
+    "use_mask_token",
     "vision_config",
+    "vision_config_dict",
     "vision_use_head",
 ];
 

@@ -3,11 +3,12 @@
 
 use serde_json::{Value, json};
 
-use super::keys::Keys;
+use super::{keys::Keys, rope};
 use crate::{
     encoding::q4f16,
     error::Result,
     family::{Family, Layer, Widths, Window},
+    rope::{Rope, RopeScaling},
     tensor::Activation,
 };
 
@@ -34,6 +35,8 @@ pub struct LanguageConfig {
     pub rotary_dims: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// How these are scaled, if they are.
+    pub rope_scaling: Option<RopeScaling>,
     /// Epsilon of the norms.
     pub norm_eps: f64,
     /// Activation function of the MLP.
@@ -67,6 +70,7 @@ impl LanguageConfig {
             head_dim,
             rotary_dims: rotary_dims(description.rotary_share, head_dim),
             rope_theta: 10_000.0,
+            rope_scaling: None,
             norm_eps: description.epsilon.1,
             hidden_act: description.activation,
             tie_word_embeddings: false,
@@ -92,6 +96,7 @@ impl LanguageConfig {
         let share = keys.rotary("partial_rotary_factor", description.rotary_share)?;
         let (epsilon, usual) = description.epsilon;
         let sliding_window = Self::window(keys, description.window)?;
+        let (dims, positions) = (rotary_dims(share, head_dim), keys.number("max_position_embeddings", Some(2048))?);
         let config = Self {
             family,
             vocab_size: keys.number("vocab_size", None)?,
@@ -101,7 +106,8 @@ impl LanguageConfig {
             num_attention_heads: heads,
             num_key_value_heads: keys.number("num_key_value_heads", Some(heads))?,
             head_dim,
-            rotary_dims: rotary_dims(share, head_dim),
+            rotary_dims: dims,
+            rope_scaling: rope::read(keys, family, dims, positions)?,
             rope_theta: keys.rotary("rope_theta", 10_000.0)?,
             norm_eps: keys.float(epsilon, usual)?,
             hidden_act: keys.word("hidden_act", description.activation)?,
@@ -111,7 +117,7 @@ impl LanguageConfig {
                 (Window::IfUsed, Some(_)) => keys.number("max_window_layers", Some(28))?,
                 _ => 0,
             },
-            max_position_embeddings: keys.number("max_position_embeddings", Some(2048))?,
+            max_position_embeddings: positions,
             bos_token_id: keys.ids("bos_token_id")?.first().copied(),
             eos_token_id: keys.ids("eos_token_id")?,
         };
@@ -137,7 +143,6 @@ impl LanguageConfig {
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
         ])?;
-        keys.plain_rotary()?;
         let own_head_dim = keys.get("head_dim").is_some();
         if !(own_head_dim || self.hidden_size.is_multiple_of(self.num_attention_heads))
             || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads)
@@ -209,6 +214,47 @@ impl LanguageConfig {
         Ok(())
     }
 
+    /// The rotary position embeddings.
+    pub(crate) fn rope(&self) -> Rope<'_> {
+        Rope {
+            dims: self.rotary_dims,
+            theta: self.rope_theta,
+            positions: self.max_position_embeddings,
+            scaling: self.rope_scaling.as_ref(),
+        }
+    }
+
+    /// The angle by which each pair of rotated dimensions turns from one position to the next, in a sequence of `length` positions.
+    pub fn rope_frequencies(&self, length: usize) -> Vec<f32> {
+        self.rope().frequencies(length)
+    }
+
+    /// The factor on queries and keys of scaled rotary position embeddings.
+    pub fn rope_magnitude(&self) -> f32 {
+        self.rope_scaling.as_ref().map_or(1.0, RopeScaling::magnitude) as f32
+    }
+
+    /// The longest sequence that an Imp with this language model can read: in longer ones, `rope_scaling` would change the rotations
+    /// of all positions, also of those whose keys are cached. `None` if there is no such length.
+    pub fn fixed_until(&self) -> Option<usize> {
+        self.rope().fixed_until()
+    }
+
+    /// Checks that the context of an Imp, `positions`, is no longer than [`LanguageConfig::fixed_until`].
+    ///
+    /// # Errors
+    /// In words, if it is.
+    pub fn check_context(&self, positions: usize) -> std::result::Result<(), String> {
+        match (self.fixed_until(), &self.rope_scaling) {
+            (Some(limit), Some(scaling)) if positions > limit => Err(format!(
+                "a context of {positions} positions (`max_length`) is longer than {limit}, beyond which `rope_scaling` of type `{}` turns \
+                 all positions in another way: that is not supported",
+                scaling.name()
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Width of the sliding window of `layer` in positions, if it has one.
     pub fn window_of(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| layer >= self.max_window_layers)
@@ -274,6 +320,13 @@ impl LanguageConfig {
         }
         if self.head_dim * self.num_attention_heads != self.hidden_size {
             value["head_dim"] = json!(self.head_dim);
+        }
+        if let Some(scaling) = &self.rope_scaling {
+            value["rope_scaling"] = rope::to_json(scaling);
+            if let RopeScaling::LongRope { original, .. } = scaling {
+                // Of a Phi-3, transformers reads it here only.
+                value["original_max_position_embeddings"] = json!(original);
+            }
         }
         if let Some(window) = self.sliding_window {
             value["sliding_window"] = json!(window);

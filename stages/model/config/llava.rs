@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ImpConfig, LanguageConfig, ProjectorType, SiglipConfig};
+use super::{Encoder, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig};
 
 /// The `model_type` of the whole model.
 pub(super) const MODEL_TYPE: &str = "llava";
@@ -13,10 +13,14 @@ const OWN: &str = "imp_flow";
 /// more, since its features are the hidden state before the last layer.
 pub(crate) fn llava_json(language: &LanguageConfig, siglip: &SiglipConfig, used: usize, imp: &ImpConfig) -> Value {
     let text = language.to_json();
-    let mut vision = siglip.vision_json();
+    let mut vision = siglip.network_json();
     vision["num_hidden_layers"] = json!(used + 1);
     vision["num_channels"] = json!(3);
-    vision["vision_use_head"] = json!(false);
+    if siglip.encoder == Encoder::Siglip {
+        vision["vision_use_head"] = json!(false);
+    }
+    // The class token is the first feature there, and dropped by default.
+    let strategy = if siglip.encoder.has_class() { "default" } else { "full" };
     json!({
         "model_type": MODEL_TYPE,
         "architectures": ["LlavaForConditionalGeneration"],
@@ -25,7 +29,7 @@ pub(crate) fn llava_json(language: &LanguageConfig, siglip: &SiglipConfig, used:
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": language.tie_word_embeddings,
         "vision_feature_layer": -2,
-        "vision_feature_select_strategy": "full",
+        "vision_feature_select_strategy": strategy,
         "text_config": text,
         "vision_config": vision,
         OWN: imp,

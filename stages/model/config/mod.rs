@@ -1,12 +1,14 @@
-//! Hugging Face's `config.json`: language models, SigLIP, and Imp's additional keys. Reads the old and the new names of
+//! Hugging Face's `config.json`: language models, vision encoders, and Imp's additional keys. Reads the old and the new names of
 //! keys, and writes the old ones, which the published models have.
 
+mod images;
 mod imp;
 mod keys;
 mod known;
 mod language;
 mod llava;
-mod siglip;
+mod rope;
+mod vision;
 
 use std::path::{Path, PathBuf};
 
@@ -16,14 +18,28 @@ pub use imp::{AspectRatio, ImageAspect, ImpConfig, ProjectorType, TokenizerMark}
 use keys::Keys;
 pub use language::LanguageConfig;
 pub(crate) use llava::llava_json;
-pub use siglip::SiglipConfig;
+use vision::Beside;
+pub use vision::SiglipConfig;
 
 use crate::error::{ModelError, Result};
-pub use crate::family::Family;
+pub use crate::{
+    encoder::Encoder,
+    family::Family,
+    images::{Filter, Fit, ImageProcessor},
+    rope::RopeScaling,
+};
 
 /// `model_type` of an Imp in the split layout of training stages: `llm/`, `vision/`, `mm_projector.safetensors`, and
 /// optionally `adapter/`.
 pub(crate) const SPLIT_IMP: &str = "imp-split";
+
+/// The `model_type` of an encoder whose file names none.
+const SIGLIP: &str = "siglip_vision_model";
+/// The encoders that files of training code call by their name only.
+const NAMED: [(&str, fn() -> SiglipConfig); 2] = [
+    ("siglip-so400m-patch14-384", SiglipConfig::so400m_patch14_384),
+    ("clip-vit-large-patch14-336", SiglipConfig::clip_vit_large_patch14_336),
+];
 
 /// What kind of model a `config.json` describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +48,7 @@ pub enum ModelKind {
     Imp,
     /// An Imp whose components are in separate folders and files: `imp-split`.
     SplitImp,
-    /// A SigLIP, or only its vision encoder: `siglip`, `siglip_vision_model`.
+    /// A vision encoder, perhaps with its text encoder: `siglip`, `siglip_vision_model`, `clip`, `dinov2` and others.
     Siglip,
     /// No `model_type`: accepted as whatever the caller expects.
     Unnamed,
@@ -45,6 +61,8 @@ pub enum ModelKind {
 pub struct ConfigFile {
     keys: Map<String, Value>,
     path: PathBuf,
+    /// The folder that it was read from.
+    folder: Option<PathBuf>,
 }
 
 impl ConfigFile {
@@ -54,7 +72,8 @@ impl ConfigFile {
     /// If the file can't be read, or is not a JSON object.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        Self::parse(&std::fs::read(&path).map_err(ModelError::io(&path))?, &path)
+        let file = Self::parse(&std::fs::read(&path).map_err(ModelError::io(&path))?, &path)?;
+        Ok(Self { folder: Some(folder.into()), ..file })
     }
 
     /// Parses the content of a `config.json`; `path` is the path that errors name.
@@ -65,7 +84,7 @@ impl ConfigFile {
         match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => {
                 let keys = llava::as_imp(keys).map_err(|message| ModelError::file(path, message))?;
-                Ok(Self { keys: with_usual_names(keys), path: path.into() })
+                Ok(Self { keys: with_usual_names(keys), path: path.into(), folder: None })
             }
             Ok(_) => Err(ModelError::file(path, "this is not a JSON object")),
             Err(error) => Err(ModelError::file(path, format!("this is not JSON: {error}"))),
@@ -84,7 +103,7 @@ impl ConfigFile {
             SPLIT_IMP => ModelKind::SplitImp,
             "imp" => ModelKind::Imp,
             name if name.starts_with("imp_") => ModelKind::Imp,
-            "siglip" | "siglip_vision_model" => ModelKind::Siglip,
+            name if Encoder::by_model_type(name).is_some() => ModelKind::Siglip,
             _ => ModelKind::Other,
         }
     }
@@ -103,27 +122,88 @@ impl ConfigFile {
         LanguageConfig::read(&keys, family)
     }
 
-    /// Reads the configuration of the vision encoder of a SigLIP or an Imp. The `config.json` of the reference's
-    /// training code contains only the encoder's name.
+    /// Reads the configuration of a vision encoder, or that of an Imp. The `config.json` of the reference's training code contains
+    /// only the encoder's name.
     ///
     /// # Errors
-    /// If this is neither a SigLIP nor an Imp, or a key is missing, wrong or not supported.
+    /// If this is neither a vision encoder nor an Imp, or a key is missing, wrong or not supported.
     pub fn siglip(&self) -> Result<SiglipConfig> {
-        let nested = ["vision_tower_config", "vision_config"].iter().find_map(|name| self.keys.get(*name)?.as_object());
+        let (nested, kind) = (self.nested_vision(), self.kind());
         let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
-        let kind = self.kind();
         if !matches!(kind, ModelKind::Imp | ModelKind::Siglip | ModelKind::Unnamed) {
-            let message =
-                format!("model_type `{}` is not a supported vision encoder (supported: siglip)", self.model_type());
-            return Err(self.reader(&self.keys).wrong(message));
+            return Err(self.unknown_encoder(self.model_type()));
         }
-        match nested {
-            None if named.contains("siglip-so400m-patch14-384") => Ok(SiglipConfig::so400m_patch14_384()),
-            None if kind == ModelKind::Imp => {
-                Err(self.reader(&self.keys).wrong("the key `vision_tower_config` is missing"))
+        if nested.is_none() && kind == ModelKind::Imp {
+            let named = NAMED.iter().find(|(name, _)| named.contains(name)).map(|(_, config)| config());
+            return named.ok_or_else(|| self.reader(&self.keys).wrong("the key `vision_tower_config` is missing"));
+        }
+        let keys = nested.unwrap_or(&self.keys);
+        let own_type = keys.get("model_type").and_then(Value::as_str);
+        let found = match own_type.filter(|_| nested.is_some()) {
+            None if kind == ModelKind::Siglip => self.model_type(),
+            own => own.unwrap_or(SIGLIP),
+        };
+        let encoder = Encoder::by_model_type(found).ok_or_else(|| self.unknown_encoder(found))?;
+        self.check_features(encoder)?;
+        let processor = self.processor()?;
+        let beside = match (&processor, &self.folder) {
+            (Some((keys, path)), _) => Beside::Given(Keys { keys, path }),
+            (None, Some(_)) => Beside::Missing,
+            (None, None) => Beside::Unknown,
+        };
+        SiglipConfig::read(&self.reader(keys), encoder, beside)
+    }
+
+    /// The keys of a vision encoder within those of a larger model.
+    fn nested_vision(&self) -> Option<&Map<String, Value>> {
+        // Where older files of CLIP have the last, it counts.
+        let names = ["vision_config_dict", "vision_tower_config", "vision_config"];
+        names.iter().find_map(|name| self.keys.get(*name)?.as_object())
+    }
+
+    fn unknown_encoder(&self, found: &str) -> ModelError {
+        let why = match found {
+            "siglip2" | "siglip2_vision_model" => {
+                ": these are the checkpoints of SigLIP 2 for images of any shape (NaFlex); those with \
+                                                   a fixed resolution are supported"
             }
-            _ => SiglipConfig::read(&self.reader(nested.unwrap_or(&self.keys))),
+            _ => "",
+        };
+        let known = Encoder::ALL.map(|encoder| encoder.description().whole.0).join(", ");
+        self.reader(&self.keys)
+            .wrong(format!("model_type `{found}` is not a supported vision encoder (supported: {known}){why}"))
+    }
+
+    /// Checks that the features are all patches and nothing else, which LLaVA calls `patch` and transformers `default` where there
+    /// is a class token.
+    fn check_features(&self, encoder: Encoder) -> Result<()> {
+        let strategy = if encoder.has_class() { "default" } else { "full" };
+        let keys = self.reader(&self.keys);
+        keys.only(&[("vision_feature_select_strategy", &[json!(strategy)])])?;
+        if encoder.has_class() {
+            keys.only(&[("mm_vision_select_feature", &[json!("patch")])])?;
         }
+        Ok(())
+    }
+
+    /// The keys of the image processor in the folder, with the file that has them.
+    fn processor(&self) -> Result<Option<(Map<String, Value>, PathBuf)>> {
+        let Some(folder) = &self.folder else { return Ok(None) };
+        for (name, nested) in [("preprocessor_config.json", None), ("processor_config.json", Some("image_processor"))] {
+            let path = folder.join(name);
+            let text = match std::fs::read(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(ModelError::io(&path)(error)),
+            };
+            let value: Value = serde_json::from_slice(&text)
+                .map_err(|error| ModelError::file(&path, format!("this is not JSON: {error}")))?;
+            let keys = nested.map_or(Some(&value), |name| value.get(name));
+            if let Some(keys) = keys.and_then(Value::as_object) {
+                return Ok(Some((keys.clone(), path)));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads how an Imp joins vision encoder and language model.
@@ -139,18 +219,20 @@ impl ConfigFile {
         let whole = self.reader(&self.keys);
         let nested = |name: &str| {
             let keys = self.keys.get(name).and_then(Value::as_object)?;
-            let unknown = Keys { keys, path: &self.path }.unknown(&[known::SIGLIP, known::HARMLESS]);
+            let unknown = Keys { keys, path: &self.path }.unknown(&[known::VISION, known::HARMLESS]);
             Some(unknown.into_iter().map(|key| format!("{name}.{key}")).collect::<Vec<_>>())
         };
         let mut unknown = match self.kind() {
-            ModelKind::Siglip => whole.unknown(&[known::SIGLIP, known::HARMLESS]),
+            ModelKind::Siglip => whole.unknown(&[known::VISION, known::HARMLESS]),
             ModelKind::Imp => whole.unknown(&[known::LANGUAGE, known::NEUTRAL, known::IMP, known::HARMLESS]),
             ModelKind::SplitImp => whole.unknown(&[known::IMP, known::HARMLESS]),
             ModelKind::Unnamed | ModelKind::Other => {
-                whole.unknown(&[known::LANGUAGE, known::NEUTRAL, known::SIGLIP, known::HARMLESS])
+                whole.unknown(&[known::LANGUAGE, known::NEUTRAL, known::VISION, known::HARMLESS])
             }
         };
-        unknown.extend(["vision_tower_config", "vision_config"].into_iter().filter_map(nested).flatten());
+        unknown.extend(
+            ["vision_config_dict", "vision_tower_config", "vision_config"].into_iter().filter_map(nested).flatten(),
+        );
         unknown
     }
 
@@ -216,7 +298,17 @@ mod tests {
     fn what_changes_the_network_is_refused_by_name() {
         for (keys, words) in [
             (json!({"rope_scaling": {"factor": 4.0}}), "`rope_scaling` with `factor` = 4.0 is not supported"),
-            (json!({"rope_scaling": {"type": "linear", "factor": 4.0}}), "`rope_scaling` of type `linear`"),
+            (json!({"rope_scaling": {"type": "linear"}}), "`rope_scaling` has no `factor`"),
+            (
+                json!({"rope_scaling": {"type": "linear", "factor": 0.0}}),
+                "`rope_scaling` with `factor` = 0 is not supported",
+            ),
+            (json!({"rope_scaling": {"type": "mrope", "factor": 4.0}}), "`rope_scaling` of type `mrope`"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "gamma": 1}}), "`rope_scaling` with `gamma` = 1"),
+            (
+                json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+                "4 positive numbers as `short_factor`",
+            ),
             (json!({"rope_scaling": {"alpha": 2.0}}), "`rope_scaling` with `alpha` = 2.0"),
             (json!({"rope_scaling": "linear"}), "`rope_scaling` must be a table or null"),
             (

@@ -1,6 +1,6 @@
 //! The language model, from token embeddings to logits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::block::{Block, load_norm};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     error::{ModelError, Result},
     family::{Layer, is_target},
     layers::{Linear, LoraSettings, Norm, Parameter, Pass, Role},
-    tensor::{self, KvCache, Mask, Mat, Place, Rotary, Segments, Weight},
+    tensor::{self, KvCache, Mask, Mat, Place, Rotation, Segments, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -25,6 +25,15 @@ pub struct Decoder {
 
 /// The KV cache of a batch of sequences: `cache[layer][sequence]`.
 pub type Cache = Vec<Vec<KvCache>>;
+
+/// A row's position, and the length of its sequence.
+type Row = (usize, usize);
+
+/// The rows of whole sequences.
+fn whole(segments: &Segments) -> Vec<Row> {
+    let of_one = |range: std::ops::Range<usize>| (0..range.len()).map(move |position| (position, range.len()));
+    segments.iter().flat_map(of_one).collect()
+}
 
 const EMBEDDING: &str = "model.embed_tokens";
 
@@ -68,7 +77,7 @@ impl Decoder {
 
     /// Returns hidden states after the final norm, `[rows, hidden]`, of embedded sequences `[rows, hidden]`.
     pub fn forward(&self, pass: &Pass, embedded: &Mat, segments: &Segments) -> Mat {
-        let rotation = self.rotary().at(&segments.positions());
+        let rotation = self.rotation(&whole(segments));
         let mut x = embedded.clone(); // [rows, hidden]
         for (layer, block) in self.blocks.iter().enumerate() {
             let (mask, heads) = (self.mask(layer), self.config.num_attention_heads);
@@ -94,7 +103,7 @@ impl Decoder {
     /// but the last, and the output of the last block after the final norm.
     pub fn hidden_states(&self, embedded: &Mat, segments: &Segments) -> Vec<Mat> {
         let mut all = Vec::new();
-        let last = self.infer(embedded, &segments.positions(), |layer, x, q, k, v| {
+        let last = self.infer(embedded, &whole(segments), |layer, x, q, k, v| {
             all.push(x.clone());
             self.attend(layer, q, k, v, segments)
         });
@@ -105,7 +114,7 @@ impl Decoder {
     /// Like [`Decoder::forward`], for inference. Also returns the KV cache of all positions.
     pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
-        let hidden = self.infer(embedded, &segments.positions(), |layer, _, q, k, v| {
+        let hidden = self.infer(embedded, &whole(segments), |layer, _, q, k, v| {
             for (cache, rows) in cache[layer].iter_mut().zip(segments.iter()) {
                 cache.push(k, v, rows);
             }
@@ -119,7 +128,10 @@ impl Decoder {
     /// `[rows, hidden]`.
     pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
-        self.infer(embedded, positions, |layer, _, q, k, v| {
+        // What is cached has the frequencies of short sequences: see `LanguageConfig::fixed_until`.
+        let short = self.config.fixed_until().unwrap_or(usize::MAX);
+        let rows: Vec<Row> = positions.iter().map(|position| (*position, short.min(position + 1))).collect();
+        self.infer(embedded, &rows, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
             KvCache::append(cache, which, k, v);
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
@@ -128,13 +140,8 @@ impl Decoder {
     }
 
     /// Returns hidden states after the final norm, without a tape. `attend` takes the layer, its input, q, k and v.
-    fn infer(
-        &self,
-        embedded: &Mat,
-        positions: &[usize],
-        mut attend: impl FnMut(usize, &Mat, &Mat, &Mat, &Mat) -> Mat,
-    ) -> Mat {
-        let (pass, rotation) = (Pass::inference(), self.rotary().at(positions));
+    fn infer(&self, embedded: &Mat, rows: &[Row], mut attend: impl FnMut(usize, &Mat, &Mat, &Mat, &Mat) -> Mat) -> Mat {
+        let (pass, rotation) = (Pass::inference(), self.rotation(rows));
         let mut x = embedded.clone();
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&pass, &x, &rotation, &mut |q, k, v| attend(layer, &x, q, k, v));
@@ -157,8 +164,13 @@ impl Decoder {
         self.lm_head.parameters()
     }
 
-    fn rotary(&self) -> Rotary {
-        Rotary { dims: self.config.rotary_dims, theta: self.config.rope_theta }
+    fn rotation(&self, rows: &[Row]) -> Rotation {
+        let (rope, mut known) = (self.config.rope(), BTreeMap::new());
+        for (_, length) in rows {
+            known.entry(*length).or_insert_with(|| rope.frequencies(*length));
+        }
+        let rows = rows.iter().map(|(position, length)| (*position, known[length].as_slice()));
+        Rotation::new(rows, self.config.rope_magnitude())
     }
 
     fn mask(&self, layer: usize) -> Mask {

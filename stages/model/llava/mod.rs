@@ -1,5 +1,5 @@
 //! The layout of transformers' `LlavaForConditionalGeneration`, which plain transformers, vLLM and others load without code of
-//! ours: SigLIP tower, two-layer projector, and a Phi, Qwen2, Phi-3 or Llama. Independent of tokenizers.
+//! ours: SigLIP or CLIP tower, two-layer projector, and a Phi, Qwen2, Phi-3 or Llama. Independent of tokenizers.
 //!
 //! Tensor names are those of before transformers 4.52, which every version reads. `docs/deploy.md` says what was compared.
 
@@ -19,7 +19,7 @@ use crate::{
 };
 use head::Folded;
 
-const VISION_PREFIX: &str = "vision_tower.vision_model.";
+const TOWER_PREFIX: &str = "vision_tower.";
 /// Rows of the embedding are added in multiples of this many.
 const ROWS: usize = 64;
 
@@ -46,6 +46,11 @@ pub fn write(model: &Imp, tokens: &Tokens, encoding: Encoding, largest: u64, fol
             "transformers' Llava has a projector of two layers (mlp2x_gelu), and the model's is {}",
             model.config.mm_projector_type
         );
+        return Err(ModelError::file(&config, message));
+    }
+    let encoder = model.vision.config.encoder;
+    if encoder.is_dinov2() {
+        let message = "transformers' Llava has no place for a DINOv2 as vision tower: choose `format = \"imp\"`";
         return Err(ModelError::file(&config, message));
     }
     let rows = rows(model, tokens);
@@ -118,15 +123,17 @@ fn tensors<'a>(model: &'a Imp, rows: usize, folded: Option<&'a Folded<'_>>) -> V
 
 /// The tower with one more layer than is read, of zeros: readers take the hidden state before the last layer's.
 fn vision_tensors(model: &Imp) -> Vec<NamedTensor<'_>> {
-    let mut all = model.vision.tensors(VISION_PREFIX);
-    let (used, width) = (model.vision.layers(), model.vision.config.hidden_size);
-    let zeros =
-        model.vision.config.layer_shapes().into_iter().map(|(part, shape)| {
-            NamedTensor::constant(format!("{VISION_PREFIX}encoder.layers.{used}.{part}"), shape, 0.0)
-        });
+    let (tower, description) = (&model.vision.config, model.vision.config.encoder.description());
+    let prefix = format!("{TOWER_PREFIX}{}", description.prefix);
+    let mut all = model.vision.tensors(&prefix);
+    let (used, width) = (model.vision.layers(), tower.hidden_size);
+    let zeros = tower.layer_shapes().into_iter().map(|(part, shape)| {
+        NamedTensor::constant(format!("{prefix}{}.{used}.{part}", description.blocks), shape, 0.0)
+    });
     all.extend(zeros);
     for (part, value) in [("weight", 1.0), ("bias", 0.0)] {
-        all.push(NamedTensor::constant(format!("{VISION_PREFIX}post_layernorm.{part}"), vec![width], value));
+        let name = format!("{prefix}{}.{part}", description.last_norm);
+        all.push(NamedTensor::constant(name, vec![width], value));
     }
     all
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{Family, LanguageConfig, ProjectorType, SiglipConfig, merged_json},
+    config::{Encoder, Family, LanguageConfig, ProjectorType, SiglipConfig, merged_json},
     encoding::q4f16,
     error::{ModelError, Result},
     imp::Imp,
@@ -119,6 +119,10 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
             model.config.mm_projector_type
         ));
     }
+    if tower.encoder != Encoder::Siglip {
+        let name = tower.encoder.description().whole.0;
+        return Err(format!("mlc-imp's vision tower is a SigLIP, and the model's is a {name}"));
+    }
     if language.head_dim * language.num_attention_heads != language.hidden_size {
         return Err(format!(
             "MLC's models have heads of the width {}, and the model's have {}",
@@ -132,6 +136,9 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
         return Err(
             "MLC's Phi and vision tower have the activation gelu_pytorch_tanh, and the model has another".into()
         );
+    }
+    if let Some(scaling) = &language.rope_scaling {
+        return Err(format!("`rope_scaling` of type `{}` is not written for MLC", scaling.name()));
     }
     if language.rope_theta.fract() != 0.0 {
         return Err(format!(
@@ -159,9 +166,8 @@ pub fn model_config(model: &Imp, image: u32) -> (&'static str, Value) {
         config["dtype"] = json!("float16");
         return ("imp", config);
     }
-    let mut vision = serde_json::to_value(&model.vision.config).unwrap_or_default();
+    let mut vision = model.vision.config.network_json();
     vision["num_hidden_layers"] = json!(model.vision.layers());
-    vision["model_type"] = json!("siglip_vision_model");
     let config = json!({
         "image_token_index": image,
         "text_config": text,

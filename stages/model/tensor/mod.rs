@@ -32,9 +32,9 @@ pub use host::math::argmax;
 pub use kv_cache::KvCache;
 pub use mat::Mat;
 pub use ops::{
-    Activation, AdamW, IGNORE, Moments, Rotary, Rotation, Step, accumulate, activation, add, add_low_rank, add_rows,
+    Activation, AdamW, IGNORE, Moments, Rotation, Step, accumulate, activation, add, add_low_rank, add_rows,
     attend_cached, attention, columns, concat, cross_entropy, dropout, gather, global_norm, layer_norm, linear,
-    linear_in_f32, pick_rows, recompute, rms_norm, rotate, silu_gate, sum_over_chunks,
+    linear_in_f32, pick_rows, recompute, rms_norm, rotate, scale_columns, silu_gate, sum_over_chunks,
 };
 pub use place::Place;
 pub use segments::{Mask, Segments};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use imp_model::{
     Precision,
-    tensor::{self, Activation, Graph, Mask, Mat, Place, Rotary, Segments, Weight},
+    tensor::{self, Activation, Graph, Mask, Mat, Place, Rotation, Segments, Weight},
 };
 use naive::{check, check_at, check_sums, erf, rounded};
 use proptest::prelude::*;
@@ -159,13 +159,15 @@ proptest! {
         let width = heads * head_dim;
         let positions: Vec<usize> = (0..rows).map(|row| row * 3 + 1).collect();
         let mats = [random_mat(rows, width, seed)];
-        check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, &Rotary { dims, theta: 100.0 }.at(&positions)), |m| {
+        let frequencies: Vec<f32> = (0..half).map(|i| 100.0_f32.powf(-2.0 * i as f32 / dims as f32)).collect();
+        let rotation = Rotation::new(positions.iter().map(|position| (*position, &frequencies[..])), 1.5);
+        check(&mats, |g, m| tensor::rotate(g, m[0].clone(), head_dim, &rotation), |m| {
             let mut out = m[0].clone();
             for (row, head, i) in (0..rows).flat_map(|r| (0..heads).flat_map(move |h| (0..half).map(move |i| (r, h, i)))) {
                 let angle = positions[row] as f64 * 100.0_f64.powf(-2.0 * i as f64 / dims as f64);
                 let (a, b) = (row * width + head * head_dim + i, row * width + head * head_dim + i + half);
-                out[a] = m[0][a] * angle.cos() - m[0][b] * angle.sin();
-                out[b] = m[0][b] * angle.cos() + m[0][a] * angle.sin();
+                out[a] = 1.5 * (m[0][a] * angle.cos() - m[0][b] * angle.sin());
+                out[b] = 1.5 * (m[0][b] * angle.cos() + m[0][a] * angle.sin());
             }
             out
         });

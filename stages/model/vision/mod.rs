@@ -1,5 +1,6 @@
 //! Vision encoders.
 
-mod siglip;
+mod positions;
+mod tower;
 
-pub use siglip::Siglip;
+pub use tower::Siglip;

@@ -31,7 +31,7 @@ use crate::{
     data::records::RecordSet,
     download::Download,
     finetune::Finetune,
-    image::pixels::{AspectRatio, pixels},
+    image::pixels::{AspectRatio, Recipe as PixelRecipe},
     merge::Merge,
     preprocess::Preprocess,
     pretrain::Pretrain,
@@ -135,9 +135,8 @@ fn logits(folder: &Path, data: &Path) -> Vec<f32> {
     let mut all = Vec::new();
     for number in 0..3 {
         let record = set.record(number).unwrap();
-        let size = model.vision.config.image_size;
-        let images: Vec<Vec<f32>> =
-            record.images().map(|image| pixels(image, AspectRatio::default(), size).unwrap()).collect();
+        let recipe = PixelRecipe::new(AspectRatio::default(), &model.vision.config);
+        let images: Vec<Vec<f32>> = record.images().map(|image| recipe.pixels(image).unwrap()).collect();
         let numbers: Vec<usize> = (0..images.len()).collect();
         let features = model.encode_images(&images);
         let sample = Sample { input_ids: record.input_ids, labels: record.labels, images: &numbers };

@@ -14,7 +14,7 @@ pub use mixture::Mixture;
 pub use vocabulary::Speech;
 
 use crate::{
-    config::ProjectorType,
+    config::{Encoder, ProjectorType},
     error::{ModelError, Result},
     imp::Imp,
     layers::Importance,
@@ -59,6 +59,16 @@ pub fn write(
             "llama.cpp's projector has two layers (mlp2x_gelu), and the model's is {}",
             model.config.mm_projector_type
         );
+        return Err(ModelError::file(&vision, message));
+    }
+    if let Some(scaling) = &model.llm.config.rope_scaling {
+        let message = format!("`rope_scaling` of type `{}` is not written for llama.cpp", scaling.name());
+        return Err(ModelError::file(&text, message));
+    }
+    let encoder = model.vision.config.encoder;
+    if encoder != Encoder::Siglip {
+        let name = encoder.description().whole.0;
+        let message = format!("a vision tower of the type {name} can't be written for llama.cpp: only a SigLIP can");
         return Err(ModelError::file(&vision, message));
     }
     let family = model.llm.config.family;

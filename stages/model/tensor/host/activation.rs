@@ -15,6 +15,7 @@ pub(in crate::tensor) trait Function {
 pub(in crate::tensor) struct GeluTanh;
 pub(in crate::tensor) struct GeluErf;
 pub(in crate::tensor) struct Silu;
+pub(in crate::tensor) struct QuickGelu;
 
 #[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 impl Function for GeluTanh {
@@ -55,6 +56,23 @@ impl Function for Silu {
     fn derivative(x: f32) -> f32 {
         let s = math::sigmoid(x);
         s * (1.0 + x * (1.0 - s))
+    }
+}
+
+/// The steepness of the sigmoid in CLIP's approximation of GELU.
+const STEEPNESS: f32 = 1.702;
+
+#[allow(clippy::inline_always, reason = "as above")]
+impl Function for QuickGelu {
+    #[inline(always)]
+    fn value(x: f32) -> f32 {
+        x * math::sigmoid(STEEPNESS * x)
+    }
+
+    #[inline(always)]
+    fn derivative(x: f32) -> f32 {
+        let s = math::sigmoid(STEEPNESS * x);
+        s * (1.0 + STEEPNESS * x * (1.0 - s))
     }
 }
 

@@ -23,6 +23,23 @@ pub(in crate::tensor) fn add_repeated(to: &mut [f32], rows: &[f32]) {
     to.chunks_mut(rows.len().max(1)).for_each(|part| accumulate(part, rows, 1.0));
 }
 
+/// Multiplies every chunk of `x` of the length of `scale` by it.
+pub(in crate::tensor) fn scale_repeated(x: &[f32], scale: &[f32]) -> Vec<f32> {
+    let mut y = x.to_vec();
+    y.par_chunks_mut(scale.len().max(1)).for_each(|row| {
+        row.iter_mut().zip(scale).for_each(|(y, scale)| *y *= scale);
+    });
+    y
+}
+
+/// Adds the gradient of `scale` in [`scale_repeated`], the sum over chunks in order, to `d_scale`.
+pub(in crate::tensor) fn scale_repeated_gradient(x: &[f32], dy: &[f32], d_scale: &mut [f32]) {
+    let width = d_scale.len().max(1);
+    for (x, dy) in x.chunks(width).zip(dy.chunks(width)) {
+        d_scale.iter_mut().zip(x.iter().zip(dy)).for_each(|(sum, (x, dy))| *sum += x * dy);
+    }
+}
+
 /// Adds the gradient of `rows` in [`add_repeated`], the sum over chunks in order, to `d_rows`.
 pub(in crate::tensor) fn add_repeated_gradient(dy: &[f32], d_rows: &mut [f32]) {
     dy.chunks(d_rows.len().max(1)).for_each(|part| accumulate(d_rows, part, 1.0));

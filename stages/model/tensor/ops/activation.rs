@@ -19,6 +19,9 @@ pub enum Activation {
     /// `x / (1 + e^-x)` (the gate of a gated MLP in Qwen, Llama, Phi-3).
     #[serde(rename = "silu", alias = "swish")]
     Silu,
+    /// `x / (1 + e^(-1.702 x))` (CLIP as OpenAI trained it).
+    #[serde(rename = "quick_gelu")]
+    QuickGelu,
 }
 
 /// Applies `kind` to every value of `x`. Saves `x` for the backward pass.
@@ -30,6 +33,7 @@ pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
         Activation::GeluTanh => apply::<host::GeluTanh>(g, x),
         Activation::GeluErf => apply::<host::GeluErf>(g, x),
         Activation::Silu => apply::<host::Silu>(g, x),
+        Activation::QuickGelu => apply::<host::QuickGelu>(g, x),
     }
 }
 

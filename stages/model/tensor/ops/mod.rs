@@ -18,6 +18,7 @@ mod optimizer;
 mod recompute;
 mod rms_norm;
 mod rotary;
+mod scale;
 mod silu_gate;
 
 pub use activation::{Activation, activation};
@@ -35,5 +36,6 @@ pub use low_rank::add_low_rank;
 pub use optimizer::{AdamW, Moments, Step, global_norm};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
-pub use rotary::{Rotary, Rotation, rotate};
+pub use rotary::{Rotation, rotate};
+pub use scale::scale_columns;
 pub use silu_gate::silu_gate;

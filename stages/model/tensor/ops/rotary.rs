@@ -1,5 +1,5 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in GPT-NeoX's layout: dimension `i` is paired with
-//! `i + dims / 2`.
+//! `i + dims / 2` and rotated by the angle `position * frequency`. Independent of how frequencies are chosen.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,30 +9,7 @@ use crate::tensor::{
     host::rotary as host,
 };
 
-/// Rotary position embedding: pair `i` of the first `dims` dimensions of each head is rotated by the angle
-/// `position * theta^(-2i / dims)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rotary {
-    /// Number of rotated dimensions, which is even.
-    pub dims: usize,
-    /// Base of the frequencies.
-    pub theta: f64,
-}
-
-impl Rotary {
-    /// The rotations of rows at `positions`, which are the same in all layers.
-    pub fn at(self, positions: &[usize]) -> Rotation {
-        let half = self.dims / 2;
-        // In f32 as in the reference: at large positions, f64 would give noticeably different angles.
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| 1.0 / (self.theta as f32).powf((2 * i) as f32 / self.dims as f32)).collect();
-        let angles =
-            positions.iter().flat_map(|position| frequencies.iter().map(move |frequency| *position as f32 * frequency));
-        Rotation { half, table: angles.map(|angle| [angle.cos(), angle.sin()]).collect(), uploaded: Arc::default() }
-    }
-}
-
-/// The (cos, sin) of each row and pair of dimensions: `[rows, half]`.
+/// The (cos, sin) of each row and pair of dimensions: `[rows, half]`. The same in all layers.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     half: usize,
@@ -42,6 +19,21 @@ pub struct Rotation {
 }
 
 impl Rotation {
+    /// The rotations of rows, each given as its position and the frequency of each pair of dimensions; queries and keys are
+    /// multiplied by `magnitude`, too. In f32 as in the reference: at large positions, f64 would give noticeably different angles.
+    pub fn new<'a>(rows: impl IntoIterator<Item = (usize, &'a [f32])>, magnitude: f32) -> Self {
+        let mut half = 0;
+        let table = rows
+            .into_iter()
+            .flat_map(|(position, frequencies)| {
+                half = frequencies.len();
+                let angles = frequencies.iter().map(move |frequency| position as f32 * frequency);
+                angles.map(|angle| [magnitude * angle.cos(), magnitude * angle.sin()])
+            })
+            .collect();
+        Self { half, table, uploaded: Arc::default() }
+    }
+
     /// The table on `device`.
     fn on(&self, device: &Device) -> Arc<Buffer> {
         let upload = || Arc::new(Buffer::of(device, &self.table));
@@ -65,7 +57,7 @@ pub fn rotate(g: &Graph, mut x: Mat, head_dim: usize, rotation: &Rotation) -> Ma
     }
     let (half, table, width) = (rotation.half, Arc::clone(&rotation.table), x.cols());
     host::rotate(x.values_mut(), width, head_dim, &table, half, 1.0);
-    // The gradient is multiplied by the transpose, which is the inverse rotation.
+    // The gradient is multiplied by the transpose, which is the rotation back.
     g.record_in_place(&x, move |dx, _| host::rotate(dx, width, head_dim, &table, half, -1.0));
     x
 }

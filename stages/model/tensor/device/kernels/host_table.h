@@ -32,7 +32,7 @@ static const Entry ENTRIES[] = {
     PLAIN_BOTH(norm_weight_gradient), PLAIN(sum_parts), PLAIN_BOTH(column_sums),
     PLAIN_BOTH(activation), PLAIN_BOTH(activation_gradient), PLAIN_BOTH(silu_gate), PLAIN_BOTH(silu_gate_gradient),
     PLAIN_BOTH(silu_up_gradient), PLAIN_BOTH(accumulate), PLAIN_BOTH(accumulate_by), PLAIN_BOTH(add_rows),
-    PLAIN_BOTH(add_rows_gradient), PLAIN_BOTH(dropout), PLAIN_BOTH(rotate), PLAIN(to_bf16), PLAIN(to_f32),
+    PLAIN_BOTH(add_rows_gradient), PLAIN_BOTH(scale_columns), PLAIN_BOTH(scale_columns_gradient), PLAIN_BOTH(dropout), PLAIN_BOTH(rotate), PLAIN(to_bf16), PLAIN(to_f32),
     PLAIN(fill_zero), PLAIN_BOTH(columns), PLAIN_BOTH(columns_gradient), PLAIN_BOTH(widen_q4),
     PLAIN_BOTH(gather), PLAIN_BOTH(scatter_rows), PLAIN_BOTH(gather_gradient), PLAIN(gather_gradient_bf16_f32),
     MEETS(cross_entropy), PLAIN_BOTH(cross_entropy_gradient), MEETS(sum_values),

@@ -51,6 +51,21 @@ KERNEL TYPED(add_rows_gradient)(const Value* dy, float* d_rows, long long n, lon
     put(d_rows, i, sum, add);
 }
 
+// Multiplies column `i` of rows of `width` values by `scale[i]`.
+KERNEL TYPED(scale_columns)(const Value* x, const float* scale, Value* y, long long n, long long width, int add) {
+    long long i = element();
+    if (i < n) put(y, i, load(x, i) * scale[i % width], add);
+}
+
+KERNEL TYPED(scale_columns_gradient)(const Value* x, const Value* dy, float* d_scale, long long n, long long width,
+                                     int add) {
+    long long i = element();
+    if (i >= width) return;
+    float sum = 0;
+    for (long long at = i; at < n; at += width) sum += load(x, at) * load(dy, at);
+    put(d_scale, i, sum, add);
+}
+
 KERNEL TYPED(dropout)(const Value* x, Value* y, const unsigned long long* keys, int width, unsigned threshold,
                       float scale, int add) {
     size_t base = (size_t)blockIdx.x * width;

@@ -4,6 +4,7 @@
 #define GELU_TANH 0
 #define GELU_ERF 1
 #define SILU 2
+#define QUICK_GELU 3
 
 DEVICE float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
@@ -13,6 +14,7 @@ DEVICE float gelu_inner(float x) { return 0.7978845608f * (x + 0.044715f * x * x
 DEVICE float activate(int kind, float x) {
     if (kind == GELU_TANH) return 0.5f * x * (1 + tanhf(gelu_inner(x)));
     if (kind == GELU_ERF) return 0.5f * x * (1 + erff(x * 0.7071067812f));
+    if (kind == QUICK_GELU) return x * sigmoid(1.702f * x);
     return x * sigmoid(x);
 }
 
@@ -22,8 +24,9 @@ DEVICE float activate_derivative(int kind, float x) {
         return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * 0.7978845608f * (1 + 3 * 0.044715f * x * x);
     }
     if (kind == GELU_ERF) return 0.5f * (1 + erff(x * 0.7071067812f)) + x * expf(-0.5f * x * x) * 0.3989422804f;
-    float s = sigmoid(x);
-    return s * (1 + x * (1 - s));
+    float steepness = kind == QUICK_GELU ? 1.702f : 1;
+    float s = sigmoid(steepness * x);
+    return s * (1 + steepness * x * (1 - s));
 }
 
 // The stateless random number of host/dropout.rs: the same mask on every device.

@@ -12,6 +12,7 @@ fn number(kind: Activation) -> i32 {
         Activation::GeluTanh => 0,
         Activation::GeluErf => 1,
         Activation::Silu => 2,
+        Activation::QuickGelu => 3,
     }
 }
 

@@ -59,6 +59,46 @@ pub(in crate::tensor) fn add_rows(g: &Graph, y: &mut Mat, rows: &Mat) -> Option<
     Some(())
 }
 
+/// See [`crate::tensor::scale_columns`].
+pub(in crate::tensor) fn scale_columns(g: &Graph, x: &Mat, scale: &Mat) -> Option<Mat> {
+    let (input, factors) = (x.device_mat()?, scale.device_mat()?);
+    debug_assert_eq!(factors.kind, Type::F32, "the kernel reads factors in f32, as weights are");
+    let (kind, count, width) = (input.kind, input.count(), input.cols);
+    let launch = move |x: &DeviceMat, scale: &DeviceMat, y: &DeviceMat, add| {
+        Kernel::of(x.device(), "scale_columns", x.kind)
+            .at(&x.buffer)
+            .at(&scale.buffer)
+            .at(&y.buffer)
+            .count(count)
+            .count(width)
+            .adding(add)
+            .by_elements(count);
+    };
+    let y = DeviceMat::new(input.device(), input.rows, input.cols, kind);
+    launch(input, factors, &y, false);
+    let y = g.device_output(y, &[x, scale]);
+    let (x, scale) = (x.clone(), scale.clone());
+    g.record_on_device(&y, move |dy, gradients| {
+        let (Some(input), Some(factors)) = (x.device_mat(), scale.device_mat()) else { return };
+        if x.needs_grad {
+            let dx = gradients.slot(&input.ghost());
+            launch(&converted(&dy, dx.mat.kind), factors, &dx.mat, dx.add);
+        }
+        if scale.needs_grad {
+            let (d_scale, dy) = (gradients.slot(&factors.ghost()), converted(&dy, kind));
+            Kernel::of(input.device(), "scale_columns_gradient", kind)
+                .at(&input.buffer)
+                .at(&dy.buffer)
+                .at(&d_scale.mat.buffer)
+                .count(count)
+                .count(width)
+                .adding(d_scale.add)
+                .by_elements(width);
+        }
+    });
+    Some(y)
+}
+
 /// See [`crate::tensor::dropout`]; `keys` has the key of each row's random numbers.
 pub(in crate::tensor) fn dropout(g: &Graph, x: &Mat, drop: Drop, keys: &[u64]) -> Option<Mat> {
     let input = x.device_mat()?;

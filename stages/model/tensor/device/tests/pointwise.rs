@@ -28,7 +28,8 @@ fn activate(kind: i32, x: f64) -> f64 {
     match kind {
         0 => 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh()),
         1 => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
-        _ => x * sigmoid(x),
+        2 => x * sigmoid(x),
+        _ => x * sigmoid(1.702 * x),
     }
 }
 
@@ -41,7 +42,7 @@ fn derivative(kind: i32, x: f64) -> f64 {
 #[test]
 fn activations() {
     for stored in TYPES {
-        for (kind, n) in [0, 1, 2].into_iter().flat_map(|kind| COUNTS.map(|n| (kind, n))) {
+        for (kind, n) in [0, 1, 2, 3].into_iter().flat_map(|kind| COUNTS.map(|n| (kind, n))) {
             let rng = &mut generator(n as u64);
             let [x, dy, before] = [4.0, 1.0, 1.0].map(|range| random(rng, n, range, stored));
             let name = format!("activation_{}", suffix(stored));
@@ -72,7 +73,7 @@ fn activations() {
 #[test]
 fn large_arguments_do_not_overflow() {
     let x = [-1e4, -200.0, -90.0, 0.0, 90.0, 200.0, 1e4];
-    for kind in 0..3 {
+    for kind in 0..4 {
         let n = x.len();
         let y =
             run("activation_f32", by_element(n), &[value(kind), input(&x, Type::F32), output(n, Type::F32), long(n)]);
@@ -169,6 +170,36 @@ fn added_rows() {
             );
             let sum = |i| (0..repeats).map(|repeat| f64::from(y[repeat * period + i])).sum();
             check(&name, &got[0], &added(&before, (0..period).map(sum).collect(), add), Type::F32, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn scaled_columns() {
+    for (stored, rows, width) in [(Type::F32, 1, 1), (Type::Bf16, 3, 77), (Type::F32, 5, 300)] {
+        let (rng, n) = (&mut generator(width as u64), rows * width);
+        let [x, dy, before] = [1.0, 1.0, 1.0].map(|range| random(rng, n, range, stored));
+        let [scale, d_before] = [1.0, 1.0].map(|range| random(rng, width, range, Type::F32));
+        for add in [false, true] {
+            let name = format!("scale_columns_{}", suffix(stored));
+            let y = gradient_buffer(&before, stored, add);
+            let got = run(
+                &name,
+                by_element(n),
+                &[input(&x, stored), array(&scale), y, long(n), long(width), int(usize::from(add))],
+            );
+            let want = (0..n).map(|i| f64::from(x[i]) * f64::from(scale[i % width])).collect();
+            check(&name, &got[0], &added(&before, want, add), stored, 1e-6);
+            let name = format!("scale_columns_gradient_{}", suffix(stored));
+            let d_scale = gradient_buffer(&d_before, Type::F32, add);
+            let got = run(
+                &name,
+                by_element(width),
+                &[input(&x, stored), input(&dy, stored), d_scale, long(n), long(width), int(usize::from(add))],
+            );
+            let product = |i: usize| f64::from(x[i]) * f64::from(dy[i]);
+            let want = (0..width).map(|i| (0..rows).map(|row| product(row * width + i)).sum()).collect();
+            check(&name, &got[0], &added(&d_before, want, add), Type::F32, 1e-6);
         }
     }
 }

@@ -1,0 +1,258 @@
+//! CLIP, DINOv2 (without and with registers) and SigLIP 2 against transformers, on tiny random checkpoints that
+//! `benches/peers/vision.py` makes; and the folders that are written of them. Pixel values are tested in `stages/image`.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use imp_model::{
+    Imp,
+    config::{ConfigFile, Encoder, Filter, Fit, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
+    encoding::Encoding,
+    init, load_vision, save,
+    vision::Siglip,
+    weights::{TensorFiles, write_tensors},
+};
+use serde_json::{Value, json};
+use support::{Fixture, PHI, assert_close, path};
+
+const NAMES: [(&str, Encoder); 4] = [
+    ("clip", Encoder::Clip),
+    ("dinov2", Encoder::Dinov2),
+    ("dinov2_with_registers", Encoder::Dinov2WithRegisters),
+    ("siglip2", Encoder::Siglip),
+];
+
+/// The noise between two implementations in f32 is about 1e-5 here, and the smallest mistake that was tried (the wrong epsilon)
+/// moves features by more than 1e-4.
+const TOLERANCE: f32 = 1e-4;
+
+fn select(layer: i64) -> ImpConfig {
+    ImpConfig { mm_vision_select_layer: layer, ..ImpConfig::default() }
+}
+
+fn load(folder: &Path, layer: i64) -> Siglip {
+    load_vision(folder, &select(layer)).unwrap()
+}
+
+fn folder(name: &str) -> std::path::PathBuf {
+    path("vision").join(name)
+}
+
+fn expected(name: &str) -> Fixture {
+    Fixture::open(&format!("vision/{name}/expected.safetensors"))
+}
+
+#[test]
+fn features_and_all_hidden_states_equal_transformers() {
+    for (name, encoder) in NAMES {
+        let (expected, vision) = (expected(name), load(&folder(name), -1));
+        assert_eq!(vision.config.encoder, encoder);
+        assert_eq!((vision.config.image_size, vision.config.patches()), (24, 16), "{name}: not the 42 of training");
+        let images = expected.images("pixel_values");
+        let states = vision.hidden_states(&images);
+        assert_eq!(states.len(), 4);
+        for (number, state) in states.iter().enumerate() {
+            let state_name = format!("hidden_states.{number}");
+            let theirs = expected.f32(&state_name);
+            assert_close(&format!("{name}: {state_name}"), &state.to_host(), &theirs, TOLERANCE);
+        }
+        // LLaVA reads the last but one, and drops what precedes the patches.
+        let features = load(&folder(name), -2).encode(&images);
+        assert_close(name, &features.to_host(), &expected.f32("features"), TOLERANCE);
+    }
+}
+
+#[test]
+fn images_of_another_size_have_interpolated_positions() {
+    for (name, _) in NAMES {
+        let (expected, mut vision) = (expected(name), load(&folder(name), -2));
+        vision.resize(48).unwrap();
+        let features = vision.encode(&expected.images("larger"));
+        assert_close(name, &features.to_host(), &expected.f32("larger_features"), TOLERANCE);
+        // Back again: nothing was lost.
+        vision.resize(24).unwrap();
+        let features = vision.encode(&expected.images("pixel_values"));
+        assert_close(name, &features.to_host(), &expected.f32("features"), TOLERANCE);
+        assert!(vision.resize(5).is_err(), "smaller than a patch");
+    }
+}
+
+#[test]
+fn every_place_gives_the_same_features() {
+    for (place_name, place) in support::places() {
+        for (name, _) in NAMES {
+            let (expected, mut vision) = (expected(name), load(&folder(name), -2));
+            vision.move_to(&place);
+            let (ours, theirs) = (vision.encode(&expected.images("pixel_values")), expected.f32("features"));
+            let largest = theirs.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            // bf16 has 8 bits, and errors add up over two blocks.
+            let tolerance = if place.precision == imp_model::Precision::F32 { TOLERANCE } else { 0.05 * largest };
+            assert_close(&format!("{name} on {place_name}"), &ours.to_host(), &theirs, tolerance);
+        }
+    }
+}
+
+/// Since version 5, transformers saves a vision encoder alone without the prefix of its names.
+#[test]
+fn encoders_without_a_text_encoder_have_names_with_and_without_prefix() {
+    for name in ["clip", "siglip2"] {
+        let root = tempfile::tempdir().unwrap();
+        let (out, vision) = (root.path(), load(&folder(name), -1));
+        let config: Value = serde_json::from_slice(&std::fs::read(folder(name).join("config.json")).unwrap()).unwrap();
+        std::fs::write(out.join("config.json"), config["vision_config"].to_string()).unwrap();
+        std::fs::copy(folder(name).join("preprocessor_config.json"), out.join("preprocessor_config.json")).unwrap();
+        for prefix in ["", "vision_model."] {
+            write_tensors(&out.join("model.safetensors"), vision.tensors(prefix), Encoding::F32).unwrap();
+            let again = load(out, -2);
+            let features = again.encode(&expected(name).images("pixel_values"));
+            assert_close(name, &features.to_host(), &expected(name).f32("features"), TOLERANCE);
+            assert_eq!(again.config, vision.config);
+        }
+    }
+}
+
+/// An Imp of the fixtures' Phi with this encoder.
+fn imp(name: &str) -> Imp {
+    Imp::assemble(&PHI.path("base_llm"), &folder(name), select(-2), 3).unwrap()
+}
+
+#[test]
+fn written_folders_give_the_same_features() {
+    for (name, encoder) in NAMES {
+        let (root, mut imp) = (tempfile::tempdir().unwrap(), imp(name));
+        for size in [24, 30] {
+            imp.vision.resize(size).unwrap();
+            let image = vec![0.3; 3 * size * size];
+            let features = imp.encode_images(&[&image]).to_host().into_owned();
+            let (merged, alone) = (root.path().join("merged"), root.path().join("alone"));
+            for folder in [&merged, &alone] {
+                std::fs::create_dir_all(folder).unwrap();
+            }
+            save::merged(&imp, Encoding::F32, u64::MAX, &merged).unwrap();
+            save::vision(&imp, &alone).unwrap();
+            let merged = Imp::load(&merged).unwrap().vision;
+            for again in [merged, load(&alone, -1 - (3 - 2))] {
+                assert_eq!(*again.encode(&[&image]).to_host(), features, "{name} at {size}");
+                assert_eq!((again.config.encoder, again.config.image_size), (encoder, size));
+                let (ours, theirs) = (again.config.images, imp.vision.config.images);
+                assert_eq!((ours.mean, ours.std, ours.filter), (theirs.mean, theirs.std, theirs.filter));
+                assert_eq!(ours.fit.edge(size), theirs.fit.edge(size), "{name}");
+            }
+            std::fs::remove_dir_all(&alone).unwrap();
+        }
+    }
+}
+
+#[test]
+fn random_encoders_have_the_size_that_is_forecast() {
+    for encoder in Encoder::ALL {
+        let root = tempfile::tempdir().unwrap();
+        let config = SiglipConfig { patch_size: 6, ..SiglipConfig::new(encoder, 16, 2, 2, 30) };
+        init::write_siglip(root.path(), &config, 1).unwrap();
+        let read = ConfigFile::read(root.path()).unwrap();
+        assert!(read.unknown_keys().is_empty());
+        assert_eq!(read.siglip().unwrap(), config);
+        let files = TensorFiles::open(root.path()).unwrap();
+        let count = |name: &str| files.shape(name).unwrap().iter().product::<usize>();
+        assert_eq!(files.names().map(count).sum::<usize>(), config.parameters(), "{encoder:?}");
+        let all = load(root.path(), -1);
+        assert_eq!(all.encode(&[vec![0.1; 3 * 30 * 30]]).rows(), 25);
+    }
+    // As published, without CLIP's projection and text encoder.
+    assert_eq!(SiglipConfig::clip_vit_large_patch14_336().parameters(), 303_507_456);
+}
+
+fn parse(config: &Value) -> ConfigFile {
+    ConfigFile::parse(config.to_string().as_bytes(), "config.json".as_ref()).unwrap()
+}
+
+#[test]
+fn what_an_encoder_can_not_be_is_refused_by_name() {
+    for (config, words) in [
+        (json!({"model_type": "dinov2", "use_swiglu_ffn": true}), "`use_swiglu_ffn` = true is not supported"),
+        (json!({"model_type": "dinov2", "qkv_bias": false}), "`qkv_bias` = false"),
+        (json!({"model_type": "dinov2", "mlp_ratio": 1e9}), "`mlp_ratio` = 1000000000"),
+        (json!({"model_type": "clip_vision_model", "hidden_act": "relu"}), "`hidden_act`: \"relu\""),
+        (json!({"model_type": "siglip2"}), "NaFlex"),
+        (json!({"model_type": "clip", "vision_config": {"num_channels": 4}}), "`num_channels` = 4"),
+        (json!({"model_type": "vit"}), "supported: siglip, clip, dinov2, dinov2_with_registers"),
+    ] {
+        assert!(parse(&config).siglip().unwrap_err().to_string().contains(words), "{config}");
+    }
+    // A class token as a feature.
+    let clip = json!({"model_type": "imp", "vision_config": {"model_type": "clip_vision_model"}});
+    parse(&clip).siglip().unwrap();
+    for (key, value) in [("mm_vision_select_feature", "cls_patch"), ("vision_feature_select_strategy", "full")] {
+        let mut config = clip.clone();
+        config[key] = json!(value);
+        assert!(parse(&config).siglip().unwrap_err().to_string().contains(key), "{config}");
+    }
+    let named = json!({"model_type": "imp", "mm_vision_tower": "openai/clip-vit-large-patch14-336"});
+    assert_eq!(parse(&named).siglip().unwrap(), SiglipConfig::clip_vit_large_patch14_336());
+}
+
+#[test]
+fn image_processors_are_read_as_published() {
+    let root = tempfile::tempdir().unwrap();
+    let read = |model_type: &str, processor: &Value| {
+        std::fs::write(root.path().join("config.json"), json!({"model_type": model_type}).to_string()).unwrap();
+        std::fs::write(root.path().join("preprocessor_config.json"), processor.to_string()).unwrap();
+        ConfigFile::read(root.path()).unwrap().siglip()
+    };
+    // The older form, with numbers for sizes.
+    let clip = |size: usize| {
+        json!({"crop_size": size, "do_center_crop": true, "do_normalize": true, "do_resize": true,
+        "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": size})
+    };
+    let config = read("clip_vision_model", &clip(224)).unwrap();
+    assert_eq!(config.images.fit, Fit::Crop { edge: 224, side: 224 });
+    assert_eq!(config.images.mean, [0.481_454_66, 0.457_827_5, 0.408_210_73]);
+    let square = read("siglip_vision_model", &json!({"size": {"height": 384, "width": 384}, "resample": 2})).unwrap();
+    assert_eq!((square.images.fit, square.images.filter), (Fit::Stretch, Filter::Bilinear));
+    let dino = json!({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}});
+    let dino = read("dinov2", &dino).unwrap();
+    assert_eq!((dino.image_size, dino.images.fit.edge(dino.image_size), dino.images.fit.edge(518)), (224, 256, 592));
+    for (processor, words) in [
+        (json!({"resample": 0}), "`resample` = 0 is not supported"),
+        (json!({"do_rescale": false}), "without `do_rescale`"),
+        (json!({"rescale_factor": 1.0}), "`rescale_factor` = 1"),
+        (json!({"image_mean": [0.5]}), "`image_mean` must be three numbers"),
+        (json!({"image_std": [0.5, 0.0, 0.5]}), "`image_std` must be positive"),
+        (json!({"size": {"shortest_edge": 224}, "do_center_crop": false}), "not square"),
+        (json!({"size": {"longest_edge": 224}}), "must be a square"),
+        (json!({"size": {"shortest_edge": 200}, "crop_size": 224}), "`crop_size` = 224"),
+        (json!({"size": 1_000_000}), "`size` must be from 1 to"),
+        (json!({"crop_size": 336}), "gives images of 336 pixels, and the encoder has 224"),
+    ] {
+        let error = read("clip", &processor).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("preprocessor_config.json"), "{processor}: {error}");
+    }
+}
+
+#[test]
+fn formats_without_a_place_for_an_encoder_say_so() {
+    let root = tempfile::tempdir().unwrap();
+    let error = imp_model::mlc::write(&imp("clip"), root.path()).unwrap_err().to_string();
+    assert!(error.contains("vision tower is a SigLIP, and the model's is a clip"), "{error}");
+}
+
+/// A class token is a token of the encoder, and none of the language model.
+#[test]
+fn forecasts_count_the_class_token_in_the_encoder_only() {
+    use imp_model::memory::{MicroBatch, Training, Trains};
+    let (llm, clip) = (LanguageConfig::phi(51_200, 2560, 32, 32, 32), SiglipConfig::clip_vit_large_patch14_336());
+    let training = Training {
+        llm: &llm,
+        vision: &clip,
+        projector: ProjectorType::Mlp(2),
+        trains: Trains::Projector,
+        gradient_checkpointing: false,
+    };
+    let batch = MicroBatch { rows: 1000, learned: 200, images: 2 };
+    let added = training.operations(batch, true) - training.operations(batch, false);
+    // Exact: all counts here are integers below 2^53.
+    assert_eq!(added as u64, 2 * clip.parameters() as u64 * 2 * 577);
+    assert_eq!(clip.patches(), 576);
+}

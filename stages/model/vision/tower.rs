@@ -1,0 +1,316 @@
+//! A vision encoder as used by Imp: the features are the patches of one of the hidden states, without final norm and pooling.
+//! Always frozen. What tells SigLIP, CLIP and DINOv2 apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
+//! `modeling_clip.py`, `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`.
+
+use super::positions::{Positions, axes_of};
+use crate::{
+    config::SiglipConfig,
+    error::{ModelError, Result},
+    layers::{Linear, Norm, Pass},
+    tensor::{self, Graph, Mask, Mat, Place, Segments, Weight},
+    weights::{NamedTensor, TensorFiles},
+};
+
+/// The vision encoder.
+pub struct Siglip {
+    /// The configuration.
+    pub config: SiglipConfig,
+    prefix: String,
+    /// `[hidden, 3 * patch * patch]`: a convolution whose stride equals its size is a linear layer on patches.
+    patch_weight: Mat,
+    /// `[1, hidden]`.
+    patch_bias: Option<Mat>,
+    /// The class token, `[1, hidden]`.
+    class: Option<Mat>,
+    /// The registers, `[registers, hidden]`.
+    registers: Option<Mat>,
+    positions: Positions,
+    first_norm: Option<Norm>,
+    blocks: Vec<Block>,
+}
+
+struct Block {
+    norm1: Norm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    /// Factors of the output of attention, `[1, hidden]`.
+    scale1: Option<Scale>,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+    /// Factors of the output of the MLP, `[1, hidden]`.
+    scale2: Option<Scale>,
+}
+
+/// The factors of a branch, with their name in files.
+struct Scale {
+    name: String,
+    factors: Mat,
+}
+
+impl Siglip {
+    /// Reads the layers up to the selected hidden state. `prefix` precedes all tensor names. Hidden state 0 is the embedded image,
+    /// the others are the blocks' outputs. A negative `select_layer` counts from the end: -1 is the output of the last block, -2
+    /// its input.
+    ///
+    /// # Errors
+    /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
+    pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
+        let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
+            let message = format!(
+                "mm_vision_select_layer {select_layer} is not a hidden state of an encoder with {} layers",
+                config.num_hidden_layers
+            );
+            ModelError::file(&from.config_file(), message)
+        })?;
+        let description = config.encoder.description();
+        let (width, pixels) = (config.hidden_size, 3 * config.patch_size * config.patch_size);
+        let name = |part: &str| format!("{prefix}{part}");
+        let names = &description.embeddings;
+        let conv = name(names.patch);
+        let shape = [width, 3, config.patch_size, config.patch_size];
+        let blocks = (0..used)
+            .map(|layer| Block::load(from, &format!("{prefix}{}.{layer}", description.blocks), &config))
+            .collect::<Result<_>>()?;
+        let class = names.class.map(|(token, axes)| from.mat(&name(token), &axes_of(axes, 1, width), 1, width));
+        let registers = names.registers.filter(|_| config.registers > 0).map(|tokens| {
+            let count = config.registers;
+            from.mat(&name(tokens), &[1, count, width], count, width)
+        });
+        let first_norm =
+            description.first_norm.map(|norm| Norm::layer(from, &name(norm), width, config.layer_norm_eps));
+        let patch_bias = names.patch_bias.then(|| from.vector(&format!("{conv}.bias"), width));
+        Ok(Self {
+            patch_weight: from.mat(&format!("{conv}.weight"), &shape, width, pixels)?,
+            patch_bias: patch_bias.transpose()?,
+            class: class.transpose()?,
+            registers: registers.transpose()?,
+            positions: Positions::load(from, &name(names.position), &config)?,
+            first_norm: first_norm.transpose()?,
+            blocks,
+            prefix: prefix.into(),
+            config,
+        })
+    }
+
+    /// Where the weights lie.
+    pub fn place(&self) -> Place {
+        self.patch_weight.place()
+    }
+
+    /// Moves all weights to `place`.
+    pub fn move_to(&mut self, place: &Place) {
+        let tokens = [&mut self.patch_bias, &mut self.class, &mut self.registers];
+        for mat in tokens.into_iter().flatten().chain([&mut self.patch_weight]) {
+            *mat = mat.to(place);
+        }
+        self.positions.move_to(place);
+        self.first_norm.iter_mut().for_each(|norm| norm.move_to(place));
+        self.blocks.iter_mut().for_each(|block| block.move_to(place));
+    }
+
+    /// Sets the image size to `image_size` pixels, with interpolated positions. The reference never resizes.
+    ///
+    /// # Errors
+    /// If images of this size are smaller than a patch.
+    pub fn resize(&mut self, image_size: usize) -> Result<()> {
+        if image_size < self.config.patch_size {
+            let message =
+                format!("images of {image_size} pixels are smaller than a patch of {}", self.config.patch_size);
+            return Err(ModelError::file("config.json".as_ref(), message));
+        }
+        self.config.image_size = image_size;
+        self.positions.resize(&self.config);
+        Ok(())
+    }
+
+    /// Encodes images `[3, size, size]` of pixel values. Returns features `[images * patches, hidden]`.
+    pub fn encode(&self, images: &[impl AsRef<[f32]>]) -> Mat {
+        let embedded = self.embed(images);
+        let all = self.run(embedded, |_| {});
+        let (before, patches) = (self.config.tokens_before(), self.config.patches());
+        if before == 0 {
+            return all;
+        }
+        let rows = (0..images.len()).flat_map(|image| {
+            let first = image * (before + patches) + before;
+            first..first + patches
+        });
+        tensor::pick_rows(&Graph::inference(), &all, rows)
+    }
+
+    /// Returns all hidden states `[images * tokens, hidden]`: the embedded images and the output of each used block. The patches of
+    /// the last are the features; class token and registers precede those of each image.
+    pub fn hidden_states(&self, images: &[impl AsRef<[f32]>]) -> Vec<Mat> {
+        let embedded = self.embed(images);
+        let mut all = vec![embedded.clone()];
+        self.run(embedded, |x| all.push(x.clone()));
+        all
+    }
+
+    fn run(&self, embedded: Mat, mut after: impl FnMut(&Mat)) -> Mat {
+        let (pass, tokens) = (Pass::inference(), self.config.tokens_before() + self.config.patches());
+        let segments = Segments::new(std::iter::repeat_n(tokens, embedded.rows() / tokens));
+        self.blocks.iter().fold(embedded, |x, block| {
+            let x = block.forward(&pass, &self.config, &x, &segments);
+            after(&x);
+            x
+        })
+    }
+
+    /// Number of layers that compute the features.
+    pub(crate) fn layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The used tensors in f32, named with `prefix`.
+    pub fn tensors(&self, prefix: &str) -> Vec<NamedTensor<'_>> {
+        let (width, patch) = (self.config.hidden_size, self.config.patch_size);
+        let names = &self.config.encoder.description().embeddings;
+        let name = |part: &str| format!("{}{part}", self.prefix);
+        let conv = name(names.patch);
+        let mut all =
+            vec![NamedTensor::shaped(format!("{conv}.weight"), vec![width, 3, patch, patch], &self.patch_weight)];
+        all.extend(self.patch_bias.iter().map(|bias| NamedTensor::flat(format!("{conv}.bias"), bias)));
+        if let (Some((token, axes)), Some(class)) = (names.class, &self.class) {
+            all.push(NamedTensor::shaped(name(token), axes_of(axes, 1, width), class));
+        }
+        if let (Some(tokens), Some(registers)) = (names.registers, &self.registers) {
+            all.push(NamedTensor::shaped(name(tokens), vec![1, registers.rows(), width], registers));
+        }
+        all.push(self.positions.tensor(name(names.position), &self.config));
+        self.first_norm.iter().for_each(|norm| norm.tensors(&mut all));
+        self.blocks.iter().for_each(|block| block.tensors(&mut all));
+        for NamedTensor { name, .. } in &mut all {
+            *name = format!("{prefix}{}", name.strip_prefix(&self.prefix).unwrap_or(name));
+        }
+        all
+    }
+
+    /// Returns class tokens, registers and embedded patches of each image, with their positions added, `[images * tokens, hidden]`.
+    fn embed(&self, images: &[impl AsRef<[f32]>]) -> Mat {
+        let (size, patch, grid) = (self.config.image_size, self.config.patch_size, self.config.grid());
+        let pixels = 3 * patch * patch;
+        let mut patches = Vec::with_capacity(images.len() * grid * grid * pixels);
+        for image in images {
+            let image = image.as_ref();
+            for (row, col) in (0..grid * grid).map(|index| (index / grid, index % grid)) {
+                for (channel, y) in (0..3 * patch).map(|index| (index / patch, index % patch)) {
+                    let start = (channel * size + row * patch + y) * size + col * patch;
+                    patches.extend_from_slice(&image[start..start + patch]);
+                }
+            }
+        }
+        let patches = Mat::from_host(images.len() * grid * grid, pixels, patches);
+        let weight = Weight::Dense(self.patch_weight.clone());
+        let g = Graph::inference();
+        let x = tensor::linear(&g, &patches, &weight, self.patch_bias.as_ref()); // [images * patches, hidden]
+        let x = tensor::add_rows(&g, x, self.positions.of_patches());
+        let x = self.with_tokens(&g, x, images.len());
+        self.first_norm.iter().fold(x, |x, norm| norm.forward(&Pass::inference(), &x))
+    }
+
+    /// Puts class token and registers before the patches of each image.
+    fn with_tokens(&self, g: &Graph, patches: Mat, images: usize) -> Mat {
+        let Some(class) = &self.class else { return patches };
+        // Addition in place would change the weight.
+        let class = tensor::pick_rows(g, class, [0]);
+        let class = match self.positions.of_class() {
+            Some(position) => tensor::add_rows(g, class, position),
+            None => class,
+        };
+        let (registers, each) = (self.registers.as_ref().map_or(0, Mat::rows), self.config.patches());
+        let picks = (0..images).flat_map(|image| {
+            let before = std::iter::once((0, 0)).chain((0..registers).map(|row| (1, row)));
+            let source = if registers > 0 { 2 } else { 1 };
+            before.chain((image * each..(image + 1) * each).map(move |row| (source, row)))
+        });
+        let sources: Vec<Weight> = [Some(&class), self.registers.as_ref(), Some(&patches)]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .map(Weight::Dense)
+            .collect();
+        tensor::gather(g, &sources.iter().collect::<Vec<_>>(), picks.collect())
+    }
+}
+
+/// Number of blocks that compute hidden state `select`; `None` if it does not exist.
+fn used_layers(layers: usize, select: i64) -> Option<usize> {
+    let state = if select < 0 { layers as i64 + 1 + select } else { select };
+    usize::try_from(state).ok().filter(|state| *state <= layers)
+}
+
+impl Block {
+    fn load(from: &TensorFiles, name: &str, config: &SiglipConfig) -> Result<Self> {
+        let (width, parts, shapes) = (config.hidden_size, &config.encoder.description().parts, config.linear_shapes());
+        let linear = |index: usize| {
+            let (outputs, inputs) = shapes[index];
+            Linear::load(from, &format!("{name}.{}", parts.linears[index]), outputs, inputs, true)
+        };
+        let norm =
+            |index: usize| Norm::layer(from, &format!("{name}.{}", parts.norms[index]), width, config.layer_norm_eps);
+        let scale = |index: usize| {
+            let scale = parts.scales.map(|names| {
+                let name = format!("{name}.{}", names[index]);
+                from.vector(&name, width).map(|factors| Scale { name, factors })
+            });
+            scale.transpose()
+        };
+        Ok(Self {
+            norm1: norm(0)?,
+            q: linear(0)?,
+            k: linear(1)?,
+            v: linear(2)?,
+            out: linear(3)?,
+            scale1: scale(0)?,
+            norm2: norm(1)?,
+            fc1: linear(4)?,
+            fc2: linear(5)?,
+            scale2: scale(1)?,
+        })
+    }
+
+    fn move_to(&mut self, place: &Place) {
+        let Self { norm1, q, k, v, out, scale1, norm2, fc1, fc2, scale2 } = self;
+        for norm in [norm1, norm2] {
+            norm.move_to(place);
+        }
+        for linear in [q, k, v, out, fc1, fc2] {
+            linear.move_to(place);
+        }
+        for scale in [scale1, scale2].into_iter().flatten() {
+            scale.factors = scale.factors.to(place);
+        }
+    }
+
+    fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
+        for norm in [&self.norm1, &self.norm2] {
+            norm.tensors(all);
+        }
+        for linear in [&self.q, &self.k, &self.v, &self.out, &self.fc1, &self.fc2] {
+            linear.tensors(all);
+        }
+        for scale in [&self.scale1, &self.scale2].into_iter().flatten() {
+            all.push(NamedTensor::flat(scale.name.clone(), &scale.factors));
+        }
+    }
+
+    /// Pre-norm block: `x += scale1 * attention(norm1(x))`, then `x += scale2 * mlp(norm2(x))`.
+    fn forward(&self, pass: &Pass, config: &SiglipConfig, x: &Mat, segments: &Segments) -> Mat {
+        let g = &pass.graph;
+        let scaled = |branch: Mat, scale: &Option<Scale>| match scale {
+            Some(scale) => tensor::scale_columns(g, &branch, &scale.factors),
+            None => branch,
+        };
+        let n = self.norm1.forward(pass, x);
+        let (q, k, v) = (self.q.forward(pass, &n), self.k.forward(pass, &n), self.v.forward(pass, &n));
+        let attended = tensor::attention(g, &q, &k, &v, config.num_attention_heads, segments, Mask::Full);
+        let x = tensor::add(g, scaled(self.out.forward(pass, &attended), &self.scale1), x);
+        let n = self.norm2.forward(pass, &x);
+        let inner = tensor::activation(g, &self.fc1.forward(pass, &n), config.hidden_act);
+        tensor::add(g, scaled(self.fc2.forward(pass, &inner), &self.scale2), &x)
+    }
+}
