@@ -25,6 +25,19 @@ pub fn dropout(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> M
             return y;
         }
     }
+    on_host(g, x, drop, seed, rows)
+}
+
+/// `x - dropout(x)` with the same arguments: what dropout takes away. On the host only.
+///
+/// # Panics
+/// As [`dropout`].
+pub fn dropout_rest(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> Mat {
+    assert_eq!(x.rows(), rows.len(), "dropout requires one id per row");
+    on_host(g, x, Drop::new(rate).rest(), seed, rows)
+}
+
+fn on_host(g: &Graph, x: &Mat, drop: Drop, seed: u64, rows: &Arc<[u64]>) -> Mat {
     let mut y = x.values().to_vec();
     host::drop_values(&mut y, drop, seed, rows);
     let y = g.output(x.rows(), x.cols(), y, &[x]);
