@@ -72,7 +72,8 @@ fn matrices_b_have_the_rate_that_the_ratio_says() {
 #[test]
 fn adapters_train_on_a_model_in_4_bits() {
     let shop = Workshop::pretrained();
-    shop.trial("quantize", &[("model", "pretrain")]).run::<Quantize>(&json!({})).done();
+    shop.trial("merge", &[("model", "pretrain")]).run::<Merge>(&json!({})).done();
+    shop.trial("quantize", &[("model", "merge")]).run::<Quantize>(&json!({})).done();
     let base = logits(&shop.path("quantize/out"), &shop.path("instructions/out"));
     for (name, config) in [("plain", lora()), ("all", all())] {
         let trial = || shop.trial(name, &[("model", "quantize"), ("data", "instructions")]);
