@@ -160,6 +160,10 @@ fn published_studies_are_shown_alone_or_beside_a_sweep() {
     assert!(table.contains("\n| epochs=2 | not run | - |"), "{table}");
     space.write("small.toml", SMALL);
     let other = space.run(&["report", "study", "small.toml"]);
+    assert!(other.stderr.contains("there is nothing to sweep over"), "{}", other.stderr);
+    let sweep = "extends = \"small.toml\"\nname = \"small\"\n[sweep]\n\"stages.finetune.epochs\" = [2, 4]\n";
+    space.write("mine.toml", sweep);
+    let other = space.run(&["report", "study", "mine.toml"]);
     assert_eq!(other.code, Some(2));
     assert!(other.stderr.contains("`small`, which is no published study"), "{}", other.stderr);
     assert!(
@@ -168,10 +172,7 @@ fn published_studies_are_shown_alone_or_beside_a_sweep() {
         other.stderr
     );
 
-    space.write(
-        "mine.toml",
-        "extends = \"small.toml\"\nname = \"imp-epochs\"\n[sweep]\n\"stages.finetune.epochs\" = [2, 4]\n",
-    );
+    space.write("mine.toml", sweep.replace("\"small\"", "\"imp-epochs\""));
     space.succeed(&["sweep", "mine.toml"]);
     let json: serde_json::Value =
         serde_json::from_str(&space.succeed(&["report", "study", "mine.toml", "--json"]).stdout).unwrap();
