@@ -64,7 +64,8 @@ pub(crate) fn studies(all: &[ShownStudy<'_>], format: Format) {
 fn lines((table, study, points): &ShownStudy<'_>) -> Vec<Line> {
     let mut lines = Vec::new();
     for point in points {
-        if let Some(row) = study.rows.iter().find(|row| row.point == point.name) {
+        let has_figures = |row: &&StudyRow| row.mean.is_some() || !row.cells.is_empty();
+        if let Some(row) = study.rows.iter().filter(has_figures).find(|row| row.point == point.name) {
             lines.push(published_line(table, row));
         }
         let several = point.measured.len() > 1;

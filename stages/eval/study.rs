@@ -4,8 +4,7 @@ use super::config::BenchmarkName::{Pope, Scienceqa, Textvqa, Vqav2};
 use crate::contract::published::{Study, StudyRow};
 
 /// Where the figures come from.
-const SOURCE: &str = "published figures: table 1 of the report (arXiv 2405.12107) as quoted in notes on it in a public repository; the \
-                      report itself was not at hand, and `-` is what they don't quote";
+const SOURCE: &str = "published: table 1 of arXiv 2405.12107, second-hand: as public notes on it quote it";
 
 const VQAV2: &str = Vqav2.column();
 const TEXTVQA: &str = Textvqa.column();
