@@ -49,8 +49,7 @@ keys! {
         /// Rank-stabilized LoRA, peft's `use_rslora`: the scale falls with the root of the rank only.
         #[serde(skip_serializing_if = "is_false")]
         pub rslora: bool = false,
-        /// Weight-decomposed LoRA, peft's `use_dora`: each row of an adapted weight has a norm that trains, too. It trains on the CPU
-        /// only.
+        /// Weight-decomposed LoRA, peft's `use_dora`: each row of an adapted weight has a norm that trains, too.
         #[serde(skip_serializing_if = "is_false")]
         pub dora: bool = false,
         /// LoRA+: the learning rate of the matrices B (with DoRA of the magnitudes, too) is `learning_rate` times this. Without it
@@ -123,11 +122,6 @@ impl Config {
         }
     }
 
-    /// Whether adapters with magnitudes train, which devices have no operation for.
-    fn has_dora(&self) -> bool {
-        self.mode == Mode::Lora && self.lora.dora
-    }
-
     /// What trains besides the projector.
     fn trains(&self) -> Trains<'_> {
         let LoraConfig { rank, dropout, dora, ref targets, .. } = self.lora;
@@ -165,8 +159,8 @@ impl Stage for Finetune {
         config.recipe().check_inputs(count)
     }
 
-    fn uses_gpu(config: &Config, _count: &dyn Fn(&str) -> usize) -> bool {
-        !config.has_dora()
+    fn uses_gpu(_config: &Config, _count: &dyn Fn(&str) -> usize) -> bool {
+        true
     }
 
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
@@ -188,12 +182,6 @@ impl Stage for Finetune {
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let place = place(job, config.precision)?;
-        if place.device.is_some() && config.has_dora() {
-            return Err(StageError::failed(
-                "DoRA trains on the CPU only, and this stage is to compute on a GPU",
-                "leave out `lora.dora`, or set `device = \"cpu\"` under its runtime",
-            ));
-        }
         let from = job.input("model")?;
         let inputs = Inputs::open(job, &config.data_weights, &tokenizer_folder(from))?;
         // The parts of a split model were looked at when they were joined.

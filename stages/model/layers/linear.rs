@@ -31,6 +31,9 @@ pub struct Linear {
     pub lora: Option<Lora>,
 }
 
+/// [`tensor::linear`], or [`tensor::linear_in_f32`].
+type Product = fn(&Graph, &Mat, &Weight, Option<&Mat>) -> Mat;
+
 impl Linear {
     /// Reads the layer `name`.
     ///
@@ -57,11 +60,11 @@ impl Linear {
     }
 
     /// The layer's output with that of the adapter, if there is one. `linear` computes the layer's own.
-    fn adapted(&self, pass: &Pass, x: &Mat, linear: fn(&Graph, &Mat, &Weight, Option<&Mat>) -> Mat) -> Mat {
+    fn adapted(&self, pass: &Pass, x: &Mat, linear: Product) -> Mat {
         let g = &pass.graph;
         let Some(lora) = &self.lora else { return linear(g, x, &self.weight, self.bias.as_ref()) };
         if let Some(magnitude) = &lora.magnitude {
-            return self.decomposed(pass, x, lora, magnitude);
+            return self.decomposed(pass, x, lora, magnitude, linear);
         }
         let y = linear(g, x, &self.weight, self.bias.as_ref());
         let low = tensor::linear(g, &self.dropped(pass, x, lora), &Weight::Dense(lora.a.clone()), None);
@@ -80,18 +83,18 @@ impl Linear {
 
     /// The output with DoRA. As in peft, dropout is on the input of the whole adapted weight, and what it takes away goes through
     /// the frozen weight: `y = (x - dropout(x)) W^T + b + m / |W + scale B A| * dropout(x) (W + scale B A)^T`.
-    fn decomposed(&self, pass: &Pass, x: &Mat, lora: &Lora, magnitude: &Magnitude) -> Mat {
+    fn decomposed(&self, pass: &Pass, x: &Mat, lora: &Lora, magnitude: &Magnitude, linear: Product) -> Mat {
         let g = &pass.graph;
         let norms = lora.row_norms(&self.weight, magnitude);
         let dropped = self.dropped(pass, x, lora);
         let low = tensor::linear(g, &dropped, &Weight::Dense(lora.a.clone()), None);
-        let whole = tensor::linear(g, &dropped, &self.weight, None);
+        let whole = linear(g, &dropped, &self.weight, None);
         let whole = tensor::add_low_rank(g, whole, &low, &lora.b, lora.scale);
-        let y = tensor::set_norms(g, &whole, &magnitude.vector, norms);
+        let y = tensor::set_norms(g, &whole, &magnitude.vector, &norms);
         match (pass.dropout().filter(|_| lora.dropout > 0.0), &self.bias) {
             (Some(Dropout { seed, rows, .. }), bias) => {
                 let rest = tensor::dropout_rest(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows);
-                tensor::add(g, y, &tensor::linear(g, &rest, &self.weight, bias.as_ref()))
+                tensor::add(g, y, &linear(g, &rest, &self.weight, bias.as_ref()))
             }
             (None, Some(bias)) => tensor::add_rows(g, y, bias),
             (None, None) => y,
@@ -124,21 +127,17 @@ impl Linear {
         let mut lora = Lora::new(a, b, settings);
         if settings.dora {
             let mut magnitude = Magnitude::new(&self.weight, None);
-            magnitude.vector = magnitude.vector.to(&place).trainable();
+            magnitude.vector = magnitude.vector.trainable();
             lora.magnitude = Some(magnitude);
         }
         self.lora = Some(lora);
     }
 
-    /// Moves weight, bias and adapter to `place`. On a device an adapter with magnitudes becomes part of the weight: devices have
-    /// no operation for it.
+    /// Moves weight, bias and adapter to `place`.
     pub fn move_to(&mut self, place: &Place) {
-        if place.device.is_some() && self.lora.as_ref().is_some_and(|lora| lora.magnitude.is_some()) {
-            self.fold();
-        }
         self.weight = self.weight.to(place);
-        let adapter = self.lora.iter_mut().flat_map(Lora::mats_mut);
-        self.bias.iter_mut().chain(adapter).for_each(|mat| *mat = mat.to(place));
+        self.bias.iter_mut().for_each(|mat| *mat = mat.to(place));
+        self.lora.iter_mut().for_each(|lora| lora.move_to(place));
     }
 
     /// Replaces the weight by [`Linear::merged`] and removes the adapter.

@@ -65,37 +65,35 @@ impl Lora {
     }
 
     /// The same, mutable.
-    pub(super) fn mats_mut(&mut self) -> impl Iterator<Item = &mut Mat> {
+    fn mats_mut(&mut self) -> impl Iterator<Item = &mut Mat> {
         let Self { a, b, magnitude, .. } = self;
         [a, b].into_iter().chain(magnitude.iter_mut().map(|magnitude| &mut magnitude.vector))
     }
 
-    /// The norms of the rows of `W + scale * B A`, without ever computing that matrix:
-    ///
-    /// `|w + d|^2 = |w|^2 + scale * b . (2 W A^T + scale * b A A^T)`, where `w` and `b` are rows of W and B, and `d = scale * b A`.
-    ///
-    /// W is multiplied with `rank` rows only, and stays in its encoding. Products are in f32 in every precision. Constant for
-    /// the backward pass, as in peft and in section 4.3 of the paper.
-    pub(super) fn row_norms(&self, weight: &Weight, magnitude: &Magnitude) -> Arc<[f32]> {
-        let compute = || -> Arc<[f32]> {
-            let (g, exact) = (Graph::inference(), Place { precision: Precision::F32, ..weight.place() });
+    /// The norms of the rows of `W + scale * B A`, `[1, out]`. W is multiplied with `rank` rows only, and stays in its encoding. Constant
+    /// for the backward pass, as in peft and in section 4.3 of the paper. Products are in f32, but for that with W on a device,
+    /// where W may be rounded.
+    pub(super) fn row_norms(&self, weight: &Weight, magnitude: &Magnitude) -> Mat {
+        let compute = || {
+            let (g, place) = (Graph::inference(), weight.place());
+            let exact = Place { precision: Precision::F32, ..place.clone() };
+            let weight = if place.device.is_some() { weight.clone() } else { weight.to(&exact) };
             let [a, b] = [&self.a, &self.b].map(|mat| mat.to(&exact));
-            let wa = tensor::linear(&g, &a, &weight.to(&exact), None); // [rank, out]
-            let gram = tensor::linear(&g, &a, &Weight::Dense(a.clone()), None); // [rank, rank]
-            let ba = tensor::linear(&g, &b, &Weight::Dense(gram), None); // [out, rank]
-            let (wa, ba, b) = (wa.to_host(), ba.to_host(), b.to_host());
-            let (rank, scale, outputs) = (self.a.rows(), f64::from(self.scale), magnitude.squares.len());
-            let norm = |row: usize| {
-                let part = |r: usize| {
-                    let (at, across) = (row * rank + r, wa[r * outputs + row]);
-                    f64::from(b[at]) * (2.0 * f64::from(across) + scale * f64::from(ba[at]))
-                };
-                let square = magnitude.squares[row] + scale * (0..rank).map(part).sum::<f64>();
-                square.max(0.0).sqrt() as f32
-            };
-            (0..outputs).into_par_iter().with_min_len(64).map(norm).collect()
+            let wa = tensor::linear_in_f32(&g, &a, &weight, None); // [rank, out]
+            let gram = tensor::linear_in_f32(&g, &a, &Weight::Dense(a.clone()), None); // [rank, rank]
+            let ba = tensor::linear_in_f32(&g, &b, &Weight::Dense(gram), None); // [out, rank]
+            tensor::row_norms(&magnitude.squares, &b, &wa, &ba, self.scale)
         };
         if self.mats().any(Mat::needs_grad) { compute() } else { magnitude.fixed.get_or_init(compute).clone() }
+    }
+
+    /// Moves all matrices to `place`.
+    pub(super) fn move_to(&mut self, place: &Place) {
+        self.mats_mut().for_each(|mat| *mat = mat.to(place));
+        if let Some(magnitude) = &mut self.magnitude {
+            magnitude.squares = magnitude.squares.to(place);
+            magnitude.fixed = Arc::default();
+        }
     }
 }
 
@@ -105,28 +103,29 @@ impl Lora {
 pub struct Magnitude {
     /// `[1, out]`.
     pub vector: Mat,
-    /// The squared norms of the rows of W.
-    squares: Arc<[f64]>,
+    /// The squared norms of the rows of W, `[1, out]`.
+    squares: Mat,
     /// What [`Lora::row_norms`] returns of an adapter that does not train.
-    fixed: Arc<OnceLock<Arc<[f32]>>>,
+    fixed: Arc<OnceLock<Mat>>,
 }
 
 impl Magnitude {
     /// The magnitudes `vector` `[1, out]` of an adapter on `weight`, or, before any training, the norms of its rows.
     pub fn new(weight: &Weight, vector: Option<Mat>) -> Self {
         let squares = row_squares(weight);
-        let of_weight = || Mat::from_host(1, squares.len(), squares.iter().map(|s| s.sqrt() as f32).collect());
-        Self { vector: vector.unwrap_or_else(of_weight), squares, fixed: Arc::default() }
+        let row = |values: Vec<f32>| Mat::from_host(1, values.len(), values).to(&weight.place());
+        let of_weight = || row(squares.iter().map(|square| f64::from(*square).sqrt() as f32).collect());
+        Self { vector: vector.unwrap_or_else(of_weight), squares: row(squares.clone()), fixed: Arc::default() }
     }
 }
 
-fn row_squares(weight: &Weight) -> Arc<[f64]> {
+fn row_squares(weight: &Weight) -> Vec<f32> {
     /// Rows that are decoded at a time.
     const ROWS: usize = 64;
     let (outputs, inputs) = (weight.outputs(), weight.inputs());
     let part = |start: usize| {
         let values = weight.read_once(start..outputs.min(start + ROWS));
-        values.chunks(inputs.max(1)).map(square).collect::<Vec<f64>>()
+        values.chunks(inputs.max(1)).map(|row| square(row) as f32).collect::<Vec<f32>>()
     };
     let starts: Vec<usize> = (0..outputs).step_by(ROWS).collect();
     starts.into_par_iter().flat_map_iter(part).collect()

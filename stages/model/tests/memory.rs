@@ -192,7 +192,7 @@ fn the_forecast_matches_the_allocator() {
 /// All that trains in Phi, and the smaller adapters in Phi-3, whose projections are stacked: the emulated device is slow.
 #[cfg(feature = "emulated")]
 fn on_device(family: Family, trains: Trains<'_>) -> bool {
-    let small = matches!(trains, Trains::Adapters { rank: 8, dora: false, targets: [], .. });
+    let small = matches!(trains, Trains::Adapters { rank: 8, targets: [], .. });
     match family {
         Family::Phi => small || matches!(trains, Trains::All | Trains::Projector),
         _ => family == Family::Phi3 && small,

@@ -101,13 +101,3 @@ fn values_that_mean_nothing_are_named() {
     let below = json!({"neftune_noise_alpha": -1});
     assert_eq!(check(below), "neftune_noise_alpha: must not be negative, and is -1");
 }
-
-/// Devices have no operation for magnitudes, which a plan knows.
-#[test]
-fn only_magnitudes_keep_training_from_a_gpu() {
-    let uses_gpu = |config: Value| Finetune::uses_gpu(&serde_json::from_value(config).unwrap(), &|_| 1);
-    assert!(uses_gpu(lora()) && !uses_gpu(all()));
-    let mut full = all();
-    full["mode"] = json!("full");
-    assert!(uses_gpu(full), "adapters are not what trains");
-}

@@ -9,7 +9,7 @@ use super::math;
 pub(in crate::tensor) struct Drop {
     pub(in crate::tensor) threshold: u32,
     pub(in crate::tensor) scale: f32,
-    dropped: f32,
+    pub(in crate::tensor) dropped: f32,
 }
 
 impl Drop {
