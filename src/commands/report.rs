@@ -65,7 +65,9 @@ pub(super) fn model_rows<'r>(
     let mut rows = models(table, pipeline, results);
     let alone = rows.len() == 1;
     let name = |model: &str| if alone { pipeline.name.clone() } else { format!("{}/{model}", pipeline.name) };
-    rows.iter_mut().for_each(|row| row.model = name(&row.model));
+    for row in &mut rows {
+        row.model = name(&row.model);
+    }
     rows
 }
 

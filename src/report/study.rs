@@ -1,6 +1,6 @@
 //! Shows the studies of a publication, each beside what was measured here. Independent of where results come from.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write};
 
 use imp_stages::contract::published::{PublishedTable, Study, StudyRow};
 use serde_json::{Value, json};
@@ -56,8 +56,12 @@ struct Line {
 pub(crate) fn studies(all: &[ShownStudy<'_>], format: Format) {
     match format {
         Format::Json => print(&json!({ "studies": all.iter().map(study_json).collect::<Vec<_>>() }).to_string()),
-        Format::Markdown => all.iter().for_each(|study| print(&markdown(study))),
-        Format::Text => all.iter().for_each(print_text),
+        Format::Markdown => print(all.iter().map(markdown).collect::<Vec<_>>().join("\n").trim_end()),
+        Format::Text => {
+            for study in all {
+                print_text(study);
+            }
+        }
     }
 }
 
@@ -150,7 +154,9 @@ fn print_text(shown: &ShownStudy<'_>) {
         rows.row([line.point.clone(), source(&line)].into_iter().chain(line.cells));
     }
     rows.print();
-    remarks(shown).iter().for_each(|remark| print(&format!("{DIM}{remark}{DIM:#}")));
+    for remark in remarks(shown) {
+        print(&format!("{DIM}{remark}{DIM:#}"));
+    }
     print("");
 }
 
@@ -158,13 +164,13 @@ fn markdown(shown: &ShownStudy<'_>) -> String {
     let (table, study, _) = shown;
     let head = head(table);
     let mut text = format!("## {} (`{}`)\n\n| {} |\n", study.title, study.file, head.join(" | "));
-    text += &format!("|---|---|{}\n", "---:|".repeat(head.len() - 2));
+    let _ = writeln!(text, "|---|---|{}", "---:|".repeat(head.len() - 2));
     for line in lines(shown) {
         let cells = line.cells.join(" | ").replace('*', "\\*");
-        text += &format!("| {} | {} | {cells} |\n", line.point, source(&line));
+        let _ = writeln!(text, "| {} | {} | {cells} |", line.point, source(&line));
     }
     for remark in remarks(shown) {
-        text += &format!("\n{}\n", remark.replace('*', "\\*"));
+        let _ = writeln!(text, "\n{}", remark.replace('*', "\\*"));
     }
     text
 }

@@ -171,7 +171,9 @@ impl Linear {
             let wanted = magnitude.vector.to_host();
             for (row, wanted) in merged.chunks_mut(dense.len() / rows.len().max(1)).zip(&wanted[rows]) {
                 let factor = wanted / square(row).sqrt() as f32;
-                row.iter_mut().for_each(|value| *value *= factor);
+                for value in row {
+                    *value *= factor;
+                }
             }
         }
         merged.into()
