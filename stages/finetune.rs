@@ -40,13 +40,56 @@ keys! {
     pub struct LoraConfig {
         /// Width of the bottleneck.
         pub rank: usize = 256,
-        /// Adapters are scaled by `alpha / rank`.
+        /// Adapters are scaled by `alpha / rank`, with `rslora` by `alpha / sqrt(rank)`.
         pub alpha: f64 = 256.0,
         /// The fraction of an adapter's inputs that is dropped.
         pub dropout: f64 = 0.05,
         /// The linear layers that get an adapter (`q_proj`, `lm_head`, ...). An empty list means all, as in Imp.
         pub targets: Vec<String> = Vec::new(),
+        /// Rank-stabilized LoRA, peft's `use_rslora`: the scale falls with the root of the rank only.
+        #[serde(skip_serializing_if = "is_false")]
+        pub rslora: bool = false,
+        /// Weight-decomposed LoRA, peft's `use_dora`: each row of an adapted weight has a norm that trains, too.
+        #[serde(skip_serializing_if = "is_false")]
+        pub dora: bool = false,
+        /// LoRA+: the learning rate of the matrices B (with DoRA of the magnitudes, too) is `learning_rate` times this. Without it
+        /// all have `learning_rate`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub loraplus_lr_ratio: Option<f64> = None,
     }
+}
+
+impl LoraConfig {
+    fn settings(&self) -> LoraSettings {
+        let Self { rank, alpha, dropout, rslora, dora, .. } = *self;
+        LoraSettings { rank, alpha, dropout, rslora, dora }
+    }
+
+    fn check(&self) -> Result<(), ConfigIssue> {
+        if self.rank == 0 {
+            return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
+        }
+        if self.rank > MOST_RANK {
+            return Err(ConfigIssue::new("lora.rank", format!("must be at most {MOST_RANK}, and is {}", self.rank)));
+        }
+        if !self.alpha.is_finite() {
+            return Err(ConfigIssue::new("lora.alpha", "must be a finite number"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let message = format!("must be at least 0 and less than 1, and is {}", self.dropout);
+            return Err(ConfigIssue::new("lora.dropout", message));
+        }
+        if let Some(ratio) = self.loraplus_lr_ratio.filter(|ratio| !(ratio.is_finite() && *ratio > 0.0)) {
+            return Err(ConfigIssue::new("lora.loraplus_lr_ratio", format!("must be greater than 0, and is {ratio}")));
+        }
+        Ok(())
+    }
+}
+
+/// So that keys of stages that don't set such a key are those of older versions.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// The largest rank of adapters: above the width of all supported models, where adapters would have more weights than what
@@ -62,19 +105,28 @@ training_config! {
         pub lora: LoraConfig = LoraConfig::default(),
         /// The projector's learning rate at its peak, if not `learning_rate`.
         pub projector_learning_rate: Option<f64> = None,
+        /// NEFTune: in training, uniform noise within this, divided by the root of (length of the sequence times width), is added
+        /// to embedded tokens, not to images. 5 is usual; none if it is not given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub neftune_noise_alpha: Option<f64> = None,
     }
 }
 
 impl Config {
     pub(crate) fn recipe(&self) -> Recipe {
-        Recipe { projector_learning_rate: self.projector_learning_rate, ..self.shared_recipe() }
+        Recipe {
+            projector_learning_rate: self.projector_learning_rate,
+            loraplus_lr_ratio: self.lora.loraplus_lr_ratio.unwrap_or(1.0),
+            neftune_noise_alpha: self.neftune_noise_alpha.unwrap_or(0.0),
+            ..self.shared_recipe()
+        }
     }
 
     /// What trains besides the projector.
     fn trains(&self) -> Trains<'_> {
-        let LoraConfig { rank, dropout, ref targets, .. } = self.lora;
+        let LoraConfig { rank, dropout, dora, ref targets, .. } = self.lora;
         match self.mode {
-            Mode::Lora => Trains::Adapters { rank, dropout: dropout > 0.0, targets },
+            Mode::Lora => Trains::Adapters { rank, dropout: dropout > 0.0, dora, targets },
             Mode::Full => Trains::All,
         }
     }
@@ -100,23 +152,7 @@ impl Stage for Finetune {
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {
         config.recipe().check()?;
-        if config.lora.rank == 0 {
-            return Err(ConfigIssue::new("lora.rank", "must be at least 1"));
-        }
-        if config.lora.rank > MOST_RANK {
-            let message = format!("must be at most {MOST_RANK}, and is {}", config.lora.rank);
-            return Err(ConfigIssue::new("lora.rank", message));
-        }
-        if !config.lora.alpha.is_finite() {
-            return Err(ConfigIssue::new("lora.alpha", "must be a finite number"));
-        }
-        if !(0.0..1.0).contains(&config.lora.dropout) {
-            return Err(ConfigIssue::new(
-                "lora.dropout",
-                format!("must be at least 0 and less than 1, and is {}", config.lora.dropout),
-            ));
-        }
-        Ok(())
+        config.lora.check()
     }
 
     fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
@@ -159,8 +195,7 @@ impl Stage for Finetune {
         inputs.note(&mut model.config, job)?;
         model.llm.fold();
 
-        let LoraConfig { rank, alpha, dropout, ref targets } = config.lora;
-        let settings = LoraSettings { rank, alpha, dropout };
+        let (settings, targets) = (config.lora.settings(), &config.lora.targets);
         match config.mode {
             Mode::Full => model.llm.unfreeze(),
             Mode::Lora => model.llm.adapt(&settings, targets, job.seed()).map_err(|message| {

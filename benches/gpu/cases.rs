@@ -46,7 +46,7 @@ pub(crate) fn amount(case: &str, sizes: &Sizes) -> Amount {
     match case {
         "lora" => {
             let targets = TARGETS.map(String::from);
-            let trains = Trains::Adapters { rank: sizes.rank, dropout: true, targets: &targets };
+            let trains = Trains::Adapters { rank: sizes.rank, dropout: true, dora: false, targets: &targets };
             let rows = sizes.sequences * (patches + sizes.text);
             let operations = blocks(rows, sizes.sequences * labelled(sizes), trains);
             Amount { count: sizes.sequences, unit: "examples", operations: Some(operations) }
@@ -91,7 +91,7 @@ fn labelled(sizes: &Sizes) -> usize {
 /// A complete step of LoRA finetuning with checkpointing, on features that are there.
 fn lora(sizes: &Sizes, place: &Place) -> Box<dyn FnMut()> {
     let mut model = assembled(sizes);
-    let settings = LoraSettings { rank: sizes.rank, alpha: sizes.rank as f64, dropout: 0.05 };
+    let settings = LoraSettings::new(sizes.rank, sizes.rank as f64, 0.05);
     model.llm.adapt(&settings, &TARGETS.map(String::from), 1).unwrap();
     model.projector.unfreeze();
     model.move_to(place);

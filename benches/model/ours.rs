@@ -99,7 +99,7 @@ fn random(count: usize) -> Vec<f32> {
 
 fn block(llm: &Path) -> Box<dyn FnMut()> {
     let mut llm: Decoder = load_language(llm).unwrap();
-    llm.adapt(&LoraSettings { rank: 256, alpha: 256.0, dropout: 0.05 }, &[], 1).unwrap();
+    llm.adapt(&LoraSettings::new(256, 256.0, 0.05), &[], 1).unwrap();
     let x = Mat::from_host(512, 2560, random(512 * 2560)).trainable();
     let segments = Segments::new([512]);
     let mut seed = 0;

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use ask::{AnswerArgs, AskArgs, ChatArgs, ServeArgs};
 pub(crate) use compare::CompareArgs;
-pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb};
+pub(crate) use report::{PageArgs, ReportEvalArgs, ReportStudyArgs, ReportVerb};
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 pub(crate) use target::{
     DeviceArgs, Overrides, PipelineArgs, PlanArgs, RunArgs, SelectArgs, ShowArgs, StageArgs, TargetArgs,
@@ -86,7 +86,7 @@ Ctrl-C saves checkpoints and stops; run the same command again to resume.")]
     /// Run a pipeline with several values for some of its keys
     #[command(after_help = "\
 Examples:
-  imp-flow sweep pipelines/sweeps/lora_rank.toml
+  imp-flow sweep pipelines/sweeps/finetuning.toml
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3,2e-3
   imp-flow sweep pipelines/tiny.toml --set seed=1,2,3 --keep-going
 
@@ -191,6 +191,7 @@ Examples:
   imp-flow report first second                 two runs in one page
   imp-flow report --json > run.json            the data of the page: docs/REPORT.md
   imp-flow report eval pipelines/v1_3b.toml    a table of scores beside the published ones
+  imp-flow report study                        the sweeps of the report beside its own tables
 
 `run` and `sweep` write the page at their end. It is one file that needs no network."
     )]

@@ -23,6 +23,30 @@ Examples:
   imp-flow report eval pipelines/v1_3b.toml pipelines/v1_5_3b.toml
   imp-flow report eval pipelines/v1_3b.toml --markdown > table.md")]
     Eval(ReportEvalArgs),
+    /// Show the published studies of Imp's design, and what sweeps have measured here
+    #[command(after_help = "\
+For each study (language model, vision encoder, how to finetune, epochs, data) the published figures stand beside those of the
+sweep that repeats it: `measured here`, or `not run`. It runs nothing.
+
+Examples:
+  imp-flow report study                                    the sweeps in pipelines/sweeps, if they are there
+  imp-flow sweep pipelines/sweeps/epochs.toml && imp-flow report study
+  imp-flow report study my/epochs.toml --set vars.precision=f32
+  imp-flow report study --json > study.json")]
+    Study(ReportStudyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportStudyArgs {
+    /// Sweeps with the `name` of a published one, such as imp-epochs [default: those in pipelines/sweeps]
+    #[arg(value_name = "SWEEP")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Change a key of each sweep (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Print Markdown tables
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Args)]

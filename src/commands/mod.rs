@@ -26,6 +26,7 @@ mod serve;
 mod session;
 mod show;
 mod status;
+mod study;
 mod why;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub(crate) use runs::runs;
 pub(crate) use serve::serve;
 pub(crate) use show::show;
 pub(crate) use status::status;
+pub(crate) use study::report_study;
 pub(crate) use why::why;
 
 use crate::{

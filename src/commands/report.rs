@@ -36,11 +36,7 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
             report::no_results(&session.pipeline.name, &file.display().to_string(), common.style());
         }
     }
-    let format = match (common.json, args.markdown) {
-        (true, _) => Format::Json,
-        (false, true) => Format::Markdown,
-        (false, false) => Format::Text,
-    };
+    let format = Format::of(common.json, args.markdown);
     for (table, rows) in &tables {
         report::published(table, rows, format);
     }
@@ -48,7 +44,7 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
 }
 
 /// The results of cached stages, by stage.
-fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
+pub(super) fn cached_results(session: &Session) -> Result<BTreeMap<String, BTreeMap<String, f64>>, Failure> {
     let mut results = BTreeMap::new();
     for (index, verdict) in session.planner().plan(&Selection::everything(&session.pipeline))? {
         if let Verdict::Hit { key } = verdict
@@ -66,6 +62,21 @@ pub(super) fn model_rows<'r>(
     pipeline: &Pipeline,
     results: impl Fn(&str) -> Option<&'r BTreeMap<String, f64>>,
 ) -> Vec<ModelRow> {
+    let mut rows = models(table, pipeline, results);
+    let alone = rows.len() == 1;
+    let name = |model: &str| if alone { pipeline.name.clone() } else { format!("{}/{model}", pipeline.name) };
+    for row in &mut rows {
+        row.model = name(&row.model);
+    }
+    rows
+}
+
+/// The same, each row named after the stage that made the model.
+pub(super) fn models<'r>(
+    table: &PublishedTable,
+    pipeline: &Pipeline,
+    results: impl Fn(&str) -> Option<&'r BTreeMap<String, f64>>,
+) -> Vec<ModelRow> {
     let mut models: Vec<(&str, BTreeMap<&'static str, Score>)> = Vec::new();
     for stage in &pipeline.stages {
         let Some(shown) = shown_in(table, stage) else { continue };
@@ -78,9 +89,7 @@ pub(super) fn model_rows<'r>(
         });
         models[at].1.entry(shown.column).or_insert(score);
     }
-    let alone = models.len() == 1;
-    let name = |model: &str| if alone { pipeline.name.clone() } else { format!("{}/{model}", pipeline.name) };
-    models.into_iter().map(|(model, scores)| ModelRow { model: name(model), scores }).collect()
+    models.into_iter().map(|(model, scores)| ModelRow { model: model.into(), scores }).collect()
 }
 
 /// The tables for which a pipeline has a stage for every column.

@@ -28,6 +28,7 @@ mod served;
 mod share;
 mod show;
 mod status;
+mod study;
 mod style;
 mod summary;
 mod svg;
@@ -64,6 +65,7 @@ pub(crate) use served::{Request, listening, request};
 pub(crate) use share::{Pushed, exported, outlook_of_push, pushed};
 pub(crate) use show::receipt;
 pub(crate) use status::{StageStatus, Status, finished, status};
+pub(crate) use study::{StudyPoint, studies};
 pub(crate) use style::Style;
 pub(crate) use why::why;
 

@@ -36,6 +36,17 @@ pub(crate) enum Format {
     Json,
 }
 
+impl Format {
+    /// The format that was asked for.
+    pub(crate) fn of(json: bool, markdown: bool) -> Self {
+        match (json, markdown) {
+            (true, _) => Self::Json,
+            (false, true) => Self::Markdown,
+            (false, false) => Self::Text,
+        }
+    }
+}
+
 /// Prints a table.
 pub(crate) fn published(table: &PublishedTable, rows: &[ModelRow], format: Format) {
     print(
@@ -56,12 +67,13 @@ pub(crate) fn no_results(pipeline: &str, file: &str, style: Style) {
 }
 
 impl ModelRow {
-    fn value(&self, column: &Column) -> Option<(f64, bool)> {
+    /// The value in a column, and whether it is of a part of the data only.
+    pub(super) fn value(&self, column: &Column) -> Option<(f64, bool)> {
         let score = self.scores.get(column.name)?;
         Some((score.figures.get(column.figure)? * column.scale, score.partial))
     }
 
-    fn cell(&self, column: &Column) -> String {
+    pub(super) fn cell(&self, column: &Column) -> String {
         match self.value(column) {
             Some((value, partial)) => format!("{value:.*}{}", column.decimals, if partial { "*" } else { "" }),
             None => "-".into(),
@@ -80,7 +92,7 @@ fn cells(table: &PublishedTable, rows: &[ModelRow]) -> Vec<(bool, String, Vec<St
 }
 
 /// The notes that apply to these rows.
-fn notes(table: &PublishedTable, rows: &[ModelRow]) -> Vec<&'static str> {
+pub(super) fn notes(table: &PublishedTable, rows: &[ModelRow]) -> Vec<&'static str> {
     let has =
         |column: &str| rows.iter().any(|row| row.scores.get(column).is_some_and(|score| !score.figures.is_empty()));
     let mut notes: Vec<&str> =

@@ -16,6 +16,36 @@ pub struct PublishedTable {
     pub partial_note: &'static str,
     /// The JSON key of the list of columns with such results.
     pub partial_key: &'static str,
+    /// The columns whose mean the publication gives as one figure.
+    pub mean_of: &'static [&'static str],
+    /// The publication's studies, in these columns.
+    pub studies: &'static [Study],
+}
+
+/// A study of one choice: each row is a setting, measured by a point of a sweep.
+#[derive(Debug)]
+pub struct Study {
+    /// The name of the sweep's pipeline.
+    pub sweep: &'static str,
+    /// The sweep, from the root of the repository.
+    pub file: &'static str,
+    /// The choice.
+    pub title: &'static str,
+    /// The published settings.
+    pub rows: &'static [StudyRow],
+    /// What must be said of the published figures.
+    pub notes: &'static [&'static str],
+}
+
+/// A setting in a study.
+#[derive(Debug)]
+pub struct StudyRow {
+    /// The label of its point in the sweep. If there is no such point, it can't be measured here.
+    pub point: &'static str,
+    /// Published figures as published, by the name of the column. Not all are known.
+    pub cells: &'static [(&'static str, &'static str)],
+    /// The published mean over [`PublishedTable::mean_of`].
+    pub mean: Option<&'static str>,
 }
 
 /// A column, which is also one measurement: a stage fills the cell of its model.

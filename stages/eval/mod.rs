@@ -21,6 +21,7 @@ mod published;
 mod question;
 mod scienceqa;
 mod spreadsheet;
+mod study;
 #[cfg(test)]
 pub(crate) mod tests;
 mod textvqa;

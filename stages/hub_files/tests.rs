@@ -233,7 +233,7 @@ fn what_the_original_scripts_trained_is_merged_with_its_base() {
     let root = workshop();
     let at = |name: &str| root.path().join(name);
     let mut model = Imp::load(&at("model")).unwrap();
-    let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    let settings = LoraSettings::new(2, 4.0, 0.0);
     model.llm.adapt(&settings, &[], 1).unwrap();
     let parts = [("llm", at("model/llm")), ("vision", at("model/vision")), ("model", at("scripts"))];
     let merge =

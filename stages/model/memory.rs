@@ -24,6 +24,8 @@ pub enum Trains<'a> {
         rank: usize,
         /// Whether their inputs have dropout.
         dropout: bool,
+        /// Whether they have DoRA's magnitudes.
+        dora: bool,
         /// The targeted layers, as in [`crate::language::Decoder::adapt`]: empty for all.
         targets: &'a [String],
     },
@@ -145,13 +147,27 @@ impl Training<'_> {
     fn linear_trained(&self, layer: &Layer) -> usize {
         let (outputs, inputs, bias) = self.llm.linear_shape(layer);
         match self.trains {
-            Trains::Adapters { rank, .. } if self.adapts(layer) => rank * (outputs + inputs),
+            Trains::Adapters { rank, dora, .. } if self.adapts(layer) => {
+                rank * (outputs + inputs) + if dora { outputs } else { 0 }
+            }
             Trains::All => outputs * (inputs + usize::from(bias)),
             Trains::Projector | Trains::Adapters { .. } => 0,
         }
     }
 
-    fn adapts(&self, layer: &Layer) -> bool {
+    /// Width of the output that a layer with DoRA saves for the gradient of its magnitudes.
+    fn saved_output(&self, layer: &Layer) -> usize {
+        let has_dora = matches!(self.trains, Trains::Adapters { dora: true, .. }) && self.adapts(layer);
+        if has_dora { self.llm.linear_shape(layer).0 } else { 0 }
+    }
+
+    /// Whether layers with magnitudes have dropout, and so use their weight twice.
+    fn computes_twice(&self) -> bool {
+        matches!(self.trains, Trains::Adapters { dora: true, dropout: true, .. })
+    }
+
+    /// Whether the layer has an adapter.
+    pub(crate) fn adapts(&self, layer: &Layer) -> bool {
         let Trains::Adapters { targets, .. } = self.trains else { return false };
         is_target(targets, layer.short_name())
     }
@@ -208,7 +224,8 @@ impl Training<'_> {
             Trains::Adapters { rank, .. } => rank * layers.iter().filter(|layer| self.adapts(layer)).count(),
             Trains::Projector | Trains::All => 0,
         };
-        norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low
+        let outputs: usize = layers.iter().map(|layer| self.saved_output(layer)).sum();
+        norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low + outputs
     }
 
     /// Number of gradient values of the last block's trainable parameters; twice with checkpointing, which adds those of the
@@ -229,7 +246,9 @@ impl Training<'_> {
         let down_saves_input = family.layer(Part::Down).is_some_and(|down| self.saved_input(down).is_some());
         let middle = if down_saves_input { middle - inner } else { middle };
         let recomputed = if self.gradient_checkpointing { self.block_saved() + hidden } else { 0 };
-        batch.rows * (streams * hidden + middle + recomputed) + batch.learned * hidden
+        // With dropout a layer with magnitudes has a second input, output and their gradients.
+        let second = if self.computes_twice() { hidden + inner } else { 0 };
+        batch.rows * (streams * hidden + middle + second + recomputed) + batch.learned * hidden
     }
 
     /// Number of values that the loss allocates: hidden states at labelled positions, and one chunk of logits.
@@ -237,7 +256,8 @@ impl Training<'_> {
         let (hidden, vocab) = (self.llm.hidden_size, self.llm.vocab_size);
         let chunk_rows = loss_chunk_rows(vocab).min(batch.learned);
         let copies = if self.saved_input(self.llm.family.head()) == Some(SavedInput::Dropped) { 2 } else { 0 };
-        batch.rows * hidden + batch.learned * 2 * hidden + chunk_rows * (2 * vocab + (2 + copies) * hidden)
+        let outputs = self.saved_output(self.llm.family.head()) * if self.computes_twice() { 2 } else { 1 };
+        batch.rows * hidden + batch.learned * 2 * hidden + chunk_rows * (2 * vocab + outputs + (2 + copies) * hidden)
     }
 
     /// Number of gradient values in the loss, all of the output layer: those of one chunk, and the sum over earlier

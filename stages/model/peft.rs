@@ -8,7 +8,7 @@ use crate::{
     encoding::Encoding,
     error::{ModelError, Result},
     language::Decoder,
-    layers::{Linear, Lora, LoraSettings},
+    layers::{Linear, Lora, LoraSettings, Magnitude},
     weights::{self, NamedTensor, TensorFiles, read_json, write_json, write_tensors},
 };
 
@@ -27,6 +27,11 @@ fn tensor_name(linear: &Linear, part: &str) -> String {
     format!("{PREFIX}{}.{part}.weight", linear.name)
 }
 
+/// The name of DoRA's magnitudes.
+fn magnitude_name(linear: &Linear) -> String {
+    format!("{PREFIX}{}.lora_magnitude_vector", linear.name)
+}
+
 /// Writes the adapters of the language model to `folder`, in f32. `base` is the name of the model that they are for, or a path from
 /// `folder` to it.
 ///
@@ -40,11 +45,13 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, base: &str, folder: &Path) 
             for (part, mat) in [("lora_A", &lora.a), ("lora_B", &lora.b)] {
                 tensors.push(NamedTensor::of_mat(tensor_name(linear, part), mat));
             }
+            let magnitude = lora.magnitude.iter();
+            tensors.extend(magnitude.map(|magnitude| NamedTensor::flat(magnitude_name(linear), &magnitude.vector)));
         }
     }
     let adapted = llm.linears().filter(|linear| linear.lora.is_some());
     let targets: BTreeSet<&str> = adapted.map(Linear::kind).collect();
-    let config = json!({
+    let mut config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -58,6 +65,11 @@ pub fn write(llm: &Decoder, settings: &LoraSettings, base: &str, folder: &Path) 
         "lora_dropout": settings.dropout,
         "target_modules": targets,
     });
+    for (key, is_set) in [("use_rslora", settings.rslora), ("use_dora", settings.dora)] {
+        if is_set {
+            config[key] = true.into();
+        }
+    }
     write_json(&folder.join("adapter_config.json"), &config)?;
     write_tensors(&folder.join("adapter_model.safetensors"), tensors, Encoding::F32)
 }
@@ -78,7 +90,7 @@ pub fn read(llm: &mut Decoder, base: Option<&str>, folder: &Path) -> Result<Lora
     let Adapter { settings, whole } = read_settings(&folder.join("adapter_config.json"), base)?;
     let path = weights::either(folder, &WEIGHTS)?.unwrap_or_else(|| folder.join(WEIGHTS[0]));
     let files = TensorFiles::open_file(&path)?;
-    let mut found = 0;
+    let mut found = replace_modules(llm, &whole, &files)?;
     for linear in llm.linears_mut() {
         let (a, b) = (tensor_name(linear, "lora_A"), tensor_name(linear, "lora_B"));
         if !files.has(&a) && !files.has(&b) {
@@ -87,10 +99,14 @@ pub fn read(llm: &mut Decoder, base: Option<&str>, folder: &Path) -> Result<Lora
         let (rank, outputs, inputs) = (settings.rank, linear.weight.outputs(), linear.weight.inputs());
         let a = files.mat(&a, &[rank, inputs], rank, inputs)?;
         let b = files.mat(&b, &[outputs, rank], outputs, rank)?;
-        linear.lora = Some(Lora::new(a, b, &settings));
+        let mut lora = Lora::new(a, b, &settings);
+        if settings.dora {
+            let vector = files.vector(&magnitude_name(linear), outputs)?;
+            lora.magnitude = Some(Magnitude::new(&linear.weight, Some(vector)));
+        }
+        linear.lora = Some(lora);
         found += 1;
     }
-    found += replace_modules(llm, &whole, &files)?;
     if found == 0 {
         return Err(ModelError::file(&path, "it has no adapter for any linear layer of the model"));
     }
@@ -110,6 +126,8 @@ fn replace_modules(llm: &mut Decoder, named: &[String], files: &TensorFiles) -> 
     // Versions of peft differ in whether they keep the name of the wrapper.
     let own = |module: &str| {
         let module = module.strip_suffix(".default").unwrap_or(module);
+        // An adapted layer that is also given as a whole is below its adapter.
+        let module = module.strip_suffix(".base_layer").unwrap_or(module);
         module.strip_suffix(".modules_to_save").unwrap_or(module).to_string()
     };
     let is_named = |module: &str, by: &str| own(module) == by || own(module).ends_with(&format!(".{by}"));
@@ -158,10 +176,9 @@ fn read_settings(path: &Path, base: Option<&str>) -> Result<Adapter> {
              trained on. If they are the same, correct the name here"
         )));
     }
-    for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
-        if config.get(key).and_then(Value::as_bool) == Some(true) {
-            return Err(wrong(format!("`{key}` is not supported")));
-        }
+    let is_set = |key: &str| config.get(key).and_then(Value::as_bool) == Some(true);
+    if is_set("fan_in_fan_out") {
+        return Err(wrong("`fan_in_fan_out` is not supported".into()));
     }
     if let Some(message) = unsupported(&config) {
         return Err(wrong(message));
@@ -173,6 +190,8 @@ fn read_settings(path: &Path, base: Option<&str>) -> Result<Adapter> {
         rank: rank.ok_or_else(|| wrong(format!("`r` must be a whole number from 1 to {LARGEST_RANK}")))? as usize,
         alpha: alpha.ok_or_else(|| wrong(format!("`lora_alpha` must be a number of at most {LARGEST_ALPHA}")))?,
         dropout: number("lora_dropout").unwrap_or(0.0),
+        rslora: is_set("use_rslora"),
+        dora: is_set("use_dora"),
     };
     let modules = config.get("modules_to_save").filter(|modules| !modules.is_null());
     let whole = modules.map_or(Ok(Vec::new()), |modules| serde_json::from_value(modules.clone()));

@@ -39,8 +39,10 @@ impl Imp {
             labels.truncate(start + length);
             lengths.push(length);
         }
+        let is_token: Vec<bool> = picks.iter().map(|(source, _)| *source == TEXT).collect();
         let embedded = tensor::gather(&pass.graph, &[self.llm.embedding(), &Weight::Dense(projected)], picks);
-        Spliced { embedded, segments: Segments::new(lengths), labels }
+        let segments = Segments::new(lengths);
+        Spliced { embedded: pass.noisy(embedded, &segments, &is_token), segments, labels }
     }
 
     /// Describes what makes `sample` invalid for this model, if anything: token ids outside the vocabulary, or more

@@ -28,9 +28,22 @@ impl Training<'_> {
             Trains::Adapters { .. } => 3.0 * self.trained() as f64 * batch.rows as f64,
             Trains::Projector | Trains::All => 0.0,
         };
+        let adapted =
+            |layers: &[Layer]| weights(&layers.iter().copied().filter(|layer| self.adapts(layer)).collect::<Vec<_>>());
+        let dora = match self.trains {
+            // The norms of adapted weights; with dropout, these weights are used a second time.
+            Trains::Adapters { rank, dropout, dora: true, .. } => {
+                let layers = self.llm.num_hidden_layers as f64;
+                let (blocks, head) = (layers * adapted(family.block_layers()), adapted(&[*family.head()]));
+                let again =
+                    if dropout { 2.0 * (blocks * batch.rows as f64 + head * batch.learned as f64) } else { 0.0 };
+                rank as f64 * (blocks + head) + again
+            }
+            Trains::Adapters { .. } | Trains::Projector | Trains::All => 0.0,
+        };
         let tokens = (batch.images * (self.vision.tokens_before() + self.vision.patches())) as f64;
         let vision = if encodes { self.vision.parameters() as f64 * tokens } else { 0.0 };
-        2.0 * (passes * (blocks + head) + recomputed + adapters + vision)
+        2.0 * (passes * (blocks + head) + recomputed + adapters + dora + vision)
     }
 }
 
@@ -93,9 +106,14 @@ mod tests {
         equal(training(&llm, Trains::Projector, true, batch), 3 * blocks + 2 * head);
         // Adapters of rank 8 on 32 q_proj and 32 v_proj; the projector has 1152 inputs.
         let targets = ["q_proj".to_string(), "v_proj".to_string()];
-        let adapters = Trains::Adapters { rank: 8, dropout: false, targets: &targets };
+        let adapters = Trains::Adapters { rank: 8, dropout: false, dora: false, targets: &targets };
         let trained = 64 * 8 * (2560 + 2560) + (1152 + 1) * 2560 + (2560 + 1) * 2560;
         equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + 3 * 2 * 1000 * trained);
+        // With magnitudes also their norms, and, because of dropout, q_proj and v_proj forth and back again.
+        let adapters = Trains::Adapters { rank: 8, dropout: true, dora: true, targets: &targets };
+        let (adapted, trained) = (64 * 2560 * 2560, trained + 64 * 2560);
+        let dora = 2 * (8 * adapted + 2 * 1000 * adapted);
+        equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + 3 * 2 * 1000 * trained + dora);
     }
 
     #[test]

@@ -15,8 +15,10 @@ pub(super) struct Parts {
     pub(super) size: usize,
     /// Whether the backward pass recomputes blocks instead of keeping them.
     pub(super) recompute: bool,
-    /// The seed of the step's dropout.
+    /// The seed of the step's dropout and noise.
     pub(super) seed: u64,
+    /// Alpha of NEFTune's noise; 0 for none.
+    pub(super) noise: f64,
 }
 
 /// The result of a batch.
@@ -40,7 +42,7 @@ pub(super) fn of_batch(
     let labelled = records.iter().map(|record| labels::learned(model, record)).sum::<Result<usize, _>>()?;
     let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
     for (part, records) in records.chunks(parts.size).enumerate() {
-        let pass = Pass::training(parts.seed, part * parts.size);
+        let pass = Pass::training(parts.seed, part * parts.size).with_noise(parts.noise);
         let pass = if parts.recompute { pass.with_gradient_checkpointing() } else { pass };
         let batch = features.batch(model, records)?;
         let loss = model.loss(&pass, &batch.samples(), &batch.features, labelled);

@@ -78,7 +78,12 @@ macro_rules! training_config {
         impl Config {
             /// The shared keys.
             fn shared_recipe(&self) -> $crate::training::Recipe {
-                $crate::training::Recipe { $( $key: self.$key.clone(), )* projector_learning_rate: None }
+                $crate::training::Recipe {
+                    $( $key: self.$key.clone(), )*
+                    projector_learning_rate: None,
+                    loraplus_lr_ratio: 1.0,
+                    neftune_noise_alpha: 0.0,
+                }
             }
         }
     };
@@ -95,6 +100,11 @@ macro_rules! recipe {
             $( $(#[doc = $doc])+ pub(crate) $key: $type, )*
             /// The projector's peak learning rate, if not `learning_rate`.
             pub(crate) projector_learning_rate: Option<f64>,
+            /// LoRA+: the learning rate of the matrices B of adapters, and of DoRA's magnitudes, is that of the language model times
+            /// this.
+            pub(crate) loraplus_lr_ratio: f64,
+            /// The strength of NEFTune's noise on embedded tokens; 0 for none.
+            pub(crate) neftune_noise_alpha: f64,
         }
     };
 }

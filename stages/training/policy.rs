@@ -108,7 +108,7 @@ mod tests {
             llm: &llm,
             vision: &vision,
             projector: ProjectorType::Mlp(2),
-            trains: Trains::Adapters { rank: 256, dropout: true, targets: &[] },
+            trains: Trains::Adapters { rank: 256, dropout: true, dora: false, targets: &[] },
             gradient_checkpointing: false,
         };
         let card = Card { total: gigabytes * GB, frozen: 6 * GB, precision: Precision::Bf16 };

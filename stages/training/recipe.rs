@@ -2,7 +2,7 @@
 
 use imp_model::{
     Precision,
-    layers::{Parameter, Tower},
+    layers::{Parameter, Role, Tower},
     optim::Rate,
     schedule::{Schedule, warmup_steps},
 };
@@ -23,7 +23,7 @@ impl Recipe {
         let factor = self.lr_scheduler.factor(index, self.warmup(total), total);
         let language = self.learning_rate * factor;
         let projector = self.projector_learning_rate.map_or(language, |rate| rate * factor);
-        Rates { language, projector, weight_decay: self.weight_decay }
+        Rates { language, lora_b: language * self.loraplus_lr_ratio, projector, weight_decay: self.weight_decay }
     }
 
     /// Checks ranges, and keys that need each other.
@@ -34,6 +34,7 @@ impl Recipe {
             ("weight_decay", self.weight_decay),
             ("adam_epsilon", self.adam_epsilon),
             ("max_grad_norm", self.max_grad_norm),
+            ("neftune_noise_alpha", self.neftune_noise_alpha),
         ];
         for (key, value) in not_negative {
             if !(value.is_finite() && value >= 0.0) {
@@ -84,6 +85,8 @@ impl Recipe {
 pub(super) struct Rates {
     /// The language model's learning rate.
     pub(super) language: f64,
+    /// That of the matrices B of adapters and of DoRA's magnitudes.
+    lora_b: f64,
     projector: f64,
     weight_decay: f64,
 }
@@ -94,7 +97,10 @@ impl Rates {
         Rate {
             learning_rate: match parameter.tower {
                 Tower::Projector => self.projector,
-                Tower::Language => self.language,
+                Tower::Language => match parameter.role {
+                    Role::LoraB | Role::Magnitude => self.lora_b,
+                    Role::Matrix | Role::Bias | Role::Norm => self.language,
+                },
             },
             weight_decay: if parameter.decays() { self.weight_decay } else { 0.0 },
         }

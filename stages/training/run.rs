@@ -206,9 +206,10 @@ impl Run<'_> {
     /// The loss and the gradients of the batch of a step.
     fn batch(&mut self, step: usize, records: &[usize]) -> Result<Batch, StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
-        // A seed for each step, so that dropout is the same in a resumed run.
+        // A seed for each step, so that dropout and noise are the same in a resumed run.
         let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let parts = Parts { size: self.cut.size, recompute: self.cut.recompute, seed };
+        let noise = self.recipe.neftune_noise_alpha;
+        let parts = Parts { size: self.cut.size, recompute: self.cut.recompute, seed, noise };
         gradients::of_batch(self.model, &self.features, &records, &parts)
     }
 

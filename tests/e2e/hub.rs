@@ -98,13 +98,14 @@ fn v1_5_4b_completes() {
 #[test]
 fn the_other_pipelines_are_valid() {
     let space = Space::new();
-    // Of 52 stages, 20 depend on the rank, 22 on the encoder (or are the encoder) and 24 on the language model. Each further
-    // value adds as many stages.
+    // Of 52 stages, 20 depend on how and on what is finetuned, 22 on the encoder (or are the encoder) and 24 on the language model.
+    // Each further value adds as many stages.
     for (file, name, stages) in [
-        ("sweeps/lora_rank", "imp-lora-rank", 52 + 20),
-        ("sweeps/epochs", "imp-epochs", 52 + 20),
+        ("sweeps/finetuning", "imp-finetuning", 52 + 3 * 20),
+        ("sweeps/epochs", "imp-epochs", 52 + 2 * 20),
+        ("sweeps/data", "imp-data", 52 + 20),
         ("sweeps/vision_encoder", "imp-vision-encoder", 52 + 2 * 22),
-        ("sweeps/llm", "imp-llm", 52 + 2 * 24),
+        ("sweeps/llm", "imp-llm", 52 + 3 * 24),
     ] {
         let plan = offline(&space, &["sweep", "--dry-run", &pipeline(file)]);
         assert!(plan.contains(&format!("{name}: 0 of {stages} cached")), "{plan}");
@@ -117,16 +118,29 @@ fn pipeline(name: &str) -> String {
     format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The pipeline itself has rank 256, so only the stages of rank 128 run.
+/// What is finetuned is shared, and of rank 256, which the pipeline itself has, also what follows: two steps are the same in one
+/// epoch and in two. The study shows them beside the report's.
 fn sweep_shares_with_what_has_run(space: &Space, args: &[String], address: &str) {
-    let file = pipeline("sweeps/lora_rank");
+    let file = pipeline("sweeps/finetuning");
     let args: Vec<&str> = ["sweep", &file].into_iter().chain(args[2..].iter().map(String::as_str)).collect();
     let output = run(space, &args, address);
-    assert!(output.contains("imp-lora-rank is done: 20 ran, 52 cached"), "{output}");
+    assert!(output.contains("imp-finetuning is done: 61 ran, 51 cached"), "{output}");
     let table = space.succeed(&["compare"]).stdout;
     let rows: Vec<&str> = table.lines().collect();
     assert!(rows[0].contains("  vars.lora_rank  "), "{table}");
-    assert!(rows[1].starts_with("lora_rank=128  ") && rows[2].starts_with("lora_rank=256  "), "{table}");
+    assert!(rows[1].starts_with("full  ") && rows[2].starts_with("lora-128  "), "{table}");
+    let study: Vec<&str> = ["report", "study", &file].into_iter().chain(args[2..].iter().copied()).collect();
+    let study = space.succeed(&study).stdout;
+    let line = |setting: &str, source: &str| {
+        let begins = |line: &&str| line.starts_with(setting) && line[setting.len()..].trim_start().starts_with(source);
+        study.lines().find(begins).unwrap_or_else(|| panic!("{setting} {source}: {study}"))
+    };
+    for method in ["full", "lora-128", "lora-256", "lora-512"] {
+        line(method, "published");
+        assert!(!line(method, "measured here: merge").ends_with(" -"), "there is a mean: {study}");
+        line(method, "measured here: quantize");
+    }
+    assert!(line("epochs=3", "published").contains(" 81.5 ") && line("epochs=3", "not run").ends_with(" -"), "{study}");
 }
 
 /// Runs a pipeline. Returns its folder, its arguments, and the address of its hub.

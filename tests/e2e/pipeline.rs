@@ -152,6 +152,52 @@ fn published_results_are_shown_alone_or_with_those_of_a_pipeline() {
 }
 
 #[test]
+fn published_studies_are_shown_alone_or_beside_a_sweep() {
+    let space = Space::new();
+    let table = space.succeed(&["report", "study", "--markdown"]).stdout;
+    let published = "| epochs=2 | published | 81.2 | - | - | 71.2 | 59.4 | 87.8 | - | - | - | 72.1 |";
+    assert!(table.lines().any(|line| line == published), "{table}");
+    assert!(table.contains("\n| epochs=2 | not run | - |"), "{table}");
+    space.write("small.toml", SMALL);
+    let other = space.run(&["report", "study", "small.toml"]);
+    assert!(other.stderr.contains("there is nothing to sweep over"), "{}", other.stderr);
+    let sweep = "extends = \"small.toml\"\nname = \"small\"\n[sweep]\n\"stages.finetune.epochs\" = [2, 4]\n";
+    space.write("mine.toml", sweep);
+    let other = space.run(&["report", "study", "mine.toml"]);
+    assert_eq!(other.code, Some(2));
+    assert!(other.stderr.contains("`small`, which is no published study"), "{}", other.stderr);
+    assert!(
+        other.stderr.contains("imp-llm, imp-vision-encoder, imp-finetuning, imp-epochs, imp-data"),
+        "{}",
+        other.stderr
+    );
+
+    space.write("mine.toml", sweep.replace("\"small\"", "\"imp-epochs\""));
+    space.succeed(&["sweep", "mine.toml"]);
+    let json: serde_json::Value =
+        serde_json::from_str(&space.succeed(&["report", "study", "mine.toml", "--json"]).stdout).unwrap();
+    let study = json["studies"].as_array().unwrap().iter().find(|study| study["sweep"] == "imp-epochs").unwrap();
+    let rows: Vec<String> = study["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| format!("{} {}", row["setting"].as_str().unwrap(), row["source"].as_str().unwrap()))
+        .collect();
+    let known = ["epochs=1 published", "epochs=1 not run", "epochs=2 published", "epochs=2 measured here"];
+    assert_eq!(rows[..4], known, "{rows:?}");
+    assert!(rows.last().unwrap() == "epochs=4 measured here", "a point that was not published: {rows:?}");
+    let measured = study["rows"].as_array().unwrap().iter().find(|row| row["source"] == "measured here").unwrap();
+    let pope = measured["figures"]["pope"].as_f64().unwrap();
+    assert!((0.0..=100.0).contains(&pope) && measured["mean"].is_null(), "not all of the mean's columns: {measured}");
+    // A sweep at its usual place is found without being named.
+    std::fs::create_dir_all(space.path("pipelines/sweeps")).unwrap();
+    let text = space.read("mine.toml").replace("small.toml", "../../small.toml");
+    space.write("pipelines/sweeps/epochs.toml", text);
+    let found = space.succeed(&["report", "study"]).stdout;
+    assert!(found.lines().any(|line| line.starts_with("epochs=4") && line.contains("measured here")), "{found}");
+}
+
+#[test]
 fn a_sharded_benchmark_has_the_same_score() {
     let space = Space::new();
     space.write("small.toml", SMALL);

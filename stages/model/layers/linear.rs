@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    lora::{Lora, LoraSettings, Magnitude, square},
     parameter::{Parameter, Role},
     pass::{Dropout, Pass},
     random::{fnv1a, uniform},
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// A linear layer `y = x W^T + b`; with a LoRA adapter, `+ scale * dropout(x) A^T B^T` (Hu et al. 2021, arXiv
-/// 2106.09685).
+/// 2106.09685); with DoRA (Liu et al. 2024, arXiv 2402.09353), the rows of `W + scale * B A` get trained norms.
 #[derive(Clone)]
 pub struct Linear {
     /// The name in files, without `.weight`.
@@ -30,37 +31,8 @@ pub struct Linear {
     pub lora: Option<Lora>,
 }
 
-/// A LoRA adapter.
-#[derive(Clone)]
-pub struct Lora {
-    /// `[rank, in]`.
-    pub a: Mat,
-    /// `[out, rank]`.
-    pub b: Mat,
-    /// Factor on the adapter's output: `alpha / rank`.
-    pub scale: f32,
-    /// Dropout rate of the adapter's input in training.
-    pub dropout: f32,
-}
-
-/// Hyperparameters of adapters.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LoraSettings {
-    /// Rows of A and columns of B.
-    pub rank: usize,
-    /// Numerator of the scale `alpha / rank`.
-    pub alpha: f64,
-    /// Dropout rate of the adapter's input in training.
-    pub dropout: f64,
-}
-
-impl Lora {
-    /// An adapter with `a` `[rank, in]` and `b` `[out, rank]`.
-    pub fn new(a: Mat, b: Mat, settings: &LoraSettings) -> Self {
-        let scale = (settings.alpha / settings.rank as f64) as f32;
-        Self { a, b, scale, dropout: settings.dropout as f32 }
-    }
-}
+/// [`tensor::linear`], or [`tensor::linear_in_f32`].
+type Product = fn(&Graph, &Mat, &Weight, Option<&Mat>) -> Mat;
 
 impl Linear {
     /// Reads the layer `name`.
@@ -79,32 +51,62 @@ impl Linear {
 
     /// Returns `[rows, out]` from `x` `[rows, in]`.
     pub fn forward(&self, pass: &Pass, x: &Mat) -> Mat {
-        self.adapted(pass, x, tensor::linear(&pass.graph, x, &self.weight, self.bias.as_ref()))
+        self.adapted(pass, x, tensor::linear)
     }
 
     /// Like [`Linear::forward`], with the output in f32 on every device.
     pub fn logits(&self, pass: &Pass, x: &Mat) -> Mat {
-        self.adapted(pass, x, tensor::linear_in_f32(&pass.graph, x, &self.weight, self.bias.as_ref()))
+        self.adapted(pass, x, tensor::linear_in_f32)
     }
 
-    /// Adds the adapter's output, if there is one, to `y`.
-    fn adapted(&self, pass: &Pass, x: &Mat, y: Mat) -> Mat {
+    /// The layer's output with that of the adapter, if there is one. `linear` computes the layer's own.
+    fn adapted(&self, pass: &Pass, x: &Mat, linear: Product) -> Mat {
         let g = &pass.graph;
         if let Some(observer) = pass.observer() {
             observer.see(&self.name, x);
         }
-        let Some(lora) = &self.lora else { return y };
-        let x = match pass.dropout() {
-            Some(Dropout { seed, rows, .. }) => tensor::dropout(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows),
-            None => x.clone(),
-        };
-        let low = tensor::linear(g, &x, &Weight::Dense(lora.a.clone()), None);
+        let Some(lora) = &self.lora else { return linear(g, x, &self.weight, self.bias.as_ref()) };
+        if let Some(magnitude) = &lora.magnitude {
+            return self.decomposed(pass, x, lora, magnitude, linear);
+        }
+        let y = linear(g, x, &self.weight, self.bias.as_ref());
+        let low = tensor::linear(g, &self.dropped(pass, x, lora), &Weight::Dense(lora.a.clone()), None);
         tensor::add_low_rank(g, y, &low, &lora.b, lora.scale)
+    }
+
+    /// The input of the adapter: in training with dropout.
+    fn dropped(&self, pass: &Pass, x: &Mat, lora: &Lora) -> Mat {
+        match pass.dropout() {
+            Some(Dropout { seed, rows, .. }) => {
+                tensor::dropout(&pass.graph, x, lora.dropout, seed ^ fnv1a(&self.name), rows)
+            }
+            None => x.clone(),
+        }
+    }
+
+    /// The output with DoRA. As in peft, dropout is on the input of the whole adapted weight, and what it takes away goes through
+    /// the frozen weight: `y = (x - dropout(x)) W^T + b + m / |W + scale B A| * dropout(x) (W + scale B A)^T`.
+    fn decomposed(&self, pass: &Pass, x: &Mat, lora: &Lora, magnitude: &Magnitude, linear: Product) -> Mat {
+        let g = &pass.graph;
+        let norms = lora.row_norms(&self.weight, magnitude);
+        let dropped = self.dropped(pass, x, lora);
+        let low = tensor::linear(g, &dropped, &Weight::Dense(lora.a.clone()), None);
+        let whole = linear(g, &dropped, &self.weight, None);
+        let whole = tensor::add_low_rank(g, whole, &low, &lora.b, lora.scale);
+        let y = tensor::set_norms(g, &whole, &magnitude.vector, &norms);
+        match (pass.dropout().filter(|_| lora.dropout > 0.0), &self.bias) {
+            (Some(Dropout { seed, rows, .. }), bias) => {
+                let rest = tensor::dropout_rest(g, x, lora.dropout, seed ^ fnv1a(&self.name), rows);
+                tensor::add(g, y, &linear(g, &rest, &self.weight, bias.as_ref()))
+            }
+            (None, Some(bias)) => tensor::add_rows(g, y, bias),
+            (None, None) => y,
+        }
     }
 
     /// The trainable matrices, in no particular order.
     pub fn parameters(&self) -> Vec<Mat> {
-        let adapter = self.lora.iter().flat_map(|lora| [&lora.a, &lora.b]);
+        let adapter = self.lora.iter().flat_map(Lora::mats);
         let others = self.bias.iter().chain(adapter).filter(|mat| mat.needs_grad());
         self.weight.trained().into_iter().chain(others).cloned().collect()
     }
@@ -116,7 +118,7 @@ impl Linear {
     }
 
     /// Attaches a new trainable adapter, initialized as in peft: A uniform within `1 / sqrt(in)` (Kaiming with a = sqrt
-    /// 5), B zero, so that the output does not change.
+    /// 5), B zero, and DoRA's magnitudes the norms of the weight's rows, so that the output does not change.
     pub fn adapt(&mut self, settings: &LoraSettings, seed: u64) {
         let (outputs, inputs) = (self.weight.outputs(), self.weight.inputs());
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(&self.name));
@@ -125,14 +127,20 @@ impl Linear {
         let place = self.weight.place();
         let a = Mat::from_host(settings.rank, inputs, a).to(&place).trainable();
         let b = Mat::zeros(outputs, settings.rank).to(&place).trainable();
-        self.lora = Some(Lora::new(a, b, settings));
+        let mut lora = Lora::new(a, b, settings);
+        if settings.dora {
+            let mut magnitude = Magnitude::new(&self.weight, None);
+            magnitude.vector = magnitude.vector.trainable();
+            lora.magnitude = Some(magnitude);
+        }
+        self.lora = Some(lora);
     }
 
     /// Moves weight, bias and adapter to `place`.
     pub fn move_to(&mut self, place: &Place) {
         self.weight = self.weight.to(place);
-        let adapter = self.lora.iter_mut().flat_map(|lora| [&mut lora.a, &mut lora.b]);
-        self.bias.iter_mut().chain(adapter).for_each(|mat| *mat = mat.to(place));
+        self.bias.iter_mut().for_each(|mat| *mat = mat.to(place));
+        self.lora.iter_mut().for_each(|lora| lora.move_to(place));
     }
 
     /// Replaces the weight by [`Linear::merged`] and removes the adapter.
@@ -145,7 +153,8 @@ impl Linear {
         }
     }
 
-    /// The weight with the adapter merged, `W + scale * B A`: `[out, in]` in f32, row-major. Computed on the host in f32.
+    /// The weight with the adapter merged, `W + scale * B A`, its rows at the norms of DoRA if it has them: `[out, in]` in f32,
+    /// row-major. Computed on the host in f32.
     pub fn merged(&self) -> Cow<'_, [f32]> {
         self.merged_rows(0..self.weight.outputs())
     }
@@ -160,7 +169,17 @@ impl Linear {
         let b = lora.b.to_host()[rows.start * rank..rows.end * rank].to_vec();
         let b = Mat::from_host(rows.len(), rank, b);
         let delta = tensor::linear(&Graph::inference(), &b, &a_transposed, None);
-        dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect()
+        let mut merged: Vec<f32> = dense.iter().zip(&*delta.to_host()).map(|(w, d)| w + lora.scale * d).collect();
+        if let Some(magnitude) = &lora.magnitude {
+            let wanted = magnitude.vector.to_host();
+            for (row, wanted) in merged.chunks_mut(dense.len() / rows.len().max(1)).zip(&wanted[rows]) {
+                let factor = wanted / square(row).sqrt() as f32;
+                for value in row {
+                    *value *= factor;
+                }
+            }
+        }
+        merged.into()
     }
 
     /// Appends weight (adapter merged) and bias to `all`.
@@ -184,7 +203,11 @@ impl Linear {
         }
         if let Some(lora) = &mut self.lora {
             visit(Parameter::new(format!("{}.lora_A.weight", self.name), Role::Matrix), &mut lora.a);
-            visit(Parameter::new(format!("{}.lora_B.weight", self.name), Role::Matrix), &mut lora.b);
+            visit(Parameter::new(format!("{}.lora_B.weight", self.name), Role::LoraB), &mut lora.b);
+            if let Some(magnitude) = &mut lora.magnitude {
+                let name = format!("{}.lora_magnitude_vector", self.name);
+                visit(Parameter::new(name, Role::Magnitude), &mut magnitude.vector);
+            }
         }
     }
 }

@@ -2,13 +2,15 @@
 
 mod importance;
 mod linear;
+mod lora;
 mod norm;
 mod parameter;
 mod pass;
 mod random;
 
 pub use importance::{Importance, Observer};
-pub use linear::{Linear, Lora, LoraSettings};
+pub use linear::Linear;
+pub use lora::{Lora, LoraSettings, Magnitude};
 pub use norm::Norm;
 pub use parameter::{Parameter, Role, Tower};
 pub use pass::Pass;

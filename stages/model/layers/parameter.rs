@@ -19,7 +19,7 @@ impl Parameter {
     /// Whether weight decay applies: as in transformers, to all but norms and biases.
     pub fn decays(&self) -> bool {
         match self.role {
-            Role::Matrix => true,
+            Role::Matrix | Role::LoraB | Role::Magnitude => true,
             Role::Bias | Role::Norm => false,
         }
     }
@@ -28,8 +28,12 @@ impl Parameter {
 /// The role of a trainable matrix in its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Weight of a linear layer, A or B of an adapter, or embedding.
+    /// Weight of a linear layer, A of an adapter, or embedding.
     Matrix,
+    /// B of an adapter, which has a learning rate of its own in LoRA+ (Hayou et al. 2024, arXiv 2402.12354).
+    LoraB,
+    /// Norms of the rows of an adapted weight in DoRA. They learn as B does, and decay: both as in peft and transformers.
+    Magnitude,
     /// Bias of a linear layer.
     Bias,
     /// Weight or bias of a norm.

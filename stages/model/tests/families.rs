@@ -141,7 +141,7 @@ fn logits_equal_those_of_the_oracle() {
 fn gradients_of_adapters_equal_those_of_the_oracle() {
     for family in FAMILIES {
         let (mut llm, weights) = random(family);
-        llm.adapt(&LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 }, &[], 3).unwrap();
+        llm.adapt(&LoraSettings::new(3, 6.0, 0.0), &[], 3).unwrap();
         let mut number = 0.0_f32;
         llm.trainable(&mut |_, mat| {
             change(mat, |value| {
@@ -246,7 +246,7 @@ fn adapters_of_every_family_round_trip_and_merge() {
     for family in FAMILIES {
         let folder = tempfile::tempdir().unwrap();
         let (mut llm, _) = random(family);
-        let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+        let settings = LoraSettings::new(2, 4.0, 0.0);
         llm.adapt(&settings, &[], 3).unwrap();
         llm.trainable(&mut |_, mat| change(mat, |value| value + 0.05));
         let adapted = logits(&llm, &ids(9));
@@ -286,7 +286,7 @@ fn a_wide_window_equals_causal_attention() {
 fn adapters_on_chosen_layers_only() {
     let folder = tempfile::tempdir().unwrap();
     let (mut llm, _) = random(Family::Qwen2);
-    let settings = LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    let settings = LoraSettings::new(2, 4.0, 0.0);
     let error = llm.adapt(&settings, &["qkv_proj".into()], 3).unwrap_err();
     assert!(
         error.starts_with("`qkv_proj` is not a linear layer of this model, which has down_proj, gate_proj"),
@@ -314,7 +314,7 @@ fn biases_and_norms_do_not_decay() {
         init::write_language(folder.path(), &config, 5, Encoding::F32).unwrap();
         let mut llm = load_language(folder.path()).unwrap();
         llm.unfreeze();
-        llm.adapt(&LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 }, &[], 3).unwrap();
+        llm.adapt(&LoraSettings::new(2, 4.0, 0.0), &[], 3).unwrap();
         let mut projector = Projector::fresh(ProjectorType::Mlp(2), 8, 24, 7).unwrap();
         projector.unfreeze();
         let mut count = [0, 0];

@@ -160,7 +160,7 @@ fn random_models_load_and_their_bytes_depend_only_on_the_seed() {
 fn adapters_round_trip() {
     let model = PHI.model_with_lora();
     let folder = tempfile::tempdir().unwrap();
-    let settings = imp_model::layers::LoraSettings { rank: 4, alpha: 8.0, dropout: 0.0 };
+    let settings = imp_model::layers::LoraSettings::new(4, 8.0, 0.0);
     peft::write(&model.llm, &settings, "", folder.path()).unwrap();
     let (ours, theirs) = (folder.path().join("adapter_model.safetensors"), PHI.path("lora/adapter_model.safetensors"));
     let names = |file: &Path| {
@@ -227,7 +227,7 @@ fn weights_are_found_as_transformers_finds_them() {
 fn settings_of_adapters_that_would_be_ignored_are_refused() {
     let mut llm = PHI.model().llm;
     let folder = tempfile::tempdir().unwrap();
-    let settings = imp_model::layers::LoraSettings { rank: 2, alpha: 4.0, dropout: 0.0 };
+    let settings = imp_model::layers::LoraSettings::new(2, 4.0, 0.0);
     llm.adapt(&settings, &[], 1).unwrap();
     peft::write(&llm, &settings, "", folder.path()).unwrap();
     let path = folder.path().join("adapter_config.json");

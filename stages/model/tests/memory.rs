@@ -96,8 +96,8 @@ fn measured_at(folder: &Path, training: &Training<'_>, place: &Place) -> usize {
     let mut model = Imp::assemble(&folder.join("llm"), &folder.join("vision"), joined, 1).unwrap();
     match training.trains {
         Trains::Projector => {}
-        Trains::Adapters { rank, dropout, targets } => {
-            let settings = LoraSettings { rank, alpha: 8.0, dropout: if dropout { 0.1 } else { 0.0 } };
+        Trains::Adapters { rank, dropout, dora, targets } => {
+            let settings = LoraSettings { dora, ..LoraSettings::new(rank, 8.0, if dropout { 0.1 } else { 0.0 }) };
             model.llm.adapt(&settings, targets, 1).unwrap();
         }
         Trains::All => model.llm.unfreeze(),
@@ -158,9 +158,11 @@ fn the_forecast_matches_the_allocator() {
             .collect();
         let all = [
             Trains::Projector,
-            Trains::Adapters { rank: 8, dropout: true, targets: &[] },
-            Trains::Adapters { rank: 64, dropout: false, targets: &[] },
-            Trains::Adapters { rank: 8, dropout: true, targets: &known },
+            Trains::Adapters { rank: 8, dropout: true, dora: false, targets: &[] },
+            Trains::Adapters { rank: 64, dropout: false, dora: false, targets: &[] },
+            Trains::Adapters { rank: 8, dropout: true, dora: false, targets: &known },
+            Trains::Adapters { rank: 8, dropout: true, dora: true, targets: &[] },
+            Trains::Adapters { rank: 64, dropout: false, dora: true, targets: &known },
             Trains::All,
         ];
         for (trains, gradient_checkpointing) in all.into_iter().flat_map(|trains| [(trains, false), (trains, true)]) {

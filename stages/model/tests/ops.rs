@@ -209,6 +209,48 @@ proptest! {
         check(&mats, |g, m| tensor::dropout(g, &m[0], rate, seed, &names), |m| {
             m[0].iter().zip(&*mask.to_host()).map(|(x, mask)| x * f64::from(*mask)).collect()
         });
+        check(&mats, |g, m| tensor::dropout_rest(g, &m[0], rate, seed, &names), |m| {
+            m[0].iter().zip(&*mask.to_host()).map(|(x, mask)| x - x * f64::from(*mask)).collect()
+        });
+    }
+
+    /// The norms are constant: what trains does not go through them.
+    #[test]
+    fn set_norms(rows in 1_usize..5, width in 1_usize..40, seed in 0_u64..100) {
+        let mats = [random_mat(rows, width, seed), random_mat(1, width, seed + 1)];
+        let norms: Vec<f32> = random(seed + 2, width).iter().map(|norm| 2.0 + norm).collect();
+        let constant = Mat::from_host(1, width, norms.clone());
+        check(&mats, |g, m| tensor::set_norms(g, &m[0], &m[1], &constant.to(&m[0].place())), |m| {
+            let factor = |i: usize| m[1][i % width] / f64::from(norms[i % width]);
+            m[0].iter().enumerate().map(|(i, x)| x * factor(i)).collect()
+        });
+    }
+
+    /// The norms of W + scale B A from products of A with W and with itself.
+    #[test]
+    fn row_norms(outputs in 1_usize..9, inputs in 1_usize..9, rank in 1_usize..5, seed in 0_u64..100) {
+        let (w, a, b) = (random(seed, outputs * inputs), random(seed + 1, rank * inputs), random(seed + 2, outputs * rank));
+        let scale = 0.7_f32;
+        let product = |x: &[f32], y: &[f32], width: usize| -> Vec<f32> {
+            let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>() as f32;
+            x.chunks(width).flat_map(|x| y.chunks(width).map(move |y| dot(x, y))).collect()
+        };
+        let gram = product(&a, &a, inputs);
+        let (wa, ba) = (product(&a, &w, inputs), product(&b, &gram, rank));
+        let squares: Vec<f32> = w.chunks(inputs).map(|row| row.iter().map(|w| w * w).sum()).collect();
+        let exact: Vec<f32> = (0..outputs).map(|row| {
+            let adapted = |i: usize| {
+                let delta: f64 = (0..rank).map(|r| f64::from(b[row * rank + r]) * f64::from(a[r * inputs + i])).sum();
+                f64::from(w[row * inputs + i]) + f64::from(scale) * delta
+            };
+            (0..inputs).map(|i| adapted(i).powi(2)).sum::<f64>().sqrt() as f32
+        }).collect();
+        for (name, place) in support::places() {
+            let at = |rows: usize, values: &[f32]| Mat::from_host(rows, values.len() / rows, values.to_vec()).to(&place);
+            let norms = tensor::row_norms(&at(1, &squares), &at(outputs, &b), &at(rank, &wa), &at(outputs, &ba), scale);
+            // Small norms are differences of large squares.
+            support::assert_close(&name, &norms.to_host(), &exact, 5e-3);
+        }
     }
 
     /// Rows of a frozen and of a trainable matrix.

@@ -129,6 +129,7 @@ fn a_context_in_which_rotations_would_change_is_refused() {
             }
         }
     }
-    let error = imp_model::mlc::write(&imp, &imp_model::layers::Importance::default(), root.path()).unwrap_err().to_string();
+    let error =
+        imp_model::mlc::write(&imp, &imp_model::layers::Importance::default(), root.path()).unwrap_err().to_string();
     assert!(error.contains("`rope_scaling` of type `longrope` is not written for MLC"), "{error}");
 }

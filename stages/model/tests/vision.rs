@@ -234,7 +234,9 @@ fn image_processors_are_read_as_published() {
 #[test]
 fn formats_without_a_place_for_an_encoder_say_so() {
     let root = tempfile::tempdir().unwrap();
-    let error = imp_model::mlc::write(&imp("clip"), root.path()).unwrap_err().to_string();
+    let error = imp_model::mlc::write(&imp("clip"), &imp_model::layers::Importance::default(), root.path())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("vision tower is a SigLIP, and the model's is a clip"), "{error}");
 }
 

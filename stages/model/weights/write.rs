@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn an_adapter_is_merged_into_some_rows_as_into_all() {
         let mat = |rows, cols| Mat::from_host(rows, cols, values(rows * cols));
-        let settings = LoraSettings { rank: 3, alpha: 6.0, dropout: 0.0 };
+        let settings = LoraSettings::new(3, 6.0, 0.0);
         let lora = Some(Lora::new(mat(3, 70), mat(50, 3), &settings));
         let linear = Linear { name: "l".into(), weight: Weight::Dense(mat(50, 70)), bias: None, lora };
         let pieces: Vec<f32> =

@@ -4,6 +4,7 @@
 mod features;
 mod forecast;
 mod keys;
+mod methods;
 mod mixtures;
 mod models;
 mod runs;

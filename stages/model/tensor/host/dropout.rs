@@ -1,20 +1,26 @@
-//! The mask of dropout, which depends only on a seed and a row's id.
+//! Random numbers that depend only on a seed, a row's id and a column: the mask of dropout, and noise.
 
 use rayon::prelude::*;
 
 use super::math;
 
-/// What happens to values: those whose random number is below the threshold become zero, the others are scaled.
+/// What happens to values: those whose random number is below the threshold are multiplied by `dropped`, the others by `scale`.
 #[derive(Clone, Copy)]
 pub(in crate::tensor) struct Drop {
     pub(in crate::tensor) threshold: u32,
     pub(in crate::tensor) scale: f32,
+    pub(in crate::tensor) dropped: f32,
 }
 
 impl Drop {
     /// Zero with probability `rate`, else times `1 / (1 - rate)`.
     pub(in crate::tensor) fn new(rate: f32) -> Self {
-        Self { threshold: (f64::from(rate) * f64::from(u32::MAX)) as u32, scale: 1.0 / (1.0 - rate) }
+        Self { threshold: (f64::from(rate) * f64::from(u32::MAX)) as u32, scale: 1.0 / (1.0 - rate), dropped: 0.0 }
+    }
+
+    /// What this takes away from the values.
+    pub(in crate::tensor) fn rest(self) -> Self {
+        Self { scale: 1.0 - self.scale, dropped: 1.0 - self.dropped, ..self }
     }
 }
 
@@ -25,7 +31,7 @@ pub(in crate::tensor) fn row_key(seed: u64, row: u64) -> u64 {
 
 /// Drops values in place. `rows` has an id for each row.
 pub(in crate::tensor) fn drop_values(values: &mut [f32], drop: Drop, seed: u64, rows: &[u64]) {
-    let Drop { threshold, scale } = drop;
+    let Drop { threshold, scale, dropped } = drop;
     let width = (values.len() / rows.len().max(1)).max(1);
     values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
         let key = row_key(seed, *row);
@@ -33,7 +39,24 @@ pub(in crate::tensor) fn drop_values(values: &mut [f32], drop: Drop, seed: u64, 
         math::simd(|| {
             for (index, value) in values.iter_mut().enumerate() {
                 let kept = random(index as u32, first, second) >= threshold;
-                *value *= if kept { scale } else { 0.0 };
+                *value *= if kept { scale } else { dropped };
+            }
+        });
+    });
+}
+
+/// Fills rows with numbers that are uniform in `-bound..bound`, each row having its bound and its id.
+pub(in crate::tensor) fn noise(values: &mut [f32], bounds: &[f32], seed: u64, rows: &[u64]) {
+    /// Of a random number only the bits that an f32 can hold are used.
+    const UNIT: f32 = 1.0 / (1 << 23) as f32;
+    let width = (values.len() / rows.len().max(1)).max(1);
+    values.par_chunks_mut(width).zip(rows).zip(bounds).with_min_len(16).for_each(|((values, row), bound)| {
+        let key = row_key(seed, *row);
+        let (first, second) = (key as u32, (key >> 32) as u32);
+        math::simd(|| {
+            for (index, value) in values.iter_mut().enumerate() {
+                let unit = (random(index as u32, first, second) >> 8) as f32 * UNIT - 1.0;
+                *value = bound * unit;
             }
         });
     });

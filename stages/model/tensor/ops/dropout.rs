@@ -18,7 +18,19 @@ pub fn dropout(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> M
         return x.clone();
     }
     assert_eq!(x.rows(), rows.len(), "dropout requires one id per row");
-    let drop = Drop::new(rate);
+    multiply(g, x, Drop::new(rate), seed, rows)
+}
+
+/// `x - dropout(x)` with the same arguments: what dropout takes away.
+///
+/// # Panics
+/// As [`dropout`].
+pub fn dropout_rest(g: &Graph, x: &Mat, rate: f32, seed: u64, rows: &Arc<[u64]>) -> Mat {
+    assert_eq!(x.rows(), rows.len(), "dropout requires one id per row");
+    multiply(g, x, Drop::new(rate).rest(), seed, rows)
+}
+
+fn multiply(g: &Graph, x: &Mat, drop: Drop, seed: u64, rows: &Arc<[u64]>) -> Mat {
     if x.device_mat().is_some() {
         let keys: Vec<u64> = rows.iter().map(|row| host::row_key(seed, *row)).collect();
         if let Some(y) = device::ops::dropout(g, x, drop, &keys) {

@@ -76,6 +76,33 @@ KERNEL TYPED(dropout)(const Value* x, Value* y, const unsigned long long* keys, 
     }
 }
 
+// What dropout takes away, x - dropout(x).
+KERNEL TYPED(dropout_rest)(const Value* x, Value* y, const unsigned long long* keys, int width, unsigned threshold,
+                           float scale, int add) {
+    size_t base = (size_t)blockIdx.x * width;
+    unsigned long long key = keys[blockIdx.x];
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        bool kept = random_of(i, (unsigned)key, (unsigned)(key >> 32)) >= threshold;
+        put(y, base + i, kept ? load(x, base + i) * scale : load(x, base + i), add);
+    }
+}
+
+// Multiplies each column by what DoRA's magnitude is of the norm; also for its gradient.
+KERNEL TYPED(set_norms)(const Value* x, const float* magnitudes, const float* norms, Value* y, long long n,
+                        long long width, int add) {
+    long long i = element();
+    if (i < n) put(y, i, load(x, i) * (magnitudes[i % width] / norms[i % width]), add);
+}
+
+KERNEL TYPED(magnitude_gradient)(const Value* dy, const Value* x, const float* norms, float* d_magnitudes, long long n,
+                                 long long width, int add) {
+    long long i = element();
+    if (i >= width) return;
+    float sum = 0;
+    for (long long at = i; at < n; at += width) sum += load(dy, at) * load(x, at);
+    put(d_magnitudes, i, sum / norms[i], add);
+}
+
 // Rotates dimensions `i` and `i + half` of every head in place. `table` has cosine and sine of each row's angles.
 KERNEL TYPED(rotate)(Value* x, const float* table, int width, int head_dim, int half, float direction) {
     if (half == 0) return;

@@ -46,6 +46,16 @@ KERNEL sum_parts(const float* partial, long long stride, float* out, int parts, 
     put(out, i, sum, add);
 }
 
+// The norms of the rows of W + scale B A, for DoRA: host/dora.rs has the formula.
+KERNEL row_norms(const float* squares, const float* b, const float* wa, const float* ba, float* norms, float scale,
+                 int rank, long long n) {
+    long long i = element();
+    if (i >= n) return;
+    float sum = 0;
+    for (int r = 0; r < rank; r++) sum += b[i * rank + r] * (2 * wa[r * n + i] + scale * ba[i * rank + r]);
+    norms[i] = sqrtf(larger(squares[i] + scale * sum, 0.0f));
+}
+
 KERNEL to_bf16(const float* x, bf16* y, long long n) {
     long long i = element();
     if (i < n) y[i] = narrow(x[i]);

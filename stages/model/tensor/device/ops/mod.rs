@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod dora;
 mod gather;
 mod linear;
 mod loss;
@@ -14,6 +15,7 @@ mod pointwise;
 
 pub(in crate::tensor) use activation::{activation, silu_gate};
 pub(in crate::tensor) use attention::{Piece, attend_cached, attention};
+pub(in crate::tensor) use dora::{row_norms, set_norms};
 pub(in crate::tensor) use gather::{Source, columns, concat, gather, scatter_rows};
 pub(in crate::tensor) use linear::{Operand, add_low_rank, linear};
 pub(in crate::tensor) use loss::{ChunkedLoss, cross_entropy};

@@ -99,12 +99,13 @@ pub(in crate::tensor) fn scale_columns(g: &Graph, x: &Mat, scale: &Mat) -> Optio
     Some(y)
 }
 
-/// See [`crate::tensor::dropout`]; `keys` has the key of each row's random numbers.
+/// See [`crate::tensor::dropout`] and [`crate::tensor::dropout_rest`]; `keys` has the key of each row's random numbers.
 pub(in crate::tensor) fn dropout(g: &Graph, x: &Mat, drop: Drop, keys: &[u64]) -> Option<Mat> {
     let input = x.device_mat()?;
     let keys = table(input, keys);
+    let name = if drop.dropped > 0.0 { "dropout_rest" } else { "dropout" };
     let launch = move |x: &DeviceMat, y: &DeviceMat, keys: &Buffer, add| {
-        Kernel::of(x.device(), "dropout", x.kind)
+        Kernel::of(x.device(), name, x.kind)
             .at(&x.buffer)
             .at(&y.buffer)
             .at(keys)

@@ -204,6 +204,49 @@ fn scaled_columns() {
     }
 }
 
+/// The norms of DoRA: factors of columns, the gradient of the magnitudes, and the norms themselves.
+#[test]
+fn norms_of_adapted_rows() {
+    for (stored, rows, width) in [(Type::F32, 3, 301), (Type::Bf16, 70, 64), (Type::Bf16, 1, 1)] {
+        let (n, rng) = (rows * width, &mut generator(width as u64));
+        let [x, dy, before] = [1.0, 1.0, 1.0].map(|range| random(rng, n, range, stored));
+        let [magnitudes, norms] = [1.0, 1.0].map(|range| -> Vec<f32> {
+            random(rng, width, range, Type::F32).iter().map(|value| value + 2.5).collect()
+        });
+        let factor = |i: usize| f64::from(magnitudes[i % width]) / f64::from(norms[i % width]);
+        for add in [false, true] {
+            let name = format!("set_norms_{}", suffix(stored));
+            let to = gradient_buffer(&before, stored, add);
+            let sizes = [long(n), long(width), int(usize::from(add))];
+            let args = [&[input(&x, stored), array(&magnitudes), array(&norms), to], &sizes[..]].concat();
+            let want = x.iter().enumerate().map(|(i, x)| f64::from(*x) * factor(i)).collect();
+            check(&name, &run(&name, by_element(n), &args)[0], &added(&before, want, add), stored, 1e-6);
+
+            let name = format!("magnitude_gradient_{}", suffix(stored));
+            let to = gradient_buffer(&before[..width], Type::F32, add);
+            let args = [&[input(&dy, stored), input(&x, stored), array(&norms), to], &sizes[..]].concat();
+            let sum = |i: usize| {
+                (0..rows).map(|row| f64::from(dy[row * width + i]) * f64::from(x[row * width + i])).sum::<f64>()
+            };
+            let want = (0..width).map(|i| sum(i) / f64::from(norms[i])).collect();
+            check(
+                &name,
+                &run(&name, by_element(width), &args)[0],
+                &added(&before[..width], want, add),
+                Type::F32,
+                1e-5,
+            );
+        }
+        let rank = 5;
+        let [b, wa, ba] = [0.3, 0.3, 0.3].map(|range| random(rng, width * rank, range, Type::F32));
+        let arrays = [&norms, &b, &wa, &ba].map(|values| array(values));
+        let rest = [output(width, Type::F32), value(0.7_f32), int(rank), long(width)];
+        let got = run("row_norms", by_element(width), &[&arrays[..], &rest[..]].concat());
+        let want = crate::tensor::host::dora::row_norms(&norms, &b, &wa, &ba, 0.7);
+        check("row_norms", &got[0], &wide(&want), Type::F32, 1e-5);
+    }
+}
+
 /// The mask must be that of the CPU, bit for bit.
 #[test]
 fn dropout_has_the_mask_of_the_cpu() {
@@ -213,29 +256,35 @@ fn dropout_has_the_mask_of_the_cpu() {
         let rng = &mut generator(width as u64);
         let [x, before] = [1.0, 1.0].map(|range| random(rng, rows * width, range, stored));
         let ids: Vec<u64> = (0..rows as u64).map(|row| row * 1000 + 5).collect();
-        let mut want = x.clone();
-        crate::tensor::host::dropout::drop_values(&mut want, crate::tensor::host::dropout::Drop::new(rate), seed, &ids);
+        let drop = crate::tensor::host::dropout::Drop::new(rate);
+        let [mut want, mut rest] = [x.clone(), x.clone()];
+        crate::tensor::host::dropout::drop_values(&mut want, drop, seed, &ids);
+        crate::tensor::host::dropout::drop_values(&mut rest, drop.rest(), seed, &ids);
         let mix = crate::tensor::host::dropout::mix;
         let keys: Vec<u64> = ids.iter().map(|id| mix(seed ^ mix(*id))).collect();
         let threshold = (f64::from(rate) * f64::from(u32::MAX)) as u32;
-        let name = format!("dropout_{}", suffix(stored));
-        let got = run(
-            &name,
-            by_row(rows),
-            &[
-                input(&x, stored),
-                gradient_buffer(&before, stored, add),
-                array(&keys),
-                int(width),
-                value(threshold),
-                value(1.0 / (1.0 - rate)),
-                int(usize::from(add)),
-            ],
-        );
-        if !add && stored == Type::F32 {
-            assert_eq!(got[0], wide(&want), "{name}");
+        for (name, scale, want) in
+            [("dropout", 1.0 / (1.0 - rate), &want), ("dropout_rest", 1.0 - 1.0 / (1.0 - rate), &rest)]
+        {
+            let name = format!("{name}_{}", suffix(stored));
+            let got = run(
+                &name,
+                by_row(rows),
+                &[
+                    input(&x, stored),
+                    gradient_buffer(&before, stored, add),
+                    array(&keys),
+                    int(width),
+                    value(threshold),
+                    value(scale),
+                    int(usize::from(add)),
+                ],
+            );
+            if !add && stored == Type::F32 {
+                assert_eq!(got[0], wide(want), "{name}");
+            }
+            check(&name, &got[0], &added(&before, wide(want), add), stored, 1e-6);
         }
-        check(&name, &got[0], &added(&before, wide(&want), add), stored, 1e-6);
     }
 }
 
