@@ -11,6 +11,7 @@ use std::{
 /// The floors of the runner, from the bottom up. Modules of one floor don't import each other.
 const RUNNER: &[&[&str]] = &[
     &["cli", "machine", "pipeline", "store"],
+    &["remote"],
     &["artifacts", "executor", "fuzzing", "settings", "view"],
     &["scheduler"],
     &["failure"],

@@ -27,7 +27,7 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure
 
 /// Prints the plan for the selected stages.
 pub(super) fn show(session: &Session, selection: &Selection, common: &Common) -> Result<ExitCode, Failure> {
-    let planner = session.planner();
+    let planner = session.planner_with_remote();
     let verdicts: Vec<_> =
         planner.plan(selection)?.into_iter().filter(|(index, _)| selection.includes(*index)).collect();
     let machine = session.machine();
@@ -42,8 +42,8 @@ pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<D
     if selection.is_everything() && refused.is_empty() {
         return Ok(Vec::new());
     }
-    let verdicts = session.planner().plan(selection)?;
-    let is_open = |verdict: &Verdict| !matches!(verdict, Verdict::Hit { .. });
+    let verdicts = session.planner_with_remote().plan(selection)?;
+    let is_open = |verdict: &Verdict| !matches!(verdict, Verdict::Hit { .. } | Verdict::Remote { .. });
     let open: HashSet<usize> =
         verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(index, _)| *index).collect();
     let may_run = |index: &usize| selection.includes(*index) && open.contains(index);

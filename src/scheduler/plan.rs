@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     pipeline::{Graph, Pipeline, StageDecl},
+    remote::{Remote, Want},
     store::{Change, Digest, Index, Manifest, Receipt, Store, StoreError, source_digest},
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) enum Verdict {
     /// Its artifact is in the cache.
     Hit { key: Digest },
+    /// Its artifact is in the remote cache; `bytes` of it are missing here.
+    Remote { key: Digest, bytes: u64 },
     /// It must run.
     Run { key: Digest, reason: MissReason },
     /// Its input `stages` must run first. If they produce the same bytes as last time and `changes` is empty, it is cached.
@@ -31,6 +34,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) store: &'a Store,
     pub(crate) index: &'a Index,
+    /// Asked for what is not in the store, if there is one.
+    pub(crate) remote: Option<&'a Remote>,
 }
 
 impl Planner<'_> {
@@ -50,13 +55,35 @@ impl Planner<'_> {
                     Verdict::Hit { key }
                 }
                 Some(Lookup { key, manifest, found: Found::Miss(reason), .. }) => {
-                    Verdict::Run { key, reason: self.explain(index, &manifest, reason)? }
+                    // A stage that is not selected is not taken from there, either.
+                    let is_asked = selection.includes(index) && reason != MissReason::Forced;
+                    match is_asked.then(|| self.remote_result(index, key, &manifest)).flatten() {
+                        Some((output, bytes)) => {
+                            outputs[index] = Some(output);
+                            Verdict::Remote { key, bytes }
+                        }
+                        None => Verdict::Run { key, reason: self.explain(index, &manifest, reason)? },
+                    }
                 }
                 None => self.after(index, &outputs)?,
             };
             verdicts.push((index, verdict));
         }
         Ok(verdicts)
+    }
+
+    /// The output that the remote cache has under a key, and the bytes of it that are missing here.
+    fn remote_result(&self, index: usize, key: Digest, manifest: &Manifest) -> Option<(Digest, u64)> {
+        let remote = self.remote.filter(|remote| remote.has_answers())?;
+        let offer = remote.offer(self.store, Want { key, manifest: Some(manifest) });
+        let offer = offer.unwrap_or_else(|trouble| {
+            remote.note(&trouble);
+            None
+        });
+        if let Some(warning) = remote.take_warning() {
+            tracing::warn!("{}: {warning}", self.pipeline.stages[index].name);
+        }
+        offer.map(|offer| (offer.receipt.output.digest, offer.bytes()))
     }
 
     /// Looks up the artifact of a stage. `None` while the content of an input is unknown.

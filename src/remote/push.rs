@@ -1,0 +1,117 @@
+//! Sends results to a remote cache: the objects that it lacks, several at once, and the receipt last.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use super::{
+    Meter, Remote, Trouble, names,
+    place::{Condition, Content, Place},
+    pull::CONNECTIONS,
+};
+use crate::store::{Digest, Need, Receipt, Store};
+
+/// What came of sending a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It is there now; so many bytes were transferred.
+    Sent { bytes: u64 },
+    /// It was there already.
+    Known,
+    /// It is not to be sent: it is gone or damaged here, or may lack something.
+    Unfit,
+}
+
+impl Remote {
+    /// Sends the result of `key`, unless the remote cache has it. Its receipt is written last, and never replaces another that can be
+    /// believed.
+    pub(crate) fn push(&self, store: &Store, key: Digest, meter: &Meter) -> Result<Pushed, Trouble> {
+        let (place, name) = (self.place()?, names::receipt(key));
+        let Some(receipt) = store.receipt(key)?.filter(|receipt| !receipt.unchecked) else { return Ok(Pushed::Unfit) };
+        let replace = self.health.is_distrusted(key);
+        if !replace && place.size(&name)?.is_some() {
+            return Ok(Pushed::Known);
+        }
+        let Ok(files) = store.tree(receipt.output.digest) else { return Ok(Pushed::Unfit) };
+        let needs = receipt.needs(&files);
+        if !needs.iter().all(|need| store.has(need)) {
+            return Ok(Pushed::Unfit);
+        }
+        let sizes = needs.iter().map(|need| Some((*need, store.object(need.digest).metadata().ok()?.len())));
+        let Some(objects) = sizes.collect::<Option<Vec<_>>>() else { return Ok(Pushed::Unfit) };
+        meter.total.fetch_add(objects.iter().map(|(_, size)| size).sum(), Relaxed);
+        let Some(bytes) = self.send(store, &*place, &objects, meter)? else { return Ok(Pushed::Unfit) };
+        self.send_receipt(&*place, &name, &receipt, replace)?;
+        self.health.trust(key);
+        Ok(Pushed::Sent { bytes })
+    }
+
+    fn send_receipt(&self, place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<(), Trouble> {
+        let text = receipt.for_others().map_err(|error| Trouble::Place(error.to_string()))?;
+        let condition = if replace { Condition::Always } else { Condition::New };
+        // If another machine was faster, its receipt stays.
+        place.write(name, &Content::Bytes(&text), condition)?;
+        Ok(())
+    }
+
+    /// Sends objects, each with its size in bytes, several at once. Returns the bytes that were sent; `None` if an object is damaged
+    /// here.
+    fn send(
+        &self,
+        store: &Store,
+        place: &dyn Place,
+        objects: &[(Need, u64)],
+        meter: &Meter,
+    ) -> Result<Option<u64>, Trouble> {
+        let (next, sent) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let ended = Mutex::new(None::<Result<Option<u64>, Trouble>>);
+        let end = || ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = || {
+            while end().is_none() {
+                let Some((need, size)) = objects.get(next.fetch_add(1, Relaxed)) else { return };
+                match self.send_one(store, place, need.digest, *size, meter) {
+                    Ok(Some(bytes)) => drop(sent.fetch_add(bytes, Relaxed)),
+                    other => drop(end().get_or_insert(other)),
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..CONNECTIONS.min(objects.len()) {
+                scope.spawn(work);
+            }
+        });
+        let result = end().take();
+        result.unwrap_or(Ok(Some(sent.into_inner())))
+    }
+
+    /// Sends an object, unless it is there. Returns the bytes that were sent; `None` if it is damaged here.
+    fn send_one(
+        &self,
+        store: &Store,
+        place: &dyn Place,
+        object: Digest,
+        size: u64,
+        meter: &Meter,
+    ) -> Result<Option<u64>, Trouble> {
+        if self.stop.load(Relaxed) {
+            return Err(Trouble::Stopped);
+        }
+        let (name, path) = (names::object(object), store.object(object));
+        // One that was cut off has another size.
+        if !self.health.is_distrusted(object) && place.size(&name)? == Some(size) {
+            meter.done.fetch_add(size, Relaxed);
+            return Ok(Some(0));
+        }
+        if !store.is_intact_object(object) {
+            return Ok(None);
+        }
+        let content = Content::File { path: &path, size, sent: meter.done.clone() };
+        place.write(&name, &content, Condition::Always)?;
+        self.health.trust(object);
+        Ok(Some(size))
+    }
+}
