@@ -27,7 +27,7 @@ const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
-    &["conversation", "hub_files", "push", "training"],
+    &["bucket", "conversation", "hub_files", "push", "training"],
     &["ask", "command", "download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["fuzzing", "kinds"],
     &["lib"],

@@ -21,6 +21,7 @@ mod names;
 mod place;
 mod pull;
 mod push;
+mod s3;
 
 use std::{
     fmt,
@@ -28,6 +29,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 pub(crate) use address::{Access, Address, RemoteSettings};
@@ -36,6 +38,7 @@ use health::Health;
 use place::{Condition, Content, Fault, Place, Small, read_small};
 pub(crate) use pull::{Pulled, Want};
 pub(crate) use push::Pushed;
+use s3::Objects;
 
 use crate::store::{Digest, LARGEST_RECEIPT, Manifest, Receipt, StoreError};
 
@@ -48,7 +51,7 @@ pub(crate) struct Remote {
     access: Access,
     /// `None` until it is first used, or if it can't be reached.
     place: Mutex<Option<Arc<dyn Place>>>,
-    settings: RemoteSettings,
+    patience: Duration,
     health: Health,
     /// Whether whoever waits has gone.
     stop: Arc<AtomicBool>,
@@ -103,7 +106,7 @@ impl Remote {
             address: settings.address.clone(),
             access: settings.access,
             place: Mutex::default(),
-            settings: settings.clone(),
+            patience: settings.patience,
             health: Health::default(),
             stop: Arc::default(),
         }
@@ -146,7 +149,10 @@ impl Remote {
 
     /// Notes what went wrong: a place that can't be used is left alone from now on.
     pub(crate) fn note(&self, trouble: &Trouble) {
-        self.health.note(&self.address, trouble);
+        // What fails once everything is to end fails for that.
+        if !self.stop.load(Relaxed) {
+            self.health.note(&self.address, trouble);
+        }
     }
 
     /// The receipt of `key`, if the remote cache has one that can be believed. `asked` is the manifest of the key, if it is known.
@@ -175,7 +181,7 @@ impl Remote {
         }
         let opened: Arc<dyn Place> = match &self.address {
             Address::Folder(root) => Arc::new(Folder::open(root)?),
-            Address::Bucket(_) => return Err(Trouble::Place(format!("{:?}", self.settings.patience))),
+            Address::Bucket(bucket) => Arc::new(Objects::open(bucket, self.patience, self.stop.clone())?),
         };
         self.check_layout(&*opened)?;
         Ok(place.insert(opened).clone())

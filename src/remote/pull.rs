@@ -22,7 +22,7 @@ pub(super) const CONNECTIONS: usize = 8;
 /// How often in a row a transfer may break off.
 const MOST_BREAKS: u32 = 3;
 /// Who brings less than this between two breaks has brought nothing: in bytes.
-const WORTH: u64 = 1 << 20;
+const WORTH: u64 = 64 << 10;
 /// Garbage collection may take away what has just arrived.
 const ROUNDS: usize = 3;
 /// What stays free on the disk, in bytes.

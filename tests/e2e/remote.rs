@@ -98,7 +98,9 @@ fn what_one_machine_made_another_does_not_make_again() {
     assert_eq!(events(&output, "pulled").len(), 4);
     assert_eq!(warnings(&output), [""; 0]);
     let outputs = |machine: &str| {
-        ALL.map(|stage| fs::read(lab.space.path(machine).join("artifacts/diamond").join(stage).join("value.txt")).unwrap())
+        ALL.map(|stage| {
+            fs::read(lab.space.path(machine).join("artifacts/diamond").join(stage).join("value.txt")).unwrap()
+        })
     };
     assert_eq!(outputs("one"), outputs("two"));
     let why = lab.succeed("two", &["why", "d"]).stdout;
