@@ -3,6 +3,8 @@
 
 mod parts;
 #[cfg(test)]
+mod server;
+#[cfg(test)]
 mod tests;
 
 use std::{
@@ -94,10 +96,14 @@ impl Bucket {
             patience,
             ..Policy::of_this_machine()?
         };
+        Ok(Self::with(source, store, policy, stop))
+    }
+
+    fn with(source: S3Source, store: Store, policy: Policy, stop: Arc<AtomicBool>) -> Self {
         let client = Arc::new(Client::new(policy, Access::Signed(store.clone())));
         let prefix =
             if source.key.is_empty() { String::new() } else { format!("{}/", source.key.trim_end_matches('/')) };
-        Ok(Self { client, store, name: source.bucket, prefix, waiting: Waiting { stop } })
+        Self { client, store, name: source.bucket, prefix, waiting: Waiting { stop } }
     }
 
     fn key(&self, name: &str) -> String {

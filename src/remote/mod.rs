@@ -16,12 +16,17 @@
 
 mod address;
 mod folder;
+mod gc;
 mod health;
+mod lease;
 mod names;
+mod overview;
+mod parallel;
 mod place;
 mod pull;
 mod push;
 mod s3;
+mod uses;
 
 use std::{
     fmt,
@@ -34,11 +39,14 @@ use std::{
 
 pub(crate) use address::{Access, Address, RemoteSettings};
 use folder::Folder;
+pub(crate) use gc::{Keep, RemoteGc};
 use health::Health;
+pub(crate) use overview::RemoteStats;
 use place::{Condition, Content, Fault, Place, Small, read_small};
 pub(crate) use pull::{Pulled, Want};
 pub(crate) use push::Pushed;
 use s3::Objects;
+pub(crate) use uses::Uses;
 
 use crate::store::{Digest, LARGEST_RECEIPT, Manifest, Receipt, StoreError};
 

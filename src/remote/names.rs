@@ -6,6 +6,18 @@ use crate::store::Digest;
 pub(super) const LAYOUT: &str = "imp-flow-cache.json";
 pub(super) const OBJECTS: &str = "objects";
 pub(super) const RECEIPTS: &str = "receipts";
+/// What runs used.
+pub(super) const RUNS: &str = "runs";
+pub(super) const LEASES: &str = "leases";
+/// Who collects garbage.
+pub(super) const GC_LEASE: &str = "leases/gc";
+/// Written to learn the time there.
+pub(super) const CLOCK: &str = "leases/clock";
+
+/// What the run `id` used.
+pub(super) fn run(id: &str) -> String {
+    format!("{RUNS}/{id}.json")
+}
 
 /// The content with this digest.
 pub(super) fn object(digest: Digest) -> String {

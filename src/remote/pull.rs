@@ -1,24 +1,15 @@
 //! Takes results from a remote cache: several objects at once, each from where it was cut off, and only those that are missing.
 
-use std::{
-    io::Read,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-};
+use std::{io::Read, sync::atomic::Ordering::Relaxed};
 
 use super::{
-    Meter, Remote, Trouble, names,
+    Meter, Remote, Trouble, names, parallel,
     place::{Place, Small, lost_connection, read_small},
 };
 use crate::store::{
     Arrival, Digest, Incoming, LARGEST_LISTING, Manifest, Need, Receipt, Store, TreeFile, listing_from_elsewhere,
 };
 
-/// Objects that are transferred at once.
-pub(super) const CONNECTIONS: usize = 8;
 /// How often in a row a transfer may break off.
 const MOST_BREAKS: u32 = 3;
 /// Who brings less than this between two breaks has brought nothing: in bytes.
@@ -111,24 +102,8 @@ impl Remote {
 
     /// Fetches objects of the result of `key`, several at once.
     fn fetch(&self, store: &Store, key: Digest, needs: &[Need], meter: &Meter) -> Result<(), Trouble> {
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None::<Trouble>));
-        let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
         let place = self.place()?;
-        let work = || {
-            while failure().is_none() {
-                let Some(need) = needs.get(next.fetch_add(1, Relaxed)) else { return };
-                if let Err(trouble) = self.fetch_one(store, key, &*place, *need, meter) {
-                    failure().get_or_insert(trouble);
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..CONNECTIONS.min(needs.len()) {
-                scope.spawn(work);
-            }
-        });
-        let trouble = failure().take();
-        trouble.map_or(Ok(()), Err)
+        parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, meter))
     }
 
     fn fetch_one(

@@ -1,17 +1,10 @@
 //! Sends results to a remote cache: the objects that it lacks, several at once, and the receipt last.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-    },
-    thread,
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{
-    Meter, Remote, Trouble, names,
+    Meter, Remote, Trouble, lease, names, parallel,
     place::{Condition, Content, Place},
-    pull::CONNECTIONS,
 };
 use crate::store::{Digest, Need, Receipt, Store};
 
@@ -24,17 +17,23 @@ pub(crate) enum Pushed {
     Known,
     /// It is not to be sent: it is gone or damaged here, or may lack something.
     Unfit,
+    /// Garbage is collected there now, and might take away what a receipt will name: it has to be sent another time.
+    Later,
 }
 
 impl Remote {
     /// Sends the result of `key`, unless the remote cache has it. Its receipt is written last, and never replaces another that can be
-    /// believed.
-    pub(crate) fn push(&self, store: &Store, key: Digest, meter: &Meter) -> Result<Pushed, Trouble> {
+    /// believed. If `thorough`, its objects are looked for also where there is a receipt.
+    pub(crate) fn push(&self, store: &Store, key: Digest, thorough: bool, meter: &Meter) -> Result<Pushed, Trouble> {
         let (place, name) = (self.place()?, names::receipt(key));
         let Some(receipt) = store.receipt(key)?.filter(|receipt| !receipt.unchecked) else { return Ok(Pushed::Unfit) };
         let replace = self.health.is_distrusted(key);
-        if !replace && place.size(&name)?.is_some() {
+        let is_known = !replace && place.size(&name)?.is_some();
+        if is_known && !thorough {
             return Ok(Pushed::Known);
+        }
+        if lease::is_taken(&*place)? {
+            return Ok(Pushed::Later);
         }
         let Ok(files) = store.tree(receipt.output.digest) else { return Ok(Pushed::Unfit) };
         let needs = receipt.needs(&files);
@@ -45,9 +44,13 @@ impl Remote {
         let Some(objects) = sizes.collect::<Option<Vec<_>>>() else { return Ok(Pushed::Unfit) };
         meter.total.fetch_add(objects.iter().map(|(_, size)| size).sum(), Relaxed);
         let Some(bytes) = self.send(store, &*place, &objects, meter)? else { return Ok(Pushed::Unfit) };
+        if is_known && bytes == 0 {
+            return Ok(Pushed::Known);
+        }
         self.send_receipt(&*place, &name, &receipt, replace)?;
         self.health.trust(key);
-        Ok(Pushed::Sent { bytes })
+        // Collecting that began meanwhile may not have seen the receipt.
+        Ok(if lease::is_taken(&*place)? { Pushed::Later } else { Pushed::Sent { bytes } })
     }
 
     fn send_receipt(&self, place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<(), Trouble> {
@@ -67,25 +70,17 @@ impl Remote {
         objects: &[(Need, u64)],
         meter: &Meter,
     ) -> Result<Option<u64>, Trouble> {
-        let (next, sent) = (AtomicUsize::new(0), AtomicU64::new(0));
-        let ended = Mutex::new(None::<Result<Option<u64>, Trouble>>);
-        let end = || ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let work = || {
-            while end().is_none() {
-                let Some((need, size)) = objects.get(next.fetch_add(1, Relaxed)) else { return };
-                match self.send_one(store, place, need.digest, *size, meter) {
-                    Ok(Some(bytes)) => drop(sent.fetch_add(bytes, Relaxed)),
-                    other => drop(end().get_or_insert(other)),
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..CONNECTIONS.min(objects.len()) {
-                scope.spawn(work);
-            }
+        let sent = AtomicU64::new(0);
+        let result: Result<(), Option<Trouble>> = parallel::for_each(objects, |(need, size)| {
+            let bytes = self.send_one(store, place, need.digest, *size, meter).map_err(Some)?;
+            // Without a trouble, it is unfit.
+            sent.fetch_add(bytes.ok_or(None)?, Relaxed);
+            Ok(())
         });
-        let result = end().take();
-        result.unwrap_or(Ok(Some(sent.into_inner())))
+        match result {
+            Ok(()) => Ok(Some(sent.into_inner())),
+            Err(trouble) => trouble.map_or(Ok(None), Err),
+        }
     }
 
     /// Sends an object, unless it is there. Returns the bytes that were sent; `None` if it is damaged here.

@@ -187,7 +187,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
 fn reason(pipeline: &Pipeline, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Hit { key } => key.short(),
-        Verdict::Remote { key, bytes } => format!("{}, {} to pull", key.short(), units::bytes(*bytes)),
+        Verdict::Remote { key, bytes, .. } => format!("{}, {} to pull", key.short(), units::bytes(*bytes)),
         Verdict::Run { reason, .. } => reason.to_string(),
         Verdict::After { stages, changes } => {
             let names: Vec<&str> = stages.iter().map(|stage| pipeline.stages[*stage].name.as_str()).collect();

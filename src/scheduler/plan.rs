@@ -18,7 +18,7 @@ pub(crate) enum Verdict {
     /// Its artifact is in the cache.
     Hit { key: Digest },
     /// Its artifact is in the remote cache; `bytes` of it are missing here.
-    Remote { key: Digest, bytes: u64 },
+    Remote { key: Digest, bytes: u64, manifest: Box<Manifest> },
     /// It must run.
     Run { key: Digest, reason: MissReason },
     /// Its input `stages` must run first. If they produce the same bytes as last time and `changes` is empty, it is cached.
@@ -60,7 +60,7 @@ impl Planner<'_> {
                     match is_asked.then(|| self.remote_result(index, key, &manifest)).flatten() {
                         Some((output, bytes)) => {
                             outputs[index] = Some(output);
-                            Verdict::Remote { key, bytes }
+                            Verdict::Remote { key, bytes, manifest: Box::new(manifest) }
                         }
                         None => Verdict::Run { key, reason: self.explain(index, &manifest, reason)? },
                     }

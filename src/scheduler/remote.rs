@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     executor::StopSignal,
-    remote::{Meter, Pulled, Pushed, Remote, Trouble, Want},
+    remote::{Meter, Pulled, Pushed, Remote, Trouble, Uses, Want},
     store::{Digest, Manifest, Store, StoreError},
 };
 
@@ -79,7 +79,13 @@ impl Supply {
         // Not a task of the runtime, which would wait for it at the end.
         thread::spawn(move || {
             for (key, stage) in todo {
-                let end = if remote.takes_results() { remote.push(&store, key, &meter) } else { Err(Trouble::Stopped) };
+                // What an earlier run could not finish is looked at closely.
+                let is_old = stage.is_none();
+                let end = if remote.takes_results() {
+                    remote.push(&store, key, is_old, &meter)
+                } else {
+                    Err(Trouble::Stopped)
+                };
                 if ended.send(Sent { key, stage, end }).is_err() {
                     return;
                 }
@@ -153,6 +159,7 @@ impl Supply {
     pub(super) fn on_sent(&mut self, sent: &Sent) {
         self.open -= 1;
         match &sent.end {
+            Ok(Pushed::Later) => self.exchange.unsent += 1,
             Ok(pushed) => {
                 self.store.forget_unsent(sent.key);
                 if let Pushed::Sent { bytes } = pushed {
@@ -171,6 +178,24 @@ impl Supply {
     pub(super) fn sending(&self) -> (usize, u64, u64) {
         let (done, total) = self.meter.read();
         (self.open, done.min(total), total)
+    }
+
+    /// Whether what this run uses has to be known there, so that it is kept.
+    pub(super) fn has_uses(&self) -> bool {
+        self.remote.takes_results() && self.exchange.pulled + self.exchange.sent + self.open > 0
+    }
+
+    /// Records what this run uses, in a thread that nobody waits for long.
+    pub(super) fn record_uses(&self, id: &str, uses: Uses) -> oneshot::Receiver<()> {
+        let (done, wait) = oneshot::channel();
+        let (remote, id) = (self.remote.clone(), id.to_string());
+        thread::spawn(move || {
+            if let Err(trouble) = remote.record_uses(&id, &uses) {
+                remote.note(&trouble);
+            }
+            let _ = done.send(());
+        });
+        wait
     }
 
     /// What was exchanged until now; `None` if nothing was.

@@ -80,6 +80,11 @@ impl Receipt {
         Ok(receipt)
     }
 
+    /// Reads a receipt from elsewhere to count what it names. Nothing is known of its key.
+    pub(crate) fn of_others(bytes: &[u8]) -> Option<Self> {
+        Some(bytes).filter(|bytes| is_sealed(bytes)).and_then(Self::parse)
+    }
+
     /// The file of the receipt as other machines may have it: without where this machine has it from.
     pub(crate) fn for_others(&self) -> serde_json::Result<Vec<u8>> {
         let mut receipt = self.without_secrets();
@@ -97,6 +102,11 @@ impl Receipt {
         needs.retain(|need| seen.insert(need.digest));
         needs
     }
+}
+
+/// Reads a list of files to count what it names.
+pub(crate) fn parse_listing(bytes: &[u8]) -> Option<Vec<TreeFile>> {
+    Tree::parse(std::str::from_utf8(bytes).ok()?).map(|tree| tree.0)
 }
 
 /// Reads the list of the files of `output` that came from elsewhere, or says in words what is wrong with it.

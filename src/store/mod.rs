@@ -57,7 +57,7 @@ pub(crate) use digest::Digest;
 pub(crate) use error::StoreError;
 use error::{LAYOUT_VERSION, Result};
 use files::{move_into_place, sync_folder};
-pub(crate) use foreign::{LARGEST_LISTING, LARGEST_RECEIPT, Need, listing_from_elsewhere};
+pub(crate) use foreign::{LARGEST_LISTING, LARGEST_RECEIPT, Need, listing_from_elsewhere, parse_listing};
 pub(crate) use gc::GcReport;
 pub(crate) use hit::Hit;
 pub(crate) use incoming::{Arrival, Incoming};

@@ -1,6 +1,6 @@
 //! The remote cache in a run: ready stages are asked for there before they start, and what was made is sent while others run.
 
-use tokio::time::sleep;
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     super::{
@@ -11,7 +11,11 @@ use super::{
     },
     Run, Running,
 };
-use crate::{executor::StopSignal, store::StoreError};
+use crate::{
+    executor::StopSignal,
+    remote::{Trouble, Uses},
+    store::StoreError,
+};
 
 /// The next result whose sending has ended; never without a remote cache.
 pub(super) async fn next_sent(supply: &mut Option<Supply>) -> Sent {
@@ -87,14 +91,20 @@ impl Run<'_, '_> {
     /// Waits until everything is sent, unless the user wants to stop; says what was exchanged.
     pub(super) async fn finish_sending(&mut self) {
         let to = self.remote_address();
+        let mut recorded = self.record_uses();
         let mut patience = Patience::new();
         while let Some(supply) = &mut self.supply {
             let (results, done, total) = supply.sending();
-            if results == 0 || self.stop.is_requested() || patience.is_over((results as u64, done)) {
-                supply.remote.stop();
+            if (results == 0 && recorded.is_none()) || self.stop.is_requested() {
                 break;
             }
-            (self.report)(&RunEvent::Sending { results, done, total, to: &to });
+            if patience.is_over((results as u64, done)) {
+                supply.remote.note(&Trouble::Place("it does not answer".into()));
+                break;
+            }
+            if results > 0 {
+                (self.report)(&RunEvent::Sending { results, done, total, to: &to });
+            }
             tokio::select! {
                 biased;
                 () = self.stop.requested() => {
@@ -102,11 +112,34 @@ impl Run<'_, '_> {
                     (self.report)(&RunEvent::Stopping { at_once });
                 }
                 sent = supply.next() => self.on_sent(&sent),
+                () = wait(&mut recorded) => recorded = None,
                 () = sleep(TICK) => {}
             }
         }
-        if let Some(exchange) = self.supply.as_mut().and_then(Supply::exchange) {
+        let Some(supply) = &mut self.supply else { return };
+        supply.remote.stop();
+        if let Some(warning) = supply.remote.take_warning() {
+            (self.report)(&RunEvent::Warning { stage: "remote", message: &warning });
+        }
+        if let Some(exchange) = supply.exchange() {
             (self.report)(&RunEvent::Remote(exchange));
         }
+    }
+
+    /// Tells the remote cache what this run uses, if it exchanged something with it.
+    fn record_uses(&mut self) -> Option<oneshot::Receiver<()>> {
+        let supply = self.supply.as_ref().filter(|supply| supply.has_uses())?;
+        let stages = 0..self.planner.pipeline.stages.len();
+        let keys = stages.filter_map(|stage| Some(self.board.done(stage)?.hit.key)).collect();
+        let uses = Uses { pipeline: self.planner.pipeline.name.clone(), keys };
+        Some(supply.record_uses(&self.lease.id(), uses))
+    }
+}
+
+/// Waits until it is recorded what this run uses.
+async fn wait(recorded: &mut Option<oneshot::Receiver<()>>) {
+    match recorded {
+        Some(recorded) => drop(recorded.await),
+        None => std::future::pending().await,
     }
 }
