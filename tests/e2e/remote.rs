@@ -1,33 +1,55 @@
-//! A remote cache in a shared folder: two machines with a cache each, and what goes wrong there.
+//! A remote cache that two machines share, each with its own cache, in a folder or a bucket; and what goes wrong there.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+mod bucket;
+mod faults;
+#[path = "../../stages/bucket/server.rs"]
+mod server;
+mod verbs;
 
-use crate::support::{DIAMOND, Output, Space, files, ran};
+use std::{fs, path::PathBuf, process::Command};
+
+use crate::support::{DIAMOND, Output, Space, files};
 
 /// Two machines, `one` and `two`, each with its own cache, and one folder that both see.
 struct Lab {
     space: Space,
+    /// Variables for the program.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Lab {
     fn new() -> Self {
         let space = Space::new();
         fs::create_dir_all(space.path("shared")).unwrap();
-        let remote = format!("remote = \"file://{}\"\n", space.path("shared").display());
+        let remote = format!("file://{}", space.path("shared").display());
+        Self::of(space, &remote, Vec::new())
+    }
+
+    fn of(space: Space, remote: &str, variables: Vec<(&'static str, String)>) -> Self {
+        let lab = Self { space, variables };
         for machine in ["one", "two"] {
-            space.write(&format!("{machine}/imp-flow.toml"), &remote);
-            space.write(&format!("{machine}/p.toml"), DIAMOND);
+            lab.settings(machine, &format!("remote = \"{remote}\"\nremote_seconds = 20\n"));
+            lab.space.write(&format!("{machine}/p.toml"), DIAMOND);
         }
-        Self { space }
+        lab
+    }
+
+    fn settings(&self, machine: &str, text: &str) {
+        self.space.write(&format!("{machine}/imp-flow.toml"), text);
     }
 
     /// Runs the program on a machine.
     fn run(&self, machine: &str, args: &[&str]) -> Output {
+        self.space.output(&mut self.command(machine, args))
+    }
+
+    fn command(&self, machine: &str, args: &[&str]) -> Command {
         let mut command = self.space.command(args);
-        self.space.output(command.current_dir(self.space.path(machine)))
+        command.current_dir(self.space.path(machine)).env_remove("IMP_FLOW_REMOTE");
+        // Nobody's own files of AWS's tools.
+        command.env("HOME", self.space.path("home")).env_remove("AWS_PROFILE");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     fn succeed(&self, machine: &str, args: &[&str]) -> Output {
@@ -66,7 +88,7 @@ fn events(output: &Output, name: &str) -> Vec<serde_json::Value> {
     all.filter(|event| event["event"] == name).collect()
 }
 
-/// The warnings of a run, which are those about the remote cache.
+/// The warnings of a run: those of stages and those about the remote cache.
 fn warnings(output: &Output) -> Vec<String> {
     events(output, "warning").iter().map(|event| text(&event["message"])).collect()
 }
