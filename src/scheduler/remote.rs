@@ -24,7 +24,7 @@ use super::{
 use crate::{
     executor::StopSignal,
     remote::{Meter, Pulled, Pushed, Remote, Trouble, Uses, Want},
-    store::{Digest, Manifest, Store, StoreError},
+    store::{Digest, Manifest, Store},
 };
 
 /// Results that are taken at once.
@@ -133,13 +133,15 @@ impl Supply {
     }
 
     /// Has a result sent that a stage of this run has made.
-    pub(super) fn send(&mut self, key: Digest, stage: usize) -> Result<(), StoreError> {
-        if self.remote.is_writable() {
-            // Whatever happens to this run, the next one knows of it.
-            self.store.note_unsent(key, &self.exchange.remote)?;
-            self.enqueue(key, Some(stage));
+    pub(super) fn send(&mut self, key: Digest, stage: usize) {
+        if !self.remote.is_writable() {
+            return;
         }
-        Ok(())
+        // Whatever happens to this run, the next one knows of it.
+        if let Err(error) = self.store.note_unsent(key, &self.exchange.remote) {
+            tracing::warn!("if this run ends early, the next one will not push what is left: {error}");
+        }
+        self.enqueue(key, Some(stage));
     }
 
     fn enqueue(&mut self, key: Digest, stage: Option<usize>) {

@@ -36,7 +36,7 @@ impl Run<'_, '_> {
                 let sent = (!hit.unchecked).then_some(hit.key);
                 self.finished(stage, Done { hit: Box::new(hit), folder, ran: true })?;
                 if let (Some(supply), Some(key)) = (&mut self.supply, sent) {
-                    supply.send(key, stage)?;
+                    supply.send(key, stage);
                 }
             }
             StepEnd::Found(hit, folder) => self.finished(stage, Done { hit, folder, ran: false })?,

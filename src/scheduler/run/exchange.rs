@@ -63,7 +63,9 @@ impl Run<'_, '_> {
     /// Whether the remote cache has still to be asked for a ready stage.
     pub(super) fn is_asked_for(&self, stage: usize) -> bool {
         let (Some(supply), Some(todo)) = (&self.supply, self.board.todo(stage)) else { return false };
-        todo.reason != MissReason::Forced && supply.is_open(todo.manifest.key())
+        let key = todo.manifest.key();
+        // A job that an earlier run has submitted goes on, and is followed.
+        todo.reason != MissReason::Forced && supply.is_open(key) && !self.planner.store.work(key).is_submitted()
     }
 
     /// Fails a ready stage that can never run on this machine. The run was begun in the hope for the remote cache.

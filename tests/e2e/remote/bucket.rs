@@ -1,5 +1,7 @@
 //! The same in a bucket, on a server that misbehaves.
 
+use std::io::{BufRead, BufReader};
+
 use super::{
     ALL, Lab, events,
     server::{Fault, Server},
@@ -127,4 +129,28 @@ fn a_server_without_conditions_and_profiles_of_aws_will_do() {
     let (made, output) = lab.ran("two");
     assert!(made.is_empty() && warnings(&output).is_empty());
     assert!(server.seen()[0].target.contains("X-Amz-Credential=key%2F"), "{}", server.seen()[0].target);
+}
+
+/// All stages are done, and results are still being pushed.
+#[test]
+fn ctrl_c_ends_the_wait_and_the_next_run_pushes() {
+    let (lab, server) = lab();
+    server.put("some/prefix/imp-flow-cache.json", b"{\"imp-flow-cache\": 1}");
+    server.misbehave(Fault::Silent, "/objects/");
+    let mut command = lab.command("one", &["--json", "run", "p.toml"]);
+    let mut run = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("\"event\":\"sending\"")));
+    let signal = std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    let rest: Vec<String> = lines.collect();
+    let exchange = rest.iter().find(|line| line.contains("\"event\":\"remote\"")).unwrap();
+    assert!(exchange.contains("\"unsent\":4"), "{rest:?}");
+    assert!(rest.last().unwrap().contains("\"ending\":\"done\""), "{rest:?}");
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+    server.behave();
+    let (made, output) = lab.ran("one");
+    assert!(made.is_empty() && warnings(&output).is_empty());
+    assert_eq!(events(&output, "remote")[0]["sent"], 4);
+    assert!(lab.ran("two").0.is_empty());
 }

@@ -280,3 +280,25 @@ fn what_was_cut_off_goes_on_where_it_was() {
     assert!(ran.is_empty() && warnings(&output).is_empty(), "{:?}", warnings(&output));
     assert!(files(&lab.space.path("two/cache/tmp")).is_empty());
 }
+
+#[test]
+fn what_this_machine_can_not_make_it_takes() {
+    let lab = Lab::new();
+    let shared = lab.space.path("shared").display().to_string();
+    let asks = format!("{}\n[stages.b.runtime]\nmemory = \"2GB\"\n", crate::support::DIAMOND);
+    for (machine, memory) in [("one", "4GB"), ("two", "1GB")] {
+        lab.space.write(&format!("{machine}/p.toml"), &asks);
+        lab.settings(machine, &format!("remote = \"file://{shared}\"\nmemory = \"{memory}\"\n"));
+    }
+    let refused = lab.run("two", &["run", "p.toml"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("can never run here"), "{}", refused.stderr);
+    lab.ran("one");
+    let (ran, output) = lab.ran("two");
+    assert!(ran.is_empty() && warnings(&output).is_empty());
+    // The remote cache seemed to have it.
+    lab.forget("two");
+    fs::write(object_of(&lab, "b"), "x").unwrap();
+    let failed = lab.run("two", &["run", "p.toml"]);
+    assert_eq!(failed.code, Some(1), "{}", failed.stderr);
+    assert!(failed.stderr.contains("and the remote cache does not have its result"), "{}", failed.stderr);
+}

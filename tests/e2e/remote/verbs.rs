@@ -71,12 +71,10 @@ fn all_results_are_pushed_and_pulled() {
     assert!(gone.stderr.contains("can't be used: there is no such folder"), "{}", gone.stderr);
 }
 
-/// Everything there was written so long ago.
-fn age(lab: &Lab, days: u64) {
-    for path in files(&lab.space.path("shared")) {
-        let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_hours(24 * days)).unwrap();
-    }
+/// A file was written so many days ago.
+fn age(path: &Path, days: u64) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_hours(24 * days)).unwrap();
 }
 
 fn receipts(lab: &Lab) -> Vec<PathBuf> {
@@ -86,17 +84,15 @@ fn receipts(lab: &Lab) -> Vec<PathBuf> {
 #[test]
 fn garbage_collection_keeps_what_runs_used() {
     let lab = Lab::new();
+    let mut runs: Vec<PathBuf> = Vec::new();
     for text in ["one", "two", "three"] {
         lab.succeed("one", &["run", "p.toml", "--set", &format!("stages.a.text={text}")]);
-        // The next run is a later one.
-        age(&lab, 30);
+        runs.extend(lab.shared("runs").into_iter().filter(|path| !runs.contains(path)).collect::<Vec<_>>());
     }
-    let all = receipts(&lab).len();
-    assert_eq!(all, 12);
-    for (number, path) in lab.shared("runs").into_iter().enumerate() {
-        let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_hours(24 * (20 - number as u64))).unwrap();
-    }
+    assert_eq!((receipts(&lab).len(), runs.len()), (12, 3));
+    lab.shared("").iter().for_each(|path| age(path, 30));
+    // Each run is a later one.
+    runs.iter().zip([20, 19, 18]).for_each(|(path, days)| age(path, days));
     let gc =
         |more: &[&str]| lab.succeed("two", &[&["cache", "gc", "--remote", "--cache", "cache"], more].concat()).stdout;
     lab.space.write("two/cache/VERSION", "1");
