@@ -27,7 +27,7 @@ use serde::{
 
 use crate::{
     machine::{Cluster, DevicePolicy, Elsewhere, Machine},
-    remote::{Access, Address, RemoteSettings},
+    remote::{Access, RemoteSettings},
 };
 
 /// `imp-flow.toml` in the current folder.
@@ -266,9 +266,6 @@ impl Settings {
     }
 }
 
-/// How long to wait for the first answer of a remote cache, in seconds.
-const REMOTE_SECONDS: f64 = 5.0;
-
 /// The remote cache that `variable`, of the environment, or else the file names. An empty name stands for none.
 fn remote(variable: Option<String>, file: &File) -> Result<Option<RemoteSettings>, String> {
     let (from, name) = match variable {
@@ -276,10 +273,8 @@ fn remote(variable: Option<String>, file: &File) -> Result<Option<RemoteSettings
         None => ("imp-flow.toml", file.remote.clone()),
     };
     let Some(name) = name.filter(|name| !name.trim().is_empty()) else { return Ok(None) };
-    let address = Address::parse(&name).map_err(|what| format!("{from}: {what}"))?;
-    let seconds = file.remote_seconds.filter(|seconds| seconds.is_finite()).unwrap_or(REMOTE_SECONDS);
-    let patience = Duration::from_secs_f64(seconds.clamp(0.1, 600.0));
-    Ok(Some(RemoteSettings { address, access: file.remote_access, patience }))
+    let settings = RemoteSettings::new(&name, file.remote_access, file.remote_seconds);
+    settings.map(Some).map_err(|what| format!("{from}: {what}"))
 }
 
 /// The environment variables for the settings of stages, except those that the user's environment has.
@@ -391,7 +386,6 @@ mod tests {
         let named = file("remote = \"s3://bucket/prefix/\"\nremote_access = \"read\"\nremote_seconds = 0");
         let found = remote(None, &named).unwrap().unwrap();
         assert_eq!((found.address.to_string().as_str(), found.access), ("s3://bucket/prefix", Access::Read));
-        assert_eq!(found.patience, Duration::from_millis(100));
         let found = remote(Some("file:///shared".into()), &named).unwrap().unwrap();
         assert_eq!(found.address.to_string(), "file:///shared");
         assert_eq!(remote(Some(String::new()), &named).unwrap(), None);

@@ -37,6 +37,18 @@ pub(crate) struct RemoteSettings {
     pub(crate) patience: Duration,
 }
 
+/// How long to wait for the first answer by default, in seconds.
+const SECONDS: f64 = 5.0;
+
+impl RemoteSettings {
+    /// The remote cache at the address `name`, or what the address should be.
+    pub(crate) fn new(name: &str, access: Access, seconds: Option<f64>) -> Result<Self, String> {
+        let address = Address::parse(name)?;
+        let seconds = seconds.filter(|seconds| seconds.is_finite()).unwrap_or(SECONDS);
+        Ok(Self { address, access, patience: Duration::from_secs_f64(seconds.clamp(0.1, 600.0)) })
+    }
+}
+
 impl Address {
     /// Parses an address, or says what it should be.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
@@ -68,6 +80,14 @@ impl fmt::Display for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patience_has_limits() {
+        let patience =
+            |seconds| RemoteSettings::new("s3://b", Access::Read, seconds).map(|found| found.patience.as_millis());
+        let found = [None, Some(0.0), Some(-1.0), Some(2.5), Some(1e300), Some(f64::NAN)].map(patience);
+        assert_eq!(found, [5000, 100, 100, 2500, 600_000, 5000].map(Ok));
+    }
 
     #[test]
     fn addresses_are_read_as_they_are_shown() {

@@ -47,18 +47,10 @@ impl Remote {
         if is_known && bytes == 0 {
             return Ok(Pushed::Known);
         }
-        self.send_receipt(&*place, &name, &receipt, replace)?;
+        send_receipt(&*place, &name, &receipt, replace)?;
         self.health.trust(key);
         // Collecting that began meanwhile may not have seen the receipt.
         Ok(if lease::is_taken(&*place)? { Pushed::Later } else { Pushed::Sent { bytes } })
-    }
-
-    fn send_receipt(&self, place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<(), Trouble> {
-        let text = receipt.for_others().map_err(|error| Trouble::Place(error.to_string()))?;
-        let condition = if replace { Condition::Always } else { Condition::New };
-        // If another machine was faster, its receipt stays.
-        place.write(name, &Content::Bytes(&text), condition)?;
-        Ok(())
     }
 
     /// Sends objects, each with its size in bytes, several at once. Returns the bytes that were sent; `None` if an object is damaged
@@ -109,4 +101,12 @@ impl Remote {
         self.health.trust(object);
         Ok(Some(size))
     }
+}
+
+fn send_receipt(place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<(), Trouble> {
+    let text = receipt.for_others().map_err(|error| Trouble::Place(error.to_string()))?;
+    let condition = if replace { Condition::Always } else { Condition::New };
+    // If another machine was faster, its receipt stays.
+    place.write(name, &Content::Bytes(&text), condition)?;
+    Ok(())
 }

@@ -15,24 +15,26 @@ pub(super) struct Objects(Bucket);
 
 impl Objects {
     pub(super) fn open(address: &str, patience: Duration, stop: Arc<AtomicBool>) -> Result<Self, Fault> {
-        Bucket::open(address, patience, stop).map(Self).map_err(fault)
+        Bucket::open(address, patience, stop).map(Self).map_err(|error| fault(&error))
     }
 }
 
 impl Place for Objects {
     fn size(&self, name: &str) -> Result<Option<u64>, Fault> {
-        self.0.size(name).map_err(fault)
+        self.0.size(name).map_err(|error| fault(&error))
     }
 
     fn read(&self, name: &str, from: u64) -> Result<Option<Box<dyn Read + Send>>, Fault> {
-        self.0.read(name, from).map_err(fault)
+        self.0.read(name, from).map_err(|error| fault(&error))
     }
 
     fn write(&self, name: &str, content: &Content<'_>, condition: Condition) -> Result<bool, Fault> {
         match content {
-            Content::Bytes(bytes) => self.0.write(name, bytes, condition == Condition::New).map_err(fault),
+            Content::Bytes(bytes) => {
+                self.0.write(name, bytes, condition == Condition::New).map_err(|error| fault(&error))
+            }
             Content::File { path, size, sent } => {
-                self.0.write_file(name, path, *size, sent).map_err(fault)?;
+                self.0.write_file(name, path, *size, sent).map_err(|error| fault(&error))?;
                 Ok(true)
             }
         }
@@ -44,16 +46,16 @@ impl Place for Objects {
             let modified = modified.and_then(|time| u64::try_from(time.as_second()).ok());
             each(Listed { name: object.name, size: object.size, modified: modified.unwrap_or_default() });
         });
-        list.map_err(fault)
+        list.map_err(|error| fault(&error))
     }
 
     fn remove(&self, name: &str) -> Result<(), Fault> {
-        self.0.remove(name).map_err(fault)
+        self.0.remove(name).map_err(|error| fault(&error))
     }
 }
 
 /// The message, with what to do. A download would name its own key.
-fn fault(error: StageError) -> Fault {
+fn fault(error: &StageError) -> Fault {
     let help = error.help().map(|help| help.replace("`source`", "`remote`"));
     Fault(help.map_or_else(|| error.to_string(), |help| format!("{error} ({help})")))
 }

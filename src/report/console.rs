@@ -70,10 +70,6 @@ impl Reporter for Console {
             RunEvent::Pulling { stage, .. } => {
                 self.show(stage, "pulling", false);
             }
-            RunEvent::Pulled { stage, .. } => {
-                self.remove(stage);
-                self.print(event);
-            }
             RunEvent::Sending { results, done, total, .. } => {
                 // No stage has this name.
                 if !self.running.contains_key("") {
@@ -99,7 +95,10 @@ impl Reporter for Console {
                 }
             }
             RunEvent::Progress { stage, progress } => self.progress(stage, progress),
-            RunEvent::Finished { stage, .. } | RunEvent::Failed { stage, .. } | RunEvent::Cancelled { stage } => {
+            RunEvent::Pulled { stage, .. }
+            | RunEvent::Finished { stage, .. }
+            | RunEvent::Failed { stage, .. }
+            | RunEvent::Cancelled { stage } => {
                 self.remove(stage);
                 self.print(event);
             }

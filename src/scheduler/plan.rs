@@ -1,6 +1,6 @@
 //! What would run, and why. Reads the store and changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     MissReason, Selection,
@@ -43,6 +43,8 @@ impl Planner<'_> {
     pub(crate) fn plan(&self, selection: &Selection) -> Result<Vec<(usize, Verdict)>, StoreError> {
         let mut outputs: Vec<Option<Digest>> = vec![None; self.pipeline.stages.len()];
         let mut verdicts = Vec::with_capacity(outputs.len());
+        // What several stages share is pulled once.
+        let mut pulled = HashSet::new();
         for &index in self.graph.order() {
             let lookup = self.look_up(index, &outputs, selection.forces(index))?;
             if let Some(mended) = lookup.as_ref().and_then(|lookup| lookup.mended.as_ref()) {
@@ -57,7 +59,7 @@ impl Planner<'_> {
                 Some(Lookup { key, manifest, found: Found::Miss(reason), .. }) => {
                     // A stage that is not selected is not taken from there, either.
                     let is_asked = selection.includes(index) && reason != MissReason::Forced;
-                    match is_asked.then(|| self.remote_result(index, key, &manifest)).flatten() {
+                    match is_asked.then(|| self.remote_result(index, key, &manifest, &mut pulled)).flatten() {
                         Some((output, bytes)) => {
                             outputs[index] = Some(output);
                             Verdict::Remote { key, bytes, manifest: Box::new(manifest) }
@@ -72,8 +74,15 @@ impl Planner<'_> {
         Ok(verdicts)
     }
 
-    /// The output that the remote cache has under a key, and the bytes of it that are missing here.
-    fn remote_result(&self, index: usize, key: Digest, manifest: &Manifest) -> Option<(Digest, u64)> {
+    /// The output that the remote cache has under a key, and the bytes of it that are missing here and not `pulled` for an earlier
+    /// stage.
+    fn remote_result(
+        &self,
+        index: usize,
+        key: Digest,
+        manifest: &Manifest,
+        pulled: &mut HashSet<Digest>,
+    ) -> Option<(Digest, u64)> {
         let remote = self.remote.filter(|remote| remote.has_answers())?;
         let offer = remote.offer(self.store, Want { key, manifest: Some(manifest) });
         let offer = offer.unwrap_or_else(|trouble| {
@@ -83,7 +92,9 @@ impl Planner<'_> {
         if let Some(warning) = remote.take_warning() {
             tracing::warn!("{}: {warning}", self.pipeline.stages[index].name);
         }
-        offer.map(|offer| (offer.receipt.output.digest, offer.bytes()))
+        let offer = offer?;
+        let missing = offer.missing.iter().filter(|need| pulled.insert(need.digest));
+        Some((offer.receipt.output.digest, missing.filter_map(|need| need.size).sum()))
     }
 
     /// Looks up the artifact of a stage. `None` while the content of an input is unknown.

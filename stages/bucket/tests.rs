@@ -16,7 +16,7 @@ fn bucket() -> (Server, Bucket) {
     let server = Server::start();
     let endpoint = server.address.clone();
     server.check(move |request| is_signed(&endpoint, request));
-    (server.clone(), open(&server, SECRET, Duration::from_secs(60)))
+    (server.clone(), open(&server, SECRET, Duration::from_mins(1)))
 }
 
 fn open(server: &Server, secret: &str, patience: Duration) -> Bucket {
@@ -143,7 +143,7 @@ fn what_passes_is_tried_again_and_what_lasts_is_said() {
     bucket.read("a", 0).unwrap().unwrap().read_to_end(&mut bytes).unwrap_err();
     assert_eq!(bytes, [5; 500], "what came before the cut is not lost");
     server.behave();
-    let other = open(&server, "another", Duration::from_secs(60));
+    let other = open(&server, "another", Duration::from_mins(1));
     assert!(error(other.size("a")).contains("access denied"), "a HEAD says no more");
     let words = other.read("a", 0).err().unwrap().to_string();
     assert!(words.contains("the server rejected the signature"), "{words}");

@@ -42,9 +42,8 @@ impl Order {
             Self::Get => Method::GET,
             Self::Head => Method::HEAD,
             Self::Delete => Method::DELETE,
-            Self::Store { .. } => Method::PUT,
             Self::Post { .. } => Method::POST,
-            Self::Put { .. } => Method::PUT,
+            Self::Put { .. } | Self::Store { .. } => Method::PUT,
         }
     }
 

@@ -107,6 +107,9 @@ fn what_one_machine_made_another_does_not_make_again() {
         !lab.space.path("one/cache/unsent").join("x").exists() && files(&lab.space.path("one/cache/unsent")).is_empty()
     );
 
+    let plan = lab.succeed("two", &["--json", "plan", "p.toml"]).stdout;
+    let values = plan.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let planned: u64 = values.map(|value| value["pull"].as_u64().unwrap()).sum();
     let plan = lab.succeed("two", &["plan", "p.toml"]).stdout;
     assert!(plan.contains("remote  a") && plan.contains("to pull"), "{plan}");
     assert!(
@@ -117,8 +120,10 @@ fn what_one_machine_made_another_does_not_make_again() {
 
     let (made, output) = lab.ran("two");
     assert_eq!(made, [""; 0]);
-    assert_eq!(events(&output, "pulled").len(), 4);
-    assert_eq!(warnings(&output), [""; 0]);
+    assert_eq!((events(&output, "pulled").len(), warnings(&output).len()), (4, 0));
+    let outputs: u64 =
+        events(&output, "hit").iter().map(|event| event["made"]["output"]["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(planned, outputs, "these stages share no files");
     let outputs = |machine: &str| {
         ALL.map(|stage| {
             fs::read(lab.space.path(machine).join("artifacts/diamond").join(stage).join("value.txt")).unwrap()

@@ -40,19 +40,22 @@ fn object_of(lab: &Lab, stage: &str) -> PathBuf {
     lab.shared("objects").into_iter().find(|path| fs::read(path).unwrap() == wanted).unwrap()
 }
 
+/// What happens to a file.
+type Damage = fn(&Path);
+
 #[test]
 fn wrong_bytes_cut_objects_and_missing_ones_are_made_here_and_replaced_there() {
-    let damage: [(&str, &dyn Fn(&Path)); 3] = [
-        ("has other content than its name says", &|path| {
+    let damage: [(&str, Damage); 3] = [
+        ("has other content than its name says", |path| {
             let mut bytes = fs::read(path).unwrap();
             bytes[0] ^= 1;
             fs::write(path, bytes).unwrap();
         }),
-        ("or was cut off", &|path| {
+        ("or was cut off", |path| {
             let bytes = fs::read(path).unwrap();
             fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
         }),
-        ("lacks a file", &|path| fs::remove_file(path).unwrap()),
+        ("lacks a file", |path| fs::remove_file(path).unwrap()),
     ];
     for (words, damage) in damage {
         let lab = Lab::new();
