@@ -130,6 +130,11 @@ impl Remote {
         self.access == Access::ReadWrite
     }
 
+    /// How long an answer is waited for at first.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Ends all transfers soon.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Relaxed);

@@ -47,7 +47,10 @@ impl Remote {
         if is_known && bytes == 0 {
             return Ok(Pushed::Known);
         }
-        send_receipt(&*place, &name, &receipt, replace)?;
+        if !send_receipt(&*place, &name, &receipt, replace)? {
+            // Another machine was faster, and its receipt stays.
+            return Ok(Pushed::Known);
+        }
         self.health.trust(key);
         // Collecting that began meanwhile may not have seen the receipt.
         Ok(if lease::is_taken(&*place)? { Pushed::Later } else { Pushed::Sent { bytes } })
@@ -103,10 +106,9 @@ impl Remote {
     }
 }
 
-fn send_receipt(place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<(), Trouble> {
+/// Writes a receipt. False if there is one that stays.
+fn send_receipt(place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<bool, Trouble> {
     let text = receipt.for_others().map_err(|error| Trouble::Place(error.to_string()))?;
     let condition = if replace { Condition::Always } else { Condition::New };
-    // If another machine was faster, its receipt stays.
-    place.write(name, &Content::Bytes(&text), condition)?;
-    Ok(())
+    Ok(place.write(name, &Content::Bytes(&text), condition)?)
 }

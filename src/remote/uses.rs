@@ -9,7 +9,7 @@ use super::{
 use crate::store::Digest;
 
 /// The largest record in bytes.
-const LARGEST: u64 = 16 << 20;
+const LARGEST: u64 = 4 << 20;
 
 /// What a run used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

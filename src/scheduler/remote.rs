@@ -31,8 +31,8 @@ use crate::{
 const AT_ONCE: usize = 4;
 /// How often progress is looked at.
 pub(super) const TICK: Duration = Duration::from_millis(200);
-/// A transfer of which nothing is heard for so long hangs, as on a network disk whose server is gone.
-const SILENCE: Duration = Duration::from_mins(2);
+/// A transfer of which nothing is heard for so long hangs, as on a network disk whose server is gone; longer where the user is patient.
+const SILENCE: Duration = Duration::from_mins(5);
 
 /// The exchange with a remote cache during a run.
 pub(super) struct Supply {
@@ -213,19 +213,21 @@ impl Supply {
 pub(super) struct Patience {
     seen: (u64, u64),
     at: Instant,
+    limit: Duration,
 }
 
 impl Patience {
-    pub(super) fn new() -> Self {
-        Self { seen: (0, 0), at: Instant::now() }
+    pub(super) fn new(remote: &Remote) -> Self {
+        // A server is asked three times, each time twice as long.
+        Self { seen: (0, 0), at: Instant::now(), limit: SILENCE.max(8 * remote.patience()) }
     }
 
     /// Whether nothing has changed for too long.
     pub(super) fn is_over(&mut self, now: (u64, u64)) -> bool {
         if self.seen != now {
-            *self = Self { seen: now, at: Instant::now() };
+            (self.seen, self.at) = (now, Instant::now());
         }
-        self.at.elapsed() > SILENCE
+        self.at.elapsed() > self.limit
     }
 }
 
@@ -274,7 +276,7 @@ async fn take(
     }
     let meter = Meter::default();
     let mut result = transfer(question, remote, store, &meter, events);
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(remote);
     let pulled = loop {
         tokio::select! {
             ended = &mut result => break ended.unwrap_or(Err(Trouble::Stopped)),

@@ -17,6 +17,8 @@ use std::{
 pub(crate) enum Fault {
     /// Answers everything with this status.
     Status(u16),
+    /// Says that the client's clock is wrong.
+    Skewed,
     /// Answers nothing.
     Silent,
     /// Sends half of each object, then hangs up.
@@ -214,6 +216,9 @@ impl State {
     fn answer(&mut self, request: &Request, fault: Option<Fault>) -> Answer {
         if let Some(Fault::Status(status)) = fault {
             return Answer::error(status, "SlowDown");
+        }
+        if fault == Some(Fault::Skewed) {
+            return Answer::error(403, "RequestTimeTooSkewed");
         }
         if self.check.as_ref().is_some_and(|check| !check(request)) {
             return Answer::error(403, "SignatureDoesNotMatch");

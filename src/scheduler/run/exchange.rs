@@ -94,7 +94,7 @@ impl Run<'_, '_> {
     pub(super) async fn finish_sending(&mut self) {
         let to = self.remote_address();
         let mut recorded = self.record_uses();
-        let mut patience = Patience::new();
+        let Some(mut patience) = self.supply.as_ref().map(|supply| Patience::new(&supply.remote)) else { return };
         while let Some(supply) = &mut self.supply {
             let (results, done, total) = supply.sending();
             if (results == 0 && recorded.is_none()) || self.stop.is_requested() {

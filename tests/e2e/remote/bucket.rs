@@ -1,6 +1,9 @@
 //! The same in a bucket, on a server that misbehaves.
 
-use std::io::{BufRead, BufReader};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+};
 
 use super::{
     ALL, Lab, events,
@@ -52,6 +55,7 @@ fn a_server_that_fails_is_left_alone() {
         (Fault::Status(500), "answered 500"),
         (Fault::Status(503), "answered 503"),
         (Fault::Status(403), "access denied"),
+        (Fault::Skewed, "this machine's clock differs from the server's"),
         (Fault::Silent, "does not answer"),
     ] {
         let (lab, server) = lab();
@@ -131,18 +135,22 @@ fn a_server_without_conditions_and_profiles_of_aws_will_do() {
     assert!(server.seen()[0].target.contains("X-Amz-Credential=key%2F"), "{}", server.seen()[0].target);
 }
 
+/// Presses Ctrl-C.
+fn interrupt(run: &Child) {
+    let signal = std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+}
+
 /// All stages are done, and results are still being pushed.
 #[test]
 fn ctrl_c_ends_the_wait_and_the_next_run_pushes() {
     let (lab, server) = lab();
     server.put("some/prefix/imp-flow-cache.json", b"{\"imp-flow-cache\": 1}");
     server.misbehave(Fault::Silent, "/objects/");
-    let mut command = lab.command("one", &["--json", "run", "p.toml"]);
-    let mut run = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut run = lab.command("one", &["--json", "run", "p.toml"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|line| line.contains("\"event\":\"sending\"")));
-    let signal = std::process::Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
-    assert!(signal.success());
+    interrupt(&run);
     let rest: Vec<String> = lines.collect();
     let exchange = rest.iter().find(|line| line.contains("\"event\":\"remote\"")).unwrap();
     assert!(exchange.contains("\"unsent\":4"), "{rest:?}");
@@ -152,5 +160,15 @@ fn ctrl_c_ends_the_wait_and_the_next_run_pushes() {
     let (made, output) = lab.ran("one");
     assert!(made.is_empty() && warnings(&output).is_empty());
     assert_eq!(events(&output, "remote")[0]["sent"], 4);
+    // While a result is being pulled.
+    server.misbehave(Fault::Silent, "/objects/");
+    let before = server.seen().len();
+    let mut run = lab.command("two", &["run", "p.toml"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !server.seen()[before..].iter().any(|request| request.path().contains("/objects/")) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    interrupt(&run);
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    server.behave();
     assert!(lab.ran("two").0.is_empty());
 }
