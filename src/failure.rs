@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Scheduler(SchedulerError),
     /// A question to a model that has no answer.
     Stage(StageError),
+    /// A remote cache can't be used.
+    Remote { address: String, what: String },
     /// An error of the operating system.
     Io { what: String, source: std::io::Error },
 }
@@ -52,7 +54,9 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage { .. } | Self::Settings(_) | Self::Stage(StageError::Input { .. }) => ExitCode::from(2),
-            Self::Store(_) | Self::Scheduler(_) | Self::Stage(_) | Self::Io { .. } => ExitCode::from(1),
+            Self::Store(_) | Self::Scheduler(_) | Self::Stage(_) | Self::Remote { .. } | Self::Io { .. } => {
+                ExitCode::from(1)
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     executor::slurm::{state::Seen, tail::Tail},
     pipeline::{Document, Graph, Sources},
     serve::request::{self, Defaults},
-    store::{Digest, Store},
+    store::{Digest, Receipt, Store, TreeRef, listing_from_elsewhere},
 };
 
 /// A fuzz target: its name, which is that of its folder of seeds, and what it does with bytes.
@@ -97,6 +97,7 @@ fn with_store(bytes: &[u8], at: impl Fn(&Store, &Path) -> PathBuf, check: impl F
 fn receipt(bytes: &[u8]) {
     let key = Digest::of(b"key");
     let place = |store: &Store, _: &Path| store.places_of(key, key)[0].clone();
+    let _ = Receipt::from_elsewhere(bytes, key, None);
     with_store(bytes, place, |store| {
         let _ = store.receipt(key);
         let found: Vec<_> = store.receipts().collect();
@@ -128,6 +129,11 @@ fn tree(bytes: &[u8]) {
             let lines = files.iter().map(|file| format!("{} {} {}\n", file.digest, file.size, file.path));
             assert_eq!(lines.collect::<String>().as_bytes(), bytes);
             assert!(files.iter().all(|file| stays_inside(&file.path)), "{files:?}");
+            let sizes = files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size));
+            let output = TreeRef { digest, files: files.len() as u64, bytes: sizes.unwrap_or_default() };
+            if let Ok(files) = listing_from_elsewhere(bytes, &output) {
+                assert!(files.iter().all(|file| !file.path.contains(char::is_control)), "{files:?}");
+            }
         },
     );
 }

@@ -12,6 +12,7 @@ mod failure;
 mod fuzzing;
 mod machine;
 mod pipeline;
+mod remote;
 mod report;
 mod scheduler;
 mod serve;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         cli::Verb::Chat(args) => commands::chat(&args, &cli.common),
         cli::Verb::Serve(args) => commands::serve(&args, &cli.common),
         cli::Verb::Export(args) => commands::export(&args, &cli.common),
+        cli::Verb::Pull(args) => commands::pull(&args, &cli.common),
         cli::Verb::Push(args) => commands::push(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
         cli::Verb::Stage { job, attempt } => return executor::run_job(&job, attempt.as_deref()),

@@ -25,7 +25,10 @@ use serde::{
     de::{self, MapAccess, Visitor},
 };
 
-use crate::machine::{Cluster, DevicePolicy, Elsewhere, Machine};
+use crate::{
+    machine::{Cluster, DevicePolicy, Elsewhere, Machine},
+    remote::{Access, RemoteSettings},
+};
 
 /// `imp-flow.toml` in the current folder.
 #[derive(Debug, Default)]
@@ -40,6 +43,9 @@ struct File {
     retry_seconds: Option<f64>,
     executor: Executor,
     slurm: SlurmTable,
+    remote: Option<String>,
+    remote_access: Access,
+    remote_seconds: Option<f64>,
     /// The settings of kinds of stages.
     stages: Vec<(&'static Setting, String)>,
 }
@@ -117,6 +123,9 @@ enum Key {
     RetrySeconds,
     Executor,
     Slurm,
+    Remote,
+    RemoteAccess,
+    RemoteSeconds,
     Stage(&'static Setting),
 }
 
@@ -134,6 +143,9 @@ impl Key {
             ("retry_seconds", Self::RetrySeconds),
             ("executor", Self::Executor),
             ("slurm", Self::Slurm),
+            ("remote", Self::Remote),
+            ("remote_access", Self::RemoteAccess),
+            ("remote_seconds", Self::RemoteSeconds),
         ];
         own.into_iter().chain(kinds::settings().map(|setting| (setting.key, Self::Stage(setting))))
     }
@@ -174,6 +186,9 @@ impl<'de> Deserialize<'de> for File {
                         Key::RetrySeconds => file.retry_seconds = map.next_value()?,
                         Key::Executor => file.executor = map.next_value()?,
                         Key::Slurm => file.slurm = map.next_value()?,
+                        Key::Remote => file.remote = map.next_value()?,
+                        Key::RemoteAccess => file.remote_access = map.next_value()?,
+                        Key::RemoteSeconds => file.remote_seconds = map.next_value()?,
                         Key::Stage(setting) => file.stages.push((setting, map.next_value()?)),
                     }
                 }
@@ -201,6 +216,8 @@ pub(crate) struct Settings {
     pub(crate) retry_seconds: f64,
     /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
+    /// The cache that other machines share, if there is one.
+    pub(crate) remote: Option<RemoteSettings>,
 }
 
 impl Settings {
@@ -221,6 +238,7 @@ impl Settings {
                  remove it"
             ));
         }
+        let remote = remote(std::env::var("IMP_FLOW_REMOTE").ok(), &file)?;
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let (gpus, gpus_from) = gpus(file.gpus.as_deref(), visible.as_deref());
         let threads = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -245,8 +263,20 @@ impl Settings {
                 .clamp(0.0, 3600.0),
             // Stages inherit the user's environment, which takes precedence over the file.
             environment: environment(file.stages, |variable| std::env::var_os(variable)),
+            remote,
         })
     }
+}
+
+/// The remote cache that `variable`, of the environment, or else the file names. An empty name stands for none.
+fn remote(variable: Option<String>, file: &File) -> Result<Option<RemoteSettings>, String> {
+    let (from, name) = match variable {
+        Some(name) => ("IMP_FLOW_REMOTE", Some(name)),
+        None => ("imp-flow.toml", file.remote.clone()),
+    };
+    let Some(name) = name.filter(|name| !name.trim().is_empty()) else { return Ok(None) };
+    let settings = RemoteSettings::new(&name, file.remote_access, file.remote_seconds);
+    settings.map(Some).map_err(|what| format!("{from}: {what}"))
 }
 
 /// The environment variables for the settings of stages, except those that the user's environment has.
@@ -319,7 +349,7 @@ mod tests {
         let error = toml::from_str::<File>("cpus = 3\ncach = \"x\"").unwrap_err().to_string();
         let expected = "TOML parse error at line 2, column 1\n  |\n2 | cach = \"x\"\n  | ^^^^\nunknown field `cach`, expected \
                         one of `cache`, `artifacts`, `cpus`, `gpus`, `device`, `memory`, `retries`, `retry_seconds`, `executor`, `slurm`, \
-                        `judge_endpoint`\n";
+                        `remote`, `remote_access`, `remote_seconds`, `judge_endpoint`\n";
         assert_eq!(error, expected);
         let error = toml::from_str::<File>("judge_endpoint = 3").unwrap_err().to_string();
         assert!(error.contains("line 1, column 18") && error.contains("expected a string"), "{error}");
@@ -350,6 +380,23 @@ mod tests {
             let error = toml::from_str::<File>(text).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_remote_cache_is_named_by_the_environment_or_the_file() {
+        let file = |text: &str| toml::from_str::<File>(text).unwrap();
+        let named = file("remote = \"s3://bucket/prefix/\"\nremote_access = \"read\"\nremote_seconds = 0");
+        let found = remote(None, &named).unwrap().unwrap();
+        assert_eq!((found.address.to_string().as_str(), found.access), ("s3://bucket/prefix", Access::Read));
+        let found = remote(Some("file:///shared".into()), &named).unwrap().unwrap();
+        assert_eq!(found.address.to_string(), "file:///shared");
+        assert_eq!(remote(Some(String::new()), &named).unwrap(), None);
+        assert_eq!(remote(None, &File::default()).unwrap(), None);
+        assert_eq!(remote(None, &file("remote = \"s3://b\"")).unwrap().unwrap().access, Access::ReadWrite);
+        let error = remote(None, &file("remote = \"shared\"")).unwrap_err();
+        assert!(error.starts_with("imp-flow.toml: `remote` must be"), "{error}");
+        let error = toml::from_str::<File>("remote_access = \"write\"").unwrap_err().to_string();
+        assert!(error.contains("expected `read` or `read-write`"), "{error}");
     }
 
     #[test]

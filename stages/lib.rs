@@ -5,6 +5,7 @@
 //! `model_folder`, `hub_files`, `place`), then `contract`. No kind imports another.
 
 pub mod ask;
+pub mod bucket;
 pub mod command;
 pub mod contract;
 pub mod conversation;

@@ -11,6 +11,7 @@ use std::{
 /// The floors of the runner, from the bottom up. Modules of one floor don't import each other.
 const RUNNER: &[&[&str]] = &[
     &["cli", "machine", "pipeline", "store"],
+    &["remote"],
     &["artifacts", "executor", "settings", "view"],
     &["scheduler"],
     &["failure"],
@@ -27,7 +28,7 @@ const STAGES: &[&[&str]] = &[
     &["contract"],
     &["image", "model_folder", "net", "place", "scratch", "testing", "text"],
     &["data", "speaker"],
-    &["conversation", "hub_files", "push", "training"],
+    &["bucket", "conversation", "hub_files", "push", "training"],
     &["ask", "command", "download", "eval", "finetune", "merge", "preprocess", "pretrain", "quantize", "synthetic"],
     &["fuzzing", "kinds"],
     &["lib"],

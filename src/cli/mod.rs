@@ -280,6 +280,16 @@ Examples:
 
 All files or none: the copies are checked before the folder gets its name.")]
     Export(ExportArgs),
+    /// Pull the result of a stage from the remote cache, without running anything
+    #[command(after_help = "\
+Examples:
+  imp-flow pull merge -p pipelines/tiny.toml
+  imp-flow pull quantize                          a stage of the pipeline that ran last
+  imp-flow pull finetune --point lora_rank=64     in one point of a sweep
+
+It is the result of the present configuration. What it was made from is not pulled. `remote` in imp-flow.toml names the remote
+cache: docs/REMOTE.md.")]
+    Pull(StageArgs),
     /// Push the result of a stage to a Hugging Face hub, with a card that says how it was made
     #[command(after_help = "\
 Examples:
@@ -310,17 +320,52 @@ It changes nothing. What is missing is named with the package that has it; the e
     },
 }
 
+/// Which results are exchanged with a remote cache.
+#[derive(Debug, Args)]
+pub(crate) struct OfArgs {
+    /// Only those that were made for this pipeline
+    #[arg(long, value_name = "PIPELINE")]
+    pub(crate) of: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheVerb {
     /// Show the size of the cache by pipeline
-    Stats,
+    #[command(after_help = "\
+Examples:
+  imp-flow cache stats
+  imp-flow cache stats --remote      what is in the remote cache")]
+    Stats {
+        /// Of the remote cache
+        #[arg(long)]
+        remote: bool,
+    },
+    /// Push all results that the remote cache lacks
+    #[command(after_help = "\
+Examples:
+  imp-flow cache push                all that is in this cache
+  imp-flow cache push --of tiny      what was made for one pipeline
+
+A run pushes what it makes by itself: docs/REMOTE.md. This is for what was made before.")]
+    Push(OfArgs),
+    /// Pull all results that this cache lacks
+    #[command(after_help = "\
+Examples:
+  imp-flow cache pull --of tiny      what was made for one pipeline
+  imp-flow pull merge                the result of one stage
+
+A run pulls what it needs by itself: docs/REMOTE.md. This is for machines that will have no network.")]
+    Pull(OfArgs),
     /// Check all files for damage and remove damaged ones; the next run makes them again
     Verify,
     /// Delete results that no recent or named run uses
     #[command(after_help = "\
 Examples:
   imp-flow cache gc --dry-run
-  imp-flow cache gc --keep 3")]
+  imp-flow cache gc --keep 3
+  imp-flow cache gc --remote --keep 10 --days 30      in the remote cache, for all who share it
+
+In the remote cache, what was pushed or used within the last --days stays in any case, and one machine at a time deletes.")]
     Gc {
         /// Keep what the last N runs of each pipeline use
         #[arg(long, value_name = "N", default_value_t = 5)]
@@ -328,6 +373,12 @@ Examples:
         /// Only show what would be deleted
         #[arg(long)]
         dry_run: bool,
+        /// In the remote cache
+        #[arg(long)]
+        remote: bool,
+        /// In the remote cache, keep what was pushed or used within the last N days
+        #[arg(long, value_name = "N", default_value_t = 7, requires = "remote", value_parser = clap::value_parser!(u64).range(1..))]
+        days: u64,
     },
     /// Rebuild the index from the receipts
     Rebuild,

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
     path::Path,
     process::ExitCode,
     thread::sleep,
@@ -39,8 +39,10 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
             return follow_log(&path, key, follow, &session.store);
         }
     }
-    let log = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?.log;
-    match log {
+    let receipt = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?;
+    match receipt.log {
+        // Another machine wrote it.
+        Some(log) if receipt.origin.is_some() => print_harmlessly(&session.store.object(log))?,
         Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
         None => report::print("(the log is empty)"),
     }
@@ -92,6 +94,16 @@ fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<E
         }
         sleep(Duration::from_millis(200));
     }
+}
+
+/// Prints the log of another machine, in which nothing controls the terminal.
+fn print_harmlessly(path: &Path) -> Result<(), Failure> {
+    let failure = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
+    let file = File::open(path).map_err(failure)?;
+    for line in BufReader::new(file).split(b'\n') {
+        report::print_foreign(&String::from_utf8_lossy(&line.map_err(failure)?));
+    }
+    Ok(())
 }
 
 /// Prints a file from offset `at`, and returns its length.

@@ -27,7 +27,7 @@ pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure
 
 /// Prints the plan for the selected stages.
 pub(super) fn show(session: &Session, selection: &Selection, common: &Common) -> Result<ExitCode, Failure> {
-    let planner = session.planner();
+    let planner = session.planner_with_remote();
     let verdicts: Vec<_> =
         planner.plan(selection)?.into_iter().filter(|(index, _)| selection.includes(*index)).collect();
     let machine = session.machine();
@@ -42,13 +42,26 @@ pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<D
     if selection.is_everything() && refused.is_empty() {
         return Ok(Vec::new());
     }
-    let verdicts = session.planner().plan(selection)?;
-    let is_open = |verdict: &Verdict| !matches!(verdict, Verdict::Hit { .. });
+    let found = problems_of(session, selection, &refused, &session.planner().plan(selection)?);
+    if found.is_empty() || session.remote.is_none() {
+        return Ok(found);
+    }
+    // What this machine can't make may be in the remote cache.
+    Ok(problems_of(session, selection, &refused, &session.planner_with_remote().plan(selection)?))
+}
+
+fn problems_of(
+    session: &Session,
+    selection: &Selection,
+    refused: &[(usize, Diagnostic)],
+    verdicts: &[(usize, Verdict)],
+) -> Vec<Diagnostic> {
+    let is_open = |verdict: &Verdict| !matches!(verdict, Verdict::Hit { .. } | Verdict::Remote { .. });
     let open: HashSet<usize> =
         verdicts.iter().filter(|(_, verdict)| is_open(verdict)).map(|(index, _)| *index).collect();
     let may_run = |index: &usize| selection.includes(*index) && open.contains(index);
     let mut problems: Vec<Diagnostic> =
-        refused.into_iter().filter(|(index, _)| may_run(index)).map(|(_, problem)| problem).collect();
+        refused.iter().filter(|(index, _)| may_run(index)).map(|(_, problem)| problem.clone()).collect();
     // What this machine lacks for all stages is said once.
     problems.dedup_by(|next, first| next.message == first.message);
     let stages = &session.pipeline.stages;
@@ -60,5 +73,5 @@ pub(super) fn problems(session: &Session, selection: &Selection) -> Result<Vec<D
             problems.push(Diagnostic::new(message, Some(stage.span.clone())).help(help));
         }
     }
-    Ok(problems)
+    problems
 }

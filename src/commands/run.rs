@@ -120,6 +120,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         },
         environment: session.settings.environment.clone(),
         executors: Executors::new(&session.machine().elsewhere.cluster),
+        remote: session.remote.clone(),
         selection,
     };
     let summary =

@@ -1,6 +1,6 @@
 //! What verbs need to work on a pipeline: the settings, the pipeline, its graph and the store.
 
-use std::{cell::OnceCell, collections::BTreeSet, path::PathBuf};
+use std::{cell::OnceCell, collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use imp_stages::{contract::device::DeviceChoice, place::probe};
 
@@ -12,6 +12,7 @@ use crate::{
     failure::Failure,
     machine::Machine,
     pipeline::{COMMAND_LINE, Diagnostic, Diagnostics, Document, Graph, Pipeline, Sources},
+    remote::Remote,
     report,
     scheduler::{Names, Planner, Selection, Verdict},
     settings::Settings,
@@ -38,6 +39,8 @@ pub(super) struct Session {
     pub(super) store: Store,
     pub(super) index: Index,
     pub(super) artifacts: Artifacts,
+    /// The cache that other machines share, if there is one.
+    pub(super) remote: Option<Arc<Remote>>,
     sources: Sources,
     machine: OnceCell<Machine>,
 }
@@ -199,8 +202,9 @@ impl Session {
         };
         let index = Index::open(&store, &scope);
         let artifacts = Artifacts::new(&settings.artifacts, &pipeline.name);
+        let remote = settings.remote.as_ref().map(|settings| Arc::new(Remote::new(settings)));
         let machine = OnceCell::new();
-        Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, sources, machine })
+        Ok(Self { settings, request, document, pipeline, graph, store, index, artifacts, remote, sources, machine })
     }
 
     /// The files that were read, with the digests of their contents.
@@ -226,7 +230,12 @@ impl Session {
     }
 
     pub(super) fn planner(&self) -> Planner<'_> {
-        Planner { pipeline: &self.pipeline, graph: &self.graph, store: &self.store, index: &self.index }
+        Planner { pipeline: &self.pipeline, graph: &self.graph, store: &self.store, index: &self.index, remote: None }
+    }
+
+    /// A planner that asks the remote cache, too, if there is one.
+    pub(super) fn planner_with_remote(&self) -> Planner<'_> {
+        Planner { remote: self.remote.as_deref(), ..self.planner() }
     }
 
     pub(super) fn select(&self, names: &Names<'_>) -> Result<Selection, Failure> {

@@ -49,6 +49,8 @@ fn status_of(session: &Session, index: usize, verdict: &Verdict) -> Result<Stage
         Verdict::Run { key, .. } if store.work(*key).has_checkpoint() => {
             (Status::Stopped, "resumes from its checkpoint".to_string(), none())
         }
+        // The state is that of this machine: no remote cache is asked for it.
+        Verdict::Remote { .. } => (Status::ToRun, String::new(), none()),
         Verdict::Run { reason, .. } => (Status::ToRun, reason.to_string(), none()),
         Verdict::After { stages, .. } => {
             let names: Vec<&str> = stages.iter().map(|from| session.pipeline.stages[*from].name.as_str()).collect();

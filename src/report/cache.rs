@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
+    foreign::one_line,
     print::print,
     style::{BAD, GOOD, Style, WARN},
     table::Table,
@@ -44,7 +45,7 @@ pub(crate) fn stats(stats: &Stats, json: bool) {
     let mut table = Table::new(&["pipeline", "stages", "size", "last"]).right(&["stages", "size"]);
     for (name, pipeline) in &stats.pipelines {
         let cells =
-            [name.clone(), pipeline.stages.to_string(), units::bytes(pipeline.bytes), units::time(pipeline.last)];
+            [one_line(name), pipeline.stages.to_string(), units::bytes(pipeline.bytes), units::time(pipeline.last)];
         table.row(cells);
     }
     table.print();
@@ -70,10 +71,10 @@ pub(crate) fn verify(found: &VerifyReport, json: bool) {
         print(&format!("{BAD}damaged{BAD:#}  {}", path.display()));
     }
     for tree in &found.changed {
-        print(&format!("{BAD}changed{BAD:#}  {tree}"));
+        print(&format!("{BAD}changed{BAD:#}  {}", one_line(tree)));
     }
     for stage in &found.lost {
-        print(&format!("{WARN}lost{WARN:#}     {stage} (the next run makes it again)"));
+        print(&format!("{WARN}lost{WARN:#}     {} (the next run makes it again)", one_line(stage)));
     }
     if found.unsealed > 0 {
         print(&format!(
@@ -109,7 +110,7 @@ pub(crate) fn gc(report: &GcReport, dry_run: bool, json: bool) {
         return print(&serde_json::json!(report).to_string());
     }
     for (stage, bytes) in report.largest.iter().take(SHOWN) {
-        print(&format!("{:>8}  {stage}", units::bytes(*bytes)));
+        print(&format!("{:>8}  {}", units::bytes(*bytes), one_line(stage)));
     }
     if report.largest.len() > SHOWN {
         print(&format!("{:>8}  and {} more", "", report.largest.len() - SHOWN));

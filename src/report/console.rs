@@ -37,6 +37,14 @@ impl Console {
         }
     }
 
+    fn show(&mut self, stage: &str, what: &str, resumed: bool) {
+        let bar = self.bars.add(ProgressBar::no_length().with_style(spinner()));
+        bar.set_prefix(short(stage));
+        bar.set_message(if resumed { format!("{what}, resumed") } else { what.to_string() });
+        bar.enable_steady_tick(Duration::from_millis(120));
+        self.running.insert(stage.to_string(), (bar, None));
+    }
+
     fn remove(&mut self, stage: &str) {
         if let Some((bar, _)) = self.running.remove(stage) {
             bar.finish_and_clear();
@@ -59,12 +67,26 @@ impl Console {
 impl Reporter for Console {
     fn on(&mut self, event: &RunEvent<'_>) {
         match event {
+            RunEvent::Pulling { stage, .. } => {
+                self.show(stage, "pulling", false);
+            }
+            RunEvent::Sending { results, done, total, .. } => {
+                // No stage has this name.
+                if !self.running.contains_key("") {
+                    self.show("", "", false);
+                }
+                if let Some((bar, _)) = self.running.get("") {
+                    bar.set_message(lines::sending(*results, *done, *total));
+                }
+            }
+            RunEvent::Remote(_) => {
+                self.remove("");
+                self.print(event);
+            }
             RunEvent::Running { stage, kind, resumed, .. } => {
-                let bar = self.bars.add(ProgressBar::no_length().with_style(spinner()));
-                bar.set_prefix(short(stage));
-                bar.set_message(if *resumed { format!("{kind}, resumed") } else { (*kind).to_string() });
-                bar.enable_steady_tick(Duration::from_millis(120));
-                self.running.insert((*stage).to_string(), (bar, None));
+                // That of a pull that came to nothing.
+                self.remove(stage);
+                self.show(stage, kind, *resumed);
             }
             RunEvent::State { stage, state } => {
                 // Beside the bar, if there is one, until the next progress.
@@ -73,7 +95,10 @@ impl Reporter for Console {
                 }
             }
             RunEvent::Progress { stage, progress } => self.progress(stage, progress),
-            RunEvent::Finished { stage, .. } | RunEvent::Failed { stage, .. } | RunEvent::Cancelled { stage } => {
+            RunEvent::Pulled { stage, .. }
+            | RunEvent::Finished { stage, .. }
+            | RunEvent::Failed { stage, .. }
+            | RunEvent::Cancelled { stage } => {
                 self.remove(stage);
                 self.print(event);
             }

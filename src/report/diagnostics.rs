@@ -36,6 +36,10 @@ pub(crate) fn failure(failure: &Failure) -> ExitCode {
             let help = error.help().map(|help| format!("\n  help: {help}")).unwrap_or_default();
             eprint(&format!("{BAD}error:{BAD:#} {}{help}", one_line(&error.to_string())));
         }
+        Failure::Remote { address, what } => {
+            let (address, what) = (one_line(address), one_line(what));
+            eprint(&format!("{BAD}error:{BAD:#} the remote cache {address} can't be used: {what}"));
+        }
         Failure::Io { what, source } => eprint(&format!("{BAD}error:{BAD:#} {what}: {source}")),
     }
     failure.exit_code()

@@ -58,6 +58,7 @@ impl Appearance {
     fn of(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Hit { .. } => Self { word: "cached", fill: "#e8f5e9", line: "#43a047" },
+            Verdict::Remote { .. } => Self { word: "remote", fill: "#e3f2fd", line: "#1e88e5" },
             Verdict::Run { .. } => Self { word: "run", fill: "#fff3e0", line: "#fb8c00" },
             Verdict::After { .. } => Self { word: "after", fill: "#f5f5f5", line: "#9e9e9e" },
         }

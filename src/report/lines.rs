@@ -15,7 +15,7 @@ use super::{
     style::{BAD, DIM, GOOD, WARN},
     summary, units,
 };
-use crate::scheduler::{MissReason, RunEvent, Start};
+use crate::scheduler::{Exchange, MissReason, RunEvent, Start};
 
 /// How often the progress of a running stage is printed.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -24,11 +24,13 @@ const INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Lines {
     quiet: bool,
     rates: HashMap<String, Rate>,
+    /// When the sending of results was last shown.
+    sending: Option<Instant>,
 }
 
 impl Lines {
     pub(super) fn new(quiet: bool) -> Self {
-        Self { quiet, rates: HashMap::new() }
+        Self { quiet, rates: HashMap::new(), sending: None }
     }
 
     fn progress(&mut self, stage: &str, progress: &Progress) {
@@ -49,7 +51,11 @@ impl Reporter for Lines {
             RunEvent::Progress { stage, progress } if !self.quiet => self.progress(stage, progress),
             RunEvent::Ended { summary } if !self.quiet => print(&summary::summary(summary)),
             event if self.quiet && !matches!(event, RunEvent::Failed { .. } | RunEvent::Warning { .. }) => {}
+            RunEvent::Sending { .. } if self.sending.get_or_insert_with(Instant::now).elapsed() < INTERVAL => {}
             _ => {
+                if matches!(event, RunEvent::Sending { .. }) {
+                    self.sending = Some(Instant::now());
+                }
                 if let Some(text) = describe(event) {
                     eprint(&text);
                 }
@@ -94,6 +100,28 @@ fn describe_after(progress: &Progress, first: u64, seconds: f64) -> String {
     text
 }
 
+/// How far sending results is.
+pub(super) fn sending(results: usize, done: u64, total: u64) -> String {
+    let results = units::count(results, "result");
+    format!(
+        "pushing {results} to the remote cache: {} of {} (Ctrl-C leaves the rest to the next run)",
+        units::bytes(done),
+        units::bytes(total)
+    )
+}
+
+/// What was exchanged with a remote cache.
+fn exchanged(exchange: &Exchange) -> String {
+    let Exchange { remote, pulled, pulled_bytes, sent, sent_bytes, unsent, unusable } = exchange;
+    let results = |count: &usize| units::count(*count, "result");
+    let mut parts = Vec::new();
+    parts.extend((*pulled > 0).then(|| format!("pulled {} ({})", results(pulled), units::bytes(*pulled_bytes))));
+    parts.extend((*sent > 0).then(|| format!("pushed {} ({})", results(sent), units::bytes(*sent_bytes))));
+    parts.extend((*unsent > 0).then(|| format!("{} left for the next run to push", results(unsent))));
+    parts.extend((*unusable > 0).then(|| format!("{} there could not be used", results(unusable))));
+    format!("{DIM}{}: {}{DIM:#}", one_line(remote), parts.join(", "))
+}
+
 /// `120/400 steps`.
 fn done(progress: &Progress) -> String {
     match (progress.unit.as_str(), progress.total) {
@@ -120,6 +148,17 @@ pub(super) fn values(progress: &Progress) -> String {
 /// The text for an event. `None` for events that have no text or are shown differently.
 pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
     Some(match event {
+        RunEvent::Pulling { stage, bytes, from } => {
+            format!("{stage}: pulling {} from {}", units::bytes(*bytes), one_line(from))
+        }
+        RunEvent::Pulled { stage, bytes, files, from } => format!(
+            "{stage}: {GOOD}pulled{GOOD:#} {} in {} from {}",
+            units::bytes(*bytes),
+            units::files(*files as u64),
+            one_line(from)
+        ),
+        RunEvent::Sending { results, done, total, .. } => sending(*results, *done, *total),
+        RunEvent::Remote(exchange) => exchanged(exchange),
         RunEvent::Waiting { stage } => format!("{stage}: waiting for another run that is making the same artifact"),
         RunEvent::Running { stage, reason, resumed, start, .. } => {
             let how = match (start, resumed) {

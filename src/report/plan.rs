@@ -32,12 +32,14 @@ pub(crate) fn plan(
     if style.json {
         return plan_as_json(pipeline, machine, verdicts, forecasts);
     }
-    let hits = verdicts.iter().filter(|(_, verdict)| is_hit(verdict)).count();
+    let pulls: Vec<u64> = verdicts.iter().filter_map(|(_, verdict)| to_pull(verdict)).collect();
+    let hits = verdicts.iter().filter(|(_, verdict)| is_hit(verdict)).count() - pulls.len();
     let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
         let (colour, word) = match verdict {
             Verdict::Hit { .. } => (DIM, "cached"),
+            Verdict::Remote { .. } => (DIM, "remote"),
             Verdict::Run { .. } => (GOOD, "run"),
             Verdict::After { .. } => (WARN, "after"),
         };
@@ -70,9 +72,15 @@ pub(crate) fn plan(
         (_, 0) => format!(", {} to download", units::bytes(download)),
         (_, _) => format!(", {} and an unknown size to download", units::bytes(download)),
     };
-    print(&match verdicts.len() - hits {
-        0 => format!("\n{} is up to date: {hits} of {hits} cached", pipeline.name),
-        open => format!("\n{}: {hits} of {} cached, {open} would run{download}", pipeline.name, verdicts.len()),
+    let pulled = match pulls.as_slice() {
+        [] => String::new(),
+        pulls => format!(", {} in the remote cache ({} to pull)", pulls.len(), units::bytes(pulls.iter().sum())),
+    };
+    let (all, name) = (verdicts.len(), &pipeline.name);
+    print(&match all - hits - pulls.len() {
+        0 if pulls.is_empty() => format!("\n{name} is up to date: {hits} of {hits} cached"),
+        0 => format!("\n{name}: {hits} of {all} cached{pulled}, none would run"),
+        open => format!("\n{name}: {hits} of {all} cached{pulled}, {open} would run{download}"),
     });
 }
 
@@ -86,8 +94,17 @@ fn from_a_cpu(store: &Store, machine: &Machine, stage: &StageDecl, verdict: &Ver
     machine.made_on_a_cpu(stage, &Hit::from(receipt)).map(|text| one_line(&text))
 }
 
+/// Whether nothing has to run for it.
 fn is_hit(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Hit { .. })
+    matches!(verdict, Verdict::Hit { .. } | Verdict::Remote { .. })
+}
+
+/// The bytes to take from the remote cache.
+fn to_pull(verdict: &Verdict) -> Option<u64> {
+    match verdict {
+        Verdict::Remote { bytes, .. } => Some(*bytes),
+        _ => None,
+    }
 }
 
 /// That a stage needs more memory than there is, if so.
@@ -148,6 +165,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
         };
         let (state, key) = match verdict {
             Verdict::Hit { key } => ("cached", Some(key)),
+            Verdict::Remote { key, .. } => ("remote", Some(key)),
             Verdict::Run { key, .. } => ("run", Some(key)),
             Verdict::After { .. } => ("after", None),
         };
@@ -155,7 +173,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
         print(
             &serde_json::json!({
                 "stage": stage.name, "kind": stage.kind, "state": state, "key": key,
-                "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)),
+                "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)), "pull": to_pull(verdict),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
                 "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
                 "download": download, "unknown": unknown, "trouble": trouble, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
@@ -169,6 +187,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
 fn reason(pipeline: &Pipeline, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Hit { key } => key.short(),
+        Verdict::Remote { key, bytes, .. } => format!("{}, {} to pull", key.short(), units::bytes(*bytes)),
         Verdict::Run { reason, .. } => reason.to_string(),
         Verdict::After { stages, changes } => {
             let names: Vec<&str> = stages.iter().map(|stage| pipeline.stages[*stage].name.as_str()).collect();

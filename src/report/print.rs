@@ -7,7 +7,10 @@ use std::{
     sync::OnceLock,
 };
 
-use super::style::{BAD, DIM, Style};
+use super::{
+    foreign::one_line,
+    style::{BAD, DIM, Style},
+};
 
 /// Prints a line on standard output.
 pub(crate) fn print(text: &str) {
@@ -23,6 +26,11 @@ pub(crate) fn print_raw(text: &str) {
             let _ = LOST.set(error.to_string());
         }
     }
+}
+
+/// Prints a line that comes from elsewhere on standard output.
+pub(crate) fn print_foreign(line: &str) {
+    print(&one_line(line));
 }
 
 /// Why something could not be printed.

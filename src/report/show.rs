@@ -25,6 +25,9 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<11}{DIM:#} {value}"));
     let took = units::duration(receipt.timing.seconds);
     line("ran", format!("{}, took {took}, on {}", units::time(receipt.timing.finished), one_line(&receipt.host)));
+    if let Some(origin) = &receipt.origin {
+        line("pulled", format!("{}, from {}", units::time(origin.at), one_line(&origin.from)));
+    }
     if !receipt.reason.is_empty() {
         line("reason", why::reason(&receipt.reason));
     }

@@ -59,7 +59,11 @@ fn write_why(text: &mut String, why: &Why, depth: usize) {
         let (at, took) = (units::time(last.finished), units::duration(last.seconds));
         let on = last.environment.as_ref().map(|found| format!(" on the {}", one_line(&found.to_string())));
         let on = on.unwrap_or_default();
-        let _ = writeln!(text, "{indent}  {DIM}last ran {at} ({took}{on}){because}{DIM:#}");
+        let elsewhere = if last.pulled_from.is_some() { " on another machine" } else { "" };
+        let _ = writeln!(text, "{indent}  {DIM}last ran {at}{elsewhere} ({took}{on}){because}{DIM:#}");
+        if let Some(from) = &last.pulled_from {
+            let _ = writeln!(text, "{indent}  {DIM}its result was pulled from {}{DIM:#}", one_line(from));
+        }
     }
     for cause in causes {
         write_why(text, cause, depth + 1);

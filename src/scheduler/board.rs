@@ -173,6 +173,14 @@ impl<'a> Board<'a> {
         self.ready.range(from..).next().map(|position| self.graph.order()[*position])
     }
 
+    /// What starting a ready stage takes. `None` if it is not ready.
+    pub(super) fn todo(&self, stage: usize) -> Option<&Todo> {
+        match &self.states[stage] {
+            State::Ready(todo) => Some(todo),
+            _ => None,
+        }
+    }
+
     /// Marks a ready stage as running. `None` if it is not ready.
     pub(super) fn start(&mut self, stage: usize) -> Option<Todo> {
         if !self.ready.remove(&self.position[stage]) {

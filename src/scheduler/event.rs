@@ -22,6 +22,14 @@ pub(crate) enum RunEvent<'a> {
         #[serde(rename = "made")]
         hit: &'a Hit,
     },
+    /// A stage's artifact is taken from the remote cache; `bytes` are missing here.
+    Pulling { stage: &'a str, bytes: u64, from: &'a str },
+    /// A stage's artifact was taken from the remote cache. Its hit follows.
+    Pulled { stage: &'a str, bytes: u64, files: usize, from: &'a str },
+    /// All stages have ended, and results are still being sent to the remote cache: how many, and bytes of them.
+    Sending { results: usize, done: u64, total: u64, to: &'a str },
+    /// What was exchanged with the remote cache in this run.
+    Remote(&'a Exchange),
     /// Another run is making this stage's artifact.
     Waiting { stage: &'a str },
     /// A stage's process was started, or is about to be.
@@ -54,6 +62,23 @@ pub(crate) enum RunEvent<'a> {
     Stopping { at_once: bool },
     /// The last event.
     Ended { summary: &'a Summary },
+}
+
+/// What a run exchanged with a remote cache.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Exchange {
+    /// The address of the remote cache.
+    pub(crate) remote: String,
+    /// Results that were taken from it, and bytes that were transferred for them.
+    pub(crate) pulled: usize,
+    pub(crate) pulled_bytes: u64,
+    /// Results that were sent to it.
+    pub(crate) sent: usize,
+    pub(crate) sent_bytes: u64,
+    /// Results that are still to be sent: the next run does.
+    pub(crate) unsent: usize,
+    /// Results in it that could not be used.
+    pub(crate) unusable: usize,
 }
 
 /// How the process of a stage begins.

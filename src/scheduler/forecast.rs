@@ -38,6 +38,7 @@ impl Planner<'_> {
                 found.push(Forecast::default());
                 continue;
             }
+            let is_remote = matches!(verdict, Verdict::Remote { .. });
             // Artifacts are inspected only if a stage that will run needs them.
             for from in self.graph.inputs(*index) {
                 if let Some(key) = cached.remove(&from) {
@@ -48,7 +49,8 @@ impl Planner<'_> {
                 .remove(index)
                 .unwrap_or_else(|| Self::forecast_from(&self.pipeline.stages[*index], &outlooks, machine));
             outlooks.insert(*index, forecast.outlook.clone());
-            found.push(forecast);
+            // What will be there is as it would be made; it takes nothing.
+            found.push(if is_remote { Forecast::default() } else { forecast });
         }
         Ok(found)
     }

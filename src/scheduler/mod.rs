@@ -7,6 +7,7 @@ mod event;
 mod forecast;
 mod lookup;
 mod plan;
+mod remote;
 mod resources;
 mod run;
 mod selection;
@@ -15,7 +16,7 @@ mod stop;
 mod why;
 
 pub(crate) use error::SchedulerError;
-pub(crate) use event::{Ending, RunEvent, StageEnd, Start, Summary};
+pub(crate) use event::{Ending, Exchange, RunEvent, StageEnd, Start, Summary};
 pub(crate) use lookup::MissReason;
 pub(crate) use plan::{Planner, Verdict};
 pub(crate) use run::{Options, run};

@@ -1,6 +1,6 @@
 //! What would run, and why. Reads the store and changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     MissReason, Selection,
@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     pipeline::{Graph, Pipeline, StageDecl},
+    remote::{Remote, Want},
     store::{Change, Digest, Index, Manifest, Receipt, Store, StoreError, source_digest},
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) enum Verdict {
     /// Its artifact is in the cache.
     Hit { key: Digest },
+    /// Its artifact is in the remote cache; `bytes` of it are missing here.
+    Remote { key: Digest, bytes: u64, manifest: Box<Manifest> },
     /// It must run.
     Run { key: Digest, reason: MissReason },
     /// Its input `stages` must run first. If they produce the same bytes as last time and `changes` is empty, it is cached.
@@ -31,6 +34,8 @@ pub(crate) struct Planner<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) store: &'a Store,
     pub(crate) index: &'a Index,
+    /// Asked for what is not in the store, if there is one.
+    pub(crate) remote: Option<&'a Remote>,
 }
 
 impl Planner<'_> {
@@ -38,6 +43,8 @@ impl Planner<'_> {
     pub(crate) fn plan(&self, selection: &Selection) -> Result<Vec<(usize, Verdict)>, StoreError> {
         let mut outputs: Vec<Option<Digest>> = vec![None; self.pipeline.stages.len()];
         let mut verdicts = Vec::with_capacity(outputs.len());
+        // What several stages share is pulled once.
+        let mut pulled = HashSet::new();
         for &index in self.graph.order() {
             let lookup = self.look_up(index, &outputs, selection.forces(index))?;
             if let Some(mended) = lookup.as_ref().and_then(|lookup| lookup.mended.as_ref()) {
@@ -50,13 +57,44 @@ impl Planner<'_> {
                     Verdict::Hit { key }
                 }
                 Some(Lookup { key, manifest, found: Found::Miss(reason), .. }) => {
-                    Verdict::Run { key, reason: self.explain(index, &manifest, reason)? }
+                    // A stage that is not selected is not taken from there, either.
+                    let is_asked = selection.includes(index) && reason != MissReason::Forced;
+                    match is_asked.then(|| self.remote_result(index, key, &manifest, &mut pulled)).flatten() {
+                        Some((output, bytes)) => {
+                            outputs[index] = Some(output);
+                            Verdict::Remote { key, bytes, manifest: Box::new(manifest) }
+                        }
+                        None => Verdict::Run { key, reason: self.explain(index, &manifest, reason)? },
+                    }
                 }
                 None => self.after(index, &outputs)?,
             };
             verdicts.push((index, verdict));
         }
         Ok(verdicts)
+    }
+
+    /// The output that the remote cache has under a key, and the bytes of it that are missing here and not `pulled` for an earlier
+    /// stage.
+    fn remote_result(
+        &self,
+        index: usize,
+        key: Digest,
+        manifest: &Manifest,
+        pulled: &mut HashSet<Digest>,
+    ) -> Option<(Digest, u64)> {
+        let remote = self.remote.filter(|remote| remote.has_answers())?;
+        let offer = remote.offer(self.store, Want { key, manifest: Some(manifest) });
+        let offer = offer.unwrap_or_else(|trouble| {
+            remote.note(&trouble);
+            None
+        });
+        if let Some(warning) = remote.take_warning() {
+            tracing::warn!("{}: {warning}", self.pipeline.stages[index].name);
+        }
+        let offer = offer?;
+        let missing = offer.missing.iter().filter(|need| pulled.insert(need.digest));
+        Some((offer.receipt.output.digest, missing.filter_map(|need| need.size).sum()))
     }
 
     /// Looks up the artifact of a stage. `None` while the content of an input is unknown.

@@ -37,7 +37,7 @@ impl Machine {
         stages.filter_map(|(index, stage)| Some((index, self.refuses_stage(stage)?))).collect()
     }
 
-    fn refuses_stage(&self, stage: &StageDecl) -> Option<Diagnostic> {
+    pub(super) fn refuses_stage(&self, stage: &StageDecl) -> Option<Diagnostic> {
         let name = &stage.name;
         if !self.runs_here(stage) {
             // What other machines have, they know.

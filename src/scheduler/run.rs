@@ -2,9 +2,11 @@
 //! own. The board decides what the end of a stage means for others; `step.rs` runs a single stage.
 
 mod ending;
+mod exchange;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,6 +20,7 @@ use super::{
     MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
     board::{Board, Done, Effect, Todo},
     plan::CHANGED,
+    remote::Supply,
     resources::Pool,
     step::{self, Retry, Step, StepEnd, StepEvent},
     stop::Stop,
@@ -26,6 +29,7 @@ use crate::{
     artifacts::Artifacts,
     executor::{Executors, StopSignal, Task},
     machine::{Allocation, Machine},
+    remote::Remote,
     store::{Digest, Lease, Manifest, Provenance, StoreError},
 };
 
@@ -42,6 +46,8 @@ pub(crate) struct Options {
     /// Environment variables for the processes of stages.
     pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) executors: Executors,
+    /// The cache that other machines share, if there is one.
+    pub(crate) remote: Option<Arc<Remote>>,
 }
 
 /// A run in progress.
@@ -58,6 +64,8 @@ struct Run<'a, 'r> {
     /// Whether all stages run on this machine.
     all_here: bool,
     lease: &'r mut Lease,
+    /// The exchange with the remote cache.
+    supply: Option<Supply>,
     stop: Stop,
     steps: JoinSet<(usize, StepEnd)>,
     /// Passes the events of steps to the main task.
@@ -67,8 +75,10 @@ struct Run<'a, 'r> {
 /// A running stage.
 struct Running {
     reason: MissReason,
-    /// `None` while it waits for another run that is making the same artifact.
+    /// `None` while it waits for another run that is making the same artifact, and while the remote cache is asked for it.
     allocation: Option<Allocation>,
+    /// Whether the remote cache is asked for it.
+    is_asked: bool,
 }
 
 /// Runs the stages that are not cached. Returns when no stage is running and none can start.
@@ -85,6 +95,7 @@ pub(crate) async fn run(
     let mut run = Run {
         board: Board::new(planner.graph, &options.selection, options.keep_going),
         pool: Pool::new(options.machine.clone()),
+        supply: options.remote.clone().map(|remote| Supply::new(remote, planner.store)),
         options: &options,
         all_here: planner.pipeline.stages.iter().all(|stage| options.machine.runs_here(stage)),
         planner,
@@ -100,7 +111,9 @@ pub(crate) async fn run(
     // This may read large sources. Until a stage runs, Ctrl-C just ends the process: there is nothing to save.
     run.resolve(run.planner.graph.order().to_vec())?;
     run.stop.listen()?;
+    run.resume_sending()?;
     loop {
+        run.ask_for_ready();
         run.start_ready()?;
         tokio::select! {
             biased;
@@ -120,8 +133,10 @@ pub(crate) async fn run(
                 }
                 None => break,
             },
+            sent = exchange::next_sent(&mut run.supply) => run.on_sent(&sent),
         }
     }
+    run.finish_sending().await;
     Ok(run.summary(start.elapsed()))
 }
 
@@ -200,6 +215,9 @@ impl Run<'_, '_> {
                 break;
             }
             last = Some(stage);
+            if self.is_asked_for(stage) || self.refuse(stage)? {
+                continue;
+            }
             let Some(allocation) = self.pool.allocate(&pipeline.stages[stage]) else { continue };
             let Some(todo) = self.board.start(stage) else { continue };
             self.start(stage, todo, allocation)?;
@@ -217,7 +235,7 @@ impl Run<'_, '_> {
         let Todo { manifest, reason } = todo;
         let reason = self.planner.explain(stage, &manifest, reason)?;
         let step = self.step(stage, manifest, allocation.clone(), &reason);
-        self.running.insert(stage, Running { reason, allocation: Some(allocation) });
+        self.running.insert(stage, Running { reason, allocation: Some(allocation), is_asked: false });
         self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.events.clone()));
         Ok(())
     }
@@ -299,6 +317,17 @@ impl Run<'_, '_> {
                     if let Some(message) = self.options.machine.device_note(stage) {
                         (self.report)(&RunEvent::Note { stage: name, message: &message });
                     }
+                }
+            }
+            StepEvent::Pulling { bytes } => {
+                let from = self.remote_address();
+                (self.report)(&RunEvent::Pulling { stage: name, bytes, from: &from });
+            }
+            StepEvent::Pulled { bytes, files } => {
+                let from = self.remote_address();
+                (self.report)(&RunEvent::Pulled { stage: name, bytes, files, from: &from });
+                if let Some(supply) = &mut self.supply {
+                    supply.pulled(bytes);
                 }
             }
             StepEvent::Retrying { message, seconds } => {

@@ -66,6 +66,10 @@ pub(super) enum StepEvent {
     State(String),
     /// Something about where it is that the user should know.
     Note(String),
+    /// It is taken from the remote cache: so many bytes are missing here.
+    Pulling { bytes: u64 },
+    /// It was taken from the remote cache: so many bytes in so many files were transferred.
+    Pulled { bytes: u64, files: usize },
     /// A transient failure; the stage runs again in this many seconds.
     Retrying { message: String, seconds: f64 },
     /// An event of the stage itself.

@@ -49,12 +49,21 @@ pub(crate) struct LastRun {
     /// What it computed on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) environment: Option<Environment>,
+    /// The remote cache that the result came from, if this machine did not make it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pulled_from: Option<String>,
 }
 
 impl LastRun {
     fn of(receipt: &Receipt) -> Self {
         let (finished, seconds) = (receipt.timing.finished, receipt.timing.seconds);
-        Self { finished, seconds, reason: receipt.reason.clone(), environment: receipt.environment.clone() }
+        Self {
+            finished,
+            seconds,
+            reason: receipt.reason.clone(),
+            environment: receipt.environment.clone(),
+            pulled_from: receipt.origin.as_ref().map(|origin| origin.from.clone()),
+        }
     }
 }
 
@@ -102,6 +111,8 @@ impl Explainer<'_> {
                 why.causes =
                     receipt.map(|receipt| self.causes_of_run(index, &receipt)).transpose()?.unwrap_or_default();
             }
+            // Whoever asks why is told of this machine; what is elsewhere has no history here.
+            Verdict::Remote { .. } => {}
             Verdict::Run { key, reason } => {
                 why.state = WhyState::Runs;
                 why.reason = Some(self.reason_text(index, reason));

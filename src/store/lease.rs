@@ -86,6 +86,11 @@ impl Store {
 }
 
 impl Lease {
+    /// The name of the run.
+    pub(crate) fn id(&self) -> String {
+        self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     /// Adds keys and trees. They are in use until this run ends.
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };

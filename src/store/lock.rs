@@ -75,7 +75,7 @@ pub(crate) fn try_locks(folder: &Path) -> std::result::Result<(), String> {
 }
 
 /// Whether `file` is still the one at `path`.
-fn is_at(file: &File, path: &Path) -> bool {
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
     let opened = file.metadata().ok().as_ref().map(Stamp::of);
     opened.zip(Stamp::at(path)).is_some_and(|(opened, there)| opened.is_same_file(&there))
 }

@@ -110,6 +110,13 @@ impl Manifest {
         hide_in(&mut self.config);
     }
 
+    /// The manifest as it may be stored and shared.
+    pub(crate) fn without_secrets(&self) -> Self {
+        let mut shared = self.clone();
+        shared.hide_secrets();
+        shared
+    }
+
     /// The fields that differ from those of an `older` manifest.
     pub(crate) fn changes_since(&self, older: &Self) -> Vec<Change> {
         let table = |fields: Fields<'_>| -> BTreeMap<(FieldGroup, String), String> {

@@ -12,6 +12,7 @@
 //!   live/                   leases: what current runs use
 //!   runs/<id>.json          past runs: the whole pipeline and its results
 //!   tmp/                    files that are being written, renamed into place when complete
+//!   unsent/<key>            results that are to be sent to a remote cache
 //!   notes/                  derived: what a run checked to find a pipeline up to date
 //!   stamps/                 derived: stamps of the folders and files of trees when they were last checked
 //!   index.sled/             derived: deleting it loses nothing
@@ -25,8 +26,10 @@ mod disk;
 mod error;
 mod export;
 mod files;
+mod foreign;
 mod gc;
 mod hit;
+mod incoming;
 mod index;
 mod intact;
 mod lease;
@@ -54,8 +57,10 @@ pub(crate) use digest::Digest;
 pub(crate) use error::StoreError;
 use error::{LAYOUT_VERSION, Result};
 use files::{move_into_place, sync_folder};
+pub(crate) use foreign::{LARGEST_LISTING, LARGEST_RECEIPT, Need, listing_from_elsewhere, parse_listing};
 pub(crate) use gc::GcReport;
 pub(crate) use hit::Hit;
+pub(crate) use incoming::{Arrival, Incoming};
 pub(crate) use index::{Index, Scope};
 pub(crate) use lease::Lease;
 pub(crate) use lock::try_locks;

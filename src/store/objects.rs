@@ -198,7 +198,7 @@ impl Store {
     }
 }
 
-fn read_only(path: &Path) -> Result<()> {
+pub(super) fn read_only(path: &Path) -> Result<()> {
     let mut permissions = path.metadata().map_err(StoreError::io(path))?.permissions();
     if permissions.readonly() {
         // Setting the same permissions would change the file's change time.
@@ -210,7 +210,7 @@ fn read_only(path: &Path) -> Result<()> {
 
 /// Up to this number, files are flushed one by one, so as not to wait for files of other processes. Above it, one call flushes the
 /// whole file system, since one call per file takes seconds for thousands of images.
-const FEW: usize = 32;
+pub(super) const FEW: usize = 32;
 
 /// Flushes everything below `folder` to disk.
 fn flush(folder: &Path, tree: &Tree) -> Result<()> {

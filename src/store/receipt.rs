@@ -13,6 +13,7 @@ use super::{
     Digest, Hit, Index, Manifest, Store, TreeRef,
     error::{Result, StoreError},
     files::{files, read, remove_all},
+    foreign::Origin,
     mend::TreeFolder,
     seal::{seal, unseal},
     stamp::Stamp,
@@ -59,6 +60,9 @@ pub(crate) struct Receipt {
     pub(crate) host: String,
     /// The version of imp-flow.
     pub(crate) made_by: String,
+    /// Where it came from, if it was not made in this cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
 }
 
 /// The part of a receipt that is known before the stage runs.
@@ -143,6 +147,7 @@ impl Receipt {
             timing,
             host,
             made_by,
+            origin: None,
         }
     }
 
@@ -151,13 +156,18 @@ impl Receipt {
         self.key.unwrap_or_else(|| self.manifest.key())
     }
 
+    /// Whether its manifest on disk does not give its key.
+    pub(super) fn has_own_key(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// Reads a file. `None` if it is damaged.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(unseal(bytes)?).ok()
     }
 
     /// The receipt as it may be stored and shared.
-    fn without_secrets(&self) -> Self {
+    pub(super) fn without_secrets(&self) -> Self {
         let mut stored = self.clone();
         stored.manifest.hide_secrets();
         stored.reason = hide_secrets(&self.reason).into_owned();

@@ -115,7 +115,7 @@ impl<'a> Attempt<'a> {
         patience: Duration,
     ) -> Result<Response<Body>, RequestError> {
         let mut address = match &self.client.access {
-            Access::Signed(store) => store.address(url),
+            Access::Signed(store) => store.address(url, order),
             _ => url.into(),
         };
         let mut token = match &self.client.access {
@@ -143,7 +143,7 @@ impl<'a> Attempt<'a> {
             let Some(location) = response.headers().get("location").filter(|_| followed) else { return Ok(response) };
             let next = location.to_str().ok().and_then(|location| redirected(&address, location));
             let next = next.ok_or_else(|| bad_redirect(&address, "redirects to an invalid address"))?;
-            if !matches!(order, Order::Get) && address.starts_with("https://") && !next.starts_with("https://") {
+            if !order.only_asks() && address.starts_with("https://") && !next.starts_with("https://") {
                 return Err(bad_redirect(&address, "redirects what is sent to an address that is not encrypted"));
             }
             // Once the requests have left the origin, the token stays behind for good.
@@ -163,7 +163,7 @@ impl<'a> Attempt<'a> {
     ) -> Result<Result<Response<Body>, ureq::Error>, RequestError> {
         let (agent, proxy) = (self.client.agent.clone(), proxy.map(|named| named.proxy.clone()));
         // Whoever has sent something waits for its effect.
-        let first = if matches!(order, Order::Get) { self.patience } else { patience };
+        let first = if order.only_asks() { self.patience } else { patience };
         let send = move || {
             let (parts, ()) = request.into_parts();
             let request = Request::from_parts(parts, order.body()?);
@@ -187,9 +187,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn check_status(&self, url: &str, mut response: Response<Body>) -> Result<Response<Body>, RequestError> {
+    /// The response, unless its status says that the request failed.
+    pub(crate) fn check_status(&self, url: &str, mut response: Response<Body>) -> Result<Response<Body>, RequestError> {
         match response.status().as_u16() {
-            200 | 206 | 416 => Ok(response),
+            200 | 204 | 206 | 416 => Ok(response),
             status if status == 408 || status == 429 || status >= 500 => {
                 let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
                 let what = format!("{} answered {}", host(url), response.status());

@@ -21,6 +21,8 @@ pub(crate) struct Policy {
     /// Pause before the first retry; each further pause is twice as long, up to `longest_pause`.
     pub(crate) first_pause: Duration,
     pub(crate) longest_pause: Duration,
+    /// The longest pause that a server may ask for.
+    pub(crate) longest_wait: Duration,
     /// Consecutive failures, without a byte in between, after which the client gives up.
     pub(crate) attempts: u32,
     /// Bytes per request, the unit that connections share out.
@@ -38,6 +40,7 @@ impl Default for Policy {
         Self {
             first_pause: Duration::from_secs(1),
             longest_pause: Duration::from_secs(30),
+            longest_wait: Duration::from_mins(5),
             attempts: 8,
             chunk: 16 << 20,
             timeout: Duration::from_mins(1),
@@ -147,7 +150,7 @@ impl Client {
             }
             let pause =
                 self.policy.first_pause.saturating_mul(1 << (failures - 1).min(16)).min(self.policy.longest_pause);
-            let pause = after.unwrap_or(pause).min(Duration::from_mins(5));
+            let pause = after.unwrap_or(pause).min(self.policy.longest_wait);
             // Each count once, however many connections there are.
             if !attempt.progress && self.told.fetch_max(failures, Ordering::Relaxed) < failures {
                 watch.warn(format!(

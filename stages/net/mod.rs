@@ -10,6 +10,7 @@ pub(crate) mod hub;
 pub(crate) mod listing;
 pub(crate) mod order;
 pub(crate) mod patterns;
+mod profile;
 pub(crate) mod proxy;
 pub(crate) mod s3;
 pub(crate) mod transfer;

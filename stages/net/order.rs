@@ -17,10 +17,16 @@ use ureq::{SendBody, http::Method};
 #[derive(Debug, Clone)]
 pub(crate) enum Order {
     Get,
+    Head,
+    Delete,
     /// Sends a text of this content type.
     Post {
         content_type: &'static str,
         text: Arc<[u8]>,
+    },
+    /// Sends bytes.
+    Store {
+        bytes: Arc<[u8]>,
     },
     /// Sends a part of a file, and adds to both counts what has left.
     Put {
@@ -34,9 +40,16 @@ impl Order {
     pub(super) fn method(&self) -> Method {
         match self {
             Self::Get => Method::GET,
+            Self::Head => Method::HEAD,
+            Self::Delete => Method::DELETE,
             Self::Post { .. } => Method::POST,
-            Self::Put { .. } => Method::PUT,
+            Self::Put { .. } | Self::Store { .. } => Method::PUT,
         }
+    }
+
+    /// Whether it only asks, so that it may be sent again without a thought.
+    pub(super) fn only_asks(&self) -> bool {
+        matches!(self, Self::Get | Self::Head)
     }
 
     /// Whether a redirect with this status is followed. What is sent must not turn into a question.
@@ -47,7 +60,8 @@ impl Order {
     /// The headers that describe the body. Object stores want to know its length.
     pub(super) fn headers(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Get => Vec::new(),
+            Self::Get | Self::Head | Self::Delete => Vec::new(),
+            Self::Store { bytes } => vec![("content-length", bytes.len().to_string())],
             Self::Post { content_type, text } => {
                 vec![("content-type", (*content_type).into()), ("content-length", text.len().to_string())]
             }
@@ -58,7 +72,8 @@ impl Order {
     /// The body, from its beginning.
     pub(super) fn body(&self) -> io::Result<SendBody<'static>> {
         Ok(match self {
-            Self::Get => SendBody::none(),
+            Self::Get | Self::Head | Self::Delete => SendBody::none(),
+            Self::Store { bytes } => SendBody::from_owned_reader(Cursor::new(bytes.clone())),
             Self::Post { text, .. } => SendBody::from_owned_reader(Cursor::new(text.clone())),
             Self::Put { file, range, sent } => {
                 let mut file = File::open(file)?;

@@ -5,7 +5,7 @@ use std::{env, fmt, time::Duration};
 
 use rusty_s3::{
     Bucket, BucketError, Credentials, S3Action, UrlStyle,
-    actions::{ListObjectsV2, ListObjectsV2Response, list_objects_v2::ListObjectsContent},
+    actions::{CreateMultipartUpload, ListObjectsV2, ListObjectsV2Response, list_objects_v2::ListObjectsContent},
 };
 use ureq::{Body, http::Response};
 
@@ -13,7 +13,9 @@ use super::{
     address::redacted,
     http::{Attempt, Client, RequestError, Watch},
     listing::{Listing, MOST_FILES, RemoteFile, is_safe_name, too_many_files},
+    order::Order,
     patterns::Patterns,
+    profile::Profile,
 };
 use crate::StageError;
 
@@ -26,8 +28,8 @@ const MOST_PAGES: usize = 10 * MOST_FILES / 1000;
 /// `s3://bucket/key`: the key of an object, or of a folder of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct S3Source {
-    bucket: String,
-    key: String,
+    pub(crate) bucket: String,
+    pub(crate) key: String,
 }
 
 impl S3Source {
@@ -143,6 +145,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
+    /// Reads variables as AWS's own tools do, and their files. Without credentials, requests are not signed.
+    pub(crate) fn from_env(source: &S3Source) -> Result<Self, StageError> {
+        let var = |name: &str| env::var(name).ok();
+        let profile = Profile::of(var)?;
+        Self::of(source, |name| var(name).or_else(|| profile.get(name, var)))
+    }
+
     /// Reads variables as AWS's own tools do. Without credentials, requests are not signed.
     pub(crate) fn of(source: &S3Source, var: impl Fn(&str) -> Option<String>) -> Result<Self, StageError> {
         let first = |names: &[&str]| names.iter().find_map(|name| var(name).filter(|value| !value.trim().is_empty()));
@@ -172,20 +181,49 @@ impl Store {
         Ok(Self { bucket, credentials })
     }
 
-    /// Reads the environment.
-    pub(crate) fn from_env(source: &S3Source) -> Result<Self, StageError> {
-        Self::of(source, |name| env::var(name).ok())
-    }
-
-    /// The signed address of an `s3://` URL. Everything else uses the URL, so that no signature is stored or shown.
-    pub(crate) fn address(&self, url: &str) -> String {
+    /// The signed address of an `s3://` URL, for one order. Everything else uses the URL, so that no signature is stored or shown.
+    pub(crate) fn address(&self, url: &str, order: &Order) -> String {
         let key = url.strip_prefix("s3://").and_then(|rest| rest.split_once('/')).map(|(_, key)| key);
         let Some(key) = key else { return url.into() };
-        self.bucket.get_object(self.credentials.as_ref(), key).sign(SIGNED_FOR).into()
+        let credentials = self.credentials.as_ref();
+        let signed = match order {
+            Order::Head => self.bucket.head_object(credentials, key).sign(SIGNED_FOR),
+            Order::Delete => self.bucket.delete_object(credentials, key).sign(SIGNED_FOR),
+            Order::Put { .. } | Order::Store { .. } => self.bucket.put_object(credentials, key).sign(SIGNED_FOR),
+            Order::Get | Order::Post { .. } => self.bucket.get_object(credentials, key).sign(SIGNED_FOR),
+        };
+        signed.into()
+    }
+
+    /// The address at which an upload in parts begins.
+    pub(crate) fn begin_parts(&self, key: &str) -> String {
+        self.bucket.create_multipart_upload(self.credentials.as_ref(), key).sign(SIGNED_FOR).into()
+    }
+
+    /// The name of an upload in parts, in the answer to its beginning.
+    pub(crate) fn upload_id(answer: &str) -> Option<String> {
+        CreateMultipartUpload::parse_response(answer).ok().map(|answer| answer.upload_id().into())
+    }
+
+    /// The address of a part, from 1 on.
+    pub(crate) fn part(&self, key: &str, number: u16, upload: &str) -> String {
+        self.bucket.upload_part(self.credentials.as_ref(), key, number, upload).sign(SIGNED_FOR).into()
+    }
+
+    /// The address at which an upload in parts ends, and what is sent there: the `ETag` of each part.
+    pub(crate) fn end_parts(&self, key: &str, upload: &str, etags: &[String]) -> (String, String) {
+        let etags = etags.iter().map(String::as_str);
+        let action = self.bucket.complete_multipart_upload(self.credentials.as_ref(), key, upload, etags);
+        (action.sign(SIGNED_FOR).into(), action.body())
+    }
+
+    /// The address at which an upload in parts is given up.
+    pub(crate) fn abort_parts(&self, key: &str, upload: &str) -> String {
+        self.bucket.abort_multipart_upload(self.credentials.as_ref(), key, upload).sign(SIGNED_FOR).into()
     }
 
     /// Requests one page of the list of objects.
-    fn page(
+    pub(crate) fn page(
         &self,
         attempt: &Attempt<'_>,
         prefix: &str,

@@ -15,6 +15,7 @@ mod judge;
 mod page;
 mod pipeline;
 mod questions;
+mod remote;
 mod runner;
 mod secrets;
 mod serving;

@@ -48,7 +48,7 @@ impl Space {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_imp-flow"));
         command.args(args).current_dir(self.folder.path()).env("NO_COLOR", "1").stdin(Stdio::null());
-        for name in ["IMP_FLOW_CACHE", "IMP_FLOW_ARTIFACTS", "IMP_FLOW_DEVICE", "RUST_LOG"] {
+        for name in ["IMP_FLOW_CACHE", "IMP_FLOW_ARTIFACTS", "IMP_FLOW_DEVICE", "IMP_FLOW_REMOTE", "RUST_LOG"] {
             command.env_remove(name);
         }
         // The servers of the tests are on this machine, where no proxy leads to.

@@ -10,8 +10,13 @@ use crate::store::{Digest, Hit, Manifest, StoreError, source_digest};
 impl Run<'_, '_> {
     /// Handles the end of a running stage.
     pub(super) fn on_end(&mut self, stage: usize, end: StepEnd) -> Result<(), SchedulerError> {
-        if let Some(Running { allocation: Some(allocation), .. }) = self.running.remove(&stage) {
-            self.pool.release(allocation);
+        if let Some(Running { allocation, is_asked, .. }) = self.running.remove(&stage) {
+            if let Some(allocation) = allocation {
+                self.pool.release(allocation);
+            }
+            if let Some(supply) = self.supply.as_mut().filter(|_| is_asked) {
+                supply.ended();
+            }
         }
         match end {
             StepEnd::Requeue => {
@@ -26,7 +31,13 @@ impl Run<'_, '_> {
                 self.on_end(stage, StepEnd::Failed { message, help, log: None, tail: Vec::new() })?;
             }
             StepEnd::Ran(receipt, folder) => {
-                self.finished(stage, Done { hit: Box::new(Hit::from(*receipt)), folder, ran: true })?;
+                let hit = Hit::from(*receipt);
+                // Unchecked results are records for this machine.
+                let sent = (!hit.unchecked).then_some(hit.key);
+                self.finished(stage, Done { hit: Box::new(hit), folder, ran: true })?;
+                if let (Some(supply), Some(key)) = (&mut self.supply, sent) {
+                    supply.send(key, stage);
+                }
             }
             StepEnd::Found(hit, folder) => self.finished(stage, Done { hit, folder, ran: false })?,
             StepEnd::Cancelled => {

@@ -232,3 +232,28 @@ fn in_verify_of_a_changed_store() {
         |store| drop(store.verify(|_, _| ()).unwrap()),
     );
 }
+
+/// What another machine made: each object arrives by itself.
+#[test]
+fn while_results_of_another_store_are_taken_in() {
+    let elsewhere = folder();
+    let other = Store::open(&elsewhere.path().join("cache")).unwrap();
+    run(&other);
+    let results: Vec<_> = other.receipts().collect();
+    survives(
+        |_| (),
+        |store| {
+            for (key, receipt) in &results {
+                let bytes = receipt.for_others().unwrap();
+                let receipt = Receipt::from_elsewhere(&bytes, *key, Some(&receipt.manifest)).unwrap();
+                let files = other.tree(receipt.output.digest).unwrap();
+                for need in receipt.needs(&files) {
+                    let mut incoming = store.receive(need).unwrap();
+                    assert!(incoming.add(&fs::read(other.object(need.digest)).unwrap()).unwrap());
+                    assert_eq!(incoming.finish(store).unwrap(), crate::store::Arrival::Stored);
+                }
+                assert!(store.take_in(&receipt, &files, "file:///elsewhere").unwrap());
+            }
+        },
+    );
+}

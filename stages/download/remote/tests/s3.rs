@@ -292,7 +292,7 @@ fn addresses_of_aws_buckets_follow_from_name_and_region() {
         let source = named(source);
         let variable =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into());
-        Store::of(&source, variable).unwrap().address(&source.to_string())
+        Store::of(&source, variable).unwrap().address(&source.to_string(), &crate::net::order::Order::Get)
     };
     assert_eq!(address(&[], "s3://data/a b"), "https://data.s3.us-east-1.amazonaws.com/a%20b");
     assert_eq!(address(&[("AWS_REGION", "eu-west-1")], "s3://d.ata/a"), "https://s3.eu-west-1.amazonaws.com/d.ata/a");

@@ -1,0 +1,199 @@
+//! Takes results from a remote cache: several objects at once, each from where it was cut off, and only those that are missing.
+
+use std::{io::Read, sync::atomic::Ordering::Relaxed};
+
+use super::{
+    Meter, Remote, Trouble, names, parallel,
+    place::{Place, Small, lost_connection, read_small},
+};
+use crate::store::{
+    Arrival, Digest, Incoming, LARGEST_LISTING, Manifest, Need, Receipt, Store, TreeFile, listing_from_elsewhere,
+};
+
+/// How often in a row a transfer may break off.
+const MOST_BREAKS: u32 = 3;
+/// Who brings less than this between two breaks has brought nothing: in bytes.
+const WORTH: u64 = 64 << 10;
+/// Garbage collection may take away what has just arrived.
+const ROUNDS: usize = 3;
+/// What stays free on the disk, in bytes.
+const RESERVE: u64 = 64 << 20;
+
+/// A result to take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want<'a> {
+    pub(crate) key: Digest,
+    /// The manifest of the key, if it is known.
+    pub(crate) manifest: Option<&'a Manifest>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pulled {
+    /// It is in the store now; so many bytes and objects were transferred.
+    Taken { bytes: u64, objects: usize },
+    /// The remote cache does not have it.
+    Absent,
+}
+
+/// A result that a remote cache has.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) receipt: Receipt,
+    pub(crate) files: Vec<TreeFile>,
+    /// The objects that are missing here.
+    pub(crate) missing: Vec<Need>,
+}
+
+impl Offer {
+    /// The bytes that are missing here, as far as they are known: those of logs are not.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.missing.iter().filter_map(|need| need.size).sum()
+    }
+}
+
+impl Remote {
+    /// Takes a result into the store, if the remote cache has it and it can be believed. `begun` is called with the bytes to transfer.
+    pub(crate) fn pull(
+        &self,
+        store: &Store,
+        want: Want<'_>,
+        meter: &Meter,
+        begun: &(dyn Fn(u64) + Sync),
+    ) -> Result<Pulled, Trouble> {
+        let Some(offer) = self.offer(store, want)? else { return Ok(Pulled::Absent) };
+        let mut missing = offer.missing.clone();
+        begun(offer.bytes());
+        meter.total.fetch_add(offer.bytes(), Relaxed);
+        check_room(store, offer.bytes())?;
+        let (mut bytes, mut objects) = (0, 0);
+        for _ in 0..ROUNDS {
+            let before = meter.done.load(Relaxed);
+            self.fetch(store, want.key, &missing, meter)?;
+            bytes += meter.done.load(Relaxed) - before;
+            objects += missing.len();
+            if store.take_in(&offer.receipt, &offer.files, &self.address())? {
+                return Ok(Pulled::Taken { bytes, objects });
+            }
+            missing = lacking(store, &offer.receipt, &offer.files);
+        }
+        Err(Trouble::Result("what arrived was removed again".into()))
+    }
+
+    /// What the remote cache has under a key, and what of it is missing here. Changes nothing.
+    pub(crate) fn offer(&self, store: &Store, want: Want<'_>) -> Result<Option<Offer>, Trouble> {
+        let Some(receipt) = self.receipt(want.key, want.manifest)? else { return Ok(None) };
+        let listing = receipt.output.digest;
+        let bytes = match std::fs::read(store.object(listing)) {
+            Ok(bytes) if Digest::of(&bytes) == listing => bytes,
+            _ => match read_small(&*self.place()?, &names::object(listing), LARGEST_LISTING)? {
+                Some(Small::Whole(bytes)) => bytes,
+                Some(Small::TooLarge) => return Err(self.distrust(want.key, "its list of files is too large")),
+                None => return Err(self.distrust(want.key, "its list of files is missing")),
+            },
+        };
+        let files = listing_from_elsewhere(&bytes, &receipt.output).map_err(|what| {
+            self.health.distrust(listing);
+            self.distrust(want.key, what)
+        })?;
+        let missing = lacking(store, &receipt, &files);
+        Ok(Some(Offer { receipt, files, missing }))
+    }
+
+    /// Fetches objects of the result of `key`, several at once.
+    fn fetch(&self, store: &Store, key: Digest, needs: &[Need], meter: &Meter) -> Result<(), Trouble> {
+        let place = self.place()?;
+        parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, meter))
+    }
+
+    fn fetch_one(
+        &self,
+        store: &Store,
+        key: Digest,
+        place: &dyn Place,
+        need: Need,
+        meter: &Meter,
+    ) -> Result<(), Trouble> {
+        // The beginning may have been left by a process that was killed, or by a machine that lost its power.
+        for _ in 0..2 {
+            let incoming = store.receive(need)?;
+            let resumed = incoming.arrived() > 0;
+            meter.done.fetch_add(incoming.arrived(), Relaxed);
+            let Some(incoming) = self.transfer(place, need, incoming, meter)? else {
+                self.health.distrust(key);
+                return Err(Trouble::Result("the remote cache lacks a file of it".into()));
+            };
+            let arrived = incoming.arrived();
+            match incoming.finish(store)? {
+                Arrival::Stored => return Ok(()),
+                Arrival::Wrong if resumed => drop(meter.done.fetch_sub(arrived, Relaxed)),
+                Arrival::Wrong => break,
+            }
+        }
+        self.health.distrust(key);
+        self.health.distrust(need.digest);
+        Err(Trouble::Result("a file of it has other content than its name says, or was cut off".into()))
+    }
+
+    /// Transfers what is missing of an object. `None` if the remote cache does not have it.
+    fn transfer(
+        &self,
+        place: &dyn Place,
+        need: Need,
+        mut incoming: Incoming,
+        meter: &Meter,
+    ) -> Result<Option<Incoming>, Trouble> {
+        let name = names::object(need.digest);
+        let (mut breaks, mut buffer) = (0, vec![0; 1 << 17]);
+        loop {
+            if need.size.is_some_and(|size| incoming.arrived() >= size) {
+                return Ok(Some(incoming));
+            }
+            let before = incoming.arrived();
+            let opened = match place.read(&name, before) {
+                Ok(opened) => opened,
+                Err(fault) => {
+                    incoming.leave();
+                    return Err(fault.into());
+                }
+            };
+            let Some(mut reader) = opened else { return Ok(None) };
+            let lost = loop {
+                if self.stop.load(Relaxed) {
+                    incoming.leave();
+                    return Err(Trouble::Stopped);
+                }
+                match reader.read(&mut buffer) {
+                    Ok(0) => return Ok(Some(incoming)),
+                    Ok(bytes) => {
+                        if !incoming.add(&buffer[..bytes])? {
+                            // Too much: what arrived is judged as it is.
+                            return Ok(Some(incoming));
+                        }
+                        meter.done.fetch_add(bytes as u64, Relaxed);
+                    }
+                    Err(error) => break error,
+                }
+            };
+            breaks = if incoming.arrived() - before >= WORTH { 0 } else { breaks + 1 };
+            if breaks >= MOST_BREAKS {
+                incoming.leave();
+                return Err(lost_connection(&lost).into());
+            }
+        }
+    }
+}
+
+fn lacking(store: &Store, receipt: &Receipt, files: &[TreeFile]) -> Vec<Need> {
+    receipt.needs(files).into_iter().filter(|need| !store.has(need)).collect()
+}
+
+/// Refuses what the disk has no room for, before anything of it is fetched.
+fn check_room(store: &Store, bytes: u64) -> Result<(), Trouble> {
+    match store.room() {
+        Some(free) if bytes.saturating_add(RESERVE) > free => {
+            Err(Trouble::Result(format!("it needs {bytes} bytes, and the disk of the cache has {free} free")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,114 @@
+//! Sends results to a remote cache: the objects that it lacks, several at once, and the receipt last.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::{
+    Meter, Remote, Trouble, lease, names, parallel,
+    place::{Condition, Content, Place},
+};
+use crate::store::{Digest, Need, Receipt, Store};
+
+/// What came of sending a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It is there now; so many bytes were transferred.
+    Sent { bytes: u64 },
+    /// It was there already.
+    Known,
+    /// It is not to be sent: it is gone or damaged here, or may lack something.
+    Unfit,
+    /// Garbage is collected there now, and might take away what a receipt will name: it has to be sent another time.
+    Later,
+}
+
+impl Remote {
+    /// Sends the result of `key`, unless the remote cache has it. Its receipt is written last, and never replaces another that can be
+    /// believed. If `thorough`, its objects are looked for also where there is a receipt.
+    pub(crate) fn push(&self, store: &Store, key: Digest, thorough: bool, meter: &Meter) -> Result<Pushed, Trouble> {
+        let (place, name) = (self.place()?, names::receipt(key));
+        let Some(receipt) = store.receipt(key)?.filter(|receipt| !receipt.unchecked) else { return Ok(Pushed::Unfit) };
+        let replace = self.health.is_distrusted(key);
+        let is_known = !replace && place.size(&name)?.is_some();
+        if is_known && !thorough {
+            return Ok(Pushed::Known);
+        }
+        if lease::is_taken(&*place)? {
+            return Ok(Pushed::Later);
+        }
+        let Ok(files) = store.tree(receipt.output.digest) else { return Ok(Pushed::Unfit) };
+        let needs = receipt.needs(&files);
+        if !needs.iter().all(|need| store.has(need)) {
+            return Ok(Pushed::Unfit);
+        }
+        let sizes = needs.iter().map(|need| Some((*need, store.object(need.digest).metadata().ok()?.len())));
+        let Some(objects) = sizes.collect::<Option<Vec<_>>>() else { return Ok(Pushed::Unfit) };
+        meter.total.fetch_add(objects.iter().map(|(_, size)| size).sum(), Relaxed);
+        let Some(bytes) = self.send(store, &*place, &objects, meter)? else { return Ok(Pushed::Unfit) };
+        if is_known && bytes == 0 {
+            return Ok(Pushed::Known);
+        }
+        if !send_receipt(&*place, &name, &receipt, replace)? {
+            // Another machine was faster, and its receipt stays.
+            return Ok(Pushed::Known);
+        }
+        self.health.trust(key);
+        // Collecting that began meanwhile may not have seen the receipt.
+        Ok(if lease::is_taken(&*place)? { Pushed::Later } else { Pushed::Sent { bytes } })
+    }
+
+    /// Sends objects, each with its size in bytes, several at once. Returns the bytes that were sent; `None` if an object is damaged
+    /// here.
+    fn send(
+        &self,
+        store: &Store,
+        place: &dyn Place,
+        objects: &[(Need, u64)],
+        meter: &Meter,
+    ) -> Result<Option<u64>, Trouble> {
+        let sent = AtomicU64::new(0);
+        let result: Result<(), Option<Trouble>> = parallel::for_each(objects, |(need, size)| {
+            let bytes = self.send_one(store, place, need.digest, *size, meter).map_err(Some)?;
+            // Without a trouble, it is unfit.
+            sent.fetch_add(bytes.ok_or(None)?, Relaxed);
+            Ok(())
+        });
+        match result {
+            Ok(()) => Ok(Some(sent.into_inner())),
+            Err(trouble) => trouble.map_or(Ok(None), Err),
+        }
+    }
+
+    /// Sends an object, unless it is there. Returns the bytes that were sent; `None` if it is damaged here.
+    fn send_one(
+        &self,
+        store: &Store,
+        place: &dyn Place,
+        object: Digest,
+        size: u64,
+        meter: &Meter,
+    ) -> Result<Option<u64>, Trouble> {
+        if self.stop.load(Relaxed) {
+            return Err(Trouble::Stopped);
+        }
+        let (name, path) = (names::object(object), store.object(object));
+        // One that was cut off has another size.
+        if !self.health.is_distrusted(object) && place.size(&name)? == Some(size) {
+            meter.done.fetch_add(size, Relaxed);
+            return Ok(Some(0));
+        }
+        if !store.is_intact_object(object) {
+            return Ok(None);
+        }
+        let content = Content::File { path: &path, size, sent: meter.done.clone() };
+        place.write(&name, &content, Condition::Always)?;
+        self.health.trust(object);
+        Ok(Some(size))
+    }
+}
+
+/// Writes a receipt. False if there is one that stays.
+fn send_receipt(place: &dyn Place, name: &str, receipt: &Receipt, replace: bool) -> Result<bool, Trouble> {
+    let text = receipt.for_others().map_err(|error| Trouble::Place(error.to_string()))?;
+    let condition = if replace { Condition::Always } else { Condition::New };
+    Ok(place.write(name, &Content::Bytes(&text), condition)?)
+}
