@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
         cli::Verb::Report { what: Some(cli::ReportVerb::Eval(args)), .. } => commands::report_eval(&args, &cli.common),
         cli::Verb::Report { what: None, page } => commands::page(&page, &cli.common),
+        cli::Verb::Watch(args) => commands::watch(&args, &cli.common),
         cli::Verb::Init { file } => commands::init(&file),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref(), &cli.common),
         cli::Verb::Schema => Ok(commands::schema()),

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use ask::{AnswerArgs, AskArgs, ChatArgs, ServeArgs};
 pub(crate) use compare::CompareArgs;
-pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb};
+pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb, WatchArgs};
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 pub(crate) use target::{
     DeviceArgs, Overrides, PipelineArgs, PlanArgs, RunArgs, SelectArgs, ShowArgs, StageArgs, TargetArgs,
@@ -33,6 +33,7 @@ Examples:
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
   imp-flow compare                       the points of the last sweep in one table
   imp-flow report                        a page about the last run
+  imp-flow watch                         the same page while a run goes on
   imp-flow init my.toml                  a commented pipeline to start from
   imp-flow doctor                        what this machine has: GPUs, memory, disk
 
@@ -46,7 +47,7 @@ pub(crate) struct Cli {
 }
 
 /// Flags of every verb.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
     /// Cache folder [default: cache]
     #[arg(long, global = true, value_name = "FOLDER", env = "IMP_FLOW_CACHE")]
@@ -199,6 +200,17 @@ Examples:
         #[command(flatten)]
         page: PageArgs,
     },
+    /// Watch a run in the browser while it goes on
+    #[command(after_help = "\
+Examples:
+  imp-flow watch                          the last run, and every run after it
+  imp-flow watch pipelines/tiny.toml      runs of this pipeline; waits for the first one
+  imp-flow watch 20261125-0042-3fa        this run only
+  imp-flow watch --port 8123              for a server: ssh -L 8123:localhost:8123 SERVER
+
+Says an address on this machine with a random token in it: whoever has it can read the page, and change nothing. The page is
+that of `imp-flow report`, and follows the run without being loaded again. It stays when the run ends; Ctrl-C ends it.")]
+    Watch(WatchArgs),
     /// Write a commented pipeline to start from
     #[command(after_help = "\
 Examples:

@@ -25,6 +25,7 @@ mod serve;
 mod session;
 mod show;
 mod status;
+mod watch;
 mod why;
 
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ pub(crate) use runs::runs;
 pub(crate) use serve::serve;
 pub(crate) use show::show;
 pub(crate) use status::status;
+pub(crate) use watch::watch;
 pub(crate) use why::why;
 
 use crate::{

@@ -29,7 +29,9 @@ pub(super) struct Recorder<'a> {
     done: BTreeMap<usize, (bool, Hit)>,
     /// Stages that were started, by name.
     started: BTreeMap<String, Started>,
-    /// When the record was last written, and how many stages were done then.
+    /// How often a stage has begun or ended.
+    changes: usize,
+    /// When the record was last written, and how many changes it has.
     written: Option<(Instant, usize)>,
 }
 
@@ -51,6 +53,7 @@ impl<'a> Recorder<'a> {
             number: Cell::new(None),
             done: BTreeMap::new(),
             started: BTreeMap::new(),
+            changes: 0,
             written: None,
         }
     }
@@ -62,6 +65,15 @@ impl<'a> Recorder<'a> {
     /// Adds an event to the record.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
         self.note_times(event);
+        let is_change = matches!(
+            event,
+            RunEvent::Running { .. }
+                | RunEvent::Hit { .. }
+                | RunEvent::Finished { .. }
+                | RunEvent::Failed { .. }
+                | RunEvent::Cancelled { .. }
+        );
+        self.changes += usize::from(is_change);
         match event {
             RunEvent::Hit { index, hit, .. } => drop(self.done.insert(*index, (false, (*hit).clone()))),
             RunEvent::Finished { index, hit, .. } => drop(self.done.insert(*index, (true, (*hit).clone()))),
@@ -70,12 +82,12 @@ impl<'a> Recorder<'a> {
         let due = match self.written {
             None => matches!(event, RunEvent::Running { .. }),
             // Every event counts, so that the progress of a long stage also triggers an update.
-            Some((at, known)) => known < self.done.len() && at.elapsed() > INTERVAL,
+            Some((at, known)) => known < self.changes && at.elapsed() > INTERVAL,
         };
         if due {
             let seconds = now() - self.started_at;
             self.write(self.record(RunState::Running, seconds, self.points(|_| StageState::NotStarted)));
-            self.written = Some((Instant::now(), self.done.len()));
+            self.written = Some((Instant::now(), self.changes));
         }
     }
 

@@ -50,7 +50,7 @@ pub(crate) use doctor::{Checkup, Disk, Versions, doctor};
 pub(crate) use graph::{GraphFormat, graph};
 pub(crate) use kinds::{keys, kind, kind_as_json};
 pub(crate) use lines::progress;
-pub(crate) use page::{page_html, page_json};
+pub(crate) use page::{live_html, page_html, page_json};
 pub(crate) use plan::plan;
 pub(crate) use print::{ended, note, page_written, print, print_raw};
 pub(crate) use prompt::{Line, Lines};
@@ -58,7 +58,7 @@ pub(crate) use published::{Format, ModelRow, Score, no_results, published, publi
 pub(crate) use reporter::Reporter;
 pub(crate) use runs::{differences, runs};
 pub(crate) use schema::{KindKeys, schema};
-pub(crate) use served::{Request, listening, request};
+pub(crate) use served::{Request, listening, request, watched, watching};
 pub(crate) use share::{Pushed, exported, outlook_of_push, pushed};
 pub(crate) use show::receipt;
 pub(crate) use status::{StageStatus, Status, finished, status};

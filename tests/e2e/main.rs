@@ -25,3 +25,4 @@ mod support;
 mod sweeps;
 mod talking;
 mod tamper;
+mod watching;
