@@ -1,4 +1,4 @@
-//! The command line of `imp-flow compare`.
+//! The command line of `imp-flow compare` and `imp-flow diff`.
 
 use clap::Args;
 
@@ -22,4 +22,11 @@ pub(crate) struct CompareArgs {
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
     pub(crate) csv: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Two runs, the older first, or one, by id or name [default: the last run; one run is compared with the run before it]
+    #[arg(value_name = "RUN", num_args = 0..=2)]
+    pub(crate) runs: Vec<String>,
 }

@@ -2,6 +2,7 @@
 
 mod ask;
 mod compare;
+mod import;
 mod report;
 mod share;
 mod target;
@@ -11,11 +12,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use ask::{AnswerArgs, AskArgs, ChatArgs, ServeArgs};
-pub(crate) use compare::CompareArgs;
+pub(crate) use compare::{CompareArgs, DiffArgs};
+pub(crate) use import::{ImportLlavaArgs, ImportVerb};
 pub(crate) use report::{PageArgs, ReportEvalArgs, ReportVerb, WatchArgs};
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 pub(crate) use target::{
-    DeviceArgs, Overrides, PipelineArgs, PlanArgs, RunArgs, SelectArgs, ShowArgs, StageArgs, TargetArgs,
+    DeviceArgs, Overrides, PipelineArgs, PlanArgs, RunArgs, SelectArgs, ShowArgs, StageArgs, TargetArgs, USUAL_FILE,
 };
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
@@ -77,6 +79,10 @@ Examples:
   imp-flow run pipelines/tiny.toml --force lora           run this stage even if it is cached
   imp-flow run pipelines/tiny.toml --device cuda          train and evaluate on a GPU
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
+  imp-flow run --on-end 'notify-send \"$IMP_FLOW_PIPELINE: $IMP_FLOW_STATUS\"'
+
+The command of --on-end gets IMP_FLOW_STATUS (done, failed or interrupted), IMP_FLOW_RUN, IMP_FLOW_PIPELINE, IMP_FLOW_FILE,
+IMP_FLOW_SECONDS, IMP_FLOW_FAILED (the stages that failed) and IMP_FLOW_REPORT (the page). A second Ctrl-C leaves it out.
 
 With `executor = \"slurm\"` in imp-flow.toml, stages are jobs of Slurm (docs/CLUSTER.md).
 They go on when the terminal is closed, and the same command follows them.
@@ -177,6 +183,12 @@ Examples:
 
 Without --metrics or --all, the main figures of each kind are shown. --csv and --json have all of them.")]
     Compare(CompareArgs),
+    /// Say what differs between two runs: parameters, versions, machines, contents, results
+    #[command(after_help = "\
+Examples:
+  imp-flow diff                              the last run, and the run of its pipeline before it
+  imp-flow diff 20261125-0042-3fa paper      two runs, by id or name")]
+    Diff(DiffArgs),
     /// Manage the cache
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -214,13 +226,26 @@ that of `imp-flow report`, and follows the run without being loaded again. It st
     /// Write a commented pipeline to start from
     #[command(after_help = "\
 Examples:
-  imp-flow init                 write pipeline.toml
-  imp-flow init pipelines/my.toml")]
+  imp-flow init                              write pipeline.toml, which `imp-flow run` takes
+  imp-flow init --template own-data my_imp   write my_imp/pipeline.toml
+  imp-flow init pipelines/my.toml
+
+Templates:
+  tiny       a tiny model on drawn shapes: nothing is downloaded, and it takes minutes
+  finetune   a released Imp, finetuned on your own images and conversations
+  imp-v1     Imp-v1-3B from its language model and encoder, and the nine benchmarks
+  own-data   a small language model and a SigLIP encoder become an Imp on your own data")]
     Init {
-        /// File to write; an existing file is not changed
-        #[arg(default_value = "pipeline.toml")]
-        file: PathBuf,
+        /// Folder, or file that ends with .toml; an existing file is not changed
+        #[arg(value_name = "FOLDER|FILE", default_value = USUAL_FILE)]
+        place: PathBuf,
+        /// What to start from
+        #[arg(long, value_enum, default_value_t = Template::Tiny)]
+        template: Template,
     },
+    /// Make a pipeline from another program's training script
+    #[command(subcommand)]
+    Import(ImportVerb),
     /// List the kinds of stages, or the inputs and keys of one
     #[command(after_help = "\
 Examples:
@@ -247,6 +272,15 @@ Examples:
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    #[command(after_help = "\
+Examples:
+  imp-flow man --to ~/.local/share/man/man1      then: man imp-flow, man imp-flow-run")]
+    Man {
+        /// Folder to write them into; pages of the same names are replaced
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
     },
     /// Ask a model one question, about an image or without one
     #[command(after_help = "\
@@ -341,6 +375,15 @@ Examples:
     },
     /// Rebuild the index from the receipts
     Rebuild,
+}
+
+/// What `init` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Template {
+    Tiny,
+    Finetune,
+    ImpV1,
+    OwnData,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -2,16 +2,16 @@
 //! finds everything cached, as in the last run, leaves no record.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::session::Session;
+use super::{origin::origin, session::Session};
 use crate::{
     scheduler::{RunEvent, StageEnd, Summary},
-    store::{Digest, Hit, RunPoint, RunRecord, RunStage, RunState, StageState, now},
+    store::{Digest, Hit, Origin, RunPoint, RunRecord, RunStage, RunState, StageState, now},
 };
 
 /// The shortest time between two updates of the record.
@@ -23,6 +23,8 @@ pub(super) struct Recorder<'a> {
     name: Option<String>,
     /// Seconds since 1970.
     started_at: f64,
+    /// What it is started with, once that is known.
+    origin: OnceCell<Origin>,
     /// Its number, once it is recorded.
     number: Cell<Option<u64>>,
     /// Finished stages by index: whether they ran, and their results.
@@ -50,6 +52,7 @@ impl<'a> Recorder<'a> {
             id: new_id(),
             name,
             started_at: now(),
+            origin: OnceCell::new(),
             number: Cell::new(None),
             done: BTreeMap::new(),
             started: BTreeMap::new(),
@@ -186,10 +189,16 @@ impl<'a> Recorder<'a> {
             ending,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             made_by: env!("CARGO_PKG_VERSION").into(),
+            origin: Some(self.origin(&request.file)),
             document: document.to_toml(),
             sources: self.sources(),
             points,
         }
+    }
+
+    /// Asked once, when the first stage has started.
+    fn origin(&self, file: &Path) -> Origin {
+        self.origin.get_or_init(|| origin(file.parent().unwrap_or(file))).clone()
     }
 
     /// The user's files by stage. In different points, a stage of the same name may have different files.

@@ -7,7 +7,10 @@ use std::{
     sync::OnceLock,
 };
 
-use super::style::{BAD, DIM, Style};
+use super::{
+    foreign::one_line,
+    style::{BAD, DIM, Style, WARN},
+};
 
 /// Prints a line on standard output.
 pub(crate) fn print(text: &str) {
@@ -39,6 +42,13 @@ pub(crate) fn ended(code: ExitCode) -> ExitCode {
 pub(crate) fn note(text: &str, style: Style) {
     if !style.quiet && !style.json {
         eprint(&format!("{DIM}{text}{DIM:#}"));
+    }
+}
+
+/// Says what the user should look at, on standard error. With JSON, too: it is no part of the result.
+pub(crate) fn remark(text: &str, style: Style) {
+    if !style.quiet {
+        eprint(&format!("{WARN}note:{WARN:#} {}", one_line(text)));
     }
 }
 

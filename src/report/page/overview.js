@@ -88,5 +88,10 @@ function scores() {
 }
 
 function source() {
-  return [details("The pipeline with everything that it extends", el("pre", { tabindex: "0" }, run.document))];
+  const { repository, cpu, instructions, threads, system, build } = run.origin ?? {};
+  const commit = repository && `${repository.commit.slice(0, 12)}${repository.branch ? ` of ${repository.branch}` : ""}${repository.changed ? ", with changes that are not in it" : ""}`;
+  return [run.origin && listing([
+    ["file", el("code", {}, run.file)], ["commit", commit], ["imp-flow", `${run.made_by}, ${build}`],
+    ["processor", [cpu, instructions.at(-1)].filter(Boolean).join(", ")], ["threads", String(threads)], ["system", system],
+  ]), details("The pipeline with everything that it extends", el("pre", { tabindex: "0" }, run.document))];
 }
