@@ -70,7 +70,7 @@ pub(crate) use stamp::Stamp;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
-pub(crate) use work::{SUBMISSION, Work};
+pub(crate) use work::{SUBMISSION, Sessions, Work};
 
 /// The cache folder.
 #[derive(Debug, Clone)]

@@ -85,8 +85,10 @@ pub(crate) struct ResultView {
     reason: String,
     /// When it finished, in seconds since 1970.
     finished: u64,
-    /// How long it took, in seconds. If it was resumed, its last session only.
+    /// How long it took, in seconds: all sessions of a stage that was resumed together.
     seconds: f64,
+    /// How many sessions that were.
+    sessions: u32,
     peak_memory: Option<u64>,
     host: String,
     /// What it computed on, if it computed.
@@ -264,6 +266,7 @@ impl ResultView {
             reason: receipt.reason.clone(),
             finished: receipt.timing.finished,
             seconds: receipt.timing.seconds,
+            sessions: receipt.timing.sessions,
             peak_memory: receipt.peak_memory,
             host: receipt.host.clone(),
             environment: receipt.environment.as_ref().map(ToString::to_string),

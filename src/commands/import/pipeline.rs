@@ -153,19 +153,19 @@ impl Writer<'_> {
         self.simple(&["model_max_length"], |meaning| matches!(meaning, Meaning::Both(_)));
     }
 
-    /// A stage for the projector that a script for stage 2 takes from a file.
+    /// The projector of stage 1, from its file, joined with the models that it was trained between.
     fn projector(&mut self) {
         let file = self.given("pretrain_mm_mlp_adapter").unwrap_or_default().to_string();
+        let folder = file.rsplit_once('/').map_or(".", |(folder, _)| folder);
         self.line(format!(
-            "\n# The script takes {}. A projector alone can't be read here: this stage trains one, with\n\
-             # Imp's values. Give it the records of stage 1, with the template `plain`.",
-            in_comment(&file)
+            "\n[stages.projector]              # mm_projector.bin and config.json, as stage 1 left them\nkind = \"download\"\n\
+             source = {}  # relative to this file\n\n[stages.joined]\nkind = \"merge\"\nmodel = \"projector\"\nllm = \"llm\"\n\
+             vision = \"vision\"\ndtype = \"f32\"",
+            quoted(folder)
         ));
-        self.line("[stages.pretrain]\nkind = \"pretrain\"\nllm = \"llm\"\nvision = \"vision\"\ndata = \"records\"");
-        self.projector_keys();
-        self.remarks.push(
-            "`pretrain` trains the projector that the script takes from a file: give it stage 1's records".into(),
-        );
+        self.unknown_parts("pretrain_mm_mlp_adapter", &file);
+        self.remarks
+            .push("`joined` reads the projector's shape from the config.json beside it: see docs/PIPELINES.md".into());
     }
 
     fn projector_keys(&mut self) {
@@ -182,7 +182,7 @@ impl Writer<'_> {
             self.projector_keys();
         } else {
             let joins = self.given("pretrain_mm_mlp_adapter").is_some();
-            self.line(format!("model = \"{}\"\ndata = \"records\"", if joins { "pretrain" } else { "model" }));
+            self.line(format!("model = \"{}\"\ndata = \"records\"", if joins { "joined" } else { "model" }));
             self.line(format!("mode = \"{}\"", if self.is_true("lora_enable") { "lora" } else { "full" }));
             if let Some(rate) = self.number("mm_projector_lr") {
                 self.line(format!("projector_learning_rate = {rate}"));

@@ -49,7 +49,7 @@ function happened(stage) {
     ["in this run", stage.began == null ? "not run" : `from ${format.duration(stage.began)} ${stage.ended == null ? "on" : `to ${format.duration(stage.ended)}`} after the start`],
     ["so far", stage.progress && format.progress(stage.progress)],
     ["waited for", wait?.text],
-    ["last ran", result && `${format.time(result.finished)}, took ${format.duration(result.seconds)}`],
+    ["last ran", result && `${format.time(result.finished)}, took ${format.duration(result.seconds)}${result.sessions > 1 ? ` in ${result.sessions} sessions` : ""}`],
     ["why", result && reason(stage)],
     ["made for", result && (pipeline !== run.pipeline || name !== stage.points[0][1]) ? `${pipeline}, ${name}` : null],
     ["peak memory", format.bytes(result?.peak_memory)],
