@@ -16,7 +16,7 @@ pub(crate) struct CompareArgs {
     /// Show the figures that match: `pope.*` (repeatable)
     #[arg(long, value_name = "GLOB")]
     pub(crate) metrics: Vec<String>,
-    /// Show rows in which this holds, as in `pope.accuracy>0.8` or `lora.rank=64` (repeatable)
+    /// Show rows in which this holds, as in `pope.accuracy>80` or `lora.rank=64` (repeatable)
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) conditions: Vec<String>,
     /// Print comma-separated values

@@ -177,7 +177,7 @@ Examples:
 Examples:
   imp-flow compare                             the last sweep or run
   imp-flow compare 20261125-0042-3fa paper     two runs, by id or name
-  imp-flow compare --sort pope.accuracy --where 'pope.accuracy>0.8'
+  imp-flow compare --sort pope.accuracy --where 'pope.accuracy>80'
   imp-flow compare --metrics 'pope.*' --metrics '*.loss'
   imp-flow compare --csv > results.csv
 

@@ -58,7 +58,7 @@ pub(crate) fn no_results(pipeline: &str, file: &str, style: Style) {
 impl ModelRow {
     fn value(&self, column: &Column) -> Option<(f64, bool)> {
         let score = self.scores.get(column.name)?;
-        Some((score.figures.get(column.figure)? * column.scale, score.partial))
+        Some((*score.figures.get(column.figure)?, score.partial))
     }
 
     fn cell(&self, column: &Column) -> String {
