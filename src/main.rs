@@ -39,16 +39,20 @@ fn main() -> ExitCode {
         cli::Verb::Graph { pipeline, format } => commands::graph(&pipeline, format, &cli.common),
         cli::Verb::Runs => commands::runs(&cli.common),
         cli::Verb::Compare(args) => commands::compare(&args, &cli.common),
+        cli::Verb::Diff(args) => commands::diff(&args, &cli.common),
         cli::Verb::Cache(verb) => commands::cache(&verb, &cli.common),
         cli::Verb::Report { what: Some(cli::ReportVerb::Eval(args)), .. } => commands::report_eval(&args, &cli.common),
         cli::Verb::Report { what: Some(cli::ReportVerb::Study(args)), .. } => {
             commands::report_study(&args, &cli.common)
         }
         cli::Verb::Report { what: None, page } => commands::page(&page, &cli.common),
-        cli::Verb::Init { file } => commands::init(&file),
+        cli::Verb::Watch(args) => commands::watch(&args, &cli.common),
+        cli::Verb::Init { place, template } => commands::init(&place, template),
+        cli::Verb::Import(cli::ImportVerb::Llava(args)) => commands::import_llava(&args, &cli.common),
         cli::Verb::Kinds { kind } => commands::kinds(kind.as_deref(), &cli.common),
         cli::Verb::Schema => Ok(commands::schema()),
         cli::Verb::Completions { shell } => Ok(commands::completions(shell)),
+        cli::Verb::Man { to } => commands::man(&to),
         cli::Verb::Ask(args) => commands::ask(&args, &cli.common),
         cli::Verb::Chat(args) => commands::chat(&args, &cli.common),
         cli::Verb::Serve(args) => commands::serve(&args, &cli.common),

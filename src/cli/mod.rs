@@ -2,6 +2,7 @@
 
 mod ask;
 mod compare;
+mod import;
 mod report;
 mod share;
 mod target;
@@ -11,11 +12,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use ask::{AnswerArgs, AskArgs, ChatArgs, ServeArgs};
-pub(crate) use compare::CompareArgs;
-pub(crate) use report::{PageArgs, ReportEvalArgs, ReportStudyArgs, ReportVerb};
+pub(crate) use compare::{CompareArgs, DiffArgs};
+pub(crate) use import::{ImportLlavaArgs, ImportVerb};
+pub(crate) use report::{PageArgs, ReportEvalArgs, ReportStudyArgs, ReportVerb, WatchArgs};
 pub(crate) use share::{ExportArgs, PushArgs, ResultArgs};
 pub(crate) use target::{
-    DeviceArgs, Overrides, PipelineArgs, PlanArgs, RunArgs, SelectArgs, ShowArgs, StageArgs, TargetArgs,
+    DeviceArgs, Overrides, PipelineArgs, PlanArgs, RunArgs, SelectArgs, ShowArgs, StageArgs, TargetArgs, USUAL_FILE,
 };
 
 /// Declarative pipelines for small multimodal language models: a TOML file declares stages, each stage is cached
@@ -33,6 +35,7 @@ Examples:
   imp-flow sweep pipelines/tiny.toml --set stages.lora.learning_rate=5e-4,1e-3
   imp-flow compare                       the points of the last sweep in one table
   imp-flow report                        a page about the last run
+  imp-flow watch                         the same page while a run goes on
   imp-flow init my.toml                  a commented pipeline to start from
   imp-flow doctor                        what this machine has: GPUs, memory, disk
 
@@ -46,7 +49,7 @@ pub(crate) struct Cli {
 }
 
 /// Flags of every verb.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
     /// Cache folder [default: cache]
     #[arg(long, global = true, value_name = "FOLDER", env = "IMP_FLOW_CACHE")]
@@ -77,6 +80,10 @@ Examples:
   imp-flow run pipelines/tiny.toml --device cuda          train and evaluate on a GPU
   imp-flow run pipelines/tiny.toml --detach               go on in the background when you log out
   imp-flow run --from-run 20261125-0042-3fa               repeat a past run
+  imp-flow run --on-end 'notify-send \"$IMP_FLOW_PIPELINE: $IMP_FLOW_STATUS\"'
+
+The command of --on-end gets IMP_FLOW_STATUS (done, failed or interrupted), IMP_FLOW_RUN, IMP_FLOW_PIPELINE, IMP_FLOW_FILE,
+IMP_FLOW_SECONDS, IMP_FLOW_FAILED (the stages that failed) and IMP_FLOW_REPORT (the page). A second Ctrl-C leaves it out.
 
 With `executor = \"slurm\"` in imp-flow.toml, stages are jobs of Slurm (docs/CLUSTER.md).
 They go on when the terminal is closed, and the same command follows them.
@@ -171,12 +178,18 @@ Examples:
 Examples:
   imp-flow compare                             the last sweep or run
   imp-flow compare 20261125-0042-3fa paper     two runs, by id or name
-  imp-flow compare --sort pope.accuracy --where 'pope.accuracy>0.8'
+  imp-flow compare --sort pope.accuracy --where 'pope.accuracy>80'
   imp-flow compare --metrics 'pope.*' --metrics '*.loss'
   imp-flow compare --csv > results.csv
 
 Without --metrics or --all, the main figures of each kind are shown. --csv and --json have all of them.")]
     Compare(CompareArgs),
+    /// Say what differs between two runs: parameters, versions, machines, contents, results
+    #[command(after_help = "\
+Examples:
+  imp-flow diff                              the last run, and the run of its pipeline before it
+  imp-flow diff 20261125-0042-3fa paper      two runs, by id or name")]
+    Diff(DiffArgs),
     /// Manage the cache
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -201,16 +214,40 @@ Examples:
         #[command(flatten)]
         page: PageArgs,
     },
+    /// Watch a run in the browser while it goes on
+    #[command(after_help = "\
+Examples:
+  imp-flow watch                          the last run, and every run after it
+  imp-flow watch pipelines/tiny.toml      runs of this pipeline; waits for the first one
+  imp-flow watch 20261125-0042-3fa        this run only
+  imp-flow watch --port 8123              for a server: ssh -L 8123:localhost:8123 SERVER
+
+Says an address on this machine with a random token in it: whoever has it can read the page, and change nothing. The page is
+that of `imp-flow report`, and follows the run without being loaded again. It stays when the run ends; Ctrl-C ends it.")]
+    Watch(WatchArgs),
     /// Write a commented pipeline to start from
     #[command(after_help = "\
 Examples:
-  imp-flow init                 write pipeline.toml
-  imp-flow init pipelines/my.toml")]
+  imp-flow init                              write pipeline.toml, which `imp-flow run` takes
+  imp-flow init --template own-data my_imp   write my_imp/pipeline.toml
+  imp-flow init pipelines/my.toml
+
+Templates:
+  tiny       a tiny model on drawn shapes: nothing is downloaded, and it takes minutes
+  finetune   a released Imp, finetuned on your own images and conversations
+  imp-v1     Imp-v1-3B from its language model and encoder, and the nine benchmarks
+  own-data   a small language model and a SigLIP encoder become an Imp on your own data")]
     Init {
-        /// File to write; an existing file is not changed
-        #[arg(default_value = "pipeline.toml")]
-        file: PathBuf,
+        /// Folder, or file that ends with .toml; an existing file is not changed
+        #[arg(value_name = "FOLDER|FILE", default_value = USUAL_FILE)]
+        place: PathBuf,
+        /// What to start from
+        #[arg(long, value_enum, default_value_t = Template::Tiny)]
+        template: Template,
     },
+    /// Make a pipeline from another program's training script
+    #[command(subcommand)]
+    Import(ImportVerb),
     /// List the kinds of stages, or the inputs and keys of one
     #[command(after_help = "\
 Examples:
@@ -237,6 +274,15 @@ Examples:
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    #[command(after_help = "\
+Examples:
+  imp-flow man --to ~/.local/share/man/man1      then: man imp-flow, man imp-flow-run")]
+    Man {
+        /// Folder to write them into; pages of the same names are replaced
+        #[arg(long, value_name = "FOLDER")]
+        to: PathBuf,
     },
     /// Ask a model one question, about an image or without one
     #[command(after_help = "\
@@ -382,6 +428,15 @@ In the remote cache, what was pushed or used within the last --days stays in any
     },
     /// Rebuild the index from the receipts
     Rebuild,
+}
+
+/// What `init` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Template {
+    Tiny,
+    Finetune,
+    ImpV1,
+    OwnData,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

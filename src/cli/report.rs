@@ -1,4 +1,4 @@
-//! The arguments of `imp-flow report`.
+//! The arguments of `imp-flow report` and `imp-flow watch`.
 
 use std::path::PathBuf;
 
@@ -13,6 +13,17 @@ pub(crate) struct PageArgs {
     /// File to write; `-` for standard output [default: report.html beside the artifacts]
     #[arg(short, long, value_name = "FILE", visible_alias = "html")]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// The page of a run that goes on.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// A pipeline file, or a run by id or name [default: the last run of the cache, and every run after it]
+    #[arg(value_name = "PIPELINE|RUN")]
+    pub(crate) run: Option<String>,
+    /// Port on this machine [default: any that is free]
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, Subcommand)]

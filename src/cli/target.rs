@@ -8,6 +8,9 @@ use clap::{
 };
 use imp_stages::contract::device::DeviceChoice;
 
+/// The pipeline file of a folder, which `init` writes and verbs read that name no other.
+pub(crate) const USUAL_FILE: &str = "pipeline.toml";
+
 /// Changes of keys on the command line.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Overrides {
@@ -41,7 +44,7 @@ pub(crate) struct DeviceArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PipelineArgs {
     /// Pipeline file
-    #[arg(value_name = "PIPELINE")]
+    #[arg(value_name = "PIPELINE", default_value = USUAL_FILE)]
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) set: Overrides,
@@ -51,8 +54,8 @@ pub(crate) struct PipelineArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Pipeline file
-    #[arg(value_name = "PIPELINE", required_unless_present = "from_run")]
+    /// Pipeline file [default: pipeline.toml]
+    #[arg(value_name = "PIPELINE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) set: Overrides,
@@ -78,6 +81,9 @@ pub(crate) struct RunArgs {
     /// Name of this run; `cache gc` keeps what named runs use
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
+    /// Run this shell command at the end, also after a failure or Ctrl-C; it changes no exit code
+    #[arg(long, value_name = "COMMAND", conflicts_with = "dry_run")]
+    pub(crate) on_end: Option<String>,
     /// Repeat a past run from its record
     #[arg(long, value_name = "RUN", conflicts_with_all = ["file", "overrides"])]
     pub(crate) from_run: Option<String>,

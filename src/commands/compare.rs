@@ -96,7 +96,7 @@ struct Condition<'a> {
 
 impl<'a> Condition<'a> {
     fn parse(text: &'a str) -> Result<Self, String> {
-        let form = || format!("`{text}` must be like `pope.accuracy>0.8`, with =, !=, <, <=, > or >=");
+        let form = || format!("`{text}` must be like `pope.accuracy>80`, with =, !=, <, <=, > or >=");
         let at = text.find(['<', '>', '=', '!']).ok_or_else(form)?;
         let (column, rest) = text.split_at(at);
         let operator = ["<=", ">=", "!=", "<", ">", "="].into_iter().find(|operator| rest.starts_with(operator));

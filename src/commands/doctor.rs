@@ -13,7 +13,11 @@ use imp_stages::{
     visit,
 };
 
-use super::{gpus, session::settings};
+use super::{
+    gpus,
+    origin::{repository, system},
+    session::settings,
+};
 use crate::{
     cli::{Common, DeviceArgs},
     failure::Failure,
@@ -94,12 +98,11 @@ fn versions() -> Versions {
             S::VERSION
         }
     }
-    let system = rustix::system::uname();
-    let [name, release, machine] =
-        [system.sysname(), system.release(), system.machine()].map(|part| part.to_string_lossy().into_owned());
     Versions {
         imp_flow: env!("CARGO_PKG_VERSION"),
-        system: format!("{name} {release}, {machine}"),
+        build: if cfg!(debug_assertions) { "debug" } else { "release" },
+        system: system(),
+        repository: repository(Path::new(".")),
         kinds: KINDS.iter().filter_map(|kind| Some((*kind, visit(kind, Version)?))).collect(),
     }
 }

@@ -50,6 +50,13 @@ pub(crate) fn page(args: &PageArgs, common: &Common) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
+/// The title of the page of a run as it is now, and its data as JSON.
+pub(super) fn data_of(run: &RunRecord, common: &Common) -> Result<(String, String), Failure> {
+    let session = Session::of_run(run.clone(), None, common)?;
+    let page = page_of(&[(&session, run)])?;
+    Ok((run.pipeline.clone(), report::page_json(&page).map_err(no_page)?))
+}
+
 /// Writes the page of a run that has just ended, and says where it is. A page that can't be written is no failure of the run.
 pub(super) fn after_run(session: &Session, run: &RunRecord, common: &Common) {
     let path = session.artifacts.page();
@@ -72,7 +79,7 @@ fn write(path: &Path, html: &str, store: &Store) -> Result<(), Failure> {
 }
 
 /// The last run of a pipeline file or of a pipeline of this name, or else the run with this id or name.
-fn run_of(store: &Store, target: &str) -> Result<RunRecord, Failure> {
+pub(super) fn run_of(store: &Store, target: &str) -> Result<RunRecord, Failure> {
     let file = Path::new(target).is_file().then(|| std::path::absolute(target).ok()).flatten();
     let is_meant = |run: &RunRecord| match &file {
         Some(file) => run.file == *file,

@@ -2,16 +2,16 @@
 //! finds everything cached, as in the last run, leaves no record.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::session::Session;
+use super::{origin::origin, session::Session};
 use crate::{
     scheduler::{RunEvent, StageEnd, Summary},
-    store::{Digest, Hit, RunPoint, RunRecord, RunStage, RunState, StageState, now},
+    store::{Digest, Hit, Origin, RunPoint, RunRecord, RunStage, RunState, StageState, now},
 };
 
 /// The shortest time between two updates of the record.
@@ -23,13 +23,17 @@ pub(super) struct Recorder<'a> {
     name: Option<String>,
     /// Seconds since 1970.
     started_at: f64,
+    /// What it is started with, once that is known.
+    origin: OnceCell<Origin>,
     /// Its number, once it is recorded.
     number: Cell<Option<u64>>,
     /// Finished stages by index: whether they ran, and their results.
     done: BTreeMap<usize, (bool, Hit)>,
     /// Stages that were started, by name.
     started: BTreeMap<String, Started>,
-    /// When the record was last written, and how many stages were done then.
+    /// How often a stage has begun or ended.
+    changes: usize,
+    /// When the record was last written, and how many changes it has.
     written: Option<(Instant, usize)>,
 }
 
@@ -48,9 +52,11 @@ impl<'a> Recorder<'a> {
             id: new_id(),
             name,
             started_at: now(),
+            origin: OnceCell::new(),
             number: Cell::new(None),
             done: BTreeMap::new(),
             started: BTreeMap::new(),
+            changes: 0,
             written: None,
         }
     }
@@ -62,6 +68,15 @@ impl<'a> Recorder<'a> {
     /// Adds an event to the record.
     pub(super) fn on(&mut self, event: &RunEvent<'_>) {
         self.note_times(event);
+        let is_change = matches!(
+            event,
+            RunEvent::Running { .. }
+                | RunEvent::Hit { .. }
+                | RunEvent::Finished { .. }
+                | RunEvent::Failed { .. }
+                | RunEvent::Cancelled { .. }
+        );
+        self.changes += usize::from(is_change);
         match event {
             RunEvent::Hit { index, hit, .. } => drop(self.done.insert(*index, (false, (*hit).clone()))),
             RunEvent::Finished { index, hit, .. } => drop(self.done.insert(*index, (true, (*hit).clone()))),
@@ -70,12 +85,12 @@ impl<'a> Recorder<'a> {
         let due = match self.written {
             None => matches!(event, RunEvent::Running { .. }),
             // Every event counts, so that the progress of a long stage also triggers an update.
-            Some((at, known)) => known < self.done.len() && at.elapsed() > INTERVAL,
+            Some((at, known)) => known < self.changes && at.elapsed() > INTERVAL,
         };
         if due {
             let seconds = now() - self.started_at;
             self.write(self.record(RunState::Running, seconds, self.points(|_| StageState::NotStarted)));
-            self.written = Some((Instant::now(), self.done.len()));
+            self.written = Some((Instant::now(), self.changes));
         }
     }
 
@@ -174,10 +189,16 @@ impl<'a> Recorder<'a> {
             ending,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             made_by: env!("CARGO_PKG_VERSION").into(),
+            origin: Some(self.origin(&request.file)),
             document: document.to_toml(),
             sources: self.sources(),
             points,
         }
+    }
+
+    /// Asked once, when the first stage has started.
+    fn origin(&self, file: &Path) -> Origin {
+        self.origin.get_or_init(|| origin(file.parent().unwrap_or(file))).clone()
     }
 
     /// The user's files by stage. In different points, a stage of the same name may have different files.

@@ -2,20 +2,24 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use super::{
-    detach, fast_path, page, plan,
+    detach, fast_path,
+    on_end::{Ended, on_end},
+    page, plan,
     record::Recorder,
     report::{filled_tables, model_rows},
-    session::{Request, Session, existing_store, find_run, settings},
+    session::{Request, Session, existing_store, find_run, settings, usage},
 };
 use crate::{
-    cli::{Common, RunArgs, SelectArgs},
+    cli::{Common, RunArgs, SelectArgs, USUAL_FILE},
     executor::Executors,
     failure::Failure,
+    pipeline::Diagnostic,
     report,
     scheduler::{self, Ending, Options, Retry, RunEvent, Selection, StageEnd, Summary},
     store::{Digest, RunRecord},
@@ -28,7 +32,11 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     }
     let mut repeated = None;
     let device = args.place.device;
-    let session = match (&args.file, &args.from_run) {
+    let file = match &args.file {
+        None if args.from_run.is_none() => Some(usual_file()?),
+        file => file.clone(),
+    };
+    let session = match (&file, &args.from_run) {
         (Some(file), _) => {
             let request = Request { file: file.clone(), overrides: args.set.overrides.clone(), sweep, device };
             if args.is_plain()
@@ -80,6 +88,16 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     })
 }
 
+/// The pipeline file of this folder.
+fn usual_file() -> Result<PathBuf, Failure> {
+    let file = PathBuf::from(USUAL_FILE);
+    if file.exists() {
+        return Ok(file);
+    }
+    let problem = Diagnostic::new(format!("there is no {USUAL_FILE} in this folder"), None);
+    Err(usage(problem.help("name a pipeline file, as in `imp-flow run my.toml`, or write one with `imp-flow init`")))
+}
+
 /// The stages whose outputs differ from those of a past run.
 fn differences<'s>(session: &Session, summary: &'s Summary, run: &RunRecord) -> Vec<&'s str> {
     let then: HashMap<(&str, &str), Digest> = run
@@ -123,15 +141,22 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         remote: session.remote.clone(),
         selection,
     };
-    let summary =
+    let mut quit = false;
+    let ended =
         runtime.block_on(scheduler::run(session.planner(), &session.artifacts, options, &mut lease, &mut |event| {
+            quit |= matches!(event, RunEvent::Stopping { at_once: true });
             recorder.on(event);
             reporter.on(event);
-        }))?;
-    if let Some(record) = recorder.finish(&summary) {
+        }));
+    if let Some(record) = ended.as_ref().ok().and_then(|summary| recorder.finish(summary)) {
         page::after_run(session, &record, common);
     }
     drop(lease);
+    // Whoever quits at once does not want to wait for anything.
+    if let Some(command) = args.on_end.as_deref().filter(|_| !quit) {
+        on_end(command, &ended_of(recorder.id(), ended.as_ref().ok()), session, common);
+    }
+    let summary = ended?;
     let tables = filled_tables(&session.pipeline);
     if summary.ending == Ending::Done && !common.quiet && !common.json {
         let results = |name: &str| summary.stages.iter().find(|stage| stage.name == name).map(|stage| &stage.results);
@@ -146,11 +171,22 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
     Ok(summary)
 }
 
+/// What the command of `--on-end` is told.
+fn ended_of(run: &str, summary: Option<&Summary>) -> Ended {
+    let stages = summary.iter().flat_map(|summary| &summary.stages);
+    Ended {
+        ending: summary.map(|summary| summary.ending),
+        run: run.into(),
+        seconds: summary.map_or(0.0, |summary| summary.seconds),
+        stages: stages.map(|stage| (stage.name.clone(), stage.state)).collect(),
+    }
+}
+
 impl RunArgs {
     /// Whether all stages are selected, and no other option is set.
     fn is_plain(&self) -> bool {
         let SelectArgs { only, until, from, force } = &self.select;
         let all = [only, until, from, force].iter().all(|names| names.is_empty());
-        all && !self.dry_run && self.name.is_none() && self.from_run.is_none()
+        all && !self.dry_run && self.name.is_none() && self.from_run.is_none() && self.on_end.is_none()
     }
 }

@@ -8,11 +8,12 @@ use imp_stages::{
 };
 
 use super::{
+    foreign::one_line,
     print::print,
     style::{DIM, GOOD, WARN},
     units,
 };
-use crate::machine::Machine;
+use crate::{machine::Machine, store::Repository};
 
 /// What was found on this machine.
 pub(crate) struct Checkup {
@@ -47,6 +48,10 @@ pub(crate) struct Disk {
 /// Versions that decide what is computed.
 pub(crate) struct Versions {
     pub(crate) imp_flow: &'static str,
+    /// How it was built: `release` or `debug`.
+    pub(crate) build: &'static str,
+    /// The git repository of this folder, as runs of pipelines in it record it.
+    pub(crate) repository: Option<Repository>,
     /// Operating system and processor architecture.
     pub(crate) system: String,
     /// The kinds of stages, with the versions of their results.
@@ -151,8 +156,11 @@ fn text(checkup: &Checkup) -> String {
         page.finding("hard links", &works(&disk.hard_links), NO_LINKS);
         page.finding("locks", &works(&disk.locks), NO_LOCKS);
     }
-    page.line("imp-flow", format!("{} on {}", versions.imp_flow, versions.system));
+    page.line("imp-flow", format!("{} ({}) on {}", versions.imp_flow, versions.build, versions.system));
     let kinds: Vec<String> = versions.kinds.iter().map(|(kind, version)| format!("{kind} {version}")).collect();
+    if let Some(repository) = &versions.repository {
+        page.line("commit here", one_line(&repository.to_string()));
+    }
     page.line("kinds", kinds.join(", "));
     page.0.join("\n")
 }
@@ -214,7 +222,10 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
             "folder": disk.folder, "exists": disk.exists, "free": disk.free, "writable": works(&disk.writable),
             "hard_links": works(&disk.hard_links), "locks": works(&disk.locks),
         },
-        "versions": {"imp_flow": versions.imp_flow, "system": versions.system, "kinds": kinds},
+        "versions": {
+            "imp_flow": versions.imp_flow, "build": versions.build, "system": versions.system, "kinds": kinds,
+        },
+        "repository": versions.repository,
     })
 }
 

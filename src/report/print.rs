@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     foreign::one_line,
-    style::{BAD, DIM, Style},
+    style::{BAD, DIM, Style, WARN},
 };
 
 /// Prints a line on standard output.
@@ -47,6 +47,13 @@ pub(crate) fn ended(code: ExitCode) -> ExitCode {
 pub(crate) fn note(text: &str, style: Style) {
     if !style.quiet && !style.json {
         eprint(&format!("{DIM}{text}{DIM:#}"));
+    }
+}
+
+/// Says what the user should look at, on standard error. With JSON, too: it is no part of the result.
+pub(crate) fn remark(text: &str, style: Style) {
+    if !style.quiet {
+        eprint(&format!("{WARN}note:{WARN:#} {}", one_line(text)));
     }
 }
 

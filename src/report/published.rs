@@ -70,7 +70,7 @@ impl ModelRow {
     /// The value in a column, and whether it is of a part of the data only.
     pub(super) fn value(&self, column: &Column) -> Option<(f64, bool)> {
         let score = self.scores.get(column.name)?;
-        Some((score.figures.get(column.figure)? * column.scale, score.partial))
+        Some((*score.figures.get(column.figure)?, score.partial))
     }
 
     pub(super) fn cell(&self, column: &Column) -> String {

@@ -1,4 +1,5 @@
-//! The output of `imp-flow serve`: where it listens, and a line for each request. Never what requests say.
+//! The output of `imp-flow serve`: where it listens, and a line for each request. Never what requests say. And that of
+//! `imp-flow watch`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,6 +13,29 @@ use super::{
     print::{eprint, print},
     style::{Style, WARN},
 };
+use crate::store::RunRecord;
+
+/// Says at which address a run can be watched.
+pub(crate) fn watching(url: &str, run: &RunRecord, style: Style) {
+    let (id, pipeline) = (&run.id, &run.pipeline);
+    if style.json {
+        return print(&json!({"event": "watching", "url": url, "run": id, "state": run.ending}).to_string());
+    }
+    let pipeline = one_line(pipeline);
+    eprint(&format!("run {id} of {pipeline}: {}. Ctrl-C ends the page; the run goes on without it.", run.ending));
+    print(url);
+}
+
+/// Says that another run is shown, or that it has ended.
+pub(crate) fn watched(run: &RunRecord, style: Style) {
+    let (id, pipeline) = (&run.id, &run.pipeline);
+    if style.json {
+        print(&json!({"event": "run", "run": id, "pipeline": pipeline, "state": run.ending}).to_string());
+    } else if !style.quiet {
+        let more = if run.is_running() { "" } else { "; the page stays" };
+        eprint(&format!("run {id} of {}: {}{more}", one_line(pipeline), run.ending));
+    }
+}
 
 /// A request that has ended.
 pub(crate) struct Request<'a> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     foreign::{indented, one_line},
     print::print,
+    status::took,
     style::{DIM, GOOD},
     units, why,
 };
@@ -23,7 +24,7 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     let mut lines =
         vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", one_line(&receipt.manifest.kind), key.short())];
     let mut line = |name: &str, value: String| lines.push(format!("  {DIM}{name:<11}{DIM:#} {value}"));
-    let took = units::duration(receipt.timing.seconds);
+    let took = took(&receipt.timing);
     line("ran", format!("{}, took {took}, on {}", units::time(receipt.timing.finished), one_line(&receipt.host)));
     if let Some(origin) = &receipt.origin {
         line("pulled", format!("{}, from {}", units::time(origin.at), one_line(&origin.from)));

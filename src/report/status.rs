@@ -6,12 +6,18 @@ use super::{
     style::{BAD, DIM, GOOD, WARN},
     units, why,
 };
-use crate::store::Receipt;
+use crate::store::{Receipt, Timing};
 
 /// When a stage finished, how long it took, and the size of its output.
 pub(crate) fn finished(receipt: &Receipt) -> String {
-    let (at, took) = (units::time(receipt.timing.finished), units::duration(receipt.timing.seconds));
+    let (at, took) = (units::time(receipt.timing.finished), took(&receipt.timing));
     format!("{at}, took {took}, {}", units::bytes(receipt.output.bytes))
+}
+
+/// How long a stage took: `29.8 s in 3 sessions`.
+pub(super) fn took(timing: &Timing) -> String {
+    let sessions = if timing.sessions > 1 { format!(" in {} sessions", timing.sessions) } else { String::new() };
+    units::duration(timing.seconds) + &sessions
 }
 
 /// The state of a stage.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::{SchedulerError, event::Start, lookup::Found, plan::CHANGED};
 use crate::{
     executor::{BEGINNINGS, Executors, Outcome, PROGRESS, Report, StopSignal, Task},
-    store::{Digest, Hit, Mended, Product, Provenance, Receipt, Store, StoreError, Timing, Work, now},
+    store::{Digest, Hit, Mended, Product, Provenance, Receipt, Sessions, Store, StoreError, Timing, Work, now},
 };
 
 /// Everything that is needed to run a stage.
@@ -190,9 +190,11 @@ async fn make(
     }
     work.forget_failure();
     work.forget_state();
+    // A job that was found began its session when it was sent.
+    let before = if start == Start::Found { work.sessions() } else { work.begin_session(resumed) };
     send(StepEvent::Running { resumed, start });
 
-    run_and_store(step, store, &work, stop, &send).await
+    run_and_store(step, store, &work, before, stop, &send).await
 }
 
 /// Executes the stage, checks that its inputs are still what they were, stores its output and writes the receipt.
@@ -200,13 +202,18 @@ async fn run_and_store(
     step: Step,
     store: &Store,
     work: &Work,
+    before: Sessions,
     mut stop: watch::Receiver<StopSignal>,
     send: &impl Fn(StepEvent),
 ) -> Result<StepEnd, SchedulerError> {
     let start = Instant::now();
     let (outcome, reported) = execute(&step, work, &mut stop, send).await?;
     let seconds = reported.seconds.unwrap_or_else(|| start.elapsed().as_secs_f64());
-    let timing = Timing { finished: now() as u64, seconds };
+    let sessions = before.count.saturating_add(1);
+    let timing = Timing { finished: now() as u64, seconds: before.seconds + seconds, sessions };
+    if !matches!(outcome, Outcome::Done) {
+        work.end_session(before, seconds);
+    }
     let changed = {
         let (store, inputs) = (store.clone(), step.provenance.manifest.inputs.clone());
         tokio::task::spawn_blocking(move || changed_input(&store, &inputs, timing.finished)).await?

@@ -1,8 +1,10 @@
 //! A model behind HTTP, as OpenAI's API has it: `GET /v1/models`, `POST /v1/chat/completions`, `GET /health`. Requests are answered one
-//! after the other. Independent of the command line, and of how models are found.
+//! after the other. And the report of a run that goes on: `live.rs`. Independent of the command line, and of how models are found.
 
 mod answer;
+mod connections;
 mod http;
+mod live;
 pub(crate) mod request;
 mod worker;
 
@@ -19,27 +21,18 @@ use std::{
     time::Duration,
 };
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
 use imp_stages::speaker::Speaker;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::timeout};
 
-use self::{http::Shared, request::Defaults, worker::Worker};
+pub(crate) use self::live::{Live, watch};
+use self::{
+    connections::{Signals, accept},
+    http::Shared,
+    request::Defaults,
+    worker::Worker,
+};
 use crate::report::Style;
 
-/// Connections at a time. Others wait to be accepted.
-const MOST_CONNECTIONS: usize = 256;
-/// How long a client may take to send the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long the answers that are computed may still take when the server is asked to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(20);
 /// And how long connections may take after that.
@@ -75,40 +68,11 @@ impl Key {
 
 /// Serves on `listener` until Ctrl-C or SIGTERM.
 pub(crate) async fn serve(listener: TcpListener, speaker: Speaker, options: Options) -> io::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     let stop = Arc::new(AtomicBool::new(false));
     let worker = Worker::start(speaker, stop.clone())?;
     let shared = Arc::new(Shared::new(options, worker));
-    let router = http::router(shared.clone());
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
-    loop {
-        let next = async {
-            // Never closed, so there is always a place at last.
-            let place = places.clone().acquire_owned().await.ok();
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            next = next => next,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-        };
-        let Ok((stream, _)) = accepted else {
-            // Most likely there are no more file descriptors: some will be closed.
-            sleep(Duration::from_millis(100)).await;
-            continue;
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            let _place = place;
-            // A client that does wrong or leaves is no fault of the server.
-            let _ = connection.await;
-        });
-    }
-    drop(listener);
+    let graceful = accept(listener, &http::router(shared.clone()), &mut signals).await;
     shared.end();
     let ended = async {
         let mut shutdown = std::pin::pin!(graceful.shutdown());
@@ -119,8 +83,7 @@ pub(crate) async fn serve(listener: TcpListener, speaker: Speaker, options: Opti
     };
     tokio::select! {
         () = ended => {}
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.next() => {}
     }
     // The thread that computes looks at this after each token.
     stop.store(true, Ordering::Relaxed);

@@ -37,6 +37,7 @@ mod lock;
 mod manifest;
 mod mend;
 mod objects;
+mod origin;
 mod privacy;
 mod receipt;
 mod runs;
@@ -66,6 +67,7 @@ pub(crate) use lease::Lease;
 pub(crate) use lock::try_locks;
 pub(crate) use manifest::{Change, FieldGroup, Manifest};
 pub(crate) use mend::Mended;
+pub(crate) use origin::{Origin, Repository};
 pub(crate) use receipt::{Product, Provenance, Receipt, Timing};
 pub(crate) use runs::{RunPoint, RunRecord, RunStage, RunState, StageState, now};
 pub(crate) use source::digest as source_digest;
@@ -73,7 +75,7 @@ pub(crate) use stamp::Stamp;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
-pub(crate) use work::{SUBMISSION, Work};
+pub(crate) use work::{SUBMISSION, Sessions, Work};
 
 /// The cache folder.
 #[derive(Debug, Clone)]

@@ -106,7 +106,7 @@ impl Product {
             environment: None,
             cautions: Vec::new(),
             unchecked: false,
-            timing: Timing { finished: super::runs::now() as u64, seconds: 0.0 },
+            timing: Timing { finished: super::runs::now() as u64, seconds: 0.0, sessions: 1 },
             host: String::new(),
         }
     }
@@ -207,8 +207,20 @@ impl From<Receipt> for Hit {
 pub(crate) struct Timing {
     /// Seconds since 1970.
     pub(crate) finished: u64,
-    /// Seconds of the last attempt only; a resumed stage took longer in total.
+    /// Seconds of all sessions whose work is in the result. Receipts of older versions have those of the last one.
     pub(crate) seconds: f64,
+    /// How many sessions that were: each resume begins one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) sessions: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 impl Store {

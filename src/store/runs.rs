@@ -11,7 +11,7 @@ use imp_stages::contract::secret::hide_secrets;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Digest, Result, Store, StoreError, TreeRef, disk,
+    Digest, Origin, Result, Store, StoreError, TreeRef, disk,
     files::{entries, open_lock, read},
 };
 
@@ -95,6 +95,9 @@ pub(crate) struct RunRecord {
     pub(crate) host: String,
     /// The version of imp-flow.
     pub(crate) made_by: String,
+    /// What it was started with. `None` in records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
     /// The pipeline as TOML, with everything that it extends and all overrides applied.
     pub(crate) document: String,
     /// The user's files by stage: path as written -> absolute path.

@@ -11,6 +11,7 @@ use imp_stages::contract::{
     job::{self, EVENTS},
     side_file,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Digest, Store, disk,
@@ -23,12 +24,23 @@ use super::{
 const FAILURE: &str = "failure";
 const PROGRESS: &str = "progress.json";
 const STATE: &str = "state";
+const SESSIONS: &str = "sessions.json";
 /// Of a stage that was sent to another machine, and goes on there whether or not its runner does. Who runs it writes the file and
 /// knows what is in it; the store keeps everything that such a stage needs.
 pub(crate) const SUBMISSION: &str = "submission.json";
 
 /// How long a stage of which nothing is heard is kept for whoever runs it.
 const ABANDONED: Duration = Duration::from_hours(30 * 24);
+
+/// How long a stage has worked in earlier sessions, which ended before it was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sessions {
+    pub(crate) count: u32,
+    pub(crate) seconds: f64,
+    /// When the present session began, in seconds since 1970.
+    began: Option<f64>,
+}
 
 /// A work folder.
 #[derive(Debug, Clone)]
@@ -47,6 +59,13 @@ impl Store {
         let warnings = work.create()?;
         self.keep_private_folder(work.path())?;
         Ok(warnings)
+    }
+}
+
+impl Sessions {
+    /// With one more of so many seconds.
+    fn and(self, seconds: f64) -> Self {
+        Self { count: self.count.saturating_add(1), seconds: self.seconds + seconds, began: None }
     }
 }
 
@@ -110,6 +129,36 @@ impl Work {
     /// The progress of the stage, if it was saved.
     pub(crate) fn progress(&self) -> Option<Progress> {
         serde_json::from_slice(&read(&self.path.join(PROGRESS)).ok()?).ok()
+    }
+
+    /// Begins a session. Returns those before it: none if the stage was not `resumed`, since their work is lost.
+    pub(crate) fn begin_session(&self, resumed: bool) -> Sessions {
+        let mut sessions = if resumed { self.sessions() } else { Sessions::default() };
+        // A session that was killed lasted until something was last heard of it.
+        if let Some(began) = sessions.began.take() {
+            let heard = [PROGRESS, job::METRICS, job::LOG].map(|name| modified(&self.path.join(name)));
+            let last = heard.into_iter().max().unwrap_or_default();
+            sessions = sessions.and((last as f64 - began).max(0.0));
+        }
+        self.note_sessions(Sessions { began: Some(now()), ..sessions });
+        sessions
+    }
+
+    /// Ends a session of so many seconds whose stage is not done.
+    pub(crate) fn end_session(&self, before: Sessions, seconds: f64) {
+        self.note_sessions(before.and(seconds));
+    }
+
+    /// The sessions that were noted.
+    pub(crate) fn sessions(&self) -> Sessions {
+        read(&self.path.join(SESSIONS)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    fn note_sessions(&self, sessions: Sessions) {
+        // If this fails, only the time of the stage is too short.
+        if let Ok(text) = serde_json::to_vec(&sessions) {
+            let _ = fs::write(self.path.join(SESSIONS), text);
+        }
     }
 
     /// Saves in words where the stage is, while that is another machine or its queue.
@@ -195,6 +244,29 @@ impl Work {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_sessions_of_a_resumed_stage_add_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let work = store.work(Digest::of(b"key"));
+        store.create_work(&work).unwrap();
+        let first = work.begin_session(false);
+        assert_eq!((first.count, first.seconds), (0, 0.0));
+        work.end_session(first, 5.0);
+        let second = work.begin_session(true);
+        assert_eq!((second.count, second.seconds), (1, 5.0));
+        // It is killed; 20 seconds after its beginning it last wrote its log.
+        fs::write(work.log(), "").unwrap();
+        let began = std::time::SystemTime::now() + Duration::from_secs(20);
+        fs::File::options().write(true).open(work.log()).unwrap().set_modified(began).unwrap();
+        let third = work.begin_session(true);
+        assert!(third.count == 2 && (third.seconds - 25.0).abs() < 2.0, "{third:?}");
+        // What begins anew has no time of before.
+        assert_eq!(work.begin_session(false), Sessions::default());
+        fs::write(work.path().join(SESSIONS), "{").unwrap();
+        assert_eq!(work.begin_session(true), Sessions::default());
+    }
 
     #[test]
     fn what_a_stage_on_another_machine_needs_is_known_without_its_run() {

@@ -17,35 +17,35 @@ pub(crate) struct ChangesView {
     since: String,
     since_started: f64,
     /// Values of the pipeline, as TOML.
-    parameters: Vec<ParameterChange>,
+    pub(crate) parameters: Vec<ParameterChange>,
     /// Stages with another content, by point and stage: `POINT/STAGE`, or `STAGE` without a sweep.
-    contents: Vec<String>,
+    pub(crate) contents: Vec<String>,
     /// Stages that only one of the runs has.
-    added: Vec<String>,
-    removed: Vec<String>,
+    pub(crate) added: Vec<String>,
+    pub(crate) removed: Vec<String>,
     /// Figures that moved.
-    figures: Vec<FigureChange>,
+    pub(crate) figures: Vec<FigureChange>,
 }
 
 /// A value that differs. `None` where there is none.
 #[derive(Debug, Serialize)]
-struct ParameterChange {
-    key: String,
-    old: Option<String>,
-    new: Option<String>,
+pub(crate) struct ParameterChange {
+    pub(crate) key: String,
+    pub(crate) old: Option<String>,
+    pub(crate) new: Option<String>,
 }
 
 /// A figure that differs.
 #[derive(Debug, Serialize)]
-struct FigureChange {
-    stage: String,
-    old: f64,
+pub(crate) struct FigureChange {
+    pub(crate) stage: String,
+    pub(crate) old: f64,
     #[serde(flatten)]
-    new: FigureView,
+    pub(crate) new: FigureView,
 }
 
 impl ChangesView {
-    pub(super) fn new(run: &RunRecord, before: &RunRecord) -> Self {
+    pub(crate) fn new(run: &RunRecord, before: &RunRecord) -> Self {
         let [new, old] = [run, before].map(|run| Document::parameters(&run.document));
         let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         let text = |value: Option<&toml::Value>| value.map(ToString::to_string);
@@ -82,7 +82,7 @@ impl ChangesView {
 }
 
 /// The stages of a run by point and name.
-fn stages(run: &RunRecord) -> BTreeMap<String, &RunStage> {
+pub(crate) fn stages(run: &RunRecord) -> BTreeMap<String, &RunStage> {
     let name = |point: &RunPoint, stage: &RunStage| match point.label.as_str() {
         "" => stage.name.clone(),
         label => format!("{label}/{}", stage.name),

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use answers::{AnswerRow, AnswerSet, all_rows};
+pub(crate) use changes::{ChangesView, FigureChange, ParameterChange, stages};
 pub(crate) use layout::{BOX, Layout};
 pub(crate) use run::RunSource;
 pub(crate) use stage::is_open;

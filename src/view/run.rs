@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Layout, changes::ChangesView, stage::StageView};
 use crate::{
     pipeline::{Graph, Pipeline},
-    store::{Digest, RunRecord, RunStage, RunState, Store, now},
+    store::{Digest, Origin, RunRecord, RunStage, RunState, Store, now},
 };
 
 /// Everything that the view of a run is made from.
@@ -45,6 +45,9 @@ pub(crate) struct RunView {
     host: String,
     /// The version of imp-flow.
     made_by: String,
+    /// What it was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
     /// The pipeline as TOML, with everything that it extends and all changes applied.
     document: String,
     points: Vec<PointView>,
@@ -130,6 +133,7 @@ pub(super) fn run(source: &RunSource<'_>) -> RunView {
         state: run.ending,
         host: run.host.clone(),
         made_by: run.made_by.clone(),
+        origin: run.origin.clone(),
         document: run.document.clone(),
         points: pipeline
             .points

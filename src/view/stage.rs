@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     contract::{
+        event::Progress,
         figure::{Better, Role},
         job::Runtime,
         secret::hide_secrets,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     pipeline::StageDecl,
-    store::{Digest, Manifest, Receipt, RunStage, RunState, StageState, Store},
+    store::{Digest, Manifest, Receipt, RunStage, RunState, StageState, Store, Work},
 };
 
 /// A stage of a run.
@@ -49,6 +50,9 @@ pub(crate) struct StageView {
     ended: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<String>,
+    /// How far it has come, if it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressView>,
     /// What it produced, in this run or before. `None` if there is no result.
     pub(crate) result: Option<ResultView>,
     /// The end of its log, or of the log of its unfinished attempt.
@@ -56,6 +60,16 @@ pub(crate) struct StageView {
     pub(crate) curves: Vec<Curve>,
     #[serde(skip)]
     files: Files,
+}
+
+/// How far a stage has come.
+#[derive(Debug, Serialize)]
+struct ProgressView {
+    /// Units done, and in total; a total of 0 is not known.
+    done: u64,
+    total: u64,
+    /// In the plural.
+    unit: String,
 }
 
 /// What a stage produced, and how.
@@ -71,8 +85,10 @@ pub(crate) struct ResultView {
     reason: String,
     /// When it finished, in seconds since 1970.
     finished: u64,
-    /// How long it took, in seconds. If it was resumed, its last session only.
+    /// How long it took, in seconds: all sessions of a stage that was resumed together.
     seconds: f64,
+    /// How many sessions that were.
+    sessions: u32,
     peak_memory: Option<u64>,
     host: String,
     /// What it computed on, if it computed.
@@ -146,14 +162,16 @@ impl StageView {
         let work = attempt.map(|key| store.work(key));
         let object = |digest: Option<Digest>| digest.map(|digest| store.object(digest));
         let files = Files {
-            log: work.as_ref().map(crate::store::Work::log).or(object(receipt.and_then(|receipt| receipt.log))),
-            metrics: work.as_ref().map(crate::store::Work::metrics).or(object(receipt.and_then(|found| found.metrics))),
+            log: work.as_ref().map(Work::log).or(object(receipt.and_then(|receipt| receipt.log))),
+            metrics: work.as_ref().map(Work::metrics).or(object(receipt.and_then(|found| found.metrics))),
             tree: receipt.map(|receipt| receipt.output.digest),
         };
+        let state = state_of(recorded, run);
+        let progress = work.as_ref().filter(|_| state == RunState::Running.to_string()).and_then(Work::progress);
         Self {
             name: stage.name.clone(),
             kind: stage.kind.into(),
-            state: state_of(recorded, run),
+            state,
             points: stage.owners.clone(),
             inputs: stage.inputs.clone(),
             seed: manifest.map_or(stage.seed, |manifest| manifest.seed),
@@ -164,6 +182,7 @@ impl StageView {
             began: recorded.and_then(|recorded| recorded.began),
             ended: recorded.and_then(|recorded| recorded.ended),
             failure: recorded.and_then(|recorded| recorded.failure.clone()),
+            progress: progress.map(|Progress { done, total, unit, .. }| ProgressView { done, total, unit }),
             result: receipt.map(ResultView::new),
             log: LogView::default(),
             curves: Vec::new(),
@@ -247,6 +266,7 @@ impl ResultView {
             reason: receipt.reason.clone(),
             finished: receipt.timing.finished,
             seconds: receipt.timing.seconds,
+            sessions: receipt.timing.sessions,
             peak_memory: receipt.peak_memory,
             host: receipt.host.clone(),
             environment: receipt.environment.as_ref().map(ToString::to_string),

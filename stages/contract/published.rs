@@ -57,8 +57,6 @@ pub struct Column {
     pub title: &'static str,
     /// The figure of a stage that is shown.
     pub figure: &'static str,
-    /// What the figure is multiplied by.
-    pub scale: f64,
     /// Decimals that are shown.
     pub decimals: usize,
 }

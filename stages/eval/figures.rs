@@ -8,19 +8,19 @@ use crate::contract::figure::{
 /// The name of any part that only the user's files know.
 const ANY: &str = "*";
 
-/// Accuracies are in percent, except for POPE, whose scorer reports fractions.
+/// Shares are in per cent, also those of POPE, whose official script reports fractions.
 pub(super) const FIGURES: &[Figure] = &[
-    Figure::headline("accuracy", Higher, ""),
+    Figure::headline("accuracy", Higher, "%"),
     // GQA: questions with the answer yes or no, and others.
     Figure::detail("binary", Higher, "%"),
     Figure::detail("open", Higher, "%"),
     // ScienceQA: questions with an image.
     Figure::headline("img_accuracy", Higher, "%"),
     // POPE: the means of its three sets, then each set.
-    Figure::headline("f1", Higher, ""),
-    Figure::detail("yes_ratio", Neither, ""),
-    Figure::detail("*_f1", Higher, ""),
-    Figure::detail("*_accuracy", Higher, ""),
+    Figure::headline("f1", Higher, "%"),
+    Figure::detail("yes_ratio", Neither, "%"),
+    Figure::detail("*_f1", Higher, "%"),
+    Figure::detail("*_accuracy", Higher, "%"),
     // MME.
     Figure::headline("perception", Higher, "points"),
     Figure::detail("cognition", Higher, "points"),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     EvalConfig,
     files::{Files, Images, Text},
-    means::one_if,
+    means::{one_if, rounded},
     question::{Benchmark, Id, Mark, Question, Scores, duplicate, duplicate_id, whole},
 };
 use crate::{Job, StageError};
@@ -101,14 +101,16 @@ impl Benchmark for Pope {
             counts
         });
         let mean = |figure: fn(&Counts) -> f64| counts.iter().map(figure).sum::<f64>() / counts.len() as f64;
+        // In per cent, as those of other benchmarks; `detail` has the fractions of the official script.
+        let percent = |fraction: f64| rounded(100.0 * fraction, 2);
         let mut figures = vec![
-            ("f1".into(), mean(Counts::f1)),
-            ("accuracy".into(), mean(Counts::accuracy)),
-            ("yes_ratio".into(), mean(Counts::yes_ratio)),
+            ("f1".into(), percent(mean(Counts::f1))),
+            ("accuracy".into(), percent(mean(Counts::accuracy))),
+            ("yes_ratio".into(), percent(mean(Counts::yes_ratio))),
         ];
         for (category, counts) in CATEGORIES.iter().zip(&counts) {
-            figures.push((format!("{category}_f1"), counts.f1()));
-            figures.push((format!("{category}_accuracy"), counts.accuracy()));
+            figures.push((format!("{category}_f1"), percent(counts.f1())));
+            figures.push((format!("{category}_accuracy"), percent(counts.accuracy())));
         }
         let detail = CATEGORIES.iter().zip(&counts).map(|(category, counts)| ((*category).to_string(), counts.json()));
         let mut detail: serde_json::Map<String, Value> = detail.collect();
@@ -225,7 +227,9 @@ mod tests {
             }
         }
         let scores = scored("answers.jsonl");
-        assert_eq!(scores.figures[0].0, "f1");
+        let percent = rounded(100.0 * scores.detail["mean"]["f1"].as_f64().unwrap(), 2);
+        assert_eq!(scores.figures[0], ("f1".to_string(), percent));
+        assert!(percent > 1.0);
         let recalls = CATEGORIES.map(|category| scores.detail[category]["recall"].as_f64().unwrap());
         assert!((scores.detail["mean"]["recall"].as_f64().unwrap() - recalls.iter().sum::<f64>() / 3.0).abs() < 1e-12);
     }

@@ -22,7 +22,7 @@ impl BenchmarkName {
 }
 
 const fn column(benchmark: BenchmarkName, figure: &'static str, title: &'static str) -> Column {
-    Column { name: benchmark.column(), title, figure, scale: 1.0, decimals: 2 }
+    Column { name: benchmark.column(), title, figure, decimals: 2 }
 }
 
 const fn row(model: &'static str, cells: &'static [&'static str; 9]) -> PublishedRow {
@@ -38,7 +38,7 @@ pub(super) static TABLE: PublishedTable = PublishedTable {
         column(Vizwiz, "accuracy", "VizWiz"),
         column(Scienceqa, "img_accuracy", "SQA-IMG"),
         column(Textvqa, "accuracy", "TextVQA"),
-        Column { scale: 100.0, ..column(Pope, "f1", "POPE") },
+        column(Pope, "f1", "POPE"),
         Column { decimals: 1, ..column(Mme, "perception", "MME-P") },
         column(Mmbench, "circular", "MMB"),
         Column { decimals: 1, ..column(Mmvet, "total", "MM-Vet") },

@@ -1,6 +1,7 @@
 //! Tests of the program as users run it, each in a separate folder. Independent of the program's internals.
 #![allow(clippy::unwrap_used, reason = "a test that can't continue should say where")]
 
+mod around;
 mod bad_input;
 mod benchmarks;
 mod cache;
@@ -10,6 +11,7 @@ mod device;
 mod faults;
 mod gpu;
 mod hub;
+mod importing;
 mod interrupt;
 mod judge;
 mod page;
@@ -26,3 +28,4 @@ mod support;
 mod sweeps;
 mod talking;
 mod tamper;
+mod watching;

@@ -1,11 +1,15 @@
 // What the models answered: filters, and two models side by side.
 
 const MORE = 24;
+// What a person chose, for the next version of this part. Sets are known by their names.
+let lastAnswers = {};
 
 function answerSection() {
   if (!data.answers.length) return null;
-  const names = data.answers.map((set) => [data.runs.length > 1 && runName(data.runs[set.run]), data.runs[set.run].stages[set.stage].name].filter(Boolean).join(", "));
-  const view = { set: 0, other: -1, verdict: "all", category: "", words: "", limit: MORE };
+  const sets = data.answers;
+  const names = sets.map((set) => [data.runs.length > 1 && runName(data.runs[set.run]), data.runs[set.run].stages[set.stage].name].filter(Boolean).join(", "));
+  const view = { verdict: "all", category: "", words: "", limit: MORE, ...lastAnswers, set: Math.max(0, names.indexOf(lastAnswers.set)), other: names.indexOf(lastAnswers.other) };
+  const note = () => { lastAnswers = { ...view, set: names[view.set], other: names[view.other] }; };
   const [bar, head, list] = [el("div", { class: "bar" }), el("div", { class: "tally" }), el("div", { class: "answers" })];
   const status = el("p", { class: "quiet", role: "status" });
   const suffix = el("p", { class: "quiet" });
@@ -20,9 +24,9 @@ function answerSection() {
 
   // The controls are made anew, since their choices depend on each other; the focus stays where it was.
   function controls() {
-    const set = data.answers[view.set];
+    const set = sets[view.set];
     const focused = [...bar.querySelectorAll("select, input")].indexOf(document.activeElement);
-    const others = data.answers.map((_, index) => index).filter((index) => index !== view.set && areSame(set, data.answers[index]));
+    const others = sets.map((_, index) => index).filter((index) => index !== view.set && areSame(set, sets[index]));
     const verdicts = view.other < 0
       ? [["all", "all"], ["wrong", "wrong"], ["right", "right"], ["open", "not scored"]]
       : [["all", "all"], ["differ", "that differ"], ["first", `only ${names[view.set]} is right`], ["second", `only ${names[view.other]} is right`], ["neither", "both wrong"]];
@@ -45,8 +49,9 @@ function answerSection() {
   }
 
   function show() {
-    const set = data.answers[view.set];
-    const beside = view.other < 0 ? null : partners(set, data.answers[view.other]);
+    note();
+    const set = sets[view.set];
+    const beside = view.other < 0 ? null : partners(set, sets[view.other]);
     const words = view.words.toLowerCase();
     const found = set.rows.map((row) => ({ row, other: beside?.get(key(row)) }))
       .filter(({ row, other }) => (!beside || other) && (!view.category || row.category === view.category)
@@ -76,14 +81,15 @@ function ending(set) {
 // The same question has the same id and text for every model.
 const key = (row) => `${row.id}\n${row.question}`;
 
-const known = new Map();
+// The rows of another set to the same questions, by question.
+const known = new WeakMap();
 function partners(set, other) {
-  const name = `${data.answers.indexOf(set)} ${data.answers.indexOf(other)}`;
-  if (!known.has(name)) {
+  const ofSet = known.get(set) ?? known.set(set, new Map()).get(set);
+  if (!ofSet.has(other)) {
     const rows = new Map(other.rows.map((row) => [key(row), row]));
-    known.set(name, new Map(set.rows.filter((row) => rows.has(key(row))).map((row) => [key(row), rows.get(key(row))])));
+    ofSet.set(other, new Map(set.rows.filter((row) => rows.has(key(row))).map((row) => [key(row), rows.get(key(row))])));
   }
-  return known.get(name);
+  return ofSet.get(other);
 }
 
 // Whether two models answered the same questions. Some may be by chance.

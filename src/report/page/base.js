@@ -1,7 +1,7 @@
 // What all parts of the page use: its data, elements, numbers as text. Texts only ever become text nodes.
 "use strict";
 
-const data = JSON.parse(document.getElementById("data").textContent);
+let data = JSON.parse(document.getElementById("data").textContent);
 // The run that is shown. Parts that compare show all of them.
 let run = data.runs[0];
 
@@ -77,6 +77,11 @@ const format = {
     const day = `${date.getFullYear()}-${pad(date.getMonth() + 1)}-${pad(date.getDate())}`;
     return `${day} ${pad(date.getHours())}:${pad(date.getMinutes())}`;
   },
+  // How far a stage has come: `30 of 150 steps`.
+  progress({ done, total, unit }) {
+    const amount = (count) => (unit === "bytes" ? format.bytes(count) : count.toLocaleString("en"));
+    return `${amount(done)}${total ? ` of ${amount(total)}` : ""}${unit === "bytes" ? "" : ` ${unit}`}`;
+  },
   percent(part) {
     return part == null ? "" : `${(100 * part).toFixed(1)} %`;
   },
@@ -100,6 +105,11 @@ function badge(state) {
 function pointOf(stage) {
   const [, base] = stage.points[0];
   return stage.name.startsWith(`${base}@`) ? stage.name.slice(base.length + 1) : null;
+}
+
+// The index of a stage. By its name: a page that follows its run gets new data.
+function placeOf(stage) {
+  return run.stages.findIndex(({ name }) => name === stage.name);
 }
 
 function clipped(text, most) {

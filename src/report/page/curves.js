@@ -5,6 +5,8 @@ const isMain = ({ metric }) => ORDER.includes(metric);
 const SERIES = 8;
 const charts = [];
 let smoothing = 0;
+// What a person did to charts, for their next version.
+let lastCharts = new Map();
 
 // Charts by stage: [name of the stage, [{ metric, curves: [{ label, curve }] }]].
 function curveGroups() {
@@ -23,6 +25,7 @@ function curveGroups() {
 
 function curveSection() {
   const groups = curveGroups();
+  lastCharts = new Map(charts.splice(0).map((chart) => [chart.title, chart.end()]));
   if (!groups.length) return null;
   const weight = el("output", {}, "off");
   const slider = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: 0, input: () => {
@@ -62,24 +65,34 @@ function aligned(curves) {
 }
 
 function chart(stage, metric, curves) {
+  const title = `${stage}: ${format.words(metric)}`;
   const host = el("div", { class: "plot" });
-  const raw = aligned(curves.map(({ curve }) => curve));
-  const shown = curves.map(() => true);
+  let raw = aligned(curves.map(({ curve }) => curve));
+  const last = lastCharts.get(title);
+  const shown = curves.map(({ label }) => !last?.hidden.includes(label));
   const values = curves.map(() => el("span", { class: "value" }));
   const legend = el("div", { class: "legend" }, curves.map(({ label }, index) => legendButton(label, index)));
-  const log = el("button", { type: "button", "aria-pressed": "false", click: () => {
+  const log = el("button", { type: "button", "aria-pressed": String(last?.log ?? false), click: () => {
     log.setAttribute("aria-pressed", String(log.getAttribute("aria-pressed") !== "true"));
     build();
   } }, "log");
-  const positive = curves.every(({ curve }) => curve.values.every((value) => value > 0));
-  const title = `${stage}: ${format.words(metric)}`;
-  const figure = el("figure", { tabindex: "0", role: "group", "aria-label": `Chart of ${title}, ${curves.length === 1 ? "one curve" : `${curves.length} curves`}`, keydown: onKey },
-    el("figcaption", {}, el("span", {}, format.words(metric)), positive && log),
-    host, curves.length > 1 && legend, notes(curves), details("As a table", curveTable(metric, curves)));
+  const [below, asTable] = [el("div"), details("As a table")];
+  const figure = el("figure", { tabindex: "0", role: "group", "data-name": title, "aria-label": `Chart of ${title}, ${curves.length === 1 ? "one curve" : `${curves.length} curves`}`, keydown: onKey },
+    el("figcaption", {}, el("span", {}, format.words(metric)), log),
+    host, curves.length > 1 && legend, below, asTable);
   let plot = null;
+  describe();
+
+  // What stands around the curves.
+  function describe() {
+    log.hidden = !curves.every(({ curve }) => curve.values.every((value) => value > 0));
+    if (log.hidden) log.setAttribute("aria-pressed", "false");
+    below.replaceChildren(...[notes(curves)].filter(Boolean));
+    asTable.replaceChildren(asTable.firstChild, curveTable(metric, curves));
+  }
 
   function legendButton(label, index) {
-    const button = el("button", { type: "button", "aria-pressed": "true", click: () => {
+    const button = el("button", { type: "button", "aria-pressed": String(shown[index]), click: () => {
       shown[index] = !shown[index];
       button.setAttribute("aria-pressed", String(shown[index]));
       draw();
@@ -108,7 +121,7 @@ function chart(stage, metric, curves) {
   }
 
   function build() {
-    const zoom = plot && zoomed() ? { min: plot.scales.x.min, max: plot.scales.x.max } : null;
+    const zoom = plot ? zoomedTo() : last?.zoom;
     plot?.destroy();
     const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     plot = new uPlot({
@@ -118,10 +131,9 @@ function chart(stage, metric, curves) {
       scales: { x: { time: false }, y: { distr: log.getAttribute("aria-pressed") === "true" ? 3 : 1 } },
       axes: [{ ...axis, size: 30, values: (_, steps) => steps.map((step) => step.toLocaleString("en")) }, { ...axis, size: 56, values: (_, values) => values.map((value) => (value == null ? "" : format.number(value))) }],
       series: [{}, ...series()],
-      hooks: { setCursor: [onCursor] },
+      hooks: { setCursor: [onCursor], setScale: [(of) => { host.dataset.steps = `${of.scales.x.min} ${of.scales.x.max}`; }] },
     }, columns(), host);
     if (zoom) plot.setScale("x", zoom);
-    host.dataset.steps = steps();
   }
 
   // The values under the pointer; without one, the last values.
@@ -133,8 +145,11 @@ function chart(stage, metric, curves) {
     });
   }
 
-  const zoomed = () => plot.scales.x.min > raw[0][0] || plot.scales.x.max < raw[0].at(-1);
-  const steps = () => `${plot.scales.x.min} ${plot.scales.x.max}`;
+  // The steps that are shown, if that is a part.
+  function zoomedTo() {
+    const { min, max } = plot.scales.x;
+    return min > raw[0][0] || max < raw[0].at(-1) ? { min, max } : null;
+  }
   function zoom(min, max) {
     const [first, last] = [raw[0][0], raw[0].at(-1)];
     const span = Math.min(max - min, last - first);
@@ -159,18 +174,54 @@ function chart(stage, metric, curves) {
     plot?.setScale("x", { min: raw[0][0], max: raw[0].at(-1) });
   }
 
-  charts.push({ draw, reset });
+  // Shows longer curves of the same names. What a person zoomed to stays.
+  function update(next) {
+    const zoom = plot && zoomedTo();
+    [curves, raw] = [next, aligned(next.map(({ curve }) => curve))];
+    describe();
+    if (!plot) return;
+    plot.setData(columns());
+    if (zoom) plot.setScale("x", zoom);
+    onCursor(plot);
+  }
+
+  // What a person did to it. It is not drawn again.
+  function end() {
+    const zoom = plot ? zoomedTo() : last?.zoom;
+    plot?.destroy();
+    plot = null;
+    removeEventListener("beforeprint", beforePrint);
+    return { zoom, log: log.getAttribute("aria-pressed") === "true", hidden: curves.filter((_, index) => !shown[index]).map(({ label }) => label) };
+  }
+
+  charts.push({ title, draw, reset, update, end, labels: () => labels(curves) });
   // A chart is made when it comes into view: a page may have many.
   new IntersectionObserver((entries, observer) => {
     if (!entries.some((entry) => entry.isIntersecting)) return;
     observer.disconnect();
+    if (!charts.some((chart) => chart.draw === draw)) return;
     build();
     onCursor(plot);
-    new ResizeObserver(() => plot.width !== host.clientWidth && host.clientWidth && plot.setSize({ width: host.clientWidth, height: 220 })).observe(host);
-    plot.hooks.setScale = [() => { host.dataset.steps = steps(); }];
+    new ResizeObserver(() => plot && plot.width !== host.clientWidth && host.clientWidth && plot.setSize({ width: host.clientWidth, height: 220 })).observe(host);
   }, { rootMargin: "300px" }).observe(host);
-  addEventListener("beforeprint", () => { if (!plot) build(); });
+  function beforePrint() {
+    if (!plot) build();
+  }
+  addEventListener("beforeprint", beforePrint);
   return figure;
+}
+
+// Shows longer curves in the charts that there are. Returns false if there are other charts now.
+function updateCurves() {
+  const next = curveGroups().flatMap(([name, metrics]) => metrics.map(({ metric, curves }) => ({ title: `${name}: ${format.words(metric)}`, curves, labels: labels(curves) })));
+  const known = new Map(charts.map((chart) => [chart.title, chart]));
+  if (next.length !== known.size || !next.every(({ title, labels }) => known.get(title)?.labels() === labels)) return false;
+  next.forEach(({ title, curves }) => known.get(title).update(curves));
+  return true;
+}
+
+function labels(curves) {
+  return curves.map(({ label }) => label).join("\n");
 }
 
 // What is not as the stage wrote it.

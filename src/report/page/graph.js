@@ -66,7 +66,7 @@ function points(boxes) {
 function stageTable() {
   const headline = (stage) => (stage.result?.figures ?? []).filter((figure) => figure.headline).map((figure) => `${format.words(figure.name)} ${format.figure(figure)}`).join(", ");
   return table("Stages", [
-    { title: "Stage", value: (stage) => stage.name, cell: (stage) => el("button", { type: "button", class: "link", click: () => openStage(run.stages.indexOf(stage)) }, stage.name) },
+    { title: "Stage", value: (stage) => stage.name, cell: (stage) => el("button", { type: "button", class: "link", click: () => openStage(placeOf(stage)) }, stage.name) },
     { title: "Kind", value: (stage) => stage.kind },
     { title: "State", value: (stage) => stage.state, cell: (stage) => badge(stage.state) },
     { title: "Why it last ran", value: (stage) => reason(stage), wrap: true },

@@ -1,21 +1,36 @@
 // Puts the page together.
 
+// The parts: id, title, what makes the content.
+const PARTS = [
+  ["overview", () => "Overview", () => overview()],
+  ["changes", () => "What changed", () => changes()],
+  ["stages", () => "Stages", () => [graph(), stageTable()]],
+  ["timeline", () => "Timeline", () => timeline()],
+  ["curves", () => "Curves", () => curveSection()],
+  ["compared", () => (data.runs.length > 1 ? "Runs compared" : "Points compared"), () => sweep()],
+  ["scores", () => "Scores", () => scores()],
+  ["answers", () => "Answers", () => answerSection()],
+  ["source", () => "Pipeline", () => source()],
+];
+
+// Makes a part. Nothing if there is nothing in it.
+function made([id, title, content]) {
+  return section(id, title(), content());
+}
+
 function build() {
-  charts.length = 0;
-  const parts = [
-    section("overview", "Overview", overview()),
-    section("changes", "What changed", changes()),
-    section("stages", "Stages", graph(), stageTable()),
-    section("timeline", "Timeline", timeline()),
-    section("curves", "Curves", curveSection()),
-    section("compared", data.runs.length > 1 ? "Runs compared" : "Points compared", sweep()),
-    section("scores", "Scores", scores()),
-    section("answers", "Answers", answerSection()),
-    section("source", "Pipeline", source()),
-  ].filter(Boolean);
+  const parts = PARTS.map(made).filter(Boolean);
   document.getElementById("head").replaceChildren(head());
   document.getElementById("main").replaceChildren(...parts);
-  document.getElementById("contents").append(...parts.map((part) => el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));
+  listContents();
+}
+
+// Links to the parts that there are.
+function listContents() {
+  const parts = [...document.querySelectorAll("#main > section")];
+  const links = el("nav", {}, parts.map((part) => el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)));
+  const contents = document.getElementById("contents");
+  if (contents.textContent !== links.textContent || contents.childElementCount !== parts.length) contents.replaceChildren(...links.childNodes);
 }
 
 // `#stage=NAME` opens a stage.

@@ -22,6 +22,9 @@ const SCRIPTS: [&str; 11] = [
     include_str!("main.js"),
 ];
 
+/// What a page that follows its run has besides: it asks where it came from for newer data.
+const LIVE_SCRIPTS: [&str; 2] = [include_str!("keep.js"), include_str!("live.js")];
+
 /// The page as JSON on one line, as `--json` prints it.
 pub(crate) fn page_json(page: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string(page)
@@ -29,10 +32,21 @@ pub(crate) fn page_json(page: &impl Serialize) -> serde_json::Result<String> {
 
 /// The page as HTML.
 pub(crate) fn page_html(title: &str, page: &impl Serialize) -> serde_json::Result<String> {
-    let (style, script) = (STYLES.concat(), SCRIPTS.join("\n"));
+    Ok(html(title, &page_json(page)?, SCRIPTS.join("\n"), "'none'"))
+}
+
+/// The page as HTML that follows its run. `json` is the data of this moment; the address `data` beside the page has later data.
+pub(crate) fn live_html(title: &str, json: &str) -> String {
+    html(title, json, [SCRIPTS.as_slice(), LIVE_SCRIPTS.as_slice()].concat().join("\n"), "'self'")
+}
+
+/// `connect` says with whom the scripts may speak.
+fn html(title: &str, json: &str, script: String, connect: &str) -> String {
+    let style = STYLES.concat();
     // Nothing else can run or be loaded, whatever the data says.
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; base-uri 'none'; form-action 'none'",
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src {connect}; img-src data:; \
+         base-uri 'none'; form-action 'none'",
         hash(&style),
         hash(&script)
     );
@@ -42,9 +56,9 @@ pub(crate) fn page_html(title: &str, page: &impl Serialize) -> serde_json::Resul
         ("LICENCE", include_str!("vendor/LICENSE").trim().replace("--", "- -")),
         ("STYLE", style),
         ("SCRIPT", script),
-        ("DATA", in_script(&page_json(page)?)),
+        ("DATA", in_script(json)),
     ];
-    Ok(filled(PAGE, &parts))
+    filled(PAGE, &parts)
 }
 
 /// A template with `{{NAME}}` replaced once. What is put in is not searched for further names.
@@ -126,10 +140,21 @@ mod tests {
         assert!(!policy.contains("unsafe"));
     }
 
+    #[test]
+    fn only_a_page_that_follows_its_run_may_ask_and_only_where_it_came_from() {
+        let still = page_html("t", &serde_json::json!({})).unwrap();
+        let live = live_html("t", "{}");
+        assert!(still.contains("connect-src 'none'") && !still.contains("fetch("));
+        assert!(live.contains("connect-src 'self'"));
+        let asked: Vec<&str> = live.match_indices("fetch(").map(|(at, _)| &live[at..at + 13]).collect();
+        assert_eq!(asked, ["fetch(\"data\","]);
+    }
+
     /// Texts become text nodes. What would make markup of them, or ask a server, does not occur.
     #[test]
     fn the_scripts_make_no_markup_and_no_requests() {
-        for script in &SCRIPTS[1..] {
+        for script in SCRIPTS[1..].iter().chain(&LIVE_SCRIPTS) {
+            let script = script.replacen("fetch(\"data\",", "", 1);
             for word in
                 ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "fetch(", "http", "import"]
             {
@@ -139,6 +164,7 @@ mod tests {
             assert!(!script.contains("</script"));
             assert!(script.lines().count() <= 400);
         }
+        assert!(SCRIPTS[1..].iter().all(|script| !script.contains("fetch(")));
         assert!(STYLES.iter().all(|style| !style.contains("url(") && !style.contains("</style")));
     }
 }

@@ -20,7 +20,7 @@ function overview() {
   const tile = (title, value, more) => value && el("div", { class: "tile" }, el("span", { class: "quiet" }, title), el("strong", {}, value), more && el("span", { class: "quiet small" }, more));
   const failed = stages.filter((stage) => stage.failure);
   const cautions = stages.flatMap((stage) => (stage.result?.cautions ?? []).map((caution) => [stage, caution]));
-  const open = (stage) => el("button", { type: "button", class: "link", click: () => openStage(stages.indexOf(stage)) }, stage.name);
+  const open = (stage) => el("button", { type: "button", class: "link", click: () => openStage(placeOf(stage)) }, stage.name);
   return [
     el("div", { class: "tiles" },
       tile("Stages", String(stages.length), states.map(([number, state]) => `${number} ${state}`).join(", ")),
@@ -28,6 +28,8 @@ function overview() {
       tile("Most memory of a stage", most ? format.bytes(most) : null),
       tile("Size of all results", format.bytes(size)),
       headlines().map(([stage, figure]) => tile(`${stage.name}: ${format.words(figure.name)}`, format.figure(figure)))),
+    stages.filter((stage) => stage.state === "running").map((stage) => el("p", {}, open(stage), ` runs${stage.progress ? `: ${format.progress(stage.progress)} ` : ""}`,
+      stage.progress?.total > 0 && el("progress", { max: stage.progress.total, value: stage.progress.done, "aria-label": `Progress of ${stage.name}` }))),
     failed.map((stage) => el("p", { class: "alert" }, open(stage), ` failed: ${stage.failure}`)),
     cautions.map(([stage, caution]) => el("p", { class: "caution" }, open(stage), `: ${caution}`)),
     run.overrides.length > 0 && el("p", {}, el("span", { class: "quiet" }, "with "), run.overrides.map((text) => [el("code", {}, `--set ${text}`), " "])),
@@ -86,5 +88,10 @@ function scores() {
 }
 
 function source() {
-  return [details("The pipeline with everything that it extends", el("pre", { tabindex: "0" }, run.document))];
+  const { repository, cpu, instructions, threads, system, build } = run.origin ?? {};
+  const commit = repository && `${repository.commit.slice(0, 12)}${repository.branch ? ` of ${repository.branch}` : ""}${repository.changed ? ", with changes that are not in it" : ""}`;
+  return [run.origin && listing([
+    ["file", el("code", {}, run.file)], ["commit", commit], ["imp-flow", `${run.made_by}, ${build}`],
+    ["processor", [cpu, instructions.at(-1)].filter(Boolean).join(", ")], ["threads", String(threads)], ["system", system],
+  ]), details("The pipeline with everything that it extends", el("pre", { tabindex: "0" }, run.document))];
 }

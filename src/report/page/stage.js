@@ -4,8 +4,17 @@ const dialog = document.getElementById("stage");
 
 function openStage(index) {
   const stage = run.stages[index];
+  dialog.replaceChildren(...aboutStage(stage));
+  dialog.dataset.name = stage.name;
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+  history.replaceState(null, "", `#stage=${encodeURIComponent(stage.name)}`);
+}
+
+// What is in the window.
+function aboutStage(stage) {
   const { result } = stage;
-  dialog.replaceChildren(
+  return [
     el("header", {},
       el("div", {}, el("h2", { id: "stage-name" }, stage.name), el("p", { class: "quiet" }, `${stage.kind}: ${data.kinds[stage.kind]?.about ?? ""}`)),
       badge(stage.state),
@@ -18,10 +27,8 @@ function openStage(index) {
       part("Configuration", configuration(stage)),
       part("Inputs", inputs(stage)),
       part("Output", output(result)),
-      part("Log", log(stage.log))));
-  if (!dialog.open) dialog.showModal();
-  dialog.scrollTop = 0;
-  history.replaceState(null, "", `#stage=${encodeURIComponent(stage.name)}`);
+      part("Log", log(stage.log))),
+  ];
 }
 
 dialog.addEventListener("close", () => history.replaceState(null, "", "#"));
@@ -36,12 +43,13 @@ function part(title, ...children) {
 function happened(stage) {
   const { result } = stage;
   if (!result && stage.began == null) return el("p", { class: "quiet" }, "It has no result.");
-  const wait = waiting(run.stages.indexOf(stage));
+  const wait = waiting(placeOf(stage));
   const [pipeline, name] = result?.made_for ?? [];
   return listing([
     ["in this run", stage.began == null ? "not run" : `from ${format.duration(stage.began)} ${stage.ended == null ? "on" : `to ${format.duration(stage.ended)}`} after the start`],
+    ["so far", stage.progress && format.progress(stage.progress)],
     ["waited for", wait?.text],
-    ["last ran", result && `${format.time(result.finished)}, took ${format.duration(result.seconds)}`],
+    ["last ran", result && `${format.time(result.finished)}, took ${format.duration(result.seconds)}${result.sessions > 1 ? ` in ${result.sessions} sessions` : ""}`],
     ["why", result && reason(stage)],
     ["made for", result && (pipeline !== run.pipeline || name !== stage.points[0][1]) ? `${pipeline}, ${name}` : null],
     ["peak memory", format.bytes(result?.peak_memory)],

@@ -106,6 +106,7 @@ fn record(number: u64) -> RunRecord {
         ending: RunState::Done,
         host: String::new(),
         made_by: String::new(),
+        origin: None,
         document: String::new(),
         sources: BTreeMap::new(),
         points: Vec::new(),

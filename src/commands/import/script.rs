@@ -1,0 +1,230 @@
+//! Reads a training script of bash as far as it starts a training program: its flags, with variables filled in. Nothing of a script
+//! is ever run, so what only running would tell stays as it is written. Unaware of what flags mean.
+
+use std::collections::BTreeMap;
+
+/// The call of a training program.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    /// The flags of the program in their order.
+    pub(super) flags: Vec<Flag>,
+    /// Words before the program: the launcher and its flags.
+    pub(super) launcher: Vec<String>,
+    /// Lines of the script that begin like flags but belong to no command: a comment ended the command before them.
+    pub(super) lost: Vec<usize>,
+}
+
+/// A flag of the program.
+#[derive(Debug, PartialEq)]
+pub(super) struct Flag {
+    /// Without the dashes.
+    pub(super) name: String,
+    /// `True` for a flag without a value.
+    pub(super) value: String,
+    /// Line of the script, from 1.
+    pub(super) line: usize,
+}
+
+/// A word, and the line that it stands on.
+type Word = (String, usize);
+
+/// The first call of a Python program that trains. `given` are variables that take the place of the script's own.
+pub(super) fn read(text: &str, given: &BTreeMap<String, String>) -> Option<Call> {
+    let mut variables = given.clone();
+    let mut found: Option<Call> = None;
+    let mut lost = Vec::new();
+    for command in commands(text) {
+        let words: Vec<Word> = command.iter().map(|(word, line)| (expanded(word, &variables), *line)).collect();
+        if found.is_some() {
+            lost.extend(words.first().filter(|(word, _)| word.starts_with("--")).map(|(_, line)| *line));
+            continue;
+        }
+        if let Some(at) = words.iter().position(|(word, _)| is_training(word)) {
+            let launcher = words[..at].iter().map(|(word, _)| word.clone()).collect();
+            found = Some(Call { flags: flags(&words[at + 1..]), launcher, lost: Vec::new() });
+            continue;
+        }
+        let exported = words.first().is_some_and(|(word, _)| word == "export");
+        for (word, _) in words.iter().skip(usize::from(exported)) {
+            let Some((name, value)) = word.split_once('=').filter(|(name, _)| is_name(name)) else { break };
+            if !given.contains_key(name) {
+                variables.insert(name.into(), value.into());
+            }
+        }
+    }
+    found.map(|call| Call { lost, ..call })
+}
+
+/// Whether a word is the path of a program like `llava/train/train_mem.py`.
+fn is_training(word: &str) -> bool {
+    let file = word.rsplit('/').next().unwrap_or_default();
+    file.contains("train") && file.to_ascii_lowercase().ends_with(".py")
+}
+
+fn flags(words: &[Word]) -> Vec<Flag> {
+    let mut flags = Vec::new();
+    let mut words = words.iter().peekable();
+    while let Some((word, line)) = words.next() {
+        let Some(name) = word.strip_prefix("--") else { continue };
+        let (name, value) = match name.split_once('=') {
+            Some((name, value)) => (name, value.to_string()),
+            None => {
+                let mut values = Vec::new();
+                while let Some((value, _)) = words.next_if(|(word, _)| !word.starts_with("--")) {
+                    values.push(value.clone());
+                }
+                (name, if values.is_empty() { "True".into() } else { values.join(" ") })
+            }
+        };
+        flags.push(Flag { name: name.into(), value, line: *line });
+    }
+    flags
+}
+
+/// The simple commands of a script, as words with quotes as written. Constructs of the shell are words like others.
+fn commands(text: &str) -> Vec<Vec<Word>> {
+    let (mut commands, mut command, mut word) = (Vec::new(), Vec::new(), String::new());
+    let (mut line, mut began, mut quote) = (1, 1, None);
+    let mut letters = text.chars().peekable();
+    while let Some(c) = letters.next() {
+        let ends_word = quote.is_none() && (c.is_whitespace() || ";&|".contains(c));
+        if ends_word && !word.is_empty() {
+            command.push((std::mem::take(&mut word), began));
+        }
+        match (c, quote) {
+            // A line that goes on. Files from Windows have another sign before its end.
+            ('\\', None | Some('"')) if matches!(letters.peek(), Some('\n' | '\r')) => {
+                letters.next_if_eq(&'\r');
+                letters.next_if_eq(&'\n');
+                line += 1;
+                if quote.is_none() && !word.is_empty() {
+                    command.push((std::mem::take(&mut word), began));
+                }
+                continue;
+            }
+            ('#', None) if word.is_empty() => while letters.next_if(|c| *c != '\n').is_some() {},
+            _ if ends_word => {
+                if c == '\n' || !c.is_whitespace() {
+                    commands.push(std::mem::take(&mut command));
+                }
+            }
+            _ => {
+                if word.is_empty() {
+                    began = line;
+                }
+                word.push(c);
+                if c == '\\' && quote != Some('\'') {
+                    word.extend(letters.next());
+                } else if quote == Some(c) {
+                    quote = None;
+                } else if quote.is_none() && matches!(c, '"' | '\'') {
+                    quote = Some(c);
+                }
+            }
+        }
+        line += usize::from(c == '\n');
+    }
+    if !word.is_empty() {
+        command.push((word, began));
+    }
+    commands.push(command);
+    commands.retain(|command| !command.is_empty());
+    commands
+}
+
+/// A word without its quotes and with variables filled in. A variable that is not known stays as it is written.
+fn expanded(word: &str, variables: &BTreeMap<String, String>) -> String {
+    let (mut text, mut rest, mut quote) = (String::new(), word, None);
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match (c, quote) {
+            ('\'' | '"', None) => quote = Some(c),
+            (_, Some(open)) if c == open => quote = None,
+            ('\\', None | Some('"')) => {
+                let next = rest.chars().next();
+                text.extend(next);
+                rest = &rest[next.map_or(0, char::len_utf8)..];
+            }
+            ('$', None | Some('"')) => {
+                let (shown, length) = variable(rest, variables);
+                text.push_str(&shown);
+                rest = &rest[length..];
+            }
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
+/// What `$` and `rest` stand for, and how many bytes of `rest` belong to it: `NAME`, `{NAME}` or `{NAME:-default}`.
+fn variable(rest: &str, variables: &BTreeMap<String, String>) -> (String, usize) {
+    let word = |text: &str| text.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+    let (inside, length) = match rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        Some((inside, _)) => (inside, inside.len() + 2),
+        // `$12` is `$1` and a 2.
+        None if rest.starts_with(|c: char| c.is_ascii_digit()) => (&rest[..1], 1),
+        None => (&rest[..word(rest)], word(rest)),
+    };
+    let (name, default) = match inside.split_once(":-").or_else(|| inside.split_once('-')) {
+        Some((name, default)) => (name, Some(default)),
+        None => (inside, None),
+    };
+    match variables.get(name).map(String::as_str).or(default) {
+        Some(value) if !name.is_empty() => (value.into(), length),
+        _ => (format!("${}", &rest[..length]), length),
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn call(text: &str) -> Call {
+        read(text, &BTreeMap::from([("2".to_string(), "given".to_string())])).unwrap()
+    }
+
+    fn pairs(call: &Call) -> Vec<(&str, &str, usize)> {
+        call.flags.iter().map(|flag| (flag.name.as_str(), flag.value.as_str(), flag.line)).collect()
+    }
+
+    #[test]
+    fn flags_have_their_variables_and_lines() {
+        let call = call(concat!(
+            "#!/bin/bash\n# train.py --no 1\nexport ROOT=\"/my data\" N=3\nname='a $ROOT'\nX=$2\n\n",
+            "deepspeed --include localhost:0,1 my/train_mem.py \\\n  --one ${ROOT}/x --two \"$name\" \\\r\n",
+            "  --three=${Y:-7} --bare \\\n  --four $1/$X$N '--five' \"it is\" --six $(date) && echo --seven 7\n",
+        ));
+        assert_eq!(call.launcher, ["deepspeed", "--include", "localhost:0,1"]);
+        let expected = [
+            ("one", "/my data/x", 8),
+            ("two", "a $ROOT", 8),
+            ("three", "7", 9),
+            ("bare", "True", 9),
+            ("four", "$1/given3", 10),
+            ("five", "it is", 10),
+            ("six", "$(date)", 10),
+        ];
+        assert_eq!(pairs(&call), expected);
+    }
+
+    #[test]
+    fn what_a_comment_cut_off_is_found() {
+        let call = call("python train.py --a 1 \\\n  # --b 2 \\\n  --c 3 \\\n  --d 4\n");
+        assert_eq!(pairs(&call), [("a", "1", 1)]);
+        assert_eq!(call.lost, [3]);
+    }
+
+    #[test]
+    fn no_text_is_too_odd() {
+        for text in ["", "\\", "'", "\"$", "${", "$", "a=$b train.py --", "train.py --x ${a:-", "é train.py --ü 'é"]
+        {
+            let _ = read(text, &BTreeMap::new());
+        }
+        assert!(read("python eval.py --x 1", &BTreeMap::new()).is_none());
+    }
+}

@@ -1,0 +1,50 @@
+//! `--on-end`: a command of the user's own at the end of a run, as one that sends a message. Its result changes nothing.
+
+use std::process::{Command, Stdio};
+
+use super::session::Session;
+use crate::{cli::Common, report, scheduler::Ending, store::StageState};
+
+/// How a run ended, for that command.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// `None` if the run could not go on.
+    pub(super) ending: Option<Ending>,
+    /// Its id.
+    pub(super) run: String,
+    pub(super) seconds: f64,
+    /// Names of stages, and how each ended.
+    pub(super) stages: Vec<(String, StageState)>,
+}
+
+/// Runs `command` in a shell, and waits for it. What it prints goes to standard error, so that it does not mix with results.
+pub(super) fn on_end(command: &str, ended: &Ended, session: &Session, common: &Common) {
+    let absolute = |path: &std::path::Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+    let status = match ended.ending {
+        Some(Ending::Done) => "done",
+        Some(Ending::Interrupted) => "interrupted",
+        Some(Ending::Failed) | None => "failed",
+    };
+    let failed = ended.stages.iter().filter(|(_, state)| *state == StageState::Failed).map(|(name, _)| name.as_str());
+    let page = absolute(&session.artifacts.page());
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", command])
+        .env("IMP_FLOW_STATUS", status)
+        .env("IMP_FLOW_RUN", &ended.run)
+        .env("IMP_FLOW_PIPELINE", &session.pipeline.name)
+        .env("IMP_FLOW_FILE", absolute(&session.request.file))
+        .env("IMP_FLOW_SECONDS", format!("{:.1}", ended.seconds))
+        .env("IMP_FLOW_FAILED", failed.collect::<Vec<_>>().join(" "))
+        .env("IMP_FLOW_REPORT", if page.is_file() { page } else { std::path::PathBuf::new() })
+        // An imp-flow that the command calls finds the same runs.
+        .env("IMP_FLOW_CACHE", absolute(&session.settings.cache))
+        .env("IMP_FLOW_ARTIFACTS", absolute(&session.settings.artifacts));
+    let result = shell.stdin(Stdio::null()).stdout(std::io::stderr()).status();
+    let problem = match result {
+        Ok(status) if status.success() => return,
+        Ok(status) => format!("the command of --on-end failed: {status}"),
+        Err(error) => format!("the command of --on-end can't be started: {error}"),
+    };
+    report::remark(&problem, common.style());
+}
