@@ -35,8 +35,10 @@ pub(crate) const SPLIT_IMP: &str = "imp-split";
 
 /// The `model_type` of an encoder whose file names none.
 const SIGLIP: &str = "siglip_vision_model";
+/// A name, and what it stands for.
+type Named = (&'static str, fn() -> SiglipConfig);
 /// The encoders that files of training code call by their name only.
-const NAMED: [(&str, fn() -> SiglipConfig); 2] = [
+const NAMED: [Named; 2] = [
     ("siglip-so400m-patch14-384", SiglipConfig::so400m_patch14_384),
     ("clip-vit-large-patch14-336", SiglipConfig::clip_vit_large_patch14_336),
 ];

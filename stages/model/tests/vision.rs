@@ -1,4 +1,4 @@
-//! CLIP, DINOv2 (without and with registers) and SigLIP 2 against transformers, on tiny random checkpoints that
+//! CLIP, `DINOv2` (without and with registers) and SigLIP 2 against transformers, on tiny random checkpoints that
 //! `benches/peers/vision.py` makes; and the folders that are written of them. Pixel values are tested in `stages/image`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -145,6 +145,30 @@ fn written_folders_give_the_same_features() {
     }
 }
 
+/// Norms, tokens and positions stay in 16 bits there.
+#[test]
+fn every_encoder_is_quantized() {
+    for (name, encoder) in NAMES {
+        let root = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| root.path().join(name));
+        for folder in [&from, &to] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        save::merged(&imp(name), Encoding::F16, u64::MAX, &from).unwrap();
+        imp_model::quant::write(&from, &to).unwrap();
+        let again = Imp::load(&to).unwrap().vision;
+        assert_eq!((again.config.encoder, again.config.image_size), (encoder, 24));
+        let (ours, theirs) = (again.encode(&expected(name).images("pixel_values")), expected(name).f32("features"));
+        let (mut error, mut size) = (0.0, 0.0);
+        for (ours, theirs) in ours.to_host().iter().zip(&theirs) {
+            error += f64::from(ours - theirs).powi(2);
+            size += f64::from(*theirs).powi(2);
+        }
+        // Steps of 1/7 of the largest of 32 weights are about a tenth of a weight.
+        assert!(error.sqrt() < 0.3 * size.sqrt(), "{name}: {} of {}", error.sqrt(), size.sqrt());
+    }
+}
+
 #[test]
 fn random_encoders_have_the_size_that_is_forecast() {
     for encoder in Encoder::ALL {
@@ -208,7 +232,7 @@ fn image_processors_are_read_as_published() {
     };
     let config = read("clip_vision_model", &clip(224)).unwrap();
     assert_eq!(config.images.fit, Fit::Crop { edge: 224, side: 224 });
-    assert_eq!(config.images.mean, [0.481_454_66, 0.457_827_5, 0.408_210_73]);
+    assert_eq!(json!(config.images.mean), json!([0.481_454_66, 0.457_827_5, 0.408_210_73]));
     let square = read("siglip_vision_model", &json!({"size": {"height": 384, "width": 384}, "resample": 2})).unwrap();
     assert_eq!((square.images.fit, square.images.filter), (Fit::Stretch, Filter::Bilinear));
     let dino = json!({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}});

@@ -1,5 +1,5 @@
 //! A vision encoder as used by Imp: the features are the patches of one of the hidden states, without final norm and pooling.
-//! Always frozen. What tells SigLIP, CLIP and DINOv2 apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
+//! Always frozen. What tells SigLIP, CLIP and `DINOv2` apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
 //! `modeling_clip.py`, `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`.
 
 use super::positions::{Positions, axes_of};
