@@ -135,6 +135,11 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
             "MLC's Phi and vision tower have the activation gelu_pytorch_tanh, and the model has another".into()
         );
     }
+    if tower.images != Encoder::Siglip.description().images {
+        return Err(
+            "mlc-imp prepares images as SigLIP's first checkpoints do, and the model's encoder has another way".into(),
+        );
+    }
     if let Some(scaling) = &language.rope_scaling {
         return Err(format!("`rope_scaling` of type `{}` is not written for MLC", scaling.name()));
     }
