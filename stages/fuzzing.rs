@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use imp_model::{
     Imp,
-    config::{AspectRatio, ConfigFile, Encoder, ImpConfig, LanguageConfig, SiglipConfig},
+    config::{AspectRatio, ConfigFile, Encoder, ImpConfig, LanguageConfig, VisionConfig},
     encoding::Encoding,
     gguf::{self, Mixture, Speech},
     init,
@@ -51,7 +51,7 @@ fn image(bytes: &[u8]) {
     let Ok(image) = pixels::decode(bytes) else { return };
     assert_eq!(image.as_raw().len(), image.width() as usize * image.height() as usize * 3);
     for encoder in Encoder::ALL {
-        let encoder = SiglipConfig::new(encoder, 16, 1, 1, 56);
+        let encoder = VisionConfig::new(encoder, 16, 1, 1, 56);
         for ratio in [AspectRatio::Square, AspectRatio::Pad, AspectRatio::Crop] {
             let Ok(square) = Recipe::new(ratio, &encoder).squared(&image) else { continue };
             assert_eq!(square.dimensions(), (56, 56));
@@ -122,7 +122,7 @@ fn config(bytes: &[u8]) {
     let Ok(file) = ConfigFile::parse(bytes, Path::new("config.json")) else { return };
     let _ = (file.kind(), file.unknown_keys(), file.imp());
     let _ = outlook_of_config(&file, 1 << 30);
-    if let Ok(config) = file.siglip() {
+    if let Ok(config) = file.vision() {
         let _ = (config.parameters(), config.to_json());
     }
     if let Ok(config) = file.language() {
@@ -185,14 +185,14 @@ fn small_imp() -> Scratch {
     folder.write("mlc/x", &[]);
     made.write("vision/config.json", &[]);
     let language = LanguageConfig { intermediate_size: 32, ..LanguageConfig::phi(40, 32, 1, 1, 16) };
-    let vision = SiglipConfig {
+    let vision = VisionConfig {
         hidden_size: 16,
         intermediate_size: 32,
         num_hidden_layers: 1,
         num_attention_heads: 1,
         image_size: 4,
         patch_size: 2,
-        ..SiglipConfig::so400m_patch14_384()
+        ..VisionConfig::so400m_patch14_384()
     };
     let tokens: serde_json::Map<_, _> = (0..40).map(|id| (format!("t{id}"), id.into())).collect();
     let tokenizer = serde_json::json!({
@@ -202,7 +202,7 @@ fn small_imp() -> Scratch {
     let speech = Speech { tokenizer: &tokenizer, chat_template: "", add_bos: false, bos: Some(0), eos: 1, pad: 2 };
     let write = || {
         init::write_language(&made.path("llm"), &language, 1, Encoding::F16)?;
-        init::write_siglip(&made.path("vision"), &vision, 1)?;
+        init::write_vision(&made.path("vision"), &vision, 1)?;
         let config = ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() };
         let imp = Imp::assemble(&made.path("llm"), &made.path("vision"), config, 1)?;
         imp_model::save::config(&imp, "float16", folder.root())?;

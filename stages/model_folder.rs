@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use imp_model::{
     Imp, ModelError,
-    config::{ConfigFile, ModelKind, SiglipConfig},
+    config::{ConfigFile, ModelKind, VisionConfig},
     save, weights,
 };
 
@@ -174,17 +174,17 @@ pub fn outlook(folder: &Path) -> Outlook {
 pub(crate) fn outlook_of_config(file: &ConfigFile, bytes: u64) -> Outlook {
     if file.kind() == ModelKind::Imp {
         // One file holds both; it is counted once.
-        let vision = file.siglip().ok().map(|config| Tower { config, bytes: 0 });
+        let vision = file.vision().ok().map(|config| Tower { config, bytes: 0 });
         let llm = file.language().ok().map(|config| Tower { config, bytes });
         return Outlook { llm, vision, joined: file.imp().ok(), ..Outlook::default() };
     }
-    if file.kind() == ModelKind::Siglip {
+    if file.kind() == ModelKind::Vision {
         // A SigLIP's file may hold a text tower, too, which is not read.
-        let tower = |config: SiglipConfig| {
+        let tower = |config: VisionConfig| {
             let largest = 4 * config.parameters() as u64;
             Tower { config, bytes: bytes.min(largest) }
         };
-        return Outlook { vision: file.siglip().ok().map(tower), ..Outlook::default() };
+        return Outlook { vision: file.vision().ok().map(tower), ..Outlook::default() };
     }
     Outlook::of_language_model(file.language().ok(), bytes)
 }

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use imp_model::config::{Encoder, SiglipConfig};
+use imp_model::config::{Encoder, VisionConfig};
 use imp_stages::{
     data::records::RecordSet,
     image::pixels::{AspectRatio, Recipe},
@@ -71,7 +71,7 @@ fn against_python(folder: &Path) {
 fn ours(folder: &Path) -> f64 {
     let records: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("train.json")).unwrap()).unwrap();
     let tokenizer = TextTokenizer::from_bytes(&fs::read(TOKENIZER).unwrap()).unwrap();
-    let pixels = Recipe::new(AspectRatio::Square, &SiglipConfig::new(Encoder::Siglip, 16, 1, 1, SIZE));
+    let pixels = Recipe::new(AspectRatio::Square, &VisionConfig::new(Encoder::Siglip, 16, 1, 1, SIZE));
     let prepare = |record: &Value| {
         let turns: Vec<Turn> = serde_json::from_value(record["conversations"].clone()).unwrap();
         let encoded = Template::Qwen2.encode(&tokenizer, &turns, true, 2560).unwrap();

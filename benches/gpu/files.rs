@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use imp_model::{config::SiglipConfig, encoding::Encoding, init};
+use imp_model::{config::VisionConfig, encoding::Encoding, init};
 use safetensors::{SafeTensors, tensor::TensorView};
 
 use crate::sizes::Sizes;
@@ -25,9 +25,9 @@ pub(crate) fn write(sizes: &Sizes) -> bool {
     repeat_block(&root.join("one-block"), &root.join("llm"), sizes.language.num_hidden_layers);
     let config = sizes.language.to_json();
     fs::write(root.join("llm/config.json"), config.to_string()).unwrap();
-    init::write_siglip(&root.join("vision"), &sizes.vision, 1).unwrap();
-    let short = SiglipConfig { num_hidden_layers: 2, ..sizes.vision.clone() };
-    init::write_siglip(&root.join("vision-short"), &short, 1).unwrap();
+    init::write_vision(&root.join("vision"), &sizes.vision, 1).unwrap();
+    let short = VisionConfig { num_hidden_layers: 2, ..sizes.vision.clone() };
+    init::write_vision(&root.join("vision-short"), &short, 1).unwrap();
     fs::write(done, "").unwrap();
     true
 }

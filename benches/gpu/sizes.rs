@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use imp_model::config::{LanguageConfig, SiglipConfig};
+use imp_model::config::{LanguageConfig, VisionConfig};
 
 /// The linear layers of a block of Phi, which have adapters. Those of `lm_head` would add logits to the comparison.
 pub(crate) const TARGETS: [&str; 6] = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"];
@@ -11,7 +11,7 @@ pub(crate) struct Sizes {
     pub(crate) tiny: bool,
     pub(crate) language: LanguageConfig,
     /// The encoder of the case `features`.
-    pub(crate) vision: SiglipConfig,
+    pub(crate) vision: VisionConfig,
     /// Of the case `lora`: sequences, and tokens beside the patches of an image. Half of the tokens are labelled.
     pub(crate) sequences: usize,
     pub(crate) text: usize,
@@ -34,7 +34,7 @@ impl Sizes {
         Self {
             tiny: false,
             language: LanguageConfig::phi(51_200, 2560, 32, 32, 32),
-            vision: SiglipConfig::so400m_patch14_384(),
+            vision: VisionConfig::so400m_patch14_384(),
             sequences: 4,
             text: 256,
             rank: 256,
@@ -47,13 +47,13 @@ impl Sizes {
     }
 
     fn tiny() -> Self {
-        let vision = SiglipConfig {
+        let vision = VisionConfig {
             hidden_size: 48,
             intermediate_size: 96,
             num_hidden_layers: 3,
             num_attention_heads: 4,
             image_size: 28,
-            ..SiglipConfig::so400m_patch14_384()
+            ..VisionConfig::so400m_patch14_384()
         };
         Self {
             tiny: true,

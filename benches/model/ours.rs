@@ -4,7 +4,7 @@ use std::{io::BufRead, path::Path, time::Instant};
 
 use imp_model::{
     GenerateOptions, IMAGE_TOKEN, Imp, Sample,
-    config::{Family, ImpConfig, LanguageConfig, SiglipConfig},
+    config::{Family, ImpConfig, LanguageConfig, VisionConfig},
     encoding::Encoding,
     init,
     language::Decoder,
@@ -81,16 +81,16 @@ fn write(case: &str, llm: &Path, vision: &Path) {
     };
     let dtype = if case.ends_with("f16") || case == "open" { Encoding::F16 } else { Encoding::F32 };
     init::write_language(llm, &language, 1, dtype).unwrap();
-    let siglip = SiglipConfig {
+    let siglip = VisionConfig {
         hidden_size: 256,
         intermediate_size: 1024,
         num_hidden_layers: 5,
         num_attention_heads: 4,
         image_size: 224,
         patch_size: 16,
-        ..SiglipConfig::so400m_patch14_384()
+        ..VisionConfig::so400m_patch14_384()
     };
-    init::write_siglip(vision, &siglip, 1).unwrap();
+    init::write_vision(vision, &siglip, 1).unwrap();
 }
 
 fn random(count: usize) -> Vec<f32> {

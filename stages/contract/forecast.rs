@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use imp_model::config::{ImpConfig, LanguageConfig, SiglipConfig};
+use imp_model::config::{ImpConfig, LanguageConfig, VisionConfig};
 
 use super::{device::Device, input::Input, job::Runtime};
 
@@ -95,7 +95,7 @@ pub struct Outlook {
     /// A language model.
     pub(crate) llm: Option<Tower<LanguageConfig>>,
     /// A vision encoder.
-    pub(crate) vision: Option<Tower<SiglipConfig>>,
+    pub(crate) vision: Option<Tower<VisionConfig>>,
     /// The configuration that joins the two.
     pub(crate) joined: Option<ImpConfig>,
     /// Whether there is an adapter beside the language model.
@@ -112,13 +112,13 @@ pub(crate) struct Tower<C> {
     pub(crate) bytes: u64,
 }
 
-impl Tower<SiglipConfig> {
+impl Tower<VisionConfig> {
     /// The encoder for images of another size, if one is given: its layers in use are then written in f32.
     pub(crate) fn resized(mut self, image_size: Option<usize>, select_layer: i64) -> Self {
         let Some(size) = image_size.filter(|size| *size != self.config.image_size) else { return self };
         self.config.image_size = size;
         let layers = self.config.num_hidden_layers.saturating_add_signed(select_layer as isize + 1);
-        let used = SiglipConfig { num_hidden_layers: layers, ..self.config.clone() };
+        let used = VisionConfig { num_hidden_layers: layers, ..self.config.clone() };
         self.bytes = 4 * used.parameters() as u64;
         self
     }

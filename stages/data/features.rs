@@ -4,7 +4,7 @@
 //! `features.bin` holds `[patches, width]` f32, little-endian, for each image in the set's order. They are not rounded:
 //! training on them gives the same weights as training without them.
 
-use imp_model::{Precision, config::SiglipConfig, tensor::Mat, vision::Siglip};
+use imp_model::{Precision, config::VisionConfig, tensor::Mat, vision::VisionTower};
 use rayon::prelude::*;
 
 use super::records::{FeatureMeta, RecordSet};
@@ -17,14 +17,14 @@ use crate::{
 pub(crate) const INPUT: &str = "cache_vision_features";
 
 /// The features of one image. Images are encoded one at a time, so that features do not depend on the batch.
-pub(crate) fn encode(vision: &Siglip, pixels: Vec<f32>) -> Mat {
+pub(crate) fn encode(vision: &VisionTower, pixels: Vec<f32>) -> Mat {
     vision.encode(&[pixels])
 }
 
 pub(crate) fn decode(
     set: &RecordSet,
     numbers: std::ops::Range<usize>,
-    encoder: &SiglipConfig,
+    encoder: &VisionConfig,
 ) -> Result<Vec<Vec<f32>>, StageError> {
     let aspect_ratio = AspectRatio::by_name(&set.meta().image_aspect_ratio).unwrap_or_default();
     let recipe = Recipe::new(aspect_ratio, encoder);
@@ -40,7 +40,7 @@ pub(crate) fn decode(
 /// some images. Not the same bits, since another machine may have computed them.
 pub(crate) fn check(
     set: &RecordSet,
-    vision: &Siglip,
+    vision: &VisionTower,
     select_layer: i64,
     precision: Precision,
 ) -> Result<(), StageError> {
@@ -68,7 +68,7 @@ pub(crate) fn check(
 }
 
 /// Whether the kept features of some images are those of `vision`.
-fn some_are_same(set: &RecordSet, vision: &Siglip) -> Result<bool, StageError> {
+fn some_are_same(set: &RecordSet, vision: &VisionTower) -> Result<bool, StageError> {
     let last = set.meta().images.saturating_sub(1);
     let mut numbers = vec![0, last / 2, last];
     numbers.dedup();

@@ -9,7 +9,7 @@ mod tests;
 
 use std::path::Path;
 
-use imp_model::{Imp, config::SiglipConfig, gguf::Speech, llava::Tokens};
+use imp_model::{Imp, config::VisionConfig, gguf::Speech, llava::Tokens};
 use serde_json::{Map, Value, json};
 
 pub(crate) use chat_template::{chat_template, marked_chat_template};
@@ -191,7 +191,7 @@ impl Manner {
     }
 }
 
-fn preprocessor_config(vision: &SiglipConfig, has_image_token: bool) -> Value {
+fn preprocessor_config(vision: &VisionConfig, has_image_token: bool) -> Value {
     let mut config = vision.encoder.processor_json(&vision.images, vision.image_size);
     if has_image_token {
         config["processor_class"] = json!("LlavaProcessor");
@@ -199,7 +199,7 @@ fn preprocessor_config(vision: &SiglipConfig, has_image_token: bool) -> Value {
     config
 }
 
-fn processor_config(vision: &SiglipConfig) -> Value {
+fn processor_config(vision: &VisionConfig) -> Value {
     let has_class = vision.encoder.has_class();
     json!({
         "processor_class": "LlavaProcessor",

@@ -6,7 +6,7 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rgb, RgbImage, imageops};
 pub use imp_model::config::AspectRatio;
 use imp_model::{
-    config::{Fit, ImageProcessor, SiglipConfig},
+    config::{Fit, ImageProcessor, VisionConfig},
     weights::looks_like,
 };
 
@@ -84,7 +84,7 @@ pub struct Recipe {
 
 impl Recipe {
     /// The recipe of `encoder`.
-    pub fn new(aspect_ratio: AspectRatio, encoder: &SiglipConfig) -> Self {
+    pub fn new(aspect_ratio: AspectRatio, encoder: &VisionConfig) -> Self {
         Self { aspect_ratio, processor: encoder.images, size: encoder.image_size }
     }
 

@@ -1,6 +1,6 @@
 //! The key `image_size`: images of a different size than the encoder was trained on. Independent of the kind of stage.
 
-use imp_model::vision::Siglip;
+use imp_model::vision::VisionTower;
 
 use crate::{StageError, contract::stage::ConfigIssue};
 
@@ -13,7 +13,7 @@ pub(crate) fn check_image_size(image_size: Option<usize>) -> Result<(), ConfigIs
 }
 
 /// Makes `vision` take images of this size. Returns whether the size has changed.
-pub(crate) fn resize(vision: &mut Siglip, image_size: Option<usize>) -> Result<bool, StageError> {
+pub(crate) fn resize(vision: &mut VisionTower, image_size: Option<usize>) -> Result<bool, StageError> {
     let Some(size) = image_size.filter(|size| *size != vision.config.image_size) else { return Ok(false) };
     vision.resize(size).map_err(|error| {
         StageError::failed(format!("image_size: {}", error.message()), "give the size of a patch, or a larger one")

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use imp_model::{
-    config::{ConfigFile, Encoder, SiglipConfig},
+    config::{ConfigFile, Encoder, VisionConfig},
     weights::TensorFiles,
 };
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ use super::pixels::{AspectRatio, Recipe, blank, decode};
 
 /// A `SigLIP`'s recipe.
 fn recipe(aspect_ratio: AspectRatio, size: u32) -> Recipe {
-    Recipe::new(aspect_ratio, &SiglipConfig::new(Encoder::Siglip, 16, 1, 1, size as usize))
+    Recipe::new(aspect_ratio, &VisionConfig::new(Encoder::Siglip, 16, 1, 1, size as usize))
 }
 
 fn squared(image: &RgbImage, aspect_ratio: AspectRatio, size: u32) -> Result<RgbImage, String> {
@@ -309,7 +309,7 @@ fn drawn(width: u32, height: u32) -> RgbImage {
 fn pixel_values_of_every_encoder_are_those_of_transformers() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("model/tests/fixtures/vision");
     for name in ["clip", "dinov2", "dinov2_with_registers", "siglip2"] {
-        let encoder = ConfigFile::read(&fixtures.join(name)).unwrap().siglip().unwrap();
+        let encoder = ConfigFile::read(&fixtures.join(name)).unwrap().vision().unwrap();
         let expected = TensorFiles::open_file(&fixtures.join(name).join("expected.safetensors")).unwrap();
         for (mode, tensor) in [(AspectRatio::Square, "pixel_values"), (AspectRatio::Pad, "padded")] {
             let theirs = expected.mat(tensor, &[2, 3, 24, 24], 2, 3 * 24 * 24).unwrap();

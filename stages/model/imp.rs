@@ -9,7 +9,7 @@ use crate::{
     projector::Projector,
     sample::Sample,
     tensor::{self, IGNORE, Mat, Place, Segments},
-    vision::Siglip,
+    vision::VisionTower,
 };
 
 /// An Imp: vision encoder, projector and language model.
@@ -19,7 +19,7 @@ pub struct Imp {
     /// The language model.
     pub llm: Decoder,
     /// The vision encoder.
-    pub vision: Siglip,
+    pub vision: VisionTower,
     /// Maps image features to embeddings of the language model.
     pub projector: Projector,
 }

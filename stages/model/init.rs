@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
-    config::{LanguageConfig, SiglipConfig},
+    config::{LanguageConfig, VisionConfig},
     encoding::Encoding,
     error::Result,
     layers::{fnv1a, uniform},
@@ -99,7 +99,7 @@ pub fn write_language(folder: &Path, config: &LanguageConfig, seed: u64, encodin
 ///
 /// # Errors
 /// If `folder` can't be written.
-pub fn write_siglip(folder: &Path, config: &SiglipConfig, seed: u64) -> Result<()> {
+pub fn write_vision(folder: &Path, config: &VisionConfig, seed: u64) -> Result<()> {
     let (width, patch, description) = (config.hidden_size, config.patch_size, config.encoder.description());
     let (names, parts) = (&description.embeddings, &description.parts);
     let name = |part: &str| format!("{}{part}", description.prefix);

@@ -1,4 +1,4 @@
-//! The Imp network and its numerics: a vision encoder (SigLIP, CLIP, DINOv2), an MLP projector and a small language model
+//! The Imp network and its numerics: a vision encoder (SigLIP, CLIP, `DINOv2`), an MLP projector and a small language model
 //! with LoRA (Imp, arXiv 2405.12107). Independent of pipelines, stages and processes.
 //!
 //! [`Imp::load`] reads a model folder, [`Imp::assemble`] joins a language model and a vision encoder,

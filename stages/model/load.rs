@@ -11,7 +11,7 @@ use crate::{
     mlc, peft,
     projector::Projector,
     save::{TOWER_PREFIX, vision_prefix},
-    vision::Siglip,
+    vision::VisionTower,
     weights::{self, TensorFiles},
 };
 
@@ -55,7 +55,7 @@ impl Imp {
         match file.kind() {
             ModelKind::Imp => return Self::load_merged(folder, &file, config),
             ModelKind::SplitImp => {}
-            ModelKind::Siglip | ModelKind::Unnamed | ModelKind::Other => {
+            ModelKind::Vision | ModelKind::Unnamed | ModelKind::Other => {
                 let found = file.model_type();
                 let message = format!("model_type `{found}` is not an Imp's (`imp`, `imp_*` or `{SPLIT_IMP}`)");
                 return Err(ModelError::file(&folder.join("config.json"), message));
@@ -86,8 +86,8 @@ impl Imp {
             _ => TensorFiles::open(folder)?,
         };
         let llm = Decoder::load(&files, language)?;
-        let tower = file.siglip()?;
-        let vision = Siglip::load(&files, &vision_prefix(tower.encoder), tower, config.mm_vision_select_layer)?;
+        let tower = file.vision()?;
+        let vision = VisionTower::load(&files, &vision_prefix(tower.encoder), tower, config.mm_vision_select_layer)?;
         let (from, to) = (vision.config.hidden_size, llm.config.hidden_size);
         let projector = Projector::load(&files, PROJECTOR_PREFIX, config.mm_projector_type, from, to)?;
         files.finish(|name| is_buffer(name) || name.starts_with(TOWER_PREFIX))?;
@@ -150,14 +150,14 @@ pub fn load_language(folder: &Path) -> Result<Decoder> {
 /// # Errors
 /// If `config.json` or the weights can't be read, do not match, contain non-finite values, or do not have the selected
 /// hidden state.
-pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<Siglip> {
+pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<VisionTower> {
     let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
-    let tower = file.siglip()?;
+    let tower = file.vision()?;
     let description = tower.encoder.description();
     // Since its version 5, transformers saves encoders without text encoder without their prefix.
     let whole = files.names().any(|name| name.starts_with(description.prefix));
     let prefix = if whole { description.prefix } else { "" };
-    let vision = Siglip::load(&files, prefix, tower, config.mm_vision_select_layer)?;
+    let vision = VisionTower::load(&files, prefix, tower, config.mm_vision_select_layer)?;
     // Layers after the features and the text encoder are not used.
     files.finish(|name| {
         let own = name.strip_prefix(prefix).is_some_and(|name| {

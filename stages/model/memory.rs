@@ -4,7 +4,7 @@
 
 use crate::{
     Precision,
-    config::{LanguageConfig, ProjectorType, SiglipConfig},
+    config::{LanguageConfig, ProjectorType, VisionConfig},
     family::{Input, Layer, Part, is_target},
 };
 
@@ -50,7 +50,7 @@ pub struct Training<'a> {
     /// The language model.
     pub llm: &'a LanguageConfig,
     /// The vision encoder.
-    pub vision: &'a SiglipConfig,
+    pub vision: &'a VisionConfig,
     /// The projector's layers.
     pub projector: ProjectorType,
     /// What trains besides the projector.

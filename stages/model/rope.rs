@@ -154,7 +154,8 @@ impl Rope<'_> {
         let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
         let (low, high) = (low.max(0.0), high.min(dims - 1.0));
         // As in the reference, against a division by zero.
-        if low == high { (low as f32, (high + 0.001) as f32) } else { (low as f32, high as f32) }
+        let high = if (high - low).abs() > 0.0 { high } else { high + 0.001 };
+        (low as f32, high as f32)
     }
 }
 

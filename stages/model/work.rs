@@ -72,12 +72,12 @@ pub fn rate() -> f64 {
 mod tests {
     use super::*;
     use crate::{
-        config::{Family, LanguageConfig, ProjectorType, SiglipConfig},
+        config::{Family, LanguageConfig, ProjectorType, VisionConfig},
         tensor::Activation,
     };
 
     fn training(llm: &LanguageConfig, trains: Trains<'_>, gradient_checkpointing: bool, batch: MicroBatch) -> f64 {
-        let vision = SiglipConfig::so400m_patch14_384();
+        let vision = VisionConfig::so400m_patch14_384();
         let projector = ProjectorType::Mlp(2);
         Training { llm, vision: &vision, projector, trains, gradient_checkpointing }.operations(batch, false)
     }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_vision_encoder_adds_its_forward_pass() {
-        let (llm, vision) = (phi_2(), SiglipConfig::so400m_patch14_384());
+        let (llm, vision) = (phi_2(), VisionConfig::so400m_patch14_384());
         let training = Training {
             llm: &llm,
             vision: &vision,

@@ -7,7 +7,7 @@ use std::{
     thread::Scope,
 };
 
-use imp_model::config::SiglipConfig;
+use imp_model::config::VisionConfig;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use rayon::prelude::*;
@@ -127,7 +127,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     data: &'env Mixture,
     steps: &'env [Vec<usize>],
-    encoder: &'env SiglipConfig,
+    encoder: &'env VisionConfig,
     once: bool,
 ) -> Receiver<Result<Images, StageError>> {
     let (send, receive) = sync_channel(AHEAD);
@@ -151,7 +151,7 @@ pub(super) fn decode_ahead<'scope, 'env>(
 pub(super) fn decode(
     data: &Mixture,
     step: &[usize],
-    encoder: &SiglipConfig,
+    encoder: &VisionConfig,
     mut wanted: impl FnMut(u32) -> bool,
 ) -> Result<Images, StageError> {
     let recipe = PixelRecipe::new(data.aspect_ratio(), encoder);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use imp_model::{
     Imp, Precision, Sample,
-    config::SiglipConfig,
+    config::VisionConfig,
     tensor::{self, Graph, Mat, Place},
 };
 
@@ -19,13 +19,13 @@ use crate::{
 const MEMORY: usize = 512 << 20;
 
 /// Bytes of the features of `images` images, if they are few enough to be kept.
-pub(super) fn kept_bytes(vision: &SiglipConfig, images: usize) -> Option<usize> {
+pub(super) fn kept_bytes(vision: &VisionConfig, images: usize) -> Option<usize> {
     let bytes = images.saturating_mul(vision.patches() * vision.hidden_size * size_of::<f32>());
     Some(bytes).filter(|bytes| *bytes <= MEMORY)
 }
 
 /// Bytes of these features on a device in `precision`.
-pub(super) fn device_bytes(vision: &SiglipConfig, images: usize, precision: Precision) -> u64 {
+pub(super) fn device_bytes(vision: &VisionConfig, images: usize, precision: Precision) -> u64 {
     (kept_bytes(vision, images).unwrap_or(0) / size_of::<f32>() * precision.bytes()) as u64
 }
 

@@ -1,7 +1,7 @@
 //! The memory, the steps and the operations that training will take, computed from sizes alone.
 
 use imp_model::{
-    config::{LanguageConfig, SiglipConfig},
+    config::{LanguageConfig, VisionConfig},
     memory::{MicroBatch, Training, Trains},
 };
 
@@ -86,7 +86,7 @@ fn taken(
 /// What does not depend on how batches are cut.
 struct Fixed<'a> {
     llm: &'a Tower<LanguageConfig>,
-    vision: &'a Tower<SiglipConfig>,
+    vision: &'a Tower<VisionConfig>,
     /// Whether the language model has an adapter, which is added to weights in f32.
     adapted: bool,
     images: usize,

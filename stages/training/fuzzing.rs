@@ -4,7 +4,7 @@ use std::{cell::RefCell, fs};
 
 use imp_model::{
     Imp,
-    config::{ImpConfig, LanguageConfig, SiglipConfig},
+    config::{ImpConfig, LanguageConfig, VisionConfig},
     encoding::Encoding,
     init,
     optim::Optimizer,
@@ -37,16 +37,16 @@ fn tiny() -> Option<(Imp, Optimizer)> {
     let (llm, vision) = (scratch.path("llm"), scratch.path("vision"));
     fs::create_dir_all(&vision).ok()?;
     init::write_language(&llm, &LanguageConfig::phi(8, 4, 1, 1, 2), 1, Encoding::F32).ok()?;
-    let sizes = SiglipConfig {
+    let sizes = VisionConfig {
         hidden_size: 4,
         intermediate_size: 4,
         num_hidden_layers: 1,
         num_attention_heads: 1,
         image_size: 4,
         patch_size: 4,
-        ..SiglipConfig::so400m_patch14_384()
+        ..VisionConfig::so400m_patch14_384()
     };
-    init::write_siglip(&vision, &sizes, 1).ok()?;
+    init::write_vision(&vision, &sizes, 1).ok()?;
     let mut model =
         Imp::assemble(&llm, &vision, ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() }, 1).ok()?;
     model.projector.unfreeze();

@@ -93,7 +93,7 @@ fn sizes(runtime: &Runtime, batch: usize) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use imp_model::{
-        config::{ProjectorType, SiglipConfig},
+        config::{ProjectorType, VisionConfig},
         memory::Trains,
     };
 
@@ -103,7 +103,7 @@ mod tests {
 
     /// The choice for LoRA of Phi-2 with 1,000 positions a sample.
     fn chosen(gigabytes: u64, runtime: &Runtime) -> Cut {
-        let (llm, vision) = (LanguageConfig::phi(51_200, 2560, 32, 32, 80), SiglipConfig::so400m_patch14_384());
+        let (llm, vision) = (LanguageConfig::phi(51_200, 2560, 32, 32, 80), VisionConfig::so400m_patch14_384());
         let training = Training {
             llm: &llm,
             vision: &vision,

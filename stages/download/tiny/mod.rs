@@ -7,7 +7,7 @@ use std::path::Path;
 
 use imp_model::{
     ModelError,
-    config::{Encoder, Family, LanguageConfig, SiglipConfig},
+    config::{Encoder, Family, LanguageConfig, VisionConfig},
     encoding::Encoding,
     init,
     tensor::Activation,
@@ -97,7 +97,7 @@ pub(super) fn language_outlook(family: Family, options: &ModelOptions) -> Outloo
 /// Writes a vision encoder and the configuration of its image processor.
 pub(super) fn write_vision(job: &Job, encoder: Encoder, options: &ModelOptions) -> Result<(), StageError> {
     let (out, config) = (job.output(), vision(encoder, options));
-    init::write_siglip(&out, &config, job.seed()).map_err(|error| model_error(&error))?;
+    init::write_vision(&out, &config, job.seed()).map_err(|error| model_error(&error))?;
     let mut processor = encoder.processor_json(&config.images, config.image_size);
     if let (Encoder::Siglip, Some(keys)) = (encoder, processor.as_object_mut()) {
         keys.remove("do_convert_rgb");
@@ -106,14 +106,14 @@ pub(super) fn write_vision(job: &Job, encoder: Encoder, options: &ModelOptions) 
     write_json(&out.join("preprocessor_config.json"), &processor)
 }
 
-fn vision(encoder: Encoder, options: &ModelOptions) -> SiglipConfig {
+fn vision(encoder: Encoder, options: &ModelOptions) -> VisionConfig {
     let hidden_size = options.hidden_size.unwrap_or(VISION.hidden_size);
     let (layers, heads) = (options.layers.unwrap_or(VISION.layers), options.heads.unwrap_or(VISION.heads));
     let image_size = options.image_size.unwrap_or(IMAGE_SIZE);
-    SiglipConfig {
+    VisionConfig {
         intermediate_size: 2 * hidden_size,
         patch_size: options.patch_size.unwrap_or(PATCH_SIZE),
-        ..SiglipConfig::new(encoder, hidden_size, layers, heads, image_size)
+        ..VisionConfig::new(encoder, hidden_size, layers, heads, image_size)
     }
 }
 

@@ -48,7 +48,7 @@ impl ImageProcessor {
     }
 
     /// The keys for images of `size` pixels, without the class.
-    pub(super) fn to_json(&self, size: usize) -> Map<String, Value> {
+    pub(super) fn to_json(self, size: usize) -> Map<String, Value> {
         let filter = FILTERS.iter().find(|(_, filter)| *filter == self.filter).map(|(number, _)| *number);
         let square = json!({"height": size, "width": size});
         let mut map = Map::from_iter([

@@ -74,7 +74,7 @@ pub(super) const IMP: &[&str] = &[
     "vision_feature_select_strategy",
 ];
 
-/// Read by [`super::SiglipConfig`].
+/// Read by [`super::VisionConfig`].
 pub(super) const VISION: &[&str] = &[
     "hidden_act",
     "hidden_size",

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Encoder, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig};
+use super::{Encoder, ImpConfig, LanguageConfig, ProjectorType, VisionConfig};
 
 /// The `model_type` of the whole model.
 pub(super) const MODEL_TYPE: &str = "llava";
@@ -11,20 +11,20 @@ const OWN: &str = "imp_flow";
 
 /// Returns the `config.json` of an Imp of which the tower's first `used` layers compute the features. The tower in it has one layer
 /// more, since its features are the hidden state before the last layer.
-pub(crate) fn llava_json(language: &LanguageConfig, siglip: &SiglipConfig, used: usize, imp: &ImpConfig) -> Value {
+pub(crate) fn llava_json(language: &LanguageConfig, tower: &VisionConfig, used: usize, imp: &ImpConfig) -> Value {
     let text = language.to_json();
-    let mut vision = siglip.network_json();
+    let mut vision = tower.network_json();
     vision["num_hidden_layers"] = json!(used + 1);
     vision["num_channels"] = json!(3);
-    if siglip.encoder == Encoder::Siglip {
+    if tower.encoder == Encoder::Siglip {
         vision["vision_use_head"] = json!(false);
     }
     // The class token is the first feature there, and dropped by default.
-    let strategy = if siglip.encoder.has_class() { "default" } else { "full" };
+    let strategy = if tower.encoder.has_class() { "default" } else { "full" };
     json!({
         "model_type": MODEL_TYPE,
         "architectures": ["LlavaForConditionalGeneration"],
-        "image_seq_length": siglip.patches(),
+        "image_seq_length": tower.patches(),
         "multimodal_projector_bias": true,
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": language.tie_word_embeddings,

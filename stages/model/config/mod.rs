@@ -19,7 +19,7 @@ use keys::Keys;
 pub use language::LanguageConfig;
 pub(crate) use llava::llava_json;
 use vision::Beside;
-pub use vision::SiglipConfig;
+pub use vision::VisionConfig;
 
 use crate::error::{ModelError, Result};
 pub use crate::{
@@ -35,10 +35,12 @@ pub(crate) const SPLIT_IMP: &str = "imp-split";
 
 /// The `model_type` of an encoder whose file names none.
 const SIGLIP: &str = "siglip_vision_model";
+/// A name, and what it stands for.
+type Named = (&'static str, fn() -> VisionConfig);
 /// The encoders that files of training code call by their name only.
-const NAMED: [(&str, fn() -> SiglipConfig); 2] = [
-    ("siglip-so400m-patch14-384", SiglipConfig::so400m_patch14_384),
-    ("clip-vit-large-patch14-336", SiglipConfig::clip_vit_large_patch14_336),
+const NAMED: [Named; 2] = [
+    ("siglip-so400m-patch14-384", VisionConfig::so400m_patch14_384),
+    ("clip-vit-large-patch14-336", VisionConfig::clip_vit_large_patch14_336),
 ];
 
 /// What kind of model a `config.json` describes.
@@ -49,7 +51,7 @@ pub enum ModelKind {
     /// An Imp whose components are in separate folders and files: `imp-split`.
     SplitImp,
     /// A vision encoder, perhaps with its text encoder: `siglip`, `siglip_vision_model`, `clip`, `dinov2` and others.
-    Siglip,
+    Vision,
     /// No `model_type`: accepted as whatever the caller expects.
     Unnamed,
     /// A language model, or a model that is not supported.
@@ -103,7 +105,7 @@ impl ConfigFile {
             SPLIT_IMP => ModelKind::SplitImp,
             "imp" => ModelKind::Imp,
             name if name.starts_with("imp_") => ModelKind::Imp,
-            name if Encoder::by_model_type(name).is_some() => ModelKind::Siglip,
+            name if Encoder::by_model_type(name).is_some() => ModelKind::Vision,
             _ => ModelKind::Other,
         }
     }
@@ -127,10 +129,10 @@ impl ConfigFile {
     ///
     /// # Errors
     /// If this is neither a vision encoder nor an Imp, or a key is missing, wrong or not supported.
-    pub fn siglip(&self) -> Result<SiglipConfig> {
+    pub fn vision(&self) -> Result<VisionConfig> {
         let (nested, kind) = (self.nested_vision(), self.kind());
         let named = self.keys.get("mm_vision_tower").and_then(Value::as_str).unwrap_or_default();
-        if !matches!(kind, ModelKind::Imp | ModelKind::Siglip | ModelKind::Unnamed) {
+        if !matches!(kind, ModelKind::Imp | ModelKind::Vision | ModelKind::Unnamed) {
             return Err(self.unknown_encoder(self.model_type()));
         }
         if nested.is_none() && kind == ModelKind::Imp {
@@ -140,7 +142,7 @@ impl ConfigFile {
         let keys = nested.unwrap_or(&self.keys);
         let own_type = keys.get("model_type").and_then(Value::as_str);
         let found = match own_type.filter(|_| nested.is_some()) {
-            None if kind == ModelKind::Siglip => self.model_type(),
+            None if kind == ModelKind::Vision => self.model_type(),
             own => own.unwrap_or(SIGLIP),
         };
         let encoder = Encoder::by_model_type(found).ok_or_else(|| self.unknown_encoder(found))?;
@@ -151,7 +153,7 @@ impl ConfigFile {
             (None, Some(_)) => Beside::Missing,
             (None, None) => Beside::Unknown,
         };
-        SiglipConfig::read(&self.reader(keys), encoder, beside)
+        VisionConfig::read(&self.reader(keys), encoder, beside)
     }
 
     /// The keys of a vision encoder within those of a larger model.
@@ -223,7 +225,7 @@ impl ConfigFile {
             Some(unknown.into_iter().map(|key| format!("{name}.{key}")).collect::<Vec<_>>())
         };
         let mut unknown = match self.kind() {
-            ModelKind::Siglip => whole.unknown(&[known::VISION, known::HARMLESS]),
+            ModelKind::Vision => whole.unknown(&[known::VISION, known::HARMLESS]),
             ModelKind::Imp => whole.unknown(&[known::LANGUAGE, known::NEUTRAL, known::IMP, known::HARMLESS]),
             ModelKind::SplitImp => whole.unknown(&[known::IMP, known::HARMLESS]),
             ModelKind::Unnamed | ModelKind::Other => {
@@ -268,7 +270,7 @@ fn with_usual_names(mut keys: Map<String, Value>) -> Map<String, Value> {
 }
 
 /// Returns the `config.json` of a merged Imp.
-pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpConfig) -> Value {
+pub fn merged_json(language: &LanguageConfig, vision: &VisionConfig, imp: &ImpConfig) -> Value {
     let mut value = language.to_json();
     if let (Value::Object(to), Ok(Value::Object(from))) = (&mut value, serde_json::to_value(imp)) {
         to.extend(from);
@@ -277,8 +279,8 @@ pub fn merged_json(language: &LanguageConfig, siglip: &SiglipConfig, imp: &ImpCo
     value["model_type"] = json!(description.imp_model_type);
     value["architectures"] = json!([description.imp_architecture]);
     value["image_token_index"] = json!(crate::sample::IMAGE_TOKEN);
-    value["mm_hidden_size"] = json!(siglip.hidden_size);
-    value["vision_tower_config"] = siglip.vision_json();
+    value["mm_hidden_size"] = json!(vision.hidden_size);
+    value["vision_tower_config"] = vision.vision_json();
     value
 }
 
@@ -346,7 +348,7 @@ mod tests {
             assert!(with(&keys).imp().unwrap_err().to_string().contains(words), "{keys}");
         }
         let gray = json!({"model_type": "siglip_vision_model", "num_channels": 1});
-        assert!(with(&gray).siglip().unwrap_err().to_string().contains("`num_channels` = 1"));
+        assert!(with(&gray).vision().unwrap_err().to_string().contains("`num_channels` = 1"));
     }
 
     #[test]

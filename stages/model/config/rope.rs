@@ -60,7 +60,7 @@ impl Table<'_> {
             other => return Err(self.wrong(format!("of type `{other}` is not supported"))),
         };
         if scaling.is_some() && (dims < 4 || original == 0 || positions == 0) {
-            return Err(self.wrong("needs heads with 4 rotated dimensions, and positions".into()));
+            return Err(self.wrong("needs heads with 4 rotated dimensions, and positions"));
         }
         let is_known = |(key, value): &(&String, &Value)| {
             let neutral = scaling.is_none() && *key == "factor" && value.as_f64() == Some(1.0);
@@ -72,7 +72,7 @@ impl Table<'_> {
         }
     }
 
-    fn wrong(&self, message: String) -> crate::error::ModelError {
+    fn wrong(&self, message: impl std::fmt::Display) -> crate::error::ModelError {
         self.keys.wrong(format!("`{}` {message}", self.name))
     }
 
@@ -95,7 +95,7 @@ impl Table<'_> {
     fn llama3(&self, original: usize) -> Result<RopeScaling> {
         let (low, high) = (self.positive("low_freq_factor", None)?, self.positive("high_freq_factor", None)?);
         if low >= high {
-            return Err(self.wrong("must have a `high_freq_factor` above its `low_freq_factor`".into()));
+            return Err(self.wrong("must have a `high_freq_factor` above its `low_freq_factor`"));
         }
         Ok(RopeScaling::Llama3 { factor: self.factor(None)?, low, high, original })
     }

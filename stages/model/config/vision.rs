@@ -15,7 +15,7 @@ const IMAGES: &str = "image_processor";
 
 /// The configuration of a vision encoder.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SiglipConfig {
+pub struct VisionConfig {
     /// The architecture.
     pub encoder: Encoder,
     /// Width of the residual stream.
@@ -52,7 +52,7 @@ pub(super) enum Beside<'a> {
     Unknown,
 }
 
-impl SiglipConfig {
+impl VisionConfig {
     /// A configuration with the encoder's defaults, an MLP four times as wide as the residual stream, and images of `image_size`
     /// pixels.
     pub fn new(encoder: Encoder, hidden_size: usize, layers: usize, heads: usize, image_size: usize) -> Self {

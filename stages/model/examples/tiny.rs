@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use imp_model::{
     GenerateOptions, IMAGE_TOKEN, Imp, Sample,
-    config::{ImpConfig, LanguageConfig, SiglipConfig},
+    config::{ImpConfig, LanguageConfig, VisionConfig},
     encoding::Encoding,
     init,
     layers::{Parameter, Pass},
@@ -29,16 +29,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     // Any Hugging Face folders of a Phi-2, Qwen2, Llama or Phi-3 and of a SigLIP can be used instead.
     init::write_language(&llm, &LanguageConfig::phi(16, 32, 2, 4, 4), 1, Encoding::F32)?;
-    let sizes = SiglipConfig {
+    let sizes = VisionConfig {
         hidden_size: 24,
         intermediate_size: 48,
         num_hidden_layers: 2,
         num_attention_heads: 2,
         image_size: SIZE,
         patch_size: 8,
-        ..SiglipConfig::so400m_patch14_384()
+        ..VisionConfig::so400m_patch14_384()
     };
-    init::write_siglip(&vision, &sizes, 1)?;
+    init::write_vision(&vision, &sizes, 1)?;
     let mut model = Imp::assemble(&llm, &vision, ImpConfig::default(), 1)?;
 
     // Two images [3, size, size] with values in [-1, 1], encoded only once because the encoder is frozen.

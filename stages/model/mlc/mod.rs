@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{Encoder, Family, LanguageConfig, ProjectorType, SiglipConfig, merged_json},
+    config::{Encoder, Family, LanguageConfig, ProjectorType, VisionConfig, merged_json},
     encoding::q4f16,
     error::{ModelError, Result},
     imp::Imp,
@@ -103,11 +103,11 @@ fn encoded(family: Family, tensors: Vec<NamedTensor<'_>>) -> std::result::Result
 
 /// Whether mlc-imp runs the model: it has one vision tower.
 pub fn is_of_mlc_imp(model: &Imp) -> bool {
-    let usual = SiglipConfig { image_size: 196, ..SiglipConfig::so400m_patch14_384() };
+    let usual = VisionConfig { image_size: 196, ..VisionConfig::so400m_patch14_384() };
     let tower = &model.vision.config;
     model.llm.config.family == Family::Phi
         && model.vision.layers() == 26
-        && *tower == SiglipConfig { num_hidden_layers: tower.num_hidden_layers, ..usual }
+        && *tower == VisionConfig { num_hidden_layers: tower.num_hidden_layers, ..usual }
 }
 
 /// Refuses what MLC's models can't be, in words.
@@ -135,6 +135,11 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
     {
         return Err(
             "MLC's Phi and vision tower have the activation gelu_pytorch_tanh, and the model has another".into()
+        );
+    }
+    if tower.images != Encoder::Siglip.description().images {
+        return Err(
+            "mlc-imp prepares images as SigLIP's first checkpoints do, and the model's encoder has another way".into(),
         );
     }
     if let Some(scaling) = &language.rope_scaling {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, path::Path};
 
 use super::{Written, container::Plan, encoded};
 use crate::{
-    config::{LanguageConfig, SiglipConfig},
+    config::{LanguageConfig, VisionConfig},
     save::VISION_PREFIX,
     weights::NamedTensor,
 };
@@ -13,7 +13,7 @@ use crate::{
 ///
 /// # Errors
 /// The name of a tensor that has none in MLC's models.
-pub fn size(language: &LanguageConfig, vision: &SiglipConfig, used: usize) -> Result<Written, String> {
+pub fn size(language: &LanguageConfig, vision: &VisionConfig, used: usize) -> Result<Written, String> {
     let mut all = Shapes::default();
     all.language(language);
     for (number, width) in [(0, vision.hidden_size), (2, language.hidden_size)] {
@@ -69,7 +69,7 @@ impl Shapes {
         }
     }
 
-    fn vision(&mut self, config: &SiglipConfig, used: usize) {
+    fn vision(&mut self, config: &VisionConfig, used: usize) {
         let (width, patch) = (config.hidden_size, config.patch_size);
         let name = |part: &str| format!("{VISION_PREFIX}embeddings.{part}");
         self.0.push(NamedTensor::constant(name("patch_embedding.weight"), vec![width, 3, patch, patch], 0.0));

@@ -9,7 +9,7 @@ use half::f16;
 
 use imp_model::{
     Imp,
-    config::{ConfigFile, ImpConfig, LanguageConfig, SiglipConfig},
+    config::{ConfigFile, ImpConfig, LanguageConfig, VisionConfig},
     encoding::Encoding,
     init,
     language::Decoder,
@@ -144,9 +144,9 @@ fn random_models_load_and_their_bytes_depend_only_on_the_seed() {
         std::fs::create_dir_all(folder).unwrap();
     }
     let phi: LanguageConfig = ConfigFile::read(&PHI.path("base_llm")).unwrap().language().unwrap();
-    let siglip: SiglipConfig = ConfigFile::read(&PHI.path("siglip")).unwrap().siglip().unwrap();
+    let siglip: VisionConfig = ConfigFile::read(&PHI.path("siglip")).unwrap().vision().unwrap();
     init::write_language(&llm, &phi, 3, Encoding::F32).unwrap();
-    init::write_siglip(&vision, &siglip, 3).unwrap();
+    init::write_vision(&vision, &siglip, 3).unwrap();
     let first = std::fs::read(llm.join("model.safetensors")).unwrap();
     init::write_language(&llm, &phi, 3, Encoding::F32).unwrap();
     assert_eq!(std::fs::read(llm.join("model.safetensors")).unwrap(), first);

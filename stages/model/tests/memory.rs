@@ -9,7 +9,7 @@ use std::{
 
 use imp_model::{
     IMAGE_TOKEN, Imp, Sample,
-    config::{Family, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
     encoding::Encoding,
     init,
     layers::{LoraSettings, Pass},
@@ -72,15 +72,15 @@ fn language(family: Family) -> LanguageConfig {
     }
 }
 
-fn vision() -> SiglipConfig {
-    SiglipConfig {
+fn vision() -> VisionConfig {
+    VisionConfig {
         hidden_size: 64,
         intermediate_size: 128,
         num_hidden_layers: 2,
         num_attention_heads: 4,
         image_size: 80,
         patch_size: 8,
-        ..SiglipConfig::so400m_patch14_384()
+        ..VisionConfig::so400m_patch14_384()
     }
 }
 
@@ -150,7 +150,7 @@ fn the_forecast_matches_the_allocator() {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         init::write_language(&folder.path().join("llm"), &llm, 1, Encoding::F16).unwrap();
-        init::write_siglip(&folder.path().join("vision"), &vision, 1).unwrap();
+        init::write_vision(&folder.path().join("vision"), &vision, 1).unwrap();
         let known: Vec<String> = some
             .iter()
             .filter(|name| llm.family.block_layers().iter().any(|layer| layer.short_name() == name.as_str()))

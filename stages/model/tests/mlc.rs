@@ -8,7 +8,7 @@ use std::{collections::HashMap, path::Path};
 
 use imp_model::{
     Imp,
-    config::{ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
+    config::{ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
     encoding::{Encoding, q4f16},
     layers::{Importance, Pass},
     mlc, quant, save,
@@ -135,7 +135,7 @@ fn the_container_is_as_tvm_writes_it() {
 #[test]
 fn an_imp_of_196_pixels_has_the_published_size() {
     let language = LanguageConfig { intermediate_size: 10240, ..LanguageConfig::phi(51200, 2560, 32, 32, 32) };
-    let vision = SiglipConfig { image_size: 196, ..SiglipConfig::so400m_patch14_384() };
+    let vision = VisionConfig { image_size: 196, ..VisionConfig::so400m_patch14_384() };
     let size = mlc::size(&language, &vision, 26).unwrap();
     assert_eq!(size.weights, 3_186_323_104);
     assert_eq!(size.bytes(), 1_795_483_744);

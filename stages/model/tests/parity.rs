@@ -127,7 +127,7 @@ fn merged_models_round_trip() {
             [folder.path().to_path_buf(), family.path("imp")].map(|f| ConfigFile::read(&f).unwrap()).into();
         assert_eq!(ours.model_type(), theirs.model_type());
         assert_eq!(ours.language().unwrap(), theirs.language().unwrap());
-        assert_eq!(ours.siglip().unwrap(), theirs.siglip().unwrap());
+        assert_eq!(ours.vision().unwrap(), theirs.vision().unwrap());
     }
 }
 

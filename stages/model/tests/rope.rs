@@ -6,7 +6,7 @@ mod support;
 
 use imp_model::{
     Imp,
-    config::{ConfigFile, Family, ImpConfig, LanguageConfig},
+    config::{ConfigFile, Family, ImpConfig, LanguageConfig, RopeScaling},
     layers::Pass,
     load_language, save,
     tensor::{self, Segments},
@@ -98,7 +98,7 @@ fn written_configurations_say_the_same() {
     for (name, config) in configs() {
         let config = language(&config);
         let again = language(&config.to_json());
-        assert_eq!(again.rope_scaling.as_ref().map(|scaling| scaling.name()), Some(name.split('_').next().unwrap()));
+        assert_eq!(again.rope_scaling.as_ref().map(RopeScaling::name), Some(name.split('_').next().unwrap()));
         assert_eq!(again, config, "{name}");
     }
     // The first files of Phi-3 for long contexts.

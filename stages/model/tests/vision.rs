@@ -1,4 +1,4 @@
-//! CLIP, DINOv2 (without and with registers) and SigLIP 2 against transformers, on tiny random checkpoints that
+//! CLIP, `DINOv2` (without and with registers) and SigLIP 2 against transformers, on tiny random checkpoints that
 //! `benches/peers/vision.py` makes; and the folders that are written of them. Pixel values are tested in `stages/image`.
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -8,10 +8,10 @@ use std::path::Path;
 
 use imp_model::{
     Imp,
-    config::{ConfigFile, Encoder, Filter, Fit, ImpConfig, LanguageConfig, ProjectorType, SiglipConfig},
+    config::{ConfigFile, Encoder, Filter, Fit, ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
     encoding::Encoding,
     init, load_vision, save,
-    vision::Siglip,
+    vision::VisionTower,
     weights::{TensorFiles, write_tensors},
 };
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ fn select(layer: i64) -> ImpConfig {
     ImpConfig { mm_vision_select_layer: layer, ..ImpConfig::default() }
 }
 
-fn load(folder: &Path, layer: i64) -> Siglip {
+fn load(folder: &Path, layer: i64) -> VisionTower {
     load_vision(folder, &select(layer)).unwrap()
 }
 
@@ -145,15 +145,39 @@ fn written_folders_give_the_same_features() {
     }
 }
 
+/// Norms, tokens and positions stay in 16 bits there.
+#[test]
+fn every_encoder_is_quantized() {
+    for (name, encoder) in NAMES {
+        let root = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| root.path().join(name));
+        for folder in [&from, &to] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        save::merged(&imp(name), Encoding::F16, u64::MAX, &from).unwrap();
+        imp_model::quant::write(&from, &to).unwrap();
+        let again = Imp::load(&to).unwrap().vision;
+        assert_eq!((again.config.encoder, again.config.image_size), (encoder, 24));
+        let (ours, theirs) = (again.encode(&expected(name).images("pixel_values")), expected(name).f32("features"));
+        let (mut error, mut size) = (0.0, 0.0);
+        for (ours, theirs) in ours.to_host().iter().zip(&theirs) {
+            error += f64::from(ours - theirs).powi(2);
+            size += f64::from(*theirs).powi(2);
+        }
+        // Steps of 1/7 of the largest of 32 weights are about a tenth of a weight.
+        assert!(error.sqrt() < 0.3 * size.sqrt(), "{name}: {} of {}", error.sqrt(), size.sqrt());
+    }
+}
+
 #[test]
 fn random_encoders_have_the_size_that_is_forecast() {
     for encoder in Encoder::ALL {
         let root = tempfile::tempdir().unwrap();
-        let config = SiglipConfig { patch_size: 6, ..SiglipConfig::new(encoder, 16, 2, 2, 30) };
-        init::write_siglip(root.path(), &config, 1).unwrap();
+        let config = VisionConfig { patch_size: 6, ..VisionConfig::new(encoder, 16, 2, 2, 30) };
+        init::write_vision(root.path(), &config, 1).unwrap();
         let read = ConfigFile::read(root.path()).unwrap();
         assert!(read.unknown_keys().is_empty());
-        assert_eq!(read.siglip().unwrap(), config);
+        assert_eq!(read.vision().unwrap(), config);
         let files = TensorFiles::open(root.path()).unwrap();
         let count = |name: &str| files.shape(name).unwrap().iter().product::<usize>();
         assert_eq!(files.names().map(count).sum::<usize>(), config.parameters(), "{encoder:?}");
@@ -161,7 +185,7 @@ fn random_encoders_have_the_size_that_is_forecast() {
         assert_eq!(all.encode(&[vec![0.1; 3 * 30 * 30]]).rows(), 25);
     }
     // As published, without CLIP's projection and text encoder.
-    assert_eq!(SiglipConfig::clip_vit_large_patch14_336().parameters(), 303_507_456);
+    assert_eq!(VisionConfig::clip_vit_large_patch14_336().parameters(), 303_507_456);
 }
 
 fn parse(config: &Value) -> ConfigFile {
@@ -179,18 +203,18 @@ fn what_an_encoder_can_not_be_is_refused_by_name() {
         (json!({"model_type": "clip", "vision_config": {"num_channels": 4}}), "`num_channels` = 4"),
         (json!({"model_type": "vit"}), "supported: siglip, clip, dinov2, dinov2_with_registers"),
     ] {
-        assert!(parse(&config).siglip().unwrap_err().to_string().contains(words), "{config}");
+        assert!(parse(&config).vision().unwrap_err().to_string().contains(words), "{config}");
     }
     // A class token as a feature.
     let clip = json!({"model_type": "imp", "vision_config": {"model_type": "clip_vision_model"}});
-    parse(&clip).siglip().unwrap();
+    parse(&clip).vision().unwrap();
     for (key, value) in [("mm_vision_select_feature", "cls_patch"), ("vision_feature_select_strategy", "full")] {
         let mut config = clip.clone();
         config[key] = json!(value);
-        assert!(parse(&config).siglip().unwrap_err().to_string().contains(key), "{config}");
+        assert!(parse(&config).vision().unwrap_err().to_string().contains(key), "{config}");
     }
     let named = json!({"model_type": "imp", "mm_vision_tower": "openai/clip-vit-large-patch14-336"});
-    assert_eq!(parse(&named).siglip().unwrap(), SiglipConfig::clip_vit_large_patch14_336());
+    assert_eq!(parse(&named).vision().unwrap(), VisionConfig::clip_vit_large_patch14_336());
 }
 
 #[test]
@@ -199,7 +223,7 @@ fn image_processors_are_read_as_published() {
     let read = |model_type: &str, processor: &Value| {
         std::fs::write(root.path().join("config.json"), json!({"model_type": model_type}).to_string()).unwrap();
         std::fs::write(root.path().join("preprocessor_config.json"), processor.to_string()).unwrap();
-        ConfigFile::read(root.path()).unwrap().siglip()
+        ConfigFile::read(root.path()).unwrap().vision()
     };
     // The older form, with numbers for sizes.
     let clip = |size: usize| {
@@ -208,7 +232,7 @@ fn image_processors_are_read_as_published() {
     };
     let config = read("clip_vision_model", &clip(224)).unwrap();
     assert_eq!(config.images.fit, Fit::Crop { edge: 224, side: 224 });
-    assert_eq!(config.images.mean, [0.481_454_66, 0.457_827_5, 0.408_210_73]);
+    assert_eq!(json!(config.images.mean), json!([0.481_454_66, 0.457_827_5, 0.408_210_73]));
     let square = read("siglip_vision_model", &json!({"size": {"height": 384, "width": 384}, "resample": 2})).unwrap();
     assert_eq!((square.images.fit, square.images.filter), (Fit::Stretch, Filter::Bilinear));
     let dino = json!({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}});
@@ -244,7 +268,7 @@ fn formats_without_a_place_for_an_encoder_say_so() {
 #[test]
 fn forecasts_count_the_class_token_in_the_encoder_only() {
     use imp_model::memory::{MicroBatch, Training, Trains};
-    let (llm, clip) = (LanguageConfig::phi(51_200, 2560, 32, 32, 32), SiglipConfig::clip_vit_large_patch14_336());
+    let (llm, clip) = (LanguageConfig::phi(51_200, 2560, 32, 32, 32), VisionConfig::clip_vit_large_patch14_336());
     let training = Training {
         llm: &llm,
         vision: &clip,

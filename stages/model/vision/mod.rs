@@ -3,4 +3,4 @@
 mod positions;
 mod tower;
 
-pub use tower::Siglip;
+pub use tower::VisionTower;

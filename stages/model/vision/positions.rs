@@ -1,7 +1,7 @@
 //! The learned positions of an encoder's class token and patches, and their interpolation for images of another size.
 
 use crate::{
-    config::SiglipConfig,
+    config::VisionConfig,
     encoder::Encoder,
     error::Result,
     tensor::{Mat, Place},
@@ -22,7 +22,7 @@ pub(super) struct Positions {
 
 impl Positions {
     /// Reads the table `name`, whose first row is the class token's if there is one.
-    pub(super) fn load(from: &TensorFiles, name: &str, config: &SiglipConfig) -> Result<Self> {
+    pub(super) fn load(from: &TensorFiles, name: &str, config: &VisionConfig) -> Result<Self> {
         let (grid, width) = (config.learned_grid(), config.hidden_size);
         let rows = usize::from(config.encoder.has_class()) + grid * grid;
         let table = match name.strip_suffix(".weight") {
@@ -46,7 +46,7 @@ impl Positions {
     }
 
     /// Interpolates the learned positions for images of the configuration's size.
-    pub(super) fn resize(&mut self, config: &SiglipConfig) {
+    pub(super) fn resize(&mut self, config: &VisionConfig) {
         let (from, to) = (self.grid, config.grid());
         if from == to {
             self.patches = self.learned.to(&self.patches.place());
@@ -74,7 +74,7 @@ impl Positions {
     }
 
     /// The table as a file has it, for the images that are encoded.
-    pub(super) fn tensor(&self, name: String, config: &SiglipConfig) -> NamedTensor<'_> {
+    pub(super) fn tensor(&self, name: String, config: &VisionConfig) -> NamedTensor<'_> {
         let axes = if name.ends_with(".weight") { 2 } else { 3 };
         let rows = self.class.as_ref().map_or(0, Mat::rows) + self.patches.rows();
         NamedTensor::new(name, axes_of(axes, rows, config.hidden_size), move || {

@@ -1,10 +1,10 @@
 //! A vision encoder as used by Imp: the features are the patches of one of the hidden states, without final norm and pooling.
-//! Always frozen. What tells SigLIP, CLIP and DINOv2 apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
+//! Always frozen. What tells SigLIP, CLIP and `DINOv2` apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
 //! `modeling_clip.py`, `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`.
 
 use super::positions::{Positions, axes_of};
 use crate::{
-    config::SiglipConfig,
+    config::VisionConfig,
     error::{ModelError, Result},
     layers::{Linear, Norm, Pass},
     tensor::{self, Graph, Mask, Mat, Place, Segments, Weight},
@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// The vision encoder.
-pub struct Siglip {
+pub struct VisionTower {
     /// The configuration.
-    pub config: SiglipConfig,
+    pub config: VisionConfig,
     prefix: String,
     /// `[hidden, 3 * patch * patch]`: a convolution whose stride equals its size is a linear layer on patches.
     patch_weight: Mat,
@@ -50,14 +50,14 @@ struct Scale {
     factors: Mat,
 }
 
-impl Siglip {
+impl VisionTower {
     /// Reads the layers up to the selected hidden state. `prefix` precedes all tensor names. Hidden state 0 is the embedded image,
     /// the others are the blocks' outputs. A negative `select_layer` counts from the end: -1 is the output of the last block, -2
     /// its input.
     ///
     /// # Errors
     /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
-    pub fn load(from: &TensorFiles, prefix: &str, config: SiglipConfig, select_layer: i64) -> Result<Self> {
+    pub fn load(from: &TensorFiles, prefix: &str, config: VisionConfig, select_layer: i64) -> Result<Self> {
         let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
             let message = format!(
                 "mm_vision_select_layer {select_layer} is not a hidden state of an encoder with {} layers",
@@ -244,7 +244,7 @@ fn used_layers(layers: usize, select: i64) -> Option<usize> {
 }
 
 impl Block {
-    fn load(from: &TensorFiles, name: &str, config: &SiglipConfig) -> Result<Self> {
+    fn load(from: &TensorFiles, name: &str, config: &VisionConfig) -> Result<Self> {
         let (width, parts, shapes) = (config.hidden_size, &config.encoder.description().parts, config.linear_shapes());
         let linear = |index: usize| {
             let (outputs, inputs) = shapes[index];
@@ -299,7 +299,7 @@ impl Block {
     }
 
     /// Pre-norm block: `x += scale1 * attention(norm1(x))`, then `x += scale2 * mlp(norm2(x))`.
-    fn forward(&self, pass: &Pass, config: &SiglipConfig, x: &Mat, segments: &Segments) -> Mat {
+    fn forward(&self, pass: &Pass, config: &VisionConfig, x: &Mat, segments: &Segments) -> Mat {
         let g = &pass.graph;
         let scaled = |branch: Mat, scale: &Option<Scale>| match scale {
             Some(scale) => tensor::scale_columns(g, &branch, &scale.factors),

@@ -68,7 +68,9 @@ pub fn write(
     let encoder = model.vision.config.encoder;
     if encoder != Encoder::Siglip {
         let name = encoder.description().whole.0;
-        let message = format!("a vision tower of the type {name} can't be written for llama.cpp: only a SigLIP can");
+        let message = format!(
+            "a vision tower of the type {name} can't be written for llama.cpp, only a SigLIP can; `format = \"imp\"` writes any"
+        );
         return Err(ModelError::file(&vision, message));
     }
     let family = model.llm.config.family;

@@ -29,8 +29,8 @@ pub(in crate::gguf) fn settings(model: &Imp) -> Vec<(String, Setting)> {
         ("block_count", Setting::Number(layers)),
         ("attention.head_count", Setting::Number(config.num_attention_heads)),
         ("attention.layer_norm_epsilon", Setting::Float(config.layer_norm_eps)),
-        ("image_mean", Setting::Floats(vec![0.5; 3])),
-        ("image_std", Setting::Floats(vec![0.5; 3])),
+        ("image_mean", Setting::Floats(config.images.mean.map(|mean| mean as f32).to_vec())),
+        ("image_std", Setting::Floats(config.images.std.map(|std| std as f32).to_vec())),
         // The number of layers that run; without it, it would be one less than there are.
         ("feature_layer", Setting::Numbers(vec![layers as i32])),
     ] {

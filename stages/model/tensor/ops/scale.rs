@@ -1,4 +1,4 @@
-//! A factor for each column: LayerScale (Touvron et al. 2021, arXiv 2103.17239).
+//! A factor for each column: `LayerScale` (Touvron et al. 2021, arXiv 2103.17239).
 
 use crate::tensor::{Graph, Mat, device, host::pointwise as host};
 
