@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::{
     Meter, Remote, Trouble, lease, names, parallel,
     place::{Condition, Content, Place},
+    pull::Want,
 };
 use crate::store::{Digest, Need, Receipt, Store};
 
@@ -23,14 +24,16 @@ pub(crate) enum Pushed {
 
 impl Remote {
     /// Sends the result of `key`, unless the remote cache has it. Its receipt is written last, and never replaces another that can be
-    /// believed. If `thorough`, its objects are looked for also where there is a receipt.
+    /// believed. If `thorough`, what is there is looked at, and replaced if it is not complete.
     pub(crate) fn push(&self, store: &Store, key: Digest, thorough: bool, meter: &Meter) -> Result<Pushed, Trouble> {
         let (place, name) = (self.place()?, names::receipt(key));
         let Some(receipt) = store.receipt(key)?.filter(|receipt| !receipt.unchecked) else { return Ok(Pushed::Unfit) };
-        let replace = self.health.is_distrusted(key);
-        let is_known = !replace && place.size(&name)?.is_some();
-        if is_known && !thorough {
-            return Ok(Pushed::Known);
+        let mut replace = self.health.is_distrusted(key);
+        if !replace && place.size(&name)?.is_some() {
+            if !thorough || self.is_complete(store, &*place, &receipt)? {
+                return Ok(Pushed::Known);
+            }
+            replace = true;
         }
         if lease::is_taken(&*place)? {
             return Ok(Pushed::Later);
@@ -44,9 +47,6 @@ impl Remote {
         let Some(objects) = sizes.collect::<Option<Vec<_>>>() else { return Ok(Pushed::Unfit) };
         meter.total.fetch_add(objects.iter().map(|(_, size)| size).sum(), Relaxed);
         let Some(bytes) = self.send(store, &*place, &objects, meter)? else { return Ok(Pushed::Unfit) };
-        if is_known && bytes == 0 {
-            return Ok(Pushed::Known);
-        }
         if !send_receipt(&*place, &name, &receipt, replace)? {
             // Another machine was faster, and its receipt stays.
             return Ok(Pushed::Known);
@@ -54,6 +54,25 @@ impl Remote {
         self.health.trust(key);
         // Collecting that began meanwhile may not have seen the receipt.
         Ok(if lease::is_taken(&*place)? { Pushed::Later } else { Pushed::Sent { bytes } })
+    }
+
+    /// Whether the remote cache has all objects of its result under the key of `receipt`, which may be that of another machine.
+    fn is_complete(&self, store: &Store, place: &dyn Place, receipt: &Receipt) -> Result<bool, Trouble> {
+        let want = Want { key: receipt.key(), manifest: Some(&receipt.manifest) };
+        let offer = match self.offer(store, want) {
+            Err(Trouble::Result(_)) => return Ok(false),
+            offer => offer?,
+        };
+        let Some(offer) = offer else { return Ok(false) };
+        let found = parallel::for_each(&offer.receipt.needs(&offer.files), |need| {
+            let size = place.size(&names::object(need.digest)).map_err(|fault| Some(fault.into()))?;
+            // Without a trouble, one is missing.
+            size.filter(|size| need.size.is_none_or(|wanted| wanted == *size)).map(drop).ok_or(None)
+        });
+        match found {
+            Ok(()) => Ok(true),
+            Err(trouble) => trouble.map_or(Ok(false), Err),
+        }
     }
 
     /// Sends objects, each with its size in bytes, several at once. Returns the bytes that were sent; `None` if an object is damaged

@@ -3,8 +3,6 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Digest, Manifest, Receipt, TreeFile, TreeRef,
     seal::{is_sealed, seal},
@@ -19,15 +17,6 @@ pub(crate) const LARGEST_LISTING: u64 = 256 << 20;
 pub(crate) const LARGEST_SIDE_FILE: u64 = 1 << 30;
 /// The largest result, in bytes: 1 PiB.
 const LARGEST_RESULT: u64 = 1 << 50;
-
-/// Where a result came from that was not made here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Origin {
-    /// The address of the remote cache.
-    pub(crate) from: String,
-    /// When it was taken in, in seconds since 1970.
-    pub(crate) at: u64,
-}
 
 /// An object that a result needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -11,10 +11,11 @@ use super::{
     Digest, Receipt, Store, TreeFile, disk,
     error::{Result, StoreError},
     files::{make_parent, move_into_place},
-    foreign::{Need, Origin},
+    foreign::Need,
     lock::is_at,
     now,
     objects::{FEW, read_only},
+    receipt::Origin,
     tree::hash_file,
 };
 

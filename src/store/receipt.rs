@@ -13,7 +13,6 @@ use super::{
     Digest, Hit, Index, Manifest, Store, TreeRef,
     error::{Result, StoreError},
     files::{files, read, remove_all},
-    foreign::Origin,
     mend::TreeFolder,
     seal::{seal, unseal},
     stamp::Stamp,
@@ -63,6 +62,15 @@ pub(crate) struct Receipt {
     /// Where it came from, if it was not made in this cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
+}
+
+/// Where a result came from that was not made here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The address of the remote cache.
+    pub(crate) from: String,
+    /// When it was taken in, in seconds since 1970.
+    pub(crate) at: u64,
 }
 
 /// The part of a receipt that is known before the stage runs.

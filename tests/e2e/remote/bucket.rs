@@ -71,7 +71,8 @@ fn a_server_that_fails_is_left_alone() {
         assert_eq!(events(&output, "remote")[0]["unsent"], 4);
         server.behave();
         let (made, output) = lab.ran("two");
-        assert!(made.is_empty() && events(&output, "remote")[0]["unsent"] == 0);
+        // The other machine had pushed the same.
+        assert!(made.is_empty() && events(&output, "remote").is_empty(), "{words}");
         assert!(files(&lab.space.path("two/cache/unsent")).is_empty());
     }
 }

@@ -149,4 +149,11 @@ fn damaged_results_are_collected() {
     assert!(told.contains("1 of them damaged"), "{told}");
     assert_eq!(receipts(&lab).len(), 3);
     assert!(lab.succeed("one", &["cache", "push"]).stdout.starts_with("Pushed 1 result ("));
+    // A receipt is there, and an object of it is not.
+    let output = lab.space.read("one/artifacts/diamond/b/value.txt");
+    let object = lab.shared("objects").into_iter().find(|path| fs::read(path).unwrap() == output.as_bytes()).unwrap();
+    fs::remove_file(object).unwrap();
+    assert!(lab.succeed("one", &["cache", "push"]).stdout.starts_with("Pushed 1 result ("));
+    let (ran, output) = lab.ran("two");
+    assert!(ran.is_empty() && warnings(&output).is_empty());
 }
