@@ -173,7 +173,7 @@ impl Linear {
         if let Some(magnitude) = &lora.magnitude {
             let wanted = magnitude.vector.to_host();
             for (row, wanted) in merged.chunks_mut(dense.len() / rows.len().max(1)).zip(&wanted[rows]) {
-                let factor = wanted / square(row).sqrt() as f32;
+                let factor = wanted / square(row).max(tensor::LEAST_SQUARE).sqrt() as f32;
                 for value in row {
                     *value *= factor;
                 }

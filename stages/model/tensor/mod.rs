@@ -27,8 +27,8 @@ mod tape;
 mod weight;
 
 pub use device::{Card, Device, DeviceError, Probe, Spent, free_bytes, probe};
-pub(crate) use host::dropout::mix;
 pub use host::math::argmax;
+pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
 pub use kv_cache::KvCache;
 pub use mat::Mat;
 pub use ops::{

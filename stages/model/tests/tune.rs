@@ -10,7 +10,7 @@ use imp_model::{
     layers::{LoraSettings, Parameter, Pass, Role},
     optim::{Optimizer, Rate},
     peft,
-    tensor::{AdamW, Mat},
+    tensor::{AdamW, Mat, Weight},
 };
 use support::{Batch, Fixture, PHI, assert_close, loss_and_gradients, path};
 
@@ -141,6 +141,26 @@ fn new_magnitudes_change_nothing() {
         model.llm.adapt(&settings, &[], 1).unwrap();
         let (loss, _) = loss_and_gradients(&mut model, &batch, &Pass::training(3, 0));
         assert_close(&format!("dropout {dropout}"), &[loss], &[plain], 1e-5);
+    }
+}
+
+/// The padding of a vocabulary may be rows of zeros, which have no direction: they stay zeros.
+#[test]
+fn rows_of_zeros_stay_zeros() {
+    for (name, place) in support::places() {
+        let mut model = PHI.model();
+        let head = model.llm.linears_mut().last().unwrap();
+        let (outputs, inputs) = (head.weight.outputs(), head.weight.inputs());
+        let mut values = head.weight.to_host().into_owned();
+        values[..2 * inputs].fill(0.0);
+        head.weight = Weight::Dense(Mat::from_host(outputs, inputs, values));
+        head.adapt(&LoraSettings { dora: true, ..LoraSettings::new(3, 8.0, 0.0) }, 1);
+        model.move_to(&place);
+        let (loss, gradients) = loss_and_gradients(&mut model, &PHI.batch(), &Pass::training(0, 0));
+        let all = gradients.iter().flat_map(|gradient| gradient.to_host().into_owned());
+        assert!(loss.is_finite() && all.into_iter().all(f32::is_finite), "{name}");
+        let head = model.llm.linears().last().unwrap();
+        assert!(head.merged_rows(0..2).iter().all(|value| *value == 0.0), "{name}");
     }
 }
 

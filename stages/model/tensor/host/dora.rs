@@ -4,6 +4,9 @@ use rayon::prelude::*;
 
 use super::math;
 
+/// The least square of a norm: a row of zeros must not be divided by its norm.
+pub(crate) const LEAST: f64 = 1e-30;
+
 /// `sqrt(squares[j] + scale * sum over r of b[j, r] * (2 wa[r, j] + scale * ba[j, r]))`, summed in f64.
 pub(in crate::tensor) fn row_norms(squares: &[f32], b: &[f32], wa: &[f32], ba: &[f32], scale: f32) -> Vec<f32> {
     let (outputs, scale) = (squares.len(), f64::from(scale));
@@ -14,7 +17,7 @@ pub(in crate::tensor) fn row_norms(squares: &[f32], b: &[f32], wa: &[f32], ba: &
             f64::from(b[at]) * (2.0 * f64::from(across) + scale * f64::from(ba[at]))
         };
         let square = f64::from(squares[row]) + scale * (0..rank).map(part).sum::<f64>();
-        square.max(0.0).sqrt() as f32
+        square.max(LEAST).sqrt() as f32
     };
     (0..outputs).into_par_iter().with_min_len(64).map(norm).collect()
 }

@@ -53,7 +53,8 @@ KERNEL row_norms(const float* squares, const float* b, const float* wa, const fl
     if (i >= n) return;
     float sum = 0;
     for (int r = 0; r < rank; r++) sum += b[i * rank + r] * (2 * wa[r * n + i] + scale * ba[i * rank + r]);
-    norms[i] = sqrtf(larger(squares[i] + scale * sum, 0.0f));
+    // A row of zeros must not be divided by its norm.
+    norms[i] = sqrtf(larger(squares[i] + scale * sum, 1e-30f));
 }
 
 KERNEL to_bf16(const float* x, bf16* y, long long n) {
