@@ -72,12 +72,8 @@ pub(crate) struct RunArgs {
     /// Only show what would run and why
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// Let the run go on without this terminal: in the background, or as a job where stages are jobs of Slurm
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(crate) detach: bool,
-    /// This is the run that goes on
-    #[arg(long, hide = true, conflicts_with = "detach")]
-    pub(crate) detached: bool,
+    #[command(flatten)]
+    pub(crate) detach: DetachArgs,
     /// Name of this run; `cache gc` keeps what named runs use
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
@@ -87,6 +83,17 @@ pub(crate) struct RunArgs {
     /// Repeat a past run from its record
     #[arg(long, value_name = "RUN", conflicts_with_all = ["file", "overrides"])]
     pub(crate) from_run: Option<String>,
+}
+
+/// Whether a run stays with its terminal.
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// Let the run go on without this terminal: in the background, or as a job where stages are jobs of Slurm
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) detach: bool,
+    /// This is the run that goes on
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) detached: bool,
 }
 
 /// Which stages to run; all by default.

@@ -27,7 +27,7 @@ use crate::{
 
 /// Runs a pipeline, or all points of a sweep.
 pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCode, Failure> {
-    if args.detached {
+    if args.detach.detached {
         detach::leave_terminal();
     }
     let mut repeated = None;
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &RunArgs, sweep: bool, common: &Common) -> Result<ExitCo
     if args.dry_run {
         return plan::show(&session, &selection, common);
     }
-    if args.detach {
+    if args.detach.detach {
         return detach::start(&session, common);
     }
     if !session.request.sweep && session.document.is_swept() {
