@@ -131,12 +131,11 @@ impl Writer<'_> {
         }
         self.line(format!("tokenizer = \"{tokenizer}\"\nannotations = {}", quoted(file)));
         let version = self.given("version").unwrap_or(if only_projector { "plain" } else { "v0" }).to_string();
-        match TEMPLATES.iter().find(|(theirs, _)| *theirs == version) {
-            Some((_, ours)) => self.line(format!("template = \"{ours}\"")),
-            None => {
-                self.line(format!("template = \"vicuna_v1\"  # --version {}: not known here", in_comment(&version)));
-                self.remarks.push(format!("--version {version} is no template here: `vicuna_v1` stands in its place"));
-            }
+        if let Some((_, ours)) = TEMPLATES.iter().find(|(theirs, _)| *theirs == version) {
+            self.line(format!("template = \"{ours}\""));
+        } else {
+            self.line(format!("template = \"vicuna_v1\"  # --version {}: not known here", in_comment(&version)));
+            self.remarks.push(format!("--version {version} is no template here: `vicuna_v1` stands in its place"));
         }
         match self.given("image_aspect_ratio").unwrap_or("square") {
             ratio @ ("square" | "pad" | "crop") => {
@@ -268,12 +267,11 @@ impl Writer<'_> {
             };
             let Some(value) = self.value(flag).map(ToString::to_string) else { continue };
             let note = self.note_of(flag);
-            match toml_value(&value) {
-                Some(value) => self.line(format!("{key} = {value}{note}")),
-                None => {
-                    self.line(format!("# {key} = ...  # --{flag} {}", in_comment(&value)));
-                    self.remarks.push(format!("--{flag} {value} is no number or truth value: `{key}` has its default"));
-                }
+            if let Some(value) = toml_value(&value) {
+                self.line(format!("{key} = {value}{note}"));
+            } else {
+                self.line(format!("# {key} = ...  # --{flag} {}", in_comment(&value)));
+                self.remarks.push(format!("--{flag} {value} is no number or truth value: `{key}` has its default"));
             }
         }
     }
