@@ -8,7 +8,7 @@ use crate::{
     failure::Failure,
     pipeline::Diagnostic,
     report::{self, Differences},
-    store::{RunRecord, RunStage, Store},
+    store::{Origin, RunRecord, RunStage, Store},
     view::{ChangesView, ParameterChange, stages},
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn diff(args: &DiffArgs, common: &Common) -> Result<ExitCode, Failure
 
 /// What a run was started with.
 fn facts(run: &RunRecord) -> BTreeMap<String, String> {
-    let origin = run.origin.iter().flat_map(|origin| origin.facts());
+    let origin = run.origin.iter().flat_map(Origin::facts);
     let others = [
         ("pipeline", run.pipeline.clone()),
         ("file", run.file.display().to_string()),

@@ -41,7 +41,7 @@ pub(crate) fn init(place: &Path, template: Template) -> Result<ExitCode, Failure
         .replace(path, &file.to_string_lossy());
     let base = (template == Template::ImpV1).then(|| file.with_file_name("").join(LLAVA_FILE));
     // What is in the way is found before anything is written.
-    for path in base.iter().chain([&file]).filter(|path| path.symlink_metadata().is_ok()) {
+    if let Some(path) = base.iter().chain([&file]).find(|path| path.symlink_metadata().is_ok()) {
         return Err(failure(path, io::Error::new(io::ErrorKind::AlreadyExists, EXISTS)));
     }
     if let Some(base) = &base {

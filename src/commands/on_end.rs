@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use super::session::Session;
-use crate::{cli::Common, report, scheduler::Ending, store::StageState};
+use crate::{scheduler::Ending, store::StageState};
 
 /// How a run ended, for that command.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(super) struct Ended {
 }
 
 /// Runs `command` in a shell, and waits for it. What it prints goes to standard error, so that it does not mix with results.
-pub(super) fn on_end(command: &str, ended: &Ended, session: &Session, common: &Common) {
+pub(super) fn on_end(command: &str, ended: &Ended, session: &Session) {
     let absolute = |path: &std::path::Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
     let status = match ended.ending {
         Some(Ending::Done) => "done",
@@ -46,5 +46,5 @@ pub(super) fn on_end(command: &str, ended: &Ended, session: &Session, common: &C
         Ok(status) => format!("the command of --on-end failed: {status}"),
         Err(error) => format!("the command of --on-end can't be started: {error}"),
     };
-    report::remark(&problem, common.style());
+    tracing::warn!("{problem}");
 }

@@ -18,8 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of its answer: the head, and the first file that differs.
 const ANSWER: u64 = 4096;
 
-/// What a run of a pipeline in `folder` is started with.
-pub(super) fn origin(folder: &Path) -> Origin {
+/// Finds out, on a thread of its own, what a run of a pipeline in `folder` is started with: a large repository takes a while.
+pub(super) fn ask(folder: &Path) -> mpsc::Receiver<Origin> {
+    let (found, answer) = mpsc::channel();
+    let folder = folder.to_path_buf();
+    thread::spawn(move || {
+        // The run may be over.
+        let _ = found.send(origin(&folder));
+    });
+    answer
+}
+
+fn origin(folder: &Path) -> Origin {
     let cpu = Cpu::detect();
     Origin {
         repository: repository(folder),

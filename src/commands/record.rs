@@ -5,10 +5,11 @@ use std::{
     cell::{Cell, OnceCell},
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::mpsc::Receiver,
     time::{Duration, Instant},
 };
 
-use super::{origin::origin, session::Session};
+use super::{origin, session::Session};
 use crate::{
     scheduler::{RunEvent, StageEnd, Summary},
     store::{Digest, Hit, Origin, RunPoint, RunRecord, RunStage, RunState, StageState, now},
@@ -23,7 +24,8 @@ pub(super) struct Recorder<'a> {
     name: Option<String>,
     /// Seconds since 1970.
     started_at: f64,
-    /// What it is started with, once that is known.
+    /// What it is started with: the answer, and what it was.
+    asked: OnceCell<Receiver<Origin>>,
     origin: OnceCell<Origin>,
     /// Its number, once it is recorded.
     number: Cell<Option<u64>>,
@@ -52,6 +54,7 @@ impl<'a> Recorder<'a> {
             id: new_id(),
             name,
             started_at: now(),
+            asked: OnceCell::new(),
             origin: OnceCell::new(),
             number: Cell::new(None),
             done: BTreeMap::new(),
@@ -189,16 +192,23 @@ impl<'a> Recorder<'a> {
             ending,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             made_by: env!("CARGO_PKG_VERSION").into(),
-            origin: Some(self.origin(&request.file)),
+            origin: self.origin(&request.file, ending != RunState::Running),
             document: document.to_toml(),
             sources: self.sources(),
             points,
         }
     }
 
-    /// Asked once, when the first stage has started.
-    fn origin(&self, file: &Path) -> Origin {
-        self.origin.get_or_init(|| origin(file.parent().unwrap_or(file))).clone()
+    /// Asked when the first stage has started, and waited for only when the run is over.
+    fn origin(&self, file: &Path, is_over: bool) -> Option<Origin> {
+        let asked = self.asked.get_or_init(|| origin::ask(file.parent().unwrap_or(file)));
+        if self.origin.get().is_none() {
+            let found = if is_over { asked.recv().ok() } else { asked.try_recv().ok() };
+            if let Some(found) = found {
+                let _ = self.origin.set(found);
+            }
+        }
+        self.origin.get().cloned()
     }
 
     /// The user's files by stage. In different points, a stage of the same name may have different files.

@@ -154,7 +154,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
     drop(lease);
     // Whoever quits at once does not want to wait for anything.
     if let Some(command) = args.on_end.as_deref().filter(|_| !quit) {
-        on_end(command, &ended_of(recorder.id(), ended.as_ref().ok()), session, common);
+        on_end(command, &ended_of(recorder.id(), ended.as_ref().ok()), session);
     }
     let summary = ended?;
     let tables = filled_tables(&session.pipeline);

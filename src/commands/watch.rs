@@ -28,15 +28,15 @@ const PAUSE: Duration = Duration::from_secs(2);
 const SHARE: u32 = 10;
 /// Without a request for so long, nobody is watching, and only the state of the run is read.
 const ASKED: Duration = Duration::from_secs(15);
-/// Bytes of the token in the address.
-const TOKEN: usize = 16;
+/// Hexadecimal digits of the token in the address.
+const TOKEN: usize = 32;
 
 /// Serves the page of a run until Ctrl-C.
 pub(crate) fn watch(args: &WatchArgs, common: &Common) -> Result<ExitCode, Failure> {
     let target = args.run.clone();
     let run = first_run(target.as_deref(), common)?;
     let (title, data) = data_of(&run, common)?;
-    let token: String = rand::random::<[u8; TOKEN]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = format!("{:0width$x}", rand::random::<u128>(), width = TOKEN);
     let live = Arc::new(Live::new(&token, title, data));
     let failed = |what: String| move |source| Failure::Io { what, source };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -101,12 +101,10 @@ fn follow(target: Option<&str>, mut shown: RunRecord, live: &Live, common: &Comm
         }
         shown = run;
         if !is_final && (is_other || live.is_watched(ASKED)) {
-            match data_of(&shown, common) {
-                Ok((title, data)) => {
-                    live.show(title, data);
-                    is_final = shown.ending != RunState::Running;
-                }
-                Err(_) => tracing::debug!("the run can't be read now; the page stays as it is"),
+            // A run that can't be read at the moment stays as it was.
+            if let Ok((title, data)) = data_of(&shown, common) {
+                live.show(title, data);
+                is_final = shown.ending != RunState::Running;
             }
         }
         took = start.elapsed();

@@ -1,7 +1,5 @@
 //! The output of `imp-flow diff`: what differs between two runs, in words.
 
-use serde::Serialize;
-
 use super::{
     foreign::one_line,
     print::print,
@@ -9,7 +7,7 @@ use super::{
     units,
 };
 use crate::{
-    store::{RunRecord, RunState},
+    store::RunRecord,
     view::{ChangesView, FigureChange, ParameterChange},
 };
 
@@ -34,17 +32,9 @@ pub(crate) fn diff(differences: &Differences<'_>, json: bool) {
 
 fn as_json(differences: &Differences<'_>) -> serde_json::Value {
     let Differences { old, new, started, kinds, changes } = differences;
-    #[derive(Serialize)]
-    struct Run<'a> {
-        id: &'a str,
-        name: Option<&'a str>,
-        pipeline: &'a str,
-        started: f64,
-        state: RunState,
-    }
-    let run = |run: &'_ RunRecord| {
+    let run = |run: &RunRecord| {
         let RunRecord { id, name, pipeline, started, ending, .. } = run;
-        serde_json::json!(Run { id, name: name.as_deref(), pipeline, started: *started, state: *ending })
+        serde_json::json!({"id": id, "name": name, "pipeline": pipeline, "started": started, "state": ending})
     };
     serde_json::json!({"old": run(old), "new": run(new), "started_with": started, "versions": kinds, "changes": changes})
 }

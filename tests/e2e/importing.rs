@@ -62,11 +62,7 @@ fn a_script_becomes_a_pipeline_that_can_be_planned() {
         text.contains("#   --deepspeed ./zero3.json: ") && text.contains("--fp16: there is no fp16 here"),
         "{text}"
     );
-    assert!(
-        output.stderr.contains("1 flags have no counterpart") || output.stderr.contains("1 flag has"),
-        "{}",
-        output.stderr
-    );
+    assert!(output.stderr.contains("1 flag has no counterpart"), "{}", output.stderr);
 
     // Its keys and stages are read; only what it names is not there.
     let planned = space.run(&["plan", "p.toml"]);

@@ -131,12 +131,11 @@ impl Writer<'_> {
         }
         self.line(format!("tokenizer = \"{tokenizer}\"\nannotations = {}", quoted(file)));
         let version = self.given("version").unwrap_or(if only_projector { "plain" } else { "v0" }).to_string();
-        match TEMPLATES.iter().find(|(theirs, _)| *theirs == version) {
-            Some((_, ours)) => self.line(format!("template = \"{ours}\"")),
-            None => {
-                self.line(format!("template = \"vicuna_v1\"  # --version {}: not known here", in_comment(&version)));
-                self.remarks.push(format!("--version {version} is no template here: `vicuna_v1` stands in its place"));
-            }
+        if let Some((_, ours)) = TEMPLATES.iter().find(|(theirs, _)| *theirs == version) {
+            self.line(format!("template = \"{ours}\""));
+        } else {
+            self.line(format!("template = \"vicuna_v1\"  # --version {}: not known here", in_comment(&version)));
+            self.remarks.push(format!("--version {version} is no template here: `vicuna_v1` stands in its place"));
         }
         match self.given("image_aspect_ratio").unwrap_or("square") {
             ratio @ ("square" | "pad" | "crop") => {
@@ -268,12 +267,11 @@ impl Writer<'_> {
             };
             let Some(value) = self.value(flag).map(ToString::to_string) else { continue };
             let note = self.note_of(flag);
-            match toml_value(&value) {
-                Some(value) => self.line(format!("{key} = {value}{note}")),
-                None => {
-                    self.line(format!("# {key} = ...  # --{flag} {}", in_comment(&value)));
-                    self.remarks.push(format!("--{flag} {value} is no number or truth value: `{key}` has its default"));
-                }
+            if let Some(value) = toml_value(&value) {
+                self.line(format!("{key} = {value}{note}"));
+            } else {
+                self.line(format!("# {key} = ...  # --{flag} {}", in_comment(&value)));
+                self.remarks.push(format!("--{flag} {value} is no number or truth value: `{key}` has its default"));
             }
         }
     }
@@ -299,6 +297,10 @@ impl Writer<'_> {
         for flag in self.values.values() {
             let text = format!("--{} {}", in_comment(&flag.name), in_comment(&flag.value));
             match meaning(&flag.name) {
+                Some(Meaning::Known) if self.unused(&flag.name).is_some() => {
+                    let why = self.unused(&flag.name).unwrap_or_default();
+                    nothing.push(format!("#   {text}: {why}"));
+                }
                 Some(Meaning::Nothing(why)) => nothing.push(format!("#   {text}: {why}")),
                 Some(_) => {}
                 None => unknown.push(format!("#   {text} (line {})", flag.line)),
@@ -318,7 +320,30 @@ impl Writer<'_> {
                 "\n# Flags without a counterpart. The training is another one without them:\n{}",
                 unknown.join("\n")
             ));
-            self.remarks.push(format!("{} flags have no counterpart: see the end of the file", unknown.len()));
+            let count = unknown.len();
+            let have = if count == 1 { "1 flag has".into() } else { format!("{count} flags have") };
+            self.remarks.push(format!("{have} no counterpart: see the end of the file"));
+        }
+    }
+}
+
+impl Writer<'_> {
+    /// Why a flag that is known says nothing in this training, if so.
+    fn unused(&self, flag: &str) -> Option<&'static str> {
+        let adapts = self.is_true("lora_enable");
+        let only_projector = self.is_true("tune_mm_mlp_adapter") && !adapts;
+        let joins = only_projector || self.given("pretrain_mm_mlp_adapter").is_some();
+        match flag {
+            "vision_tower" if !joins => Some("the model has its own encoder"),
+            "mm_projector_type" | "mm_vision_select_layer" if !only_projector => {
+                Some("the model has its own projector")
+            }
+            "mm_projector_lr" if only_projector => Some("only the projector trains, at `learning_rate`"),
+            "lora_r" | "lora_alpha" | "lora_dropout" if !adapts => Some("there is no --lora_enable True"),
+            "pretrain_mm_mlp_adapter" if only_projector => Some("the projector begins anew"),
+            "tune_mm_mlp_adapter" if !only_projector => Some("the projector trains, too"),
+            "max_steps" if self.given(flag).is_some_and(|steps| steps.starts_with('-')) => Some("there is no limit"),
+            _ => None,
         }
     }
 }

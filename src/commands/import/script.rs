@@ -66,15 +66,14 @@ fn flags(words: &[Word]) -> Vec<Flag> {
     let mut words = words.iter().peekable();
     while let Some((word, line)) = words.next() {
         let Some(name) = word.strip_prefix("--") else { continue };
-        let (name, value) = match name.split_once('=') {
-            Some((name, value)) => (name, value.to_string()),
-            None => {
-                let mut values = Vec::new();
-                while let Some((value, _)) = words.next_if(|(word, _)| !word.starts_with("--")) {
-                    values.push(value.clone());
-                }
-                (name, if values.is_empty() { "True".into() } else { values.join(" ") })
+        let (name, value) = if let Some((name, value)) = name.split_once('=') {
+            (name, value.to_string())
+        } else {
+            let mut values = Vec::new();
+            while let Some((value, _)) = words.next_if(|(word, _)| !word.starts_with("--")) {
+                values.push(value.clone());
             }
+            (name, if values.is_empty() { "True".into() } else { values.join(" ") })
         };
         flags.push(Flag { name: name.into(), value, line: *line });
     }

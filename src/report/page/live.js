@@ -104,9 +104,13 @@ async function follow() {
   } catch {
     isThere = false;
   }
-  if (next) update(next);
   connection.textContent = isThere ? "This page follows the run." : "No connection to imp-flow watch: this page is as it was when that ended.";
-  setTimeout(follow, isThere && run.state === "running" ? EVERY : SELDOM);
+  try {
+    if (next) update(next);
+  } finally {
+    // Whatever goes wrong once, later data may be shown.
+    setTimeout(follow, isThere && run.state === "running" ? EVERY : SELDOM);
+  }
 }
 
 for (const part of PARTS) {
