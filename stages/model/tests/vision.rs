@@ -155,7 +155,7 @@ fn every_encoder_is_quantized() {
             std::fs::create_dir(folder).unwrap();
         }
         save::merged(&imp(name), Encoding::F16, u64::MAX, &from).unwrap();
-        imp_model::quant::write(&from, &to).unwrap();
+        imp_model::quant::write(&from, &imp_model::layers::Importance::default(), &to).unwrap();
         let again = Imp::load(&to).unwrap().vision;
         assert_eq!((again.config.encoder, again.config.image_size), (encoder, 24));
         let (ours, theirs) = (again.encode(&expected(name).images("pixel_values")), expected(name).f32("features"));
