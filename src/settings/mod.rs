@@ -2,31 +2,27 @@
 //! are an exception: `gpus` of the file chooses among those that `CUDA_VISIBLE_DEVICES` shows.
 //! Independent of pipelines: settings never change results.
 
+mod cluster;
+
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fmt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use imp_stages::{
-    KINDS, KindVisitor, Stage,
-    contract::{
-        bytes::ByteSize,
-        device::DeviceChoice,
-        executor::{Argument, Executor, SlurmOptions, TimeLimit},
-        setting::Setting,
-    },
-    kinds, visit,
+    contract::{bytes::ByteSize, device::DeviceChoice, executor::Executor, setting::Setting},
+    kinds,
 };
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor},
 };
 
+use cluster::SlurmTable;
+
 use crate::{
-    machine::{Cluster, DevicePolicy, Elsewhere, Machine},
+    machine::{DevicePolicy, Elsewhere, Machine},
     remote::{Access, RemoteSettings},
 };
 
@@ -48,66 +44,6 @@ struct File {
     remote_seconds: Option<f64>,
     /// The settings of kinds of stages.
     stages: Vec<(&'static Setting, String)>,
-}
-
-/// `[slurm]`. The keys of [`SlurmOptions`] are listed, since messages of a flattened table have no position.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct SlurmTable {
-    partition: Option<String>,
-    account: Option<String>,
-    qos: Option<String>,
-    time: Option<TimeLimit>,
-    gpu_type: Option<String>,
-    arguments: Vec<Argument>,
-    cpus: Option<usize>,
-    jobs: Option<usize>,
-    poll_seconds: Option<f64>,
-    save_seconds: Option<u64>,
-    local: Option<Vec<Kind>>,
-    kinds: BTreeMap<Kind, SlurmOptions>,
-    runner: SlurmOptions,
-}
-
-/// The name of a kind of stage.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Kind(String);
-
-impl<'de> Deserialize<'de> for Kind {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct IsKnown;
-        impl KindVisitor for IsKnown {
-            type Output = ();
-
-            fn visit<S: Stage>(self) {}
-        }
-        let name = String::deserialize(deserializer)?;
-        match visit(&name, IsKnown) {
-            Some(()) => Ok(Self(name)),
-            None => {
-                Err(de::Error::custom(format!("unknown kind of stage `{name}`, expected one of {}", KINDS.join(", "))))
-            }
-        }
-    }
-}
-
-impl SlurmTable {
-    fn cluster(self) -> Cluster {
-        let Self { partition, account, qos, time, gpu_type, arguments, .. } = self;
-        let usual = Cluster::default();
-        let poll = self.poll_seconds.filter(|seconds| seconds.is_finite()).map(|seconds| seconds.clamp(1.0, 3600.0));
-        Cluster {
-            options: SlurmOptions { partition, account, qos, time, gpu_type, arguments },
-            kinds: self.kinds.into_iter().map(|(kind, options)| (kind.0, options)).collect(),
-            runner: self.runner,
-            local: self.local.map_or(usual.local, |kinds| kinds.into_iter().map(|kind| kind.0).collect()),
-            cpus: self.cpus.filter(|cpus| *cpus > 0),
-            jobs: self.jobs.unwrap_or(usual.jobs).max(1),
-            poll: poll.map_or(usual.poll, Duration::from_secs_f64),
-            // Slurm takes at most 65535.
-            save: self.save_seconds.map_or(usual.save, |seconds| Duration::from_secs(seconds.min(65_535))),
-        }
-    }
 }
 
 /// A key of the file.
@@ -332,6 +268,8 @@ fn memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use imp_stages::contract::executor::TimeLimit;
+
     use super::*;
 
     #[test]
