@@ -268,6 +268,8 @@ fn memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use imp_stages::contract::executor::TimeLimit;
 
     use super::*;
