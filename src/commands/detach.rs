@@ -55,7 +55,7 @@ fn background(program: &Path, mut arguments: Vec<OsString>, log: &Path) -> io::R
     while start.elapsed() < WATCHED {
         match child.try_wait()? {
             Some(status) if !status.success() => return Err(io::Error::other(format!("it has ended ({status})"))),
-            Some(_) => break,
+            Some(_) => return Ok(Runner::Ended),
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     }

@@ -23,6 +23,8 @@ pub(crate) enum Runner {
     Process(u32),
     /// A job of the cluster, by its number.
     Job(String),
+    /// Nothing any more: there was little or nothing to run.
+    Ended,
 }
 
 /// Says where the run is, and how to follow and to stop it.
@@ -33,6 +35,7 @@ pub(crate) fn detached(run: &Detached<'_>, style: Style) {
         match runner {
             Runner::Process(id) => told["process"] = json!(id),
             Runner::Job(job) => told["job"] = json!(job),
+            Runner::Ended => told["done"] = json!(true),
         }
         return print(&told.to_string());
     }
@@ -48,6 +51,7 @@ pub(crate) fn detached(run: &Detached<'_>, style: Style) {
             format!("goes on as {job}, which submits its stages"),
             "the same command without --detach follows the run, and Ctrl-C there stops it; `scancel` ends the runner only".into(),
         ),
+        Runner::Ended => return print(&format!("{GOOD}{pipeline}{GOOD:#} is done: {}", log.display())),
     };
     print(&format!("{GOOD}{pipeline}{GOOD:#}: {what}"));
     print(&format!("{DIM}follow:{DIM:#} imp-flow status, imp-flow log -f STAGE, or tail -f {}", log.display()));

@@ -40,7 +40,7 @@ pub(super) const STUDIES: &[Study] = &[
         sweep: "imp-vision-encoder",
         file: "pipelines/sweeps/vision_encoder.toml",
         title: "vision encoder",
-        rows: &[],
+        rows: &[unknown("clip-vit-l-336"), unknown("siglip-so400m")],
         notes: &["no published figure of this study was at hand"],
     },
     Study {

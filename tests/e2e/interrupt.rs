@@ -140,4 +140,8 @@ fn a_detached_run_goes_on_in_the_background_and_stops_with_a_signal() {
     let log = std::fs::read_to_string(space.path("artifacts/p/run.log")).unwrap();
     assert!(log.contains("a: stopped") && log.contains("interrupted after"), "{log}");
     assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("resumes from its checkpoint"));
+    // What has nothing to do does not go on.
+    space.write("p.toml", "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\n").succeed(&["run", "p.toml"]);
+    let told = space.succeed(&["run", "p.toml", "--detach", "--name", "n"]).stdout;
+    assert!(told.starts_with("p is done: "), "{told}");
 }
