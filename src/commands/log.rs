@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom},
     path::Path,
     process::ExitCode,
     thread::sleep,
@@ -41,8 +41,6 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
     }
     let receipt = session.receipt(index, &now)?.ok_or_else(|| never_ran(name))?;
     match receipt.log {
-        // Another machine wrote it.
-        Some(log) if receipt.origin.is_some() => print_harmlessly(&session.store.object(log))?,
         Some(log) => print_from(&session.store.object(log), 0).map(drop)?,
         None => report::print("(the log is empty)"),
     }
@@ -96,16 +94,6 @@ fn follow_log(path: &Path, key: Digest, follow: bool, store: &Store) -> Result<E
     }
 }
 
-/// Prints the log of another machine, in which nothing controls the terminal.
-fn print_harmlessly(path: &Path) -> Result<(), Failure> {
-    let failure = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
-    let file = File::open(path).map_err(failure)?;
-    for line in BufReader::new(file).split(b'\n') {
-        report::print_foreign(&String::from_utf8_lossy(&line.map_err(failure)?));
-    }
-    Ok(())
-}
-
 /// Prints a file from offset `at`, and returns its length.
 fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
     let failure = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
@@ -114,7 +102,7 @@ fn print_from(path: &Path, at: u64) -> Result<u64, Failure> {
     let mut bytes = Vec::new();
     let read = file.read_to_end(&mut bytes).map_err(failure)? as u64;
     if read > 0 {
-        report::print_raw(&String::from_utf8_lossy(&bytes));
+        report::print_log(&String::from_utf8_lossy(&bytes));
     }
     Ok(at + read)
 }

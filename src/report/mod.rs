@@ -58,7 +58,7 @@ pub(crate) use kinds::{keys, kind, kind_as_json};
 pub(crate) use lines::progress;
 pub(crate) use page::{live_html, page_html, page_json};
 pub(crate) use plan::plan;
-pub(crate) use print::{ended, note, page_written, print, print_foreign, print_raw, remark};
+pub(crate) use print::{ended, note, page_written, print, print_log, print_raw, remark};
 pub(crate) use prompt::{Line, Lines};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published, published_json};
 pub(crate) use remote::{RemotePull, RemotePush, pulled_all, pulled_stage, pushed_all, remote_gc, remote_stats};

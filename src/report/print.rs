@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    foreign::one_line,
+    foreign::{indented, one_line},
     style::{BAD, DIM, Style, WARN},
 };
 
@@ -28,9 +28,12 @@ pub(crate) fn print_raw(text: &str) {
     }
 }
 
-/// Prints a line that comes from elsewhere on standard output.
-pub(crate) fn print_foreign(line: &str) {
-    print(&one_line(line));
+/// Prints a part of a stage's log on standard output: what a stage, its data or another machine has written controls no terminal.
+pub(crate) fn print_log(text: &str) {
+    let text = text.replace("\r\n", "\n");
+    // Programs make tables with tabs.
+    let parts: Vec<String> = text.split('\t').map(|part| indented(part, "")).collect();
+    print_raw(&parts.join("\t"));
 }
 
 /// Why something could not be printed.

@@ -45,11 +45,14 @@ fn a_command_is_cached_and_runs_again_when_its_script_changes() {
 #[test]
 fn a_command_that_fails_shows_what_it_said() {
     let space = space();
-    space.write("filter.sh", "echo 'no such \u{1b}[31mthing' >&2; exit 7\n");
+    space.write("filter.sh", "printf 'no such \u{1b}[31mthing\\ta\\r\\n' >&2; exit 7\n");
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(1));
     assert!(output.stderr.contains("error: stage `filter`: sh ended with exit code 7"), "{}", output.stderr);
     assert!(output.stderr.contains("no such") && !output.stderr.contains('\u{1b}'), "{}", output.stderr);
+    // Tabs and ends of lines are what they are; nothing else controls the terminal.
+    let log = space.succeed(&["log", "filter"]).stdout;
+    assert!(log.contains("[31mthing\ta\n") && !log.contains('\u{1b}'), "{log}");
     space.write("p.toml", PIPELINE.replace("{input}", "{inputs[3]}"));
     let output = space.run(&["run", "p.toml"]);
     assert_eq!(output.code, Some(2));
