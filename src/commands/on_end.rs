@@ -1,6 +1,12 @@
 //! `--on-end`: a command of the user's own at the end of a run, as one that sends a message. Its result changes nothing.
 
-use std::process::{Command, Stdio};
+use std::{
+    io,
+    process::{Command, ExitStatus, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::session::Session;
 use crate::{scheduler::Ending, store::StageState};
@@ -40,11 +46,36 @@ pub(super) fn on_end(command: &str, ended: &Ended, session: &Session) {
         // An imp-flow that the command calls finds the same runs.
         .env("IMP_FLOW_CACHE", absolute(&session.settings.cache))
         .env("IMP_FLOW_ARTIFACTS", absolute(&session.settings.artifacts));
-    let result = shell.stdin(Stdio::null()).stdout(std::io::stderr()).status();
-    let problem = match result {
-        Ok(status) if status.success() => return,
-        Ok(status) => format!("the command of --on-end failed: {status}"),
+    shell.stdin(Stdio::null()).stdout(std::io::stderr());
+    let problem = match wait(shell) {
+        Ok(Some(status)) if status.success() => return,
+        Ok(Some(status)) => format!("the command of --on-end failed: {status}"),
+        Ok(None) => "the command of --on-end was ended before it was done".into(),
         Err(error) => format!("the command of --on-end can't be started: {error}"),
     };
     tracing::warn!("{problem}");
+}
+
+/// Waits for the command. Ctrl-C and SIGTERM end it, with all that it has started; then there is no status.
+fn wait(mut shell: Command) -> io::Result<Option<ExitStatus>> {
+    use std::os::unix::process::CommandExt;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut child = tokio::process::Command::from({
+            shell.process_group(0);
+            shell
+        })
+        .spawn()?;
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        tokio::select! {
+            status = child.wait() => return status.map(Some),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if let Some(group) = group {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        child.wait().await.map(|_| None)
+    })
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::place::{Condition, Content, Fault, Listed, Place};
+use crate::store::Store;
 
 /// The folder for files that are being written.
 pub(super) const TMP: &str = "tmp";
@@ -23,6 +24,10 @@ impl Folder {
     /// The folder at `root`, which has to exist: where a disk is not mounted, a new folder would take its place.
     pub(super) fn open(root: &Path) -> Result<Self, Fault> {
         match root.metadata() {
+            // To collect garbage in one would destroy it.
+            Ok(found) if found.is_dir() && Store::is_at(root) => {
+                Err(Fault("it is the cache of a machine, and can't be shared in this way: give another folder".into()))
+            }
             Ok(found) if found.is_dir() => Ok(Self { root: root.to_path_buf() }),
             Ok(_) => Err(Fault("it is not a folder".into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -194,6 +199,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(root.path()).unwrap();
         assert!(Folder::open(&root.path().join("no")).is_err());
+        let cache = tempfile::tempdir().unwrap();
+        Store::open(cache.path()).unwrap();
+        assert!(Folder::open(cache.path()).is_err_and(|fault| fault.0.contains("the cache of a machine")));
         let write = |text: &str, condition| folder.write("a/b", &Content::Bytes(text.as_bytes()), condition).unwrap();
         assert!(write("first", Condition::New));
         assert!(!write("second", Condition::New));

@@ -27,10 +27,15 @@ impl Remote {
     }
 }
 
-/// Reads a record. `None` if it is gone or damaged.
+/// Reads a record. `None` if it is gone.
+///
+/// # Errors
+/// If it is damaged: nobody knows what it would have kept.
 pub(super) fn read(place: &dyn Place, name: &str) -> Result<Option<Uses>, Fault> {
-    Ok(match read_small(place, name, LARGEST)? {
-        Some(Small::Whole(bytes)) => serde_json::from_slice(&bytes).ok(),
-        _ => None,
-    })
+    let damaged = || Fault(format!("{name} can't be read, and says what a run uses: remove it if nobody needs that"));
+    match read_small(place, name, LARGEST)? {
+        Some(Small::Whole(bytes)) => serde_json::from_slice(&bytes).map(Some).map_err(|_| damaged()),
+        Some(_) => Err(damaged()),
+        None => Ok(None),
+    }
 }

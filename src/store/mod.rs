@@ -93,6 +93,11 @@ impl Store {
         (version.trim() == LAYOUT_VERSION).then_some(Self { root, links: true })
     }
 
+    /// Whether a folder is a cache, of any version.
+    pub(crate) fn is_at(root: &Path) -> bool {
+        root.join("VERSION").is_file() && root.join("trees").is_dir()
+    }
+
     /// Opens the cache at `root`. Creates it if it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         disk::create_dir_all(root).map_err(StoreError::io(root))?;

@@ -24,6 +24,16 @@ deepspeed --include localhost:0,1,2 --master_port 29600 llava/train/train_mem.py
 "#;
 
 #[test]
+fn what_is_not_read_of_a_script_is_said() {
+    let space = Space::new();
+    let script = "python llava/train/train.py --model_name_or_path m --data_path d.json \"${more[@]}\" > log 2>&1\npython train.py --x 1\n";
+    space.write("t.sh", script);
+    let told = space.succeed(&["import", "llava", "t.sh"]).stderr;
+    assert!(told.contains("line 1: `${more[@]}` is not understood: the flags in it are missing"), "{told}");
+    assert!(told.contains("line 2 starts another training, which is left out"), "{told}");
+}
+
+#[test]
 fn a_script_becomes_a_pipeline_that_can_be_planned() {
     let space = Space::new();
     space.write("lora.sh", LORA);

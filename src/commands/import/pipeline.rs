@@ -24,6 +24,17 @@ pub(super) fn write(call: &Call, script: &str, name: &str, devices: Option<usize
     for line in &call.lost {
         writer.remarks.push(format!("line {line} belongs to no command: a comment ended the command before it"));
     }
+    for (word, line) in &call.unread {
+        let word = word.escape_debug();
+        writer
+            .remarks
+            .push(format!("line {line}: `{word}` is not understood: the flags in it are missing, write them out"));
+    }
+    for line in &call.others {
+        writer
+            .remarks
+            .push(format!("line {line} starts another training, which is left out: give it a script of its own"));
+    }
     let _ = writeln!(writer.text, "# Made by `imp-flow import llava` from {}.\n", in_comment(script));
     writer.pipeline(name, devices);
     Written { text: writer.text, remarks: writer.remarks }

@@ -12,6 +12,10 @@ pub(super) struct Call {
     pub(super) launcher: Vec<String>,
     /// Lines of the script that begin like flags but belong to no command: a comment ended the command before them.
     pub(super) lost: Vec<usize>,
+    /// Words of the call that may hold flags, and are not understood, such as `"${args[@]}"`.
+    pub(super) unread: Vec<Word>,
+    /// Lines of further calls of training programs.
+    pub(super) others: Vec<usize>,
 }
 
 /// A flag of the program.
@@ -26,33 +30,38 @@ pub(super) struct Flag {
 }
 
 /// A word, and the line that it stands on.
-type Word = (String, usize);
+pub(super) type Word = (String, usize);
+
+/// The longest value of a variable, in bytes: one made of itself grows without end.
+const LONGEST: usize = 1 << 16;
 
 /// The first call of a Python program that trains. `given` are variables that take the place of the script's own.
 pub(super) fn read(text: &str, given: &BTreeMap<String, String>) -> Option<Call> {
     let mut variables = given.clone();
     let mut found: Option<Call> = None;
-    let mut lost = Vec::new();
+    let (mut lost, mut others) = (Vec::new(), Vec::new());
     for command in commands(text) {
-        let words: Vec<Word> = command.iter().map(|(word, line)| (expanded(word, &variables), *line)).collect();
+        let words: Vec<Word> = command.iter().flat_map(|word| filled_in(word, &variables)).collect();
         if found.is_some() {
+            others.extend(words.iter().find(|(word, _)| is_training(word)).map(|(_, line)| *line));
             lost.extend(words.first().filter(|(word, _)| word.starts_with("--")).map(|(_, line)| *line));
             continue;
         }
         if let Some(at) = words.iter().position(|(word, _)| is_training(word)) {
             let launcher = words[..at].iter().map(|(word, _)| word.clone()).collect();
-            found = Some(Call { flags: flags(&words[at + 1..]), launcher, lost: Vec::new() });
+            let (flags, unread) = flags(&words[at + 1..]);
+            found = Some(Call { flags, launcher, unread, ..Call::default() });
             continue;
         }
         let exported = words.first().is_some_and(|(word, _)| word == "export");
         for (word, _) in words.iter().skip(usize::from(exported)) {
             let Some((name, value)) = word.split_once('=').filter(|(name, _)| is_name(name)) else { break };
-            if !given.contains_key(name) {
+            if !given.contains_key(name) && value.len() <= LONGEST {
                 variables.insert(name.into(), value.into());
             }
         }
     }
-    found.map(|call| Call { lost, ..call })
+    found.map(|call| Call { lost, others, ..call })
 }
 
 /// Whether a word is the path of a program like `llava/train/train_mem.py`.
@@ -61,11 +70,37 @@ fn is_training(word: &str) -> bool {
     file.contains("train") && file.to_ascii_lowercase().ends_with(".py")
 }
 
-fn flags(words: &[Word]) -> Vec<Flag> {
-    let mut flags = Vec::new();
-    let mut words = words.iter().peekable();
+/// A word with variables filled in. As in the shell, what a bare variable holds is several words.
+fn filled_in((word, line): &Word, variables: &BTreeMap<String, String>) -> Vec<Word> {
+    let text = expanded(word, variables);
+    if word.starts_with('$') && !word.starts_with("$(") && text.contains(char::is_whitespace) {
+        return text.split_whitespace().map(|part| (part.to_string(), *line)).collect();
+    }
+    vec![(text, *line)]
+}
+
+/// Whether a word is, or begins, a redirection: `>log`, `2>`, `<in`.
+fn is_redirection(word: &str) -> bool {
+    word.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(['>', '<'])
+}
+
+/// Whether a word is what the shell would make several of: `$@`, `$*`, `${args[@]}`.
+fn is_several(word: &str) -> bool {
+    ["$@", "$*"].contains(&word) || word.starts_with("${") && (word.ends_with("[@]}") || word.ends_with("[*]}"))
+}
+
+/// The flags, up to a redirection, and the words that may hold more.
+fn flags(words: &[Word]) -> (Vec<Flag>, Vec<Word>) {
+    let (mut flags, mut unread) = (Vec::new(), Vec::new());
+    let end = words.iter().position(|(word, _)| is_redirection(word)).unwrap_or(words.len());
+    let (words, several): (Vec<&Word>, Vec<&Word>) = words[..end].iter().partition(|(word, _)| !is_several(word));
+    unread.extend(several.into_iter().cloned());
+    let mut words = words.into_iter().peekable();
     while let Some((word, line)) = words.next() {
-        let Some(name) = word.strip_prefix("--") else { continue };
+        let Some(name) = word.strip_prefix("--") else {
+            unread.push((word.clone(), *line));
+            continue;
+        };
         let (name, value) = if let Some((name, value)) = name.split_once('=') {
             (name, value.to_string())
         } else {
@@ -77,7 +112,7 @@ fn flags(words: &[Word]) -> Vec<Flag> {
         };
         flags.push(Flag { name: name.into(), value, line: *line });
     }
-    flags
+    (flags, unread)
 }
 
 /// The simple commands of a script, as words with quotes as written. Constructs of the shell are words like others.
@@ -116,8 +151,10 @@ fn commands(text: &str) -> Vec<Vec<Word>> {
                     word.extend(letters.next());
                 } else if quote == Some(c) {
                     quote = None;
-                } else if quote.is_none() && matches!(c, '"' | '\'') {
+                } else if quote.is_none() && matches!(c, '"' | '\'' | '`') {
                     quote = Some(c);
+                } else if quote.is_none() && word.ends_with("$(") {
+                    quote = Some(')');
                 }
             }
         }
@@ -209,6 +246,22 @@ mod tests {
             ("six", "$(date)", 10),
         ];
         assert_eq!(pairs(&call), expected);
+    }
+
+    #[test]
+    fn what_the_shell_would_do_to_the_flags_is_done_or_told() {
+        let call = call(concat!(
+            "MORE='--c 3 --d 4'\nA=aa\n",
+            "python train.py --a $(ls x | head -1) --b `ls | wc` $MORE \"${args[@]}\" --e 5 $@ 2>&1 | tee log\n",
+            "python train.py --f 6\n",
+        ));
+        let expected =
+            [("a", "$(ls x | head -1)", 3), ("b", "`ls | wc`", 3), ("c", "3", 3), ("d", "4", 3), ("e", "5", 3)];
+        assert_eq!(pairs(&call), expected);
+        let unread: Vec<&str> = call.unread.iter().map(|(word, _)| word.as_str()).collect();
+        assert_eq!((unread.as_slice(), call.others.as_slice()), (["${args[@]}", "$@"].as_slice(), [4].as_slice()));
+        let grows = format!("A=aa\n{}python train.py --a $A\n", "A=$A$A\n".repeat(40));
+        assert!(read(&grows, &BTreeMap::new()).unwrap().flags[0].value.len() <= LONGEST);
     }
 
     #[test]
