@@ -288,7 +288,8 @@ impl Run<'_, '_> {
             let from = &pipeline.stages[pipeline.stages[index].inputs[name]];
             let path = store.tree_path(*digest);
             // A download from a local folder is a copy: messages should name the original.
-            let origin = from.sources.values().next().cloned().unwrap_or_else(|| self.artifacts.of(pipeline, from));
+            let copied = from.sources.values().next().filter(|source| source.is_dir()).cloned();
+            let origin = copied.unwrap_or_else(|| self.artifacts.of(pipeline, from));
             (name.clone(), InputFolder { path, origin })
         };
         manifest.inputs.iter().map(folder).collect()

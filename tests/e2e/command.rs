@@ -58,3 +58,16 @@ fn a_command_that_fails_shows_what_it_said() {
     assert_eq!(output.code, Some(2));
     assert!(output.stderr.contains("has `{inputs[3]}`, and the number of inputs is 1"), "{}", output.stderr);
 }
+
+/// Not under the program that made it.
+#[test]
+fn what_is_wrong_with_the_result_of_a_command_is_named_where_it_lies() {
+    let space = Space::new();
+    space.write(
+        "p.toml",
+        "name = \"p\"\n[stages.x]\nkind = \"command\"\ncommand = [\"sh\", \"-c\", \"echo no > config.json\"]\n\
+         [stages.m]\nkind = \"merge\"\nmodel = \"x\"\n",
+    );
+    let told = space.run(&["run", "p.toml"]).stderr;
+    assert!(told.contains("artifacts/p/x/config.json"), "{told}");
+}
