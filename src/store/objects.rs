@@ -27,7 +27,12 @@ impl Store {
         let folder = self.path("trees", reference.digest);
         let mended = if folder.is_dir() { self.input_folder(reference.digest)?.into_parts().1 } else { None };
         flush(out, &tree)?;
-        tree.0.par_iter().try_for_each(|file| self.add_file(&out.join(&file.path), file.digest))?;
+        let mut files: Vec<&TreeFile> = tree.0.iter().collect();
+        files.sort_by_key(|file| file.digest);
+        // Equal files one after the other: they become one object.
+        files.par_chunk_by(|one, next| one.digest == next.digest).try_for_each(|equal| {
+            equal.iter().try_for_each(|file| self.add_file(&out.join(&file.path), file.digest))
+        })?;
         self.write_object(tree.listing().as_bytes())?;
         make_parent(&folder)?;
         if tree.0.iter().all(|file| self.is_link(&folder.join(&file.path), file.digest)) {
@@ -182,11 +187,15 @@ impl Store {
         sibling.push(format!(".imp-flow-{}", digest.short()));
         let sibling = PathBuf::from(sibling);
         if !self.is_link(file, digest) && !self.is_whole(digest) {
-            // The object is damaged: replace it. A folder in its place can't be renamed over.
-            self.take_out(digest)?;
+            // The object is damaged: replace it at once, since another process may have done so, and be using it.
             self.link(file, &sibling).map_err(StoreError::io(&sibling))?;
-            disk::rename(&sibling, object).map_err(StoreError::io(object))?;
-            return read_only(object);
+            read_only(&sibling)?;
+            if disk::rename(&sibling, object).is_err() {
+                // A folder in its place can't be renamed over.
+                self.take_out(digest)?;
+                disk::rename(&sibling, object).map_err(StoreError::io(object))?;
+            }
+            return Ok(());
         }
         // The object exists: link to it, so that the content is on disk only once.
         if self.link(object, &sibling).is_ok() {
@@ -276,6 +285,28 @@ mod tests {
         let inode = |name: &str| tree.join(name).metadata().unwrap().ino();
         assert_eq!(inode("images/a.png"), inode("images/b.png"));
         assert_eq!(fs::read_dir(tree.join("images")).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    /// Of many equal files each finds the object damaged. None must find it gone while another one replaces it.
+    #[test]
+    fn a_damaged_object_is_replaced_by_one_of_many_equal_files() {
+        use std::os::unix::fs::MetadataExt;
+        let (folder, store) = store();
+        let object = store.object(Digest::of(b"same"));
+        for round in 0..100 {
+            let out = folder.path().join("out");
+            fs::create_dir(&out).unwrap();
+            (0..32).for_each(|number| fs::write(out.join(number.to_string()), "same").unwrap());
+            make_parent(&object).unwrap();
+            let _ = fs::remove_file(&object);
+            fs::write(&object, "lost").unwrap();
+            let (tree, _) = store.add_folder(&out).unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!(fs::read(&object).unwrap(), b"same");
+            let placed = folder_of(&store, tree.digest).unwrap();
+            let inode = object.metadata().unwrap().ino();
+            assert!((0..32).all(|number| placed.join(number.to_string()).metadata().unwrap().ino() == inode));
+            fs::remove_dir_all(placed).unwrap();
+        }
     }
 
     #[test]
