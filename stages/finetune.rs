@@ -152,7 +152,16 @@ impl Stage for Finetune {
 
     fn check(config: &Config) -> Result<(), ConfigIssue> {
         config.recipe().check()?;
-        config.lora.check()
+        config.lora.check()?;
+        let LoraConfig { rslora, dora, loraplus_lr_ratio, .. } = &config.lora;
+        let ways =
+            [("lora.rslora", *rslora), ("lora.dora", *dora), ("lora.loraplus_lr_ratio", loraplus_lr_ratio.is_some())];
+        match ways.into_iter().find(|(_, is_set)| *is_set && config.mode == Mode::Full) {
+            Some((key, _)) => {
+                Err(ConfigIssue::new(key, "is for adapters, and `mode = \"full\"` trains none: remove it"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {

@@ -155,6 +155,16 @@ impl Stage for Quantize {
         }
     }
 
+    fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
+        if config.calibration_records != Config::default().calibration_records && count("calibration") == 0 {
+            return Err(ConfigIssue::new(
+                "calibration_records",
+                "needs `calibration`, the stage that prepares records",
+            ));
+        }
+        Ok(())
+    }
+
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
         let from = job.input("model")?;
         remark(job, from);

@@ -100,4 +100,6 @@ fn values_that_mean_nothing_are_named() {
     assert_eq!(check(zero), "lora.loraplus_lr_ratio: must be greater than 0, and is 0");
     let below = json!({"neftune_noise_alpha": -1});
     assert_eq!(check(below), "neftune_noise_alpha: must not be negative, and is -1");
+    let unused = json!({"mode": "full", "lora": {"dora": true}});
+    assert_eq!(check(unused), "lora.dora: is for adapters, and `mode = \"full\"` trains none: remove it");
 }

@@ -73,6 +73,9 @@ fn a_model_is_calibrated_with_records_and_measured_on_others() {
         assert!(weights(measured.done()) == plain, "{format}");
         assert!(weights(calibrated.done()) != plain, "{format}");
     }
+    let config = serde_json::from_value(json!({"calibration_records": 8})).unwrap();
+    assert_eq!(Quantize::check_inputs(&config, &|_| 0).unwrap_err().key, "calibration_records");
+    assert!(Quantize::check_inputs(&config, &|_| 1).is_ok());
     // Captions are of the template `plain`, and of the same tokenizer: they may be used, too. Shapes are no records.
     let error =
         shop.trial("none", &[("model", "merge"), ("calibration", "shapes")]).run::<Quantize>(&json!({})).error();
