@@ -59,7 +59,7 @@ fn a_model_is_calibrated_with_records_and_measured_on_others() {
             shop.trial(&format!("{format}-{name}"), inputs).run::<Quantize>(&config)
         };
         let both = [("model", "merge"), ("calibration", "instructions")];
-        let plain = weights(quantize("plain", &both[..1], 8).done());
+        let plain = weights(quantize("plain", &both[..1], 64).done());
         let measured = quantize("measured", &both, 0);
         let calibrated = quantize("calibrated", &both, 8);
         let used = [&measured, &calibrated].map(|outcome| outcome.figure("calibration_records") as usize);
