@@ -3,6 +3,7 @@
 mod flags;
 mod pipeline;
 mod script;
+mod values;
 
 use std::{
     collections::BTreeMap,

@@ -20,7 +20,7 @@ deepspeed --include localhost:0,1,2 --master_port 29600 llava/train/train_mem.py
     --num_train_epochs 2 --per_device_train_batch_size 4 --gradient_accumulation_steps 8 \
     --learning_rate 1e-4 --weight_decay 0. --warmup_ratio 0.05 --lr_scheduler_type "cosine" \
     --logging_steps 5 --model_max_length 1024 --gradient_checkpointing True \
-    --neftune_noise_alpha 5 --report_to `touch WAS-RUN`
+    --neftune_noise_alpha 5 --mm_patch_merge_type flat --report_to `touch WAS-RUN`
 "#;
 
 #[test]
@@ -31,6 +31,17 @@ fn what_is_not_read_of_a_script_is_said() {
     let told = space.succeed(&["import", "llava", "t.sh"]).stderr;
     assert!(told.contains("line 1: `${more[@]}` is not understood: the flags in it are missing"), "{told}");
     assert!(told.contains("line 2 starts another training, which is left out"), "{told}");
+}
+
+#[test]
+fn a_clip_is_downloaded_as_it_is_published() {
+    let space = Space::new();
+    space.write(
+        "t.sh",
+        "python train.py --model_name_or_path m --data_path d --tune_mm_mlp_adapter True --vision_tower openai/clip-vit-large-patch14-336\n",
+    );
+    let text = space.succeed(&["import", "llava", "t.sh"]).stdout;
+    assert!(text.contains("files = [\"*.json\", \"pytorch_model.bin\"]"), "{text}");
 }
 
 #[test]
@@ -64,7 +75,8 @@ fn a_script_becomes_a_pipeline_that_can_be_planned() {
         "rank = 64",
         "alpha = 32",
         "dropout = 0.05  # the program's default",
-        "#   --neftune_noise_alpha 5 (line 18)",
+        "neftune_noise_alpha = 5",
+        "#   --mm_patch_merge_type flat (line 18)",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
@@ -99,10 +111,19 @@ fn a_script_becomes_a_pipeline_that_can_be_planned() {
 fn what_a_script_leaves_open_is_said() {
     let space = Space::new();
     let script = "lm=$1\npython my_train.py --model_name_or_path $lm --data_path d.json --tune_mm_mlp_adapter True \
-                  --vision_tower openai/clip-vit-large-patch14-336 --lr_scheduler_type polynomial --version zh\n";
+                  --vision_tower facebook/webssl-dino1b --lr_scheduler_type polynomial --version zh --seed x \\\n\
+                  --neftune_noise_alpha 5\n";
     space.write("stage-1.sh", script);
     let output = space.succeed(&["import", "llava", "stage-1.sh"]);
-    for remark in ["--var", "no SigLIP encoder", "how many GPUs", "polynomial", "--version zh"] {
+    for remark in [
+        "--var",
+        "must be a SigLIP, a CLIP or a DINOv2",
+        "how many GPUs",
+        "polynomial",
+        "--version zh",
+        "--seed x is no such number",
+        "1 flag has",
+    ] {
         assert!(output.stderr.contains(remark), "{remark} is not in\n{}", output.stderr);
     }
     for line in

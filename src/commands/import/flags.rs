@@ -59,6 +59,7 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("adam_beta2", Training("adam_beta2")),
     ("adam_epsilon", Training("adam_epsilon")),
     ("max_grad_norm", Training("max_grad_norm")),
+    ("neftune_noise_alpha", Training("neftune_noise_alpha")),
     ("group_by_modality_length", Training("group_by_modality_length")),
     ("model_max_length", Both("max_length")),
     ("gradient_checkpointing", Training("runtime.gradient_checkpointing")),

@@ -1,11 +1,16 @@
 //! Writes a pipeline that trains as a script does. What has no counterpart becomes a comment, and what may surprise a remark.
 //! Independent of how scripts are read.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+    str::FromStr,
+};
 
 use super::{
     flags::{DEFAULTS, Meaning, TEMPLATES, meaning},
     script::{Call, Flag},
+    values::{devices_of, in_comment, is_repository, missing, quoted, toml_value},
 };
 
 /// GPUs that LLaVA's scripts are written for.
@@ -68,11 +73,16 @@ impl Writer<'_> {
         self.value(flag).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1")
     }
 
+    /// Whether this is stage 1.
+    fn trains_projector_only(&self) -> bool {
+        self.is_true("tune_mm_mlp_adapter") && !self.is_true("lora_enable")
+    }
+
     fn pipeline(&mut self, name: &str, devices: Option<usize>) {
-        let only_projector = self.is_true("tune_mm_mlp_adapter") && !self.is_true("lora_enable");
+        let only_projector = self.trains_projector_only();
         let joins = only_projector || self.given("pretrain_mm_mlp_adapter").is_some();
         self.line(format!("name = {}", quoted(name)));
-        let seed = self.value("seed").and_then(|seed| seed.parse::<u64>().ok()).unwrap_or(42);
+        let seed = self.whole("seed", 42_u64);
         self.line(format!("seed = {seed}"));
         let llm = if joins { "llm" } else { "model" };
         self.model(llm, "model_name_or_path");
@@ -99,12 +109,16 @@ impl Writer<'_> {
         let written = if is_hub { format!("hf://{source}") } else { source.clone() };
         let note = if is_hub { "add @COMMIT to get the same files everywhere" } else { "relative to this file" };
         self.line(format!("source = {}  # {note}", quoted(&written)));
-        if is_hub {
+        let is_clip = flag == "vision_tower" && source.to_lowercase().contains("clip");
+        if is_hub && is_clip {
+            self.line("files = [\"*.json\", \"pytorch_model.bin\"]  # CLIP is published like this");
+        } else if is_hub {
             self.line("files = [\"*.json\", \"*.safetensors\"]  # add \"*.bin\" if there are no safetensors");
         }
-        if flag == "vision_tower" && !source.to_lowercase().contains("siglip") {
-            self.line("# imp-flow has SigLIP encoders only: this must be one.");
-            self.remarks.push(format!("{source} is no SigLIP encoder, and imp-flow has no others: choose another one"));
+        let is_known = ["siglip", "clip", "dinov2"].iter().any(|name| source.to_lowercase().contains(name));
+        if flag == "vision_tower" && !is_known {
+            self.line("# This must be a SigLIP, CLIP or DINOv2 encoder.");
+            self.remarks.push(format!("the encoder {source} must be a SigLIP, a CLIP or a DINOv2"));
         }
         self.unknown_parts(flag, &source);
     }
@@ -181,7 +195,7 @@ impl Writer<'_> {
     fn projector_keys(&mut self) {
         let kind = self.value("mm_projector_type").unwrap_or("linear").to_string();
         self.line(format!("mm_projector_type = {}", quoted(&kind)));
-        let layer = self.value("mm_vision_select_layer").and_then(|layer| layer.parse::<i64>().ok()).unwrap_or(-2);
+        let layer = self.whole("mm_vision_select_layer", -2_i64);
         self.line(format!("mm_vision_select_layer = {layer}"));
     }
 
@@ -220,6 +234,9 @@ impl Writer<'_> {
         self.simple(&flags, |meaning| matches!(meaning, Meaning::Training(_) | Meaning::Both(_)));
         let runtime = ["gradient_checkpointing", "save_steps", "save_total_limit", "logging_steps"];
         self.simple(&runtime, |meaning| matches!(meaning, Meaning::Training(_)));
+        if kind == "finetune" {
+            self.simple(&["neftune_noise_alpha"], |meaning| matches!(meaning, Meaning::Training(_)));
+        }
         if kind == "finetune" && self.is_true("lora_enable") {
             self.line("\n[stages.finetune.lora]");
             for (flag, key) in [("lora_r", "rank"), ("lora_alpha", "alpha"), ("lora_dropout", "dropout")] {
@@ -233,8 +250,8 @@ impl Writer<'_> {
 
     /// Samples per step: those of a device, times devices, times accumulated steps.
     fn batch(&mut self, devices: Option<usize>) {
-        let count = |writer: &Self, flag| writer.value(flag).and_then(|value| value.parse::<usize>().ok()).unwrap_or(1);
-        let (each, steps) = (count(self, "per_device_train_batch_size"), count(self, "gradient_accumulation_steps"));
+        let each = self.whole("per_device_train_batch_size", 1_usize);
+        let steps = self.whole("gradient_accumulation_steps", 1_usize);
         let said = devices.or_else(|| devices_of(&self.call.launcher));
         let devices = said.unwrap_or(USUAL_DEVICES);
         let guess = if said.is_none() { " (assumed: --devices N says it)" } else { "" };
@@ -262,9 +279,8 @@ impl Writer<'_> {
                 self.remarks.push(text);
             }
         }
-        if let Some(steps) =
-            self.given("max_steps").and_then(|steps| steps.parse::<usize>().ok()).filter(|steps| *steps > 0)
-        {
+        let steps = self.whole("max_steps", -1_i64);
+        if steps > 0 {
             self.line(format!("max_steps = {steps}"));
         }
     }
@@ -285,6 +301,15 @@ impl Writer<'_> {
                 self.remarks.push(format!("--{flag} {value} is no number or truth value: `{key}` has its default"));
             }
         }
+    }
+
+    /// The whole number that a flag or the program says; `otherwise` if none does, with a remark if what is said is none.
+    fn whole<T: FromStr + Display + Copy>(&mut self, flag: &str, otherwise: T) -> T {
+        let Some(value) = self.value(flag).map(ToString::to_string) else { return otherwise };
+        value.parse().unwrap_or_else(|_| {
+            self.remarks.push(format!("--{flag} {value} is no such number: {otherwise} stands in its place"));
+            otherwise
+        })
     }
 
     /// A number as TOML; a remark if it is none.
@@ -312,6 +337,9 @@ impl Writer<'_> {
                     let why = self.unused(&flag.name).unwrap_or_default();
                     nothing.push(format!("#   {text}: {why}"));
                 }
+                Some(Meaning::Training("neftune_noise_alpha")) if self.trains_projector_only() => {
+                    unknown.push(format!("#   {text}: only `finetune` has such noise"));
+                }
                 Some(Meaning::Nothing(why)) => nothing.push(format!("#   {text}: {why}")),
                 Some(_) => {}
                 None => unknown.push(format!("#   {text} (line {})", flag.line)),
@@ -321,7 +349,9 @@ impl Writer<'_> {
             unknown.push(format!("#   --{flag} True: an image is its patches here, without marks around it"));
         }
         if self.given("bits").is_some_and(|bits| bits != "16") {
-            unknown.push("#   --bits: training is not in 4 or 8 bits here".into());
+            unknown.push(
+                "#   --bits: give `model` the name of a stage that quantizes it, and adapters train on that".into(),
+            );
         }
         if !nothing.is_empty() {
             self.line(format!("\n# Flags that need no counterpart:\n{}", nothing.join("\n")));
@@ -341,8 +371,7 @@ impl Writer<'_> {
 impl Writer<'_> {
     /// Why a flag that is known says nothing in this training, if so.
     fn unused(&self, flag: &str) -> Option<&'static str> {
-        let adapts = self.is_true("lora_enable");
-        let only_projector = self.is_true("tune_mm_mlp_adapter") && !adapts;
+        let (adapts, only_projector) = (self.is_true("lora_enable"), self.trains_projector_only());
         let joins = only_projector || self.given("pretrain_mm_mlp_adapter").is_some();
         match flag {
             "vision_tower" if !joins => Some("the model has its own encoder"),
@@ -357,59 +386,4 @@ impl Writer<'_> {
             _ => None,
         }
     }
-}
-
-/// What stands for a path that the script does not name.
-fn missing(flag: &str) -> String {
-    format!("SET-THIS-{flag}")
-}
-
-/// Whether a text names a repository of Hugging Face: `owner/name`.
-fn is_repository(text: &str) -> bool {
-    let is_part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
-    text.split_once('/').is_some_and(|(owner, name)| is_part(owner) && is_part(name))
-}
-
-/// The number of GPUs that a launcher names, as deepspeed and torchrun do.
-fn devices_of(launcher: &[String]) -> Option<usize> {
-    let after = |flag: &str| {
-        let at = launcher.iter().position(|word| word == flag || word.starts_with(&format!("{flag}=")))?;
-        launcher[at].split_once('=').map(|(_, value)| value.to_string()).or_else(|| launcher.get(at + 1).cloned())
-    };
-    // `localhost:0,1@other:0`, each host with its GPUs.
-    if let Some(hosts) = after("--include") {
-        let cards = |host: &str| host.split_once(':').map_or(0, |(_, cards)| cards.split(',').count());
-        return Some(hosts.split('@').map(cards).sum()).filter(|count| *count > 0);
-    }
-    let number = |flags: &[&str]| flags.iter().find_map(|flag| after(flag)?.parse::<usize>().ok());
-    let each = number(&["--num_gpus", "--nproc_per_node", "--nproc-per-node", "--num_processes"])?;
-    Some(each.saturating_mul(number(&["--nnodes", "--num_nodes"]).unwrap_or(1)))
-}
-
-/// A number or a truth value as TOML writes it: `0.` is `0.0`.
-fn toml_value(text: &str) -> Option<String> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" => return Some("true".into()),
-        "false" => return Some("false".into()),
-        _ => {}
-    }
-    if let Ok(whole) = text.parse::<i64>() {
-        return Some(whole.to_string());
-    }
-    let number = text.parse::<f64>().ok().filter(|number| number.is_finite())?;
-    // The shortest digits that give the same number, always with a point or an exponent.
-    Some(format!("{number:?}"))
-}
-
-/// A string of TOML.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.into()).to_string()
-}
-
-/// A text of the script in a comment: it can't end the line.
-fn in_comment(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
