@@ -11,7 +11,7 @@ use imp_model::{
 use crate::{
     Job, StageError,
     contract::event::Progress,
-    data::mixture::Mixture,
+    data::{features::INPUT, mixture::Mixture},
     model_folder::{model_error, tokenizer_folder},
     training::{HeldOut, record_set},
 };
@@ -44,10 +44,17 @@ impl<'a> Calibration<'a> {
         let Some(set) = record_set(job, "calibration", &tokenizer_folder(job.input("model")?))? else {
             return Ok(None);
         };
+        // Those are of the encoder as it was: they say nothing of one in 4 bits, nor in another precision.
+        if set.sets().any(|set| set.meta().features.is_some()) {
+            return Err(StageError::failed(
+                "the records of `calibration` have the features of their images, and calibration looks at the images",
+                format!("give a preprocess stage without `{INPUT}`"),
+            ));
+        }
         if set.len() < SHARE {
             return Err(StageError::failed(
                 format!("`calibration` has {} records, and {SHARE} are the least", set.len()),
-                "give the stage that prepares the training data",
+                "give a preprocess stage with more records",
             ));
         }
         let measured = evenly(&(0..set.len()).collect::<Vec<_>>(), MEASURED.min(set.len() / SHARE));

@@ -76,6 +76,12 @@ fn a_model_is_calibrated_with_records_and_measured_on_others() {
     let config = serde_json::from_value(json!({"calibration_records": 8})).unwrap();
     assert_eq!(Quantize::check_inputs(&config, &|_| 0).unwrap_err().key, "calibration_records");
     assert!(Quantize::check_inputs(&config, &|_| 1).is_ok());
+    // Features are those of the encoder before it was quantized.
+    shop.trial("seen", &[("data", "shapes"), ("tokenizer", "phi"), ("cache_vision_features", "siglip")])
+        .run::<Preprocess>(&json!({"annotations": "instruct.json", "template": "phi2"}))
+        .done();
+    let error = shop.trial("stale", &[("model", "merge"), ("calibration", "seen")]).run::<Quantize>(&json!({})).error();
+    assert!(error.to_string().contains("have the features of their images"), "{error}");
     // Captions are of the template `plain`, and of the same tokenizer: they may be used, too. Shapes are no records.
     let error =
         shop.trial("none", &[("model", "merge"), ("calibration", "shapes")]).run::<Quantize>(&json!({})).error();
