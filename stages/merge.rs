@@ -123,7 +123,10 @@ impl Stage for Merge {
             llm.bytes = (config.dtype.encoding().block().bytes * llm.config.parameters()) as u64;
         }
         outlook.adapted = false;
-        Forecast { outlook, ..Forecast::default() }
+        let towers = outlook.joined.as_ref().zip(outlook.vision.as_ref());
+        let is_llava = config.format == Format::LlavaHf;
+        let trouble = towers.filter(|_| is_llava).and_then(|(joined, vision)| llava::unfit(joined, &vision.config));
+        Forecast { outlook, trouble, ..Forecast::default() }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

@@ -16,6 +16,7 @@ use crate::{
     Job, Stage, StageError,
     contract::{
         figure::{Better, Figure},
+        forecast::{Ahead, Forecast},
         input::Input,
         keys::{Key, Keys, keys},
         stage::ConfigIssue,
@@ -153,6 +154,18 @@ impl Stage for Quantize {
             }
             _ => Ok(()),
         }
+    }
+
+    fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
+        let trouble = ahead.input("model").and_then(|model| {
+            let (joined, llm, vision) = (model.joined.as_ref()?, model.llm.as_ref()?, model.vision.as_ref()?);
+            match config.format {
+                Format::Imp => None,
+                Format::Gguf => gguf::unfit(joined, &llm.config, &vision.config),
+                Format::Mlc => mlc::unfit(joined, &llm.config, &vision.config),
+            }
+        });
+        Forecast { trouble, ..Forecast::default() }
     }
 
     fn check_inputs(config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {

@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use crate::support::Space;
+use crate::support::{SMALL, Space};
 
 const CUT: &str = "\
 [stages.shapes]
@@ -164,4 +164,26 @@ fn a_plan_says_where_no_template_may_be_known() {
     assert!(!plan(&["--set", "stages.early.template=\"phi2\""]).contains(told));
     let unknown = space.run(&["plan", "p.toml", "--set", "stages.early.template=\"vicuna\""]);
     assert!(unknown.code == Some(2) && unknown.stderr.contains("did you mean `vicuna_v1`?"), "{}", unknown.stderr);
+}
+
+/// Before anything is trained for it.
+#[test]
+fn a_plan_says_which_format_has_no_place_for_the_model() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    let plan = |encoder: &str, more: &[&str]| {
+        let source = format!("stages.siglip.source=builtin:tiny-{encoder}");
+        space.succeed(&[&["plan", "small.toml", "--set", &source], more].concat()).stdout
+    };
+    let gguf = "a vision tower of the type clip can't be written for llama.cpp";
+    let llava = "transformers' Llava has no place for a DINOv2 as vision tower";
+    assert!(plan("clip", &["--set", "stages.quantize.format=gguf"]).contains(gguf));
+    assert!(plan("clip", &["--set", "stages.quantize.format=mlc"]).contains("the model's is a clip"));
+    assert!(plan("dinov2", &["--set", "stages.merge.format=llava-hf"]).contains(llava));
+    for fine in [
+        plan("siglip", &["--set", "stages.quantize.format=gguf"]),
+        plan("clip", &["--set", "stages.merge.format=llava-hf"]),
+    ] {
+        assert!(!fine.contains("can't be written") && !fine.contains("has no place"), "{fine}");
+    }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{ProjectorType, llava_json},
+    config::{ImpConfig, ProjectorType, VisionConfig, llava_json},
     encoding::Encoding,
     error::{ModelError, Result},
     imp::Imp,
@@ -34,6 +34,18 @@ pub struct Tokens {
     pub pad: u32,
 }
 
+/// Why transformers' Llava has no place for such a model, if so.
+pub fn unfit(joined: &ImpConfig, tower: &VisionConfig) -> Option<String> {
+    if joined.mm_projector_type != ProjectorType::Mlp(2) {
+        let kind = joined.mm_projector_type;
+        return Some(format!(
+            "transformers' Llava has a projector of two layers (mlp2x_gelu), and the model's is {kind}"
+        ));
+    }
+    let message = "transformers' Llava has no place for a DINOv2 as vision tower: choose `format = \"imp\"`";
+    tower.encoder.is_dinov2().then(|| message.into())
+}
+
 /// Writes a model in transformers' Llava layout: `config.json` and weights, in files of at most `largest` bytes.
 ///
 /// # Errors
@@ -41,16 +53,7 @@ pub struct Tokens {
 /// or `folder` can't be written.
 pub fn write(model: &Imp, tokens: &Tokens, encoding: Encoding, largest: u64, folder: &Path) -> Result<()> {
     let config = folder.join("config.json");
-    if model.config.mm_projector_type != ProjectorType::Mlp(2) {
-        let message = format!(
-            "transformers' Llava has a projector of two layers (mlp2x_gelu), and the model's is {}",
-            model.config.mm_projector_type
-        );
-        return Err(ModelError::file(&config, message));
-    }
-    let encoder = model.vision.config.encoder;
-    if encoder.is_dinov2() {
-        let message = "transformers' Llava has no place for a DINOv2 as vision tower: choose `format = \"imp\"`";
+    if let Some(message) = unfit(&model.config, &model.vision.config) {
         return Err(ModelError::file(&config, message));
     }
     let rows = rows(model, tokens);

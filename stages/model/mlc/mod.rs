@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::{
-    config::{Encoder, Family, LanguageConfig, ProjectorType, VisionConfig, merged_json},
+    config::{Encoder, Family, ImpConfig, LanguageConfig, ProjectorType, VisionConfig, merged_json},
     encoding::q4f16,
     error::{ModelError, Result},
     imp::Imp,
@@ -110,21 +110,20 @@ pub fn is_of_mlc_imp(model: &Imp) -> bool {
         && *tower == VisionConfig { num_hidden_layers: tower.num_hidden_layers, ..usual }
 }
 
-/// Refuses what MLC's models can't be, in words.
-fn check(model: &Imp) -> std::result::Result<(), String> {
-    let (language, tower) = (&model.llm.config, &model.vision.config);
-    if model.config.mm_projector_type != ProjectorType::Mlp(2) {
-        return Err(format!(
+/// Why MLC's models can't be such a model, if so.
+pub fn unfit(joined: &ImpConfig, language: &LanguageConfig, tower: &VisionConfig) -> Option<String> {
+    if joined.mm_projector_type != ProjectorType::Mlp(2) {
+        return Some(format!(
             "MLC's projector has two layers (mlp2x_gelu), and the model's is {}",
-            model.config.mm_projector_type
+            joined.mm_projector_type
         ));
     }
     if tower.encoder != Encoder::Siglip {
         let name = tower.encoder.description().whole.0;
-        return Err(format!("mlc-imp's vision tower is a SigLIP, and the model's is a {name}"));
+        return Some(format!("mlc-imp's vision tower is a SigLIP, and the model's is a {name}"));
     }
     if language.head_dim * language.num_attention_heads != language.hidden_size {
-        return Err(format!(
+        return Some(format!(
             "MLC's models have heads of the width {}, and the model's have {}",
             language.hidden_size / language.num_attention_heads,
             language.head_dim
@@ -133,23 +132,32 @@ fn check(model: &Imp) -> std::result::Result<(), String> {
     if tower.hidden_act != Activation::GeluTanh
         || (language.family == Family::Phi && language.hidden_act != Activation::GeluTanh)
     {
-        return Err(
-            "MLC's Phi and vision tower have the activation gelu_pytorch_tanh, and the model has another".into()
+        return Some(
+            "MLC's Phi and vision tower have the activation gelu_pytorch_tanh, and the model has another".into(),
         );
     }
     if tower.images != Encoder::Siglip.description().images {
-        return Err(
+        return Some(
             "mlc-imp prepares images as SigLIP's first checkpoints do, and the model's encoder has another way".into(),
         );
     }
     if let Some(scaling) = &language.rope_scaling {
-        return Err(format!("`rope_scaling` of type `{}` is not written for MLC", scaling.name()));
+        return Some(format!("`rope_scaling` of type `{}` is not written for MLC", scaling.name()));
     }
     if language.rope_theta.fract() != 0.0 {
-        return Err(format!(
+        return Some(format!(
             "MLC's base of rotary frequencies is a whole number, and the model's is {}",
             language.rope_theta
         ));
+    }
+    None
+}
+
+/// Why MLC's models can't be the model, if so.
+fn check(model: &Imp) -> std::result::Result<(), String> {
+    let language = &model.llm.config;
+    if let Some(message) = unfit(&model.config, language, &model.vision.config) {
+        return Err(message);
     }
     if language.family == Family::Phi && model.llm.merged_config().tie_word_embeddings {
         return Err("MLC's Phi has an output layer of its own, and the model's is its embedding".into());

@@ -14,7 +14,7 @@ pub use mixture::Mixture;
 pub use vocabulary::Speech;
 
 use crate::{
-    config::{Encoder, ProjectorType},
+    config::{Encoder, ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
     error::{ModelError, Result},
     imp::Imp,
     layers::Importance,
@@ -41,6 +41,23 @@ pub struct Written {
     pub replaced: usize,
 }
 
+/// Why llama.cpp has no place for such a model, if so.
+pub fn unfit(joined: &ImpConfig, language: &LanguageConfig, tower: &VisionConfig) -> Option<String> {
+    if joined.mm_projector_type != ProjectorType::Mlp(2) {
+        let kind = joined.mm_projector_type;
+        return Some(format!("llama.cpp's projector has two layers (mlp2x_gelu), and the model's is {kind}"));
+    }
+    if let Some(scaling) = &language.rope_scaling {
+        return Some(format!("`rope_scaling` of type `{}` is not written for llama.cpp", scaling.name()));
+    }
+    let name = tower.encoder.description().whole.0;
+    (tower.encoder != Encoder::Siglip).then(|| {
+        format!(
+            "a vision tower of the type {name} can't be written for llama.cpp, only a SigLIP can; `format = \"imp\"` writes any"
+        )
+    })
+}
+
 /// Writes [`MODEL`] and [`MMPROJ`] to `folder`. The language model keeps best what `importance` says that matters.
 ///
 /// # Errors
@@ -54,24 +71,9 @@ pub fn write(
     folder: &Path,
 ) -> Result<Written> {
     let (text, vision) = (folder.join(MODEL), folder.join(MMPROJ));
-    if model.config.mm_projector_type != ProjectorType::Mlp(2) {
-        let message = format!(
-            "llama.cpp's projector has two layers (mlp2x_gelu), and the model's is {}",
-            model.config.mm_projector_type
-        );
-        return Err(ModelError::file(&vision, message));
-    }
-    if let Some(scaling) = &model.llm.config.rope_scaling {
-        let message = format!("`rope_scaling` of type `{}` is not written for llama.cpp", scaling.name());
-        return Err(ModelError::file(&text, message));
-    }
-    let encoder = model.vision.config.encoder;
-    if encoder != Encoder::Siglip {
-        let name = encoder.description().whole.0;
-        let message = format!(
-            "a vision tower of the type {name} can't be written for llama.cpp, only a SigLIP can; `format = \"imp\"` writes any"
-        );
-        return Err(ModelError::file(&vision, message));
+    if let Some(message) = unfit(&model.config, &model.llm.config, &model.vision.config) {
+        let file = if model.llm.config.rope_scaling.is_some() { &text } else { &vision };
+        return Err(ModelError::file(file, message));
     }
     let family = model.llm.config.family;
     // llama.cpp looks for the family in the name, to read special tokens as Phi-3's tokenizer does.
