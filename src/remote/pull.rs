@@ -103,7 +103,12 @@ impl Remote {
     /// Fetches objects of the result of `key`, several at once.
     fn fetch(&self, store: &Store, key: Digest, needs: &[Need], meter: &Meter) -> Result<(), Trouble> {
         let place = self.place()?;
-        parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, meter))
+        let fetched = parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, meter));
+        if matches!(fetched, Err(Trouble::Result(_))) {
+            // Where one is wrong, others may be. What is sent in their place is sent once more at worst.
+            needs.iter().for_each(|need| self.health.distrust(need.digest));
+        }
+        fetched
     }
 
     fn fetch_one(
@@ -131,7 +136,6 @@ impl Remote {
             }
         }
         self.health.distrust(key);
-        self.health.distrust(need.digest);
         Err(Trouble::Result("a file of it has other content than its name says, or was cut off".into()))
     }
 

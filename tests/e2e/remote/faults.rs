@@ -69,6 +69,29 @@ fn wrong_bytes_cut_objects_and_missing_ones_are_made_here_and_replaced_there() {
     }
 }
 
+/// One file that is wrong puts the others of its result in doubt: what was made here replaces all of them.
+#[test]
+fn many_wrong_files_of_a_result_are_replaced_at_once() {
+    let lab = Lab::new();
+    for machine in ["one", "two"] {
+        (0..12).for_each(|number| drop(lab.space.write(&format!("{machine}/src/{number}"), format!("file {number}"))));
+        lab.space.write(&format!("{machine}/p.toml"), "[stages.d]\nkind = \"download\"\nsource = \"src\"\n");
+    }
+    lab.ran("one");
+    let is_file = |path: &PathBuf| fs::read(path).unwrap().starts_with(b"file ") && fs::read(path).unwrap().len() < 9;
+    let objects: Vec<PathBuf> = lab.shared("objects").into_iter().filter(is_file).collect();
+    assert_eq!(objects.len(), 12);
+    for object in objects {
+        let length = fs::read(&object).unwrap().len();
+        fs::write(object, vec![b'x'; length]).unwrap();
+    }
+    let (ran, output) = lab.ran("two");
+    assert_eq!((ran, warnings(&output).len()), (vec!["d".to_string()], 1));
+    lab.forget("two");
+    let (ran, output) = lab.ran("two");
+    assert!(ran.is_empty() && warnings(&output).is_empty(), "{:?}", warnings(&output));
+}
+
 #[test]
 fn a_receipt_that_lies_is_not_believed() {
     let lab = Lab::new();
