@@ -106,7 +106,9 @@ impl Remote {
         let fetched = parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, meter));
         if matches!(fetched, Err(Trouble::Result(_))) {
             // Where one is wrong, others may be. What is sent in their place is sent once more at worst.
-            needs.iter().for_each(|need| self.health.distrust(need.digest));
+            for need in needs {
+                self.health.distrust(need.digest);
+            }
         }
         fetched
     }

@@ -74,7 +74,9 @@ fn wrong_bytes_cut_objects_and_missing_ones_are_made_here_and_replaced_there() {
 fn many_wrong_files_of_a_result_are_replaced_at_once() {
     let lab = Lab::new();
     for machine in ["one", "two"] {
-        (0..12).for_each(|number| drop(lab.space.write(&format!("{machine}/src/{number}"), format!("file {number}"))));
+        for number in 0..12 {
+            lab.space.write(&format!("{machine}/src/{number}"), format!("file {number}"));
+        }
         lab.space.write(&format!("{machine}/p.toml"), "[stages.d]\nkind = \"download\"\nsource = \"src\"\n");
     }
     lab.ran("one");
