@@ -92,6 +92,11 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 /// The largest rank of adapters: above the width of all supported models, where adapters would have more weights than what
 /// they adapt.
 const MOST_RANK: usize = 8192;
@@ -105,6 +110,14 @@ training_config! {
         pub lora: LoraConfig = LoraConfig::default(),
         /// The projector's learning rate at its peak, if not `learning_rate`.
         pub projector_learning_rate: Option<f64> = None,
+        /// The last blocks of the vision encoder that train, counted back from the one that gives the features. 0 leaves the encoder
+        /// as it is.
+        #[serde(skip_serializing_if = "is_zero")]
+        pub vision_layers: usize = 0,
+        /// Their learning rate at its peak, needed with `vision_layers`. It is usually a fifth to a tenth of that of a language model
+        /// that trains in full.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub vision_learning_rate: Option<f64> = None,
         /// NEFTune: in training, uniform noise within this, divided by the root of (length of the sequence times width), is added
         /// to embedded tokens, not to images. 5 is usual; none if it is not given.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,6 +131,8 @@ impl Config {
             projector_learning_rate: self.projector_learning_rate,
             loraplus_lr_ratio: self.lora.loraplus_lr_ratio.unwrap_or(1.0),
             neftune_noise_alpha: self.neftune_noise_alpha.unwrap_or(0.0),
+            vision_layers: self.vision_layers,
+            vision_learning_rate: self.vision_learning_rate,
             ..self.shared_recipe()
         }
     }
@@ -153,6 +168,19 @@ impl Stage for Finetune {
     fn check(config: &Config) -> Result<(), ConfigIssue> {
         config.recipe().check()?;
         config.lora.check()?;
+        match (config.vision_layers, config.vision_learning_rate) {
+            (1.., None) => {
+                let message = "is needed with `vision_layers`: the encoder was trained for long, and learns slowly if it is not to \
+                               forget; LLaVA-OneVision has 2e-6 beside 1e-5 for the language model";
+                return Err(ConfigIssue::new("vision_learning_rate", message));
+            }
+            (0, Some(_)) => {
+                let message =
+                    "is for the vision encoder, of which nothing trains: set `vision_layers`, too, or remove it";
+                return Err(ConfigIssue::new("vision_learning_rate", message));
+            }
+            _ => {}
+        }
         let LoraConfig { rslora, dora, loraplus_lr_ratio, .. } = &config.lora;
         let ways =
             [("lora.rslora", *rslora), ("lora.dora", *dora), ("lora.loraplus_lr_ratio", loraplus_lr_ratio.is_some())];
@@ -215,6 +243,10 @@ impl Stage for Finetune {
             })?,
         }
         model.projector.unfreeze();
+        model
+            .vision
+            .unfreeze(config.vision_layers)
+            .map_err(|message| StageError::failed(format!("vision_layers: {message}"), "give at most as many"))?;
         model.move_to(&place);
         let Inputs { data, validation, .. } = &inputs;
         training::train(&mut model, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
@@ -238,7 +270,7 @@ impl Stage for Finetune {
             job,
             &model,
             Some(llm.as_path()).filter(|_| unchanged),
-            Some(vision.as_path()).filter(|_| parts),
+            Some(vision.as_path()).filter(|_| parts && config.vision_layers == 0),
             tokenizer,
         )
     }

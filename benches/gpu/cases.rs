@@ -39,6 +39,7 @@ pub(crate) fn amount(case: &str, sizes: &Sizes) -> Amount {
             vision: &sizes.vision,
             projector: ProjectorType::Mlp(2),
             trains,
+            vision_layers: 0,
             gradient_checkpointing: false,
         };
         training.operations(MicroBatch { rows, learned, images: 0 }, false)

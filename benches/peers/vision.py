@@ -1,8 +1,10 @@
 """Tiny random checkpoints of CLIP, DINOv2 (without and with registers, at another resolution than in training) and SigLIP 2, with
 what transformers makes of two images: pixel values, all hidden states, and the features that LLaVA takes.
 
-Usage: vision.py FOLDER, which is stages/model/tests/fixtures/vision in this repository. Everything is random from a seed, and no
-image is stored: the tests draw the same ones. Needs torch, transformers and Pillow as in requirements.txt.
+Usage: vision.py FOLDER [tuned], where FOLDER is stages/model/tests/fixtures/vision in this repository. Everything is random from a
+seed, and no image is stored: the tests draw the same ones. Needs torch, transformers and Pillow as in requirements.txt. With
+`tuned`, the checkpoints are left as they are, and only `tuned.safetensors` is written: two AdamW steps of the last block that LLaVA's
+features pass, on the cross entropy of those features.
 
 Pillow 13 resizes images that are taller than wide in another order than before, and gives other bytes. imp-flow does it as
 before: rows first. So this resizes each edge on its own, which is the same in every version.
@@ -15,9 +17,10 @@ import sys
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import numpy
 import torch
+import torch.nn.functional as F
 import transformers
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -130,9 +133,45 @@ def write(folder, name, make):
             text.write("\n")
 
 
+def tune(folder, make):
+    model, _, _, before = make()
+    model = type(model).from_pretrained(folder)
+    vision = getattr(model, "vision_model", model)
+    # The names in files are those of older versions. The last of 3 blocks is not used.
+    stored = {name: value for name, value in load_file(f"{folder}/model.safetensors").items() if "layers.1." in name or "layer.1." in name}
+    stored = {name: value for name, value in stored.items() if "text_model" not in name}
+    weights = list(vision.parameters())
+    trains = {name: next(weight for weight in weights if torch.equal(weight, value)) for name, value in stored.items()}
+    model.requires_grad_(False)
+    for weight in trains.values():
+        weight.requires_grad_(True)
+    norms = [weight for name, weight in trains.items() if "norm" in name or name.endswith("bias")]
+    others = [weight for name, weight in trains.items() if not ("norm" in name or name.endswith("bias"))]
+    groups = [{"params": norms, "weight_decay": 0.0}, {"params": others, "weight_decay": 0.1}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
+    values = load_file(f"{folder}/expected.safetensors")["pixel_values"]
+    found, losses = {}, []
+    for step in range(2):
+        optimizer.zero_grad()
+        features = vision(values, output_hidden_states=True).hidden_states[-2][:, before:].flatten(0, 1)
+        targets = torch.arange(len(features)) * 5 % features.shape[1]
+        loss = F.cross_entropy(features, targets)
+        loss.backward()
+        losses.append(loss.detach())
+        if step == 0:
+            found |= {f"grad.{name}": weight.grad.clone() for name, weight in trains.items()}
+        optimizer.step()
+    found |= {f"after.{name}": weight.detach().clone() for name, weight in trains.items()}
+    found["loss"] = torch.stack(losses)
+    save_file({name: value.contiguous() for name, value in found.items()}, f"{folder}/tuned.safetensors")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (2, 3) or sys.argv[2:] not in ([], ["tuned"]):
         sys.exit(__doc__)
     for make in [clip, dinov2, dinov2_with_registers, siglip2]:
-        write(f"{sys.argv[1]}/{make.__name__}", make.__name__, make)
+        folder = f"{sys.argv[1]}/{make.__name__}"
+        if len(sys.argv) == 2:
+            write(folder, make.__name__, make)
+        tune(folder, make)
     print(f"made with transformers {transformers.__version__}, torch {torch.__version__}")

@@ -45,6 +45,12 @@ pub(crate) fn check(
     precision: Precision,
 ) -> Result<(), StageError> {
     let Some(meta) = &set.meta().features else { return Ok(()) };
+    if vision.trained() > 0 {
+        return Err(StageError::failed(
+            "the records have features of the vision encoder, whose last blocks train here",
+            format!("give the preprocess stage no `{INPUT}`, or leave `vision_layers` out"),
+        ));
+    }
     let own = FeatureMeta {
         patches: vision.config.patches(),
         width: vision.config.hidden_size,

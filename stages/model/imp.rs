@@ -33,7 +33,8 @@ impl Imp {
         self.projector.move_to(place);
     }
 
-    /// Encodes images `[3, size, size]` with values in [-1, 1]. Returns features `[images * patches, vision hidden]`.
+    /// Encodes images `[3, size, size]` with values in [-1, 1]. Returns features `[images * patches, vision hidden]`, or what the
+    /// encoder's blocks that train take: see [`VisionTower::encode`].
     pub fn encode_images(&self, images: &[impl AsRef<[f32]>]) -> Mat {
         self.vision.encode(images)
     }

@@ -55,6 +55,8 @@ pub struct Training<'a> {
     pub projector: ProjectorType,
     /// What trains besides the projector.
     pub trains: Trains<'a>,
+    /// Number of the encoder's last blocks that train, too.
+    pub vision_layers: usize,
     /// Whether the backward pass recomputes the blocks' activations.
     pub gradient_checkpointing: bool,
 }
@@ -109,7 +111,7 @@ impl Training<'_> {
         let candidates = [
             (self.head_gradients(largest), saved + self.loss(largest)),
             (self.head_trained() + self.block_gradients(), saved + self.block_backward(largest)),
-            (trained, 0),
+            (trained, self.vision_saved(largest)),
         ];
         let (gradients, activations) = candidates.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
         Memory {
@@ -136,7 +138,8 @@ impl Training<'_> {
         let layers = self.projector.depth();
         let projector: usize =
             (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
-        self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector
+        let vision = self.vision_layers * self.vision.block_parameters();
+        self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector + vision
     }
 
     fn head_trained(&self) -> usize {
@@ -195,7 +198,16 @@ impl Training<'_> {
             0 => 0,
             layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
         };
-        rows * row + patches * projector
+        rows * row + patches * projector + self.vision_saved(batch)
+    }
+
+    /// Number of values that the encoder's blocks that train save: inputs and statistics of the norms, what these give, queries,
+    /// keys, values and the output of attention, the MLP before and after its activation, and branches that are scaled.
+    fn vision_saved(&self, batch: MicroBatch) -> usize {
+        let (vision, width) = (self.vision, self.vision.hidden_size);
+        let scaled = if vision.encoder.description().parts.scales.is_some() { 2 * width } else { 0 };
+        let token = 2 * (width + 2) + 2 * width + 4 * width + vision.num_attention_heads + 2 * vision.intermediate_size;
+        self.vision_layers * batch.images * vision.tokens() * (token + scaled)
     }
 
     /// Number of values that a block saves per row.

@@ -60,6 +60,7 @@ impl Imp {
     pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
         self.llm.trainable(visit);
         self.projector.trainable(visit);
+        self.vision.trainable(visit);
     }
 
     /// Takes the gradients of all trainable matrices, in the order of [`Imp::trainable`].

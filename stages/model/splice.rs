@@ -10,15 +10,16 @@ use crate::{
 };
 
 impl Imp {
-    /// Embeds the tokens of `samples` and replaces each image token by the image's projected features. `features`
-    /// `[images * patches, vision hidden]` are projected here, so that gradients reach the projector. Sequences are
-    /// truncated to the context length after the splice.
+    /// Embeds the tokens of `samples` and replaces each image token by the image's projected features. `features` are of
+    /// [`Imp::encode_images`]; the blocks of the encoder that train and the projector run here, so that gradients reach them.
+    /// Sequences are truncated to the context length after the splice.
     pub fn splice(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat) -> Spliced {
         const TEXT: usize = 0;
         const IMAGE: usize = 1;
         let patches = self.vision.config.patches();
         // An identity leaves features where they are.
-        let projected = self.projector.forward(pass, features).to(&self.llm.embedding().place()); // [images * patches, hidden]
+        let features = self.vision.finish(pass, features);
+        let projected = self.projector.forward(pass, &features).to(&self.llm.embedding().place()); // [images * patches, hidden]
         let (mut picks, mut labels, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for sample in samples {
             let start = picks.len();

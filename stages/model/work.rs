@@ -41,8 +41,10 @@ impl Training<'_> {
             }
             Trains::Adapters { .. } | Trains::Projector | Trains::All => 0.0,
         };
-        let tokens = (batch.images * (self.vision.tokens_before() + self.vision.patches())) as f64;
-        let vision = if encodes { self.vision.parameters() as f64 * tokens } else { 0.0 };
+        let tokens = (batch.images * self.vision.tokens()) as f64;
+        let trained = self.vision_layers * self.vision.block_parameters();
+        let encoded = if encodes { self.vision.parameters().saturating_sub(trained) } else { 0 };
+        let vision = (encoded + 3 * trained) as f64 * tokens;
         2.0 * (passes * (blocks + head) + recomputed + adapters + dora + vision)
     }
 }
@@ -79,7 +81,8 @@ mod tests {
     fn training(llm: &LanguageConfig, trains: Trains<'_>, gradient_checkpointing: bool, batch: MicroBatch) -> f64 {
         let vision = VisionConfig::so400m_patch14_384();
         let projector = ProjectorType::Mlp(2);
-        Training { llm, vision: &vision, projector, trains, gradient_checkpointing }.operations(batch, false)
+        Training { llm, vision: &vision, projector, trains, vision_layers: 0, gradient_checkpointing }
+            .operations(batch, false)
     }
 
     /// Exact: all counts here are integers below 2^53.
@@ -140,6 +143,7 @@ mod tests {
             vision: &vision,
             projector: ProjectorType::Mlp(2),
             trains: Trains::Projector,
+            vision_layers: 0,
             gradient_checkpointing: false,
         };
         let batch = MicroBatch { rows: 1000, learned: 200, images: 3 };

@@ -49,8 +49,14 @@ fn taken(
     let (llm, vision, joined) = (model.llm.as_ref()?, model.vision.as_ref()?, model.joined.as_ref()?);
     let sizes = Sizes { patches: vision.config.patches(), max_length: joined.tokenizer_model_max_length };
     let projector = joined.mm_projector_type;
-    let training =
-        Training { llm: &llm.config, vision: &vision.config, projector, trains, gradient_checkpointing: false };
+    let training = Training {
+        llm: &llm.config,
+        vision: &vision.config,
+        projector,
+        trains,
+        vision_layers: recipe.vision_layers,
+        gradient_checkpointing: false,
+    };
     let longest = match known {
         Some(_) => 0,
         None => ahead.inputs("data").map(longest).collect::<Option<Vec<_>>>()?.into_iter().max()?,

@@ -13,6 +13,8 @@ pub(crate) const FOREIGN_KEYS: &[(&str, &str)] = &[
     ),
     ("lr", "`learning_rate`"),
     ("mm_projector_lr", "`projector_learning_rate`"),
+    ("mm_vision_tower_lr", "`vision_learning_rate`, with `vision_layers`"),
+    ("unfreeze_mm_vision_tower", "`vision_layers`, the number of its last blocks that train"),
     ("lr_scheduler_type", "`lr_scheduler`"),
     ("model_max_length", "`max_length`"),
     ("max_seq_length", "`max_length`"),

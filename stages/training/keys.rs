@@ -83,6 +83,8 @@ macro_rules! training_config {
                     projector_learning_rate: None,
                     loraplus_lr_ratio: 1.0,
                     neftune_noise_alpha: 0.0,
+                    vision_layers: 0,
+                    vision_learning_rate: None,
                 }
             }
         }
@@ -105,6 +107,10 @@ macro_rules! recipe {
             pub(crate) loraplus_lr_ratio: f64,
             /// The strength of NEFTune's noise on embedded tokens; 0 for none.
             pub(crate) neftune_noise_alpha: f64,
+            /// Number of the vision encoder's last blocks that train.
+            pub(crate) vision_layers: usize,
+            /// Their peak learning rate.
+            pub(crate) vision_learning_rate: Option<f64>,
         }
     };
 }

@@ -109,6 +109,7 @@ mod tests {
             vision: &vision,
             projector: ProjectorType::Mlp(2),
             trains: Trains::Adapters { rank: 256, dropout: true, dora: false, targets: &[] },
+            vision_layers: 0,
             gradient_checkpointing: false,
         };
         let card = Card { total: gigabytes * GB, frozen: 6 * GB, precision: Precision::Bf16 };

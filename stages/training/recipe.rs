@@ -23,7 +23,14 @@ impl Recipe {
         let factor = self.lr_scheduler.factor(index, self.warmup(total), total);
         let language = self.learning_rate * factor;
         let projector = self.projector_learning_rate.map_or(language, |rate| rate * factor);
-        Rates { language, lora_b: language * self.loraplus_lr_ratio, projector, weight_decay: self.weight_decay }
+        let vision = self.vision_learning_rate.map_or(language, |rate| rate * factor);
+        Rates {
+            language,
+            lora_b: language * self.loraplus_lr_ratio,
+            projector,
+            vision,
+            weight_decay: self.weight_decay,
+        }
     }
 
     /// Checks ranges, and keys that need each other.
@@ -35,6 +42,7 @@ impl Recipe {
             ("adam_epsilon", self.adam_epsilon),
             ("max_grad_norm", self.max_grad_norm),
             ("neftune_noise_alpha", self.neftune_noise_alpha),
+            ("vision_learning_rate", self.vision_learning_rate.unwrap_or(0.0)),
         ];
         for (key, value) in not_negative {
             if !(value.is_finite() && value >= 0.0) {
@@ -88,6 +96,7 @@ pub(super) struct Rates {
     /// That of the matrices B of adapters and of DoRA's magnitudes.
     lora_b: f64,
     projector: f64,
+    vision: f64,
     weight_decay: f64,
 }
 
@@ -97,6 +106,7 @@ impl Rates {
         Rate {
             learning_rate: match parameter.tower {
                 Tower::Projector => self.projector,
+                Tower::Vision => self.vision,
                 Tower::Language => match parameter.role {
                     Role::LoraB | Role::Magnitude => self.lora_b,
                     Role::Matrix | Role::Bias | Role::Norm => self.language,

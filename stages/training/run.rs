@@ -122,7 +122,8 @@ fn cut(
     let (llm, vision, batch) = (&model.llm.config, &model.vision.config, recipe.global_batch_size);
     let Some(device) = model.vision.place().device else { return Cut::on_cpu(job.runtime(), llm, batch) };
     let projector = model.config.mm_projector_type;
-    let training = Training { llm, vision, projector, trains, gradient_checkpointing: false };
+    let vision_layers = recipe.vision_layers;
+    let training = Training { llm, vision, projector, trains, vision_layers, gradient_checkpointing: false };
     let images = [Some(data), validation].into_iter().flatten().map(Mixture::images);
     let kept: u64 = images.map(|images| device_bytes(vision, images, recipe.precision)).sum();
     // What trains is on the device already, and is counted by the step.

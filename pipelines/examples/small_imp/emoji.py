@@ -18,6 +18,8 @@ CATEGORIES = {
     "Flags": "flag",
 }
 UNSEEN, TONES = 150, 150
+# Of three, in a conversation about an emoji.
+QUESTIONS = 2
 NAME = "What does this emoji show?"
 KIND = "Which category is this emoji in?"
 
@@ -27,7 +29,7 @@ def is_it(category):
 
 
 def pairs(name, category, dice):
-    """Three questions and answers, in a random order."""
+    """All three questions and answers, in a random order."""
     asked = category if dice.random() < 0.5 else dice.choice([other for other in CATEGORIES.values() if other != category])
     all_of = [(NAME, name), (KIND, category), (is_it(asked), "yes" if asked == category else "no")]
     return dice.sample(all_of, len(all_of))
@@ -50,7 +52,7 @@ def write(archive, folder):
         if image in hidden:
             continue
         for image in [image, *tones[:1]]:
-            train.append(record(image, image, pairs(name, category, dice)))
+            train.append(record(image, image, pairs(name, category, dice)[:QUESTIONS]))
             captions.append(caption(image, image, f"{name}, {category}."))
             images.append(image)
     for name, category, image, _ in unseen:

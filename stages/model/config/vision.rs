@@ -112,8 +112,17 @@ impl VisionConfig {
         let norms = 1 + usize::from(description.first_norm.is_some());
         let vectors =
             usize::from(description.embeddings.patch_bias) + self.tokens_before() + class + self.patches() + 2 * norms;
-        let block: usize = self.layer_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        width * (3 * patch * patch + vectors) + self.num_hidden_layers * block
+        width * (3 * patch * patch + vectors) + self.num_hidden_layers * self.block_parameters()
+    }
+
+    /// Number of parameters of a block.
+    pub(crate) fn block_parameters(&self) -> usize {
+        self.layer_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Class token, registers and patches of an image.
+    pub(crate) fn tokens(&self) -> usize {
+        self.tokens_before() + self.patches()
     }
 
     /// Outputs and inputs of a block's linear layers, in the order of [`crate::encoder::Parts::linears`].

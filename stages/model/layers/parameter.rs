@@ -47,4 +47,6 @@ pub enum Tower {
     Language,
     /// The projector, which may have a separate learning rate.
     Projector,
+    /// The vision encoder's last blocks, which have one.
+    Vision,
 }

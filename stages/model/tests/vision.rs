@@ -7,10 +7,15 @@ mod support;
 use std::path::Path;
 
 use imp_model::{
-    Imp,
+    Imp, Precision,
     config::{ConfigFile, Encoder, Filter, Fit, ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
     encoding::Encoding,
-    init, load_vision, save,
+    init,
+    layers::{Parameter, Pass},
+    load_vision,
+    optim::{Optimizer, Rate},
+    save,
+    tensor::{AdamW, cross_entropy},
     vision::VisionTower,
     weights::{TensorFiles, write_tensors},
 };
@@ -116,6 +121,64 @@ fn encoders_without_a_text_encoder_have_names_with_and_without_prefix() {
 /// An Imp of the fixtures' Phi with this encoder.
 fn imp(name: &str) -> Imp {
     Imp::assemble(&PHI.path("base_llm"), &folder(name), select(-2), 3).unwrap()
+}
+
+/// Two steps of the last block that the features pass, on the cross entropy of the features themselves. Tolerances of bf16 are
+/// those of `places.rs`.
+#[test]
+fn last_blocks_step_as_in_transformers() {
+    for (place_name, place) in support::places() {
+        for (name, _) in NAMES {
+            let (mut imp, exact) = (imp(name), place.precision == Precision::F32);
+            let tuned = Fixture::open(&format!("vision/{name}/tuned.safetensors"));
+            imp.vision.unfreeze(1).unwrap();
+            imp.move_to(&place);
+            let encoded = imp.encode_images(&expected(name).images("pixel_values"));
+            let mut optimizer = Optimizer::new(&mut imp, AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }, 0.0);
+            for (step, theirs) in tuned.f32("loss").iter().enumerate() {
+                let pass = Pass::training(0, 0);
+                let features = imp.vision.finish(&pass, &encoded);
+                let (rows, classes) = (features.rows(), features.cols());
+                let targets = (0..rows).map(|row| (row * 5 % classes) as u32).collect();
+                let loss = cross_entropy(&pass.graph, &features, targets, rows);
+                let tolerance = if exact { 1e-5 } else { 0.01 } * theirs;
+                assert_close(&format!("{name} on {place_name}: loss {step}"), &[loss.item()], &[*theirs], tolerance);
+                let gradients = imp.gradients(&mut pass.graph.backward(&loss));
+                if step == 0 {
+                    check(&mut imp, &tuned, exact, &gradients);
+                }
+                optimizer.update(&mut imp, &gradients, |parameter| Rate {
+                    learning_rate: 1e-2,
+                    weight_decay: if parameter.decays() { 0.1 } else { 0.0 },
+                });
+            }
+            let mut trained = 0;
+            imp.trainable(&mut |Parameter { name, .. }, mat| {
+                trained += mat.count();
+                // Adam's first steps are as large as the rate, whatever the gradient is, and turn with its sign.
+                let tolerance = if exact && !is_bias_of_keys(&name) { 1e-4 } else { 4.1e-2 };
+                assert_close(&name, &mat.to_host(), &tuned.f32(&format!("after.{name}")), tolerance);
+            });
+            assert!(trained > 0 && imp.vision.unfreeze(3).is_err(), "the third of 3 blocks is not used");
+        }
+    }
+}
+
+/// It adds the same to the scores of all keys, which softmax takes out: its gradient is nothing but rounding.
+fn is_bias_of_keys(name: &str) -> bool {
+    name.ends_with("k_proj.bias") || name.ends_with("key.bias")
+}
+
+fn check(imp: &mut Imp, tuned: &Fixture, exact: bool, gradients: &[imp_model::tensor::Mat]) {
+    let mut gradients = gradients.iter();
+    imp.trainable(&mut |Parameter { name, .. }, _| {
+        let reference = tuned.f32(&format!("grad.{name}"));
+        let largest = reference.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let share = if exact { 1e-4 } else { 0.13 } * largest;
+        let tolerance = if is_bias_of_keys(&name) { 1e-2 } else { share };
+        assert_close(&name, &gradients.next().unwrap().to_host(), &reference, tolerance);
+    });
+    assert!(gradients.next().is_none(), "more gradients than trainable matrices");
 }
 
 #[test]
@@ -274,6 +337,7 @@ fn forecasts_count_the_class_token_in_the_encoder_only() {
         vision: &clip,
         projector: ProjectorType::Mlp(2),
         trains: Trains::Projector,
+        vision_layers: 0,
         gradient_checkpointing: false,
     };
     let batch = MicroBatch { rows: 1000, learned: 200, images: 2 };

@@ -1,5 +1,6 @@
 //! Vision encoders.
 
+mod block;
 mod positions;
 mod tower;
 

@@ -1,13 +1,16 @@
 //! A vision encoder as used by Imp: the features are the patches of one of the hidden states, without final norm and pooling.
-//! Always frozen. What tells SigLIP, CLIP and `DINOv2` apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
+//! Its last blocks may train. What tells SigLIP, CLIP and `DINOv2` apart is in `encoder.rs`. References: transformers' `modeling_siglip.py`,
 //! `modeling_clip.py`, `modeling_dinov2.py` and `modeling_dinov2_with_registers.py`.
 
-use super::positions::{Positions, axes_of};
+use super::{
+    block::Block,
+    positions::{Positions, axes_of},
+};
 use crate::{
     config::VisionConfig,
     error::{ModelError, Result},
-    layers::{Linear, Norm, Pass},
-    tensor::{self, Graph, Mask, Mat, Place, Segments, Weight},
+    layers::{Norm, Parameter, Pass},
+    tensor::{self, Graph, Mat, Place, Segments, Weight},
     weights::{NamedTensor, TensorFiles},
 };
 
@@ -27,27 +30,8 @@ pub struct VisionTower {
     positions: Positions,
     first_norm: Option<Norm>,
     blocks: Vec<Block>,
-}
-
-struct Block {
-    norm1: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    /// Factors of the output of attention, `[1, hidden]`.
-    scale1: Option<Scale>,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
-    /// Factors of the output of the MLP, `[1, hidden]`.
-    scale2: Option<Scale>,
-}
-
-/// The factors of a branch, with their name in files.
-struct Scale {
-    name: String,
-    factors: Mat,
+    /// Number of the last blocks that train.
+    trained: usize,
 }
 
 impl VisionTower {
@@ -90,6 +74,7 @@ impl VisionTower {
             positions: Positions::load(from, &name(names.position), &config)?,
             first_norm: first_norm.transpose()?,
             blocks,
+            trained: 0,
             prefix: prefix.into(),
             config,
         })
@@ -126,19 +111,65 @@ impl VisionTower {
         Ok(())
     }
 
-    /// Encodes images `[3, size, size]` of pixel values. Returns features `[images * patches, hidden]`.
+    /// Makes the last `count` blocks trainable, in f32.
+    ///
+    /// # Errors
+    /// In words, if the features pass fewer blocks.
+    pub fn unfreeze(&mut self, count: usize) -> std::result::Result<(), String> {
+        let used = self.blocks.len();
+        let Some(first) = used.checked_sub(count) else {
+            return Err(format!("the features pass {used} blocks of the vision encoder, not {count}"));
+        };
+        self.blocks[first..].iter_mut().for_each(Block::unfreeze);
+        self.trained = count;
+        Ok(())
+    }
+
+    /// Visits every trainable matrix with its name and role, in a fixed order.
+    pub fn trainable(&mut self, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
+        self.blocks.iter_mut().for_each(|block| block.trainable(visit));
+    }
+
+    /// Encodes images `[3, size, size]` of pixel values. Returns features `[images * patches, hidden]`; where blocks train, what
+    /// these take, `[images * tokens, hidden]`, which [`VisionTower::finish`] makes into features.
     pub fn encode(&self, images: &[impl AsRef<[f32]>]) -> Mat {
-        let embedded = self.embed(images);
-        let all = self.run(embedded, |_| {});
+        let frozen = &self.blocks[..self.blocks.len() - self.trained];
+        let encoded = self.run(&Pass::inference(), frozen, self.embed(images), |_| {});
+        if self.trained > 0 { encoded } else { self.patches(&Graph::inference(), encoded) }
+    }
+
+    /// Completes what [`VisionTower::encode`] has begun. Returns features `[images * patches, hidden]`.
+    pub fn finish(&self, pass: &Pass, encoded: &Mat) -> Mat {
+        if self.trained == 0 {
+            return encoded.clone();
+        }
+        let trained = &self.blocks[self.blocks.len() - self.trained..];
+        let encoded = self.run(pass, trained, encoded.clone(), |_| {});
+        self.patches(&pass.graph, encoded)
+    }
+
+    /// Rows of [`VisionTower::encode`] for each image.
+    pub fn encoded_rows(&self) -> usize {
+        let before = if self.trained > 0 { self.config.tokens_before() } else { 0 };
+        before + self.config.patches()
+    }
+
+    /// Number of the last blocks that train.
+    pub fn trained(&self) -> usize {
+        self.trained
+    }
+
+    /// The patches among all tokens of images.
+    fn patches(&self, g: &Graph, all: Mat) -> Mat {
         let (before, patches) = (self.config.tokens_before(), self.config.patches());
         if before == 0 {
             return all;
         }
-        let rows = (0..images.len()).flat_map(|image| {
+        let rows = (0..all.rows() / (before + patches)).flat_map(|image| {
             let first = image * (before + patches) + before;
             first..first + patches
         });
-        tensor::pick_rows(&Graph::inference(), &all, rows)
+        tensor::pick_rows(g, &all, rows)
     }
 
     /// Returns all hidden states `[images * tokens, hidden]`: the embedded images and the output of each used block. The patches of
@@ -146,15 +177,15 @@ impl VisionTower {
     pub fn hidden_states(&self, images: &[impl AsRef<[f32]>]) -> Vec<Mat> {
         let embedded = self.embed(images);
         let mut all = vec![embedded.clone()];
-        self.run(embedded, |x| all.push(x.clone()));
+        self.run(&Pass::inference(), &self.blocks, embedded, |x| all.push(x.clone()));
         all
     }
 
-    fn run(&self, embedded: Mat, mut after: impl FnMut(&Mat)) -> Mat {
-        let (pass, tokens) = (Pass::inference(), self.config.tokens_before() + self.config.patches());
-        let segments = Segments::new(std::iter::repeat_n(tokens, embedded.rows() / tokens));
-        self.blocks.iter().fold(embedded, |x, block| {
-            let x = block.forward(&pass, &self.config, &x, &segments);
+    fn run(&self, pass: &Pass, blocks: &[Block], x: Mat, mut after: impl FnMut(&Mat)) -> Mat {
+        let tokens = self.config.tokens_before() + self.config.patches();
+        let segments = Segments::new(std::iter::repeat_n(tokens, x.rows() / tokens));
+        blocks.iter().fold(x, |x, block| {
+            let x = block.forward(pass, &self.config, &x, &segments);
             after(&x);
             x
         })
@@ -241,76 +272,4 @@ impl VisionTower {
 fn used_layers(layers: usize, select: i64) -> Option<usize> {
     let state = if select < 0 { layers as i64 + 1 + select } else { select };
     usize::try_from(state).ok().filter(|state| *state <= layers)
-}
-
-impl Block {
-    fn load(from: &TensorFiles, name: &str, config: &VisionConfig) -> Result<Self> {
-        let (width, parts, shapes) = (config.hidden_size, &config.encoder.description().parts, config.linear_shapes());
-        let linear = |index: usize| {
-            let (outputs, inputs) = shapes[index];
-            Linear::load(from, &format!("{name}.{}", parts.linears[index]), outputs, inputs, true)
-        };
-        let norm =
-            |index: usize| Norm::layer(from, &format!("{name}.{}", parts.norms[index]), width, config.layer_norm_eps);
-        let scale = |index: usize| {
-            let scale = parts.scales.map(|names| {
-                let name = format!("{name}.{}", names[index]);
-                from.vector(&name, width).map(|factors| Scale { name, factors })
-            });
-            scale.transpose()
-        };
-        Ok(Self {
-            norm1: norm(0)?,
-            q: linear(0)?,
-            k: linear(1)?,
-            v: linear(2)?,
-            out: linear(3)?,
-            scale1: scale(0)?,
-            norm2: norm(1)?,
-            fc1: linear(4)?,
-            fc2: linear(5)?,
-            scale2: scale(1)?,
-        })
-    }
-
-    fn move_to(&mut self, place: &Place) {
-        let Self { norm1, q, k, v, out, scale1, norm2, fc1, fc2, scale2 } = self;
-        for norm in [norm1, norm2] {
-            norm.move_to(place);
-        }
-        for linear in [q, k, v, out, fc1, fc2] {
-            linear.move_to(place);
-        }
-        for scale in [scale1, scale2].into_iter().flatten() {
-            scale.factors = scale.factors.to(place);
-        }
-    }
-
-    fn tensors<'a>(&'a self, all: &mut Vec<NamedTensor<'a>>) {
-        for norm in [&self.norm1, &self.norm2] {
-            norm.tensors(all);
-        }
-        for linear in [&self.q, &self.k, &self.v, &self.out, &self.fc1, &self.fc2] {
-            linear.tensors(all);
-        }
-        for scale in [&self.scale1, &self.scale2].into_iter().flatten() {
-            all.push(NamedTensor::flat(scale.name.clone(), &scale.factors));
-        }
-    }
-
-    /// Pre-norm block: `x += scale1 * attention(norm1(x))`, then `x += scale2 * mlp(norm2(x))`.
-    fn forward(&self, pass: &Pass, config: &VisionConfig, x: &Mat, segments: &Segments) -> Mat {
-        let g = &pass.graph;
-        let scaled = |branch: Mat, scale: &Option<Scale>| match scale {
-            Some(scale) => tensor::scale_columns(g, &branch, &scale.factors),
-            None => branch,
-        };
-        let n = self.norm1.forward(pass, x);
-        let (q, k, v) = (self.q.forward(pass, &n), self.k.forward(pass, &n), self.v.forward(pass, &n));
-        let attended = tensor::attention(g, &q, &k, &v, config.num_attention_heads, segments, Mask::Full);
-        let x = tensor::add(g, scaled(self.out.forward(pass, &attended), &self.scale1), x);
-        let n = self.norm2.forward(pass, &x);
-        let inner = tensor::activation(g, &self.fc1.forward(pass, &n), config.hidden_act);
-        tensor::add(g, scaled(self.fc2.forward(pass, &inner), &self.scale2), &x)
-    }
 }

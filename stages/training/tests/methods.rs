@@ -86,6 +86,52 @@ fn adapters_train_on_a_model_in_4_bits() {
     }
 }
 
+/// The tensors of the encoder in a training stage's result.
+fn encoder(out: &Path) -> Vec<u8> {
+    fs::read(out.join("vision/model.safetensors")).unwrap()
+}
+
+#[test]
+fn last_blocks_of_the_encoder_train_and_go_on_where_they_were() {
+    let shop = Workshop::pretrained();
+    let mut config = lora();
+    (config["vision_layers"], config["vision_learning_rate"]) = (json!(1), json!(1e-3));
+    let once = shop.finetune("once").run::<Finetune>(&config).done();
+    let often = interrupted::<Finetune>(&config, &[1, 2, 1], || shop.finetune("often")).done();
+    assert_eq!(tree(&once), tree(&often));
+    let data = shop.path("instructions/out");
+    let adapted = logits(&once, &data);
+    let merged = shop.trial("merge", &[("model", "once")]).run::<Merge>(&json!({"dtype": "f32"})).done();
+    let largest = adapted.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+    assert!(farthest(&logits(&merged, &data), &adapted) < 1e-5 * largest);
+
+    // At a rate of 0 the same tensors are written, with the values that they had. Gradients that are clipped would be so by the
+    // norm of all.
+    (config["vision_learning_rate"], config["max_grad_norm"]) = (json!(0), json!(0));
+    let still = shop.finetune("still").run::<Finetune>(&config).done();
+    assert_ne!(encoder(&still), encoder(&once));
+    config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("vision"));
+    let frozen = shop.finetune("frozen").run::<Finetune>(&config).done();
+    assert_eq!(encoder(&frozen), encoder(&shop.path("pretrain/out")), "linked");
+    assert!(logits(&still, &data) == logits(&frozen, &data), "the same bits");
+}
+
+#[test]
+fn blocks_that_are_not_there_or_whose_output_is_kept_do_not_train() {
+    let shop = Workshop::pretrained();
+    let mut config = lora();
+    (config["vision_layers"], config["vision_learning_rate"]) = (json!(2), json!(1e-3));
+    let error = shop.finetune("deep").run::<Finetune>(&config).error().to_string();
+    assert!(error.contains("vision_layers: the features pass 1 blocks of the vision encoder, not 2"), "{error}");
+    config["vision_layers"] = json!(1);
+    let inputs = [("data", "shapes"), ("tokenizer", "phi"), ("cache_vision_features", "siglip")];
+    let records = json!({"annotations": "instruct.json", "template": "phi2"});
+    shop.trial("seen", &inputs).run::<Preprocess>(&records).done();
+    let trial = shop.trial("kept", &[("model", "pretrain"), ("data", "seen")]);
+    let error = trial.run::<Finetune>(&config).error().to_string();
+    assert!(error.contains("have features of the vision encoder, whose last blocks train here"), "{error}");
+}
+
 #[test]
 fn values_that_mean_nothing_are_named() {
     let check = |change: Value| {
@@ -100,6 +146,12 @@ fn values_that_mean_nothing_are_named() {
     assert_eq!(check(zero), "lora.loraplus_lr_ratio: must be greater than 0, and is 0");
     let below = json!({"neftune_noise_alpha": -1});
     assert_eq!(check(below), "neftune_noise_alpha: must not be negative, and is -1");
+    let no_rate = json!({"vision_layers": 1});
+    assert!(check(no_rate).starts_with("vision_learning_rate: is needed with `vision_layers`"));
+    let no_layers = json!({"vision_learning_rate": 1e-6});
+    assert!(check(no_layers).starts_with("vision_learning_rate: is for the vision encoder, of which nothing trains"));
+    let below = json!({"vision_layers": 1, "vision_learning_rate": -1});
+    assert_eq!(check(below), "vision_learning_rate: must not be negative, and is -1");
     let unused = json!({"mode": "full", "lora": {"dora": true}});
     assert_eq!(check(unused), "lora.dora: is for adapters, and `mode = \"full\"` trains none: remove it");
 }

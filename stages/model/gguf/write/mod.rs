@@ -53,7 +53,8 @@ pub fn unfit(joined: &ImpConfig, language: &LanguageConfig, tower: &VisionConfig
     let name = tower.encoder.description().whole.0;
     (tower.encoder != Encoder::Siglip).then(|| {
         format!(
-            "a vision tower of the type {name} can't be written for llama.cpp, only a SigLIP can; `format = \"imp\"` writes any"
+            "a vision tower of the type {name} can't be written for llama.cpp, which takes the class token for a patch (its issue \
+             25814), only a SigLIP can; `format = \"imp\"` writes any"
         )
     })
 }
