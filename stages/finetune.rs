@@ -1,7 +1,9 @@
 //! The kind `finetune`, stage 2 of LLaVA-1.5's recipe with Imp's changes: the projector and the language model are trained,
 //! the latter either through LoRA adapters on every linear layer or in full. Independent of the training loop.
 
-use imp_model::{Imp, Precision, layers::LoraSettings, memory::Trains, peft, schedule::Schedule};
+use imp_model::{
+    Imp, Precision, layers::LoraSettings, memory::Trains, peft, schedule::Schedule, vision::check_trained,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -114,8 +116,8 @@ training_config! {
         /// as it is.
         #[serde(skip_serializing_if = "is_zero")]
         pub vision_layers: usize = 0,
-        /// Their learning rate at its peak, needed with `vision_layers`. It is usually a fifth to a tenth of that of a language model
-        /// that trains in full.
+        /// Their learning rate at its peak, needed with `vision_layers`. LLaVA-OneVision's is a fifth of the language model's, which
+        /// trains in full.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub vision_learning_rate: Option<f64> = None,
         /// NEFTune: in training, uniform noise within this, divided by the root of (length of the sequence times width), is added
@@ -214,7 +216,11 @@ impl Stage for Finetune {
             llm.bytes = 4 * llm.config.parameters() as u64;
         }
         outlook.adapted = config.mode == Mode::Lora;
-        Forecast { outlook, ..training }
+        let layers = outlook.vision.as_ref().zip(outlook.joined.as_ref());
+        let used = layers.and_then(|(vision, joined)| vision.config.used_layers(joined.mm_vision_select_layer));
+        let trouble = used.and_then(|used| check_trained(used, config.vision_layers).err());
+        let trouble = trouble.map(|message| format!("vision_layers: {message}"));
+        Forecast { outlook, trouble, ..training }
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {

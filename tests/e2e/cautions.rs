@@ -168,7 +168,7 @@ fn a_plan_says_where_no_template_may_be_known() {
 
 /// Before anything is trained for it.
 #[test]
-fn a_plan_says_which_format_has_no_place_for_the_model() {
+fn a_plan_says_what_the_model_has_no_place_for() {
     let space = Space::new();
     space.write("small.toml", SMALL);
     let plan = |encoder: &str, more: &[&str]| {
@@ -180,10 +180,18 @@ fn a_plan_says_which_format_has_no_place_for_the_model() {
     assert!(plan("clip", &["--set", "stages.quantize.format=gguf"]).contains(gguf));
     assert!(plan("clip", &["--set", "stages.quantize.format=mlc"]).contains("the model's is a clip"));
     assert!(plan("dinov2", &["--set", "stages.merge.format=llava-hf"]).contains(llava));
+    let layers = |count: &str| {
+        let keys =
+            [format!("stages.finetune.vision_layers={count}"), "stages.finetune.vision_learning_rate=1e-6".into()];
+        plan("siglip", &["--set", &keys[0], "--set", &keys[1]])
+    };
+    let deep = "vision_layers: the features pass";
+    assert!(layers("99").contains(deep));
     for fine in [
+        layers("1"),
         plan("siglip", &["--set", "stages.quantize.format=gguf"]),
         plan("clip", &["--set", "stages.merge.format=llava-hf"]),
     ] {
-        assert!(!fine.contains("can't be written") && !fine.contains("has no place"), "{fine}");
+        assert!(!fine.contains("can't be written") && !fine.contains("has no place") && !fine.contains(deep), "{fine}");
     }
 }

@@ -115,6 +115,13 @@ impl VisionConfig {
         width * (3 * patch * patch + vectors) + self.num_hidden_layers * self.block_parameters()
     }
 
+    /// Number of blocks that compute hidden state `select`, counted from the end if it is negative; `None` if it does not exist.
+    pub fn used_layers(&self, select: i64) -> Option<usize> {
+        let layers = self.num_hidden_layers;
+        let state = if select < 0 { layers as i64 + 1 + select } else { select };
+        usize::try_from(state).ok().filter(|state| *state <= layers)
+    }
+
     /// Number of parameters of a block.
     pub(crate) fn block_parameters(&self) -> usize {
         self.layer_shapes().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()

@@ -4,4 +4,4 @@ mod block;
 mod positions;
 mod tower;
 
-pub use tower::VisionTower;
+pub use tower::{VisionTower, check_trained};

@@ -42,7 +42,7 @@ impl VisionTower {
     /// # Errors
     /// If there is no such hidden state, or a tensor is missing or has the wrong shape or type.
     pub fn load(from: &TensorFiles, prefix: &str, config: VisionConfig, select_layer: i64) -> Result<Self> {
-        let used = used_layers(config.num_hidden_layers, select_layer).ok_or_else(|| {
+        let used = config.used_layers(select_layer).ok_or_else(|| {
             let message = format!(
                 "mm_vision_select_layer {select_layer} is not a hidden state of an encoder with {} layers",
                 config.num_hidden_layers
@@ -116,10 +116,8 @@ impl VisionTower {
     /// # Errors
     /// In words, if the features pass fewer blocks.
     pub fn unfreeze(&mut self, count: usize) -> std::result::Result<(), String> {
-        let used = self.blocks.len();
-        let Some(first) = used.checked_sub(count) else {
-            return Err(format!("the features pass {used} blocks of the vision encoder, not {count}"));
-        };
+        check_trained(self.blocks.len(), count)?;
+        let first = self.blocks.len() - count;
         self.blocks[first..].iter_mut().for_each(Block::unfreeze);
         self.trained = count;
         Ok(())
@@ -268,8 +266,14 @@ impl VisionTower {
     }
 }
 
-/// Number of blocks that compute hidden state `select`; `None` if it does not exist.
-fn used_layers(layers: usize, select: i64) -> Option<usize> {
-    let state = if select < 0 { layers as i64 + 1 + select } else { select };
-    usize::try_from(state).ok().filter(|state| *state <= layers)
+/// Whether the last `count` of the `used` blocks that features pass can train.
+///
+/// # Errors
+/// In words, if there are fewer.
+pub fn check_trained(used: usize, count: usize) -> std::result::Result<(), String> {
+    if count <= used {
+        Ok(())
+    } else {
+        Err(format!("the features pass {used} blocks of the vision encoder, not {count}"))
+    }
 }
