@@ -20,7 +20,7 @@ deepspeed --include localhost:0,1,2 --master_port 29600 llava/train/train_mem.py
     --num_train_epochs 2 --per_device_train_batch_size 4 --gradient_accumulation_steps 8 \
     --learning_rate 1e-4 --weight_decay 0. --warmup_ratio 0.05 --lr_scheduler_type "cosine" \
     --logging_steps 5 --model_max_length 1024 --gradient_checkpointing True \
-    --neftune_noise_alpha 5 --mm_patch_merge_type flat --report_to `touch WAS-RUN`
+    --neftune_noise_alpha 5 --mm_patch_merge_type flat --mm_vision_tower_lr 2e-6 --report_to `touch WAS-RUN`
 "#;
 
 #[test]
@@ -77,6 +77,7 @@ fn a_script_becomes_a_pipeline_that_can_be_planned() {
         "dropout = 0.05  # the program's default",
         "neftune_noise_alpha = 5",
         "#   --mm_patch_merge_type flat (line 18)",
+        "#   --mm_vision_tower_lr 2e-6: `vision_learning_rate`, where `vision_layers` says how many blocks train",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
@@ -84,7 +85,7 @@ fn a_script_becomes_a_pipeline_that_can_be_planned() {
         text.contains("#   --deepspeed ./zero3.json: ") && text.contains("--fp16: there is no fp16 here"),
         "{text}"
     );
-    assert!(output.stderr.contains("1 flag has no counterpart"), "{}", output.stderr);
+    assert!(output.stderr.contains("2 flags have no counterpart"), "{}", output.stderr);
 
     // Its keys and stages are read; only what it names is not there.
     let planned = space.run(&["plan", "p.toml"]);

@@ -12,9 +12,11 @@ pub(super) enum Meaning {
     Known,
     /// Nothing has to be said for it here. Why.
     Nothing(&'static str),
+    /// What one has to decide in its place.
+    Yours(&'static str),
 }
 
-use Meaning::{Both, Known, Nothing, Training};
+use Meaning::{Both, Known, Nothing, Training, Yours};
 
 const MEMORY: &str = "the memory is planned by imp-flow; `runtime.micro_batch_size` limits what is computed at once";
 const OUTPUT: &str = "results are below artifacts/, checkpoints in the cache";
@@ -66,6 +68,9 @@ const FLAGS: &[(&str, Meaning)] = &[
     ("save_steps", Training("runtime.checkpoint_steps")),
     ("save_total_limit", Training("runtime.keep_checkpoints")),
     ("logging_steps", Training("runtime.log_steps")),
+    ("mm_vision_tower_lr", Yours("`vision_learning_rate`, where `vision_layers` says how many blocks train")),
+    ("unfreeze_mm_vision_tower", Yours("`vision_layers` says how many of the encoder's last blocks train")),
+    ("mm_tunable_parts", Yours("`vision_layers` says how many of the encoder's last blocks train")),
     ("deepspeed", Nothing(MEMORY)),
     ("per_device_eval_batch_size", Nothing(MEASURED)),
     ("evaluation_strategy", Nothing(MEASURED)),

@@ -341,6 +341,7 @@ impl Writer<'_> {
                     unknown.push(format!("#   {text}: only `finetune` has such noise"));
                 }
                 Some(Meaning::Nothing(why)) => nothing.push(format!("#   {text}: {why}")),
+                Some(Meaning::Yours(key)) => unknown.push(format!("#   {text}: {key}")),
                 Some(_) => {}
                 None => unknown.push(format!("#   {text} (line {})", flag.line)),
             }
