@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::{
     contract::device::Device,
-    place::{Card, Cpu, Probe},
+    place::{Card, Cpu, Native, Probe},
 };
 
 use super::{
@@ -145,6 +145,14 @@ fn text(checkup: &Checkup) -> String {
     for feature in &cpu.features {
         page.line("", format!("{}: {}", feature.name, if feature.found { "yes" } else { "no" }));
     }
+    let bf16 = match cpu.bf16 {
+        Native::Yes => "products by the processor's own instruction".into(),
+        Native::No => "products in f32 after rounding: the processor has no instruction for them".into(),
+        Native::Wrong => format!(
+            "products {WARN}in f32{WARN:#}: the processor's own instruction gives other sums than plain arithmetic"
+        ),
+    };
+    page.line("bf16", bf16);
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "an unknown amount".into(), units::bytes);
     page.line("memory", format!("{} to share out, {} free now", size(machine.memory), size(checkup.free_memory)));
     let new = if disk.exists { "" } else { " (does not exist yet)" };
@@ -207,6 +215,11 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
     };
     let features: serde_json::Map<String, serde_json::Value> =
         cpu.features.iter().map(|feature| (feature.name.into(), feature.found.into())).collect();
+    let bf16 = match cpu.bf16 {
+        Native::Yes => "native",
+        Native::No => "f32",
+        Native::Wrong => "f32, since the native ones are wrong",
+    };
     let kinds: serde_json::Map<String, serde_json::Value> =
         versions.kinds.iter().map(|(kind, version)| ((*kind).into(), (*version).into())).collect();
     serde_json::json!({
@@ -216,7 +229,7 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
         },
         "device": checkup.device, "reason": checkup.reason,
         "machine": {"cpus": machine.cpus, "gpus": machine.gpus, "memory": machine.memory},
-        "cpu": {"model": cpu.model, "threads": cpu.threads, "features": features},
+        "cpu": {"model": cpu.model, "threads": cpu.threads, "features": features, "bf16_products": bf16},
         "free_memory": checkup.free_memory,
         "cache": {
             "folder": disk.folder, "exists": disk.exists, "free": disk.free, "writable": works(&disk.writable),

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+pub use imp_model::tensor::Native;
+use imp_model::tensor::native;
+
 use crate::contract::device::{Device, Environment};
 
 /// The processor of this machine.
@@ -13,6 +16,8 @@ pub struct Cpu {
     pub threads: usize,
     /// Instructions for vectors, the widest last.
     pub features: Vec<Feature>,
+    /// Whether it multiplies bf16 by itself.
+    pub bf16: Native,
 }
 
 /// A set of instructions.
@@ -31,6 +36,7 @@ impl Cpu {
             model: std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| model(&text)),
             threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             features: features().into_iter().map(|(name, found)| Feature { name, found }).collect(),
+            bf16: native(),
         }
     }
 
@@ -59,7 +65,7 @@ fn features() -> Vec<(&'static str, bool)> {
     vec![
         ("AVX2", is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
         ("AVX-512", is_x86_feature_detected!("avx512f")),
-        ("AVX512-BF16", is_x86_feature_detected!("avx512bf16")),
+        ("AVX512-BF16", native() == Native::Yes),
     ]
 }
 
@@ -85,7 +91,7 @@ mod tests {
         assert_eq!(model("processor\t: 0\nmodel name\t: \n"), None);
         let features = [("AVX2", true), ("AVX-512", true), ("AVX512-BF16", false)];
         let features = features.map(|(name, found)| Feature { name, found }).to_vec();
-        let cpu = Cpu { model: model(text), threads: 2, features };
+        let cpu = Cpu { model: model(text), threads: 2, features, bf16: Native::No };
         assert_eq!(cpu.environment().to_string(), "CPU: AMD EPYC 9B14, AVX-512");
         assert!(Cpu::detect().threads > 0);
     }

@@ -10,7 +10,7 @@ use imp_model::{
 };
 
 pub use self::{
-    cpu::{Cpu, Feature},
+    cpu::{Cpu, Feature, Native},
     fault::{fault, is_fault},
 };
 use crate::{

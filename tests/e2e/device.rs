@@ -140,8 +140,16 @@ fn doctor_tells_what_there_is_and_what_is_missing() {
     let space = Space::new();
     let output = without_gpu(&space, &["doctor"]);
     assert_eq!(output.code, Some(0));
-    for line in ["GPU driver ", "cuBLASLt ", "CPU ", "memory ", "hard links  work\n", "locks       work\n", "imp-flow "]
-    {
+    for line in [
+        "GPU driver ",
+        "cuBLASLt ",
+        "CPU ",
+        "bf16        products ",
+        "memory ",
+        "hard links  work\n",
+        "locks       work\n",
+        "imp-flow ",
+    ] {
         assert!(output.stdout.contains(line), "{line}: {}", output.stdout);
     }
     let device = format!("gpus = 1    runs on the CPU: {NONE}\n");
@@ -150,7 +158,12 @@ fn doctor_tells_what_there_is_and_what_is_missing() {
     let json: Value = serde_json::from_str(&without_gpu(&space, &["doctor", "--json"]).stdout).unwrap();
     assert_eq!((&json["device"], &json["reason"]), (&"cpu".into(), &NONE.into()));
     assert_eq!(json["cache"]["hard_links"]["ok"], true);
-    assert!(json["cpu"]["threads"].as_u64() > Some(0) && json["versions"]["kinds"]["pretrain"].is_u64(), "{json}");
+    assert!(
+        json["cpu"]["threads"].as_u64() > Some(0)
+            && json["cpu"]["bf16_products"].is_string()
+            && json["versions"]["kinds"]["pretrain"].is_u64(),
+        "{json}"
+    );
     space.write("imp-flow.toml", "device = \"cpu\"\n");
     let output = without_gpu(&space, &["doctor"]).stdout;
     assert!(output.contains("runs on the CPU, as `device` says"), "{output}");

@@ -27,7 +27,10 @@ mod tape;
 mod weight;
 
 pub use device::{Card, Device, DeviceError, Probe, Spent, free_bytes, probe};
-pub use host::math::argmax;
+pub use host::{
+    bf16::{Native, native},
+    math::argmax,
+};
 pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
 pub use kv_cache::KvCache;
 pub use mat::Mat;

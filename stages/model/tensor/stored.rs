@@ -163,6 +163,27 @@ impl Stored {
         }
     }
 
+    /// Decodes the values of a row from column `start` that fill `to`. `start` is a multiple of 256, which all encodings' blocks
+    /// divide.
+    pub(super) fn widen_part(&self, row: usize, start: usize, to: &mut [f32]) {
+        debug_assert!(start.is_multiple_of(256) && start + to.len() <= self.cols);
+        match &self.content {
+            Content::Plain(encoding, bytes) => {
+                let block = encoding.block();
+                let [first, length] =
+                    [row * self.cols + start, to.len()].map(|count| count / block.values * block.bytes);
+                encoding.widen(&bytes.get()[first..first + length], to);
+            }
+            Content::Q4f16 { levels, scales } => {
+                let [words, factors] =
+                    [q4f16::words_per_row, q4f16::scales_per_row].map(|of| (of(self.cols), of(start)));
+                let levels = &levels.get()[4 * (row * words.0 + words.1)..];
+                let scales = &scales.get()[2 * (row * factors.0 + factors.1)..];
+                q4f16::widen(levels, scales, to.len(), 0, to);
+            }
+        }
+    }
+
     /// Number of rows per tile.
     pub(super) fn tile_rows(&self) -> usize {
         (TILE / self.cols.max(1)).next_multiple_of(16).clamp(16, 128)

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{
+    bf16::{self, Kernel},
     gemm::{Product, View},
     gemv::{FEW_ROWS, few_rows},
     round::{operand, round},
@@ -46,9 +47,17 @@ enum Operand<'a> {
     Stored(&'a Stored),
 }
 
+/// The processor's own product, if it has one for this precision.
+fn native(precision: Precision) -> Option<Kernel> {
+    if precision == Precision::Bf16 { Kernel::native() } else { None }
+}
+
 /// `x W^T + b`.
 pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
     let Shape { rows, inputs, outputs, precision } = shape;
+    if let Some(kernel) = native(precision).filter(|_| rows > FEW_ROWS) {
+        return bf16::linear::forward(kernel, x, weight, bias, shape);
+    }
     let x = operand(x, precision);
     let mut y = vec![0.0; rows * outputs];
     if let Some(bias) = bias {
@@ -87,6 +96,9 @@ pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: S
     /// Rows of the weight per product; many, since each product reads and writes all of dx.
     const DEPTH: usize = 512;
     let Shape { rows, inputs, outputs, precision } = shape;
+    if let Some(kernel) = native(precision) {
+        return bf16::linear::input_gradient(kernel, dy, weight, shape, dx);
+    }
     let dy = operand(dy, precision);
     let stored = match weight.operand(precision) {
         Operand::Plain(values) => {
@@ -109,6 +121,9 @@ pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: S
 /// `dW += dy^T x`.
 pub(in crate::tensor) fn weight_gradient(dy: &[f32], x: &[f32], shape: Shape, dw: &mut [f32]) {
     let Shape { rows, inputs, outputs, precision } = shape;
+    if let Some(kernel) = native(precision) {
+        return bf16::linear::weight_gradient(kernel, dy, x, shape, dw);
+    }
     let product = Product::new(outputs, inputs, rows).adding();
     let (dy, x) = (operand(dy, precision), operand(x, precision));
     product.parallel(View::rows(&dy, outputs).t(), View::rows(&x, inputs), dw, inputs);
@@ -136,6 +151,9 @@ pub(in crate::tensor) fn bias_gradient(dy: &[f32], db: &mut [f32]) {
 /// `y += scale * low B^T`. The inputs in `shape` are the rank.
 pub(in crate::tensor) fn add_low_rank(low: &[f32], b: &[f32], scale: f32, shape: Shape, y: &mut [f32]) {
     let Shape { rows, inputs: rank, outputs, precision } = shape;
+    if let Some(kernel) = native(precision) {
+        return bf16::linear::add_low_rank(kernel, low, b, scale, shape, y);
+    }
     let product = Product::new(rows, outputs, rank).adding().scaled(scale);
     let (low, b) = (operand(low, precision), operand(b, precision));
     product.parallel(View::rows(&low, rank), View::rows(&b, rank).t(), y, outputs);
@@ -144,6 +162,9 @@ pub(in crate::tensor) fn add_low_rank(low: &[f32], b: &[f32], scale: f32, shape:
 /// `d_low += scale * dy B`.
 pub(in crate::tensor) fn low_gradient(dy: &[f32], b: &[f32], scale: f32, shape: Shape, d_low: &mut [f32]) {
     let Shape { rows, inputs: rank, outputs, precision } = shape;
+    if let Some(kernel) = native(precision) {
+        return bf16::linear::low_gradient(kernel, dy, b, scale, shape, d_low);
+    }
     let product = Product::new(rows, rank, outputs).adding().scaled(scale);
     let (dy, b) = (operand(dy, precision), operand(b, precision));
     product.parallel(View::rows(&dy, outputs), View::rows(&b, rank), d_low, rank);
@@ -152,6 +173,9 @@ pub(in crate::tensor) fn low_gradient(dy: &[f32], b: &[f32], scale: f32, shape: 
 /// `dB += scale * dy^T low`.
 pub(in crate::tensor) fn b_gradient(dy: &[f32], low: &[f32], scale: f32, shape: Shape, db: &mut [f32]) {
     let Shape { rows, inputs: rank, outputs, precision } = shape;
+    if let Some(kernel) = native(precision) {
+        return bf16::linear::b_gradient(kernel, dy, low, scale, shape, db);
+    }
     let product = Product::new(outputs, rank, rows).adding().scaled(scale);
     let (dy, low) = (operand(dy, precision), operand(low, precision));
     product.parallel(View::rows(&dy, outputs).t(), View::rows(&low, rank), db, rank);

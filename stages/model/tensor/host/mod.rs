@@ -6,6 +6,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+pub(super) mod bf16;
 pub(super) mod dora;
 pub(super) mod dropout;
 pub(super) mod gather;
