@@ -14,7 +14,7 @@ use crate::{
         stage::ConfigIssue,
     },
     model_folder::{model_error, remark, tokenizer_folder, write_parts},
-    place::place,
+    place::places,
     training::{self, Inputs, Recipe, keys::training_config},
 };
 
@@ -172,6 +172,10 @@ impl Stage for Finetune {
         true
     }
 
+    fn uses_all_gpus() -> bool {
+        true
+    }
+
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let Some(model) = ahead.input("model") else { return Forecast::default() };
         let mut outlook = model.clone();
@@ -190,7 +194,7 @@ impl Stage for Finetune {
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
-        let place = place(job, config.precision)?;
+        let places = places(job, config.precision)?;
         let from = job.input("model")?;
         let inputs = Inputs::open(job, &config.data_weights, &tokenizer_folder(from))?;
         // The parts of a split model were looked at when they were joined.
@@ -215,9 +219,8 @@ impl Stage for Finetune {
             })?,
         }
         model.projector.unfreeze();
-        model.move_to(&place);
         let Inputs { data, validation, .. } = &inputs;
-        training::train(&mut model, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
+        training::train(&mut model, &places, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
 
         if config.mode == Mode::Lora {
             // The base lies beside the adapter; its own name is that of the input's only if it is not changed.

@@ -42,6 +42,12 @@ impl Machine {
         self.choice(stage) == DeviceChoice::Cuda && stage.uses_gpu
     }
 
+    /// Workers of a stage: one for each of its GPUs, if it computes on all of them.
+    pub(super) fn workers_for(&self, stage: &StageDecl) -> usize {
+        let on_all = stage.uses_all_gpus && self.device_for(stage) == Device::Cuda;
+        if on_all { self.gpus_for(stage).max(1) } else { 1 }
+    }
+
     /// Why a stage that must have a GPU can't have one.
     pub(super) fn refuses_device(&self, stage: &StageDecl) -> Option<Diagnostic> {
         if !self.must_have_gpu(stage) || self.device_for(stage) == Device::Cuda {
@@ -85,7 +91,10 @@ impl Machine {
         }
         match (self.gpus_asked(stage), self.device_for(stage)) {
             (0 | 1, Device::Cuda) | (0, Device::Cpu) => None,
-            (asked, Device::Cuda) => Some(format!("{name} computes on one of its {asked} GPUs: `gpus = 1` is enough")),
+            (_, Device::Cuda) if stage.uses_all_gpus => None,
+            (asked, Device::Cuda) => Some(format!(
+                "{name} computes on one of its {asked} GPUs, as its kind can't use more: `gpus = 1` is enough"
+            )),
             (_, Device::Cpu) => Some(format!("{name} runs on the CPU: {}", self.reason())),
         }
     }

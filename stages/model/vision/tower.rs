@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// The vision encoder.
+#[derive(Clone)]
 pub struct VisionTower {
     /// The configuration.
     pub config: VisionConfig,
@@ -29,6 +30,7 @@ pub struct VisionTower {
     blocks: Vec<Block>,
 }
 
+#[derive(Clone)]
 struct Block {
     norm1: Norm,
     q: Linear,
@@ -45,6 +47,7 @@ struct Block {
 }
 
 /// The factors of a branch, with their name in files.
+#[derive(Clone)]
 struct Scale {
     name: String,
     factors: Mat,
