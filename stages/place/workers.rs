@@ -96,6 +96,10 @@ pub(super) fn named(error: StageError, name: &str) -> StageError {
 /// What messages call a worker: by the number that the machine has for its GPU, since the stage numbers its own from 0.
 pub(super) fn name(index: usize, count: usize) -> String {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+    name_among(&visible, index, count)
+}
+
+fn name_among(visible: &str, index: usize, count: usize) -> String {
     let gpu = visible.split(',').nth(index).map(str::trim).filter(|gpu| !gpu.is_empty());
     let gpu = gpu.map_or_else(|| index.to_string(), Into::into);
     format!("GPU {gpu} (worker {} of {count})", index + 1)
@@ -117,7 +121,7 @@ mod tests {
     fn fails(failing: &[usize], how: impl Fn() -> StageError + Sync) -> StageError {
         let stopped = AtomicBool::new(false);
         let stop = || stopped.store(true, Ordering::SeqCst);
-        let work = |index: usize, _: &mut ()| -> Result<(), StageError> {
+        let work = |index: usize, (): &mut ()| -> Result<(), StageError> {
             if failing.contains(&index) {
                 return Err(how());
             }
@@ -146,10 +150,16 @@ mod tests {
         assert_eq!(error.to_string(), "no such record", "and not that the others were stopped");
         let full = DeviceError::OutOfMemory { needed: 12_000_000, free: 0, total: 80_000_000_000 };
         let error = fails(&[1], || panic_any(full.clone()));
-        let words = "GPU 1 (worker 2 of 3): the GPU's memory is full: 12.0 MB were needed, 0 B of 80.0 GB are free";
-        assert_eq!(error.to_string(), words);
+        let words = "(worker 2 of 3): the GPU's memory is full: 12.0 MB were needed, 0 B of 80.0 GB are free";
+        assert!(error.to_string().ends_with(words), "{error}");
         assert!(error.help().unwrap().contains("micro_batch_size"));
         assert!(matches!(fails(&[0, 1, 2], || StageError::Cancelled), StageError::Cancelled));
+    }
+
+    #[test]
+    fn a_gpu_has_the_number_that_the_machine_knows_it_by() {
+        assert_eq!(name_among("4, 6", 1, 2), "GPU 6 (worker 2 of 2)");
+        assert_eq!([name_among("", 1, 2), name_among("4", 1, 2)], ["GPU 1 (worker 2 of 2)", "GPU 1 (worker 2 of 2)"]);
     }
 
     #[test]

@@ -99,7 +99,11 @@ fn a_worker_that_fails_ends_the_stage_and_names_its_gpu() {
     assert!(output.stderr.contains(words), "{}", output.stderr);
     assert!(output.stderr.contains("of 400 kB are free"), "{}", output.stderr);
     assert!(!output.stderr.contains("panicked") && !output.stderr.contains("bug"), "{}", output.stderr);
+    // The model fits, a step does not: the first worker does not wait for ever for the second.
+    succeed(&space, 2, "pretrain");
+    let output = run(&space, 2, "finetune", "0:1000000000,6300000");
+    let words = "error: stage `finetune`: GPU 1 (worker 2 of 2): the GPU's memory is full: ";
+    assert!(output.stderr.contains(words), "{}", output.stderr);
     let output = run(&space, 4, "pretrain", THREE);
     assert!(output.stderr.contains("needs 4 GPUs, but this machine has 3"), "{}", output.stderr);
-    succeed(&space, 2, "pretrain");
 }

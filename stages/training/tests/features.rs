@@ -37,6 +37,14 @@ fn training_on_them_gives_the_very_same_model() {
 }
 
 #[test]
+fn any_number_of_workers_encodes_the_same() {
+    let shop = with_features();
+    let config = json!({"annotations": "pretrain.json", "template": "plain"});
+    let shared = shop.encoded("shared").workers(5).run::<Preprocess>(&config).done();
+    assert_eq!(tree(&shared), tree(&shop.path("seen_captions/out")), "12 images");
+}
+
+#[test]
 fn encoding_goes_on_where_it_was_stopped() {
     let shop = with_features();
     let config = json!({"annotations": "pretrain.json", "template": "plain"});
