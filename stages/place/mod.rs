@@ -39,22 +39,36 @@ pub(crate) fn places(job: &Job, precision: Precision) -> Result<Vec<Place>, Stag
         Err(error) => Err(workers::named(fault::error(&error), &workers::name(index, count))),
     };
     let places = (0..count).map(open).collect::<Result<_, _>>()?;
-    job.environment(gpus(&probe(), count));
+    let probe = probe();
+    let kinds = kinds(&probe, count);
+    job.environment(gpus(&probe, &kinds));
+    if kinds.len() > 1 {
+        job.caution(format!(
+            "its GPUs are not of one kind ({}): another number of them gives the same result within rounding only, and the slowest \
+             sets the pace",
+            kinds.join(", ")
+        ));
+    }
     Ok(places)
 }
 
-/// What is recorded of the first `count` GPUs of this process.
-fn gpus(probe: &Probe, count: usize) -> Environment {
-    let name = |index| probe.cards.get(index).map_or("unknown", |card: &Card| card.name.as_str());
+/// The kinds of the first `count` GPUs of this process: `2 x NVIDIA H100`.
+fn kinds(probe: &Probe, count: usize) -> Vec<String> {
     let mut kinds: Vec<(&str, usize)> = Vec::new();
-    for name in (0..count).map(name) {
-        match kinds.last_mut() {
-            Some((last, count)) if *last == name => *count += 1,
-            _ => kinds.push((name, 1)),
+    for index in 0..count {
+        let name = probe.cards.get(index).map_or("unknown", |card: &Card| card.name.as_str());
+        match kinds.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((name, 1)),
         }
     }
-    let words = |(name, count): &(&str, usize)| if *count == 1 { (*name).into() } else { format!("{count} x {name}") };
-    let name = kinds.iter().map(words).collect::<Vec<_>>().join(" and ");
+    let words = |(name, count): (&str, usize)| if count == 1 { name.into() } else { format!("{count} x {name}") };
+    kinds.into_iter().map(words).collect()
+}
+
+/// What is recorded of these GPUs.
+fn gpus(probe: &Probe, kinds: &[String]) -> Environment {
+    let name = kinds.join(" and ");
     let cublaslt = probe.cublaslt.clone().ok().map(|version| ("cuBLASLt".to_string(), version));
     let libraries = cublaslt.into_iter().collect();
     Environment { device: Device::Cuda, name, driver: probe.driver.clone().ok(), libraries }
@@ -83,7 +97,9 @@ mod tests {
             cublaslt: Ok("12.4".into()),
             cards: vec![card.clone(), card],
         };
-        assert_eq!(gpus(&found, 1).to_string(), "GPU: NVIDIA H100, driver 550.54.15 for CUDA 12.4, cuBLASLt 12.4");
-        assert_eq!(gpus(&found, 2).name, "2 x NVIDIA H100");
+        let recorded = gpus(&found, &kinds(&found, 1)).to_string();
+        assert_eq!(recorded, "GPU: NVIDIA H100, driver 550.54.15 for CUDA 12.4, cuBLASLt 12.4");
+        assert_eq!(kinds(&found, 2), ["2 x NVIDIA H100"]);
+        assert_eq!(kinds(&found, 3), ["2 x NVIDIA H100", "unknown"]);
     }
 }
