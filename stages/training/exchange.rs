@@ -111,7 +111,9 @@ impl Exchange for HostMemory {
     }
 
     fn receive(&self, parameter: usize, weight: &mut Mat) {
-        if let Some(given) = &*lock(&self.slots[parameter]) {
+        // Copied to several devices at the same time.
+        let given = lock(&self.slots[parameter]).clone();
+        if let Some(given) = given {
             weight.copy_from(&given.to_host());
         }
     }

@@ -115,7 +115,7 @@ fn remark_idle(deal: Deal, batches: &Batches, job: &Job) {
         }
     };
     job.warn(format!(
-        "only {parts} of {workers} GPUs have work: a batch of {records} has {parts} part(s) of up to {size}; {remedy}"
+        "of its {workers} GPUs only {parts} can have work: a batch of {records} has {parts} part(s) of up to {size}; {remedy}"
     ));
 }
 

@@ -75,11 +75,11 @@ fn workers_without_work_are_told_about_and_do_no_harm() {
     let (silent, one) = ran("one", 4, 1);
     assert_eq!(silent, "");
     let (said, two) = ran("two", 4, 2);
-    assert!(said.contains("only 1 of 2 GPUs have work: a batch of 4 has 1 part(s) of up to 4"), "{said}");
+    assert!(said.contains("of its 2 GPUs only 1 can have work: a batch of 4 has 1 part(s) of up to 4"), "{said}");
     assert!(said.contains("`micro_batch_size = 2`"), "{said}");
     assert_eq!(two, one);
     let (said, _) = ran("many", 1, 6);
-    assert!(said.contains("only 4 of 6 GPUs have work") && said.contains("`gpus = 4` is enough"), "{said}");
+    assert!(said.contains("of its 6 GPUs only 4 can have work") && said.contains("`gpus = 4` is enough"), "{said}");
 }
 
 /// Held-out records are read by the workers. One of them meets an image that can't be decoded: the others end, and the stage has its
