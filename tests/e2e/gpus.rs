@@ -104,6 +104,6 @@ fn a_worker_that_fails_ends_the_stage_and_names_its_gpu() {
     let output = run(&space, 2, "finetune", "0:1000000000,6300000");
     let words = "error: stage `finetune`: GPU 1 (worker 2 of 2): the GPU's memory is full: ";
     assert!(output.stderr.contains(words), "{}", output.stderr);
-    let output = run(&space, 4, "pretrain", THREE);
+    let output = run(&space, 4, "finetune", THREE);
     assert!(output.stderr.contains("needs 4 GPUs, but this machine has 3"), "{}", output.stderr);
 }
