@@ -2,6 +2,8 @@
 //! its own modulo the number of workers, and updates its share of the parameters. Weights and losses are the same to the bit for
 //! each number of workers: what they add up is added in the order of parts. Independent of the loop, and of how gradients travel.
 
+use std::ops::Range;
+
 use imp_model::{
     Imp, Precision,
     layers::{Parameter, Pass},
@@ -81,11 +83,17 @@ impl<'a> Team<'a> {
         if let Some(model) = models.first_mut() {
             model.trainable(&mut |_, mat| sizes.push(mat.count()));
         }
-        let worker = |(model, share): (&'a mut Imp, _)| {
-            let optimizer = Optimizer::of_share(model, settings, recipe.max_grad_norm, share);
+        let mut shared: Vec<(&mut Imp, Range<usize>)> = models.into_iter().zip(shares(&sizes, count)).collect();
+        // The moments take memory of each device.
+        let optimizers = each(
+            &mut shared,
+            || (),
+            |_, (model, share)| Ok(Optimizer::of_share(model, settings, recipe.max_grad_norm, share.clone())),
+        )?;
+        let worker = |((model, _), optimizer): ((&'a mut Imp, _), _)| {
             Worker::new(Replica { model, optimizer }, recipe.precision, (data, validation))
         };
-        let workers = models.into_iter().zip(shares(&sizes, count)).map(worker).collect::<Result<_, _>>()?;
+        let workers = shared.into_iter().zip(optimizers).map(worker).collect::<Result<_, _>>()?;
         let exchange = (count > 1).then(|| Box::new(HostMemory::new(sizes.len())) as Box<dyn Exchange>);
         Ok(Self { workers, exchange })
     }
