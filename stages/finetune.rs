@@ -16,7 +16,7 @@ use crate::{
         stage::ConfigIssue,
     },
     model_folder::{model_error, remark, tokenizer_folder, write_parts},
-    place::place,
+    place::places,
     training::{self, Inputs, Recipe, keys::training_config},
 };
 
@@ -202,6 +202,10 @@ impl Stage for Finetune {
         true
     }
 
+    fn uses_all_gpus() -> bool {
+        true
+    }
+
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let Some(model) = ahead.input("model") else { return Forecast::default() };
         let mut outlook = model.clone();
@@ -224,7 +228,7 @@ impl Stage for Finetune {
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
-        let place = place(job, config.precision)?;
+        let places = places(job, config.precision)?;
         let from = job.input("model")?;
         let inputs = Inputs::open(job, &config.data_weights, &tokenizer_folder(from))?;
         // The parts of a split model were looked at when they were joined.
@@ -253,9 +257,8 @@ impl Stage for Finetune {
             .vision
             .unfreeze(config.vision_layers)
             .map_err(|message| StageError::failed(format!("vision_layers: {message}"), "give at most as many"))?;
-        model.move_to(&place);
         let Inputs { data, validation, .. } = &inputs;
-        training::train(&mut model, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
+        training::train(&mut model, &places, config.trains(), &config.recipe(), data, validation.as_ref(), job)?;
 
         if config.mode == Mode::Lora {
             // The base lies beside the adapter; its own name is that of the input's only if it is not changed.

@@ -19,7 +19,7 @@ use crate::{
     },
     image::size::{check_image_size, resize},
     model_folder::{model_error, remark, write_parts},
-    place::place,
+    place::places,
     training::{self, Inputs, keys::training_config},
 };
 
@@ -82,6 +82,10 @@ impl Stage for Pretrain {
         true
     }
 
+    fn uses_all_gpus() -> bool {
+        true
+    }
+
     fn forecast(config: &Config, ahead: &Ahead<'_>) -> Forecast {
         let Ok(projector) = config.projector() else { return Forecast::default() };
         let joined = ImpConfig {
@@ -103,7 +107,7 @@ impl Stage for Pretrain {
     }
 
     fn run(config: &Config, job: &Job) -> Result<(), StageError> {
-        let place = place(job, config.precision)?;
+        let places = places(job, config.precision)?;
         let (llm, vision) = (job.input("llm")?, job.input("vision")?);
         let projector =
             config.projector().map_err(|issue| StageError::failed(issue.message, "see `mm_projector_type`"))?;
@@ -123,9 +127,16 @@ impl Stage for Pretrain {
         let mut model = assembled.map_err(|error| model_error(job, &error))?;
         let resized = resize(&mut model.vision, config.image_size)?;
         model.projector.unfreeze();
-        model.move_to(&place);
         let Inputs { data, validation, .. } = &inputs;
-        training::train(&mut model, Trains::Projector, &config.shared_recipe(), data, validation.as_ref(), job)?;
+        training::train(
+            &mut model,
+            &places,
+            Trains::Projector,
+            &config.shared_recipe(),
+            data,
+            validation.as_ref(),
+            job,
+        )?;
         write_parts(job, &model, Some(llm), Some(vision).filter(|_| !resized), llm)
     }
 }

@@ -262,16 +262,13 @@ mod tests {
     use imp_model::Precision;
 
     use super::*;
-    use crate::{
-        eval::tests::{trial, workshop},
-        place,
-    };
+    use crate::eval::tests::{trial, workshop};
 
     #[test]
     fn an_end_that_is_spelled_out_is_no_part_of_the_answer() {
         let root = workshop();
         let job = trial(root.path(), "work").job();
-        let place = place::place(&job, Precision::F32).unwrap();
+        let place = Place::host(Precision::F32);
         let speaker = Speaker::open(job.input("model").unwrap(), None, &place).unwrap();
         let spelled: Vec<u32> = ["Red<", "/s> USER: more"]
             .iter()
@@ -286,7 +283,7 @@ mod tests {
     fn only_the_first_mark_of_an_image_is_one() {
         let root = workshop();
         let job = trial(root.path(), "work").job();
-        let place = place::place(&job, Precision::F32).unwrap();
+        let place = Place::host(Precision::F32);
         let speaker = Speaker::open(job.input("model").unwrap(), None, &place).unwrap();
         let question = "What does <image> mean in \"<image>\"?";
         for (prompt, about_image) in

@@ -49,6 +49,7 @@ impl Trial {
             config: Value::Null,
             runtime: Runtime::default(),
             device: Device::default(),
+            workers: 1,
             inputs: inputs.iter().map(folder).collect(),
             sources: BTreeMap::new(),
             work: work.to_path_buf(),
@@ -66,6 +67,12 @@ impl Trial {
     /// Sets the number of samples that go through the model at once.
     pub(crate) fn micro_batch(mut self, size: usize) -> Self {
         self.spec.runtime.micro_batch_size = size;
+        self
+    }
+
+    /// Sets the number of workers.
+    pub(crate) fn workers(mut self, workers: usize) -> Self {
+        self.spec.workers = workers;
         self
     }
 

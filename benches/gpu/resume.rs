@@ -1,5 +1,6 @@
 //! A training stage on the card, through the program itself: interrupted by Ctrl-C and by `kill -9`, and resumed, it must end
-//! with the bytes of a stage that nobody disturbed. Which is also whether two runs on the card give the same bytes.
+//! with the bytes of a stage that nobody disturbed. Which is also whether two runs on the card give the same bytes, and, where there are
+//! several cards, whether one gives the bytes of all of them.
 
 use std::{
     collections::BTreeMap,
@@ -46,15 +47,16 @@ pub(crate) fn compare(program: &str, sizes: &Sizes) -> bool {
 fn in_precision(program: &str, images: usize, precision: &str) -> Result<String, String> {
     let root = PathBuf::from("target/bench-gpu-resume");
     let _ = fs::remove_dir_all(&root);
-    let space = |name: &str| {
+    let space = |name: &str, gpus: usize| {
         let folder = root.join(name);
         fs::create_dir_all(&folder).unwrap();
-        let set = [format!("vars.images={images}"), format!("vars.precision={precision}")];
+        let set = [format!("vars.images={images}"), format!("vars.precision={precision}"), format!("vars.gpus={gpus}")];
         let mut arguments = vec!["run".to_string(), PIPELINE.into(), "--device".into(), "cuda".into(), "-q".into()];
         arguments.extend(set.into_iter().flat_map(|set| ["--set".to_string(), set]));
         Space { program, folder, arguments }
     };
-    let (calm, disturbed) = (space("calm"), space("disturbed"));
+    let cards = imp_model::tensor::probe().cards.len();
+    let (calm, disturbed) = (space("calm", 1), space("disturbed", cards.max(1)));
     calm.finish()?;
     disturbed.interrupt("INT")?;
     disturbed.interrupt("KILL")?;
@@ -62,9 +64,9 @@ fn in_precision(program: &str, images: usize, precision: &str) -> Result<String,
     let (expected, found) = (calm.digests()?, disturbed.digests()?);
     let differing: Vec<&String> = expected.keys().filter(|stage| found.get(*stage) != expected.get(*stage)).collect();
     if !differing.is_empty() {
-        return Err(format!("resumed, these stages have other bytes: {differing:?}"));
+        return Err(format!("resumed, on {cards} GPU(s), these stages have other bytes: {differing:?}"));
     }
-    let device = calm.computed_on()?;
+    let device = disturbed.computed_on()?;
     let _ = fs::remove_dir_all(&root);
     Ok(device)
 }

@@ -8,7 +8,7 @@
 #     ops       every operation on the host, the emulated device and the card, in f32 and bf16, against f64
 #     products  cuBLASLt against products in f32 on the host, for the shapes of the model families
 #     fixtures  whole models against the reference: features, logits, losses, gradients, optimizer steps, tokens
-#     resume    a training stage through the program, interrupted and resumed: the same bytes
+#     resume    a training stage through the program, interrupted and resumed, on all cards: the bytes of one card
 #     models    writes random models of full size (8 GB below target/)
 #     lora, features, decode, prefill     against PyTorch, transformers and peft, in turns
 #     profile   a LoRA step and a batch of answers by kernel

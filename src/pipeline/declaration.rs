@@ -59,6 +59,8 @@ pub(crate) struct StageDecl {
     pub(crate) cpus: usize,
     /// Whether it can compute on a GPU.
     pub(crate) uses_gpu: bool,
+    /// Whether it computes on all GPUs that it is given, and not only on the first.
+    pub(crate) uses_all_gpus: bool,
     /// How its results are shown in a table of published results, if at all.
     pub(crate) shown: Option<Shown>,
     /// Input name -> index of the stage that it names.

@@ -117,6 +117,7 @@ impl KindVisitor for Reading<'_> {
             runtime,
             cpus,
             uses_gpu,
+            uses_all_gpus: S::uses_all_gpus(),
             shown,
             inputs: BTreeMap::new(),
             sources,

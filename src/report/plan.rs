@@ -131,8 +131,9 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
         match memory.gpu {
             None => format!("{about} {} of memory", units::bytes(memory.bytes)),
             Some(gpu) => {
+                let whose = if memory.gpus > 1 { format!("each of {} GPUs'", memory.gpus) } else { "the GPU's".into() };
                 format!(
-                    "{about} {} of the GPU's memory and {} of the host's",
+                    "{about} {} of {whose} memory and {} of the host's",
                     units::bytes(gpu),
                     units::bytes(memory.bytes)
                 )
@@ -176,6 +177,7 @@ fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verd
                 "why": (!is_hit(verdict)).then(|| reason(pipeline, verdict)), "pull": to_pull(verdict),
                 "memory": memory.map(|memory| memory.bytes), "memory_at_most": memory.map(|memory| memory.at_most),
                 "gpu_memory": memory.and_then(|memory| memory.gpu), "device": device,
+                "gpus": memory.and_then(|memory| memory.gpu.map(|_| memory.gpus)),
                 "download": download, "unknown": unknown, "trouble": trouble, "steps": steps, "seconds_at_least": whole, "full_step_seconds_at_least": step,
             })
             .to_string(),
@@ -215,12 +217,16 @@ mod tests {
     #[test]
     fn memory_is_the_hosts_unless_a_gpu_is_named() {
         let of = |gpu: Option<u64>| {
-            let memory = MemoryForecast { bytes: 3 * GB, gpu, at_most: true, remedy: "take less" };
+            let memory = MemoryForecast { bytes: 3 * GB, gpu, gpus: 1, at_most: true, remedy: "take less" };
             Forecast { memory: Some(memory), ..Forecast::default() }
         };
         assert_eq!(takes(&of(None), None).as_deref(), Some("up to 3.0 GB of memory"));
         let both = "up to 20.0 GB of the GPU's memory and 3.0 GB of the host's";
         assert_eq!(takes(&of(Some(20 * GB)), None).as_deref(), Some(both));
+        let mut of_two = of(Some(20 * GB));
+        of_two.memory.iter_mut().for_each(|memory| memory.gpus = 2);
+        let each = "up to 20.0 GB of each of 2 GPUs' memory and 3.0 GB of the host's";
+        assert_eq!(takes(&of_two, None).as_deref(), Some(each));
 
         let machine = |memory: u64, gpu: u64| Machine {
             cpus: 1,

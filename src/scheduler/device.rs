@@ -42,6 +42,12 @@ impl Machine {
         self.choice(stage) == DeviceChoice::Cuda && stage.uses_gpu
     }
 
+    /// Workers of a stage: one for each of its GPUs, if it computes on all of them.
+    pub(super) fn workers_for(&self, stage: &StageDecl) -> usize {
+        let on_all = stage.uses_all_gpus && self.device_for(stage) == Device::Cuda;
+        if on_all { self.gpus_for(stage).max(1) } else { 1 }
+    }
+
     /// Why a stage that must have a GPU can't have one.
     pub(super) fn refuses_device(&self, stage: &StageDecl) -> Option<Diagnostic> {
         if !self.must_have_gpu(stage) || self.device_for(stage) == Device::Cuda {
@@ -85,7 +91,10 @@ impl Machine {
         }
         match (self.gpus_asked(stage), self.device_for(stage)) {
             (0 | 1, Device::Cuda) | (0, Device::Cpu) => None,
-            (asked, Device::Cuda) => Some(format!("{name} computes on one of its {asked} GPUs: `gpus = 1` is enough")),
+            (_, Device::Cuda) if stage.uses_all_gpus => None,
+            (asked, Device::Cuda) => Some(format!(
+                "{name} computes on one of its {asked} GPUs, as its kind can't use more: `gpus = 1` is enough"
+            )),
             (_, Device::Cpu) => Some(format!("{name} runs on the CPU: {}", self.reason())),
         }
     }
@@ -102,10 +111,14 @@ mod tests {
 
     /// A stage that can use a GPU, and one that can't.
     fn stages(runtime: &str) -> Pipeline {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("p.toml");
         let merge = "[stages.merge]\nkind = \"merge\"\nmodel = \"train\"";
         let text = format!("[stages.train]\nkind = \"synthetic\"\nruntime = {runtime}\n{merge}\nruntime = {runtime}");
+        pipeline_of(&text)
+    }
+
+    fn pipeline_of(text: &str) -> Pipeline {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("p.toml");
         std::fs::write(&file, text).unwrap();
         pipeline::load(&file, &[], &mut Sources::default()).unwrap()
     }
@@ -143,6 +156,19 @@ mod tests {
             assert!(machine.refuses_device(train).is_none() && machine.refuses_device(merge).is_none());
             assert_eq!(machine.device_note(train).is_some(), gpus == 2, "{runtime}");
         }
+    }
+
+    #[test]
+    fn a_kind_gets_a_worker_for_each_gpu_or_says_that_it_has_no_use_for_them() {
+        let file = "[stages.a]\nkind = \"command\"\ncommand = [\"true\"]\nruntime = { gpus = 2 }";
+        let (many, one) = (pipeline_of(file), stages("{ gpus = 2 }"));
+        let two = machine(&["0", "1"], None);
+        assert_eq!((two.workers_for(&many.stages[0]), two.device_note(&many.stages[0])), (2, None));
+        assert_eq!(two.workers_for(&one.stages[0]), 1);
+        let note = two.device_note(&one.stages[0]).unwrap();
+        assert_eq!(note, "train computes on one of its 2 GPUs, as its kind can't use more: `gpus = 1` is enough");
+        let none = machine(&[], Some(MISSING));
+        assert_eq!(none.workers_for(&many.stages[0]), 1, "the CPU has one");
     }
 
     #[test]

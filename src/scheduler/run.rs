@@ -251,6 +251,7 @@ impl Run<'_, '_> {
             config: manifest.config.clone(),
             runtime: stage.runtime.clone(),
             device: self.options.machine.device_for(stage),
+            workers: self.options.machine.workers_for(stage),
             inputs: self.inputs(index, &manifest),
             sources: stage.sources.clone(),
             work: store.work(key).path().to_path_buf(),

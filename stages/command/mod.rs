@@ -108,6 +108,10 @@ impl Stage for Command {
         true
     }
 
+    fn uses_all_gpus() -> bool {
+        true
+    }
+
     fn prepare(work: &Path) -> Result<(), StageError> {
         process::end_all(&work.join(job::OUT));
         Ok(())

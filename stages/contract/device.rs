@@ -42,7 +42,7 @@ pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
-    /// The first of its GPUs, through CUDA.
+    /// Its GPUs, through CUDA.
     Cuda,
 }
 

@@ -94,7 +94,7 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("--clusters", "-M", "set SLURM_CLUSTERS in the environment"),
     ("--error", "-e", "what it writes goes to the stage's log"),
     ("--job-name", "-J", "jobs are found again by their names"),
-    ("--nodes", "-N", "a stage runs on one node"),
+    ("--nodes", "-N", "a stage runs on one node; `gpus` under [stages.NAME.runtime] gives it several GPUs of that"),
     ("--ntasks", "-n", "a stage is one process; `cpus` under [stages.NAME.runtime] gives it threads"),
     ("--open-mode", "--open-mode", "the stage's log is appended to"),
     ("--output", "-o", "what it writes goes to the stage's log"),

@@ -81,8 +81,10 @@ impl Forecast {
 pub struct MemoryForecast {
     /// Of the host, in bytes.
     pub bytes: u64,
-    /// Of the GPU, in bytes, if it computes on one and that is known.
+    /// Of the GPU, of each if there are several, in bytes, if it computes on one and that is known.
     pub gpu: Option<u64>,
+    /// The GPUs on which it computes.
+    pub gpus: usize,
     /// Whether this is an upper bound, because the records are not known yet.
     pub at_most: bool,
     /// How to reduce it.

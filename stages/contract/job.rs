@@ -54,6 +54,9 @@ pub struct JobSpec {
     /// Where it computes, which the runner has decided.
     #[serde(default)]
     pub device: Device,
+    /// Workers that share its computation, on a device each. Several on the CPU, which share it, are for tests.
+    #[serde(default = "one")]
+    pub workers: usize,
     /// Input folders by name.
     pub inputs: BTreeMap<String, InputFolder>,
     /// The user's own files in the configuration: path as written -> absolute path.
@@ -62,6 +65,10 @@ pub struct JobSpec {
     pub work: PathBuf,
     /// Seed for everything random.
     pub seed: u64,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// An input: a folder, and the path that the user knows it by.
@@ -81,8 +88,9 @@ keys! {
     pub struct Runtime {
         /// CPU threads to use; 0 for all.
         pub cpus: usize = 0,
-        /// GPUs to reserve, if the machine has any. A stage computes on the first; kinds that don't train or run a model
-        /// compute on the CPU.
+        /// GPUs to reserve, if the machine has any. `pretrain`, `finetune`, `eval` and cached features of `preprocess` compute on
+        /// all of them, and their results are the same to the bit for each number of equal GPUs, as long as `micro_batch_size` is;
+        /// kinds that don't train or run a model compute on the CPU.
         pub gpus: usize = 0,
         /// Where the stage computes (default: the machine's `device`, else `auto`). `auto`: on a GPU if `gpus` reserves one and
         /// it can be used, else on the CPU. `cuda`: on a GPU, with `gpus` at least 1; without a GPU the run is refused.
@@ -258,6 +266,11 @@ impl Job {
     /// Where the stage computes.
     pub fn device(&self) -> Device {
         self.spec.device
+    }
+
+    /// Workers that share the stage's computation, at least one.
+    pub fn workers(&self) -> usize {
+        self.spec.workers.max(1)
     }
 
     /// Records what the stage computes on, for its receipt, and for its log if that is a GPU.

@@ -76,6 +76,11 @@ pub trait Stage: 'static {
         false
     }
 
+    /// Whether it computes on all GPUs that it is given, and not only on the first.
+    fn uses_all_gpus() -> bool {
+        false
+    }
+
     /// The shards of a stage whose configuration splits it: each becomes a stage of its own, so that they can run in
     /// parallel.
     fn shards(_config: &Self::Config) -> Option<Shards<Self::Config>> {

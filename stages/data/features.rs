@@ -17,7 +17,7 @@ use crate::{
 pub(crate) const INPUT: &str = "cache_vision_features";
 
 /// The features of one image. Images are encoded one at a time, so that features do not depend on the batch.
-pub(crate) fn encode(vision: &VisionTower, pixels: Vec<f32>) -> Mat {
+pub(crate) fn encode(vision: &VisionTower, pixels: &[f32]) -> Mat {
     vision.encode(&[pixels])
 }
 
@@ -82,7 +82,7 @@ fn some_are_same(set: &RecordSet, vision: &VisionTower) -> Result<bool, StageErr
         let Some(kept) = set.features(number) else { continue };
         let pixels = decode(set, number..number + 1, &vision.config)?;
         let own: Vec<f32> =
-            pixels.into_iter().flat_map(|pixels| encode(vision, pixels).to_host().into_owned()).collect();
+            pixels.into_iter().flat_map(|pixels| encode(vision, &pixels).to_host().into_owned()).collect();
         if !are_near(&own, kept) {
             return Ok(false);
         }

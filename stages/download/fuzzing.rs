@@ -35,6 +35,7 @@ pub(crate) fn archive(bytes: &[u8]) {
         config: serde_json::Value::Null,
         runtime: Runtime::default(),
         device: Device::default(),
+        workers: 1,
         inputs: BTreeMap::new(),
         sources: BTreeMap::new(),
         work: work.clone(),

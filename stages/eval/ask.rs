@@ -1,11 +1,18 @@
 //! Asks a model all questions: groups of equal prompts, batches, and a log to resume from after an interruption.
 //! Independent of benchmarks and scores.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use imp_model::{
     NotANumber, Sample,
-    tensor::{self, Graph, Mat},
+    tensor::{self, Graph, Mat, Place},
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -16,7 +23,11 @@ use super::{
     question::{Id, Image, Question},
 };
 use crate::{
-    Job, StageError, contract::event::Progress, model_folder::remark, place::place, speaker::Speaker,
+    Job, StageError,
+    contract::event::Progress,
+    model_folder::remark,
+    place::{each, places},
+    speaker::Speaker,
     text::template::Template,
 };
 
@@ -49,37 +60,83 @@ struct Group<'a> {
     questions: Vec<usize>,
 }
 
-/// The answers to all questions, in their order.
-pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Result<Vec<String>, StageError> {
-    let (mut log, known) = Log::open::<Answer<'_>>(&job.checkpoint(), "answers.jsonl")?;
-    let mut answers: Vec<Option<String>> = vec![None; questions.len()];
-    for Answer { number, text } in known {
-        if let Some(answer) = answers.get_mut(number) {
-            *answer = Some(text.into_owned());
+/// Answers, of which each is in the log as soon as it is known.
+struct Answers<'a> {
+    job: &'a Job,
+    log: Log,
+    /// By question.
+    all: Vec<Option<String>>,
+}
+
+impl<'a> Answers<'a> {
+    /// Those that an earlier process has logged.
+    fn logged(questions: usize, job: &'a Job) -> Result<Self, StageError> {
+        let (log, known) = Log::open::<Answer<'_>>(&job.checkpoint(), "answers.jsonl")?;
+        let mut answers = Self { job, log, all: vec![None; questions] };
+        for Answer { number, text } in known {
+            if let Some(answer) = answers.all.get_mut(number) {
+                *answer = Some(text.into_owned());
+            }
         }
+        answers.report();
+        Ok(answers)
     }
-    let done = |answers: &[Option<String>]| answers.iter().flatten().count();
-    let progress = |done: usize| job.progress(Progress::new(done, questions.len(), "questions"));
-    progress(done(&answers));
-    if answers.iter().any(Option::is_none) {
-        let mut answerer = Answerer::load(config, job)?;
-        let groups = groups(questions, config, answerer.speaker.template());
-        let open: Vec<&Group<'_>> =
-            groups.iter().filter(|group| group.questions.iter().any(|question| answers[*question].is_none())).collect();
-        let batch = if job.runtime().micro_batch_size == 0 { BATCH } else { job.runtime().micro_batch_size };
-        for batch in open.chunks(batch) {
+
+    fn report(&self) {
+        self.job.progress(Progress::new(self.all.iter().flatten().count(), self.all.len(), "questions"));
+    }
+
+    /// The groups of a batch of whose questions one has no answer.
+    fn open_of<'g, 'q>(&self, batch: &'g [Group<'q>]) -> Vec<&'g Group<'q>> {
+        let is_open = |group: &&Group<'_>| group.questions.iter().any(|question| self.all[*question].is_none());
+        batch.iter().filter(is_open).collect()
+    }
+
+    fn add(&mut self, groups: &[&Group<'_>], texts: &[String]) -> Result<(), StageError> {
+        for (group, text) in groups.iter().zip(texts) {
+            self.log
+                .add(group.questions.iter().map(|number| Answer { number: *number, text: text.as_str().into() }))?;
+            for question in &group.questions {
+                self.all[*question] = Some(text.clone());
+            }
+        }
+        self.report();
+        Ok(())
+    }
+}
+
+/// The answers to all questions, in their order. A batch is asked as a whole on one of the stage's devices, so that the answers
+/// don't depend on their number.
+pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Result<Vec<String>, StageError> {
+    let answers = Answers::logged(questions.len(), job)?;
+    if answers.all.iter().all(Option::is_some) {
+        return Ok(answers.all.into_iter().flatten().collect());
+    }
+    let mut answerers = Answerer::load(config, job)?;
+    let groups = groups(questions, config, answerers[0].speaker.template());
+    let size = if job.runtime().micro_batch_size == 0 { BATCH } else { job.runtime().micro_batch_size };
+    // Cut before it is known what is answered: batches are those of a run that was not interrupted.
+    let batches = groups.chunks(size).map(|batch| answers.open_of(batch)).filter(|batch| !batch.is_empty());
+    let batches: Vec<Vec<&Group<'_>>> = batches.collect();
+    let (batches, stopped) = (Mutex::new(batches.iter()), AtomicBool::new(false));
+    let next = || lock(&batches).next().filter(|_| !stopped.load(Ordering::Relaxed));
+    let answers = Mutex::new(answers);
+    let stop = || stopped.store(true, Ordering::Relaxed);
+    each(&mut answerers, stop, |_, answerer| {
+        while let Some(batch) = next() {
             job.check_cancelled()?;
             let texts = answerer.answer(batch)?;
-            for (group, text) in batch.iter().zip(texts) {
-                log.add(group.questions.iter().map(|number| Answer { number: *number, text: text.as_str().into() }))?;
-                for question in &group.questions {
-                    answers[*question] = Some(text.clone());
-                }
-            }
-            progress(done(&answers));
+            lock(&answers).add(batch, &texts)?;
         }
-    }
-    Ok(answers.into_iter().map(Option::unwrap_or_default).collect())
+        Ok(())
+    })?;
+    let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(answers.all.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// A worker that panicked ends the stage.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Groups questions that have the same answer. Groups with the same image follow each other, so that it is encoded once.
@@ -112,19 +169,21 @@ struct Answerer<'a> {
 }
 
 impl<'a> Answerer<'a> {
-    fn load(config: &EvalConfig, job: &'a Job) -> Result<Self, StageError> {
-        let place = place(job, config.precision)?;
-        let opened = Speaker::open(job.input("model")?, config.template, &place);
-        let speaker = opened.map_err(|error| job.renamed(error))?;
-        remark(job, job.input("model")?);
-        if let Some(trained) = speaker.trained_otherwise() {
+    /// One on each of the stage's devices.
+    fn load(config: &EvalConfig, job: &'a Job) -> Result<Vec<Self>, StageError> {
+        let (mut places, folder) = (places(job, config.precision)?, job.input("model")?);
+        let open = |_: usize, place: &mut Place| Speaker::open(folder, config.template, place);
+        let speakers = each(&mut places, || (), open).map_err(|error| job.renamed(error))?;
+        remark(job, folder);
+        if let Some((speaker, trained)) = speakers.first().and_then(|first| Some((first, first.trained_otherwise()?))) {
             job.caution(format!(
                 "the model was trained in the template `{}` and is asked in `{}`, as this stage's `template` says",
                 trained.name(),
                 speaker.template().name()
             ));
         }
-        Ok(Self { job, speaker, max_new_tokens: config.max_new_tokens(), features: HashMap::new() })
+        let of = |speaker| Self { job, speaker, max_new_tokens: config.max_new_tokens(), features: HashMap::new() };
+        Ok(speakers.into_iter().map(of).collect())
     }
 
     fn answer(&mut self, groups: &[&Group<'a>]) -> Result<Vec<String>, StageError> {

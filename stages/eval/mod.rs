@@ -162,6 +162,10 @@ impl Stage for Eval {
         count(MODEL) > 0
     }
 
+    fn uses_all_gpus() -> bool {
+        true
+    }
+
     fn shards(config: &EvalConfig) -> Option<Shards<EvalConfig>> {
         if config.shards < 2 || config.shard.is_some() {
             return None;

@@ -118,6 +118,19 @@ fn answers_and_results_are_written() {
 }
 
 #[test]
+fn any_number_of_workers_answers_the_same() {
+    let root = workshop();
+    let config = json!({"benchmark": "pope", "max_new_tokens": 3});
+    let with = |work: &str, workers: usize| trial(root.path(), work).micro_batch(2).workers(workers);
+    let one = with("one", 1).run::<Eval>(&config).done();
+    let three = with("three", 3).run::<Eval>(&config).done();
+    assert_eq!(crate::testing::tree(&three), crate::testing::tree(&one));
+    assert!(matches!(with("stopped", 3).cancelled_after(3).run::<Eval>(&config).error(), crate::StageError::Cancelled));
+    let resumed = with("stopped", 2).run::<Eval>(&config).done();
+    assert_eq!(crate::testing::tree(&resumed), crate::testing::tree(&one));
+}
+
+#[test]
 fn answers_do_not_depend_on_batches_or_interruptions() {
     let root = workshop();
     let config = json!({"benchmark": "pope", "max_new_tokens": 3});

@@ -12,7 +12,8 @@ use crate::{
     vision::VisionTower,
 };
 
-/// An Imp: vision encoder, projector and language model.
+/// An Imp: vision encoder, projector and language model. Clones share memory until a weight is modified.
+#[derive(Clone)]
 pub struct Imp {
     /// How vision encoder and language model are joined.
     pub config: ImpConfig,

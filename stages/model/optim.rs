@@ -1,10 +1,12 @@
 //! The optimizer of all trainable matrices of a model: AdamW with gradients clipped by their global norm, as in
 //! PyTorch. Its state is public, so that a checkpoint can restore it exactly.
 
+use std::ops::Range;
+
 use crate::{
     imp::Imp,
     layers::Parameter,
-    tensor::{AdamW, Gradients, Mat, Moments, global_norm},
+    tensor::{AdamW, Gradients, Mat, Moments, global_norm, squares},
 };
 
 /// Learning rate and weight decay of a parameter in one step.
@@ -16,42 +18,56 @@ pub struct Rate {
     pub weight_decay: f64,
 }
 
-/// The optimizer.
+/// The optimizer of a model's parameters, or of the share of them that one of several workers updates.
 pub struct Optimizer {
     settings: AdamW,
     /// Gradients whose global norm is larger are scaled down to it; 0 disables clipping.
     max_grad_norm: f64,
     /// Number of steps taken.
     pub step: u64,
-    /// Name and moments of each parameter, in the order of [`Imp::trainable`].
+    /// The parameters that it updates, by their numbers in [`Imp::trainable`].
+    pub share: Range<usize>,
+    /// Name and moments of each parameter of the share, in the order of [`Imp::trainable`].
     pub moments: Vec<(String, Moments)>,
 }
 
 impl Optimizer {
     /// An optimizer for the matrices of `model` that are trainable now.
     pub fn new(model: &mut Imp, settings: AdamW, max_grad_norm: f64) -> Self {
-        let mut moments = Vec::new();
-        model.trainable(&mut |parameter, mat| moments.push((parameter.name, Moments::new(mat))));
-        Self { settings, max_grad_norm, step: 0, moments }
+        Self::of_share(model, settings, max_grad_norm, 0..usize::MAX)
     }
 
-    /// Takes one step with `gradients` in the order of [`Imp::trainable`]. Returns their global norm before clipping.
+    /// An optimizer for those of them whose numbers are in `share`.
+    pub fn of_share(model: &mut Imp, settings: AdamW, max_grad_norm: f64, share: Range<usize>) -> Self {
+        let mut moments = Vec::new();
+        model.visit(&share, &mut |parameter, mat| moments.push((parameter.name, Moments::new(mat))));
+        let share = share.start..share.start + moments.len();
+        Self { settings, max_grad_norm, step: 0, share, moments }
+    }
+
+    /// Takes one step with `gradients` of all parameters, in the order of [`Imp::trainable`]. Returns their global norm before
+    /// clipping.
     pub fn update(&mut self, model: &mut Imp, gradients: &[Mat], rate: impl Fn(&Parameter) -> Rate) -> f32 {
-        let norm = global_norm(gradients);
+        let norm = global_norm(squares(gradients));
+        self.update_share(model, gradients, norm, rate);
+        norm
+    }
+
+    /// Takes one step with the `gradients` of its share, where the global norm of all of them is `norm`.
+    pub fn update_share(&mut self, model: &mut Imp, gradients: &[Mat], norm: f32, rate: impl Fn(&Parameter) -> Rate) {
         // PyTorch's clip_grad_norm_ divides by the norm plus 1e-6.
         let clip = (self.max_grad_norm / (f64::from(norm) + 1e-6)) as f32;
         let scale = if self.max_grad_norm > 0.0 { clip.min(1.0) } else { 1.0 };
         self.step += 1;
         let mut step = self.settings.step(self.step, scale);
         let mut states = self.moments.iter_mut().zip(gradients);
-        model.trainable(&mut |parameter, mat| {
+        model.visit(&self.share, &mut |parameter, mat| {
             if let Some(((_, moments), gradient)) = states.next() {
                 let Rate { learning_rate, weight_decay } = rate(&parameter);
                 step.update(mat, gradient, moments, learning_rate, weight_decay);
             }
         });
         step.finish();
-        norm
     }
 }
 
@@ -61,6 +77,17 @@ impl Imp {
         self.llm.trainable(visit);
         self.projector.trainable(visit);
         self.vision.trainable(visit);
+    }
+
+    /// Visits the trainable matrices with these numbers in [`Imp::trainable`].
+    pub fn visit(&mut self, numbers: &Range<usize>, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
+        let mut number = 0;
+        self.trainable(&mut |parameter, mat| {
+            if numbers.contains(&number) {
+                visit(parameter, mat);
+            }
+            number += 1;
+        });
     }
 
     /// Takes the gradients of all trainable matrices, in the order of [`Imp::trainable`].

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// Linear layers with a GELU (erf) between consecutive ones.
+#[derive(Clone)]
 pub struct Projector(Vec<Linear>);
 
 /// The number of linear layers, if the type fits the widths.

@@ -3,12 +3,14 @@
 
 mod cpu;
 mod fault;
+mod workers;
 
 use imp_model::{
     Precision,
     tensor::{Device as Opened, Place},
 };
 
+pub(crate) use self::workers::each;
 pub use self::{
     cpu::{Cpu, Feature, Native},
     fault::{fault, is_fault},
@@ -19,30 +21,54 @@ use crate::{
 };
 pub use imp_model::tensor::{Card, Probe, free_bytes, probe};
 
-/// The number of a stage's GPU among those that it sees: the runner shows it only its own.
-const FIRST: usize = 0;
-
-/// The place of a stage with this precision. Its device is open when this returns, and is recorded for the receipt.
+/// The place of each worker of a stage with this precision. Their devices are open when this returns, and are recorded for the
+/// receipt.
 ///
 /// # Errors
-/// If the device can't be opened.
-pub(crate) fn place(job: &Job, precision: Precision) -> Result<Place, StageError> {
-    match job.device() {
-        Device::Cpu => {
-            job.environment(cpu::Cpu::detect().environment());
-            Ok(Place::host(precision))
-        }
-        Device::Cuda => {
-            let opened = Opened::open(FIRST).map_err(|error| fault::error(&error))?;
-            job.environment(gpu(&probe()));
-            Ok(Place::device(opened, precision))
-        }
+/// If a device can't be opened.
+pub(crate) fn places(job: &Job, precision: Precision) -> Result<Vec<Place>, StageError> {
+    let count = job.workers();
+    if job.device() == Device::Cpu {
+        job.environment(cpu::Cpu::detect().environment());
+        return Ok(vec![Place::host(precision); count]);
     }
+    // The runner shows a stage only its own GPUs.
+    let open = |index| match Opened::open(index) {
+        Ok(opened) => Ok(Place::device(opened, precision)),
+        Err(error) if count == 1 => Err(fault::error(&error)),
+        Err(error) => Err(workers::named(fault::error(&error), &workers::name(index, count))),
+    };
+    let places = (0..count).map(open).collect::<Result<_, _>>()?;
+    let probe = probe();
+    let kinds = kinds(&probe, count);
+    job.environment(gpus(&probe, &kinds));
+    if kinds.len() > 1 {
+        job.caution(format!(
+            "its GPUs are not of one kind ({}): another number of them gives the same result within rounding only, and the slowest \
+             sets the pace",
+            kinds.join(", ")
+        ));
+    }
+    Ok(places)
 }
 
-/// What is recorded of the GPU of this process.
-fn gpu(probe: &Probe) -> Environment {
-    let name = probe.cards.get(FIRST).map_or_else(|| "unknown".into(), |card| card.name.clone());
+/// The kinds of the first `count` GPUs of this process: `2 x NVIDIA H100`.
+fn kinds(probe: &Probe, count: usize) -> Vec<String> {
+    let mut kinds: Vec<(&str, usize)> = Vec::new();
+    for index in 0..count {
+        let name = probe.cards.get(index).map_or("unknown", |card: &Card| card.name.as_str());
+        match kinds.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((name, 1)),
+        }
+    }
+    let words = |(name, count): (&str, usize)| if count == 1 { name.into() } else { format!("{count} x {name}") };
+    kinds.into_iter().map(words).collect()
+}
+
+/// What is recorded of these GPUs.
+fn gpus(probe: &Probe, kinds: &[String]) -> Environment {
+    let name = kinds.join(" and ");
     let cublaslt = probe.cublaslt.clone().ok().map(|version| ("cuBLASLt".to_string(), version));
     let libraries = cublaslt.into_iter().collect();
     Environment { device: Device::Cuda, name, driver: probe.driver.clone().ok(), libraries }
@@ -59,15 +85,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let job = Trial::new(&root.path().join("work"), &[]).job();
         for precision in [Precision::F32, Precision::Bf16] {
-            assert_eq!(place(&job, precision).unwrap(), Place::host(precision));
+            assert_eq!(places(&job, precision).unwrap(), [Place::host(precision)]);
         }
     }
 
     #[test]
-    fn a_gpu_is_recorded_with_its_driver_and_library() {
+    fn gpus_are_recorded_with_their_driver_and_library() {
         let card = Card { index: 0, name: "NVIDIA H100".into(), memory: 1, compute_capability: (9, 0), usable: Ok(()) };
-        let found =
-            Probe { driver: Ok("550.54.15 for CUDA 12.4".into()), cublaslt: Ok("12.4".into()), cards: vec![card] };
-        assert_eq!(gpu(&found).to_string(), "GPU: NVIDIA H100, driver 550.54.15 for CUDA 12.4, cuBLASLt 12.4");
+        let found = Probe {
+            driver: Ok("550.54.15 for CUDA 12.4".into()),
+            cublaslt: Ok("12.4".into()),
+            cards: vec![card.clone(), card],
+        };
+        let recorded = gpus(&found, &kinds(&found, 1)).to_string();
+        assert_eq!(recorded, "GPU: NVIDIA H100, driver 550.54.15 for CUDA 12.4, cuBLASLt 12.4");
+        assert_eq!(kinds(&found, 2), ["2 x NVIDIA H100"]);
+        assert_eq!(kinds(&found, 3), ["2 x NVIDIA H100", "unknown"]);
     }
 }

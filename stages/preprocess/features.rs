@@ -20,35 +20,52 @@ use crate::{
     },
     image::size::resize,
     model_folder::{model_error, remark},
-    place::place,
+    place::{each, places},
 };
 
 /// Default layer of the encoder whose hidden states are the features.
 const SELECT_LAYER: i64 = -2;
-/// Images decoded at a time.
+/// Images decoded at a time for each device.
 const CHUNK: usize = 32;
 
 /// Adds the features to the set in the job's output. Resumes what an earlier process began.
 pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
     let select_layer = config.mm_vision_select_layer.unwrap_or(SELECT_LAYER);
     let joined = ImpConfig { mm_vision_select_layer: select_layer, ..ImpConfig::default() };
-    let place = place(job, config.precision)?;
+    let places = places(job, config.precision)?;
     remark(job, encoder);
     let mut vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
     resize(&mut vision, config.image_size)?;
-    vision.move_to(&place);
+    // A replica for each device.
+    let mut replicas = vec![vision; places.len()];
+    each(
+        &mut replicas,
+        || (),
+        |index, vision| {
+            vision.move_to(&places[index]);
+            Ok(())
+        },
+    )?;
+    let vision = replicas[0].config.clone();
     let set = RecordSet::open(&job.output())?;
-    let (patches, width) = (vision.config.patches(), vision.config.hidden_size);
+    let (patches, width) = (vision.patches(), vision.hidden_size);
     let unfinished = job.checkpoint().join(FEATURES);
     let (mut file, done) =
         open(&unfinished, patches * width * size_of::<f32>()).map_err(StageError::io(&unfinished))?;
     let images = set.meta().images;
-    for start in (done..images).step_by(CHUNK) {
+    let chunk = CHUNK * replicas.len();
+    for start in (done..images).step_by(chunk) {
         job.check_cancelled()?;
-        let numbers = start..(start + CHUNK).min(images);
-        for pixels in decode(&set, numbers.clone(), &vision.config)? {
-            let features = encode(&vision, pixels);
-            file.write_all(bytemuck::cast_slice(&features.to_host())).map_err(StageError::io(&unfinished))?;
+        let numbers = start..(start + chunk).min(images);
+        for pixels in decode(&set, numbers.clone(), &vision)?.chunks(replicas.len()) {
+            let encoded = each(
+                &mut replicas,
+                || (),
+                |index, vision| Ok(pixels.get(index).map(|pixels| encode(vision, pixels).to_host().into_owned())),
+            )?;
+            for features in encoded.into_iter().flatten() {
+                file.write_all(bytemuck::cast_slice(&features)).map_err(StageError::io(&unfinished))?;
+            }
         }
         job.progress(Progress::new(numbers.end, images, "images"));
     }

@@ -94,6 +94,10 @@ impl Stage for Preprocess {
         count(INPUT) > 0
     }
 
+    fn uses_all_gpus() -> bool {
+        true
+    }
+
     fn forecast(config: &PreprocessConfig, _ahead: &Ahead<'_>) -> Forecast {
         let records = Some(Records::Planned { max_length: config.max_length, template: config.template.name() });
         Forecast { outlook: Outlook { records, ..Outlook::default() }, ..Forecast::default() }

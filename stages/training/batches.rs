@@ -117,27 +117,46 @@ fn shuffled(items: impl IntoIterator<Item = usize>, random: &mut ChaCha8Rng) -> 
 /// Steps whose images are decoded ahead.
 pub(super) const AHEAD: usize = 4;
 
-/// Decoded images of one step: (number in the set, `[3, size, size]`).
+/// Decoded images: (number in the set, `[3, size, size]`).
 pub(super) type Images = Vec<(u32, Vec<f32>)>;
 
-/// Decodes the images of `steps` on its own thread, a few steps ahead.
+/// How the records of a step are dealt out: the parts of so many records, one after the other to each worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deal {
+    /// Records in a part.
+    pub(super) size: usize,
+    pub(super) workers: usize,
+}
+
+impl Deal {
+    /// The records of `worker` in this step.
+    fn of(self, step: &[usize], worker: usize) -> Vec<usize> {
+        step.chunks(self.size).skip(worker).step_by(self.workers).flatten().copied().collect()
+    }
+}
+
+/// Decodes the images of `steps` on its own thread, a few steps ahead, for each worker those of its own records.
 ///
-/// With `once`, images of earlier steps are left out, because their features are kept.
+/// With `once`, images that a worker had in earlier steps are left out, because it keeps their features.
 pub(super) fn decode_ahead<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     data: &'env Mixture,
     steps: &'env [Vec<usize>],
     encoder: &'env VisionConfig,
+    deal: Deal,
     once: bool,
-) -> Receiver<Result<Images, StageError>> {
+) -> Receiver<Result<Vec<Images>, StageError>> {
     let (send, receive) = sync_channel(AHEAD);
     scope.spawn(move || {
-        let mut seen = HashSet::new();
+        let mut seen = vec![HashSet::new(); deal.workers];
         for step in steps {
             if !once {
-                seen.clear();
+                seen.iter_mut().for_each(HashSet::clear);
             }
-            let decoded = decode(data, step, encoder, |number| seen.insert(number));
+            let of = |(worker, seen): (usize, &mut HashSet<u32>)| {
+                decode(data, &deal.of(step, worker), encoder, |number| seen.insert(number))
+            };
+            let decoded = seen.iter_mut().enumerate().map(of).collect();
             // The receiver is gone: training has stopped.
             if send.send(decoded).is_err() {
                 break;

@@ -20,6 +20,12 @@ use super::{
 };
 use crate::{Job, StageError, contract::side_file, model_folder::model_error};
 
+/// A model in training, and the optimizer of its share of the parameters. Those of all replicas are all parameters, in order.
+pub(super) struct Replica<'a> {
+    pub(super) model: &'a mut Imp,
+    pub(super) optimizer: Optimizer,
+}
+
 /// What a checkpoint holds besides weights and optimizer.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Position {
@@ -41,21 +47,24 @@ impl Position {
     }
 }
 
-/// Saves everything that the next step depends on, then removes older checkpoints.
-pub(super) fn save(job: &Job, model: &mut Imp, optimizer: &Optimizer, position: &Position) -> Result<(), StageError> {
+/// Saves everything that the next step depends on, then removes older checkpoints. The file does not depend on the number of
+/// replicas.
+pub(super) fn save(job: &Job, replicas: &mut [&mut Replica<'_>], position: &Position) -> Result<(), StageError> {
     let folder = job.checkpoint();
     let fresh = folder.join("new.safetensors");
     side_file::make_room(&fresh).map_err(StageError::io(&fresh))?;
     let step = halves(position.step);
     let best = position.best.map(|best| [halves(best.step).as_slice(), &[best.loss]].concat()).unwrap_or_default();
     let mut weights = Vec::new();
-    model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
+    if let Some(Replica { model, .. }) = replicas.first_mut() {
+        model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
+    }
     let numbers: [(&str, &[f32]); 3] = [("step", &step), ("losses", &position.losses), ("best", &best)];
     let mut tensors: Vec<_> = numbers.map(|(name, values)| NamedTensor::vector(name, values)).into();
     for (name, mat) in &weights {
         tensors.push(NamedTensor::flat(format!("weight.{name}"), mat));
     }
-    for (name, moments) in &optimizer.moments {
+    for (name, moments) in replicas.iter().flat_map(|replica| &replica.optimizer.moments) {
         tensors.push(NamedTensor::flat(format!("first.{name}"), &moments.first));
         tensors.push(NamedTensor::flat(format!("second.{name}"), &moments.second));
     }
@@ -88,9 +97,9 @@ fn whole(numbers: &[f32]) -> Option<usize> {
 
 /// Restores the last intact checkpoint, or the initial state if there is none. With `keep_best` the best weights must be
 /// there, too.
-pub(super) fn load(job: &Job, model: &mut Imp, optimizer: &mut Optimizer, keep_best: bool) -> Position {
+pub(super) fn load(job: &Job, replicas: &mut [&mut Replica<'_>], keep_best: bool) -> Position {
     for path in saved(&job.checkpoint()).into_iter().rev() {
-        match read(&path, model, optimizer, |best| !keep_best || held_out::is_there(job, best)) {
+        match read(&path, replicas, |best| !keep_best || held_out::is_there(job, best)) {
             Ok(position) => return position,
             Err(error) => job.warn(format!("ignored a damaged checkpoint: {error}")),
         }
@@ -126,8 +135,7 @@ pub(super) fn digest(path: &Path) -> std::io::Result<String> {
 /// Reads all of it before changing anything.
 pub(super) fn read(
     path: &Path,
-    model: &mut Imp,
-    optimizer: &mut Optimizer,
+    replicas: &mut [&mut Replica<'_>],
     best_is_there: impl Fn(Option<Best>) -> bool,
 ) -> Result<Position, ModelError> {
     let found = digest(path).map_err(|source| ModelError::Io { file: path.into(), source })?;
@@ -148,7 +156,7 @@ pub(super) fn read(
         None => None,
     };
     let mut loaded = Vec::new();
-    for (name, moments) in &optimizer.moments {
+    for (name, moments) in replicas.iter().flat_map(|replica| &replica.optimizer.moments) {
         let count = moments.first.count();
         let read = |part: &str| file.vector(&format!("{part}.{name}"), count);
         loaded.push((read("weight")?, read("first")?, read("second")?));
@@ -157,17 +165,20 @@ pub(super) fn read(
         return Err(ModelError::file(path, "the file of the best weights so far is missing"));
     }
     let mut weights = Vec::new();
-    for ((_, moments), (weight, first, second)) in optimizer.moments.iter_mut().zip(loaded) {
+    let moments = replicas.iter_mut().flat_map(|replica| &mut replica.optimizer.moments);
+    for ((_, moments), (weight, first, second)) in moments.zip(loaded) {
         (moments.first, moments.second) = (first.to(&moments.first.place()), second.to(&moments.second.place()));
         weights.push(weight);
     }
-    let mut weights = weights.into_iter();
-    model.trainable(&mut |_, mat| {
-        if let Some(weight) = weights.next() {
-            mat.copy_from(&weight.to_host());
-        }
-    });
-    optimizer.step = step as u64;
+    for Replica { model, optimizer } in replicas {
+        let mut weights = weights.iter();
+        model.trainable(&mut |_, mat| {
+            if let Some(weight) = weights.next() {
+                mat.copy_from(&weight.to_host());
+            }
+        });
+        optimizer.step = step as u64;
+    }
     Ok(Position { step, losses, best })
 }
 

@@ -85,7 +85,8 @@ fn taken(
         let parts = recipe.global_batch_size as f64 / needed.cut.size as f64;
         Work::FullStep(training.operations(largest(needed.cut.size), true) * parts)
     };
-    let memory = MemoryForecast { bytes, gpu: needed.card, at_most: known.is_none(), remedy: LESS_MEMORY };
+    let memory =
+        MemoryForecast { bytes, gpu: needed.card, gpus: needed.cards, at_most: known.is_none(), remedy: LESS_MEMORY };
     Some((memory, work))
 }
 
@@ -102,6 +103,7 @@ struct Fixed<'a> {
 struct Needed {
     cut: Cut,
     card: Option<u64>,
+    cards: usize,
     host: u64,
 }
 
@@ -124,7 +126,7 @@ impl Fixed<'_> {
             _ => self.llm.bytes,
         };
         let kept = features::kept_bytes(&self.vision.config, self.images).unwrap_or(0) as u64;
-        Needed { cut, card: None, host: step + kept + frozen + self.vision.bytes }
+        Needed { cut, card: None, cards: 0, host: step + kept + frozen + self.vision.bytes }
     }
 
     fn on_card(
@@ -149,9 +151,14 @@ impl Fixed<'_> {
         let frozen = llm + stored(self.vision.bytes, self.vision.config.parameters()) + kept;
         let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
         let training = Training { gradient_checkpointing: cut.recompute, ..training };
-        let step = training.device_memory(largest(cut.size), batch > cut.size, precision).total() as u64;
+        // Of several, each has its share of the moments, and the host has the sums of the gradients.
+        let cards = ahead.runtime.gpus.max(1);
+        let accumulates = cards == 1 && batch > cut.size;
+        let step = training.device_memory(largest(cut.size), accumulates, precision);
+        let sums = if cards > 1 { step.parameters as u64 } else { 0 };
+        let step = (step.total() - step.optimizer + step.optimizer / cards) as u64;
         // The host maps the files that it uploads.
-        Needed { cut, card: Some(step + frozen), host: self.llm.bytes + self.vision.bytes }
+        Needed { cut, card: Some(step + frozen), cards, host: self.llm.bytes + self.vision.bytes + sums }
     }
 }
 

@@ -11,13 +11,13 @@ use imp_model::{
     tensor::AdamW,
 };
 
-use super::checkpoint::{digest, read};
+use super::checkpoint::{Replica, digest, read};
 use crate::scratch::Scratch;
 
 /// A checkpoint of a tiny model whose projector trains. Its name is that of an intact file, whatever is in it.
 pub(crate) fn checkpoint(bytes: &[u8]) {
     thread_local! {
-        static TRAINING: RefCell<Option<(Imp, Optimizer)>> = RefCell::new(tiny());
+        static TRAINING: RefCell<Option<Imp>> = RefCell::new(tiny());
     }
     let scratch = Scratch::with("new", bytes);
     let Ok(digest) = digest(&scratch.path("new")) else { return };
@@ -26,13 +26,15 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
         return;
     }
     TRAINING.with_borrow_mut(|training| {
-        if let Some((model, optimizer)) = training {
-            let _ = read(&path, model, optimizer, |_| true);
+        if let Some(model) = training {
+            let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+            let optimizer = Optimizer::new(model, settings, 1.0);
+            let _ = read(&path, &mut [&mut Replica { model, optimizer }], |_| true);
         }
     });
 }
 
-fn tiny() -> Option<(Imp, Optimizer)> {
+fn tiny() -> Option<Imp> {
     let scratch = Scratch::with("llm/x", &[]);
     let (llm, vision) = (scratch.path("llm"), scratch.path("vision"));
     fs::create_dir_all(&vision).ok()?;
@@ -50,7 +52,5 @@ fn tiny() -> Option<(Imp, Optimizer)> {
     let mut model =
         Imp::assemble(&llm, &vision, ImpConfig { mm_vision_select_layer: -1, ..ImpConfig::default() }, 1).ok()?;
     model.projector.unfreeze();
-    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
-    let optimizer = Optimizer::new(&mut model, settings, 1.0);
-    Some((model, optimizer))
+    Some(model)
 }

@@ -21,46 +21,68 @@ pub(super) struct Parts {
     pub(super) noise: f64,
 }
 
-/// The result of a batch.
-pub(super) struct Batch {
-    pub(super) loss: f32,
-    pub(super) gradients: Vec<Mat>,
+/// The records of a batch, whose loss is a mean over all of their labelled tokens.
+pub(super) struct Batch<'a> {
+    records: &'a [Record<'a>],
+    /// Labelled tokens.
+    pub(super) labels: usize,
     /// Positions of the language model.
     pub(super) tokens: usize,
-    /// Labelled tokens, over which the loss is the mean.
-    pub(super) labels: usize,
 }
 
-/// The loss and the gradients of `records`. Each labelled token counts the same; the reference averages the means of parts
-/// instead.
-pub(super) fn of_batch(
-    model: &mut Imp,
-    features: &Features,
-    records: &[Record<'_>],
-    parts: &Parts,
-) -> Result<Batch, StageError> {
-    let labelled = records.iter().map(|record| labels::learned(model, record)).sum::<Result<usize, _>>()?;
-    let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
-    for (part, records) in records.chunks(parts.size).enumerate() {
-        let pass = Pass::training(parts.seed, part * parts.size).with_noise(parts.noise);
+impl<'a> Batch<'a> {
+    /// Counts what is in `records`.
+    pub(super) fn new(model: &Imp, records: &'a [Record<'a>]) -> Result<Self, StageError> {
+        let labels = records.iter().map(|record| labels::learned(model, record)).sum::<Result<usize, _>>()?;
+        let patches = model.vision.config.patches();
+        let of = |record: &Record<'_>| positions(record.input_ids.len(), record.image_numbers().len(), patches);
+        Ok(Self { records, labels, tokens: records.iter().map(of).sum() })
+    }
+
+    /// The loss and the gradients of all parts. Each labelled token counts the same; the reference averages the means of parts
+    /// instead.
+    pub(super) fn gradients(
+        &self,
+        model: &mut Imp,
+        features: &Features,
+        parts: &Parts,
+    ) -> Result<(f32, Vec<Mat>), StageError> {
+        let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
+        for (number, records) in self.parts(parts) {
+            let (loss, part) = self.of_part(model, features, parts, number, records)?;
+            match &mut sum {
+                Some(sum) => tensor::accumulate(sum, &loss),
+                None => sum = Some(loss),
+            }
+            if gradients.is_empty() {
+                gradients = part;
+            } else {
+                gradients.iter_mut().zip(part).for_each(|(to, from)| tensor::accumulate(to, &from));
+            }
+        }
+        // Read at the end: until then a GPU works on while the next part is being prepared.
+        Ok((sum.as_ref().map_or(0.0, Mat::item), gradients))
+    }
+
+    /// The numbers and the records of its parts.
+    pub(super) fn parts(&self, parts: &Parts) -> impl Iterator<Item = (usize, &'a [Record<'a>])> + use<'a> {
+        self.records.chunks(parts.size).enumerate()
+    }
+
+    /// The loss `[1, 1]` and the gradients of the part `number`, which has these `records`.
+    pub(super) fn of_part(
+        &self,
+        model: &mut Imp,
+        features: &Features,
+        parts: &Parts,
+        number: usize,
+        records: &[Record<'_>],
+    ) -> Result<(Mat, Vec<Mat>), StageError> {
+        let pass = Pass::training(parts.seed, number * parts.size).with_noise(parts.noise);
         let pass = if parts.recompute { pass.with_gradient_checkpointing() } else { pass };
         let batch = features.batch(model, records)?;
-        let loss = model.loss(&pass, &batch.samples(), &batch.features, labelled);
-        let part = model.gradients(&mut pass.graph.backward(&loss));
-        match &mut sum {
-            Some(sum) => tensor::accumulate(sum, &loss),
-            None => sum = Some(loss),
-        }
-        if gradients.is_empty() {
-            gradients = part;
-        } else {
-            gradients.iter_mut().zip(part).for_each(|(to, from)| tensor::accumulate(to, &from));
-        }
+        let loss = model.loss(&pass, &batch.samples(), &batch.features, self.labels);
+        let gradients = model.gradients(&mut pass.graph.backward(&loss));
+        Ok((loss, gradients))
     }
-    // Read at the end: until then a GPU works on while the next part is being prepared.
-    let loss = sum.as_ref().map_or(0.0, Mat::item);
-    let patches = model.vision.config.patches();
-    let of = |record: &Record<'_>| positions(record.input_ids.len(), record.image_numbers().len(), patches);
-    let tokens = records.iter().map(of).sum();
-    Ok(Batch { loss, gradients, tokens, labels: labelled })
 }

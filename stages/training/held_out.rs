@@ -57,11 +57,26 @@ impl<'a> HeldOut<'a> {
         model: &Imp,
         pass: &Pass,
         job: &Job,
-        mut read: impl FnMut(usize),
+        read: impl FnMut(usize),
     ) -> Result<f32, StageError> {
-        let (mut sum, mut count) = (0.0, 0);
-        for part in self.numbers.chunks(AT_ONCE) {
-            job.check_cancelled()?;
+        Ok(mean(self.losses(model, pass, (0, 1), || job.check_cancelled(), read)?))
+    }
+
+    /// The same of parts of the records, for [`mean`]: of each `count`th one from `index` on. `check` is asked before each.
+    ///
+    /// # Errors
+    /// If a record or its image can't be read, and those of `check`.
+    pub(super) fn losses(
+        &mut self,
+        model: &Imp,
+        pass: &Pass,
+        (index, count): (usize, usize),
+        check: impl Fn() -> Result<(), StageError>,
+        mut read: impl FnMut(usize),
+    ) -> Result<Vec<PartLoss>, StageError> {
+        let mut losses = Vec::new();
+        for part in self.numbers.chunks(AT_ONCE).skip(index).step_by(count) {
+            check()?;
             let records = part.iter().map(|number| self.set.record(*number)).collect::<Result<Vec<_>, _>>()?;
             let encoder = &model.vision.config;
             let images = batches::decode(self.set, part, encoder, |number| !self.features.has(number))?;
@@ -69,17 +84,31 @@ impl<'a> HeldOut<'a> {
             let batch = self.features.batch(model, &records)?;
             let samples = batch.samples();
             let labelled: usize = samples.iter().map(|sample| model.labelled(sample)).sum();
-            if labelled > 0 {
-                let loss = model.loss(pass, &samples, &batch.features, labelled);
-                sum += f64::from(loss.item()) * labelled as f64;
-                count += labelled;
-            }
+            let loss = (labelled > 0).then(|| model.loss(pass, &samples, &batch.features, labelled).item());
+            losses.push(PartLoss { mean: loss.unwrap_or_default(), labelled });
             drop(batch);
             self.features.forget();
             read(part.len());
         }
-        Ok((sum / count.max(1) as f64) as f32)
+        Ok(losses)
     }
+}
+
+/// The loss of some records.
+pub(super) struct PartLoss {
+    /// Over its labelled tokens.
+    mean: f32,
+    labelled: usize,
+}
+
+/// The mean over the labelled tokens of all `parts`, which are in order.
+pub(super) fn mean(parts: impl IntoIterator<Item = PartLoss>) -> f32 {
+    let (mut sum, mut count) = (0.0, 0);
+    for part in parts {
+        sum += f64::from(part.mean) * part.labelled as f64;
+        count += part.labelled;
+    }
+    (sum / count.max(1) as f64) as f32
 }
 
 fn path(job: &Job, step: usize) -> PathBuf {

@@ -4,6 +4,7 @@
 mod batches;
 mod checkpoint;
 mod divergence;
+mod exchange;
 mod features;
 mod figures;
 mod forecast;
@@ -20,6 +21,7 @@ mod recipe;
 mod run;
 mod sizes;
 mod speed;
+mod team;
 #[cfg(test)]
 mod tests;
 

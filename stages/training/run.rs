@@ -4,30 +4,32 @@ use std::time::Instant;
 
 use imp_model::{
     Imp,
-    layers::Pass,
     memory::{Training, Trains},
-    optim::Optimizer,
-    tensor::AdamW,
+    tensor::Place,
 };
 
 use super::{
     Recipe,
-    batches::{Batches, Images, decode_ahead},
+    batches::{Batches, Deal, Images, decode_ahead},
     checkpoint::{self, Position},
     divergence,
-    features::{Features, device_bytes},
-    gradients::{self, Batch, Parts},
-    held_out::{self, Best, HeldOut},
+    features::device_bytes,
+    gradients::Parts,
+    held_out::{self, Best},
     labels,
     policy::{Card, Cut},
+    recipe::Rates,
     sizes::Sizes,
     speed::{Speed, Work},
+    team::{Stepped, Team, replicas},
 };
 use crate::{Job, StageError, contract::event::Progress, data::mixture::Mixture};
 
-/// Trains what is trainable in `model`, which is the projector and `trains`, from the last checkpoint if there is one.
+/// Trains what is trainable in `model`, which is the projector and `trains`, from the last checkpoint if there is one. It is moved
+/// to the first of `places`; replicas of it at the others share the work.
 pub(crate) fn train(
     model: &mut Imp,
+    places: &[Place],
     trains: Trains<'_>,
     recipe: &Recipe,
     data: &Mixture,
@@ -38,33 +40,21 @@ pub(crate) fn train(
     let batches = Batches::new(recipe, data, job.seed());
     check(model, recipe, &batches, (data, validation), job)?;
     let total = batches.steps.len();
-    let settings = AdamW { beta1: recipe.adam_beta1, beta2: recipe.adam_beta2, epsilon: recipe.adam_epsilon };
-    let cut = cut(model, trains, recipe, (data, validation), &batches, job);
-    let mut optimizer = Optimizer::new(model, settings, recipe.max_grad_norm);
-    let position = checkpoint::load(job, model, &mut optimizer, recipe.keep_best);
+    let mut replicas = replicas(model, places)?;
+    let cut = cut(model, places, trains, recipe, (data, validation), &batches, job);
+    let deal = Deal { size: cut.size, workers: places.len() };
+    remark_idle(deal, &batches, job);
+    let encoder = model.vision.config.clone();
+    let mut team = Team::new(std::iter::once(model).chain(&mut replicas), recipe, (data, validation))?;
+    let position = checkpoint::load(job, &mut team.replicas(), recipe.keep_best);
     job.open_metrics(position.step as u64)?;
 
-    let features = Features::new(model, data, recipe.precision)?;
-    let held_out = validation.map(|set| HeldOut::new(set, model, recipe.precision)).transpose()?;
-    let (encoder, first) = (model.vision.config.clone(), position.step.min(batches.steps.len()));
+    let first = position.step.min(batches.steps.len());
     std::thread::scope(|scope| {
-        let images = decode_ahead(scope, data, &batches.steps[first..], &encoder, features.kept);
+        let images = decode_ahead(scope, data, &batches.steps[first..], &encoder, deal, team.keeps_features());
         let began = Instant::now();
         let speed = Speed::new(began);
-        let mut run = Run {
-            model,
-            cut,
-            recipe,
-            data,
-            job,
-            optimizer,
-            position,
-            features,
-            held_out,
-            saved: began,
-            speed,
-            jumps: 0,
-        };
+        let mut run = Run { team, cut, recipe, data, job, position, saved: began, speed, jumps: 0 };
         for records in &batches.steps[first..] {
             let asked = Instant::now();
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
@@ -110,9 +100,30 @@ fn check(
     Ok(())
 }
 
-/// How the batches are cut on the device where `model` lies.
+/// Warns if there are workers without work.
+fn remark_idle(deal: Deal, batches: &Batches, job: &Job) {
+    let Deal { size, workers } = deal;
+    let records = batches.steps.iter().map(Vec::len).max().unwrap_or(0);
+    let parts = records.div_ceil(size);
+    if parts >= workers {
+        return;
+    }
+    let remedy = match records / workers {
+        0 => format!("`gpus = {records}` is enough"),
+        fair => {
+            format!("`micro_batch_size = {fair}` under its runtime gives work to all, and changes results by rounding")
+        }
+    };
+    job.warn(format!(
+        "of its {workers} GPUs only {parts} can have work: a batch of {records} has {parts} part(s) of up to {size}; {remedy}"
+    ));
+}
+
+/// How the batches are cut on the devices of `places`, on the first of which `model` lies. The number of devices has no part in it,
+/// since the cut affects the result by rounding.
 fn cut(
     model: &Imp,
+    places: &[Place],
     trains: Trains<'_>,
     recipe: &Recipe,
     (data, validation): (&Mixture, Option<&Mixture>),
@@ -128,21 +139,19 @@ fn cut(
     let kept: u64 = images.map(|images| device_bytes(vision, images, recipe.precision)).sum();
     // What trains is on the device already, and is counted by the step.
     let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept;
-    let card = Card { total: device.total_bytes(), frozen, precision: recipe.precision };
+    let totals = places.iter().filter_map(|place| Some(place.device.as_ref()?.total_bytes()));
+    let card = Card { total: totals.min().unwrap_or(0), frozen, precision: recipe.precision };
     let sizes = Sizes { patches: vision.patches(), max_length: model.config.tokenizer_model_max_length };
     Cut::on_card(job.runtime(), &training, batch, card, |size| sizes.largest(data, batches, size))
 }
 
 struct Run<'a> {
-    model: &'a mut Imp,
+    team: Team<'a>,
     cut: Cut,
     recipe: &'a Recipe,
     data: &'a Mixture,
     job: &'a Job,
-    optimizer: Optimizer,
     position: Position,
-    features: Features,
-    held_out: Option<HeldOut<'a>>,
     saved: Instant,
     speed: Speed,
     /// Steps with a loss far above those before.
@@ -151,30 +160,26 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// One step on `records`, whose new images were requested at `asked` and have just arrived.
-    fn step(&mut self, records: &[usize], images: Images, asked: Instant, total: usize) -> Result<(), StageError> {
+    fn step(&mut self, records: &[usize], images: Vec<Images>, asked: Instant, total: usize) -> Result<(), StageError> {
         let waited = asked.elapsed().as_secs_f64();
-        self.features.encode(self.model, images);
-        let index = self.position.step;
-        let batch = self.batch(index, records)?;
-        let rates = self.recipe.rates(index, total);
-        let norm = self.optimizer.update(self.model, &batch.gradients, |parameter| rates.of(parameter));
-        divergence::check_step(batch.loss, norm).map_err(|what| self.diverged(records, &what))?;
+        let rates = self.recipe.rates(self.position.step, total);
+        let batch = self.update(records, images, &rates)?;
+        divergence::check_step(batch.loss, batch.norm).map_err(|what| self.diverged(records, &what))?;
         // A step without labels has no loss, and would count as a perfect one.
         let learned = batch.labels > 0;
         if learned {
             self.note_jump(records, batch.loss);
         }
         self.position.add(Some(batch.loss).filter(|_| learned));
-        let vocab_size = self.model.llm.config.vocab_size;
+        let vocab_size = self.team.model().llm.config.vocab_size;
         divergence::check_mean(&self.position.losses, vocab_size).map_err(|what| self.diverged(records, &what))?;
-        self.features.forget();
         let validation_loss = self.look_at_held_out(total)?;
         let work =
             Work { seconds: asked.elapsed().as_secs_f64(), waited, examples: records.len(), tokens: batch.tokens };
         self.speed.add(&work);
         let (step, loss) = (self.position.step, f64::from(batch.loss));
         if step.is_multiple_of(self.job.runtime().log_steps.max(1)) || step == total || validation_loss.is_some() {
-            let mut values = vec![("learning_rate", rates.language), ("grad_norm", f64::from(norm))];
+            let mut values = vec![("learning_rate", rates.language), ("grad_norm", f64::from(batch.norm))];
             values.extend(learned.then_some(("loss", loss)));
             values.extend(work.figures());
             values.extend(validation_loss.map(|loss| ("validation_loss", f64::from(loss))));
@@ -204,27 +209,26 @@ impl Run<'_> {
         ));
     }
 
-    /// The loss and the gradients of the batch of a step.
-    fn batch(&mut self, step: usize, records: &[usize]) -> Result<Batch, StageError> {
+    /// The next update of the weights.
+    fn update(&mut self, records: &[usize], images: Vec<Images>, rates: &Rates) -> Result<Stepped, StageError> {
         let records = records.iter().map(|number| self.data.record(*number)).collect::<Result<Vec<_>, _>>()?;
         // A seed for each step, so that dropout and noise are the same in a resumed run.
-        let seed = self.job.seed() ^ (step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let seed = self.job.seed() ^ (self.position.step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let noise = self.recipe.neftune_noise_alpha;
         let parts = Parts { size: self.cut.size, recompute: self.cut.recompute, seed, noise };
-        gradients::of_batch(self.model, &self.features, &records, &parts)
+        self.team.step(&records, images, &parts, |parameter| rates.of(parameter))
     }
 
     /// The held-out loss, if it is due; saves the weights if it is the smallest so far.
     fn look_at_held_out(&mut self, total: usize) -> Result<Option<f32>, StageError> {
         let (step, every) = (self.position.step, self.recipe.eval_steps);
-        let Some(held_out) = self.held_out.as_mut().filter(|_| every > 0) else { return Ok(None) };
-        if !step.is_multiple_of(every) && step != total {
+        if every == 0 || !step.is_multiple_of(every) && step != total {
             return Ok(None);
         }
-        let loss = held_out.loss(self.model, &Pass::inference(), self.job, |_| {})?;
+        let Some(loss) = self.team.held_out_loss(self.job)? else { return Ok(None) };
         if self.position.best.is_none_or(|best| loss < best.loss) {
             if self.recipe.keep_best {
-                held_out::keep(self.job, self.model, step)?;
+                held_out::keep(self.job, self.team.model(), step)?;
             }
             self.position.best = Some(Best { step, loss });
         }
@@ -232,7 +236,7 @@ impl Run<'_> {
     }
 
     /// Restores the best weights if they are the result, and reports the final figures.
-    fn finish(self) -> Result<(), StageError> {
+    fn finish(mut self) -> Result<(), StageError> {
         if self.jumps > divergence::MOST_WARNINGS {
             self.job.caution(format!("{} steps had such a jump of the loss", self.jumps));
         }
@@ -240,7 +244,7 @@ impl Run<'_> {
             self.job.result("validation_loss", f64::from(best.loss));
             self.job.result("best_step", best.step as f64);
             if self.recipe.keep_best {
-                held_out::go_back(self.job, self.model, best.step)?;
+                held_out::go_back(self.job, self.team.model(), best.step)?;
             }
         }
         let losses = &self.position.losses;
@@ -257,7 +261,7 @@ impl Run<'_> {
         let by_time = self.saved.elapsed().as_secs_f64() >= runtime.checkpoint_seconds;
         let cancelled = self.job.cancelled();
         if by_steps || by_time || cancelled {
-            checkpoint::save(self.job, self.model, &self.optimizer, &self.position)?;
+            checkpoint::save(self.job, &mut self.team.replicas(), &self.position)?;
             self.saved = Instant::now();
         }
         if cancelled { Err(StageError::Cancelled) } else { Ok(()) }
@@ -266,6 +270,6 @@ impl Run<'_> {
     /// The error of the optimizer's last step, on `records`.
     fn diverged(&self, records: &[usize], what: &str) -> StageError {
         let ids = records.iter().filter_map(|number| self.data.record(*number).ok()).map(|record| record.id);
-        divergence::error(self.optimizer.step, what, ids)
+        divergence::error(self.team.steps(), what, ids)
     }
 }

@@ -10,6 +10,7 @@ mod command;
 mod device;
 mod faults;
 mod gpu;
+mod gpus;
 mod hub;
 mod importing;
 mod interrupt;

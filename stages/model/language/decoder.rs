@@ -12,7 +12,8 @@ use crate::{
     weights::{NamedTensor, TensorFiles},
 };
 
-/// A decoder of any [`crate::config::Family`].
+/// A decoder of any [`crate::config::Family`]. Clones share memory until a weight is modified.
+#[derive(Clone)]
 pub struct Decoder {
     /// The configuration.
     pub config: LanguageConfig,

@@ -127,6 +127,59 @@ fn optimizer_steps() {
     }
 }
 
+/// Replicas on devices of their own, each in a thread with a batch and a share of the parameters, make the step of one model that
+/// has both batches, to the bit.
+#[test]
+fn replicas_in_threads_make_the_step_of_one_model() {
+    let batches = [PHI.batch(), Batch::read(&PHI.expected("train_batches"), "B.", PHI.pad)];
+    let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+    let rate = |_: &Parameter| Rate { learning_rate: 1e-2, weight_decay: 0.1 };
+    let host = Place::default();
+    // Each call opens devices of its own.
+    for ((name, place), (_, other)) in places().into_iter().zip(places()) {
+        let mut one = trainable(PHI, true, &host);
+        let mut replicas = [one.clone(), one.clone()];
+        one.move_to(&place);
+        let of = |batch| values(&loss_and_gradients(&mut one, batch, &Pass::training(0, 0)).1);
+        let alone = batches.each_ref().map(of);
+        let (_, mut sums) = loss_and_gradients(&mut one, &batches[0], &Pass::training(0, 0));
+        let (_, second) = loss_and_gradients(&mut one, &batches[1], &Pass::training(0, 0));
+        sums.iter_mut().zip(&second).for_each(|(sum, more)| tensor::accumulate(sum, more));
+        let norm = Optimizer::new(&mut one, settings, 1.0).update(&mut one, &sums, rate);
+
+        let (middle, all) = (sums.len() / 2, sums.len());
+        let mut workers: Vec<_> = replicas.iter_mut().zip([place, other]).zip([0..middle, middle..all]).collect();
+        let parts: Vec<Vec<Mat>> = std::thread::scope(|scope| {
+            let start = |(((model, place), _), batch): (&mut ((&mut Imp, Place), _), _)| {
+                model.move_to(place);
+                let (_, gradients) = loss_and_gradients(model, batch, &Pass::training(0, 0));
+                gradients.iter().map(|gradient| gradient.to(&Place::default())).collect()
+            };
+            let threads: Vec<_> =
+                workers.iter_mut().zip(&batches).map(|worker| scope.spawn(move || start(worker))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!([values(&parts[0]), values(&parts[1])], alone, "{name}");
+        let [mut sums, second]: [Vec<Mat>; 2] = parts.try_into().unwrap();
+        sums.iter_mut().zip(&second).for_each(|(sum, more)| tensor::accumulate(sum, more));
+        let own = |place: &Place, share: &std::ops::Range<usize>| -> Vec<Mat> {
+            sums[share.clone()].iter().map(|sum| sum.to(place)).collect()
+        };
+        let squares = workers.iter().flat_map(|((_, place), share)| tensor::squares(&own(place, share)));
+        assert_eq!(tensor::global_norm(squares).to_bits(), norm.to_bits(), "{name}");
+        for ((model, place), share) in &mut workers {
+            let mut optimizer = Optimizer::of_share(model, settings, 1.0, share.clone());
+            optimizer.update_share(model, &own(place, share), norm, rate);
+            let weights = |model: &mut Imp| {
+                let mut weights = Vec::new();
+                model.visit(share, &mut |_, weight| weights.push(weight.to_host().into_owned()));
+                weights
+            };
+            assert_eq!(weights(model), weights(&mut one), "{name} {share:?}");
+        }
+    }
+}
+
 /// In f32 the reference's tokens; in bf16, whose logits differ, the tokens are those of the whole sequence's logits.
 #[test]
 fn greedy_tokens() {

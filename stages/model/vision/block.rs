@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// Norm, attention, norm, MLP.
+#[derive(Clone)]
 pub(super) struct Block {
     norm1: Norm,
     q: Linear,
@@ -25,6 +26,7 @@ pub(super) struct Block {
 }
 
 /// The factors of a branch, with their name in files.
+#[derive(Clone)]
 struct Scale {
     name: String,
     factors: Mat,

@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// The positions.
+#[derive(Clone)]
 pub(super) struct Positions {
     /// Of the patches of the images that they were learned on, `[patches, hidden]`, in host memory.
     learned: Mat,

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// The vision encoder.
+#[derive(Clone)]
 pub struct VisionTower {
     /// The configuration.
     pub config: VisionConfig,

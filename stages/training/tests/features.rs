@@ -31,9 +31,17 @@ fn training_on_them_gives_the_very_same_model() {
     config["eval_steps"] = json!(2);
     let usual = [("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")];
     let seen = [("model", "pretrain"), ("data", "seen_instructions"), ("validation", "seen_instructions")];
-    let usual = shop.trial("usual", &usual).run::<Finetune>(&config).done();
-    let seen = shop.trial("seen", &seen).run::<Finetune>(&config).done();
+    let usual = shop.trial("usual", &usual).micro_batch(1).run::<Finetune>(&config).done();
+    let seen = shop.trial("seen", &seen).micro_batch(1).workers(2).run::<Finetune>(&config).done();
     assert_eq!(tree(&seen), tree(&usual));
+}
+
+#[test]
+fn any_number_of_workers_encodes_the_same() {
+    let shop = with_features();
+    let config = json!({"annotations": "pretrain.json", "template": "plain"});
+    let shared = shop.encoded("shared").workers(5).run::<Preprocess>(&config).done();
+    assert_eq!(tree(&shared), tree(&shop.path("seen_captions/out")), "12 images");
 }
 
 #[test]

@@ -12,13 +12,14 @@ use crate::{
 };
 
 fn ask<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)]) -> Forecast {
-    ask_on::<S>(config, inputs, Device::Cpu, None)
+    ask_on::<S>(config, inputs, None, 1)
 }
 
-/// On a GPU with so many bytes of memory.
-fn ask_on<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)], device: Device, gpu_memory: Option<u64>) -> Forecast {
+/// On so many GPUs with so many bytes of memory each, if any.
+fn ask_on<S: Stage>(config: &Value, inputs: &[(&str, &Outlook)], gpu_memory: Option<u64>, gpus: usize) -> Forecast {
     let config: S::Config = serde_json::from_value(config.clone()).unwrap();
-    let runtime = crate::contract::job::Runtime { micro_batch_size: 4, ..Default::default() };
+    let runtime = crate::contract::job::Runtime { micro_batch_size: 4, gpus, ..Default::default() };
+    let device = gpu_memory.map_or(Device::Cpu, |_| Device::Cuda);
     let inputs = inputs.iter().copied().collect();
     S::forecast(&config, &Ahead { runtime: &runtime, device, gpu_memory, seed: 0, sources: &BTreeMap::new(), inputs })
 }
@@ -78,7 +79,9 @@ fn a_gpu_holds_the_model_and_the_host_its_files() {
     let there = |name: &str| outlook(&shop.path(name).join("out"));
     let (model, data) = (there("pretrain"), there("instructions"));
     let inputs = [("model", &model), ("data", &data)];
-    let on_gpu = |config: &Value| ask_on::<Finetune>(config, &inputs, Device::Cuda, Some(1 << 34)).memory.unwrap();
+    let on_gpus =
+        |config: &Value, gpus: usize| ask_on::<Finetune>(config, &inputs, Some(1 << 34), gpus).memory.unwrap();
+    let on_gpu = |config: &Value| on_gpus(config, 1);
     let rounded = |mut config: Value| {
         config["precision"] = json!("bf16");
         config
@@ -89,6 +92,10 @@ fn a_gpu_holds_the_model_and_the_host_its_files() {
     assert!(host.gpu.is_none() && exact.bytes < host.bytes, "{exact:?}, {host:?}");
     // What trains stays in f32; weights, features and activations take half.
     assert!(low_bytes < exact_bytes && low_bytes > exact_bytes / 2, "{low_bytes} and {exact_bytes}");
+    // The moments are shared out; the sums of the gradients lie on the host.
+    let [one, two] = [1, 2].map(|gpus| on_gpus(&full(), gpus));
+    assert_eq!((one.gpus, two.gpus), (1, 2));
+    assert!(two.gpu.unwrap() < one.gpu.unwrap() && two.bytes > one.bytes, "{one:?}, {two:?}");
 }
 
 #[test]

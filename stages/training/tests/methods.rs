@@ -3,7 +3,7 @@
 use super::*;
 
 /// Everything at once.
-fn all() -> Value {
+pub(super) fn all() -> Value {
     let mut config = lora();
     config["lora"] = json!({
         "rank": 4, "alpha": 8, "dropout": 0.1, "rslora": true, "dora": true, "loraplus_lr_ratio": 4.0,

@@ -9,6 +9,7 @@ mod mixtures;
 mod models;
 mod runs;
 mod silent;
+mod workers;
 
 use std::{
     collections::BTreeMap,

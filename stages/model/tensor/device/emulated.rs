@@ -104,10 +104,18 @@ fn failed(call: &str, reason: &str) -> DeviceError {
     DeviceError::Failed { call: call.into(), reason: reason.into() }
 }
 
-/// The emulated device as a machine's only GPU.
-pub(super) fn probe(memory: u64) -> Probe {
-    let card = Card { index: 0, name: "emulated GPU".into(), memory, compute_capability: (8, 0), usable: Ok(()) };
-    Probe { driver: Ok("emulated".into()), cublaslt: Ok("emulated".into()), cards: vec![card] }
+/// Emulated devices with so much memory each as a machine's GPUs.
+pub(super) fn probe(memories: &[u64]) -> Probe {
+    let name = || "emulated GPU".into();
+    let card = |(index, memory): (usize, &u64)| Card {
+        index,
+        name: name(),
+        memory: *memory,
+        compute_capability: (8, 0),
+        usable: Ok(()),
+    };
+    let cards = memories.iter().enumerate().map(card).collect();
+    Probe { driver: Ok("emulated".into()), cublaslt: Ok("emulated".into()), cards }
 }
 
 impl Emulated {

@@ -52,24 +52,25 @@ struct Opened {
     profile: profile::Profile,
 }
 
-/// The variable that makes the emulated device the machine's GPU, in builds for tests. Its value is the order of threads
-/// and, after a colon, the bytes of memory (16 GiB).
+/// The variable that makes emulated devices the machine's GPUs, in builds for tests. Its value is the order of threads and, after
+/// a colon, the bytes of memory of each, separated by commas (one with 16 GiB).
 #[cfg(feature = "emulated")]
 const EMULATED: &str = "IMP_FLOW_EMULATED_GPU";
 
-/// The order and the memory of the machine's emulated GPU, if it is to have one.
+/// The order and the memories of the machine's emulated GPUs, if it is to have some.
 #[cfg(feature = "emulated")]
-fn emulated_gpu() -> Option<(u32, u64)> {
+fn emulated_gpus() -> Option<(u32, Vec<u64>)> {
     let value = std::env::var(EMULATED).ok()?;
-    let (order, memory) = value.split_once(':').unwrap_or((&value, ""));
-    Some((order.parse().ok()?, memory.parse().unwrap_or(16 << 30)))
+    let (order, memories) = value.split_once(':').unwrap_or((&value, ""));
+    let memories = memories.split(',').map(|memory| memory.parse().unwrap_or(16 << 30)).collect();
+    Some((order.parse().ok()?, memories))
 }
 
 /// Looks for NVIDIA's driver, cuBLASLt and GPUs.
 pub fn probe() -> Probe {
     #[cfg(feature = "emulated")]
-    if let Some((_, memory)) = emulated_gpu() {
-        return emulated::probe(memory);
+    if let Some((_, memories)) = emulated_gpus() {
+        return emulated::probe(&memories);
     }
     cuda::probe()
 }
@@ -80,8 +81,8 @@ pub fn probe() -> Probe {
 /// In words.
 pub fn free_bytes(index: usize) -> Result<u64, String> {
     #[cfg(feature = "emulated")]
-    if let Some((_, memory)) = emulated_gpu() {
-        return Ok(memory);
+    if let Some((_, memories)) = emulated_gpus() {
+        return memories.get(index).copied().ok_or_else(|| format!("there is no GPU {index}"));
     }
     cuda::free_bytes(index)
 }
@@ -93,8 +94,10 @@ impl Device {
     /// If it or a library for it is missing, or it does not start.
     pub fn open(index: usize) -> Result<Self, DeviceError> {
         #[cfg(feature = "emulated")]
-        if let Some((order, memory)) = emulated_gpu() {
-            return Ok(Self::emulated(order, memory));
+        if let Some((order, memories)) = emulated_gpus() {
+            let missing =
+                || DeviceError::Unavailable(format!("there is no GPU {index}: {} are emulated", memories.len()));
+            return memories.get(index).map(|memory| Self::emulated(order, *memory)).ok_or_else(missing);
         }
         let cuda = cuda::Cuda::open(index)?;
         let total = cuda.total_bytes()?;

@@ -98,13 +98,17 @@ impl Step {
     }
 }
 
-/// The 2-norm of all values of all gradients together.
-pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> f32 {
+/// The sums of the squares of the values of `gradients`, of one matrix or a part of one each, in their order. Waits for a device.
+pub fn squares<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> Vec<f64> {
     let gradients: Vec<&Mat> = gradients.into_iter().collect();
     let mats: Option<Vec<&DeviceMat>> = gradients.iter().map(|gradient| gradient.device_mat()).collect();
-    let squares: f64 = match mats.as_deref() {
-        Some(mats @ [_, ..]) => on_device::sum_of_squares(mats),
-        _ => gradients.iter().map(|gradient| host::sum_of_squares(gradient.values())).sum(),
-    };
-    squares.sqrt() as f32
+    match mats.as_deref() {
+        Some(mats @ [_, ..]) => on_device::sums_of_squares(mats),
+        _ => gradients.iter().map(|gradient| host::sum_of_squares(gradient.values())).collect(),
+    }
+}
+
+/// The 2-norm of all gradients together, from their [`squares`] in order.
+pub fn global_norm(squares: impl IntoIterator<Item = f64>) -> f32 {
+    squares.into_iter().sum::<f64>().sqrt() as f32
 }

@@ -20,7 +20,7 @@ pub(in crate::tensor) use gather::{Source, columns, concat, gather, scatter_rows
 pub(in crate::tensor) use linear::{Operand, add_low_rank, linear};
 pub(in crate::tensor) use loss::{ChunkedLoss, cross_entropy};
 pub(in crate::tensor) use norm::{layer_norm, rms_norm};
-pub(in crate::tensor) use optimizer::{Queued, adamw, sum_of_squares};
+pub(in crate::tensor) use optimizer::{Queued, adamw, sums_of_squares};
 pub(in crate::tensor) use pointwise::{accumulate, add, add_rows, dropout, rotate, scale_columns};
 
 use std::sync::Arc;

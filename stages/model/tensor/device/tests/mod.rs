@@ -211,7 +211,7 @@ fn in_all_orders(name: &str, compute: impl Fn(&dyn Driver) -> Vec<Vec<u8>>) -> V
 fn gpu() -> Option<&'static Cuda> {
     static GPU: OnceLock<Option<Cuda>> = OnceLock::new();
     let open = || {
-        let index = std::env::var("IMP_FLOW_TEST_GPU").ok().filter(|_| super::emulated_gpu().is_none())?;
+        let index = std::env::var("IMP_FLOW_TEST_GPU").ok().filter(|_| super::emulated_gpus().is_none())?;
         Some(Cuda::open(index.parse().unwrap()).unwrap())
     };
     GPU.get_or_init(open).as_ref()

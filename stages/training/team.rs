@@ -1,0 +1,273 @@
+//! The workers of a training stage. Each has a device with a replica of the model, computes the parts of a batch whose numbers are
+//! its own modulo the number of workers, and updates its share of the parameters. Weights and losses are the same to the bit for
+//! each number of workers: what they add up is added in the order of parts. Independent of the loop, and of how gradients travel.
+
+use std::ops::Range;
+
+use imp_model::{
+    Imp, Precision,
+    layers::{Parameter, Pass},
+    optim::{Optimizer, Rate},
+    tensor::{AdamW, Mat, Place, global_norm, squares},
+};
+
+use super::{
+    Recipe,
+    batches::Images,
+    checkpoint::Replica,
+    exchange::{Exchange, HostMemory, shares},
+    features::Features,
+    gradients::{Batch, Parts},
+    held_out::{HeldOut, mean},
+};
+use crate::{
+    Job, StageError,
+    data::{mixture::Mixture, records::Record},
+    place::each,
+};
+
+/// All workers; the model of the first is the stage's own.
+pub(super) struct Team<'a> {
+    workers: Vec<Worker<'a>>,
+    /// `None` for one worker, whose sums stay on its device.
+    exchange: Option<Box<dyn Exchange>>,
+}
+
+struct Worker<'a> {
+    replica: Replica<'a>,
+    place: Place,
+    features: Features,
+    held_out: Option<HeldOut<'a>>,
+    /// The images of the next step that it has not seen yet.
+    images: Images,
+    /// The sums of the gradients of its share.
+    sums: Vec<Mat>,
+}
+
+/// What a step came to.
+pub(super) struct Stepped {
+    pub(super) loss: f32,
+    /// The global norm of the gradients before clipping.
+    pub(super) norm: f32,
+    /// Positions of the language model.
+    pub(super) tokens: usize,
+    /// Labelled tokens, over which the loss is the mean.
+    pub(super) labels: usize,
+}
+
+/// Moves `model` to the first of `places`, and replicas of it to the others, which are returned.
+pub(super) fn replicas(model: &mut Imp, places: &[Place]) -> Result<Vec<Imp>, StageError> {
+    let mut others = vec![model.clone(); places.len().saturating_sub(1)];
+    let mut all: Vec<&mut Imp> = std::iter::once(model).chain(&mut others).collect();
+    each(
+        &mut all,
+        || (),
+        |index, model| {
+            model.move_to(&places[index]);
+            Ok(())
+        },
+    )?;
+    Ok(others)
+}
+
+impl<'a> Team<'a> {
+    /// A worker for each of `models`, which are replicas of each other.
+    pub(super) fn new(
+        models: impl IntoIterator<Item = &'a mut Imp>,
+        recipe: &Recipe,
+        (data, validation): (&Mixture, Option<&'a Mixture>),
+    ) -> Result<Self, StageError> {
+        let settings = AdamW { beta1: recipe.adam_beta1, beta2: recipe.adam_beta2, epsilon: recipe.adam_epsilon };
+        let mut models: Vec<&mut Imp> = models.into_iter().collect();
+        let (count, mut sizes) = (models.len(), Vec::new());
+        if let Some(model) = models.first_mut() {
+            model.trainable(&mut |_, mat| sizes.push(mat.count()));
+        }
+        let mut shared: Vec<(&mut Imp, Range<usize>)> = models.into_iter().zip(shares(&sizes, count)).collect();
+        // The moments take memory of each device.
+        let optimizers = each(
+            &mut shared,
+            || (),
+            |_, (model, share)| Ok(Optimizer::of_share(model, settings, recipe.max_grad_norm, share.clone())),
+        )?;
+        let worker = |((model, _), optimizer): ((&'a mut Imp, _), _)| {
+            Worker::new(Replica { model, optimizer }, recipe.precision, (data, validation))
+        };
+        let workers = shared.into_iter().zip(optimizers).map(worker).collect::<Result<_, _>>()?;
+        let exchange = (count > 1).then(|| Box::new(HostMemory::new(sizes.len())) as Box<dyn Exchange>);
+        Ok(Self { workers, exchange })
+    }
+
+    /// Their models and optimizers.
+    pub(super) fn replicas(&mut self) -> Vec<&mut Replica<'a>> {
+        self.workers.iter_mut().map(|worker| &mut worker.replica).collect()
+    }
+
+    /// The model of the first, which is that of all.
+    pub(super) fn model(&mut self) -> &mut Imp {
+        self.workers[0].replica.model
+    }
+
+    /// Whether features of images are kept from step to step.
+    pub(super) fn keeps_features(&self) -> bool {
+        self.workers.iter().all(|worker| worker.features.kept)
+    }
+
+    /// Steps taken.
+    pub(super) fn steps(&self) -> u64 {
+        self.workers[0].replica.optimizer.step
+    }
+
+    /// One step on `records`. Each worker has its new `images`.
+    ///
+    /// # Errors
+    /// If a record can't be used, or a worker fails: then no model is of use any more.
+    pub(super) fn step(
+        &mut self,
+        records: &[Record<'_>],
+        images: Vec<Images>,
+        parts: &Parts,
+        rate: impl Fn(&Parameter) -> Rate + Sync,
+    ) -> Result<Stepped, StageError> {
+        let batch = Batch::new(self.model(), records)?;
+        self.workers.iter_mut().zip(images).for_each(|(worker, images)| worker.images = images);
+        let (loss, norm) = match &self.exchange {
+            None => self.workers[0].step(&batch, parts, rate)?,
+            Some(exchange) => together(&mut self.workers, &**exchange, &batch, parts, rate)?,
+        };
+        self.workers.iter_mut().for_each(|worker| worker.features.forget());
+        Ok(Stepped { loss, norm, tokens: batch.tokens, labels: batch.labels })
+    }
+
+    /// The loss on the held-out records, if there are any.
+    ///
+    /// # Errors
+    /// If a record or its image can't be read, a worker fails, or the job was cancelled.
+    pub(super) fn held_out_loss(&mut self, job: &Job) -> Result<Option<f32>, StageError> {
+        let (count, exchange) = (self.workers.len(), &self.exchange);
+        let check =
+            || exchange.as_ref().map_or(Ok(()), |exchange| exchange.check()).and_then(|()| job.check_cancelled());
+        let stop = || exchange.iter().for_each(|exchange| exchange.stop());
+        let losses = each(&mut self.workers, stop, |index, worker| {
+            let Worker { replica, held_out, .. } = worker;
+            let pass = Pass::inference();
+            held_out
+                .as_mut()
+                .map(|held_out| held_out.losses(replica.model, &pass, (index, count), check, |_| {}))
+                .transpose()
+        })?;
+        Ok(losses.into_iter().collect::<Option<Vec<_>>>().map(|losses| mean(in_turn(losses))))
+    }
+}
+
+/// What the workers found for the parts of which they take every one that is their turn, in the order of the parts.
+fn in_turn<T>(found: Vec<Vec<T>>) -> impl Iterator<Item = T> {
+    let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
+    let mut turn = 0..;
+    std::iter::from_fn(move || {
+        let count = found.len().max(1);
+        found.get_mut(turn.next()? % count)?.next()
+    })
+}
+
+/// One step of several workers. Returns the loss, and the global norm of the gradients.
+fn together(
+    workers: &mut [Worker<'_>],
+    exchange: &dyn Exchange,
+    batch: &Batch<'_>,
+    parts: &Parts,
+    rate: impl Fn(&Parameter) -> Rate + Sync,
+) -> Result<(f32, f32), StageError> {
+    let (count, stop) = (workers.len(), || exchange.stop());
+    exchange.begin();
+    let losses = each(workers, stop, |index, worker| worker.add_up(batch, parts, (index, count), exchange))?;
+    let squares = each(workers, stop, |_, worker| {
+        worker.sums = exchange.take(worker.replica.optimizer.share.clone(), &worker.place);
+        Ok(squares(&worker.sums))
+    })?;
+    let norm = global_norm(squares.into_iter().flatten());
+    each(workers, stop, |_, worker| {
+        worker.update(norm, &rate, exchange);
+        Ok(())
+    })?;
+    each(workers, stop, |_, worker| {
+        worker.receive(exchange);
+        Ok(())
+    })?;
+    let mut losses = in_turn(losses);
+    let first = losses.next().unwrap_or_default();
+    Ok((losses.fold(first, |sum, loss| sum + loss), norm))
+}
+
+impl<'a> Worker<'a> {
+    fn new(
+        replica: Replica<'a>,
+        precision: Precision,
+        (data, validation): (&Mixture, Option<&'a Mixture>),
+    ) -> Result<Self, StageError> {
+        let features = Features::new(replica.model, data, precision)?;
+        let held_out = validation.map(|set| HeldOut::new(set, replica.model, precision)).transpose()?;
+        let place = replica.model.vision.place();
+        Ok(Self { replica, place, features, held_out, images: Images::default(), sums: Vec::new() })
+    }
+
+    fn encode(&mut self) {
+        self.features.encode(self.replica.model, std::mem::take(&mut self.images));
+    }
+
+    /// One step of a worker that is alone. Returns the loss, and the global norm of the gradients.
+    fn step(
+        &mut self,
+        batch: &Batch<'_>,
+        parts: &Parts,
+        rate: impl Fn(&Parameter) -> Rate,
+    ) -> Result<(f32, f32), StageError> {
+        self.encode();
+        let Replica { model, optimizer } = &mut self.replica;
+        let (loss, gradients) = batch.gradients(model, &self.features, parts)?;
+        Ok((loss, optimizer.update(model, &gradients, rate)))
+    }
+
+    /// Adds the gradients of its parts to those of the others. Returns the loss of each.
+    fn add_up(
+        &mut self,
+        batch: &Batch<'_>,
+        parts: &Parts,
+        (index, count): (usize, usize),
+        exchange: &dyn Exchange,
+    ) -> Result<Vec<f32>, StageError> {
+        self.encode();
+        let mut losses = Vec::new();
+        for (number, records) in batch.parts(parts).skip(index).step_by(count) {
+            exchange.check()?;
+            let (loss, gradients) = batch.of_part(self.replica.model, &self.features, parts, number, records)?;
+            exchange.add(number, gradients)?;
+            losses.push(loss.item());
+        }
+        Ok(losses)
+    }
+
+    /// Updates its share of the parameters, and gives them to the others.
+    fn update(&mut self, norm: f32, rate: impl Fn(&Parameter) -> Rate, exchange: &dyn Exchange) {
+        let Replica { model, optimizer } = &mut self.replica;
+        optimizer.update_share(model, &std::mem::take(&mut self.sums), norm, rate);
+        let mut numbers = optimizer.share.clone();
+        model.visit(&optimizer.share, &mut |_, weight| {
+            if let Some(number) = numbers.next() {
+                exchange.give(number, weight);
+            }
+        });
+    }
+
+    /// Takes over what the others have updated.
+    fn receive(&mut self, exchange: &dyn Exchange) {
+        let Replica { model, optimizer } = &mut self.replica;
+        let mut number = 0;
+        model.trainable(&mut |_, weight| {
+            if !optimizer.share.contains(&number) {
+                exchange.receive(number, weight);
+            }
+            number += 1;
+        });
+    }
+}
