@@ -32,6 +32,21 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A guess: `a few seconds`, `about 40 s`, `about 4 min`, `about 1 h 40 min`, `about 3 days`.
+pub(super) fn about(seconds: f64) -> String {
+    let in_units = |unit: f64| (seconds / unit).round() as u64;
+    match seconds {
+        ..8.0 => "a few seconds".into(),
+        ..55.0 => format!("about {} s", 10 * in_units(10.0)),
+        ..5370.0 => format!("about {} min", in_units(60.0).max(1)),
+        ..170_000.0 => match (in_units(600.0) / 6, in_units(600.0) % 6) {
+            (hours, 0) => format!("about {hours} h"),
+            (hours, tens) => format!("about {hours} h {tens}0 min"),
+        },
+        _ => format!("about {} days", in_units(86_400.0)),
+    }
+}
+
 /// `2026-11-25 00:42` in local time, from seconds since 1970.
 pub(super) fn time(seconds: u64) -> String {
     let stamp = jiff::Timestamp::from_second(seconds as i64).unwrap_or_default();
@@ -41,6 +56,14 @@ pub(super) fn time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn guesses_are_round() {
+        let guesses = [2.0, 12.0, 54.0, 58.0, 231.0, 5369.0, 5990.0, 7200.0, 250_000.0].map(about);
+        let seconds = ["a few seconds", "about 10 s", "about 50 s", "about 1 min", "about 4 min", "about 89 min"];
+        assert_eq!(guesses[..6], seconds);
+        assert_eq!(guesses[6..], ["about 1 h 40 min", "about 2 h", "about 3 days"]);
+    }
 
     #[test]
     fn durations_and_figures_are_readable() {

@@ -28,4 +28,5 @@ mod support;
 mod sweeps;
 mod talking;
 mod tamper;
+mod terminal;
 mod watching;
