@@ -14,6 +14,7 @@ mod hub;
 mod importing;
 mod interrupt;
 mod judge;
+mod newcomer;
 mod page;
 mod pipeline;
 mod questions;
