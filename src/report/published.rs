@@ -65,11 +65,12 @@ pub(crate) fn no_results(pipeline: &str, file: &str, last: &[String], style: Sty
     if style.quiet {
         return;
     }
-    let changes = last.iter().map(|change| format!(" --set {}", one_line(change))).collect::<String>();
+    let changes: Vec<String> = last.iter().map(|change| format!("--set {}", one_line(change))).collect();
     eprint(&match last {
         [] => format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"),
         _ => format!(
-            "note: {pipeline} has no cached results as it is asked for; its last run was with{changes}: add that"
+            "note: {pipeline} has no cached results as it is asked for; its last run was with {}: add that",
+            changes.join(" ")
         ),
     });
 }

@@ -89,7 +89,7 @@ pub struct Argument(pub String);
 
 /// Arguments that the runner sets itself, or that would change what it follows, in their long and short forms.
 const RESERVED: &[(&str, &str, &str)] = &[
-    ("--array", "-a", "each stage is a job of its own"),
+    ("--array", "-a", "stages that are ready together are an array anyway"),
     ("--chdir", "-D", "the work folder is that of the run"),
     ("--clusters", "-M", "set SLURM_CLUSTERS in the environment"),
     ("--error", "-e", "what it writes goes to the stage's log"),

@@ -168,9 +168,15 @@ impl Cluster {
             fs::read_to_string(path).ok().filter(|text| is_events && text.contains("\"progress\""))
         };
         wait_for("progress", || {
-            let work = fs::read_dir(self.space.path("cache/work")).ok()?.next()?.ok()?.path();
-            fs::read_dir(work).ok()?.flatten().find_map(|entry| has_progress(entry.path()))
+            let works = fs::read_dir(self.space.path("cache/work")).ok()?.flatten();
+            let files = works.flat_map(|work| fs::read_dir(work.path()).into_iter().flatten().flatten());
+            files.map(|entry| entry.path()).find_map(has_progress)
         });
+    }
+
+    /// Waits until `status` shows the steps of so many stages: before they listen, a signal just ends them.
+    fn wait_for_steps(&self, stages: usize) {
+        wait_for("steps", || (self.run(&["status"]).stdout.matches(" steps").count() == stages).then_some(()));
     }
 
     /// Waits until `status` shows it.
@@ -510,13 +516,13 @@ fn elements_outlive_their_runner_and_one_that_dies_while_it_submits() {
 fn one_element_ends_without_the_others() {
     let cluster = sweep(3, 40);
     let runner = cluster.start(&["sweep", "p.toml"]);
-    cluster.wait_for_status("job 1_2: RUNNING");
+    cluster.wait_for_steps(3);
     cluster.end(1, "TIMEOUT", Some(1));
     let (code, text) = stderr(runner);
-    assert!(code == Some(0) && text.contains("/a: job 1_1 ran out of its time on n7"), "{text}");
+    assert!(code == Some(0) && text.contains(": job 1_1 ran out of its time on n7"), "{text}");
     assert_eq!(text.matches("submitted again").count(), 1, "{text}");
     // It is resumed by a job of its own.
-    assert!(text.contains("/a: job 2: submitted"), "{text}");
+    assert!(text.contains(": job 2: submitted"), "{text}");
 }
 
 #[test]
@@ -526,8 +532,7 @@ fn ctrl_c_reaches_all_elements() {
     for element in 0..3 {
         cluster.wait_for_status(&format!("job 1_{element}: RUNNING"));
     }
-    // Until they listen, the signal ends them.
-    wait_for("steps", || Some(()).filter(|()| cluster.run(&["status"]).stdout.matches(" steps").count() == 3));
+    cluster.wait_for_steps(3);
     signal("INT", runner.id());
     assert_eq!(stderr(runner).0, Some(130));
     let cancelled = cluster.fake("cancelled").unwrap();

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::{
     call::call,
     submission::{JobId, Submission},
-    submit::{Attempt, SCRIPT, Submitted, escaped, plain, stage, token, unheard, write_script},
+    submit::{Attempt, SCRIPT, Submitted, escaped, plain, remove, stage, token, unheard, write_script},
 };
 use crate::store::SUBMISSION;
 
@@ -141,8 +141,9 @@ async fn as_array(attempts: &[Attempt]) -> io::Result<Option<Vec<io::Result<Subm
         let work = &attempt.work;
         Submission::forget(work)?;
         symlink(work.join(job::LOG), folder.join(u32::to_string(&element)))?;
-        // Only for people: Slurm has the script.
-        let _ = fs::remove_file(work.join(SCRIPT)).and(symlink(&script, work.join(SCRIPT)));
+        // For people: Slurm has a copy of its own.
+        remove(&work.join(SCRIPT))?;
+        symlink(&script, work.join(SCRIPT))?;
         submission.begin(work)?;
     }
     let mut arguments = request.arguments(&name, &(escaped(&folder) + "/%a"), &request.signal());

@@ -118,10 +118,19 @@ pub(super) fn unheard(why: &str) -> Submitted {
     Submitted::Refused(failed(format!("it can't be submitted: {why}"), None, true))
 }
 
-/// Writes a script that can be run.
+/// Writes a script that can be run, in place of what is there: that may be a link to the script of an array.
 pub(super) fn write_script(path: &Path, script: &[u8]) -> io::Result<()> {
+    remove(path)?;
     fs::write(path, script)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Removes a file or a link, if there is one.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A path as `--output` takes it: `%` has a meaning there.
