@@ -562,3 +562,41 @@ fn where_arrays_are_refused_stages_are_submitted_one_by_one() {
     assert_eq!(cluster.jobs(), 4);
     assert_eq!(fs::read_dir(cluster.space.path("cache/work/arrays")).unwrap().count(), 0);
 }
+
+#[test]
+fn an_output_is_written_on_the_nodes_disk_and_checkpoints_outlive_the_job() {
+    let cluster = Cluster::with_steps(40);
+    let text = fs::read_to_string(cluster.space.path("p.toml")).unwrap();
+    cluster.space.write("p.toml", text + "files = 3\n[stages.a.runtime.slurm]\nwork = \"$NODE_DISK/jobs\"\n");
+    let disk = cluster.space.path("node/jobs");
+    fs::create_dir_all(&disk).unwrap();
+    let on_node = |args: &[&str]| {
+        let mut command = cluster.command(args);
+        command.env("NODE_DISK", cluster.space.path("node"));
+        command
+    };
+    let runner = on_node(&["run", "p.toml"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    cluster.end(1, "TIMEOUT", None);
+    wait_for("the second job", || cluster.fake("2.process"));
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.contains("submitted again, to resume from its checkpoint"), "{text}");
+    let log = cluster.succeed(&["log", "a"]).stdout;
+    for words in
+        ["writes its output in ", "/node/jobs/imp-flow-", "goes on from its checkpoint", "takes its output into "]
+    {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    // What the killed process has left is for the site; what came to its end has left nothing.
+    assert!(fs::read_dir(&disk).unwrap().count() <= 1);
+    let there = cluster.space.digests("p");
+    cluster.space.write("imp-flow.toml", "executor = \"local\"\n");
+    cluster.succeed(&["run", "p.toml", "--force", "a"]);
+    assert_eq!(cluster.space.digests("p"), there);
+
+    cluster.space.write("imp-flow.toml", "executor = \"slurm\"\n[slurm]\npoll_seconds = 1\n");
+    let failed = cluster.space.output(on_node(&["run", "p.toml", "--force", "a"]).env("NODE_DISK", "/nowhere"));
+    let words = "error: stage `a`: /nowhere/jobs is to be the folder of the node where it works, and is none";
+    assert!(failed.code == Some(1) && failed.stderr.contains(words), "{}", failed.stderr);
+    let wrong = cluster.run(&["plan", "p.toml", "--set", "stages.a.runtime.slurm.work=\"$(id)\""]);
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("is not a folder of a node"), "{}", wrong.stderr);
+}

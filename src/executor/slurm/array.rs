@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::{
     call::call,
     submission::{JobId, Submission},
-    submit::{Attempt, SCRIPT, Submitted, escaped, plain, remove, stage, token, unheard, write_script},
+    submit::{Attempt, SCRIPT, Submitted, escaped, plain, remove, token, unheard, write_script},
 };
 use crate::store::SUBMISSION;
 
@@ -92,7 +92,8 @@ impl Arrays {
 fn groups(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     let asked = |attempt: &Attempt| {
         let Attempt { request, environment, .. } = attempt;
-        (request.arguments("", "", &request.signal()), request.gpus, environment.clone())
+        let script = request.stage(Path::new(""), Path::new(""), "");
+        (request.arguments("", "", &request.signal()), request.gpus, script, environment.clone())
     };
     let mut groups: Vec<Vec<Waiting>> = Vec::new();
     for new in waiting {
@@ -178,7 +179,7 @@ fn script(attempts: &[Attempt], submissions: &[Submission]) -> io::Result<Vec<u8
     script.extend(b"case $SLURM_ARRAY_TASK_ID in\n");
     for ((attempt, submission), element) in attempts.iter().zip(submissions).zip(0_u32..) {
         script.extend(format!("{element}) ").bytes());
-        script.extend(stage(&program, &attempt.work, &submission.token));
+        script.extend(attempt.request.stage(&program, &attempt.work, &submission.token));
         script.extend(b" ;;\n");
     }
     script.extend(b"esac\nexit 1\n");

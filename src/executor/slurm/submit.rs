@@ -142,7 +142,7 @@ impl Request {
     /// The script of the job.
     fn script(&self, program: &Path, work: &Path, token: &str) -> Vec<u8> {
         let mut script = self.head();
-        script.extend(stage(program, work, token));
+        script.extend(self.stage(program, work, token));
         script.push(b'\n');
         script
     }
@@ -161,6 +161,20 @@ impl Request {
         // The user's environment takes precedence.
         lines.extend(KEEP_MEMORY.iter().map(|(name, value)| format!("export {name}=\"${{{name}-{value}}}\"")));
         (lines.join("\n") + "\n").into_bytes()
+    }
+
+    /// The command that becomes the stage.
+    pub(super) fn stage(&self, program: &Path, work: &Path, token: &str) -> Vec<u8> {
+        let mut command = b"exec ".to_vec();
+        command.extend(quoted(program.as_os_str()));
+        command.extend(b" __stage ");
+        command.extend(quoted(work.join(job::JOB).as_os_str()));
+        command.extend(format!(" --attempt {token}").bytes());
+        if let Some(folder) = &self.options.work {
+            // Nothing in it means more to a shell than the variables.
+            command.extend(format!(" --output \"{}\"", folder.0).bytes());
+        }
+        command
     }
 
     /// The batch script's process alone gets it: that asks the stage to save.
@@ -205,7 +219,7 @@ impl Request {
 
     /// What was asked for, in words: `partition gpu, 8 CPUs, 1 GPU, 16 GB of memory, 12:00:00`.
     pub(super) fn asked(&self) -> String {
-        let SlurmOptions { partition, account, qos, time, gpu_type, arguments } = &self.options;
+        let SlurmOptions { partition, account, qos, time, gpu_type, arguments, .. } = &self.options;
         let named = [("partition", partition), ("account", account), ("qos", qos)];
         let mut words: Vec<String> =
             named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
@@ -218,16 +232,6 @@ impl Request {
         words.extend(arguments.iter().map(|argument| argument.0.clone()));
         if words.is_empty() { "the site's defaults".into() } else { words.join(", ") }
     }
-}
-
-/// The command that becomes the stage.
-pub(super) fn stage(program: &Path, work: &Path, token: &str) -> Vec<u8> {
-    let mut command = b"exec ".to_vec();
-    command.extend(quoted(program.as_os_str()));
-    command.extend(b" __stage ");
-    command.extend(quoted(work.join(job::JOB).as_os_str()));
-    command.extend(format!(" --attempt {token}").bytes());
-    command
 }
 
 /// What it means that `sbatch` did not give a number.
