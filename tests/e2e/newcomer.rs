@@ -143,3 +143,69 @@ fn what_was_not_chosen_is_not_called_skipped_and_quiet_runs_are_quiet() {
     let told = space.succeed(&["cache", "gc", "-n"]).stdout;
     assert!(told.starts_with("Would free "), "{told}");
 }
+
+#[test]
+fn a_second_detached_run_says_that_it_waits() {
+    let space = Space::new();
+    space.write("p.toml", "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nsteps = 600\nstep_ms = 100\n");
+    let process = |told: &str| -> u32 {
+        let line = told.lines().find_map(|line| line.strip_prefix("p: goes on in the background as process "));
+        line.unwrap().parse().unwrap()
+    };
+    let first = space.succeed(&["run", "p.toml", "--detach"]);
+    assert!(!first.stderr.contains("running already"), "{}", first.stderr);
+    wait_for("the run", || space.succeed(&["runs"]).stdout.contains("running").then_some(()));
+    let second = space.succeed(&["run", "p.toml", "--detach"]);
+    assert!(second.stderr.contains("of p is running already: this one waits"), "{}", second.stderr);
+    for told in [first, second] {
+        signal("INT", process(&told.stdout));
+    }
+    wait_for("their end", || (!space.succeed(&["runs"]).stdout.contains("running")).then_some(()));
+}
+
+#[test]
+fn pipes_and_links_in_place_of_files_do_no_harm() {
+    let space = diamond();
+    let pipe = |name: &str| {
+        std::fs::create_dir_all(space.path(name).parent().unwrap()).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(space.path(name)).status().unwrap().success());
+    };
+    pipe("script.sh");
+    let told = space.run(&["import", "llava", "script.sh"]);
+    assert!(told.code != Some(0) && told.stderr.contains("script.sh: it is no file"), "{}", told.stderr);
+    pipe("artifacts/diamond/run.log");
+    let told = space.run(&["run", "p.toml", "--detach"]);
+    assert!(told.code != Some(0) && told.stderr.contains("is no file: remove it"), "{}", told.stderr);
+
+    space.write("mine", "mine").write("man/x", "");
+    std::os::unix::fs::symlink(space.path("mine"), space.path("man/imp-flow.1")).unwrap();
+    space.succeed(&["man", "--to", "man"]);
+    assert_eq!(space.read("mine"), "mine");
+    assert!(space.read("man/imp-flow.1").contains(".TH imp-flow"));
+}
+
+#[test]
+fn pipelines_without_results_and_numbers_without_sense_are_named() {
+    let space = diamond();
+    space.write("imp-flow.toml", format!("remote = \"file://{}\"\n", space.path("remote").display()));
+    space.succeed(&["run", "p.toml"]);
+    for (verb, words) in [("push", "this cache has no results"), ("pull", "has no results of a pipeline `diamonds`")] {
+        let told = space.run(&["cache", verb, "--of", "diamonds"]);
+        assert!(told.code == Some(2) && told.stderr.contains(words), "{verb}: {}", told.stderr);
+        space.succeed(&["cache", verb, "--of", "diamond"]);
+    }
+    let space = small();
+    for (key, value) in [
+        ("lora.loraplus_lr_ratio", "-1"),
+        ("lora.loraplus_lr_ratio", "1e30"),
+        ("neftune_noise_alpha", "nan"),
+        ("neftune_noise_alpha", "1e9"),
+    ] {
+        let told = space.run(&["plan", "small.toml", "--set", &format!("stages.lora.{key}={value}")]);
+        assert!(
+            told.code == Some(2) && told.stderr.contains(&format!("`{key}` must ")),
+            "{key} = {value}: {}",
+            told.stderr
+        );
+    }
+}

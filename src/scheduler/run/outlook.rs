@@ -21,6 +21,9 @@ use crate::{pipeline::StageDecl, store::Receipt};
 /// How often it is told while no stage ends.
 pub(super) const INTERVAL: Duration = Duration::from_secs(2);
 
+/// No stage took longer than ten years, in seconds.
+const YEARS: f64 = 3.2e8;
+
 /// What is known about the time of stages, by their index.
 pub(super) struct Clock {
     start: Instant,
@@ -109,7 +112,7 @@ impl Run<'_, '_> {
         let comparable =
             manifest.kind == stage.kind && origin.is_none() && device == self.options.machine.device_for(stage);
         // Receipts are files, in which anything may stand.
-        let seconds = Some(timing.seconds).filter(|seconds| comparable && seconds.is_finite() && *seconds >= 0.0)?;
+        let seconds = Some(timing.seconds).filter(|seconds| comparable && (0.0..YEARS).contains(seconds))?;
         Some(Past { seconds, same: manifest.config == stage.config })
     }
 
