@@ -63,18 +63,6 @@ page:
 deny:
     cargo deny check
 
-# A tarball for this machine's kind in target/dist: the program (one unit, LTO, stripped), README, licence, completions, man pages;
-# and a file with its SHA-256. It needs the C library of this system or a newer one.
+# A tarball for this kind of machine in dist/ of the target folder, and a file with its SHA-256 (as .ci/dist).
 dist:
-    #!/usr/bin/env bash
-    set -euo pipefail
-    cargo build --profile dist --locked --bin imp-flow
-    name=imp-flow-$(cargo pkgid | sed 's/.*[#@]//')-$(rustc -vV | sed -n 's/^host: //p')
-    rm -rf "target/dist/$name" && mkdir -p "target/dist/$name/completions"
-    cp target/dist/imp-flow README.md LICENSE NOTICE CHANGELOG.md "target/dist/$name/"
-    for shell in bash zsh fish; do
-        target/dist/imp-flow completions "$shell" > "target/dist/$name/completions/imp-flow.$shell"
-    done
-    target/dist/imp-flow man --to "target/dist/$name/man/man1"
-    tar -C target/dist --sort=name --owner=0 --group=0 --numeric-owner -czf "target/dist/$name.tar.gz" "$name"
-    cd target/dist && sha256sum "$name.tar.gz" | tee "$name.tar.gz.sha256"
+    .ci/dist

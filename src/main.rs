@@ -60,7 +60,9 @@ fn main() -> ExitCode {
         cli::Verb::Pull(args) => commands::pull(&args, &cli.common),
         cli::Verb::Push(args) => commands::push(&args, &cli.common),
         cli::Verb::Doctor(args) => commands::doctor(args, &cli.common),
-        cli::Verb::Stage { job, attempt } => return executor::run_job(&job, attempt.as_deref()),
+        cli::Verb::Stage { job, attempt, output } => {
+            return executor::run_job(&job, attempt.as_deref(), output.as_deref().map(std::path::Path::new));
+        }
     };
     report::ended(result.unwrap_or_else(|failure| report::failure(&failure)))
 }

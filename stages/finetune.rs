@@ -81,8 +81,9 @@ impl LoraConfig {
             let message = format!("must be at least 0 and less than 1, and is {}", self.dropout);
             return Err(ConfigIssue::new("lora.dropout", message));
         }
-        if let Some(ratio) = self.loraplus_lr_ratio.filter(|ratio| !(ratio.is_finite() && *ratio > 0.0)) {
-            return Err(ConfigIssue::new("lora.loraplus_lr_ratio", format!("must be greater than 0, and is {ratio}")));
+        if let Some(ratio) = self.loraplus_lr_ratio.filter(|ratio| !(*ratio > 0.0 && *ratio <= 10_000.0)) {
+            let message = format!("must be greater than 0 and at most 10000, and is {ratio}");
+            return Err(ConfigIssue::new("lora.loraplus_lr_ratio", message));
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ In the remote cache, what was pushed or used within the last --days stays in any
         #[arg(long, value_name = "N", default_value_t = 5)]
         keep: usize,
         /// Only show what would be deleted
-        #[arg(long)]
+        #[arg(short = 'n', long)]
         dry_run: bool,
         /// In the remote cache
         #[arg(long)]

@@ -365,6 +365,9 @@ It changes nothing. What is missing is named with the package that has it; the e
         /// The attempt that this is, as a job of a cluster
         #[arg(long)]
         attempt: Option<String>,
+        /// The folder of a node in which the output is written until it is complete
+        #[arg(long)]
+        output: Option<std::ffi::OsString>,
     },
 }
 

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     pipeline::{Diagnostic, Document},
     report::{self, Comparison},
-    store::{RunPoint, RunRecord},
+    store::{RunPoint, RunRecord, RunStage, Store},
 };
 
 /// Compares points or runs: shows the parameters that differ, and the results.
@@ -25,7 +25,7 @@ pub(crate) fn compare(args: &CompareArgs, common: &Common) -> Result<ExitCode, F
         names => names.iter().map(|name| find_run(&store, Some(name))).collect::<Result<_, _>>()?,
     };
     let rows: Vec<Row> =
-        runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len()))).collect();
+        runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len(), &store))).collect();
     let mut comparison = table(&rows);
     for run in &runs {
         let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
@@ -147,16 +147,21 @@ struct Metric {
 }
 
 impl Row {
-    fn new(run: &RunRecord, point: &RunPoint, runs: usize) -> Self {
+    fn new(run: &RunRecord, point: &RunPoint, runs: usize, store: &Store) -> Self {
         let mut parameters = Document::parameters(&run.document);
         let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
         parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
         let metrics = point.stages.iter().flat_map(|stage| {
-            stage.results.iter().map(|(name, value)| {
+            let scale = if is_in_fractions(stage, store) { 100.0 } else { 1.0 };
+            stage.results.iter().map(move |(name, value)| {
                 let figure = kinds::figure(&stage.kind, name);
                 let better = figure.map_or(Better::Neither, |figure| figure.better);
                 let headline = figure.is_some_and(|figure| figure.role == Role::Headline);
-                (format!("{}.{name}", stage.name), Metric { value: *value, better, headline })
+                let value = match figure {
+                    Some(figure) if figure.unit == "%" => value * scale,
+                    _ => *value,
+                };
+                (format!("{}.{name}", stage.name), Metric { value, better, headline })
             })
         });
         let own = run.name.as_ref().unwrap_or(&run.id);
@@ -167,6 +172,15 @@ impl Row {
         };
         Self { label, parameters, metrics: metrics.collect() }
     }
+}
+
+/// Whether a stage measured POPE when its shares were still fractions: before version 9 of `eval`. Without its receipt nobody knows.
+fn is_in_fractions(stage: &RunStage, store: &Store) -> bool {
+    const IN_PER_CENT: u32 = 9;
+    let is_eval = stage.kind == "eval" && !stage.results.is_empty();
+    let receipt = stage.key.filter(|_| is_eval).and_then(|key| store.receipt(key).ok().flatten());
+    receipt
+        .is_some_and(|receipt| receipt.manifest.version < IN_PER_CENT && receipt.manifest.config["benchmark"] == "pope")
 }
 
 /// The parameters that differ between rows, and all metrics.

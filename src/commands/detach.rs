@@ -31,6 +31,9 @@ pub(super) fn start(session: &Session, common: &Common) -> Result<ExitCode, Fail
     fs::create_dir_all(log.parent().unwrap_or(Path::new("."))).map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).filter(|argument| argument != "--detach").collect();
+    // Before it starts, so that this is not the run itself.
+    let name = &session.pipeline.name;
+    let other = session.store.runs()?.into_iter().find(|run| run.is_running() && run.pipeline == *name);
     let here = |stage| session.machine().runs_here(stage);
     let runner = if session.pipeline.stages.iter().all(here) {
         background(&program, arguments, &log).map_err(failed)?
@@ -40,13 +43,23 @@ pub(super) fn start(session: &Session, common: &Common) -> Result<ExitCode, Fail
         let job = runtime.block_on(executor::detach(cluster, &session.pipeline.name, &program, &arguments, &log));
         Runner::Job(job.map_err(|(message, help)| usage(Diagnostic::new(message, None).help(help)))?.to_string())
     };
-    report::detached(&Detached { pipeline: &session.pipeline.name, runner, log: &log }, common.style());
+    if let Some(other) = other {
+        let other = other.name.unwrap_or(other.id);
+        let waits =
+            format!("note: run {other} of {name} is running already: this one waits for the results that it is making");
+        report::remark(&waits, common.style());
+    }
+    report::detached(&Detached { pipeline: name, runner, log: &log }, common.style());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Starts the process, and sees that it does not end at once.
 fn background(program: &Path, mut arguments: Vec<OsString>, log: &Path) -> io::Result<Runner> {
     arguments.push("--detached".into());
+    // Opening a pipe would wait for whoever reads it.
+    if fs::metadata(log).is_ok_and(|about| !about.is_file()) {
+        return Err(io::Error::other("it is there already, and is no file: remove it"));
+    }
     let output = OpenOptions::new().create(true).append(true).mode(0o600).open(log)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

@@ -59,6 +59,10 @@ pub(crate) fn import_llava(args: &ImportLlavaArgs, common: &Common) -> Result<Ex
 fn read(path: &Path) -> Result<String, Failure> {
     let failed = |source| Failure::Io { what: format!("can't read {}", path.display()), source };
     let mut bytes = Vec::new();
+    // Opening a pipe would wait for whoever writes into it.
+    if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+        return Err(failed(io::Error::other("it is no file")));
+    }
     let file = std::fs::File::open(path).map_err(failed)?;
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
     let too_large = || io::Error::other(format!("it is no script: it has more than {LARGEST} bytes"));

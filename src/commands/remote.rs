@@ -95,17 +95,19 @@ pub(super) fn pull_all(of: &OfArgs, common: &Common) -> Result<ExitCode, Failure
     let remote = open(&settings)?;
     let mut lease = store.lease(&format!("pull-{}", std::process::id()))?;
     let keys = remote.keys().map_err(|trouble| failure(&remote, trouble))?;
-    let mut told = RemotePull::default();
+    let (mut told, mut wanted) = (RemotePull::default(), 0);
     with_bar("pulling", common, |meter| {
         for key in keys {
-            if store.receipt(key)?.is_some() {
-                told.known += 1;
+            if let Some(receipt) = store.receipt(key)? {
+                let is_wanted = is_of(of, &receipt.pipeline);
+                (told.known, wanted) = (told.known + usize::from(is_wanted), wanted + usize::from(is_wanted));
                 continue;
             }
             lease.add(&[key], &[])?;
             if !is_wanted(&remote, key, of)? {
                 continue;
             }
+            wanted += 1;
             match remote.pull(&store, Want { key, manifest: None }, meter, &|_| ()) {
                 Ok(Pulled::Taken { bytes, .. }) => {
                     told.pulled += 1;
@@ -119,15 +121,26 @@ pub(super) fn pull_all(of: &OfArgs, common: &Common) -> Result<ExitCode, Failure
         }
         Ok(())
     })?;
+    if let Some(name) = of.of.as_ref().filter(|_| wanted == 0) {
+        let message = format!("the remote cache {} has no results of a pipeline `{name}`", remote.address());
+        return Err(usage(Diagnostic::new(message, None).help("`imp-flow cache stats --remote` shows what it has")));
+    }
     report::pulled_all(&remote.address(), &told, common.style());
     Ok(if told.unusable.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// Whether a pipeline or a point of it, by its identifier, is the one that is asked for.
+fn is_of(of: &OfArgs, pipeline: &str) -> bool {
+    of.of.as_ref().is_none_or(|name| pipeline.split('/').next() == Some(name))
+}
+
 /// Whether a result is one of the pipeline that is asked for. What can't be read is asked for, and then said.
 fn is_wanted(remote: &Remote, key: Digest, of: &OfArgs) -> Result<bool, Failure> {
-    let Some(name) = &of.of else { return Ok(true) };
+    if of.of.is_none() {
+        return Ok(true);
+    }
     match remote.receipt(key, None) {
-        Ok(receipt) => Ok(receipt.is_some_and(|receipt| receipt.pipeline.split('/').next() == Some(name))),
+        Ok(receipt) => Ok(receipt.is_some_and(|receipt| is_of(of, &receipt.pipeline))),
         Err(Trouble::Result(_)) => Ok(false),
         Err(trouble) => Err(failure(remote, trouble)),
     }
@@ -138,8 +151,12 @@ pub(super) fn push_all(of: &OfArgs, common: &Common) -> Result<ExitCode, Failure
     let (settings, store) = existing_store(common)?;
     let remote = open_to_write(&settings)?;
     let mut lease = store.lease(&format!("push-{}", std::process::id()))?;
-    let is_of = |pipeline: &str| of.of.as_ref().is_none_or(|name| pipeline.split('/').next() == Some(name));
-    let results: Vec<_> = store.receipts().filter(|(_, receipt)| is_of(&receipt.pipeline)).collect();
+    let results: Vec<_> = store.receipts().filter(|(_, receipt)| is_of(of, &receipt.pipeline)).collect();
+    if let Some(name) = of.of.as_ref().filter(|_| results.is_empty()) {
+        let known: Vec<String> = store.receipts().map(|(_, receipt)| receipt.pipeline).collect();
+        let problem = Diagnostic::new(format!("this cache has no results of a pipeline `{name}`"), None);
+        return Err(usage(problem.suggest(name, known.iter().filter_map(|id| id.split('/').next()))));
+    }
     lease.add(&results.iter().map(|(key, _)| *key).collect::<Vec<_>>(), &[])?;
     let mut told = RemotePush::default();
     with_bar("pushing", common, |meter| {

@@ -33,7 +33,11 @@ pub(crate) fn report_eval(args: &ReportEvalArgs, common: &Common) -> Result<Exit
             rows.extend(models);
         }
         if !found {
-            report::no_results(&session.pipeline.name, &file.display().to_string(), common.style());
+            let name = &session.pipeline.name;
+            let runs = session.store.runs()?;
+            let last = runs.into_iter().find(|run| run.pipeline == *name && !run.sweep).map(|run| run.overrides);
+            let last = last.filter(|last| *last != args.overrides).unwrap_or_default();
+            report::no_results(name, &file.display().to_string(), &last, common.style());
         }
     }
     let format = Format::of(common.json, args.markdown);

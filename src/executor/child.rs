@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{STOP, slurm};
+use super::{STOP, node::NodeOutput, slurm};
 use crate::store::now;
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
@@ -51,8 +51,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The remedy for a job file that this version can't use: another run writes a new one.
 const AGAIN: &str = "run the same command again";
 
-/// Runs the stage that the job file describes. With an `attempt`, it is a job of a cluster, which its runner need not survive.
-pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>) -> ExitCode {
+/// Runs the stage that the job file describes. With an `attempt`, it is a job of a cluster, which its runner need not survive. With an
+/// `output`, what it makes is written in that folder of the node until it is complete.
+pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>, output: Option<&Path>) -> ExitCode {
     let sink = match attempt.map(|attempt| Lines::to_file(job_file, attempt)) {
         None => Lines::new(None),
         Some(Ok(Some(sink))) => sink,
@@ -70,7 +71,7 @@ pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>) -> ExitCode {
     // The name by which the cluster knows the node.
     let node = attempt.and_then(|_| std::env::var("SLURMD_NODENAME").ok());
     sink.send(Event::Started { host: node.unwrap_or(host) });
-    let event = match run(job_file, attempt, &sink) {
+    let event = match run(job_file, attempt, output, &sink) {
         Ok(()) => Event::Done,
         Err(StageError::Cancelled) => {
             tracing::info!("stopped");
@@ -90,7 +91,7 @@ pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>) -> ExitCode {
     code
 }
 
-fn run(job_file: &Path, attempt: Option<&str>, sink: &Arc<Lines>) -> Result<(), StageError> {
+fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc<Lines>) -> Result<(), StageError> {
     let text = fs::read(job_file).map_err(StageError::io(job_file))?;
     let spec: JobSpec =
         serde_json::from_slice(&text).map_err(|error| StageError::input(job_file, error.to_string(), AGAIN))?;
@@ -107,6 +108,7 @@ fn run(job_file: &Path, attempt: Option<&str>, sink: &Arc<Lines>) -> Result<(), 
         }
         fs::create_dir_all(&path).map_err(StageError::io(&path))?;
     }
+    let node = output.map(NodeOutput::begin).transpose()?;
     let cancel = Arc::new(AtomicBool::new(false));
     match attempt {
         None => watch_runner(cancel.clone()),
@@ -124,10 +126,15 @@ fn run(job_file: &Path, attempt: Option<&str>, sink: &Arc<Lines>) -> Result<(), 
         move |event| sink.send(event)
     };
     hush_faults();
-    let job = Job::new(spec, Box::new(forward), cancel);
+    let work = spec.work.clone();
+    let mut job = Job::new(spec, Box::new(forward), cancel);
+    if let Some(node) = &node {
+        job = job.with_output(node.folder());
+    }
     catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
-        .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))
+        .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))?;
+    node.map_or(Ok(()), |node| node.take_into(&work.join(job::OUT)))
 }
 
 struct Prepare<'a> {

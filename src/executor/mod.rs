@@ -2,6 +2,7 @@
 
 mod child;
 mod local;
+mod node;
 pub(crate) mod slurm;
 
 use std::{io, path::PathBuf};

@@ -13,6 +13,20 @@ use super::{
 
 const TOP_KEYS: &[&str] = &["name", "extends", "seed", "vars", "stages", "sweep"];
 
+/// The stages that have each key.
+fn stages_with_keys(table: &Table) -> HashMap<String, Vec<String>> {
+    let mut found: HashMap<String, Vec<String>> = HashMap::new();
+    let stages = table.0.iter().find(|entry| entry.key == "stages").map(|entry| &entry.node.value);
+    let Some(Value::Table(stages)) = stages else { return found };
+    for stage in &stages.0 {
+        let Value::Table(keys) = &stage.node.value else { continue };
+        for key in &keys.0 {
+            found.entry(key.key.clone()).or_default().push(stage.key.clone());
+        }
+    }
+    found
+}
+
 /// The pipeline that a table declares.
 pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> Result<Pipeline, Diagnostics> {
     let mut problems = Diagnostics::new();
@@ -22,6 +36,7 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
     }
     let seed: u64 = scalar(&mut table, "seed", 0, &mut problems);
     let stage_names: Vec<String> = table.keys_of("stages").into_iter().map(Into::into).collect();
+    let with_key = stages_with_keys(&table);
     let stages = table.remove("stages");
     // `imp-flow sweep` has already read it; other verbs ignore it.
     table.remove("sweep");
@@ -30,6 +45,9 @@ pub(super) fn pipeline(mut table: Table, file_stem: &str, sources: &Sources) -> 
         let problem = problem.label("not a key of a pipeline");
         problems.push(if stage_names.contains(key) {
             problem.help(format!("did you mean `stages.{key}`?"))
+        } else if let Some(stages) = with_key.get(key) {
+            let paths: Vec<String> = stages.iter().map(|stage| format!("`stages.{stage}.{key}`")).collect();
+            problem.help(format!("a stage's key goes to its stage: {}", paths.join(", ")))
         } else {
             problem.suggest(key, TOP_KEYS.iter().copied())
         });

@@ -176,8 +176,12 @@ impl Node {
 pub(crate) fn parse(text: &str, file: usize) -> Result<Table, Diagnostic> {
     let span = |range: Range<usize>| Span { file, range };
     let document = DeTable::parse(text).map_err(|error| {
-        Diagnostic::new(error.message().trim_end(), Some(span(error.span().unwrap_or(0..0))))
-            .help("this is not valid TOML: strings need quotes, table names need [brackets]")
+        let message = error.message().trim_end();
+        let help = match message {
+            "duplicate key" => "it is there already, further up: a name can be given once",
+            _ => "this is not valid TOML: strings need quotes, table names need [brackets]",
+        };
+        Diagnostic::new(message, Some(span(error.span().unwrap_or(0..0)))).help(help)
     })?;
     table(document.into_inner(), file)
 }

@@ -65,7 +65,7 @@ impl Health {
             Trouble::Stopped => return,
             Trouble::Result(what) => {
                 state.bad += 1;
-                format!("the result in the remote cache {address} can't be used: {what}; it is made here")
+                format!("the result in the remote cache {address} can't be used: {what}; it is not taken from there")
             }
             Trouble::Place(what) => {
                 state.broken = true;
@@ -99,7 +99,7 @@ mod tests {
             health.take_warning()
         };
         assert_eq!(note(Trouble::Stopped), None);
-        let words = "the result in the remote cache s3://b can't be used: x; it is made here";
+        let words = "the result in the remote cache s3://b can't be used: x; it is not taken from there";
         assert_eq!(note(Trouble::Result("x".into())).as_deref(), Some(words));
         assert!(!health.is_tired());
         assert_eq!(note(Trouble::Result("x".into())), None);

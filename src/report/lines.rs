@@ -100,6 +100,18 @@ fn describe_after(progress: &Progress, first: u64, seconds: f64) -> String {
     text
 }
 
+/// `8 of 17 stages done, about 4 min left (2 unknown)`: the time of two of the stages is not known.
+pub(super) fn outlook(done: usize, stages: usize, seconds: Option<f64>, untimed: usize) -> String {
+    let mut text = format!("{done} of {stages} stages done");
+    if let Some(seconds) = seconds {
+        let _ = write!(text, ", {} left", units::about(seconds));
+        if untimed > 0 {
+            let _ = write!(text, " ({untimed} unknown)");
+        }
+    }
+    text
+}
+
 /// How far sending results is.
 pub(super) fn sending(results: usize, done: u64, total: u64) -> String {
     let results = units::count(results, "result");
@@ -208,9 +220,11 @@ pub(super) fn describe(event: &RunEvent<'_>) -> Option<String> {
             "Stopping: saving checkpoints ... (press Ctrl-C again to quit now and lose the steps since the last checkpoint)".into()
         }
         RunEvent::Stopping { at_once: true } => "Quit.".into(),
-        RunEvent::Hit { .. } | RunEvent::Started { .. } | RunEvent::Progress { .. } | RunEvent::Ended { .. } => {
-            return None;
-        }
+        RunEvent::Hit { .. }
+        | RunEvent::Started { .. }
+        | RunEvent::Progress { .. }
+        | RunEvent::Outlook { .. }
+        | RunEvent::Ended { .. } => return None,
     })
 }
 
@@ -219,6 +233,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn what_is_left_is_said_as_far_as_it_is_known_and_fits_60_columns() {
+        assert_eq!(outlook(8, 17, Some(231.0), 0), "8 of 17 stages done, about 4 min left");
+        assert_eq!(outlook(8, 17, None, 9), "8 of 17 stages done");
+        assert_eq!(outlook(0, 2, Some(3.0), 1), "0 of 2 stages done, a few seconds left (1 unknown)");
+        assert!(outlook(88, 170, Some(5999.0), 40).chars().count() <= 60, "{}", outlook(88, 170, Some(5999.0), 40));
+    }
 
     #[test]
     fn what_was_done_before_a_resume_counts_for_no_speed() {

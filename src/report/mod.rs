@@ -63,7 +63,7 @@ pub(crate) use prompt::{Line, Lines};
 pub(crate) use published::{Format, ModelRow, Score, no_results, published, published_json};
 pub(crate) use remote::{RemotePull, RemotePush, pulled_all, pulled_stage, pushed_all, remote_gc, remote_stats};
 pub(crate) use reporter::Reporter;
-pub(crate) use runs::{differences, runs};
+pub(crate) use runs::{differences, run_as_json, runs};
 pub(crate) use schema::{KindKeys, schema};
 pub(crate) use served::{Request, listening, request, watched, watching};
 pub(crate) use share::{Pushed, exported, outlook_of_push, pushed};

@@ -7,6 +7,7 @@ use imp_stages::contract::published::{Column, PublishedTable};
 use serde_json::{Value, json};
 
 use super::{
+    foreign::one_line,
     print::{eprint, print},
     style::{DIM, GOOD, Style},
 };
@@ -59,11 +60,19 @@ pub(crate) fn published(table: &PublishedTable, rows: &[ModelRow], format: Forma
     );
 }
 
-/// Tells the user that a pipeline has no cached results.
-pub(crate) fn no_results(pipeline: &str, file: &str, style: Style) {
-    if !style.quiet {
-        eprint(&format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"));
+/// Tells the user that a pipeline has no cached results, and which changes its last run was with, if with others.
+pub(crate) fn no_results(pipeline: &str, file: &str, last: &[String], style: Style) {
+    if style.quiet {
+        return;
     }
+    let changes: Vec<String> = last.iter().map(|change| format!("--set {}", one_line(change))).collect();
+    eprint(&match last {
+        [] => format!("note: {pipeline} has no cached results: run `imp-flow run {file}` first"),
+        _ => format!(
+            "note: {pipeline} has no cached results as it is asked for; its last run was with {}: add that",
+            changes.join(" ")
+        ),
+    });
 }
 
 impl ModelRow {

@@ -30,14 +30,13 @@ fn done(ran: usize, cached: usize, all: usize) -> String {
     format!("{} of {all} ({parts})", ran + cached)
 }
 
+/// Prints a past run as a line of JSON.
+pub(crate) fn run_as_json(run: &serde_json::Value) {
+    print(&run.to_string());
+}
+
 /// Lists past runs.
-pub(crate) fn runs(runs: &[RunRecord], json: bool) {
-    if json {
-        for run in runs {
-            print(&serde_json::json!(run).to_string());
-        }
-        return;
-    }
+pub(crate) fn runs(runs: &[RunRecord]) {
     if runs.is_empty() {
         return print("nothing has run yet");
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use imp_stages::kinds;
+
 use super::{
     foreign::{indented, one_line},
     print::print,
@@ -47,7 +49,9 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
         line(if number == 0 { "inputs" } else { "" }, format!("{input} = {from} {DIM}{}{DIM:#}", digest.short()));
     }
     for (number, (figure, value)) in receipt.results.iter().enumerate() {
-        line(if number == 0 { "results" } else { "" }, format!("{} {}", one_line(figure), units::figure(*value)));
+        let unit = kinds::figure(&receipt.manifest.kind, figure).map_or("", |figure| figure.unit);
+        let value = format!("{} {} {unit}", one_line(figure), units::figure(*value));
+        line(if number == 0 { "results" } else { "" }, value.trim_end().into());
     }
     for (number, caution) in receipt.cautions.iter().enumerate() {
         line(if number == 0 { "warnings" } else { "" }, indented(caution, "              "));

@@ -273,6 +273,22 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// Whether the stage is to run in this run, and has not ended.
+    pub(super) fn is_open(&self, stage: usize) -> bool {
+        let may_start = !self.failed || self.keep_going;
+        match &self.states[stage] {
+            State::Running => true,
+            State::Waiting => may_start && self.selection.includes(stage),
+            State::Behind | State::Ready(_) => may_start,
+            _ => false,
+        }
+    }
+
+    /// Whether the stage takes the result of another one with the same key.
+    pub(super) fn is_behind(&self, stage: usize) -> bool {
+        matches!(self.states[stage], State::Behind)
+    }
+
     /// How a stage ended. Call it when no stage is running.
     pub(super) fn end_of(&self, stage: usize) -> StageState {
         match &self.states[stage] {

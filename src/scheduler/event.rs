@@ -58,6 +58,9 @@ pub(crate) enum RunEvent<'a> {
     Cancelled { stage: &'a str },
     /// A stage does not run because the stage `because` failed.
     Skipped { stage: &'a str, because: &'a str },
+    /// How far the run is: the stages that it is about and those of them that are done, seconds that it will still take if the time
+    /// of any stage is known, and stages whose time is not.
+    Outlook { done: usize, stages: usize, seconds: Option<f64>, untimed: usize },
     /// The user requested the run to stop.
     Stopping { at_once: bool },
     /// The last event.

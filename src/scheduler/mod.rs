@@ -7,6 +7,7 @@ mod event;
 mod forecast;
 mod lookup;
 mod plan;
+mod remaining;
 mod remote;
 mod resources;
 mod run;

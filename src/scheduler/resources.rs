@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The free resources.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Pool {
     machine: Machine,
     cpus: usize,

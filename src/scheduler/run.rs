@@ -3,6 +3,7 @@
 
 mod ending;
 mod exchange;
+mod outlook;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -14,7 +15,7 @@ use imp_stages::contract::{
     event::Event,
     job::{InputFolder, JobSpec},
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
 
 use super::{
     MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
@@ -68,6 +69,7 @@ struct Run<'a, 'r> {
     supply: Option<Supply>,
     stop: Stop,
     steps: JoinSet<(usize, StepEnd)>,
+    clock: outlook::Clock,
     /// Passes the events of steps to the main task.
     events: mpsc::UnboundedSender<(usize, StepEvent)>,
 }
@@ -106,12 +108,15 @@ pub(crate) async fn run(
         lease,
         stop: Stop::new(),
         steps: JoinSet::new(),
+        clock: outlook::Clock::new(start),
         events,
     };
     // This may read large sources. Until a stage runs, Ctrl-C just ends the process: there is nothing to save.
     run.resolve(run.planner.graph.order().to_vec())?;
     run.stop.listen()?;
     run.resume_sending()?;
+    let mut tick = tokio::time::interval(outlook::INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         run.ask_for_ready();
         run.start_ready()?;
@@ -130,10 +135,12 @@ pub(crate) async fn run(
                         run.on_event(stage, event);
                     }
                     run.on_end(stage, end)?;
+                    tick.reset_immediately();
                 }
                 None => break,
             },
             sent = exchange::next_sent(&mut run.supply) => run.on_sent(&sent),
+            _ = tick.tick() => run.report_outlook(),
         }
     }
     run.finish_sending().await;
@@ -300,6 +307,7 @@ impl Run<'_, '_> {
     fn on_event(&mut self, index: usize, event: StepEvent) {
         let stage = &self.planner.pipeline.stages[index];
         let name = &stage.name;
+        self.watch(index, &event);
         match event {
             StepEvent::Waiting => {
                 // Other stages can use its resources while it waits.
@@ -313,7 +321,7 @@ impl Run<'_, '_> {
                 let message = format!("{name}: {message}");
                 (self.report)(&RunEvent::Note { stage: name, message: &message });
             }
-            StepEvent::Running { resumed, start } => {
+            StepEvent::Running { resumed, start, .. } => {
                 if let Some(Running { reason, .. }) = self.running.get(&index) {
                     (self.report)(&RunEvent::Running { stage: name, kind: stage.kind, reason, resumed, start });
                     if let Some(message) = self.options.machine.device_note(stage) {

@@ -61,7 +61,8 @@ pub(super) enum StepEvent {
     /// Another run holds the lock.
     Waiting,
     /// The process was started, or is about to be.
-    Running { resumed: bool, start: Start },
+    /// `before` are the seconds of earlier sessions.
+    Running { resumed: bool, start: Start, before: f64 },
     /// Where it is, if not on this machine.
     State(String),
     /// Something about where it is that the user should know.
@@ -192,7 +193,7 @@ async fn make(
     work.forget_state();
     // A job that was found began its session when it was sent.
     let before = if start == Start::Found { work.sessions() } else { work.begin_session(resumed) };
-    send(StepEvent::Running { resumed, start });
+    send(StepEvent::Running { resumed, start, before: before.seconds });
 
     run_and_store(step, store, &work, before, stop, &send).await
 }

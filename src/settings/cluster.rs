@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use imp_stages::{
     KINDS, KindVisitor, Stage,
-    contract::executor::{Argument, SlurmOptions, TimeLimit},
+    contract::executor::{Argument, NodeFolder, SlurmOptions, TimeLimit},
     visit,
 };
 use serde::{Deserialize, Deserializer, de};
@@ -20,6 +20,7 @@ pub(super) struct SlurmTable {
     qos: Option<String>,
     time: Option<TimeLimit>,
     gpu_type: Option<String>,
+    work: Option<NodeFolder>,
     arguments: Vec<Argument>,
     cpus: Option<usize>,
     jobs: Option<usize>,
@@ -54,11 +55,11 @@ impl<'de> Deserialize<'de> for Kind {
 
 impl SlurmTable {
     pub(super) fn cluster(self) -> Cluster {
-        let Self { partition, account, qos, time, gpu_type, arguments, .. } = self;
+        let Self { partition, account, qos, time, gpu_type, work, arguments, .. } = self;
         let usual = Cluster::default();
         let poll = self.poll_seconds.filter(|seconds| seconds.is_finite()).map(|seconds| seconds.clamp(1.0, 3600.0));
         Cluster {
-            options: SlurmOptions { partition, account, qos, time, gpu_type, arguments },
+            options: SlurmOptions { partition, account, qos, time, gpu_type, work, arguments },
             kinds: self.kinds.into_iter().map(|(kind, options)| (kind.0, options)).collect(),
             runner: self.runner,
             local: self.local.map_or(usual.local, |kinds| kinds.into_iter().map(|kind| kind.0).collect()),

@@ -313,7 +313,7 @@ mod tests {
                 "line 2, column 1\n  |\n2 | partitoin = \"x\"\n  | ^^^^^^^^^\nunknown field `partitoin`",
             ),
             ("[slurm]\ntime = \"2h\"", "line 2, column 8"),
-            ("[slurm]\narguments = [\"--array=1-9\"]", "each stage is a job of its own"),
+            ("[slurm]\narguments = [\"--array=1-9\"]", "stages that are ready together are an array anyway"),
             ("[slurm]\nlocal = [\"downlaod\"]", "unknown kind of stage `downlaod`"),
             ("executor = \"pbs\"", "unknown variant `pbs`, expected `local` or `slurm`"),
         ] {

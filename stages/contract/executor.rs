@@ -36,6 +36,10 @@ keys! {
         /// Type of the GPUs, as in `--gres=gpu:TYPE:1`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub gpu_type: Option<String> = None,
+        /// A folder on the node's own disk, such as `"$TMPDIR"`, where the output is written until it is complete; the job then takes it
+        /// into the cache. Checkpoints, metrics and log stay in the cache, so that they outlive the job.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub work: Option<NodeFolder> = None,
         /// More arguments of `sbatch`, such as `["--constraint=a100"]`; those of several tables are added up.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         pub arguments: Vec<Argument> = Vec::new(),
@@ -57,6 +61,7 @@ impl SlurmOptions {
             qos: over.qos.as_ref().or(self.qos.as_ref()).cloned(),
             time: over.time.as_ref().or(self.time.as_ref()).cloned(),
             gpu_type: over.gpu_type.as_ref().or(self.gpu_type.as_ref()).cloned(),
+            work: over.work.as_ref().or(self.work.as_ref()).cloned(),
             arguments: [self.arguments.as_slice(), &over.arguments].concat(),
         }
     }
@@ -82,6 +87,41 @@ impl<'de> Deserialize<'de> for TimeLimit {
     }
 }
 
+/// A folder of a node. It may begin with or contain variables of the job, as in `$TMPDIR` or `/scratch/${USER}`, which a shell on the node
+/// fills in: so it has no letters that mean more to a shell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct NodeFolder(pub String);
+
+impl<'de> Deserialize<'de> for NodeFolder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
+        let mut parts = text.split('$');
+        let plain = parts.next().unwrap_or_default();
+        let starts = text.starts_with(['/', '$']);
+        let is_variable = |part: &str| {
+            let (name, rest) = match part.strip_prefix('{') {
+                Some(part) => part.split_once('}').unwrap_or_default(),
+                None => {
+                    part.split_at(part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(part.len()))
+                }
+            };
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let named = name.chars().all(is_name) && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+            named && rest.chars().all(is_letter)
+        };
+        if starts && plain.chars().all(is_letter) && parts.all(is_variable) {
+            return Ok(Self(text));
+        }
+        Err(de::Error::custom(format!(
+            "`{}` is not a folder of a node: write an absolute path, with variables of the job if you like, as in `$TMPDIR` or \
+             `/scratch/${{USER}}`; letters, digits, `_`, `-`, `.` and `/` are allowed",
+            text.escape_debug()
+        )))
+    }
+}
+
 /// One argument for `sbatch` that does not take the runner's job out of its hands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -89,7 +129,7 @@ pub struct Argument(pub String);
 
 /// Arguments that the runner sets itself, or that would change what it follows, in their long and short forms.
 const RESERVED: &[(&str, &str, &str)] = &[
-    ("--array", "-a", "each stage is a job of its own"),
+    ("--array", "-a", "stages that are ready together are an array anyway"),
     ("--chdir", "-D", "the work folder is that of the run"),
     ("--clusters", "-M", "set SLURM_CLUSTERS in the environment"),
     ("--error", "-e", "what it writes goes to the stage's log"),
@@ -134,6 +174,20 @@ mod tests {
 
     fn options(text: &str) -> Result<SlurmOptions, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_folder_of_a_node_means_nothing_more_to_a_shell() {
+        let read = |text: &str| serde_json::from_value::<NodeFolder>(serde_json::json!(text)).is_ok();
+        for good in ["$TMPDIR", "${TMPDIR}/a", "/scratch/$USER", "/scratch/${USER}-x/a.b", "$A$B"] {
+            assert!(read(good), "{good}");
+        }
+        for bad in [
+            "", "tmp", "~/x", "$", "${", "${}", "$1", "${A", "/a b", "/a;b", "/a\"b", "$(id)", "`id`", "/a\n",
+            "${A:-b}",
+        ] {
+            assert!(!read(bad), "{bad}");
+        }
     }
 
     #[test]

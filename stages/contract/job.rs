@@ -147,6 +147,7 @@ impl<F: Fn(Event) + Send + Sync> Sink for F {
 /// A running stage's view of the world.
 pub struct Job {
     spec: JobSpec,
+    output: PathBuf,
     sink: Box<dyn Sink>,
     cancel: Arc<AtomicBool>,
     metrics: Mutex<Option<Metrics>>,
@@ -164,7 +165,13 @@ type Line = serde_json::Map<String, serde_json::Value>;
 impl Job {
     /// A job that reports to `sink` and stops soon after `cancel` becomes true.
     pub fn new(spec: JobSpec, sink: Box<dyn Sink>, cancel: Arc<AtomicBool>) -> Self {
-        Self { spec, sink, cancel, metrics: Mutex::new(None) }
+        Self { output: spec.work.join(OUT), spec, sink, cancel, metrics: Mutex::new(None) }
+    }
+
+    /// The same job with its output in another folder, which exists and is empty.
+    #[must_use]
+    pub fn with_output(self, output: PathBuf) -> Self {
+        Self { output, ..self }
     }
 
     /// The folder of a required input.
@@ -229,7 +236,7 @@ impl Job {
 
     /// The output folder: exists and is empty at the start.
     pub fn output(&self) -> PathBuf {
-        self.spec.work.join(OUT)
+        self.output.clone()
     }
 
     /// A folder that outlives a crash; empty on the first try.

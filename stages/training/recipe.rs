@@ -49,6 +49,11 @@ impl Recipe {
                 return Err(ConfigIssue::new(key, format!("must not be negative, and is {value}")));
             }
         }
+        // Five to fifteen is usual; far beyond, noise is all that is left of the embeddings.
+        if self.neftune_noise_alpha > 1000.0 {
+            let message = format!("must be at most 1000, and is {}", self.neftune_noise_alpha);
+            return Err(ConfigIssue::new("neftune_noise_alpha", message));
+        }
         for (key, value) in
             [("warmup_ratio", self.warmup_ratio), ("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)]
         {

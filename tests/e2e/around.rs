@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     interrupt::{signal, wait_for},
-    support::{DIAMOND, Space},
+    support::{DIAMOND, SMALL, Space},
 };
 
 fn runs(space: &Space) -> Vec<Value> {
@@ -154,4 +154,26 @@ fn there_is_a_man_page_for_each_verb() {
         .collect();
     assert!(names.contains(&"imp-flow.1".into()) && names.contains(&"imp-flow-run.1".into()), "{names:?}");
     assert!(!names.iter().any(|name| name.contains("__stage")), "{names:?}");
+}
+
+/// What docs/recipes sends elsewhere.
+#[test]
+fn runs_as_json_name_the_configuration_and_the_metrics_of_each_stage() {
+    let space = Space::new();
+    space.write("small.toml", SMALL);
+    space.succeed(&["run", "small.toml", "--until", "pretrain"]);
+    let [run] = &*runs(&space) else { panic!("one run") };
+    let stages = run["points"][0]["stages"].as_array().unwrap();
+    let stage = |name: &str| stages.iter().find(|stage| stage["name"] == name).unwrap();
+    let pretrain = stage("pretrain");
+    // With defaults, which the file does not have.
+    assert_eq!(pretrain["config"]["global_batch_size"], 4);
+    assert!(pretrain["config"]["warmup_ratio"].is_number(), "{pretrain}");
+    // The path is absolute: `HERE` stands for the folder of the test.
+    let metrics = pretrain["metrics"].as_str().unwrap().strip_prefix("HERE/").unwrap();
+    let curve = space.read(metrics);
+    let last: Value = serde_json::from_str(curve.lines().last().unwrap()).unwrap();
+    assert!(last["step"] == 8 && last["loss"].is_number(), "{last}");
+    assert!(stage("phi")["metrics"].is_null() && stage("phi")["config"]["source"] == "builtin:tiny-phi");
+    assert!(stage("vqa_4bit")["config"].is_null(), "it did not run");
 }

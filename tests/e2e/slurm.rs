@@ -20,36 +20,46 @@ cd "$FAKE" || exit 1
 [ -f refuse ] && { cat refuse >&2; exit 1; }
 until mkdir busy 2> /dev/null; do sleep 0.01; done
 printf '%s\n' "$@" > arguments
+echo x >> calls
+elements=
 for argument; do
     case $argument in
         --output=*) log=${argument#*=} ;;
         --job-name=*) name=${argument#*=} ;;
         --wrap=*) wrapped=${argument#*=} ;;
+        --array=0-*)
+            [ -f no-arrays ] && { rmdir busy; echo 'sbatch: error: Batch job submission failed: Invalid job array specification' >&2; exit 1; }
+            elements=$(seq 0 ${argument#--array=0-}) ;;
     esac
 done
-id=$(($(cat count 2> /dev/null || echo 0) + 1))
-echo $id > count
-echo "$name" > $id.name
-[ -n "$wrapped" ] && echo "$wrapped" > $id.script || cp "$argument" $id.script
-echo "PENDING|$(cat hold 2> /dev/null || echo Priority)|" > $id.state
+number=$(($(cat count 2> /dev/null || echo 0) + 1))
+echo $number > count
+start() {
+    id=$number${1:+_$1}
+    echo "$name" > $id.name
+    [ -n "$wrapped" ] && echo "$wrapped" > $id.script || cp "$argument" $id.script
+    echo "PENDING|$(cat hold 2> /dev/null || echo Priority)|" > $id.state
+    {
+        sleep 0.3
+        while [ -f hold ]; do sleep 0.1; done
+        case $(cat $id.state) in PENDING*) ;; *) exit ;; esac
+        echo 'RUNNING|None|n7' > $id.state
+        [ -n "$wrapped" ] && cd "$OLDPWD"
+        log=$(echo "$log" | sed "s|%a|$1|")
+        SLURM_ARRAY_TASK_ID=$1 SLURMD_NODENAME=n7 setsid sh "$FAKE/$id.script" >> "$log" 2>&1 &
+        process=$!
+        cd "$FAKE"
+        echo $process > $id.process
+        wait $process
+        [ $? = 0 ] && state=COMPLETED || state=FAILED
+        [ -f $id.end ] && state=$(cat $id.end)
+        echo "$state|None|n7" > $id.new && mv $id.new $id.state
+    } > /dev/null 2>&1 < /dev/null &
+}
+if [ -n "$elements" ]; then for element in $elements; do start $element; done; else start ''; fi
 rmdir busy
-{
-    sleep 0.3
-    while [ -f hold ]; do sleep 0.1; done
-    case $(cat $id.state) in PENDING*) ;; *) exit ;; esac
-    echo 'RUNNING|None|n7' > $id.state
-    [ -n "$wrapped" ] && cd "$OLDPWD"
-    SLURMD_NODENAME=n7 setsid sh "$FAKE/$id.script" >> "$log" 2>&1 &
-    process=$!
-    cd "$FAKE"
-    echo $process > $id.process
-    wait $process
-    [ $? = 0 ] && state=COMPLETED || state=FAILED
-    [ -f $id.end ] && state=$(cat $id.end)
-    echo "$state|None|n7" > $id.new && mv $id.new $id.state
-} > /dev/null 2>&1 < /dev/null &
 [ -f slow ] && exec sleep 1000
-echo $id
+echo $number
 "#;
 
 const SQUEUE: &str = r#"#!/bin/sh
@@ -143,11 +153,12 @@ impl Cluster {
         self.fake("count").map_or(0, |count| count.parse().unwrap())
     }
 
-    /// Waits for a checkpoint of job `id`, then ends the job as Slurm would.
-    fn end(&self, id: usize, state: &str) {
+    /// Waits for a checkpoint of a job or an element of it, then ends the job as Slurm would.
+    fn end(&self, number: usize, state: &str, element: Option<usize>) {
+        let id = element.map_or_else(|| number.to_string(), |element| format!("{number}_{element}"));
         self.wait_for_progress();
         self.space.write(&format!("fake/{id}.end"), state);
-        self.kill(id);
+        self.kill(&id);
     }
 
     /// Waits until the present job has reported a step.
@@ -157,9 +168,15 @@ impl Cluster {
             fs::read_to_string(path).ok().filter(|text| is_events && text.contains("\"progress\""))
         };
         wait_for("progress", || {
-            let work = fs::read_dir(self.space.path("cache/work")).ok()?.next()?.ok()?.path();
-            fs::read_dir(work).ok()?.flatten().find_map(|entry| has_progress(entry.path()))
+            let works = fs::read_dir(self.space.path("cache/work")).ok()?.flatten();
+            let files = works.flat_map(|work| fs::read_dir(work.path()).into_iter().flatten().flatten());
+            files.map(|entry| entry.path()).find_map(has_progress)
         });
+    }
+
+    /// Waits until `status` shows the steps of so many stages: before they listen, a signal just ends them.
+    fn wait_for_steps(&self, stages: usize) {
+        wait_for("steps", || (self.run(&["status"]).stdout.matches(" steps").count() == stages).then_some(()));
     }
 
     /// Waits until `status` shows it.
@@ -167,7 +184,7 @@ impl Cluster {
         wait_for(words, || self.run(&["status"]).stdout.contains(words).then_some(()));
     }
 
-    fn kill(&self, id: usize) {
+    fn kill(&self, id: &str) {
         let process = wait_for("the job", || self.fake(&format!("{id}.process"))?.parse().ok());
         signal("KILL", process);
     }
@@ -283,9 +300,9 @@ fn a_job_that_was_given_up_does_nothing_when_it_starts_at_last() {
 fn a_job_without_time_is_submitted_again_and_one_without_memory_is_not() {
     let cluster = Cluster::with_steps(30);
     let runner = cluster.start(&["run", "p.toml"]);
-    cluster.end(1, "TIMEOUT");
+    cluster.end(1, "TIMEOUT", None);
     wait_for("the second job", || cluster.fake("2.process"));
-    cluster.end(2, "NODE_FAIL");
+    cluster.end(2, "NODE_FAIL", None);
     let (code, text) = stderr(runner);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("a: job 1 ran out of its time on n7 (steps: "), "{text}");
@@ -299,7 +316,7 @@ fn a_job_without_time_is_submitted_again_and_one_without_memory_is_not() {
     ] {
         let cluster = Cluster::with_steps(30);
         let runner = cluster.start(&["run", "p.toml"]);
-        cluster.end(1, state);
+        cluster.end(1, state, None);
         let (code, text) = stderr(runner);
         assert!(code == Some(1) && text.contains(words) && text.contains(help), "{state}: {text}");
         let again = cluster.succeed(&["run", "p.toml"]).stderr;
@@ -413,7 +430,6 @@ fn many_jobs_are_asked_for_in_one_question() {
     let stage = |n: usize| format!("[stages.s{n}]\nkind = \"synthetic\"\ntext = \"{n}\"\nsteps = 20\nstep_ms = 100\n");
     cluster.space.write("p.toml", format!("name = \"p\"\n{}", (0..6).map(stage).collect::<String>()));
     cluster.succeed(&["run", "p.toml"]);
-    assert_eq!(cluster.jobs(), 6);
     let questions = cluster.fake("questions").unwrap().lines().count();
     assert!(questions < 30, "6 jobs were asked for {questions} times");
 }
@@ -434,4 +450,153 @@ fn failures_of_stages_are_those_of_any_executor() {
     let flaky = cluster.succeed(&["run", "p.toml"]).stderr;
     assert!(flaky.contains("a: no luck at try 2; retrying"), "{flaky}");
     assert_eq!(cluster.jobs(), 4);
+}
+
+/// A sweep of so many points of a stage with so many steps of a tenth of a second, and what comes after each.
+fn sweep(points: usize, steps: usize) -> Cluster {
+    let cluster = Cluster::new();
+    let stages = format!(
+        "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nsteps = {steps}\nstep_ms = 100\nruntime = {{ cpus = 1 }}\n\
+         [stages.b]\nkind = \"synthetic\"\nafter = \"a\"\nruntime = {{ cpus = 1 }}\n"
+    );
+    let values: Vec<String> = (0..points).map(|point| format!("\"{point}\"")).collect();
+    cluster.space.write("p.toml", stages + &format!("[sweep]\n\"stages.a.text\" = [{}]\n", values.join(", ")));
+    cluster
+}
+
+#[test]
+fn points_that_are_ready_together_are_one_array_and_each_is_followed_by_itself() {
+    let cluster = sweep(4, 10);
+    let output = cluster.succeed(&["sweep", "p.toml"]);
+    assert!(output.stdout.contains("p is done: 8 ran, 0 cached"), "{}", output.stdout);
+    for element in 0..4 {
+        assert_eq!(cluster.fake(&format!("1_{element}.state")).unwrap(), "COMPLETED|None|n7");
+        assert!(output.stderr.contains(&format!(": job 1_{element}: submitted")), "{}", output.stderr);
+    }
+    let (calls, questions) = (cluster.fake("calls").unwrap(), cluster.fake("questions").unwrap());
+    assert!(calls.lines().count() <= 5, "one for four stages `a`, and at most one for each `b`: {calls}");
+    assert!(questions.lines().count() < 30, "{questions}");
+    // The same results as here, and each log is that of its own stage.
+    let there = cluster.space.digests("p");
+    assert!(cluster.succeed(&["log", "text=2/a"]).stdout.contains("submitted as job 1_"));
+    fs::remove_dir_all(cluster.space.path("cache")).unwrap();
+    fs::remove_file(cluster.space.path("imp-flow.toml")).unwrap();
+    cluster.succeed(&["sweep", "p.toml"]);
+    assert_eq!(cluster.space.digests("p"), there);
+}
+
+#[test]
+fn elements_outlive_their_runner_and_one_that_dies_while_it_submits() {
+    let cluster = sweep(3, 30);
+    cluster.space.write("fake/slow", "");
+    let mut runner = cluster.start(&["sweep", "p.toml"]);
+    for element in 0..3 {
+        wait_for("the element", || cluster.fake(&format!("1_{element}.process")));
+    }
+    // It does not know the number.
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    fs::remove_file(cluster.space.path("fake/slow")).unwrap();
+    let mut runner = cluster.start(&["sweep", "p.toml"]);
+    for element in 0..3 {
+        cluster.wait_for_status(&format!("job 1_{element}: RUNNING"));
+    }
+    // Now it does.
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    let output = cluster.succeed(&["sweep", "p.toml"]);
+    for element in 0..3 {
+        let found = format!("an earlier run has submitted it as job 1_{element}: following that");
+        assert!(output.stderr.contains(&found), "{}", output.stderr);
+    }
+    assert!(output.stdout.contains("p is done: 6 ran, 0 cached"), "{}", output.stdout);
+}
+
+#[test]
+fn one_element_ends_without_the_others() {
+    let cluster = sweep(3, 40);
+    let runner = cluster.start(&["sweep", "p.toml"]);
+    cluster.wait_for_steps(3);
+    cluster.end(1, "TIMEOUT", Some(1));
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.contains(": job 1_1 ran out of its time on n7"), "{text}");
+    assert_eq!(text.matches("submitted again").count(), 1, "{text}");
+    // It is resumed by a job of its own.
+    assert!(text.contains(": job 2: submitted"), "{text}");
+}
+
+#[test]
+fn ctrl_c_reaches_all_elements() {
+    let cluster = sweep(3, 100);
+    let runner = cluster.start(&["sweep", "p.toml"]);
+    for element in 0..3 {
+        cluster.wait_for_status(&format!("job 1_{element}: RUNNING"));
+    }
+    cluster.wait_for_steps(3);
+    signal("INT", runner.id());
+    assert_eq!(stderr(runner).0, Some(130));
+    let cancelled = cluster.fake("cancelled").unwrap();
+    for element in 0..3 {
+        assert!(cancelled.contains(&format!("--batch --signal=TERM 1_{element}")), "{cancelled}");
+    }
+    assert_eq!(cluster.succeed(&["status"]).stdout.matches("resumes from its checkpoint").count(), 3);
+    // Those that wait are cancelled.
+    cluster.space.write("fake/hold", "Resources");
+    let runner = cluster.start(&["sweep", "p.toml"]);
+    for element in 0..3 {
+        cluster.wait_for_status(&format!("job 2_{element}: PENDING (Resources)"));
+    }
+    signal("INT", runner.id());
+    assert_eq!(stderr(runner).0, Some(130));
+    for element in 0..3 {
+        assert_eq!(cluster.fake(&format!("2_{element}.state")).unwrap(), "CANCELLED|None|");
+    }
+}
+
+#[test]
+fn where_arrays_are_refused_stages_are_submitted_one_by_one() {
+    let cluster = sweep(2, 1);
+    cluster.space.write("fake/no-arrays", "");
+    let output = cluster.succeed(&["sweep", "p.toml"]);
+    assert!(output.stdout.contains("p is done: 4 ran, 0 cached"), "{}", output.stdout);
+    assert_eq!(cluster.jobs(), 4);
+    assert_eq!(fs::read_dir(cluster.space.path("cache/work/arrays")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_output_is_written_on_the_nodes_disk_and_checkpoints_outlive_the_job() {
+    let cluster = Cluster::with_steps(40);
+    let text = fs::read_to_string(cluster.space.path("p.toml")).unwrap();
+    cluster.space.write("p.toml", text + "files = 3\n[stages.a.runtime.slurm]\nwork = \"$NODE_DISK/jobs\"\n");
+    let disk = cluster.space.path("node/jobs");
+    fs::create_dir_all(&disk).unwrap();
+    let on_node = |args: &[&str]| {
+        let mut command = cluster.command(args);
+        command.env("NODE_DISK", cluster.space.path("node"));
+        command
+    };
+    let runner = on_node(&["run", "p.toml"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    cluster.end(1, "TIMEOUT", None);
+    wait_for("the second job", || cluster.fake("2.process"));
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.contains("submitted again, to resume from its checkpoint"), "{text}");
+    let log = cluster.succeed(&["log", "a"]).stdout;
+    for words in
+        ["writes its output in ", "/node/jobs/imp-flow-", "goes on from its checkpoint", "takes its output into "]
+    {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    // What the killed process has left is for the site; what came to its end has left nothing.
+    assert!(fs::read_dir(&disk).unwrap().count() <= 1);
+    let there = cluster.space.digests("p");
+    cluster.space.write("imp-flow.toml", "executor = \"local\"\n");
+    cluster.succeed(&["run", "p.toml", "--force", "a"]);
+    assert_eq!(cluster.space.digests("p"), there);
+
+    cluster.space.write("imp-flow.toml", "executor = \"slurm\"\n[slurm]\npoll_seconds = 1\n");
+    let failed = cluster.space.output(on_node(&["run", "p.toml", "--force", "a"]).env("NODE_DISK", "/nowhere"));
+    let words = "error: stage `a`: /nowhere/jobs is to be the folder of the node where it works, and is none";
+    assert!(failed.code == Some(1) && failed.stderr.contains(words), "{}", failed.stderr);
+    let wrong = cluster.run(&["plan", "p.toml", "--set", "stages.a.runtime.slurm.work=\"$(id)\""]);
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("is not a folder of a node"), "{}", wrong.stderr);
 }

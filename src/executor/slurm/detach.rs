@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::Path, time::Duration};
 use super::{
     call::call,
     submission::JobId,
-    submit::{Request, meaning, plain, quoted},
+    submit::{Request, escaped, meaning, plain, quoted},
 };
 use crate::machine::Cluster;
 
@@ -33,11 +33,11 @@ pub(crate) async fn detach(
         save: AHEAD,
     };
     let signal = format!("B:USR1@{}", request.save_seconds());
-    let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), log, &signal);
+    let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), &escaped(log), &signal);
     all.push(format!("--wrap={}", String::from_utf8_lossy(&script(program, arguments))));
     let help = "`squeue --me` shows whether it was submitted all the same";
     let answer = call("sbatch", &all, &[]).await.map_err(|why| (why, help.into()))?;
-    if let Some(job) = answer.out.lines().rev().find_map(JobId::parse).filter(|_| answer.ok) {
+    if let Some(job) = answer.job() {
         return Ok(job);
     }
     let errors = answer.errors.trim().replace("Batch job submission failed: ", "").replace('\n', "; ");

@@ -168,12 +168,20 @@ mod tests {
 
     fn submission(reached: Option<u64>, stuck: u32) -> Submission {
         let reached = reached.map(|done| ("steps".to_string(), done));
-        Submission { token: "t".into(), name: "n".into(), job: None, asked: "a time of 1".into(), reached, stuck }
+        Submission {
+            token: "t".into(),
+            name: "n".into(),
+            element: None,
+            job: None,
+            asked: "a time of 1".into(),
+            reached,
+            stuck,
+        }
     }
 
     /// The end of a job in `state` that came to `done` steps, with `change` made to what is known.
     fn end(state: &str, done: usize, before: &Submission, change: impl FnOnce(&mut Ended)) -> End {
-        let job = JobId { number: 12, cluster: None };
+        let job = JobId { number: 12, element: None, cluster: None };
         let seen = Seen::parse(&format!("12|{state}||n1")).map(|(_, seen)| seen);
         let progress = Progress::new(done, 100, "steps");
         let mut ended = Ended {

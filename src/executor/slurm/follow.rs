@@ -278,7 +278,7 @@ mod tests {
     fn a_log_tells_of_the_memory_of_this_job_only() {
         let folder = tempfile::tempdir().unwrap();
         let work = folder.path();
-        let job = |number| JobId { number, cluster: None };
+        let job = |number| JobId { number, element: None, cluster: None };
         let killed = "slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=1.batch. Some of your processes may have been killed\n";
         assert!(!says_memory(work, &job(1)), "there is no log");
         add_to_log(work, &submitted_as(&job(1)));

@@ -1,6 +1,7 @@
 //! Runs a job on a node of a cluster, through Slurm's own programs. The job reports to a file in the work folder and does not need
 //! the runner: if that dies, the next one finds the job by what lies in the folder. Independent of what the job does.
 
+mod array;
 mod call;
 mod check;
 mod detach;
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, io, path::Path, time::Duration};
 use imp_stages::contract::executor::SlurmOptions;
 use tokio::sync::watch;
 
+use array::Arrays;
 pub(crate) use check::usable;
 pub(crate) use detach::detach;
 use ending::End;
@@ -24,7 +26,7 @@ use follow::Follower;
 use queue::Queue;
 use submission::JobId;
 pub(crate) use submission::{Submission, events, stop};
-use submit::Submitted;
+use submit::{Attempt, Submitted};
 pub(crate) use submit::{Request, SUBMITTING};
 
 use super::{Outcome, Place, Report, StopSignal, Task};
@@ -38,6 +40,7 @@ pub(super) struct Slurm {
     cpus: Option<usize>,
     save: Duration,
     queue: Queue,
+    arrays: Arrays,
 }
 
 /// What is at work in a folder.
@@ -51,7 +54,7 @@ enum Found {
 impl Slurm {
     pub(super) fn new(cluster: &Cluster) -> Self {
         let Cluster { options, kinds, cpus, save, poll, .. } = cluster.clone();
-        Self { options, kinds, cpus, save, queue: Queue::new(poll) }
+        Self { options, kinds, cpus, save, queue: Queue::new(poll), arrays: Arrays::default() }
     }
 
     /// What is asked for a stage that needs so many GPUs.
@@ -92,7 +95,10 @@ impl Slurm {
                 (Found::Nothing, Place::Here(_)) => return Ok(None),
                 (Found::Nothing, Place::Slurm(request)) => {
                     is_found = false;
-                    match request.submit(work, &task.environment, reached.clone(), stuck).await? {
+                    let (request, environment) = (request.clone(), task.environment.clone());
+                    let (work_folder, reached) = (task.work.clone(), reached.clone());
+                    let attempt = Attempt { request, work: work_folder, environment, reached, stuck };
+                    match self.arrays.submit(attempt).await? {
                         Submitted::Job(submission, job) => {
                             follow::add_to_log(work, &follow::submitted_as(&job));
                             report(Report::State(format!("{job}: submitted")));
@@ -149,7 +155,7 @@ impl Slurm {
         if let Some(job) = found.job.clone() {
             return Ok(Ok(Found::Job(found, job)));
         }
-        match queue::by_name(&found.name).await {
+        match queue::by_name(&found.name, found.element).await {
             Ok(Some(job)) => {
                 let found = Submission { job: Some(job.clone()), ..found };
                 found.write(work)?;

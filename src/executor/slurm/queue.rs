@@ -101,14 +101,14 @@ impl Queue {
     }
 
     async fn ask(self) {
-        let mut clusters = BTreeMap::<Option<String>, Vec<u64>>::new();
+        let mut clusters = BTreeMap::<Option<String>, Vec<JobId>>::new();
         for job in self.inner().jobs.keys() {
-            clusters.entry(job.cluster.clone()).or_default().push(job.number);
+            clusters.entry(job.cluster.clone()).or_default().push(job.clone());
         }
         let mut silent = None;
-        for (cluster, numbers) in clusters {
-            match states(cluster.as_deref(), &numbers).await {
-                Ok(found) => self.note(cluster.as_deref(), &numbers, &found),
+        for (cluster, jobs) in clusters {
+            match states(cluster.as_deref(), &jobs).await {
+                Ok(found) => self.note(&jobs, &found),
                 Err(why) => silent = Some(why),
             }
         }
@@ -116,13 +116,12 @@ impl Queue {
         (inner.asking, inner.hurry, inner.silent, inner.asked) = (false, false, silent, Some(Instant::now()));
     }
 
-    fn note(&self, cluster: Option<&str>, numbers: &[u64], found: &BTreeMap<u64, Seen>) {
+    fn note(&self, jobs: &[JobId], found: &BTreeMap<JobId, Seen>) {
         let mut inner = self.inner();
-        for number in numbers {
-            let job = JobId { number: *number, cluster: cluster.map(Into::into) };
+        for job in jobs {
             // It may have been forgotten meanwhile.
-            let Some(known) = inner.jobs.get_mut(&job) else { continue };
-            match found.get(number) {
+            let Some(known) = inner.jobs.get_mut(job) else { continue };
+            match found.get(job) {
                 Some(seen) => *known = Known { seen: Some(seen.clone()), missing: 0 },
                 None => known.missing += 1,
             }
@@ -131,60 +130,68 @@ impl Queue {
 }
 
 /// The states of jobs: those of the last minutes from `squeue`, older ones from `sacct` where there is one.
-async fn states(cluster: Option<&str>, numbers: &[u64]) -> Result<BTreeMap<u64, Seen>, String> {
-    let mut found = squeue(cluster, &format!("--jobs={}", list(numbers))).await?;
-    let missing: Vec<u64> = numbers.iter().copied().filter(|number| !found.contains_key(number)).collect();
+async fn states(cluster: Option<&str>, jobs: &[JobId]) -> Result<BTreeMap<JobId, Seen>, String> {
+    let mut found = squeue(cluster, &format!("--jobs={}", list(jobs))).await?;
+    let missing: Vec<JobId> = jobs.iter().filter(|job| !found.contains_key(job)).cloned().collect();
     if !missing.is_empty() {
         found.extend(sacct(cluster, &format!("--jobs={}", list(&missing))).await);
     }
     Ok(found)
 }
 
-fn list(numbers: &[u64]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+fn list(jobs: &[JobId]) -> String {
+    jobs.iter().map(JobId::of_slurm).collect::<Vec<_>>().join(",")
 }
 
 fn on(cluster: Option<&str>) -> Option<String> {
     cluster.map(|name| format!("--clusters={name}"))
 }
 
-fn read(text: &str) -> BTreeMap<u64, Seen> {
-    text.lines().filter_map(Seen::parse).collect()
+fn read(text: &str, cluster: Option<&str>) -> BTreeMap<JobId, Seen> {
+    let of_cluster = |(job, seen)| (JobId { cluster: cluster.map(Into::into), ..job }, seen);
+    text.lines().filter_map(Seen::parse).map(of_cluster).collect()
 }
 
-async fn squeue(cluster: Option<&str>, which: &str) -> Result<BTreeMap<u64, Seen>, String> {
-    let mut arguments = ["--noheader", "--states=all", "--format=%i|%T|%r|%N", which].map(String::from).to_vec();
+async fn squeue(cluster: Option<&str>, which: &str) -> Result<BTreeMap<JobId, Seen>, String> {
+    // `--array`: a line for each element of an array, also of those that wait.
+    let mut arguments =
+        ["--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N", which].map(String::from).to_vec();
     arguments.extend(on(cluster));
     let answer = call("squeue", &arguments, &[]).await?;
     // How it says that it has forgotten the only job that it was asked for.
-    if answer.ok || answer.errors.contains("Invalid job id") { Ok(read(&answer.out)) } else { Err(answer.errors) }
+    if answer.ok || answer.errors.contains("Invalid job id") {
+        Ok(read(&answer.out, cluster))
+    } else {
+        Err(answer.errors)
+    }
 }
 
 /// Nothing where accounting is not set up.
-async fn sacct(cluster: Option<&str>, which: &str) -> BTreeMap<u64, Seen> {
-    let format = "--format=JobIDRaw,State%40,Reason,NodeList";
+async fn sacct(cluster: Option<&str>, which: &str) -> BTreeMap<JobId, Seen> {
+    let format = "--format=JobID,State%40,Reason,NodeList";
     // Without a beginning, only jobs of today are searched.
-    let mut arguments = ["--allocations", "--noheader", "--parsable2", "--starttime=now-60days", format, which]
-        .map(String::from)
-        .to_vec();
+    let mut arguments =
+        ["--allocations", "--array", "--noheader", "--parsable2", "--starttime=now-60days", format, which]
+            .map(String::from)
+            .to_vec();
     arguments.extend(on(cluster));
     match call("sacct", &arguments, &[]).await {
-        Ok(answer) if answer.ok => read(&answer.out),
+        Ok(answer) if answer.ok => read(&answer.out, cluster),
         _ => BTreeMap::new(),
     }
 }
 
-/// The job of this name, if Slurm has one.
-pub(super) async fn by_name(name: &str) -> Result<Option<JobId>, String> {
+/// The job of this name and this place in an array, if Slurm has one.
+pub(super) async fn by_name(name: &str, element: Option<u32>) -> Result<Option<JobId>, String> {
     let which = format!("--name={name}");
     let found = squeue(None, &which).await?;
     let found = if found.is_empty() { sacct(None, &which).await } else { found };
-    Ok(found.into_keys().next().map(|number| JobId { number, cluster: None }))
+    Ok(found.into_keys().find(|job| job.element == element))
 }
 
 /// The exit code of a job that has ended and the signal that ended it, if Slurm still knows them.
 pub(super) async fn exit_code(job: &JobId) -> Option<(i32, i32)> {
-    let mut arguments = vec!["show".to_string(), "job".into(), "--oneliner".into(), job.number.to_string()];
+    let mut arguments = vec!["show".to_string(), "job".into(), "--oneliner".into(), job.of_slurm()];
     arguments.extend(on(job.cluster.as_deref()));
     let answer = call("scontrol", &arguments, &[]).await.ok().filter(|answer| answer.ok)?;
     let code = answer.out.split_whitespace().find_map(|word| word.strip_prefix("ExitCode="))?;
@@ -196,7 +203,7 @@ pub(super) async fn exit_code(job: &JobId) -> Option<(i32, i32)> {
 pub(super) async fn scancel(job: &JobId, more: &[&str]) -> Result<(), String> {
     let mut arguments: Vec<String> = more.iter().map(ToString::to_string).collect();
     arguments.extend(on(job.cluster.as_deref()));
-    arguments.push(job.number.to_string());
+    arguments.push(job.of_slurm());
     let answer = call("scancel", &arguments, &[]).await?;
     // A job that has ended already is as good.
     let ended = ["Invalid job id", "already completing or completed"];

@@ -1,5 +1,7 @@
 //! The states of a job and the reasons for them, as Slurm names them, and what they mean. Independent of how they were asked for.
 
+use super::submission::JobId;
+
 /// What Slurm says of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -12,10 +14,10 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Reads `12|PENDING|Priority|` or `12|RUNNING|None|n1`: number, state, reason, node.
-    pub(crate) fn parse(line: &str) -> Option<(u64, Self)> {
+    /// Reads `12|PENDING|Priority|` or `12_3|RUNNING|None|n1`: number and place in an array, state, reason, node.
+    pub(crate) fn parse(line: &str) -> Option<(JobId, Self)> {
         let mut fields = line.split('|').map(str::trim);
-        let number = fields.next()?.parse().ok()?;
+        let job = JobId::parse_element(fields.next()?)?;
         // `sacct` says by whom a job was cancelled.
         let (state, by) = fields
             .next()?
@@ -28,7 +30,7 @@ impl Seen {
         };
         let reason = given(fields.next()).or(by.map(Into::into));
         let node = given(fields.next());
-        (!state.is_empty()).then_some((number, Self { state, reason, node }))
+        (!state.is_empty()).then_some((job, Self { state, reason, node }))
     }
 
     pub(crate) fn is(&self, state: &str) -> bool {
@@ -122,7 +124,9 @@ mod tests {
 
     #[test]
     fn answers_of_squeue_and_sacct_are_read() {
-        assert_eq!(Seen::parse("12|RUNNING|None|n1").unwrap().0, 12);
+        assert_eq!(Seen::parse("12|RUNNING|None|n1").unwrap().0.of_slurm(), "12");
+        assert_eq!(Seen::parse("12_3|RUNNING|None|n1").unwrap().0.of_slurm(), "12_3");
+        assert!(Seen::parse("12_[0-3]|PENDING|None|").is_none());
         assert_eq!(seen("12|RUNNING|None|n1").words(), "RUNNING on n1");
         assert_eq!(seen("12|PENDING|Priority|").words(), "PENDING (Priority)");
         assert_eq!(seen("12|PENDING|None|").words(), "PENDING");

@@ -25,8 +25,11 @@ use crate::store::SUBMISSION;
 pub(crate) struct Submission {
     /// Names the attempt, as in the names of its files.
     pub(crate) token: String,
-    /// The name of the job.
+    /// The name of the job. All elements of an array have the same.
     pub(crate) name: String,
+    /// Its place in that array.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) element: Option<u32>,
     /// The job; `None` until Slurm has answered.
     pub(crate) job: Option<JobId>,
     /// What was asked for, in words, for messages.
@@ -39,10 +42,12 @@ pub(crate) struct Submission {
     pub(crate) stuck: u32,
 }
 
-/// The number of a job, and the cluster that has it where there are several.
+/// The number of a job, its place in an array, and the cluster that has it where there are several.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct JobId {
     pub(crate) number: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) element: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cluster: Option<String>,
 }
@@ -55,15 +60,33 @@ impl JobId {
             |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) && !name.starts_with('-');
         let cluster = cluster.filter(|name| !name.is_empty()).map(String::from);
         let valid = cluster.as_deref().is_none_or(is_name);
-        number.parse().ok().filter(|number| *number > 0 && valid).map(|number| Self { number, cluster })
+        let number = number.parse().ok().filter(|number| *number > 0 && valid)?;
+        Some(Self { number, element: None, cluster })
+    }
+
+    /// Reads `12` or `12_3`, as `squeue` and `sacct` write it.
+    pub(super) fn parse_element(text: &str) -> Option<Self> {
+        let (number, element) = text.split_once('_').map_or((text, None), |(number, element)| (number, Some(element)));
+        let element = element.map(|element| element.parse().ok());
+        // More than one, as in `12_[1-3]`, is none.
+        let element = element.map_or(Some(None), |element| element.map(Some))?;
+        Some(Self { number: number.parse().ok()?, element, cluster: None })
+    }
+
+    /// `12` or `12_3`, as Slurm's programs take it.
+    pub(super) fn of_slurm(&self) -> String {
+        match self.element {
+            Some(element) => format!("{}_{element}", self.number),
+            None => self.number.to_string(),
+        }
     }
 }
 
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cluster {
-            Some(cluster) => write!(f, "job {} on {cluster}", self.number),
-            None => write!(f, "job {}", self.number),
+            Some(cluster) => write!(f, "job {} on {cluster}", self.of_slurm()),
+            None => write!(f, "job {}", self.of_slurm()),
         }
     }
 }
@@ -138,10 +161,17 @@ mod tests {
 
     #[test]
     fn numbers_of_jobs_are_read_as_sbatch_writes_them() {
-        assert_eq!(JobId::parse("12\n"), Some(JobId { number: 12, cluster: None }));
-        assert_eq!(JobId::parse("12;lab-1\n"), Some(JobId { number: 12, cluster: Some("lab-1".into()) }));
+        assert_eq!(JobId::parse("12\n"), Some(JobId { number: 12, element: None, cluster: None }));
+        let there = JobId { number: 12, element: None, cluster: Some("lab-1".into()) };
+        assert_eq!(JobId::parse("12;lab-1\n"), Some(there));
         for bad in ["", "0", "12_3", "twelve", "12;--all", "12;a b", "Submitted batch job 12"] {
             assert_eq!(JobId::parse(bad), None, "{bad}");
+        }
+        let element = JobId { number: 12, element: Some(3), cluster: None };
+        assert_eq!((JobId::parse_element("12_3").as_ref(), element.of_slurm().as_str()), (Some(&element), "12_3"));
+        assert_eq!(JobId::parse_element("12").map(|job| job.to_string()).as_deref(), Some("job 12"));
+        for bad in ["", "_", "12_", "12_[0-3]", "12_-1", "12_3.batch", "12_99999999999"] {
+            assert_eq!(JobId::parse_element(bad), None, "{bad}");
         }
     }
 
@@ -152,6 +182,7 @@ mod tests {
         let submission = |token: &str| Submission {
             token: token.into(),
             name: "a".into(),
+            element: None,
             job: None,
             asked: String::new(),
             reached: None,

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs, io,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -33,7 +33,7 @@ pub(crate) struct Request {
     pub(super) save: Duration,
 }
 
-const SCRIPT: &str = "slurm.sh";
+pub(super) const SCRIPT: &str = "slurm.sh";
 /// How the log of each attempt begins.
 pub(crate) const SUBMITTING: &str = "submitting to Slurm";
 
@@ -46,48 +46,109 @@ pub(super) enum Submitted {
     Refused(Outcome),
 }
 
-impl Request {
-    /// Submits the job in `work`.
-    pub(super) async fn submit(
-        &self,
-        work: &Path,
-        environment: &[(&'static str, String)],
-        reached: Option<(String, u64)>,
-        stuck: u32,
-    ) -> io::Result<Submitted> {
+/// An attempt at a stage that is to be submitted.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) request: Request,
+    pub(super) work: PathBuf,
+    pub(super) environment: Vec<(&'static str, String)>,
+    /// How far the attempt before it had come, and how many came no further.
+    pub(super) reached: Option<(String, u64)>,
+    pub(super) stuck: u32,
+}
+
+impl Attempt {
+    /// Submits a job of its own.
+    pub(super) async fn submit(self) -> io::Result<Submitted> {
+        let Self { request, work, environment, .. } = &self;
         Submission::forget(work)?;
         let token = token(work);
-        let script = work.join(SCRIPT);
-        fs::write(&script, self.script(&std::env::current_exe()?, work, &token))?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o700))?;
-        let name = format!("{}-{token}", plain(&self.name));
-        let asked = self.asked();
-        add_to_log(work, SUBMITTING);
-        // Before the job exists, so that a runner that dies now leaves a trace of it.
-        let submission = Submission { token, name, job: None, asked, reached, stuck };
-        submission.write(work)?;
-        // The batch script's process alone: it asks the stage to save.
-        let signal = format!("B:TERM@{}", self.save_seconds());
-        let mut arguments = self.arguments(&submission.name, &work.join(job::LOG), &signal);
-        arguments.push(script.to_string_lossy().into_owned());
+        write_script(&work.join(SCRIPT), &request.script(&std::env::current_exe()?, work, &token))?;
+        let name = format!("{}-{token}", plain(&request.name));
+        let submission = self.submission(token, name, None);
+        submission.begin(work)?;
+        let mut arguments = request.arguments(&submission.name, &escaped(&work.join(job::LOG)), &request.signal());
+        arguments.push(work.join(SCRIPT).to_string_lossy().into_owned());
         let answer = match call("sbatch", &arguments, environment).await {
             Ok(answer) => answer,
-            // The job may exist all the same: the trace stays, and the next attempt looks for it.
-            Err(why) => return Ok(Submitted::Refused(failed(format!("it can't be submitted: {why}"), None, true))),
+            Err(why) => return Ok(unheard(&why)),
         };
-        // Sites write greetings around it.
-        match answer.out.lines().rev().find_map(JobId::parse).filter(|_| answer.ok) {
-            Some(job) => {
-                let submission = Submission { job: Some(job.clone()), ..submission };
-                submission.write(work)?;
-                Ok(Submitted::Job(submission, job))
-            }
-            None => Self::refused(work, &submission.asked, &answer),
+        match answer.job() {
+            Some(job) => submission.given(work, job),
+            None => refused(work, &submission.asked, &answer),
         }
     }
 
-    /// The script of the job. Only what it needs to find its way: the environment comes through `sbatch`.
+    /// What is left in its folder, so that a job is found again.
+    pub(super) fn submission(&self, token: String, name: String, element: Option<u32>) -> Submission {
+        let asked = self.request.asked();
+        Submission { token, name, element, job: None, asked, reached: self.reached.clone(), stuck: self.stuck }
+    }
+}
+
+impl Submission {
+    /// Leaves a trace before the job exists, for the case that this runner dies now.
+    pub(super) fn begin(&self, work: &Path) -> io::Result<()> {
+        add_to_log(work, SUBMITTING);
+        self.write(work)
+    }
+
+    /// Writes down the job that it was given.
+    pub(super) fn given(self, work: &Path, job: JobId) -> io::Result<Submitted> {
+        let submission = Self { job: Some(job.clone()), ..self };
+        submission.write(work)?;
+        Ok(Submitted::Job(submission, job))
+    }
+}
+
+impl Answer {
+    /// The job that `sbatch` has made. Sites write greetings around its number.
+    pub(super) fn job(&self) -> Option<JobId> {
+        self.out.lines().rev().find_map(JobId::parse).filter(|_| self.ok)
+    }
+
+    /// Whether the job may exist although there is no number.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.ok || UNHEARD.iter().any(|words| self.errors.contains(words))
+    }
+}
+
+/// That `sbatch` did not answer. The job may exist all the same: the trace stays, and the next attempt looks for it.
+pub(super) fn unheard(why: &str) -> Submitted {
+    Submitted::Refused(failed(format!("it can't be submitted: {why}"), None, true))
+}
+
+/// Writes a script that can be run, in place of what is there: that may be a link to the script of an array.
+pub(super) fn write_script(path: &Path, script: &[u8]) -> io::Result<()> {
+    remove(path)?;
+    fs::write(path, script)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Removes a file or a link, if there is one.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A path as `--output` takes it: `%` has a meaning there.
+pub(super) fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%%")
+}
+
+impl Request {
+    /// The script of the job.
     fn script(&self, program: &Path, work: &Path, token: &str) -> Vec<u8> {
+        let mut script = self.head();
+        script.extend(self.stage(program, work, token));
+        script.push(b'\n');
+        script
+    }
+
+    /// How a script begins. Only what it needs to find its way: the environment comes through `sbatch`.
+    pub(super) fn head(&self) -> Vec<u8> {
         let mut lines = vec![
             "#!/bin/sh".to_string(),
             "# Written by imp-flow, and submitted with sbatch.".into(),
@@ -99,20 +160,31 @@ impl Request {
         }
         // The user's environment takes precedence.
         lines.extend(KEEP_MEMORY.iter().map(|(name, value)| format!("export {name}=\"${{{name}-{value}}}\"")));
-        let mut script = lines.join("\n").into_bytes();
-        script.extend(b"\nexec ");
-        script.extend(quoted(program.as_os_str()));
-        script.extend(b" __stage ");
-        script.extend(quoted(work.join(job::JOB).as_os_str()));
-        script.extend(format!(" --attempt {token}\n").bytes());
-        script
+        (lines.join("\n") + "\n").into_bytes()
+    }
+
+    /// The command that becomes the stage.
+    pub(super) fn stage(&self, program: &Path, work: &Path, token: &str) -> Vec<u8> {
+        let mut command = b"exec ".to_vec();
+        command.extend(quoted(program.as_os_str()));
+        command.extend(b" __stage ");
+        command.extend(quoted(work.join(job::JOB).as_os_str()));
+        command.extend(format!(" --attempt {token}").bytes());
+        if let Some(folder) = &self.options.work {
+            // Nothing in it means more to a shell than the variables.
+            command.extend(format!(" --output \"{}\"", folder.0).bytes());
+        }
+        command
+    }
+
+    /// The batch script's process alone gets it: that asks the stage to save.
+    pub(super) fn signal(&self) -> String {
+        format!("B:TERM@{}", self.save_seconds())
     }
 
     /// All but the script.
-    pub(super) fn arguments(&self, name: &str, log: &Path, signal: &str) -> Vec<String> {
+    pub(super) fn arguments(&self, name: &str, log: &str, signal: &str) -> Vec<String> {
         let SlurmOptions { partition, account, qos, time, arguments, .. } = &self.options;
-        // `%` has a meaning in names of files.
-        let log = log.to_string_lossy().replace('%', "%%");
         let mut all = vec![
             "--parsable".to_string(),
             format!("--job-name={name}"),
@@ -147,7 +219,7 @@ impl Request {
 
     /// What was asked for, in words: `partition gpu, 8 CPUs, 1 GPU, 16 GB of memory, 12:00:00`.
     pub(super) fn asked(&self) -> String {
-        let SlurmOptions { partition, account, qos, time, gpu_type, arguments } = &self.options;
+        let SlurmOptions { partition, account, qos, time, gpu_type, arguments, .. } = &self.options;
         let named = [("partition", partition), ("account", account), ("qos", qos)];
         let mut words: Vec<String> =
             named.iter().filter_map(|(name, value)| Some(format!("{name} {}", value.as_ref()?))).collect();
@@ -160,23 +232,21 @@ impl Request {
         words.extend(arguments.iter().map(|argument| argument.0.clone()));
         if words.is_empty() { "the site's defaults".into() } else { words.join(", ") }
     }
+}
 
-    /// What it means that `sbatch` did not give a number.
-    fn refused(work: &Path, asked: &str, answer: &Answer) -> io::Result<Submitted> {
-        let errors = if answer.errors.trim().is_empty() { "it gave no number" } else { answer.errors.trim() };
-        let is = |words: &&str| errors.contains(*words);
-        if answer.ok || UNHEARD.iter().any(is) {
-            // The job may exist all the same.
-            return Ok(Submitted::Refused(failed(format!("it can't be submitted now: {errors}"), None, true)));
-        }
-        Submission::forget(work)?;
-        let errors = errors.replace("Batch job submission failed: ", "").replace('\n', "; ");
-        if FULL.iter().any(|words| errors.contains(words)) {
-            return Ok(Submitted::Full(errors));
-        }
-        let message = format!("Slurm refused it: {errors}\nit asks for {asked}");
-        Ok(Submitted::Refused(failed(message, Some(meaning(&errors)), false)))
+/// What it means that `sbatch` did not give a number.
+fn refused(work: &Path, asked: &str, answer: &Answer) -> io::Result<Submitted> {
+    let errors = if answer.errors.trim().is_empty() { "it gave no number" } else { answer.errors.trim() };
+    if answer.is_unclear() {
+        return Ok(Submitted::Refused(failed(format!("it can't be submitted now: {errors}"), None, true)));
     }
+    Submission::forget(work)?;
+    let errors = errors.replace("Batch job submission failed: ", "").replace('\n', "; ");
+    if FULL.iter().any(|words| errors.contains(words)) {
+        return Ok(Submitted::Full(errors));
+    }
+    let message = format!("Slurm refused it: {errors}\nit asks for {asked}");
+    Ok(Submitted::Refused(failed(message, Some(meaning(&errors)), false)))
 }
 
 /// What to do about a refusal.
@@ -235,7 +305,7 @@ fn seconds(time: &str) -> Option<u64> {
 }
 
 /// A name for an attempt that no other has.
-fn token(work: &Path) -> String {
+pub(super) fn token(work: &Path) -> String {
     let question = format!("{} {:?} {}", std::process::id(), std::time::SystemTime::now(), work.display());
     Digest::of(question.as_bytes()).hex()[..12].to_string()
 }
@@ -278,7 +348,7 @@ mod tests {
     #[test]
     fn everything_that_is_asked_for_is_an_argument_and_the_users_come_last() {
         let options = r#"{"partition": "gpu; rm -rf", "time": "1-00", "gpu_type": "a100", "arguments": ["--nice=10"]}"#;
-        let arguments = request(options).arguments("name", Path::new("/a%j/b/log"), "B:TERM@90");
+        let arguments = request(options).arguments("name", &escaped(Path::new("/a%j/b/log")), "B:TERM@90");
         for expected in [
             "--parsable",
             "--output=/a%%j/b/log",
@@ -296,7 +366,7 @@ mod tests {
         let asked = "partition gpu; rm -rf, 8 CPUs, 2 a100 GPUs, 3.1 MB of memory, a time of 1-00, --nice=10";
         assert_eq!(request(options).asked(), asked);
         let least = Request { cpus: None, gpus: 0, memory: None, ..request("{}") };
-        assert!(!least.arguments("n", Path::new("/w"), "B:TERM@90").iter().any(|argument| argument.contains("gres")));
+        assert!(!least.arguments("n", "/w", "B:TERM@90").iter().any(|argument| argument.contains("gres")));
         assert_eq!(least.asked(), "the site's defaults");
     }
 
@@ -341,24 +411,24 @@ mod tests {
     #[test]
     fn refusals_are_told_from_silence() {
         let folder = tempfile::tempdir().unwrap();
-        let refused = |errors: &str| {
+        let said = |errors: &str| {
             let answer = Answer { ok: false, out: String::new(), errors: errors.into() };
-            match Request::refused(folder.path(), "1 CPU", &answer).unwrap() {
+            match refused(folder.path(), "1 CPU", &answer).unwrap() {
                 Submitted::Refused(Outcome::Failed { message, help, transient }) => {
                     (message, help.unwrap_or_default(), transient)
                 }
                 other => (format!("{other:?}"), String::new(), false),
             }
         };
-        let (message, help, transient) = refused("Batch job submission failed: Invalid partition name specified");
+        let (message, help, transient) = said("Batch job submission failed: Invalid partition name specified");
         assert_eq!(message, "Slurm refused it: Invalid partition name specified\nit asks for 1 CPU");
         assert!(help.contains("`sinfo` lists the partitions") && !transient);
-        assert!(refused("Requested node configuration is not available").1.contains("no node of the partition"));
+        assert!(said("Requested node configuration is not available").1.contains("no node of the partition"));
         assert_eq!(
-            refused("QOSMaxSubmitJobPerUserLimit").0,
+            said("QOSMaxSubmitJobPerUserLimit").0,
             "Full(\"QOSMaxSubmitJobPerUserLimit\")",
             "there is room later"
         );
-        assert!(refused("Unable to contact slurm controller (connect failure)").2);
+        assert!(said("Unable to contact slurm controller (connect failure)").2);
     }
 }
