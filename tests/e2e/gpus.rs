@@ -12,10 +12,11 @@ const THREE: &str = "0:1000000000,1000000000,1000000000";
 /// The GPUs that each stage gets.
 const STAGES: [&str; 4] = ["pretrain", "finetune", "lora", "pope"];
 
-/// The small pipeline with parts of one record, as short as it can be.
-fn space(precision: &str) -> Space {
+/// The small pipeline with parts of one record, as short as it can be: a step for each four `images`.
+fn space(precision: &str, images: usize) -> Space {
     let space = Space::new();
-    let mut text = SMALL.replace("epochs = 2", "epochs = 1").replace("images = 32", "images = 12");
+    let images = format!("images = {images}");
+    let mut text = SMALL.replace("epochs = 2", "epochs = 1").replace("images = 32", &images);
     for kind in ["pretrain", "finetune", "eval"] {
         let with = format!("kind = \"{kind}\"\nprecision = \"{precision}\"\n");
         text = text.replace(&format!("kind = \"{kind}\"\n"), &with);
@@ -52,7 +53,7 @@ fn succeed(space: &Space, gpus: usize, until: &str) {
 #[test]
 fn any_number_of_gpus_gives_the_same_bits() {
     let digests = |gpus: usize, precision: &str, until: &str| {
-        let space = space(precision);
+        let space = space(precision, 8);
         succeed(&space, gpus, until);
         let shown = space.succeed(&["show", "pretrain"]).stdout;
         let name = if gpus == 1 { "GPU: emulated GPU".into() } else { format!("GPU: {gpus} x emulated GPU") };
@@ -68,10 +69,10 @@ fn any_number_of_gpus_gives_the_same_bits() {
 
 #[test]
 fn a_stage_that_was_stopped_resumes_on_another_number_of_gpus() {
-    let whole = space("f32");
+    let whole = space("f32", 12);
     succeed(&whole, 1, "finetune");
     for gpus in [1, 3] {
-        let stopped = space("f32");
+        let stopped = space("f32", 12);
         let arguments = arguments(2, "finetune");
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let command = &mut stopped.command(&arguments);
@@ -92,7 +93,7 @@ fn a_stage_that_was_stopped_resumes_on_another_number_of_gpus() {
 /// The second GPU is too small: the stage ends with its words, and goes on where it is large enough.
 #[test]
 fn a_worker_that_fails_ends_the_stage_and_names_its_gpu() {
-    let space = space("f32");
+    let space = space("f32", 12);
     let output = run(&space, 2, "pretrain", "0:1000000000,400000");
     assert_eq!(output.code, Some(1), "{}", output.stderr);
     let words = "error: stage `pretrain`: GPU 1 (worker 2 of 2): the GPU's memory is full: ";
