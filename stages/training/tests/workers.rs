@@ -10,6 +10,7 @@ fn any_number_of_workers_gives_the_same_bits() {
     // Batches of 7, 7, ... and a rest; some records have no image.
     odd["global_batch_size"] = json!(7);
     odd["precision"] = json!("bf16");
+    (odd["vision_layers"], odd["vision_learning_rate"]) = (json!(1), json!(1e-3));
     for (name, config, size) in [("lora", methods::all(), 1), ("full", full(), 2), ("odd", odd, 3)] {
         let ran = |workers: usize| {
             let name = format!("{name}{workers}");
