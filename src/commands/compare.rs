@@ -151,19 +151,7 @@ impl Row {
         let mut parameters = Document::parameters(&run.document);
         let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
         parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
-        let metrics = point.stages.iter().flat_map(|stage| {
-            let scale = if is_in_fractions(stage, store) { 100.0 } else { 1.0 };
-            stage.results.iter().map(move |(name, value)| {
-                let figure = kinds::figure(&stage.kind, name);
-                let better = figure.map_or(Better::Neither, |figure| figure.better);
-                let headline = figure.is_some_and(|figure| figure.role == Role::Headline);
-                let value = match figure {
-                    Some(figure) if figure.unit == "%" => value * scale,
-                    _ => *value,
-                };
-                (format!("{}.{name}", stage.name), Metric { value, better, headline })
-            })
-        });
+        let metrics = point.stages.iter().flat_map(|stage| metrics(stage, store));
         let own = run.name.as_ref().unwrap_or(&run.id);
         let label = match (point.label.as_str(), runs) {
             ("", _) => own.clone(),
@@ -172,6 +160,20 @@ impl Row {
         };
         Self { label, parameters, metrics: metrics.collect() }
     }
+}
+
+/// The figures of a stage, as `STAGE.FIGURE`.
+fn metrics(stage: &RunStage, store: &Store) -> Vec<(String, Metric)> {
+    let scale = if is_in_fractions(stage, store) { 100.0 } else { 1.0 };
+    let metric = |(name, value): (&String, &f64)| {
+        let figure = kinds::figure(&stage.kind, name);
+        let better = figure.map_or(Better::Neither, |figure| figure.better);
+        let headline = figure.is_some_and(|figure| figure.role == Role::Headline);
+        let is_share = figure.is_some_and(|figure| figure.unit == "%");
+        let value = if is_share { value * scale } else { *value };
+        (format!("{}.{name}", stage.name), Metric { value, better, headline })
+    };
+    stage.results.iter().map(metric).collect()
 }
 
 /// Whether a stage measured POPE when its shares were still fractions: before version 9 of `eval`. Without its receipt nobody knows.
@@ -215,6 +217,41 @@ fn table(rows: &[Row]) -> Comparison {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::store::{Manifest, Product, Provenance, Receipt, StageState, TreeRef};
+
+    #[test]
+    fn pope_of_before_it_was_in_per_cent_is_in_per_cent_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let shown = |version: u32, benchmark: &str, accuracy: f64| {
+            let config = serde_json::json!({"benchmark": benchmark});
+            let (sources, inputs) = (BTreeMap::new(), BTreeMap::new());
+            let manifest = Manifest { kind: "eval".into(), version, seed: 1, config, sources, inputs };
+            let (pipeline, stage) = ("p".into(), "pope".into());
+            let provenance =
+                Provenance { manifest, pipeline, stage, reason: String::new(), previous: None, made_by: "0".into() };
+            let receipt = Receipt::new(provenance, Product::of(TreeRef::default()));
+            store.write_receipt(&receipt).unwrap();
+            let stage = RunStage {
+                name: "pope".into(),
+                kind: "eval".into(),
+                state: StageState::Ran,
+                key: Some(receipt.key()),
+                output: None,
+                seconds: None,
+                results: BTreeMap::from([("accuracy".to_string(), accuracy)]),
+                began: None,
+                ended: None,
+                failure: None,
+            };
+            metrics(&stage, &store)[0].1.value
+        };
+        for (version, benchmark, value, expected) in
+            [(8, "pope", 0.928, 92.8), (9, "pope", 92.8, 92.8), (8, "gqa", 55.0, 55.0)]
+        {
+            assert!((shown(version, benchmark, value) - expected).abs() < 1e-9, "{version} {benchmark}");
+        }
+    }
 
     #[test]
     fn conditions_compare_numbers_as_numbers() {

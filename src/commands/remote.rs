@@ -1,6 +1,7 @@
 //! `imp-flow pull`, and the verbs of `imp-flow cache` on a remote cache.
 
 use std::{
+    collections::BTreeSet,
     process::ExitCode,
     sync::{
         Arc,
@@ -153,9 +154,10 @@ pub(super) fn push_all(of: &OfArgs, common: &Common) -> Result<ExitCode, Failure
     let mut lease = store.lease(&format!("push-{}", std::process::id()))?;
     let results: Vec<_> = store.receipts().filter(|(_, receipt)| is_of(of, &receipt.pipeline)).collect();
     if let Some(name) = of.of.as_ref().filter(|_| results.is_empty()) {
-        let known: Vec<String> = store.receipts().map(|(_, receipt)| receipt.pipeline).collect();
+        let known: BTreeSet<String> =
+            store.receipts().filter_map(|(_, receipt)| Some(receipt.pipeline.split('/').next()?.to_string())).collect();
         let problem = Diagnostic::new(format!("this cache has no results of a pipeline `{name}`"), None);
-        return Err(usage(problem.suggest(name, known.iter().filter_map(|id| id.split('/').next()))));
+        return Err(usage(problem.suggest(name, known.iter().map(String::as_str))));
     }
     lease.add(&results.iter().map(|(key, _)| *key).collect::<Vec<_>>(), &[])?;
     let mut told = RemotePush::default();

@@ -187,6 +187,7 @@ fn pipes_and_links_in_place_of_files_do_no_harm() {
 #[test]
 fn pipelines_without_results_and_numbers_without_sense_are_named() {
     let space = diamond();
+    std::fs::create_dir(space.path("remote")).unwrap();
     space.write("imp-flow.toml", format!("remote = \"file://{}\"\n", space.path("remote").display()));
     space.succeed(&["run", "p.toml"]);
     for (verb, words) in [("push", "this cache has no results"), ("pull", "has no results of a pipeline `diamonds`")] {

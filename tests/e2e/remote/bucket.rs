@@ -86,7 +86,7 @@ fn a_server_that_lies_is_found_out() {
     assert_eq!(made, ALL);
     let warnings = warnings(&output);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("can't be used") && warnings[0].contains("made here"), "{warnings:?}");
+    assert!(warnings[0].contains("can't be used") && warnings[0].contains("not taken from there"), "{warnings:?}");
     assert!(lab.succeed("two", &["cache", "verify"]).stdout.starts_with("OK"));
 }
 

@@ -54,7 +54,12 @@ fn all_results_are_pushed_and_pulled() {
     let refused = lab.run("one", &["cache", "push"]);
     assert!(refused.code == Some(2) && refused.stderr.contains("is only read"), "{}", refused.stderr);
     lab.settings("one", &remote);
-    assert!(lab.succeed("one", &["cache", "push", "--of", "other"]).stdout.starts_with("Pushed 0 results"));
+    let nothing = lab.run("one", &["cache", "push", "--of", "other"]);
+    assert!(
+        nothing.code == Some(2) && nothing.stderr.contains("no results of a pipeline `other`"),
+        "{}",
+        nothing.stderr
+    );
     let pushed = lab.succeed("one", &["cache", "push"]).stdout;
     assert!(pushed.starts_with("Pushed 4 results (") && pushed.contains("; 0 were there."), "{pushed}");
     let pushed = lab.succeed("one", &["cache", "push"]).stdout;
