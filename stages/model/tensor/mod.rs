@@ -26,7 +26,7 @@ mod stored;
 mod tape;
 mod weight;
 
-pub use device::{Card, Device, DeviceError, Probe, Spent, free_bytes, probe};
+pub use device::{Card, Device, DeviceError, Probe, Spent, Waits, free_bytes, probe};
 pub use host::math::argmax;
 pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
 pub use kv_cache::KvCache;
