@@ -26,7 +26,7 @@ mod stored;
 mod tape;
 mod weight;
 
-pub use device::{Card, Device, DeviceError, Probe, Spent, free_bytes, probe};
+pub use device::{Card, Device, DeviceError, Probe, Spent, Waits, free_bytes, probe};
 pub use host::{
     bf16::{Native, native},
     math::argmax,

@@ -2,8 +2,6 @@
 //! shapes: what is computed is in `kernels/`, how it is launched in the operations.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
-
 use super::error::DeviceError;
 
 /// How values are stored in a device's memory.
@@ -59,14 +57,45 @@ pub(in crate::tensor) struct Grid {
     pub(in crate::tensor) shared: u32,
 }
 
-/// A device. Addresses are its own. It may do things later than it is called, but in the order of the calls.
+/// A parameter of a kernel, which begins at the first byte. The largest is a struct of eight words of four bytes.
+pub(in crate::tensor) type Parameter = [u64; 4];
+
+/// One of the two orders in which a device does things. What is called on one is done in the order of the calls, and in no order
+/// to what is called on the other, unless one of the two waits for a mark of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tensor) enum Stream {
+    /// All but what is said to be on the other.
+    Compute,
+    /// Copies from host memory, while something else is computed.
+    Upload,
+}
+
+/// Marks that a device has, numbered from 0.
+pub(in crate::tensor) const MARKS: usize = 16;
+
+/// A device. Addresses are its own. It may do things later than it is called, but on each of its streams in the order of the
+/// calls. Calls that name no stream are on [`Stream::Compute`].
 pub(in crate::tensor) trait Driver: Send + Sync {
-    /// Takes memory, with undefined content, aligned to 256 bytes.
-    fn alloc(&self, bytes: usize) -> Result<u64, DeviceError>;
-    /// Gives it back once the calls before this one are done.
+    /// Takes memory, with undefined content, aligned to 256 bytes. It exists for what is called on `stream` from then on, and
+    /// for the other stream after it waited for that. All that has ever been done with these bytes before is done by then.
+    fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError>;
+    /// Gives it back once the calls on [`Stream::Compute`] before this one are done.
     fn free(&self, address: u64, bytes: usize);
     /// Copies from host memory, which may be changed when this returns.
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError>;
+    /// Takes host memory from which the device can copy while the host goes on, until the device is closed. `None` if there is
+    /// none to be had.
+    fn lock(&self, bytes: usize) -> Option<u64>;
+    /// Copies from host memory to `through`, locked memory, at once, and from there to the device on `stream`. What is in the
+    /// locked memory must stay until that is done.
+    ///
+    /// # Safety
+    /// The bytes at `through` must be within the memory of one call of [`Driver::lock`].
+    unsafe fn upload_through(&self, stream: Stream, to: u64, through: u64, from: &[u8]) -> Result<(), DeviceError>;
+    /// Sets a mark after the calls on a stream so far. Who waits for an earlier one of this number, waits for that one.
+    fn mark(&self, stream: Stream, mark: usize) -> Result<(), DeviceError>;
+    /// Lets the later calls on a stream, or the host for `None`, wait for a mark as it is set now.
+    fn wait(&self, waiting: Option<Stream>, mark: usize) -> Result<(), DeviceError>;
     /// Copies to host memory, after all calls before this one.
     fn download(&self, from: u64, to: &mut [u8]) -> Result<(), DeviceError>;
     /// Copies between two places of the device that do not overlap.
@@ -74,8 +103,8 @@ pub(in crate::tensor) trait Driver: Send + Sync {
     /// Runs a kernel.
     ///
     /// # Safety
-    /// `params` must be what the kernel takes, and the addresses in them must be live and large enough.
-    unsafe fn launch(&self, kernel: &str, grid: Grid, params: &mut [*mut c_void]) -> Result<(), DeviceError>;
+    /// `parameters` must be what the kernel takes, and the addresses in them must be live and large enough.
+    unsafe fn launch(&self, kernel: &str, grid: Grid, parameters: &[Parameter]) -> Result<(), DeviceError>;
     /// Computes a product. One of empty operands (`k` is 0) is an error.
     ///
     /// # Safety

@@ -5,11 +5,9 @@
 //! them run in tests on the emulated device, whose buffers lie between guard pages.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
-
 use super::{
     Device, DeviceError,
-    driver::{Grid, Product, Type},
+    driver::{Grid, Parameter, Product, Type},
     memory::Buffer,
 };
 
@@ -21,9 +19,6 @@ const THREADS: u32 = 256;
 pub(in crate::tensor) fn must<T>(result: Result<T, DeviceError>) -> T {
     result.unwrap_or_else(|error| std::panic::panic_any(error))
 }
-
-/// The largest parameter is a struct of eight words of four bytes.
-type Parameter = [u64; 4];
 
 /// A kernel and its parameters, which are appended in the order of its signature.
 pub(super) struct Kernel<'a> {
@@ -78,16 +73,14 @@ impl<'a> Kernel<'a> {
     }
 
     /// Runs the kernel. Nothing is launched for an empty grid.
-    pub(super) fn run(mut self, blocks: [u32; 3], threads: u32, shared: usize) {
+    pub(super) fn run(self, blocks: [u32; 3], threads: u32, shared: usize) {
         if blocks.contains(&0) {
             return;
         }
-        let mut pointers: Vec<*mut c_void> =
-            self.parameters.iter_mut().map(|parameter| (&raw mut *parameter).cast()).collect();
         let grid = Grid { blocks, threads, shared: shared as u32 };
         let (device, name) = (self.device, &self.name);
-        // SAFETY: see the top of this file; the parameters live until the call returns.
-        let call = || unsafe { device.driver().launch(name, grid, &mut pointers) };
+        // SAFETY: see the top of this file.
+        let call = || unsafe { device.driver().launch(name, grid, &self.parameters) };
         must(device.timed(|| name.clone(), call));
     }
 }

@@ -9,7 +9,7 @@ use half::bf16;
 
 use super::{
     Device,
-    driver::Type,
+    driver::{Stream, Type},
     launch::{must, zero},
 };
 
@@ -29,16 +29,24 @@ impl std::fmt::Debug for Buffer {
 impl Buffer {
     /// Memory with undefined content.
     pub(in crate::tensor) fn new(device: &Device, bytes: usize) -> Self {
+        Self::on(Stream::Compute, device, bytes)
+    }
+
+    /// Memory with undefined content, for what is called on `stream`.
+    fn on(stream: Stream, device: &Device, bytes: usize) -> Self {
         // Whole words, so that memory can be cleared word by word.
         let bytes = bytes.max(1).next_multiple_of(4);
-        Self { device: device.clone(), address: must(device.alloc(bytes)), bytes }
+        Self { device: device.clone(), address: must(device.alloc(stream, bytes)), bytes }
     }
 
     /// A copy of `values`.
     pub(in crate::tensor) fn of<T: bytemuck::NoUninit>(device: &Device, values: &[T]) -> Self {
-        let buffer = Self::new(device, size_of_val(values));
-        if !values.is_empty() {
-            buffer.write(0, bytemuck::cast_slice(values));
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let (driver, uploads) = (device.driver(), &device.0.uploads);
+        let stream = uploads.stream_for(driver, bytes.len());
+        let buffer = Self::on(stream, device, bytes.len());
+        if !bytes.is_empty() {
+            must(device.timed(|| "upload".into(), || uploads.fill(driver, stream, buffer.address, bytes)));
         }
         buffer
     }
@@ -51,10 +59,10 @@ impl Buffer {
         self.address
     }
 
-    /// Copies the first values to host memory.
+    /// Copies the first values to host memory. Waits for the device.
     pub(in crate::tensor) fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(&self, to: &mut [T]) {
         if !to.is_empty() {
-            must(self.device.driver().download(self.address, bytemuck::cast_slice_mut(to)));
+            must(self.device.waiting(|driver| driver.download(self.address, bytemuck::cast_slice_mut(to))));
         }
     }
 
@@ -63,7 +71,8 @@ impl Buffer {
         debug_assert!(start + bytes.len() <= self.bytes);
         if !bytes.is_empty() {
             let to = self.address + start as u64;
-            must(self.device.timed(|| "upload".into(), || self.device.driver().upload(to, bytes)));
+            let overwrite = || self.device.0.uploads.overwrite(self.device.driver(), to, bytes);
+            must(self.device.timed(|| "upload".into(), overwrite));
         }
     }
 
@@ -117,9 +126,13 @@ impl DeviceMat {
 
     /// A matrix with undefined content, whose gradient is stored like it.
     pub(in crate::tensor) fn new(device: &Device, rows: usize, cols: usize, kind: Type) -> Self {
+        Self::of_buffer(Buffer::new(device, rows * cols * kind.size()), rows, cols, kind)
+    }
+
+    fn of_buffer(buffer: Buffer, rows: usize, cols: usize, kind: Type) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let buffer = Arc::new(Buffer::new(device, rows * cols * kind.size()));
-        Self { buffer, rows, cols, kind, gradient: kind, id: NEXT.fetch_add(1, Ordering::Relaxed) }
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { buffer: Arc::new(buffer), rows, cols, kind, gradient: kind, id }
     }
 
     /// A matrix of zeros.
@@ -131,9 +144,12 @@ impl DeviceMat {
 
     /// Uploads row-major values.
     pub(in crate::tensor) fn from_host(device: &Device, rows: usize, cols: usize, kind: Type, values: &[f32]) -> Self {
-        let mat = Self::new(device, rows, cols, kind);
-        mat.upload(values);
-        mat
+        debug_assert_eq!(values.len(), rows * cols, "the number of values");
+        let buffer = match kind {
+            Type::F32 => Buffer::of(device, values),
+            Type::Bf16 => Buffer::of(device, &rounded(values)),
+        };
+        Self::of_buffer(buffer, rows, cols, kind)
     }
 
     pub(in crate::tensor) fn device(&self) -> &Device {
@@ -174,10 +190,7 @@ impl DeviceMat {
     fn upload(&self, values: &[f32]) {
         match self.kind {
             Type::F32 => self.buffer.write(0, bytemuck::cast_slice(values)),
-            Type::Bf16 => {
-                let values: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
-                self.buffer.write(0, bytemuck::cast_slice(&values));
-            }
+            Type::Bf16 => self.buffer.write(0, bytemuck::cast_slice(&rounded(values))),
         }
     }
 
@@ -198,4 +211,8 @@ impl DeviceMat {
             self.buffer = Arc::new(copy);
         }
     }
+}
+
+fn rounded(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|value| bf16::from_f32(*value)).collect()
 }

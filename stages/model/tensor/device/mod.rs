@@ -1,8 +1,9 @@
 //! Devices other than the host's CPU: their memory, their kernels, and how operations are launched on them.
 //!
-//! - `driver.rs`: what a device must do, in eight calls. `cuda/` does it with a GPU, whose libraries are loaded when it is
-//!   opened; `emulated.rs` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
-//! - `profile.rs`: how long each kernel takes, if one asks.
+//! - `driver.rs`: what a device must do, in twelve calls. `cuda/` does it with a GPU, whose libraries are loaded when it is
+//!   opened; `emulated/` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
+//! - `uploads.rs`: the way of bytes to a device, through locked memory and beside what is being computed.
+//! - `profile.rs`: how long each kernel takes, if one asks; how often and how long the host waits for the device.
 //! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
 //! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
 //! - `kernels/`: the kernels, in CUDA C++. `kernels.ptx` is made of them by `.ci/ptx`.
@@ -20,6 +21,7 @@ pub(super) mod ops;
 mod profile;
 #[cfg(all(test, feature = "emulated"))]
 mod tests;
+mod uploads;
 mod weight;
 
 use std::sync::{
@@ -31,11 +33,12 @@ pub use cuda::{Card, Probe};
 pub(super) use driver::Type;
 pub use error::DeviceError;
 pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
-pub use profile::Spent;
+pub use profile::{Spent, Waits};
 pub(super) use weight::DeviceWeight;
 
 use crate::precision::Precision;
-use driver::Driver;
+use driver::{Driver, Stream};
+use uploads::{Sizes, Uploads};
 
 /// A device. Clones are the same device.
 #[derive(Clone)]
@@ -50,6 +53,8 @@ struct Opened {
     /// The most bytes of all buffers at one time.
     peak: AtomicU64,
     profile: profile::Profile,
+    waits: profile::WaitCounter,
+    uploads: Uploads,
 }
 
 /// The variable that makes emulated devices the machine's GPUs, in builds for tests. Its value is the order of threads and, after
@@ -101,23 +106,25 @@ impl Device {
         }
         let cuda = cuda::Cuda::open(index)?;
         let total = cuda.total_bytes()?;
-        Ok(Self::new(Box::new(cuda), total))
+        Ok(Self::new(Box::new(cuda), total, Sizes::GPU))
     }
 
     /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
     /// 0), last to first (1), or in another order.
     #[cfg(feature = "emulated")]
     pub fn emulated(order: u32, limit: u64) -> Self {
-        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)), limit)
+        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)), limit, Sizes::EMULATED)
     }
 
-    fn new(driver: Box<dyn Driver>, total: u64) -> Self {
+    fn new(driver: Box<dyn Driver>, total: u64, uploads: Sizes) -> Self {
         Self(Arc::new(Opened {
             driver,
             total,
             live: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             profile: profile::Profile::default(),
+            waits: profile::WaitCounter::default(),
+            uploads: Uploads::new(uploads),
         }))
     }
 
@@ -140,9 +147,9 @@ impl Device {
         &*self.0.driver
     }
 
-    /// Takes memory, with undefined content.
-    fn alloc(&self, bytes: usize) -> Result<u64, DeviceError> {
-        let address = self.driver().alloc(bytes)?;
+    /// Takes memory, with undefined content, for what is called on `stream`.
+    fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError> {
+        let address = self.driver().alloc(stream, bytes)?;
         let live = self.0.live.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         self.0.peak.fetch_max(live, Ordering::Relaxed);
         Ok(address)

@@ -1,14 +1,19 @@
 //! How long each kernel, product and copy takes, for benchmarks. Off unless one asks: then a call costs nothing more. While
 //! it is on, the device is waited for before and after each call, so a step takes longer than the sum of its calls, and the
 //! time of a short call is mostly that of starting it and waiting for it. Independent of which device it is.
+//!
+//! Always on: how often the host waits for the device, and how long.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use super::{Device, DeviceError};
+use super::{Device, DeviceError, driver::Driver};
 
 /// The calls of one name, once the profile is on.
 pub(super) type Profile = OnceLock<Mutex<BTreeMap<String, (u64, Duration)>>>;
@@ -24,7 +29,39 @@ pub struct Spent {
     pub time: Duration,
 }
 
+/// How often the host waited for a device, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Number of results that were read.
+    pub count: u64,
+    /// Time from the asking for a result until it is there: what was called before was not yet done.
+    pub time: Duration,
+}
+
+#[derive(Default)]
+pub(super) struct WaitCounter {
+    count: AtomicU64,
+    nanoseconds: AtomicU64,
+}
+
 impl Device {
+    /// How often and how long the host has waited for results since the device was opened.
+    pub fn waits(&self) -> Waits {
+        let WaitCounter { count, nanoseconds } = &self.0.waits;
+        let time = Duration::from_nanos(nanoseconds.load(Ordering::Relaxed));
+        Waits { count: count.load(Ordering::Relaxed), time }
+    }
+
+    /// Makes a call that waits for the device.
+    pub(super) fn waiting<T>(&self, call: impl FnOnce(&dyn Driver) -> T) -> T {
+        let began = Instant::now();
+        let result = call(self.driver());
+        let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.waits.count.fetch_add(1, Ordering::Relaxed);
+        self.0.waits.nanoseconds.fetch_add(took, Ordering::Relaxed);
+        result
+    }
+
     /// Times all calls from now on. It can't be turned off.
     pub fn profile(&self) {
         self.0.profile.get_or_init(Mutex::default);

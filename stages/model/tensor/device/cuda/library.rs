@@ -10,7 +10,7 @@ use cudarc::{cublaslt::sys as lt, driver::sys};
 const OLDEST: i32 = 12020;
 
 /// What is called in the driver.
-const DRIVER_FUNCTIONS: [&str; 30] = [
+const DRIVER_FUNCTIONS: [&str; 37] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -22,6 +22,10 @@ const DRIVER_FUNCTIONS: [&str; 30] = [
     "cuDevicePrimaryCtxRetain",
     "cuDeviceTotalMem_v2",
     "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
     "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
@@ -29,7 +33,9 @@ const DRIVER_FUNCTIONS: [&str; 30] = [
     "cuLaunchKernel",
     "cuMemAllocAsync",
     "cuMemFreeAsync",
+    "cuMemFreeHost",
     "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
     "cuMemPoolSetAttribute",
     "cuMemPoolTrimTo",
     "cuMemcpyDtoDAsync_v2",
@@ -41,6 +47,7 @@ const DRIVER_FUNCTIONS: [&str; 30] = [
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
+    "cuStreamWaitEvent",
 ];
 
 /// What is called in cuBLASLt.

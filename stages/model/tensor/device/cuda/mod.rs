@@ -25,7 +25,7 @@ pub(super) use product::ColumnMajor;
 use product::{Products, WORKSPACE};
 
 use super::{
-    driver::{Driver, Grid, Product},
+    driver::{Driver, Grid, MARKS, Parameter, Product, Stream},
     error::DeviceError,
 };
 
@@ -34,7 +34,12 @@ pub(super) const KERNELS: &str = include_str!("../kernels/kernels.ptx");
 /// More shared memory per block has to be asked for.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
 
-/// A GPU. All work is done in order, on one stream.
+/// A GPU with two streams.
+///
+/// Memory is taken and given back in the order of a stream (NVIDIA's "stream-ordered memory allocator"): memory that was freed on
+/// one stream is given out on the other only when the free is done, or with a wait for it that the driver inserts. So an
+/// address that is new on a stream is not in use by what was called before, whichever stream that was on. What the driver does
+/// not know is what the other stream will do with it: that has to wait for a mark, which the callers of [`Driver`] see to.
 pub(in crate::tensor) struct Cuda {
     functions: Mutex<HashMap<String, Function>>,
     /// `None` only while it is dropped.
@@ -44,7 +49,12 @@ pub(in crate::tensor) struct Cuda {
     reads_host_memory: bool,
     pool: sys::CUmemoryPool,
     module: sys::CUmodule,
-    stream: sys::CUstream,
+    /// By [`Stream`].
+    streams: [sys::CUstream; 2],
+    /// The marks; null before `start`.
+    events: [sys::CUevent; MARKS],
+    /// Locked host memory.
+    locked: Mutex<Vec<u64>>,
     context: sys::CUcontext,
     device: sys::CUdevice,
 }
@@ -93,12 +103,14 @@ impl Cuda {
             reads_host_memory: false,
             pool: null_mut(),
             module: null_mut(),
-            stream: null_mut(),
+            streams: [null_mut(); 2],
+            events: [null_mut(); MARKS],
+            locked: Mutex::default(),
             context,
             device,
         };
         cuda.start().map_err(unavailable)?;
-        cuda.workspace = cuda.alloc(WORKSPACE)?;
+        cuda.workspace = cuda.alloc(Stream::Compute, WORKSPACE)?;
         let products = Products::new(cuda.workspace).map_err(|error| {
             let [cublas, driver] = [library::cublas(), library::driver()].map(Result::unwrap_or_default);
             DeviceError::Unavailable(format!("cuBLAS {cublas} does not start, with a driver for {driver}: {error}"))
@@ -115,10 +127,15 @@ impl Cuda {
             .map_err(|error| failed("total_mem", &error))
     }
 
-    /// Makes the stream, loads the kernels, and sets up the memory pool.
+    /// Makes streams and marks, loads the kernels, and sets up the memory pool.
     fn start(&mut self) -> Result<(), DriverError> {
         self.bind()?;
-        self.stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        for stream in &mut self.streams {
+            *stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
+        }
+        for event in &mut self.events {
+            *event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
+        }
         // The driver wants a zero at the end. PTX has none inside.
         let source = CString::new(KERNELS).unwrap_or_default();
         let own_pages = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
@@ -144,9 +161,14 @@ impl Cuda {
         self.bind().and_then(|()| call()).map_err(|error| failed(name, &error))
     }
 
-    fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: the stream of `start`.
-        unsafe { result::stream::synchronize(self.stream) }
+    fn stream(&self, of: Stream) -> sys::CUstream {
+        self.streams[of as usize]
+    }
+
+    /// Waits for a stream.
+    fn finish(&self, stream: Stream) -> Result<(), DriverError> {
+        // SAFETY: a stream of `start`.
+        unsafe { result::stream::synchronize(self.stream(stream)) }
     }
 
     /// The kernel, allowed to have `shared` bytes of shared memory.
@@ -174,16 +196,17 @@ impl Cuda {
 }
 
 impl Driver for Cuda {
-    fn alloc(&self, bytes: usize) -> Result<u64, DeviceError> {
+    fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError> {
         self.bind().map_err(|error| failed("alloc", &error))?;
-        // SAFETY: the stream of `start`.
-        let take = || unsafe { result::malloc_async(self.stream, bytes.max(1)) };
+        // SAFETY: a stream of `start`.
+        let take = || unsafe { result::malloc_async(self.stream(stream), bytes.max(1)) };
         let taken = take().or_else(|error| {
             if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
                 return Err(error);
             }
             // What the pool keeps may be in pieces that are too small.
-            self.wait()?;
+            self.finish(Stream::Upload)?;
+            self.finish(Stream::Compute)?;
             // SAFETY: the pool of `start`.
             unsafe { result::mem_pool::trim_to(self.pool, 0) }?;
             take()
@@ -198,7 +221,7 @@ impl Driver for Cuda {
 
     fn free(&self, address: u64, _bytes: usize) {
         // SAFETY: an address of `alloc`. After a failed kernel the driver refuses, and all memory is lost anyway.
-        let _ = self.call("free", || unsafe { result::free_async(address, self.stream) });
+        let _ = self.call("free", || unsafe { result::free_async(address, self.stream(Stream::Compute)) });
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<(), DeviceError> {
@@ -208,8 +231,48 @@ impl Driver for Cuda {
         self.call("upload", || {
             // SAFETY: `to` has as many bytes. Ordinary memory is copied to a buffer of the driver before this returns,
             // but for GPUs that read it by themselves.
-            unsafe { result::memcpy_htod_async(to, from, self.stream) }?;
-            if self.reads_host_memory { self.wait() } else { Ok(()) }
+            unsafe { result::memcpy_htod_async(to, from, self.stream(Stream::Compute)) }?;
+            if self.reads_host_memory { self.finish(Stream::Compute) } else { Ok(()) }
+        })
+    }
+
+    fn lock(&self, bytes: usize) -> Option<u64> {
+        self.bind().ok()?;
+        // SAFETY: freed when `self` is dropped.
+        let address = unsafe { result::malloc_host(bytes, 0) }.ok()? as u64;
+        lock(&self.locked).push(address);
+        Some(address)
+    }
+
+    unsafe fn upload_through(&self, stream: Stream, to: u64, through: u64, from: &[u8]) -> Result<(), DeviceError> {
+        self.call("upload", || {
+            let through = through as *mut u8;
+            // SAFETY: `through` is locked memory with as many bytes, as the caller says, which nothing else reads or writes now.
+            // The slice has no other use than to name these bytes. `to` has as many bytes.
+            unsafe {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), through, from.len());
+                let locked = std::slice::from_raw_parts(through, from.len());
+                result::memcpy_htod_async(to, locked, self.stream(stream))
+            }
+        })
+    }
+
+    fn mark(&self, stream: Stream, mark: usize) -> Result<(), DeviceError> {
+        // SAFETY: an event and a stream of `start`.
+        self.call("mark", || unsafe { result::event::record(self.events[mark], self.stream(stream)) })
+    }
+
+    fn wait(&self, waiting: Option<Stream>, mark: usize) -> Result<(), DeviceError> {
+        let event = self.events[mark];
+        // SAFETY: an event and a stream of `start`. An event that was never recorded is not waited for.
+        self.call("wait", || unsafe {
+            match waiting {
+                None => sys::cuEventSynchronize(event).result(),
+                Some(stream) => {
+                    let plain = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+                    result::stream::wait_event(self.stream(stream), event, plain)
+                }
+            }
         })
     }
 
@@ -217,9 +280,9 @@ impl Driver for Cuda {
         self.call("download", || {
             if !to.is_empty() {
                 // SAFETY: `from` has as many bytes, and `to` is not touched before the wait below.
-                unsafe { result::memcpy_dtoh_async(to, from, self.stream) }?;
+                unsafe { result::memcpy_dtoh_async(to, from, self.stream(Stream::Compute)) }?;
             }
-            self.wait()
+            self.finish(Stream::Compute)
         })
     }
 
@@ -228,17 +291,20 @@ impl Driver for Cuda {
             return Ok(());
         }
         // SAFETY: both places have as many bytes.
-        self.call("copy", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+        self.call("copy", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream(Stream::Compute)) })
     }
 
-    unsafe fn launch(&self, kernel: &str, grid: Grid, params: &mut [*mut c_void]) -> Result<(), DeviceError> {
+    unsafe fn launch(&self, kernel: &str, grid: Grid, parameters: &[Parameter]) -> Result<(), DeviceError> {
         let [x, y, z] = grid.blocks;
+        // The driver copies what they point at.
+        let pointer = |parameter: &Parameter| parameter.as_ptr().cast_mut().cast::<c_void>();
+        let mut pointers: Vec<*mut c_void> = parameters.iter().map(pointer).collect();
+        let stream = self.stream(Stream::Compute);
         self.call(kernel, || {
             let function = self.function(kernel, grid.shared)?;
-            // SAFETY: the parameters are the kernel's, as the caller says.
-            unsafe {
-                result::launch_kernel(function, (x, y, z), (grid.threads, 1, 1), grid.shared, self.stream, params)
-            }
+            let threads = (grid.threads, 1, 1);
+            // SAFETY: the parameters are the kernel's, as the caller says, and live until this returns.
+            unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared, stream, &mut pointers) }
         })
     }
 
@@ -255,7 +321,8 @@ impl Driver for Cuda {
         let mut products = lock(&self.products);
         let Some(products) = products.as_mut() else { return Err(failed(&name(), &"the device is closed")) };
         // SAFETY: as the caller says; the context is bound.
-        unsafe { products.start(self.stream, [a, b, d], product) }.map_err(|error| failed(&name(), &error))
+        unsafe { products.start(self.stream(Stream::Compute), [a, b, d], product) }
+            .map_err(|error| failed(&name(), &error))
     }
 }
 
@@ -263,7 +330,10 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         // What does not exist (yet) is null. Nothing can be done about errors.
         let _ = self.bind();
-        let _ = self.wait();
+        if !self.streams.contains(&null_mut()) {
+            let _ = self.finish(Stream::Upload);
+            let _ = self.finish(Stream::Compute);
+        }
         *lock(&self.products) = None;
         if self.workspace != 0 {
             self.free(self.workspace, WORKSPACE);
@@ -273,8 +343,14 @@ impl Drop for Cuda {
             if !self.module.is_null() {
                 let _ = result::module::unload(self.module);
             }
-            if !self.stream.is_null() {
-                let _ = result::stream::destroy(self.stream);
+            for event in self.events.into_iter().filter(|event| !event.is_null()) {
+                let _ = result::event::destroy(event);
+            }
+            for stream in self.streams.into_iter().filter(|stream| !stream.is_null()) {
+                let _ = result::stream::destroy(stream);
+            }
+            for address in lock(&self.locked).drain(..) {
+                let _ = result::free_host(address as *mut c_void);
             }
             let _ = result::primary_ctx::release(self.device);
         }

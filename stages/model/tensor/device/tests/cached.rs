@@ -48,7 +48,7 @@ fn two_pieces_are_one_sequence() {
                 [&query, &table, &out].iter().map(|memory| memory.address.to_ne_bytes().to_vec()).collect();
             params.extend([heads, group, dim, width].map(|n| (n as i32).to_ne_bytes().to_vec()));
             params.push(scale.to_ne_bytes().to_vec());
-            launch(device, &name, grid([rows, heads], 128, 0), &mut params);
+            launch(device, &name, grid([rows, heads], 128, 0), &params);
             vec![out.bytes()]
         });
         let mut want = Vec::new();

@@ -4,7 +4,7 @@ use super::{Memory, ORDERS, check, generator, grid, in_all_orders, loaded, rando
 use crate::tensor::device::{
     DeviceError,
     cuda::KERNELS,
-    driver::{Driver, Product, Type},
+    driver::{Driver, Product, Stream, Type},
     emulated::Emulated,
 };
 
@@ -20,10 +20,10 @@ fn an_unknown_kernel_is_an_error() {
     for order in ORDERS {
         let device = Emulated::new(order);
         // SAFETY: nothing is launched.
-        let result = unsafe { device.launch("no_such_kernel", grid([1, 1], 256, 0), &mut []) };
+        let result = unsafe { device.launch("no_such_kernel", grid([1, 1], 256, 0), &[]) };
         assert_eq!(result.unwrap_err().to_string(), "the GPU failed in no_such_kernel: there is no such kernel");
         // SAFETY: as above.
-        assert!(unsafe { device.launch("fill_zero", grid([0, 1], 256, 0), &mut []) }.is_err());
+        assert!(unsafe { device.launch("fill_zero", grid([0, 1], 256, 0), &[]) }.is_err());
     }
 }
 
@@ -32,7 +32,10 @@ fn memory_is_counted_and_limited() {
     let device = Emulated::new(0).with_limit(1000);
     let first = Memory::new(&device, 600);
     assert!(first.bytes().iter().all(|byte| *byte == 0xff));
-    assert_eq!(device.alloc(401), Err(DeviceError::OutOfMemory { needed: 401, free: 400, total: 1000 }));
+    assert_eq!(
+        device.alloc(Stream::Compute, 401),
+        Err(DeviceError::OutOfMemory { needed: 401, free: 400, total: 1000 })
+    );
     let second = Memory::new(&device, 400);
     assert_eq!((device.live(), device.peak()), (1000, 1000));
     drop(first);

@@ -40,7 +40,7 @@ fn gathered_rows() {
             let mut params: Vec<Vec<u8>> =
                 [&table, &picks, &y].iter().map(|memory| memory.address.to_ne_bytes().to_vec()).collect();
             params.push((width as i32).to_ne_bytes().to_vec());
-            launch(device, &name, by_row(count), &mut params);
+            launch(device, &name, by_row(count), &params);
             vec![y.bytes()]
         });
         let row = |[source, row]: &[i32; 2]| sources[*source as usize].0[*row as usize * width..][..width].to_vec();

@@ -16,15 +16,16 @@ mod layouts;
 mod norm;
 mod optimizer;
 mod pointwise;
+mod uploads;
 
-use std::{ffi::c_void, sync::OnceLock};
+use std::sync::OnceLock;
 
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
     cuda::Cuda,
-    driver::{Driver, Grid, Type},
+    driver::{Driver, Grid, Parameter, Stream, Type},
     emulated::Emulated,
 };
 
@@ -62,7 +63,7 @@ struct Memory<'a> {
 
 impl<'a> Memory<'a> {
     fn new(device: &'a dyn Driver, bytes: usize) -> Self {
-        Self { device, address: device.alloc(bytes).unwrap(), bytes }
+        Self { device, address: device.alloc(Stream::Compute, bytes).unwrap(), bytes }
     }
 
     fn with<T: bytemuck::NoUninit>(device: &'a dyn Driver, values: &[T]) -> Self {
@@ -156,11 +157,16 @@ fn by_element(count: usize) -> Grid {
     grid([count.div_ceil(256), 1], 256, 0)
 }
 
-fn launch(device: &dyn Driver, kernel: &str, grid: Grid, params: &mut [Vec<u8>]) {
-    let mut pointers: Vec<*mut c_void> = params.iter_mut().map(|param| param.as_mut_ptr().cast()).collect();
-    // SAFETY: the tests give what the kernels take; params live until the launch is done.
+fn launch(device: &dyn Driver, kernel: &str, grid: Grid, params: &[Vec<u8>]) {
+    let parameter = |bytes: &Vec<u8>| {
+        let mut parameter = Parameter::default();
+        bytemuck::bytes_of_mut(&mut parameter)[..bytes.len()].copy_from_slice(bytes);
+        parameter
+    };
+    let parameters: Vec<Parameter> = params.iter().map(parameter).collect();
+    // SAFETY: the tests give what the kernels take.
     #[allow(unsafe_code)]
-    unsafe { device.launch(kernel, grid, &mut pointers) }.unwrap_or_else(|error| panic!("{kernel}: {error}"));
+    unsafe { device.launch(kernel, grid, &parameters) }.unwrap_or_else(|error| panic!("{kernel}: {error}"));
 }
 
 /// Runs a kernel in all orders and returns its outputs, which must have the same bits.
@@ -178,7 +184,7 @@ fn run(kernel: &str, grid: Grid, args: &[Arg]) -> Vec<Vec<f64>> {
                 Arg::Value(bytes) => params.push(bytes.clone()),
             }
         }
-        launch(device, kernel, grid, &mut params);
+        launch(device, kernel, grid, &params);
         for (memory, written, before) in &buffers {
             assert!(*written || memory.bytes() == **before, "{kernel} changed an input");
         }

@@ -68,12 +68,12 @@ fn adamw() {
     let got = in_all_orders("adamw", |device| {
         let (memory, updates) = on_device(device, &parameters);
         let table = Memory::with(device, &blocks);
-        let mut params = vec![
+        let params = vec![
             updates.address.to_ne_bytes().to_vec(),
             table.address.to_ne_bytes().to_vec(),
             bytemuck::bytes_of(&by).to_vec(),
         ];
-        launch(device, "adamw", grid([blocks.len(), 1], 256, 0), &mut params);
+        launch(device, "adamw", grid([blocks.len(), 1], 256, 0), &params);
         memory.iter().flat_map(|arrays| arrays[..3].iter().map(Memory::bytes)).collect()
     });
     let by = [by.scale, by.new1, by.beta2, by.new2, by.root, by.epsilon].map(f64::from);
@@ -102,9 +102,9 @@ fn sum_of_squares() {
         let (_memory, updates) = on_device(device, &parameters);
         let table = Memory::with(device, &blocks);
         let partial = Memory::new(device, blocks.len() * 8);
-        let mut params: Vec<Vec<u8>> =
+        let params: Vec<Vec<u8>> =
             [&updates, &table, &partial].iter().map(|memory| memory.address.to_ne_bytes().to_vec()).collect();
-        launch(device, "sum_of_squares", grid([blocks.len(), 1], 256, 0), &mut params);
+        launch(device, "sum_of_squares", grid([blocks.len(), 1], 256, 0), &params);
         vec![partial.bytes()]
     });
     let got: Vec<f64> = got[0].as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect();
