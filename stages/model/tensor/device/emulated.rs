@@ -50,7 +50,7 @@ struct Memory {
     locked: Vec<Locked>,
 }
 
-/// Locked host memory, of a vector that is put together again in the end.
+/// Locked host memory, of a box that is put together again in the end.
 struct Locked {
     address: *mut u8,
     bytes: usize,
@@ -62,7 +62,7 @@ unsafe impl Send for Locked {}
 impl Drop for Locked {
     fn drop(&mut self) {
         // SAFETY: what was taken apart in `lock`.
-        drop(unsafe { Vec::from_raw_parts(self.address, self.bytes, self.bytes) });
+        drop(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(self.address, self.bytes)) });
     }
 }
 
