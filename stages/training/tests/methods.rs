@@ -143,7 +143,7 @@ fn values_that_mean_nothing_are_named() {
         format!("{}: {}", issue.key, issue.message)
     };
     let zero = json!({"lora": {"loraplus_lr_ratio": 0}});
-    assert_eq!(check(zero), "lora.loraplus_lr_ratio: must be greater than 0, and is 0");
+    assert_eq!(check(zero), "lora.loraplus_lr_ratio: must be greater than 0 and at most 10000, and is 0");
     let below = json!({"neftune_noise_alpha": -1});
     assert_eq!(check(below), "neftune_noise_alpha: must not be negative, and is -1");
     let no_rate = json!({"vision_layers": 1});
