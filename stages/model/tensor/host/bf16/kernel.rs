@@ -16,6 +16,9 @@ pub(in crate::tensor::host) enum Kernel {
     Avx512,
     /// The same chain of operations in f32.
     Portable,
+    /// The same sums, the even product before the odd one.
+    #[cfg(test)]
+    EvenFirst,
 }
 
 /// Whether this processor multiplies bf16 by itself.
@@ -69,7 +72,10 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { avx512::TILES[rows](left, right, to) },
             // SAFETY: as above.
-            Self::Portable => unsafe { portable(rows, left, right, to) },
+            Self::Portable => unsafe { portable::<true>(rows, left, right, to) },
+            // SAFETY: as above.
+            #[cfg(test)]
+            Self::EvenFirst => unsafe { portable::<false>(rows, left, right, to) },
         }
     }
 }
@@ -94,14 +100,17 @@ pub(super) struct Target<'a> {
 ///
 /// # Safety
 /// As [`Kernel::tile`].
-unsafe fn portable(rows: usize, left: &[u32], right: &[u32], to: Target<'_>) {
+unsafe fn portable<const ODD_FIRST: bool>(rows: usize, left: &[u32], right: &[u32], to: Target<'_>) {
     let mut sums = [[0.0_f32; COLS]; ROWS];
     for (left, right) in left.chunks(rows.max(1)).zip(right.chunks(COLS)) {
         for (sums, a) in sums.iter_mut().zip(left) {
             let (a_even, a_odd) = (f32::from_bits(a << 16), f32::from_bits(a & 0xffff_0000));
             for (sum, b) in sums.iter_mut().zip(right) {
-                *sum = a_odd.mul_add(f32::from_bits(b & 0xffff_0000), *sum);
-                *sum = a_even.mul_add(f32::from_bits(b << 16), *sum);
+                let odd = (a_odd, f32::from_bits(b & 0xffff_0000));
+                let even = (a_even, f32::from_bits(b << 16));
+                for (a, b) in if ODD_FIRST { [odd, even] } else { [even, odd] } {
+                    *sum = a.mul_add(b, *sum);
+                }
             }
         }
     }
@@ -216,8 +225,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_s_own_is_used_if_it_agrees() {
+    fn the_processor_s_own_is_used_if_it_agrees_to_the_bit() {
         assert!(agree(Kernel::Portable, Kernel::Portable));
+        assert!(!agree(Kernel::EvenFirst, Kernel::Portable), "another order of sums is noticed");
         assert_ne!(native(), Native::Wrong, "the processor's product differs from plain arithmetic");
         assert_eq!(Kernel::native().is_some(), native() == Native::Yes);
     }

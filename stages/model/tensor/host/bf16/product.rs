@@ -16,6 +16,8 @@ use crate::tensor::Stored;
 pub(super) const PAIRS: usize = 512;
 /// The most columns of a block, so that two blocks fit into a core's second cache.
 const BLOCK: usize = 384;
+/// A part of a row of any encoding can be decoded from multiples of this on.
+const PART: usize = 256;
 /// Lanes of the left operand that are packed at once.
 const GROUP: usize = 16 * ROWS;
 /// Products with at most this many multiplications are not worth a second thread.
@@ -41,6 +43,11 @@ impl Right<'_> {
             Self::Stored { weight, along: false } => (weight.cols(), weight.rows()),
         }
     }
+
+    /// Columns of the result are cut at multiples of this: where a part of a row can be decoded.
+    fn step(&self) -> usize {
+        if matches!(self, Self::Stored { along: false, .. }) { PART } else { COLS }
+    }
 }
 
 /// What is done to the result: `c = alpha * a b + (c or bias or 0)`.
@@ -64,7 +71,7 @@ pub(super) fn product(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32
     // Taken, not borrowed: a thread that waits for others may begin another product.
     let mut words = LEFT.take();
     let left = &*packed(a, &mut words);
-    let (cut, shared) = (Cut::new(m, n, m * n * k <= SMALL), Shared::new(c));
+    let (cut, shared) = (Cut::new(m, n, b.step(), m * n * k <= SMALL), Shared::new(c));
     let task = |task: usize| {
         let (rows, cols) = cut.task(task);
         let mut scratch = SCRATCH.take();
@@ -82,18 +89,20 @@ pub(super) fn product(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32
 struct Cut {
     m: usize,
     n: usize,
+    /// Columns are cut at multiples of it.
+    step: usize,
     across: usize,
     down: usize,
 }
 
 impl Cut {
-    fn new(m: usize, n: usize, small: bool) -> Self {
+    fn new(m: usize, n: usize, step: usize, small: bool) -> Self {
         let wanted = if small { 1 } else { 2 * rayon::current_num_threads() };
-        let (panels, strips) = (n.div_ceil(COLS), m.div_ceil(ROWS));
-        let across = n.div_ceil(BLOCK).max(wanted.min(panels));
+        let (steps, strips) = (n.div_ceil(step), m.div_ceil(ROWS));
+        let across = steps.div_ceil(BLOCK / step).max(wanted.min(steps));
         // Each strip packs the columns again, which is little work beside that of a few tiles.
         let down = wanted.div_ceil(across).min(strips.div_ceil(4));
-        Self { m, n, across, down }
+        Self { m, n, step, across, down }
     }
 
     fn tasks(&self) -> usize {
@@ -106,7 +115,7 @@ impl Cut {
             let steps = size.div_ceil(step);
             [index, index + 1].map(|index| (index * steps / parts * step).min(size))
         };
-        (part(task % self.down, self.down, self.m, ROWS), part(task / self.down, self.across, self.n, COLS))
+        (part(task % self.down, self.down, self.m, ROWS), part(task / self.down, self.across, self.n, self.step))
     }
 }
 
@@ -174,7 +183,7 @@ impl Block<'_> {
 
     /// Packs the columns for `count` pairs from `pair` on.
     fn pack(&self, pair: usize, count: usize, out: &mut [u32], values: &mut Vec<f32>) {
-        let ([_, n, k], [first, end]) = (self.shape, self.cols);
+        let ([_, _, k], [first, end]) = (self.shape, self.cols);
         if count == 0 {
             return;
         }
@@ -195,10 +204,13 @@ impl Block<'_> {
                 Operand::along(values, lanes, width).pack(0, 0, count, COLS, out);
             }
         } else {
-            let depths = 2 * pair..k.min(2 * (pair + count));
-            values.resize(depths.len() * n, 0.0);
-            weight.widen(depths.start, values);
-            Operand::across(values, n, depths.len()).pack(first, 0, count, COLS, out);
+            // The part of each row that has these columns.
+            let (depths, width) = (2 * pair..k.min(2 * (pair + count)), end - first);
+            values.resize(depths.len() * width, 0.0);
+            for (depth, values) in depths.clone().zip(values.chunks_mut(width)) {
+                weight.widen_part(depth, first, values);
+            }
+            Operand::across(values, width, depths.len()).pack(0, 0, count, COLS, out);
         }
     }
 
@@ -233,23 +245,19 @@ impl Block<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use half::bf16;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
 
     use super::*;
     use crate::{
         encoding::{Encoding, q4f16},
+        layers::uniform,
         tensor::Bytes,
     };
 
     /// Numbers from -1 to 1.
     fn noise(count: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        (0..count).map(|_| next()).collect()
+        uniform(&mut ChaCha8Rng::seed_from_u64(seed), count, 1.0)
     }
 
     fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
@@ -342,7 +350,7 @@ mod tests {
     fn weights_of_files_give_the_bits_of_their_values() {
         let output = Output { alpha: 1.0, add: false, bias: None };
         // The sum has one part, or two; the columns one block, or two.
-        for [m, n, k] in [[15, 256, 512], [30, 512, 1536]] {
+        for [m, n, k] in [[15, 256, 512], [30, 768, 1536]] {
             let (a, values) = (noise(m * k, 5), noise(n * k, 6));
             for (along, kernel) in
                 [true, false].into_iter().flat_map(|along| kernels().map(move |kernel| (along, kernel)))
