@@ -1,10 +1,36 @@
 //! Runs loops compiled for the widest SIMD of the processor. Independent of what they compute.
 
-/// Runs `f` compiled for the widest SIMD instructions of this processor. Functions that `f` calls must be inlined to
-/// benefit.
+/// Runs a closure compiled for the widest SIMD instructions of this processor. Functions that it calls must be inlined to benefit.
 ///
-/// The result does not depend on the processor: the compiler neither reorders nor contracts float operations.
-#[inline]
-pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+/// The result does not depend on the processor: the compiler neither reorders nor contracts float operations. A macro, because a closure
+/// is compiled for these instructions only if it is inlined, and only here can it be told to be.
+macro_rules! simd {
+    (|| $body:expr) => {
+        $crate::simd::run(
+            #[inline(always)]
+            || $body,
+        )
+    };
+}
+
+pub(crate) use simd;
+
+/// For [`simd!`].
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as the closure")]
+pub(crate) fn run<R>(closure: impl FnMut() -> R) -> R {
+    pulp::Arch::new().dispatch(Inlined(closure))
+}
+
+struct Inlined<F>(F);
+
+impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
+    type Output = R;
+
+    /// Not through `FnOnce`: its `call_once` is a function of its own, which need not be inlined.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "as the closure")]
+    fn call(mut self) -> R {
+        self.0()
+    }
 }

@@ -13,7 +13,11 @@
 
 use half::f16;
 
-use super::search::{calibrated_scale, columns};
+use super::{
+    half::factor,
+    search::{calibrated_scale, columns},
+};
+use crate::simd::simd;
 
 /// Values per block.
 pub(super) const BLOCK: usize = 32;
@@ -28,9 +32,42 @@ pub(super) const Q8_0_BYTES: usize = FACTOR + BLOCK;
 const FIFTHS: usize = BLOCK / 8;
 
 pub(super) fn widen_q4_0(bytes: &[u8], to: &mut [f32]) {
-    for (to, bytes) in blocks::<Q4_0_BYTES>(bytes, to) {
-        let d = factor(bytes);
-        widen_nibbles(&bytes[FACTOR..], d, -8.0 * d, to);
+    simd!(|| widen_scaled(bytes, to, q4_0_levels));
+}
+
+/// The levels of a block of `q4_0`, from -8 to 7.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+pub(super) fn q4_0_levels(bytes: &[u8; Q4_0_BYTES]) -> [i8; BLOCK] {
+    let mut levels = [0; BLOCK];
+    for i in 0..NIBBLES {
+        let pair = bytes[FACTOR + i];
+        levels[i] = (pair & 15).cast_signed() - 8;
+        levels[NIBBLES + i] = (pair >> 4).cast_signed() - 8;
+    }
+    levels
+}
+
+/// The levels of a block of `q8_0`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+pub(super) fn q8_0_levels(bytes: &[u8; Q8_0_BYTES]) -> [i8; BLOCK] {
+    let mut levels = [0; BLOCK];
+    for (level, byte) in levels.iter_mut().zip(&bytes[FACTOR..]) {
+        *level = byte.cast_signed();
+    }
+    levels
+}
+
+/// Widens blocks that begin with their scale.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+fn widen_scaled<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: impl Fn(&[u8; BYTES]) -> [i8; BLOCK]) {
+    for (to, bytes) in blocks::<BYTES>(bytes, to) {
+        let (levels, d) = (levels(bytes), factor(bytes));
+        for i in 0..BLOCK {
+            to[i] = f32::from(levels[i]) * d;
+        }
     }
 }
 
@@ -64,12 +101,7 @@ fn widen_fives(bytes: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) {
 }
 
 pub(super) fn widen_q8_0(bytes: &[u8], to: &mut [f32]) {
-    for (to, bytes) in blocks::<Q8_0_BYTES>(bytes, to) {
-        let d = factor(bytes);
-        for (to, q) in to.iter_mut().zip(&bytes[FACTOR..]) {
-            *to = f32::from(q.cast_signed()) * d;
-        }
-    }
+    simd!(|| widen_scaled(bytes, to, q8_0_levels));
 }
 
 fn blocks<'a, const BYTES: usize>(
@@ -77,11 +109,6 @@ fn blocks<'a, const BYTES: usize>(
     to: &'a mut [f32],
 ) -> impl Iterator<Item = (&'a mut [f32; BLOCK], &'a [u8; BYTES])> {
     to.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0)
-}
-
-/// The f16 at the start of `bytes`.
-fn factor(bytes: &[u8]) -> f32 {
-    f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
 
 fn widen_nibbles(nibbles: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) {

@@ -7,7 +7,7 @@ use crate::simd::simd;
 
 /// Converts finite f16 to f32.
 pub(super) fn widen_f16(bytes: &[u8], to: &mut [f32]) {
-    simd(|| {
+    simd!(|| {
         for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
             *to = widen_finite(u16::from_le_bytes(*bytes));
         }
@@ -16,7 +16,7 @@ pub(super) fn widen_f16(bytes: &[u8], to: &mut [f32]) {
 
 /// Converts bf16 to f32.
 pub(super) fn widen_bf16(bytes: &[u8], to: &mut [f32]) {
-    simd(|| {
+    simd!(|| {
         for (to, bytes) in to.iter_mut().zip(bytes.as_chunks().0) {
             *to = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
         }
@@ -27,11 +27,18 @@ pub(super) fn widen_bf16(bytes: &[u8], to: &mut [f32]) {
 /// 112 = 127 - 15 is the difference of the exponent biases. Without branches, so that loops vectorize.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
-fn widen_finite(half: u16) -> f32 {
+pub(super) fn widen_finite(half: u16) -> f32 {
     const SCALE: f32 = f32::from_bits((127 + 112) << 23);
     let sign = u32::from(half & 0x8000) << 16;
     let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * SCALE;
     f32::from_bits(magnitude.to_bits() | sign)
+}
+
+/// The finite f16 that `bytes` begin with: a block's factor.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
+pub(super) fn factor(bytes: &[u8]) -> f32 {
+    widen_finite(u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
 pub(super) fn narrow_f16(values: &[f32], to: &mut [u8]) {

@@ -4,11 +4,14 @@
 //! Formulas: f16 and bf16 in `half`, ggml's blocks in `ggml` and `kquants`, MLC's 4-bit weights in [`q4f16`]. The last is not an
 //! [`Encoding`], because it stores levels and scales in two tensors.
 
+mod dot;
 mod ggml;
 mod half;
 mod kquants;
 pub mod q4f16;
 mod search;
+
+pub(crate) use dot::Operand;
 
 /// An encoding of consecutive values, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,7 +50,7 @@ pub(crate) fn widen(levels: &[u8], scales: &[u8], cols: usize, start: usize, to:
             let scale = &scales[index * SCALE_BYTES..(index + 1) * SCALE_BYTES];
             let scale = f16::from_le_bytes([scale[0], scale[1]]).to_f32();
             let levels = &levels[index * LEVEL_BYTES..(index + 1) * LEVEL_BYTES];
-            simd(|| widen_group(levels, scale, to));
+            simd!(|| widen_group(levels, scale, to));
         }
     }
 }

@@ -20,38 +20,93 @@ pub(super) fn importance_weights<const N: usize>(values: &[f32; N], importance: 
     weights
 }
 
-/// The levels from `-half` to `highest`, and their scale, with the least weighted squared error. The scale has the sign that gives the
-/// value of the largest magnitude the level `-half`.
-pub(super) fn symmetric<const N: usize>(
-    values: &[f32; N],
-    weights: &[f32; N],
-    half: f32,
-    highest: f32,
-) -> ([f32; N], f32) {
-    let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-    if largest.abs() < TINY {
-        return ([-half; N], 0.0);
-    }
-    let attempt = |inverse: f32| {
-        let found = values.map(|x| (inverse * x).round_ties_even().clamp(-half, highest));
-        let terms = found.iter().zip(values).zip(weights);
-        let sums = terms.fold((0.0_f32, 0.0_f32), |(xl, ll), ((level, x), weight)| {
-            (xl + weight * x * level, ll + weight * level * level)
-        });
-        (found, sums)
-    };
-    let (mut found, (sum_xl, sum_ll)) = attempt(-half / largest);
-    let mut scale = if sum_ll == 0.0 { 0.0 } else { sum_xl / sum_ll };
-    let mut best = scale * sum_xl;
-    for step in (-9..=9).filter(|step| *step != 0) {
-        let (tried, (sum_xl, sum_ll)) = attempt(-(half + 0.1 * step as f32) / largest);
-        if sum_ll > 0.0 && sum_xl * sum_xl > best * sum_ll {
-            found = tried;
-            scale = sum_xl / sum_ll;
-            best = scale * sum_xl;
+/// Turns `L` blocks of `N` values into `N` places with a value of each block.
+///
+/// What is searched for a block takes sums one value after the other, so that results are the same bits everywhere. Blocks side by side
+/// fill SIMD lanes nevertheless.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+pub(super) fn side_by_side<const N: usize, const L: usize>(blocks: &[[f32; N]; L]) -> [[f32; L]; N] {
+    let mut places = [[0.0; L]; N];
+    for (lane, block) in blocks.iter().enumerate() {
+        for (place, value) in places.iter_mut().zip(block) {
+            place[lane] = *value;
         }
     }
-    (found, scale)
+    places
+}
+
+/// A value for each block.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+pub(super) fn lanes<const L: usize>(of: impl Fn(usize) -> f32) -> [f32; L] {
+    let mut all = [0.0; L];
+    for (i, lane) in all.iter_mut().enumerate() {
+        *lane = of(i);
+    }
+    all
+}
+
+/// The lanes of each place, from those of `values`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+pub(super) fn each<const N: usize, const L: usize>(
+    values: &[[f32; L]; N],
+    of: impl Fn(usize, f32) -> f32,
+) -> [[f32; L]; N] {
+    let mut all = [[0.0; L]; N];
+    for (to, x) in all.iter_mut().zip(values) {
+        for i in 0..L {
+            to[i] = of(i, x[i]);
+        }
+    }
+    all
+}
+
+/// The levels from `-half` to `highest`, and their scale, with the least weighted squared error, of `L` blocks [`side_by_side`]. The scale
+/// has the sign that gives the value of the largest magnitude the level `-half`.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
+pub(super) fn symmetric<const N: usize, const L: usize>(
+    values: &[[f32; L]; N],
+    weights: &[[f32; L]; N],
+    half: f32,
+    highest: f32,
+) -> ([[f32; L]; N], [f32; L]) {
+    let level = |inverse: f32, x: f32| (inverse * x).round_ties_even().clamp(-half, highest);
+    let mut largest = [0.0_f32; L];
+    for x in values {
+        largest = lanes(|i| if x[i].abs() > largest[i].abs() { x[i] } else { largest[i] });
+    }
+    let sums = |inverse: &[f32; L]| {
+        let (mut xl, mut ll) = ([0.0_f32; L], [0.0_f32; L]);
+        for (x, weight) in values.iter().zip(weights) {
+            for i in 0..L {
+                let level = level(inverse[i], x[i]);
+                xl[i] += weight[i] * x[i] * level;
+                ll[i] += weight[i] * level * level;
+            }
+        }
+        (xl, ll)
+    };
+    let mut found = lanes(|i| -half / largest[i]);
+    let (xl, ll) = sums(&found);
+    let mut scale: [f32; L] = lanes(|i| if ll[i] == 0.0 { 0.0 } else { xl[i] / ll[i] });
+    let mut best: [f32; L] = lanes(|i| scale[i] * xl[i]);
+    for step in (-9..=9).filter(|step| *step != 0) {
+        let inverse = lanes(|i| -(half + 0.1 * step as f32) / largest[i]);
+        let (xl, ll) = sums(&inverse);
+        for i in 0..L {
+            let better = ll[i] > 0.0 && xl[i] * xl[i] > best[i] * ll[i];
+            let this_scale = xl[i] / ll[i];
+            found[i] = if better { inverse[i] } else { found[i] };
+            scale[i] = if better { this_scale } else { scale[i] };
+            best[i] = if better { this_scale * xl[i] } else { best[i] };
+        }
+    }
+    let zero = |i: usize| largest[i].abs() < TINY;
+    let levels = each(values, |i, x| if zero(i) { -half } else { level(found[i], x) });
+    (levels, lanes(|i| if zero(i) { 0.0 } else { scale[i] }))
 }
 
 /// The scale of levels from `-half` to `highest` with the least error in the values that matter most.
@@ -62,7 +117,9 @@ pub(super) fn calibrated_scale<const N: usize>(
     highest: f32,
 ) -> f32 {
     let mean_square = values.iter().map(|x| x * x).sum::<f32>() / N as f32;
-    symmetric(values, &importance_weights(values, importance, mean_square), half, highest).1
+    let weights = importance_weights(values, importance, mean_square);
+    let [scale] = symmetric(&side_by_side(&[*values]), &side_by_side(&[weights]), half, highest).1;
+    scale
 }
 
 #[cfg(test)]

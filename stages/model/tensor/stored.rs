@@ -10,7 +10,7 @@ use super::{
     device::{DeviceWeight, stored_as},
 };
 use crate::{
-    encoding::{Encoding, q4f16},
+    encoding::{Encoding, Operand, q4f16},
     mmap::Map,
 };
 
@@ -161,6 +161,13 @@ impl Stored {
             }
             Content::Q4f16 { levels, scales } => q4f16::widen(levels.get(), scales.get(), self.cols, start, to),
         }
+    }
+
+    /// The dot product of row `row` with as many values, without decoding it to memory, or `None` if its encoding has none.
+    pub(super) fn dot(&self, row: usize, with: &Operand<'_>) -> Option<f32> {
+        let Content::Plain(encoding, bytes) = &self.content else { return None };
+        let length = encoding.bytes(self.cols)?;
+        encoding.dot(&bytes.get()[row * length..(row + 1) * length], with)
     }
 
     /// Decodes the values of a row from column `start` that fill `to`. `start` is a multiple of 256, which all encodings' blocks

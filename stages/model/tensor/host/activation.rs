@@ -80,7 +80,7 @@ impl Function for QuickGelu {
 pub(in crate::tensor) fn forward<F: Function>(x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; x.len()];
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        math::simd(|| {
+        math::simd!(|| {
             for (y, x) in y.iter_mut().zip(x) {
                 *y = F::value(*x);
             }
@@ -92,7 +92,7 @@ pub(in crate::tensor) fn forward<F: Function>(x: &[f32]) -> Vec<f32> {
 /// `dx += dy * F'(x)`.
 pub(in crate::tensor) fn input_gradient<F: Function>(x: &[f32], dy: &[f32], dx: &mut [f32]) {
     dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
-        math::simd(|| {
+        math::simd!(|| {
             for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
                 *dx += dy * F::derivative(*x);
             }
@@ -105,7 +105,7 @@ pub(in crate::tensor) fn silu_gate(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; gate.len()];
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
     y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (gate, up))| {
-        math::simd(|| {
+        math::simd!(|| {
             for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
                 *y = Silu::value(*gate) * up;
             }
@@ -118,7 +118,7 @@ pub(in crate::tensor) fn silu_gate(gate: &[f32], up: &[f32]) -> Vec<f32> {
 pub(in crate::tensor) fn gate_gradient(gate: &[f32], up: &[f32], dy: &[f32], d_gate: &mut [f32]) {
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
     d_gate.par_chunks_mut(CHUNK).zip(inputs).zip(dy.par_chunks(CHUNK)).for_each(|((d_gate, (gate, up)), dy)| {
-        math::simd(|| {
+        math::simd!(|| {
             for (((d_gate, gate), up), dy) in d_gate.iter_mut().zip(gate).zip(up).zip(dy) {
                 *d_gate += dy * up * Silu::derivative(*gate);
             }
@@ -129,7 +129,7 @@ pub(in crate::tensor) fn gate_gradient(gate: &[f32], up: &[f32], dy: &[f32], d_g
 /// `d_up += dy * silu(gate)`.
 pub(in crate::tensor) fn up_gradient(gate: &[f32], dy: &[f32], d_up: &mut [f32]) {
     d_up.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((d_up, gate), dy)| {
-        math::simd(|| {
+        math::simd!(|| {
             for ((d_up, gate), dy) in d_up.iter_mut().zip(gate).zip(dy) {
                 *d_up += dy * Silu::value(*gate);
             }

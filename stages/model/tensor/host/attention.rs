@@ -125,7 +125,7 @@ pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
 
 /// Softmax in place. Returns the log of the denominator.
 fn softmax(scores: &mut [f32]) -> f32 {
-    math::simd(|| {
+    math::simd!(|| {
         let largest = math::max(scores);
         for score in scores.iter_mut() {
             *score = math::exp(*score - largest);
@@ -218,7 +218,7 @@ fn score_gradients(
     let start = row * heads.width() + head * heads.dim;
     let (d_out, out) = (&outputs.d_out[start..start + heads.dim], &outputs.out[start..start + heads.dim]);
     let (log_total, scale) = (outputs.log_totals[row * heads.query + head], heads.scale());
-    math::simd(|| {
+    math::simd!(|| {
         // The sum over keys of p * dp, needed by the gradient of the softmax.
         let mean = math::dot(d_out, out);
         for (p, ds) in p[visible.clone()].iter_mut().zip(&mut ds[visible.clone()]) {
@@ -246,17 +246,16 @@ pub(in crate::tensor) fn cached(q: &[f32], visible: &[Cached<'_>], heads: Heads,
             let (row, head) = (index / heads.query, index % heads.query);
             let offset = head / heads.group() * dim;
             scores.clear();
-            math::simd(|| {
-                for (keys, _) in visible[row] {
-                    scores.extend(keys.chunks(width).map(|key| {
-                        let key = &key[offset..offset + dim];
-                        math::dot(query, key) * scale
-                    }));
+            scores.resize(visible[row].iter().map(|(keys, _)| keys.len() / width).sum(), 0.0);
+            math::simd!(|| {
+                let keys = visible[row].iter().flat_map(|(keys, _)| keys.chunks(width));
+                for (score, key) in scores.iter_mut().zip(keys) {
+                    *score = math::dot(query, &key[offset..offset + dim]) * scale;
                 }
             });
             softmax(scores);
             round(scores, precision);
-            math::simd(|| {
+            math::simd!(|| {
                 let values = visible[row].iter().flat_map(|(_, values)| values.chunks(width));
                 for (probability, value) in scores.iter().zip(values) {
                     for (out, value) in out.iter_mut().zip(&value[offset..offset + dim]) {

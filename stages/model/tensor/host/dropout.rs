@@ -36,7 +36,7 @@ pub(in crate::tensor) fn drop_values(values: &mut [f32], drop: Drop, seed: u64, 
     values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
         let key = row_key(seed, *row);
         let (first, second) = (key as u32, (key >> 32) as u32);
-        math::simd(|| {
+        math::simd!(|| {
             for (index, value) in values.iter_mut().enumerate() {
                 let kept = random(index as u32, first, second) >= threshold;
                 *value *= if kept { scale } else { dropped };
@@ -53,7 +53,7 @@ pub(in crate::tensor) fn noise(values: &mut [f32], bounds: &[f32], seed: u64, ro
     values.par_chunks_mut(width).zip(rows).zip(bounds).with_min_len(16).for_each(|((values, row), bound)| {
         let key = row_key(seed, *row);
         let (first, second) = (key as u32, (key >> 32) as u32);
-        math::simd(|| {
+        math::simd!(|| {
             for (index, value) in values.iter_mut().enumerate() {
                 let unit = (random(index as u32, first, second) >> 8) as f32 * UNIT - 1.0;
                 *value = bound * unit;

@@ -9,7 +9,7 @@ use super::{
     round::round,
     shared::Shared,
 };
-use crate::precision::Precision;
+use crate::{encoding::Operand, precision::Precision};
 
 /// With more rows than this, a packed product is faster.
 pub(super) const FEW_ROWS: usize = 8;
@@ -20,9 +20,17 @@ const OUTPUTS: usize = 32;
 pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32]) {
     let Shape { rows, inputs, outputs, precision } = shape;
     let y = Shared::new(y);
+    // A row of a stored weight that is used once need not be decoded to memory.
+    let once = (rows == 1 && precision == Precision::F32).then(|| Operand::new(x));
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |decoded: &mut Vec<f32>, chunk| {
         decoded.resize(inputs, 0.0);
         for output in chunk * OUTPUTS..outputs.min((chunk + 1) * OUTPUTS) {
+            if let (Values::Stored(stored), Some(x)) = (weight, &once)
+                && let Some(value) = stored.dot(output, x)
+            {
+                add(y, output, value);
+                continue;
+            }
             // One row of the weight at a time, which stays in a core's cache.
             let w = match weight {
                 Values::Plain(values) if precision == Precision::F32 => &values[output * inputs..(output + 1) * inputs],
@@ -39,7 +47,7 @@ pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32
             };
             for row in 0..rows {
                 let x = &x[row * inputs..(row + 1) * inputs];
-                add(y, row * outputs + output, math::simd(|| math::dot(w, x)));
+                add(y, row * outputs + output, math::simd!(|| math::dot(w, x)));
             }
         }
     });

@@ -11,7 +11,7 @@ pub(in crate::tensor) fn forward(logits: &[f32], width: usize, targets: &[u32]) 
         .zip(targets)
         .with_min_len(8)
         .map(|(row, target)| {
-            let (largest, total) = math::simd(|| {
+            let (largest, total) = math::simd!(|| {
                 let largest = math::max(row);
                 (largest, math::sum(width, |i| math::exp(row[i] - largest)))
             });
@@ -34,7 +34,7 @@ pub(in crate::tensor) fn input_gradient(
 ) {
     let rows = logits.par_chunks(width).zip(log_totals).zip(targets);
     dx.par_chunks_mut(width).zip(rows).with_min_len(8).for_each(|(dx, ((row, log_total), target))| {
-        math::simd(|| {
+        math::simd!(|| {
             for (dx, x) in dx.iter_mut().zip(row) {
                 *dx += scale * math::exp(x - log_total);
             }

@@ -15,7 +15,7 @@ pub(in crate::tensor) fn layer(x: &[f32], w: &[f32], b: &[f32], epsilon: f32) ->
     let mut statistics = vec![(0.0_f32, 0.0_f32); x.len() / width];
     y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut statistics).with_min_len(ROWS).for_each(
         |((y, x), statistics)| {
-            *statistics = math::simd(|| {
+            *statistics = math::simd!(|| {
                 let mean = math::sum(width, |i| x[i]) / width as f32;
                 let variance = math::sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
                 let inverse = 1.0 / (variance + epsilon).sqrt();
@@ -40,7 +40,7 @@ pub(in crate::tensor) fn layer_input_gradient(
     let width = w.len();
     let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(statistics);
     dx.par_chunks_mut(width).zip(rows).with_min_len(ROWS).for_each(|(dx, ((x, dy), &(mean, inverse)))| {
-        math::simd(|| {
+        math::simd!(|| {
             let along = math::sum(width, |i| dy[i] * w[i]) / width as f32;
             let across = math::sum(width, |i| dy[i] * w[i] * (x[i] - mean)) * inverse * inverse / width as f32;
             for i in 0..width {
@@ -86,7 +86,7 @@ pub(in crate::tensor) fn rms(x: &[f32], w: &[f32], epsilon: f32) -> (Vec<f32>, V
     let mut inverses = vec![0.0_f32; x.len() / width];
     y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut inverses).with_min_len(ROWS).for_each(
         |((y, x), inverse)| {
-            *inverse = math::simd(|| {
+            *inverse = math::simd!(|| {
                 let inverse = 1.0 / (math::sum(width, |i| x[i] * x[i]) / width as f32 + epsilon).sqrt();
                 for i in 0..width {
                     y[i] = x[i] * inverse * w[i];
@@ -103,7 +103,7 @@ pub(in crate::tensor) fn rms_input_gradient(x: &[f32], w: &[f32], inverses: &[f3
     let width = w.len();
     let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(inverses);
     dx.par_chunks_mut(width).zip(rows).with_min_len(ROWS).for_each(|(dx, ((x, dy), &inverse))| {
-        math::simd(|| {
+        math::simd!(|| {
             let across = math::sum(width, |i| dy[i] * w[i] * x[i]) * inverse * inverse / width as f32;
             for i in 0..width {
                 dx[i] += inverse * (dy[i] * w[i] - x[i] * across);

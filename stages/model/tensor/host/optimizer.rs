@@ -31,8 +31,8 @@ pub(in crate::tensor) fn adamw(w: &mut [f32], g: &[f32], first: &mut [f32], seco
         .zip(first.par_chunks_mut(CHUNK))
         .zip(second.par_chunks_mut(CHUNK))
         .for_each(|(((w, g), m), v)| {
-            math::simd(|| {
-                for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
+            math::simd!(|| {
+                for (((w, g), m), v) in w.iter_mut().zip(g).zip(m.iter_mut()).zip(v.iter_mut()) {
                     let g = g * scale;
                     *m += (g - *m) * new1;
                     *v = *v * beta2 + g * g * new2;
@@ -46,7 +46,7 @@ pub(in crate::tensor) fn adamw(w: &mut [f32], g: &[f32], first: &mut [f32], seco
 pub(in crate::tensor) fn sum_of_squares(values: &[f32]) -> f64 {
     let partial: Vec<f64> = values
         .par_chunks(CHUNK)
-        .map(|part| f64::from(math::simd(|| math::sum(part.len(), |i| part[i] * part[i]))))
+        .map(|part| f64::from(math::simd!(|| math::sum(part.len(), |i| part[i] * part[i]))))
         .collect();
     partial.into_iter().sum()
 }

@@ -10,7 +10,7 @@ pub(super) const CHUNK: usize = 8192;
 /// `to += scale * from`.
 pub(in crate::tensor) fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
     to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-        math::simd(|| {
+        math::simd!(|| {
             for (to, from) in to.iter_mut().zip(from) {
                 *to += scale * from;
             }

@@ -22,8 +22,8 @@ pub(in crate::tensor) fn operand(values: &[f32], precision: Precision) -> Cow<'_
 /// Rounds an operand in place.
 pub(in crate::tensor) fn round(values: &mut [f32], precision: Precision) {
     if precision == Precision::Bf16 {
-        simd(|| {
-            for value in values {
+        simd!(|| {
+            for value in values.iter_mut() {
                 *value = to_bf16(*value);
             }
         });

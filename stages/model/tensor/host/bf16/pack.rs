@@ -27,7 +27,7 @@ impl<'a> Operand<'a> {
     /// Packs the lanes from `first` on, and `count` pairs along the sum from `pair` on, into panels of `width` lanes: `[panel, pair,
     /// lane]`. `out` has room for whole panels if the last is to be filled up with zeros, or just for the lanes.
     pub(super) fn pack(&self, first: usize, pair: usize, count: usize, width: usize, out: &mut [u32]) {
-        simd(|| {
+        simd!(|| {
             for (panel, out) in out.chunks_mut(width * count).enumerate() {
                 let (lane, width) = (first + panel * width, out.len() / count);
                 let real = width.min(self.lanes - lane);
