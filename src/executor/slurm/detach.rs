@@ -5,8 +5,10 @@ use std::{ffi::OsString, path::Path, time::Duration};
 
 use super::{
     call::call,
+    refusal::Refusal,
+    request::Request,
+    shell::{escaped, plain, quoted},
     submission::JobId,
-    submit::{Request, escaped, meaning, plain, quoted},
 };
 use crate::machine::Cluster;
 
@@ -35,14 +37,12 @@ pub(crate) async fn detach(
     let signal = format!("B:USR1@{}", request.save_seconds());
     let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), &escaped(log), &signal);
     all.push(format!("--wrap={}", String::from_utf8_lossy(&script(program, arguments))));
-    let help = "`squeue --me` shows whether it was submitted all the same";
-    let answer = call("sbatch", &all, &[]).await.map_err(|why| (why, help.into()))?;
-    if let Some(job) = answer.job() {
-        return Ok(job);
-    }
-    let errors = answer.errors.trim().replace("Batch job submission failed: ", "").replace('\n', "; ");
-    let remedy = format!("{}; [slurm.runner] holds for the runner alone", meaning(&errors));
-    Err((format!("Slurm refused the runner: {errors}\nit asks for {}", request.asked()), remedy))
+    let answer = call("sbatch", &all, &[]).await.map_err(Refusal::Unheard);
+    answer.and_then(|answer| answer.job()).map_err(|refusal| {
+        let (message, help) = refusal.words("the runner", &request.asked());
+        let help = help.map(|help| format!("{help}; [slurm.runner] holds for the runner alone"));
+        (message, help.unwrap_or_else(|| "`squeue --me` shows whether it was submitted all the same".into()))
+    })
 }
 
 /// What the job runs. Before its time is over it is queued again, and then follows the jobs that it has left.
