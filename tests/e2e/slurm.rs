@@ -240,6 +240,14 @@ fn a_detached_runner_is_a_job_that_submits_the_stages() {
     let refused = cluster.run(&["run", "p.toml", "--detach", "--set", "stages.a.steps=4"]);
     let words = "error: Slurm refused the runner: Invalid partition name specified\nit asks for partition cpu\n  help: change `partition`";
     assert!(refused.code == Some(2) && refused.stderr.contains(words), "{}", refused.stderr);
+    // Perhaps it is there.
+    cluster
+        .space
+        .write("fake/refuse", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n");
+    let unheard = cluster.run(&["run", "p.toml", "--detach", "--set", "stages.a.steps=4"]);
+    let words = "Slurm has not said whether it took the runner: Batch job submission failed: Socket timed out on send/recv operation\n  \
+                 help: if `squeue --me` lists a job imp-flow-p, the run goes on there; otherwise";
+    assert!(unheard.code == Some(2) && unheard.stderr.contains(words), "{}", unheard.stderr);
 }
 
 #[test]

@@ -35,13 +35,19 @@ pub(crate) async fn detach(
         save: AHEAD,
     };
     let signal = format!("B:USR1@{}", request.save_seconds());
-    let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), &escaped(log), &signal);
+    let name = format!("imp-flow-{}", plain(name));
+    let mut all = request.arguments(&name, &escaped(log), &signal);
     all.push(format!("--wrap={}", String::from_utf8_lossy(&script(program, arguments))));
     let answer = call("sbatch", &all, &[]).await.map_err(Refusal::Unheard);
-    answer.and_then(|answer| answer.job()).map_err(|refusal| {
-        let (message, help) = refusal.words("the runner", &request.asked());
-        let help = help.map(|help| format!("{help}; [slurm.runner] holds for the runner alone"));
-        (message, help.unwrap_or_else(|| "`squeue --me` shows whether it was submitted all the same".into()))
+    answer.and_then(|answer| answer.job()).map_err(|refusal| match refusal {
+        Refusal::Unheard(why) => (
+            format!("Slurm has not said whether it took the runner: {why}"),
+            format!("if `squeue --me` lists a job {name}, the run goes on there; otherwise run the same command again"),
+        ),
+        refused => {
+            let (message, help) = refused.words("the runner", &request.asked());
+            (message, format!("{}; [slurm.runner] holds for the runner alone", help.unwrap_or_default()))
+        }
     })
 }
 
