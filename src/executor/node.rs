@@ -26,7 +26,8 @@ const PIECE: u64 = 64 << 20;
 pub(super) struct NodeOutput {
     folder: tempfile::TempDir,
     /// Held as long as this process lives.
-    _lock: File,
+    #[cfg_attr(not(test), expect(dead_code, reason = "what counts is how long it is open"))]
+    lock: File,
 }
 
 impl NodeOutput {
@@ -117,7 +118,7 @@ fn make(disk: &Path, prefix: &str) -> io::Result<NodeOutput> {
         lock.lock()?;
         // Somebody may have removed it before it was locked.
         if folder.path().is_dir() {
-            return Ok(NodeOutput { folder, _lock: lock });
+            return Ok(NodeOutput { folder, lock });
         }
     }
 }
@@ -153,7 +154,7 @@ fn copy(from: &Path, to: &Path, check: &dyn Fn() -> Result<(), StageError>) -> R
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::print_stdout)]
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -221,7 +222,7 @@ mod tests {
         // Its lock goes with its process.
         let killed = NodeOutput::begin(disk.path()).unwrap();
         let left = killed.folder.keep();
-        drop(killed._lock);
+        drop(killed.lock);
         let foreign = disk.path().join("imp-flow-another-node-x");
         fs::create_dir(&foreign).unwrap();
         let next = NodeOutput::begin(disk.path()).unwrap();

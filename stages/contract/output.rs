@@ -78,7 +78,7 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::print_stdout)]
     use std::os::unix::fs::MetadataExt;
 
     use super::*;

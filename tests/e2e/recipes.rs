@@ -53,6 +53,7 @@ class MlflowClient:
 "#;
 
 /// A folder with a run to send. `None` if there is no Python here.
+#[allow(clippy::print_stdout, reason = "who reads the log should see what was not tried")]
 fn space() -> Option<Space> {
     if Command::new("python3").arg("--version").output().is_err() {
         println!("skipped: there is no python3");
@@ -73,7 +74,7 @@ fn send(space: &Space, script: &str, arguments: &[&str], environment: &[(&str, &
     let mut python = Command::new("python3");
     python.arg("-B").arg(format!("{folder}{script}")).args(arguments).current_dir(space.path("."));
     python.env("PYTHONPATH", space.path("modules")).env_remove("WANDB_MODE").envs(environment.iter().copied());
-    python.stdin(std::fs::File::open(space.path("runs.json")).expect("it was written"));
+    python.stdin(std::fs::File::open(space.path("runs.json")).unwrap());
     let output = space.output(&mut python);
     let sent = std::fs::read_to_string(space.path("sent")).unwrap_or_default();
     let _ = std::fs::remove_file(space.path("sent"));

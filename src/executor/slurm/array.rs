@@ -88,6 +88,7 @@ fn refuse(waiting: Vec<Waiting>, refusal: &Refusal) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::{
         sync::{Arc, Mutex},
         time::Duration,
@@ -117,12 +118,12 @@ mod tests {
         let noted = names.clone();
         let note = move |waiting: Vec<Waiting>| {
             let groups = groups(waiting).iter().map(|group| group.iter().map(name_of).collect::<Vec<_>>()).collect();
-            *noted.lock().expect("nobody panics") = groups;
+            *noted.lock().unwrap() = groups;
             async {}
         };
         let mut asked =
             [("a", 1), ("b", 2), ("c", 1)].map(|(name, cpus)| arrays.ask(attempt(name, cpus), note.clone()));
         assert!(asked[0].answer().await.is_none(), "nobody answers");
-        assert_eq!(*names.lock().expect("nobody panics"), [vec!["a", "c"], vec!["b"]]);
+        assert_eq!(*names.lock().unwrap(), [vec!["a", "c"], vec!["b"]]);
     }
 }

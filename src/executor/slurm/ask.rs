@@ -48,7 +48,9 @@ pub(super) async fn look_up(wanted: Vec<Question<Named, Result<Option<JobId>, St
     }
     if let Some(why) = silent {
         // What is not found may be there all the same.
-        wanted.into_iter().for_each(|question| question.answer(Err(why.clone())));
+        for question in wanted {
+            question.answer(Err(why.clone()));
+        }
         return;
     }
     // Also where others of the same array are listed: Slurm forgets each some minutes after its end.
