@@ -1,13 +1,11 @@
 """Sends past runs of imp-flow to MLflow:  imp-flow runs --json | python to_mlflow.py [RUN...]
 
 Each run, and each point of a sweep, becomes a run of MLflow in the experiment with the pipeline's name. MLFLOW_TRACKING_URI says where.
-What is there already is left alone, so it can be sent again at any time. Tried with MLflow 3.
+What is there already is left alone, so it can be sent again at any time. What may be secret is left out, unless --everything is given. It
+needs recorded.py beside it. Tried with MLflow 3.
 """
 
-import json
-import math
-import sys
-
+import recorded
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
@@ -35,26 +33,17 @@ def metrics(run, point):
     """The curve and the final figures of each stage."""
     ended = int((run["started"] + run["seconds"]) * 1000)
     for stage in point["stages"]:
-        if stage["metrics"]:
-            with open(stage["metrics"], encoding="utf-8") as lines:
-                for row in map(json.loads, lines):
-                    step, time = int(row.pop("step", 0)), int(row.pop("time", run["started"]) * 1000)
-                    for name, value in row.items():
-                        if is_number(value):
-                            yield Metric(f"{stage['name']}/{name}", value, time, step)
-        for name, value in stage["results"].items():
-            if is_number(value):
-                yield Metric(f"{stage['name']}/final/{name}", value, ended, 0)
-
-
-def is_number(value):
-    return isinstance(value, (int, float)) and math.isfinite(value)
+        for row in recorded.curve(stage):
+            step, time = int(row.pop("step", 0)), int(row.pop("time", run["started"]) * 1000)
+            for name, value in row.items():
+                yield Metric(f"{stage['name']}/{name}", value, time, step)
+        for name, value in recorded.figures(stage).items():
+            yield Metric(f"{stage['name']}/final/{name}", value, ended, 0)
 
 
 def send(client, run, point):
     """Returns whether it was sent. What an earlier upload left half done is deleted and sent again."""
-    name = "/".join(filter(None, [run["name"] or run["id"], point["label"]]))
-    identity = f"{run['id']}/{point['label']}"
+    identity = recorded.identity(run, point)
     experiment = client.get_experiment_by_name(run["pipeline"])
     experiment = experiment.experiment_id if experiment else client.create_experiment(run["pipeline"])
     quoted = identity.replace("\\", "\\\\").replace("'", "\\'")
@@ -67,12 +56,13 @@ def send(client, run, point):
     repository = (run.get("origin") or {}).get("repository")
     if repository:
         tags["mlflow.source.git.commit"] = repository["commit"]
-    new = client.create_run(experiment, int(run["started"] * 1000), tags, name).info.run_id
+    new = client.create_run(experiment, int(run["started"] * 1000), tags, recorded.name(run, point)).info.run_id
     for part in batches(Param(*item) for item in parameters(point).items()):
         client.log_batch(new, params=part)
     for part in batches(metrics(run, point)):
         client.log_batch(new, metrics=part)
-    client.log_text(new, run["document"], "pipeline.toml")
+    if run["document"]:
+        client.log_text(new, run["document"], "pipeline.toml")
     client.log_batch(new, tags=[RunTag("imp_flow_complete", "true")])
     state = {"done": "FINISHED", "failed": "FAILED"}.get(run["ending"], "KILLED")
     client.set_terminated(new, state, int((run["started"] + run["seconds"]) * 1000))
@@ -90,19 +80,6 @@ def batches(items):
         yield part
 
 
-def main():
-    client, chosen = MlflowClient(), set(sys.argv[1:])
-    sent = kept = 0
-    for run in map(json.loads, sys.stdin):
-        if run["ending"] == "running" or (chosen and not chosen & {run["id"], run["name"]}):
-            continue
-        for point in run["points"]:
-            if send(client, run, point):
-                sent += 1
-            else:
-                kept += 1
-    print(f"sent {sent}, already there {kept}")
-
-
 if __name__ == "__main__":
-    main()
+    client = MlflowClient()
+    recorded.send_all(__doc__, lambda run, point: send(client, run, point))

@@ -2,17 +2,16 @@
 
 Each run, and each point of a sweep, becomes a run of W&B in the project with the pipeline's name. W&B's own variables apply: WANDB_API_KEY,
 WANDB_ENTITY, WANDB_BASE_URL, WANDB_DIR, and WANDB_MODE=offline, which writes folders for `wandb sync`. What is there already is left alone,
-so it can be sent again at any time. Tried offline with wandb 0.31.
+so it can be sent again at any time. What may be secret is left out, unless --everything is given. It needs recorded.py beside it. Tried
+offline with wandb 0.31.
 """
 
 import glob
 import hashlib
-import json
-import math
 import os
 import re
-import sys
 
+import recorded
 import wandb
 
 OFFLINE = os.environ.get("WANDB_MODE") == "offline"
@@ -28,8 +27,11 @@ def is_sent(project, identity):
     path = "/".join(filter(None, [os.environ.get("WANDB_ENTITY") or api.default_entity, project, identity]))
     try:
         run = api.run(path)
-    except (wandb.errors.CommError, ValueError):
-        return False
+    except (wandb.errors.CommError, ValueError) as error:
+        # Anything else, such as a network that is down, does not tell whether it is there.
+        if "could not find run" in str(error).lower():
+            return False
+        raise
     if run.summary.get("imp_flow_complete"):
         return True
     run.delete()
@@ -40,25 +42,12 @@ def mark(identity):
     return os.path.join(FOLDER, f"imp-flow-{identity}.sent")
 
 
-def rows(stage):
-    """The curve of a stage: a step, and the numbers at it."""
-    if stage["metrics"]:
-        with open(stage["metrics"], encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                numbers = {name: value for name, value in row.items() if is_number(value)}
-                yield {f"{stage['name']}/{name}": value for name, value in numbers.items()}
-
-
-def is_number(value):
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
 def send(run, point):
     """Returns whether it was sent."""
-    name = "/".join(filter(None, [run["name"] or run["id"], point["label"]]))
+    name = recorded.name(run, point)
     project = re.sub(r"[/\\#?%:]", "-", run["pipeline"])
     # Of a run and a point always the same one, in the letters that W&B allows.
-    identity = hashlib.sha256(f"{run['id']}/{point['label']}".encode()).hexdigest()[:16]
+    identity = hashlib.sha256(recorded.identity(run, point).encode()).hexdigest()[:16]
     if is_sent(project, identity):
         return False
     for folder in glob.glob(os.path.join(FOLDER, f"offline-run-*-{identity}")) if OFFLINE else []:
@@ -69,36 +58,26 @@ def send(run, point):
     config["imp_flow"] = {key: run[key] for key in ["id", "file", "overrides", "host", "made_by", "ending"]}
     config["imp_flow"]["origin"] = run.get("origin")
     new = wandb.init(project=project, id=identity, name=name, config=config, group=run["id"] if run["sweep"] else None)
-    for stage in point["stages"]:
-        if stage["metrics"]:
-            # Stages count their steps separately.
-            new.define_metric(f"{stage['name']}/step")
-            new.define_metric(f"{stage['name']}/*", step_metric=f"{stage['name']}/step")
-        for row in rows(stage):
-            new.log(row)
-        for figure, value in stage["results"].items():
-            if is_number(value):
+    try:
+        for stage in point["stages"]:
+            if stage["metrics"]:
+                # Stages count their steps separately.
+                new.define_metric(f"{stage['name']}/step")
+                new.define_metric(f"{stage['name']}/*", step_metric=f"{stage['name']}/step")
+            for row in recorded.curve(stage):
+                new.log({f"{stage['name']}/{name}": value for name, value in row.items()})
+            for figure, value in recorded.figures(stage).items():
                 new.summary[f"{stage['name']}/final/{figure}"] = value
-    new.summary["imp_flow_complete"] = True
+        new.summary["imp_flow_complete"] = True
+    except BaseException:
+        # Without the mark it is sent again, and the next one can begin.
+        new.finish(exit_code=1)
+        raise
     new.finish(exit_code=0 if run["ending"] == "done" else 1)
     if OFFLINE:
         open(mark(identity), "w", encoding="utf-8").close()
     return True
 
 
-def main():
-    chosen = set(sys.argv[1:])
-    sent = kept = 0
-    for run in map(json.loads, sys.stdin):
-        if run["ending"] == "running" or (chosen and not chosen & {run["id"], run["name"]}):
-            continue
-        for point in run["points"]:
-            if send(run, point):
-                sent += 1
-            else:
-                kept += 1
-    print(f"sent {sent}, already there {kept}")
-
-
 if __name__ == "__main__":
-    main()
+    recorded.send_all(__doc__, send)

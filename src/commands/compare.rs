@@ -14,7 +14,8 @@ use crate::{
     failure::Failure,
     pipeline::{Diagnostic, Document},
     report::{self, Comparison},
-    store::{RunPoint, RunRecord, RunStage, Store},
+    store::{RunPoint, RunRecord, RunStage},
+    view::run_of_today,
 };
 
 /// Compares points or runs: shows the parameters that differ, and the results.
@@ -24,8 +25,9 @@ pub(crate) fn compare(args: &CompareArgs, common: &Common) -> Result<ExitCode, F
         [] => vec![find_run(&store, None)?],
         names => names.iter().map(|name| find_run(&store, Some(name))).collect::<Result<_, _>>()?,
     };
+    let runs: Vec<RunRecord> = runs.into_iter().map(|run| run_of_today(run, &store)).collect();
     let rows: Vec<Row> =
-        runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len(), &store))).collect();
+        runs.iter().flat_map(|run| run.points.iter().map(|point| Row::new(run, point, runs.len()))).collect();
     let mut comparison = table(&rows);
     for run in &runs {
         let open = run.points.iter().flat_map(|point| &point.stages).filter(|stage| stage.key.is_none()).count();
@@ -46,6 +48,9 @@ pub(crate) fn compare(args: &CompareArgs, common: &Common) -> Result<ExitCode, F
     }
     let all = args.all || args.csv || common.json;
     let hidden = choose_metrics(&mut comparison, &rows, args, all)?;
+    if !all && args.metrics.is_empty() {
+        comparison.set_apart_equal();
+    }
     report::compare(&comparison, args.csv, common.json);
     if hidden > 0 {
         report::note(&format!("{hidden} more figures: --all, or --metrics GLOB"), common.style());
@@ -147,11 +152,11 @@ struct Metric {
 }
 
 impl Row {
-    fn new(run: &RunRecord, point: &RunPoint, runs: usize, store: &Store) -> Self {
+    fn new(run: &RunRecord, point: &RunPoint, runs: usize) -> Self {
         let mut parameters = Document::parameters(&run.document);
         let parse = |text: &str| format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
         parameters.extend(point.values.iter().filter_map(|(key, text)| Some((key.clone(), parse(text)?))));
-        let metrics = point.stages.iter().flat_map(|stage| metrics(stage, store));
+        let metrics = point.stages.iter().flat_map(metrics);
         let own = run.name.as_ref().unwrap_or(&run.id);
         let label = match (point.label.as_str(), runs) {
             ("", _) => own.clone(),
@@ -163,26 +168,14 @@ impl Row {
 }
 
 /// The figures of a stage, as `STAGE.FIGURE`.
-fn metrics(stage: &RunStage, store: &Store) -> Vec<(String, Metric)> {
-    let scale = if is_in_fractions(stage, store) { 100.0 } else { 1.0 };
+fn metrics(stage: &RunStage) -> Vec<(String, Metric)> {
     let metric = |(name, value): (&String, &f64)| {
         let figure = kinds::figure(&stage.kind, name);
         let better = figure.map_or(Better::Neither, |figure| figure.better);
         let headline = figure.is_some_and(|figure| figure.role == Role::Headline);
-        let is_share = figure.is_some_and(|figure| figure.unit == "%");
-        let value = if is_share { value * scale } else { *value };
-        (format!("{}.{name}", stage.name), Metric { value, better, headline })
+        (format!("{}.{name}", stage.name), Metric { value: *value, better, headline })
     };
     stage.results.iter().map(metric).collect()
-}
-
-/// Whether a stage measured POPE when its shares were still fractions: before version 9 of `eval`. Without its receipt nobody knows.
-fn is_in_fractions(stage: &RunStage, store: &Store) -> bool {
-    const IN_PER_CENT: u32 = 9;
-    let is_eval = stage.kind == "eval" && !stage.results.is_empty();
-    let receipt = stage.key.filter(|_| is_eval).and_then(|key| store.receipt(key).ok().flatten());
-    receipt
-        .is_some_and(|receipt| receipt.manifest.version < IN_PER_CENT && receipt.manifest.config["benchmark"] == "pope")
 }
 
 /// The parameters that differ between rows, and all metrics.
@@ -210,48 +203,13 @@ fn table(rows: &[Row]) -> Comparison {
             metrics: metrics.iter().map(|name| row.metrics.get(name).map(|metric| metric.value)).collect(),
         })
         .collect();
-    Comparison { parameters, metrics, better, rows: shown }
+    Comparison { parameters, metrics, better, rows: shown, equal: Vec::new() }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::store::{Manifest, Product, Provenance, Receipt, StageState, TreeRef};
-
-    #[test]
-    fn pope_of_before_it_was_in_per_cent_is_in_per_cent_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
-        let shown = |version: u32, benchmark: &str, accuracy: f64| {
-            let config = serde_json::json!({"benchmark": benchmark});
-            let (sources, inputs) = (BTreeMap::new(), BTreeMap::new());
-            let manifest = Manifest { kind: "eval".into(), version, seed: 1, config, sources, inputs };
-            let (pipeline, stage) = ("p".into(), "pope".into());
-            let provenance =
-                Provenance { manifest, pipeline, stage, reason: String::new(), previous: None, made_by: "0".into() };
-            let receipt = Receipt::new(provenance, Product::of(TreeRef::default()));
-            store.write_receipt(&receipt).unwrap();
-            let stage = RunStage {
-                name: "pope".into(),
-                kind: "eval".into(),
-                state: StageState::Ran,
-                key: Some(receipt.key()),
-                output: None,
-                seconds: None,
-                results: BTreeMap::from([("accuracy".to_string(), accuracy)]),
-                began: None,
-                ended: None,
-                failure: None,
-            };
-            metrics(&stage, &store)[0].1.value
-        };
-        for (version, benchmark, value, expected) in
-            [(8, "pope", 0.928, 92.8), (9, "pope", 92.8, 92.8), (8, "gqa", 55.0, 55.0)]
-        {
-            assert!((shown(version, benchmark, value) - expected).abs() < 1e-9, "{version} {benchmark}");
-        }
-    }
 
     #[test]
     fn conditions_compare_numbers_as_numbers() {

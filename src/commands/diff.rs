@@ -9,7 +9,7 @@ use crate::{
     pipeline::Diagnostic,
     report::{self, Differences},
     store::{Origin, RunRecord, RunStage, Store},
-    view::{ChangesView, ParameterChange, stages},
+    view::{ChangesView, ParameterChange, run_of_today, stages},
 };
 
 /// Shows what differs between two runs, or between a run and the one before it.
@@ -26,6 +26,7 @@ pub(crate) fn diff(args: &DiffArgs, common: &Common) -> Result<ExitCode, Failure
             (old, new)
         }
     };
+    let [old, new] = [old, new].map(|run| run_of_today(run, &store));
     let changes = ChangesView::new(&new, &old);
     let (started, kinds) =
         (pairs(&facts(&old), &facts(&new)), pairs(&versions(&store, &old)?, &versions(&store, &new)?));

@@ -56,12 +56,13 @@ pub(super) fn on_end(command: &str, ended: &Ended, session: &Session) {
     tracing::warn!("{problem}");
 }
 
-/// Waits for the command. Ctrl-C and SIGTERM end it, with all that it has started; then there is no status.
+/// Waits for the command. Ctrl-C, SIGTERM and the end of the terminal end it, with all that it has started; then there is no status.
 fn wait(mut shell: Command) -> io::Result<Option<ExitStatus>> {
     use std::os::unix::process::CommandExt;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut hang_up = signal(SignalKind::hangup())?;
         let mut child = tokio::process::Command::from({
             shell.process_group(0);
             shell
@@ -72,6 +73,7 @@ fn wait(mut shell: Command) -> io::Result<Option<ExitStatus>> {
             status = child.wait() => return status.map(Some),
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
         }
         if let Some(group) = group {
             let _ = kill_process_group(group, Signal::KILL);

@@ -18,8 +18,8 @@ use crate::{
     failure::Failure,
     report,
     scheduler::{Selection, Verdict},
-    store::{Digest, RunRecord, Store},
-    view::{self, Page, RunSource, is_open},
+    store::{Digest, RunRecord, Store, StoreError},
+    view::{self, Page, RunSource, is_open, run_of_today},
 };
 
 /// Writes the page of runs, or prints its data.
@@ -119,7 +119,13 @@ fn no_page(error: serde_json::Error) -> Failure {
 
 /// The data of a page.
 fn page_of(runs: &[(&Session, &RunRecord)]) -> Result<Page, Failure> {
-    let before = runs.iter().map(|(session, run)| session.store.run_before(run)).collect::<Result<Vec<_>, _>>()?;
+    let before = runs.iter().map(|(session, run)| {
+        let before = session.store.run_before(run)?;
+        Ok(before.map(|run| run_of_today(run, &session.store)))
+    });
+    let before = before.collect::<Result<Vec<_>, StoreError>>()?;
+    let now: Vec<RunRecord> = runs.iter().map(|(session, run)| run_of_today((*run).clone(), &session.store)).collect();
+    let runs: Vec<(&Session, &RunRecord)> = runs.iter().zip(&now).map(|((session, _), run)| (*session, run)).collect();
     let mut sources = Vec::new();
     for ((session, run), before) in runs.iter().zip(&before) {
         sources.push(RunSource {
@@ -131,7 +137,7 @@ fn page_of(runs: &[(&Session, &RunRecord)]) -> Result<Page, Failure> {
             attempts: attempts(session, run)?,
         });
     }
-    Ok(view::page(&sources, tables(runs)))
+    Ok(view::page(&sources, tables(&runs)))
 }
 
 /// The keys of the stages that have no result: their logs and metrics are in their work folders until they run again.

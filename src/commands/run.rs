@@ -140,6 +140,7 @@ fn execute(session: &Session, args: &RunArgs, selection: Selection, common: &Com
         executors: Executors::new(&session.machine().elsewhere.cluster),
         remote: session.remote.clone(),
         selection,
+        outlook: reporter.shows_outlook(),
     };
     let mut quit = false;
     let ended =

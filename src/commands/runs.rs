@@ -10,6 +10,7 @@ use crate::{
     failure::Failure,
     report,
     store::{Digest, RunRecord, Store, StoreError},
+    view::run_of_today,
 };
 
 /// Lists past runs.
@@ -19,7 +20,7 @@ pub(crate) fn runs(common: &Common) -> Result<ExitCode, Failure> {
     if common.json {
         let mut stages = Stages { store: &store, known: HashMap::new() };
         for run in &runs {
-            report::run_as_json(&stages.complete(run)?);
+            report::run_as_json(&stages.complete(&run_of_today(run.clone(), &store))?);
         }
     } else {
         report::runs(&runs);

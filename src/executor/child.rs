@@ -134,7 +134,7 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
     catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
         .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))?;
-    node.map_or(Ok(()), |node| node.take_into(&work.join(job::OUT)))
+    node.map_or(Ok(()), |node| node.take_into(&work.join(job::OUT), &job.linked(), &|| job.check_cancelled()))
 }
 
 struct Prepare<'a> {

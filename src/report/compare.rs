@@ -19,6 +19,8 @@ pub(crate) struct Comparison {
     /// Which end of each metric is better.
     pub(crate) better: Vec<Better>,
     pub(crate) rows: Vec<CompareRow>,
+    /// Metrics that are no column, since all rows have the same value.
+    pub(crate) equal: Vec<(String, f64)>,
 }
 
 /// A point or a run.
@@ -56,6 +58,19 @@ impl Comparison {
         for row in &mut self.rows {
             retain(&mut row.metrics, &kept);
         }
+    }
+
+    /// Makes metrics no column that tell no row from another.
+    pub(crate) fn set_apart_equal(&mut self) {
+        let value = |column: usize| {
+            let first = self.rows.first()?.metrics[column]?;
+            let is_same = |row: &CompareRow| row.metrics[column].is_some_and(|value| value.total_cmp(&first).is_eq());
+            (self.rows.len() > 1 && self.rows.iter().all(is_same)).then_some(first)
+        };
+        let names = self.metrics.iter().enumerate();
+        let equal: Vec<_> = names.filter_map(|(column, name)| Some((name.clone(), value(column)?))).collect();
+        self.keep_metrics(|name| equal.iter().all(|(other, _)| other != name));
+        self.equal = equal;
     }
 
     /// Sorts by a column: metrics from the best, parameters from the smallest. Rows without a value come last.
@@ -110,7 +125,13 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     let best: Vec<Option<f64>> = (0..comparison.metrics.len()).map(|column| comparison.best(column)).collect();
     let columns = comparison.columns();
     if columns.is_empty() {
-        return print("no differences: these runs have the same parameters, and their stages report no such metrics");
+        let words = if comparison.equal.is_empty() {
+            "and their stages report no such metrics"
+        } else {
+            "and the same results"
+        };
+        print(&format!("no differences: these runs have the same parameters, {words}"));
+        return print_equal(comparison);
     }
     if comparison.rows.is_empty() {
         return print("no row fulfils the conditions");
@@ -127,6 +148,16 @@ pub(crate) fn compare(comparison: &Comparison, csv: bool, json: bool) {
     }
     if best.iter().any(Option::is_some) {
         print(&format!("\n{GOOD}*{GOOD:#} {DIM}best in its column{DIM:#}"));
+    }
+    print_equal(comparison);
+}
+
+/// `d.score is 3, pope.accuracy is 92.8 in all`.
+fn print_equal(comparison: &Comparison) {
+    let equal: Vec<String> =
+        comparison.equal.iter().map(|(name, value)| format!("{name} is {}", units::figure(*value))).collect();
+    if !equal.is_empty() {
+        print(&format!("\n{DIM}{} in all (--all: as columns){DIM:#}", equal.join(", ")));
     }
 }
 
@@ -220,6 +251,7 @@ mod tests {
                 row("y", 64, None, Some(90.0), 3.0),
                 row("z", 256, Some(0.4), None, 1.0),
             ],
+            equal: Vec::new(),
         };
         let mut sorted = |column| {
             comparison.sort_by(column);
@@ -227,6 +259,35 @@ mod tests {
         };
         assert_eq!([0, 1, 2, 3].map(&mut sorted), ["yxz", "zxy", "yxz", "yxz"]);
         assert_eq!([0, 1, 2].map(|metric| comparison.best(metric)), [Some(0.4), Some(90.0), None]);
+    }
+
+    #[test]
+    fn what_is_the_same_in_all_rows_is_no_column() {
+        let row = |loss: Option<f64>, score: f64| CompareRow {
+            label: "x".into(),
+            parameters: vec![None],
+            metrics: vec![loss, Some(score), Some(3.0)],
+        };
+        let mut comparison = Comparison {
+            parameters: vec!["rank".into()],
+            metrics: ["a.loss", "b.score", "c.images"].map(String::from).to_vec(),
+            better: vec![Better::Lower, Better::Higher, Better::Neither],
+            rows: vec![row(Some(0.5), 1.0), row(None, 2.0), row(Some(0.5), 1.0)],
+            equal: Vec::new(),
+        };
+        comparison.set_apart_equal();
+        assert_eq!((comparison.metrics, comparison.better.len()), (vec!["a.loss".to_string(), "b.score".into()], 2));
+        assert_eq!(comparison.equal, [("c.images".to_string(), 3.0)]);
+        assert!(comparison.rows.iter().all(|row| row.metrics.len() == 2));
+        // One row tells what it has.
+        comparison = Comparison {
+            rows: vec![row(None, 1.0)],
+            metrics: vec!["a".into(), "b".into(), "c".into()],
+            better: vec![Better::Neither; 3],
+            ..comparison
+        };
+        comparison.set_apart_equal();
+        assert_eq!((comparison.metrics.len(), comparison.equal.len()), (3, 0));
     }
 
     #[test]

@@ -81,6 +81,10 @@ impl Console {
 }
 
 impl Reporter for Console {
+    fn shows_outlook(&self) -> bool {
+        true
+    }
+
     fn on(&mut self, event: &RunEvent<'_>) {
         match event {
             RunEvent::Pulling { stage, .. } => {

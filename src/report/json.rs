@@ -8,10 +8,6 @@ pub(super) struct Json;
 
 impl Reporter for Json {
     fn on(&mut self, event: &RunEvent<'_>) {
-        // A guess, which the events of stages contain.
-        if matches!(event, RunEvent::Outlook { .. }) {
-            return;
-        }
         if let Ok(line) = serde_json::to_string(event) {
             print(&line);
         }

@@ -6,4 +6,9 @@ use crate::scheduler::RunEvent;
 pub(crate) trait Reporter {
     /// Called for every event.
     fn on(&mut self, event: &RunEvent<'_>);
+
+    /// Whether it shows how long the run will still take.
+    fn shows_outlook(&self) -> bool {
+        false
+    }
 }

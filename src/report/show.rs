@@ -11,7 +11,10 @@ use super::{
     style::{DIM, GOOD},
     units, why,
 };
-use crate::store::{Receipt, TreeFile};
+use crate::{
+    store::{Receipt, TreeFile},
+    view,
+};
 
 /// Shows a receipt.
 pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &str>, files: &[TreeFile], json: bool) {
@@ -48,7 +51,7 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
         let from = inputs.get(input.as_str()).copied().unwrap_or_default();
         line(if number == 0 { "inputs" } else { "" }, format!("{input} = {from} {DIM}{}{DIM:#}", digest.short()));
     }
-    for (number, (figure, value)) in receipt.results.iter().enumerate() {
+    for (number, (figure, value)) in view::figures(receipt).iter().enumerate() {
         let unit = kinds::figure(&receipt.manifest.kind, figure).map_or("", |figure| figure.unit);
         let value = format!("{} {} {unit}", one_line(figure), units::figure(*value));
         line(if number == 0 { "results" } else { "" }, value.trim_end().into());

@@ -24,8 +24,10 @@ pub(super) struct Past {
 pub(super) struct Watch {
     /// Its work of earlier sessions, in seconds.
     before: f64,
-    /// When its work began, in seconds of the run's clock. `None` while it is in the queue of a cluster.
+    /// When its process started, in seconds of the run's clock. `None` while it is in the queue of a cluster.
     began: Option<f64>,
+    /// When it was last heard that it works.
+    heard: f64,
     part: Option<Part>,
 }
 
@@ -47,13 +49,15 @@ impl Watch {
         Self { before, ..Self::default() }
     }
 
-    /// Its work has begun, or goes on.
+    /// A process of it has started. It goes on where an earlier one was last heard of: what came in between was a queue or a pause.
     pub(super) fn begin(&mut self, now: f64) {
-        self.began.get_or_insert(now);
+        self.before += self.began.map_or(0.0, |began| self.heard - began);
+        (self.began, self.heard, self.part) = (Some(now), now, None);
     }
 
     pub(super) fn progress(&mut self, progress: &Progress, now: f64) {
         let Progress { done, total, unit, .. } = progress;
+        self.heard = now;
         match &mut self.part {
             Some(part) if part.unit == *unit && part.total == *total && *done >= part.last.0 => {
                 part.last = (*done, now);
@@ -236,5 +240,20 @@ mod tests {
         // Another part of the work has a speed of its own.
         watch.progress(&Progress { unit: "images".into(), ..steps(0, 10) }, 30.0);
         assert_eq!(watch.left(None, 40.0), None);
+    }
+
+    #[test]
+    fn the_queue_between_two_attempts_is_no_work() {
+        let past = Some(Past { seconds: 100.0, same: true });
+        let mut watch = Watch::new(0.0);
+        watch.begin(10.0);
+        watch.progress(&steps(0, 100), 10.0);
+        watch.progress(&steps(30, 100), 40.0);
+        // Its time is over. It waits for another hour.
+        watch.begin(3640.0);
+        assert_eq!(watch.left(past, 3640.0), Some(70.0));
+        watch.progress(&steps(30, 100), 3640.0);
+        watch.progress(&steps(40, 100), 3650.0);
+        assert_eq!(watch.left(None, 3650.0), Some(60.0));
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) executors: Executors,
     /// The cache that other machines share, if there is one.
     pub(crate) remote: Option<Arc<Remote>>,
+    /// Whether anybody is to be told how long it will still take.
+    pub(crate) outlook: bool,
 }
 
 /// A run in progress.

@@ -65,13 +65,13 @@ fn finish_reason(ended: Ended) -> &'static str {
     }
 }
 
-/// An image counts as many tokens as it has patches.
+/// An image counts as many tokens as it has patches. How many were known from the conversation before is not told, as OpenAI does in
+/// `prompt_tokens_details.cached_tokens`: that may have been another client's, and whoever guesses how it began would see it.
 fn usage(reply: &Reply) -> Value {
     json!({
         "prompt_tokens": reply.positions,
         "completion_tokens": reply.tokens,
         "total_tokens": reply.positions + reply.tokens,
-        "prompt_tokens_details": {"cached_tokens": reply.reused},
     })
 }
 

@@ -16,10 +16,14 @@ use tokio::{
     time::sleep,
 };
 
+use super::patient::Patient;
+
 /// Connections at a time. Others wait to be accepted.
 const MOST_CONNECTIONS: usize = 256;
 /// How long a client may take to send the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of what it is sent.
+const WRITE_TIME: Duration = Duration::from_mins(1);
 
 /// What ends a server: Ctrl-C and SIGTERM.
 pub(super) struct Signals {
@@ -63,7 +67,8 @@ pub(super) async fn accept(listener: TcpListener, router: &Router, signals: &mut
         let service = TowerToHyperService::new(router.clone());
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME);
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let connection =
+            graceful.watch(builder.serve_connection(TokioIo::new(Patient::new(stream, WRITE_TIME)), service));
         tokio::spawn(async move {
             let _place = place;
             // A client that does wrong or leaves is no fault of the server.

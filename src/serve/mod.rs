@@ -5,6 +5,7 @@ mod answer;
 mod connections;
 mod http;
 mod live;
+mod patient;
 pub(crate) mod request;
 mod worker;
 

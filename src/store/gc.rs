@@ -14,6 +14,7 @@ use super::{
     error::{Result, StoreError},
     files::{entries, modified, remove_all, size},
     mend::SET_ASIDE,
+    work::idle_arrays,
 };
 
 /// Files in `tmp/` that are older than this were left by killed processes.
@@ -109,12 +110,14 @@ impl Store {
             .collect())
     }
 
-    /// Notes, which the next run writes again, what was set aside because it was damaged, and files in `tmp/` that killed processes have left.
+    /// Notes, which the next run writes again, what was set aside because it was damaged, the folders of arrays of jobs that have ended,
+    /// and files in `tmp/` that killed processes have left.
     fn disposable(&self) -> Result<Vec<PathBuf>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_old = |path: &PathBuf| now.as_secs() > modified(path) + TMP_AGE.as_secs();
         let mut paths = entries(&self.root.join("notes"))?;
         paths.extend(entries(&self.root.join("tmp"))?.into_iter().filter(is_old));
+        paths.extend(idle_arrays(&self.root.join("work")));
         let folders = ["locks", "live", "work", "runs"].map(|name| self.root.join(name));
         for folder in entries(&self.root.join("trees"))?.into_iter().chain(folders) {
             let is_set_aside = |path: &PathBuf| path.extension().is_some_and(|ending| ending == SET_ASIDE);

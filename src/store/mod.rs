@@ -8,6 +8,7 @@
 //!   trees/ab/cdef.../       a tree as a folder: hard links to objects, recreated if missing
 //!   receipts/ab/cdef....json what a stage produced, by key
 //!   work/<key>/             a stage in progress: job.json, out/, checkpoint/, metrics.jsonl, log, lock
+//!   work/arrays/            scripts of arrays of jobs, with links to the logs of their stages
 //!   locks/<key>             advisory file locks, held while a stage runs; `gc` is the lock of garbage collection
 //!   live/                   leases: what current runs use
 //!   runs/<id>.json          past runs: the whole pipeline and its results
@@ -75,7 +76,7 @@ pub(crate) use stamp::Stamp;
 pub(crate) use stats::Stats;
 pub(crate) use tree::{TreeFile, TreeRef};
 pub(crate) use verify::VerifyReport;
-pub(crate) use work::{SUBMISSION, Sessions, Work};
+pub(crate) use work::{ARRAYS, SUBMISSION, Sessions, Work, idle_arrays};
 
 /// The cache folder.
 #[derive(Debug, Clone)]

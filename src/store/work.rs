@@ -29,6 +29,13 @@ const SESSIONS: &str = "sessions.json";
 /// knows what is in it; the store keeps everything that such a stage needs.
 pub(crate) const SUBMISSION: &str = "submission.json";
 
+/// The folder of all arrays of jobs, beside the work folders of their stages: in it a folder for each, with a link to the log of each of
+/// its stages.
+pub(crate) const ARRAYS: &str = "arrays";
+
+/// How long the folder of an array is left alone in any case: a runner may be about to fill it.
+const NEW_ARRAY: Duration = Duration::from_hours(1);
+
 /// How long a stage of which nothing is heard is kept for whoever runs it.
 const ABANDONED: Duration = Duration::from_hours(30 * 24);
 
@@ -60,6 +67,24 @@ impl Store {
         self.keep_private_folder(work.path())?;
         Ok(warnings)
     }
+}
+
+/// The folders of arrays of which no stage is at work any more, among those beside the work folders in `works`.
+pub(crate) fn idle_arrays(works: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let is_at_work = |link: &PathBuf| {
+        fs::read_link(link).is_ok_and(|log| log.parent().is_some_and(|work| work.join(SUBMISSION).exists()))
+    };
+    let age = |folder: &PathBuf| {
+        folder.metadata().and_then(|about| about.modified()).map(|at| at.elapsed().unwrap_or_default())
+    };
+    let is_idle =
+        |folder: &PathBuf| age(folder).is_ok_and(|age| age >= NEW_ARRAY) && !entries(folder).iter().any(is_at_work);
+    let mut idle = entries(&works.join(ARRAYS));
+    idle.retain(is_idle);
+    idle
 }
 
 impl Sessions {

@@ -8,6 +8,7 @@ mod kinds;
 mod layout;
 mod log;
 mod run;
+mod scale;
 mod stage;
 mod thumbnails;
 
@@ -20,6 +21,7 @@ pub(crate) use answers::{AnswerRow, AnswerSet, all_rows};
 pub(crate) use changes::{ChangesView, FigureChange, ParameterChange, stages};
 pub(crate) use layout::{BOX, Layout};
 pub(crate) use run::RunSource;
+pub(crate) use scale::{figures, run_of_today};
 pub(crate) use stage::is_open;
 use {kinds::KindView, run::RunView};
 

@@ -18,6 +18,7 @@ use super::{
     curve::{self, Curve},
     kinds::besides_defaults,
     log::{self, LogView},
+    scale,
 };
 use crate::{
     pipeline::StageDecl,
@@ -257,7 +258,8 @@ fn besides_default_runtime(runtime: &Runtime) -> BTreeMap<String, String> {
 impl ResultView {
     fn new(receipt: &Receipt) -> Self {
         let manifest = &receipt.manifest;
-        let figures = receipt.results.iter().map(|(name, value)| FigureView::new(&manifest.kind, name, *value));
+        let figures = scale::figures(receipt);
+        let figures = figures.iter().map(|(name, value)| FigureView::new(&manifest.kind, name, *value));
         Self {
             key: receipt.key(),
             version: manifest.version,

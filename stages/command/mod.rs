@@ -20,7 +20,6 @@ use crate::{
     contract::{
         figure::{Better, Figure},
         input::Input,
-        job,
         keys::{Key, Keys, keys},
         stage::ConfigIssue,
     },
@@ -113,7 +112,7 @@ impl Stage for Command {
     }
 
     fn prepare(work: &Path) -> Result<(), StageError> {
-        process::end_all(&work.join(job::OUT));
+        process::end_all(work);
         Ok(())
     }
 
@@ -127,13 +126,15 @@ impl Stage for Command {
         command.args(config.command.iter().skip(1).map(|word| words.replace(word)));
         command.current_dir(job.output()).env_clear().envs(variables(config, &words));
         // Beside the checkpoint, in which nothing but a checkpoint may be.
-        let [figures, lock] = ["figures.json", LOCK].map(|name| job.checkpoint().with_file_name(name));
+        let checkpoint = job.checkpoint();
+        let work = checkpoint.parent().unwrap_or(&checkpoint);
+        let figures = work.join("figures.json");
         match fs::remove_file(&figures) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StageError::io(&figures)(error)),
             _ => {}
         }
         command.env("IMP_FLOW_FIGURES", &figures);
-        let ended = Running::start(command, &lock, job.output())?.wait(job);
+        let ended = Running::start(command, work)?.wait(job);
         ended.map_err(|error| with_hint(error, config))?;
         check_output(&job.output())?;
         report_figures(job, &figures)

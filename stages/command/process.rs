@@ -1,8 +1,8 @@
 //! The process of a command: started in a group of its own, watched, ended with all that it has started. Independent of what it does.
 //!
-//! Whatever happens to the process of the stage, no two attempts write at once. All processes of a command have the variable with its
-//! output folder, by which they are found and ended, after the command as before the next attempt. The command has a lock of the stage's
-//! folder as its standard input, which tells of one that can't be ended from here.
+//! Whatever happens to the process of the stage, no two attempts write at once. All processes of a command have a variable with the
+//! stage's folder, by which they are found and ended, after the command as before the next attempt, wherever each of them writes its
+//! output. The command has a lock of that folder as its standard input, which tells of one that can't be ended from here.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,11 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 
+use super::LOCK;
 use crate::{Job, StageError, contract::event::Progress};
 
-/// The variable that holds the output folder.
-const OUT: &str = "IMP_FLOW_OUT";
+/// The variable that holds the stage's folder, which is the same for all attempts. That of the output need not be.
+const MARK: &str = "IMP_FLOW_WORK";
 /// How often it is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// How long it may take to end after SIGTERM. Less than a stage may take whose runner was killed.
@@ -38,8 +39,8 @@ const PROGRESS: &str = "imp-flow: progress ";
 pub(super) struct Running {
     child: Child,
     name: String,
-    /// The folder that it writes.
-    out: PathBuf,
+    /// The stage's folder.
+    work: PathBuf,
     /// Whether it has ended by itself.
     ended: bool,
     readers: Vec<JoinHandle<()>>,
@@ -47,19 +48,19 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts `command`, once nothing is left of an earlier attempt.
-    pub(super) fn start(mut command: Command, lock: &Path, out: PathBuf) -> Result<Self, StageError> {
-        command.env(OUT, &out);
-        end_all(&out);
+    /// Starts `command`, once nothing is left of an earlier attempt in the stage's folder `work`.
+    pub(super) fn start(mut command: Command, work: &Path) -> Result<Self, StageError> {
+        command.env(MARK, work);
+        end_all(work);
         let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let held = take_lock(lock, &out)?;
+        let held = take_lock(&work.join(LOCK), work)?;
         let shared = held.try_clone().map_err(|error| cant_start(&name, &error))?;
         command.stdin(Stdio::from(shared)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().map_err(|error| cant_start(&name, &error))?;
         let (sender, progress) = mpsc::channel();
         let readers = [child.stdout.take().map(reader(&sender)), child.stderr.take().map(reader(&sender))];
         let readers = readers.into_iter().flatten().collect();
-        let running = Self { child, name, out, ended: false, readers, progress };
+        let running = Self { child, name, work: work.into(), ended: false, readers, progress };
         Ok(running)
     }
 
@@ -82,7 +83,7 @@ impl Running {
         signal_group(self.child.id(), Signal::KILL);
         self.ended = true;
         let status = self.child.wait().map_err(|error| cant_start(&self.name, &error))?;
-        end_all(&self.out);
+        end_all(&self.work);
         if asked.is_some() {
             return Err(StageError::Cancelled);
         }
@@ -111,17 +112,17 @@ impl Drop for Running {
         if !self.ended {
             signal_group(self.child.id(), Signal::KILL);
             let _ = self.child.wait();
-            end_all(&self.out);
+            end_all(&self.work);
         }
     }
 }
 
-/// Ends all processes that a command for the output folder `out` has started, also those that have left its group. They are known by
+/// Ends all processes that commands of the stage in the folder `work` have started, also those that have left its group. They are known by
 /// the variable that it was given; where the system doesn't show the environment of processes, there are none.
-pub(super) fn end_all(out: &Path) {
+pub(super) fn end_all(work: &Path) {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        let running = running_for(out);
+        let running = running_for(work);
         if running.is_empty() {
             return;
         }
@@ -133,8 +134,8 @@ pub(super) fn end_all(out: &Path) {
     }
 }
 
-fn running_for(out: &Path) -> Vec<Pid> {
-    let mark = [OUT.as_bytes(), b"=", out.as_os_str().as_bytes()].concat();
+fn running_for(work: &Path) -> Vec<Pid> {
+    let mark = [MARK.as_bytes(), b"=", work.as_os_str().as_bytes()].concat();
     let is_marked = |process: &Path| {
         let environment = std::fs::read(process.join("environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|variable| variable == mark)
@@ -173,7 +174,7 @@ fn check(name: &str, status: ExitStatus) -> Result<(), StageError> {
 }
 
 /// Takes the lock of the folder's commands. What an earlier attempt has left is ended.
-fn take_lock(path: &Path, out: &Path) -> Result<File, StageError> {
+fn take_lock(path: &Path, work: &Path) -> Result<File, StageError> {
     let open = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
     let file = open.map_err(StageError::io(path))?;
     let start = Instant::now();
@@ -181,7 +182,7 @@ fn take_lock(path: &Path, out: &Path) -> Result<File, StageError> {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {
-                end_all(out);
+                end_all(work);
                 thread::sleep(TICK);
             }
             Err(TryLockError::WouldBlock) => {

@@ -122,13 +122,16 @@ fn a_command_that_is_stopped_ends_with_what_it_has_started() {
 #[test]
 fn what_an_earlier_attempt_has_left_is_ended_first() {
     let root = tempfile::tempdir().unwrap();
-    let (out, lock) = (root.path().join("work/out"), root.path().join("work/process"));
-    fs::create_dir_all(&out).unwrap();
+    let (work, node) = (root.path().join("work"), root.path().join("node"));
+    fs::create_dir_all(work.join("out")).unwrap();
+    fs::create_dir_all(&node).unwrap();
+    // It wrote on the disk of a node, where each attempt has another folder, and what it read lies in the stage's.
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "while true; do date +%N > alive; sleep 0.05; done"]).current_dir(&out);
+    command.args(["-c", "while true; do date +%N > ../work/out/alive; sleep 0.05; done"]).current_dir(&node);
+    command.env("IMP_FLOW_OUT", &node);
     // As when the process of the stage is killed: nothing is dropped.
-    std::mem::forget(Running::start(command, &lock, out.clone()).unwrap());
-    while fs::read(out.join("alive")).unwrap_or_default().is_empty() {
+    std::mem::forget(Running::start(command, &work).unwrap());
+    while fs::read(work.join("out/alive")).unwrap_or_default().is_empty() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let done = shell(root.path(), "echo new > alive; sleep 0.3").done();

@@ -23,6 +23,7 @@ use super::{
     executor::{Executor, SlurmOptions},
     input::Input,
     keys::{Key, Keys, keys, with_table},
+    output::Output,
     tensorboard::EventFile,
 };
 
@@ -147,7 +148,7 @@ impl<F: Fn(Event) + Send + Sync> Sink for F {
 /// A running stage's view of the world.
 pub struct Job {
     spec: JobSpec,
-    output: PathBuf,
+    output: Output,
     sink: Box<dyn Sink>,
     cancel: Arc<AtomicBool>,
     metrics: Mutex<Option<Metrics>>,
@@ -165,13 +166,13 @@ type Line = serde_json::Map<String, serde_json::Value>;
 impl Job {
     /// A job that reports to `sink` and stops soon after `cancel` becomes true.
     pub fn new(spec: JobSpec, sink: Box<dyn Sink>, cancel: Arc<AtomicBool>) -> Self {
-        Self { output: spec.work.join(OUT), spec, sink, cancel, metrics: Mutex::new(None) }
+        Self { output: Output::new(spec.work.join(OUT), false), spec, sink, cancel, metrics: Mutex::new(None) }
     }
 
-    /// The same job with its output in another folder, which exists and is empty.
+    /// The same job with its output in another folder, which exists and is empty, until it is complete.
     #[must_use]
-    pub fn with_output(self, output: PathBuf) -> Self {
-        Self { output, ..self }
+    pub fn with_output(self, folder: PathBuf) -> Self {
+        Self { output: Output::new(folder, true), ..self }
     }
 
     /// The folder of a required input.
@@ -236,7 +237,7 @@ impl Job {
 
     /// The output folder: exists and is empty at the start.
     pub fn output(&self) -> PathBuf {
-        self.output.clone()
+        self.output.folder().to_path_buf()
     }
 
     /// A folder that outlives a crash; empty on the first try.
@@ -249,15 +250,20 @@ impl Job {
     /// # Errors
     /// If it can be neither linked nor copied.
     pub fn link_into_output(&self, file: &Path, relative: impl AsRef<Path>) -> Result<(), StageError> {
-        let target = self.output().join(relative);
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent).map_err(StageError::io(parent))?;
-        }
-        let file = std::fs::canonicalize(file).map_err(StageError::io(file))?;
-        if std::fs::hard_link(&file, &target).is_ok() {
-            return Ok(());
-        }
-        std::fs::copy(&file, &target).map(drop).map_err(StageError::io(&target))
+        self.output.link(file, relative.as_ref())
+    }
+
+    /// Moves a complete file, such as one from the checkpoint, into the output folder, which may be on another disk.
+    ///
+    /// # Errors
+    /// If it can't be moved.
+    pub fn move_into_output(&self, file: &Path, relative: impl AsRef<Path>) -> Result<(), StageError> {
+        self.output.take(file, relative.as_ref())
+    }
+
+    /// Files that are in an output folder given by [`Job::with_output`] as symbolic links only, by their paths in it.
+    pub fn linked(&self) -> BTreeMap<PathBuf, PathBuf> {
+        self.output.linked()
     }
 
     /// The seed of the stage.

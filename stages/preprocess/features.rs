@@ -70,8 +70,7 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
         job.progress(Progress::new(numbers.end, images, "images"));
     }
     drop(file);
-    let finished = job.output().join(FEATURES);
-    std::fs::rename(&unfinished, &finished).map_err(StageError::io(&finished))?;
+    job.move_into_output(&unfinished, FEATURES)?;
     let mut meta = set.meta().clone();
     meta.features =
         Some(FeatureMeta { patches, width, mm_vision_select_layer: select_layer, precision: config.precision });

@@ -100,13 +100,17 @@ fn a_command_at_the_end_is_told_how_the_run_ended() {
 
 #[test]
 fn a_command_at_the_end_that_hangs_is_ended_with_the_run() {
-    let space = Space::new();
-    space.write("p.toml", DIAMOND);
-    let mut run = space.start(&["run", "p.toml", "--on-end", "echo $$ > begun; sleep 600; echo done > done"]);
-    wait_for("the command", || fs::read_to_string(space.path("begun")).ok()?.ends_with('\n').then_some(()));
-    signal("INT", run.id());
-    assert!(run.wait().unwrap().success(), "the run itself was done");
-    assert!(!space.path("done").exists());
+    for name in ["INT", "TERM", "HUP"] {
+        let space = Space::new();
+        space.write("p.toml", DIAMOND);
+        let mut run = space.start(&["run", "p.toml", "--on-end", "echo $$ > begun; sleep 600; echo done > done"]);
+        let command =
+            wait_for("the command", || fs::read_to_string(space.path("begun")).ok()?.trim().parse::<u32>().ok());
+        signal(name, run.id());
+        assert!(run.wait().unwrap().success(), "the run itself was done");
+        assert!(!space.path("done").exists());
+        assert!(!std::path::Path::new(&format!("/proc/{command}")).exists(), "SIG{name} has left it");
+    }
 }
 
 #[test]

@@ -34,6 +34,26 @@ fn what_is_not_read_of_a_script_is_said() {
 }
 
 #[test]
+fn the_gpus_of_one_machine_become_those_of_the_stage() {
+    let space = Space::new();
+    let script = "cat > other.sh <<EOF\npython train.py --model_name_or_path other\nEOF\n\
+                  deepspeed --num_nodes 2 --num_gpus 4 train.py --model_name_or_path m --data_path d.json\n";
+    space.write("t.sh", script);
+    let output = space.succeed(&["import", "llava", "t.sh"]);
+    for line in [
+        "global_batch_size = 64  # 8 on each of 8 GPUs, 1 accumulated",
+        "runtime.gpus = 4  # fewer give the same result",
+    ] {
+        assert!(output.stdout.lines().any(|found| found == line), "{line} is not in\n{}", output.stdout);
+    }
+    assert!(output.stderr.contains("8 GPUs of several machines: a stage has those of one, 4"), "{}", output.stderr);
+    assert!(output.stderr.contains("line 1: what follows is text for a program"), "{}", output.stderr);
+    let assumed =
+        space.write("u.sh", "python train.py --model_name_or_path m --data_path d").run(&["import", "llava", "u.sh"]);
+    assert!(!assumed.stdout.contains("runtime.gpus"), "nobody has said it: {}", assumed.stdout);
+}
+
+#[test]
 fn a_clip_is_downloaded_as_it_is_published() {
     let space = Space::new();
     space.write(
@@ -64,6 +84,7 @@ fn a_script_becomes_a_pipeline_that_can_be_planned() {
         "mode = \"lora\"",
         "projector_learning_rate = 3e-5",
         "global_batch_size = 96  # 4 on each of 3 GPUs, 8 accumulated",
+        "runtime.gpus = 3  # fewer give the same result",
         "epochs = 2",
         "learning_rate = 0.0001",
         "weight_decay = 0.0",

@@ -19,6 +19,7 @@ mod newcomer;
 mod page;
 mod pipeline;
 mod questions;
+mod recipes;
 mod remote;
 mod runner;
 mod secrets;

@@ -28,7 +28,7 @@ fn a_past_run_is_repeated_from_its_record() {
     let compare = space.succeed(&["compare", "paper", rows[1].split(' ').next().unwrap()]).stdout;
     assert!(compare.lines().next().unwrap().starts_with("point ") && compare.contains("a.text"), "{compare}");
     assert!(
-        compare.contains("stages.b.text") && compare.contains("  other  ") && compare.contains("changed "),
+        compare.contains("stages.b.text") && compare.contains("  other\n") && compare.contains("changed "),
         "{compare}"
     );
     let unknown = space.run(&["run", "--from-run", "papre"]);

@@ -174,6 +174,52 @@ fn ctrl_c_saves_what_runs_and_cancels_what_waits() {
 }
 
 #[test]
+fn ctrl_c_is_heard_while_sbatch_does_not_answer() {
+    for (file, jobs) in [("slow", 1), ("mute", 0)] {
+        let cluster = Cluster::with_steps(60);
+        cluster.space.write(&format!("fake/{file}"), "");
+        let runner = cluster.start(&["run", "p.toml"]);
+        wait_for("the call", || cluster.fake(if file == "slow" { "1.process" } else { "calls" }));
+        signal("INT", runner.id());
+        let (code, text) = stderr(runner);
+        assert!(code == Some(130) && text.contains("`sbatch` has not answered"), "{text}");
+        fs::remove_file(cluster.space.path("fake").join(file)).unwrap();
+        // What Slurm has made of it all the same stops, and the next run goes on from there.
+        if file == "slow" {
+            wait_for("the end of the job", || cluster.fake("1.state").filter(|state| state.starts_with("FAILED")));
+        }
+        let again = cluster.succeed(&["run", "p.toml"]).stderr;
+        assert_eq!((cluster.jobs(), again.contains("submitted it as job 1")), (jobs + 1, file == "slow"), "{again}");
+    }
+}
+
+#[test]
+fn what_accounting_knows_is_used_and_its_failures_are_said_once() {
+    let cluster = Cluster::with_steps(2);
+    cluster.space.write("fake/slow", "");
+    let mut runner = cluster.start(&["run", "p.toml"]);
+    cluster.forget("1");
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    fs::remove_file(cluster.space.path("fake/slow")).unwrap();
+    cluster.space.write("fake/accounting", "");
+    let found = cluster.succeed(&["run", "p.toml"]).stderr;
+    assert!(found.contains("submitted it as job 1: following that") && !found.contains("sacct"), "{found}");
+
+    let cluster = Cluster::with_steps(2);
+    cluster.space.write("fake/accounting", "sacct: error: slurmdbd: Connection refused\n");
+    cluster.space.write("fake/mute", "");
+    let mut runner = cluster.start(&["run", "p.toml"]);
+    wait_for("the call", || cluster.fake("calls"));
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    fs::remove_file(cluster.space.path("fake/mute")).unwrap();
+    let failed = cluster.succeed(&["run", "p.toml"]).stderr;
+    assert_eq!(failed.matches("sacct does not answer").count(), 1, "{failed}");
+    assert!(failed.contains("are unknown: slurmdbd: Connection refused"), "{failed}");
+}
+
+#[test]
 fn a_detached_runner_is_a_job_that_submits_the_stages() {
     let cluster = Cluster::with_steps(3);
     cluster.space.write(
@@ -194,6 +240,14 @@ fn a_detached_runner_is_a_job_that_submits_the_stages() {
     let refused = cluster.run(&["run", "p.toml", "--detach", "--set", "stages.a.steps=4"]);
     let words = "error: Slurm refused the runner: Invalid partition name specified\nit asks for partition cpu\n  help: change `partition`";
     assert!(refused.code == Some(2) && refused.stderr.contains(words), "{}", refused.stderr);
+    // Perhaps it is there.
+    cluster
+        .space
+        .write("fake/refuse", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n");
+    let unheard = cluster.run(&["run", "p.toml", "--detach", "--set", "stages.a.steps=4"]);
+    let words = "Slurm has not said whether it took the runner: Batch job submission failed: Socket timed out on send/recv operation\n  \
+                 help: if `squeue --me` lists a job imp-flow-p, the run goes on there; otherwise";
+    assert!(unheard.code == Some(2) && unheard.stderr.contains(words), "{}", unheard.stderr);
 }
 
 #[test]

@@ -40,6 +40,11 @@ fn points_share_common_stages() {
     // Values on the command line replace those in the file.
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "vars.rate=3,4"]), ["c@rate=4", "d@rate=4"]);
     assert_eq!(ran(&space, &["sweep", "p.toml", "--set", "stages.b.text=b,x", "--set", "vars.rate=1"]).len(), 2);
+    // What is the same in all points tells none from another.
+    let same = space.succeed(&["compare"]).stdout;
+    assert!(!same.lines().next().unwrap().contains("d.score"), "{same}");
+    assert!(same.ends_with("\n\nd.score is 1 in all (--all: as columns)\n"), "{same}");
+    assert!(space.succeed(&["compare", "--all"]).stdout.lines().next().unwrap().contains("d.score"));
     // A point that shares all stages with another.
     let why = space.succeed(&["why", "d", "--point", "text=x"]).stdout;
     assert!(why.starts_with("d@text=x is cached\n"), "{why}");

@@ -10,7 +10,7 @@ use std::{
 use super::{
     flags::{DEFAULTS, Meaning, TEMPLATES, meaning},
     script::{Call, Flag},
-    values::{devices_of, in_comment, is_repository, missing, quoted, toml_value},
+    values::{Devices, devices_of, in_comment, is_repository, missing, quoted, toml_value},
 };
 
 /// GPUs that LLaVA's scripts are written for.
@@ -31,9 +31,13 @@ pub(super) fn write(call: &Call, script: &str, name: &str, devices: Option<usize
     }
     for (word, line) in &call.unread {
         let word = word.escape_debug();
-        writer
-            .remarks
-            .push(format!("line {line}: `{word}` is not understood: the flags in it are missing, write them out"));
+        let text = format!("line {line}: `{word}` is not understood: the flags in it are missing, write them out");
+        writer.remarks.push(text);
+    }
+    for line in &call.texts {
+        writer.remarks.push(format!(
+            "line {line}: what follows is text for a program, and names a training: it is not read as one"
+        ));
     }
     for line in &call.others {
         writer
@@ -252,17 +256,25 @@ impl Writer<'_> {
     fn batch(&mut self, devices: Option<usize>) {
         let each = self.whole("per_device_train_batch_size", 1_usize);
         let steps = self.whole("gradient_accumulation_steps", 1_usize);
-        let said = devices.or_else(|| devices_of(&self.call.launcher));
-        let devices = said.unwrap_or(USUAL_DEVICES);
+        let by_launcher = devices_of(&self.call.launcher);
+        // Who says another number means that of one machine.
+        let said = devices.map(|all| Devices { all, of_a_node: all }).or(by_launcher);
+        let devices = said.map_or(USUAL_DEVICES, |devices| devices.all);
         let guess = if said.is_none() { " (assumed: --devices N says it)" } else { "" };
         let size = each.saturating_mul(steps).saturating_mul(devices);
         self.line(format!(
             "global_batch_size = {size}  # {each} on each of {devices} GPUs{guess}, {steps} accumulated"
         ));
-        if said.is_none() {
+        let Some(Devices { all, of_a_node }) = said else {
             let text =
                 format!("the script does not say on how many GPUs it runs: {devices} are assumed; --devices N says it");
-            self.remarks.push(text);
+            return self.remarks.push(text);
+        };
+        self.line(format!("runtime.gpus = {of_a_node}  # fewer give the same result"));
+        if all > of_a_node {
+            self.remarks.push(format!(
+                "the script trains on {all} GPUs of several machines: a stage has those of one, {of_a_node}, and takes the steps of the same size"
+            ));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reads a training script of bash as far as it starts a training program: its flags, with variables filled in. Nothing of a script
 //! is ever run, so what only running would tell stays as it is written. Unaware of what flags mean.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
 /// The call of a training program.
 #[derive(Debug, Default)]
@@ -16,6 +16,8 @@ pub(super) struct Call {
     pub(super) unread: Vec<Word>,
     /// Lines of further calls of training programs.
     pub(super) others: Vec<usize>,
+    /// Lines after which a text for a program follows that names a training.
+    pub(super) texts: Vec<usize>,
 }
 
 /// A flag of the program.
@@ -40,7 +42,8 @@ pub(super) fn read(text: &str, given: &BTreeMap<String, String>) -> Option<Call>
     let mut variables = given.clone();
     let mut found: Option<Call> = None;
     let (mut lost, mut others) = (Vec::new(), Vec::new());
-    for command in commands(text) {
+    let (commands, texts) = commands(text);
+    for command in commands {
         let words: Vec<Word> = command.iter().flat_map(|word| filled_in(word, &variables)).collect();
         if found.is_some() {
             others.extend(words.iter().find(|(word, _)| is_training(word)).map(|(_, line)| *line));
@@ -61,7 +64,7 @@ pub(super) fn read(text: &str, given: &BTreeMap<String, String>) -> Option<Call>
             }
         }
     }
-    found.map(|call| Call { lost, others, ..call })
+    found.map(|call| Call { lost, others, texts, ..call })
 }
 
 /// Whether a word is the path of a program like `llava/train/train_mem.py`.
@@ -115,10 +118,13 @@ fn flags(words: &[Word]) -> (Vec<Flag>, Vec<Word>) {
     (flags, unread)
 }
 
-/// The simple commands of a script, as words with quotes as written. Constructs of the shell are words like others.
-fn commands(text: &str) -> Vec<Vec<Word>> {
+/// The simple commands of a script, as words with quotes as written, and the lines before texts that name a training. Constructs of the
+/// shell are words like others.
+fn commands(text: &str) -> (Vec<Vec<Word>>, Vec<usize>) {
     let (mut commands, mut command, mut word) = (Vec::new(), Vec::new(), String::new());
     let (mut line, mut began, mut quote) = (1, 1, None);
+    // Where the commands of this line begin.
+    let (mut first, mut texts) = (0, Vec::new());
     let mut letters = text.chars().peekable();
     while let Some(c) = letters.next() {
         let ends_word = quote.is_none() && (c.is_whitespace() || ";&|".contains(c));
@@ -159,13 +165,66 @@ fn commands(text: &str) -> Vec<Vec<Word>> {
             }
         }
         line += usize::from(c == '\n');
+        if c == '\n' && ends_word {
+            for end in commands[first..].iter().flat_map(|command| documents(command)) {
+                let (lines, names_training) = skip_document(&mut letters, &end);
+                texts.extend(names_training.then_some(line - 1));
+                line += lines;
+            }
+            first = commands.len();
+        }
     }
     if !word.is_empty() {
         command.push((word, began));
     }
     commands.push(command);
     commands.retain(|command| !command.is_empty());
-    commands
+    (commands, texts)
+}
+
+/// Programs that run the text that they are given.
+const RUN_TEXT: [&str; 9] = ["bash", "sh", "zsh", "dash", "ksh", "sbatch", "srun", "ssh", "salloc"];
+
+/// The end of a text that follows a line: `<<END`.
+struct End {
+    word: String,
+    /// Whether tabs before it count for nothing: `<<-END`.
+    indented: bool,
+}
+
+/// The ends of the texts that a command is given and does not run.
+fn documents(command: &[Word]) -> Vec<End> {
+    let is_run = |(word, _): &Word| RUN_TEXT.contains(&word.rsplit('/').next().unwrap_or_default());
+    if command.iter().any(is_run) {
+        return Vec::new();
+    }
+    let end = |(at, (word, _)): (usize, &Word)| {
+        let (before, after) = word.split_once("<<")?;
+        // `<<<` is followed by a word, and in `$((1<<2))` it has another meaning.
+        if after.starts_with('<') || !before.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/-".contains(&byte))
+        {
+            return None;
+        }
+        let (after, indented) = after.strip_prefix('-').map_or((after, false), |after| (after, true));
+        let word = if after.is_empty() { command.get(at + 1)?.0.as_str() } else { after };
+        Some(End { word: word.replace(['\'', '"', '\\'], ""), indented })
+    };
+    command.iter().enumerate().filter_map(end).collect()
+}
+
+/// Skips a text up to its end. How many lines that were, and whether one names a training program.
+fn skip_document(letters: &mut Peekable<Chars<'_>>, end: &End) -> (usize, bool) {
+    let (mut lines, mut names_training) = (0, false);
+    while letters.peek().is_some() {
+        let text: String = letters.by_ref().take_while(|c| *c != '\n').collect();
+        lines += 1;
+        let text = text.trim_end_matches('\r');
+        if (if end.indented { text.trim_start_matches('\t') } else { text }) == end.word {
+            break;
+        }
+        names_training |= text.split_whitespace().any(is_training);
+    }
+    (lines, names_training)
 }
 
 /// A word without its quotes and with variables filled in. A variable that is not known stays as it is written.
@@ -269,6 +328,25 @@ mod tests {
         let call = call("python train.py --a 1 \\\n  # --b 2 \\\n  --c 3 \\\n  --d 4\n");
         assert_eq!(pairs(&call), [("a", "1", 1)]);
         assert_eq!(call.lost, [3]);
+    }
+
+    #[test]
+    fn a_text_for_a_program_starts_no_training() {
+        let call = call(concat!(
+            "cat > run.sh <<'EOF' && echo \"<<X\"\npython train.py --a 1\nEOF \nEOF\n",
+            "cat <<-\"END\" <<B\n\tx train.py\n\tEND\nb '\nB\n",
+            "n=$((1<<2)) m=$(cat <<< word)\n",
+            "python train.py --b 2\n",
+        ));
+        assert_eq!(pairs(&call), [("b", "2", 11)]);
+        assert_eq!(call.texts, [1, 5]);
+        // One that a shell is given does.
+        let given =
+            super::read("sbatch <<EOF\n#!/bin/bash\ndeepspeed train.py --c 3\nEOF\n", &BTreeMap::new()).unwrap();
+        assert_eq!(pairs(&given), [("c", "3", 3)]);
+        for odd in ["cat <<", "cat <<EOF\nx", "<<\n", "cat <<''\n\n", "cat <<A <<A\nA"] {
+            assert!(super::read(odd, &BTreeMap::new()).is_none());
+        }
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::{ffi::OsString, path::Path, time::Duration};
 
 use super::{
     call::call,
+    refusal::Refusal,
+    request::Request,
+    shell::{escaped, plain, quoted},
     submission::JobId,
-    submit::{Request, escaped, meaning, plain, quoted},
 };
 use crate::machine::Cluster;
 
@@ -33,16 +35,20 @@ pub(crate) async fn detach(
         save: AHEAD,
     };
     let signal = format!("B:USR1@{}", request.save_seconds());
-    let mut all = request.arguments(&format!("imp-flow-{}", plain(name)), &escaped(log), &signal);
+    let name = format!("imp-flow-{}", plain(name));
+    let mut all = request.arguments(&name, &escaped(log), &signal);
     all.push(format!("--wrap={}", String::from_utf8_lossy(&script(program, arguments))));
-    let help = "`squeue --me` shows whether it was submitted all the same";
-    let answer = call("sbatch", &all, &[]).await.map_err(|why| (why, help.into()))?;
-    if let Some(job) = answer.job() {
-        return Ok(job);
-    }
-    let errors = answer.errors.trim().replace("Batch job submission failed: ", "").replace('\n', "; ");
-    let remedy = format!("{}; [slurm.runner] holds for the runner alone", meaning(&errors));
-    Err((format!("Slurm refused the runner: {errors}\nit asks for {}", request.asked()), remedy))
+    let answer = call("sbatch", &all, &[]).await.map_err(Refusal::Unheard);
+    answer.and_then(|answer| answer.job()).map_err(|refusal| match refusal {
+        Refusal::Unheard(why) => (
+            format!("Slurm has not said whether it took the runner: {why}"),
+            format!("if `squeue --me` lists a job {name}, the run goes on there; otherwise run the same command again"),
+        ),
+        refused => {
+            let (message, help) = refused.words("the runner", &request.asked());
+            (message, format!("{}; [slurm.runner] holds for the runner alone", help.unwrap_or_default()))
+        }
+    })
 }
 
 /// What the job runs. Before its time is over it is queued again, and then follows the jobs that it has left.

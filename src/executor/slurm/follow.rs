@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use super::{
     Slurm,
+    ask::{exit_code, scancel},
     ending::{End, Ended, Said},
-    queue::{Status, exit_code, scancel},
+    queue::Status,
     state::{Hindrance, Seen},
     submission::{JobId, Submission},
     tail::Tail,
@@ -228,7 +229,7 @@ impl<'a> Follower<'a> {
 }
 
 /// Waits for a signal that differs from the one that was sent last.
-async fn changed(stop: &mut watch::Receiver<StopSignal>, sent: StopSignal) -> StopSignal {
+pub(super) async fn changed(stop: &mut watch::Receiver<StopSignal>, sent: StopSignal) -> StopSignal {
     match stop.wait_for(|now| *now != sent).await.map(|now| *now) {
         Ok(signal) => signal,
         // No more signals can come.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{call::call, state::Seen, submission::JobId};
+use super::{ask::states, state::Seen, submission::JobId};
 
 /// The shortest time between two questions, for jobs of which nothing is known yet.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -127,85 +127,4 @@ impl Queue {
             }
         }
     }
-}
-
-/// The states of jobs: those of the last minutes from `squeue`, older ones from `sacct` where there is one.
-async fn states(cluster: Option<&str>, jobs: &[JobId]) -> Result<BTreeMap<JobId, Seen>, String> {
-    let mut found = squeue(cluster, &format!("--jobs={}", list(jobs))).await?;
-    let missing: Vec<JobId> = jobs.iter().filter(|job| !found.contains_key(job)).cloned().collect();
-    if !missing.is_empty() {
-        found.extend(sacct(cluster, &format!("--jobs={}", list(&missing))).await);
-    }
-    Ok(found)
-}
-
-fn list(jobs: &[JobId]) -> String {
-    jobs.iter().map(JobId::of_slurm).collect::<Vec<_>>().join(",")
-}
-
-fn on(cluster: Option<&str>) -> Option<String> {
-    cluster.map(|name| format!("--clusters={name}"))
-}
-
-fn read(text: &str, cluster: Option<&str>) -> BTreeMap<JobId, Seen> {
-    let of_cluster = |(job, seen)| (JobId { cluster: cluster.map(Into::into), ..job }, seen);
-    text.lines().filter_map(Seen::parse).map(of_cluster).collect()
-}
-
-async fn squeue(cluster: Option<&str>, which: &str) -> Result<BTreeMap<JobId, Seen>, String> {
-    // `--array`: a line for each element of an array, also of those that wait.
-    let mut arguments =
-        ["--noheader", "--array", "--states=all", "--format=%i|%T|%r|%N", which].map(String::from).to_vec();
-    arguments.extend(on(cluster));
-    let answer = call("squeue", &arguments, &[]).await?;
-    // How it says that it has forgotten the only job that it was asked for.
-    if answer.ok || answer.errors.contains("Invalid job id") {
-        Ok(read(&answer.out, cluster))
-    } else {
-        Err(answer.errors)
-    }
-}
-
-/// Nothing where accounting is not set up.
-async fn sacct(cluster: Option<&str>, which: &str) -> BTreeMap<JobId, Seen> {
-    let format = "--format=JobID,State%40,Reason,NodeList";
-    // Without a beginning, only jobs of today are searched.
-    let mut arguments =
-        ["--allocations", "--array", "--noheader", "--parsable2", "--starttime=now-60days", format, which]
-            .map(String::from)
-            .to_vec();
-    arguments.extend(on(cluster));
-    match call("sacct", &arguments, &[]).await {
-        Ok(answer) if answer.ok => read(&answer.out, cluster),
-        _ => BTreeMap::new(),
-    }
-}
-
-/// The job of this name and this place in an array, if Slurm has one.
-pub(super) async fn by_name(name: &str, element: Option<u32>) -> Result<Option<JobId>, String> {
-    let which = format!("--name={name}");
-    let found = squeue(None, &which).await?;
-    let found = if found.is_empty() { sacct(None, &which).await } else { found };
-    Ok(found.into_keys().find(|job| job.element == element))
-}
-
-/// The exit code of a job that has ended and the signal that ended it, if Slurm still knows them.
-pub(super) async fn exit_code(job: &JobId) -> Option<(i32, i32)> {
-    let mut arguments = vec!["show".to_string(), "job".into(), "--oneliner".into(), job.of_slurm()];
-    arguments.extend(on(job.cluster.as_deref()));
-    let answer = call("scontrol", &arguments, &[]).await.ok().filter(|answer| answer.ok)?;
-    let code = answer.out.split_whitespace().find_map(|word| word.strip_prefix("ExitCode="))?;
-    let (code, signal) = code.split_once(':')?;
-    Some((code.parse().ok()?, signal.parse().ok()?))
-}
-
-/// Ends a job, or with `more` does to it what that says.
-pub(super) async fn scancel(job: &JobId, more: &[&str]) -> Result<(), String> {
-    let mut arguments: Vec<String> = more.iter().map(ToString::to_string).collect();
-    arguments.extend(on(job.cluster.as_deref()));
-    arguments.push(job.of_slurm());
-    let answer = call("scancel", &arguments, &[]).await?;
-    // A job that has ended already is as good.
-    let ended = ["Invalid job id", "already completing or completed"];
-    if answer.ok || ended.iter().any(|words| answer.errors.contains(words)) { Ok(()) } else { Err(answer.errors) }
 }

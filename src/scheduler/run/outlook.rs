@@ -10,7 +10,6 @@ use imp_stages::contract::{device::Device, event::Event};
 use super::{
     super::{
         RunEvent,
-        event::Start,
         remaining::{Open, Past, Watch, remaining},
         step::StepEvent,
     },
@@ -43,19 +42,11 @@ impl Run<'_, '_> {
     pub(super) fn watch(&mut self, stage: usize, event: &StepEvent) {
         let now = self.clock.start.elapsed().as_secs_f64();
         match event {
-            StepEvent::Running { before, start, .. } => {
-                let mut watch = Watch::new(*before);
-                if *start == Start::Here {
-                    watch.begin(now);
-                }
-                self.clock.watches.insert(stage, watch);
-            }
-            StepEvent::Stage(event) => {
-                let watch = self.clock.watches.entry(stage).or_default();
-                watch.begin(now);
-                if let Event::Progress(progress) = event {
-                    watch.progress(progress, now);
-                }
+            StepEvent::Running { before, .. } => drop(self.clock.watches.insert(stage, Watch::new(*before))),
+            // Anything else may be said of a job that waits in a queue.
+            StepEvent::Stage(Event::Started { .. }) => self.clock.watches.entry(stage).or_default().begin(now),
+            StepEvent::Stage(Event::Progress(progress)) => {
+                self.clock.watches.entry(stage).or_default().progress(progress, now);
             }
             _ => {}
         }
@@ -63,11 +54,14 @@ impl Run<'_, '_> {
 
     /// Tells how far the run is, once a stage has been started.
     pub(super) fn report_outlook(&mut self) {
+        if !self.options.outlook || self.running.is_empty() {
+            return;
+        }
         let selection = &self.options.selection;
         let order = self.planner.graph.order();
         let chosen: Vec<usize> = order.iter().copied().filter(|stage| selection.includes(*stage)).collect();
         let open: Vec<usize> = chosen.iter().copied().filter(|stage| self.board.is_open(*stage)).collect();
-        if self.running.is_empty() || open.is_empty() {
+        if open.is_empty() {
             return;
         }
         let done = chosen.iter().filter(|stage| self.board.done(**stage).is_some()).count();

@@ -234,7 +234,8 @@ fn put(
         return unpack(job, part, name, format, parent);
     }
     check_free(&target, name)?;
-    fs::rename(part, &target).or_else(|_| fs::copy(part, &target).map(drop)).map_err(StageError::io(&target))?;
+    let relative = target.strip_prefix(job.output()).unwrap_or(&target);
+    job.move_into_output(part, relative)?;
     Ok(Unpacked::default())
 }
 

@@ -26,8 +26,8 @@ fn points_that_are_ready_together_are_one_array_and_each_is_followed_by_itself()
         assert_eq!(cluster.fake(&format!("1_{element}.state")).unwrap(), "COMPLETED|None|n7");
         assert!(output.stderr.contains(&format!(": job 1_{element}: submitted")), "{}", output.stderr);
     }
-    let (calls, questions) = (cluster.fake("calls").unwrap(), cluster.fake("questions").unwrap());
-    assert!(calls.lines().count() <= 5, "one for four stages `a`, and at most one for each `b`: {calls}");
+    let questions = cluster.fake("questions").unwrap();
+    assert!(cluster.calls() <= 5, "one for four stages `a`, and at most one for each `b`: {}", cluster.calls());
     assert!(questions.lines().count() < 30, "{questions}");
     // The same results as here, and each log is that of its own stage.
     let there = cluster.space.digests("p");
@@ -54,6 +54,8 @@ fn elements_outlive_their_runner_and_one_that_dies_while_it_submits() {
     for element in 0..3 {
         cluster.wait_for_status(&format!("job 1_{element}: RUNNING"));
     }
+    let look_ups = cluster.fake("look-ups").unwrap();
+    assert_eq!(look_ups.lines().count(), 1, "all were looked for in one question: {look_ups}");
     // Now it does.
     runner.kill().unwrap();
     runner.wait().unwrap();
@@ -106,12 +108,64 @@ fn ctrl_c_reaches_all_elements() {
     }
 }
 
+/// A sweep whose points take so many steps each.
+fn uneven(steps: [usize; 2]) -> Cluster {
+    let cluster = Cluster::new();
+    let stage = "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nstep_ms = 100\nruntime = { cpus = 1 }\n";
+    cluster.space.write("p.toml", format!("{stage}[sweep]\n\"stages.a.steps\" = {steps:?}\n"));
+    cluster
+}
+
 #[test]
-fn where_arrays_are_refused_stages_are_submitted_one_by_one() {
-    let cluster = sweep(2, 1);
-    cluster.space.write("fake/no-arrays", "");
-    let output = cluster.succeed(&["sweep", "p.toml"]);
-    assert!(output.stdout.contains("p is done: 4 ran, 0 cached"), "{}", output.stdout);
-    assert_eq!(cluster.jobs(), 4);
-    assert_eq!(fs::read_dir(cluster.space.path("cache/work/arrays")).unwrap().count(), 0);
+fn an_element_that_ended_and_was_forgotten_while_another_goes_on_is_not_made_again() {
+    for accounting in [true, false] {
+        let cluster = uneven([1, 60]);
+        cluster.space.write("fake/slow", "");
+        let mut runner = cluster.start(&["sweep", "p.toml"]);
+        wait_for("the element", || cluster.fake("1_1.process"));
+        runner.kill().unwrap();
+        runner.wait().unwrap();
+        fs::remove_file(cluster.space.path("fake/slow")).unwrap();
+        cluster.forget("1_0");
+        if accounting {
+            cluster.space.write("fake/accounting", "");
+        }
+        let output = cluster.succeed(&["sweep", "p.toml"]);
+        let found =
+            if accounting { "submitted it as job 1_0: following" } else { "a job of an earlier run has done it" };
+        assert!(output.stderr.contains(found), "{}", output.stderr);
+        assert!(output.stderr.contains("submitted it as job 1_1: following"), "{}", output.stderr);
+        assert_eq!(cluster.jobs(), 1, "{}", output.stderr);
+    }
+}
+
+#[test]
+fn an_array_that_is_too_large_is_cut_into_smaller_ones() {
+    let invalid = "sbatch: error: Batch job submission failed: Invalid job array specification\n";
+    for (most, calls, jobs) in [(2, 4, 3), (1, 7, 5)] {
+        let cluster = sweep(5, 1);
+        cluster.space.write(
+            "p.toml",
+            fs::read_to_string(cluster.space.path("p.toml")).unwrap().replace("[stages.b]", "[stages.c]"),
+        );
+        cluster.space.write("fake/most", most.to_string());
+        cluster.space.write("fake/too-many", invalid);
+        cluster.succeed(&["sweep", "p.toml", "--only", "a"]);
+        assert_eq!((cluster.calls(), cluster.jobs()), (calls, jobs), "at most {most}");
+        let arrays = fs::read_dir(cluster.space.path("cache/work/arrays")).unwrap().count();
+        assert_eq!(arrays, if most == 1 { 0 } else { 2 }, "of what was refused nothing is left");
+    }
+}
+
+#[test]
+fn what_is_refused_for_another_reason_is_asked_for_once() {
+    let cluster = sweep(6, 1);
+    cluster
+        .space
+        .write("fake/refuse", "sbatch: error: Batch job submission failed: Invalid partition name specified\n");
+    let refused = cluster.run(&["sweep", "p.toml"]);
+    assert_eq!((refused.code, cluster.calls()), (Some(1), 1), "{}", refused.stderr);
+    assert_eq!(refused.stderr.matches("it asks for").count(), 1, "{}", refused.stderr);
+    let beside = refused.stderr.matches("Slurm refused it, as it refused `a@text=").count();
+    assert_eq!(beside, 5, "{}", refused.stderr);
 }

@@ -13,13 +13,15 @@ use crate::{
 };
 
 /// Starts the script as a process of its own, once there is no file `hold`. A file `refuse` is what it says instead, and a file
-/// `slow` lets it register the job and never answer.
+/// `too-many` what it says of an array of more elements than the file `most` has. A file `slow` lets it register the job and never
+/// answer, and a file `mute` not even that.
 const SBATCH: &str = r#"#!/bin/sh
 cd "$FAKE" || exit 1
+echo x >> calls
+[ -f mute ] && exec sleep 1000
 [ -f refuse ] && { cat refuse >&2; exit 1; }
 until mkdir busy 2> /dev/null; do sleep 0.01; done
 printf '%s\n' "$@" > arguments
-echo x >> calls
 elements=
 for argument; do
     case $argument in
@@ -27,7 +29,7 @@ for argument; do
         --job-name=*) name=${argument#*=} ;;
         --wrap=*) wrapped=${argument#*=} ;;
         --array=0-*)
-            [ -f no-arrays ] && { rmdir busy; echo 'sbatch: error: Batch job submission failed: Invalid job array specification' >&2; exit 1; }
+            [ -f most ] && [ $((${argument#--array=0-} + 1)) -gt $(cat most) ] && { rmdir busy; cat too-many >&2; exit 1; }
             elements=$(seq 0 ${argument#--array=0-}) ;;
     esac
 done
@@ -61,16 +63,50 @@ rmdir busy
 echo $number
 "#;
 
+/// What the real one refuses it refuses, as does `sacct`.
 const SQUEUE: &str = r#"#!/bin/sh
 cd "$FAKE" || exit 1
 echo x >> questions
+for argument; do
+    case $argument in
+        --noheader | --array | --states=* | --format=* | --jobs=* | --clusters=*) ;;
+        --name=*) echo "$argument" >> look-ups ;;
+        *) echo "squeue: unrecognized option '$argument'" >&2; exit 1 ;;
+    esac
+done
 for state in *.state; do
     [ -f "$state" ] || continue
     id=${state%.state}
+    line="$id|$(cat $state)|$(cat $id.name)"
     for argument; do
         case $argument in
-            --jobs=*) case ",${argument#*=}," in *",$id,"*) echo "$id|$(cat $state)" ;; esac ;;
-            --name=*) [ "$(cat $id.name)" = "${argument#*=}" ] && echo "$id|$(cat $state)" ;;
+            --jobs=*) case ",${argument#*=}," in *",$id,"*) echo "$line" ;; esac ;;
+            --name=*) case ",${argument#*=}," in *",$(cat $id.name),"*) echo "$line" ;; esac ;;
+        esac
+    done
+done
+exit 0
+"#;
+
+/// Knows the jobs that `squeue` has forgotten, in files `ID.old`, if there is a file `accounting`. `JobID|State|Reason|NodeList|JobName`.
+const SACCT: &str = r#"#!/bin/sh
+cd "$FAKE" || exit 1
+for argument; do
+    case $argument in
+        --allocations | --noheader | --parsable2 | --starttime=* | --format=* | --jobs=* | --name=* | --clusters=*) ;;
+        *) echo "sacct: unrecognized option '$argument'" >&2; exit 1 ;;
+    esac
+done
+[ -f accounting ] || { echo 'Slurm accounting storage is disabled' >&2; exit 1; }
+[ -s accounting ] && { cat accounting >&2; exit 1; }
+for state in *.old; do
+    [ -f "$state" ] || continue
+    id=${state%.old}
+    line="$id|$(cat $state)|$(cat $id.name)"
+    for argument; do
+        case $argument in
+            --jobs=*) case ",${argument#*=}," in *",$id,"*) echo "$line" ;; esac ;;
+            --name=*) case ",${argument#*=}," in *",$(cat $id.name),"*) echo "$line" ;; esac ;;
         esac
     done
 done
@@ -98,9 +134,7 @@ impl Cluster {
     pub(super) fn new() -> Self {
         let space = Space::new();
         space.write("imp-flow.toml", "executor = \"slurm\"\nretry_seconds = 0\n[slurm]\npoll_seconds = 1\n");
-        for (name, script) in
-            [("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("sacct", "#!/bin/sh\nexit 1\n")]
-        {
+        for (name, script) in [("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("sacct", SACCT)] {
             space.write(&format!("bin/{name}"), script);
             fs::set_permissions(space.path(&format!("bin/{name}")), fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -146,6 +180,20 @@ impl Cluster {
     /// What the cluster has in a file, if there is one.
     pub(super) fn fake(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.space.path("fake").join(file)).ok().map(|text| text.trim().to_string())
+    }
+
+    /// Lets `squeue` forget a job that has ended.
+    pub(super) fn forget(&self, id: &str) {
+        wait_for("the end of the job", || {
+            self.fake(&format!("{id}.state")).filter(|state| state.starts_with("COMPLETED"))
+        });
+        let path = |ending: &str| self.space.path("fake").join(format!("{id}.{ending}"));
+        fs::rename(path("state"), path("old")).unwrap();
+    }
+
+    /// How many times `sbatch` was called.
+    pub(super) fn calls(&self) -> usize {
+        self.fake("calls").map_or(0, |calls| calls.lines().count())
     }
 
     pub(super) fn jobs(&self) -> usize {
