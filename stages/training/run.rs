@@ -136,7 +136,7 @@ fn cut(
     let vision_layers = recipe.vision_layers;
     let training = Training { llm, vision, projector, trains, vision_layers, gradient_checkpointing: false };
     let images = [Some(data), validation].into_iter().flatten().map(Mixture::images);
-    let kept: u64 = images.map(|images| device_bytes(vision, images, recipe.precision)).sum();
+    let kept: u64 = images.map(|images| device_bytes(vision, vision_layers, images, recipe.precision)).sum();
     // What trains is on the device already, and is counted by the step.
     let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept;
     let totals = places.iter().filter_map(|place| Some(place.device.as_ref()?.total_bytes()));
