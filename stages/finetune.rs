@@ -103,6 +103,8 @@ fn is_zero(number: &usize) -> bool {
 /// The largest rank of adapters: above the width of all supported models, where adapters would have more weights than what
 /// they adapt.
 const MOST_RANK: usize = 8192;
+/// The most blocks of an encoder that train: far above the number that any has, and small enough to compute with.
+const MOST_LAYERS: usize = 1024;
 
 training_config! {
     finetune {
@@ -183,6 +185,10 @@ impl Stage for Finetune {
                 return Err(ConfigIssue::new("vision_learning_rate", message));
             }
             _ => {}
+        }
+        if config.vision_layers > MOST_LAYERS {
+            let message = format!("must be at most {MOST_LAYERS}, and is {}", config.vision_layers);
+            return Err(ConfigIssue::new("vision_layers", message));
         }
         let LoraConfig { rslora, dora, loraplus_lr_ratio, .. } = &config.lora;
         let ways =
