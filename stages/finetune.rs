@@ -227,10 +227,14 @@ impl Stage for Finetune {
             llm.bytes = 4 * llm.config.parameters() as u64;
         }
         outlook.adapted = config.mode == Mode::Lora;
-        let layers = outlook.vision.as_ref().zip(outlook.joined.as_ref());
-        let used = layers.and_then(|(vision, joined)| vision.config.used_layers(joined.mm_vision_select_layer));
+        let select_layer = outlook.joined.as_ref().map(|joined| joined.mm_vision_select_layer);
+        let layers = outlook.vision.as_ref().zip(select_layer);
+        let used = layers.and_then(|(vision, select_layer)| vision.config.used_layers(select_layer));
         let trouble = used.and_then(|used| check_trained(used, config.vision_layers).err());
         let trouble = trouble.map(|message| format!("vision_layers: {message}"));
+        if let Some(select_layer) = select_layer.filter(|_| config.vision_layers > 0) {
+            outlook.vision = outlook.vision.map(|vision| vision.rewritten(select_layer));
+        }
         Forecast { outlook, trouble, ..training }
     }
 
