@@ -21,9 +21,9 @@ use super::{
     recipe::Rates,
     sizes::Sizes,
     speed::{Speed, Work},
-    team::{Stepped, Team, replicas},
+    team::{Stepped, Team},
 };
-use crate::{Job, StageError, contract::event::Progress, data::mixture::Mixture};
+use crate::{Job, StageError, contract::event::Progress, data::mixture::Mixture, place::replicas};
 
 /// Trains what is trainable in `model`, which is the projector and `trains`, from the last checkpoint if there is one. It is moved
 /// to the first of `places`; replicas of it at the others share the work.
@@ -40,7 +40,7 @@ pub(crate) fn train(
     let batches = Batches::new(recipe, data, job.seed());
     check(model, recipe, &batches, (data, validation), job)?;
     let total = batches.steps.len();
-    let mut replicas = replicas(model, places)?;
+    let mut replicas = replicas(model, places, Imp::move_to)?;
     let cut = cut(model, places, trains, recipe, (data, validation), &batches, job);
     let deal = Deal { size: cut.size, workers: places.len() };
     remark_idle(deal, &batches, job);
