@@ -103,6 +103,8 @@ fn is_zero(number: &usize) -> bool {
 /// The largest rank of adapters: above the width of all supported models, where adapters would have more weights than what
 /// they adapt.
 const MOST_RANK: usize = 8192;
+/// The most blocks of an encoder that train: far above the number that any has, and small enough to compute with.
+const MOST_LAYERS: usize = 1024;
 
 training_config! {
     finetune {
@@ -184,6 +186,10 @@ impl Stage for Finetune {
             }
             _ => {}
         }
+        if config.vision_layers > MOST_LAYERS {
+            let message = format!("must be at most {MOST_LAYERS}, and is {}", config.vision_layers);
+            return Err(ConfigIssue::new("vision_layers", message));
+        }
         let LoraConfig { rslora, dora, loraplus_lr_ratio, .. } = &config.lora;
         let ways =
             [("lora.rslora", *rslora), ("lora.dora", *dora), ("lora.loraplus_lr_ratio", loraplus_lr_ratio.is_some())];
@@ -221,10 +227,14 @@ impl Stage for Finetune {
             llm.bytes = 4 * llm.config.parameters() as u64;
         }
         outlook.adapted = config.mode == Mode::Lora;
-        let layers = outlook.vision.as_ref().zip(outlook.joined.as_ref());
-        let used = layers.and_then(|(vision, joined)| vision.config.used_layers(joined.mm_vision_select_layer));
+        let select_layer = outlook.joined.as_ref().map(|joined| joined.mm_vision_select_layer);
+        let layers = outlook.vision.as_ref().zip(select_layer);
+        let used = layers.and_then(|(vision, select_layer)| vision.config.used_layers(select_layer));
         let trouble = used.and_then(|used| check_trained(used, config.vision_layers).err());
         let trouble = trouble.map(|message| format!("vision_layers: {message}"));
+        if let Some(select_layer) = select_layer.filter(|_| config.vision_layers > 0) {
+            outlook.vision = outlook.vision.map(|vision| vision.rewritten(select_layer));
+        }
         Forecast { outlook, trouble, ..training }
     }
 

@@ -42,7 +42,7 @@ pub(crate) fn amount(case: &str, sizes: &Sizes) -> Amount {
             vision_layers: 0,
             gradient_checkpointing: false,
         };
-        training.operations(MicroBatch { rows, learned, images: 0 }, false)
+        training.operations(MicroBatch { rows, learned, images: 0 }, 0)
     };
     match case {
         "lora" => {

@@ -1,6 +1,6 @@
 //! A training stage on the card, through the program itself: interrupted by Ctrl-C and by `kill -9`, and resumed, it must end
 //! with the bytes of a stage that nobody disturbed. Which is also whether two runs on the card give the same bytes, and, where there are
-//! several cards, whether one gives the bytes of all of them.
+//! several cards, whether one gives the bytes of all that can be used.
 
 use std::{
     collections::BTreeMap,
@@ -55,7 +55,7 @@ fn in_precision(program: &str, images: usize, precision: &str) -> Result<String,
         arguments.extend(set.into_iter().flat_map(|set| ["--set".to_string(), set]));
         Space { program, folder, arguments }
     };
-    let cards = imp_model::tensor::probe().cards.len();
+    let cards = imp_model::tensor::probe().cards.iter().filter(|card| card.usable.is_ok()).count();
     let (calm, disturbed) = (space("calm", 1), space("disturbed", cards.max(1)));
     calm.finish()?;
     disturbed.interrupt("INT")?;

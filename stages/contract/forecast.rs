@@ -115,10 +115,15 @@ pub(crate) struct Tower<C> {
 }
 
 impl Tower<VisionConfig> {
-    /// The encoder for images of another size, if one is given: its layers in use are then written in f32.
+    /// The encoder for images of another size, if one is given.
     pub(crate) fn resized(mut self, image_size: Option<usize>, select_layer: i64) -> Self {
         let Some(size) = image_size.filter(|size| *size != self.config.image_size) else { return self };
         self.config.image_size = size;
+        self.rewritten(select_layer)
+    }
+
+    /// The encoder as a stage writes it that has changed it: its layers in use, in f32.
+    pub(crate) fn rewritten(mut self, select_layer: i64) -> Self {
         let layers = self.config.num_hidden_layers.saturating_add_signed(select_layer as isize + 1);
         let used = VisionConfig { num_hidden_layers: layers, ..self.config.clone() };
         self.bytes = 4 * used.parameters() as u64;

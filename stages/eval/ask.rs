@@ -5,7 +5,7 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -26,7 +26,7 @@ use crate::{
     Job, StageError,
     contract::event::Progress,
     model_folder::remark,
-    place::{each, places},
+    place::{each, lock, places},
     speaker::Speaker,
     text::template::Template,
 };
@@ -60,7 +60,7 @@ struct Group<'a> {
     questions: Vec<usize>,
 }
 
-/// Answers, of which each is in the log as soon as it is known.
+/// Answers, of which each is in the log as soon as its batch is answered.
 struct Answers<'a> {
     job: &'a Job,
     log: Log,
@@ -86,19 +86,20 @@ impl<'a> Answers<'a> {
         self.job.progress(Progress::new(self.all.iter().flatten().count(), self.all.len(), "questions"));
     }
 
-    /// The groups of a batch of whose questions one has no answer.
-    fn open_of<'g, 'q>(&self, batch: &'g [Group<'q>]) -> Vec<&'g Group<'q>> {
-        let is_open = |group: &&Group<'_>| group.questions.iter().any(|question| self.all[*question].is_none());
-        batch.iter().filter(is_open).collect()
+    /// Whether one of the questions of a batch has no answer.
+    fn lacks(&self, batch: &[Group<'_>]) -> bool {
+        batch.iter().flat_map(|group| &group.questions).any(|question| self.all[*question].is_none())
     }
 
-    fn add(&mut self, groups: &[&Group<'_>], texts: &[String]) -> Result<(), StageError> {
-        for (group, text) in groups.iter().zip(texts) {
-            self.log
-                .add(group.questions.iter().map(|number| Answer { number: *number, text: text.as_str().into() }))?;
-            for question in &group.questions {
-                self.all[*question] = Some(text.clone());
-            }
+    /// Adds those to a batch, all of which are in the log at once.
+    fn add(&mut self, batch: &[Group<'_>], texts: &[String]) -> Result<(), StageError> {
+        let answered = || {
+            let groups = batch.iter().zip(texts);
+            groups.flat_map(|(group, text)| group.questions.iter().map(move |number| (*number, text)))
+        };
+        self.log.add(answered().map(|(number, text)| Answer { number, text: text.as_str().into() }))?;
+        for (number, text) in answered() {
+            self.all[number] = Some(text.clone());
         }
         self.report();
         Ok(())
@@ -106,7 +107,7 @@ impl<'a> Answers<'a> {
 }
 
 /// The answers to all questions, in their order. A batch is asked as a whole on one of the stage's devices, so that the answers
-/// don't depend on their number.
+/// don't depend on their number, nor on interruptions.
 pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Result<Vec<String>, StageError> {
     let answers = Answers::logged(questions.len(), job)?;
     if answers.all.iter().all(Option::is_some) {
@@ -115,10 +116,8 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
     let mut answerers = Answerer::load(config, job)?;
     let groups = groups(questions, config, answerers[0].speaker.template());
     let size = if job.runtime().micro_batch_size == 0 { BATCH } else { job.runtime().micro_batch_size };
-    // Cut before it is known what is answered: batches are those of a run that was not interrupted.
-    let batches = groups.chunks(size).map(|batch| answers.open_of(batch)).filter(|batch| !batch.is_empty());
-    let batches: Vec<Vec<&Group<'_>>> = batches.collect();
-    let (batches, stopped) = (Mutex::new(batches.iter()), AtomicBool::new(false));
+    let batches: Vec<&[Group<'_>]> = groups.chunks(size).filter(|batch| answers.lacks(batch)).collect();
+    let (batches, stopped) = (Mutex::new(batches.into_iter()), AtomicBool::new(false));
     let next = || lock(&batches).next().filter(|_| !stopped.load(Ordering::Relaxed));
     let answers = Mutex::new(answers);
     let stop = || stopped.store(true, Ordering::Relaxed);
@@ -132,11 +131,6 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
     })?;
     let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(answers.all.into_iter().map(Option::unwrap_or_default).collect())
-}
-
-/// A worker that panicked ends the stage.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Groups questions that have the same answer. Groups with the same image follow each other, so that it is encoded once.
@@ -186,7 +180,7 @@ impl<'a> Answerer<'a> {
         Ok(speakers.into_iter().map(of).collect())
     }
 
-    fn answer(&mut self, groups: &[&Group<'a>]) -> Result<Vec<String>, StageError> {
+    fn answer(&mut self, groups: &[Group<'a>]) -> Result<Vec<String>, StageError> {
         let renamed = |error| self.job.renamed(error);
         let ids: Vec<Vec<i32>> =
             groups.iter().map(|group| self.ids(group)).collect::<Result<_, _>>().map_err(renamed)?;
@@ -222,7 +216,7 @@ impl<'a> Answerer<'a> {
     }
 
     /// The features of the batch's images, each once, and for each group the number of its image, if it has one.
-    fn encode(&mut self, groups: &[&Group<'a>]) -> Result<(Mat, Vec<Vec<usize>>), StageError> {
+    fn encode(&mut self, groups: &[Group<'a>]) -> Result<(Mat, Vec<Vec<usize>>), StageError> {
         let mut images: Vec<(Shown<'a>, &Id)> =
             groups.iter().map(|group| (group.shown, group.id)).filter(|(shown, _)| *shown != Shown::Nothing).collect();
         images.dedup_by_key(|(shown, _)| *shown);

@@ -138,8 +138,12 @@ impl Training<'_> {
         let layers = self.projector.depth();
         let projector: usize =
             (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
-        let vision = self.vision_layers * self.vision.block_parameters();
-        self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector + vision
+        self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector + self.vision_trained()
+    }
+
+    /// Those of the vision encoder.
+    pub(crate) fn vision_trained(&self) -> usize {
+        self.vision_layers * self.vision.block_parameters()
     }
 
     fn head_trained(&self) -> usize {

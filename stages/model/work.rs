@@ -11,8 +11,9 @@ use crate::{
 
 impl Training<'_> {
     /// Floating-point operations (a multiplication and an addition are two) of the forward and backward pass on
-    /// `batch`; `encodes` tells whether the vision encoder also runs.
-    pub fn operations(&self, batch: MicroBatch, encodes: bool) -> f64 {
+    /// `batch`, whose images all go through the encoder's blocks that train. Through the rest of it go `encoded` images: all, or
+    /// fewer where features are kept or were read.
+    pub fn operations(&self, batch: MicroBatch, encoded: usize) -> f64 {
         let weights = |layers: &[Layer]| -> f64 {
             let shapes = layers.iter().map(|layer| self.llm.linear_shape(layer));
             shapes.map(|(outputs, inputs, _)| outputs as f64 * inputs as f64).sum()
@@ -25,7 +26,7 @@ impl Training<'_> {
         let passes = if matches!(self.trains, Trains::All) { 3.0 } else { 2.0 };
         let recomputed = if self.gradient_checkpointing { blocks } else { 0.0 };
         let adapters = match self.trains {
-            Trains::Adapters { .. } => 3.0 * self.trained() as f64 * batch.rows as f64,
+            Trains::Adapters { .. } => 3.0 * (self.trained() - self.vision_trained()) as f64 * batch.rows as f64,
             Trains::Projector | Trains::All => 0.0,
         };
         let adapted =
@@ -41,10 +42,10 @@ impl Training<'_> {
             }
             Trains::Adapters { .. } | Trains::Projector | Trains::All => 0.0,
         };
-        let tokens = (batch.images * self.vision.tokens()) as f64;
-        let trained = self.vision_layers * self.vision.block_parameters();
-        let encoded = if encodes { self.vision.parameters().saturating_sub(trained) } else { 0 };
-        let vision = (encoded + 3 * trained) as f64 * tokens;
+        let trained = self.vision_trained();
+        let frozen = self.vision.parameters().saturating_sub(trained);
+        let vision =
+            (frozen as f64 * encoded as f64 + 3.0 * trained as f64 * batch.images as f64) * self.vision.tokens() as f64;
         2.0 * (passes * (blocks + head) + recomputed + adapters + dora + vision)
     }
 }
@@ -82,7 +83,7 @@ mod tests {
         let vision = VisionConfig::so400m_patch14_384();
         let projector = ProjectorType::Mlp(2);
         Training { llm, vision: &vision, projector, trains, vision_layers: 0, gradient_checkpointing }
-            .operations(batch, false)
+            .operations(batch, 0)
     }
 
     /// Exact: all counts here are integers below 2^53.
@@ -147,7 +148,27 @@ mod tests {
             gradient_checkpointing: false,
         };
         let batch = MicroBatch { rows: 1000, learned: 200, images: 3 };
-        let added = training.operations(batch, true) - training.operations(batch, false);
+        let added = training.operations(batch, 3) - training.operations(batch, 0);
         equal(added, 2 * vision.parameters() as u64 * 3 * 729);
+    }
+
+    #[test]
+    fn blocks_of_the_encoder_that_train_run_on_every_image() {
+        let (llm, vision) = (phi_2(), VisionConfig::so400m_patch14_384());
+        let batch = MicroBatch { rows: 1000, learned: 200, images: 3 };
+        // A block of 1152 values a token, 4304 within its MLP: matrices, biases and two norms.
+        let block = 4 * (1152 * 1152 + 1152) + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152;
+        for trains in
+            [Trains::Projector, Trains::Adapters { rank: 8, dropout: false, dora: false, targets: &[] }, Trains::All]
+        {
+            let of = |vision_layers: usize, encoded: usize| {
+                let projector = ProjectorType::Mlp(2);
+                Training { llm: &llm, vision: &vision, projector, trains, vision_layers, gradient_checkpointing: false }
+                    .operations(batch, encoded)
+            };
+            // Forth, back, and for the weights; however many images the frozen blocks have encoded.
+            equal(of(2, 0) - of(0, 0), 3 * 2 * 2 * block * 3 * 729);
+            equal(of(2, 1) - of(2, 0), 2 * (vision.parameters() as u64 - 2 * block) * 729);
+        }
     }
 }

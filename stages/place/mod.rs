@@ -10,7 +10,7 @@ use imp_model::{
     tensor::{Device as Opened, Place},
 };
 
-pub(crate) use self::workers::each;
+pub(crate) use self::workers::{each, lock, replicas};
 pub use self::{
     cpu::{Cpu, Feature, Native},
     fault::{fault, is_fault},

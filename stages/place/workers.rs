@@ -4,8 +4,11 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
 };
+
+use imp_model::tensor::Place;
 
 use super::fault;
 use crate::StageError;
@@ -59,6 +62,33 @@ pub(crate) fn each<W: Send, T: Send>(
         first.into_iter().chain(others).collect()
     });
     joined(ended)
+}
+
+/// Moves `model` to the first of `places`, and replicas of it to the others, which are returned.
+///
+/// # Errors
+/// If a device has too little memory.
+pub(crate) fn replicas<M: Clone + Send>(
+    model: &mut M,
+    places: &[Place],
+    move_to: impl Fn(&mut M, &Place) + Sync,
+) -> Result<Vec<M>, StageError> {
+    let mut others = vec![model.clone(); places.len().saturating_sub(1)];
+    let mut all: Vec<&mut M> = std::iter::once(model).chain(&mut others).collect();
+    each(
+        &mut all,
+        || (),
+        |index, model| {
+            move_to(model, &places[index]);
+            Ok(())
+        },
+    )?;
+    Ok(others)
+}
+
+/// What workers share. One that panicked ends the stage, so what it left is not used.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What all of them found, or the failure that made the others stop.

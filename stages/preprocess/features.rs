@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use imp_model::{config::ImpConfig, load_vision};
+use imp_model::{config::ImpConfig, load_vision, vision::VisionTower};
 
 use super::config::PreprocessConfig;
 use crate::{
@@ -20,12 +20,12 @@ use crate::{
     },
     image::size::resize,
     model_folder::{model_error, remark},
-    place::{each, places},
+    place::{each, places, replicas},
 };
 
 /// Default layer of the encoder whose hidden states are the features.
 const SELECT_LAYER: i64 = -2;
-/// Images decoded at a time for each device.
+/// Images decoded and encoded at a time for each device; what a process loses at most that is killed.
 const CHUNK: usize = 32;
 
 /// Adds the features to the set in the job's output. Resumes what an earlier process began.
@@ -36,36 +36,32 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     remark(job, encoder);
     let mut vision = load_vision(encoder, &joined).map_err(|error| model_error(job, &error))?;
     resize(&mut vision, config.image_size)?;
-    // A replica for each device.
-    let mut replicas = vec![vision; places.len()];
-    each(
-        &mut replicas,
-        || (),
-        |index, vision| {
-            vision.move_to(&places[index]);
-            Ok(())
-        },
-    )?;
-    let vision = replicas[0].config.clone();
+    let encoder = vision.config.clone();
+    let mut others = replicas(&mut vision, &places, VisionTower::move_to)?;
+    let mut towers: Vec<&mut VisionTower> = std::iter::once(&mut vision).chain(&mut others).collect();
     let set = RecordSet::open(&job.output())?;
-    let (patches, width) = (vision.patches(), vision.hidden_size);
+    let (patches, width) = (encoder.patches(), encoder.hidden_size);
     let unfinished = job.checkpoint().join(FEATURES);
     let (mut file, done) =
         open(&unfinished, patches * width * size_of::<f32>()).map_err(StageError::io(&unfinished))?;
     let images = set.meta().images;
-    let chunk = CHUNK * replicas.len();
+    let chunk = CHUNK * towers.len();
     for start in (done..images).step_by(chunk) {
         job.check_cancelled()?;
         let numbers = start..(start + chunk).min(images);
-        for pixels in decode(&set, numbers.clone(), &vision)?.chunks(replicas.len()) {
-            let encoded = each(
-                &mut replicas,
-                || (),
-                |index, vision| Ok(pixels.get(index).map(|pixels| encode(vision, pixels).to_host().into_owned())),
-            )?;
-            for features in encoded.into_iter().flatten() {
-                file.write_all(bytemuck::cast_slice(&features)).map_err(StageError::io(&unfinished))?;
-            }
+        let pixels = decode(&set, numbers.clone(), &encoder)?;
+        let share = pixels.len().div_ceil(towers.len());
+        // Neighbours for each device, so that none waits for another after each image.
+        let encoded = each(
+            &mut towers,
+            || (),
+            |index, vision| {
+                let own = pixels.iter().skip(index * share).take(share);
+                Ok(own.map(|pixels| encode(vision, pixels).to_host().into_owned()).collect::<Vec<_>>())
+            },
+        )?;
+        for features in encoded.iter().flatten() {
+            file.write_all(bytemuck::cast_slice(features)).map_err(StageError::io(&unfinished))?;
         }
         job.progress(Progress::new(numbers.end, images, "images"));
     }

@@ -9,6 +9,9 @@ pub(super) const LAST: usize = 20;
 pub(super) const JUMP: f32 = 10.0;
 /// Smaller differences are the noise of losses near zero.
 const LEAST_JUMP: f32 = 0.5;
+/// What to do after a divergence.
+const REMEDY: &str =
+    "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept";
 /// Jumps that are told one by one.
 pub(super) const MOST_WARNINGS: usize = 3;
 
@@ -35,13 +38,21 @@ pub(super) fn check_mean(losses: &[f32], vocab_size: usize) -> Result<(), String
     Ok(())
 }
 
+/// Checks the loss on the held-out records after `step`, which would never be the best if it is not finite, or always.
+pub(super) fn check_held_out(step: usize, loss: f32) -> Result<(), StageError> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    Err(StageError::failed(
+        format!("training diverged in step {step}: the loss on the held-out records is {loss}"),
+        REMEDY,
+    ))
+}
+
 /// The error of training that diverged in `step`, on records with these `ids`.
 pub(super) fn error<'a>(step: u64, what: &str, ids: impl Iterator<Item = &'a str>) -> StageError {
     let ids: Vec<&str> = ids.take(8).collect();
-    StageError::failed(
-        format!("training diverged in step {step}: {what} (records {}, ...)", ids.join(", ")),
-        "try a smaller learning_rate, a larger warmup_ratio or a smaller max_grad_norm; the last checkpoint is kept",
-    )
+    StageError::failed(format!("training diverged in step {step}: {what} (records {}, ...)", ids.join(", ")), REMEDY)
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use std::{
     ops::Range,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, PoisonError},
 };
 
 use imp_model::tensor::{self, Mat, Place};
 
-use crate::StageError;
+use crate::{StageError, place::lock};
 
 /// A way from worker to worker. In each step all parts of the batch are added up, each worker takes the sums of its share of the
 /// parameters, and gives the new weights to the others. All of its functions are called by several threads at once.
@@ -55,11 +55,6 @@ struct Turns {
     /// By parameter: the part that is to be added next.
     next: Vec<usize>,
     stopped: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A worker that panicked stops the others; what it left is not used.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl HostMemory {

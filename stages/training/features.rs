@@ -1,5 +1,6 @@
-//! The features of images for training: encoded once, since the encoder is frozen, and kept if they fit; or read from the
-//! records. Independent of where images come from.
+//! The features of images for training: encoded once, as far as the encoder is frozen, and kept if they fit; or read from the
+//! records. Where blocks of the encoder train, these are what they take, and each step completes them. Independent of where images
+//! come from.
 
 use std::collections::HashMap;
 
@@ -18,18 +19,18 @@ use crate::{
 /// Features are kept in memory if all of them take less than this.
 const MEMORY: usize = 512 << 20;
 
-/// Bytes of the features of `images` images, if they are few enough to be kept.
-pub(super) fn kept_bytes(vision: &VisionConfig, images: usize) -> Option<usize> {
-    let bytes = images.saturating_mul(vision.patches() * vision.hidden_size * size_of::<f32>());
+/// Bytes of the features of `images` images, if they are few enough to be kept. The encoder's last `trained` blocks train.
+pub(super) fn kept_bytes(vision: &VisionConfig, trained: usize, images: usize) -> Option<usize> {
+    let bytes = images.saturating_mul(vision.encoded_rows(trained) * vision.hidden_size * size_of::<f32>());
     Some(bytes).filter(|bytes| *bytes <= MEMORY)
 }
 
 /// Bytes of these features on a device in `precision`.
-pub(super) fn device_bytes(vision: &VisionConfig, images: usize, precision: Precision) -> u64 {
-    (kept_bytes(vision, images).unwrap_or(0) / size_of::<f32>() * precision.bytes()) as u64
+pub(super) fn device_bytes(vision: &VisionConfig, trained: usize, images: usize, precision: Precision) -> u64 {
+    (kept_bytes(vision, trained, images).unwrap_or(0) / size_of::<f32>() * precision.bytes()) as u64
 }
 
-/// Features by image number, `[patches, vision hidden]` each.
+/// Features by image number, `[patches, vision hidden]` each; where blocks of the encoder train, `[tokens, vision hidden]`.
 pub(super) struct Features {
     known: HashMap<u32, Mat>,
     /// Whether they are kept from step to step.
@@ -49,7 +50,7 @@ impl Features {
         for set in data.sets() {
             features::check(set, &model.vision, model.config.mm_vision_select_layer, precision)?;
         }
-        let kept = kept_bytes(&model.vision.config, data.images()).is_some();
+        let kept = kept_bytes(&model.vision.config, model.vision.trained(), data.images()).is_some();
         Ok(Self { known: HashMap::new(), kept })
     }
 
@@ -70,7 +71,7 @@ impl Features {
         }
     }
 
-    /// The features that `records` need, in their order.
+    /// The features that `records` need, in their order, `[images * rows, vision hidden]` with the rows of each as above.
     pub(super) fn batch<'a>(&self, model: &Imp, records: &'a [Record<'a>]) -> Result<Batch<'a>, StageError> {
         let (width, place) = (model.vision.config.hidden_size, model.vision.place());
         let (mut parts, mut stored, mut images, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -108,5 +109,18 @@ impl Batch<'_> {
     pub(super) fn samples(&self) -> Vec<Sample<'_>> {
         let parts = self.records.iter().zip(&self.images);
         parts.map(|(record, images)| Sample { input_ids: record.input_ids, labels: record.labels, images }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_train_take_the_class_token_too() {
+        let clip = VisionConfig::clip_vit_large_patch14_336();
+        assert_eq!(kept_bytes(&clip, 0, 10), Some(10 * 576 * 1024 * 4));
+        assert_eq!(kept_bytes(&clip, 2, 10), Some(10 * 577 * 1024 * 4));
+        assert_eq!(device_bytes(&clip, 2, 10, Precision::Bf16), 10 * 577 * 1024 * 2);
     }
 }

@@ -76,14 +76,13 @@ fn taken(
     let bytes = needed.host + (decoded + PROGRAM) as u64;
     let training = Training { gradient_checkpointing: needed.cut.recompute, ..training };
     let work = if let Some((batches, set)) = known {
-        let encodes = set.sets().any(|set| set.meta().features.is_none());
-        Work::Whole(
-            training
-                .operations(sizes.all(set, batches, features::kept_bytes(&vision.config, images).is_some()), encodes),
-        )
+        let kept = features::kept_bytes(&vision.config, recipe.vision_layers, images).is_some();
+        let (all, encoded) = sizes.all(set, batches, kept);
+        Work::Whole(training.operations(all, encoded))
     } else {
         let parts = recipe.global_batch_size as f64 / needed.cut.size as f64;
-        Work::FullStep(training.operations(largest(needed.cut.size), true) * parts)
+        let part = largest(needed.cut.size);
+        Work::FullStep(training.operations(part, part.images) * parts)
     };
     let memory =
         MemoryForecast { bytes, gpu: needed.card, gpus: needed.cards, at_most: known.is_none(), remedy: LESS_MEMORY };
@@ -125,7 +124,7 @@ impl Fixed<'_> {
             _ if self.adapted => 4 * self.llm.config.parameters() as u64,
             _ => self.llm.bytes,
         };
-        let kept = features::kept_bytes(&self.vision.config, self.images).unwrap_or(0) as u64;
+        let kept = features::kept_bytes(&self.vision.config, recipe.vision_layers, self.images).unwrap_or(0) as u64;
         Needed { cut, card: None, cards: 0, host: step + kept + frozen + self.vision.bytes }
     }
 
@@ -147,7 +146,7 @@ impl Fixed<'_> {
             _ if self.adapted => 4 * self.llm.config.parameters() as u64,
             _ => stored(self.llm.bytes, self.llm.config.parameters()),
         };
-        let kept = features::device_bytes(&self.vision.config, self.images, precision);
+        let kept = features::device_bytes(&self.vision.config, recipe.vision_layers, self.images, precision);
         let frozen = llm + stored(self.vision.bytes, self.vision.config.parameters()) + kept;
         let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
         let training = Training { gradient_checkpointing: cut.recompute, ..training };

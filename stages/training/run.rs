@@ -21,9 +21,9 @@ use super::{
     recipe::Rates,
     sizes::Sizes,
     speed::{Speed, Work},
-    team::{Stepped, Team, replicas},
+    team::{Stepped, Team},
 };
-use crate::{Job, StageError, contract::event::Progress, data::mixture::Mixture};
+use crate::{Job, StageError, contract::event::Progress, data::mixture::Mixture, place::replicas};
 
 /// Trains what is trainable in `model`, which is the projector and `trains`, from the last checkpoint if there is one. It is moved
 /// to the first of `places`; replicas of it at the others share the work.
@@ -40,7 +40,7 @@ pub(crate) fn train(
     let batches = Batches::new(recipe, data, job.seed());
     check(model, recipe, &batches, (data, validation), job)?;
     let total = batches.steps.len();
-    let mut replicas = replicas(model, places)?;
+    let mut replicas = replicas(model, places, Imp::move_to)?;
     let cut = cut(model, places, trains, recipe, (data, validation), &batches, job);
     let deal = Deal { size: cut.size, workers: places.len() };
     remark_idle(deal, &batches, job);
@@ -136,7 +136,7 @@ fn cut(
     let vision_layers = recipe.vision_layers;
     let training = Training { llm, vision, projector, trains, vision_layers, gradient_checkpointing: false };
     let images = [Some(data), validation].into_iter().flatten().map(Mixture::images);
-    let kept: u64 = images.map(|images| device_bytes(vision, images, recipe.precision)).sum();
+    let kept: u64 = images.map(|images| device_bytes(vision, vision_layers, images, recipe.precision)).sum();
     // What trains is on the device already, and is counted by the step.
     let frozen = device.live_bytes().saturating_sub(4 * training.trained() as u64) + kept;
     let totals = places.iter().filter_map(|place| Some(place.device.as_ref()?.total_bytes()));
@@ -226,6 +226,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let Some(loss) = self.team.held_out_loss(self.job)? else { return Ok(None) };
+        divergence::check_held_out(step, loss)?;
         if self.position.best.is_none_or(|best| loss < best.loss) {
             if self.recipe.keep_best {
                 held_out::keep(self.job, self.team.model(), step)?;

@@ -35,20 +35,21 @@ impl Sizes {
         }
     }
 
-    /// All steps together. `kept`: an image is encoded once, and its features stay in memory.
-    pub(super) fn all(self, set: &Mixture, batches: &Batches, kept: bool) -> MicroBatch {
+    /// All steps together, and how many images are encoded: not those whose features lie with the records, and with `kept`, where
+    /// features stay in memory, each once.
+    pub(super) fn all(self, set: &Mixture, batches: &Batches, kept: bool) -> (MicroBatch, usize) {
         let shapes: Vec<(usize, usize)> = set.shapes().collect();
-        let mut all = MicroBatch { rows: 0, learned: 0, images: 0 };
+        let (mut all, mut encoded) = (MicroBatch { rows: 0, learned: 0, images: 0 }, 0);
         for record in batches.steps.iter().flatten() {
             let (tokens, images) = shapes[*record];
             all.rows += positions(tokens, images, self.patches).min(self.max_length);
-            all.learned += set.record(*record).map_or(0, |record| record.learned());
             all.images += images;
+            let Ok(record) = set.record(*record) else { continue };
+            all.learned += record.learned();
+            encoded += if record.features().is_none() { images } else { 0 };
         }
-        if kept {
-            all.images = all.images.min(set.images());
-        }
-        all
+        let different = set.sets().filter(|set| set.meta().features.is_none()).map(|set| set.meta().images).sum();
+        (all, if kept { encoded.min(different) } else { encoded })
     }
 
     /// The largest part of `size` records that are not there yet.

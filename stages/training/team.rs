@@ -55,21 +55,6 @@ pub(super) struct Stepped {
     pub(super) labels: usize,
 }
 
-/// Moves `model` to the first of `places`, and replicas of it to the others, which are returned.
-pub(super) fn replicas(model: &mut Imp, places: &[Place]) -> Result<Vec<Imp>, StageError> {
-    let mut others = vec![model.clone(); places.len().saturating_sub(1)];
-    let mut all: Vec<&mut Imp> = std::iter::once(model).chain(&mut others).collect();
-    each(
-        &mut all,
-        || (),
-        |index, model| {
-            model.move_to(&places[index]);
-            Ok(())
-        },
-    )?;
-    Ok(others)
-}
-
 impl<'a> Team<'a> {
     /// A worker for each of `models`, which are replicas of each other.
     pub(super) fn new(

@@ -10,6 +10,7 @@ import numpy
 import onnx
 from safetensors.numpy import save_file
 
+OTHER = "the ONNX file is not the one that this script was written for"
 PATCH, GRID = 14, 37
 CONFIG = {
     "architectures": ["Dinov2Model"],
@@ -52,12 +53,14 @@ def weights(graph):
     found = {name: value for name, value in tensors.items() if name.startswith("backbone.")}
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in tensors and node.output[0] in adds:
-            bias = next(name for name in adds[node.output[0]].input if name in found)
+            bias = next((name for name in adds[node.output[0]].input if name in found), None)
+            if bias is None:
+                raise SystemExit(f"{OTHER}: what is added to {node.output[0]} has no name")
             found[bias.removesuffix("bias") + "weight"] = tensors[node.input[1]].T
     of_class = [value for name, value in tensors.items() if "." not in name and value.shape == (1, 1, 384)]
     of_patches = [value for name, value in tensors.items() if value.shape == (1, GRID * GRID, 384)]
     if len(of_class) != 1 or len(of_patches) != 1 or len(found) != 3 + 18 * 12 + 2:
-        raise SystemExit(f"the ONNX file is not the one that this script was written for: {len(found)} tensors")
+        raise SystemExit(f"{OTHER}: {len(found)} tensors")
     found["backbone.embeddings.position_embeddings"] = numpy.concatenate([of_class[0], of_patches[0]], axis=1)
     found["backbone.embeddings.mask_token"] = numpy.zeros((1, 384), numpy.float32)
     return {name.removeprefix("backbone."): numpy.ascontiguousarray(value) for name, value in found.items()}
@@ -69,7 +72,9 @@ def compare(network, folder):
     import torch
     from transformers import Dinov2Model
 
-    last = next(node for node in network.graph.node if "backbone.layernorm.bias" in node.input)
+    last = next((node for node in network.graph.node if "backbone.layernorm.bias" in node.input), None)
+    if last is None:
+        raise SystemExit(f"{OTHER}: there is no last norm")
     network.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.output[0]))
     session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
     pixels = numpy.random.default_rng(0).standard_normal((1, 3, 224, 224), numpy.float32)

@@ -4,7 +4,7 @@ and skin tones of emoji that training shows in another tone, to be named."""
 import json
 import random
 
-from records import caption, record, write_questions, write_records
+from records import caption, record, write_image, write_questions, write_records
 
 CATEGORIES = {
     "Smileys & Emotion": "smiley",
@@ -65,6 +65,5 @@ def write(archive, folder):
     write_records(folder / "captions.json", captions)
     write_records(folder / "instruct.json", train)
     write_questions(folder, asked)
-    (folder / "images").mkdir(exist_ok=True)
     for image in images:
-        (folder / "images" / image).write_bytes(archive.extractfile(f"package/img/google/64/{image}").read())
+        write_image(folder / "images", image, archive.extractfile(f"package/img/google/64/{image}").read())

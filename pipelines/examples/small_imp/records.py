@@ -1,6 +1,7 @@
 """Records in LLaVA's format, and questions as the benchmark `custom` reads them."""
 
 import json
+from pathlib import Path
 
 
 def record(name, image, pairs):
@@ -14,6 +15,14 @@ def record(name, image, pairs):
 
 def caption(name, image, text):
     return {"id": name, "image": image, "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": text}]}
+
+
+def write_image(folder, name, content):
+    """`name` comes from an archive, and must not lead out of the folder."""
+    if name != Path(name).name:
+        raise SystemExit(f"{name!r} is not the name of an image")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
 
 
 def write_records(path, records):

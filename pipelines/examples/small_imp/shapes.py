@@ -4,7 +4,7 @@ import json
 import random
 from collections import defaultdict
 
-from records import caption, record, write_questions, write_records
+from records import caption, record, write_image, write_questions, write_records
 
 # Questions in a conversation about a training image. Their order is random: after "which colour? red" the image is not
 # needed to say whether something in it is red, so that question must come first as often as not.
@@ -45,8 +45,7 @@ def write(archive, folder):
     write_records(folder / "instruct.json", train)
     test = dict(list(questions(archive, "test").items())[:TEST_IMAGES])
     write_questions(folder, [(f"test-{image}.png", *pair, category(pair[1])) for image, pairs in test.items() for pair in pairs])
-    (folder / "images").mkdir(exist_ok=True)
     for split, numbers in ("train", questions(archive, "train")), ("test", test):
         for number in numbers:
             image = archive.read(f"easy_vqa/data/{split}/images/{number}.png")
-            (folder / "images" / f"{split}-{number}.png").write_bytes(image)
+            write_image(folder / "images", f"{split}-{number}.png", image)

@@ -132,6 +132,12 @@ impl VisionConfig {
         self.tokens_before() + self.patches()
     }
 
+    /// Rows of what [`crate::vision::VisionTower::encode`] gives of an image if the last `trained` blocks train: these take all
+    /// tokens.
+    pub fn encoded_rows(&self, trained: usize) -> usize {
+        if trained > 0 { self.tokens() } else { self.patches() }
+    }
+
     /// Outputs and inputs of a block's linear layers, in the order of [`crate::encoder::Parts::linears`].
     pub(crate) fn linear_shapes(&self) -> [(usize, usize); 6] {
         let (width, inner) = (self.hidden_size, self.intermediate_size);

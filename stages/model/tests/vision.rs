@@ -341,7 +341,7 @@ fn forecasts_count_the_class_token_in_the_encoder_only() {
         gradient_checkpointing: false,
     };
     let batch = MicroBatch { rows: 1000, learned: 200, images: 2 };
-    let added = training.operations(batch, true) - training.operations(batch, false);
+    let added = training.operations(batch, 2) - training.operations(batch, 0);
     // Exact: all counts here are integers below 2^53.
     assert_eq!(added as u64, 2 * clip.parameters() as u64 * 2 * 577);
     assert_eq!(clip.patches(), 576);

@@ -149,8 +149,7 @@ impl VisionTower {
 
     /// Rows of [`VisionTower::encode`] for each image.
     pub fn encoded_rows(&self) -> usize {
-        let before = if self.trained > 0 { self.config.tokens_before() } else { 0 };
-        before + self.config.patches()
+        self.config.encoded_rows(self.trained)
     }
 
     /// Number of the last blocks that train.

@@ -98,6 +98,36 @@ fn a_gpu_holds_the_model_and_the_host_its_files() {
     assert!(two.gpu.unwrap() < one.gpu.unwrap() && two.bytes > one.bytes, "{one:?}, {two:?}");
 }
 
+/// The encoder is then written in f32, and its blocks run in each epoch, though what they take is kept.
+#[test]
+fn blocks_of_the_encoder_that_train_are_written_and_run_in_every_epoch() {
+    let shop = Workshop::pretrained();
+    let there = |name: &str| outlook(&shop.path(name).join("out"));
+    let (model, data) = (there("pretrain"), there("instructions"));
+    let with = |vision_layers: usize, epochs: usize| {
+        let mut config = lora();
+        config["epochs"] = json!(epochs);
+        if vision_layers > 0 {
+            (config["vision_layers"], config["vision_learning_rate"]) = (json!(vision_layers), json!(1e-3));
+        }
+        config
+    };
+    let config = with(1, 2);
+    shop.finetune("tuned").run::<Finetune>(&config).done();
+    let forecast = |config: &Value| ask::<Finetune>(config, &[("model", &model), ("data", &data)]);
+    let (planned, written) = (forecast(&config).outlook.vision.unwrap(), there("tuned").vision.unwrap());
+    assert_eq!(planned.config, written.config);
+    assert!(planned.bytes.abs_diff(written.bytes) < 20_000, "{planned:?} and {written:?}");
+
+    let work = |vision_layers: usize, epochs: usize| match forecast(&with(vision_layers, epochs)).work {
+        Some(Work::Whole(work)) => work,
+        other => panic!("{other:?}"),
+    };
+    let added = |epochs: usize| work(1, epochs) - work(0, epochs);
+    // Once for each image less in the frozen encoder, three times as much for each in each epoch.
+    assert!(added(2) > 1.9 * added(1), "{} and {}", added(2), added(1));
+}
+
 #[test]
 fn what_is_not_known_is_not_guessed() {
     let nothing = outlook("there/is/none".as_ref());

@@ -170,6 +170,17 @@ fn divergence_says_where_and_what_to_try() {
     assert!(error.to_string().contains("(records "), "{error}");
     assert!(error.help().unwrap().contains("learning_rate"));
 
+    // The loss of the only step is that of the weights before it; what it made of them shows on the held-out records.
+    let config = json!({
+        "mode": "full", "global_batch_size": 4, "max_steps": 1, "learning_rate": 1e30, "max_grad_norm": 0, "warmup_ratio": 0,
+        "eval_steps": 1, "keep_best": true,
+    });
+    let inputs = [("model", "pretrain"), ("data", "instructions"), ("validation", "instructions")];
+    let error = shop.trial("held_out", &inputs).run::<Finetune>(&config).error();
+    let words = "training diverged in step 1: the loss on the held-out records is NaN";
+    assert_eq!(error.to_string(), words);
+    assert!(error.help().unwrap().contains("learning_rate"));
+
     // Nothing here overflows, but nothing is learned any more.
     let config = json!({
         "mode": "full", "global_batch_size": 4, "epochs": 9, "learning_rate": 1.0, "lr_scheduler": "constant",

@@ -175,4 +175,10 @@ fn numbers_without_end_are_refused_before_memory_is_taken() {
     };
     assert_eq!(check(8192), Ok(()));
     assert_eq!(check(1_000_000_000_000), Err("must be at most 8192, and is 1000000000000".into()));
+    let config = json!({"vision_layers": 1_000_000_000_000_u64, "vision_learning_rate": 1e-6});
+    let issue = Finetune::check(&serde_json::from_value(config).unwrap()).unwrap_err();
+    assert_eq!(
+        (issue.key.as_str(), issue.message.as_str()),
+        ("vision_layers", "must be at most 1024, and is 1000000000000")
+    );
 }

@@ -90,7 +90,8 @@ pub(in crate::tensor) trait Driver: Send + Sync {
     /// locked memory must stay until that is done.
     ///
     /// # Safety
-    /// The bytes at `through` must be within the memory of one call of [`Driver::lock`].
+    /// The bytes at `through` must be within the memory of one call of [`Driver::lock`], and no earlier copy from them may still
+    /// be under way: the host has waited for a mark after it.
     unsafe fn upload_through(&self, stream: Stream, to: u64, through: u64, from: &[u8]) -> Result<(), DeviceError>;
     /// Sets a mark after the calls on a stream so far. Who waits for an earlier one of this number, waits for that one.
     fn mark(&self, stream: Stream, mark: usize) -> Result<(), DeviceError>;

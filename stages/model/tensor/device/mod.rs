@@ -1,6 +1,6 @@
 //! Devices other than the host's CPU: their memory, their kernels, and how operations are launched on them.
 //!
-//! - `driver.rs`: what a device must do, in twelve calls. `cuda/` does it with a GPU, whose libraries are loaded when it is
+//! - `driver.rs`: the calls that a device must answer. `cuda/` does it with a GPU, whose libraries are loaded when it is
 //!   opened; `emulated/` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
 //! - `uploads.rs`: the way of bytes to a device, through locked memory and beside what is being computed.
 //! - `profile.rs`: how long each kernel takes, if one asks; how often and how long the host waits for the device.

@@ -104,7 +104,8 @@ impl Uploads {
                 let (through, room) = ring.room(driver, self.sizes.slot)?;
                 let piece = &from[done..from.len().min(done + room)];
                 ring.slots[ring.current].copied_on[stream as usize] = true;
-                // SAFETY: the slot has this room after what is in use, and it is locked memory as long as the driver lives.
+                // SAFETY: the slot is locked memory as long as the driver lives, and has this room after what is in use. No copy
+                // from there is under way: `room` has waited for all from this slot before it was used again.
                 #[allow(unsafe_code)]
                 unsafe { driver.upload_through(stream, to + done as u64, through, piece) }?;
                 done += piece.len();

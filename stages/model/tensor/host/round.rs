@@ -30,13 +30,21 @@ pub(in crate::tensor) fn round(values: &mut [f32], precision: Precision) {
     }
 }
 
-/// The nearest value of bf16, ties to even, as `half::bf16::from_f32`; without branches, so that it vectorizes.
+/// The nearest value of bf16.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 fn to_bf16(value: f32) -> f32 {
+    f32::from_bits(bf16_bits(value) & 0xffff_0000)
+}
+
+/// The nearest value of bf16 in the upper half of the bits, ties to even, as `half::bf16::from_f32`; without branches, so that
+/// it vectorizes. A NaN stays one.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as above")]
+pub(super) fn bf16_bits(value: f32) -> u32 {
     let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
-    if value.is_nan() { value } else { f32::from_bits(rounded) }
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    if value.is_nan() { bits | 0x40_0000 } else { rounded }
 }
 
 #[cfg(test)]
@@ -51,6 +59,8 @@ mod tests {
             let exact = half::bf16::from_f32(value).to_f32();
             assert_eq!(to_bf16(value).to_bits(), exact.to_bits(), "{value:e}");
         }
-        assert!(to_bf16(f32::NAN).is_nan());
+        for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)] {
+            assert!(to_bf16(nan).is_nan());
+        }
     }
 }

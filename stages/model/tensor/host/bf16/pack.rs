@@ -1,6 +1,6 @@
 //! Rounds operands to bf16 and packs them.
 
-use super::super::math::simd;
+use super::super::{math::simd, round::bf16_bits};
 
 /// A matrix `[lanes, depth]` in f32, where `depth` is the length of the sum.
 #[derive(Clone, Copy)]
@@ -79,10 +79,10 @@ impl<'a> Operand<'a> {
 fn words_of(values: &[f32], words: &mut [u32]) {
     let (pairs, rest) = values.as_chunks::<2>();
     for (word, [even, odd]) in words.iter_mut().zip(pairs) {
-        *word = rounded(*even) >> 16 | rounded(*odd) & 0xffff_0000;
+        *word = bf16_bits(*even) >> 16 | bf16_bits(*odd) & 0xffff_0000;
     }
     if let ([last], Some(word)) = (rest, words.get_mut(pairs.len())) {
-        *word = rounded(*last) >> 16;
+        *word = bf16_bits(*last) >> 16;
     }
 }
 
@@ -94,21 +94,12 @@ fn interleave(even: &[f32], odd: &[f32], words: &mut [u32]) {
     rest.fill(0);
     if odd.is_empty() {
         for (word, even) in both.iter_mut().zip(even) {
-            *word = rounded(*even) >> 16;
+            *word = bf16_bits(*even) >> 16;
         }
     }
     for ((word, even), odd) in both.iter_mut().zip(even).zip(odd) {
-        *word = rounded(*even) >> 16 | rounded(*odd) & 0xffff_0000;
+        *word = bf16_bits(*even) >> 16 | bf16_bits(*odd) & 0xffff_0000;
     }
-}
-
-/// The nearest value of bf16, ties to even, in the upper half of the bits. A NaN stays one.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "as above")]
-fn rounded(value: f32) -> u32 {
-    let bits = value.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    if value.is_nan() { bits | 0x40_0000 } else { rounded }
 }
 
 #[cfg(test)]
@@ -136,13 +127,6 @@ mod tests {
                     assert_eq!(*word, bits(value(lane, 2 * pair)) | bits(value(lane, 2 * pair + 1)) << 16, "{index}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn a_nan_stays_one() {
-        for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)] {
-            assert!(f32::from_bits(rounded(nan) & 0xffff_0000).is_nan());
         }
     }
 }
