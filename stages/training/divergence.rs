@@ -5,8 +5,11 @@ use crate::StageError;
 /// The final loss is the mean over this many last steps.
 pub(super) const LAST: usize = 20;
 
-/// A loss this many times the best of the last steps is told.
-pub(super) const JUMP: f32 = 10.0;
+/// A loss this many times the worst of the last steps is told. The worst, not the best: steps on other kinds of records have
+/// other losses.
+pub(super) const JUMP: f32 = 3.0;
+/// With fewer losses, the worst says little.
+const LEAST_LOSSES: usize = 10;
 /// Smaller differences are the noise of losses near zero.
 const LEAST_JUMP: f32 = 0.5;
 /// What to do after a divergence.
@@ -15,10 +18,10 @@ const REMEDY: &str =
 /// Jumps that are told one by one.
 pub(super) const MOST_WARNINGS: usize = 3;
 
-/// The best of the last losses, if `loss` is far above it.
+/// The worst of the last losses, if there are enough of them and `loss` is far above it.
 pub(super) fn jump(loss: f32, losses: &[f32]) -> Option<f32> {
-    let best = losses.iter().copied().reduce(f32::min)?;
-    (loss >= JUMP * best && loss - best >= LEAST_JUMP).then_some(best)
+    let worst = losses.iter().copied().reduce(f32::max)?;
+    (losses.len() >= LEAST_LOSSES && loss >= JUMP * worst && loss - worst >= LEAST_JUMP).then_some(worst)
 }
 
 /// Checks that a step gave finite numbers. The error describes them.
@@ -60,11 +63,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_far_above_the_best_is_a_jump() {
+    fn a_loss_far_above_the_worst_is_a_jump() {
         assert_eq!(jump(100.0, &[]), None, "there is nothing to compare with");
-        assert_eq!(jump(20.0, &[3.0, 2.0, 4.0]), Some(2.0));
-        assert_eq!(jump(19.9, &[3.0, 2.0, 4.0]), None);
-        assert_eq!(jump(0.4, &[0.01]), None, "noise near zero");
-        assert_eq!(jump(0.6, &[0.01]), Some(0.01));
+        assert_eq!(jump(100.0, &[2.0; LEAST_LOSSES - 1]), None, "too few to compare with");
+        let losses = [[3.0, 2.0, 4.0]; 4].concat();
+        assert_eq!(jump(12.0, &losses), Some(4.0));
+        assert_eq!(jump(11.9, &losses), None);
+        assert_eq!(jump(0.4, &[0.01; LAST]), None, "noise near zero");
+        assert_eq!(jump(0.6, &[0.01; LAST]), Some(0.01));
+    }
+
+    #[test]
+    fn only_a_spike_is_a_jump_where_two_kinds_of_records_take_turns() {
+        let losses: Vec<f32> = (0..100).map(|step| if step % 4 == 3 { 6.0 } else { 0.2 }).collect();
+        for step in 0..losses.len() {
+            assert_eq!(jump(losses[step], &losses[step.saturating_sub(LAST)..step]), None, "step {step}");
+        }
+        assert_eq!(jump(18.0, &losses[losses.len() - LAST..]), Some(6.0));
     }
 }

@@ -192,7 +192,7 @@ impl Run<'_> {
 
     /// Warns of a loss that is far above those of the last steps: training may have diverged without becoming infinite.
     fn note_jump(&mut self, records: &[usize], loss: f32) {
-        let Some(best) = divergence::jump(loss, &self.position.losses) else { return };
+        let Some(worst) = divergence::jump(loss, &self.position.losses) else { return };
         self.jumps += 1;
         if self.jumps > divergence::MOST_WARNINGS {
             return;
@@ -200,8 +200,8 @@ impl Run<'_> {
         let numbers = records.iter().take(8).filter_map(|number| self.data.record(*number).ok());
         let ids: Vec<&str> = numbers.map(|record| record.id).collect();
         self.job.caution(format!(
-            "the loss of step {} is {loss:.3}, over {} times the best of the last {}, {best:.3} (records {}, ...): a smaller \
-             learning_rate or max_grad_norm may be needed",
+            "the loss of step {} is {loss:.3}, at least {} times the worst of the last {}, {worst:.3} (records {}, ...): if these \
+             are not records of another kind, a smaller learning_rate or max_grad_norm may be needed",
             self.position.step + 1,
             divergence::JUMP,
             self.position.losses.len(),
