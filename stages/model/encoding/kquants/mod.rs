@@ -112,8 +112,7 @@ pub(in crate::encoding) fn widen_q6(bytes: &[u8], to: &mut [f32]) {
     simd!(|| {
         for (bytes, to) in bytes.as_chunks::<Q6_BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
             let (scales, levels) = (q6_scales(bytes), q6_levels(bytes));
-            for part in 0..Q6_PARTS {
-                let scale = scales[part];
+            for (part, scale) in scales.into_iter().enumerate() {
                 for i in part * Q6_PART..(part + 1) * Q6_PART {
                     to[i] = scale * f32::from(levels[i]);
                 }
@@ -140,10 +139,10 @@ pub(in crate::encoding) fn q6_levels(bytes: &[u8; Q6_BYTES]) -> [i8; BLOCK] {
             let (low, next) = (bytes[half * 64 + i], bytes[half * 64 + 32 + i]);
             let upper = bytes[BLOCK / 2 + half * 32 + i];
             let at = half * 128 + i;
-            levels[at] = (low & 15 | upper << 4 & 48).cast_signed() - 32;
-            levels[at + 32] = (next & 15 | upper << 2 & 48).cast_signed() - 32;
-            levels[at + 64] = (low >> 4 | upper & 48).cast_signed() - 32;
-            levels[at + 96] = (next >> 4 | upper >> 2 & 48).cast_signed() - 32;
+            levels[at] = (low & 15 | upper << 4 & 0x30).cast_signed() - 32;
+            levels[at + 32] = (next & 15 | upper << 2 & 0x30).cast_signed() - 32;
+            levels[at + 64] = (low >> 4 | upper & 0x30).cast_signed() - 32;
+            levels[at + 96] = (next >> 4 | upper >> 2 & 0x30).cast_signed() - 32;
         }
     }
     levels
