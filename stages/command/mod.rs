@@ -202,7 +202,8 @@ fn variables(config: &Config, words: &Words) -> BTreeMap<String, std::ffi::OsStr
     let mut variables: BTreeMap<_, _> =
         passed.filter_map(|name| env::var_os(&name).map(|value| (name, value))).collect();
     variables.extend(config.environment.iter().map(|(name, value)| (name.clone(), words.replace(value))));
-    for (name, word) in [("CHECKPOINT", "{checkpoint}"), ("SEED", "{seed}"), ("THREADS", "{threads}")] {
+    for (name, word) in [("OUT", "{out}"), ("CHECKPOINT", "{checkpoint}"), ("SEED", "{seed}"), ("THREADS", "{threads}")]
+    {
         variables.insert(format!("IMP_FLOW_{name}"), words.replace(word));
     }
     for (number, input) in words.inputs.iter().enumerate() {

@@ -63,6 +63,18 @@ fn only_the_environment_that_is_named_is_passed() {
     assert_eq!(foreign.collect::<Vec<_>>(), [&"CARGO_PKG_NAME"]);
 }
 
+/// What `docs/PIPELINES.md` promises beside the words in braces.
+#[test]
+fn what_words_say_variables_say_too() {
+    let root = tempfile::tempdir().unwrap();
+    let script = "test \"$1 $2 $3 $4 $5\" = \"$IMP_FLOW_OUT $IMP_FLOW_CHECKPOINT $IMP_FLOW_SEED $IMP_FLOW_THREADS $IMP_FLOW_INPUT_0\" &&
+        cd / && cp \"$IMP_FLOW_INPUT_0/in.txt\" \"$IMP_FLOW_OUT\"";
+    let words = ["{out}", "{checkpoint}", "{seed}", "{threads}", "{inputs[0]}"];
+    let command = [&["sh", "-c", script, "sh"][..], &words].concat();
+    let files = tree(&run(root.path(), &json!({"command": command}), |trial| trial).done());
+    assert_eq!(files, BTreeMap::from([(PathBuf::from("in.txt"), b"content".to_vec())]));
+}
+
 #[test]
 fn what_goes_wrong_is_told_with_what_to_do() {
     for (script, message) in [
@@ -128,7 +140,6 @@ fn what_an_earlier_attempt_has_left_is_ended_first() {
     // It wrote on the disk of a node, where each attempt has another folder, and what it read lies in the stage's.
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "while true; do date +%N > ../work/out/alive; sleep 0.05; done"]).current_dir(&node);
-    command.env("IMP_FLOW_OUT", &node);
     // As when the process of the stage is killed: nothing is dropped.
     std::mem::forget(Running::start(command, &work).unwrap());
     while fs::read(work.join("out/alive")).unwrap_or_default().is_empty() {
