@@ -25,8 +25,10 @@ use crate::{
 
 /// Default layer of the encoder whose hidden states are the features.
 const SELECT_LAYER: i64 = -2;
-/// Images decoded and encoded at a time for each device; what a process loses at most that is killed.
+/// Images decoded at a time for each device.
 const CHUNK: usize = 32;
+/// Of these, images encoded at a time on each device: what a process loses at most that is killed, and what a stop waits for.
+const TOGETHER: usize = 4;
 
 /// Adds the features to the set in the job's output. Resumes what an earlier process began.
 pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Result<(), StageError> {
@@ -47,23 +49,25 @@ pub(super) fn add(encoder: &Path, config: &PreprocessConfig, job: &Job) -> Resul
     let images = set.meta().images;
     let chunk = CHUNK * towers.len();
     for start in (done..images).step_by(chunk) {
-        job.check_cancelled()?;
         let numbers = start..(start + chunk).min(images);
         let pixels = decode(&set, numbers.clone(), &encoder)?;
-        let share = pixels.len().div_ceil(towers.len());
-        // Neighbours for each device, so that none waits for another after each image.
-        let encoded = each(
-            &mut towers,
-            || (),
-            |index, vision| {
-                let own = pixels.iter().skip(index * share).take(share);
-                Ok(own.map(|pixels| encode(vision, pixels).to_host().into_owned()).collect::<Vec<_>>())
-            },
-        )?;
-        for features in encoded.iter().flatten() {
-            file.write_all(bytemuck::cast_slice(features)).map_err(StageError::io(&unfinished))?;
+        for (pixels, first) in pixels.chunks(TOGETHER * towers.len()).zip(numbers.step_by(TOGETHER * towers.len())) {
+            job.check_cancelled()?;
+            // Neighbours for each device, so that none waits for another after each image.
+            let share = pixels.len().div_ceil(towers.len());
+            let encoded = each(
+                &mut towers,
+                || (),
+                |index, vision| {
+                    let own = pixels.iter().skip(index * share).take(share);
+                    Ok(own.map(|pixels| encode(vision, pixels).to_host().into_owned()).collect::<Vec<_>>())
+                },
+            )?;
+            for features in encoded.iter().flatten() {
+                file.write_all(bytemuck::cast_slice(features)).map_err(StageError::io(&unfinished))?;
+            }
+            job.progress(Progress::new(first + pixels.len(), images, "images"));
         }
-        job.progress(Progress::new(numbers.end, images, "images"));
     }
     drop(file);
     job.move_into_output(&unfinished, FEATURES)?;
