@@ -115,7 +115,8 @@ fn make(disk: &Path, prefix: &str) -> io::Result<NodeOutput> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
-        lock.lock()?;
+        // Where folders have no locks, as on NFS, nobody can take it for one that was left either.
+        let _ = lock.lock();
         // Somebody may have removed it before it was locked.
         if folder.path().is_dir() {
             return Ok(NodeOutput { folder, lock });
