@@ -1,6 +1,7 @@
 //! Runs loops compiled for the widest SIMD of the processor. Independent of what they compute.
 
-/// Runs a closure compiled for the widest SIMD instructions of this processor. Functions that it calls must be inlined to benefit.
+/// Runs a closure compiled for the widest SIMD instructions of this processor. Functions that it calls must be inlined to
+/// benefit, which `array::map` is not.
 ///
 /// The result does not depend on the processor: the compiler neither reorders nor contracts float operations. A macro, because a closure
 /// is compiled for these instructions only if it is inlined, and only here can it be told to be.

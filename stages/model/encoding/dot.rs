@@ -1,5 +1,6 @@
 //! Dot products of encoded values with f32, which are decoded in registers only. The sums are those of the decoded values in another
 //! order: sixteen lanes, scales after the sum of a part, and mins times the sum of what they are multiplied with.
+#![allow(clippy::inline_always, reason = "loops vectorize only if what they call is inlined")]
 
 use super::{
     Encoding, ggml,
@@ -48,7 +49,6 @@ impl Encoding {
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn plain(bytes: &[u8], values: &[f32], widen: impl Fn(u16) -> f32) -> f32 {
     let mut sums = [0.0; LANES];
     let ((bytes, last), (values, rest)) = (bytes.as_chunks::<{ 2 * LANES }>(), values.as_chunks::<LANES>());
@@ -63,7 +63,6 @@ fn plain(bytes: &[u8], values: &[f32], widen: impl Fn(u16) -> f32) -> f32 {
 
 /// Blocks that begin with an f16 scale.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn scaled<const BYTES: usize>(bytes: &[u8], values: &[f32], levels: impl Fn(&[u8; BYTES]) -> [i8; ggml::BLOCK]) -> f32 {
     let mut sums = [0.0; LANES];
     for (bytes, values) in bytes.as_chunks::<BYTES>().0.iter().zip(values.as_chunks().0) {
@@ -74,7 +73,6 @@ fn scaled<const BYTES: usize>(bytes: &[u8], values: &[f32], levels: impl Fn(&[u8
 
 /// Blocks of parts with scales and mins.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn with_mins<const BYTES: usize>(
     bytes: &[u8],
     values: &[f32],
@@ -96,7 +94,6 @@ fn with_mins<const BYTES: usize>(
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn q6(bytes: &[u8], values: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
     let blocks = values.as_chunks::<{ kquants::BLOCK }>().0;
@@ -113,7 +110,6 @@ fn q6(bytes: &[u8], values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn add(sums: &mut [f32; LANES], levels: &[i8; PART], values: &[f32; PART], scale: f32) {
     for (i, sum) in sums.iter_mut().enumerate() {
         let [first, second] = [i, LANES + i].map(|i| f32::from(levels[i]) * values[i]);

@@ -10,6 +10,7 @@
 //! | `q8_0`   | `q * d`       | d, 32 signed bytes      | d = max abs / 127                   |
 //!
 //! The low nibbles of the 16 bytes are the first 16 values, the high nibbles the last 16.
+#![allow(clippy::inline_always, reason = "loops vectorize only if what they call is inlined")]
 
 use half::f16;
 
@@ -37,7 +38,6 @@ pub(super) fn widen_q4_0(bytes: &[u8], to: &mut [f32]) {
 
 /// The levels of a block of `q4_0`, from -8 to 7.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(super) fn q4_0_levels(bytes: &[u8; Q4_0_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
     for i in 0..NIBBLES {
@@ -50,7 +50,6 @@ pub(super) fn q4_0_levels(bytes: &[u8; Q4_0_BYTES]) -> [i8; BLOCK] {
 
 /// The levels of a block of `q8_0`.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(super) fn q8_0_levels(bytes: &[u8; Q8_0_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
     for (level, byte) in levels.iter_mut().zip(&bytes[FACTOR..]) {
@@ -61,7 +60,6 @@ pub(super) fn q8_0_levels(bytes: &[u8; Q8_0_BYTES]) -> [i8; BLOCK] {
 
 /// Widens blocks that begin with their scale.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn widen_scaled<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: impl Fn(&[u8; BYTES]) -> [i8; BLOCK]) {
     for (to, bytes) in blocks::<BYTES>(bytes, to) {
         let (levels, d) = (levels(bytes), factor(bytes));

@@ -1,5 +1,6 @@
 //! The search for the scale of a block of values, and what calibration adds to it: how much the error of each value counts.
 //! Source: ggml's `ggml-quants.c`, `make_qx_quants` and the `quant_weights` of `quantize_row_*_impl`. Independent of how blocks are stored.
+#![allow(clippy::inline_always, reason = "loops vectorize only if what they call is inlined")]
 
 /// Smaller scales count as zero.
 pub(super) const TINY: f32 = 1e-15;
@@ -25,7 +26,6 @@ pub(super) fn importance_weights<const N: usize>(values: &[f32; N], importance: 
 /// What is searched for a block takes sums one value after the other, so that results are the same bits everywhere. Blocks side by side
 /// fill SIMD lanes nevertheless.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(super) fn side_by_side<const N: usize, const L: usize>(blocks: &[[f32; N]; L]) -> [[f32; L]; N] {
     let mut places = [[0.0; L]; N];
     for (lane, block) in blocks.iter().enumerate() {
@@ -38,7 +38,6 @@ pub(super) fn side_by_side<const N: usize, const L: usize>(blocks: &[[f32; N]; L
 
 /// A value for each block.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(super) fn lanes<const L: usize>(of: impl Fn(usize) -> f32) -> [f32; L] {
     let mut all = [0.0; L];
     for (i, lane) in all.iter_mut().enumerate() {
@@ -49,7 +48,6 @@ pub(super) fn lanes<const L: usize>(of: impl Fn(usize) -> f32) -> [f32; L] {
 
 /// The lanes of each place, from those of `values`.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(super) fn each<const N: usize, const L: usize>(
     values: &[[f32; L]; N],
     of: impl Fn(usize, f32) -> f32,
@@ -66,7 +64,6 @@ pub(super) fn each<const N: usize, const L: usize>(
 /// The levels from `-half` to `highest`, and their scale, with the least weighted squared error, of `L` blocks [`side_by_side`]. The scale
 /// has the sign that gives the value of the largest magnitude the level `-half`.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(super) fn symmetric<const N: usize, const L: usize>(
     values: &[[f32; L]; N],
     weights: &[[f32; L]; N],

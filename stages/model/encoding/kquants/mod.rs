@@ -8,6 +8,7 @@
 //! | `q6_K`   | `d * scale * (q - 32)`         | 16 of 16  | 128 of nibbles, 64 of upper bits, 16 of scales, d   |
 //!
 //! Scales and mins of `q4_K` and `q5_K` have 6 bits, scales of `q6_K` are signed bytes.
+#![allow(clippy::inline_always, reason = "loops vectorize only if what they call is inlined")]
 
 mod narrow;
 
@@ -39,7 +40,6 @@ const Q6_PARTS: usize = BLOCK / Q6_PART;
 
 /// Scales and mins of all parts. The upper bits of the last four lie above those of the first four.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(in crate::encoding) fn scales_and_mins(head: &[u8; HEAD]) -> (Parts, Parts) {
     let (d, m) = (factor(head), factor(&head[FACTOR..]));
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -64,7 +64,6 @@ pub(in crate::encoding) fn widen_q5(bytes: &[u8], to: &mut [f32]) {
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: impl Fn(&[u8; BYTES]) -> [i8; BLOCK]) {
     for (bytes, to) in bytes.as_chunks::<BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
         let Some(head) = bytes.first_chunk() else { continue };
@@ -80,7 +79,6 @@ fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: imp
 
 /// The levels of a block of `q4_K`: of 32 bytes, the low nibbles are one part, the high ones the next.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(in crate::encoding) fn q4_levels(bytes: &[u8; Q4_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
     for pair in 0..PARTS / 2 {
@@ -95,7 +93,6 @@ pub(in crate::encoding) fn q4_levels(bytes: &[u8; Q4_BYTES]) -> [i8; BLOCK] {
 
 /// The levels of a block of `q5_K`: nibbles as in `q4_K`, and bit `part` of each of 32 bytes.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(in crate::encoding) fn q5_levels(bytes: &[u8; Q5_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
     for pair in 0..PARTS / 2 {
@@ -123,7 +120,6 @@ pub(in crate::encoding) fn widen_q6(bytes: &[u8], to: &mut [f32]) {
 
 /// The scales of the parts of a block of `q6_K`.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(in crate::encoding) fn q6_scales(bytes: &[u8; Q6_BYTES]) -> [f32; Q6_PARTS] {
     let d = factor(&bytes[Q6_FACTOR..]);
     lanes(|part| d * f32::from(bytes[BLOCK * 3 / 4 + part].cast_signed()))
@@ -131,7 +127,6 @@ pub(in crate::encoding) fn q6_scales(bytes: &[u8; Q6_BYTES]) -> [f32; Q6_PARTS] 
 
 /// The levels of a block of `q6_K`, from -32 to 31; see [`q6_places`].
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 pub(in crate::encoding) fn q6_levels(bytes: &[u8; Q6_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
     for half in 0..2 {

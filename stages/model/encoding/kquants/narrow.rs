@@ -1,4 +1,5 @@
 //! Encodes values as K-quants. Source: ggml's `ggml-quants.c`, `quantize_row_*_K_ref`.
+#![allow(clippy::inline_always, reason = "loops vectorize only if what they call is inlined")]
 
 use half::f16;
 
@@ -47,7 +48,6 @@ fn put_scale_and_min(bytes: &mut [u8], part: usize, scale: u8, min: u8) {
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn narrow_block_with_mins<const BYTES: usize>(
     values: &[f32; BLOCK],
     bytes: &mut [u8; BYTES],
@@ -76,11 +76,10 @@ fn narrow_block_with_mins<const BYTES: usize>(
         let (scale, min) = (sixth(scales[part], most), sixth(mins[part], deepest));
         put_scale_and_min(&mut bytes[2 * FACTOR..HEAD], part, scale, min);
         let (scale, min) = (d * f32::from(scale), m * f32::from(min));
-        *levels = if scale == 0.0 {
-            searched.map(|level| byte(level[part]))
-        } else {
-            values.map(|value| byte(search.clamp((value + min) / scale)))
-        };
+        for (i, level) in levels.iter_mut().enumerate() {
+            let found = if scale == 0.0 { searched[i][part] } else { search.clamp((values[i] + min) / scale) };
+            *level = byte(found);
+        }
     }
     let (upper, nibbles) = bytes[HEAD..].split_at_mut(BYTES - Q4_BYTES);
     for (part, levels) in levels.iter().enumerate() {
@@ -101,7 +100,6 @@ fn parts<T, const N: usize, const L: usize>(values: &[T; BLOCK]) -> &[[T; N]; L]
 
 /// Without calibration, larger values weigh more.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn magnitudes(values: &[Parts; PART]) -> [Parts; PART] {
     let mut squares = [0.0_f32; PARTS];
     for x in values {
@@ -114,6 +112,7 @@ fn magnitudes(values: &[Parts; PART]) -> [Parts; PART] {
 }
 
 /// A level as an integer, which it is: saturation would cost time.
+#[inline(always)]
 fn byte(level: f32) -> u8 {
     level as i32 as u8
 }
@@ -131,14 +130,12 @@ struct Search {
 
 impl Search {
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
     fn clamp(&self, level: f32) -> f32 {
         level.round_ties_even().clamp(0.0, self.levels as f32)
     }
 
     /// The levels of all parts [`side_by_side`], their scales, and their mins (which are subtracted).
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
     fn best(&self, values: &[Parts; PART], weights: &[Parts; PART]) -> ([Parts; PART], Parts, Parts) {
         let (mut least, mut most) = ([0.0_f32; PARTS], [f32::NEG_INFINITY; PARTS]);
         let (mut sum_w, mut sum_x) = ([0.0_f32; PARTS], [0.0_f32; PARTS]);
@@ -179,7 +176,6 @@ impl Search {
     }
 
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
     fn round(&self, values: &[Parts; PART], of: &Levels) -> [Parts; PART] {
         each(values, |i, x| self.clamp(of.inverse[i] * (x - of.from[i])))
     }
@@ -188,7 +184,6 @@ impl Search {
 /// Least squares in scale and min for given levels: the determinant, which is positive where there is a solution, scale and min.
 /// `sum_w` has the sum of the weights, `sum_x` that of the weighted values.
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn fit(
     values: &[Parts; PART],
     weights: &[Parts; PART],
@@ -220,7 +215,6 @@ struct Levels {
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn weighted_error(
     values: &[Parts; PART],
     weights: &[Parts; PART],
@@ -248,7 +242,6 @@ pub(in crate::encoding) fn narrow_q6(values: &[f32], to: &mut [u8], importance: 
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always, reason = "it vectorizes only if it is inlined")]
 fn narrow_block_q6(values: &[f32; BLOCK], bytes: &mut [u8; Q6_BYTES], weights: &[f32; BLOCK]) {
     bytes.fill(0);
     let (searched, scales) =
@@ -263,13 +256,10 @@ fn narrow_block_q6(values: &[f32; BLOCK], bytes: &mut [u8; Q6_BYTES], weights: &
         let scale = (inverse * scales[part]).round_ties_even().min(127.0) as i8;
         bytes[BLOCK * 3 / 4 + part] = scale.cast_unsigned();
         let scale = d * f32::from(scale);
-        let levels: [u8; Q6_PART] = if scale == 0.0 {
-            searched.map(|level| byte(level[part] + 32.0))
-        } else {
-            values.map(|x| byte((x / scale).round_ties_even().clamp(-32.0, 31.0) + 32.0))
-        };
         let ([low, low_shift], [high, high_shift]) = q6_places(part * Q6_PART);
-        for (place, level) in levels.iter().enumerate() {
+        for (place, x) in values.iter().enumerate() {
+            let rounded = (x / scale).round_ties_even().clamp(-32.0, 31.0);
+            let level = byte(if scale == 0.0 { searched[place][part] } else { rounded } + 32.0);
             bytes[low + place] |= (level & 15) << low_shift;
             bytes[high + place] |= (level >> 4) << high_shift;
         }
