@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use imp_model::{
     Imp, Precision,
@@ -132,6 +132,8 @@ fn last_blocks_step_as_in_transformers() {
             let (mut imp, exact) = (imp(name), place.precision == Precision::F32);
             let tuned = Fixture::open(&format!("vision/{name}/tuned.safetensors"));
             imp.vision.unfreeze(1).unwrap();
+            let mut before = BTreeMap::new();
+            imp.trainable(&mut |Parameter { name, .. }, mat| drop(before.insert(name, mat.to_host().into_owned())));
             imp.move_to(&place);
             let encoded = imp.encode_images(&expected(name).images("pixel_values"));
             let mut optimizer = Optimizer::new(&mut imp, AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }, 0.0);
@@ -155,12 +157,28 @@ fn last_blocks_step_as_in_transformers() {
             let mut trained = 0;
             imp.trainable(&mut |Parameter { name, .. }, mat| {
                 trained += mat.count();
-                // Adam's first steps are as large as the rate, whatever the gradient is, and turn with its sign.
-                let tolerance = if exact && !is_bias_of_keys(&name) { 1e-4 } else { 4.1e-2 };
-                assert_close(&name, &mat.to_host(), &tuned.f32(&format!("after.{name}")), tolerance);
+                let theirs = tuned.f32(&format!("after.{name}"));
+                match exact {
+                    // Adam's first steps are as large as the rate, whatever the gradient is: those of mere rounding say nothing.
+                    _ if is_bias_of_keys(&name) => {}
+                    true => assert_close(&name, &mat.to_host(), &theirs, 1e-4),
+                    false => {
+                        let gradient = tuned.f32(&format!("grad.{name}"));
+                        check_movement(&name, &gradient, &before[&name], &mat.to_host(), &theirs);
+                    }
+                }
             });
             assert!(trained > 0 && imp.vision.unfreeze(3).is_err(), "the third of 3 blocks is not used");
         }
+    }
+}
+
+/// In bf16, where a gradient is well above its rounding: of the same sign, and within a fifth.
+fn check_movement(name: &str, gradient: &[f32], before: &[f32], ours: &[f32], theirs: &[f32]) {
+    let clear = 0.3 * gradient.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    for (i, _) in gradient.iter().enumerate().filter(|(_, value)| value.abs() >= clear) {
+        let (ours, theirs) = (ours[i] - before[i], theirs[i] - before[i]);
+        assert!((ours - theirs).abs() <= 0.2 * theirs.abs(), "{name}[{i}] moved by {ours}, not {theirs}");
     }
 }
 
@@ -173,9 +191,12 @@ fn check(imp: &mut Imp, tuned: &Fixture, exact: bool, gradients: &[imp_model::te
     let mut gradients = gradients.iter();
     imp.trainable(&mut |Parameter { name, .. }, _| {
         let reference = tuned.f32(&format!("grad.{name}"));
-        let largest = reference.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-        let share = if exact { 1e-4 } else { 0.13 } * largest;
-        let tolerance = if is_bias_of_keys(&name) { 1e-2 } else { share };
+        let largest = |of: &[f32]| of.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let query = name.replace("k_proj.bias", "q_proj.bias").replace("key.bias", "query.bias");
+        // What rounding leaves of nothing is small beside the gradient of the queries.
+        let scale =
+            largest(&if is_bias_of_keys(&name) { tuned.f32(&format!("grad.{query}")) } else { reference.clone() });
+        let tolerance = if exact { 1e-4 } else { 0.13 } * scale;
         assert_close(&name, &gradients.next().unwrap().to_host(), &reference, tolerance);
     });
     assert!(gradients.next().is_none(), "more gradients than trainable matrices");
