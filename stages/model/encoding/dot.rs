@@ -35,6 +35,7 @@ impl Encoding {
     /// The dot product of an encoded row with as many values, or `None`: then the row has to be decoded.
     pub(crate) fn dot(self, bytes: &[u8], with: &Operand<'_>) -> Option<f32> {
         let (values, sums) = (with.values, with.sums.as_slice());
+        debug_assert_eq!(self.bytes(values.len()), Some(bytes.len()), "a row, and as many values");
         Some(match self {
             Self::F16 => simd!(|| plain(bytes, values, widen_finite)),
             Self::Bf16 => simd!(|| plain(bytes, values, |bits| f32::from_bits(u32::from(bits) << 16))),
