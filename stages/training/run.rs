@@ -200,11 +200,11 @@ impl Run<'_> {
         let numbers = records.iter().take(8).filter_map(|number| self.data.record(*number).ok());
         let ids: Vec<&str> = numbers.map(|record| record.id).collect();
         self.job.caution(format!(
-            "the loss of step {} is {loss:.3}, at least {} times the worst of the last {}, {worst:.3} (records {}, ...): if these \
+            "the loss of step {} is {loss:.3}, at least {} times the worst of {} steps before, {worst:.3} (records {}, ...): if these \
              are not records of another kind, a smaller learning_rate or max_grad_norm may be needed",
             self.position.step + 1,
             divergence::JUMP,
-            self.position.losses.len(),
+            self.position.losses.len() - divergence::LATEST,
             ids.join(", ")
         ));
     }
