@@ -90,7 +90,12 @@ impl Trial {
 
     /// A job whose events are dropped.
     pub(crate) fn job(self) -> Job {
-        Job::new(self.spec, Box::new(|_| {}), Arc::default())
+        self.job_telling(|_| {})
+    }
+
+    /// A job that tells its events.
+    pub(crate) fn job_telling(self, sink: impl Fn(Event) + Send + Sync + 'static) -> Job {
+        Job::new(self.spec, Box::new(sink), Arc::default())
     }
 
     /// Runs the stage. Local sources are relative to the parent of the work folder.

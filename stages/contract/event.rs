@@ -119,3 +119,28 @@ impl Progress {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::testing::Trial;
+
+    /// JSON has no such number: the runner would drop the line.
+    #[test]
+    fn a_figure_that_is_not_finite_is_told_and_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&events);
+        let job = Trial::new(folder.path(), &[]).job_telling(move |event| seen.lock().unwrap().push(event));
+        for value in [f64::NAN, f64::INFINITY, 2.5] {
+            job.result("loss", value);
+        }
+        let lines: Vec<String> =
+            events.lock().unwrap().iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+        assert!(lines[0].contains("`loss` is NaN") && lines[1].contains("`loss` is inf"), "{lines:?}");
+        assert!(lines.len() == 3 && lines[2].contains("2.5"), "{lines:?}");
+    }
+}

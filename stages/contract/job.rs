@@ -314,8 +314,11 @@ impl Job {
         self.sink.send(Event::Progress(progress));
     }
 
-    /// Records a final figure, kept with the receipt.
+    /// Records a final figure, kept with the receipt. One that is not finite has no place there, which is told.
     pub fn result(&self, name: &str, value: f64) {
+        if !value.is_finite() {
+            return self.caution(format!("its figure `{name}` is {value}, and is left out"));
+        }
         self.sink.send(Event::Result { name: name.into(), value });
     }
 

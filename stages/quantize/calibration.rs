@@ -73,7 +73,8 @@ impl<'a> Calibration<'a> {
         if !self.seen.is_empty() {
             self.loss(model, self.seen.clone(), &Pass::observed(observer.clone()))?;
         }
-        let perplexity = self.perplexity(model)?;
+        let perplexity =
+            self.perplexity(model, "its weights may be damaged, or the records aren't those that it was trained for")?;
         self.job.result("unquantized_perplexity", perplexity);
         Ok(observer.importance())
     }
@@ -84,14 +85,19 @@ impl<'a> Calibration<'a> {
     /// If it can't be loaded, a record can't be read, or the job was cancelled.
     pub(super) fn measure(&mut self) -> Result<(), StageError> {
         let model = Imp::load(&self.job.output()).map_err(|error| model_error(self.job, &error))?;
-        let perplexity = self.perplexity(&model)?;
+        let perplexity = self.perplexity(&model, "rounding has damaged it: choose a `scheme` with more bits")?;
         self.job.result("perplexity", perplexity);
         Ok(())
     }
 
-    /// `exp` of the mean cross-entropy of the labelled tokens.
-    fn perplexity(&mut self, model: &Imp) -> Result<f64, StageError> {
-        Ok(f64::from(self.loss(model, self.measured.clone(), &Pass::inference())?).exp())
+    /// `exp` of the mean cross-entropy of the labelled tokens. An error with this `help` if it is not finite.
+    fn perplexity(&mut self, model: &Imp, help: &str) -> Result<f64, StageError> {
+        let loss = self.loss(model, self.measured.clone(), &Pass::inference())?;
+        let perplexity = f64::from(loss).exp();
+        if perplexity.is_finite() {
+            return Ok(perplexity);
+        }
+        Err(StageError::failed(format!("the loss of the model on records of the calibration is {loss}"), help))
     }
 
     fn loss(&mut self, model: &Imp, numbers: Vec<usize>, pass: &Pass) -> Result<f32, StageError> {
