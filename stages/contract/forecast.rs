@@ -124,7 +124,7 @@ impl Tower<VisionConfig> {
 
     /// The encoder as a stage writes it that has changed it: its layers in use, in f32.
     pub(crate) fn rewritten(mut self, select_layer: i64) -> Self {
-        let layers = self.config.num_hidden_layers.saturating_add_signed(select_layer as isize + 1);
+        let layers = self.config.used_layers(select_layer).unwrap_or(self.config.num_hidden_layers);
         let used = VisionConfig { num_hidden_layers: layers, ..self.config.clone() };
         self.bytes = 4 * used.parameters() as u64;
         self
@@ -144,5 +144,21 @@ impl Outlook {
     /// The outlook of a language model alone.
     pub(crate) fn of_language_model(config: Option<LanguageConfig>, bytes: u64) -> Self {
         Self { llm: config.map(|config| Tower { config, bytes }), ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hidden states are counted from either end; what a folder from outside says may be none.
+    #[test]
+    fn a_rewritten_encoder_has_its_layers_in_use() {
+        let config = VisionConfig::clip_vit_large_patch14_336();
+        let layers = config.num_hidden_layers;
+        let bytes = |select_layer: i64| Tower { config: config.clone(), bytes: 0 }.rewritten(select_layer).bytes;
+        let with = |layers: usize| 4 * VisionConfig { num_hidden_layers: layers, ..config.clone() }.parameters() as u64;
+        assert_eq!([bytes(-2), bytes(5), bytes(-1)], [with(layers - 1), with(5), with(layers)]);
+        assert_eq!([bytes(i64::MAX), bytes(i64::MIN)], [with(layers); 2], "the stage says what is wrong");
     }
 }
