@@ -55,7 +55,7 @@ fn in_precision(program: &str, images: usize, precision: &str) -> Result<String,
         arguments.extend(set.into_iter().flat_map(|set| ["--set".to_string(), set]));
         Space { program, folder, arguments }
     };
-    let cards = imp_model::tensor::probe().cards.iter().filter(|card| card.usable.is_ok()).count();
+    let cards = imp_model::tensor::probe().cards.iter().take_while(|card| card.usable.is_ok()).count();
     let (calm, disturbed) = (space("calm", 1), space("disturbed", cards.max(1)));
     calm.finish()?;
     disturbed.interrupt("INT")?;

@@ -1,4 +1,4 @@
-//! The log of a running evaluation in the checkpoint folder, one JSON object per line, so that nothing is asked twice.
+//! The log of a running evaluation in the checkpoint folder, one JSON object per line, so that what is in it is not asked again.
 //! Independent of what the lines mean.
 
 use std::{

@@ -36,7 +36,7 @@ impl Sizes {
     }
 
     /// All steps together, and how many images are encoded: not those whose features lie with the records, and with `kept`, where
-    /// features stay in memory, each once.
+    /// features stay in memory, each once (of several GPUs, each may encode it once more, which is not counted).
     pub(super) fn all(self, set: &Mixture, batches: &Batches, kept: bool) -> (MicroBatch, usize) {
         let shapes: Vec<(usize, usize)> = set.shapes().collect();
         let (mut all, mut encoded) = (MicroBatch { rows: 0, learned: 0, images: 0 }, 0);

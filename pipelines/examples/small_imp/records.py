@@ -19,7 +19,7 @@ def caption(name, image, text):
 
 def write_image(folder, name, content):
     """`name` comes from an archive, and must not lead out of the folder."""
-    if name != Path(name).name:
+    if name in ("", "..") or name != Path(name).name:
         raise SystemExit(f"{name!r} is not the name of an image")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)

@@ -35,7 +35,7 @@ fn answers_do_not_depend_on_batches_or_interruptions() {
     assert_eq!(fs::read(resumed.done().join("answers.jsonl")).unwrap(), whole);
 }
 
-/// As a version that logged each answer by itself may have left it: with other neighbours, an answer could round otherwise.
+/// As a process that was killed while it wrote, or another `micro_batch_size`, may have left it: with other neighbours, an answer could round otherwise.
 #[test]
 fn a_batch_that_lacks_an_answer_is_asked_as_a_whole() {
     let root = workshop();
