@@ -125,7 +125,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::{Arc, Mutex};
 
-    use super::*;
     use crate::testing::Trial;
 
     /// JSON has no such number: the runner would drop the line.
