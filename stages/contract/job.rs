@@ -253,7 +253,8 @@ impl Job {
         self.output.link(file, relative.as_ref())
     }
 
-    /// Moves a complete file, such as one from the checkpoint, into the output folder, which may be on another disk.
+    /// Moves a complete file from the checkpoint into the output folder. If that is elsewhere ([`Job::with_output`]), the file stays until
+    /// the output is in its place, and must not be changed.
     ///
     /// # Errors
     /// If it can't be moved.

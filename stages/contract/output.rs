@@ -3,8 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io,
+    fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -59,20 +58,12 @@ impl Output {
     }
 
     pub(super) fn take(&self, file: &Path, relative: &Path) -> Result<(), StageError> {
-        let target = self.target(relative)?;
-        move_file(file, &target).map_err(StageError::io(&target))
-    }
-}
-
-/// Moves a file, also to another file system: there it is complete before it goes here.
-fn move_file(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            fs::copy(from, to)?;
-            File::open(to)?.sync_all()?;
-            fs::remove_file(from)
+        if self.is_elsewhere {
+            // It stays, too, until the output is in its place: what a stage has made that is killed before is not lost.
+            return self.link(file, relative);
         }
-        renamed => renamed,
+        let target = self.target(relative)?;
+        fs::rename(file, &target).map_err(StageError::io(&target))
     }
 }
 
@@ -101,12 +92,15 @@ mod tests {
         fs::write(&checkpoint, "made").unwrap();
         let output = Output::new(there.path().into(), true);
         output.take(&checkpoint, Path::new("a/made")).unwrap();
-        assert!(!checkpoint.exists() && fs::read_to_string(there.path().join("a/made")).unwrap() == "made");
+        assert!(checkpoint.exists(), "it is still there for who is killed now");
+        assert_eq!(fs::read_to_string(there.path().join("a/made")).unwrap(), "made");
         output.link(&input, Path::new("b/input")).unwrap();
         assert_eq!(fs::read_to_string(there.path().join("b/input")).unwrap(), "input");
         assert!(there.path().join("b/input").is_symlink(), "it is not copied there");
         let input = input.canonicalize().unwrap();
-        assert_eq!(output.linked(), BTreeMap::from([("b/input".into(), input.clone())]));
+        let checkpoint = checkpoint.canonicalize().unwrap();
+        let linked = [("a/made".into(), checkpoint), ("b/input".into(), input.clone())];
+        assert_eq!(output.linked(), BTreeMap::from(linked));
         // Where the output stays, it is complete by itself.
         let stays = Output::new(there.path().join("stays"), false);
         stays.link(&input, Path::new("input")).unwrap();
@@ -121,11 +115,14 @@ mod tests {
         fs::write(path("input"), "").unwrap();
         fs::write(path("checkpoint"), "").unwrap();
         let (input, checkpoint) = (number("input"), number("checkpoint"));
-        let output = Output::new(path("out"), true);
+        let output = Output::new(path("elsewhere"), true);
         output.link(&path("input"), Path::new("linked")).unwrap();
+        output.take(&path("checkpoint"), Path::new("taken")).unwrap();
+        assert_eq!([number("elsewhere/linked"), number("elsewhere/taken")], [input, checkpoint]);
+        assert!(output.linked().is_empty() && path("checkpoint").exists());
+        let output = Output::new(path("out"), false);
         output.take(&path("checkpoint"), Path::new("moved")).unwrap();
-        assert_eq!([number("out/linked"), number("out/moved")], [input, checkpoint]);
-        assert!(output.linked().is_empty());
+        assert!(number("out/moved") == checkpoint && !path("checkpoint").exists());
         let error = output.take(&path("nothing"), Path::new("moved")).unwrap_err();
         assert!(error.to_string().contains("out/moved"), "{error}");
     }

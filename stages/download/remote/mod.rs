@@ -163,9 +163,9 @@ fn collect(
         job.result("files_from_local_cache", cached.len() as f64);
     }
     let mut unpacked = Unpacked::default();
-    for (name, path) in cached {
+    for (number, (name, path)) in cached.iter().enumerate() {
         job.check_cancelled()?;
-        let part = job.checkpoint().join("copy.part");
+        let part = job.checkpoint().join(format!("copy-{number}.part"));
         fs::copy(path, &part).map_err(StageError::io(path))?;
         unpacked.add(&put(job, &part, name, model.as_deref(), config)?);
     }
