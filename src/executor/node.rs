@@ -17,6 +17,9 @@ use walkdir::WalkDir;
 const HELP: &str = "change or remove `work` under [slurm] in imp-flow.toml or [stages.NAME.runtime.slurm]; it must be a folder of each node, \
                     and its variables must be set in jobs";
 
+/// The random end of the name of a folder.
+const RANDOM: usize = 6;
+
 /// A stop is heard after so many bytes of a file.
 const PIECE: u64 = 64 << 20;
 
@@ -44,7 +47,7 @@ impl NodeOutput {
             return refused(&format!("{} is to be the folder of the node where it works, and is none", disk.display()));
         }
         // The disk may be one that nodes share, and its locks need not reach from one to the other.
-        let prefix = format!("imp-flow-{}-", rustix::system::uname().nodename().to_string_lossy().replace('/', "_"));
+        let prefix = format!(".imp-flow-{}-", rustix::system::uname().nodename().to_string_lossy().replace('/', "_"));
         remove_left(disk, &prefix);
         let output = match make(disk, &prefix) {
             Ok(output) => output,
@@ -73,7 +76,8 @@ impl NodeOutput {
     ) -> Result<(), StageError> {
         let from = self.folder();
         tracing::info!("takes its output into {}", target.display());
-        for entry in WalkDir::new(&from).min_depth(1) {
+        // Sorted, so that a folder is read to its end before files are moved away from it.
+        for entry in WalkDir::new(&from).min_depth(1).sort_by_file_name() {
             check()?;
             let entry = entry.map_err(|error| {
                 let path = error.path().unwrap_or(&from).to_path_buf();
@@ -110,7 +114,7 @@ impl NodeOutput {
 /// Makes a folder that nobody takes for one that was left.
 fn make(disk: &Path, prefix: &str) -> io::Result<NodeOutput> {
     loop {
-        let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(disk)?;
+        let folder = tempfile::Builder::new().prefix(prefix).rand_bytes(RANDOM).tempdir_in(disk)?;
         let lock = match File::open(folder.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
@@ -129,7 +133,7 @@ fn remove_left(disk: &Path, prefix: &str) {
     for entry in fs::read_dir(disk).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name());
         let is_ours = || entry.metadata().is_ok_and(|about| about.is_dir() && about.uid() == geteuid().as_raw());
-        if !name.to_string_lossy().starts_with(prefix) || !is_ours() {
+        if !is_name(&name.to_string_lossy(), prefix) || !is_ours() || !holds_output_only(&path) {
             continue;
         }
         let Ok(lock) = File::open(&path) else { continue };
@@ -142,7 +146,17 @@ fn remove_left(disk: &Path, prefix: &str) {
     }
 }
 
-/// Copies a file with its permissions, piece by piece.
+/// Whether a folder is called as one of these: on a disk that nodes share, one of them may be called `gpu` and another `gpu-2`.
+fn is_name(name: &str, prefix: &str) -> bool {
+    let random = name.strip_prefix(prefix).unwrap_or_default();
+    random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn holds_output_only(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == OUT)))
+}
+
+/// Copies a file with its permissions, piece by piece. On a shared disk, only flushing tells that it is full.
 fn copy(from: &Path, to: &Path, check: &dyn Fn() -> Result<(), StageError>) -> Result<(), StageError> {
     let open = || Ok((File::open(from)?, File::create_new(to)?));
     let (mut source, mut target) = open().map_err(StageError::io(to))?;
@@ -150,7 +164,7 @@ fn copy(from: &Path, to: &Path, check: &dyn Fn() -> Result<(), StageError>) -> R
         check()?;
     }
     let permissions = source.metadata().and_then(|about| target.set_permissions(about.permissions()));
-    permissions.map_err(StageError::io(to))
+    permissions.and_then(|()| target.sync_all()).map_err(StageError::io(to))
 }
 
 #[cfg(test)]
@@ -189,8 +203,10 @@ mod tests {
 
     #[test]
     fn an_output_is_copied_from_another_disk_until_it_is_to_stop() {
-        let (Ok(disk), work) = (tempfile::tempdir_in("/dev/shm"), tempfile::tempdir().unwrap()) else {
-            println!("skipped: there is no /dev/shm");
+        let number = |folder: &tempfile::TempDir| folder.path().metadata().unwrap().dev();
+        let work = tempfile::tempdir().unwrap();
+        let Some(disk) = tempfile::tempdir_in("/dev/shm").ok().filter(|disk| number(disk) != number(&work)) else {
+            println!("skipped: /dev/shm is no other file system than that of temporary files");
             return;
         };
         let output = NodeOutput::begin(disk.path()).unwrap();
@@ -224,10 +240,15 @@ mod tests {
         let killed = NodeOutput::begin(disk.path()).unwrap();
         let left = killed.folder.keep();
         drop(killed.lock);
-        let foreign = disk.path().join("imp-flow-another-node-x");
-        fs::create_dir(&foreign).unwrap();
+        let host = left.file_name().unwrap().to_string_lossy()[..].rsplit_once('-').unwrap().0.to_string();
+        // Of another node with a longer name; of a person; of a person again, with a name like ours.
+        let foreign = [format!("{host}-2-Ab12Cd"), format!("{host}-results"), format!("{host}-result")];
+        for name in &foreign {
+            fs::create_dir_all(disk.path().join(name).join("figures")).unwrap();
+        }
         let next = NodeOutput::begin(disk.path()).unwrap();
-        assert!(at_work.folder().is_dir() && next.folder().is_dir() && foreign.is_dir() && !left.exists());
+        assert!(at_work.folder().is_dir() && next.folder().is_dir() && !left.exists());
+        assert!(foreign.iter().all(|name| disk.path().join(name).is_dir()));
     }
 
     #[test]

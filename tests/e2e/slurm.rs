@@ -341,7 +341,7 @@ fn an_output_is_written_on_the_nodes_disk_and_checkpoints_outlive_the_job() {
     assert!(code == Some(0) && text.contains("submitted again, to resume from its checkpoint"), "{text}");
     let log = cluster.succeed(&["log", "a"]).stdout;
     for words in
-        ["writes its output in ", "/node/jobs/imp-flow-", "goes on from its checkpoint", "takes its output into "]
+        ["writes its output in ", "/node/jobs/.imp-flow-", "goes on from its checkpoint", "takes its output into "]
     {
         assert!(log.contains(words), "{words}: {log}");
     }
