@@ -46,7 +46,12 @@ fn groups(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
 /// them it takes with few calls. What it refuses for another reason it would refuse each of them.
 async fn submit_group(mut rest: Vec<Waiting>) {
     let mut size = rest.len();
-    while !rest.is_empty() {
+    loop {
+        // What a run has given up meanwhile `sbatch` is not told.
+        rest.retain(|waiting| !waiting.is_given_up());
+        if rest.is_empty() {
+            return;
+        }
         let after = rest.split_off(size.min(rest.len()));
         let mut part = std::mem::replace(&mut rest, after);
         let attempts: Vec<&Attempt> = part.iter().map(|waiting| &waiting.about).collect();

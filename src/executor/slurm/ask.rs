@@ -26,7 +26,7 @@ const OF_SACCT: &str = "--format=JobID,State%40,Reason,NodeList,JobName%120";
 
 /// The states of jobs: those of the last minutes from `squeue`, older ones from `sacct` where there is one.
 pub(super) async fn states(cluster: Option<&str>, jobs: &[JobId]) -> Result<BTreeMap<JobId, Seen>, String> {
-    let mut found = read(&squeue(cluster, &format!("--jobs={}", list(jobs))).await?, cluster);
+    let mut found = read(&squeue(cluster, &[&format!("--jobs={}", list(jobs))]).await?, cluster);
     let missing: Vec<JobId> = jobs.iter().filter(|job| !found.contains_key(job)).cloned().collect();
     if !missing.is_empty() {
         found.extend(read(&sacct(cluster, &format!("--jobs={}", list(&missing))).await, cluster));
@@ -41,7 +41,8 @@ pub(super) async fn look_up(wanted: Vec<Question<Named, Result<Option<JobId>, St
     let mut found = BTreeMap::new();
     let mut silent = None;
     for names in names.chunks(NAMES) {
-        match squeue(None, &format!("--name={}", names.join(","))).await {
+        // Anybody may have a job of that name. `sacct` tells of those of this user only.
+        match squeue(None, &["--me", &format!("--name={}", names.join(","))]).await {
             Ok(answer) => found.extend(named(&answer)),
             Err(why) => silent = Some(why),
         }
@@ -90,9 +91,10 @@ fn named(text: &str) -> BTreeMap<Named, JobId> {
     text.lines().filter_map(name).collect()
 }
 
-async fn squeue(cluster: Option<&str>, which: &str) -> Result<String, String> {
+async fn squeue(cluster: Option<&str>, which: &[&str]) -> Result<String, String> {
     // `--array`: a line for each element of an array, also of those that wait.
-    let mut arguments = ["--noheader", "--array", "--states=all", OF_SQUEUE, which].map(String::from).to_vec();
+    let mut arguments = ["--noheader", "--array", "--states=all", OF_SQUEUE].map(String::from).to_vec();
+    arguments.extend(which.iter().map(ToString::to_string));
     arguments.extend(on(cluster));
     let answer = call("squeue", &arguments, &[]).await?;
     // How it says that it has forgotten the only job that it was asked for.

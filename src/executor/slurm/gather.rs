@@ -31,6 +31,11 @@ pub(super) struct Question<Q, A> {
 }
 
 impl<Q, A> Question<Q, A> {
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+
     /// Gives the answer. Nobody may be there any more.
     pub(super) fn answer(self, answer: A) {
         let _ = self.answer.send(answer);
@@ -135,5 +140,16 @@ mod tests {
         assert_eq!(second.answer().await, None);
         assert!(!first.withdraw(), "it was answered");
         assert_eq!(gather.ask(4, all).answer().await, Some((4, 1)));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_any_more_is_known() {
+        let gather = Gather::<u32, u32>::default();
+        let (told, given_up) = oneshot::channel();
+        let asked = gather.ask(1, |questions: Vec<Question<u32, u32>>| async move {
+            let _ = told.send(questions.iter().all(Question::is_given_up));
+        });
+        drop(asked);
+        assert_eq!(given_up.await, Ok(true));
     }
 }

@@ -224,6 +224,8 @@ impl Slurm {
         report: &mut impl FnMut(Report),
     ) -> io::Result<Found> {
         if let Some(job) = found.job.clone() {
+            // This run wants it, whatever the one before said.
+            shell::remove(&found.stop(work))?;
             return Ok(Found::Job(found, job));
         }
         let mut asked = self.look_ups.ask((found.name.clone(), found.element), look_up);
@@ -234,7 +236,6 @@ impl Slurm {
         match answer {
             Ok(Some(job)) => {
                 let found = Submission { job: Some(job.clone()), ..found };
-                // This run wants it, whatever the one before said.
                 shell::remove(&found.stop(work))?;
                 found.write(work)?;
                 Ok(Found::Job(found, job))

@@ -63,20 +63,15 @@ rmdir busy
 echo $number
 "#;
 
-/// What the real one refuses it refuses, as does `sacct`.
-const SQUEUE: &str = r#"#!/bin/sh
-cd "$FAKE" || exit 1
-echo x >> questions
-for argument; do
-    case $argument in
-        --noheader | --array | --states=* | --format=* | --jobs=* | --clusters=*) ;;
-        --name=*) echo "$argument" >> look-ups ;;
-        *) echo "squeue: unrecognized option '$argument'" >&2; exit 1 ;;
-    esac
-done
-for state in *.state; do
+/// Prints the jobs that it is asked for, of which each has a file with its state that ends so.
+macro_rules! listing {
+    ($ending:literal) => {
+        concat!(
+            "for state in *.",
+            $ending,
+            r#"; do
     [ -f "$state" ] || continue
-    id=${state%.state}
+    id=${state%.*}
     line="$id|$(cat $state)|$(cat $id.name)"
     for argument; do
         case $argument in
@@ -86,10 +81,30 @@ for state in *.state; do
     done
 done
 exit 0
-"#;
+"#
+        )
+    };
+}
+
+/// What the real one refuses it refuses, as does `sacct`.
+const SQUEUE: &str = concat!(
+    r#"#!/bin/sh
+cd "$FAKE" || exit 1
+echo x >> questions
+for argument; do
+    case $argument in
+        --noheader | --array | --states=* | --format=* | --jobs=* | --clusters=* | --me) ;;
+        --name=*) echo "$argument" >> look-ups ;;
+        *) echo "squeue: unrecognized option '$argument'" >&2; exit 1 ;;
+    esac
+done
+"#,
+    listing!("state")
+);
 
 /// Knows the jobs that `squeue` has forgotten, in files `ID.old`, if there is a file `accounting`. `JobID|State|Reason|NodeList|JobName`.
-const SACCT: &str = r#"#!/bin/sh
+const SACCT: &str = concat!(
+    r#"#!/bin/sh
 cd "$FAKE" || exit 1
 for argument; do
     case $argument in
@@ -99,19 +114,9 @@ for argument; do
 done
 [ -f accounting ] || { echo 'Slurm accounting storage is disabled' >&2; exit 1; }
 [ -s accounting ] && { cat accounting >&2; exit 1; }
-for state in *.old; do
-    [ -f "$state" ] || continue
-    id=${state%.old}
-    line="$id|$(cat $state)|$(cat $id.name)"
-    for argument; do
-        case $argument in
-            --jobs=*) case ",${argument#*=}," in *",$id,"*) echo "$line" ;; esac ;;
-            --name=*) case ",${argument#*=}," in *",$(cat $id.name),"*) echo "$line" ;; esac ;;
-        esac
-    done
-done
-exit 0
-"#;
+"#,
+    listing!("old")
+);
 
 const SCANCEL: &str = r#"#!/bin/sh
 cd "$FAKE" || exit 1
