@@ -80,10 +80,17 @@ pub(crate) fn idle_arrays(works: &Path) -> Vec<PathBuf> {
     let age = |folder: &PathBuf| {
         folder.metadata().and_then(|about| about.modified()).map(|at| at.elapsed().unwrap_or_default())
     };
+    // What is removed is a folder of ours: no link, and no other name than a token's.
+    let is_folder = |path: &Path| path.symlink_metadata().is_ok_and(|about| about.is_dir());
+    let is_token = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.len() == 12 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit))
+    };
     let is_idle =
         |folder: &PathBuf| age(folder).is_ok_and(|age| age >= NEW_ARRAY) && !entries(folder).iter().any(is_at_work);
-    let mut idle = entries(&works.join(ARRAYS));
-    idle.retain(is_idle);
+    let arrays = works.join(ARRAYS);
+    let mut idle = if is_folder(&arrays) { entries(&arrays) } else { Vec::new() };
+    idle.retain(|folder| is_token(folder) && is_folder(folder) && is_idle(folder));
     idle
 }
 
@@ -269,6 +276,30 @@ impl Work {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn folders_of_arrays_are_idle_and_what_is_not_ours_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let old = std::time::SystemTime::now() - 2 * NEW_ARRAY;
+        for name in ["arrays/0123456789ab", "arrays/0123456789ac", "arrays/notes", "of-a-person/0123456789ad"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        fs::create_dir(path("stage")).unwrap();
+        fs::write(path("stage").join(SUBMISSION), "").unwrap();
+        std::os::unix::fs::symlink(path("stage/log"), path("arrays/0123456789ac/0")).unwrap();
+        std::os::unix::fs::symlink(path("of-a-person"), path("arrays/0123456789ae")).unwrap();
+        fs::write(path("arrays/0123456789af"), "").unwrap();
+        assert!(idle_arrays(folder.path()).is_empty(), "a runner may be about to fill them");
+        for name in ["0123456789ab", "0123456789ac", "notes", "0123456789af"] {
+            fs::File::open(path("arrays").join(name)).unwrap().set_modified(old).unwrap();
+        }
+        fs::File::open(path("of-a-person")).unwrap().set_modified(old).unwrap();
+        assert_eq!(idle_arrays(folder.path()), [path("arrays/0123456789ab")]);
+        fs::rename(path("arrays"), path("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(path("elsewhere"), path("arrays")).unwrap();
+        assert!(idle_arrays(folder.path()).is_empty(), "a link, which anybody may have made");
+    }
 
     #[test]
     fn the_sessions_of_a_resumed_stage_add_up() {
