@@ -26,7 +26,7 @@ pub(crate) struct ImportLlavaArgs {
     /// File to write; an existing file is not changed [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// GPUs that the script runs on, if it does not say it: they multiply the size of a batch
+    /// GPUs that the script runs on, if it does not say it: they multiply the size of a batch, and those of one machine are the stage's
     #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_000_000))]
     pub(crate) devices: Option<usize>,
     /// Value of a variable of the script (repeatable); `--var 1=VALUE` is its first argument

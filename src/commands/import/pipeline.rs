@@ -257,8 +257,9 @@ impl Writer<'_> {
         let each = self.whole("per_device_train_batch_size", 1_usize);
         let steps = self.whole("gradient_accumulation_steps", 1_usize);
         let by_launcher = devices_of(&self.call.launcher);
-        // Who says another number means that of one machine.
-        let said = devices.map(|all| Devices { all, of_a_node: all }).or(by_launcher);
+        // Who says another number means that of one machine, unless the launcher says how many that has.
+        let of_a_node = |all: usize| by_launcher.map_or(all, |launcher| launcher.of_a_node.min(all));
+        let said = devices.map(|all| Devices { all, of_a_node: of_a_node(all) }).or(by_launcher);
         let devices = said.map_or(USUAL_DEVICES, |devices| devices.all);
         let guess = if said.is_none() { " (assumed: --devices N says it)" } else { "" };
         let size = each.saturating_mul(steps).saturating_mul(devices);

@@ -166,7 +166,7 @@ fn commands(text: &str) -> (Vec<Vec<Word>>, Vec<usize>) {
         }
         line += usize::from(c == '\n');
         if c == '\n' && ends_word {
-            for end in commands[first..].iter().flat_map(|command| documents(command)) {
+            for end in documents_of(&commands[first..]) {
                 let (lines, names_training) = skip_document(&mut letters, &end);
                 texts.extend(names_training.then_some(line - 1));
                 line += lines;
@@ -192,12 +192,16 @@ struct End {
     indented: bool,
 }
 
-/// The ends of the texts that a command is given and does not run.
-fn documents(command: &[Word]) -> Vec<End> {
+/// The ends of the texts that the commands of a line are given and do not run: `cat <<END | sbatch` does.
+fn documents_of(line: &[Vec<Word>]) -> Vec<End> {
     let is_run = |(word, _): &Word| RUN_TEXT.contains(&word.rsplit('/').next().unwrap_or_default());
-    if command.iter().any(is_run) {
+    if line.iter().flatten().any(is_run) {
         return Vec::new();
     }
+    line.iter().flat_map(|command| documents(command)).collect()
+}
+
+fn documents(command: &[Word]) -> Vec<End> {
     let end = |(at, (word, _)): (usize, &Word)| {
         let (before, after) = word.split_once("<<")?;
         // `<<<` is followed by a word, and in `$((1<<2))` it has another meaning.
@@ -341,9 +345,11 @@ mod tests {
         assert_eq!(pairs(&call), [("b", "2", 11)]);
         assert_eq!(call.texts, [1, 5]);
         // One that a shell is given does.
-        let given =
-            super::read("sbatch <<EOF\n#!/bin/bash\ndeepspeed train.py --c 3\nEOF\n", &BTreeMap::new()).unwrap();
-        assert_eq!(pairs(&given), [("c", "3", 3)]);
+        for line in ["sbatch <<EOF", "cat <<EOF | sbatch", "cat << 'EOF' | ssh host /bin/bash -s"] {
+            let script = format!("{line}\n#!/bin/bash\ndeepspeed train.py --c 3\nEOF\n");
+            let given = super::read(&script, &BTreeMap::new()).unwrap();
+            assert_eq!(pairs(&given), [("c", "3", 3)], "{line}");
+        }
         for odd in ["cat <<", "cat <<EOF\nx", "<<\n", "cat <<''\n\n", "cat <<A <<A\nA"] {
             assert!(super::read(odd, &BTreeMap::new()).is_none());
         }
