@@ -21,7 +21,9 @@ def send_all(about, send):
     options = parser.parse_args()
     chosen, hidden = set(options.runs), set()
     sent = kept = failed = 0
+    unknown = set(chosen)
     for run in map(json.loads, sys.stdin):
+        unknown -= {run["id"], run["name"]}
         if run["ending"] == "running" or (chosen and not chosen & {run["id"], run["name"]}):
             continue
         if not options.everything:
@@ -37,6 +39,9 @@ def send_all(about, send):
                 print(f"{name(run, point)}: not sent: {type(error).__name__}: {error}", file=sys.stderr)
     if hidden:
         print(f"left out, since it may be secret: {', '.join(sorted(hidden))} (--everything sends it)")
+    for run in sorted(unknown):
+        failed += 1
+        print(f"{run}: there is no such run", file=sys.stderr)
     print(f"sent {sent}, already there {kept}" + (f", failed {failed}" if failed else ""))
     sys.exit(1 if failed else 0)
 
@@ -61,8 +66,10 @@ def hide(run):
 
 
 def varies_environment(point):
-    """Whether the label of a point of a sweep has such a value."""
-    return any(".environment." in path for path, _ in point["values"])
+    """Whether the label of a point of a sweep has such a value, or one of `vars` that may be in it."""
+    has_one = any((stage["config"] or {}).get("environment") for stage in point["stages"])
+    paths = [path for path, _ in point["values"]]
+    return any(".environment" in path or has_one and path.startswith("vars.") for path in paths)
 
 
 def identity(run, point):

@@ -64,6 +64,14 @@ fn space() -> Option<Space> {
     space.write("modules/mlflow/entities.py", "def Metric(*args): return args\nParam = RunTag = Metric\n");
     space.write("modules/mlflow/__init__.py", "").write("modules/mlflow/tracking.py", MLFLOW);
     space.succeed(&["sweep", "p.toml", "--set", "stages.a.environment.OTHER=hush-on-the-command-line"]);
+    let others =
+        PIPELINE.replace("\"p\"", "\"q\"").replace("{ TOKEN = \"hush-in-the-file\" }", "{ TOKEN = \"${token}\" }");
+    let [swept, _] = others.split_once("[sweep]").unwrap().into();
+    let table =
+        format!("{swept}[vars]\ntoken = \"x\"\n[sweep]\n\"stages.a.environment\" = [{{ TOKEN = \"hush-4\" }}]\n");
+    space.write("q.toml", &table).succeed(&["sweep", "q.toml"]);
+    let variable = format!("{swept}[vars]\ntoken = \"x\"\n[sweep]\n\"vars.token\" = [\"hush-5\", \"hush-6\"]\n");
+    space.write("r.toml", &variable).succeed(&["sweep", "r.toml"]);
     space.write("runs.json", space.succeed(&["runs", "--json"]).stdout);
     Some(space)
 }
@@ -92,7 +100,7 @@ fn what_may_be_secret_is_sent_on_request_only() {
         assert!(!sent.contains("hush") && sent.contains("<hidden>") && sent.contains("final/kept"), "{sent}");
         let words = "left out, since it may be secret: the text of the pipeline, the values of `environment`, what was given with --set";
         assert!(
-            output.stdout.contains(words) && output.stdout.contains("sent 3, already there 0"),
+            output.stdout.contains(words) && output.stdout.contains("sent 6, already there 0"),
             "{}",
             output.stdout
         );
@@ -105,13 +113,18 @@ fn what_may_be_secret_is_sent_on_request_only() {
 #[test]
 fn what_cant_be_sent_is_named_and_does_not_stop_the_rest() {
     let Some(space) = space() else { return };
-    let (output, sent) = send(&space, "to_wandb.py", &[], &[ABSENT, ("REFUSED", "point 2")]);
+    let chosen =
+        space.read("runs.json").lines().last().map(|run| serde_json::from_str::<serde_json::Value>(run).unwrap());
+    let chosen = chosen.unwrap()["id"].as_str().unwrap().to_string();
+    let (output, _) = send(&space, "to_wandb.py", &["no-such-run"], &[ABSENT]);
+    assert!(output.code == Some(1) && output.stderr.contains("no-such-run: there is no such run"), "{}", output.stderr);
+    let (output, sent) = send(&space, "to_wandb.py", &[&chosen], &[ABSENT, ("REFUSED", "point 2")]);
     assert_eq!(output.code, Some(1));
     assert!(output.stderr.contains("/point 2: not sent: CommError: no room"), "{}", output.stderr);
     assert!(output.stdout.contains("sent 2, already there 0, failed 1"), "{}", output.stdout);
     assert!(sent.contains("point 1") && sent.contains("point 3"), "{sent}");
     // A service that does not answer has not said that there is no such run.
-    let (output, sent) = send(&space, "to_wandb.py", &[], &[("ANSWER", "HTTP 502 (Bad Gateway)")]);
+    let (output, sent) = send(&space, "to_wandb.py", &[&chosen], &[("ANSWER", "HTTP 502 (Bad Gateway)")]);
     assert_eq!((output.code, sent.as_str()), (Some(1), ""), "{}", output.stdout);
     assert!(output.stdout.contains("sent 0, already there 0, failed 3"), "{}", output.stdout);
 }
