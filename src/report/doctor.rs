@@ -148,6 +148,7 @@ fn text(checkup: &Checkup) -> String {
     let bf16 = match cpu.bf16 {
         Native::Yes => "products by the processor's own instruction".into(),
         Native::No => "products in f32 after rounding: the processor has no instruction for them".into(),
+        Native::Slow => "products in f32 after rounding: on this processor faster than its own instruction".into(),
         Native::Wrong => format!(
             "products {WARN}in f32{WARN:#}: the processor's own instruction gives other sums than plain arithmetic"
         ),
@@ -218,6 +219,7 @@ fn as_json(checkup: &Checkup) -> serde_json::Value {
     let bf16 = match cpu.bf16 {
         Native::Yes => "native",
         Native::No => "f32",
+        Native::Slow => "f32, since the native ones are slower",
         Native::Wrong => "f32, since the native ones are wrong",
     };
     let kinds: serde_json::Map<String, serde_json::Value> =

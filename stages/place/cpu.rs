@@ -65,7 +65,7 @@ fn features() -> Vec<(&'static str, bool)> {
     vec![
         ("AVX2", is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
         ("AVX-512", is_x86_feature_detected!("avx512f")),
-        ("AVX512-BF16", native() == Native::Yes),
+        ("AVX512-BF16", matches!(native(), Native::Yes | Native::Slow)),
     ]
 }
 

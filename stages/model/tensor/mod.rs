@@ -27,11 +27,11 @@ mod tape;
 mod weight;
 
 pub use device::{Card, Device, DeviceError, Probe, Spent, Waits, free_bytes, probe};
-pub use host::{
-    bf16::{Native, native},
-    math::argmax,
-};
 pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
+pub use host::{
+    math::argmax,
+    product::{Native, native},
+};
 pub use kv_cache::KvCache;
 pub use mat::Mat;
 pub use ops::{

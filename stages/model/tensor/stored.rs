@@ -14,9 +14,6 @@ use crate::{
     mmap::Map,
 };
 
-/// Values per tile: half a megabyte of f32, small enough for a core's cache.
-const TILE: usize = 1 << 17;
-
 /// A part of a shared owner of bytes: a memory map or a buffer.
 #[derive(Clone)]
 pub struct Bytes {
@@ -189,11 +186,6 @@ impl Stored {
                 q4f16::widen(levels, scales, to.len(), 0, to);
             }
         }
-    }
-
-    /// Number of rows per tile.
-    pub(super) fn tile_rows(&self) -> usize {
-        (TILE / self.cols.max(1)).next_multiple_of(16).clamp(16, 128)
     }
 
     /// Like [`Stored::widen`], in parallel.

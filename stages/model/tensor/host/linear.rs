@@ -1,15 +1,14 @@
 //! The products of linear layers and LoRA adapters. Their operands are rounded to the shape's precision.
-
-use std::borrow::Cow;
+//!
+//! In f32 the `gemm` crate computes those that it computes faster: small ones, and gradients with weights in f32.
 
 use rayon::prelude::*;
 
 use super::{
-    bf16::{self, Kernel},
     gemm::{Product, View},
     gemv::{FEW_ROWS, few_rows},
-    round::{operand, round},
-    shared::Shared,
+    product::{Operand, Output, Right, product},
+    round::operand,
 };
 use crate::{precision::Precision, tensor::Stored};
 
@@ -32,101 +31,64 @@ pub(in crate::tensor) enum Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// The values as an operand. Stored ones are rounded tile by tile when they are decoded.
-    fn operand(self, precision: Precision) -> Operand<'a> {
+    /// A weight `[outputs, inputs]` as the right operand whose lanes are its outputs (`along`) or its inputs.
+    fn right(self, shape: Shape, along: bool) -> Right<'a> {
+        let Shape { inputs, outputs, .. } = shape;
         match self {
-            Self::Plain(values) => Operand::Plain(operand(values, precision)),
-            Self::Stored(stored) => Operand::Stored(stored),
+            Values::Plain(values) if along => Right::Plain(Operand::along(values, outputs, inputs)),
+            Values::Plain(values) => Right::Plain(Operand::across(values, inputs, outputs)),
+            Values::Stored(weight) => Right::Stored { weight, along },
         }
     }
 }
 
-/// A weight in the precision of a product.
-enum Operand<'a> {
-    Plain(Cow<'a, [f32]>),
-    Stored(&'a Stored),
-}
+/// Weights of at most so many values are small.
+const SMALL: usize = 1 << 14;
 
-/// The processor's own product, if it has one for this precision.
-fn native(precision: Precision) -> Option<Kernel> {
-    if precision == Precision::Bf16 { Kernel::native() } else { None }
+/// Adds `alpha` times the product.
+fn adding(alpha: f32) -> Output<'static> {
+    Output { alpha, add: true, bias: None }
 }
 
 /// `x W^T + b`.
 pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
     let Shape { rows, inputs, outputs, precision } = shape;
-    if let Some(kernel) = native(precision).filter(|_| rows > FEW_ROWS) {
-        return bf16::linear::forward(kernel, x, weight, bias, shape);
-    }
-    let x = operand(x, precision);
     let mut y = vec![0.0; rows * outputs];
-    if let Some(bias) = bias {
-        y.par_chunks_mut(outputs).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
-    }
     if rows <= FEW_ROWS {
-        few_rows(&x, weight, shape, &mut y);
+        if let Some(bias) = bias {
+            y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+        }
+        few_rows(&operand(x, precision), weight, shape, &mut y);
         return y;
     }
-    let x = View::rows(&x, inputs);
-    let stored = match weight.operand(precision) {
-        Operand::Plain(values) => {
-            let product = Product::new(rows, outputs, inputs).adding();
-            product.parallel(x, View::rows(&values, inputs).t(), &mut y, outputs);
-            return y;
+    if let (Precision::F32, Values::Plain(values)) = (precision, weight)
+        && values.len() <= SMALL
+    {
+        let product = Product::new(rows, outputs, inputs);
+        if let Some(bias) = bias {
+            y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
         }
-        Operand::Stored(stored) => stored,
-    };
-    // Each tile of the weight computes separate columns of y, so tiles run in parallel.
-    let (length, tile_rows) = (y.len(), stored.tile_rows());
-    let shared = Shared::new(&mut y);
-    (0..outputs.div_ceil(tile_rows)).into_par_iter().for_each_init(Vec::new, |tile, index| {
-        let start = index * tile_rows;
-        let count = tile_rows.min(outputs - start);
-        tile.resize(count * inputs, 0.0);
-        stored.widen(start, tile);
-        round(tile, precision);
-        let product = Product::new(rows, count, inputs).adding();
-        product.tile(x, View::rows(tile, inputs).t(), shared, start, length, outputs);
-    });
+        product.adding().parallel(View::rows(x, inputs), View::rows(values, inputs).t(), &mut y, outputs);
+        return y;
+    }
+    let x = Operand::along(x, rows, inputs);
+    product(precision, x, weight.right(shape, true), &mut y, Output { alpha: 1.0, add: false, bias });
     y
 }
 
 /// `dx += dy W`.
 pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: Shape, dx: &mut [f32]) {
-    /// Rows of the weight per product; many, since each product reads and writes all of dx.
-    const DEPTH: usize = 512;
     let Shape { rows, inputs, outputs, precision } = shape;
-    if let Some(kernel) = native(precision) {
-        return bf16::linear::input_gradient(kernel, dy, weight, shape, dx);
+    if let (Precision::F32, Values::Plain(values)) = (precision, weight) {
+        let product = Product::new(rows, inputs, outputs).adding();
+        return product.parallel(View::rows(dy, outputs), View::rows(values, inputs), dx, inputs);
     }
-    let dy = operand(dy, precision);
-    let stored = match weight.operand(precision) {
-        Operand::Plain(values) => {
-            let product = Product::new(rows, inputs, outputs).adding();
-            return product.parallel(View::rows(&dy, outputs), View::rows(&values, inputs), dx, inputs);
-        }
-        Operand::Stored(stored) => stored,
-    };
-    let mut tile = vec![0.0; DEPTH.min(outputs) * inputs];
-    for start in (0..outputs).step_by(DEPTH) {
-        let count = DEPTH.min(outputs - start);
-        let tile = &mut tile[..count * inputs];
-        stored.widen_parallel(start, tile);
-        round(tile, precision);
-        let product = Product::new(rows, inputs, count).adding();
-        product.parallel(View::rows(&dy[start..], outputs), View::rows(tile, inputs), dx, inputs);
-    }
+    product(precision, Operand::along(dy, rows, outputs), weight.right(shape, false), dx, adding(1.0));
 }
 
 /// `dW += dy^T x`.
 pub(in crate::tensor) fn weight_gradient(dy: &[f32], x: &[f32], shape: Shape, dw: &mut [f32]) {
-    let Shape { rows, inputs, outputs, precision } = shape;
-    if let Some(kernel) = native(precision) {
-        return bf16::linear::weight_gradient(kernel, dy, x, shape, dw);
-    }
-    let product = Product::new(outputs, inputs, rows).adding();
-    let (dy, x) = (operand(dy, precision), operand(x, precision));
-    product.parallel(View::rows(&dy, outputs).t(), View::rows(&x, inputs), dw, inputs);
+    add_outer(dy, x, 1.0, shape, dw);
 }
 
 /// `db[j] += sum over rows of dy[row, j]`, in a fixed order.
@@ -151,32 +113,35 @@ pub(in crate::tensor) fn bias_gradient(dy: &[f32], db: &mut [f32]) {
 /// `y += scale * low B^T`. The inputs in `shape` are the rank.
 pub(in crate::tensor) fn add_low_rank(low: &[f32], b: &[f32], scale: f32, shape: Shape, y: &mut [f32]) {
     let Shape { rows, inputs: rank, outputs, precision } = shape;
-    if let Some(kernel) = native(precision) {
-        return bf16::linear::add_low_rank(kernel, low, b, scale, shape, y);
+    if precision == Precision::F32 {
+        let product = Product::new(rows, outputs, rank).adding().scaled(scale);
+        return product.parallel(View::rows(low, rank), View::rows(b, rank).t(), y, outputs);
     }
-    let product = Product::new(rows, outputs, rank).adding().scaled(scale);
-    let (low, b) = (operand(low, precision), operand(b, precision));
-    product.parallel(View::rows(&low, rank), View::rows(&b, rank).t(), y, outputs);
+    product(precision, Operand::along(low, rows, rank), Values::Plain(b).right(shape, true), y, adding(scale));
 }
 
 /// `d_low += scale * dy B`.
 pub(in crate::tensor) fn low_gradient(dy: &[f32], b: &[f32], scale: f32, shape: Shape, d_low: &mut [f32]) {
     let Shape { rows, inputs: rank, outputs, precision } = shape;
-    if let Some(kernel) = native(precision) {
-        return bf16::linear::low_gradient(kernel, dy, b, scale, shape, d_low);
+    if precision == Precision::F32 {
+        let product = Product::new(rows, rank, outputs).adding().scaled(scale);
+        return product.parallel(View::rows(dy, outputs), View::rows(b, rank), d_low, rank);
     }
-    let product = Product::new(rows, rank, outputs).adding().scaled(scale);
-    let (dy, b) = (operand(dy, precision), operand(b, precision));
-    product.parallel(View::rows(&dy, outputs), View::rows(&b, rank), d_low, rank);
+    product(precision, Operand::along(dy, rows, outputs), Values::Plain(b).right(shape, false), d_low, adding(scale));
 }
 
 /// `dB += scale * dy^T low`.
 pub(in crate::tensor) fn b_gradient(dy: &[f32], low: &[f32], scale: f32, shape: Shape, db: &mut [f32]) {
-    let Shape { rows, inputs: rank, outputs, precision } = shape;
-    if let Some(kernel) = native(precision) {
-        return bf16::linear::b_gradient(kernel, dy, low, scale, shape, db);
+    add_outer(dy, low, scale, shape, db);
+}
+
+/// `dw += scale * dy^T x`.
+fn add_outer(dy: &[f32], x: &[f32], scale: f32, shape: Shape, dw: &mut [f32]) {
+    let Shape { rows, inputs, outputs, precision } = shape;
+    if precision == Precision::F32 {
+        let product = Product::new(outputs, inputs, rows).adding().scaled(scale);
+        return product.parallel(View::rows(dy, outputs).t(), View::rows(x, inputs), dw, inputs);
     }
-    let product = Product::new(outputs, rank, rows).adding().scaled(scale);
-    let (dy, low) = (operand(dy, precision), operand(low, precision));
-    product.parallel(View::rows(&dy, outputs).t(), View::rows(&low, rank), db, rank);
+    let [dy, x] = [(dy, outputs), (x, inputs)].map(|(values, lanes)| Operand::across(values, lanes, rows));
+    product(precision, dy, Right::Plain(x), dw, adding(scale));
 }

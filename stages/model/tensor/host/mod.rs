@@ -6,7 +6,6 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
-pub(super) mod bf16;
 pub(super) mod dora;
 pub(super) mod dropout;
 pub(super) mod gather;
@@ -18,6 +17,7 @@ pub(super) mod math;
 pub(super) mod norm;
 pub(super) mod optimizer;
 pub(super) mod pointwise;
+pub(super) mod product;
 pub(super) mod rotary;
 pub(super) mod round;
 mod shared;

@@ -1,0 +1,326 @@
+//! A product in tasks: a part of the left operand is packed for all, the right one in blocks of columns that stay in a core's
+//! cache.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::{
+    super::shared::Shared,
+    kernel::{Kernel, Target, fetch},
+    pack::Operand,
+};
+use crate::{precision::Precision, tensor::Stored};
+
+/// Pairs along the sum that are added up before they enter the result, a pass. Blocks of all encodings divide twice as many
+/// values.
+const PAIRS: usize = 256;
+/// Words of a block of columns in a pass, so that two blocks fit into a core's second cache.
+const BLOCK: usize = 1 << 17;
+/// Words of the left operand that are packed before its products begin.
+const LEFT_WORDS: usize = 1 << 19;
+/// A part of a row of any encoding can be decoded from multiples of this on.
+const PART: usize = 256;
+/// Panels of the left operand that are packed at once.
+const GROUP: usize = 4;
+/// A task of fewer multiplications is not worth another thread.
+const TASK: usize = 1 << 20;
+/// Nor is packing fewer words.
+const PACKED: usize = 1 << 16;
+
+/// The right operand `[n, k]`.
+#[derive(Clone, Copy)]
+pub(in super::super) enum Right<'a> {
+    Plain(Operand<'a>),
+    /// A weight `[n, k]`, or `[k, n]` if it is not `along`, decoded block by block.
+    Stored {
+        weight: &'a Stored,
+        along: bool,
+    },
+}
+
+impl Right<'_> {
+    /// Columns of the result, and the length of the sum.
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Plain(operand) => (operand.lanes, operand.depth),
+            Self::Stored { weight, along: true } => (weight.rows(), weight.cols()),
+            Self::Stored { weight, along: false } => (weight.cols(), weight.rows()),
+        }
+    }
+}
+
+/// What is done to the result: `c = alpha * a b + (c or bias or 0)`.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Output<'a> {
+    pub(in super::super) alpha: f32,
+    /// Whether to add to what is there.
+    pub(in super::super) add: bool,
+    /// A value for each column, in place of what is there.
+    pub(in super::super) bias: Option<&'a [f32]>,
+}
+
+/// Computes `c` `[m, n]` from `a` `[m, k]` and `b` `[n, k]`, whose values are rounded to `precision`.
+pub(in super::super) fn product(precision: Precision, a: Operand<'_>, b: Right<'_>, c: &mut [f32], output: Output<'_>) {
+    with(Kernel::new(precision), a, b, c, output);
+}
+
+/// Computes it with a kernel.
+pub(super) fn with(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32], output: Output<'_>) {
+    let ((n, k), m) = (b.shape(), a.lanes);
+    assert!(k == a.depth && c.len() == m * n, "a product [{m}, {}] by [{k}, {n}]", a.depth);
+    assert!(output.bias.is_none_or(|bias| bias.len() == n), "one bias for each column");
+    if m == 0 || n == 0 {
+        return;
+    }
+    let (pairs, words) = (k.div_ceil(2), kernel.format().words());
+    let most = |size: usize| (LEFT_WORDS / words / size.max(1)).max(1);
+    // As many rows as fit in one pass; as many passes as fit with these rows.
+    let rows = most(PAIRS.min(pairs)).next_multiple_of(kernel.size().0).min(m);
+    let deep = (most(rows) / PAIRS).max(1) * PAIRS;
+    let shared = Shared::new(c);
+    // Taken, not borrowed: a thread that waits for others may begin another product.
+    let mut left = LEFT.take();
+    for top in (0..m).step_by(rows) {
+        // Without a sum there is still a bias.
+        for pair in (0..pairs.max(1)).step_by(deep) {
+            let part = Part {
+                kernel,
+                b,
+                n,
+                k,
+                rows: [top, (top + rows).min(m)],
+                pairs: [pair, (pair + deep).min(pairs)],
+                output,
+            };
+            part.compute(a, &mut left, shared);
+        }
+    }
+    LEFT.set(left);
+}
+
+/// Words that begin at a cache line.
+#[derive(Default)]
+struct Lines(Vec<Line>);
+
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+impl Lines {
+    fn get(&mut self, count: usize) -> &mut [u32] {
+        if self.0.len() * 16 < count {
+            self.0.resize(count.div_ceil(16), Line([0; 16]));
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.0)[..count]
+    }
+}
+
+thread_local! {
+    /// The left operand of the product that this thread has begun. Fresh memory costs more than packing it.
+    static LEFT: RefCell<Lines> = RefCell::default();
+    /// What a task packs and decodes.
+    static SCRATCH: RefCell<(Lines, Vec<f32>)> = RefCell::default();
+}
+
+/// A part of a product: some rows of the result, and some pairs of the sum.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    kernel: Kernel,
+    b: Right<'a>,
+    n: usize,
+    k: usize,
+    rows: [usize; 2],
+    pairs: [usize; 2],
+    output: Output<'a>,
+}
+
+impl Part<'_> {
+    fn compute(self, a: Operand<'_>, left: &mut Lines, c: Shared) {
+        let ([top, bottom], [first, end]) = (self.rows, self.pairs);
+        let left = &*self.pack_left(a, left);
+        let cut = Cut::new(self, (bottom - top) * self.n * 2 * (end - first));
+        let task = |task: usize| {
+            let (rows, cols) = cut.task(task);
+            let mut scratch = SCRATCH.take();
+            Task { part: self, left, rows, cols }.compute(c, &mut scratch);
+            SCRATCH.set(scratch);
+        };
+        match cut.tasks() {
+            1 => task(0),
+            tasks => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
+        }
+    }
+
+    /// Packs the left operand: `[pass, panel, pair, lane]`.
+    fn pack_left<'a>(self, a: Operand<'_>, to: &'a mut Lines) -> &'a mut [u32] {
+        let (format, width) = (self.kernel.format(), self.kernel.size().0);
+        let ([top, bottom], [first, end]) = (self.rows, self.pairs);
+        let lane = (bottom - top) * format.words();
+        let words = to.get(lane * (end - first));
+        for (pass, words) in words.chunks_mut(lane * PAIRS).enumerate() {
+            let (pair, count) = (first + pass * PAIRS, words.len() / lane);
+            let group = GROUP * width;
+            let pack =
+                |(index, words): (usize, &mut [u32])| a.pack(format, top + index * group, pair, count, width, words);
+            let size = group * count * format.words();
+            if words.len() <= PACKED {
+                words.chunks_mut(size).enumerate().for_each(pack);
+            } else {
+                words.par_chunks_mut(size).enumerate().for_each(pack);
+            }
+        }
+        words
+    }
+
+    /// Columns are cut at multiples of this: whole tiles, and where a part of a row can be decoded.
+    fn step(self) -> usize {
+        if matches!(self.b, Right::Stored { along: false, .. }) { PART } else { self.kernel.size().1 }
+    }
+}
+
+/// How a part is cut into tasks. This changes no sum, so the number of threads may have a say.
+struct Cut<'a> {
+    part: Part<'a>,
+    across: usize,
+    down: usize,
+}
+
+impl<'a> Cut<'a> {
+    fn new(part: Part<'a>, multiplications: usize) -> Self {
+        let wanted = (multiplications / TASK).clamp(1, 2 * rayon::current_num_threads());
+        let (steps, strips) =
+            (part.n.div_ceil(part.step()), (part.rows[1] - part.rows[0]).div_ceil(part.kernel.size().0));
+        let step = part.step() * PAIRS * part.kernel.format().words();
+        let across = steps.div_ceil((BLOCK / step).max(1)).max(wanted.min(steps));
+        // Each strip packs the columns again, which is little work beside that of a few tiles.
+        let down = wanted.div_ceil(across).min(strips.div_ceil(4));
+        Self { part, across, down }
+    }
+
+    fn tasks(&self) -> usize {
+        self.across * self.down
+    }
+
+    /// The rows (of the part) and columns of a task.
+    fn task(&self, task: usize) -> ([usize; 2], [usize; 2]) {
+        let part = |index: usize, parts: usize, size: usize, step: usize| {
+            let steps = size.div_ceil(step);
+            [index, index + 1].map(|index| (index * steps / parts * step).min(size))
+        };
+        let Part { rows: [top, bottom], n, kernel, .. } = self.part;
+        (
+            part(task % self.down, self.down, bottom - top, kernel.size().0),
+            part(task / self.down, self.across, n, self.part.step()),
+        )
+    }
+}
+
+/// A task: some rows and columns of a part.
+struct Task<'a> {
+    part: Part<'a>,
+    left: &'a [u32],
+    /// Of the part.
+    rows: [usize; 2],
+    cols: [usize; 2],
+}
+
+impl Task<'_> {
+    fn compute(&self, c: Shared, (words, values): &mut (Lines, Vec<f32>)) {
+        let Part { kernel, rows: [top, bottom], pairs: [start, end], .. } = self.part;
+        let (per, width) = (kernel.format().words(), (self.cols[1] - self.cols[0]).next_multiple_of(kernel.size().1));
+        for pair in (start..end.max(start + 1)).step_by(PAIRS) {
+            let count = PAIRS.min(end - pair);
+            let right = words.get(width * count * per);
+            self.pack(pair, count, right, values);
+            let left = &self.left[(pair - start) * (bottom - top) * per..][..count * (bottom - top) * per];
+            let next = [pair + count, (pair + count + PAIRS).min(end)];
+            self.pass(left, right, count, pair > 0, next, c);
+        }
+    }
+
+    /// Fetches a part of what is packed for the next pass from memory: the `index`-th of `parts`. Not of rows across the sum, whose
+    /// short pieces would push each other and the panels out of the cache.
+    fn fetch(&self, next: [usize; 2], index: usize, parts: usize) {
+        const LINE: usize = 16;
+        let (Right::Plain(operand), [start, stop], [first, end]) = (self.part.b, next, self.cols) else { return };
+        let range = 2 * start..self.part.k.min(2 * stop);
+        let Some(row) = operand.row_part(range.clone()).filter(|_| !range.is_empty()) else { return };
+        let rows = end - first;
+        let lines = range.len().div_ceil(LINE);
+        let [from, to] = [index, index + 1].map(|index| index * rows * lines / parts);
+        let (mut at, mut line) = (from / lines, from % lines);
+        for _ in from..to {
+            fetch::<false>(row(first + at)[line * LINE..].as_ptr());
+            line += 1;
+            if line == lines {
+                (at, line) = (at + 1, 0);
+            }
+        }
+    }
+
+    /// Packs the columns for `count` pairs from `pair` on.
+    fn pack(&self, pair: usize, count: usize, out: &mut [u32], values: &mut Vec<f32>) {
+        let (Part { kernel, k, .. }, [first, end]) = (self.part, self.cols);
+        let (format, cols) = (kernel.format(), kernel.size().1);
+        if count == 0 {
+            return;
+        }
+        let (weight, along) = match self.part.b {
+            Right::Plain(operand) => return operand.pack(format, first, pair, count, cols, out),
+            Right::Stored { weight, along } => (weight, along),
+        };
+        if along {
+            // The part of each row, for one panel at a time.
+            let (start, width) = (2 * pair, k.min(2 * (pair + count)) - 2 * pair);
+            for (panel, out) in out.chunks_mut(cols * count * format.words()).enumerate() {
+                let lane = first + panel * cols;
+                let lanes = cols.min(end - lane);
+                values.resize(lanes * width, 0.0);
+                for (row, values) in values.chunks_mut(width).enumerate() {
+                    weight.widen_part(lane + row, start, values);
+                }
+                Operand::along(values, lanes, width).pack(format, 0, 0, count, cols, out);
+            }
+        } else {
+            // The part of each row that has these columns.
+            let (depths, width) = (2 * pair..k.min(2 * (pair + count)), end - first);
+            values.resize(depths.len() * width, 0.0);
+            for (depth, values) in depths.clone().zip(values.chunks_mut(width)) {
+                weight.widen_part(depth, first, values);
+            }
+            Operand::across(values, width, depths.len()).pack(format, 0, 0, count, cols, out);
+        }
+    }
+
+    /// Adds the products of `count` pairs. `later`: those of others have been.
+    fn pass(&self, left: &[u32], right: &[u32], count: usize, later: bool, next: [usize; 2], c: Shared) {
+        let (Part { kernel, n, .. }, [top, bottom], [first, end]) = (self.part, self.rows, self.cols);
+        let ((most, width), size) = (kernel.size(), count * kernel.format().words());
+        let across = (end - first).div_ceil(width);
+        let tiles = (bottom - top).div_ceil(most) * across;
+        for row in (top..bottom).step_by(most) {
+            let rows = most.min(bottom - row);
+            let panel = &left[row * size..][..rows * size];
+            for col in (first..end).step_by(width) {
+                self.fetch(next, (row - top) / most * across + (col - first) / width, tiles);
+                let columns = &right[(col - first) * size..][..width * size];
+                let cols = width.min(end - col);
+                let Output { alpha, add, bias } = self.part.output;
+                let to = Target {
+                    c: c.at((self.part.rows[0] + row) * n + col),
+                    stride: n,
+                    cols,
+                    alpha,
+                    add: add || later,
+                    bias: bias.map(|bias| &bias[col..col + cols]),
+                };
+                // SAFETY: the tile lies in the result, and tasks have separate rows and columns.
+                unsafe { kernel.tile(rows, panel, columns, to) };
+            }
+        }
+    }
+}
+#[cfg(test)]
+mod tests;
