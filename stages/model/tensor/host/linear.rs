@@ -2,6 +2,8 @@
 //!
 //! In f32 the `gemm` crate computes those that it computes faster: small ones, and gradients with weights in f32.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use super::{
@@ -61,14 +63,17 @@ pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f
         few_rows(&operand(x, precision), weight, shape, &mut y);
         return y;
     }
-    if let (Precision::F32, Values::Plain(values)) = (precision, weight)
-        && values.len() <= SMALL
-    {
-        let product = Product::new(rows, outputs, inputs);
+    // Whether a weight is stored has no say, so that both have the same sums.
+    if precision == Precision::F32 && inputs * outputs <= SMALL {
+        let values = match weight {
+            Values::Plain(values) => Cow::Borrowed(values),
+            Values::Stored(stored) => Cow::Owned(stored.to_f32()),
+        };
         if let Some(bias) = bias {
             y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
         }
-        product.adding().parallel(View::rows(x, inputs), View::rows(values, inputs).t(), &mut y, outputs);
+        let product = Product::new(rows, outputs, inputs).adding();
+        product.parallel(View::rows(x, inputs), View::rows(&values, inputs).t(), &mut y, outputs);
         return y;
     }
     let x = Operand::along(x, rows, inputs);
