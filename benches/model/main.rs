@@ -32,26 +32,23 @@ fn main() {
     assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     println!("{threads} threads; medians of alternating repetitions; memory over that of the empty process\n");
-    println!("{:10} {:>12} {:>12} {:>7}   {:>10} {:>10}", "case", "imp-model", "PyTorch", "faster", "MB", "MB");
+    println!("{:11} {:>12} {:>12} {:>7}   {:>10} {:>10}", "case", "imp-model", "PyTorch", "faster", "MB", "MB");
     let this = std::env::current_exe().unwrap();
     for (case, repetitions) in CASES {
         let named = arguments.iter().any(|argument| argument == case);
         if !named && (case == LARGE || !arguments.is_empty()) {
             continue;
         }
-        let mut theirs: Option<Worker> = None;
-        for ours in ours::variants(case) {
+        for (ours, theirs) in ours::variants(case) {
             let mut worker = Worker::start(Command::new(&this).args(["worker", ours, &threads]).envs(KEEP_MEMORY));
             // Started after ours, which writes the files that both open.
-            let theirs = theirs.get_or_insert_with(|| {
-                Worker::start(Command::new(&python).args(["benches/peers/model.py", case, &threads]))
-            });
+            let mut theirs = Worker::start(Command::new(&python).args(["benches/peers/model.py", theirs, &threads]));
             let times: Vec<(f64, f64)> = (0..repetitions).map(|_| (worker.repeat(), theirs.repeat())).collect();
             let (mine, peer) = times.into_iter().unzip::<f64, f64, Vec<f64>, Vec<f64>>();
             let (mine, peer) = (median(mine), median(peer));
-            println!("{ours:10} {mine:9.1} ms {peer:9.1} ms {:6.2}x   {:10.0}", peer / mine, worker.memory());
+            let [memory, of_peer] = [worker.memory(), theirs.memory()];
+            println!("{ours:11} {mine:9.1} ms {peer:9.1} ms {:6.2}x   {memory:10.0} {of_peer:10.0}", peer / mine);
         }
-        println!("{:47}{:>20.0}", "", theirs.map_or(0.0, Worker::memory));
     }
 }
 

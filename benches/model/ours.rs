@@ -3,7 +3,7 @@
 use std::{io::BufRead, path::Path, time::Instant};
 
 use imp_model::{
-    GenerateOptions, IMAGE_TOKEN, Imp, Sample,
+    GenerateOptions, IMAGE_TOKEN, Imp, Precision, Sample,
     config::{Family, ImpConfig, LanguageConfig, VisionConfig},
     encoding::Encoding,
     init,
@@ -11,17 +11,22 @@ use imp_model::{
     layers::{LoraSettings, Parameter, Pass},
     load_language,
     optim::{Optimizer, Rate},
-    tensor::{Activation, AdamW, Mat, Segments},
+    tensor::{Activation, AdamW, Mat, Place, Segments},
 };
 
-/// The variants in which we run a case.
-pub(crate) fn variants(case: &str) -> &'static [&'static str] {
+/// The variants in which we run a case, each with that of the peer.
+pub(crate) fn variants(case: &str) -> &'static [(&'static str, &'static str)] {
     match case {
-        "block" => &["block", "block-f16"],
-        "train" => &["train"],
-        "open" => &["open"],
-        _ => &["decode", "decode-f16"],
+        "block" => &[("block", "block"), ("block-f16", "block"), ("block-bf16", "block-bf16")],
+        "train" => &[("train", "train"), ("train-bf16", "train-bf16")],
+        "open" => &[("open", "open")],
+        _ => &[("decode", "decode"), ("decode-f16", "decode"), ("decode-bf16", "decode-bf16")],
     }
+}
+
+/// The precision of products in a variant.
+fn place(variant: &str) -> Place {
+    Place::host(if variant.ends_with("-bf16") { Precision::Bf16 } else { Precision::F32 })
 }
 
 /// Serves repetitions of a case like the peer; see the head of benches/peers/model.py.
@@ -43,10 +48,10 @@ pub(crate) fn serve(case: &str, threads: usize) {
     }
     let empty = peak_memory();
     let mut run: Box<dyn FnMut()> = match case {
-        "block" | "block-f16" => block(&llm),
-        "train" => train(&llm, &vision),
+        "block" | "block-f16" | "block-bf16" => block(&llm, &place(case)),
+        "train" | "train-bf16" => train(&llm, &vision, &place(case)),
         "open" => Box::new(move || assert_eq!(load_language(&llm).unwrap().config.num_hidden_layers, 32)),
-        _ => decode(&llm, &vision),
+        _ => decode(&llm, &vision, &place(case)),
     };
     run();
     println!("ready");
@@ -67,8 +72,8 @@ fn peak_memory() -> f64 {
 
 fn write(case: &str, llm: &Path, vision: &Path) {
     let language = match case {
-        "block" | "block-f16" => LanguageConfig::phi(64, 2560, 1, 32, 32),
-        "train" => LanguageConfig::phi(32000, 512, 8, 8, 32),
+        "block" | "block-f16" | "block-bf16" => LanguageConfig::phi(64, 2560, 1, 32, 32),
+        "train" | "train-bf16" => LanguageConfig::phi(32000, 512, 8, 8, 32),
         "open" => LanguageConfig::phi(51200, 2560, 32, 32, 32),
         _ => LanguageConfig {
             family: Family::Llama,
@@ -79,7 +84,12 @@ fn write(case: &str, llm: &Path, vision: &Path) {
             ..LanguageConfig::phi(49152, 576, 30, 9, 64)
         },
     };
-    let dtype = if case.ends_with("f16") || case == "open" { Encoding::F16 } else { Encoding::F32 };
+    let dtype = match case.rsplit_once('-') {
+        Some((_, "bf16")) if case != "train-bf16" => Encoding::Bf16,
+        Some((_, "f16")) => Encoding::F16,
+        _ if case == "open" => Encoding::F16,
+        _ => Encoding::F32,
+    };
     init::write_language(llm, &language, 1, dtype).unwrap();
     let siglip = VisionConfig {
         hidden_size: 256,
@@ -97,9 +107,10 @@ fn random(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i as f64 * 12.9898).sin() * 43_758.545_3).fract() as f32).collect()
 }
 
-fn block(llm: &Path) -> Box<dyn FnMut()> {
+fn block(llm: &Path, place: &Place) -> Box<dyn FnMut()> {
     let mut llm: Decoder = load_language(llm).unwrap();
     llm.adapt(&LoraSettings::new(256, 256.0, 0.05), &[], 1).unwrap();
+    llm.move_to(place);
     let x = Mat::from_host(512, 2560, random(512 * 2560)).trainable();
     let segments = Segments::new([512]);
     let mut seed = 0;
@@ -114,8 +125,9 @@ fn block(llm: &Path) -> Box<dyn FnMut()> {
     })
 }
 
-fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
+fn train(llm: &Path, vision: &Path, place: &Place) -> Box<dyn FnMut()> {
     let mut model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
+    model.move_to(place);
     model.llm.unfreeze();
     model.projector.unfreeze();
     let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
@@ -139,8 +151,9 @@ fn train(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
     })
 }
 
-fn decode(llm: &Path, vision: &Path) -> Box<dyn FnMut()> {
-    let model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
+fn decode(llm: &Path, vision: &Path, place: &Place) -> Box<dyn FnMut()> {
+    let mut model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
+    model.move_to(place);
     let ids: Vec<i32> = (0..64).map(|i| i * 487 % 49_152).collect();
     Box::new(move || {
         let prompt = Sample { input_ids: &ids, labels: &[], images: &[] };

@@ -1,4 +1,5 @@
-"""The peer of benches/model: the same work in PyTorch eager with SDPA, transformers and peft, in f32 on the CPU.
+"""The peer of benches/model: the same work in PyTorch eager with SDPA, transformers and peft on the CPU, in f32 or, as
+CASE-bf16, wholly in bf16.
 
 Usage: model.py CASE THREADS. Prints "ready", then answers every line on standard input with the milliseconds of one
 repetition, and the end of the input with the peak memory in MB, minus that of the process before its first tensor.
@@ -43,14 +44,15 @@ def phi(vocab, hidden, layers, heads, rotary):
     )
 
 
-def block():
+def block(dtype):
     """Forward and backward pass of one frozen Phi-2 block with LoRA of rank 256, dropout 0.05; 512 tokens."""
     model = phi(64, 2560, 1, 32, 0.4)
     names = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
     lora = LoraConfig(r=256, lora_alpha=256, lora_dropout=0.05, target_modules=names)
-    model = get_peft_model(model, lora).train()
+    # The adapters in bf16 too: in f32, as by default, they take longer.
+    model = get_peft_model(model.to(dtype), lora, autocast_adapter_dtype=False).train()
     decoder = model.base_model.model.model
-    x = torch.randn(1, 512, 2560, requires_grad=True)
+    x = torch.randn(1, 512, 2560, dtype=dtype, requires_grad=True)
 
     def run():
         decoder(inputs_embeds=x).last_hidden_state.sum().backward()
@@ -60,9 +62,9 @@ def block():
     return run
 
 
-def train():
+def train(dtype):
     """A complete step of full finetuning of a 60M Imp: 4 sequences of 64 tokens and 196 patches, AdamW."""
-    llm = phi(32000, 512, 8, 8, 0.5).train()
+    llm = phi(32000, 512, 8, 8, 0.5).to(dtype).train()
     vision = SiglipVisionModel(
         SiglipVisionConfig(
             hidden_size=256,
@@ -74,11 +76,11 @@ def train():
             attn_implementation="sdpa",
             vision_use_head=False,
         )
-    ).eval()
-    projector = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 512))
+    ).eval().to(dtype)
+    projector = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 512)).to(dtype)
     parameters = [*llm.parameters(), *projector.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
-    images = torch.randn(4, 3, 224, 224)
+    images = torch.randn(4, 3, 224, 224, dtype=dtype)
     ids = torch.randint(0, 32000, (4, 64))
     labels = torch.full((4, 64 + 196), -100)
     labels[:, 196 + 32 :] = ids[:, 32:]
@@ -95,7 +97,7 @@ def train():
     return run
 
 
-def decode():
+def decode(dtype):
     """128 greedy tokens after a prompt of 64, with a Llama of SmolLM2-135M's sizes."""
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -109,7 +111,7 @@ def decode():
             eos_token_id=None,
             attn_implementation="sdpa",
         )
-    ).eval()
+    ).eval().to(dtype)
     ids = torch.randint(0, 49152, (1, 64))
     mask = torch.ones_like(ids)
 
@@ -120,7 +122,7 @@ def decode():
     return run
 
 
-def load():
+def load(_):
     """Opening a Phi-2 of 2.8G weights in f16, from files in the page cache."""
     return lambda: PhiForCausalLM.from_pretrained("target/bench-models/open/llm", dtype=torch.float16)
 
@@ -131,7 +133,9 @@ def main():
     transformers.logging.set_verbosity_error()
     torch.manual_seed(0)
     empty = memory()
-    run = {"block": block, "train": train, "decode": decode, "open": load}[case]()
+    case, _, bf16 = case.partition("-")
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    run = {"block": block, "train": train, "decode": decode, "open": load}[case](dtype)
     run()
     print("ready", flush=True)
     for _ in sys.stdin:
