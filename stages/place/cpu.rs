@@ -7,6 +7,9 @@ use imp_model::tensor::native;
 
 use crate::contract::device::{Device, Environment};
 
+/// The instruction for products of bf16.
+const AVX512_BF16: &str = "AVX512-BF16";
+
 /// The processor of this machine.
 #[derive(Debug, Clone)]
 pub struct Cpu {
@@ -45,10 +48,12 @@ impl Cpu {
         self.features.iter().filter(|feature| feature.found).map(|feature| feature.name)
     }
 
-    /// What is recorded of it. The widest vectors are named, because sums in another order round differently.
+    /// What is recorded of it. The widest instructions that it computes with are named, because sums in another order round
+    /// differently.
     pub(super) fn environment(&self) -> Environment {
         let model = self.model.as_deref().unwrap_or(std::env::consts::ARCH);
-        let name = std::iter::once(model).chain(self.found().last()).collect::<Vec<_>>().join(", ");
+        let widest = self.found().filter(|name| *name != AVX512_BF16 || self.bf16 == Native::Yes).last();
+        let name = std::iter::once(model).chain(widest).collect::<Vec<_>>().join(", ");
         Environment { device: Device::Cpu, name, driver: None, libraries: BTreeMap::new() }
     }
 }
@@ -65,7 +70,7 @@ fn features() -> Vec<(&'static str, bool)> {
     vec![
         ("AVX2", is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")),
         ("AVX-512", is_x86_feature_detected!("avx512f")),
-        ("AVX512-BF16", matches!(native(), Native::Yes | Native::Slow)),
+        (AVX512_BF16, matches!(native(), Native::Yes | Native::Slow)),
     ]
 }
 
@@ -89,10 +94,12 @@ mod tests {
         let text = "processor\t: 0\nmodel name\t: AMD EPYC 9B14\nflags\t: avx2\n\nmodel name\t: another";
         assert_eq!(model(text).as_deref(), Some("AMD EPYC 9B14"));
         assert_eq!(model("processor\t: 0\nmodel name\t: \n"), None);
-        let features = [("AVX2", true), ("AVX-512", true), ("AVX512-BF16", false)];
-        let features = features.map(|(name, found)| Feature { name, found }).to_vec();
-        let cpu = Cpu { model: model(text), threads: 2, features, bf16: Native::No };
-        assert_eq!(cpu.environment().to_string(), "CPU: AMD EPYC 9B14, AVX-512");
+        for (bf16, widest) in [(Native::No, "AVX-512"), (Native::Slow, "AVX-512"), (Native::Yes, AVX512_BF16)] {
+            let features = [("AVX2", true), ("AVX-512", true), (AVX512_BF16, bf16 != Native::No)];
+            let features = features.map(|(name, found)| Feature { name, found }).to_vec();
+            let cpu = Cpu { model: model(text), threads: 2, features, bf16 };
+            assert_eq!(cpu.environment().to_string(), format!("CPU: AMD EPYC 9B14, {widest}"));
+        }
         assert!(Cpu::detect().threads > 0);
     }
 }

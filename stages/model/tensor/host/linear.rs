@@ -1,6 +1,6 @@
 //! The products of linear layers and LoRA adapters. Their operands are rounded to the shape's precision.
 //!
-//! In f32 the `gemm` crate computes those that it computes faster: small ones, and gradients with weights in f32.
+//! In f32 the `gemm` crate computes those that it computes faster: small ones, gradients with weights in f32, and those of adapters.
 
 use std::borrow::Cow;
 
