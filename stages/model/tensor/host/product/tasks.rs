@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     super::shared::Shared,
-    kernel::{Kernel, Target, fetch},
+    kernel::{Kernel, ROWS, Target, fetch},
     pack::Operand,
 };
 use crate::{precision::Precision, tensor::Stored};
@@ -82,6 +82,8 @@ pub(super) fn with(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32], 
     let shared = Shared::new(c);
     // Taken, not borrowed: a thread that waits for others may begin another product.
     let mut left = LEFT.take();
+    // Allocated by the first product, even if others compute its tasks.
+    SCRATCH.with(|_| ());
     for top in (0..m).step_by(rows) {
         // Without a sum there is still a bias.
         for pair in (0..pairs.max(1)).step_by(deep) {
@@ -100,7 +102,7 @@ pub(super) fn with(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32], 
     LEFT.set(left);
 }
 
-/// Words that begin at a cache line.
+/// Words that begin at a cache line. None are filled before they are used.
 #[derive(Default)]
 struct Lines(Vec<Line>);
 
@@ -109,6 +111,10 @@ struct Lines(Vec<Line>);
 struct Line([u32; 16]);
 
 impl Lines {
+    fn with_capacity(words: usize) -> Self {
+        Self(Vec::with_capacity(words.div_ceil(16)))
+    }
+
     fn get(&mut self, count: usize) -> &mut [u32] {
         if self.0.len() * 16 < count {
             self.0.resize(count.div_ceil(16), Line([0; 16]));
@@ -118,10 +124,11 @@ impl Lines {
 }
 
 thread_local! {
-    /// The left operand of the product that this thread has begun. Fresh memory costs more than packing it.
-    static LEFT: RefCell<Lines> = RefCell::default();
-    /// What a task packs and decodes.
-    static SCRATCH: RefCell<(Lines, Vec<f32>)> = RefCell::default();
+    /// The left operand of the product that this thread has begun. Fresh memory costs more than packing it. As large as it can
+    /// become, so that a step takes the same memory whatever came before; pages that are never used take none.
+    static LEFT: RefCell<Lines> = RefCell::new(Lines::with_capacity(LEFT_WORDS + 2 * PAIRS * ROWS));
+    /// What a task packs and decodes. A column takes `PAIRS` words or more, and twice as many values.
+    static SCRATCH: RefCell<(Lines, Vec<f32>)> = RefCell::new((Lines::with_capacity(BLOCK), Vec::with_capacity(2 * BLOCK)));
 }
 
 /// A part of a product: some rows of the result, and some pairs of the sum.
