@@ -5,11 +5,15 @@
 ///
 /// The result does not depend on the processor: the compiler neither reorders nor contracts float operations. A macro, because a closure
 /// is compiled for these instructions only if it is inlined, and only here can it be told to be.
+///
+/// What the closure captures is moved into it. If it were borrowed, a number could lie in the memory that the loop writes, as far as
+/// the compiler knows, and then loops don't vectorize. Nor do they with a check that can fail in each step (an index, a conversion
+/// of floats to integers by `as`).
 macro_rules! simd {
     (|| $body:expr) => {
         $crate::simd::run(
             #[inline(always)]
-            || $body,
+            move || $body,
         )
     };
 }

@@ -130,7 +130,7 @@ fn softmax(scores: &mut [f32]) -> f32 {
         for score in scores.iter_mut() {
             *score = math::exp(*score - largest);
         }
-        let total = math::sum(scores.len(), |i| scores[i]);
+        let total = math::sum([scores], |[score]| score);
         let inverse = 1.0 / total;
         for score in scores.iter_mut() {
             *score *= inverse;
@@ -218,10 +218,11 @@ fn score_gradients(
     let start = row * heads.width() + head * heads.dim;
     let (d_out, out) = (&outputs.d_out[start..start + heads.dim], &outputs.out[start..start + heads.dim]);
     let (log_total, scale) = (outputs.log_totals[row * heads.query + head], heads.scale());
+    let (p_seen, ds_seen) = (&mut p[visible.clone()], &mut ds[visible.clone()]);
     math::simd!(|| {
         // The sum over keys of p * dp, needed by the gradient of the softmax.
         let mean = math::dot(d_out, out);
-        for (p, ds) in p[visible.clone()].iter_mut().zip(&mut ds[visible.clone()]) {
+        for (p, ds) in p_seen.iter_mut().zip(ds_seen.iter_mut()) {
             *p = math::exp(*p - log_total);
             *ds = *p * (*ds - mean) * scale;
         }
@@ -247,9 +248,10 @@ pub(in crate::tensor) fn cached(q: &[f32], visible: &[Cached<'_>], heads: Heads,
             let offset = head / heads.group() * dim;
             scores.clear();
             scores.resize(visible[row].iter().map(|(keys, _)| keys.len() / width).sum(), 0.0);
+            let all = scores.as_mut_slice();
             math::simd!(|| {
                 let keys = visible[row].iter().flat_map(|(keys, _)| keys.chunks(width));
-                for (score, key) in scores.iter_mut().zip(keys) {
+                for (score, key) in all.iter_mut().zip(keys) {
                     *score = math::dot(query, &key[offset..offset + dim]) * scale;
                 }
             });

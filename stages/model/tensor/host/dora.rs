@@ -24,10 +24,10 @@ pub(in crate::tensor) fn row_norms(squares: &[f32], b: &[f32], wa: &[f32], ba: &
 
 /// Multiplies column `j` by `m[j] / norms[j]`.
 pub(in crate::tensor) fn set_norms(values: &mut [f32], m: &[f32], norms: &[f32]) {
-    let factors: Vec<f32> = m.iter().zip(norms).map(|(m, norm)| m / norm).collect();
+    let factors: &[f32] = &m.iter().zip(norms).map(|(m, norm)| m / norm).collect::<Vec<f32>>();
     values.par_chunks_mut(factors.len().max(1)).with_min_len(4).for_each(|row| {
         math::simd!(|| {
-            for (value, factor) in row.iter_mut().zip(&factors) {
+            for (value, factor) in row.iter_mut().zip(factors) {
                 *value *= factor;
             }
         });

@@ -13,7 +13,7 @@ pub(in crate::tensor) fn forward(logits: &[f32], width: usize, targets: &[u32]) 
         .map(|(row, target)| {
             let (largest, total) = math::simd!(|| {
                 let largest = math::max(row);
-                (largest, math::sum(width, |i| math::exp(row[i] - largest)))
+                (largest, math::sum([row], |[x]| math::exp(x - largest)))
             });
             let log_total = largest + total.ln();
             (log_total, log_total - row[*target as usize])
@@ -33,9 +33,10 @@ pub(in crate::tensor) fn input_gradient(
     dx: &mut [f32],
 ) {
     let rows = logits.par_chunks(width).zip(log_totals).zip(targets);
-    dx.par_chunks_mut(width).zip(rows).with_min_len(8).for_each(|(dx, ((row, log_total), target))| {
+    dx.par_chunks_mut(width).zip(rows).with_min_len(8).for_each(|(dx, ((row, &log_total), target))| {
+        let all = &mut *dx;
         math::simd!(|| {
-            for (dx, x) in dx.iter_mut().zip(row) {
+            for (dx, x) in all.iter_mut().zip(row) {
                 *dx += scale * math::exp(x - log_total);
             }
         });

@@ -2,13 +2,17 @@
 
 pub(super) use crate::simd::simd;
 
+/// Sums are in so many lanes.
+const LANES: usize = 16;
+
 /// e^x with a relative error of about 2e-7; the coefficients are Cephes' `expf`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
 pub(super) fn exp(x: f32) -> f32 {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which then stands in the lowest bits
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_2e-3;
@@ -17,7 +21,8 @@ pub(super) fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 5.0e-1;
     let y = p * r * r + r + 1.0;
-    f32::from_bits((y.to_bits() as i32 + ((n as i32) << 23)) as u32)
+    // 2^n from bits: `n as i32` would not vectorize, as it must take care of what no integer can hold.
+    y * f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()))
 }
 
 /// tanh through [`exp`].
@@ -48,26 +53,38 @@ pub(super) fn erf(x: f32) -> f32 {
     (1.0 - p * t * exp(-magnitude * magnitude)).copysign(x)
 }
 
-/// The sum of `f` over `0..n` in sixteen lanes, a fixed order that vectorizes.
+/// The sum of `f` of the values that stand at the same place in slices of equal length, in sixteen lanes: a fixed order that
+/// vectorizes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
-pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let whole = n / 16 * 16;
-    for start in (0..whole).step_by(16) {
-        for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += f(start + lane);
+pub(super) fn sum<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let length = slices.first().map_or(0, |slice| slice.len());
+    let whole = length / LANES * LANES;
+    for start in (0..whole).step_by(LANES) {
+        let mut chunks = [[0.0; N]; LANES];
+        for (n, slice) in slices.iter().enumerate() {
+            let chunk = &slice[start..start + LANES];
+            chunks.iter_mut().zip(chunk).for_each(|(values, value)| values[n] = *value);
+        }
+        for (total, values) in lanes.iter_mut().zip(chunks) {
+            *total += f(values);
         }
     }
-    lanes.iter().sum::<f32>() + (whole..n).map(f).sum::<f32>()
+    let rest = (whole..length).map(|i| {
+        let mut values = [0.0; N];
+        values.iter_mut().zip(slices).for_each(|(value, slice)| *value = slice[i]);
+        f(values)
+    });
+    lanes.iter().sum::<f32>() + rest.sum::<f32>()
 }
 
-/// The dot product of two slices of equal length in sixteen lanes, a fixed order that vectorizes.
+/// The dot product of two slices of equal length, in the order of [`sum`].
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    let mut lanes = [0.0_f32; LANES];
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {
         for (total, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
             *total += a * b;
@@ -76,12 +93,12 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// The largest value, computed in sixteen lanes.
+/// The largest value.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as above")]
 pub(super) fn max(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = values.chunks_exact(16);
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
     let rest = chunks.remainder();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
@@ -113,6 +130,15 @@ mod tests {
             let relative = (f64::from(exp(x as f32)) / f64::from(x as f32).exp() - 1.0).abs();
             assert!(relative < 4e-7, "exp({x}): {relative}");
             assert!((f64::from(tanh(x as f32)) - f64::from(x as f32).tanh()).abs() < 4e-7, "tanh({x})");
+        }
+        // At the bounds, beyond them, and NaN with any payload.
+        for (x, value) in
+            [(-87.0_f32, -87.0_f64), (-1e30, -87.0), (f32::NEG_INFINITY, -87.0), (88.0, 88.0), (1e30, 88.0)]
+        {
+            assert!((f64::from(exp(x)) / value.exp() - 1.0).abs() < 4e-7, "exp({x}) = {}", exp(x));
+        }
+        for bits in [0x7fc0_0000, 0xffc0_0000, 0x7fc0_01ff, 0xffff_ffff, 0x7f80_0001] {
+            assert!(exp(f32::from_bits(bits)).is_nan(), "exp of NaN {bits:x}");
         }
         // DLMF table 7.2(i) and its symmetry.
         for (x, value) in

@@ -16,11 +16,11 @@ pub(in crate::tensor) fn layer(x: &[f32], w: &[f32], b: &[f32], epsilon: f32) ->
     y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut statistics).with_min_len(ROWS).for_each(
         |((y, x), statistics)| {
             *statistics = math::simd!(|| {
-                let mean = math::sum(width, |i| x[i]) / width as f32;
-                let variance = math::sum(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+                let mean = math::sum([x], |[x]| x) / width as f32;
+                let variance = math::sum([x], |[x]| (x - mean) * (x - mean)) / width as f32;
                 let inverse = 1.0 / (variance + epsilon).sqrt();
-                for i in 0..width {
-                    y[i] = (x[i] - mean) * inverse * w[i] + b[i];
+                for ((y, x), (w, b)) in y.iter_mut().zip(x).zip(w.iter().zip(b)) {
+                    *y = (x - mean) * inverse * w + b;
                 }
                 (mean, inverse)
             });
@@ -41,10 +41,10 @@ pub(in crate::tensor) fn layer_input_gradient(
     let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(statistics);
     dx.par_chunks_mut(width).zip(rows).with_min_len(ROWS).for_each(|(dx, ((x, dy), &(mean, inverse)))| {
         math::simd!(|| {
-            let along = math::sum(width, |i| dy[i] * w[i]) / width as f32;
-            let across = math::sum(width, |i| dy[i] * w[i] * (x[i] - mean)) * inverse * inverse / width as f32;
-            for i in 0..width {
-                dx[i] += inverse * (dy[i] * w[i] - along - (x[i] - mean) * across);
+            let along = math::sum([dy, w], |[dy, w]| dy * w) / width as f32;
+            let across = math::sum([dy, w, x], |[dy, w, x]| dy * w * (x - mean)) * inverse * inverse / width as f32;
+            for ((dx, x), (dy, w)) in dx.iter_mut().zip(x).zip(dy.iter().zip(w)) {
+                *dx += inverse * (dy * w - along - (x - mean) * across);
             }
         });
     });
@@ -64,10 +64,13 @@ pub(in crate::tensor) fn weight_gradients(
         .map(|((x, dy), statistics)| {
             let (mut dw, mut db) = (vec![0.0; width], vec![0.0; width]);
             for ((x, dy), (mean, inverse)) in x.chunks(width).zip(dy.chunks(width)).zip(statistics) {
-                for i in 0..width {
-                    dw[i] += dy[i] * (x[i] - mean) * inverse;
-                    db[i] += dy[i];
-                }
+                let (dw, db) = (&mut *dw, &mut *db);
+                math::simd!(|| {
+                    for ((dw, db), (dy, x)) in dw.iter_mut().zip(db.iter_mut()).zip(dy.iter().zip(x)) {
+                        *dw += dy * (x - mean) * inverse;
+                        *db += dy;
+                    }
+                });
             }
             (dw, db)
         })
@@ -87,9 +90,9 @@ pub(in crate::tensor) fn rms(x: &[f32], w: &[f32], epsilon: f32) -> (Vec<f32>, V
     y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut inverses).with_min_len(ROWS).for_each(
         |((y, x), inverse)| {
             *inverse = math::simd!(|| {
-                let inverse = 1.0 / (math::sum(width, |i| x[i] * x[i]) / width as f32 + epsilon).sqrt();
-                for i in 0..width {
-                    y[i] = x[i] * inverse * w[i];
+                let inverse = 1.0 / (math::sum([x], |[x]| x * x) / width as f32 + epsilon).sqrt();
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x * inverse * w;
                 }
                 inverse
             });
@@ -104,9 +107,9 @@ pub(in crate::tensor) fn rms_input_gradient(x: &[f32], w: &[f32], inverses: &[f3
     let rows = x.par_chunks(width).zip(dy.par_chunks(width)).zip(inverses);
     dx.par_chunks_mut(width).zip(rows).with_min_len(ROWS).for_each(|(dx, ((x, dy), &inverse))| {
         math::simd!(|| {
-            let across = math::sum(width, |i| dy[i] * w[i] * x[i]) * inverse * inverse / width as f32;
-            for i in 0..width {
-                dx[i] += inverse * (dy[i] * w[i] - x[i] * across);
+            let across = math::sum([dy, w, x], |[dy, w, x]| dy * w * x) * inverse * inverse / width as f32;
+            for ((dx, x), (dy, w)) in dx.iter_mut().zip(x).zip(dy.iter().zip(w)) {
+                *dx += inverse * (dy * w - x * across);
             }
         });
     });

@@ -46,7 +46,7 @@ pub(in crate::tensor) fn adamw(w: &mut [f32], g: &[f32], first: &mut [f32], seco
 pub(in crate::tensor) fn sum_of_squares(values: &[f32]) -> f64 {
     let partial: Vec<f64> = values
         .par_chunks(CHUNK)
-        .map(|part| f64::from(math::simd!(|| math::sum(part.len(), |i| part[i] * part[i]))))
+        .map(|part| f64::from(math::simd!(|| math::sum([part], |[value]| value * value))))
         .collect();
     partial.into_iter().sum()
 }
