@@ -1,5 +1,7 @@
 //! Runs loops compiled for the widest SIMD of the processor. Independent of what they compute.
 
+use pulp::{Arch, Scalar128b, Simd, WithSimd};
+
 /// Runs a closure compiled for the widest SIMD instructions of this processor. Functions that it calls must be inlined to
 /// benefit, which `array::map` is not.
 ///
@@ -24,7 +26,7 @@ pub(crate) use simd;
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as the closure")]
 pub(crate) fn run<R>(closure: impl FnMut() -> R) -> R {
-    pulp::Arch::new().dispatch(Inlined(closure))
+    Arch::new().dispatch(Inlined(closure))
 }
 
 struct Inlined<F>(F);
@@ -37,5 +39,16 @@ impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
     #[allow(clippy::inline_always, reason = "as the closure")]
     fn call(mut self) -> R {
         self.0()
+    }
+}
+
+/// Runs an operation that is generic over the SIMD of the processor.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as the closure")]
+pub(crate) fn on<Op: WithSimd>(arch: Arch, op: Op) -> Op::Output {
+    match arch {
+        // Vectors that every processor of 64 bits has.
+        Arch::Scalar => Simd::vectorize(Scalar128b, op),
+        arch => arch.dispatch(op),
     }
 }

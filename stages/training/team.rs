@@ -205,12 +205,15 @@ impl<'a> Worker<'a> {
         &mut self,
         batch: &Batch<'_>,
         parts: &Parts,
-        rate: impl Fn(&Parameter) -> Rate,
+        rate: impl Fn(&Parameter) -> Rate + Sync,
     ) -> Result<(f32, f32), StageError> {
-        self.encode();
-        let Replica { model, optimizer } = &mut self.replica;
-        let (loss, gradients) = batch.gradients(model, &self.features, parts)?;
-        Ok((loss, optimizer.update(model, &gradients, rate)))
+        let place = self.place.clone();
+        place.run(|| {
+            self.encode();
+            let Replica { model, optimizer } = &mut self.replica;
+            let (loss, gradients) = batch.gradients(model, &self.features, parts)?;
+            Ok((loss, optimizer.update(model, &gradients, &rate)))
+        })
     }
 
     /// Adds the gradients of its parts to those of the others. Returns the loss of each.

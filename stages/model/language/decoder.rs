@@ -141,13 +141,20 @@ impl Decoder {
     }
 
     /// Returns hidden states after the final norm, without a tape. `attend` takes the layer, its input, q, k and v.
-    fn infer(&self, embedded: &Mat, rows: &[Row], mut attend: impl FnMut(usize, &Mat, &Mat, &Mat, &Mat) -> Mat) -> Mat {
-        let (pass, rotation) = (Pass::inference(), self.rotation(rows));
-        let mut x = embedded.clone();
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&pass, &x, &rotation, &mut |q, k, v| attend(layer, &x, q, k, v));
-        }
-        self.final_norm.forward(&pass, &x)
+    fn infer(
+        &self,
+        embedded: &Mat,
+        rows: &[Row],
+        mut attend: impl FnMut(usize, &Mat, &Mat, &Mat, &Mat) -> Mat + Send,
+    ) -> Mat {
+        self.lm_head.weight.place().run(|| {
+            let (pass, rotation) = (Pass::inference(), self.rotation(rows));
+            let mut x = embedded.clone();
+            for (layer, block) in self.blocks.iter().enumerate() {
+                x = block.forward(&pass, &x, &rotation, &mut |q, k, v| attend(layer, &x, q, k, v));
+            }
+            self.final_norm.forward(&pass, &x)
+        })
     }
 
     fn attend(&self, layer: usize, q: &Mat, k: &Mat, v: &Mat, segments: &Segments) -> Mat {

@@ -23,4 +23,13 @@ impl Place {
     pub fn device(device: Device, precision: Precision) -> Self {
         Self { device: Some(device), precision }
     }
+
+    /// Does work that computes at this place: on the host on a thread of its pool. Each operation of another thread would wake one
+    /// up and wait for it, which takes as long as a small operation itself.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self.device {
+            None => rayon::scope(|_| work()),
+            Some(_) => work(),
+        }
+    }
 }

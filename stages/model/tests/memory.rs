@@ -15,7 +15,7 @@ use imp_model::{
     layers::{LoraSettings, Pass},
     memory::{MicroBatch, Training, Trains},
     optim::{Optimizer, Rate},
-    tensor::{Activation, AdamW, Mat, Place, accumulate},
+    tensor::{Activation, AdamW, Graph, Mat, Place, Weight, accumulate, linear},
 };
 
 /// Counts the bytes in use and their peak.
@@ -140,8 +140,22 @@ fn frozen_bytes(model: &mut Imp, place: &Place) -> usize {
     place.device.as_ref().map_or(0, |device| device.peak_bytes() as usize - trained)
 }
 
+/// Makes all threads of the pool allocate what each allocates once, for its first products, and what is no part of a step: for small
+/// and for larger products, and for their gradients.
+fn warm_up() {
+    rayon::broadcast(|_| {
+        for width in [128, 160] {
+            let graph = Graph::recording();
+            let weight = Weight::Dense(Mat::zeros(width, width).trainable());
+            let product = linear(&graph, &Mat::zeros(256, width).trainable(), &weight, None);
+            graph.backward(&product);
+        }
+    });
+}
+
 #[test]
 fn the_forecast_matches_the_allocator() {
+    warm_up();
     let vision = vision();
     let batch = MicroBatch { rows: IMAGES * (TEXT + vision.patches()), learned: IMAGES * LEARNED, images: IMAGES };
     let some = ["q_proj".to_string(), "fc1".to_string(), "down_proj".to_string()];
@@ -180,7 +194,7 @@ fn the_forecast_matches_the_allocator() {
                 gradient_checkpointing,
             };
             if family == Family::Phi && matches!(trains, Trains::Projector) {
-                // Warm-up: buffers that threads allocate once, for their first product, are not part of a step.
+                // Likewise this thread.
                 measured(folder.path(), &training);
             }
             let (forecast, measured) = (training.memory(batch, true), measured(folder.path(), &training));

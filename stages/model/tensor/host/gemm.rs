@@ -106,12 +106,6 @@ impl Product {
         self.at(a, b, c.as_mut_ptr(), c.len(), stride);
     }
 
-    /// Runs on this thread, into a tile that starts at index `start` of a matrix of `length` values, whose other values
-    /// other threads may write.
-    pub(super) fn tile(self, a: View<'_>, b: View<'_>, c: Shared, start: usize, length: usize, stride: usize) {
-        self.at(a, b, c.at(start), length - start, stride);
-    }
-
     fn at(self, a: View<'_>, b: View<'_>, c: *mut f32, length: usize, stride: usize) {
         let Self { m, n, k, alpha, add } = self;
         if m == 0 || n == 0 {
@@ -119,7 +113,7 @@ impl Product {
         }
         assert!(a.holds(m, k) && b.holds(k, n) && (m - 1) * stride + n <= length, "the product exceeds its matrices");
         // SAFETY: the assertion above keeps all three matrices inside their buffers. `c` is either borrowed
-        // exclusively, or a tile (of `parallel` or of a caller of `tile`) that no other thread writes.
+        // exclusively, or a tile of `parallel` that no other thread writes.
         unsafe {
             gemm::gemm(
                 m,

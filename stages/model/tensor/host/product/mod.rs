@@ -14,5 +14,5 @@ mod tasks;
 mod values;
 
 pub use kernel::{Native, native};
-pub(super) use pack::Operand;
+pub(super) use pack::{Operand, transposed};
 pub(super) use tasks::{Output, Right, product};

@@ -139,9 +139,10 @@ fn transpose<L: Layout>(words: &[[u32; BLOCK]; LANES], lanes: usize, lane: usize
     }
 }
 
+/// The transpose of a square.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn transposed(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
+pub(in super::super) fn transposed(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
     use std::arch::x86_64::{__m128i, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32, _mm_unpacklo_epi64};
     let [a, b, c, d]: [__m128i; LANES] = bytemuck::cast(rows);
     // SAFETY: every processor of this architecture has these instructions.
@@ -154,9 +155,10 @@ fn transposed(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
     }
 }
 
+/// The transpose of a square.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn transposed(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
+pub(in super::super) fn transposed(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]; LANES] {
     std::array::from_fn(|i| rows.map(|row| row[i]))
 }
 

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 #![allow(clippy::inline_always, reason = "loops vectorize only in the function that knows the processor")]
 
-use pulp::{Arch, Scalar128b, Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::kernel::{ROWS, Target};
+use crate::simd::on;
 
 /// Vectors in a row of a tile.
 const VECTORS: usize = 2;
@@ -33,15 +34,6 @@ impl Lanes {
     /// Rows and columns of a tile that fits into registers, beside the vectors that are multiplied.
     pub(super) fn tile(self) -> (usize, usize) {
         (((self.registers - VECTORS - 1) / VECTORS).min(ROWS), VECTORS * self.lanes)
-    }
-}
-
-#[inline(always)]
-fn on<Op: WithSimd>(arch: Arch, op: Op) -> Op::Output {
-    match arch {
-        // Vectors that every processor of 64 bits has.
-        Arch::Scalar => Simd::vectorize(Scalar128b, op),
-        arch => arch.dispatch(op),
     }
 }
 
