@@ -1,5 +1,7 @@
 //! Runs loops compiled for the widest SIMD of the processor. Independent of what they compute.
 
+#![allow(unsafe_code)]
+
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 
 /// Runs a closure compiled for the widest SIMD instructions of this processor. Functions that it calls must be inlined to
@@ -40,6 +42,15 @@ impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Inlined<F> {
     fn call(mut self) -> R {
         self.0()
     }
+}
+
+/// For a loop around a short loop over values that lie side by side: the compiler vectorizes the inner one, instead of gathering values
+/// of several rounds of the outer one, far from each other.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as the closure")]
+pub(crate) fn one_round_at_a_time() {
+    // SAFETY: no instruction, which changes nothing. Loops around it are not vectorized.
+    unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) }
 }
 
 /// Runs an operation that is generic over the SIMD of the processor.

@@ -18,7 +18,7 @@ use super::{
     half::factor,
     search::{calibrated_scale, columns},
 };
-use crate::simd::simd;
+use crate::simd::{one_round_at_a_time, simd};
 
 /// Values per block.
 pub(super) const BLOCK: usize = 32;
@@ -63,39 +63,44 @@ pub(super) fn q8_0_levels(bytes: &[u8; Q8_0_BYTES]) -> [i8; BLOCK] {
 fn widen_scaled<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: impl Fn(&[u8; BYTES]) -> [i8; BLOCK]) {
     for (to, bytes) in blocks::<BYTES>(bytes, to) {
         let (levels, d) = (levels(bytes), factor(bytes));
-        for i in 0..BLOCK {
-            to[i] = f32::from(levels[i]) * d;
+        one_round_at_a_time();
+        for (to, level) in to.iter_mut().zip(levels) {
+            *to = f32::from(level) * d;
         }
     }
 }
 
 pub(super) fn widen_q4_1(bytes: &[u8], to: &mut [f32]) {
-    for (to, bytes) in blocks::<Q4_1_BYTES>(bytes, to) {
-        widen_nibbles(&bytes[2 * FACTOR..], factor(bytes), factor(&bytes[FACTOR..]), to);
-    }
+    simd!(|| {
+        for (to, bytes) in blocks::<Q4_1_BYTES>(bytes, to) {
+            widen_nibbles(&bytes[2 * FACTOR..], 0, factor(bytes), factor(&bytes[FACTOR..]), to);
+        }
+    });
 }
 
 pub(super) fn widen_q5_0(bytes: &[u8], to: &mut [f32]) {
-    for (to, bytes) in blocks::<Q5_0_BYTES>(bytes, to) {
-        let d = factor(bytes);
-        widen_fives(&bytes[FACTOR..], d, -16.0 * d, to);
-    }
+    simd!(|| {
+        for (to, bytes) in blocks::<Q5_0_BYTES>(bytes, to) {
+            let d = factor(bytes);
+            widen_fives(&bytes[FACTOR..], d, -16.0 * d, to);
+        }
+    });
 }
 
 pub(super) fn widen_q5_1(bytes: &[u8], to: &mut [f32]) {
-    for (to, bytes) in blocks::<Q5_1_BYTES>(bytes, to) {
-        widen_fives(&bytes[2 * FACTOR..], factor(bytes), factor(&bytes[FACTOR..]), to);
-    }
+    simd!(|| {
+        for (to, bytes) in blocks::<Q5_1_BYTES>(bytes, to) {
+            widen_fives(&bytes[2 * FACTOR..], factor(bytes), factor(&bytes[FACTOR..]), to);
+        }
+    });
 }
 
 /// Fifth bits, then nibbles.
+#[inline(always)]
 fn widen_fives(bytes: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) {
     let (fifths, nibbles) = bytes.split_at(FIFTHS);
-    for (index, to) in to.iter_mut().enumerate() {
-        let low = nibbles[index % NIBBLES] >> (index / NIBBLES * 4) & 15;
-        let fifth = fifths[index / 8] >> (index % 8) & 1;
-        *to = f32::from(low | fifth << 4) * scale + shift;
-    }
+    let fifths = fifths.iter().rev().fold(0, |bits, byte| bits << 8 | u32::from(*byte));
+    widen_nibbles(nibbles, fifths, scale, shift, to);
 }
 
 pub(super) fn widen_q8_0(bytes: &[u8], to: &mut [f32]) {
@@ -109,11 +114,18 @@ fn blocks<'a, const BYTES: usize>(
     to.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0)
 }
 
-fn widen_nibbles(nibbles: &[u8], scale: f32, shift: f32, to: &mut [f32; BLOCK]) {
-    let (first, second) = to.split_at_mut(NIBBLES);
+/// The low nibbles, then the high ones; bit `i` of `fifths` is the fifth bit of value `i`.
+#[inline(always)]
+fn widen_nibbles(nibbles: &[u8], fifths: u32, scale: f32, shift: f32, to: &mut [f32; BLOCK]) {
+    let mut levels = [0; BLOCK];
+    let (first, second) = levels.split_at_mut(NIBBLES);
     for ((low, high), byte) in first.iter_mut().zip(second).zip(nibbles) {
-        *low = f32::from(byte & 15) * scale + shift;
-        *high = f32::from(byte >> 4) * scale + shift;
+        *low = byte & 15;
+        *high = byte >> 4;
+    }
+    one_round_at_a_time();
+    for (i, (to, level)) in to.iter_mut().zip(levels).enumerate() {
+        *to = (u32::from(level) | (fifths >> i & 1) << 4) as f32 * scale + shift;
     }
 }
 

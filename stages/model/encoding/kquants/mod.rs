@@ -15,7 +15,7 @@ mod narrow;
 pub(super) use narrow::{narrow_q4, narrow_q5, narrow_q6};
 
 use super::{half::factor, search::lanes};
-use crate::simd::simd;
+use crate::simd::{one_round_at_a_time, simd};
 
 /// Values per block.
 pub(in crate::encoding) const BLOCK: usize = 256;
@@ -68,10 +68,11 @@ fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: imp
     for (bytes, to) in bytes.as_chunks::<BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
         let Some(head) = bytes.first_chunk() else { continue };
         let ((scales, mins), levels) = (scales_and_mins(head), levels(bytes));
-        for part in 0..PARTS {
-            let (scale, min) = (scales[part], mins[part]);
-            for i in part * PART..(part + 1) * PART {
-                to[i] = scale * f32::from(levels[i]) - min;
+        let parts = to.as_chunks_mut::<PART>().0.iter_mut().zip(levels.as_chunks::<PART>().0);
+        for ((to, levels), (scale, min)) in parts.zip(scales.into_iter().zip(mins)) {
+            one_round_at_a_time();
+            for (to, level) in to.iter_mut().zip(levels) {
+                *to = scale * f32::from(*level) - min;
             }
         }
     }
@@ -81,11 +82,12 @@ fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: imp
 #[inline(always)]
 pub(in crate::encoding) fn q4_levels(bytes: &[u8; Q4_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
-    for pair in 0..PARTS / 2 {
-        for i in 0..PART {
-            let byte = bytes[HEAD + pair * PART + i];
-            levels[2 * pair * PART + i] = (byte & 15).cast_signed();
-            levels[(2 * pair + 1) * PART + i] = (byte >> 4).cast_signed();
+    for (levels, bytes) in levels.chunks_exact_mut(2 * PART).zip(bytes[HEAD..].chunks_exact(PART)) {
+        one_round_at_a_time();
+        let (low, high) = levels.split_at_mut(PART);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+            *low = (byte & 15).cast_signed();
+            *high = (byte >> 4).cast_signed();
         }
     }
     levels
@@ -96,6 +98,7 @@ pub(in crate::encoding) fn q4_levels(bytes: &[u8; Q4_BYTES]) -> [i8; BLOCK] {
 pub(in crate::encoding) fn q5_levels(bytes: &[u8; Q5_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
     for pair in 0..PARTS / 2 {
+        one_round_at_a_time();
         for i in 0..PART {
             let (byte, fifths) = (bytes[HEAD + PART + pair * PART + i], bytes[HEAD + i] >> (2 * pair));
             levels[2 * pair * PART + i] = (byte & 15 | (fifths & 1) << 4).cast_signed();
@@ -109,9 +112,11 @@ pub(in crate::encoding) fn widen_q6(bytes: &[u8], to: &mut [f32]) {
     simd!(|| {
         for (bytes, to) in bytes.as_chunks::<Q6_BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
             let (scales, levels) = (q6_scales(bytes), q6_levels(bytes));
-            for (part, scale) in scales.into_iter().enumerate() {
-                for i in part * Q6_PART..(part + 1) * Q6_PART {
-                    to[i] = scale * f32::from(levels[i]);
+            let parts = to.as_chunks_mut::<Q6_PART>().0.iter_mut().zip(levels.as_chunks::<Q6_PART>().0);
+            for ((to, levels), scale) in parts.zip(scales) {
+                one_round_at_a_time();
+                for (to, level) in to.iter_mut().zip(levels) {
+                    *to = scale * f32::from(*level);
                 }
             }
         }

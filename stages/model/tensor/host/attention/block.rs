@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
-
 use super::{
     super::{
         math::{self, simd},
@@ -15,7 +13,7 @@ use super::{
     },
     multiply::LANES,
 };
-use crate::{precision::Precision, simd, tensor::Mask};
+use crate::{precision::Precision, simd::one_round_at_a_time, tensor::Mask};
 
 /// Queries in a block.
 pub(super) const QUERIES: usize = 32;
@@ -58,11 +56,10 @@ impl Block {
     pub(super) fn softmax(&self, scores: &mut [Scores]) -> Scores {
         let (mut logs, mut totals) = ([f32::NEG_INFINITY; QUERIES], [0.0_f32; QUERIES]);
         let (all_largest, all_totals) = (&mut logs, &mut totals);
-        let to = &mut *scores;
         simd!(|| {
             for part in 0..PARTS {
                 let (seen, mut largest) = (lanes(&self.seen, part), [f32::NEG_INFINITY; LANES]);
-                for (key, scores) in (0..).zip(to.iter()) {
+                for (key, scores) in (0..).zip(scores.iter()) {
                     let scores = scores.as_chunks::<LANES>().0[part];
                     for i in 0..LANES {
                         let larger = (scores[i] > largest[i]) & sees(seen, i, key);
@@ -70,7 +67,7 @@ impl Block {
                     }
                 }
                 let mut total = [0.0_f32; LANES];
-                for (key, scores) in (0..).zip(to.iter_mut()) {
+                for (key, scores) in (0..).zip(scores.iter_mut()) {
                     let scores = &mut scores.as_chunks_mut::<LANES>().0[part];
                     for i in 0..LANES {
                         let value = math::exp(scores[i] - largest[i]);
@@ -81,8 +78,13 @@ impl Block {
                 all_largest.as_chunks_mut().0[part] = largest;
                 all_totals.as_chunks_mut().0[part] = total;
             }
+            let mut inverse = *all_totals;
+            inverse.iter_mut().zip(all_totals.iter()).for_each(|(inverse, total)| *inverse = 1.0 / total);
+            for scores in scores.iter_mut() {
+                one_round_at_a_time();
+                scores.iter_mut().zip(&inverse).for_each(|(score, inverse)| *score *= inverse);
+            }
         });
-        simd::on(Arch::new(), Scale { scores, by: &totals.map(|total| 1.0 / total) });
         logs.iter_mut().zip(totals).for_each(|(log, total)| *log += total.ln());
         logs
     }
@@ -114,27 +116,6 @@ impl Block {
                 }
             }
         });
-    }
-}
-
-/// Multiplies the scores of each query by one factor. Written with vectors, since the compiler gathers and scatters the scores of
-/// many keys.
-struct Scale<'a> {
-    scores: &'a mut [Scores],
-    by: &'a Scores,
-}
-
-impl WithSimd for Scale<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let by = S::as_simd_f32s(self.by).0;
-        for scores in self.scores {
-            for (scores, by) in S::as_mut_simd_f32s(scores).0.iter_mut().zip(by) {
-                *scores = simd.mul_f32s(*scores, *by);
-            }
-        }
     }
 }
 
