@@ -24,12 +24,24 @@ impl Place {
         Self { device: Some(device), precision }
     }
 
-    /// Does work that computes at this place: on the host on a thread of its pool. Each operation of another thread would wake one
-    /// up and wait for it, which takes as long as a small operation itself.
+    /// Does work that computes at this place: on the host, if the pool has a single thread, on that one. Each operation of another
+    /// thread would wake it up and wait for it, which takes as long as a small operation itself. With more threads the work stays
+    /// where it is: now one, now another would take it, and each would keep the memory that it has needed.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match self.device {
-            None => rayon::scope(|_| work()),
-            Some(_) => work(),
-        }
+        if self.device.is_none() && rayon::current_num_threads() == 1 { rayon::scope(|_| work()) } else { work() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn work_moves_to_the_pool_only_if_that_has_one_thread() {
+        let here = thread::current().id();
+        let there = Place::default().run(|| thread::current().id());
+        assert_eq!(here != there, rayon::current_num_threads() == 1);
     }
 }
