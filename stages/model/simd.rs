@@ -53,6 +53,36 @@ pub(crate) fn one_round_at_a_time() {
     unsafe { std::arch::asm!("", options(nomem, nostack, preserves_flags)) }
 }
 
+/// For sums in lanes that a loop before this has added up, and that are added to each other after it: the compiler keeps the lanes side by
+/// side in the loop, instead of in the order that suits what comes after it.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as the closure")]
+pub(crate) fn settle<T>(lanes: &mut T) {
+    // SAFETY: no instruction, only a comment. The compiler takes it that the lanes are read and written in memory, which they may be, as they
+    // are borrowed mutably.
+    unsafe { std::arch::asm!("/* {0} */", in(reg) std::ptr::from_mut(lanes), options(nostack, preserves_flags)) }
+}
+
+/// Fetches the line of memory at an address, which may be any, for a later read: into the core's nearest cache, or its second.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as the closure")]
+pub(crate) fn fetch<const NEAREST: bool, T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, which reads nothing.
+        unsafe {
+            if NEAREST {
+                _mm_prefetch::<_MM_HINT_T0>(address.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(address.cast());
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Runs an operation that is generic over the SIMD of the processor.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "as the closure")]

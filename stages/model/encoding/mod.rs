@@ -11,7 +11,8 @@ mod kquants;
 pub mod q4f16;
 mod search;
 
-pub(crate) use dot::Operand;
+pub(crate) use dot::{Operand, q4f16_dot, q4f16_operand};
+pub(crate) use half::{bf16_bits, to_bf16};
 
 /// An encoding of consecutive values, little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

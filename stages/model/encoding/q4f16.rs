@@ -20,7 +20,7 @@ pub const BITS: usize = 4;
 /// Weights per scale.
 pub const GROUP_SIZE: usize = 32;
 /// Size of a scale in bytes.
-const SCALE_BYTES: usize = 2;
+pub(super) const SCALE_BYTES: usize = 2;
 /// Size of a group's levels in bytes.
 const LEVEL_BYTES: usize = GROUP_SIZE * BITS / 8;
 /// The level of zero, and half the largest level.
@@ -66,6 +66,19 @@ fn widen_group(levels: &[u8], scale: f32, to: &mut [f32]) {
     if let ([last], Some(byte)) = (last, levels.get(pairs.len())) {
         *last = (f32::from(byte & 15) - ZERO) * scale;
     }
+}
+
+/// The levels of a group, from -7 to 8: those at even places, which have the low nibbles, then the others.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
+pub(super) fn levels(bytes: &[u8; LEVEL_BYTES]) -> [i8; GROUP_SIZE] {
+    let mut levels = [0; GROUP_SIZE];
+    let (even, odd) = levels.split_at_mut(LEVEL_BYTES);
+    for ((even, odd), byte) in even.iter_mut().zip(odd).zip(bytes) {
+        *even = (byte & 15).cast_signed() - ZERO as i8;
+        *odd = (byte >> 4).cast_signed() - ZERO as i8;
+    }
+    levels
 }
 
 /// Quantizes rows of `cols` weights. Returns levels and scales as bytes. Serial, as [`super::Encoding::narrow`].

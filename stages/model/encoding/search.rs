@@ -38,8 +38,8 @@ pub(super) fn side_by_side<const N: usize, const L: usize>(blocks: &[[f32; N]; L
 
 /// A value for each block.
 #[inline(always)]
-pub(super) fn lanes<const L: usize>(of: impl Fn(usize) -> f32) -> [f32; L] {
-    let mut all = [0.0; L];
+pub(super) fn lanes<T: Copy + Default, const L: usize>(of: impl Fn(usize) -> T) -> [T; L] {
+    let mut all = [T::default(); L];
     for (i, lane) in all.iter_mut().enumerate() {
         *lane = of(i);
     }

@@ -10,8 +10,9 @@ use super::{
     device::{DeviceWeight, stored_as},
 };
 use crate::{
-    encoding::{Encoding, Operand, q4f16},
+    encoding::{Encoding, Operand, q4f16, q4f16_dot, q4f16_operand},
     mmap::Map,
+    precision::Precision,
 };
 
 /// A part of a shared owner of bytes: a memory map or a buffer.
@@ -160,11 +161,28 @@ impl Stored {
         }
     }
 
-    /// The dot product of row `row` with as many values, without decoding it to memory, or `None` if its encoding has none.
-    pub(super) fn dot(&self, row: usize, with: &Operand<'_>) -> Option<f32> {
-        let Content::Plain(encoding, bytes) = &self.content else { return None };
-        let length = encoding.bytes(self.cols)?;
-        encoding.dot(&bytes.get()[row * length..(row + 1) * length], with)
+    /// What [`Stored::dot`] multiplies rows with, if it can without decoding them to memory. `values` are in this precision.
+    pub(super) fn operand<'a>(&self, values: &'a [f32], precision: Precision) -> Option<Operand<'a>> {
+        match &self.content {
+            Content::Plain(encoding, _) => encoding.operand(values, precision),
+            Content::Q4f16 { .. } => q4f16_operand(values, precision),
+        }
+    }
+
+    /// The dot product of row `row` with what [`Stored::operand`] has made.
+    pub(super) fn dot(&self, row: usize, with: &Operand<'_>) -> f32 {
+        match &self.content {
+            Content::Plain(encoding, bytes) => {
+                let block = encoding.block();
+                let length = self.cols / block.values * block.bytes;
+                encoding.dot(&bytes.get()[row * length..(row + 1) * length], with)
+            }
+            Content::Q4f16 { levels, scales } => {
+                let [words, factors] = [4 * q4f16::words_per_row(self.cols), 2 * q4f16::scales_per_row(self.cols)];
+                let levels = &levels.get()[row * words..(row + 1) * words];
+                q4f16_dot(levels, &scales.get()[row * factors..(row + 1) * factors], with)
+            }
+        }
     }
 
     /// Decodes the values of a row from column `start` that fill `to`. `start` is a multiple of 256, which all encodings' blocks

@@ -38,10 +38,15 @@ type Parts = [f32; PARTS];
 const Q6_PART: usize = 16;
 const Q6_PARTS: usize = BLOCK / Q6_PART;
 
+/// The factors of all scales and of all mins.
+#[inline(always)]
+pub(in crate::encoding) fn factors(head: &[u8; HEAD]) -> (f32, f32) {
+    (factor(head), factor(&head[FACTOR..]))
+}
+
 /// Scales and mins of all parts. The upper bits of the last four lie above those of the first four.
 #[inline(always)]
-pub(in crate::encoding) fn scales_and_mins(head: &[u8; HEAD]) -> (Parts, Parts) {
-    let (d, m) = (factor(head), factor(&head[FACTOR..]));
+pub(in crate::encoding) fn scales_and_mins(head: &[u8; HEAD]) -> ([u8; PARTS], [u8; PARTS]) {
     let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     // Four bytes at a time: scales, mins, and the lower bits of the last four of both.
     let (scales, mins, last) = (word(4), word(8), word(12));
@@ -50,9 +55,9 @@ pub(in crate::encoding) fn scales_and_mins(head: &[u8; HEAD]) -> (Parts, Parts) 
         let bytes = u64::from(first) | u64::from(last) << 32;
         bytes.to_le_bytes()
     };
-    let scales = join(scales & six, (last & four) | (scales >> 6 & two) << 4);
-    let mins = join(mins & six, (last >> 4 & four) | (mins >> 6 & two) << 4);
-    (lanes(|i| d * f32::from(scales[i])), lanes(|i| m * f32::from(mins[i])))
+    let scales_of_all = join(scales & six, (last & four) | (scales >> 6 & two) << 4);
+    let mins_of_all = join(mins & six, (last >> 4 & four) | (mins >> 6 & two) << 4);
+    (scales_of_all, mins_of_all)
 }
 
 pub(in crate::encoding) fn widen_q4(bytes: &[u8], to: &mut [f32]) {
@@ -67,10 +72,11 @@ pub(in crate::encoding) fn widen_q5(bytes: &[u8], to: &mut [f32]) {
 fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: impl Fn(&[u8; BYTES]) -> [i8; BLOCK]) {
     for (bytes, to) in bytes.as_chunks::<BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
         let Some(head) = bytes.first_chunk() else { continue };
-        let ((scales, mins), levels) = (scales_and_mins(head), levels(bytes));
+        let ((d, m), (scales, mins), levels) = (factors(head), scales_and_mins(head), levels(bytes));
         let parts = to.as_chunks_mut::<PART>().0.iter_mut().zip(levels.as_chunks::<PART>().0);
         for ((to, levels), (scale, min)) in parts.zip(scales.into_iter().zip(mins)) {
             one_round_at_a_time();
+            let (scale, min) = (d * f32::from(scale), m * f32::from(min));
             for (to, level) in to.iter_mut().zip(levels) {
                 *to = scale * f32::from(*level) - min;
             }
@@ -82,12 +88,12 @@ fn widen_with_mins<const BYTES: usize>(bytes: &[u8], to: &mut [f32], levels: imp
 #[inline(always)]
 pub(in crate::encoding) fn q4_levels(bytes: &[u8; Q4_BYTES]) -> [i8; BLOCK] {
     let mut levels = [0; BLOCK];
-    for (levels, bytes) in levels.chunks_exact_mut(2 * PART).zip(bytes[HEAD..].chunks_exact(PART)) {
+    for pair in 0..PARTS / 2 {
         one_round_at_a_time();
-        let (low, high) = levels.split_at_mut(PART);
-        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
-            *low = (byte & 15).cast_signed();
-            *high = (byte >> 4).cast_signed();
+        for i in 0..PART {
+            let byte = bytes[HEAD + pair * PART + i];
+            levels[2 * pair * PART + i] = (byte & 15).cast_signed();
+            levels[(2 * pair + 1) * PART + i] = (byte >> 4).cast_signed();
         }
     }
     levels
@@ -111,10 +117,11 @@ pub(in crate::encoding) fn q5_levels(bytes: &[u8; Q5_BYTES]) -> [i8; BLOCK] {
 pub(in crate::encoding) fn widen_q6(bytes: &[u8], to: &mut [f32]) {
     simd!(|| {
         for (bytes, to) in bytes.as_chunks::<Q6_BYTES>().0.iter().zip(to.as_chunks_mut::<BLOCK>().0) {
-            let (scales, levels) = (q6_scales(bytes), q6_levels(bytes));
+            let (d, scales, levels) = (q6_factor(bytes), q6_scales(bytes), q6_levels(bytes));
             let parts = to.as_chunks_mut::<Q6_PART>().0.iter_mut().zip(levels.as_chunks::<Q6_PART>().0);
             for ((to, levels), scale) in parts.zip(scales) {
                 one_round_at_a_time();
+                let scale = d * f32::from(scale);
                 for (to, level) in to.iter_mut().zip(levels) {
                     *to = scale * f32::from(*level);
                 }
@@ -123,11 +130,16 @@ pub(in crate::encoding) fn widen_q6(bytes: &[u8], to: &mut [f32]) {
     });
 }
 
+/// The factor of the scales of a block of `q6_K`.
+#[inline(always)]
+pub(in crate::encoding) fn q6_factor(bytes: &[u8; Q6_BYTES]) -> f32 {
+    factor(&bytes[Q6_FACTOR..])
+}
+
 /// The scales of the parts of a block of `q6_K`.
 #[inline(always)]
-pub(in crate::encoding) fn q6_scales(bytes: &[u8; Q6_BYTES]) -> [f32; Q6_PARTS] {
-    let d = factor(&bytes[Q6_FACTOR..]);
-    lanes(|part| d * f32::from(bytes[BLOCK * 3 / 4 + part].cast_signed()))
+pub(in crate::encoding) fn q6_scales(bytes: &[u8; Q6_BYTES]) -> [i8; Q6_PARTS] {
+    lanes(|part| bytes[BLOCK * 3 / 4 + part].cast_signed())
 }
 
 /// The levels of a block of `q6_K`, from -32 to 31; see [`q6_places`].

@@ -9,7 +9,7 @@ use super::{
     round::round,
     shared::Shared,
 };
-use crate::{encoding::Operand, precision::Precision};
+use crate::precision::Precision;
 
 /// With more rows than this, a packed product is faster.
 pub(super) const FEW_ROWS: usize = 8;
@@ -21,14 +21,15 @@ pub(super) fn few_rows(x: &[f32], weight: Values<'_>, shape: Shape, y: &mut [f32
     let Shape { rows, inputs, outputs, precision } = shape;
     let y = Shared::new(y);
     // A row of a stored weight that is used once need not be decoded to memory.
-    let once = (rows == 1 && precision == Precision::F32).then(|| Operand::new(x));
+    let once = match weight {
+        Values::Stored(stored) if rows == 1 => stored.operand(x, precision),
+        _ => None,
+    };
     (0..outputs.div_ceil(OUTPUTS)).into_par_iter().for_each_init(Vec::new, |decoded: &mut Vec<f32>, chunk| {
         decoded.resize(inputs, 0.0);
         for output in chunk * OUTPUTS..outputs.min((chunk + 1) * OUTPUTS) {
-            if let (Values::Stored(stored), Some(x)) = (weight, &once)
-                && let Some(value) = stored.dot(output, x)
-            {
-                add(y, output, value);
+            if let (Values::Stored(stored), Some(x)) = (weight, &once) {
+                add(y, output, stored.dot(output, x));
                 continue;
             }
             // One row of the weight at a time, which stays in a core's cache.

@@ -14,7 +14,7 @@ use super::{
     tasks::{Output, Right, with},
     values::{Lanes, values},
 };
-use crate::precision::Precision;
+use crate::{precision::Precision, simd::fetch};
 
 /// The most rows of a tile in registers.
 pub(super) const ROWS: usize = 14;
@@ -142,33 +142,14 @@ pub(super) struct Target<'a> {
     pub(super) bias: Option<&'a [f32]>,
 }
 
-/// Fetches the line of memory at an address, which may be any, for a later read: into the core's nearest cache, or its second.
-#[inline(always)]
-pub(super) fn fetch<const NEAREST: bool>(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint, which reads nothing.
-        unsafe {
-            if NEAREST {
-                _mm_prefetch::<_MM_HINT_T0>(address.cast());
-            } else {
-                _mm_prefetch::<_MM_HINT_T1>(address.cast());
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
 impl Target<'_> {
     /// Fetches what [`Target::write`] will read, as its rows are far from each other.
     #[inline(always)]
     pub(super) fn fetch(&self, rows: usize) {
         for row in 0..rows {
             let c = self.c.wrapping_add(row * self.stride);
-            fetch::<true>(c);
-            fetch::<true>(c.wrapping_add(self.cols - 1));
+            fetch::<true, _>(c);
+            fetch::<true, _>(c.wrapping_add(self.cols - 1));
         }
     }
 

@@ -4,8 +4,8 @@
 
 use std::ops::Range;
 
-use super::super::{math::simd, round::bf16_bits};
-use crate::precision::Precision;
+use super::super::math::simd;
+use crate::{encoding::bf16_bits, precision::Precision};
 
 /// A matrix `[lanes, depth]` in f32, where `depth` is the length of the sum.
 #[derive(Clone, Copy)]

@@ -8,10 +8,10 @@ use rayon::prelude::*;
 
 use super::{
     super::shared::Shared,
-    kernel::{Kernel, ROWS, Target, fetch},
+    kernel::{Kernel, ROWS, Target},
     pack::Operand,
 };
-use crate::{precision::Precision, tensor::Stored};
+use crate::{precision::Precision, simd::fetch, tensor::Stored};
 
 /// Pairs along the sum that are added up before they enter the result, a pass. Blocks of all encodings divide twice as many
 /// values.
@@ -259,7 +259,7 @@ impl Task<'_> {
         let [from, to] = [index, index + 1].map(|index| index * rows * lines / parts);
         let (mut at, mut line) = (from / lines, from % lines);
         for _ in from..to {
-            fetch::<false>(row(first + at)[line * LINE..].as_ptr());
+            fetch::<false, _>(row(first + at)[line * LINE..].as_ptr());
             line += 1;
             if line == lines {
                 (at, line) = (at + 1, 0);
