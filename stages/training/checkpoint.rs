@@ -11,6 +11,7 @@ use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
+    tensor::Mat,
     weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
@@ -18,7 +19,7 @@ use super::{
     divergence::LAST,
     held_out::{self, Best},
 };
-use crate::{Job, StageError, contract::side_file, model_folder::model_error};
+use crate::{Job, StageError, contract::side_file, model_folder::model_error, place::each};
 
 /// A model in training, and the optimizer of its share of the parameters. Those of all replicas are all parameters, in order.
 pub(super) struct Replica<'a> {
@@ -97,14 +98,17 @@ fn whole(numbers: &[f32]) -> Option<usize> {
 
 /// Restores the last intact checkpoint, or the initial state if there is none. With `keep_best` the best weights must be
 /// there, too.
-pub(super) fn load(job: &Job, replicas: &mut [&mut Replica<'_>], keep_best: bool) -> Position {
+///
+/// # Errors
+/// If a replica's device fails.
+pub(super) fn load(job: &Job, replicas: &mut [&mut Replica<'_>], keep_best: bool) -> Result<Position, StageError> {
     for path in saved(&job.checkpoint()).into_iter().rev() {
         match read(&path, replicas, |best| !keep_best || held_out::is_there(job, best)) {
-            Ok(position) => return position,
+            Ok(saved) => return saved.restore(replicas),
             Err(error) => job.warn(format!("ignored a damaged checkpoint: {error}")),
         }
     }
-    Position::default()
+    Ok(Position::default())
 }
 
 /// The checkpoints in a folder, the newest last.
@@ -132,12 +136,19 @@ pub(super) fn digest(path: &Path) -> std::io::Result<String> {
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
-/// Reads all of it before changing anything.
+/// What was read of a checkpoint.
+pub(super) struct Saved {
+    position: Position,
+    /// Weights, first and second moments of all parameters, in the order of [`Imp::trainable`].
+    parameters: Vec<[Mat; 3]>,
+}
+
+/// Reads a checkpoint of these replicas.
 pub(super) fn read(
     path: &Path,
-    replicas: &mut [&mut Replica<'_>],
+    replicas: &[&mut Replica<'_>],
     best_is_there: impl Fn(Option<Best>) -> bool,
-) -> Result<Position, ModelError> {
+) -> Result<Saved, ModelError> {
     let found = digest(path).map_err(|source| ModelError::Io { file: path.into(), source })?;
     if named_digest(path) != Some(found.as_str()) {
         return Err(ModelError::file(path, "its content has changed since it was written"));
@@ -155,31 +166,43 @@ pub(super) fn read(
         Some(loss) => Some(Best { step: whole(&best).ok_or_else(damaged)?, loss: *loss }),
         None => None,
     };
-    let mut loaded = Vec::new();
+    let mut parameters = Vec::new();
     for (name, moments) in replicas.iter().flat_map(|replica| &replica.optimizer.moments) {
         let count = moments.first.count();
         let read = |part: &str| file.vector(&format!("{part}.{name}"), count);
-        loaded.push((read("weight")?, read("first")?, read("second")?));
+        parameters.push([read("weight")?, read("first")?, read("second")?]);
     }
     if !best_is_there(best) {
         return Err(ModelError::file(path, "the file of the best weights so far is missing"));
     }
-    let mut weights = Vec::new();
-    let moments = replicas.iter_mut().flat_map(|replica| &mut replica.optimizer.moments);
-    for ((_, moments), (weight, first, second)) in moments.zip(loaded) {
-        (moments.first, moments.second) = (first.to(&moments.first.place()), second.to(&moments.second.place()));
-        weights.push(weight);
+    Ok(Saved { position: Position { step, losses, best }, parameters })
+}
+
+impl Saved {
+    /// Brings the replicas of which it was read to its state, in the memory that they have.
+    pub(super) fn restore(self, replicas: &mut [&mut Replica<'_>]) -> Result<Position, StageError> {
+        let Self { position, parameters } = self;
+        each(
+            replicas,
+            || (),
+            |_, Replica { model, optimizer }| {
+                let own = &parameters[optimizer.share.clone()];
+                for ((_, moments), [_, first, second]) in optimizer.moments.iter_mut().zip(own) {
+                    moments.first.copy_from(&first.to_host());
+                    moments.second.copy_from(&second.to_host());
+                }
+                let mut weights = parameters.iter();
+                model.trainable(&mut |_, mat| {
+                    if let Some([weight, ..]) = weights.next() {
+                        mat.copy_from(&weight.to_host());
+                    }
+                });
+                optimizer.step = position.step as u64;
+                Ok(())
+            },
+        )?;
+        Ok(position)
     }
-    for Replica { model, optimizer } in replicas {
-        let mut weights = weights.iter();
-        model.trainable(&mut |_, mat| {
-            if let Some(weight) = weights.next() {
-                mat.copy_from(&weight.to_host());
-            }
-        });
-        optimizer.step = step as u64;
-    }
-    Ok(Position { step, losses, best })
 }
 
 #[cfg(test)]

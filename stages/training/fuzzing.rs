@@ -29,7 +29,10 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
         if let Some(model) = training {
             let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
             let optimizer = Optimizer::new(model, settings, 1.0);
-            let _ = read(&path, &mut [&mut Replica { model, optimizer }], |_| true);
+            let mut replicas = [&mut Replica { model, optimizer }];
+            if let Ok(saved) = read(&path, &replicas, |_| true) {
+                let _ = saved.restore(&mut replicas);
+            }
         }
     });
 }

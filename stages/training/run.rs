@@ -46,7 +46,7 @@ pub(crate) fn train(
     remark_idle(deal, &batches, job);
     let encoder = model.vision.config.clone();
     let mut team = Team::new(std::iter::once(model).chain(&mut replicas), recipe, (data, validation))?;
-    let position = checkpoint::load(job, &mut team.replicas(), recipe.keep_best);
+    let position = checkpoint::load(job, &mut team.replicas(), recipe.keep_best)?;
     job.open_metrics(position.step as u64)?;
 
     let first = position.step.min(batches.steps.len());
