@@ -12,6 +12,7 @@ mod failure;
 mod fuzzing;
 mod machine;
 mod pipeline;
+mod pool;
 mod remote;
 mod report;
 mod scheduler;

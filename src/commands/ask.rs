@@ -9,6 +9,7 @@ use crate::{
     cli::{AskArgs, Common},
     failure::Failure,
     pipeline::Diagnostic,
+    pool,
     report::{self, Answer},
 };
 
@@ -18,6 +19,7 @@ pub(crate) fn ask(args: &AskArgs, common: &Common) -> Result<ExitCode, Failure> 
     if args.question.trim().is_empty() {
         return Err(usage(Diagnostic::new("the question is empty", None)));
     }
+    pool::join();
     let question = Question {
         model: model::find(&args.model, common)?.path,
         text: args.question.clone(),

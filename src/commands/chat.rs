@@ -22,6 +22,7 @@ use super::model;
 use crate::{
     cli::{ChatArgs, Common},
     failure::Failure,
+    pool,
     report::{self, Line, Lines, Style},
 };
 
@@ -35,6 +36,7 @@ Ctrl-C stops an answer. Any other line is a question.";
 /// Talks with a model.
 pub(crate) fn chat(args: &ChatArgs, common: &Common) -> Result<ExitCode, Failure> {
     args.answer.check()?;
+    pool::join();
     let images = args.images.iter().map(|file| read_image(file)).collect::<Result<_, _>>().map_err(Failure::Stage)?;
     let model = model::find(&args.model, common)?;
     let (folder, speaker) = ask::open(&model.path).map_err(Failure::Stage)?;

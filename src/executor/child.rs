@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{STOP, node::NodeOutput, slurm};
-use crate::store::now;
+use crate::{pool, store::now};
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
     contract::{
@@ -120,8 +120,9 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
         tracing::warn!("can't listen for signals, so a signal ends this stage without a checkpoint: {error}");
     }
 
+    // Beside a GPU the pool must go on while this thread waits.
     if spec.runtime.gpus == 0 {
-        join_pool();
+        pool::join();
     }
     let (kind, config) = (spec.kind.clone(), spec.config.clone());
     let forward = {
@@ -171,20 +172,6 @@ impl KindVisitor for Run<'_> {
         S::run(&config, self.job)?;
         tracing::info!("done");
         Ok(())
-    }
-}
-
-/// Makes this thread, which computes the stage, one of the pool's. As a thread outside it would wait for another in each operation;
-/// and the pool's threads, taking turns, would each keep memory of their own. A pool of one stays as it is: it must go on while this
-/// thread waits. So must a pool beside a GPU.
-fn join_pool() {
-    let asked = std::env::var("RAYON_NUM_THREADS").ok().and_then(|count| count.parse().ok()).filter(|count| *count > 0);
-    let threads = asked.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    if threads == 1 {
-        return;
-    }
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global() {
-        tracing::warn!("this stage may be slower: its thread can't join the pool: {error}");
     }
 }
 

@@ -12,8 +12,13 @@ use super::{
     pairs::{Pairs, SUMS, WORDS, WithPairs},
 };
 use crate::{
-    encoding::{Encoding, ggml, half::factor, kquants, q4f16, search::lanes},
-    simd::fetch,
+    encoding::{
+        Encoding, ggml,
+        half::{factor, widen_finite},
+        kquants, q4f16,
+        search::lanes,
+    },
+    simd::{fetch, settle},
 };
 
 /// The words of a K-quant's block: parts of [`WORDS`].
@@ -108,7 +113,10 @@ fn scaled<const BLOCK: usize, const PLACE: usize>(
         let (blocks, places, parts) = (&blocks[all.clone()], &places[all.clone()], &with.parts[all.clone()]);
         let of_words = &with.scales[all];
         fetch_ahead(blocks.as_flattened());
-        let scales: [f32; SCALES] = lanes(|i| factor(&places[i]) * of_words[i]);
+        // Otherwise their bytes are gathered one by one.
+        let mut halves: [u16; SCALES] = lanes(|i| u16::from_le_bytes([places[i][0], places[i][1]]));
+        settle(&mut halves);
+        let scales: [f32; SCALES] = lanes(|i| widen_finite(halves[i]) * of_words[i]);
         for i in 0..SCALES {
             let levels = levels(&blocks[i]);
             add(&mut totals, multiply(pairs, lanes(|i| i16::from(levels[i])), &parts[i]), scales[i]);
