@@ -20,6 +20,7 @@ pub(crate) fn variants(case: &str) -> &'static [(&'static str, &'static str)] {
         "block" => &[("block", "block"), ("block-f16", "block"), ("block-bf16", "block-bf16")],
         "train" => &[("train", "train"), ("train-bf16", "train-bf16")],
         "open" => &[("open", "open")],
+        "prefill" => &[("prefill", "prefill"), ("prefill-f16", "prefill"), ("prefill-bf16", "prefill-bf16")],
         _ => &[("decode", "decode"), ("decode-f16", "decode"), ("decode-bf16", "decode-bf16")],
     }
 }
@@ -54,7 +55,8 @@ pub(crate) fn serve(case: &str, threads: usize) {
         "block" | "block-f16" | "block-bf16" => block(&llm, &place(case)),
         "train" | "train-bf16" => train(&llm, &vision, &place(case)),
         "open" => Box::new(move || assert_eq!(load_language(&llm).unwrap().config.num_hidden_layers, 32)),
-        _ => decode(&llm, &vision, &place(case)),
+        _ if case.starts_with("prefill") => generate(&llm, &vision, &place(case), 512, 1),
+        _ => generate(&llm, &vision, &place(case), 64, 128),
     };
     run();
     println!("ready");
@@ -154,14 +156,15 @@ fn train(llm: &Path, vision: &Path, place: &Place) -> Box<dyn FnMut()> {
     })
 }
 
-fn decode(llm: &Path, vision: &Path, place: &Place) -> Box<dyn FnMut()> {
+/// Reads a prompt and makes `new` tokens.
+fn generate(llm: &Path, vision: &Path, place: &Place, prompt: i32, new: usize) -> Box<dyn FnMut()> {
     let mut model = Imp::assemble(llm, vision, ImpConfig::default(), 1).unwrap();
     model.move_to(place);
-    let ids: Vec<i32> = (0..64).map(|i| i * 487 % 49_152).collect();
+    let ids: Vec<i32> = (0..prompt).map(|i| i * 487 % 49_152).collect();
     Box::new(move || {
         let prompt = Sample { input_ids: &ids, labels: &[], images: &[] };
-        let options = GenerateOptions { max_new_tokens: 128, ..GenerateOptions::default() };
+        let options = GenerateOptions { max_new_tokens: new, ..GenerateOptions::default() };
         let answers = model.generate(&[prompt], &Mat::zeros(0, 256), &options).unwrap();
-        assert_eq!(answers[0].len(), 128);
+        assert_eq!(answers[0].len(), new);
     })
 }

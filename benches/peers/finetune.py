@@ -1,6 +1,6 @@
-"""The peer of benches/stages: LLaVA's two stages in PyTorch, transformers and peft, in f32 on the CPU, as one process.
+"""The peer of benches/stages: LLaVA's two stages in PyTorch, transformers and peft on the CPU, as one process.
 
-Usage: finetune.py STAGE FOLDER THREADS, where STAGE is `pretrain` or `finetune` and FOLDER contains the artifacts of
+Usage: finetune.py STAGE FOLDER THREADS PRECISION, where PRECISION is `f32` or `bf16` (all of it), STAGE is `pretrain` or `finetune` and FOLDER contains the artifacts of
 benches/stages/pipeline.toml. Prints the training loop's examples per second as JSON.
 """
 
@@ -85,20 +85,23 @@ def grouped(lengths, size):
 
 def main():
     stage, folder, threads = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[sys.argv[4]]
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     transformers.logging.set_verbosity_error()
-    llm = AutoModelForCausalLM.from_pretrained(folder / "phi", dtype=torch.float32, attn_implementation="sdpa")
-    vision = SiglipVisionModel.from_pretrained(folder / "siglip", dtype=torch.float32, attn_implementation="sdpa").eval()
+    llm = AutoModelForCausalLM.from_pretrained(folder / "phi", dtype=dtype, attn_implementation="sdpa")
+    vision = SiglipVisionModel.from_pretrained(folder / "siglip", dtype=dtype, attn_implementation="sdpa").eval()
     tokenizer = Tokenizer.from_file(str(folder / "phi" / "tokenizer.json"))
     hidden, width = vision.config.hidden_size, llm.config.hidden_size
-    projector = torch.nn.Sequential(torch.nn.Linear(hidden, width), torch.nn.GELU(), torch.nn.Linear(width, width))
+    projector = torch.nn.Sequential(torch.nn.Linear(hidden, width), torch.nn.GELU(), torch.nn.Linear(width, width)).to(dtype)
     llm.requires_grad_(False)
     vision.requires_grad_(False)
     size, annotations = (32, "pretrain.json") if stage == "pretrain" else (16, "instruct.json")
     if stage == "finetune":
         names = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2", "lm_head"]
-        llm = get_peft_model(llm, LoraConfig(r=64, lora_alpha=64, lora_dropout=0.05, target_modules=names)).train()
+        lora = LoraConfig(r=64, lora_alpha=64, lora_dropout=0.05, target_modules=names)
+        # The adapters in bf16 too: in f32, as by default, they take longer.
+        llm = get_peft_model(llm, lora, autocast_adapter_dtype=False).train()
     records = Records(folder / "shapes", annotations, tokenizer, vision.config.image_size)
     batches = grouped(records.lengths(), size)
     loader = DataLoader(records, batch_sampler=batches, num_workers=1, collate_fn=collate)
@@ -108,7 +111,7 @@ def main():
     began = time.perf_counter()
     for pixels, texts in loader:
         with torch.no_grad():
-            features = vision(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+            features = vision(pixel_values=pixels.to(dtype), output_hidden_states=True).hidden_states[-2]
         rows, labels, mask = spliced(llm.get_input_embeddings(), projector(features), texts)
         loss = llm(inputs_embeds=rows, attention_mask=mask, labels=labels).loss
         loss.backward()

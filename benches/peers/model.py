@@ -97,8 +97,8 @@ def train(dtype):
     return run
 
 
-def decode(dtype):
-    """128 greedy tokens after a prompt of 64, with a Llama of SmolLM2-135M's sizes."""
+def generate(dtype, prompt, new):
+    """Greedy tokens after a prompt, with a Llama of SmolLM2-135M's sizes."""
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=49152,
@@ -112,14 +112,24 @@ def decode(dtype):
             attn_implementation="sdpa",
         )
     ).eval().to(dtype)
-    ids = torch.randint(0, 49152, (1, 64))
+    ids = torch.randint(0, 49152, (1, prompt))
     mask = torch.ones_like(ids)
 
     def run():
         with torch.inference_mode():
-            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=128, min_new_tokens=128, pad_token_id=0)
+            model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=new, min_new_tokens=new, pad_token_id=0)
 
     return run
+
+
+def decode(dtype):
+    """128 tokens after a prompt of 64."""
+    return generate(dtype, 64, 128)
+
+
+def prefill(dtype):
+    """A prompt of 512 tokens, up to the first token after it."""
+    return generate(dtype, 512, 1)
 
 
 def load(_):
@@ -135,7 +145,7 @@ def main():
     empty = memory()
     case, _, bf16 = case.partition("-")
     dtype = torch.bfloat16 if bf16 else torch.float32
-    run = {"block": block, "train": train, "decode": decode, "open": load}[case](dtype)
+    run = {"block": block, "train": train, "decode": decode, "prefill": prefill, "open": load}[case](dtype)
     run()
     print("ready", flush=True)
     for _ in sys.stdin:

@@ -1,7 +1,7 @@
 //! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, in
 //! alternating processes on the same cores. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench stages`; creates the peers' environment first (benches/peers/setup.sh).
+//! `cargo bench --bench stages [-- PRECISION...]`, f32 and bf16 by default; creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -14,24 +14,32 @@ use serde_json::Value;
 
 const ROUNDS: usize = 3;
 const STAGES: [&str; 2] = ["pretrain", "finetune"];
+const PRECISIONS: [&str; 2] = ["f32", "bf16"];
 
 fn main() {
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
     assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     let threads = std::thread::available_parallelism().unwrap().get().to_string();
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    println!("{threads} threads; examples per second of the training loop, medians of {ROUNDS} processes each\n");
+    for precision in PRECISIONS.iter().filter(|name| asked.is_empty() || asked.iter().any(|asked| asked == **name)) {
+        compare(precision, &python, &threads);
+    }
+}
+
+fn compare(precision: &str, python: &str, threads: &str) {
     let root = Path::new("target/bench-stages");
     let mut rates = vec![(Vec::new(), Vec::new()); STAGES.len()];
     for _ in 0..ROUNDS {
-        let results = ours(root);
+        let results = ours(root, precision);
         for (stage, (ours, theirs)) in STAGES.iter().zip(&mut rates) {
             let figures = results["stages"].as_array().unwrap().iter().find(|found| found["name"] == *stage).unwrap();
             ours.push(figures["results"]["examples_per_second"].as_f64().unwrap());
-            theirs.push(peer(&python, stage, &root.join("artifacts/bench"), &threads));
+            theirs.push(peer(python, [stage, threads, precision], &root.join("artifacts/bench")));
         }
     }
-    println!("{threads} threads; examples per second of the training loop, medians of {ROUNDS} processes each\n");
-    println!("{:10} {:>10} {:>10} {:>7}", "stage", "imp-flow", "PyTorch", "faster");
+    println!("{precision:10} {:>10} {:>10} {:>7}", "imp-flow", "PyTorch", "faster");
     for (stage, (ours, theirs)) in STAGES.iter().zip(rates) {
         let (ours, theirs) = (median(ours), median(theirs));
         println!("{stage:10} {ours:10.1} {theirs:10.1} {:6.2}x", ours / theirs);
@@ -39,12 +47,13 @@ fn main() {
 }
 
 /// Runs the pipeline with an empty cache. Returns its record.
-fn ours(root: &Path) -> Value {
+fn ours(root: &Path, precision: &str) -> Value {
     let _ = std::fs::remove_dir_all(root);
     std::fs::create_dir_all(root).unwrap();
     let began = Instant::now();
     let status = Command::new(env!("CARGO_BIN_EXE_imp-flow"))
         .args(["run", "benches/stages/pipeline.toml", "-q"])
+        .args(STAGES.iter().flat_map(|stage| ["--set".into(), format!("stages.{stage}.precision={precision}")]))
         .arg("--cache")
         .arg(root.join("cache"))
         .arg("--artifacts")
@@ -56,12 +65,12 @@ fn ours(root: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(root.join("artifacts/bench/run.json")).unwrap()).unwrap()
 }
 
-fn peer(python: &str, stage: &str, folder: &Path, threads: &str) -> f64 {
+fn peer(python: &str, [stage, threads, precision]: [&str; 3], folder: &Path) -> f64 {
     let began = Instant::now();
     let output = Command::new(python)
         .args(["benches/peers/finetune.py", stage])
         .arg(folder)
-        .arg(threads)
+        .args([threads, precision])
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
