@@ -18,7 +18,7 @@ use crate::{
         kquants, q4f16,
         search::lanes,
     },
-    simd::{fetch, settle},
+    simd::{fetch_ahead, settle},
 };
 
 /// The words of a K-quant's block: parts of [`WORDS`].
@@ -184,16 +184,6 @@ fn q6(pairs: impl Pairs, bytes: &[u8], with: &Words) -> f32 {
 fn twice<const BYTES: usize>(bytes: &[u8]) -> (&[[u8; BYTES]], &[[u8; BYTES]]) {
     let blocks = bytes.as_chunks().0;
     (blocks, blocks)
-}
-
-/// Fetches what stands a page after these bytes, mostly of later rows: processors fetch what follows by themselves, but not beyond the page.
-#[inline(always)]
-fn fetch_ahead(bytes: &[u8]) {
-    const PAGE: usize = 4096;
-    const LINE: usize = 64;
-    for at in (0..bytes.len()).step_by(LINE) {
-        fetch::<true, _>(bytes.as_ptr().wrapping_add(PAGE + at));
-    }
 }
 
 /// The products with high and low words.

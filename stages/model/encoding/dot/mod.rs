@@ -22,11 +22,8 @@ use super::{
 };
 use crate::{
     precision::Precision,
-    simd::{settle, simd},
+    simd::{fetch_ahead, settle, simd},
 };
-
-/// Partial sums, which are added at the end.
-const LANES: usize = 16;
 
 impl Encoding {
     /// What rows in this encoding are multiplied with, or `None`: then they have to be decoded. `values` are already in the
@@ -67,11 +64,15 @@ pub(crate) fn q4f16_dot(levels: &[u8], scales: &[u8], with: &Operand<'_>) -> f32
     on_pairs(Groups { levels, scales, with })
 }
 
+/// Sixteen bits for each value.
 #[inline(always)]
 fn plain(bytes: &[u8], values: &[f32], widen: impl Fn(u16) -> f32) -> f32 {
-    let mut sums = [0.0; LANES];
-    let ((bytes, last), (values, rest)) = (bytes.as_chunks::<{ 2 * LANES }>(), values.as_chunks::<LANES>());
+    // A line of memory at a time.
+    const VALUES: usize = 32;
+    let mut sums = [0.0; VALUES];
+    let ((bytes, last), (values, rest)) = (bytes.as_chunks::<{ 2 * VALUES }>(), values.as_chunks::<VALUES>());
     for (bytes, values) in bytes.iter().zip(values) {
+        fetch_ahead(bytes);
         for ((sum, bits), x) in sums.iter_mut().zip(bytes.as_chunks().0).zip(values) {
             *sum += widen(u16::from_le_bytes(*bits)) * x;
         }
@@ -82,7 +83,7 @@ fn plain(bytes: &[u8], values: &[f32], widen: impl Fn(u16) -> f32) -> f32 {
 
 /// The sum of all lanes, by halves.
 #[inline(always)]
-fn added(mut lanes: [f32; LANES]) -> f32 {
+fn added<const LANES: usize>(mut lanes: [f32; LANES]) -> f32 {
     settle(&mut lanes);
     let mut half = LANES / 2;
     while half > 0 {
