@@ -10,7 +10,7 @@ use std::{
 
 /// The floors of the runner, from the bottom up. Modules of one floor don't import each other.
 const RUNNER: &[&[&str]] = &[
-    &["cli", "machine", "pipeline", "store"],
+    &["cli", "machine", "pipeline", "pool", "store"],
     &["remote"],
     &["artifacts", "executor", "settings", "view"],
     &["scheduler"],
