@@ -13,7 +13,7 @@ pub(crate) fn join() {
 }
 
 /// Gives this thread, which computes while others wait, a pool of its own, of which it is one.
-pub(crate) fn found() {
+pub(crate) fn own() {
     if let Some(pool) = with_this_thread() {
         // It lasts as long as the process.
         told(pool.build().map(std::mem::forget));

@@ -31,6 +31,12 @@ class Ours:
                 return
         sys.exit(f"imp-flow does not serve {folder}")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+
     def seconds(self, tokens):
         body = {"messages": [{"role": "user", "content": "What is in the image? " * 8}], "max_tokens": tokens}
         request = urllib.request.Request(self.address, json.dumps(body).encode(), {"Content-Type": "application/json"})
@@ -65,10 +71,10 @@ def main():
     print(f"{THREADS} threads, medians of {ROUNDS}, llama.cpp of xllamacpp {xllamacpp.__version__}")
     for folder in folders:
         file = os.path.join(folder, "model.gguf")
-        ours, theirs = Ours(program, folder), LlamaCpp(file) if os.path.exists(file) else None
-        ours.seconds(SHORT)
-        times = [(ours.per_token(), theirs.per_token() if theirs else None) for _ in range(ROUNDS)]
-        ours.process.terminate()
+        theirs = LlamaCpp(file) if os.path.exists(file) else None
+        with Ours(program, folder) as ours:
+            ours.seconds(SHORT)
+            times = [(ours.per_token(), theirs.per_token() if theirs else None) for _ in range(ROUNDS)]
         mine = statistics.median(time for time, _ in times)
         peer = f", llama.cpp {statistics.median(time for _, time in times):.1f} ms" if theirs else ""
         print(f"{folder}: imp-flow {mine:.1f} ms{peer}", flush=True)

@@ -33,7 +33,7 @@ fn place(variant: &str) -> Place {
 /// Serves repetitions of a case like the peer; see the head of benches/peers/model.py.
 pub(crate) fn serve(case: &str, threads: usize) {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    // This thread is one of them, as that of a stage: see `src/executor/child.rs`.
+    // This thread is one of them, as that of a stage: see `src/pool.rs`.
     let pool = if threads > 1 { pool.use_current_thread() } else { pool };
     pool.build_global().unwrap();
     let folder = std::path::PathBuf::from("target/bench-models").join(case);

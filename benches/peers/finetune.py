@@ -1,7 +1,7 @@
 """The peer of benches/stages: LLaVA's two stages in PyTorch, transformers and peft on the CPU, as one process.
 
-Usage: finetune.py STAGE FOLDER THREADS PRECISION, where PRECISION is `f32` or `bf16` (all of it), STAGE is `pretrain` or `finetune` and FOLDER contains the artifacts of
-benches/stages/pipeline.toml. Prints the training loop's examples per second as JSON.
+Usage: finetune.py STAGE FOLDER THREADS PRECISION, where STAGE is `pretrain` or `finetune`, FOLDER contains the artifacts of
+benches/stages/pipeline.toml, and PRECISION is `f32` or `bf16`, in which all is computed. Prints the training loop's examples per second as JSON.
 """
 
 import json

@@ -22,6 +22,7 @@ fn main() {
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     let threads = std::thread::available_parallelism().unwrap().get().to_string();
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    assert!(asked.iter().all(|asked| PRECISIONS.contains(&&**asked)), "precisions are {}", PRECISIONS.join(" and "));
     println!("{threads} threads; examples per second of the training loop, medians of {ROUNDS} processes each\n");
     for precision in PRECISIONS.iter().filter(|name| asked.is_empty() || asked.iter().any(|asked| asked == **name)) {
         compare(precision, &python, &threads);

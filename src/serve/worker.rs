@@ -52,7 +52,7 @@ impl Worker {
     pub(super) fn start(speaker: Speaker, stop: Arc<AtomicBool>) -> io::Result<Self> {
         let (tasks, mut todo) = mpsc::unbounded_channel::<Task>();
         std::thread::Builder::new().name("answers".into()).spawn(move || {
-            pool::found();
+            pool::own();
             let mut conversation = Conversation::new(&speaker);
             while let Some(task) = todo.blocking_recv() {
                 // After a panic nothing is known of what the model has read.

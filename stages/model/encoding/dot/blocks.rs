@@ -3,7 +3,7 @@
 #![allow(
     clippy::inline_always,
     clippy::redundant_closure,
-    reason = "loops vectorize only if what they call is inlined, as a closure can be told"
+    reason = "loops vectorize only if what they call is inlined, as closures are and the addresses of functions are not"
 )]
 
 use super::{
@@ -40,34 +40,10 @@ impl WithPairs for Blocks<'_> {
     fn with(self, pairs: impl Pairs) -> f32 {
         let Self { encoding, bytes, with } = self;
         match encoding {
-            Encoding::Q4_0 => scaled(
-                pairs,
-                twice(bytes),
-                with,
-                #[inline(always)]
-                |bytes| ggml::q4_0_levels(bytes),
-            ),
-            Encoding::Q8_0 => scaled(
-                pairs,
-                twice(bytes),
-                with,
-                #[inline(always)]
-                |bytes| ggml::q8_0_levels(bytes),
-            ),
-            Encoding::Q4K => with_mins(
-                pairs,
-                bytes,
-                with,
-                #[inline(always)]
-                |bytes| kquants::q4_levels(bytes),
-            ),
-            Encoding::Q5K => with_mins(
-                pairs,
-                bytes,
-                with,
-                #[inline(always)]
-                |bytes| kquants::q5_levels(bytes),
-            ),
+            Encoding::Q4_0 => scaled(pairs, twice(bytes), with, |bytes| ggml::q4_0_levels(bytes)),
+            Encoding::Q8_0 => scaled(pairs, twice(bytes), with, |bytes| ggml::q8_0_levels(bytes)),
+            Encoding::Q4K => with_mins(pairs, bytes, with, |bytes| kquants::q4_levels(bytes)),
+            Encoding::Q5K => with_mins(pairs, bytes, with, |bytes| kquants::q5_levels(bytes)),
             Encoding::Q6K => q6(pairs, bytes, with),
             _ => unreachable!("{encoding:?} has no words"),
         }
@@ -88,13 +64,7 @@ impl WithPairs for Groups<'_> {
     #[inline(always)]
     fn with(self, pairs: impl Pairs) -> f32 {
         let scales = self.scales.as_chunks::<{ q4f16::SCALE_BYTES }>().0;
-        scaled(
-            pairs,
-            (self.levels.as_chunks().0, scales),
-            self.with,
-            #[inline(always)]
-            |levels| q4f16::levels(levels),
-        )
+        scaled(pairs, (self.levels.as_chunks().0, scales), self.with, |levels| q4f16::levels(levels))
     }
 }
 

@@ -167,6 +167,20 @@ mod tests {
         }
     }
 
+    /// The bound of [`operand`]: all levels of `q6_K` are -32, and all scales -128. Such a sum is 65,536 less than what would overflow.
+    #[test]
+    fn the_largest_sum_of_all_is_right() {
+        let Block { values: width, bytes } = Encoding::Q6K.block();
+        let mut row = vec![0; bytes];
+        row[width * 3 / 4..][..width / 16].fill(0x80);
+        row[Encoding::Q6K.factors()[0]..].copy_from_slice(&f16::ONE.to_le_bytes());
+        let (mut decoded, values) = (vec![0.0; width], vec![1.0; width]);
+        Encoding::Q6K.widen(&row, &mut decoded);
+        assert_eq!(decoded, vec![4096.0; width]);
+        let found = Encoding::Q6K.dot(&row, &Encoding::Q6K.operand(&values, Precision::F32).unwrap());
+        check(found, &decoded, &values, "the largest");
+    }
+
     /// Weights in f16 are rounded to bf16, where that is the precision; bf16 already is.
     #[test]
     fn floats_are_rounded_to_the_precision() {

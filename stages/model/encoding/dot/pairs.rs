@@ -3,6 +3,8 @@
 
 use pulp::{Arch, NullaryFnOnce};
 
+use crate::encoding::search::lanes;
+
 /// Words that are multiplied at once.
 pub(super) const WORDS: usize = 32;
 /// Sums of their products.
@@ -50,10 +52,8 @@ struct AnyProcessor;
 impl Pairs for AnyProcessor {
     #[inline(always)]
     fn multiply(self, a: [i16; WORDS], b: &[i16; WORDS]) -> [i32; SUMS] {
-        std::array::from_fn(|i| {
-            let [first, second] = [2 * i, 2 * i + 1].map(|i| i32::from(a[i]) * i32::from(b[i]));
-            first + second
-        })
+        let product = |i: usize| i32::from(a[i]) * i32::from(b[i]);
+        lanes(|i| product(2 * i) + product(2 * i + 1))
     }
 }
 
