@@ -25,11 +25,13 @@ class Ours:
     def __init__(self, program, folder):
         command = [program, "serve", folder, "--port", "0"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said = ""
         for line in self.process.stdout:
+            said += line
             if found := re.search(r"http://\S+/v1", line):
                 self.address = found[0] + "/chat/completions"
                 return
-        sys.exit(f"imp-flow does not serve {folder}")
+        sys.exit(f"imp-flow does not serve {folder}:\n{said}")
 
     def __enter__(self):
         return self
