@@ -13,7 +13,8 @@ pub(crate) enum Operand<'a> {
 }
 
 /// Values in blocks, as integers with a common scale: `value = scale * (high + FINE * low)`, two words of 16 bits each. The largest of a
-/// block is `scale * 32,767`, and errors are at most 2^-31 of it: to those 2^-7 as large, no more than f32's.
+/// block is `scale * 32,767`. Beyond the rounding of a division in f32, errors are at most 2^-31 of the largest, which to values down to
+/// 2^-7 of it is no more than f32's.
 #[derive(Clone, Debug)]
 pub(crate) struct Words {
     /// Whole blocks, filled up with zeros.
