@@ -66,8 +66,6 @@ impl Imp {
     /// and gradients of the micro-batches then add up to those of the batch.
     pub fn loss(&self, pass: &Pass, samples: &[Sample<'_>], features: &Mat, count: usize) -> Mat {
         let spliced = self.splice(pass, samples, features);
-        let positions: Vec<(usize, usize)> = spliced.segments.sequence_positions().collect();
-        let hidden = self.llm.forward(&pass.on_rows(positions.iter().copied()), &spliced.embedded, &spliced.segments);
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for range in spliced.segments.iter() {
             for row in range.start + 1..range.end {
@@ -77,13 +75,13 @@ impl Imp {
                 }
             }
         }
-        let positions: Vec<(usize, usize)> = rows.iter().map(|row| positions[*row]).collect();
-        // Logits only at labelled positions, which are a small part of a long conversation.
-        let labelled = tensor::pick_rows(&pass.graph, &hidden, rows);
+        let pass = pass.on_rows(spliced.segments.sequence_positions());
+        // Only labelled positions, which are a small part of a long conversation.
+        let labelled = self.llm.forward_at(&pass, &spliced.embedded, &spliced.segments, &rows.clone().into());
         let chunk_rows = loss_chunk_rows(self.llm.config.vocab_size);
         let parameters = self.llm.head_parameters();
         tensor::sum_over_chunks(&pass.graph, &labelled, chunk_rows, &parameters, |graph, chunk, hidden| {
-            let pass = pass.recorded_by(graph).on_rows(positions[chunk.clone()].iter().copied());
+            let pass = pass.recorded_by(graph).on_some(&rows[chunk.clone()]);
             let logits = self.llm.logits(&pass, hidden); // [chunk, vocab]
             tensor::cross_entropy(graph, &logits, targets[chunk].to_vec(), count)
         })

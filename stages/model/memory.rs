@@ -70,6 +70,22 @@ enum SavedInput {
     Dropped,
 }
 
+/// Number of values that a block saves for each row.
+struct BlockSaved {
+    /// Up to the values of the heads.
+    to_heads: usize,
+    /// From there on.
+    after: usize,
+    /// Copies of those of some rows, if the block goes on with these only.
+    picked: usize,
+}
+
+impl BlockSaved {
+    fn sum(&self) -> usize {
+        self.to_heads + self.after
+    }
+}
+
 /// Memory of a training step at its peak, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -107,12 +123,17 @@ impl Training<'_> {
         let trained = self.trained();
         let accumulated = if accumulates { trained } else { 0 };
         let saved = self.saved(largest);
-        // In the loss, in the last block and at the end of the backward pass: the sizes determine where the peak is.
-        let candidates = [
+        // In the loss, in the last block, in the one before it, and at the end of the backward pass: the sizes determine where the
+        // peak is.
+        let mut candidates = vec![
             (self.head_gradients(largest), saved + self.loss(largest)),
-            (self.head_trained() + self.block_gradients(), saved + self.block_backward(largest)),
+            (self.head_trained() + self.block_gradients(), saved + self.last_block_backward(largest)),
             (trained, self.vision_saved(largest)),
         ];
+        if self.llm.num_hidden_layers > 1 {
+            let gradients = self.head_trained() + self.last_block_gradients() + self.block_gradients();
+            candidates.push((gradients, saved - self.last_saved(largest) + self.block_backward(largest)));
+        }
         let (gradients, activations) = candidates.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
         Memory {
             parameters: trained * F32,
@@ -135,14 +156,21 @@ impl Training<'_> {
             }
             Trains::Projector | Trains::Adapters { .. } => 0,
         };
-        let layers = self.projector.depth();
-        let projector: usize =
-            (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum();
-        self.llm.num_hidden_layers * blocks + self.head_trained() + others + projector + self.vision_trained()
+        self.llm.num_hidden_layers * blocks
+            + self.head_trained()
+            + others
+            + self.projector_trained()
+            + self.vision_trained()
     }
 
-    /// Those of the vision encoder.
-    pub(crate) fn vision_trained(&self) -> usize {
+    /// Those of the projector.
+    pub(crate) fn projector_trained(&self) -> usize {
+        let (hidden, layers) = (self.llm.hidden_size, self.projector.depth());
+        (0..layers).map(|layer| hidden * (1 + if layer == 0 { self.vision.hidden_size } else { hidden })).sum()
+    }
+
+    /// Number of trainable parameters of the vision encoder.
+    pub fn vision_trained(&self) -> usize {
         self.vision_layers * self.vision.block_parameters()
     }
 
@@ -191,18 +219,19 @@ impl Training<'_> {
 
     /// Number of values that the forward pass saves.
     fn saved(&self, batch: MicroBatch) -> usize {
-        let MicroBatch { rows, images, .. } = batch;
+        let MicroBatch { rows, learned, images } = batch;
         let hidden = self.llm.hidden_size;
-        let per_block = if self.gradient_checkpointing { hidden } else { self.block_saved() };
-        // The blocks, the final norm's input, and the table of rotations.
-        let row = self.llm.num_hidden_layers * per_block + hidden + self.llm.rotary_dims;
+        let per_block = if self.gradient_checkpointing { hidden } else { self.block_saved().sum() };
+        let blocks = (self.llm.num_hidden_layers - 1) * per_block * rows + self.last_saved(batch);
+        // The final norm's input, and the table of rotations.
+        let others = learned * hidden + rows * self.llm.rotary_dims;
         let patches = images * self.vision.patches();
         // The input of each layer and of each GELU.
         let projector = match self.projector.depth() {
             0 => 0,
             layers => self.vision.hidden_size + 2 * (layers - 1) * hidden,
         };
-        rows * row + patches * projector + self.vision_saved(batch)
+        blocks + others + patches * projector + self.vision_saved(batch)
     }
 
     /// Number of values that the encoder's blocks that train save: inputs and statistics of the norms, what these give, queries,
@@ -214,45 +243,89 @@ impl Training<'_> {
         self.vision_layers * batch.images * vision.tokens() * (token + scaled)
     }
 
+    /// Number of values that the last block saves, which goes on from attention with labelled rows only.
+    fn last_saved(&self, batch: MicroBatch) -> usize {
+        let (hidden, BlockSaved { to_heads, after, picked }) = (self.llm.hidden_size, self.block_saved());
+        if self.gradient_checkpointing {
+            batch.rows * hidden
+        } else {
+            batch.rows * to_heads + batch.learned * (after + picked)
+        }
+    }
+
     /// Number of values that a block saves per row.
-    fn block_saved(&self) -> usize {
+    fn block_saved(&self) -> BlockSaved {
         let llm = self.llm;
         let (hidden, inner) = (llm.hidden_size, llm.intermediate_size);
         let (queries, keys) = (llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim);
         let (layers, norms) = (llm.family.block_layers(), llm.family.description().block_norms.len());
         let attention = 2 * queries + 2 * keys + llm.num_attention_heads;
         let activation = if llm.family.is_gated() { 2 * inner } else { inner };
-        let copied = layers.iter().filter(|layer| self.saved_input(layer) == Some(SavedInput::Dropped));
-        let copies: usize = copied.map(|layer| llm.linear_shape(layer).1).sum();
+        // Copies of inputs, inner values of adapters, and outputs that magnitudes need.
+        let of_layers = |before: bool| -> usize {
+            let own = layers.iter().filter(|layer| (layer.part.input() == Input::AttentionNorm) == before);
+            own.map(|layer| self.layer_saved(layer)).sum()
+        };
         // An input that several layers read is saved once; attention always saves its output, the input of O.
         let shared = |input: Input| {
             layers
                 .iter()
                 .any(|layer| layer.part.input() == input && self.saved_input(layer) == Some(SavedInput::Shared))
         };
+        let width = |saved: bool, width: usize| if saved { width } else { 0 };
         let (before_attention, before_mlp) = (shared(Input::AttentionNorm), shared(Input::MlpNorm));
-        let normed = match norms {
-            1 => usize::from(before_attention || before_mlp),
-            _ => usize::from(before_attention) + usize::from(before_mlp),
-        };
-        let before_down = if shared(Input::Inner) { inner } else { 0 };
-        let low: usize = match self.trains {
-            Trains::Adapters { rank, .. } => rank * layers.iter().filter(|layer| self.adapts(layer)).count(),
-            Trains::Projector | Trains::All => 0,
-        };
-        let outputs: usize = layers.iter().map(|layer| self.saved_output(layer)).sum();
-        norms * (hidden + 2) + attention + activation + copies + normed * hidden + before_down + low + outputs
+        let one_norm = norms == 1;
+        let to_heads = hidden + 2 + attention + of_layers(true) + width(before_attention, hidden);
+        let second_norm = width(!one_norm, hidden + 2) + width(before_mlp && !(one_norm && before_attention), hidden);
+        let after = second_norm + activation + of_layers(false) + width(shared(Input::Inner), inner);
+        let picked =
+            width(shared(Input::Attended), queries) + width(one_norm && before_attention && before_mlp, hidden);
+        BlockSaved { to_heads, after, picked }
     }
 
-    /// Number of gradient values of the last block's trainable parameters; twice with checkpointing, which adds those of the
-    /// recomputed block to the others.
+    /// Number of values that a layer saves per row, besides inputs that it shares.
+    fn layer_saved(&self, layer: &Layer) -> usize {
+        let copy =
+            if self.saved_input(layer) == Some(SavedInput::Dropped) { self.llm.linear_shape(layer).1 } else { 0 };
+        let low = match self.trains {
+            Trains::Adapters { rank, .. } if self.adapts(layer) => rank,
+            Trains::Adapters { .. } | Trains::Projector | Trains::All => 0,
+        };
+        copy + low + self.saved_output(layer)
+    }
+
+    /// Number of gradient values of a block's trainable parameters while it is passed; twice with checkpointing, which adds those of
+    /// the recomputed block to the others.
     fn block_gradients(&self) -> usize {
-        let own: usize = self.llm.family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
-        if self.gradient_checkpointing { 2 * own } else { own }
+        if self.gradient_checkpointing { 2 * self.last_block_gradients() } else { self.last_block_gradients() }
     }
 
-    /// Number of values that the backward pass allocates in the last block, besides those of [`Self::block_gradients`].
+    /// The same once it was passed.
+    fn last_block_gradients(&self) -> usize {
+        self.llm.family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum()
+    }
+
+    /// Number of values that the backward pass allocates in a block, besides those of [`Self::block_gradients`].
     fn block_backward(&self, batch: MicroBatch) -> usize {
+        let recomputed = if self.gradient_checkpointing { self.block_saved().sum() + self.llm.hidden_size } else { 0 };
+        batch.rows * (self.after_heads_backward() + recomputed)
+    }
+
+    /// The same in the last block: after attention with labelled rows only, then the gradients of what these were picked from, and of
+    /// queries, keys and values.
+    fn last_block_backward(&self, batch: MicroBatch) -> usize {
+        let (llm, hidden) = (self.llm, self.llm.hidden_size);
+        let (queries, keys) = (llm.num_attention_heads * llm.head_dim, llm.num_key_value_heads * llm.head_dim);
+        let BlockSaved { to_heads, after, picked } = self.block_saved();
+        let recomputed = |values: usize| if self.gradient_checkpointing { values } else { 0 };
+        let after_heads = batch.learned * (self.after_heads_backward() + recomputed(after));
+        let in_attention = batch.rows * (2 * hidden + 2 * queries + 2 * keys);
+        let before = recomputed(batch.rows * to_heads + batch.learned * (picked + hidden));
+        before + after_heads.max(in_attention) + batch.learned * hidden
+    }
+
+    /// Number of values per row that the backward pass allocates at most from a block's end to its heads.
+    fn after_heads_backward(&self) -> usize {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
         let family = self.llm.family;
         let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
@@ -261,10 +334,9 @@ impl Training<'_> {
         let middle = if family.is_gated() { 3 * inner } else { 2 * inner };
         let down_saves_input = family.layer(Part::Down).is_some_and(|down| self.saved_input(down).is_some());
         let middle = if down_saves_input { middle - inner } else { middle };
-        let recomputed = if self.gradient_checkpointing { self.block_saved() + hidden } else { 0 };
         // With dropout a layer with magnitudes has a second input, output and their gradients.
         let second = if self.computes_twice() { hidden + inner } else { 0 };
-        batch.rows * (streams * hidden + middle + second + recomputed) + batch.learned * hidden
+        streams * hidden + middle + second
     }
 
     /// Number of values that the loss allocates: hidden states at labelled positions, and one chunk of logits.
@@ -273,7 +345,7 @@ impl Training<'_> {
         let chunk_rows = loss_chunk_rows(vocab).min(batch.learned);
         let copies = if self.saved_input(self.llm.family.head()) == Some(SavedInput::Dropped) { 2 } else { 0 };
         let outputs = self.saved_output(self.llm.family.head()) * if self.computes_twice() { 2 } else { 1 };
-        batch.rows * hidden + batch.learned * 2 * hidden + chunk_rows * (2 * vocab + outputs + (2 + copies) * hidden)
+        batch.learned * 2 * hidden + chunk_rows * (2 * vocab + outputs + (2 + copies) * hidden)
     }
 
     /// Number of gradient values in the loss, all of the output layer: those of one chunk, and the sum over earlier

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    family::Layer,
+    family::{Input, Layer},
     memory::{MicroBatch, Training, Trains},
     tensor::{Graph, Mat, Weight, linear},
 };
@@ -14,39 +14,44 @@ impl Training<'_> {
     /// `batch`, whose images all go through the encoder's blocks that train. Through the rest of it go `encoded` images: all, or
     /// fewer where features are kept or were read.
     pub fn operations(&self, batch: MicroBatch, encoded: usize) -> f64 {
-        let weights = |layers: &[Layer]| -> f64 {
-            let shapes = layers.iter().map(|layer| self.llm.linear_shape(layer));
-            shapes.map(|(outputs, inputs, _)| outputs as f64 * inputs as f64).sum()
-        };
-        let family = self.llm.family;
-        let blocks = self.llm.num_hidden_layers as f64 * weights(family.block_layers()) * batch.rows as f64;
-        // Logits are computed at labelled positions only.
-        let head = weights(&[*family.head()]) * batch.learned as f64;
         // Forward pass and input gradients; if the weights train, also weight gradients.
         let passes = if matches!(self.trains, Trains::All) { 3.0 } else { 2.0 };
-        let recomputed = if self.gradient_checkpointing { blocks } else { 0.0 };
-        let adapters = match self.trains {
-            Trains::Adapters { .. } => 3.0 * (self.trained() - self.vision_trained()) as f64 * batch.rows as f64,
-            Trains::Projector | Trains::All => 0.0,
-        };
-        let adapted =
-            |layers: &[Layer]| weights(&layers.iter().copied().filter(|layer| self.adapts(layer)).collect::<Vec<_>>());
-        let dora = match self.trains {
-            // The norms of adapted weights; with dropout, these weights are used a second time.
-            Trains::Adapters { rank, dropout, dora: true, .. } => {
-                let layers = self.llm.num_hidden_layers as f64;
-                let (blocks, head) = (layers * adapted(family.block_layers()), adapted(&[*family.head()]));
-                let again =
-                    if dropout { 2.0 * (blocks * batch.rows as f64 + head * batch.learned as f64) } else { 0.0 };
-                rank as f64 * (blocks + head) + again
-            }
-            Trains::Adapters { .. } | Trains::Projector | Trains::All => 0.0,
-        };
+        let family = self.llm.family;
+        let blocks = family.block_layers().iter().map(|layer| {
+            let passes = if self.gradient_checkpointing { passes + 1.0 } else { passes };
+            self.layer_operations(layer, batch, passes)
+        });
+        let language = blocks.sum::<f64>() + self.layer_operations(family.head(), batch, passes);
+        let projector = 3.0 * (self.projector_trained() * batch.images * self.vision.patches()) as f64;
         let trained = self.vision_trained();
         let frozen = self.vision.parameters().saturating_sub(trained);
         let vision =
             (frozen as f64 * encoded as f64 + 3.0 * trained as f64 * batch.images as f64) * self.vision.tokens() as f64;
-        2.0 * (passes * (blocks + head) + recomputed + adapters + dora + vision)
+        2.0 * (language + projector + vision)
+    }
+
+    /// Multiplications in a linear layer of all blocks, or in the output layer: with its weights, `passes` times, and its adapter.
+    fn layer_operations(&self, layer: &Layer, batch: MicroBatch, passes: f64) -> f64 {
+        let layers = self.llm.num_hidden_layers;
+        let (all, rows) = match layer.part.input() {
+            Input::AttentionNorm => (layers, layers * batch.rows),
+            // In the last block, at labelled positions only.
+            Input::Attended | Input::MlpNorm | Input::Inner => (layers, (layers - 1) * batch.rows + batch.learned),
+            Input::FinalNorm => (1, batch.learned),
+        };
+        let (outputs, inputs, _) = self.llm.linear_shape(layer);
+        let (rows, weights) = (rows as f64, (outputs * inputs) as f64);
+        let adapter = match self.trains {
+            Trains::Adapters { rank, dropout, dora, .. } if self.adapts(layer) => {
+                let low_rank = 3.0 * rows * (rank * (outputs + inputs)) as f64;
+                // With magnitudes, the norms of the adapted weights; with dropout, these weights are used a second time.
+                let norms = if dora { (all * rank) as f64 * weights } else { 0.0 };
+                let again = if dora && dropout { 2.0 * rows * weights } else { 0.0 };
+                low_rank + norms + again
+            }
+            Trains::Adapters { .. } | Trains::Projector | Trains::All => 0.0,
+        };
+        passes * rows * weights + adapter
     }
 }
 
@@ -100,24 +105,31 @@ mod tests {
         let llm = phi_2();
         assert_eq!(llm.parameters(), 2_779_683_840, "as published");
         // Weights in products: all but the embedding, norms and biases.
-        let (blocks, head) = (2_516_582_400, 131_072_000);
-        let batch = MicroBatch { rows: 1000, learned: 200, images: 1 };
-        // Two operations per weight and row, for the forward pass, input gradients and weight gradients each.
-        let (blocks, head) = (2 * 1000 * blocks, 2 * 200 * head);
+        let (block, head) = (78_643_200, 131_072_000);
+        let batch = MicroBatch { rows: 1000, learned: 200, images: 0 };
+        // Two operations per weight and row, for the forward pass, input gradients and weight gradients each. The last block has its
+        // q, k and v at all positions, and the rest at labelled ones.
+        let qkv = 3 * 2560 * 2560;
+        let blocks = 2 * (1000 * (31 * block + qkv) + 200 * (block - qkv));
+        let head = 2 * 200 * head;
         equal(training(&llm, Trains::All, false, batch), 3 * (blocks + head));
         equal(training(&llm, Trains::All, true, batch), 4 * blocks + 3 * head);
         equal(training(&llm, Trains::Projector, false, batch), 2 * (blocks + head));
         equal(training(&llm, Trains::Projector, true, batch), 3 * blocks + 2 * head);
-        // Adapters of rank 8 on 32 q_proj and 32 v_proj; the projector has 1152 inputs.
+        // Adapters of rank 8 on 32 q_proj and 32 v_proj.
         let targets = ["q_proj".to_string(), "v_proj".to_string()];
         let adapters = Trains::Adapters { rank: 8, dropout: false, dora: false, targets: &targets };
-        let trained = 64 * 8 * (2560 + 2560) + (1152 + 1) * 2560 + (2560 + 1) * 2560;
-        equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + 3 * 2 * 1000 * trained);
+        let low = 3 * 2 * 1000 * 64 * 8 * (2560 + 2560);
+        equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + low);
         // With magnitudes also their norms, and, because of dropout, q_proj and v_proj forth and back again.
         let adapters = Trains::Adapters { rank: 8, dropout: true, dora: true, targets: &targets };
-        let (adapted, trained) = (64 * 2560 * 2560, trained + 64 * 2560);
+        let adapted = 64 * 2560 * 2560;
         let dora = 2 * (8 * adapted + 2 * 1000 * adapted);
-        equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + 3 * 2 * 1000 * trained + dora);
+        equal(training(&llm, adapters, false, batch), 2 * (blocks + head) + low + dora);
+        // The projector has 1152 inputs, and trains.
+        let with_image = training(&llm, Trains::Projector, false, MicroBatch { images: 1, ..batch });
+        let projector = 3 * 2 * 729 * ((1152 + 1) * 2560 + (2560 + 1) * 2560);
+        equal(with_image, 2 * (blocks + head) + projector);
     }
 
     #[test]

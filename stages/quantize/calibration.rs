@@ -64,7 +64,8 @@ impl<'a> Calibration<'a> {
         Ok(Some(Self { job, set, seen, measured, read: 0 }))
     }
 
-    /// Lets `model`, which was not quantized, read the records. Reports its perplexity on those to measure on.
+    /// Lets `model`, which was not quantized, read the records. Its last block sees what comes after attention at labelled positions
+    /// only, the ones whose result is of use. Reports its perplexity on those to measure on.
     ///
     /// # Errors
     /// If a record can't be read, or the job was cancelled.

@@ -66,7 +66,9 @@ fn taken(
         None => sizes.bound(longest, size),
     };
     let images = known.map_or(usize::MAX, |(_, set)| set.images());
-    let fixed = Fixed { llm, vision, adapted: model.adapted, images };
+    let held_out =
+        ahead.inputs("validation").map(|outlook| record_set(outlook).map_or(usize::MAX, |set| set.meta().images));
+    let fixed = Fixed { llm, vision, adapted: model.adapted, sets: [images].into_iter().chain(held_out).collect() };
     let needed = match ahead.gpu_memory {
         Some(total) => fixed.on_card(recipe, training, ahead, total, &largest),
         None => fixed.on_host(recipe, training, ahead, &largest),
@@ -95,7 +97,8 @@ struct Fixed<'a> {
     vision: &'a Tower<VisionConfig>,
     /// Whether the language model has an adapter, which is added to weights in f32.
     adapted: bool,
-    images: usize,
+    /// Images of the sets whose features are kept, each if they are few enough: to train on, and held out.
+    sets: Vec<usize>,
 }
 
 /// The memory of a stage whose batches are cut in this way.
@@ -124,8 +127,20 @@ impl Fixed<'_> {
             _ if self.adapted => 4 * self.llm.config.parameters() as u64,
             _ => self.llm.bytes,
         };
-        let kept = features::kept_bytes(&self.vision.config, recipe.vision_layers, self.images).unwrap_or(0) as u64;
-        Needed { cut, card: None, cards: 0, host: step + kept + frozen + self.vision.bytes }
+        let kept = |images: &usize| features::kept_bytes(&self.vision.config, recipe.vision_layers, *images);
+        let kept = self.sets.iter().filter_map(kept).sum::<usize>() as u64;
+        Needed {
+            cut,
+            card: None,
+            cards: 0,
+            host: step + kept + frozen + self.frozen_vision(&training, self.vision.bytes),
+        }
+    }
+
+    /// The part of the encoder's `bytes` that does not train.
+    fn frozen_vision(&self, training: &Training<'_>, bytes: u64) -> u64 {
+        let (all, trained) = (self.vision.config.parameters(), training.vision_trained());
+        (bytes as f64 * (1.0 - trained as f64 / all.max(1) as f64)) as u64
     }
 
     fn on_card(
@@ -146,8 +161,11 @@ impl Fixed<'_> {
             _ if self.adapted => 4 * self.llm.config.parameters() as u64,
             _ => stored(self.llm.bytes, self.llm.config.parameters()),
         };
-        let kept = features::device_bytes(&self.vision.config, recipe.vision_layers, self.images, precision);
-        let frozen = llm + stored(self.vision.bytes, self.vision.config.parameters()) + kept;
+        let kept =
+            |images: &usize| features::device_bytes(&self.vision.config, recipe.vision_layers, *images, precision);
+        let kept = self.sets.iter().map(kept).sum::<u64>();
+        let vision = stored(self.vision.bytes, self.vision.config.parameters());
+        let frozen = llm + self.frozen_vision(&training, vision) + kept;
         let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
         let training = Training { gradient_checkpointing: cut.recompute, ..training };
         // Of several, each has its share of the moments, and the host has the sums of the gradients.

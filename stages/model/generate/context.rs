@@ -83,17 +83,19 @@ impl Imp {
                 return None;
             }
             let rows = start..embedded.rows().min(start + ROWS_AT_ONCE);
+            // Of the pieces before the last one, only the cache is of use.
+            let end = if rows.end == embedded.rows() { vec![rows.len() - 1] } else { Vec::new() };
             let (count, piece) = (rows.len(), tensor::pick_rows(&pass.graph, &embedded, rows));
             let hidden = if context.positions == 0 {
-                let (hidden, cache) = self.llm.prefill(&piece, &Segments::new(vec![count]));
+                let (hidden, cache) = self.llm.prefill(&piece, &Segments::new(vec![count]), &end);
                 context.cache = cache;
                 hidden
             } else {
                 let positions: Vec<usize> = (context.positions..context.positions + count).collect();
-                self.llm.decode(&piece, &positions, &vec![0; count], &mut context.cache)
+                self.llm.decode(&piece, &positions, &vec![0; count], &mut context.cache, Some(&end))
             };
             context.positions += count;
-            last = Some(tensor::pick_rows(&pass.graph, &hidden, [count - 1]));
+            last = Some(hidden);
         }
         last
     }

@@ -138,6 +138,6 @@ impl Imp {
         for prompt in &which {
             prefilled.lengths[*prompt] += 1;
         }
-        self.llm.decode(&embedded, &positions, &which, &mut prefilled.cache)
+        self.llm.decode(&embedded, &positions, &which, &mut prefilled.cache, None)
     }
 }

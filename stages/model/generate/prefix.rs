@@ -42,8 +42,8 @@ impl Imp {
     fn prefill_separately(&self, prompts: &[Sample<'_>], features: &Mat) -> Prefilled {
         let pass = Pass::inference();
         let spliced = self.splice(&pass, prompts, features);
-        let (hidden, cache) = self.llm.prefill(&spliced.embedded, &spliced.segments);
-        Prefilled { hidden: last_rows(&pass, &hidden, &spliced.segments), cache, lengths: lengths(&spliced.segments) }
+        let (hidden, cache) = self.llm.prefill(&spliced.embedded, &spliced.segments, &last_rows(&spliced.segments));
+        Prefilled { hidden, cache, lengths: lengths(&spliced.segments) }
     }
 
     fn prefill_shared(&self, prompts: &[Sample<'_>], groups: &[Group], features: &Mat) -> Prefilled {
@@ -51,7 +51,7 @@ impl Imp {
         let firsts: Vec<Sample<'_>> =
             groups.iter().map(|group| split(&prompts[group.prompts.start], group.ids).0).collect();
         let shared = self.splice(&pass, &firsts, features);
-        let (_, cache) = self.llm.prefill(&shared.embedded, &shared.segments);
+        let (_, cache) = self.llm.prefill(&shared.embedded, &shared.segments, &[]);
         let of_group = |layer: Vec<_>| -> Vec<_> {
             let prefixes = layer.into_iter().map(tensor::KvCache::into_shared);
             groups.iter().zip(prefixes).flat_map(|(group, one)| vec![one; group.prompts.len()]).collect()
@@ -74,13 +74,14 @@ impl Imp {
             positions.extend(*shared_length..shared_length + range.len());
             which.extend(std::iter::repeat_n(prompt, range.len()));
         }
-        let hidden = self.llm.decode(&rest.embedded, &positions, &which, &mut cache);
+        let last = last_rows(&rest.segments);
+        let hidden = self.llm.decode(&rest.embedded, &positions, &which, &mut cache, Some(&last));
         let lengths = shared_length
             .iter()
             .zip(lengths(&rest.segments))
             .map(|(shared_length, rest)| shared_length + rest)
             .collect();
-        Prefilled { hidden: last_rows(&pass, &hidden, &rest.segments), cache, lengths }
+        Prefilled { hidden, cache, lengths }
     }
 
     /// Number of positions of a prompt after the splice.
@@ -95,9 +96,8 @@ fn lengths(segments: &Segments) -> Vec<usize> {
 }
 
 /// The last row of each sequence that is not empty.
-fn last_rows(pass: &Pass, hidden: &Mat, segments: &Segments) -> Mat {
-    let last = segments.iter().filter(|range| !range.is_empty()).map(|range| range.end - 1);
-    tensor::pick_rows(&pass.graph, hidden, last)
+fn last_rows(segments: &Segments) -> Vec<usize> {
+    segments.iter().filter(|range| !range.is_empty()).map(|range| range.end - 1).collect()
 }
 
 fn image_tokens(ids: &[i32]) -> usize {

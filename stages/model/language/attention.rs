@@ -41,9 +41,9 @@ impl Attention {
         Ok(Self { projections, out: linear(Part::O)?, head_dim: config.head_dim, key_width })
     }
 
-    /// Returns `[rows, hidden]` from normalized `x` `[rows, hidden]`. `attend` computes attention of q, k and v, to
-    /// which the rotary position embedding has been applied.
-    pub(super) fn forward(
+    /// Returns the heads' values `[rows, heads * head_dim]` from normalized `x` `[rows, hidden]`. `attend` computes attention of q, k
+    /// and v, to which the rotary position embedding has been applied.
+    pub(super) fn heads(
         &self,
         pass: &Pass,
         x: &Mat,
@@ -62,7 +62,12 @@ impl Attention {
         };
         let q = tensor::rotate(g, q, self.head_dim, rotation);
         let k = tensor::rotate(g, k, self.head_dim, rotation);
-        self.out.forward(pass, &attend(&q, &k, &v))
+        attend(&q, &k, &v)
+    }
+
+    /// The output projection of the heads' values: `[rows, hidden]`.
+    pub(super) fn output(&self, pass: &Pass, heads: &Mat) -> Mat {
+        self.out.forward(pass, heads)
     }
 
     pub(super) fn linears(&self) -> Vec<&Linear> {

@@ -33,19 +33,29 @@ impl Block {
     }
 
     /// Phi: `x + attention(norm(x)) + mlp(norm(x))`. Others: `x += attention(norm(x))`, then `x += mlp(norm2(x))`. `x`
-    /// is the residual stream `[rows, hidden]`.
+    /// is the residual stream `[rows, hidden]`. With `only`, all rows are attended to, but the output is that of these rows:
+    /// what comes after attention takes each row by itself.
     pub(super) fn forward(
         &self,
         pass: &Pass,
         x: &Mat,
         rotation: &Rotation,
+        only: Option<&[usize]>,
         attend: &mut dyn FnMut(&Mat, &Mat, &Mat) -> Mat,
     ) -> Mat {
-        let g = &pass.graph;
         let n = self.norm.forward(pass, x); // [rows, hidden]
-        let attended = self.attention.forward(pass, &n, rotation, attend);
+        let heads = self.attention.heads(pass, &n, rotation, attend);
+        let Some(rows) = only else { return self.after_heads(pass, x, &n, &heads) };
+        let [x, n, heads] = [x, &n, &heads].map(|mat| tensor::pick_rows(&pass.graph, mat, rows.iter().copied()));
+        if rows.is_empty() { x } else { self.after_heads(&pass.on_some(rows), &x, &n, &heads) }
+    }
+
+    /// The rest of the block for residual stream `x`, its norm `n`, and the values of the attention's heads.
+    fn after_heads(&self, pass: &Pass, x: &Mat, n: &Mat, heads: &Mat) -> Mat {
+        let g = &pass.graph;
+        let attended = self.attention.output(pass, heads);
         let Some(norm2) = &self.norm2 else {
-            let fed_forward = self.mlp.forward(pass, &n);
+            let fed_forward = self.mlp.forward(pass, n);
             return tensor::add(g, tensor::add(g, attended, &fed_forward), x);
         };
         let x = tensor::add(g, attended, x);

@@ -1,6 +1,9 @@
 //! The language model, from token embeddings to logits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::block::{Block, load_norm};
 use crate::{
@@ -78,6 +81,15 @@ impl Decoder {
 
     /// Returns hidden states after the final norm, `[rows, hidden]`, of embedded sequences `[rows, hidden]`.
     pub fn forward(&self, pass: &Pass, embedded: &Mat, segments: &Segments) -> Mat {
+        self.run(pass, embedded, segments, None)
+    }
+
+    /// The given rows of [`Decoder::forward`]'s result. Of the other rows, the last block computes only what these attend to.
+    pub fn forward_at(&self, pass: &Pass, embedded: &Mat, segments: &Segments, rows: &Arc<[usize]>) -> Mat {
+        self.run(pass, embedded, segments, Some(rows))
+    }
+
+    fn run(&self, pass: &Pass, embedded: &Mat, segments: &Segments, only: Option<&Arc<[usize]>>) -> Mat {
         let rotation = self.rotation(&whole(segments));
         let mut x = embedded.clone(); // [rows, hidden]
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -85,8 +97,9 @@ impl Decoder {
             let run = {
                 let (block, pass, rotation, segments) =
                     (block.clone(), pass.clone(), rotation.clone(), segments.clone());
+                let only = self.for_last(layer, only).cloned();
                 move |graph: &tensor::Graph, x: &Mat| {
-                    block.forward(&pass.recorded_by(graph), x, &rotation, &mut |q, k, v| {
+                    block.forward(&pass.recorded_by(graph), x, &rotation, only.as_deref(), &mut |q, k, v| {
                         tensor::attention(graph, q, k, v, heads, &segments, mask)
                     })
                 }
@@ -100,11 +113,16 @@ impl Decoder {
         self.final_norm.forward(pass, &x)
     }
 
+    /// `rows` for the last block: which of its rows are asked for, if not all. The blocks before it give out all of theirs.
+    fn for_last<T>(&self, layer: usize, rows: Option<T>) -> Option<T> {
+        rows.filter(|_| layer + 1 == self.blocks.len())
+    }
+
     /// Returns transformers' `hidden_states`, `[rows, hidden]` each: the embedded sequences, the output of every block
     /// but the last, and the output of the last block after the final norm.
     pub fn hidden_states(&self, embedded: &Mat, segments: &Segments) -> Vec<Mat> {
         let mut all = Vec::new();
-        let last = self.infer(embedded, &whole(segments), |layer, x, q, k, v| {
+        let last = self.infer(embedded, &whole(segments), None, |layer, x, q, k, v| {
             all.push(x.clone());
             self.attend(layer, q, k, v, segments)
         });
@@ -112,10 +130,10 @@ impl Decoder {
         all
     }
 
-    /// Like [`Decoder::forward`], for inference. Also returns the KV cache of all positions.
-    pub fn prefill(&self, embedded: &Mat, segments: &Segments) -> (Mat, Cache) {
+    /// Like [`Decoder::forward_at`], for inference. Also returns the KV cache of all positions.
+    pub fn prefill(&self, embedded: &Mat, segments: &Segments, rows: &[usize]) -> (Mat, Cache) {
         let mut cache: Cache = vec![vec![KvCache::default(); segments.len()]; self.blocks.len()];
-        let hidden = self.infer(embedded, &whole(segments), |layer, _, q, k, v| {
+        let hidden = self.infer(embedded, &whole(segments), Some(rows), |layer, _, q, k, v| {
             for (cache, rows) in cache[layer].iter_mut().zip(segments.iter()) {
                 cache.push(k, v, rows);
             }
@@ -126,13 +144,20 @@ impl Decoder {
 
     /// Processes further positions and appends them to the cache. Row `i` of `embedded` `[rows, hidden]` is at
     /// `positions[i]` of the sequence `which[i]`, after all cached positions of that sequence. Returns hidden states
-    /// `[rows, hidden]`.
-    pub fn decode(&self, embedded: &Mat, positions: &[usize], which: &[usize], cache: &mut Cache) -> Mat {
+    /// `[rows, hidden]`, or of the rows in `only`.
+    pub fn decode(
+        &self,
+        embedded: &Mat,
+        positions: &[usize],
+        which: &[usize],
+        cache: &mut Cache,
+        only: Option<&[usize]>,
+    ) -> Mat {
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         // What is cached has the frequencies of short sequences: see `LanguageConfig::fixed_until`.
         let short = self.config.fixed_until().unwrap_or(usize::MAX);
         let rows: Vec<Row> = positions.iter().map(|position| (*position, short.min(position + 1))).collect();
-        self.infer(embedded, &rows, |layer, _, q, k, v| {
+        self.infer(embedded, &rows, only, |layer, _, q, k, v| {
             let cache = &mut cache[layer];
             KvCache::append(cache, which, k, v);
             let caches: Vec<&KvCache> = which.iter().map(|sequence| &cache[*sequence]).collect();
@@ -140,18 +165,21 @@ impl Decoder {
         })
     }
 
-    /// Returns hidden states after the final norm, without a tape. `attend` takes the layer, its input, q, k and v.
+    /// Returns hidden states after the final norm, of all rows or those in `only`, without a tape. `attend` takes the layer, its
+    /// input, q, k and v.
     fn infer(
         &self,
         embedded: &Mat,
         rows: &[Row],
+        only: Option<&[usize]>,
         mut attend: impl FnMut(usize, &Mat, &Mat, &Mat, &Mat) -> Mat + Send,
     ) -> Mat {
         self.lm_head.weight.place().run(|| {
             let (pass, rotation) = (Pass::inference(), self.rotation(rows));
             let mut x = embedded.clone();
             for (layer, block) in self.blocks.iter().enumerate() {
-                x = block.forward(&pass, &x, &rotation, &mut |q, k, v| attend(layer, &x, q, k, v));
+                let only = self.for_last(layer, only);
+                x = block.forward(&pass, &x, &rotation, only, &mut |q, k, v| attend(layer, &x, q, k, v));
             }
             self.final_norm.forward(&pass, &x)
         })

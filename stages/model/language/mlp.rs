@@ -46,9 +46,11 @@ impl Mlp {
                 down.forward(pass, &inner)
             }
             Self::GatedStacked { gate_up, down } => {
-                let both = gate_up.forward(pass, x); // [rows, 2 * inner]
-                let inner = both.cols() / 2;
-                let [gate, up] = [0, inner].map(|start| tensor::columns(g, &both, start, inner));
+                let [gate, up] = {
+                    let both = gate_up.forward(pass, x); // [rows, 2 * inner]
+                    let inner = both.cols() / 2;
+                    [0, inner].map(|start| tensor::columns(g, &both, start, inner))
+                };
                 down.forward(pass, &tensor::silu_gate(g, &gate, &up))
             }
         }

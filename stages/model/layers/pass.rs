@@ -101,6 +101,14 @@ impl Pass {
         Self { dropout, ..self.clone() }
     }
 
+    /// The same pass for some of the inputs' rows.
+    #[must_use]
+    pub fn on_some(&self, rows: &[usize]) -> Self {
+        let pick = |dropout: &Dropout| rows.iter().map(|row| dropout.rows[*row]).collect();
+        let dropout = self.dropout.as_ref().map(|dropout| Dropout { rows: pick(dropout), ..dropout.clone() });
+        Self { dropout, ..self.clone() }
+    }
+
     /// The dropout settings; `None` at inference.
     pub(super) fn dropout(&self) -> Option<&Dropout> {
         self.dropout.as_ref()

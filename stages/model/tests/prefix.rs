@@ -45,7 +45,7 @@ fn a_shared_prefix_gives_the_same_hidden_states() {
         let whole = llm.forward(&Pass::inference(), &embedded, &Segments::new(vec![30]));
         for prefix in [1, 8, 12, 29] {
             let first = tensor::pick_rows(&graph, &embedded, 0..prefix);
-            let (_, cache) = llm.prefill(&first, &Segments::new(vec![prefix]));
+            let (_, cache) = llm.prefill(&first, &Segments::new(vec![prefix]), &[]);
             let twice = |layer: Vec<KvCache>| vec![layer.into_iter().next().unwrap().into_shared(); 2];
             let mut cache: Vec<Vec<KvCache>> = cache.into_iter().map(twice).collect();
             // The second sequence continues differently, which must not affect the first.
@@ -53,7 +53,7 @@ fn a_shared_prefix_gives_the_same_hidden_states() {
             let positions: Vec<usize> = (prefix..30).chain([prefix, prefix + 1]).collect();
             let which: Vec<usize> = (prefix..30).map(|_| 0).chain([1, 1]).collect();
             let rest = tensor::pick_rows(&graph, &embedded, rows);
-            let hidden = llm.decode(&rest, &positions, &which, &mut cache);
+            let hidden = llm.decode(&rest, &positions, &which, &mut cache, None);
             let width = hidden.cols();
             let (ours, theirs) = (hidden.to_host(), whole.to_host());
             let (ours, theirs) = (&ours[..(30 - prefix) * width], &theirs[prefix * width..]);

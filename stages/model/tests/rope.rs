@@ -86,8 +86,8 @@ fn decoding_equals_transformers_within_the_length_of_the_training() {
             let rows = ids[range].iter().map(|id| (0, *id as usize)).collect();
             tensor::gather(&pass.graph, &[llm.embedding()], rows)
         };
-        let (_, mut cache) = llm.prefill(&embed(0..5), &Segments::new([5]));
-        let hidden = llm.decode(&embed(5..12), &(5..12).collect::<Vec<_>>(), &[0; 7], &mut cache);
+        let (_, mut cache) = llm.prefill(&embed(0..5), &Segments::new([5]), &[]);
+        let hidden = llm.decode(&embed(5..12), &(5..12).collect::<Vec<_>>(), &[0; 7], &mut cache, None);
         let theirs = expected.f32(&format!("{name}.logits.12"));
         assert_close(&name, &llm.logits(&pass, &hidden).to_host(), &theirs[5 * 19..], 1e-4);
     }

@@ -8,6 +8,7 @@ use crate::{
         device::Device,
         forecast::{Ahead, Forecast, Outlook, Work},
     },
+    data::records::RecordSet,
     model_folder::outlook,
 };
 
@@ -71,6 +72,25 @@ fn memory_is_known_before_anything_ran() {
     }
     let wider = json!({"mode": "lora", "lora": {"rank": 512}});
     assert!(finetune(&wider, &model).bytes > finetune(&lora(), &model).bytes + (1 << 20));
+}
+
+/// Features of held-out images are kept like those of the images that are trained on.
+#[test]
+fn held_out_images_take_memory() {
+    let shop = Workshop::pretrained();
+    let there = |name: &str| outlook(&shop.path(name).join("out"));
+    let (model, data) = (there("pretrain"), there("instructions"));
+    let bytes = |inputs: &[(&str, &Outlook)], gpu| {
+        let memory = ask_on::<Finetune>(&lora(), inputs, gpu, 1).memory.unwrap();
+        memory.gpu.unwrap_or(memory.bytes)
+    };
+    for gpu in [None, Some(1 << 34)] {
+        let alone = bytes(&[("model", &model), ("data", &data)], gpu);
+        let both = bytes(&[("model", &model), ("data", &data), ("validation", &data)], gpu);
+        let vision = model.vision.as_ref().unwrap().config.clone();
+        let images = RecordSet::open(&shop.path("instructions").join("out")).unwrap().meta().images;
+        assert_eq!(both - alone, (images * vision.patches() * vision.hidden_size * 4) as u64, "{gpu:?}");
+    }
 }
 
 #[test]

@@ -248,11 +248,11 @@ pub(crate) fn check_text_with(llm: &Decoder, expected: &Fixture, close: impl Fn(
     let logits = llm.logits(&pass, &llm.forward(&pass, &embedded, &segments));
     close("logits", &logits.to_host(), &expected.f32("logits"));
 
-    let (first, mut cache) = llm.prefill(&tensor::pick_rows(&pass.graph, &embedded, [0]), &Segments::new([1]));
+    let (first, mut cache) = llm.prefill(&tensor::pick_rows(&pass.graph, &embedded, [0]), &Segments::new([1]), &[0]);
     let mut cached = llm.logits(&pass, &first).to_host().into_owned();
     for position in 1..ids.len() {
         let row = tensor::gather(&pass.graph, &[llm.embedding()], picks(&ids[position..=position]));
-        let hidden = llm.decode(&row, &[position], &[0], &mut cache);
+        let hidden = llm.decode(&row, &[position], &[0], &mut cache, None);
         cached.extend_from_slice(&llm.logits(&pass, &hidden).to_host());
     }
     close("cached logits", &cached, &expected.f32("logits"));
