@@ -329,9 +329,8 @@ impl Training<'_> {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
         let family = self.llm.family;
         let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
-        // The activation reads one gradient and computes one, or two if it is gated. Its saved output has been freed by
-        // then.
-        let middle = if family.is_gated() { 3 * inner } else { 2 * inner };
+        // The activation turns one gradient into another, or into two if it is gated. Its saved output has been freed by then.
+        let middle = if family.is_gated() { 2 * inner } else { inner };
         let down_saves_input = family.layer(Part::Down).is_some_and(|down| self.saved_input(down).is_some());
         let middle = if down_saves_input { middle - inner } else { middle };
         // With dropout a layer with magnitudes has a second input, output and their gradients.

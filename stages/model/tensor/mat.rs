@@ -9,11 +9,19 @@ use dfdx::prelude::{Cpu, HasShape, Tensor, TensorFromVec};
 use super::{
     Place,
     device::{DeviceMat, Type, stored_as},
-    host::round,
+    host::{fresh, round},
+    identity,
 };
 use crate::precision::Precision;
 
 type HostData = Tensor<(usize, usize), f32, Cpu>;
+
+/// Identity of a matrix's gradient, and number of its values. Backward passes that don't need the matrix's values keep only this.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ghost {
+    pub(super) id: u64,
+    pub(super) count: usize,
+}
 
 /// A matrix `[rows, cols]`, row-major. Clones share memory until one is modified.
 #[derive(Clone, Debug)]
@@ -26,8 +34,8 @@ pub struct Mat {
 /// Where the values are.
 #[derive(Clone, Debug)]
 pub(super) enum Data {
-    /// In host memory, in f32.
-    Host(HostData),
+    /// In host memory, in f32, with the identity of the gradient. A modified matrix keeps it.
+    Host(HostData, u64),
     /// On a device: activations in the precision of products, everything else in f32.
     Device(DeviceMat),
 }
@@ -39,19 +47,19 @@ impl Mat {
     /// If there are not `rows * cols` values, which is a bug in the caller.
     pub fn from_host(rows: usize, cols: usize, values: Vec<f32>) -> Self {
         assert_eq!(values.len(), rows * cols, "the number of values of a [{rows}, {cols}] matrix");
-        let data = Data::Host(Cpu::default().tensor_from_vec(values, (rows, cols)));
+        let data = Data::Host(Cpu::default().tensor_from_vec(values, (rows, cols)), identity::new());
         Self { data, precision: Precision::default(), needs_grad: false }
     }
 
     /// A constant (not trainable) matrix of zeros in host memory.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        Self::from_host(rows, cols, vec![0.0; rows * cols])
+        Self::from_host(rows, cols, fresh::zeros(rows * cols))
     }
 
     /// A constant matrix of zeros in f32 where this matrix lies.
     pub(super) fn zeros_beside(&self, rows: usize, cols: usize) -> Self {
         match &self.data {
-            Data::Host(_) => Self { precision: self.precision, ..Self::zeros(rows, cols) },
+            Data::Host(..) => Self { precision: self.precision, ..Self::zeros(rows, cols) },
             Data::Device(mat) => Self::on_device(DeviceMat::zeros(mat.device(), rows, cols, Type::F32), self.precision),
         }
     }
@@ -64,7 +72,7 @@ impl Mat {
     /// All values in host memory, row-major; borrowed if they are already there.
     pub fn to_host(&self) -> Cow<'_, [f32]> {
         match &self.data {
-            Data::Host(data) => Cow::Borrowed(slice(data)),
+            Data::Host(data, _) => Cow::Borrowed(slice(data)),
             Data::Device(mat) => Cow::Owned(mat.to_host()),
         }
     }
@@ -85,7 +93,7 @@ impl Mat {
     pub fn copy_from(&mut self, values: &[f32]) {
         assert_eq!(values.len(), self.count(), "the number of values");
         match &mut self.data {
-            Data::Host(data) => slice_mut(data).copy_from_slice(values),
+            Data::Host(data, _) => slice_mut(data).copy_from_slice(values),
             Data::Device(mat) => mat.copy_from(values),
         }
     }
@@ -129,7 +137,7 @@ impl Mat {
     /// Number of rows.
     pub fn rows(&self) -> usize {
         match &self.data {
-            Data::Host(data) => data.shape().0,
+            Data::Host(data, _) => data.shape().0,
             Data::Device(mat) => mat.rows,
         }
     }
@@ -137,7 +145,7 @@ impl Mat {
     /// Width of a row.
     pub fn cols(&self) -> usize {
         match &self.data {
-            Data::Host(data) => data.shape().1,
+            Data::Host(data, _) => data.shape().1,
             Data::Device(mat) => mat.cols,
         }
     }
@@ -150,6 +158,15 @@ impl Mat {
 
 /// Memory access, for operations only.
 impl Mat {
+    /// The identity of this matrix's gradient in host memory.
+    ///
+    /// # Panics
+    /// If the matrix lies on a device, whose gradients have other ghosts: a bug in the operation.
+    pub(super) fn ghost(&self) -> Ghost {
+        let Data::Host(_, id) = &self.data else { panic!("the host's gradient of a matrix on a device") };
+        Ghost { id: *id, count: self.count() }
+    }
+
     /// The matrix on a device, if it lies on one.
     pub(super) fn device_mat(&self) -> Option<&DeviceMat> {
         if let Data::Device(mat) = &self.data { Some(mat) } else { None }
@@ -176,7 +193,7 @@ impl Mat {
     /// If the matrix lies on a device: an operation on the host was given one, which is a bug.
     pub(super) fn values(&self) -> &[f32] {
         match &self.data {
-            Data::Host(data) => slice(data),
+            Data::Host(data, _) => slice(data),
             Data::Device(_) => panic!("the values of a matrix on a device were accessed on the host"),
         }
     }
@@ -187,7 +204,7 @@ impl Mat {
     /// As [`Mat::values`].
     pub(super) fn values_mut(&mut self) -> &mut [f32] {
         match &mut self.data {
-            Data::Host(data) => slice_mut(data),
+            Data::Host(data, _) => slice_mut(data),
             Data::Device(_) => panic!("the values of a matrix on a device were accessed on the host"),
         }
     }
@@ -195,7 +212,7 @@ impl Mat {
     /// A matrix of the same place and type of storage, with undefined content on a device.
     pub(super) fn blank(&self, rows: usize, cols: usize) -> Self {
         match &self.data {
-            Data::Host(_) => self.zeros_beside(rows, cols),
+            Data::Host(..) => self.zeros_beside(rows, cols),
             Data::Device(mat) => Self::on_device(DeviceMat::new(mat.device(), rows, cols, mat.kind), self.precision),
         }
     }

@@ -17,6 +17,7 @@
 
 mod device;
 mod host;
+mod identity;
 mod kv_cache;
 mod mat;
 mod ops;

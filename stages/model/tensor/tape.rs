@@ -1,44 +1,24 @@
-//! The tape: records operations and runs the backward pass. All uses of dfdx but a matrix's memory are in this file:
-//! tape, ghosts and gradients. Independent of what the operations compute.
+//! The tape: records operations and runs the backward pass. All uses of dfdx but a matrix's memory are in this file.
+//! Independent of what the operations compute.
 //!
-//! One tape records operations on the host and on a device. The gradients of matrices on a device lie beside dfdx's, by
-//! the matrix's identity.
+//! One tape records operations on the host and on a device. The gradients of both are kept by the matrices' identities, not in
+//! dfdx's `Gradients`, which is on the host only and sets each to zero on one thread before anything is added to it.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
-
-use dfdx::prelude::{
-    Backward, Cpu, Gradients as DfdxGradients, NoneTape, OwnedTape, PutTape, Tape, Tensor, ZerosTensor,
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    rc::Rc,
 };
+
+use dfdx::prelude::{Backward, Cpu, NoneTape, OwnedTape, PutTape, Tape, Tensor, ZerosTensor};
 
 use super::{
     Mat,
     device::{DeviceGhost, DeviceMat, ops},
-    host,
-    mat::Data,
+    host::{fresh, pointwise},
+    mat::Ghost,
 };
 use crate::precision::Precision;
-
-/// Identifies the gradient of a matrix in host memory without keeping its values alive: a dfdx ghost tensor, behind a
-/// closure because dfdx does not export its type.
-#[derive(Clone)]
-pub(super) struct Ghost(Rc<FindGradient>);
-type FindGradient = dyn Fn(&mut DfdxGradients<f32, Cpu>) -> &mut Vec<f32>;
-
-impl Mat {
-    /// The identity of this matrix's gradient.
-    ///
-    /// # Panics
-    /// If the matrix lies on a device, whose gradients have other identities: a bug in the operation.
-    pub(super) fn ghost(&self) -> Ghost {
-        let Data::Host(data) = &self.data else { panic!("the host's gradient of a matrix on a device") };
-        let ghost = data.ghost();
-        Ghost(Rc::new(move |gradients| match gradients.get_or_alloc_mut(&ghost) {
-            Ok(buffer) => &mut *buffer,
-            // dfdx's CPU device fails only if memory is exhausted, where `Vec` would abort.
-            Err(error) => panic!("out of memory for a gradient: {error:?}"),
-        }))
-    }
-}
 
 /// Records operations on a tape for training, or nothing for inference. Clones share the tape.
 #[derive(Clone)]
@@ -47,12 +27,9 @@ pub struct Graph(Option<Rc<Recording>>);
 #[derive(Default)]
 struct Recording {
     tape: RefCell<OwnedTape<f32, Cpu>>,
-    /// Gradients of matrices on a device, while the backward pass runs.
-    on_device: Rc<RefCell<OnDevice>>,
+    /// While the backward pass runs.
+    gradients: Rc<RefCell<Gradients>>,
 }
-
-/// Gradients by the matrices' identities.
-type OnDevice = HashMap<u64, DeviceMat>;
 
 impl Graph {
     /// A graph with a new tape, for training.
@@ -87,7 +64,7 @@ impl Graph {
         mat
     }
 
-    /// Records `backward`, which takes the gradient of `output` in host memory.
+    /// Records `backward`, which takes the gradient of `output` in host memory. It does not run if nothing depends on the output.
     pub(super) fn record(&self, output: &Mat, backward: impl FnOnce(Vec<f32>, &mut Gradients) + 'static) {
         if !self.needs(output) {
             return;
@@ -95,8 +72,9 @@ impl Graph {
         let ghost = output.ghost();
         self.push(move |gradients| {
             // An output's gradient is used only once, so its memory is freed after this operation.
-            let gradient = std::mem::take(gradients.buffer(&ghost));
-            backward(gradient, gradients);
+            if let Some(gradient) = gradients.take_on_host(&ghost) {
+                backward(gradient, gradients);
+            }
         });
     }
 
@@ -109,7 +87,7 @@ impl Graph {
         let ghost = output.ghost();
         self.record(output, move |mut gradient, gradients| {
             backward(&mut gradient, gradients);
-            *gradients.buffer(&ghost) = gradient;
+            gradients.on_host.insert(ghost.id, gradient);
         });
     }
 
@@ -144,14 +122,9 @@ impl Graph {
 
     fn push(&self, backward: impl FnOnce(&mut Gradients) + 'static) {
         let Some(recording) = &self.0 else { return };
-        let on_device = Rc::clone(&recording.on_device);
-        recording.tape.borrow_mut().add_backward_op(move |gradients| {
-            // `Gradients` owns its buffers, so they are moved there and back.
-            let mut moved =
-                Gradients { host: std::mem::replace(gradients, DfdxGradients::leaky()), on_device: on_device.take() };
-            backward(&mut moved);
-            *gradients = moved.host;
-            on_device.replace(moved.on_device);
+        let gradients = Rc::clone(&recording.gradients);
+        recording.tape.borrow_mut().add_backward_op(move |_| {
+            backward(&mut gradients.borrow_mut());
             Ok(())
         });
     }
@@ -174,7 +147,9 @@ impl Graph {
     /// Like [`Graph::backward`], from a matrix with a known gradient in host memory.
     pub(super) fn backward_from(&self, output: &Mat, gradient: Vec<f32>) -> Gradients {
         let ghost = output.ghost();
-        self.run(move |gradients| *gradients.buffer(&ghost) = gradient)
+        self.run(move |gradients| {
+            gradients.on_host.insert(ghost.id, gradient);
+        })
     }
 
     /// The same on a device.
@@ -194,14 +169,16 @@ impl Graph {
         let tape = recording.tape.take();
         // dfdx runs a tape only from a scalar. Any scalar works, since nothing about it was recorded.
         let root: Tensor<(), f32, Cpu, NoneTape> = Cpu::default().zeros();
-        Gradients { host: root.put_tape(tape).backward(), on_device: recording.on_device.take() }
+        root.put_tape(tape).backward();
+        recording.gradients.take()
     }
 }
 
-/// The gradients of a backward pass.
+/// The gradients of a backward pass, by the matrices' identities.
+#[derive(Default)]
 pub struct Gradients {
-    host: DfdxGradients<f32, Cpu>,
-    on_device: OnDevice,
+    on_host: HashMap<u64, Vec<f32>>,
+    on_device: HashMap<u64, DeviceMat>,
 }
 
 /// Where an operation writes a gradient on a device.
@@ -215,7 +192,8 @@ impl Gradients {
     /// Takes the gradient of a trainable matrix, which is possible only once; zeros if the loss does not depend on it.
     pub fn take(&mut self, of: &Mat) -> Mat {
         let Some(mat) = of.device_mat() else {
-            return Mat::from_host(of.rows(), of.cols(), std::mem::take(self.buffer(&of.ghost())));
+            let gradient = self.take_on_host(&of.ghost());
+            return Mat::from_host(of.rows(), of.cols(), gradient.unwrap_or_else(|| fresh::zeros(of.count())));
         };
         let zeros = || DeviceMat::zeros(mat.device(), mat.rows, mat.cols, mat.gradient);
         Mat::on_device(self.on_device.remove(&mat.id).unwrap_or_else(zeros), of.precision)
@@ -223,12 +201,32 @@ impl Gradients {
 
     /// The buffer in host memory to which operations add a gradient; initially zeros.
     pub(super) fn buffer(&mut self, of: &Ghost) -> &mut Vec<f32> {
-        (of.0)(&mut self.host)
+        self.on_host.entry(of.id).or_insert_with(|| fresh::zeros(of.count))
+    }
+
+    /// Adds a gradient in host memory. The first is kept as it is.
+    pub(super) fn give(&mut self, to: &Ghost, gradient: Vec<f32>) {
+        match self.on_host.entry(to.id) {
+            Entry::Occupied(mut sum) => pointwise::accumulate(sum.get_mut(), &gradient, 1.0),
+            Entry::Vacant(none) => {
+                none.insert(gradient);
+            }
+        }
     }
 
     /// Adds `scale * values` to a gradient in host memory.
     pub(super) fn add(&mut self, to: &Ghost, values: &[f32], scale: f32) {
-        host::pointwise::accumulate(self.buffer(to), values, scale);
+        match self.on_host.entry(to.id) {
+            Entry::Occupied(mut sum) => pointwise::accumulate(sum.get_mut(), values, scale),
+            Entry::Vacant(none) => {
+                none.insert(pointwise::scaled(values, scale));
+            }
+        }
+    }
+
+    /// Like [`Gradients::take`], of a matrix in host memory by its ghost: `None` if nothing depends on it.
+    pub(super) fn take_on_host(&mut self, of: &Ghost) -> Option<Vec<f32>> {
+        self.on_host.remove(&of.id)
     }
 
     /// The memory for the gradient of a matrix on a device. The operation must fill it.
@@ -243,7 +241,7 @@ impl Gradients {
     }
 
     /// Adds a gradient on a device. The first is not copied; it may share its memory with others.
-    pub(super) fn give(&mut self, to: &DeviceGhost, gradient: DeviceMat) {
+    pub(super) fn give_on_device(&mut self, to: &DeviceGhost, gradient: DeviceMat) {
         match self.on_device.get_mut(&to.id) {
             Some(sum) => {
                 sum.make_unique();

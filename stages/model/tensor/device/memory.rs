@@ -1,9 +1,6 @@
 //! Memory on a device: buffers, which are freed when their last owner is dropped, and the matrices in them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use half::bf16;
 
@@ -12,6 +9,7 @@ use super::{
     driver::{Stream, Type},
     launch::{must, zero},
 };
+use crate::tensor::identity;
 
 /// Memory on a device.
 pub(in crate::tensor) struct Buffer {
@@ -130,9 +128,7 @@ impl DeviceMat {
     }
 
     fn of_buffer(buffer: Buffer, rows: usize, cols: usize, kind: Type) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { buffer: Arc::new(buffer), rows, cols, kind, gradient: kind, id }
+        Self { buffer: Arc::new(buffer), rows, cols, kind, gradient: kind, id: identity::new() }
     }
 
     /// A matrix of zeros.

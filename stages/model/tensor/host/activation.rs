@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{math, pointwise::CHUNK};
+use super::{fresh::filled, math, pointwise::CHUNK};
 
 const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
@@ -78,60 +78,44 @@ impl Function for QuickGelu {
 
 /// `F(x)`.
 pub(in crate::tensor) fn forward<F: Function>(x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+    filled(x.len(), CHUNK, |start, y| {
         math::simd!(|| {
-            for (y, x) in y.iter_mut().zip(x) {
+            for (y, x) in y.iter_mut().zip(&x[start..]) {
                 *y = F::value(*x);
             }
         });
-    });
-    y
+    })
 }
 
-/// `dx += dy * F'(x)`.
-pub(in crate::tensor) fn input_gradient<F: Function>(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
+/// `dy *= F'(x)`.
+pub(in crate::tensor) fn times_derivative<F: Function>(x: &[f32], dy: &mut [f32]) {
+    dy.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(dy, x)| {
         math::simd!(|| {
-            for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                *dx += dy * F::derivative(*x);
+            for (dy, x) in dy.iter_mut().zip(x) {
+                *dy *= F::derivative(*x);
             }
         });
     });
 }
 
-/// `silu(gate) * up`.
-pub(in crate::tensor) fn silu_gate(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; gate.len()];
+/// `silu(gate) * factor`: with `up` the output, with `dy` the gradient of `up`.
+pub(in crate::tensor) fn silu_gate(gate: &[f32], factor: &[f32]) -> Vec<f32> {
+    filled(gate.len(), CHUNK, |start, y| {
+        math::simd!(|| {
+            for (y, (gate, factor)) in y.iter_mut().zip(gate[start..].iter().zip(&factor[start..])) {
+                *y = Silu::value(*gate) * factor;
+            }
+        });
+    })
+}
+
+/// The gradient of `gate`: `dy *= up * silu'(gate)`.
+pub(in crate::tensor) fn gate_gradient(gate: &[f32], up: &[f32], dy: &mut [f32]) {
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-    y.par_chunks_mut(CHUNK).zip(inputs).for_each(|(y, (gate, up))| {
+    dy.par_chunks_mut(CHUNK).zip(inputs).for_each(|(dy, (gate, up))| {
         math::simd!(|| {
-            for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-                *y = Silu::value(*gate) * up;
-            }
-        });
-    });
-    y
-}
-
-/// `d_gate += dy * up * silu'(gate)`.
-pub(in crate::tensor) fn gate_gradient(gate: &[f32], up: &[f32], dy: &[f32], d_gate: &mut [f32]) {
-    let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
-    d_gate.par_chunks_mut(CHUNK).zip(inputs).zip(dy.par_chunks(CHUNK)).for_each(|((d_gate, (gate, up)), dy)| {
-        math::simd!(|| {
-            for (((d_gate, gate), up), dy) in d_gate.iter_mut().zip(gate).zip(up).zip(dy) {
-                *d_gate += dy * up * Silu::derivative(*gate);
-            }
-        });
-    });
-}
-
-/// `d_up += dy * silu(gate)`.
-pub(in crate::tensor) fn up_gradient(gate: &[f32], dy: &[f32], d_up: &mut [f32]) {
-    d_up.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((d_up, gate), dy)| {
-        math::simd!(|| {
-            for ((d_up, gate), dy) in d_up.iter_mut().zip(gate).zip(dy) {
-                *d_up += dy * Silu::value(*gate);
+            for (dy, (gate, up)) in dy.iter_mut().zip(gate.iter().zip(up)) {
+                *dy = *dy * up * Silu::derivative(*gate);
             }
         });
     });

@@ -2,7 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::math;
+use super::{fresh::filled, math};
+
+/// Rows per task.
+const ROWS: usize = 16;
 
 /// What happens to values: those whose random number is below the threshold are multiplied by `dropped`, the others by `scale`.
 #[derive(Clone, Copy)]
@@ -31,9 +34,24 @@ pub(in crate::tensor) fn row_key(seed: u64, row: u64) -> u64 {
 
 /// Drops values in place. `rows` has an id for each row.
 pub(in crate::tensor) fn drop_values(values: &mut [f32], drop: Drop, seed: u64, rows: &[u64]) {
+    let width = width(values, rows);
+    let parts = values.par_chunks_mut(ROWS * width).zip(rows.par_chunks(ROWS));
+    parts.for_each(|(values, rows)| drop_rows(values, drop, seed, rows));
+}
+
+/// [`drop_values`] of a copy.
+pub(in crate::tensor) fn dropped(values: &[f32], drop: Drop, seed: u64, rows: &[u64]) -> Vec<f32> {
+    let width = width(values, rows);
+    filled(values.len(), ROWS * width, |start, to| {
+        to.copy_from_slice(&values[start..start + to.len()]);
+        drop_rows(to, drop, seed, &rows[start / width..start / width + to.len() / width]);
+    })
+}
+
+/// [`drop_values`] on one thread.
+fn drop_rows(values: &mut [f32], drop: Drop, seed: u64, rows: &[u64]) {
     let Drop { threshold, scale, dropped } = drop;
-    let width = (values.len() / rows.len().max(1)).max(1);
-    values.par_chunks_mut(width).zip(rows).with_min_len(16).for_each(|(values, row)| {
+    for (values, row) in values.chunks_mut(width(values, rows)).zip(rows) {
         let key = row_key(seed, *row);
         let (first, second) = (key as u32, (key >> 32) as u32);
         math::simd!(|| {
@@ -42,15 +60,20 @@ pub(in crate::tensor) fn drop_values(values: &mut [f32], drop: Drop, seed: u64, 
                 *value *= if kept { scale } else { dropped };
             }
         });
-    });
+    }
+}
+
+/// Width of a row.
+fn width(values: &[f32], rows: &[u64]) -> usize {
+    (values.len() / rows.len().max(1)).max(1)
 }
 
 /// Fills rows with numbers that are uniform in `-bound..bound`, each row having its bound and its id.
 pub(in crate::tensor) fn noise(values: &mut [f32], bounds: &[f32], seed: u64, rows: &[u64]) {
     /// Of a random number only the bits that an f32 can hold are used.
     const UNIT: f32 = 1.0 / (1 << 23) as f32;
-    let width = (values.len() / rows.len().max(1)).max(1);
-    values.par_chunks_mut(width).zip(rows).zip(bounds).with_min_len(16).for_each(|((values, row), bound)| {
+    let width = width(values, rows);
+    values.par_chunks_mut(width).zip(rows).zip(bounds).with_min_len(ROWS).for_each(|((values, row), bound)| {
         let key = row_key(seed, *row);
         let (first, second) = (key as u32, (key >> 32) as u32);
         math::simd!(|| {

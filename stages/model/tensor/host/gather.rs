@@ -2,16 +2,22 @@
 
 use rayon::prelude::*;
 
-use super::linear::Values;
+use super::{fresh::filled, linear::Values};
+
+/// Rows per task.
+const ROWS: usize = 64;
 
 /// Returns rows of `width` values, of which row `i` is row `picks[i].1` of `sources[picks[i].0]`.
 pub(in crate::tensor) fn rows(sources: &[Values<'_>], picks: &[(usize, usize)], width: usize) -> Vec<f32> {
-    let mut y = vec![0.0; picks.len() * width];
-    y.par_chunks_mut(width.max(1)).zip(picks).with_min_len(64).for_each(|(to, (source, row))| match sources[*source] {
-        Values::Plain(values) => to.copy_from_slice(&values[row * width..(row + 1) * width]),
-        Values::Stored(stored) => stored.widen(*row, to),
-    });
-    y
+    filled(picks.len() * width, ROWS * width, |start, rows| {
+        // No part has no values.
+        for (to, (source, row)) in rows.chunks_mut(width).zip(&picks[start / width..]) {
+            match sources[*source] {
+                Values::Plain(values) => to.copy_from_slice(&values[row * width..(row + 1) * width]),
+                Values::Stored(stored) => stored.widen(*row, to),
+            }
+        }
+    })
 }
 
 /// Adds the gradient of source `index` of [`rows`] to `to`.
@@ -30,16 +36,16 @@ pub(in crate::tensor) fn rows_gradient(
 
 /// Copies the columns `start..start + width` of rows of `whole` values.
 pub(in crate::tensor) fn columns(x: &[f32], whole: usize, start: usize, width: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / whole * width];
-    y.par_chunks_mut(width.max(1)).zip(x.par_chunks(whole)).with_min_len(64).for_each(|(y, x)| {
-        y.copy_from_slice(&x[start..start + width]);
-    });
-    y
+    filled(x.len() / whole * width, ROWS * width, |first, rows| {
+        for (y, x) in rows.chunks_mut(width).zip(x[first / width * whole..].chunks(whole)) {
+            y.copy_from_slice(&x[start..start + width]);
+        }
+    })
 }
 
 /// Adds the gradient of the input of [`columns`] to `dx`.
 pub(in crate::tensor) fn columns_gradient(dy: &[f32], whole: usize, start: usize, width: usize, dx: &mut [f32]) {
-    dx.par_chunks_mut(whole).zip(dy.par_chunks(width)).with_min_len(64).for_each(|(dx, dy)| {
+    dx.par_chunks_mut(whole).zip(dy.par_chunks(width)).with_min_len(ROWS).for_each(|(dx, dy)| {
         dx[start..start + width].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
     });
 }

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::{
+    fresh::zeros,
     gemm::{Product, View},
     gemv::{FEW_ROWS, few_rows},
     product::{Operand, Output, Right, product},
@@ -55,7 +56,7 @@ fn adding(alpha: f32) -> Output<'static> {
 /// `x W^T + b`.
 pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
     let Shape { rows, inputs, outputs, precision } = shape;
-    let mut y = vec![0.0; rows * outputs];
+    let mut y = zeros(rows * outputs);
     if rows <= FEW_ROWS {
         if let Some(bias) = bias {
             y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));

@@ -8,6 +8,7 @@ pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod dora;
 pub(super) mod dropout;
+pub(super) mod fresh;
 pub(super) mod gather;
 mod gemm;
 mod gemv;

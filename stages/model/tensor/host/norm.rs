@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::math;
+use super::{fresh::zeros, math};
 
 /// Rows per partial sum of the weights' gradients; fixed, so that the order of the sum is.
 const ROWS: usize = 64;
@@ -11,7 +11,7 @@ const ROWS: usize = 64;
 /// `1 / sqrt(variance + epsilon)`.
 pub(in crate::tensor) fn layer(x: &[f32], w: &[f32], b: &[f32], epsilon: f32) -> (Vec<f32>, Vec<(f32, f32)>) {
     let width = w.len();
-    let mut y = vec![0.0; x.len()];
+    let mut y = zeros(x.len());
     let mut statistics = vec![(0.0_f32, 0.0_f32); x.len() / width];
     y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut statistics).with_min_len(ROWS).for_each(
         |((y, x), statistics)| {
@@ -85,7 +85,7 @@ pub(in crate::tensor) fn weight_gradients(
 /// Returns `x / sqrt(mean(x^2) + epsilon) * w` for each row, and the row's `1 / sqrt(mean(x^2) + epsilon)`.
 pub(in crate::tensor) fn rms(x: &[f32], w: &[f32], epsilon: f32) -> (Vec<f32>, Vec<f32>) {
     let width = w.len();
-    let mut y = vec![0.0; x.len()];
+    let mut y = zeros(x.len());
     let mut inverses = vec![0.0_f32; x.len() / width];
     y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(&mut inverses).with_min_len(ROWS).for_each(
         |((y, x), inverse)| {

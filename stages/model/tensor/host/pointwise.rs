@@ -2,20 +2,28 @@
 
 use rayon::prelude::*;
 
-use super::math;
+use super::{fresh::filled, math};
 
 /// Values per task.
 pub(super) const CHUNK: usize = 8192;
 
 /// `to += scale * from`.
 pub(in crate::tensor) fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-        math::simd!(|| {
-            for (to, from) in to.iter_mut().zip(from) {
-                *to += scale * from;
-            }
-        });
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| accumulate_part(to, from, scale));
+}
+
+/// [`accumulate`] on one thread.
+fn accumulate_part(to: &mut [f32], from: &[f32], scale: f32) {
+    math::simd!(|| {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to += scale * from;
+        }
     });
+}
+
+/// `scale * values`.
+pub(in crate::tensor) fn scaled(values: &[f32], scale: f32) -> Vec<f32> {
+    filled(values.len(), CHUNK, |start, to| accumulate_part(to, &values[start..], scale))
 }
 
 /// Adds `rows` to every chunk of `to` of the same length.

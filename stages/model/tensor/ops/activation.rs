@@ -40,8 +40,9 @@ pub fn activation(g: &Graph, x: &Mat, kind: Activation) -> Mat {
 fn apply<F: Function>(g: &Graph, x: &Mat) -> Mat {
     let y = g.output(x.rows(), x.cols(), host::forward::<F>(x.values()), &[x]);
     let x = x.clone();
-    g.record(&y, move |dy, gradients| {
-        host::input_gradient::<F>(x.values(), &dy, gradients.buffer(&x.ghost()));
+    g.record(&y, move |mut dy, gradients| {
+        host::times_derivative::<F>(x.values(), &mut dy);
+        gradients.give(&x.ghost(), dy);
     });
     y
 }

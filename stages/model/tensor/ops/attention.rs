@@ -28,7 +28,7 @@ pub fn attention(g: &Graph, q: &Mat, k: &Mat, v: &Mat, heads: usize, segments: &
         // Added afterwards, since two of the inputs may be the same matrix.
         let computed = host::input_gradients(inputs, outputs);
         for (mat, gradient) in [&q, &k, &v].into_iter().zip(computed) {
-            gradients.add(&mat.ghost(), &gradient, 1.0);
+            gradients.give(&mat.ghost(), gradient);
         }
     });
     out

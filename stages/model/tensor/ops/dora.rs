@@ -37,7 +37,7 @@ pub fn set_norms(g: &Graph, x: &Mat, m: &Mat, norms: &Mat) -> Mat {
         }
         if let Some(dx) = dx {
             host::set_norms(&mut dy, m.values(), norms.values());
-            gradients.add(&dx, &dy, 1.0);
+            gradients.give(&dx, dy);
         }
     });
     y

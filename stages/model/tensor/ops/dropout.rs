@@ -37,13 +37,12 @@ fn multiply(g: &Graph, x: &Mat, drop: Drop, seed: u64, rows: &Arc<[u64]>) -> Mat
             return y;
         }
     }
-    let mut y = x.values().to_vec();
-    host::drop_values(&mut y, drop, seed, rows);
+    let y = host::dropped(x.values(), drop, seed, rows);
     let y = g.output(x.rows(), x.cols(), y, &[x]);
     let (x, rows) = (x.ghost(), Arc::clone(rows));
     g.record(&y, move |mut dy, gradients| {
         host::drop_values(&mut dy, drop, seed, &rows);
-        gradients.add(&x, &dy, 1.0);
+        gradients.give(&x, dy);
     });
     y
 }

@@ -18,8 +18,8 @@ pub fn layer_norm(g: &Graph, x: &Mat, weight: &Mat, bias: &Mat, epsilon: f32) ->
         }
         if weight.needs_grad || bias.needs_grad {
             let (dw, db) = host::weight_gradients(x.values(), &statistics, &dy, x.cols());
-            gradients.add(&weight.ghost(), &dw, 1.0);
-            gradients.add(&bias.ghost(), &db, 1.0);
+            gradients.give(&weight.ghost(), dw);
+            gradients.give(&bias.ghost(), db);
         }
     });
     y

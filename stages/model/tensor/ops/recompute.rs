@@ -16,7 +16,7 @@ pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &M
             let mut computed = inner.backward_from_device(&y, dy);
             for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad).filter_map(Mat::device_mat) {
                 if let Some(gradient) = computed.take_on_device(mat.id) {
-                    gradients.give(&mat.ghost(), gradient);
+                    gradients.give_on_device(&mat.ghost(), gradient);
                 }
             }
         });
@@ -27,7 +27,9 @@ pub fn recompute(g: &Graph, x: &Mat, parameters: Vec<Mat>, f: impl Fn(&Graph, &M
         let y = f(&inner, &x);
         let mut computed = inner.backward_from(&y, dy);
         for mat in parameters.iter().chain([&x]).filter(|mat| mat.needs_grad) {
-            gradients.add(&mat.ghost(), computed.take(mat).values(), 1.0);
+            if let Some(gradient) = computed.take_on_host(&mat.ghost()) {
+                gradients.give(&mat.ghost(), gradient);
+            }
         }
     });
     y

@@ -18,7 +18,7 @@ pub fn rms_norm(g: &Graph, x: &Mat, weight: &Mat, epsilon: f32) -> Mat {
         }
         if weight.needs_grad {
             let dw = host::rms_weight_gradient(x.values(), &inverses, &dy, x.cols());
-            gradients.add(&weight.ghost(), &dw, 1.0);
+            gradients.give(&weight.ghost(), dw);
         }
     });
     y

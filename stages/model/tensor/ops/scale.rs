@@ -15,7 +15,7 @@ pub fn scale_columns(g: &Graph, x: &Mat, scale: &Mat) -> Mat {
     let (x, scale) = (x.clone(), scale.clone());
     g.record(&y, move |dy, gradients| {
         if x.needs_grad {
-            gradients.add(&x.ghost(), &host::scale_repeated(&dy, scale.values()), 1.0);
+            gradients.give(&x.ghost(), host::scale_repeated(&dy, scale.values()));
         }
         if scale.needs_grad {
             host::scale_repeated_gradient(x.values(), &dy, gradients.buffer(&scale.ghost()));

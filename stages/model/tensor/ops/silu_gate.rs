@@ -13,12 +13,13 @@ pub fn silu_gate(g: &Graph, gate: &Mat, up: &Mat) -> Mat {
     }
     let y = g.output(gate.rows(), gate.cols(), host::silu_gate(gate.values(), up.values()), &[gate, up]);
     let (gate, up) = (gate.clone(), up.clone());
-    g.record(&y, move |dy, gradients| {
-        if gate.needs_grad {
-            host::gate_gradient(gate.values(), up.values(), &dy, gradients.buffer(&gate.ghost()));
-        }
+    g.record(&y, move |mut dy, gradients| {
         if up.needs_grad {
-            host::up_gradient(gate.values(), &dy, gradients.buffer(&up.ghost()));
+            gradients.give(&up.ghost(), host::silu_gate(gate.values(), &dy));
+        }
+        if gate.needs_grad {
+            host::gate_gradient(gate.values(), up.values(), &mut dy);
+            gradients.give(&gate.ghost(), dy);
         }
     });
     y

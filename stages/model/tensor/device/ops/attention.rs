@@ -148,7 +148,7 @@ pub(in crate::tensor) fn attention(
         // Given afterwards, since two of the inputs may be the same matrix.
         for ((mat, gradient), needed) in saved.inputs.iter().zip(computed).zip(needs) {
             if needed {
-                gradients.give(&mat.ghost(), gradient);
+                gradients.give_on_device(&mat.ghost(), gradient);
             }
         }
     });

@@ -159,7 +159,7 @@ pub(in crate::tensor) fn concat(g: &Graph, width: usize, parts: &[&Mat]) -> Opti
                 let own = DeviceMat::new(dy.device(), part.rows, part.cols, dy.kind);
                 let bytes = dy.row_bytes();
                 own.buffer.copy(0, &dy.buffer, start * bytes, part.rows * bytes);
-                gradients.give(&part, converted(&own, part.gradient));
+                gradients.give_on_device(&part, converted(&own, part.gradient));
             }
             start += part.rows;
         }

@@ -26,7 +26,7 @@ pub(in crate::tensor) fn add(g: &Graph, y: &mut Mat, x: &Mat) -> Option<()> {
     if x.needs_grad {
         let x = x.device_mat()?.ghost();
         // The gradient of y is unchanged and passed to the operation that computed y.
-        g.record_in_place_on_device(y, move |dy, gradients| gradients.give(&x, converted(dy, x.gradient)));
+        g.record_in_place_on_device(y, move |dy, gradients| gradients.give_on_device(&x, converted(dy, x.gradient)));
     }
     Some(())
 }

@@ -13,7 +13,7 @@ use self::{
     block::{Block, Columns, QUERIES, Scores, transpose},
     multiply::{Left, Right, multiply},
 };
-use super::{math, round::round, shared::Shared};
+use super::{fresh::zeros, math, round::round, shared::Shared};
 use crate::{
     precision::Precision,
     tensor::{Mask, Segments},
@@ -114,7 +114,7 @@ impl Copies {
 /// Returns the output and, per row and head, the log of the softmax's denominator, from which the backward pass
 /// recomputes the probabilities.
 pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
-    let (mut out, mut log_totals) = (vec![0.0; of.q.len()], vec![0.0; of.q.len() / of.heads.dim]);
+    let (mut out, mut log_totals) = (zeros(of.q.len()), zeros(of.q.len() / of.heads.dim));
     let (to, totals) = (Shared::new(&mut out), Shared::new(&mut log_totals));
     let pairs = (of.segments.len() * of.heads.key).max(1);
     // Enough tasks for all threads. No result depends on how many there are.
@@ -197,7 +197,7 @@ impl Outputs<'_> {
 
 /// Returns the gradients of queries, keys and values.
 pub(in crate::tensor) fn input_gradients(of: Inputs<'_>, outputs: Outputs<'_>) -> [Vec<f32>; 3] {
-    let mut gradients = [of.q, of.k, of.v].map(|values| vec![0.0; values.len()]);
+    let mut gradients = [of.q, of.k, of.v].map(|values| zeros(values.len()));
     let targets = gradients.each_mut().map(|gradient| Shared::new(gradient));
     // A task for each sequence and key head, since all of its queries add to the gradients of the same keys.
     let tasks: Vec<Task> = of.segments.iter().flat_map(|sequence| tasks(sequence, of.heads.key, 1)).collect();
