@@ -6,6 +6,8 @@ use imp_model::{
     tensor::{self, Mat},
 };
 
+use rayon::prelude::*;
+
 use super::{features::Features, labels, sizes::positions};
 use crate::{StageError, data::records::Record};
 
@@ -48,8 +50,15 @@ impl<'a> Batch<'a> {
         parts: &Parts,
     ) -> Result<(f32, Vec<Mat>), StageError> {
         let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
-        for (number, records) in self.parts(parts) {
-            let (loss, part) = self.of_part(model, features, parts, number, records)?;
+        let all: Vec<_> = self.parts(parts).collect();
+        let at_once = if std::env::var("ONE").is_ok() { 1 } else { rayon::current_num_threads() };
+        let shared = &*model;
+        let waves = all.chunks(at_once).map(|wave| {
+            let compute = |(number, records): &(usize, &[Record<'_>])| self.of_part(&mut shared.clone(), features, parts, *number, records);
+            wave.par_iter().with_max_len(1).map(compute).collect::<Vec<_>>()
+        });
+        for found in waves.flatten() {
+            let (loss, part) = found?;
             match &mut sum {
                 Some(sum) => tensor::accumulate(sum, &loss),
                 None => sum = Some(loss),

@@ -57,6 +57,8 @@ fn tile(m: usize, n: usize, k: usize) -> (usize, usize) {
     while tile_m * tile_n * k > MAX_TILE && tile_m > 384 {
         tile_m = tile_m.div_ceil(2);
     }
+    // All of about the same height, so that no thread waits for another.
+    tile_m = m.div_ceil(m.div_ceil(tile_m));
     (tile_m.next_multiple_of(6).min(m), tile_n)
 }
 

@@ -163,14 +163,20 @@ impl Columns {
     /// Copies the head's `rows` as operands of products: `[rows, width]`, with zeros beyond the head's own width. `to` is empty or an
     /// earlier copy of the same width.
     pub(super) fn copy(self, values: &[f32], rows: Range<usize>, precision: Precision, to: &mut Vec<f32>) {
-        to.resize(rows.len() * self.width(), 0.0);
-        for (row, to) in rows.zip(to.chunks_mut(self.width())) {
-            let (chunks, rest) = values[self.at(row)..][..self.dim].as_chunks::<LANES>();
-            let (to, last) = to.as_chunks_mut::<LANES>();
-            // Not by `copy_from_slice` of all, which would be a call for a few values.
-            to.iter_mut().zip(chunks).for_each(|(to, from)| *to = *from);
-            to.iter_mut().skip(chunks.len()).for_each(|to| to[..rest.len()].copy_from_slice(rest));
-            debug_assert!(last.is_empty(), "whole vectors");
+        let width = self.width();
+        to.resize(rows.len() * width, 0.0);
+        let row = |row: usize| values[self.at(row)..][..self.dim].as_chunks::<LANES>();
+        // Vector by vector, each in all rows: row by row it would become a call for each row's few values.
+        for vector in 0..self.dim / LANES {
+            for (to, from) in to.chunks_exact_mut(width).zip(rows.clone()) {
+                to.as_chunks_mut::<LANES>().0[vector] = row(from).0[vector];
+            }
+        }
+        let rest = self.dim % LANES;
+        if rest > 0 {
+            for (to, from) in to.chunks_exact_mut(width).zip(rows) {
+                to[self.dim - rest..self.dim].copy_from_slice(row(from).1);
+            }
         }
         round(to, precision);
     }
