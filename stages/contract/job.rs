@@ -107,8 +107,9 @@ keys! {
         /// What Slurm is asked for, laid over `[slurm]` in `imp-flow.toml`.
         #[serde(skip_serializing_if = "SlurmOptions::is_empty")]
         pub slurm: SlurmOptions = SlurmOptions::default(),
-        /// Samples that go through the model at once; 0 chooses by the size of the model, on a GPU by its memory. It changes the
-        /// order of sums, and so results by rounding only.
+        /// Samples that go through the model in one pass; 0 chooses by the size of the model, on a GPU by its memory. It changes the
+        /// order of sums, and so results by rounding only. On the CPU, passes of a model of up to 16 million weights run at the same
+        /// time.
         pub micro_batch_size: usize = 0,
         /// Steps between checkpoints; 0 for checkpoints by time only.
         pub checkpoint_steps: usize = 0,

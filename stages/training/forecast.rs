@@ -2,7 +2,7 @@
 
 use imp_model::{
     config::{LanguageConfig, VisionConfig},
-    memory::{MicroBatch, Training, Trains},
+    memory::{Memory, MicroBatch, Training, Trains},
 };
 
 use super::{
@@ -118,9 +118,15 @@ impl Fixed<'_> {
         largest: &dyn Fn(usize) -> MicroBatch,
     ) -> Needed {
         let batch = recipe.global_batch_size;
-        let cut = Cut::on_cpu(ahead.runtime, &self.llm.config, batch);
+        let threads = match ahead.runtime.cpus {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            given => given,
+        };
+        let cut = Cut::on_cpu(ahead.runtime, &self.llm.config, batch, threads);
         let training = Training { gradient_checkpointing: cut.recompute, ..training };
-        let step = training.memory(largest(cut.size), batch > cut.size).total() as u64;
+        let Memory { parameters, optimizer, gradients, activations } =
+            training.memory(largest(cut.size), batch > cut.size);
+        let step = (parameters + optimizer + cut.at_once * (gradients + activations)) as u64;
         let frozen = match training.trains {
             // Widened to f32, and so counted among what trains.
             Trains::All => 0,

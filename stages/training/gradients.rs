@@ -5,7 +5,6 @@ use imp_model::{
     layers::Pass,
     tensor::{self, Mat},
 };
-
 use rayon::prelude::*;
 
 use super::{features::Features, labels, sizes::positions};
@@ -15,6 +14,8 @@ use crate::{StageError, data::records::Record};
 pub(super) struct Parts {
     /// Records in a part.
     pub(super) size: usize,
+    /// Parts that are computed at the same time. It does not affect the result.
+    pub(super) at_once: usize,
     /// Whether the backward pass recomputes blocks instead of keeping them.
     pub(super) recompute: bool,
     /// The seed of the step's dropout and noise.
@@ -51,26 +52,40 @@ impl<'a> Batch<'a> {
     ) -> Result<(f32, Vec<Mat>), StageError> {
         let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
         let all: Vec<_> = self.parts(parts).collect();
-        let at_once = if std::env::var("ONE").is_ok() { 1 } else { rayon::current_num_threads() };
-        let shared = &*model;
-        let waves = all.chunks(at_once).map(|wave| {
-            let compute = |(number, records): &(usize, &[Record<'_>])| self.of_part(&mut shared.clone(), features, parts, *number, records);
-            wave.par_iter().with_max_len(1).map(compute).collect::<Vec<_>>()
-        });
-        for found in waves.flatten() {
-            let (loss, part) = found?;
-            match &mut sum {
-                Some(sum) => tensor::accumulate(sum, &loss),
-                None => sum = Some(loss),
-            }
-            if gradients.is_empty() {
-                gradients = part;
-            } else {
-                gradients.iter_mut().zip(part).for_each(|(to, from)| tensor::accumulate(to, &from));
+        for some in all.chunks(parts.at_once.max(1)) {
+            for (loss, part) in self.of_some(model, features, parts, some)? {
+                match &mut sum {
+                    Some(sum) => tensor::accumulate(sum, &loss),
+                    None => sum = Some(loss),
+                }
+                if gradients.is_empty() {
+                    gradients = part;
+                } else {
+                    gradients.iter_mut().zip(part).for_each(|(to, from)| tensor::accumulate(to, &from));
+                }
             }
         }
         // Read at the end: until then a GPU works on while the next part is being prepared.
         Ok((sum.as_ref().map_or(0.0, Mat::item), gradients))
+    }
+
+    /// The losses and the gradients of some parts, which are computed at the same time.
+    fn of_some(
+        &self,
+        model: &mut Imp,
+        features: &Features,
+        parts: &Parts,
+        some: &[(usize, &[Record<'_>])],
+    ) -> Result<Vec<(Mat, Vec<Mat>)>, StageError> {
+        if let [(number, records)] = some {
+            return Ok(vec![self.of_part(model, features, parts, *number, records)?]);
+        }
+        let model = &*model;
+        let of_part = |(number, records): &(usize, &[Record<'_>])| {
+            self.of_part(&mut model.clone(), features, parts, *number, records)
+        };
+        // All are waited for, so that of several errors it is always the same that is returned.
+        some.par_iter().with_max_len(1).map(of_part).collect::<Vec<_>>().into_iter().collect()
     }
 
     /// The numbers and the records of its parts.

@@ -11,6 +11,11 @@ use crate::contract::job::Runtime;
 
 /// Samples that go through a model at once on the CPU, and at most on a GPU.
 const MICRO_BATCH: usize = 16;
+/// The same in one pass of a small model on the CPU, of which several then run at the same time.
+const SMALL_MICRO_BATCH: usize = 2;
+/// Up to this many weights a model is small: with its operations shared out, threads would wait for each other for a good part of
+/// the time.
+const SMALL: usize = 1 << 24;
 /// The same for large models on the CPU.
 const LARGE_MICRO_BATCH: usize = 1;
 /// From this many weights on a model is large: on the CPU its blocks are recomputed in the backward pass.
@@ -23,6 +28,8 @@ const ENOUGH: usize = 2048;
 pub(super) struct Cut {
     /// Samples in a part.
     pub(super) size: usize,
+    /// Parts that may be computed at the same time.
+    pub(super) at_once: usize,
     /// Whether the backward pass recomputes the blocks of the language model.
     pub(super) recompute: bool,
 }
@@ -39,15 +46,19 @@ pub(super) struct Card {
 }
 
 impl Cut {
-    /// For the CPU: by the size of the model.
-    pub(super) fn on_cpu(runtime: &Runtime, llm: &LanguageConfig, batch: usize) -> Self {
-        let large = llm.parameters() >= LARGE;
+    /// For the CPU with so many threads: by the size of the model. The threads have a say only in how many parts are computed at the
+    /// same time.
+    pub(super) fn on_cpu(runtime: &Runtime, llm: &LanguageConfig, batch: usize, threads: usize) -> Self {
+        let (small, large) = (llm.parameters() <= SMALL, llm.parameters() >= LARGE);
         let size = match runtime.micro_batch_size {
+            0 if small => SMALL_MICRO_BATCH,
             0 if large => LARGE_MICRO_BATCH,
             0 => MICRO_BATCH,
             size => size,
         };
-        Self { size: size.min(batch.max(1)), recompute: runtime.gradient_checkpointing.unwrap_or(large) }
+        let size = size.min(batch.max(1));
+        let at_once = if small { threads.min(MICRO_BATCH / size).min(batch.div_ceil(size)).max(1) } else { 1 };
+        Self { size, at_once, recompute: runtime.gradient_checkpointing.unwrap_or(large) }
     }
 
     /// For a GPU: what should be fastest of what fits, with a tenth of its memory to spare. Keeping activations saves the second
@@ -67,7 +78,9 @@ impl Cut {
         let mut cuts: Vec<(Self, MicroBatch)> = Vec::new();
         for sizes in [large, small] {
             for recompute in &choices {
-                cuts.extend(sizes.iter().map(|(size, part)| (Self { size: *size, recompute: *recompute }, *part)));
+                cuts.extend(
+                    sizes.iter().map(|(size, part)| (Self { size: *size, at_once: 1, recompute: *recompute }, *part)),
+                );
             }
         }
         let fits = |(cut, part): &&(Self, MicroBatch)| {
@@ -77,7 +90,7 @@ impl Cut {
         };
         // What takes the least memory is last. If that does not fit either, the step says so.
         let chosen = cuts.iter().find(fits).or(cuts.last());
-        chosen.map_or(Self { size: 1, recompute: true }, |(cut, _)| *cut)
+        chosen.map_or(Self { size: 1, at_once: 1, recompute: true }, |(cut, _)| *cut)
     }
 }
 
@@ -124,8 +137,12 @@ mod tests {
     fn what_is_fastest_of_what_fits() {
         let automatic = Runtime::default();
         let cuts: Vec<Cut> = [10_000, 80, 40, 24, 1].map(|gigabytes| chosen(gigabytes, &automatic)).to_vec();
-        assert_eq!(cuts[0], Cut { size: 16, recompute: false });
-        assert_eq!(cuts[4], Cut { size: 1, recompute: true }, "the least, whose failure names the remedies");
+        assert_eq!(cuts[0], Cut { size: 16, at_once: 1, recompute: false });
+        assert_eq!(
+            cuts[4],
+            Cut { size: 1, at_once: 1, recompute: true },
+            "the least, whose failure names the remedies"
+        );
         for pair in cuts.windows(2) {
             let rank = |cut: &Cut| (!cut.recompute, cut.size);
             assert!(rank(&pair[0]) >= rank(&pair[1]), "less memory, less at once: {cuts:?}");
@@ -136,9 +153,25 @@ mod tests {
     #[test]
     fn what_the_pipeline_says_is_done() {
         let given = Runtime { micro_batch_size: 3, gradient_checkpointing: Some(true), ..Runtime::default() };
-        assert_eq!(chosen(10_000, &given), Cut { size: 3, recompute: true });
+        assert_eq!(chosen(10_000, &given), Cut { size: 3, at_once: 1, recompute: true });
         let llm = LanguageConfig::phi(100, 64, 2, 2, 8);
-        assert_eq!(Cut::on_cpu(&Runtime::default(), &llm, 8), Cut { size: 8, recompute: false });
-        assert_eq!(Cut::on_cpu(&given, &llm, 2), Cut { size: 2, recompute: true });
+        assert_eq!(Cut::on_cpu(&given, &llm, 2, 4), Cut { size: 2, at_once: 1, recompute: true });
+        assert_eq!(Cut::on_cpu(&given, &llm, 64, 64), Cut { size: 3, at_once: 5, recompute: true });
+    }
+
+    #[test]
+    fn parts_of_small_models_run_at_the_same_time_on_the_cpu() {
+        let automatic = Runtime::default();
+        let small = LanguageConfig::phi(100, 64, 2, 2, 8);
+        let of = |threads: usize, batch: usize| Cut::on_cpu(&automatic, &small, batch, threads);
+        assert_eq!(of(1, 8), Cut { size: 2, at_once: 1, recompute: false });
+        assert_eq!(of(2, 8), Cut { size: 2, at_once: 2, recompute: false });
+        assert_eq!(of(64, 8).at_once, 4, "no more than there are");
+        assert_eq!(of(64, 128).at_once, 8, "no more samples than elsewhere");
+        assert_eq!(of(64, 1), Cut { size: 1, at_once: 1, recompute: false });
+        let medium = LanguageConfig::phi(51_200, 512, 8, 8, 32);
+        assert_eq!(Cut::on_cpu(&automatic, &medium, 64, 8), Cut { size: 16, at_once: 1, recompute: false });
+        let large = LanguageConfig::phi(51_200, 2560, 32, 32, 32);
+        assert_eq!(Cut::on_cpu(&automatic, &large, 64, 8), Cut { size: 1, at_once: 1, recompute: true });
     }
 }

@@ -131,7 +131,9 @@ fn cut(
     job: &Job,
 ) -> Cut {
     let (llm, vision, batch) = (&model.llm.config, &model.vision.config, recipe.global_batch_size);
-    let Some(device) = model.vision.place().device else { return Cut::on_cpu(job.runtime(), llm, batch) };
+    let Some(device) = model.vision.place().device else {
+        return Cut::on_cpu(job.runtime(), llm, batch, rayon::current_num_threads());
+    };
     let projector = model.config.mm_projector_type;
     let vision_layers = recipe.vision_layers;
     let training = Training { llm, vision, projector, trains, vision_layers, gradient_checkpointing: false };
@@ -215,7 +217,8 @@ impl Run<'_> {
         // A seed for each step, so that dropout and noise are the same in a resumed run.
         let seed = self.job.seed() ^ (self.position.step as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let noise = self.recipe.neftune_noise_alpha;
-        let parts = Parts { size: self.cut.size, recompute: self.cut.recompute, seed, noise };
+        let Cut { size, at_once, recompute } = self.cut;
+        let parts = Parts { size, at_once, recompute, seed, noise };
         self.team.step(&records, images, &parts, |parameter| rates.of(parameter))
     }
 

@@ -62,6 +62,24 @@ fn micro_batches_add_up_to_the_batch() {
     }
 }
 
+/// Nor the number of threads, which says how many parts of a batch are computed at the same time.
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let shop = Workshop::pretrained();
+    for (name, config) in [("lora", methods::all()), ("full", full())] {
+        let ran = |threads: usize| {
+            let name = format!("{name}{threads}");
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let weights = pool.install(|| tree(&shop.finetune(&name).micro_batch(1).run::<Finetune>(&config).done()));
+            (weights, shop.metrics(&name))
+        };
+        let alone = ran(1);
+        for threads in [2, 3, 5] {
+            assert_eq!(ran(threads), alone, "{name} with {threads} threads");
+        }
+    }
+}
+
 #[test]
 fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
     let shop = Workshop::pretrained();
