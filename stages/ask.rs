@@ -5,18 +5,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use imp_model::{Precision, Sampling, tensor::Place};
+pub use imp_model::Precision;
+use imp_model::Sampling;
 
 use crate::{
     StageError,
-    contract::bytes::ByteSize,
+    contract::{bytes::ByteSize, device::DeviceChoice},
     conversation::{Conversation, Ended, Image, Manner, NoAnswer, Prompt},
     model_folder::remarks,
+    place,
     speaker::Speaker,
 };
 
 /// Larger files are no images.
 const LARGEST_IMAGE: ByteSize = ByteSize(500_000_000);
+
+/// Where a model computes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Where {
+    /// On the CPU, on the first GPU, or on that if it can be used.
+    pub device: DeviceChoice,
+    /// How exactly; without it in f32 on the CPU, and in bf16 on a GPU.
+    pub precision: Option<Precision>,
+}
 
 /// A question, and how it is to be answered.
 #[derive(Clone, Debug)]
@@ -35,6 +46,8 @@ pub struct Question {
     pub top_p: f32,
     /// The seed of the draws.
     pub seed: u64,
+    /// Where the model computes.
+    pub place: Where,
 }
 
 /// How an answer was made.
@@ -50,13 +63,13 @@ pub struct Answered {
     pub cautions: Vec<String>,
 }
 
-/// Answers `question` on the CPU. Calls `told` with each new part of the answer.
+/// Answers `question`. Calls `told` with each new part of the answer.
 ///
 /// # Errors
 /// If model or image can't be read, the question is too long, or the model's output is not a number.
 pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, StageError> {
     let image = question.image.as_deref().map(read_image).transpose()?;
-    let (folder, speaker) = open(&question.model)?;
+    let Opened { speaker, cautions, .. } = open(&question.model, question.place)?;
     let (text, template, about_image) = (&question.text, speaker.template(), image.is_some());
     let text = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
     let prompt = Prompt { ids: speaker.ids(&text, about_image)?, images: image.into_iter().collect() };
@@ -71,21 +84,27 @@ pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, 
     let reply = Conversation::new(&speaker).respond(&prompt, &manner, ends, go_on);
     let reply = reply.map_err(|error| failure(&error, question.image.as_deref()))?;
     let cut = matches!(reply.ended, Ended::MaxTokens | Ended::ContextFull);
-    Ok(Answered { prompt: text, tokens: reply.tokens, cut, cautions: remarks(folder, folder) })
+    Ok(Answered { prompt: text, tokens: reply.tokens, cut, cautions })
 }
 
-/// Opens a model, which is a folder or `model.gguf` in it, to compute on the CPU. Returns its folder, too.
+/// A model that can be asked.
+pub struct Opened {
+    /// The model.
+    pub speaker: Speaker,
+    /// Why it does not compute where it might, and what of its folder is not used, although it may matter.
+    pub cautions: Vec<String>,
+}
+
+/// Opens a model, which is a folder or `model.gguf` in it.
 ///
 /// # Errors
-/// If it can't be read.
-pub fn open(model: &Path) -> Result<(&Path, Speaker), StageError> {
+/// If it can't be read, or can't compute where it must.
+pub fn open(model: &Path, Where { device, precision }: Where) -> Result<Opened, StageError> {
     let folder = folder(model)?;
-    Ok((folder, Speaker::open(folder, None, &Place::host(Precision::F32))?))
-}
-
-/// What of the model in `folder` is not used, although it may matter.
-pub fn cautions(folder: &Path) -> Vec<String> {
-    remarks(folder, folder)
+    let (place, elsewhere) = place::asked(device, precision)?;
+    let speaker = place::guarded(|| Speaker::open(folder, None, &place))??;
+    let cautions = elsewhere.into_iter().chain(remarks(folder, folder)).collect();
+    Ok(Opened { speaker, cautions })
 }
 
 /// Why there is no answer, as an error of the whole program.
@@ -95,6 +114,7 @@ fn failure(error: &NoAnswer, image: Option<&Path>) -> StageError {
         (NoAnswer::Image { message, .. }, Some(file)) => {
             return StageError::input(file, message.as_str(), "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF");
         }
+        (NoAnswer::Device(error), _) => error.help().unwrap_or_default(),
         (NoAnswer::NotANumber(_), _) => "its training may have diverged: ask an earlier model",
         _ => "",
     };
@@ -152,6 +172,7 @@ mod tests {
             temperature: 0.0,
             top_p: 1.0,
             seed: 0,
+            place: Where { device: DeviceChoice::Cpu, precision: None },
         }
     }
 

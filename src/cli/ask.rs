@@ -2,7 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use imp_stages::{
+    ask::{Precision, Where},
+    contract::device::DeviceChoice,
+};
 
 /// How answers are made.
 #[derive(Debug, Clone, Copy, Args)]
@@ -16,6 +23,31 @@ pub(crate) struct AnswerArgs {
     /// Draw from the most likely tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
+    /// Where the model computes: `cpu`, `cuda` (the first GPU in CUDA_VISIBLE_DEVICES), or `auto`, a GPU if one can be used
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        env = "IMP_FLOW_DEVICE",
+        default_value = "cpu",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(DeviceChoice::NAMES).try_map(|name| name.parse::<DeviceChoice>())
+    )]
+    device: DeviceChoice,
+    /// How exactly it computes: `f32` or `bf16` [default: f32 on the CPU, bf16 on a GPU]
+    #[arg(
+        long,
+        value_name = "PRECISION",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(Precision::NAMES).try_map(|name| name.parse::<Precision>())
+    )]
+    precision: Option<Precision>,
+}
+
+impl AnswerArgs {
+    /// Where the model computes.
+    pub(crate) fn place(&self) -> Where {
+        Where { device: self.device, precision: self.precision }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,10 @@
 
 use std::{process::ExitCode, time::Instant};
 
-use imp_stages::ask::{self, Question};
+use imp_stages::{
+    ask::{self, Question},
+    place::hush_faults,
+};
 
 use super::{model, session::usage};
 use crate::{
@@ -20,6 +23,7 @@ pub(crate) fn ask(args: &AskArgs, common: &Common) -> Result<ExitCode, Failure> 
         return Err(usage(Diagnostic::new("the question is empty", None)));
     }
     pool::join();
+    hush_faults();
     let question = Question {
         model: model::find(&args.model, common)?.path,
         text: args.question.clone(),
@@ -28,6 +32,7 @@ pub(crate) fn ask(args: &AskArgs, common: &Common) -> Result<ExitCode, Failure> 
         temperature: args.answer.temperature,
         top_p: args.answer.top_p,
         seed: args.seed,
+        place: args.answer.place(),
     };
     let (start, mut text) = (Instant::now(), String::new());
     let answered = ask::ask(&question, |new| {

@@ -13,8 +13,9 @@ use std::{
 
 use imp_stages::{
     StageError,
-    ask::{self, cautions, read_image},
+    ask::{self, Opened, read_image},
     conversation::{Conversation, Dialogue, Ended, Image, Manner, NoAnswer, Question, Sampling},
+    place::hush_faults,
     speaker::Speaker,
 };
 
@@ -37,11 +38,12 @@ Ctrl-C stops an answer. Any other line is a question.";
 pub(crate) fn chat(args: &ChatArgs, common: &Common) -> Result<ExitCode, Failure> {
     args.answer.check()?;
     pool::join();
+    hush_faults();
     let images = args.images.iter().map(|file| read_image(file)).collect::<Result<_, _>>().map_err(Failure::Stage)?;
     let model = model::find(&args.model, common)?;
-    let (folder, speaker) = ask::open(&model.path).map_err(Failure::Stage)?;
+    let Opened { speaker, cautions } = ask::open(&model.path, args.answer.place()).map_err(Failure::Stage)?;
     let style = common.style();
-    report::cautions(&cautions(folder));
+    report::cautions(&cautions);
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && !style.json;
     let interrupt = Interrupt::default();
     let mut lines = Lines::Pipe;
@@ -199,6 +201,7 @@ impl<'a> Chat<'a> {
             NoAnswer::Plain => "finetune it on conversations; `imp-flow ask --image` has it write a caption",
             NoAnswer::Text(_) => "the model's tokenizer.json must be the one that it was trained with",
             NoAnswer::NotANumber(_) => "its training may have diverged: talk with an earlier model",
+            NoAnswer::Device(error) => error.help().unwrap_or_default(),
         };
         StageError::failed(error.to_string(), help)
     }

@@ -2,7 +2,10 @@
 
 use std::{fs::File, io::Read, path::Path, process::ExitCode};
 
-use imp_stages::ask::{self, cautions};
+use imp_stages::{
+    ask::{self, Opened},
+    place::hush_faults,
+};
 use tokio::net::TcpListener;
 
 use super::{model, session::usage};
@@ -22,6 +25,7 @@ const KEY_LENGTHS: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Serves a model.
 pub(crate) fn serve(args: &ServeArgs, common: &Common) -> Result<ExitCode, Failure> {
     args.answer.check()?;
+    hush_faults();
     let key = if args.no_api_key { None } else { key(args.api_key_file.as_deref())? };
     let failed = |what: &str| {
         let what = what.to_string();
@@ -43,8 +47,8 @@ pub(crate) fn serve(args: &ServeArgs, common: &Common) -> Result<ExitCode, Failu
         let listener = TcpListener::bind(address).await.map_err(failed(&place))?;
         let address = listener.local_addr().map_err(failed(&place))?;
         let model = model::find(&args.model, common)?;
-        let (folder, speaker) = ask::open(&model.path).map_err(Failure::Stage)?;
-        report::cautions(&cautions(folder));
+        let Opened { speaker, cautions } = ask::open(&model.path, args.answer.place()).map_err(Failure::Stage)?;
+        report::cautions(&cautions);
         let warning = match (is_loopback, &key) {
             (true, _) => None,
             (false, None) => Some("anyone who reaches this address can use the model"),

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufRead, Write},
-    panic::{self, AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -129,7 +129,7 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
         let sink = sink.clone();
         move |event| sink.send(event)
     };
-    hush_faults();
+    place::hush_faults();
     let work = spec.work.clone();
     let mut job = Job::new(spec, Box::new(forward), cancel);
     if let Some(node) = &node {
@@ -173,16 +173,6 @@ impl KindVisitor for Run<'_> {
         tracing::info!("done");
         Ok(())
     }
-}
-
-/// Keeps faults of a device out of the log: they are reported as errors, and look like bugs there.
-fn hush_faults() {
-    let usual = panic::take_hook();
-    panic::set_hook(Box::new(move |info| {
-        if !place::is_fault(info.payload()) {
-            usual(info);
-        }
-    }));
 }
 
 /// The error for a stage that panicked.

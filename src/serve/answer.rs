@@ -98,6 +98,7 @@ impl From<&NoAnswer> for Refusal {
             NoAnswer::TurnToken(_) | NoAnswer::Text(_) => refuse(400, "messages"),
             NoAnswer::Plain => refuse(400, "model"),
             NoAnswer::NotANumber(_) => Self::new(500, format!("{message}: its training may have diverged")),
+            NoAnswer::Device(_) => Self::new(500, message),
         }
     }
 }

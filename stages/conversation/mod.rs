@@ -19,6 +19,7 @@ use imp_model::{
 
 use self::telling::Telling;
 use crate::{
+    StageError, place,
     speaker::Speaker,
     text::template::{Round, Template},
 };
@@ -139,6 +140,9 @@ pub enum NoAnswer {
     /// Its output is no number.
     #[error("{0}")]
     NotANumber(#[from] imp_model::NotANumber),
+    /// The GPU failed, or its memory is too small.
+    #[error("{0}")]
+    Device(StageError),
 }
 
 /// The tokens that ask for an answer, with the image of each [`IMAGE_TOKEN`].
@@ -189,6 +193,20 @@ impl<'a> Conversation<'a> {
 
     /// Answers a prompt. `ends` are the texts that end the answer.
     pub(crate) fn respond(
+        &mut self,
+        prompt: &Prompt,
+        manner: &Manner,
+        ends: Vec<String>,
+        told: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Reply, NoAnswer> {
+        place::guarded(|| self.compute(prompt, manner, ends, told)).unwrap_or_else(|fault| {
+            // Nothing is known of what the model has read.
+            *self = Self::new(self.speaker);
+            Err(NoAnswer::Device(fault))
+        })
+    }
+
+    fn compute(
         &mut self,
         prompt: &Prompt,
         manner: &Manner,

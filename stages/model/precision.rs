@@ -1,5 +1,7 @@
 //! How exactly matrix products are computed. Independent of the device that computes them.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 /// How exactly matrix products are computed. Everything else is in f32: sums, norms, softmax, the loss, the weights that train
@@ -14,7 +16,22 @@ pub enum Precision {
     Bf16,
 }
 
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("`{text}` is none of {}", Self::NAMES.join(", "))),
+        }
+    }
+}
+
 impl Precision {
+    /// All names, as they are written.
+    pub const NAMES: [&'static str; 2] = ["f32", "bf16"];
+
     /// Bytes of an operand.
     pub fn bytes(self) -> usize {
         match self {
@@ -39,6 +56,8 @@ mod tests {
     fn names_are_those_of_pipelines() {
         let name = |precision: Precision| serde_json::to_string(&precision).unwrap();
         assert_eq!([Precision::F32, Precision::Bf16].map(name), ["\"f32\"", "\"bf16\""]);
+        assert_eq!(Precision::NAMES.map(|name| name.parse::<Precision>().unwrap()), [Precision::F32, Precision::Bf16]);
+        assert_eq!("f16".parse::<Precision>(), Err("`f16` is none of f32, bf16".into()));
         assert!(Precision::F32.is_default() && !Precision::Bf16.is_default());
     }
 }

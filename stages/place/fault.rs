@@ -1,7 +1,10 @@
 //! Faults of a device as errors of the stage. Operations on matrices can't return errors: they panic with a [`DeviceError`].
 //! Independent of what was computed.
 
-use std::any::Any;
+use std::{
+    any::Any,
+    panic::{self, AssertUnwindSafe, catch_unwind, resume_unwind},
+};
 
 use imp_model::tensor::DeviceError;
 
@@ -13,14 +16,52 @@ const LESS_MEMORY: &str = "lower it with a smaller `micro_batch_size` or `gradie
     `device = \"cpu\"` there";
 /// What to do where the kernels end.
 const CPU: &str = "run it on the CPU: `device = \"cpu\"` under [stages.NAME.runtime]";
+/// What to do where a model is asked that a GPU can't hold or compute.
+const ASK_ON_CPU: &str = "ask it on the CPU with `--device cpu`";
 /// What to do if there is no such device.
 const LOOK: &str = "`imp-flow doctor` shows what is missing";
 /// What to do after a failed call.
 const AGAIN: &str = "run the same command again, which resumes from the last checkpoint; if it fails again, look for `Xid` in \
     the kernel's messages (`sudo dmesg`), or run it on the CPU with `--device cpu`";
 
+/// What `work` returns, or the fault of a device that it ended in.
+///
+/// # Errors
+/// The fault, for someone who asks a model.
+///
+/// # Panics
+/// With any other panic of `work`.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, StageError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match panic.downcast::<DeviceError>() {
+        Ok(fault) => asking(&fault),
+        Err(panic) => resume_unwind(panic),
+    })
+}
+
+/// The error for someone who asks a model, which is no stage.
+pub(super) fn asking(fault: &DeviceError) -> StageError {
+    let help = match fault {
+        DeviceError::Unavailable(_) => format!("{LOOK}; {ASK_ON_CPU}"),
+        DeviceError::Unsupported(_) | DeviceError::Failed { .. } => ASK_ON_CPU.into(),
+        DeviceError::OutOfMemory { .. } => {
+            format!("ask a quantized model, or with `--precision bf16`; {ASK_ON_CPU}")
+        }
+    };
+    StageError::failed(error(fault).to_string(), help)
+}
+
+/// Keeps faults of devices off the standard error of this process: they are reported as errors, and look like bugs there.
+pub fn hush_faults() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !is_fault(info.payload()) {
+            usual(info);
+        }
+    }));
+}
+
 /// Whether a panic is the fault of a device, and so no bug.
-pub fn is_fault(panic: &(dyn Any + Send)) -> bool {
+fn is_fault(panic: &(dyn Any + Send)) -> bool {
     panic.is::<DeviceError>()
 }
 
@@ -45,8 +86,6 @@ pub(super) fn error(fault: &DeviceError) -> StageError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
     use super::*;
 
     fn caught(payload: Box<dyn Any + Send>) -> Option<StageError> {
@@ -66,6 +105,20 @@ mod tests {
         for knob in ["micro_batch_size", "gradient_checkpointing = true", "precision = \"bf16\"", "quantized"] {
             assert!(help.contains(knob), "{help}");
         }
+    }
+
+    #[test]
+    fn who_asks_a_model_is_told_what_to_change_there() {
+        let full = DeviceError::OutOfMemory { needed: 12_300_000_000, free: 400_000_000, total: 85_000_000_000 };
+        let error = guarded::<()>(|| panic::panic_any(full)).unwrap_err();
+        assert_eq!(error.to_string(), "the GPU's memory is full: 12.3 GB were needed, 400 MB of 85.0 GB are free");
+        assert_eq!(
+            error.help(),
+            Some("ask a quantized model, or with `--precision bf16`; ask it on the CPU with `--device cpu`")
+        );
+        assert_eq!(guarded(|| 7).unwrap(), 7);
+        let bug = catch_unwind(|| guarded::<()>(|| panic!("index out of bounds"))).unwrap_err();
+        assert_eq!(bug.downcast_ref::<&str>(), Some(&"index out of bounds"));
     }
 
     #[test]

@@ -10,14 +10,17 @@ use imp_model::{
     tensor::{Device as Opened, Place},
 };
 
-pub(crate) use self::workers::{each, lock, replicas};
 pub use self::{
     cpu::{Cpu, Feature, Native},
-    fault::{fault, is_fault},
+    fault::{fault, hush_faults},
+};
+pub(crate) use self::{
+    fault::guarded,
+    workers::{each, lock, replicas},
 };
 use crate::{
     Job, StageError,
-    contract::device::{Device, Environment},
+    contract::device::{Device, DeviceChoice, Environment},
 };
 pub use imp_model::tensor::{Card, Probe, free_bytes, probe};
 
@@ -50,6 +53,24 @@ pub(crate) fn places(job: &Job, precision: Precision) -> Result<Vec<Place>, Stag
         ));
     }
     Ok(places)
+}
+
+/// Where a model computes that is asked outside of a stage: on the first GPU that this process may see, or the CPU. Without a
+/// `precision` in f32 on the CPU, and in bf16 on a GPU, which then holds twice as large a model. With `auto` also why it isn't a GPU,
+/// if so.
+///
+/// # Errors
+/// If a GPU must be used and can't be.
+pub(crate) fn asked(choice: DeviceChoice, precision: Option<Precision>) -> Result<(Place, Option<String>), StageError> {
+    let host = || Place::host(precision.unwrap_or(Precision::F32));
+    if choice == DeviceChoice::Cpu {
+        return Ok((host(), None));
+    }
+    match Opened::open(0) {
+        Ok(opened) => Ok((Place::device(opened, precision.unwrap_or(Precision::Bf16)), None)),
+        Err(fault) if choice == DeviceChoice::Cuda => Err(fault::asking(&fault)),
+        Err(fault) => Ok((host(), Some(format!("it computes on the CPU: {fault}")))),
+    }
 }
 
 /// The kinds of the first `count` GPUs of this process: `2 x NVIDIA H100`.

@@ -62,6 +62,42 @@ fn a_model_has_the_names_of_its_folder_and_of_its_stage() {
     assert!(!nowhere.path("cache").exists(), "it only looks");
 }
 
+/// The GPU is the emulated one: the same kernels and launches as on a card, run by the CPU.
+#[test]
+fn a_model_is_asked_on_a_gpu() {
+    let ask = |gpu: Option<&str>, args: &[&str]| {
+        let args = [&["ask", "merge", "Is there a circle?", "--image", IMAGE], args].concat();
+        let mut command = TRAINED.command(&args);
+        command.env_remove("CUDA_VISIBLE_DEVICES").envs(gpu.map(|gpu| ("IMP_FLOW_EMULATED_GPU", gpu)));
+        TRAINED.output(&mut command)
+    };
+    let cpu = ask(None, &[]);
+    assert_eq!((cpu.code, cpu.stderr.contains("warning")), (Some(0), false), "{}", cpu.stderr);
+    let exact = ask(Some("0"), &["--device", "cuda", "--precision", "f32"]);
+    assert_eq!((exact.code, &exact.stdout), (Some(0), &cpu.stdout), "{}", exact.stderr);
+    let rounded = ask(Some("0"), &["--device", "auto"]);
+    assert_eq!((rounded.code, rounded.stdout.is_empty()), (Some(0), false), "{}", rounded.stderr);
+    assert!(!rounded.stderr.contains("warning"), "{}", rounded.stderr);
+
+    let without = ask(None, &["--device", "auto"]);
+    assert_eq!((without.code, &without.stdout), (Some(0), &cpu.stdout), "{}", without.stderr);
+    assert!(without.stderr.contains("warning: it computes on the CPU: "), "{}", without.stderr);
+    let refused = ask(None, &["--device", "cuda"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("ask it on the CPU with `--device cpu`"), "{}", refused.stderr);
+    // It fills up while the model is loaded, while it reads the image, while it answers, or not at all.
+    let enough = (0..10).find(|doubled| {
+        let full = ask(Some(&format!("0:{}", 100_000_u32 << doubled)), &["--device", "cuda"]);
+        let said = full.stderr.contains("error: the GPU's memory is full: ");
+        assert_eq!(full.code, Some(i32::from(said)), "{}", full.stderr);
+        assert!(!full.stderr.contains("panicked"), "{}", full.stderr);
+        !said
+    });
+    assert!(enough > Some(1), "{enough:?}");
+    let unknown = ask(None, &["--device", "gpu"]);
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
+}
+
 #[test]
 fn a_script_talks_line_by_line() {
     let lines = format!("Is there a circle?\n\nWhat is it?\n/reset\n/image {IMAGE}\nIs there a circle?\n");
