@@ -23,7 +23,7 @@ pub(crate) struct AnswerArgs {
     /// Draw from the most likely tokens that together have this probability
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f32,
-    /// Where the model computes: `cpu`, `cuda` (the first GPU in CUDA_VISIBLE_DEVICES), or `auto`, a GPU if one can be used
+    /// Where the model computes: `cpu`, `cuda` (the first GPU in `CUDA_VISIBLE_DEVICES`), or `auto`, a GPU if one can be used
     #[arg(
         long,
         value_name = "DEVICE",
