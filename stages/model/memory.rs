@@ -329,10 +329,10 @@ impl Training<'_> {
         let (hidden, inner) = (self.llm.hidden_size, self.llm.intermediate_size);
         let family = self.llm.family;
         let streams = if family.description().block_norms.len() == 1 { 3 } else { 2 };
-        // The activation turns one gradient into another, or into two if it is gated. Its saved output has been freed by then.
-        let middle = if family.is_gated() { 2 * inner } else { inner };
+        // The gradient of the last layer's input, while that is still saved, if it is; then the activation turns this gradient into
+        // another, or into two if it is gated.
         let down_saves_input = family.layer(Part::Down).is_some_and(|down| self.saved_input(down).is_some());
-        let middle = if down_saves_input { middle - inner } else { middle };
+        let middle = if family.is_gated() && !down_saves_input { 2 * inner } else { inner };
         // With dropout a layer with magnitudes has a second input, output and their gradients.
         let second = if self.computes_twice() { hidden + inner } else { 0 };
         streams * hidden + middle + second
