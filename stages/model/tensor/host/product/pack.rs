@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use super::super::math::simd;
-use crate::{encoding::bf16_bits, precision::Precision};
+use crate::{encoding::bf16_bits, precision::Precision, simd::fetch};
 
 /// A matrix `[lanes, depth]` in f32, where `depth` is the length of the sum.
 #[derive(Clone, Copy)]
@@ -54,7 +54,13 @@ impl<'a> Operand<'a> {
         if self.along {
             for (panel, out) in out.chunks_mut(size).enumerate() {
                 let (lane, real, width) = of(panel, out);
-                simd!(|| self.pack_along::<L>(lane, real, pair, width, out));
+                simd!(|| match width {
+                    // Loops of a known length for whole panels.
+                    32 => self.pack_along::<L>(lane, real, pair, 32, out),
+                    16 => self.pack_along::<L>(lane, real, pair, 16, out),
+                    14 => self.pack_along::<L>(lane, real, pair, 14, out),
+                    _ => self.pack_along::<L>(lane, real, pair, width, out),
+                });
             }
             return;
         }
@@ -80,29 +86,43 @@ impl<'a> Operand<'a> {
         });
     }
 
-    /// The sum runs along rows: blocks are transposed.
+    /// The sum runs along rows: blocks are transposed, some next to each other for some lanes at once, while those of the next lanes are
+    /// fetched. Rows are far apart, and processors fetch by themselves only what follows.
     #[inline(always)]
     fn pack_along<L: Layout>(&self, lane: usize, real: usize, pair: usize, width: usize, out: &mut [u32]) {
-        for (block, out) in out.chunks_mut(BLOCK / 2 * width * L::WORDS).enumerate() {
-            let start = 2 * pair + block * BLOCK;
-            let length = BLOCK.min(self.depth - start);
-            if real < width || length < BLOCK {
+        for (stretch, out) in out.chunks_mut(STRETCH / 2 * width * L::WORDS).enumerate() {
+            let start = 2 * pair + stretch * STRETCH;
+            let length = STRETCH.min(self.depth - start);
+            if real < width || length < STRETCH {
                 out.fill(0);
             }
             let row = |l: usize| &self.values[(lane + l) * self.depth + start..][..length];
             for l in (0..real).step_by(LANES) {
-                let mut words = [[0; BLOCK]; LANES];
-                let lanes = LANES.min(real - l);
-                for (i, words) in words[..lanes].iter_mut().enumerate() {
-                    match row(l + i).as_array::<BLOCK>() {
-                        Some(row) => L::words(row, words),
-                        None => L::words(row(l + i), words),
+                (l + LANES..real.min(l + 2 * LANES)).for_each(|l| fetch_all(row(l)));
+                // The last lanes again with the rest, as groups are faster.
+                let l = l.min(real.saturating_sub(LANES));
+                let lanes = LANES.min(real);
+                for (block, out) in out.chunks_mut(BLOCK / 2 * width * L::WORDS).enumerate() {
+                    let mut words = [[0; BLOCK]; LANES];
+                    for (i, words) in words[..lanes].iter_mut().enumerate() {
+                        let rest = row(l + i).get(block * BLOCK..).unwrap_or_default();
+                        match rest.first_chunk::<BLOCK>() {
+                            Some(values) => L::words(values, words),
+                            None => L::words(rest, words),
+                        }
                     }
+                    transpose::<L>(&words, lanes, l, width, out);
                 }
-                transpose::<L>(&words, lanes, l, width, out);
             }
         }
     }
+}
+
+/// Fetches values for reading them soon.
+#[inline(always)]
+fn fetch_all(values: &[f32]) {
+    const LINE: usize = 16;
+    values.chunks(LINE).for_each(|line| fetch::<true, _>(line.as_ptr()));
 }
 
 /// [`Layout::interleave`], with loops of a known length for whole panels of `W` lanes.
@@ -114,6 +134,8 @@ fn interleave<L: Layout, const W: usize>(pair: [&[f32]; 2], out: &mut [u32]) {
     }
 }
 
+/// Values along the sum that are read of a lane before the next lanes are, so that what is written stays in the nearest cache.
+const STRETCH: usize = 128;
 /// Values along the sum that are transposed at once.
 const BLOCK: usize = 32;
 /// Lanes that are transposed at once.
