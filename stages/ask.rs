@@ -10,7 +10,10 @@ use imp_model::Sampling;
 
 use crate::{
     StageError,
-    contract::{bytes::ByteSize, device::DeviceChoice},
+    contract::{
+        bytes::ByteSize,
+        device::{Device, DeviceChoice},
+    },
     conversation::{Conversation, Ended, Image, Manner, NoAnswer, Prompt},
     model_folder::remarks,
     place,
@@ -59,6 +62,8 @@ pub struct Answered {
     pub tokens: usize,
     /// Whether it ended only because it may have no more tokens.
     pub cut: bool,
+    /// Where the model computed.
+    pub device: Device,
     /// What of the model's folder is not used, although it may matter.
     pub cautions: Vec<String>,
 }
@@ -69,7 +74,7 @@ pub struct Answered {
 /// If model or image can't be read, the question is too long, or the model's output is not a number.
 pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, StageError> {
     let image = question.image.as_deref().map(read_image).transpose()?;
-    let Opened { speaker, cautions, .. } = open(&question.model, question.place)?;
+    let Opened { speaker, device, cautions } = open(&question.model, question.place)?;
     let (text, template, about_image) = (&question.text, speaker.template(), image.is_some());
     let text = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
     let prompt = Prompt { ids: speaker.ids(&text, about_image)?, images: image.into_iter().collect() };
@@ -84,13 +89,15 @@ pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, 
     let reply = Conversation::new(&speaker).respond(&prompt, &manner, ends, go_on);
     let reply = reply.map_err(|error| failure(&error, question.image.as_deref()))?;
     let cut = matches!(reply.ended, Ended::MaxTokens | Ended::ContextFull);
-    Ok(Answered { prompt: text, tokens: reply.tokens, cut, cautions })
+    Ok(Answered { prompt: text, tokens: reply.tokens, cut, device, cautions })
 }
 
 /// A model that can be asked.
 pub struct Opened {
     /// The model.
     pub speaker: Speaker,
+    /// Where it computes.
+    pub device: Device,
     /// Why it does not compute where it might, and what of its folder is not used, although it may matter.
     pub cautions: Vec<String>,
 }
@@ -103,8 +110,9 @@ pub fn open(model: &Path, Where { device, precision }: Where) -> Result<Opened, 
     let folder = folder(model)?;
     let (place, elsewhere) = place::asked(device, precision)?;
     let speaker = place::guarded(|| Speaker::open(folder, None, &place))??;
+    let device = if place.device.is_some() { Device::Cuda } else { Device::Cpu };
     let cautions = elsewhere.into_iter().chain(remarks(folder, folder)).collect();
-    Ok(Opened { speaker, cautions })
+    Ok(Opened { speaker, device, cautions })
 }
 
 /// Why there is no answer, as an error of the whole program.

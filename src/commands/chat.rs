@@ -41,7 +41,7 @@ pub(crate) fn chat(args: &ChatArgs, common: &Common) -> Result<ExitCode, Failure
     hush_faults();
     let images = args.images.iter().map(|file| read_image(file)).collect::<Result<_, _>>().map_err(Failure::Stage)?;
     let model = model::find(&args.model, common)?;
-    let Opened { speaker, cautions } = ask::open(&model.path, args.answer.place()).map_err(Failure::Stage)?;
+    let Opened { speaker, cautions, .. } = ask::open(&model.path, args.answer.place()).map_err(Failure::Stage)?;
     let style = common.style();
     report::cautions(&cautions);
     let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal() && !style.json;

@@ -47,7 +47,7 @@ pub(crate) fn serve(args: &ServeArgs, common: &Common) -> Result<ExitCode, Failu
         let listener = TcpListener::bind(address).await.map_err(failed(&place))?;
         let address = listener.local_addr().map_err(failed(&place))?;
         let model = model::find(&args.model, common)?;
-        let Opened { speaker, cautions } = ask::open(&model.path, args.answer.place()).map_err(Failure::Stage)?;
+        let Opened { speaker, cautions, .. } = ask::open(&model.path, args.answer.place()).map_err(Failure::Stage)?;
         report::cautions(&cautions);
         let warning = match (is_loopback, &key) {
             (true, _) => None,

@@ -1,6 +1,6 @@
 //! The output of `imp-flow ask`: the answer as it comes, on standard output; how it was made, on standard error.
 
-use imp_stages::ask::Answered;
+use imp_stages::{ask::Answered, contract::device::Device};
 use serde_json::json;
 
 use super::{
@@ -36,6 +36,7 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
             "tokens": answered.tokens,
             "seconds": seconds,
             "cut": answered.cut,
+            "device": answered.device,
             "cautions": answered.cautions,
         });
         return print(&value.to_string());
@@ -43,5 +44,10 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
     print("");
     cautions(&answered.cautions);
     let cut = if answered.cut { ", cut off: --max-tokens allows more" } else { "" };
-    note(&format!("{} in {seconds:.1} s with loading, on the CPU{cut}", units::count(answered.tokens, "token")), style);
+    let device = match answered.device {
+        Device::Cpu => "CPU",
+        Device::Cuda => "GPU",
+    };
+    let tokens = units::count(answered.tokens, "token");
+    note(&format!("{tokens} in {seconds:.1} s with loading, on the {device}{cut}"), style);
 }

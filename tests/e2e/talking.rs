@@ -75,6 +75,7 @@ fn a_model_is_asked_on_a_gpu() {
     assert_eq!((cpu.code, cpu.stderr.contains("warning")), (Some(0), false), "{}", cpu.stderr);
     let exact = ask(Some("0"), &["--device", "cuda", "--precision", "f32"]);
     assert_eq!((exact.code, &exact.stdout), (Some(0), &cpu.stdout), "{}", exact.stderr);
+    assert!(cpu.stderr.contains("on the CPU") && exact.stderr.contains("on the GPU"), "{}", exact.stderr);
     let rounded = ask(Some("0"), &["--device", "auto"]);
     assert_eq!((rounded.code, rounded.stdout.is_empty()), (Some(0), false), "{}", rounded.stderr);
     assert!(!rounded.stderr.contains("warning"), "{}", rounded.stderr);
