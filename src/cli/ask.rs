@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::Args;
 use imp_stages::{
     ask::{Precision, Where},
     contract::device::DeviceChoice,
 };
+
+use super::target::one_of;
 
 /// How answers are made.
 #[derive(Debug, Clone, Copy, Args)]
@@ -30,7 +29,7 @@ pub(crate) struct AnswerArgs {
         env = "IMP_FLOW_DEVICE",
         default_value = "cpu",
         hide_possible_values = true,
-        value_parser = PossibleValuesParser::new(DeviceChoice::NAMES).try_map(|name| name.parse::<DeviceChoice>())
+        value_parser = one_of::<DeviceChoice>(DeviceChoice::NAMES)
     )]
     device: DeviceChoice,
     /// How exactly it computes: `f32` or `bf16` [default: f32 on the CPU, bf16 on a GPU]
@@ -38,7 +37,7 @@ pub(crate) struct AnswerArgs {
         long,
         value_name = "PRECISION",
         hide_possible_values = true,
-        value_parser = PossibleValuesParser::new(Precision::NAMES).try_map(|name| name.parse::<Precision>())
+        value_parser = one_of::<Precision>(Precision::NAMES)
     )]
     precision: Option<Precision>,
 }

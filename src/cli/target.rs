@@ -7,9 +7,17 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use imp_stages::contract::device::DeviceChoice;
+use serde::de::DeserializeOwned;
 
 /// The pipeline file of a folder, which `init` writes and verbs read that name no other.
 pub(crate) const USUAL_FILE: &str = "pipeline.toml";
+
+/// Reads one of the `names` that values of a type have in pipelines.
+pub(super) fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    names: impl IntoIterator<Item = &'static str>,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(name.into()))
+}
 
 /// Changes of keys on the command line.
 #[derive(Debug, Clone, Default, Args)]
@@ -36,7 +44,7 @@ pub(crate) struct DeviceArgs {
         value_name = "DEVICE",
         env = "IMP_FLOW_DEVICE",
         hide_possible_values = true,
-        value_parser = PossibleValuesParser::new(DeviceChoice::NAMES).try_map(|name| name.parse::<DeviceChoice>())
+        value_parser = one_of::<DeviceChoice>(DeviceChoice::NAMES)
     )]
     pub(crate) device: Option<DeviceChoice>,
 }

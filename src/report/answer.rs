@@ -1,6 +1,6 @@
 //! The output of `imp-flow ask`: the answer as it comes, on standard output; how it was made, on standard error.
 
-use imp_stages::{ask::Answered, contract::device::Device};
+use imp_stages::ask::Answered;
 use serde_json::json;
 
 use super::{
@@ -44,10 +44,6 @@ pub(crate) fn answer(answer: &Answer<'_>, style: Style) {
     print("");
     cautions(&answered.cautions);
     let cut = if answered.cut { ", cut off: --max-tokens allows more" } else { "" };
-    let device = match answered.device {
-        Device::Cpu => "CPU",
-        Device::Cuda => "GPU",
-    };
-    let tokens = units::count(answered.tokens, "token");
+    let (tokens, device) = (units::count(answered.tokens, "token"), answered.device);
     note(&format!("{tokens} in {seconds:.1} s with loading, on the {device}{cut}"), style);
 }

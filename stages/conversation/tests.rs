@@ -1,9 +1,12 @@
 //! Turns on one KV cache have the answers of computing everything anew.
 #![allow(clippy::unwrap_used)]
 
-use std::{cell::Cell, path::Path};
+use std::{cell::Cell, panic::panic_any, path::Path};
 
-use imp_model::{Precision, tensor::Place};
+use imp_model::{
+    Precision,
+    tensor::{DeviceError, Place},
+};
 
 use super::*;
 use crate::eval::tests::workshop;
@@ -38,6 +41,24 @@ fn talk(conversation: &mut Conversation<'_>, questions: Vec<Question>, manner: &
         replies.push(conversation.answer(&dialogue, manner, GO_ON).unwrap());
     }
     (dialogue, replies)
+}
+
+/// What the model had read is forgotten then.
+#[test]
+fn the_fault_of_a_device_is_no_answer_and_the_conversation_can_go_on() {
+    let root = workshop();
+    let speaker = speaker(root.path());
+    let mut conversation = Conversation::new(&speaker);
+    let asked = question("What is it?", &[&picture(root.path(), 1)]);
+    let dialogue = Dialogue { asked, ..Dialogue::default() };
+    let before = conversation.answer(&dialogue, &manner(9), GO_ON).unwrap();
+    let failed = DeviceError::Failed { call: "cuLaunchKernel".into(), reason: "unspecified launch failure".into() };
+    // Operations panic with it; so does who listens here, in the midst of them.
+    let error = conversation.answer(&dialogue, &manner(9), |_| panic_any(failed.clone())).unwrap_err();
+    assert_eq!(error.to_string(), "the GPU failed in cuLaunchKernel: unspecified launch failure");
+    assert!(matches!(error, NoAnswer::Device(error) if error.help() == Some("ask it on the CPU with `--device cpu`")));
+    let after = conversation.answer(&dialogue, &manner(9), GO_ON).unwrap();
+    assert_eq!((after.text, after.tokens, after.reused), (before.text, before.tokens, 0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use crate::talking::TRAINED;
+use crate::talking::{EMULATED, TRAINED};
 
 /// A running server. It is killed after the test.
 struct Server {
@@ -21,6 +21,7 @@ struct Server {
 impl Server {
     fn start(args: &[&str], key: Option<&str>) -> Self {
         let mut command: Command = TRAINED.command(&[&["serve", "merge", "--port", "0", "--json"], args].concat());
+        command.envs([EMULATED]).env_remove("CUDA_VISIBLE_DEVICES");
         command.env_remove("IMP_FLOW_API_KEY").envs(key.map(|key| ("IMP_FLOW_API_KEY", key)));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut log = BufReader::new(child.stdout.take().unwrap());
@@ -121,6 +122,8 @@ fn a_model_is_served_as_openai_does() {
     let image = "artifacts/small/shapes/eval/images/000000000001.png";
     let asked = TRAINED.succeed(&["ask", "merge", "Is there a circle?", "--image", image]).stdout;
     assert_eq!(said(&whole), asked.trim_end());
+    let on_gpu = Server::start(&["--device", "cuda", "--precision", "f32"], None);
+    assert_eq!(said(&on_gpu.ask(&json!({"messages": [first]})).1), asked.trim_end());
     assert_eq!(whole["choices"][0]["finish_reason"], "stop");
     let logged = server.logged();
     assert_eq!((&logged["status"], &logged["tokens"]), (&json!(200), &whole["usage"]["completion_tokens"]));

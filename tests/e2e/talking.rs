@@ -18,11 +18,15 @@ pub(crate) static TRAINED: LazyLock<Space> = LazyLock::new(|| {
     space
 });
 
+/// Makes the emulated device the machine's GPU: the same kernels and launches as on a card, run by the CPU.
+pub(crate) const EMULATED: (&str, &str) = ("IMP_FLOW_EMULATED_GPU", "0");
+
 const IMAGE: &str = "artifacts/small/shapes/eval/images/000000000001.png";
 
 /// Runs the program with `lines` on its standard input.
 fn say(args: &[&str], lines: &str) -> Output {
     let mut command: Command = TRAINED.command(args);
+    command.envs([EMULATED]).env_remove("CUDA_VISIBLE_DEVICES");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // A program that has ended reads no more.
@@ -62,13 +66,12 @@ fn a_model_has_the_names_of_its_folder_and_of_its_stage() {
     assert!(!nowhere.path("cache").exists(), "it only looks");
 }
 
-/// The GPU is the emulated one: the same kernels and launches as on a card, run by the CPU.
 #[test]
 fn a_model_is_asked_on_a_gpu() {
     let ask = |gpu: Option<&str>, args: &[&str]| {
         let args = [&["ask", "merge", "Is there a circle?", "--image", IMAGE], args].concat();
         let mut command = TRAINED.command(&args);
-        command.env_remove("CUDA_VISIBLE_DEVICES").envs(gpu.map(|gpu| ("IMP_FLOW_EMULATED_GPU", gpu)));
+        command.env_remove("CUDA_VISIBLE_DEVICES").envs(gpu.map(|gpu| (EMULATED.0, gpu)));
         TRAINED.output(&mut command)
     };
     let cpu = ask(None, &[]);
@@ -76,6 +79,9 @@ fn a_model_is_asked_on_a_gpu() {
     let exact = ask(Some("0"), &["--device", "cuda", "--precision", "f32"]);
     assert_eq!((exact.code, &exact.stdout), (Some(0), &cpu.stdout), "{}", exact.stderr);
     assert!(cpu.stderr.contains("on the CPU") && exact.stderr.contains("on the GPU"), "{}", exact.stderr);
+    let chat = ["chat", "merge", "--image", IMAGE, "--device", "cuda", "--precision", "f32"];
+    let said = say(&chat, "Is there a circle?\n");
+    assert_eq!((said.code, said.stdout.trim()), (Some(0), cpu.stdout.trim()), "{}", said.stderr);
     let rounded = ask(Some("0"), &["--device", "auto"]);
     assert_eq!((rounded.code, rounded.stdout.is_empty()), (Some(0), false), "{}", rounded.stderr);
     assert!(!rounded.stderr.contains("warning"), "{}", rounded.stderr);

@@ -40,71 +40,74 @@ fn close(what: &str, place: &Place, some: &[f32], all: &[f32]) {
     assert_close(what, some, all, share * largest);
 }
 
-#[test]
-fn some_rows_are_those_of_all() {
+/// Checks each family at each place.
+fn everywhere(check: impl Fn(&str, &Place, Decoder)) {
     for (name, place) in places() {
         for family in FAMILIES {
             let mut llm = load_language(&path("extras").join(family)).unwrap();
             llm.move_to(&place);
-            let (pass, segments) = (Pass::inference(), Segments::new(LENGTHS));
-            let embedded = embedded(&llm);
-            let all = llm.forward(&pass, &embedded, &segments);
-            let expected = values(&tensor::pick_rows(&pass.graph, &all, ROWS));
-            let forward = llm.forward_at(&pass, &embedded, &segments, &Arc::from(ROWS));
-            let (prefilled, _) = llm.prefill(&embedded, &segments, &ROWS);
-            close(&format!("{name} {family}"), &place, &values(&forward), &expected);
-            assert!(values(&prefilled) == values(&forward), "{name} {family}: the same without a tape");
-
-            // All positions but the first of a sequence, read on from the cache.
-            let first = tensor::pick_rows(&pass.graph, &embedded, [0]);
-            let rest = tensor::pick_rows(&pass.graph, &embedded, 1..LENGTHS[0]);
-            let positions: Vec<usize> = (1..LENGTHS[0]).collect();
-            let decode = |only: Option<&[usize]>| {
-                let (nothing, mut cache) = llm.prefill(&first, &Segments::new([1]), &[]);
-                assert_eq!((nothing.rows(), nothing.cols()), (0, embedded.cols()), "{name} {family}");
-                llm.decode(&rest, &positions, &vec![0; positions.len()], &mut cache, only)
-            };
-            let all = decode(None);
-            let expected = values(&tensor::pick_rows(&pass.graph, &all, [4, 12]));
-            close(&format!("{name} {family} from the cache"), &place, &values(&decode(Some(&[4, 12]))), &expected);
+            check(&format!("{name} {family}"), &place, llm);
         }
     }
+}
+
+#[test]
+fn some_rows_are_those_of_all() {
+    everywhere(|name, place, llm| {
+        let (pass, segments) = (Pass::inference(), Segments::new(LENGTHS));
+        let embedded = embedded(&llm);
+        let all = llm.forward(&pass, &embedded, &segments);
+        let expected = values(&tensor::pick_rows(&pass.graph, &all, ROWS));
+        let forward = llm.forward_at(&pass, &embedded, &segments, &Arc::from(ROWS));
+        let (prefilled, _) = llm.prefill(&embedded, &segments, &ROWS);
+        close(name, place, &values(&forward), &expected);
+        assert!(values(&prefilled) == values(&forward), "{name}: the same without a tape");
+
+        // All positions but the first of a sequence, read on from the cache.
+        let first = tensor::pick_rows(&pass.graph, &embedded, [0]);
+        let rest = tensor::pick_rows(&pass.graph, &embedded, 1..LENGTHS[0]);
+        let positions: Vec<usize> = (1..LENGTHS[0]).collect();
+        let decode = |only: Option<&[usize]>| {
+            let (nothing, mut cache) = llm.prefill(&first, &Segments::new([1]), &[]);
+            assert_eq!((nothing.rows(), nothing.cols()), (0, embedded.cols()), "{name}");
+            llm.decode(&rest, &positions, &vec![0; positions.len()], &mut cache, only)
+        };
+        let all = decode(None);
+        let expected = values(&tensor::pick_rows(&pass.graph, &all, [4, 12]));
+        close(&format!("{name} from the cache"), place, &values(&decode(Some(&[4, 12]))), &expected);
+    });
 }
 
 /// With dropout, which depends on a row's place in its sequence, and with gradient checkpointing.
 #[test]
 fn gradients_of_some_rows_are_those_of_all() {
-    for (name, place) in places() {
-        for family in FAMILIES {
-            let mut llm = load_language(&path("extras").join(family)).unwrap();
-            llm.move_to(&place);
-            llm.adapt(&LoraSettings::new(4, 8.0, 0.3), &[], 1).unwrap();
-            move_away_from_zero(&mut llm);
-            let embedded = embedded(&llm);
-            for checkpointing in [false, true] {
-                let gradients = |some: bool| {
-                    let segments = Segments::new(LENGTHS);
-                    let pass = Pass::training(3, 0).on_rows(segments.sequence_positions());
-                    let pass = if checkpointing { pass.with_gradient_checkpointing() } else { pass };
-                    let hidden = if some {
-                        llm.forward_at(&pass, &embedded, &segments, &Arc::from(ROWS))
-                    } else {
-                        tensor::pick_rows(&pass.graph, &llm.forward(&pass, &embedded, &segments), ROWS)
-                    };
-                    let logits = llm.logits(&pass.on_some(&ROWS), &hidden);
-                    let loss = tensor::cross_entropy(&pass.graph, &logits, vec![1, 2, 3, 4, 5, 6], ROWS.len());
-                    let mut computed = pass.graph.backward(&loss);
-                    let mats: Vec<Mat> = llm.linears().flat_map(Linear::parameters).collect();
-                    (loss.item(), mats.iter().map(|mat| values(&computed.take(mat))).collect::<Vec<_>>())
+    everywhere(|name, place, mut llm| {
+        llm.adapt(&LoraSettings::new(4, 8.0, 0.3), &[], 1).unwrap();
+        move_away_from_zero(&mut llm);
+        let embedded = embedded(&llm);
+        for checkpointing in [false, true] {
+            let gradients = |some: bool| {
+                let segments = Segments::new(LENGTHS);
+                let pass = Pass::training(3, 0).on_rows(segments.sequence_positions());
+                let pass = if checkpointing { pass.with_gradient_checkpointing() } else { pass };
+                let hidden = if some {
+                    llm.forward_at(&pass, &embedded, &segments, &Arc::from(ROWS))
+                } else {
+                    tensor::pick_rows(&pass.graph, &llm.forward(&pass, &embedded, &segments), ROWS)
                 };
-                let ((loss, some), (expected, all)) = (gradients(true), gradients(false));
-                close(&format!("{name} {family} loss"), &place, &[loss], &[expected]);
-                for (number, (some, all)) in some.iter().zip(&all).enumerate() {
-                    close(&format!("{name} {family} parameter {number}"), &place, some, all);
-                }
+                let logits = llm.logits(&pass.on_some(&ROWS), &hidden);
+                let loss = tensor::cross_entropy(&pass.graph, &logits, vec![1, 2, 3, 4, 5, 6], ROWS.len());
+                let mut computed = pass.graph.backward(&loss);
+                let mats: Vec<Mat> = llm.linears().flat_map(Linear::parameters).collect();
+                (loss.item(), mats.iter().map(|mat| values(&computed.take(mat))).collect::<Vec<_>>())
+            };
+            let ((loss, some), (expected, all)) = (gradients(true), gradients(false));
+            close(&format!("{name} loss"), place, &[loss], &[expected]);
+            for (number, (some, all)) in some.iter().zip(&all).enumerate() {
+                close(&format!("{name} parameter {number}"), place, some, all);
             }
         }
-    }
+    });
 }
 
 /// B of a new adapter is zero, and so is the gradient of its A.
