@@ -131,7 +131,7 @@ impl Training<'_> {
             (trained, self.vision_saved(largest)),
         ];
         if self.llm.num_hidden_layers > 1 {
-            let gradients = self.head_trained() + self.last_block_gradients() + self.block_gradients();
+            let gradients = self.head_trained() + self.block_trained() + self.block_gradients();
             candidates.push((gradients, saved - self.last_saved(largest) + self.block_backward(largest)));
         }
         let (gradients, activations) = candidates.into_iter().max_by_key(|(a, b)| a + b).unwrap_or_default();
@@ -146,7 +146,6 @@ impl Training<'_> {
     /// Number of trainable parameters.
     pub fn trained(&self) -> usize {
         let family = self.llm.family;
-        let blocks: usize = family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum();
         let hidden = self.llm.hidden_size;
         let others = match self.trains {
             Trains::All => {
@@ -156,7 +155,7 @@ impl Training<'_> {
             }
             Trains::Projector | Trains::Adapters { .. } => 0,
         };
-        self.llm.num_hidden_layers * blocks
+        self.llm.num_hidden_layers * self.block_trained()
             + self.head_trained()
             + others
             + self.projector_trained()
@@ -172,6 +171,11 @@ impl Training<'_> {
     /// Number of trainable parameters of the vision encoder.
     pub fn vision_trained(&self) -> usize {
         self.vision_layers * self.vision.block_parameters()
+    }
+
+    /// Those of a block of the language model, but for its norms.
+    fn block_trained(&self) -> usize {
+        self.llm.family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum()
     }
 
     fn head_trained(&self) -> usize {
@@ -297,12 +301,7 @@ impl Training<'_> {
     /// Number of gradient values of a block's trainable parameters while it is passed; twice with checkpointing, which adds those of
     /// the recomputed block to the others.
     fn block_gradients(&self) -> usize {
-        if self.gradient_checkpointing { 2 * self.last_block_gradients() } else { self.last_block_gradients() }
-    }
-
-    /// The same once it was passed.
-    fn last_block_gradients(&self) -> usize {
-        self.llm.family.block_layers().iter().map(|layer| self.linear_trained(layer)).sum()
+        if self.gradient_checkpointing { 2 * self.block_trained() } else { self.block_trained() }
     }
 
     /// Number of values that the backward pass allocates in a block, besides those of [`Self::block_gradients`].

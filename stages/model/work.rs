@@ -22,7 +22,7 @@ impl Training<'_> {
             self.layer_operations(layer, batch, passes)
         });
         let language = blocks.sum::<f64>() + self.layer_operations(family.head(), batch, passes);
-        let projector = 3.0 * (self.projector_trained() * batch.images * self.vision.patches()) as f64;
+        let projector = 3.0 * self.projector_trained() as f64 * (batch.images * self.vision.patches()) as f64;
         let trained = self.vision_trained();
         let frozen = self.vision.parameters().saturating_sub(trained);
         let vision =
@@ -40,7 +40,7 @@ impl Training<'_> {
             Input::FinalNorm => (1, batch.learned),
         };
         let (outputs, inputs, _) = self.llm.linear_shape(layer);
-        let (rows, weights) = (rows as f64, (outputs * inputs) as f64);
+        let (rows, weights) = (rows as f64, outputs as f64 * inputs as f64);
         let adapter = match self.trains {
             Trains::Adapters { rank, dropout, dora, .. } if self.adapts(layer) => {
                 let low_rank = 3.0 * rows * (rank * (outputs + inputs)) as f64;

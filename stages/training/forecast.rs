@@ -66,8 +66,8 @@ fn taken(
         None => sizes.bound(longest, size),
     };
     let images = known.map_or(usize::MAX, |(_, set)| set.images());
-    let held_out =
-        ahead.inputs("validation").map(|outlook| record_set(outlook).map_or(usize::MAX, |set| set.meta().images));
+    let held_out = ahead.inputs("validation").filter(|_| recipe.eval_steps > 0);
+    let held_out = held_out.map(|outlook| record_set(outlook).map_or(usize::MAX, |set| set.meta().images));
     let fixed = Fixed { llm, vision, adapted: model.adapted, sets: [images].into_iter().chain(held_out).collect() };
     let needed = match ahead.gpu_memory {
         Some(total) => fixed.on_card(recipe, training, ahead, total, &largest),

@@ -80,13 +80,16 @@ fn held_out_images_take_memory() {
     let shop = Workshop::pretrained();
     let there = |name: &str| outlook(&shop.path(name).join("out"));
     let (model, data) = (there("pretrain"), there("instructions"));
-    let bytes = |inputs: &[(&str, &Outlook)], gpu| {
-        let memory = ask_on::<Finetune>(&lora(), inputs, gpu, 1).memory.unwrap();
+    let mut measured = lora();
+    measured["eval_steps"] = json!(1);
+    let bytes = |config: &Value, inputs: &[(&str, &Outlook)], gpu| {
+        let memory = ask_on::<Finetune>(config, inputs, gpu, 1).memory.unwrap();
         memory.gpu.unwrap_or(memory.bytes)
     };
     for gpu in [None, Some(1 << 34)] {
-        let alone = bytes(&[("model", &model), ("data", &data)], gpu);
-        let both = bytes(&[("model", &model), ("data", &data), ("validation", &data)], gpu);
+        let with = [("model", &model), ("data", &data), ("validation", &data)];
+        let (alone, both) = (bytes(&lora(), &with[..2], gpu), bytes(&measured, &with, gpu));
+        assert_eq!(bytes(&lora(), &with, gpu), alone, "without `eval_steps` no loss is measured on them");
         let vision = model.vision.as_ref().unwrap().config.clone();
         let images = RecordSet::open(&shop.path("instructions").join("out")).unwrap().meta().images;
         assert_eq!(both - alone, (images * vision.patches() * vision.hidden_size * 4) as u64, "{gpu:?}");
