@@ -37,6 +37,14 @@ impl Artifacts {
         self.folder.join(&pipeline.points[*point].label).join(name)
     }
 
+    /// The links that there are to a stage's artifact, log and metrics, as [`Self::of`].
+    pub(crate) fn links_of(&self, pipeline: &Pipeline, stage: &StageDecl) -> Vec<PathBuf> {
+        let link = self.of(pipeline, stage);
+        let beside = |ending: &str| link.with_file_name(format!("{}.{ending}", stage.owners[0].1));
+        let all = [link.clone(), beside(LOG), beside(METRICS)];
+        all.into_iter().filter(|path| path.exists()).collect()
+    }
+
     /// Links the artifact, log and metrics of a stage. Takes two file operations if the links are already right.
     pub(crate) fn link(&self, point: &str, stage: &str, hit: &Hit, tree: &Path, store: &Store) -> io::Result<()> {
         let folder = self.folder.join(point);

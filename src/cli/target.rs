@@ -51,9 +51,9 @@ pub(crate) struct DeviceArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PipelineArgs {
-    /// Pipeline file
-    #[arg(value_name = "PIPELINE", default_value = USUAL_FILE)]
-    pub(crate) file: PathBuf,
+    /// Pipeline file [default: pipeline.toml; without one, the pipeline that ran last, with its --set changes]
+    #[arg(value_name = "PIPELINE")]
+    pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) set: Overrides,
     #[command(flatten)]

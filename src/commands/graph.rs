@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::session::{Request, Session};
+use super::session::Session;
 use crate::{
     cli::{Common, GraphFormat, PipelineArgs},
     failure::Failure,
@@ -11,9 +11,7 @@ use crate::{
 
 /// Draws the stages of a pipeline and their states.
 pub(crate) fn graph(args: &PipelineArgs, format: GraphFormat, common: &Common) -> Result<ExitCode, Failure> {
-    let request =
-        Request { file: args.file.clone(), overrides: args.set.overrides.clone(), sweep: false, device: None };
-    let session = Session::open(request, common)?;
+    let session = Session::of_file(args, None, common)?;
     let selection = session.select(&args.select.names())?;
     let verdicts = session.planner().plan(&selection)?;
     report::graph(

@@ -1,23 +1,26 @@
 //! `imp-flow plan`.
 
-use std::{collections::HashSet, process::ExitCode};
+use std::{collections::HashSet, fs, process::ExitCode};
 
-use super::session::{Request, Session};
+use imp_stages::{
+    contract::forecast::{self, Forecast},
+    place::Cpu,
+};
+
+use super::session::Session;
 use crate::{
     cli::{Common, PlanArgs},
     failure::Failure,
     pipeline::Diagnostic,
     report,
     scheduler::{Selection, Verdict},
+    store::{Digest, Store},
 };
 
 /// Shows what would run and why.
 pub(crate) fn plan(args: &PlanArgs, common: &Common) -> Result<ExitCode, Failure> {
-    let (pipeline, device) = (&args.pipeline, args.place.device);
-    let request =
-        Request { file: pipeline.file.clone(), overrides: pipeline.set.overrides.clone(), sweep: false, device };
-    let session = Session::open(request, common)?;
-    let selection = session.select(&pipeline.select.names())?;
+    let session = Session::of_file(&args.pipeline, args.place.device, common)?;
+    let selection = session.select(&args.pipeline.select.names())?;
     let problems = problems(&session, &selection)?;
     if !problems.is_empty() {
         return Err(session.refuse(problems));
@@ -32,8 +35,29 @@ pub(super) fn show(session: &Session, selection: &Selection, common: &Common) ->
         planner.plan(selection)?.into_iter().filter(|(index, _)| selection.includes(*index)).collect();
     let machine = session.machine();
     let forecasts = planner.forecast(&verdicts, machine)?;
-    report::plan(&session.pipeline, &session.store, machine, &verdicts, &forecasts, common.style());
+    let rate = rate_for(&forecasts, &session.store);
+    report::plan(&session.pipeline, &session.store, machine, &verdicts, &forecasts, rate, common.style());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The speed of this machine. Measured only if the forecast time of a stage depends on it.
+fn rate_for(forecasts: &[Forecast], store: &Store) -> Option<f64> {
+    let is_needed = forecasts.iter().any(|forecast| forecast.work.is_some());
+    is_needed.then(|| best_rate(store, &Cpu::detect(), forecast::rate()))
+}
+
+/// The higher of the `measured` rate and the highest that was noted for this processor. What else runs only lowers a rate, so a
+/// time computed with the highest stays a lower bound on a busy machine.
+fn best_rate(store: &Store, cpu: &Cpu, measured: f64) -> f64 {
+    let question = format!("rate {:?} {} {}", cpu.model, cpu.threads, env!("CARGO_PKG_VERSION"));
+    let note = store.note(Digest::of(question.as_bytes()));
+    let noted: Option<f64> = fs::read_to_string(&note).ok().and_then(|text| text.parse().ok());
+    if let Some(noted) = noted.filter(|noted| noted.is_finite() && *noted >= measured) {
+        return noted;
+    }
+    // Without the note, the next plan only measures again.
+    let _ = store.write_derived(&note, measured.to_string().as_bytes());
+    measured
 }
 
 /// Why selected stages can't run: they need a stage that is neither selected nor cached, or more than the machine has.
@@ -74,4 +98,25 @@ fn problems_of(
         }
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_busy_machine_keeps_the_rate_of_its_idle_hours() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (cpu, other) = (Cpu::detect(), Cpu { model: Some("another".into()), ..Cpu::detect() });
+        let rates: Vec<f64> =
+            [100.0, 40.0, 120.0, 90.0].into_iter().map(|measured| best_rate(&store, &cpu, measured)).collect();
+        assert_eq!(rates, [100.0, 100.0, 120.0, 120.0]);
+        assert_eq!(best_rate(&store, &other, 30.0).to_string(), "30");
+        for note in fs::read_dir(folder.path().join("cache/notes")).unwrap() {
+            fs::write(note.unwrap().path(), "NaN").unwrap();
+        }
+        assert_eq!(best_rate(&store, &cpu, 90.0).to_string(), "90", "a damaged note is written again");
+    }
 }

@@ -13,13 +13,12 @@ use super::{
     page, plan,
     record::Recorder,
     report::{filled_tables, model_rows},
-    session::{Request, Session, existing_store, find_run, settings, usage},
+    session::{Request, Session, existing_store, find_run, no_file, settings},
 };
 use crate::{
     cli::{Common, RunArgs, SelectArgs, USUAL_FILE},
     executor::Executors,
     failure::Failure,
-    pipeline::Diagnostic,
     report,
     scheduler::{self, Ending, Options, Retry, RunEvent, Selection, StageEnd, Summary},
     store::{Digest, RunRecord},
@@ -94,8 +93,7 @@ fn usual_file() -> Result<PathBuf, Failure> {
     if file.exists() {
         return Ok(file);
     }
-    let problem = Diagnostic::new(format!("there is no {USUAL_FILE} in this folder"), None);
-    Err(usage(problem.help("name a pipeline file, as in `imp-flow run my.toml`, or write one with `imp-flow init`")))
+    Err(no_file())
 }
 
 /// The stages whose outputs differ from those of a past run.

@@ -7,7 +7,7 @@ use imp_stages::{contract::device::DeviceChoice, place::probe};
 use super::gpus;
 use crate::{
     artifacts::Artifacts,
-    cli::{Common, ResultArgs, StageArgs, TargetArgs},
+    cli::{Common, Overrides, PipelineArgs, ResultArgs, StageArgs, TargetArgs, USUAL_FILE},
     executor,
     failure::Failure,
     machine::Machine,
@@ -77,6 +77,12 @@ pub(super) fn existing_store(common: &Common) -> Result<(Settings, Store), Failu
     Ok((settings, store))
 }
 
+/// The error of a verb that was given no pipeline file and finds none.
+pub(super) fn no_file() -> Failure {
+    let problem = Diagnostic::new(format!("there is no {USUAL_FILE} in this folder"), None);
+    usage(problem.help("name a pipeline file, as in `imp-flow run my.toml`, or write one with `imp-flow init`"))
+}
+
 /// An error on the command line.
 pub(super) fn usage(problem: Diagnostic) -> Failure {
     Failure::Usage { problems: vec![problem], sources: Sources::default() }
@@ -112,17 +118,33 @@ impl Session {
                 Request { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false, device: None };
             return Self::open(request, common);
         }
+        Self::of_last(&target.set, None, common)
+    }
+
+    /// Opens the pipeline file of a verb that needs no run before it: the named one, else the one in this folder, else as
+    /// [`Self::of_target`].
+    pub(super) fn of_file(args: &PipelineArgs, device: Option<DeviceChoice>, common: &Common) -> Result<Self, Failure> {
+        let usual = || Some(PathBuf::from(USUAL_FILE)).filter(|file| file.exists());
+        if let Some(file) = args.file.clone().or_else(usual) {
+            let request = Request { file, overrides: args.set.overrides.clone(), sweep: false, device };
+            return Self::open(request, common);
+        }
+        let ran = existing_store(common).is_ok_and(|(_, store)| find_run(&store, None).is_ok());
+        if ran { Self::of_last(&args.set, device, common) } else { Err(no_file()) }
+    }
+
+    fn of_last(set: &Overrides, device: Option<DeviceChoice>, common: &Common) -> Result<Self, Failure> {
         let (_, store) = existing_store(common)?;
         let run = find_run(&store, None)?;
-        if run.is_running() && target.set.overrides.is_empty() {
-            return Self::of_run(run, None, common);
+        if run.is_running() && set.overrides.is_empty() {
+            return Self::of_run(run, device, common);
         }
-        let overrides = [run.overrides.clone(), target.set.overrides.clone()].concat();
-        match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep, device: None }, common) {
+        let overrides = [run.overrides.clone(), set.overrides.clone()].concat();
+        match Self::open(Request { file: run.file.clone(), overrides, sweep: run.sweep, device }, common) {
             // The file is being edited or is gone: use the record of the run.
-            Err(now @ Failure::Usage { .. }) if target.set.overrides.is_empty() => {
+            Err(now @ Failure::Usage { .. }) if set.overrides.is_empty() => {
                 let (file, id) = (run.file.clone(), run.id.clone());
-                match Self::of_run(run, None, common) {
+                match Self::of_run(run, device, common) {
                     // What the file names is gone for its record, too.
                     Err(Failure::Usage { .. }) => Err(now),
                     opened => {

@@ -34,7 +34,8 @@ pub(crate) fn show(args: &ShowArgs, common: &Common) -> Result<ExitCode, Failure
     let named = |from: &usize| session.pipeline.stages[*from].name.as_str();
     let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();
     let files = session.store.tree(receipt.output.digest)?;
-    report::receipt(&stage.name, &receipt, &inputs, &files, common.json);
+    let links = session.artifacts.links_of(&session.pipeline, stage);
+    report::receipt(&stage.name, &receipt, &inputs, &files, &links, common.json);
     Ok(ExitCode::SUCCESS)
 }
 

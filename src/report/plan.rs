@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use imp_stages::contract::{
     device::Device,
-    forecast::{self, Forecast, Work},
+    forecast::{Forecast, Work},
 };
 
 use super::{
@@ -20,21 +20,21 @@ use crate::{
     store::{Hit, Store},
 };
 
-/// Shows what would run and why.
+/// Shows what would run and why. `rate` is the CPU's, in floating-point operations a second.
 pub(crate) fn plan(
     pipeline: &Pipeline,
     store: &Store,
     machine: &Machine,
     verdicts: &[(usize, Verdict)],
     forecasts: &[Forecast],
+    rate: Option<f64>,
     style: Style,
 ) {
     if style.json {
-        return plan_as_json(pipeline, machine, verdicts, forecasts);
+        return plan_as_json(pipeline, machine, verdicts, forecasts, rate);
     }
     let pulls: Vec<u64> = verdicts.iter().filter_map(|(_, verdict)| to_pull(verdict)).collect();
     let hits = verdicts.iter().filter(|(_, verdict)| is_hit(verdict)).count() - pulls.len();
-    let rate = rate_for(forecasts);
     let width = pipeline.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0);
     for ((index, verdict), forecast) in verdicts.iter().zip(forecasts) {
         let (colour, word) = match verdict {
@@ -118,11 +118,6 @@ fn too_much(forecast: &Forecast, machine: &Machine) -> Vec<String> {
     exceeded.collect()
 }
 
-/// The speed of this machine. Measured only if the forecast time of a stage depends on it.
-fn rate_for(forecasts: &[Forecast]) -> Option<f64> {
-    forecasts.iter().any(|forecast| forecast.work.is_some()).then(forecast::rate)
-}
-
 /// The resources that a stage will need, if known.
 fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     let download = forecast.download.map(|bytes| format!("downloads {}", units::bytes(bytes)));
@@ -151,8 +146,13 @@ fn takes(forecast: &Forecast, rate: Option<f64>) -> Option<String> {
     (!all.is_empty()).then(|| all.join(", "))
 }
 
-fn plan_as_json(pipeline: &Pipeline, machine: &Machine, verdicts: &[(usize, Verdict)], forecasts: &[Forecast]) {
-    let rate = rate_for(forecasts);
+fn plan_as_json(
+    pipeline: &Pipeline,
+    machine: &Machine,
+    verdicts: &[(usize, Verdict)],
+    forecasts: &[Forecast],
+    rate: Option<f64>,
+) {
     for ((index, verdict), Forecast { memory, download, unknown, trouble, steps, work, .. }) in
         verdicts.iter().zip(forecasts)
     {

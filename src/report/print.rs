@@ -60,7 +60,7 @@ pub(crate) fn remark(text: &str, style: Style) {
     }
 }
 
-/// Says where the report of a run is.
+/// Says where the report of a run is, beside the links to its artifacts.
 pub(crate) fn page_written(path: &Path, style: Style) {
     if !style.quiet && !style.json {
         print(&format!("{DIM}report:{DIM:#} {}", path.display()));

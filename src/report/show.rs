@@ -1,6 +1,6 @@
 //! The output of `imp-flow show`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use imp_stages::kinds;
 
@@ -16,15 +16,25 @@ use crate::{
     view,
 };
 
-/// Shows a receipt.
-pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &str>, files: &[TreeFile], json: bool) {
+/// Shows a receipt. `links` are the paths of the artifact, log and metrics for users.
+pub(crate) fn receipt(
+    name: &str,
+    receipt: &Receipt,
+    inputs: &BTreeMap<&str, &str>,
+    files: &[TreeFile],
+    links: &[PathBuf],
+    json: bool,
+) {
     let key = receipt.key();
     if json {
         let files: Vec<_> = files
             .iter()
             .map(|file| serde_json::json!({"path": file.path, "bytes": file.size, "digest": file.digest}))
             .collect();
-        return print(&serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files}).to_string());
+        return print(
+            &serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files, "links": links})
+                .to_string(),
+        );
     }
     let mut lines =
         vec![format!("{GOOD}{name}{GOOD:#}  {}, {DIM}key {}{DIM:#}", one_line(&receipt.manifest.kind), key.short())];
@@ -44,8 +54,10 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
         line("computed on", one_line(&environment.to_string()));
     }
     line("seed", receipt.manifest.seed.to_string());
-    for (number, (key, value)) in receipt.manifest.config_fields().into_iter().enumerate() {
-        line(if number == 0 { "config" } else { "" }, one_line(&format!("{key} = {value}")));
+    for (name, fields) in configuration(receipt) {
+        for (number, (key, value)) in fields.into_iter().enumerate() {
+            line(if number == 0 { name } else { "" }, one_line(&format!("{key} = {value}")));
+        }
     }
     for (number, (input, digest)) in receipt.manifest.inputs.iter().enumerate() {
         let from = inputs.get(input.as_str()).copied().unwrap_or_default();
@@ -70,7 +82,18 @@ pub(crate) fn receipt(name: &str, receipt: &Receipt, inputs: &BTreeMap<&str, &st
     if files.len() > SHOWN {
         line("", format!("... and {} more (--json shows all)", files.len() - SHOWN));
     }
+    for (number, link) in links.iter().enumerate() {
+        line(if number == 0 { "links" } else { "" }, link.display().to_string());
+    }
     print(&lines.join("\n"));
+}
+
+/// The keys of a stage that were chosen, and those that have their defaults.
+fn configuration(receipt: &Receipt) -> [(&'static str, BTreeMap<String, String>); 2] {
+    let all = receipt.manifest.config_fields();
+    let (chosen, _) = view::besides_defaults(&receipt.manifest.kind, all.clone());
+    let defaults = all.into_iter().filter(|(key, _)| !chosen.contains_key(key)).collect();
+    [("config", chosen), ("defaults", defaults)]
 }
 
 /// The most files to list.

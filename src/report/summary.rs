@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use imp_stages::{contract::figure::Role, kinds::figure};
+
 use super::{
     style::{BAD, DIM, GOOD, WARN},
     units,
@@ -16,58 +18,68 @@ const LISTED: usize = 40;
 
 /// Describes the end of a run.
 pub(super) fn summary(summary: &Summary) -> String {
-    let width = summary.stages.iter().map(|stage| stage.name.len()).max().unwrap_or(0).max(5);
-    // In a large pipeline, a long list of cached stages would hide the others.
-    let is_listed = |stage: &&StageEnd| summary.stages.len() <= LISTED || stage.state != StageState::Cached;
+    // In a large pipeline, a long list of cached stages would hide the others; what nobody chose is no news.
+    let is_large = summary.stages.len() > LISTED;
+    let is_listed = |stage: &&StageEnd| match stage.state {
+        StageState::LeftOut => false,
+        StageState::Cached => !is_large,
+        _ => true,
+    };
     let listed: Vec<&StageEnd> = summary.stages.iter().filter(is_listed).collect();
     let mut text = String::new();
-    write_stages(&mut text, &listed, width);
-    let unlisted = summary.stages.len() - listed.len();
-    if unlisted > 0 {
-        let _ = writeln!(text, "{DIM}{unlisted} more were cached{DIM:#}");
+    let hidden = write_stages(&mut text, &listed);
+    let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
+    let notes = [
+        (if is_large { count(StageState::Cached) } else { 0 }, "more were cached"),
+        (count(StageState::LeftOut), "were left out, as asked for"),
+        (hidden, "more figures: imp-flow show STAGE"),
+    ];
+    for (number, note) in notes.into_iter().filter(|(number, _)| *number > 0) {
+        let _ = writeln!(text, "{DIM}{number} {note}{DIM:#}");
     }
-    write_results(&mut text, &listed, width);
     write_ending(&mut text, summary);
     text
 }
 
-/// Writes a line for each stage: its state, time, memory, size and artifact.
-fn write_stages(text: &mut String, stages: &[&StageEnd], width: usize) {
+/// Writes a line for each stage: its state, time, memory, size and main figures. Returns how many figures are not shown.
+fn write_stages(text: &mut String, stages: &[&StageEnd]) -> usize {
+    let name = stages.iter().map(|stage| stage.name.chars().count()).max().unwrap_or(0).max(5);
+    let state = stages.iter().map(|stage| stage.state.to_string().len()).max().unwrap_or(0).max(5);
     let _ = writeln!(
         text,
-        "\n{DIM}{:<width$}  {:<11}  {:>12}  {:>8}  {:>8}  artifact{DIM:#}",
+        "\n{DIM}{:<name$}  {:<state$}  {:>12}  {:>8}  {:>8}  results{DIM:#}",
         "stage", "state", "time", "memory", "size"
     );
+    let mut hidden = 0;
     for stage in stages {
         let time = stage.seconds.map(units::duration).unwrap_or_default();
         let memory = stage.peak_memory.map(units::bytes).unwrap_or_default();
         let size = stage.output.map(|output| units::bytes(output.bytes)).unwrap_or_default();
-        let link = stage.link.as_ref().map(|link| link.display().to_string()).unwrap_or_default();
         let style = match stage.state {
             StageState::Ran => GOOD,
             StageState::Failed => BAD,
             StageState::Cached => DIM,
             _ => WARN,
         };
-        let _ = writeln!(
-            text,
-            "{:<width$}  {style}{:<11}{style:#}  {time:>12}  {memory:>8}  {size:>8}  {link}",
-            stage.name, stage.state
+        let results = headlines(stage);
+        hidden += stage.results.len() - results.len();
+        let line = format!(
+            "{:<name$}  {style}{:<state$}{style:#}  {time:>12}  {memory:>8}  {size:>8}  {}",
+            stage.name,
+            stage.state,
+            results.join("  ")
         );
+        let _ = writeln!(text, "{}", line.trim_end());
     }
+    hidden
 }
 
-/// Writes the results of the stages that have some.
-fn write_results(text: &mut String, stages: &[&StageEnd], width: usize) {
-    if stages.iter().all(|stage| stage.results.is_empty()) {
-        return;
-    }
-    let _ = writeln!(text, "\n{DIM}{:<width$}  results{DIM:#}", "stage");
-    for stage in stages.iter().filter(|stage| !stage.results.is_empty()) {
-        let figures: Vec<String> =
-            stage.results.iter().map(|(name, value)| format!("{name} {}", units::figure(*value))).collect();
-        let _ = writeln!(text, "{:<width$}  {}", stage.name, figures.join("  "));
-    }
+/// The main figures of a stage, each with its name and unit.
+fn headlines(stage: &StageEnd) -> Vec<String> {
+    let known = stage.results.iter().filter_map(|(name, value)| Some((name, value, figure(&stage.kind, name)?)));
+    let main = known.filter(|(_, _, figure)| figure.role == Role::Headline);
+    main.map(|(name, value, figure)| format!("{name} {} {}", units::figure(*value), figure.unit).trim_end().into())
+        .collect()
 }
 
 /// Writes how the run ended, and what the user can do.
@@ -97,6 +109,9 @@ fn write_ending(text: &mut String, summary: &Summary) {
             cached + ran + open
         ),
     };
+    if cached + ran > 0 {
+        let _ = write!(text, "\n{DIM}artifacts:{DIM:#} {}", summary.artifacts.display());
+    }
 }
 
 /// Names the stages that failed.

@@ -38,7 +38,7 @@ pub(super) fn of(kind: &str) -> Option<KindView> {
 }
 
 /// Splits a configuration into what differs from the defaults of its kind, and the keys with a default that it lacks.
-pub(super) fn besides_defaults(
+pub(crate) fn besides_defaults(
     kind: &str,
     mut config: BTreeMap<String, String>,
 ) -> (BTreeMap<String, String>, Vec<String>) {

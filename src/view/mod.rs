@@ -19,6 +19,7 @@ use serde_json::Value;
 
 pub(crate) use answers::{AnswerRow, AnswerSet, all_rows};
 pub(crate) use changes::{ChangesView, FigureChange, ParameterChange, stages};
+pub(crate) use kinds::besides_defaults;
 pub(crate) use layout::{BOX, Layout};
 pub(crate) use run::RunSource;
 pub(crate) use scale::{figures, run_of_today};

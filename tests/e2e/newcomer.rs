@@ -53,13 +53,54 @@ fn training_on_nothing_fails() {
 #[test]
 fn results_have_their_units_and_report_eval_knows_the_last_run() {
     let space = small();
-    space.succeed(&["run", "small.toml", "--set", "seed=8", "--until", "pope"]);
+    let ended = space.succeed(&["run", "small.toml", "--set", "seed=8", "--until", "pope"]).stdout;
+    // One table: main figures with their units, and nothing of what was not chosen.
+    let line = |stage: &str| ended.lines().find(|line| line.starts_with(stage)).unwrap_or_default();
+    assert!(line("pope  ").contains(" ran ") && line("pope  ").contains("  accuracy "), "{ended}");
+    assert!(line("pope  ").ends_with(" %") && !line("captions  ").contains("images"), "{ended}");
+    assert!(line("quantize").is_empty() && ended.contains("\n2 were left out, as asked for\n"), "{ended}");
+    assert!(ended.contains(" more figures: imp-flow show STAGE\n"), "{ended}");
+    assert!(ended.contains("\nartifacts: artifacts/small\n"), "{ended}");
+
     let shown = space.succeed(&["show", "pope"]).stdout;
     assert!(shown.lines().any(|line| line.contains("results     accuracy ") && line.ends_with(" %")), "{shown}");
+    let at = |words: &str| shown.find(words).unwrap_or_else(|| panic!("no {words:?}: {shown}"));
+    assert!(at("config      benchmark = \"pope\"") < at("defaults    "), "{shown}");
+    assert!(at("defaults    ") < at("ablate_image = false"), "{shown}");
+    for link in ["links       artifacts/small/pope\n", " artifacts/small/pope.log\n"] {
+        assert!(at(link) > at("output      "), "{shown}");
+    }
+
+    // Of 50 figures the main ones are compared, in lines that fit a terminal.
+    let compared = space.succeed(&["compare"]);
+    assert!(compared.stdout.contains("pope.accuracy") && !compared.stdout.contains("captions."), "{}", compared.stdout);
+    assert!(compared.stdout.lines().all(|line| line.len() <= 80), "{}", compared.stdout);
+    assert!(compared.stderr.contains(" more figures: --all, or --metrics GLOB"), "{}", compared.stderr);
     let told = space.succeed(&["report", "eval", "small.toml"]).stderr;
     assert!(told.contains("its last run was with --set seed=8: add that"), "{told}");
     let told = space.succeed(&["report", "eval", "small.toml", "--set", "seed=8"]);
     assert!(told.stderr.is_empty() && told.stdout.contains("\nsmall  "), "{}{}", told.stderr, told.stdout);
+}
+
+#[test]
+fn plan_and_graph_without_a_file_are_of_this_folder_or_of_the_last_run() {
+    let space = diamond();
+    for verb in ["plan", "graph", "run"] {
+        let refused = space.run(&[verb]);
+        assert_eq!(refused.code, Some(2));
+        assert!(refused.stderr.starts_with("error: there is no pipeline.toml in this folder\n"), "{}", refused.stderr);
+        assert!(!space.path("cache").exists(), "{verb} leaves nothing");
+    }
+    space.succeed(&["run", "p.toml", "--set", "stages.b.text=other"]);
+    assert!(space.succeed(&["plan"]).stdout.contains("diamond is up to date: 4 of 4 cached"));
+    let changed = space.succeed(&["plan", "--set", "stages.d.text=new"]).stdout;
+    assert!(
+        changed.contains("cached  b ") && changed.contains("run     d  config: text \"d\" -> \"new\""),
+        "{changed}"
+    );
+    assert!(space.succeed(&["graph"]).stdout.starts_with("cached  a  synthetic\n"));
+    space.write("pipeline.toml", DIAMOND.replace("diamond", "here"));
+    assert!(space.succeed(&["plan"]).stdout.contains("here: "), "the file of this folder comes first");
 }
 
 #[test]
