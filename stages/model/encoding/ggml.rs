@@ -16,7 +16,7 @@ use half::f16;
 
 use super::{
     half::factor,
-    search::{calibrated_scale, columns},
+    search::{calibrated_scale, columns, lanes},
 };
 use crate::simd::{one_round_at_a_time, simd};
 
@@ -130,23 +130,46 @@ fn widen_nibbles(nibbles: &[u8], fifths: u32, scale: f32, shift: f32, to: &mut [
 }
 
 pub(super) fn narrow_q4_0(values: &[f32], to: &mut [u8], importance: Option<&[f32]>) {
-    for (index, (values, to)) in blocks_mut::<Q4_0_BYTES>(values, to).enumerate() {
-        let d = if let Some(columns) = columns(importance, index) {
-            calibrated_scale(values, columns, 8.0, 7.0)
-        } else {
-            // The first of several largest, as in ggml; `max_by` would return the last.
-            values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a }) / -8.0
-        };
-        let inverse = inverse(d);
-        to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
-        narrow_nibbles(values, &mut to[FACTOR..], |value| value * inverse + 8.5);
+    simd!(|| {
+        for (index, (values, to)) in blocks_mut::<Q4_0_BYTES>(values, to).enumerate() {
+            let d = match columns(importance, index) {
+                Some(columns) => calibrated_scale(values, columns, 8.0, 7.0),
+                None => largest(values) / -8.0,
+            };
+            let inverse = inverse(d);
+            to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+            narrow_nibbles(values, &mut to[FACTOR..], |value| value * inverse + 8.5);
+        }
+    });
+}
+
+/// The value of the largest magnitude; of several, the first, as in ggml.
+#[inline(always)]
+fn largest(values: &[f32; BLOCK]) -> f32 {
+    let (least, most) = bounds(values);
+    if most != -least {
+        return if most > -least { most } else { least };
     }
+    values.iter().copied().find(|value| value.abs() == most && most > 0.0).unwrap_or(0.0)
+}
+
+/// The least and the largest value.
+#[inline(always)]
+fn bounds(values: &[f32; BLOCK]) -> (f32, f32) {
+    let (mut least, mut most) = (*values, *values);
+    let mut half = BLOCK / 2;
+    while half > 0 {
+        for i in 0..half {
+            (least[i], most[i]) = (least[i].min(least[half + i]), most[i].max(most[half + i]));
+        }
+        half /= 2;
+    }
+    (least[0], most[0])
 }
 
 pub(super) fn narrow_q4_1(values: &[f32], to: &mut [u8]) {
     for (values, to) in blocks_mut::<Q4_1_BYTES>(values, to) {
-        let least = values.iter().copied().fold(f32::INFINITY, f32::min);
-        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (least, most) = bounds(values);
         let d = (most - least) / 15.0;
         let inverse = inverse(d);
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
@@ -157,8 +180,7 @@ pub(super) fn narrow_q4_1(values: &[f32], to: &mut [u8]) {
 
 pub(super) fn narrow_q5_0(values: &[f32], to: &mut [u8]) {
     for (values, to) in blocks_mut::<Q5_0_BYTES>(values, to) {
-        let largest = values.iter().fold(0.0_f32, |a, b| if b.abs() > a.abs() { *b } else { a });
-        let d = largest / -16.0;
+        let d = largest(values) / -16.0;
         let inverse = inverse(d);
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
         narrow_fives(values, &mut to[FACTOR..], |value| value * inverse + 16.5);
@@ -167,8 +189,7 @@ pub(super) fn narrow_q5_0(values: &[f32], to: &mut [u8]) {
 
 pub(super) fn narrow_q5_1(values: &[f32], to: &mut [u8]) {
     for (values, to) in blocks_mut::<Q5_1_BYTES>(values, to) {
-        let least = values.iter().copied().fold(f32::INFINITY, f32::min);
-        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (least, most) = bounds(values);
         let d = (most - least) / 31.0;
         let inverse = inverse(d);
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
@@ -182,7 +203,7 @@ fn narrow_fives(values: &[f32; BLOCK], to: &mut [u8], level: impl Fn(f32) -> f32
     to.fill(0);
     let (fifths, nibbles) = to.split_at_mut(FIFTHS);
     for (index, value) in values.iter().enumerate() {
-        let level = (level(*value) as u8).min(31);
+        let level = whole(level(*value)).min(31);
         nibbles[index % NIBBLES] |= (level & 15) << (index / NIBBLES * 4);
         fifths[index / 8] |= (level >> 4) << (index % 8);
     }
@@ -212,10 +233,20 @@ fn inverse(d: f32) -> f32 {
 }
 
 /// Packs 32 values into nibbles. `level` computes a value's level, of which only the integer part is used.
+#[inline(always)]
 fn narrow_nibbles(values: &[f32; BLOCK], to: &mut [u8], level: impl Fn(f32) -> f32) {
-    let nibble = |value: f32| (level(value) as u8).min(15);
-    let (first, second) = values.split_at(NIBBLES);
-    for ((to, low), high) in to.iter_mut().zip(first).zip(second) {
-        *to = nibble(*low) | (nibble(*high) << 4);
+    let levels: [u8; BLOCK] = lanes(|i| whole(level(values[i])).min(15));
+    for (i, to) in to.iter_mut().enumerate().take(NIBBLES) {
+        *to = levels[i] | levels[NIBBLES + i] << 4;
     }
+}
+
+/// The integer part of a level, as `as u8`, but for numbers below 2^22 only, in a way that vectorizes.
+#[inline(always)]
+fn whole(level: f32) -> u8 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which then stands in the lowest bits
+    let nearest = level + ROUND - ROUND;
+    let below = if nearest > level { nearest - 1.0 } else { nearest };
+    let level = if below > 0.0 { below } else { 0.0 };
+    (level.min(255.0) + ROUND).to_bits() as u8
 }
