@@ -1,4 +1,4 @@
-//! Dot products of blocks of levels with words. Products of integers are exact; the sums of a block are multiplied with the scales of both
+//! Dot products of blocks of levels with digits. Products of integers are exact; the sums of four are multiplied with the scales of both
 //! and added in f32, in sixteen lanes.
 #![allow(
     clippy::inline_always,
@@ -8,8 +8,8 @@
 
 use super::{
     added,
-    operand::{FINE, Part, Words},
-    pairs::{Pairs, SUMS, WORDS, WithPairs},
+    operand::{Digits, Form, PART, Part},
+    quads::{LEVELS, Quads, SUMS, WithQuads},
 };
 use crate::{
     encoding::{
@@ -21,31 +21,49 @@ use crate::{
     simd::{fetch_ahead, settle},
 };
 
-/// The words of a K-quant's block: parts of [`WORDS`].
-const PARTS: usize = kquants::BLOCK / WORDS;
-/// Scales that are converted side by side.
+/// The parts of a K-quant's block.
+const PARTS: usize = kquants::BLOCK / LEVELS;
+/// The parts of such a block with a scale and a min.
+const SCALED: usize = kquants::BLOCK / PART;
+/// Blocks of [`PART`] levels that are multiplied at once.
+const PAIR: usize = LEVELS / PART;
+/// Blocks whose scales are converted side by side.
 const SCALES: usize = 8;
+
+/// How the levels of an encoding are stored, if it has any that are multiplied as integers.
+pub(super) fn form(encoding: Encoding) -> Option<Form> {
+    match encoding {
+        Encoding::Q4_0 => Some(Form::narrow(8, PART)),
+        Encoding::Q8_0 => Some(Form::wide(128, PART)),
+        Encoding::Q4K | Encoding::Q5K => Some(Form::narrow(0, kquants::BLOCK)),
+        Encoding::Q6K => Some(Form::narrow(32, kquants::BLOCK)),
+        _ => None,
+    }
+}
+
+/// The same of [`q4f16`].
+pub(super) const GROUPS: Form = Form::narrow(7, q4f16::GROUP_SIZE);
 
 /// A row in blocks that hold levels and scales.
 pub(super) struct Blocks<'a> {
     pub(super) encoding: Encoding,
     pub(super) bytes: &'a [u8],
-    pub(super) with: &'a Words,
+    pub(super) with: &'a Digits,
 }
 
-impl WithPairs for Blocks<'_> {
+impl WithQuads for Blocks<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn with(self, pairs: impl Pairs) -> f32 {
+    fn with(self, quads: impl Quads) -> f32 {
         let Self { encoding, bytes, with } = self;
         match encoding {
-            Encoding::Q4_0 => scaled(pairs, twice(bytes), with, |bytes| ggml::q4_0_levels(bytes)),
-            Encoding::Q8_0 => scaled(pairs, twice(bytes), with, |bytes| ggml::q8_0_levels(bytes)),
-            Encoding::Q4K => with_mins(pairs, bytes, with, |bytes| kquants::q4_levels(bytes)),
-            Encoding::Q5K => with_mins(pairs, bytes, with, |bytes| kquants::q5_levels(bytes)),
-            Encoding::Q6K => q6(pairs, bytes, with),
-            _ => unreachable!("{encoding:?} has no words"),
+            Encoding::Q4_0 => scaled::<8, 8, _, _>(quads, twice(bytes), with, |bytes| ggml::q4_0_levels(bytes)),
+            Encoding::Q8_0 => scaled::<7, 128, _, _>(quads, twice(bytes), with, |bytes| ggml::q8_0_levels(bytes)),
+            Encoding::Q4K => with_mins(quads, bytes, with, |bytes| kquants::q4_levels(bytes)),
+            Encoding::Q5K => with_mins(quads, bytes, with, |bytes| kquants::q5_levels(bytes)),
+            Encoding::Q6K => q6(quads, bytes, with),
+            _ => unreachable!("{encoding:?} has no digits"),
         }
     }
 }
@@ -54,48 +72,54 @@ impl WithPairs for Blocks<'_> {
 pub(super) struct Groups<'a> {
     pub(super) levels: &'a [u8],
     pub(super) scales: &'a [u8],
-    /// The words of a group are in the order of its levels.
-    pub(super) with: &'a Words,
+    /// The digits of a group are in the order of its levels.
+    pub(super) with: &'a Digits,
 }
 
-impl WithPairs for Groups<'_> {
+impl WithQuads for Groups<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn with(self, pairs: impl Pairs) -> f32 {
+    fn with(self, quads: impl Quads) -> f32 {
         let scales = self.scales.as_chunks::<{ q4f16::SCALE_BYTES }>().0;
-        scaled(pairs, (self.levels.as_chunks().0, scales), self.with, |levels| q4f16::levels(levels))
+        scaled::<8, 7, _, _>(quads, (self.levels.as_chunks().0, scales), self.with, |levels| q4f16::levels(levels))
     }
 }
 
-/// Blocks of [`WORDS`] levels, with places that begin with their f16 scales.
+/// Blocks of [`PART`] levels, with places that begin with their f16 scales.
 #[inline(always)]
-fn scaled<const BLOCK: usize, const PLACE: usize>(
-    pairs: impl Pairs,
+fn scaled<const BITS: u32, const ZERO: u8, const BLOCK: usize, const PLACE: usize>(
+    quads: impl Quads,
     (blocks, places): (&[[u8; BLOCK]], &[[u8; PLACE]]),
-    with: &Words,
-    levels: impl Fn(&[u8; BLOCK]) -> [i8; WORDS],
+    with: &Digits,
+    levels: impl Fn(&[u8; BLOCK]) -> [i8; PART],
 ) -> f32 {
     let mut totals = [0.0; SUMS];
-    let whole = blocks.len() / SCALES * SCALES;
-    for start in (0..whole).step_by(SCALES) {
-        let all = start..start + SCALES;
-        let (blocks, places, parts) = (&blocks[all.clone()], &places[all.clone()], &with.parts[all.clone()]);
-        let of_words = &with.scales[all];
+    let (all, last) = blocks.as_chunks::<SCALES>();
+    let (all_places, last_places) = places.as_chunks::<SCALES>();
+    let (all_scales, last_scales) = with.scales.as_chunks::<SCALES>();
+    let (all_parts, last_parts) = with.parts.as_chunks::<{ SCALES / PAIR }>();
+    for (((blocks, places), of_digits), parts) in all.iter().zip(all_places).zip(all_scales).zip(all_parts) {
         fetch_ahead(blocks.as_flattened());
         // Otherwise their bytes are gathered one by one.
         let mut halves: [u16; SCALES] = lanes(|i| u16::from_le_bytes([places[i][0], places[i][1]]));
         settle(&mut halves);
-        let scales: [f32; SCALES] = lanes(|i| widen_finite(halves[i]) * of_words[i]);
-        for i in 0..SCALES {
-            let levels = levels(&blocks[i]);
-            add(&mut totals, multiply(pairs, lanes(|i| i16::from(levels[i])), &parts[i]), scales[i]);
+        let scales: [f32; SCALES] = lanes(|i| widen_finite(halves[i]) * of_digits[i]);
+        for (number, part) in parts.iter().enumerate() {
+            let levels = [levels(&blocks[PAIR * number]), levels(&blocks[PAIR * number + 1])];
+            let products = multiply::<BITS, ZERO>(quads, lanes(|i| levels[i / PART][i % PART]), part);
+            add(&mut totals, lanes(|i| products[i] * scales[PAIR * number + i / (SUMS / PAIR)]));
         }
     }
-    for i in whole..blocks.len() {
-        let levels = levels(&blocks[i]);
-        let scale = factor(&places[i]) * with.scales[i];
-        add(&mut totals, multiply(pairs, lanes(|i| i16::from(levels[i])), &with.parts[i]), scale);
+    let pairs = last.chunks(PAIR).zip(last_places.chunks(PAIR)).zip(last_scales.chunks(PAIR));
+    for (((blocks, places), of_digits), part) in pairs.zip(last_parts) {
+        // The digits beyond the last block are zeros, as is what it is paired with.
+        let (mut pair, mut scales) = ([[0; PART]; PAIR], [0.0; PAIR]);
+        for (i, block) in blocks.iter().enumerate() {
+            (pair[i], scales[i]) = (levels(block), factor(&places[i]) * of_digits[i]);
+        }
+        let products = multiply::<BITS, ZERO>(quads, lanes(|i| pair[i / PART][i % PART]), part);
+        add(&mut totals, lanes(|i| products[i] * scales[i / (SUMS / PAIR)]));
     }
     added(totals)
 }
@@ -103,49 +127,47 @@ fn scaled<const BLOCK: usize, const PLACE: usize>(
 /// Blocks of parts with scales and mins.
 #[inline(always)]
 fn with_mins<const BYTES: usize>(
-    pairs: impl Pairs,
+    quads: impl Quads,
     bytes: &[u8],
-    with: &Words,
+    with: &Digits,
     levels: impl Fn(&[u8; BYTES]) -> [i8; kquants::BLOCK],
 ) -> f32 {
-    let (mut totals, mut below) = ([0.0; SUMS], 0.0);
-    let of_block = with.parts.as_chunks::<PARTS>().0.iter().zip(with.sums.as_chunks::<PARTS>().0).zip(&with.scales);
-    for (bytes, ((parts, sums_of_words), scale)) in bytes.as_chunks::<BYTES>().0.iter().zip(of_block) {
+    let (mut totals, mut below) = ([0.0; SUMS], [0.0; SCALED]);
+    let of_block = with.parts.as_chunks::<PARTS>().0.iter().zip(with.sums.as_chunks::<SCALED>().0).zip(&with.scales);
+    for (bytes, ((parts, sums), scale)) in bytes.as_chunks::<BYTES>().0.iter().zip(of_block) {
         fetch_ahead(bytes);
         let Some(head) = bytes.first_chunk() else { continue };
-        let ((d, m), (scales, mins)) = (kquants::factors(head), kquants::scales_and_mins(head));
-        let levels = levels(bytes);
-        let mut sums = [[0; SUMS]; 2];
-        for (part, words) in parts.iter().enumerate() {
-            let scale = i16::from(scales[part]);
-            let levels = lanes(|i| i16::from(levels[part * WORDS + i]) * scale);
-            sums = sum(sums, multiply(pairs, levels, words));
+        let ((d, m), (scales, mut mins)) = (kquants::factors(head), kquants::scales_and_mins(head));
+        let (scales, levels): ([f32; SCALED], _) = (lanes(|i| f32::from(scales[i])), levels(bytes));
+        let mut of_parts = [0.0; SUMS];
+        for (number, part) in parts.iter().enumerate() {
+            let products = multiply::<8, 0>(quads, lanes(|i| levels[number * LEVELS + i]), part);
+            add(&mut of_parts, lanes(|i| products[i] * scales[PAIR * number + i / (SUMS / PAIR)]));
         }
-        add(&mut totals, sums, d * scale);
-        let (mut high, mut low) = (0, 0);
-        for (min, [sum_of_high, sum_of_low]) in mins.iter().zip(sums_of_words) {
-            high += i32::from(*min) * sum_of_high;
-            low += i32::from(*min) * sum_of_low;
-        }
-        below += m * scale * joined(high, low);
+        let (scale, min) = (d * scale, m * scale);
+        add(&mut totals, lanes(|i| of_parts[i] * scale));
+        // Otherwise they are taken from the head one by one.
+        settle(&mut mins);
+        add(&mut below, lanes(|i| f32::from(mins[i]) * sums[i] * min));
     }
-    added(totals) - below
+    added(totals) - added(below)
 }
 
 #[inline(always)]
-fn q6(pairs: impl Pairs, bytes: &[u8], with: &Words) -> f32 {
+fn q6(quads: impl Quads, bytes: &[u8], with: &Digits) -> f32 {
     let mut totals = [0.0; SUMS];
     let of_block = with.parts.as_chunks::<PARTS>().0.iter().zip(&with.scales);
     for (bytes, (parts, scale)) in bytes.as_chunks::<{ kquants::Q6_BYTES }>().0.iter().zip(of_block) {
         fetch_ahead(bytes);
         let (scales, levels) = (kquants::q6_scales(bytes), kquants::q6_levels(bytes));
-        let mut sums = [[0; SUMS]; 2];
-        for (part, words) in parts.iter().enumerate() {
-            let scales = lanes::<_, 2>(|half| i16::from(scales[2 * part + half]));
-            let levels = lanes(|i| i16::from(levels[part * WORDS + i]) * scales[i / SUMS]);
-            sums = sum(sums, multiply(pairs, levels, words));
+        let scales: [f32; 16] = lanes(|i| f32::from(scales[i]));
+        let mut of_parts = [0.0; SUMS];
+        for (number, part) in parts.iter().enumerate() {
+            let products = multiply::<8, 32>(quads, lanes(|i| levels[number * LEVELS + i]), part);
+            add(&mut of_parts, lanes(|i| products[i] * scales[4 * number + i / 4]));
         }
-        add(&mut totals, sums, kquants::q6_factor(bytes) * scale);
+        let factor = kquants::q6_factor(bytes) * scale;
+        add(&mut totals, lanes(|i| of_parts[i] * factor));
     }
     added(totals)
 }
@@ -156,27 +178,21 @@ fn twice<const BYTES: usize>(bytes: &[u8]) -> (&[[u8; BYTES]], &[[u8; BYTES]]) {
     (blocks, blocks)
 }
 
-/// The products with high and low words.
+/// The sums of the products of four levels with the values that digits of `BITS` bits stand for. A level of 0 is stored as `ZERO`.
 #[inline(always)]
-fn multiply(pairs: impl Pairs, levels: [i16; WORDS], [high, low]: &Part) -> [[i32; SUMS]; 2] {
-    [pairs.multiply(levels, high), pairs.multiply(levels, low)]
-}
-
-#[inline(always)]
-fn sum(a: [[i32; SUMS]; 2], b: [[i32; SUMS]; 2]) -> [[i32; SUMS]; 2] {
-    [lanes(|i| a[0][i] + b[0][i]), lanes(|i| a[1][i] + b[1][i])]
-}
-
-/// Adds the sums of a block to those of a row.
-#[inline(always)]
-fn add(totals: &mut [f32; SUMS], [high, low]: [[i32; SUMS]; 2], scale: f32) {
-    for ((total, high), low) in totals.iter_mut().zip(high).zip(low) {
-        *total += scale * joined(high, low);
+fn multiply<const BITS: u32, const ZERO: u8>(quads: impl Quads, levels: [i8; LEVELS], part: &Part) -> [f32; SUMS] {
+    let levels: [u8; LEVELS] = lanes(|i| levels[i].cast_unsigned().wrapping_add(ZERO));
+    let mut sums = [0_i32; SUMS];
+    for digits in &part.digits {
+        sums = quads.multiply_add(lanes(|i| sums[i] << BITS), &levels, digits);
     }
+    if ZERO == 0 { lanes(|i| sums[i] as f32) } else { lanes(|i| (sums[i] - part.excess[i]) as f32) }
 }
 
-/// The sum of products with high and low words.
+/// Adds to the sums of a row.
 #[inline(always)]
-fn joined(high: i32, low: i32) -> f32 {
-    high as f32 + FINE * low as f32
+fn add<const N: usize>(totals: &mut [f32; N], more: [f32; N]) {
+    for (total, more) in totals.iter_mut().zip(more) {
+        *total += more;
+    }
 }

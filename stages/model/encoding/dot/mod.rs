@@ -1,19 +1,19 @@
 //! Dot products of encoded rows with values, decoded in registers only.
 //!
-//! Floats are multiplied as they are. Levels are integers: so are the values that they are multiplied with ([`operand::Words`]), and only
+//! Floats are multiplied as they are. Levels are integers: so are the values that they are multiplied with ([`operand::Digits`]), and only
 //! scales are floats. Sums are in another order than those of the decoded values.
 #![allow(clippy::inline_always, reason = "loops vectorize only if what they call is inlined")]
 
 mod blocks;
 mod operand;
-mod pairs;
+mod quads;
 
 pub(crate) use operand::Operand;
 
 use self::{
-    blocks::{Blocks, Groups},
-    operand::Words,
-    pairs::on_pairs,
+    blocks::{Blocks, GROUPS, Groups, form},
+    operand::Digits,
+    quads::on_quads,
 };
 use super::{
     Encoding,
@@ -32,9 +32,7 @@ impl Encoding {
         match self {
             Self::F16 | Self::Bf16 => Some(Operand::Values(values, precision)),
             // Of weights that must be rounded to bf16, levels don't do.
-            Self::Q4_0 | Self::Q8_0 | Self::Q4K | Self::Q5K | Self::Q6K if precision == Precision::F32 => {
-                Some(Operand::Words(Words::new(values, self.block().values)))
-            }
+            _ if precision == Precision::F32 => form(self).map(|form| Operand::Digits(Digits::new(values, form))),
             _ => None,
         }
     }
@@ -42,7 +40,7 @@ impl Encoding {
     /// The dot product of an encoded row with an operand for this encoding.
     pub(crate) fn dot(self, bytes: &[u8], with: &Operand<'_>) -> f32 {
         match with {
-            Operand::Words(with) => on_pairs(Blocks { encoding: self, bytes, with }),
+            Operand::Digits(with) => on_quads(Blocks { encoding: self, bytes, with }),
             Operand::Values(values, precision) => match (self, precision) {
                 (Self::Bf16, _) => simd!(|| plain(bytes, values, |bits| f32::from_bits(u32::from(bits) << 16))),
                 (_, Precision::F32) => simd!(|| plain(bytes, values, widen_finite)),
@@ -54,14 +52,14 @@ impl Encoding {
 
 /// The same for rows in [`q4f16`].
 pub(crate) fn q4f16_operand(values: &[f32], precision: Precision) -> Option<Operand<'static>> {
-    let words = || Operand::Words(Words::new(values, q4f16::GROUP_SIZE).even_first());
-    (precision == Precision::F32).then(words)
+    let digits = || Operand::Digits(Digits::new(values, GROUPS).even_first(GROUPS));
+    (precision == Precision::F32).then(digits)
 }
 
 /// The dot product of a row in [`q4f16`] with an operand for it.
 pub(crate) fn q4f16_dot(levels: &[u8], scales: &[u8], with: &Operand<'_>) -> f32 {
-    let Operand::Words(with) = with else { unreachable!("words for levels") };
-    on_pairs(Groups { levels, scales, with })
+    let Operand::Digits(with) = with else { unreachable!("digits for levels") };
+    on_quads(Groups { levels, scales, with })
 }
 
 /// Sixteen bits for each value.

@@ -1,7 +1,7 @@
 //! What the rows of an encoded weight are multiplied with.
 
-use super::pairs::WORDS;
-use crate::{precision::Precision, simd::simd};
+use super::quads::{LEVELS, SUMS};
+use crate::{encoding::search::lanes, precision::Precision, simd::simd};
 
 /// What many rows are multiplied with.
 #[derive(Clone, Debug)]
@@ -9,125 +9,181 @@ pub(crate) enum Operand<'a> {
     /// Values in this precision, for rows of floats.
     Values(&'a [f32], Precision),
     /// Values as integers, for rows of levels.
-    Words(Words),
+    Digits(Digits),
 }
 
-/// Values in blocks, as integers with a common scale: `value = scale * (high + FINE * low)`, two words of 16 bits each. The largest of a
-/// block is `scale * 32,767`. Beyond the rounding of a division in f32, errors are at most 2^-31 of the largest, which to values down to
-/// 2^-7 of it is no more than f32's.
-#[derive(Clone, Debug)]
-pub(crate) struct Words {
-    /// Whole blocks, filled up with zeros.
-    pub(super) parts: Vec<Part>,
-    /// The sums of the parts' words.
-    pub(super) sums: Vec<[i32; 2]>,
-    /// One of each block; NaN if not all of its values are finite, so that what is computed with it is NaN, too.
-    pub(super) scales: Vec<f32>,
+/// Digits of a value.
+const COUNT: usize = 3;
+/// Values per sum that mins are multiplied with.
+pub(super) const PART: usize = 32;
+
+/// How levels are stored, which bounds the digits that they are multiplied with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    /// What stands for zero: levels are stored without a sign.
+    pub(super) zero: u8,
+    /// Levels per scale of the values: a block.
+    pub(super) block: usize,
+    /// Bits of a digit.
+    pub(super) bits: u32,
 }
 
-/// High and low words of consecutive values.
-pub(super) type Part = [[i16; WORDS]; 2];
-
-/// The largest magnitude of a high word. With it no sum of [`super::blocks`] exceeds 31 bits: the largest products are those of `q6_K`,
-/// 32 * 128 * 32,767 for each of 16 values of a block that are added up in one place, which is 65,536 less than 2^31.
-const MOST: f32 = 32_767.0;
-/// What a low word counts: with it, they are at most half as large as high ones.
-pub(super) const FINE: f32 = 1.0 / 32_768.0;
-
-impl Words {
-    /// Blocks of `block` values, a multiple of [`WORDS`].
-    pub(super) fn new(values: &[f32], block: usize) -> Self {
-        let mut parts = vec![[[0; WORDS]; 2]; values.len().next_multiple_of(block) / WORDS];
-        let blocks = parts.chunks_mut(block / WORDS).zip(values.chunks(block));
-        let scales = blocks.map(|(parts, values)| split(values, parts)).collect();
-        let sum = |words: &[i16; WORDS]| words.iter().map(|word| i32::from(*word)).sum();
-        let sums = parts.iter().map(|[high, low]| [sum(high), sum(low)]).collect();
-        Self { parts, sums, scales }
+impl Form {
+    /// Levels of up to six bits with digits of eight: two products are at most 2 * 63 * 128, which 16 bits hold, and the sum of four values
+    /// 4 * 63 * 8,355,711, which 31 bits hold.
+    pub(super) const fn narrow(zero: u8, block: usize) -> Self {
+        Self { zero, block, bits: 8 }
     }
 
-    /// The same with each part in another order: values at even places first.
-    pub(super) fn even_first(mut self) -> Self {
-        for words in self.parts.as_flattened_mut() {
-            let in_order = *words;
-            let (even, odd) = words.split_at_mut(WORDS / 2);
-            for (pair, (even, odd)) in in_order.as_chunks::<2>().0.iter().zip(even.iter_mut().zip(odd)) {
-                [*even, *odd] = *pair;
+    /// Levels of eight bits with digits of seven: at most 2 * 255 * 64, and 4 * 255 * 1,040,319.
+    pub(super) const fn wide(zero: u8, block: usize) -> Self {
+        Self { zero, block, bits: 7 }
+    }
+
+    /// The largest magnitude of a value as an integer: all digits are the largest.
+    const fn most(self) -> i32 {
+        let base = 1 << self.bits;
+        (base / 2 - 1) * (base * base + base + 1)
+    }
+}
+
+/// Values in blocks, as integers with a common scale, in digits with a sign: `value = scale * (digits[0] * base^2 + digits[1] * base +
+/// digits[2])`. The largest of a block has 23 bits (20 with levels of eight bits), so an error is at most 2^-24 (2^-21) of it, where f32's
+/// rounding is 2^-24 of each value. llama.cpp takes one digit of eight bits.
+#[derive(Clone, Debug)]
+pub(crate) struct Digits {
+    /// Whole blocks, and whole parts, filled up with zeros.
+    pub(super) parts: Vec<Part>,
+    /// The sums of each [`PART`] values as integers.
+    pub(super) sums: Vec<f32>,
+    /// One of each block; NaN if not all of its values are finite, so that what is computed with it is NaN, too.
+    pub(super) scales: Vec<f32>,
+    /// Bits of a digit.
+    pub(super) bits: u32,
+}
+
+/// What [`LEVELS`] levels are multiplied with.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// The highest digits of all values, then the others.
+    pub(super) digits: [[i8; LEVELS]; COUNT],
+    /// For each sum of four products, what it has too much because levels have no sign.
+    pub(super) excess: [i32; SUMS],
+}
+
+impl Digits {
+    pub(super) fn new(values: &[f32], form: Form) -> Self {
+        let mut integers = vec![0; values.len().next_multiple_of(form.block).next_multiple_of(LEVELS)];
+        let blocks = integers.chunks_mut(form.block).zip(values.chunks(form.block));
+        let scales = blocks.map(|(integers, values)| split(values, form.most(), integers)).collect();
+        let sums = integers.chunks(PART).map(|part| part.iter().sum::<i32>() as f32).collect();
+        let parts = integers.as_chunks::<LEVELS>().0.iter().map(|integers| part(integers, form)).collect();
+        Self { parts, sums, scales, bits: form.bits }
+    }
+
+    /// The same with the digits of each [`PART`] values in another order: values at even places first.
+    pub(super) fn even_first(mut self, form: Form) -> Self {
+        for part in &mut self.parts {
+            for digits in part.digits.iter_mut().flat_map(|digits| digits.as_chunks_mut::<PART>().0) {
+                let in_order = *digits;
+                *digits = lanes(|i| in_order[if i < PART / 2 { 2 * i } else { 2 * i + 1 - PART }]);
             }
+            part.excess = excess(&part.digits, form);
         }
         self
     }
 }
 
-/// Turns a block into words and returns their scale.
-fn split(values: &[f32], parts: &mut [Part]) -> f32 {
+/// Turns a block into integers of at most `most` and returns their scale.
+fn split(values: &[f32], most: i32, integers: &mut [i32]) -> f32 {
+    // Adding it rounds to an integer, which then stands in the lowest bits.
+    const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
     if !values.iter().all(|value| value.is_finite()) {
         return f32::NAN;
     }
     let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    let scale = largest / MOST;
+    let scale = largest / most as f32;
     // Otherwise all values are so small that no scale tells them apart.
     if scale >= f32::MIN_POSITIVE {
+        let scale = f64::from(scale);
         simd!(|| {
-            for ([high, low], values) in parts.iter_mut().zip(values.chunks(WORDS)) {
-                for ((high, low), value) in high.iter_mut().zip(low).zip(values) {
-                    let exact = value / scale;
-                    let (rounded, word) = nearest(exact);
-                    *high = word;
-                    *low = nearest((exact - rounded) / FINE).1;
-                }
+            for (integer, value) in integers.iter_mut().zip(values) {
+                let nearest = (f64::from(*value) / scale + ROUND).to_bits() as i32;
+                // The scale is rounded, so the largest may be one too large.
+                *integer = nearest.clamp(-most, most);
             }
         });
     }
     scale
 }
 
-/// The nearest integer, as a float and as a word.
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "loops over it vectorize only if it is inlined")]
-fn nearest(value: f32) -> (f32, i16) {
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which then stands in the lowest bits
-    let sum = value + ROUND;
-    (sum - ROUND, sum.to_bits() as i16)
+fn part(integers: &[i32; LEVELS], form: Form) -> Part {
+    let (mut rest, half) = (*integers, 1 << (form.bits - 1));
+    let mut digits = [[0; LEVELS]; COUNT];
+    for digits in digits.iter_mut().rev() {
+        for (digit, rest) in digits.iter_mut().zip(&mut rest) {
+            let lowest = (*rest + half & ((half << 1) - 1)) - half;
+            *digit = lowest as i8;
+            *rest = (*rest - lowest) >> form.bits;
+        }
+    }
+    Part { digits, excess: excess(&digits, form) }
+}
+
+fn excess(digits: &[[i8; LEVELS]; COUNT], form: Form) -> [i32; SUMS] {
+    let value = |i: usize| digits.iter().fold(0, |value, digits| (value << form.bits) + i32::from(digits[i]));
+    lanes(|sum| i32::from(form.zero) * (4 * sum..4 * sum + 4).map(value).sum::<i32>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The value that digits stand for, as an integer.
+    fn integer(digits: &Digits, i: usize) -> i32 {
+        let [high, middle, low] = digits.parts[i / LEVELS].digits.map(|digits| i32::from(digits[i % LEVELS]));
+        ((high << digits.bits) + middle << digits.bits) + low
+    }
+
     #[test]
-    fn words_are_values_to_the_precision_of_f32() {
+    fn digits_are_values_to_a_fraction_of_the_largest() {
         let mut values: Vec<f32> = (0..300_i16).map(|i| (f32::from(i) * 0.37).sin() * 3.0).collect();
         values[7] = -5.0;
-        let operand = Words::new(&values, 256);
-        assert_eq!((operand.parts.len(), operand.scales.len(), operand.sums.len()), (16, 2, 16));
-        assert_eq!(operand.parts[0].map(|words| words[7]), [-32_767, 0]);
-        let word = |part: &Part, i: usize| f64::from(part[0][i]) + f64::from(part[1][i]) * f64::from(FINE);
-        for (i, value) in values.iter().enumerate() {
-            let found = word(&operand.parts[i / WORDS], i % WORDS) * f64::from(operand.scales[i / 256]);
-            // Half a low word, and the rounding of the quotient and of the scale.
-            let tolerance = 5.0 * f64::powi(2.0, -31) + f64::from(value.abs()) * f64::powi(2.0, -23);
-            assert!((found - f64::from(*value)).abs() <= tolerance, "value {i}: {found} is not {value}");
-        }
-        for part in 0..2 {
-            let sum = operand.parts[1][part].iter().map(|word| i32::from(*word)).sum::<i32>();
-            assert_eq!(operand.sums[1][part], sum);
-        }
-        let reordered = operand.clone().even_first();
-        for part in 0..2 {
-            let (from, to) = (operand.parts[1][part], reordered.parts[1][part]);
-            assert_eq!(to[..2], [from[0], from[2]]);
-            assert_eq!(to[16..18], [from[1], from[3]]);
+        for (form, most) in [(Form::narrow(8, 256), 8_355_711), (Form::wide(128, 32), 1_040_319)] {
+            assert_eq!(form.most(), most);
+            let operand = Digits::new(&values, form);
+            let whole = 300_usize.next_multiple_of(form.block).next_multiple_of(LEVELS);
+            assert_eq!((operand.parts.len(), operand.sums.len()), (whole / LEVELS, whole / PART));
+            assert_eq!(operand.scales.len(), 300_usize.div_ceil(form.block));
+            assert_eq!(integer(&operand, 7), -most);
+            for (i, value) in values.iter().enumerate() {
+                let scale = operand.scales[i / form.block];
+                let found = f64::from(integer(&operand, i)) * f64::from(scale);
+                // Half a unit, and the rounding of the scale.
+                let tolerance = f64::from(scale) / 2.0 + f64::from(value.abs()) * f64::powi(2.0, -24);
+                assert!((found - f64::from(*value)).abs() <= tolerance, "value {i}: {found} is not {value}");
+            }
+            let part: Vec<i32> = (32..64).map(|i| integer(&operand, i)).collect();
+            assert_eq!(operand.sums[1].to_string(), (part.iter().sum::<i32>() as f32).to_string());
+            let quad = part[4..8].iter().sum::<i32>();
+            assert_eq!(operand.parts[0].excess[9], i32::from(form.zero) * quad);
+            let reordered = operand.clone().even_first(form);
+            let places: Vec<i32> = [0, 1, 15, 16, 17, 31].map(|i| integer(&reordered, 32 + i)).to_vec();
+            assert_eq!(places, [0, 2, 30, 1, 3, 31].map(|i| part[i]));
+            let even: i32 = [0, 2, 4, 6].map(|i| part[i]).iter().sum();
+            assert_eq!(reordered.parts[0].excess[8], i32::from(form.zero) * even);
         }
     }
 
     #[test]
     fn values_without_a_scale() {
-        assert_eq!(Words::new(&[0.0; 32], 32).scales, [0.0]);
-        assert_eq!(Words::new(&[1e-44; 32], 32).sums, [[0; 2]]);
+        let form = Form::narrow(8, 32);
+        assert_eq!(Digits::new(&[0.0; 32], form).scales, [0.0]);
+        assert_eq!(Digits::new(&[1e-44; 32], form).sums, [0.0; 2]);
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = [1.0; 64];
             values[40] = odd;
-            let scales = Words::new(&values, 32).scales;
+            let scales = Digits::new(&values, form).scales;
             assert!(scales[0] > 0.0 && scales[1].is_nan(), "{odd}: {scales:?}");
         }
     }
