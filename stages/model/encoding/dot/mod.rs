@@ -165,9 +165,9 @@ mod tests {
         }
     }
 
-    /// The bound of [`operand`]: all levels of `q6_K` are -32, and all scales -128. Such a sum is 65,536 less than what would overflow.
+    /// All levels of `q6_K` are -32, and all scales -128.
     #[test]
-    fn the_largest_sum_of_all_is_right() {
+    fn the_largest_weights_are_right() {
         let Block { values: width, bytes } = Encoding::Q6K.block();
         let mut row = vec![0; bytes];
         row[width * 3 / 4..][..width / 16].fill(0x80);
