@@ -147,10 +147,13 @@ pub(super) fn narrow_q4_0(values: &[f32], to: &mut [u8], importance: Option<&[f3
 #[inline(always)]
 fn largest(values: &[f32; BLOCK]) -> f32 {
     let (least, most) = bounds(values);
-    if most != -least {
-        return if most > -least { most } else { least };
+    if most > -least {
+        return most;
     }
-    values.iter().copied().find(|value| value.abs() == most && most > 0.0).unwrap_or(0.0)
+    if most < -least {
+        return least;
+    }
+    values.iter().copied().find(|value| value.abs() >= most && most > 0.0).unwrap_or(0.0)
 }
 
 /// The least and the largest value.

@@ -18,7 +18,6 @@ use self::{
 use super::{
     Encoding,
     half::{to_bf16, widen_finite},
-    q4f16,
 };
 use crate::{
     precision::Precision,
@@ -99,7 +98,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::encoding::Block;
+    use crate::encoding::{Block, q4f16};
 
     fn noise(i: usize) -> f32 {
         ((i.wrapping_mul(2_654_435_761) >> 7) % 2001) as f32 / 1000.0 - 1.0

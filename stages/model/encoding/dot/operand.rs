@@ -58,8 +58,6 @@ pub(crate) struct Digits {
     pub(super) sums: Vec<f32>,
     /// One of each block; NaN if not all of its values are finite, so that what is computed with it is NaN, too.
     pub(super) scales: Vec<f32>,
-    /// Bits of a digit.
-    pub(super) bits: u32,
 }
 
 /// What [`LEVELS`] levels are multiplied with.
@@ -78,7 +76,7 @@ impl Digits {
         let scales = blocks.map(|(integers, values)| split(values, form.most(), integers)).collect();
         let sums = integers.chunks(PART).map(|part| part.iter().sum::<i32>() as f32).collect();
         let parts = integers.as_chunks::<LEVELS>().0.iter().map(|integers| part(integers, form)).collect();
-        Self { parts, sums, scales, bits: form.bits }
+        Self { parts, sums, scales }
     }
 
     /// The same with the digits of each [`PART`] values in another order: values at even places first.
@@ -122,7 +120,7 @@ fn part(integers: &[i32; LEVELS], form: Form) -> Part {
     let mut digits = [[0; LEVELS]; COUNT];
     for digits in digits.iter_mut().rev() {
         for (digit, rest) in digits.iter_mut().zip(&mut rest) {
-            let lowest = (*rest + half & ((half << 1) - 1)) - half;
+            let lowest = ((*rest + half) & (2 * half - 1)) - half;
             *digit = lowest as i8;
             *rest = (*rest - lowest) >> form.bits;
         }
@@ -140,9 +138,9 @@ mod tests {
     use super::*;
 
     /// The value that digits stand for, as an integer.
-    fn integer(digits: &Digits, i: usize) -> i32 {
-        let [high, middle, low] = digits.parts[i / LEVELS].digits.map(|digits| i32::from(digits[i % LEVELS]));
-        ((high << digits.bits) + middle << digits.bits) + low
+    fn integer(digits: &Digits, form: Form, i: usize) -> i32 {
+        let of_value = digits.parts[i / LEVELS].digits.map(|digits| i32::from(digits[i % LEVELS]));
+        of_value.into_iter().fold(0, |value, digit| (value << form.bits) + digit)
     }
 
     #[test]
@@ -155,20 +153,20 @@ mod tests {
             let whole = 300_usize.next_multiple_of(form.block).next_multiple_of(LEVELS);
             assert_eq!((operand.parts.len(), operand.sums.len()), (whole / LEVELS, whole / PART));
             assert_eq!(operand.scales.len(), 300_usize.div_ceil(form.block));
-            assert_eq!(integer(&operand, 7), -most);
+            assert_eq!(integer(&operand, form, 7), -most);
             for (i, value) in values.iter().enumerate() {
                 let scale = operand.scales[i / form.block];
-                let found = f64::from(integer(&operand, i)) * f64::from(scale);
+                let found = f64::from(integer(&operand, form, i)) * f64::from(scale);
                 // Half a unit, and the rounding of the scale.
                 let tolerance = f64::from(scale) / 2.0 + f64::from(value.abs()) * f64::powi(2.0, -24);
                 assert!((found - f64::from(*value)).abs() <= tolerance, "value {i}: {found} is not {value}");
             }
-            let part: Vec<i32> = (32..64).map(|i| integer(&operand, i)).collect();
+            let part: Vec<i32> = (32..64).map(|i| integer(&operand, form, i)).collect();
             assert_eq!(operand.sums[1].to_string(), (part.iter().sum::<i32>() as f32).to_string());
             let quad = part[4..8].iter().sum::<i32>();
             assert_eq!(operand.parts[0].excess[9], i32::from(form.zero) * quad);
             let reordered = operand.clone().even_first(form);
-            let places: Vec<i32> = [0, 1, 15, 16, 17, 31].map(|i| integer(&reordered, 32 + i)).to_vec();
+            let places: Vec<i32> = [0, 1, 15, 16, 17, 31].map(|i| integer(&reordered, form, 32 + i)).to_vec();
             assert_eq!(places, [0, 2, 30, 1, 3, 31].map(|i| part[i]));
             let even: i32 = [0, 2, 4, 6].map(|i| part[i]).iter().sum();
             assert_eq!(reordered.parts[0].excess[8], i32::from(form.zero) * even);
