@@ -1,7 +1,7 @@
 //! The kind `merge`: adds adapters to the weights and writes the whole model as one Hugging Face folder.
 //! Independent of how the model was trained.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use imp_model::{
     Components, Imp,
@@ -76,6 +76,9 @@ keys! {
         pub dtype: DType = DType::F16,
         /// Weights that take more are written to several files of at most this size.
         pub max_shard_size: ByteSize = ByteSize(5_000_000_000),
+        /// Published code that loads the format `imp` in transformers, for `config.json`:
+        /// `AutoConfig = "owner/repo--module.Class"` and the same for `AutoModelForCausalLM`.
+        pub auto_map: BTreeMap<String, String> = BTreeMap::new(),
     }
 }
 
@@ -101,7 +104,16 @@ impl Stage for Merge {
         if config.max_shard_size < SMALLEST_SHARD {
             return Err(ConfigIssue::new("max_shard_size", format!("must be at least {SMALLEST_SHARD}")));
         }
-        Ok(())
+        match config.auto_map.iter().find(|(_, code)| !is_code(code)) {
+            Some((name, code)) => {
+                let message = format!("`{code}` must be like `owner/repo--module.Class`");
+                Err(ConfigIssue::new(format!("auto_map.{name}"), message))
+            }
+            None if !config.auto_map.is_empty() && config.format != Format::Imp => {
+                Err(ConfigIssue::new("auto_map", "is for the format `imp`: transformers has the code for `llava-hf`"))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_inputs(_config: &Config, count: &dyn Fn(&str) -> usize) -> Result<(), ConfigIssue> {
@@ -134,7 +146,9 @@ impl Stage for Merge {
         let mut manner = Manner::of(job, &model, tokenizer)?;
         let (encoding, largest, out) = (config.dtype.encoding(), config.max_shard_size.0, job.output());
         let written = match config.format {
-            Format::Imp => save::merged(&model, encoding, largest, &out),
+            Format::Imp => {
+                save::merged(&model, encoding, largest, &out).and_then(|()| save::name_code(&config.auto_map, &out))
+            }
             Format::LlavaHf => llava::write(&model, &image_tokens(manner.as_mut())?, encoding, largest, &out),
         };
         written.map_err(|error| model_error(job, &error))?;
@@ -157,6 +171,21 @@ impl Stage for Merge {
         let replaced: &[&str] = if manner.is_some() { &REPLACED } else { &[] };
         link_others_but(job, &tokenizer_folder(tokenizer), "", replaced)
     }
+}
+
+/// Whether transformers finds a class by this text: in a module of a repository.
+fn is_code(text: &str) -> bool {
+    let is_name = |name: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(known)
+    };
+    let is_identifier = |name: &str| is_name(name) && !name.contains(['.', '-']);
+    let parts = text.split_once("--").and_then(|(repository, class)| {
+        let (owner, name) = repository.split_once('/')?;
+        let (module, class) = class.split_once('.')?;
+        Some(is_name(owner) && is_name(name) && is_identifier(module) && is_identifier(class))
+    });
+    parts.unwrap_or(false)
 }
 
 /// The model, and the folder that has its tokenizer.

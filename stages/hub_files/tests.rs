@@ -160,6 +160,30 @@ fn a_merged_folder_says_how_its_model_talks() {
 }
 
 #[test]
+fn published_code_is_named_where_transformers_looks_for_it() {
+    let root = workshop();
+    let auto_map = json!({
+        "AutoConfig": "MILVLG/imp-v1-3b--configuration_imp.ImpConfig",
+        "AutoModelForCausalLM": "MILVLG/imp-v1-3b--modeling_imp.ImpForCausalLM",
+    });
+    let out = merge(root.path(), "imp", &json!({"auto_map": auto_map})).done();
+    assert_eq!(json_of(&out.join("config.json"))["auto_map"], auto_map);
+    Imp::load(&out).unwrap();
+    let refused = |config: &Value| {
+        let issue = Merge::check(&serde_json::from_value(config.clone()).unwrap()).unwrap_err();
+        format!("{}: {}", issue.key, issue.message)
+    };
+    for code in
+        ["imp-v1-3b--modeling_imp.ImpForCausalLM", "a/b--c", "a/b--c.D--e", "../b--c.D", "a/b--c.d.E", "a/b/c--d.E"]
+    {
+        let issue = refused(&json!({"auto_map": {"AutoConfig": code}}));
+        assert_eq!(issue, format!("auto_map.AutoConfig: `{code}` must be like `owner/repo--module.Class`"));
+    }
+    let issue = refused(&json!({"auto_map": auto_map, "format": "llava-hf"}));
+    assert!(issue.starts_with("auto_map: is for the format `imp`"), "{issue}");
+}
+
+#[test]
 fn gguf_files_are_a_model_and_are_not_quantized_again() {
     let root = workshop();
     let quantize = |work: &str, model: &Path, config: &Value| {

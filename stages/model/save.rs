@@ -1,14 +1,14 @@
 //! Writes models as Hugging Face folders and in the split layout of training stages. Equal models give equal bytes.
 //! Adapters are written by [`crate::peft`].
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     config::{Encoder, SPLIT_IMP, merged_json},
     encoding::Encoding,
-    error::Result,
+    error::{ModelError, Result},
     imp::Imp,
     weights::{Encoded, NamedTensor, write_json, write_sharded, write_tensors},
 };
@@ -81,6 +81,22 @@ pub fn config(model: &Imp, dtype: &str, folder: &Path) -> Result<()> {
     let mut config = merged_json(&model.llm.merged_config(), &model.vision.config, &model.config);
     config["torch_dtype"] = json!(dtype);
     write_json(&folder.join("config.json"), &config)
+}
+
+/// Names published code for a merged Imp in `folder`, as transformers' `auto_map`: an `Auto...` class with what loads the model.
+///
+/// # Errors
+/// If its `config.json` can't be read or written.
+pub fn name_code(auto_map: &BTreeMap<String, String>, folder: &Path) -> Result<()> {
+    if auto_map.is_empty() {
+        return Ok(());
+    }
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(|source| ModelError::Io { file: path.clone(), source })?;
+    let mut config: Value =
+        serde_json::from_slice(&text).map_err(|error| ModelError::file(&path, error.to_string()))?;
+    config["auto_map"] = json!(auto_map);
+    write_json(&path, &config)
 }
 
 /// PyTorch's name of a type that a safetensors file can hold; writers refuse other encodings.
