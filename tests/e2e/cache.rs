@@ -171,7 +171,7 @@ fn the_fast_path_detects_every_change() {
     let up_to_date = |what: &str| {
         let run = space.succeed(&["run", "p.toml"]).stdout;
         assert!(run.contains("p is up to date: 3 of 3 cached"), "{what}: {run}");
-        assert!(run.contains("c      cached") && run.contains("artifacts/p/c"), "{what}: {run}");
+        assert!(run.contains("c      cached") && run.contains("\nartifacts: artifacts/p\n"), "{what}: {run}");
     };
     noted();
     up_to_date("nothing has changed");

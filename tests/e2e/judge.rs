@@ -77,5 +77,6 @@ fn the_endpoint_in_the_machines_settings_reaches_the_stage() {
 
     space.write("given/answers.jsonl", format!("{}\n{}\n", answer(1), answer(0)));
     let scored = space.succeed(&["run", "p.toml"]).stdout;
-    assert!(scored.contains("rec 50  total 50"), "{scored}");
+    assert!(scored.contains("  total 50 %\n"), "{scored}");
+    assert!(space.succeed(&["show", "score"]).stdout.contains(" rec 50 %\n"), "the parts of the total");
 }
