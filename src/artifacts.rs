@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     pipeline::{Pipeline, StageDecl},
-    store::{Digest, Hit, Store},
+    store::{Digest, Hit, Receipt, Store},
 };
 
 /// The folder of one pipeline's links.
@@ -37,12 +37,24 @@ impl Artifacts {
         self.folder.join(&pipeline.points[*point].label).join(name)
     }
 
-    /// The links that there are to a stage's artifact, log and metrics, as [`Self::of`].
-    pub(crate) fn links_of(&self, pipeline: &Pipeline, stage: &StageDecl) -> Vec<PathBuf> {
+    /// The links of a stage, as [`Self::of`], that lead to the artifact, log and metrics of this result.
+    pub(crate) fn links_of(
+        &self,
+        pipeline: &Pipeline,
+        stage: &StageDecl,
+        result: &Receipt,
+        store: &Store,
+    ) -> Vec<PathBuf> {
         let link = self.of(pipeline, stage);
         let beside = |ending: &str| link.with_file_name(format!("{}.{ending}", stage.owners[0].1));
-        let all = [link.clone(), beside(LOG), beside(METRICS)];
-        all.into_iter().filter(|path| path.exists()).collect()
+        let object = |digest: Option<Digest>| digest.map(|digest| store.object(digest));
+        let all = [
+            (link.clone(), Some(store.tree_path(result.output.digest))),
+            (beside(LOG), object(result.log)),
+            (beside(METRICS), object(result.metrics)),
+        ];
+        let right = all.into_iter().filter(|(link, target)| fs::read_link(link).ok() == *target && target.is_some());
+        right.map(|(link, _)| link).collect()
     }
 
     /// Links the artifact, log and metrics of a stage. Takes two file operations if the links are already right.

@@ -104,6 +104,12 @@ impl Stage for Merge {
         if config.max_shard_size < SMALLEST_SHARD {
             return Err(ConfigIssue::new("max_shard_size", format!("must be at least {SMALLEST_SHARD}")));
         }
+        if let Some(name) = config.auto_map.keys().find(|name| !name.starts_with("Auto")) {
+            return Err(ConfigIssue::new(
+                format!("auto_map.{name}"),
+                "must be one of transformers' classes, as `AutoConfig`",
+            ));
+        }
         match config.auto_map.iter().find(|(_, code)| !is_code(code)) {
             Some((name, code)) => {
                 let message = format!("`{code}` must be like `owner/repo--module.Class`");
@@ -177,7 +183,7 @@ impl Stage for Merge {
 fn is_code(text: &str) -> bool {
     let is_name = |name: &str| {
         let known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(known)
+        name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') && name.chars().all(known)
     };
     let is_identifier = |name: &str| is_name(name) && !name.contains(['.', '-']);
     let parts = text.split_once("--").and_then(|(repository, class)| {

@@ -1,7 +1,8 @@
 //! Whole training stages of imp-flow against PyTorch, transformers and peft: the same models, images and texts, in
 //! alternating processes on the same cores. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench stages [-- PRECISION...]`, f32 and bf16 by default; creates the peers' environment first (benches/peers/setup.sh).
+//! `cargo bench --bench stages [-- SIZE|PRECISION...]`, all by default: `small` has 28M weights, `wide` two blocks of Phi-2's width; f32 and
+//! bf16. Creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use std::{
@@ -15,6 +16,19 @@ use serde_json::Value;
 const ROUNDS: usize = 3;
 const STAGES: [&str; 2] = ["pretrain", "finetune"];
 const PRECISIONS: [&str; 2] = ["f32", "bf16"];
+/// Sizes, with what they change in the pipeline.
+const SIZES: [(&str, &[&str]); 2] = [
+    ("small", &[]),
+    (
+        "wide",
+        &[
+            "stages.phi.model.hidden_size=2560",
+            "stages.phi.model.layers=2",
+            "stages.phi.model.heads=32",
+            "stages.shapes.images=32",
+        ],
+    ),
+];
 
 fn main() {
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
@@ -22,25 +36,34 @@ fn main() {
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
     let threads = std::thread::available_parallelism().unwrap().get().to_string();
     let asked: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    assert!(asked.iter().all(|asked| PRECISIONS.contains(&&**asked)), "precisions are {}", PRECISIONS.join(" and "));
+    let known = |asked: &str| PRECISIONS.contains(&asked) || SIZES.iter().any(|(size, _)| *size == asked);
+    assert!(asked.iter().all(|asked| known(asked)), "give `small` or `wide`, `f32` or `bf16`");
+    // What is not restricted is measured whole.
+    let chosen = |name: &str, all: &[&str]| {
+        asked.iter().any(|asked| asked == name) || !asked.iter().any(|asked| all.contains(&&**asked))
+    };
+    let sizes: Vec<&str> = SIZES.iter().map(|(size, _)| *size).collect();
     println!("{threads} threads; examples per second of the training loop, medians of {ROUNDS} processes each\n");
-    for precision in PRECISIONS.iter().filter(|name| asked.is_empty() || asked.iter().any(|asked| asked == **name)) {
-        compare(precision, &python, &threads);
+    for (size, changes) in SIZES.iter().filter(|(size, _)| chosen(size, &sizes)) {
+        for precision in PRECISIONS.iter().filter(|precision| chosen(precision, &PRECISIONS)) {
+            println!("{size}, {precision}");
+            compare(precision, changes, &python, &threads);
+        }
     }
 }
 
-fn compare(precision: &str, python: &str, threads: &str) {
+fn compare(precision: &str, changes: &[&str], python: &str, threads: &str) {
     let root = Path::new("target/bench-stages");
     let mut rates = vec![(Vec::new(), Vec::new()); STAGES.len()];
     for _ in 0..ROUNDS {
-        let results = ours(root, precision);
+        let results = ours(root, precision, changes);
         for (stage, (ours, theirs)) in STAGES.iter().zip(&mut rates) {
             let figures = results["stages"].as_array().unwrap().iter().find(|found| found["name"] == *stage).unwrap();
             ours.push(figures["results"]["examples_per_second"].as_f64().unwrap());
             theirs.push(peer(python, [stage, threads, precision], &root.join("artifacts/bench")));
         }
     }
-    println!("{precision:10} {:>10} {:>10} {:>7}", "imp-flow", "PyTorch", "faster");
+    println!("{:10} {:>10} {:>10} {:>7}", "", "imp-flow", "PyTorch", "faster");
     for (stage, (ours, theirs)) in STAGES.iter().zip(rates) {
         let (ours, theirs) = (median(ours), median(theirs));
         println!("{stage:10} {ours:10.1} {theirs:10.1} {:6.2}x", ours / theirs);
@@ -48,13 +71,14 @@ fn compare(precision: &str, python: &str, threads: &str) {
 }
 
 /// Runs the pipeline with an empty cache. Returns its record.
-fn ours(root: &Path, precision: &str) -> Value {
+fn ours(root: &Path, precision: &str, changes: &[&str]) -> Value {
     let _ = std::fs::remove_dir_all(root);
     std::fs::create_dir_all(root).unwrap();
     let began = Instant::now();
     let status = Command::new(env!("CARGO_BIN_EXE_imp-flow"))
         .args(["run", "benches/stages/pipeline.toml", "-q"])
         .args(STAGES.iter().flat_map(|stage| ["--set".into(), format!("stages.{stage}.precision={precision}")]))
+        .args(changes.iter().flat_map(|change| ["--set", change]))
         .arg("--cache")
         .arg(root.join("cache"))
         .arg("--artifacts")

@@ -49,7 +49,9 @@ fn rate_for(forecasts: &[Forecast], store: &Store) -> Option<f64> {
 /// The higher of the `measured` rate and the highest that was noted for this processor. What else runs only lowers a rate, so a
 /// time computed with the highest stays a lower bound on a busy machine.
 fn best_rate(store: &Store, cpu: &Cpu, measured: f64) -> f64 {
-    let question = format!("rate {:?} {} {}", cpu.model, cpu.threads, env!("CARGO_PKG_VERSION"));
+    // Without a name it may be that of another machine with the same cache.
+    let Some(model) = &cpu.model else { return measured };
+    let question = format!("rate {model} {} {}", cpu.threads, env!("CARGO_PKG_VERSION"));
     let note = store.note(Digest::of(question.as_bytes()));
     let noted: Option<f64> = fs::read_to_string(&note).ok().and_then(|text| text.parse().ok());
     if let Some(noted) = noted.filter(|noted| noted.is_finite() && *noted >= measured) {
@@ -109,11 +111,14 @@ mod tests {
     fn a_busy_machine_keeps_the_rate_of_its_idle_hours() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
-        let (cpu, other) = (Cpu::detect(), Cpu { model: Some("another".into()), ..Cpu::detect() });
+        let named = |name: &str| Cpu { model: Some(name.into()), ..Cpu::detect() };
+        let (cpu, other) = (named("one"), named("another"));
         let rates: Vec<f64> =
             [100.0, 40.0, 120.0, 90.0].into_iter().map(|measured| best_rate(&store, &cpu, measured)).collect();
         assert_eq!(rates, [100.0, 100.0, 120.0, 120.0]);
         assert_eq!(best_rate(&store, &other, 30.0).to_string(), "30");
+        let nameless = Cpu { model: None, ..other };
+        assert_eq!([9.0, 5.0].map(|measured| best_rate(&store, &nameless, measured).to_string()), ["9", "5"]);
         for note in fs::read_dir(folder.path().join("cache/notes")).unwrap() {
             fs::write(note.unwrap().path(), "NaN").unwrap();
         }

@@ -129,8 +129,13 @@ impl Session {
             let request = Request { file, overrides: args.set.overrides.clone(), sweep: false, device };
             return Self::open(request, common);
         }
-        let ran = existing_store(common).is_ok_and(|(_, store)| find_run(&store, None).is_ok());
-        if ran { Self::of_last(&args.set, device, common) } else { Err(no_file()) }
+        let ran = existing_store(common).and_then(|(_, store)| find_run(&store, None));
+        match ran {
+            Ok(_) => Self::of_last(&args.set, device, common),
+            // No cache, or no run in it.
+            Err(Failure::Usage { .. }) => Err(no_file()),
+            Err(other) => Err(other),
+        }
     }
 
     fn of_last(set: &Overrides, device: Option<DeviceChoice>, common: &Common) -> Result<Self, Failure> {

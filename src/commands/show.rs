@@ -34,7 +34,7 @@ pub(crate) fn show(args: &ShowArgs, common: &Common) -> Result<ExitCode, Failure
     let named = |from: &usize| session.pipeline.stages[*from].name.as_str();
     let inputs = stage.inputs.iter().map(|(input, from)| (input.as_str(), named(from))).collect();
     let files = session.store.tree(receipt.output.digest)?;
-    let links = session.artifacts.links_of(&session.pipeline, stage);
+    let links = session.artifacts.links_of(&session.pipeline, stage, &receipt, &session.store);
     report::receipt(&stage.name, &receipt, &inputs, &files, &links, common.json);
     Ok(ExitCode::SUCCESS)
 }

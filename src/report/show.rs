@@ -31,6 +31,7 @@ pub(crate) fn receipt(
             .iter()
             .map(|file| serde_json::json!({"path": file.path, "bytes": file.size, "digest": file.digest}))
             .collect();
+        let links: Vec<_> = links.iter().map(|link| link.to_string_lossy()).collect();
         return print(
             &serde_json::json!({"stage": name, "key": key, "receipt": receipt, "files": files, "links": links})
                 .to_string(),

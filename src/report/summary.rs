@@ -5,6 +5,7 @@ use std::fmt::Write;
 use imp_stages::{contract::figure::Role, kinds::figure};
 
 use super::{
+    foreign::one_line,
     style::{BAD, DIM, GOOD, WARN},
     units,
 };
@@ -26,16 +27,17 @@ pub(super) fn summary(summary: &Summary) -> String {
         _ => true,
     };
     let listed: Vec<&StageEnd> = summary.stages.iter().filter(is_listed).collect();
-    let mut text = String::new();
-    let hidden = write_stages(&mut text, &listed);
+    let mut text = String::from("\n");
+    let hidden = if listed.is_empty() { 0 } else { write_stages(&mut text, &listed) };
     let count = |state| summary.stages.iter().filter(|stage| stage.state == state).count();
+    let cached = if is_large { count(StageState::Cached) } else { 0 };
     let notes = [
-        (if is_large { count(StageState::Cached) } else { 0 }, "more were cached"),
-        (count(StageState::LeftOut), "were left out, as asked for"),
-        (hidden, "more figures: imp-flow show STAGE"),
+        (cached, "more stage", " cached"),
+        (count(StageState::LeftOut), "stage", " left out, as asked for"),
+        (hidden, "more figure", ": imp-flow show STAGE"),
     ];
-    for (number, note) in notes.into_iter().filter(|(number, _)| *number > 0) {
-        let _ = writeln!(text, "{DIM}{number} {note}{DIM:#}");
+    for (number, noun, note) in notes.into_iter().filter(|(number, ..)| *number > 0) {
+        let _ = writeln!(text, "{DIM}{}{note}{DIM:#}", units::count(number, noun));
     }
     write_ending(&mut text, summary);
     text
@@ -47,7 +49,7 @@ fn write_stages(text: &mut String, stages: &[&StageEnd]) -> usize {
     let state = stages.iter().map(|stage| stage.state.to_string().len()).max().unwrap_or(0).max(5);
     let _ = writeln!(
         text,
-        "\n{DIM}{:<name$}  {:<state$}  {:>12}  {:>8}  {:>8}  results{DIM:#}",
+        "{DIM}{:<name$}  {:<state$}  {:>12}  {:>8}  {:>8}  results{DIM:#}",
         "stage", "state", "time", "memory", "size"
     );
     let mut hidden = 0;
@@ -78,8 +80,10 @@ fn write_stages(text: &mut String, stages: &[&StageEnd]) -> usize {
 fn headlines(stage: &StageEnd) -> Vec<String> {
     let known = stage.results.iter().filter_map(|(name, value)| Some((name, value, figure(&stage.kind, name)?)));
     let main = known.filter(|(_, _, figure)| figure.role == Role::Headline);
-    main.map(|(name, value, figure)| format!("{name} {} {}", units::figure(*value), figure.unit).trim_end().into())
-        .collect()
+    main.map(|(name, value, figure)| {
+        format!("{} {} {}", one_line(name), units::figure(*value), figure.unit).trim_end().into()
+    })
+    .collect()
 }
 
 /// Writes how the run ended, and what the user can do.

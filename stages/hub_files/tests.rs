@@ -179,6 +179,8 @@ fn published_code_is_named_where_transformers_looks_for_it() {
         let issue = refused(&json!({"auto_map": {"AutoConfig": code}}));
         assert_eq!(issue, format!("auto_map.AutoConfig: `{code}` must be like `owner/repo--module.Class`"));
     }
+    let issue = refused(&json!({"auto_map": {"AutoCode": "a/b--c.D", "code": "a/b--c.D"}}));
+    assert_eq!(issue, "auto_map.code: must be one of transformers' classes, as `AutoConfig`");
     let issue = refused(&json!({"auto_map": auto_map, "format": "llava-hf"}));
     assert!(issue.starts_with("auto_map: is for the format `imp`"), "{issue}");
 }

@@ -83,7 +83,8 @@ pub fn config(model: &Imp, dtype: &str, folder: &Path) -> Result<()> {
     write_json(&folder.join("config.json"), &config)
 }
 
-/// Names published code for a merged Imp in `folder`, as transformers' `auto_map`: an `Auto...` class with what loads the model.
+/// Names published code for a merged Imp in `folder`, as transformers' `auto_map`, which maps each `Auto...` class to the code that
+/// implements it.
 ///
 /// # Errors
 /// If its `config.json` can't be read or written.

@@ -58,7 +58,7 @@ fn results_have_their_units_and_report_eval_knows_the_last_run() {
     let line = |stage: &str| ended.lines().find(|line| line.starts_with(stage)).unwrap_or_default();
     assert!(line("pope  ").contains(" ran ") && line("pope  ").contains("  accuracy "), "{ended}");
     assert!(line("pope  ").ends_with(" %") && !line("captions  ").contains("images"), "{ended}");
-    assert!(line("quantize").is_empty() && ended.contains("\n2 were left out, as asked for\n"), "{ended}");
+    assert!(line("quantize").is_empty() && ended.contains("\n2 stages left out, as asked for\n"), "{ended}");
     assert!(ended.contains(" more figures: imp-flow show STAGE\n"), "{ended}");
     assert!(ended.contains("\nartifacts: artifacts/small\n"), "{ended}");
 

@@ -172,7 +172,8 @@ fn bounds(values: &[f32; BLOCK]) -> (f32, f32) {
 
 pub(super) fn narrow_q4_1(values: &[f32], to: &mut [u8]) {
     for (values, to) in blocks_mut::<Q4_1_BYTES>(values, to) {
-        let (least, most) = bounds(values);
+        let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let d = (most - least) / 15.0;
         let inverse = inverse(d);
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
@@ -192,7 +193,8 @@ pub(super) fn narrow_q5_0(values: &[f32], to: &mut [u8]) {
 
 pub(super) fn narrow_q5_1(values: &[f32], to: &mut [u8]) {
     for (values, to) in blocks_mut::<Q5_1_BYTES>(values, to) {
-        let (least, most) = bounds(values);
+        let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let d = (most - least) / 31.0;
         let inverse = inverse(d);
         to[..FACTOR].copy_from_slice(&f16::from_f32(d).to_le_bytes());
@@ -244,7 +246,7 @@ fn narrow_nibbles(values: &[f32; BLOCK], to: &mut [u8], level: impl Fn(f32) -> f
     }
 }
 
-/// The integer part of a level, as `as u8`, but for numbers below 2^22 only, in a way that vectorizes.
+/// The integer part of a level, as `as u8`, in a way that vectorizes.
 #[inline(always)]
 fn whole(level: f32) -> u8 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which then stands in the lowest bits

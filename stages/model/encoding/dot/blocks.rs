@@ -30,19 +30,25 @@ const PAIR: usize = LEVELS / PART;
 /// Blocks whose scales are converted side by side.
 const SCALES: usize = 8;
 
-/// How the levels of an encoding are stored, if it has any that are multiplied as integers.
+/// How the levels of each encoding are stored.
+const Q4_0: Form = Form::narrow(8, PART);
+const Q8_0: Form = Form::wide(128, PART);
+/// Of `q4_K` and `q5_K`.
+const WITH_MINS: Form = Form::narrow(0, kquants::BLOCK);
+const Q6: Form = Form::narrow(32, kquants::BLOCK);
+/// Of [`q4f16`].
+pub(super) const GROUPS: Form = Form::narrow(7, q4f16::GROUP_SIZE);
+
+/// The form of an encoding, if it has levels that are multiplied as integers.
 pub(super) fn form(encoding: Encoding) -> Option<Form> {
     match encoding {
-        Encoding::Q4_0 => Some(Form::narrow(8, PART)),
-        Encoding::Q8_0 => Some(Form::wide(128, PART)),
-        Encoding::Q4K | Encoding::Q5K => Some(Form::narrow(0, kquants::BLOCK)),
-        Encoding::Q6K => Some(Form::narrow(32, kquants::BLOCK)),
+        Encoding::Q4_0 => Some(Q4_0),
+        Encoding::Q8_0 => Some(Q8_0),
+        Encoding::Q4K | Encoding::Q5K => Some(WITH_MINS),
+        Encoding::Q6K => Some(Q6),
         _ => None,
     }
 }
-
-/// The same of [`q4f16`].
-pub(super) const GROUPS: Form = Form::narrow(7, q4f16::GROUP_SIZE);
 
 /// A row in blocks that hold levels and scales.
 pub(super) struct Blocks<'a> {
@@ -58,8 +64,12 @@ impl WithQuads for Blocks<'_> {
     fn with(self, quads: impl Quads) -> f32 {
         let Self { encoding, bytes, with } = self;
         match encoding {
-            Encoding::Q4_0 => scaled::<8, 8, _, _>(quads, twice(bytes), with, |bytes| ggml::q4_0_levels(bytes)),
-            Encoding::Q8_0 => scaled::<7, 128, _, _>(quads, twice(bytes), with, |bytes| ggml::q8_0_levels(bytes)),
+            Encoding::Q4_0 => scaled::<{ Q4_0.bits }, { Q4_0.zero }, _, _>(quads, twice(bytes), with, |bytes| {
+                ggml::q4_0_levels(bytes)
+            }),
+            Encoding::Q8_0 => scaled::<{ Q8_0.bits }, { Q8_0.zero }, _, _>(quads, twice(bytes), with, |bytes| {
+                ggml::q8_0_levels(bytes)
+            }),
             Encoding::Q4K => with_mins(quads, bytes, with, |bytes| kquants::q4_levels(bytes)),
             Encoding::Q5K => with_mins(quads, bytes, with, |bytes| kquants::q5_levels(bytes)),
             Encoding::Q6K => q6(quads, bytes, with),
@@ -82,7 +92,8 @@ impl WithQuads for Groups<'_> {
     #[inline(always)]
     fn with(self, quads: impl Quads) -> f32 {
         let scales = self.scales.as_chunks::<{ q4f16::SCALE_BYTES }>().0;
-        scaled::<8, 7, _, _>(quads, (self.levels.as_chunks().0, scales), self.with, |levels| q4f16::levels(levels))
+        let rows = (self.levels.as_chunks().0, scales);
+        scaled::<{ GROUPS.bits }, { GROUPS.zero }, _, _>(quads, rows, self.with, |levels| q4f16::levels(levels))
     }
 }
 
@@ -98,8 +109,9 @@ fn scaled<const BITS: u32, const ZERO: u8, const BLOCK: usize, const PLACE: usiz
     let (all, last) = blocks.as_chunks::<SCALES>();
     let (all_places, last_places) = places.as_chunks::<SCALES>();
     let (all_scales, last_scales) = with.scales.as_chunks::<SCALES>();
-    let (all_parts, last_parts) = with.parts.as_chunks::<{ SCALES / PAIR }>();
-    for (((blocks, places), of_digits), parts) in all.iter().zip(all_places).zip(all_scales).zip(all_parts) {
+    let (all_parts, last_parts) = with.parts.split_at(all.len() * (SCALES / PAIR));
+    let parts = all_parts.as_chunks::<{ SCALES / PAIR }>().0;
+    for (((blocks, places), of_digits), parts) in all.iter().zip(all_places).zip(all_scales).zip(parts) {
         fetch_ahead(blocks.as_flattened());
         // Otherwise their bytes are gathered one by one.
         let mut halves: [u16; SCALES] = lanes(|i| u16::from_le_bytes([places[i][0], places[i][1]]));
@@ -141,7 +153,8 @@ fn with_mins<const BYTES: usize>(
         let (scales, levels): ([f32; SCALED], _) = (lanes(|i| f32::from(scales[i])), levels(bytes));
         let mut of_parts = [0.0; SUMS];
         for (number, part) in parts.iter().enumerate() {
-            let products = multiply::<8, 0>(quads, lanes(|i| levels[number * LEVELS + i]), part);
+            let products =
+                multiply::<{ WITH_MINS.bits }, { WITH_MINS.zero }>(quads, lanes(|i| levels[number * LEVELS + i]), part);
             add(&mut of_parts, lanes(|i| products[i] * scales[PAIR * number + i / (SUMS / PAIR)]));
         }
         let (scale, min) = (d * scale, m * scale);
@@ -163,7 +176,7 @@ fn q6(quads: impl Quads, bytes: &[u8], with: &Digits) -> f32 {
         let scales: [f32; 16] = lanes(|i| f32::from(scales[i]));
         let mut of_parts = [0.0; SUMS];
         for (number, part) in parts.iter().enumerate() {
-            let products = multiply::<8, 32>(quads, lanes(|i| levels[number * LEVELS + i]), part);
+            let products = multiply::<{ Q6.bits }, { Q6.zero }>(quads, lanes(|i| levels[number * LEVELS + i]), part);
             add(&mut of_parts, lanes(|i| products[i] * scales[4 * number + i / 4]));
         }
         let factor = kquants::q6_factor(bytes) * scale;
@@ -178,7 +191,7 @@ fn twice<const BYTES: usize>(bytes: &[u8]) -> (&[[u8; BYTES]], &[[u8; BYTES]]) {
     (blocks, blocks)
 }
 
-/// The sums of the products of four levels with the values that digits of `BITS` bits stand for. A level of 0 is stored as `ZERO`.
+/// The sums of the products of four levels with the values that digits of `BITS` bits stand for. Levels are stored with `ZERO` added to them.
 #[inline(always)]
 fn multiply<const BITS: u32, const ZERO: u8>(quads: impl Quads, levels: [i8; LEVELS], part: &Part) -> [f32; SUMS] {
     let levels: [u8; LEVELS] = lanes(|i| levels[i].cast_unsigned().wrapping_add(ZERO));

@@ -118,7 +118,9 @@ mod tests {
         for encoding in
             [Encoding::F16, Encoding::Bf16, Encoding::Q4_0, Encoding::Q8_0, Encoding::Q4K, Encoding::Q5K, Encoding::Q6K]
         {
-            for width in [1024, if encoding.block().values == 1 { 1003 } else { 768 }] {
+            let block = encoding.block().values;
+            // Any number of blocks beyond those that are multiplied side by side.
+            for width in (1..=17).map(|blocks| blocks * block).chain([if block == 1 { 1003 } else { 1024 }]) {
                 let row: Vec<f32> = (0..width).map(|i| noise(i) * noise(i + 77)).collect();
                 let values: Vec<f32> = (0..width).map(|i| noise(3 * i + 5) + 0.5).collect();
                 let bytes = encoding.narrow(&row);
@@ -133,7 +135,7 @@ mod tests {
     /// The last group of a row may be shorter.
     #[test]
     fn products_of_groups_are_those_of_the_decoded_values() {
-        for width in [1024, 80] {
+        for width in (32..=544).step_by(32).chain([1024, 80, 4304]) {
             let row: Vec<f32> = (0..width).map(|i| noise(i) * noise(i + 77)).collect();
             let values: Vec<f32> = (0..width).map(|i| noise(3 * i + 5) + 0.5).collect();
             let (levels, scales) = q4f16::narrow(&row, width);

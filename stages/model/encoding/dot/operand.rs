@@ -48,7 +48,7 @@ impl Form {
 }
 
 /// Values in blocks, as integers with a common scale, in digits with a sign: `value = scale * (digits[0] * base^2 + digits[1] * base +
-/// digits[2])`. The largest of a block has 23 bits (20 with levels of eight bits), so an error is at most 2^-24 (2^-21) of it, where f32's
+/// digits[2])`. The largest of a block has 23 bits (20 with levels of eight bits), so an error is at most about 2^-24 (2^-21) of it, where f32's
 /// rounding is 2^-24 of each value. llama.cpp takes one digit of eight bits.
 #[derive(Clone, Debug)]
 pub(crate) struct Digits {

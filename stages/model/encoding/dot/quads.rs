@@ -13,8 +13,8 @@ pub(super) const SUMS: usize = LEVELS / 4;
 
 /// The multiplication of a processor.
 pub(super) trait Quads: Copy {
-    /// Adds to each sum the products of four neighbours: `levels[0] digits[0] + ... + levels[3] digits[3]`, and so on. Two of them must not
-    /// exceed 16 bits.
+    /// Adds to each sum the products of four neighbours: `levels[0] digits[0] + ... + levels[3] digits[3]`, and so on. The sum of two
+    /// neighbouring products must fit an `i16`.
     fn multiply_add(self, sums: [i32; SUMS], levels: &[u8; LEVELS], digits: &[i8; LEVELS]) -> [i32; SUMS];
 }
 
