@@ -12,7 +12,8 @@ use std::{
 };
 
 /// The cases, each with its number of repetitions.
-const CASES: [(&str, usize); 5] = [("block", 9), ("train", 9), ("decode", 5), ("prefill", 5), (LARGE, 3)];
+const CASES: [(&str, usize); 6] =
+    [("block", 9), ("nodrop", 9), ("train", 9), ("decode", 5), ("prefill", 5), (LARGE, 3)];
 /// Writes 6 GB, so it runs only if requested.
 const LARGE: &str = "open";
 

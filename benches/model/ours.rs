@@ -18,6 +18,7 @@ use imp_model::{
 pub(crate) fn variants(case: &str) -> &'static [(&'static str, &'static str)] {
     match case {
         "block" => &[("block", "block"), ("block-f16", "block"), ("block-bf16", "block-bf16")],
+        "nodrop" => &[("nodrop", "nodrop"), ("nodrop-bf16", "nodrop-bf16")],
         "train" => &[("train", "train"), ("train-bf16", "train-bf16")],
         "open" => &[("open", "open")],
         "prefill" => &[("prefill", "prefill"), ("prefill-f16", "prefill"), ("prefill-bf16", "prefill-bf16")],
@@ -52,7 +53,8 @@ pub(crate) fn serve(case: &str, threads: usize) {
     }
     let empty = peak_memory();
     let mut run: Box<dyn FnMut()> = match case {
-        "block" | "block-f16" | "block-bf16" => block(&llm, &place(case)),
+        _ if case.starts_with("block") => block(&llm, 0.05, &place(case)),
+        _ if case.starts_with("nodrop") => block(&llm, 0.0, &place(case)),
         "train" | "train-bf16" => train(&llm, &vision, &place(case)),
         "open" => Box::new(move || assert_eq!(load_language(&llm).unwrap().config.num_hidden_layers, 32)),
         _ if case.starts_with("prefill") => generate(&llm, &vision, &place(case), 512, 1),
@@ -77,7 +79,7 @@ fn peak_memory() -> f64 {
 
 fn write(case: &str, llm: &Path, vision: &Path) {
     let language = match case {
-        "block" | "block-f16" | "block-bf16" => LanguageConfig::phi(64, 2560, 1, 32, 32),
+        _ if ["block", "nodrop"].iter().any(|name| case.starts_with(name)) => LanguageConfig::phi(64, 2560, 1, 32, 32),
         "train" | "train-bf16" => LanguageConfig::phi(32000, 512, 8, 8, 32),
         "open" => LanguageConfig::phi(51200, 2560, 32, 32, 32),
         _ => LanguageConfig {
@@ -112,9 +114,9 @@ fn random(count: usize) -> Vec<f32> {
     (0..count).map(|i| ((i as f64 * 12.9898).sin() * 43_758.545_3).fract() as f32).collect()
 }
 
-fn block(llm: &Path, place: &Place) -> Box<dyn FnMut()> {
+fn block(llm: &Path, dropout: f64, place: &Place) -> Box<dyn FnMut()> {
     let mut llm: Decoder = load_language(llm).unwrap();
-    llm.adapt(&LoraSettings::new(256, 256.0, 0.05), &[], 1).unwrap();
+    llm.adapt(&LoraSettings::new(256, 256.0, dropout), &[], 1).unwrap();
     llm.move_to(place);
     let x = Mat::from_host(512, 2560, random(512 * 2560)).trainable();
     let segments = Segments::new([512]);

@@ -44,11 +44,11 @@ def phi(vocab, hidden, layers, heads, rotary):
     )
 
 
-def block(dtype):
-    """Forward and backward pass of one frozen Phi-2 block with LoRA of rank 256, dropout 0.05; 512 tokens."""
+def block(dtype, dropout=0.05):
+    """Forward and backward pass of one frozen Phi-2 block with LoRA of rank 256; 512 tokens."""
     model = phi(64, 2560, 1, 32, 0.4)
     names = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
-    lora = LoraConfig(r=256, lora_alpha=256, lora_dropout=0.05, target_modules=names)
+    lora = LoraConfig(r=256, lora_alpha=256, lora_dropout=dropout, target_modules=names)
     # The adapters in bf16 too: in f32, as by default, they take longer.
     model = get_peft_model(model.to(dtype), lora, autocast_adapter_dtype=False).train()
     decoder = model.base_model.model.model
@@ -145,7 +145,9 @@ def main():
     empty = memory()
     case, _, bf16 = case.partition("-")
     dtype = torch.bfloat16 if bf16 else torch.float32
-    run = {"block": block, "train": train, "decode": decode, "prefill": prefill, "open": load}[case](dtype)
+    cases = {"block": block, "train": train, "decode": decode, "prefill": prefill, "open": load}
+    cases["nodrop"] = lambda dtype: block(dtype, dropout=0.0)
+    run = cases[case](dtype)
     run()
     print("ready", flush=True)
     for _ in sys.stdin:

@@ -49,13 +49,13 @@ impl Encoding {
     }
 }
 
-/// The same for rows in [`q4f16`].
+/// The same for rows in [`super::q4f16`].
 pub(crate) fn q4f16_operand(values: &[f32], precision: Precision) -> Option<Operand<'static>> {
     let digits = || Operand::Digits(Digits::new(values, GROUPS).even_first(GROUPS));
     (precision == Precision::F32).then(digits)
 }
 
-/// The dot product of a row in [`q4f16`] with an operand for it.
+/// The dot product of a row in [`super::q4f16`] with an operand for it.
 pub(crate) fn q4f16_dot(levels: &[u8], scales: &[u8], with: &Operand<'_>) -> f32 {
     let Operand::Digits(with) = with else { unreachable!("digits for levels") };
     on_quads(Groups { levels, scales, with })
