@@ -21,6 +21,9 @@ mod machine;
 #[path = "../src/pipeline/mod.rs"]
 mod pipeline;
 #[allow(dead_code, unused_imports)]
+#[path = "../src/pool.rs"]
+mod pool;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/store/mod.rs"]
 mod store;
 
