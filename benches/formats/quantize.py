@@ -2,10 +2,10 @@
 
     quantize.py IMP_FLOW [ROUNDS [KEY=VALUE...]]
 
-Run in the folder in which `imp-flow run .../decode.toml` was run, with the same changes; it needs llama-cpp-python, built for this processor. imp-flow's times are
-those of the whole stage: starting, reading the merged folder, quantizing, hashing, writing the language model, and vision tower and
-projector in f16. llama.cpp's are those of `llama_model_quantize` from a GGUF file of the language model in f16 to another file. Both read
-from the page cache and write to the same disk. Prints medians, in seconds.
+Run in the folder in which `imp-flow run .../decode.toml` was run, with the same changes; it needs llama-cpp-python, built for this
+processor. imp-flow's times are those of the whole stage: starting, reading the merged folder, quantizing, hashing, writing the language
+model, and vision tower and projector in f16. llama.cpp's are those of `llama_model_quantize` from a GGUF file of the language model in
+f16 to another file. Both read from the page cache and write to the same disk. Prints medians, in seconds.
 """
 
 import json

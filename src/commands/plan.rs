@@ -46,6 +46,9 @@ fn rate_for(forecasts: &[Forecast], store: &Store) -> Option<f64> {
     is_needed.then(|| best_rate(store, &Cpu::detect(), forecast::rate()))
 }
 
+/// No load makes a machine so many times slower.
+const IMPLAUSIBLE: f64 = 100.0;
+
 /// The higher of the `measured` rate and the highest that was noted for this processor. What else runs only lowers a rate, so a
 /// time computed with the highest stays a lower bound on a busy machine.
 fn best_rate(store: &Store, cpu: &Cpu, measured: f64) -> f64 {
@@ -54,7 +57,9 @@ fn best_rate(store: &Store, cpu: &Cpu, measured: f64) -> f64 {
     let question = format!("rate {model} {} {}", cpu.threads, env!("CARGO_PKG_VERSION"));
     let note = store.note(Digest::of(question.as_bytes()));
     let noted: Option<f64> = fs::read_to_string(&note).ok().and_then(|text| text.parse().ok());
-    if let Some(noted) = noted.filter(|noted| noted.is_finite() && *noted >= measured) {
+    // A note is a file that anybody may have changed.
+    let credible = measured..=IMPLAUSIBLE * measured;
+    if let Some(noted) = noted.filter(|noted| credible.contains(noted)) {
         return noted;
     }
     // Without the note, the next plan only measures again.
@@ -117,11 +122,13 @@ mod tests {
             [100.0, 40.0, 120.0, 90.0].into_iter().map(|measured| best_rate(&store, &cpu, measured)).collect();
         assert_eq!(rates, [100.0, 100.0, 120.0, 120.0]);
         assert_eq!(best_rate(&store, &other, 30.0).to_string(), "30");
-        let nameless = Cpu { model: None, ..other };
+        let nameless = Cpu { model: None, ..Cpu::detect() };
         assert_eq!([9.0, 5.0].map(|measured| best_rate(&store, &nameless, measured).to_string()), ["9", "5"]);
-        for note in fs::read_dir(folder.path().join("cache/notes")).unwrap() {
-            fs::write(note.unwrap().path(), "NaN").unwrap();
+        for damage in ["NaN", "inf", "1e300", "-1", "fast", ""] {
+            for note in fs::read_dir(folder.path().join("cache/notes")).unwrap() {
+                fs::write(note.unwrap().path(), damage).unwrap();
+            }
+            assert_eq!(best_rate(&store, &cpu, 90.0).to_string(), "90", "{damage:?} is written again");
         }
-        assert_eq!(best_rate(&store, &cpu, 90.0).to_string(), "90", "a damaged note is written again");
     }
 }

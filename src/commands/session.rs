@@ -77,6 +77,12 @@ pub(super) fn existing_store(common: &Common) -> Result<(Settings, Store), Failu
     Ok((settings, store))
 }
 
+/// The current run, else the last one.
+fn last_run(common: &Common) -> Result<RunRecord, Failure> {
+    let (_, store) = existing_store(common)?;
+    find_run(&store, None)
+}
+
 /// The error of a verb that was given no pipeline file and finds none.
 pub(super) fn no_file() -> Failure {
     let problem = Diagnostic::new(format!("there is no {USUAL_FILE} in this folder"), None);
@@ -118,7 +124,7 @@ impl Session {
                 Request { file: file.clone(), overrides: target.set.overrides.clone(), sweep: false, device: None };
             return Self::open(request, common);
         }
-        Self::of_last(&target.set, None, common)
+        Self::of_last(last_run(common)?, &target.set, None, common)
     }
 
     /// Opens the pipeline file of a verb that needs no run before it: the named one, else the one in this folder, else as
@@ -129,18 +135,20 @@ impl Session {
             let request = Request { file, overrides: args.set.overrides.clone(), sweep: false, device };
             return Self::open(request, common);
         }
-        let ran = existing_store(common).and_then(|(_, store)| find_run(&store, None));
-        match ran {
-            Ok(_) => Self::of_last(&args.set, device, common),
+        match last_run(common) {
+            Ok(run) => Self::of_last(run, &args.set, device, common),
             // No cache, or no run in it.
             Err(Failure::Usage { .. }) => Err(no_file()),
             Err(other) => Err(other),
         }
     }
 
-    fn of_last(set: &Overrides, device: Option<DeviceChoice>, common: &Common) -> Result<Self, Failure> {
-        let (_, store) = existing_store(common)?;
-        let run = find_run(&store, None)?;
+    fn of_last(
+        run: RunRecord,
+        set: &Overrides,
+        device: Option<DeviceChoice>,
+        common: &Common,
+    ) -> Result<Self, Failure> {
         if run.is_running() && set.overrides.is_empty() {
             return Self::of_run(run, device, common);
         }
