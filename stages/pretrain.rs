@@ -46,7 +46,7 @@ impl Config {
 
 impl Stage for Pretrain {
     const KIND: &'static str = "pretrain";
-    const VERSION: u32 = 13;
+    const VERSION: u32 = 14;
     const ABOUT: &'static str = "trains a new projector between a frozen encoder and a frozen language model";
     const INPUTS: &'static [Input] = &[
         Input::required("llm", "a language model (Hugging Face folder)"),

@@ -10,7 +10,7 @@ use super::{
     fresh::zeros,
     gemm::{Product, View},
     gemv::{FEW_ROWS, few_rows},
-    product::{Operand, Output, Right, product},
+    product::{Operand, Output, Right, new_product, product},
     round::operand,
 };
 use crate::{precision::Precision, tensor::Stored};
@@ -56,11 +56,15 @@ fn adding(alpha: f32) -> Output<'static> {
 /// `x W^T + b`.
 pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
     let Shape { rows, inputs, outputs, precision } = shape;
-    let mut y = zeros(rows * outputs);
-    if rows <= FEW_ROWS {
+    let from = || {
+        let mut y = zeros(rows * outputs);
         if let Some(bias) = bias {
             y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
         }
+        y
+    };
+    if rows <= FEW_ROWS {
+        let mut y = from();
         few_rows(&operand(x, precision), weight, shape, &mut y);
         return y;
     }
@@ -70,16 +74,12 @@ pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f
             Values::Plain(values) => Cow::Borrowed(values),
             Values::Stored(stored) => Cow::Owned(stored.to_f32()),
         };
-        if let Some(bias) = bias {
-            y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-        }
+        let mut y = from();
         let product = Product::new(rows, outputs, inputs).adding();
         product.parallel(View::rows(x, inputs), View::rows(&values, inputs).t(), &mut y, outputs);
         return y;
     }
-    let x = Operand::along(x, rows, inputs);
-    product(precision, x, weight.right(shape, true), &mut y, Output { alpha: 1.0, add: false, bias });
-    y
+    new_product(precision, Operand::along(x, rows, inputs), weight.right(shape, true), bias)
 }
 
 /// `dx += dy W`.

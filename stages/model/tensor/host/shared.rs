@@ -1,6 +1,8 @@
 //! A buffer that tasks on several threads fill, each writing separate values.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+
 /// Pointer and length of a buffer that several threads write, each to separate values.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(*mut f32, usize);
@@ -15,10 +17,20 @@ impl Shared {
         Self(values.as_mut_ptr(), values.len())
     }
 
+    /// One whose values are yet to be written.
+    pub(super) fn uninit(values: &mut [MaybeUninit<f32>]) -> Self {
+        Self(values.as_mut_ptr().cast(), values.len())
+    }
+
+    /// How many values.
+    pub(super) fn len(self) -> usize {
+        self.1
+    }
+
     /// The `length` values from index `start`.
     ///
     /// # Safety
-    /// No other reference to these values may exist in any thread.
+    /// No other reference to these values may exist in any thread, and they must be values.
     pub(super) unsafe fn slice<'a>(self, start: usize, length: usize) -> &'a mut [f32] {
         debug_assert!(start + length <= self.1);
         // SAFETY: inside the buffer passed to `new`; the caller guarantees exclusive access.

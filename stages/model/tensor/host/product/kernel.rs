@@ -3,6 +3,7 @@
 #![allow(clippy::inline_always, reason = "loops vectorize only in the function that knows the processor")]
 
 use std::{
+    mem::MaybeUninit,
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -131,7 +132,8 @@ impl Kernel {
 /// Where a tile goes: `c = alpha * sum + (c or bias or 0)`.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
-    /// Its first element. Rows are `stride` apart, and each has `cols` elements that nothing else refers to.
+    /// Its first element. Rows are `stride` apart, and each has `cols` elements that nothing else refers to, and which are values only if it is
+    /// added to them.
     pub(super) c: *mut f32,
     pub(super) stride: usize,
     pub(super) cols: usize,
@@ -160,14 +162,18 @@ impl Target<'_> {
     #[inline(always)]
     pub(super) unsafe fn write(&self, sums: &[f32], width: usize) {
         for (row, sums) in sums.chunks_exact(width).enumerate() {
+            let row = self.c.wrapping_add(row * self.stride);
             // SAFETY: a row of the tile, which belongs to it alone.
-            let c = unsafe { std::slice::from_raw_parts_mut(self.c.add(row * self.stride), self.cols) };
+            let c = unsafe { std::slice::from_raw_parts_mut(row.cast::<MaybeUninit<f32>>(), self.cols) };
             if self.add {
-                c.iter_mut().zip(sums).for_each(|(c, sum)| *c += self.alpha * sum);
+                // SAFETY: what is added to has been written.
+                let add = |(c, sum): (&mut MaybeUninit<f32>, &f32)| unsafe { *c.assume_init_mut() += self.alpha * sum };
+                c.iter_mut().zip(sums).for_each(add);
             } else if let Some(bias) = self.bias {
-                c.iter_mut().zip(sums.iter().zip(bias)).for_each(|(c, (sum, bias))| *c = self.alpha * sum + bias);
+                let sums = sums.iter().zip(bias).map(|(sum, bias)| self.alpha * sum + bias);
+                c.iter_mut().zip(sums).for_each(|(c, sum)| _ = c.write(sum));
             } else {
-                c.iter_mut().zip(sums).for_each(|(c, sum)| *c = self.alpha * sum);
+                c.iter_mut().zip(sums).for_each(|(c, sum)| _ = c.write(self.alpha * sum));
             }
         }
     }

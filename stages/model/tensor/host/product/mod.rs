@@ -6,6 +6,7 @@
 //! computes the same sums as one with AVX512-BF16, whose instruction is that chain. But it takes subnormal operands for zero and
 //! makes subnormal sums zero.
 
+mod halves;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod native;
@@ -15,4 +16,4 @@ mod values;
 
 pub use kernel::{Native, native};
 pub(super) use pack::{Operand, transposed};
-pub(super) use tasks::{Output, Right, product};
+pub(super) use tasks::{Output, Right, new_product, product};

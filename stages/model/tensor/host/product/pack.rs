@@ -86,8 +86,7 @@ impl<'a> Operand<'a> {
         });
     }
 
-    /// The sum runs along rows: blocks are transposed, some next to each other for some lanes at once, while those of the next lanes are
-    /// fetched. Rows are far apart, and processors fetch by themselves only what follows.
+    /// The sum runs along rows: some lanes are transposed at once, while the next are fetched. Rows are far apart, and processors fetch by themselves only what follows.
     #[inline(always)]
     fn pack_along<L: Layout>(&self, lane: usize, real: usize, pair: usize, width: usize, out: &mut [u32]) {
         for (stretch, out) in out.chunks_mut(STRETCH / 2 * width * L::WORDS).enumerate() {
@@ -102,17 +101,14 @@ impl<'a> Operand<'a> {
                 // The last lanes again with the rest, as groups are faster.
                 let l = l.min(real.saturating_sub(LANES));
                 let lanes = LANES.min(real);
-                for (block, out) in out.chunks_mut(BLOCK / 2 * width * L::WORDS).enumerate() {
-                    let mut words = [[0; BLOCK]; LANES];
-                    for (i, words) in words[..lanes].iter_mut().enumerate() {
-                        let rest = row(l + i).get(block * BLOCK..).unwrap_or_default();
-                        match rest.first_chunk::<BLOCK>() {
-                            Some(values) => L::words(values, words),
-                            None => L::words(rest, words),
-                        }
+                let mut words = [[0; STRETCH]; LANES];
+                for (i, words) in words[..lanes].iter_mut().enumerate() {
+                    match row(l + i).as_array::<STRETCH>() {
+                        Some(values) => L::words(values, words),
+                        None => L::words(row(l + i), words),
                     }
-                    transpose::<L>(&words, lanes, l, width, out);
                 }
+                transpose::<L>(&words, lanes, l, width, out);
             }
         }
     }
@@ -136,27 +132,25 @@ fn interleave<L: Layout, const W: usize>(pair: [&[f32]; 2], out: &mut [u32]) {
 
 /// Values along the sum that are read of a lane before the next lanes are, so that what is written stays in the nearest cache.
 const STRETCH: usize = 128;
-/// Values along the sum that are transposed at once.
-const BLOCK: usize = 32;
 /// Lanes that are transposed at once.
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
 
 /// Writes the words of `lanes` from `lane` on, as many as `out` has of each.
 #[inline(always)]
-fn transpose<L: Layout>(words: &[[u32; BLOCK]; LANES], lanes: usize, lane: usize, width: usize, out: &mut [u32]) {
-    if lanes < LANES {
-        for (row, out) in out.chunks_mut(width).enumerate() {
-            for (out, words) in out[lane..lane + lanes].iter_mut().zip(words) {
-                *out = words[L::place(row)];
-            }
-        }
-        return;
-    }
+fn transpose<L: Layout>(words: &[[u32; STRETCH]; LANES], lanes: usize, lane: usize, width: usize, out: &mut [u32]) {
+    assert!(lane + lanes <= width, "lanes of the panel");
+    let whole = if lanes == LANES { out.len() / width / LANES * LANES } else { 0 };
+    let (blocks, rest) = out.split_at_mut(whole * width);
     let [a, b, c, d] = words.each_ref().map(|words| words.as_chunks::<LANES>().0);
-    for (index, out) in out.chunks_mut(LANES * width).enumerate() {
-        let rows = transposed([a[index], b[index], c[index], d[index]]);
-        for (row, out) in out.chunks_mut(width).enumerate() {
-            out[lane..][..LANES].copy_from_slice(&rows[L::place(row)]);
+    for ((((a, b), c), d), out) in a.iter().zip(b).zip(c).zip(d).zip(blocks.chunks_exact_mut(LANES * width)) {
+        let rows = transposed([*a, *b, *c, *d]);
+        for row in 0..LANES {
+            out[row * width + lane..][..LANES].copy_from_slice(&rows[L::place(row)]);
+        }
+    }
+    for (row, out) in rest.chunks_mut(width).enumerate() {
+        for (out, words) in out[lane..lane + lanes].iter_mut().zip(words) {
+            *out = words[L::place(whole + row)];
         }
     }
 }
@@ -211,7 +205,7 @@ trait Layout {
     fn place(row: usize) -> usize;
 
     /// The words of a lane's values along the sum.
-    fn words(values: &[f32], words: &mut [u32; BLOCK]);
+    fn words(values: &[f32], words: &mut [u32; STRETCH]);
 
     /// Writes a pair of all lanes. What the rows don't have is zero.
     fn interleave(pair: [&[f32]; 2], width: usize, out: &mut [u32]);
@@ -228,7 +222,7 @@ impl Layout for Words {
     }
 
     #[inline(always)]
-    fn words(values: &[f32], words: &mut [u32; BLOCK]) {
+    fn words(values: &[f32], words: &mut [u32; STRETCH]) {
         let (pairs, rest) = values.as_chunks();
         for (word, [even, odd]) in words.iter_mut().zip(pairs) {
             *word = rounded(*even) >> 16 | rounded(*odd);
@@ -271,7 +265,7 @@ impl<const ROUND: bool> Layout for Values<ROUND> {
     }
 
     #[inline(always)]
-    fn words(values: &[f32], words: &mut [u32; BLOCK]) {
+    fn words(values: &[f32], words: &mut [u32; STRETCH]) {
         for (word, value) in words.iter_mut().zip(values) {
             *word = Self::word(*value);
         }

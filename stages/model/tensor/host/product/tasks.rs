@@ -2,12 +2,13 @@
 //! cache.
 #![allow(unsafe_code)]
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use rayon::prelude::*;
 
 use super::{
     super::shared::Shared,
+    halves::{Block, Halves},
     kernel::{Kernel, ROWS, Target},
     pack::Operand,
 };
@@ -16,6 +17,8 @@ use crate::{precision::Precision, simd::fetch, tensor::Stored};
 /// Pairs along the sum that are added up before they enter the result, a pass. Blocks of all encodings divide twice as many
 /// values.
 const PAIRS: usize = 256;
+/// Of the last pass, at most: a pass of few pairs would mostly read and write the result.
+const LAST: usize = PAIRS + PAIRS / 4;
 /// Words of a block of columns in a pass, so that two blocks fit into a core's second cache.
 const BLOCK: usize = 1 << 17;
 /// Words of the left operand that are packed before its products begin.
@@ -24,6 +27,8 @@ const LEFT_WORDS: usize = 1 << 19;
 const PART: usize = 256;
 /// Panels of the left operand that are packed at once.
 const GROUP: usize = 4;
+/// Tasks for each thread, so that one that others have slowed down leaves some of its own to them.
+const EACH: usize = 4;
 /// A task of fewer multiplications is not worth another thread.
 const TASK: usize = 1 << 20;
 /// Nor is packing fewer words.
@@ -66,40 +71,66 @@ pub(in super::super) fn product(precision: Precision, a: Operand<'_>, b: Right<'
     with(Kernel::new(precision), a, b, c, output);
 }
 
+/// A new matrix `a b + bias`, not set to zero first.
+pub(in super::super) fn new_product(
+    precision: Precision,
+    a: Operand<'_>,
+    b: Right<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let length = a.lanes * b.shape().0;
+    let mut c = Vec::with_capacity(length);
+    let output = Output { alpha: 1.0, add: false, bias };
+    compute(Kernel::new(precision), a, b, Shared::uninit(&mut c.spare_capacity_mut()[..length]), output);
+    // SAFETY: every element is in a tile, whose first pass has written it, as nothing is added to what was there.
+    unsafe { c.set_len(length) };
+    c
+}
+
 /// Computes it with a kernel.
 pub(super) fn with(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32], output: Output<'_>) {
+    compute(kernel, a, b, Shared::new(c), output);
+}
+
+/// Computes `c`, whose elements are values only if it is added to them.
+fn compute(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: Shared, output: Output<'_>) {
     let ((n, k), m) = (b.shape(), a.lanes);
     assert!(k == a.depth && c.len() == m * n, "a product [{m}, {}] by [{k}, {n}]", a.depth);
     assert!(output.bias.is_none_or(|bias| bias.len() == n), "one bias for each column");
     if m == 0 || n == 0 {
         return;
     }
-    let (pairs, words) = (k.div_ceil(2), kernel.format().words());
+    let (passes, longest, words) = (passes(k), longest(k), kernel.format().words());
     let most = |size: usize| (LEFT_WORDS / words / size.max(1)).max(1);
     // As many rows as fit in one pass; as many passes as fit with these rows.
-    let rows = most(PAIRS.min(pairs)).next_multiple_of(kernel.size().0).min(m);
-    let deep = (most(rows) / PAIRS).max(1) * PAIRS;
-    let shared = Shared::new(c);
+    let rows = most(longest).next_multiple_of(kernel.size().0).min(m);
+    let deep = (most(rows) / longest.max(1)).max(1);
     // Taken, not borrowed: a thread that waits for others may begin another product.
     let mut left = LEFT.take();
     // Allocated by the first product, even if others compute its tasks.
     SCRATCH.with(|_| ());
     for top in (0..m).step_by(rows) {
-        // Without a sum there is still a bias.
-        for pair in (0..pairs.max(1)).step_by(deep) {
-            let part = Part {
-                kernel,
-                b,
-                n,
-                k,
-                rows: [top, (top + rows).min(m)],
-                pairs: [pair, (pair + deep).min(pairs)],
-                output,
-            };
-            part.compute(a, &mut left, shared);
+        for first in (0..passes).step_by(deep) {
+            let (rows, passes) = ([top, (top + rows).min(m)], [first, (first + deep).min(passes)]);
+            Part { kernel, b, n, k, rows, passes, output }.compute(a, &mut left, c);
         }
     }
     LEFT.set(left);
+}
+
+/// Passes of a sum of `k` values. Without any there is still a bias.
+fn passes(k: usize) -> usize {
+    1 + k.div_ceil(2).saturating_sub(LAST).div_ceil(PAIRS)
+}
+
+/// The pairs of a pass.
+fn pairs(k: usize, pass: usize) -> Range<usize> {
+    pass * PAIRS..if pass + 1 == passes(k) { k.div_ceil(2) } else { (pass + 1) * PAIRS }
+}
+
+/// Pairs of the longest pass.
+fn longest(k: usize) -> usize {
+    k.div_ceil(2).min(PAIRS).max(pairs(k, passes(k) - 1).len())
 }
 
 /// Words that begin at a cache line. None are filled before they are used.
@@ -126,12 +157,13 @@ impl Lines {
 thread_local! {
     /// The left operand of the product that this thread has begun. Fresh memory costs more than packing it. As large as it can
     /// become, so that a step takes the same memory whatever came before; pages that are never used take none.
-    static LEFT: RefCell<Lines> = RefCell::new(Lines::with_capacity(LEFT_WORDS + 2 * PAIRS * ROWS));
-    /// What a task packs and decodes. A column takes `PAIRS` words or more, and twice as many values.
-    static SCRATCH: RefCell<(Lines, Vec<f32>)> = RefCell::new((Lines::with_capacity(BLOCK), Vec::with_capacity(2 * BLOCK)));
+    static LEFT: RefCell<Lines> = RefCell::new(Lines::with_capacity(LEFT_WORDS + 2 * LAST * ROWS));
+    /// What a task packs and decodes: a block, or the columns of a part, and its values.
+    static SCRATCH: RefCell<(Lines, Vec<f32>)> =
+        RefCell::new((Lines::with_capacity(2 * LAST * PART), Vec::with_capacity(2 * BLOCK)));
 }
 
-/// A part of a product: some rows of the result, and some pairs of the sum.
+/// A part of a product: some rows of the result, and some passes of the sum.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     kernel: Kernel,
@@ -139,15 +171,15 @@ struct Part<'a> {
     n: usize,
     k: usize,
     rows: [usize; 2],
-    pairs: [usize; 2],
+    passes: [usize; 2],
     output: Output<'a>,
 }
 
 impl Part<'_> {
     fn compute(self, a: Operand<'_>, left: &mut Lines, c: Shared) {
-        let ([top, bottom], [first, end]) = (self.rows, self.pairs);
         let left = &*self.pack_left(a, left);
-        let cut = Cut::new(self, (bottom - top) * self.n * 2 * (end - first));
+        let [top, bottom] = self.rows;
+        let cut = Cut::new(self, (bottom - top) * self.n * 2 * self.pairs().len());
         let task = |task: usize| {
             let (rows, cols) = cut.task(task);
             let mut scratch = SCRATCH.take();
@@ -163,22 +195,35 @@ impl Part<'_> {
     /// Packs the left operand: `[pass, panel, pair, lane]`.
     fn pack_left<'a>(self, a: Operand<'_>, to: &'a mut Lines) -> &'a mut [u32] {
         let (format, width) = (self.kernel.format(), self.kernel.size().0);
-        let ([top, bottom], [first, end]) = (self.rows, self.pairs);
+        let [top, bottom] = self.rows;
         let lane = (bottom - top) * format.words();
-        let words = to.get(lane * (end - first));
-        for (pass, words) in words.chunks_mut(lane * PAIRS).enumerate() {
-            let (pair, count) = (first + pass * PAIRS, words.len() / lane);
+        let start = self.pairs().start;
+        let all = to.get(lane * self.pairs().len());
+        for pass in self.passes() {
+            let pairs = pairs(self.k, pass);
+            let words = &mut all[(pairs.start - start) * lane..(pairs.end - start) * lane];
             let group = GROUP * width;
-            let pack =
-                |(index, words): (usize, &mut [u32])| a.pack(format, top + index * group, pair, count, width, words);
-            let size = group * count * format.words();
+            let pack = |(index, words): (usize, &mut [u32])| {
+                a.pack(format, top + index * group, pairs.start, pairs.len(), width, words);
+            };
+            let size = (group * pairs.len() * format.words()).max(1);
             if words.len() <= PACKED {
                 words.chunks_mut(size).enumerate().for_each(pack);
             } else {
                 words.par_chunks_mut(size).enumerate().for_each(pack);
             }
         }
-        words
+        all
+    }
+
+    fn passes(self) -> Range<usize> {
+        self.passes[0]..self.passes[1]
+    }
+
+    /// The pairs of all its passes.
+    fn pairs(self) -> Range<usize> {
+        let [first, end] = self.passes;
+        pairs(self.k, first).start..pairs(self.k, end - 1).end
     }
 
     /// Columns are cut at multiples of this: whole tiles, and where a part of a row can be decoded.
@@ -196,11 +241,14 @@ struct Cut<'a> {
 
 impl<'a> Cut<'a> {
     fn new(part: Part<'a>, multiplications: usize) -> Self {
-        let wanted = (multiplications / TASK).clamp(1, 2 * rayon::current_num_threads());
+        let threads = rayon::current_num_threads();
+        let wanted = (multiplications / TASK).clamp(1, EACH * threads);
         let (steps, strips) =
             (part.n.div_ceil(part.step()), (part.rows[1] - part.rows[0]).div_ceil(part.kernel.size().0));
-        let step = part.step() * PAIRS * part.kernel.format().words();
-        let across = steps.div_ceil((BLOCK / step).max(1)).max(wanted.min(steps));
+        let step = part.step() * longest(part.k).max(1) * part.kernel.format().words();
+        let blocks = steps.div_ceil((BLOCK / step).max(1));
+        // As many for each thread, so that none waits for the others.
+        let across = blocks.max(wanted).next_multiple_of(if wanted < threads { 1 } else { threads }).min(steps);
         // Each strip packs the columns again, which is little work beside that of a few tiles.
         let down = wanted.div_ceil(across).min(strips.div_ceil(4));
         Self { part, across, down }
@@ -235,24 +283,25 @@ struct Task<'a> {
 
 impl Task<'_> {
     fn compute(&self, c: Shared, (words, values): &mut (Lines, Vec<f32>)) {
-        let Part { kernel, rows: [top, bottom], pairs: [start, end], .. } = self.part;
+        let Part { kernel, k, rows: [top, bottom], .. } = self.part;
         let (per, width) = (kernel.format().words(), (self.cols[1] - self.cols[0]).next_multiple_of(kernel.size().1));
-        for pair in (start..end.max(start + 1)).step_by(PAIRS) {
-            let count = PAIRS.min(end - pair);
-            let right = words.get(width * count * per);
-            self.pack(pair, count, right, values);
-            let left = &self.left[(pair - start) * (bottom - top) * per..][..count * (bottom - top) * per];
-            let next = [pair + count, (pair + count + PAIRS).min(end)];
-            self.pass(left, right, count, pair > 0, next, c);
+        let lane = (bottom - top) * per;
+        let start = self.part.pairs().start;
+        for pass in self.part.passes() {
+            let pairs = pairs(k, pass);
+            let right = words.get(width * pairs.len() * per);
+            self.pack(pairs.clone(), right, values);
+            let left = &self.left[(pairs.start - start) * lane..(pairs.end - start) * lane];
+            self.pass(pass, left, right, c);
         }
     }
 
     /// Fetches a part of what is packed for the next pass from memory: the `index`-th of `parts`. Not of rows across the sum, whose
     /// short pieces would push each other and the panels out of the cache.
-    fn fetch(&self, next: [usize; 2], index: usize, parts: usize) {
+    fn fetch(&self, next: &Range<usize>, index: usize, parts: usize) {
         const LINE: usize = 16;
-        let (Right::Plain(operand), [start, stop], [first, end]) = (self.part.b, next, self.cols) else { return };
-        let range = 2 * start..self.part.k.min(2 * stop);
+        let (Right::Plain(operand), [first, end]) = (self.part.b, self.cols) else { return };
+        let range = 2 * next.start..self.part.k.min(2 * next.end);
         let Some(row) = operand.row_part(range.clone()).filter(|_| !range.is_empty()) else { return };
         let rows = end - first;
         let lines = range.len().div_ceil(LINE);
@@ -267,10 +316,11 @@ impl Task<'_> {
         }
     }
 
-    /// Packs the columns for `count` pairs from `pair` on.
-    fn pack(&self, pair: usize, count: usize, out: &mut [u32], values: &mut Vec<f32>) {
+    /// Packs the columns for these pairs.
+    fn pack(&self, pairs: Range<usize>, out: &mut [u32], values: &mut Vec<f32>) {
         let (Part { kernel, k, .. }, [first, end]) = (self.part, self.cols);
         let (format, cols) = (kernel.format(), kernel.size().1);
+        let (pair, count) = (pairs.start, pairs.len());
         if count == 0 {
             return;
         }
@@ -278,6 +328,9 @@ impl Task<'_> {
             Right::Plain(operand) => return operand.pack(format, first, pair, count, cols, out),
             Right::Stored { weight, along } => (weight, along),
         };
+        if let Some(halves) = Halves::of(weight, along) {
+            return halves.pack(format, &Block { cols: first..end, pairs }, cols, out);
+        }
         if along {
             // The part of each row, for one panel at a time.
             let (start, width) = (2 * pair, k.min(2 * (pair + count)) - 2 * pair);
@@ -301,17 +354,18 @@ impl Task<'_> {
         }
     }
 
-    /// Adds the products of `count` pairs. `later`: those of others have been.
-    fn pass(&self, left: &[u32], right: &[u32], count: usize, later: bool, next: [usize; 2], c: Shared) {
-        let (Part { kernel, n, .. }, [top, bottom], [first, end]) = (self.part, self.rows, self.cols);
-        let ((most, width), size) = (kernel.size(), count * kernel.format().words());
+    /// Adds the products of a pass.
+    fn pass(&self, pass: usize, left: &[u32], right: &[u32], c: Shared) {
+        let (Part { kernel, n, k, .. }, [top, bottom], [first, end]) = (self.part, self.rows, self.cols);
+        let ((most, width), size) = (kernel.size(), pairs(k, pass).len() * kernel.format().words());
+        let next = if pass + 1 < self.part.passes[1] { pairs(k, pass + 1) } else { 0..0 };
         let across = (end - first).div_ceil(width);
         let tiles = (bottom - top).div_ceil(most) * across;
         for row in (top..bottom).step_by(most) {
             let rows = most.min(bottom - row);
             let panel = &left[row * size..][..rows * size];
             for col in (first..end).step_by(width) {
-                self.fetch(next, (row - top) / most * across + (col - first) / width, tiles);
+                self.fetch(&next, (row - top) / most * across + (col - first) / width, tiles);
                 let columns = &right[(col - first) * size..][..width * size];
                 let cols = width.min(end - col);
                 let Output { alpha, add, bias } = self.part.output;
@@ -320,7 +374,7 @@ impl Task<'_> {
                     stride: n,
                     cols,
                     alpha,
-                    add: add || later,
+                    add: add || pass > 0,
                     bias: bias.map(|bias| &bias[col..col + cols]),
                 };
                 // SAFETY: the tile lies in the result, and tasks have separate rows and columns.

@@ -56,7 +56,7 @@ fn all_kernels() -> impl Iterator<Item = Kernel> {
     [Precision::F32, Precision::Bf16].into_iter().flat_map(kernels)
 }
 
-const SHAPES: [[usize; 3]; 10] = [
+const SHAPES: [[usize; 3]; 12] = [
     [1, 1, 1],
     [3, 5, 7],
     [14, 32, 64],
@@ -66,6 +66,9 @@ const SHAPES: [[usize; 3]; 10] = [
     [1, 430, 961],
     [300, 40, 9000],
     [64, 100, 1100],
+    // The last pass is as long as it can be: alone, and in a part of its own.
+    [20, 40, 640],
+    [300, 40, 2176],
     [2, 3, 0],
 ];
 
@@ -112,19 +115,20 @@ fn bytes(buffer: Vec<u8>) -> Bytes {
     Bytes::new(std::sync::Arc::new(buffer), 0..length)
 }
 
-/// A matrix in encodings with blocks of 1, 32 and 256 values, and in that of MLC.
+/// A matrix in encodings with blocks of 1, 32 and 256 values, if they fill rows, and in that of MLC.
 fn stored(values: &[f32], rows: usize, cols: usize) -> impl Iterator<Item = Stored> {
     let (levels, scales) = q4f16::narrow(values, cols);
-    let plain = [Encoding::F16, Encoding::Q4_0, Encoding::Q4K]
-        .map(|encoding| Stored::plain(rows, cols, encoding, bytes(encoding.narrow(values))));
-    plain.into_iter().chain([Stored::q4f16(rows, cols, bytes(levels), bytes(scales))])
+    let encodings = [Encoding::F16, Encoding::Bf16, Encoding::Q4_0, Encoding::Q4K];
+    let fitting = encodings.into_iter().filter(move |encoding| encoding.bytes(cols).is_some());
+    let plain = fitting.map(move |encoding| Stored::plain(rows, cols, encoding, bytes(encoding.narrow(values))));
+    plain.chain([Stored::q4f16(rows, cols, bytes(levels), bytes(scales))])
 }
 
 #[test]
 fn weights_of_files_give_the_bits_of_their_values() {
     let output = Output { alpha: 1.0, add: false, bias: None };
-    // The sum has one part, or two; the columns one block, or two.
-    for [m, n, k] in [[15, 256, 512], [30, 768, 1536]] {
+    // The sum has one part, or two; the columns one block, or two. Not all rows of the last have whole blocks of 256.
+    for [m, n, k] in [[15, 256, 512], [30, 768, 1536], [20, 250, 576], [20, 250, 577]] {
         let (a, values) = (noise(m * k, 5), noise(n * k, 6));
         for (along, kernel) in
             [true, false].into_iter().flat_map(|along| all_kernels().map(move |kernel| (along, kernel)))
