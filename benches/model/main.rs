@@ -1,7 +1,7 @@
 //! `imp-model` against PyTorch, transformers and peft: the same work on the same machine with the same number of
 //! threads, in alternating repetitions. See docs/BENCHMARKS.md.
 //!
-//! `cargo bench --bench model [-- CASE...]`; creates the peers' environment first (benches/peers/setup.sh).
+//! `cargo bench --bench model [-- CASE...]` (`block`, or just `block-bf16`); creates the peers' environment first (benches/peers/setup.sh).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod ours;
@@ -13,7 +13,7 @@ use std::{
 
 /// The cases, each with its number of repetitions.
 const CASES: [(&str, usize); 6] =
-    [("block", 9), ("nodrop", 9), ("train", 9), ("decode", 5), ("prefill", 5), (LARGE, 3)];
+    [("block", 9), ("nodrop", 9), ("train", 9), ("decode", 5), ("prefill", 25), (LARGE, 3)];
 /// Writes 6 GB, so it runs only if requested.
 const LARGE: &str = "open";
 
@@ -32,30 +32,34 @@ fn main() {
     let setup = Command::new("benches/peers/setup.sh").stderr(Stdio::inherit()).output().expect("sh runs");
     assert!(setup.status.success(), "can't create the peers' environment: see the messages above");
     let python = String::from_utf8(setup.stdout).unwrap().trim().to_string();
-    println!("{threads} threads; medians of alternating repetitions; memory over that of the empty process\n");
-    println!("{:11} {:>12} {:>12} {:>7}   {:>10} {:>10}", "case", "imp-model", "PyTorch", "faster", "MB", "MB");
+    println!("{threads} threads; medians of alternating repetitions, and the fastest of each, which other work on the");
+    println!("machine delays least; memory over that of the empty process\n");
+    println!("{:12} {:>29}   {:>29}   {:>17}", "", "median, ms", "fastest, ms", "MB");
+    let [one, other] = ["imp-model", "PyTorch"];
+    println!("{:12} {one:>10} {other:>9} faster   {one:>10} {other:>9} faster   {one:>9} {other:>7}", "case");
     let this = std::env::current_exe().unwrap();
     for (case, repetitions) in CASES {
-        let named = arguments.iter().any(|argument| argument == case);
-        if !named && (case == LARGE || !arguments.is_empty()) {
-            continue;
-        }
-        for (ours, theirs) in ours::variants(case) {
+        let named = |name: &str| arguments.iter().any(|argument| argument == name);
+        let all = named(case) || arguments.is_empty() && case != LARGE;
+        for (ours, theirs) in ours::variants(case).iter().filter(|(ours, _)| all || named(ours)) {
             let mut worker = Worker::start(Command::new(&this).args(["worker", ours, &threads]).envs(KEEP_MEMORY));
             // Started after ours, which writes the files that both open.
             let mut theirs = Worker::start(Command::new(&python).args(["benches/peers/model.py", theirs, &threads]));
             let times: Vec<(f64, f64)> = (0..repetitions).map(|_| (worker.repeat(), theirs.repeat())).collect();
-            let (mine, peer) = times.into_iter().unzip::<f64, f64, Vec<f64>, Vec<f64>>();
-            let (mine, peer) = (median(mine), median(peer));
-            let [memory, of_peer] = [worker.memory(), theirs.memory()];
-            println!("{ours:11} {mine:9.1} ms {peer:9.1} ms {:6.2}x   {memory:10.0} {of_peer:10.0}", peer / mine);
+            let (mut mine, mut peer) = times.into_iter().unzip::<f64, f64, Vec<f64>, Vec<f64>>();
+            print!("{ours:12} ");
+            for at in [repetitions / 2, 0] {
+                let [mine, peer] = [&mut mine, &mut peer].map(|times| sorted(times)[at]);
+                print!("{mine:10.0} {peer:9.0} {:5.2}x   ", peer / mine);
+            }
+            println!("{:9.0} {:7.0}", worker.memory(), theirs.memory());
         }
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn sorted(values: &mut [f64]) -> &[f64] {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values
 }
 
 /// A process that repeats its work on demand.
