@@ -118,9 +118,11 @@ pub(in crate::tensor) fn forward(of: Inputs<'_>) -> (Vec<f32>, Vec<f32>) {
     let (to, totals) = (Shared::new(&mut out), Shared::new(&mut log_totals));
     let pairs = (of.segments.len() * of.heads.key).max(1);
     // Enough tasks for all threads, as later parts see more keys. No result depends on how many there are.
-    let parts = (4 * rayon::current_num_threads()).div_ceil(pairs);
+    let wanted = 4 * rayon::current_num_threads();
+    let parts = wanted.div_ceil(pairs);
     let tasks: Vec<Task> = of.segments.iter().flat_map(|sequence| tasks(sequence, of.heads.key, parts)).collect();
-    tasks.into_par_iter().with_max_len(1).for_each_init(Scratch::default, |scratch, task| {
+    let together = tasks.len().div_ceil(wanted);
+    tasks.into_par_iter().with_max_len(together).for_each_init(Scratch::default, |scratch, task| {
         attend(of, &task, scratch, to, totals);
     });
     (out, log_totals)

@@ -36,8 +36,8 @@ impl<'a> Halves<'a> {
         (!along || columns.is_multiple_of(BYTES / 2)).then_some(Self { bytes, columns, along })
     }
 
-    /// Packs panels of `width` columns as [`Operand::pack`](super::pack::Operand::pack) does with their values. What the last panel has beyond the
-    /// block is not specified.
+    /// Packs panels of `width` columns as [`Operand::pack`](super::pack::Operand::pack) does with their values. What the last panel has
+    /// beyond the block is not specified.
     pub(super) fn pack(&self, format: Format, block: &Block, width: usize, out: &mut [u32]) {
         simd!(|| match (format, width) {
             (Format::Words, 32) => self.panels::<false, 32>(block, out),
@@ -125,4 +125,43 @@ fn interleave<const SPLIT: bool, const W: usize>(even: &[[u8; 2]], odd: &[[u8; 2
         *to = word(*even, *odd);
     }
     write::<SPLIT>(&words, 0, out);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::pack::Operand;
+    use super::*;
+    use crate::{precision::Precision, tensor::Bytes};
+
+    /// Also in the format of processors that this one may not be.
+    #[test]
+    fn panels_are_those_of_the_decoded_values() {
+        let (rows, cols) = (41, 80);
+        let values: Vec<f32> = (0..rows * cols).map(|index| (index as f32 * 0.37).sin()).collect();
+        let bytes = Encoding::Bf16.narrow(&values);
+        let length = bytes.len();
+        let weight = Stored::plain(rows, cols, Encoding::Bf16, Bytes::new(Arc::new(bytes), 0..length));
+        let values = weight.to_f32();
+        let formats = [(Format::Words, 32), (Format::Values(Precision::Bf16), 32), (Format::Values(Precision::F32), 8)];
+        for (along, (format, width)) in [true, false].into_iter().flat_map(|along| formats.map(|of| (along, of))) {
+            let halves = Halves::of(&weight, along).unwrap();
+            // All pairs from the second group on: along 80 values, across 41. The last panel lacks some columns.
+            let (operand, lanes, pairs): (_, usize, _) = if along {
+                (Operand::along(&values, rows, cols), 41, 4..40)
+            } else {
+                (Operand::across(&values, cols, rows), 80, 4..21)
+            };
+            let size = width * pairs.len() * format.words();
+            let [mut ours, mut theirs] = [7, 9].map(|fill| vec![fill; lanes.div_ceil(width) * size]);
+            halves.pack(format, &Block { cols: 0..lanes, pairs: pairs.clone() }, width, &mut ours);
+            operand.pack(format, 0, pairs.start, pairs.len(), width, &mut theirs);
+            for (index, (one, other)) in ours.iter().zip(&theirs).enumerate() {
+                let lane = index / size * width + index % width;
+                assert!(lane >= lanes || one == other, "{along} {format:?} at {index}: {one:x} and {other:x}");
+            }
+        }
+    }
 }

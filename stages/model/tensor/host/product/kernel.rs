@@ -132,8 +132,8 @@ impl Kernel {
 /// Where a tile goes: `c = alpha * sum + (c or bias or 0)`.
 #[derive(Clone, Copy)]
 pub(super) struct Target<'a> {
-    /// Its first element. Rows are `stride` apart, and each has `cols` elements that nothing else refers to, and which are values only if it is
-    /// added to them.
+    /// Its first element. Rows are `stride` apart, and each has `cols` elements that nothing else refers to, and which are values only if
+    /// something is added to them.
     pub(super) c: *mut f32,
     pub(super) stride: usize,
     pub(super) cols: usize,

@@ -86,7 +86,8 @@ impl<'a> Operand<'a> {
         });
     }
 
-    /// The sum runs along rows: some lanes are transposed at once, while the next are fetched. Rows are far apart, and processors fetch by themselves only what follows.
+    /// The sum runs along rows: some lanes are transposed at once, while the next are fetched. Rows are far apart, and processors fetch by
+    /// themselves only what follows.
     #[inline(always)]
     fn pack_along<L: Layout>(&self, lane: usize, real: usize, pair: usize, width: usize, out: &mut [u32]) {
         for (stretch, out) in out.chunks_mut(STRETCH / 2 * width * L::WORDS).enumerate() {
@@ -179,7 +180,7 @@ pub(in super::super) fn transposed(rows: [[u32; LANES]; LANES]) -> [[u32; LANES]
 }
 
 /// What a panel `[pair, ...]` has for a pair of neighbours along the sum.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Format {
     /// A word for each lane, of two bf16, the even one in the lower half.
     Words,

@@ -19,7 +19,8 @@ use crate::{precision::Precision, simd::fetch, tensor::Stored};
 const PAIRS: usize = 256;
 /// Of the last pass, at most: a pass of few pairs would mostly read and write the result.
 const LAST: usize = PAIRS + PAIRS / 4;
-/// Words of a block of columns in a pass, so that two blocks fit into a core's second cache.
+/// Words of a block of columns in a pass, so that two blocks fit into a core's second cache. As few columns as can be decoded may take
+/// more.
 const BLOCK: usize = 1 << 17;
 /// Words of the left operand that are packed before its products begin.
 const LEFT_WORDS: usize = 1 << 19;
@@ -242,15 +243,16 @@ struct Cut<'a> {
 impl<'a> Cut<'a> {
     fn new(part: Part<'a>, multiplications: usize) -> Self {
         let threads = rayon::current_num_threads();
-        let wanted = (multiplications / TASK).clamp(1, EACH * threads);
+        let worth = (multiplications / TASK).max(1);
+        let wanted = worth.min(EACH * threads);
         let (steps, strips) =
             (part.n.div_ceil(part.step()), (part.rows[1] - part.rows[0]).div_ceil(part.kernel.size().0));
         let step = part.step() * longest(part.k).max(1) * part.kernel.format().words();
         let blocks = steps.div_ceil((BLOCK / step).max(1));
-        // As many for each thread, so that none waits for the others.
+        // If there are enough columns, as many for each thread, so that none waits for the others.
         let across = blocks.max(wanted).next_multiple_of(if wanted < threads { 1 } else { threads }).min(steps);
         // Each strip packs the columns again, which is little work beside that of a few tiles.
-        let down = wanted.div_ceil(across).min(strips.div_ceil(4));
+        let down = worth.min(2 * threads).div_ceil(across).min(strips.div_ceil(4));
         Self { part, across, down }
     }
 

@@ -56,7 +56,7 @@ fn all_kernels() -> impl Iterator<Item = Kernel> {
     [Precision::F32, Precision::Bf16].into_iter().flat_map(kernels)
 }
 
-const SHAPES: [[usize; 3]; 12] = [
+const SHAPES: [[usize; 3]; 13] = [
     [1, 1, 1],
     [3, 5, 7],
     [14, 32, 64],
@@ -66,9 +66,10 @@ const SHAPES: [[usize; 3]; 12] = [
     [1, 430, 961],
     [300, 40, 9000],
     [64, 100, 1100],
-    // The last pass is as long as it can be: alone, and in a part of its own.
+    // The last pass is as long as it can be: alone, in a part of its own, and with rows of two parts.
     [20, 40, 640],
-    [300, 40, 2176],
+    [300, 40, 1664],
+    [840, 20, 640],
     [2, 3, 0],
 ];
 
@@ -127,7 +128,7 @@ fn stored(values: &[f32], rows: usize, cols: usize) -> impl Iterator<Item = Stor
 #[test]
 fn weights_of_files_give_the_bits_of_their_values() {
     let output = Output { alpha: 1.0, add: false, bias: None };
-    // The sum has one part, or two; the columns one block, or two. Not all rows of the last have whole blocks of 256.
+    // The sum has one pass, or more; the columns one block, or more. Not all rows of the last have whole blocks of 256.
     for [m, n, k] in [[15, 256, 512], [30, 768, 1536], [20, 250, 576], [20, 250, 577]] {
         let (a, values) = (noise(m * k, 5), noise(n * k, 6));
         for (along, kernel) in
