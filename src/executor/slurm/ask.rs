@@ -29,7 +29,7 @@ pub(super) async fn states(cluster: Option<&str>, jobs: &[JobId]) -> Result<BTre
     let mut found = read(&squeue(cluster, &[&format!("--jobs={}", list(jobs))]).await?, cluster);
     let missing: Vec<JobId> = jobs.iter().filter(|job| !found.contains_key(job)).cloned().collect();
     if !missing.is_empty() {
-        found.extend(read(&sacct(cluster, &format!("--jobs={}", list(&missing))).await, cluster));
+        found.extend(read(&sacct(cluster, OF_SACCT, &format!("--jobs={}", list(&missing))).await, cluster));
     }
     Ok(found)
 }
@@ -59,7 +59,7 @@ pub(super) async fn look_up(wanted: Vec<Question<Named, Result<Option<JobId>, St
     let missing: BTreeSet<&str> = wanted.iter().filter(is_missing).map(|question| question.about.0.as_str()).collect();
     let missing: Vec<&str> = missing.into_iter().collect();
     for names in missing.chunks(NAMES) {
-        for (name, job) in named(&sacct(None, &format!("--name={}", names.join(","))).await) {
+        for (name, job) in named(&sacct(None, OF_SACCT, &format!("--name={}", names.join(","))).await) {
             found.entry(name).or_insert(job);
         }
     }
@@ -102,9 +102,9 @@ async fn squeue(cluster: Option<&str>, which: &[&str]) -> Result<String, String>
 }
 
 /// Nothing where accounting is not set up.
-async fn sacct(cluster: Option<&str>, which: &str) -> String {
+async fn sacct(cluster: Option<&str>, format: &str, which: &str) -> String {
     // It lists the elements of an array by itself, those that wait in one line. Without a beginning, only jobs of today are searched.
-    let mut arguments = ["--allocations", "--noheader", "--parsable2", "--starttime=now-60days", OF_SACCT, which]
+    let mut arguments = ["--allocations", "--noheader", "--parsable2", "--starttime=now-60days", format, which]
         .map(String::from)
         .to_vec();
     arguments.extend(on(cluster));
@@ -129,9 +129,18 @@ async fn sacct(cluster: Option<&str>, which: &str) -> String {
 pub(super) async fn exit_code(job: &JobId) -> Option<(i32, i32)> {
     let mut arguments = vec!["show".to_string(), "job".into(), "--oneliner".into(), job.of_slurm()];
     arguments.extend(on(job.cluster.as_deref()));
-    let answer = call("scontrol", &arguments, &[]).await.ok().filter(|answer| answer.ok)?;
-    let code = answer.out.split_whitespace().find_map(|word| word.strip_prefix("ExitCode="))?;
-    let (code, signal) = code.split_once(':')?;
+    let answer = call("scontrol", &arguments, &[]).await.ok().filter(|answer| answer.ok);
+    let told =
+        answer.and_then(|answer| code(answer.out.split_whitespace().find_map(|word| word.strip_prefix("ExitCode="))?));
+    if told.is_some() {
+        return told;
+    }
+    code(&sacct(job.cluster.as_deref(), "--format=ExitCode", &format!("--jobs={}", job.of_slurm())).await)
+}
+
+/// Reads `1:0`: an exit code and a signal.
+fn code(text: &str) -> Option<(i32, i32)> {
+    let (code, signal) = text.trim().split_once(':')?;
     Some((code.parse().ok()?, signal.parse().ok()?))
 }
 
@@ -149,6 +158,11 @@ pub(super) async fn scancel(job: &JobId, more: &[&str]) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exit_codes_are_read_if_there_is_one() {
+        assert_eq!(["0:9\n", "1:0", "", "0:x", "12|FAILED"].map(code), [Some((0, 9)), Some((1, 0)), None, None, None]);
+    }
 
     #[test]
     fn jobs_are_told_apart_by_name_and_place() {
