@@ -52,7 +52,7 @@ impl Attention {
     ) -> Mat {
         let g = &pass.graph;
         let [q, k, v] = match &self.projections {
-            Projections::Separate(layers) => layers.each_ref().map(|layer| layer.forward(pass, x)),
+            Projections::Separate(layers) => Linear::forward_each(pass, x, layers.each_ref()),
             Projections::Stacked(qkv) => {
                 let all = qkv.forward(pass, x); // [rows, queries + keys + values]
                 let queries = all.cols() - 2 * self.key_width;

@@ -42,8 +42,8 @@ impl Mlp {
                 down.forward(pass, &tensor::activation(g, &up.forward(pass, x), *activation))
             }
             Self::Gated { gate, up, down } => {
-                let inner = tensor::silu_gate(g, &gate.forward(pass, x), &up.forward(pass, x));
-                down.forward(pass, &inner)
+                let [gate, up] = Linear::forward_each(pass, x, [gate, up]);
+                down.forward(pass, &tensor::silu_gate(g, &gate, &up))
             }
             Self::GatedStacked { gate_up, down } => {
                 let [gate, up] = {

@@ -431,3 +431,30 @@ fn dropout_has_the_requested_rate_and_preserves_the_mean() {
     assert_eq!(y[30_000..70_000], drop(&part, 5, 30..70), "the mask of a row depends on its id only");
     assert_ne!(y[..1000], y[1000..2000], "rows have different masks");
 }
+
+/// Few rows, many, and weights that are small.
+#[test]
+fn linear_layers_of_one_input_give_the_bits_of_each() {
+    for (rows, inputs, outputs) in [(3, 160, 128), (40, 160, 128), (40, 20, 30)] {
+        for (name, place) in support::places() {
+            let mat = |rows, cols, seed| random_mat(rows, cols, seed).to(&place).trainable();
+            let [x, w, v] = [mat(rows, inputs, 1), mat(outputs, inputs, 2), mat(outputs, inputs, 3)];
+            let bias = mat(1, outputs, 4);
+            let frozen =
+                Weight::Stored(Arc::new(support::stored(&random(5, outputs * inputs), outputs, inputs).remove(0)))
+                    .to(&place);
+            let layers = [(&Weight::Dense(w.clone()), Some(&bias)), (&frozen, None), (&Weight::Dense(v.clone()), None)];
+            let run = |of: &dyn Fn(&Graph) -> [Mat; 3]| {
+                let g = Graph::recording();
+                let [a, b, c] = of(&g);
+                let y = tensor::silu_gate(&g, &tensor::silu_gate(&g, &a, &b), &c);
+                let mut gradients = g.backward(&y);
+                let mut all = vec![y.to_host().into_owned()];
+                all.extend([&x, &w, &v, &bias].map(|of| gradients.take(of).to_host().into_owned()));
+                all
+            };
+            let each = run(&|g| layers.map(|(weight, bias)| tensor::linear(g, &x, weight, bias)));
+            assert_eq!(run(&|g| tensor::linear_each(g, &x, layers)), each, "{name} [{rows}, {inputs}] to {outputs}");
+        }
+    }
+}

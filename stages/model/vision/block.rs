@@ -125,7 +125,7 @@ impl Block {
             None => branch,
         };
         let n = self.norm1.forward(pass, x);
-        let (q, k, v) = (self.q.forward(pass, &n), self.k.forward(pass, &n), self.v.forward(pass, &n));
+        let [q, k, v] = Linear::forward_each(pass, &n, [&self.q, &self.k, &self.v]);
         let attended = tensor::attention(g, &q, &k, &v, config.num_attention_heads, segments, Mask::Full);
         let x = tensor::add(g, scaled(self.out.forward(pass, &attended), &self.scale1), x);
         let n = self.norm2.forward(pass, &x);

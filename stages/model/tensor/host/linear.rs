@@ -10,7 +10,7 @@ use super::{
     fresh::zeros,
     gemm::{Product, View},
     gemv::{FEW_ROWS, few_rows},
-    product::{Operand, Output, Right, new_product, product},
+    product::{Operand, Output, Right, new_product, new_products, product},
     round::operand,
 };
 use crate::{precision::Precision, tensor::Stored};
@@ -22,6 +22,14 @@ pub(in crate::tensor) struct Shape {
     pub(in crate::tensor) inputs: usize,
     pub(in crate::tensor) outputs: usize,
     pub(in crate::tensor) precision: Precision,
+}
+
+impl Shape {
+    /// Whether the forward pass packs its operands. Whether the weight is stored has no say, so that both have the same sums.
+    fn packs(self) -> bool {
+        let small = self.precision == Precision::F32 && self.inputs * self.outputs <= SMALL;
+        self.rows > FEW_ROWS && !small
+    }
 }
 
 /// The values of a weight.
@@ -56,30 +64,38 @@ fn adding(alpha: f32) -> Output<'static> {
 /// `x W^T + b`.
 pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
     let Shape { rows, inputs, outputs, precision } = shape;
-    let from = || {
-        let mut y = zeros(rows * outputs);
-        if let Some(bias) = bias {
-            y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-        }
-        y
-    };
+    if shape.packs() {
+        return new_product(precision, Operand::along(x, rows, inputs), weight.right(shape, true), bias);
+    }
+    let mut y = zeros(rows * outputs);
+    if let Some(bias) = bias {
+        y.chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+    }
     if rows <= FEW_ROWS {
-        let mut y = from();
         few_rows(&operand(x, precision), weight, shape, &mut y);
         return y;
     }
-    // Whether a weight is stored has no say, so that both have the same sums.
-    if precision == Precision::F32 && inputs * outputs <= SMALL {
-        let values = match weight {
-            Values::Plain(values) => Cow::Borrowed(values),
-            Values::Stored(stored) => Cow::Owned(stored.to_f32()),
-        };
-        let mut y = from();
-        let product = Product::new(rows, outputs, inputs).adding();
-        product.parallel(View::rows(x, inputs), View::rows(&values, inputs).t(), &mut y, outputs);
-        return y;
+    let values = match weight {
+        Values::Plain(values) => Cow::Borrowed(values),
+        Values::Stored(stored) => Cow::Owned(stored.to_f32()),
+    };
+    let product = Product::new(rows, outputs, inputs).adding();
+    product.parallel(View::rows(x, inputs), View::rows(&values, inputs).t(), &mut y, outputs);
+    y
+}
+
+/// [`forward`] of the same input with each weight, bias and shape. The shapes differ in their outputs alone.
+pub(in crate::tensor) fn forward_each<const N: usize>(
+    x: &[f32],
+    factors: [(Values<'_>, Option<&[f32]>, Shape); N],
+) -> [Vec<f32>; N] {
+    match factors.first() {
+        Some((.., shape)) if factors.iter().all(|(.., shape)| shape.packs()) => {
+            let operand = Operand::along(x, shape.rows, shape.inputs);
+            new_products(shape.precision, operand, factors.map(|(weight, bias, of)| (weight.right(of, true), bias)))
+        }
+        _ => factors.map(|(weight, bias, shape)| forward(x, weight, bias, shape)),
     }
-    new_product(precision, Operand::along(x, rows, inputs), weight.right(shape, true), bias)
 }
 
 /// `dx += dy W`.

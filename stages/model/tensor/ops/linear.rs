@@ -20,20 +20,43 @@ pub fn linear_in_f32(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) ->
     compute(g, x, weight, bias, Some(Type::F32))
 }
 
+/// [`linear`] of the same input with each weight and bias, with the same results. On the CPU it takes less time than one after the other.
+///
+/// # Panics
+/// If the widths of `x` and a weight differ, which is a bug in the caller.
+pub fn linear_each<const N: usize>(g: &Graph, x: &Mat, layers: [(&Weight, Option<&Mat>); N]) -> [Mat; N] {
+    let place = Place { device: None, precision: x.precision };
+    if layers.iter().any(|(weight, _)| weight.place() != place) {
+        return layers.map(|(weight, bias)| linear(g, x, weight, bias));
+    }
+    let factors = layers.map(|(weight, bias)| (weight.host(), bias.map(Mat::values), shape(x, weight)));
+    let mut ys = host::forward_each(x.values(), factors);
+    std::array::from_fn(|index| recorded(g, x, layers[index], std::mem::take(&mut ys[index])))
+}
+
 fn compute(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>, out: Option<Type>) -> Mat {
-    assert_eq!(x.cols(), weight.inputs(), "width of the input and of the weight");
     let place = weight.place();
     let x = &moved(x, &place);
+    let shape = shape(x, weight);
     if let Some(operand) = weight.operand() {
         let out = out.unwrap_or(stored_as(place.precision));
         let weight_and_trained = (operand, weight.trained());
-        if let Some(y) = device::ops::linear(g, x, weight_and_trained, bias, weight.outputs(), out) {
+        if let Some(y) = device::ops::linear(g, x, weight_and_trained, bias, shape.outputs, out) {
             return y;
         }
     }
-    let precision = place.precision;
-    let shape = Shape { rows: x.rows(), inputs: x.cols(), outputs: weight.outputs(), precision };
     let y = host::forward(x.values(), weight.host(), bias.map(Mat::values), shape);
+    recorded(g, x, (weight, bias), y)
+}
+
+fn shape(x: &Mat, weight: &Weight) -> Shape {
+    assert_eq!(x.cols(), weight.inputs(), "width of the input and of the weight");
+    Shape { rows: x.rows(), inputs: x.cols(), outputs: weight.outputs(), precision: weight.place().precision }
+}
+
+/// The output from its values in host memory.
+fn recorded(g: &Graph, x: &Mat, (weight, bias): (&Weight, Option<&Mat>), y: Vec<f32>) -> Mat {
+    let shape = shape(x, weight);
     let inputs: Vec<&Mat> = [Some(x), bias, weight.dense()].into_iter().flatten().collect();
     let y = g.output(shape.rows, shape.outputs, y, &inputs);
     let dx = x.needs_grad.then(|| x.ghost());

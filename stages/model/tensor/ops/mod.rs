@@ -33,7 +33,7 @@ pub use dora::{row_norms, set_norms};
 pub use dropout::{dropout, dropout_rest};
 pub use gather::{concat, gather, pick_rows};
 pub use layer_norm::layer_norm;
-pub use linear::{linear, linear_in_f32};
+pub use linear::{linear, linear_each, linear_in_f32};
 pub use loss::{IGNORE, cross_entropy};
 pub use low_rank::add_low_rank;
 pub use noise::add_noise;

@@ -11,9 +11,10 @@ mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod native;
 mod pack;
+mod task;
 mod tasks;
 mod values;
 
 pub use kernel::{Native, native};
 pub(super) use pack::{Operand, transposed};
-pub(super) use tasks::{Output, Right, new_product, product};
+pub(super) use tasks::{Output, Right, new_product, new_products, product};

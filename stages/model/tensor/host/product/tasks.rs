@@ -8,11 +8,11 @@ use rayon::prelude::*;
 
 use super::{
     super::shared::Shared,
-    halves::{Block, Halves},
-    kernel::{Kernel, ROWS, Target},
+    kernel::{Kernel, ROWS},
     pack::Operand,
+    task::Task,
 };
-use crate::{precision::Precision, simd::fetch, tensor::Stored};
+use crate::{precision::Precision, tensor::Stored};
 
 /// Pairs along the sum that are added up before they enter the result, a pass. Blocks of all encodings divide twice as many
 /// values.
@@ -79,26 +79,67 @@ pub(in super::super) fn new_product(
     b: Right<'_>,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let length = a.lanes * b.shape().0;
-    let mut c = Vec::with_capacity(length);
-    let output = Output { alpha: 1.0, add: false, bias };
-    compute(Kernel::new(precision), a, b, Shared::uninit(&mut c.spare_capacity_mut()[..length]), output);
-    // SAFETY: every element is in a tile, whose first pass has written it, as nothing is added to what was there.
-    unsafe { c.set_len(length) };
+    let [c] = new_products(precision, a, [(b, bias)]);
     c
+}
+
+/// New matrices `a b + bias`, for each right operand and its bias one. `a` is packed once, and threads wait for each other only after
+/// the last.
+pub(in super::super) fn new_products<const N: usize>(
+    precision: Precision,
+    a: Operand<'_>,
+    factors: [(Right<'_>, Option<&[f32]>); N],
+) -> [Vec<f32>; N] {
+    let lengths = factors.map(|(b, _)| a.lanes * b.shape().0);
+    let mut all = lengths.map(Vec::with_capacity);
+    let factors: Vec<Factor> = (all.iter_mut().zip(lengths).zip(factors))
+        .map(|((c, length), (b, bias))| {
+            let output = Output { alpha: 1.0, add: false, bias };
+            Factor::new(b, Shared::uninit(&mut c.spare_capacity_mut()[..length]), output)
+        })
+        .collect();
+    compute(Kernel::new(precision), a, &factors);
+    for (c, length) in all.iter_mut().zip(lengths) {
+        // SAFETY: every element is in a tile, whose first pass has written it, as nothing is added to what was there.
+        unsafe { c.set_len(length) };
+    }
+    all
 }
 
 /// Computes it with a kernel.
 pub(super) fn with(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32], output: Output<'_>) {
-    compute(kernel, a, b, Shared::new(c), output);
+    compute(kernel, a, &[Factor::new(b, Shared::new(c), output)]);
 }
 
-/// Computes `c`, whose elements are values only if it is added to them.
-fn compute(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: Shared, output: Output<'_>) {
-    let ((n, k), m) = (b.shape(), a.lanes);
-    assert!(k == a.depth && c.len() == m * n, "a product [{m}, {}] by [{k}, {n}]", a.depth);
-    assert!(output.bias.is_none_or(|bias| bias.len() == n), "one bias for each column");
-    if m == 0 || n == 0 {
+/// A right operand, and where its product goes. What is there are values only if the product is added to them.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<'a> {
+    pub(super) b: Right<'a>,
+    /// Its columns, which are those of the product.
+    pub(super) n: usize,
+    pub(super) c: Shared,
+    pub(super) output: Output<'a>,
+}
+
+impl<'a> Factor<'a> {
+    fn new(b: Right<'a>, c: Shared, output: Output<'a>) -> Self {
+        Self { b, n: b.shape().0, c, output }
+    }
+
+    /// Columns are cut at multiples of this: whole tiles, and where a part of a row can be decoded.
+    fn step(&self, kernel: Kernel) -> usize {
+        if matches!(self.b, Right::Stored { along: false, .. }) { PART } else { kernel.size().1 }
+    }
+}
+
+/// Computes all products of `a` `[m, k]`.
+fn compute(kernel: Kernel, a: Operand<'_>, factors: &[Factor]) {
+    let (m, k) = (a.lanes, a.depth);
+    for Factor { b, n, c, output } in factors {
+        assert!(b.shape().1 == k && c.len() == m * n, "a product [{m}, {k}] by {:?}", b.shape());
+        assert!(output.bias.is_none_or(|bias| bias.len() == *n), "one bias for each column");
+    }
+    if m == 0 || factors.iter().all(|factor| factor.n == 0) {
         return;
     }
     let (passes, longest, words) = (passes(k), longest(k), kernel.format().words());
@@ -113,19 +154,19 @@ fn compute(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: Shared, output: Outp
     for top in (0..m).step_by(rows) {
         for first in (0..passes).step_by(deep) {
             let (rows, passes) = ([top, (top + rows).min(m)], [first, (first + deep).min(passes)]);
-            Part { kernel, b, n, k, rows, passes, output }.compute(a, &mut left, c);
+            Part { kernel, k, rows, passes }.compute(a, factors, &mut left);
         }
     }
     LEFT.set(left);
 }
 
 /// Passes of a sum of `k` values. Without any there is still a bias.
-fn passes(k: usize) -> usize {
+pub(super) fn passes(k: usize) -> usize {
     1 + k.div_ceil(2).saturating_sub(LAST).div_ceil(PAIRS)
 }
 
 /// The pairs of a pass.
-fn pairs(k: usize, pass: usize) -> Range<usize> {
+pub(super) fn pairs(k: usize, pass: usize) -> Range<usize> {
     pass * PAIRS..if pass + 1 == passes(k) { k.div_ceil(2) } else { (pass + 1) * PAIRS }
 }
 
@@ -136,7 +177,7 @@ fn longest(k: usize) -> usize {
 
 /// Words that begin at a cache line. None are filled before they are used.
 #[derive(Default)]
-struct Lines(Vec<Line>);
+pub(super) struct Lines(Vec<Line>);
 
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
@@ -147,7 +188,7 @@ impl Lines {
         Self(Vec::with_capacity(words.div_ceil(16)))
     }
 
-    fn get(&mut self, count: usize) -> &mut [u32] {
+    pub(super) fn get(&mut self, count: usize) -> &mut [u32] {
         if self.0.len() * 16 < count {
             self.0.resize(count.div_ceil(16), Line([0; 16]));
         }
@@ -164,32 +205,28 @@ thread_local! {
         RefCell::new((Lines::with_capacity(2 * LAST * PART), Vec::with_capacity(2 * BLOCK)));
 }
 
-/// A part of a product: some rows of the result, and some passes of the sum.
+/// A part of products: some rows of the results, and some passes of the sums.
 #[derive(Clone, Copy)]
-struct Part<'a> {
-    kernel: Kernel,
-    b: Right<'a>,
-    n: usize,
-    k: usize,
-    rows: [usize; 2],
-    passes: [usize; 2],
-    output: Output<'a>,
+pub(super) struct Part {
+    pub(super) kernel: Kernel,
+    pub(super) k: usize,
+    pub(super) rows: [usize; 2],
+    pub(super) passes: [usize; 2],
 }
 
-impl Part<'_> {
-    fn compute(self, a: Operand<'_>, left: &mut Lines, c: Shared) {
+impl Part {
+    fn compute(self, a: Operand<'_>, factors: &[Factor], left: &mut Lines) {
         let left = &*self.pack_left(a, left);
-        let [top, bottom] = self.rows;
-        let cut = Cut::new(self, (bottom - top) * self.n * 2 * self.pairs().len());
-        let task = |task: usize| {
-            let (rows, cols) = cut.task(task);
+        let cuts: Vec<Cut> = factors.iter().map(|factor| Cut::new(self, factor)).collect();
+        let tasks: Vec<Task> = cuts.iter().flat_map(|cut| cut.tasks(left)).collect();
+        let compute = |task: &Task| {
             let mut scratch = SCRATCH.take();
-            Task { part: self, left, rows, cols }.compute(c, &mut scratch);
+            task.compute(&mut scratch);
             SCRATCH.set(scratch);
         };
-        match cut.tasks() {
-            1 => task(0),
-            tasks => (0..tasks).into_par_iter().with_max_len(1).for_each(task),
+        match tasks.as_slice() {
+            [one] => compute(one),
+            all => all.par_iter().with_max_len(1).for_each(compute),
         }
     }
 
@@ -217,173 +254,57 @@ impl Part<'_> {
         all
     }
 
-    fn passes(self) -> Range<usize> {
+    pub(super) fn passes(self) -> Range<usize> {
         self.passes[0]..self.passes[1]
     }
 
     /// The pairs of all its passes.
-    fn pairs(self) -> Range<usize> {
+    pub(super) fn pairs(self) -> Range<usize> {
         let [first, end] = self.passes;
         pairs(self.k, first).start..pairs(self.k, end - 1).end
     }
-
-    /// Columns are cut at multiples of this: whole tiles, and where a part of a row can be decoded.
-    fn step(self) -> usize {
-        if matches!(self.b, Right::Stored { along: false, .. }) { PART } else { self.kernel.size().1 }
-    }
 }
 
-/// How a part is cut into tasks. This changes no sum, so the number of threads may have a say.
+/// How a part of a product is cut into tasks. This changes no sum, so the number of threads may have a say.
 struct Cut<'a> {
-    part: Part<'a>,
+    part: Part,
+    factor: &'a Factor<'a>,
     across: usize,
     down: usize,
 }
 
 impl<'a> Cut<'a> {
-    fn new(part: Part<'a>, multiplications: usize) -> Self {
-        let threads = rayon::current_num_threads();
-        let worth = (multiplications / TASK).max(1);
+    fn new(part: Part, factor: &'a Factor<'a>) -> Self {
+        let (rows, threads) = (part.rows[1] - part.rows[0], rayon::current_num_threads());
+        let worth = (rows * factor.n * 2 * part.pairs().len() / TASK).max(1);
         let wanted = worth.min(EACH * threads);
-        let (steps, strips) =
-            (part.n.div_ceil(part.step()), (part.rows[1] - part.rows[0]).div_ceil(part.kernel.size().0));
-        let step = part.step() * longest(part.k).max(1) * part.kernel.format().words();
-        let blocks = steps.div_ceil((BLOCK / step).max(1));
+        let step = factor.step(part.kernel);
+        let (steps, strips) = (factor.n.div_ceil(step), rows.div_ceil(part.kernel.size().0));
+        let words = step * longest(part.k).max(1) * part.kernel.format().words();
+        let blocks = steps.div_ceil((BLOCK / words).max(1));
         // If there are enough columns, as many for each thread, so that none waits for the others.
         let across = blocks.max(wanted).next_multiple_of(if wanted < threads { 1 } else { threads }).min(steps);
         // Each strip packs the columns again, which is little work beside that of a few tiles.
-        let down = worth.min(2 * threads).div_ceil(across).min(strips.div_ceil(4));
-        Self { part, across, down }
+        let down = worth.min(2 * threads).div_ceil(across.max(1)).min(strips.div_ceil(4));
+        Self { part, factor, across, down }
     }
 
-    fn tasks(&self) -> usize {
-        self.across * self.down
-    }
-
-    /// The rows (of the part) and columns of a task.
-    fn task(&self, task: usize) -> ([usize; 2], [usize; 2]) {
+    fn tasks(&self, left: &'a [u32]) -> impl Iterator<Item = Task<'a>> {
         let part = |index: usize, parts: usize, size: usize, step: usize| {
             let steps = size.div_ceil(step);
             [index, index + 1].map(|index| (index * steps / parts * step).min(size))
         };
-        let Part { rows: [top, bottom], n, kernel, .. } = self.part;
-        (
-            part(task % self.down, self.down, bottom - top, kernel.size().0),
-            part(task / self.down, self.across, n, self.part.step()),
-        )
+        let Self { part: of, factor, across, down } = *self;
+        let height = of.rows[1] - of.rows[0];
+        (0..across * down).map(move |task| Task {
+            part: of,
+            factor,
+            left,
+            rows: part(task % down, down, height, of.kernel.size().0),
+            cols: part(task / down, across, factor.n, factor.step(of.kernel)),
+        })
     }
 }
 
-/// A task: some rows and columns of a part.
-struct Task<'a> {
-    part: Part<'a>,
-    left: &'a [u32],
-    /// Of the part.
-    rows: [usize; 2],
-    cols: [usize; 2],
-}
-
-impl Task<'_> {
-    fn compute(&self, c: Shared, (words, values): &mut (Lines, Vec<f32>)) {
-        let Part { kernel, k, rows: [top, bottom], .. } = self.part;
-        let (per, width) = (kernel.format().words(), (self.cols[1] - self.cols[0]).next_multiple_of(kernel.size().1));
-        let lane = (bottom - top) * per;
-        let start = self.part.pairs().start;
-        for pass in self.part.passes() {
-            let pairs = pairs(k, pass);
-            let right = words.get(width * pairs.len() * per);
-            self.pack(pairs.clone(), right, values);
-            let left = &self.left[(pairs.start - start) * lane..(pairs.end - start) * lane];
-            self.pass(pass, left, right, c);
-        }
-    }
-
-    /// Fetches a part of what is packed for the next pass from memory: the `index`-th of `parts`. Not of rows across the sum, whose
-    /// short pieces would push each other and the panels out of the cache.
-    fn fetch(&self, next: &Range<usize>, index: usize, parts: usize) {
-        const LINE: usize = 16;
-        let (Right::Plain(operand), [first, end]) = (self.part.b, self.cols) else { return };
-        let range = 2 * next.start..self.part.k.min(2 * next.end);
-        let Some(row) = operand.row_part(range.clone()).filter(|_| !range.is_empty()) else { return };
-        let rows = end - first;
-        let lines = range.len().div_ceil(LINE);
-        let [from, to] = [index, index + 1].map(|index| index * rows * lines / parts);
-        let (mut at, mut line) = (from / lines, from % lines);
-        for _ in from..to {
-            fetch::<false, _>(row(first + at)[line * LINE..].as_ptr());
-            line += 1;
-            if line == lines {
-                (at, line) = (at + 1, 0);
-            }
-        }
-    }
-
-    /// Packs the columns for these pairs.
-    fn pack(&self, pairs: Range<usize>, out: &mut [u32], values: &mut Vec<f32>) {
-        let (Part { kernel, k, .. }, [first, end]) = (self.part, self.cols);
-        let (format, cols) = (kernel.format(), kernel.size().1);
-        let (pair, count) = (pairs.start, pairs.len());
-        if count == 0 {
-            return;
-        }
-        let (weight, along) = match self.part.b {
-            Right::Plain(operand) => return operand.pack(format, first, pair, count, cols, out),
-            Right::Stored { weight, along } => (weight, along),
-        };
-        if let Some(halves) = Halves::of(weight, along) {
-            return halves.pack(format, &Block { cols: first..end, pairs }, cols, out);
-        }
-        if along {
-            // The part of each row, for one panel at a time.
-            let (start, width) = (2 * pair, k.min(2 * (pair + count)) - 2 * pair);
-            for (panel, out) in out.chunks_mut(cols * count * format.words()).enumerate() {
-                let lane = first + panel * cols;
-                let lanes = cols.min(end - lane);
-                values.resize(lanes * width, 0.0);
-                for (row, values) in values.chunks_mut(width).enumerate() {
-                    weight.widen_part(lane + row, start, values);
-                }
-                Operand::along(values, lanes, width).pack(format, 0, 0, count, cols, out);
-            }
-        } else {
-            // The part of each row that has these columns.
-            let (depths, width) = (2 * pair..k.min(2 * (pair + count)), end - first);
-            values.resize(depths.len() * width, 0.0);
-            for (depth, values) in depths.clone().zip(values.chunks_mut(width)) {
-                weight.widen_part(depth, first, values);
-            }
-            Operand::across(values, width, depths.len()).pack(format, 0, 0, count, cols, out);
-        }
-    }
-
-    /// Adds the products of a pass.
-    fn pass(&self, pass: usize, left: &[u32], right: &[u32], c: Shared) {
-        let (Part { kernel, n, k, .. }, [top, bottom], [first, end]) = (self.part, self.rows, self.cols);
-        let ((most, width), size) = (kernel.size(), pairs(k, pass).len() * kernel.format().words());
-        let next = if pass + 1 < self.part.passes[1] { pairs(k, pass + 1) } else { 0..0 };
-        let across = (end - first).div_ceil(width);
-        let tiles = (bottom - top).div_ceil(most) * across;
-        for row in (top..bottom).step_by(most) {
-            let rows = most.min(bottom - row);
-            let panel = &left[row * size..][..rows * size];
-            for col in (first..end).step_by(width) {
-                self.fetch(&next, (row - top) / most * across + (col - first) / width, tiles);
-                let columns = &right[(col - first) * size..][..width * size];
-                let cols = width.min(end - col);
-                let Output { alpha, add, bias } = self.part.output;
-                let to = Target {
-                    c: c.at((self.part.rows[0] + row) * n + col),
-                    stride: n,
-                    cols,
-                    alpha,
-                    add: add || pass > 0,
-                    bias: bias.map(|bias| &bias[col..col + cols]),
-                };
-                // SAFETY: the tile lies in the result, and tasks have separate rows and columns.
-                unsafe { kernel.tile(rows, panel, columns, to) };
-            }
-        }
-    }
-}
 #[cfg(test)]
 mod tests;

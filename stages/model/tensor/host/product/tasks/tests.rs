@@ -164,3 +164,28 @@ fn a_row_does_not_depend_on_the_others() {
         assert!(some == all[20 * n..23 * n]);
     }
 }
+
+/// Also without columns, with few of them, and where rows and sums have several parts.
+#[test]
+fn products_of_one_left_operand_have_the_bits_of_each() {
+    for ([m, k], threads) in [[40, 576], [900, 1664], [20, 3]].into_iter().flat_map(|of| [1, 3].map(|n| (of, n))) {
+        let a = noise(m * k, 9);
+        let widths = [300, 0, 31];
+        let values = [10, 11, 12].map(|seed| noise(300 * k, seed));
+        let bias = noise(31, 13);
+        let stored = Stored::plain(300, k, Encoding::Bf16, bytes(Encoding::Bf16.narrow(&values[0])));
+        let plain = |index: usize| Right::Plain(Operand::along(&values[index][..widths[index] * k], widths[index], k));
+        let factors = [
+            (Right::Stored { weight: &stored, along: true }, None),
+            (plain(1), None),
+            (plain(2), Some(bias.as_slice())),
+        ];
+        for precision in [Precision::F32, Precision::Bf16] {
+            let a = Operand::along(&a, m, k);
+            let all = on_threads(threads, || new_products(precision, a, factors));
+            let each = factors.map(|(b, bias)| new_product(precision, a, b, bias));
+            assert!(all == each, "{precision:?} [{m}, {k}] on {threads}");
+            assert_eq!(all.map(|c| c.len()), widths.map(|width| m * width));
+        }
+    }
+}
