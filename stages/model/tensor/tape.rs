@@ -204,6 +204,11 @@ impl Gradients {
         self.on_host.entry(of.id).or_insert_with(|| fresh::zeros(of.count))
     }
 
+    /// The sum of a gradient in host memory, without any values if none has been added yet. The operation must add its own.
+    pub(super) fn sum(&mut self, of: &Ghost) -> &mut Vec<f32> {
+        self.on_host.entry(of.id).or_default()
+    }
+
     /// Adds a gradient in host memory. The first is kept as it is.
     pub(super) fn give(&mut self, to: &Ghost, gradient: Vec<f32>) {
         match self.on_host.entry(to.id) {

@@ -10,7 +10,7 @@ use super::{
     fresh::zeros,
     gemm::{Product, View},
     gemv::{FEW_ROWS, few_rows},
-    product::{Operand, Output, Right, new_product, new_products, product},
+    product::{Operand, Output, Right, add_product, new_product, new_products, product},
     round::operand,
 };
 use crate::{precision::Precision, tensor::Stored};
@@ -56,11 +56,6 @@ impl<'a> Values<'a> {
 /// Weights of at most so many values are small.
 const SMALL: usize = 1 << 14;
 
-/// Adds `alpha` times the product.
-fn adding(alpha: f32) -> Output<'static> {
-    Output { alpha, add: true, bias: None }
-}
-
 /// `x W^T + b`.
 pub(in crate::tensor) fn forward(x: &[f32], weight: Values<'_>, bias: Option<&[f32]>, shape: Shape) -> Vec<f32> {
     let Shape { rows, inputs, outputs, precision } = shape;
@@ -99,17 +94,26 @@ pub(in crate::tensor) fn forward_each<const N: usize>(
 }
 
 /// `dx += dy W`.
-pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: Shape, dx: &mut [f32]) {
+pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: Shape, dx: &mut Vec<f32>) {
     let Shape { rows, inputs, outputs, precision } = shape;
     if let (Precision::F32, Values::Plain(values)) = (precision, weight) {
         let product = Product::new(rows, inputs, outputs).adding();
+        let dx = begun(dx, rows * inputs);
         return product.parallel(View::rows(dy, outputs), View::rows(values, inputs), dx, inputs);
     }
-    product(precision, Operand::along(dy, rows, outputs), weight.right(shape, false), dx, adding(1.0));
+    add_product(precision, Operand::along(dy, rows, outputs), weight.right(shape, false), 1.0, dx);
+}
+
+/// A sum in memory: zeros, if nothing has been added yet.
+fn begun(sum: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if sum.is_empty() {
+        *sum = zeros(length);
+    }
+    sum
 }
 
 /// `dW += dy^T x`.
-pub(in crate::tensor) fn weight_gradient(dy: &[f32], x: &[f32], shape: Shape, dw: &mut [f32]) {
+pub(in crate::tensor) fn weight_gradient(dy: &[f32], x: &[f32], shape: Shape, dw: &mut Vec<f32>) {
     add_outer(dy, x, 1.0, shape, dw);
 }
 
@@ -139,31 +143,34 @@ pub(in crate::tensor) fn add_low_rank(low: &[f32], b: &[f32], scale: f32, shape:
         let product = Product::new(rows, outputs, rank).adding().scaled(scale);
         return product.parallel(View::rows(low, rank), View::rows(b, rank).t(), y, outputs);
     }
-    product(precision, Operand::along(low, rows, rank), Values::Plain(b).right(shape, true), y, adding(scale));
+    let output = Output { alpha: scale, add: true, bias: None };
+    product(precision, Operand::along(low, rows, rank), Values::Plain(b).right(shape, true), y, output);
 }
 
 /// `d_low += scale * dy B`.
-pub(in crate::tensor) fn low_gradient(dy: &[f32], b: &[f32], scale: f32, shape: Shape, d_low: &mut [f32]) {
+pub(in crate::tensor) fn low_gradient(dy: &[f32], b: &[f32], scale: f32, shape: Shape, d_low: &mut Vec<f32>) {
     let Shape { rows, inputs: rank, outputs, precision } = shape;
     if precision == Precision::F32 {
         let product = Product::new(rows, rank, outputs).adding().scaled(scale);
+        let d_low = begun(d_low, rows * rank);
         return product.parallel(View::rows(dy, outputs), View::rows(b, rank), d_low, rank);
     }
-    product(precision, Operand::along(dy, rows, outputs), Values::Plain(b).right(shape, false), d_low, adding(scale));
+    add_product(precision, Operand::along(dy, rows, outputs), Values::Plain(b).right(shape, false), scale, d_low);
 }
 
 /// `dB += scale * dy^T low`.
-pub(in crate::tensor) fn b_gradient(dy: &[f32], low: &[f32], scale: f32, shape: Shape, db: &mut [f32]) {
+pub(in crate::tensor) fn b_gradient(dy: &[f32], low: &[f32], scale: f32, shape: Shape, db: &mut Vec<f32>) {
     add_outer(dy, low, scale, shape, db);
 }
 
 /// `dw += scale * dy^T x`.
-fn add_outer(dy: &[f32], x: &[f32], scale: f32, shape: Shape, dw: &mut [f32]) {
+fn add_outer(dy: &[f32], x: &[f32], scale: f32, shape: Shape, dw: &mut Vec<f32>) {
     let Shape { rows, inputs, outputs, precision } = shape;
     if precision == Precision::F32 {
         let product = Product::new(outputs, inputs, rows).adding().scaled(scale);
+        let dw = begun(dw, outputs * inputs);
         return product.parallel(View::rows(dy, outputs).t(), View::rows(x, inputs), dw, inputs);
     }
     let [dy, x] = [(dy, outputs), (x, inputs)].map(|(values, lanes)| Operand::across(values, lanes, rows));
-    product(precision, dy, Right::Plain(x), dw, adding(scale));
+    add_product(precision, dy, Right::Plain(x), scale, dw);
 }

@@ -65,10 +65,10 @@ fn recorded(g: &Graph, x: &Mat, (weight, bias): (&Weight, Option<&Mat>), y: Vec<
     let (weight, bias) = (weight.clone(), bias.filter(|bias| bias.needs_grad).map(Mat::ghost));
     g.record(&y, move |dy, gradients| {
         if let Some(dx) = dx {
-            host::input_gradient(&dy, weight.host(), shape, gradients.buffer(&dx));
+            host::input_gradient(&dy, weight.host(), shape, gradients.sum(&dx));
         }
         if let Some((dw, x)) = trained {
-            host::weight_gradient(&dy, x.values(), shape, gradients.buffer(&dw));
+            host::weight_gradient(&dy, x.values(), shape, gradients.sum(&dw));
         }
         if let Some(bias) = bias {
             host::bias_gradient(&dy, gradients.buffer(&bias));

@@ -18,10 +18,10 @@ pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Ma
     let (low, b) = (low.clone(), b.clone());
     g.record_in_place(&y, move |dy, gradients| {
         if low.needs_grad {
-            host::low_gradient(dy, b.values(), scale, shape, gradients.buffer(&low.ghost()));
+            host::low_gradient(dy, b.values(), scale, shape, gradients.sum(&low.ghost()));
         }
         if b.needs_grad {
-            host::b_gradient(dy, low.values(), scale, shape, gradients.buffer(&b.ghost()));
+            host::b_gradient(dy, low.values(), scale, shape, gradients.sum(&b.ghost()));
         }
     });
     y

@@ -17,4 +17,4 @@ mod values;
 
 pub use kernel::{Native, native};
 pub(super) use pack::{Operand, transposed};
-pub(super) use tasks::{Output, Right, new_product, new_products, product};
+pub(super) use tasks::{Output, Right, add_product, new_product, new_products, product};

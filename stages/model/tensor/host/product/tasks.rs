@@ -72,6 +72,15 @@ pub(in super::super) fn product(precision: Precision, a: Operand<'_>, b: Right<'
     with(Kernel::new(precision), a, b, c, output);
 }
 
+/// Adds `alpha a b` to `c`. One without values is all zeros, which are not written first.
+pub(in super::super) fn add_product(precision: Precision, a: Operand<'_>, b: Right<'_>, alpha: f32, c: &mut Vec<f32>) {
+    if c.is_empty() {
+        [*c] = fill(precision, a, [(b, Output { alpha, add: false, bias: None })]);
+    } else {
+        product(precision, a, b, c, Output { alpha, add: true, bias: None });
+    }
+}
+
 /// A new matrix `a b + bias`, not set to zero first.
 pub(in super::super) fn new_product(
     precision: Precision,
@@ -90,11 +99,16 @@ pub(in super::super) fn new_products<const N: usize>(
     a: Operand<'_>,
     factors: [(Right<'_>, Option<&[f32]>); N],
 ) -> [Vec<f32>; N] {
+    fill(precision, a, factors.map(|(b, bias)| (b, Output { alpha: 1.0, add: false, bias })))
+}
+
+/// New matrices, for each right operand and output one. Nothing is added to what was there.
+fn fill<const N: usize>(precision: Precision, a: Operand<'_>, factors: [(Right<'_>, Output<'_>); N]) -> [Vec<f32>; N] {
     let lengths = factors.map(|(b, _)| a.lanes * b.shape().0);
     let mut all = lengths.map(Vec::with_capacity);
     let factors: Vec<Factor> = (all.iter_mut().zip(lengths).zip(factors))
-        .map(|((c, length), (b, bias))| {
-            let output = Output { alpha: 1.0, add: false, bias };
+        .map(|((c, length), (b, output))| {
+            assert!(!output.add, "to what was never written");
             Factor::new(b, Shared::uninit(&mut c.spare_capacity_mut()[..length]), output)
         })
         .collect();
