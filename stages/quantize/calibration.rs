@@ -13,7 +13,7 @@ use crate::{
     contract::event::Progress,
     data::{features::INPUT, mixture::Mixture},
     model_folder::{model_error, tokenizer_folder},
-    training::{HeldOut, record_set},
+    training::{HeldOut, Loss, record_set},
 };
 
 /// The most records that are measured on. They are the same whatever else is chosen, so that perplexities can be compared.
@@ -94,14 +94,14 @@ impl<'a> Calibration<'a> {
     /// `exp` of the mean cross-entropy of the labelled tokens. An error with this `help` if it is not finite.
     fn perplexity(&mut self, model: &Imp, help: &str) -> Result<f64, StageError> {
         let loss = self.loss(model, self.measured.clone(), &Pass::inference())?;
-        let perplexity = f64::from(loss).exp();
+        let perplexity = f64::from(loss.mean).exp();
         if perplexity.is_finite() {
             return Ok(perplexity);
         }
         Err(StageError::failed(format!("the loss of the model on records of the calibration is {loss}"), help))
     }
 
-    fn loss(&mut self, model: &Imp, numbers: Vec<usize>, pass: &Pass) -> Result<f32, StageError> {
+    fn loss(&mut self, model: &Imp, numbers: Vec<usize>, pass: &Pass) -> Result<Loss, StageError> {
         let all = self.seen.len() + 2 * self.measured.len();
         let (job, read) = (self.job, &mut self.read);
         HeldOut::of(&self.set, numbers, model, Precision::F32)?.loss(model, pass, job, |more| {

@@ -1,5 +1,6 @@
 //! Whether training has diverged, and the error in that case. Independent of the model.
 
+use super::held_out::Loss;
 use crate::StageError;
 
 /// The final loss is the mean over this many last steps.
@@ -45,8 +46,8 @@ pub(super) fn check_mean(losses: &[f32], vocab_size: usize) -> Result<(), String
 }
 
 /// Checks the loss on the held-out records after `step`, which would never be the best if it is not finite, or always.
-pub(super) fn check_held_out(step: usize, loss: f32) -> Result<(), StageError> {
-    if loss.is_finite() {
+pub(super) fn check_held_out(step: usize, loss: &Loss) -> Result<(), StageError> {
+    if loss.mean.is_finite() {
         return Ok(());
     }
     Err(StageError::failed(

@@ -1,6 +1,6 @@
 //! The loss on records that are not trained on, and the weights with the smallest one. Independent of the training loop.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use imp_model::{
     Imp, Precision,
@@ -58,7 +58,7 @@ impl<'a> HeldOut<'a> {
         pass: &Pass,
         job: &Job,
         read: impl FnMut(usize),
-    ) -> Result<f32, StageError> {
+    ) -> Result<Loss, StageError> {
         Ok(mean(self.losses(model, pass, (0, 1), || job.check_cancelled(), read)?))
     }
 
@@ -85,7 +85,9 @@ impl<'a> HeldOut<'a> {
             let samples = batch.samples();
             let labelled: usize = samples.iter().map(|sample| model.labelled(sample)).sum();
             let loss = (labelled > 0).then(|| model.loss(pass, &samples, &batch.features, labelled).item());
-            losses.push(PartLoss { mean: loss.unwrap_or_default(), labelled });
+            let mean = loss.unwrap_or_default();
+            let damaged = records.iter().filter(|_| !mean.is_finite()).map(|record| record.id.to_string()).collect();
+            losses.push(PartLoss { mean, labelled, damaged });
             drop(batch);
             self.features.forget();
             read(part.len());
@@ -99,16 +101,35 @@ pub(super) struct PartLoss {
     /// Over its labelled tokens.
     mean: f32,
     labelled: usize,
+    /// The ids of the records, if it is not finite.
+    damaged: Vec<String>,
+}
+
+/// The mean loss of records, shown with those where it is not finite.
+pub(crate) struct Loss {
+    pub(crate) mean: f32,
+    /// Their ids: of the first part in which there is one.
+    damaged: Vec<String>,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.mean)?;
+        if self.damaged.is_empty() { Ok(()) } else { write!(f, " (first in records {})", self.damaged.join(", ")) }
+    }
 }
 
 /// The mean over the labelled tokens of all `parts`, which are in order.
-pub(super) fn mean(parts: impl IntoIterator<Item = PartLoss>) -> f32 {
-    let (mut sum, mut count) = (0.0, 0);
+pub(super) fn mean(parts: impl IntoIterator<Item = PartLoss>) -> Loss {
+    let (mut sum, mut count, mut damaged) = (0.0, 0, Vec::new());
     for part in parts {
         sum += f64::from(part.mean) * part.labelled as f64;
         count += part.labelled;
+        if damaged.is_empty() {
+            damaged = part.damaged;
+        }
     }
-    (sum / count.max(1) as f64) as f32
+    Loss { mean: (sum / count.max(1) as f64) as f32, damaged }
 }
 
 fn path(job: &Job, step: usize) -> PathBuf {

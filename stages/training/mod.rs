@@ -28,7 +28,7 @@ mod tests;
 pub(crate) use figures::FIGURES;
 pub(crate) use forecast::{conversation_template, forecast};
 pub(crate) use foreign::FOREIGN_KEYS;
-pub(crate) use held_out::HeldOut;
+pub(crate) use held_out::{HeldOut, Loss};
 pub(crate) use inputs::{Inputs, record_set};
 pub(crate) use recipe::Recipe;
 pub(crate) use run::train;

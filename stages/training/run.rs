@@ -229,7 +229,8 @@ impl Run<'_> {
             return Ok(None);
         }
         let Some(loss) = self.team.held_out_loss(self.job)? else { return Ok(None) };
-        divergence::check_held_out(step, loss)?;
+        divergence::check_held_out(step, &loss)?;
+        let loss = loss.mean;
         if self.position.best.is_none_or(|best| loss < best.loss) {
             if self.recipe.keep_best {
                 held_out::keep(self.job, self.team.model(), step)?;

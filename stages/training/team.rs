@@ -18,7 +18,7 @@ use super::{
     exchange::{Exchange, HostMemory, shares},
     features::Features,
     gradients::{Batch, Parts},
-    held_out::{HeldOut, mean},
+    held_out::{HeldOut, Loss, mean},
 };
 use crate::{
     Job, StageError,
@@ -128,7 +128,7 @@ impl<'a> Team<'a> {
     ///
     /// # Errors
     /// If a record or its image can't be read, a worker fails, or the job was cancelled.
-    pub(super) fn held_out_loss(&mut self, job: &Job) -> Result<Option<f32>, StageError> {
+    pub(super) fn held_out_loss(&mut self, job: &Job) -> Result<Option<Loss>, StageError> {
         let (count, exchange) = (self.workers.len(), &self.exchange);
         let check =
             || exchange.as_ref().map_or(Ok(()), |exchange| exchange.check()).and_then(|()| job.check_cancelled());

@@ -12,7 +12,8 @@ use pulp::Arch;
 
 use super::{
     pack::{Format, Operand},
-    tasks::{Output, Right, with},
+    part::{Output, Right},
+    tasks::with,
     values::{Lanes, values},
 };
 use crate::{precision::Precision, simd::fetch};

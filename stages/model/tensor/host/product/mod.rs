@@ -11,10 +11,12 @@ mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod native;
 mod pack;
+mod part;
 mod task;
 mod tasks;
 mod values;
 
 pub use kernel::{Native, native};
 pub(super) use pack::{Operand, transposed};
-pub(super) use tasks::{Output, Right, add_product, new_product, new_products, product};
+pub(super) use part::{Output, Right};
+pub(super) use tasks::{add_product, new_product, new_products, product};

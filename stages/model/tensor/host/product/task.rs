@@ -7,7 +7,7 @@ use super::{
     halves::{Block, Halves},
     kernel::Target,
     pack::Operand,
-    tasks::{Factor, Lines, Output, Part, Right, pairs},
+    part::{Factor, Lines, Output, Part, Right, pairs},
 };
 use crate::simd::fetch;
 

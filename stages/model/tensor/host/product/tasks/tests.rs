@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     encoding::{Encoding, q4f16},
     layers::uniform,
-    tensor::Bytes,
+    tensor::{Bytes, Stored},
 };
 
 /// Numbers from -1 to 1.
