@@ -154,7 +154,7 @@ impl Config {
 
 impl Stage for Finetune {
     const KIND: &'static str = "finetune";
-    const VERSION: u32 = 16;
+    const VERSION: u32 = 15;
     const ABOUT: &'static str = "trains the projector and the language model, through LoRA or in full";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a model, from `pretrain`, `finetune` or `merge`"),

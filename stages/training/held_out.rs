@@ -59,10 +59,10 @@ impl<'a> HeldOut<'a> {
         job: &Job,
         read: impl FnMut(usize),
     ) -> Result<Loss, StageError> {
-        Ok(mean(self.losses(model, pass, (0, 1), || job.check_cancelled(), read)?))
+        Ok(total(self.losses(model, pass, (0, 1), || job.check_cancelled(), read)?))
     }
 
-    /// The same of parts of the records, for [`mean`]: of each `count`th one from `index` on. `check` is asked before each.
+    /// The same of parts of the records, for [`total`]: of each `count`th one from `index` on. `check` is asked before each.
     ///
     /// # Errors
     /// If a record or its image can't be read, and those of `check`.
@@ -86,8 +86,8 @@ impl<'a> HeldOut<'a> {
             let labelled: usize = samples.iter().map(|sample| model.labelled(sample)).sum();
             let loss = (labelled > 0).then(|| model.loss(pass, &samples, &batch.features, labelled).item());
             let mean = loss.unwrap_or_default();
-            let damaged = records.iter().filter(|_| !mean.is_finite()).map(|record| record.id.to_string()).collect();
-            losses.push(PartLoss { mean, labelled, damaged });
+            let ids = || records.iter().map(|record| record.id.to_string()).collect();
+            losses.push(PartLoss { mean, labelled, not_finite_in: if mean.is_finite() { Vec::new() } else { ids() } });
             drop(batch);
             self.features.forget();
             read(part.len());
@@ -102,34 +102,38 @@ pub(super) struct PartLoss {
     mean: f32,
     labelled: usize,
     /// The ids of the records, if it is not finite.
-    damaged: Vec<String>,
+    not_finite_in: Vec<String>,
 }
 
 /// The mean loss of records, shown with those where it is not finite.
 pub(crate) struct Loss {
     pub(crate) mean: f32,
-    /// Their ids: of the first part in which there is one.
-    damaged: Vec<String>,
+    /// The ids of the records of the first part whose loss is not finite.
+    not_finite_in: Vec<String>,
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.mean)?;
-        if self.damaged.is_empty() { Ok(()) } else { write!(f, " (first in records {})", self.damaged.join(", ")) }
+        if self.not_finite_in.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " (first in records {})", self.not_finite_in.join(", "))
+        }
     }
 }
 
-/// The mean over the labelled tokens of all `parts`, which are in order.
-pub(super) fn mean(parts: impl IntoIterator<Item = PartLoss>) -> Loss {
-    let (mut sum, mut count, mut damaged) = (0.0, 0, Vec::new());
+/// The loss over the labelled tokens of all `parts`, which are in order.
+pub(super) fn total(parts: impl IntoIterator<Item = PartLoss>) -> Loss {
+    let (mut sum, mut count, mut not_finite_in) = (0.0, 0, Vec::new());
     for part in parts {
         sum += f64::from(part.mean) * part.labelled as f64;
         count += part.labelled;
-        if damaged.is_empty() {
-            damaged = part.damaged;
+        if not_finite_in.is_empty() {
+            not_finite_in = part.not_finite_in;
         }
     }
-    Loss { mean: (sum / count.max(1) as f64) as f32, damaged }
+    Loss { mean: (sum / count.max(1) as f64) as f32, not_finite_in }
 }
 
 fn path(job: &Job, step: usize) -> PathBuf {

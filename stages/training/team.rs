@@ -18,7 +18,7 @@ use super::{
     exchange::{Exchange, HostMemory, shares},
     features::Features,
     gradients::{Batch, Parts},
-    held_out::{HeldOut, Loss, mean},
+    held_out::{HeldOut, Loss, total},
 };
 use crate::{
     Job, StageError,
@@ -141,7 +141,7 @@ impl<'a> Team<'a> {
                 .map(|held_out| held_out.losses(replica.model, &pass, (index, count), check, |_| {}))
                 .transpose()
         })?;
-        Ok(losses.into_iter().collect::<Option<Vec<_>>>().map(|losses| mean(in_turn(losses))))
+        Ok(losses.into_iter().collect::<Option<Vec<_>>>().map(|losses| total(in_turn(losses))))
     }
 }
 

@@ -43,7 +43,10 @@ impl Mlp {
             }
             Self::Gated { gate, up, down } => {
                 let [gate, up] = Linear::forward_each(pass, x, [gate, up]);
-                down.forward(pass, &tensor::silu_gate(g, &gate, &up))
+                let inner = tensor::silu_gate(g, &gate, &up);
+                // Without a tape, their memory is free again.
+                drop((gate, up));
+                down.forward(pass, &inner)
             }
             Self::GatedStacked { gate_up, down } => {
                 let [gate, up] = {
@@ -51,7 +54,9 @@ impl Mlp {
                     let inner = both.cols() / 2;
                     [0, inner].map(|start| tensor::columns(g, &both, start, inner))
                 };
-                down.forward(pass, &tensor::silu_gate(g, &gate, &up))
+                let inner = tensor::silu_gate(g, &gate, &up);
+                drop((gate, up));
+                down.forward(pass, &inner)
             }
         }
     }

@@ -63,11 +63,7 @@ impl Linear {
             layer.observe(pass, x);
         }
         let own = layers.map(|layer| (&layer.weight, layer.bias.as_ref()));
-        let mut index = 0;
-        tensor::linear_each(&pass.graph, x, own).map(|y| {
-            index += 1;
-            layers[index - 1].add_adapter(pass, x, y)
-        })
+        tensor::linear_each(&pass.graph, x, own, |index, y| layers[index].add_adapter(pass, x, y))
     }
 
     /// Like [`Linear::forward`], with the output in f32 on every device.

@@ -204,9 +204,11 @@ impl Gradients {
         self.on_host.entry(of.id).or_insert_with(|| fresh::zeros(of.count))
     }
 
-    /// The sum of a gradient in host memory, without any values if none has been added yet. The operation must add its own.
-    pub(super) fn sum(&mut self, of: &Ghost) -> &mut Vec<f32> {
-        self.on_host.entry(of.id).or_default()
+    /// Adds a gradient in host memory through `add`, which takes the sum so far, or an empty one that it must fill.
+    pub(super) fn sum(&mut self, of: &Ghost, add: impl FnOnce(&mut Vec<f32>)) {
+        let sum = self.on_host.entry(of.id).or_default();
+        add(sum);
+        debug_assert_eq!(sum.len(), of.count, "values of a gradient");
     }
 
     /// Adds a gradient in host memory. The first is kept as it is.

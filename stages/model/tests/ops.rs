@@ -454,7 +454,11 @@ fn linear_layers_of_one_input_give_the_bits_of_each() {
                 all
             };
             let each = run(&|g| layers.map(|(weight, bias)| tensor::linear(g, &x, weight, bias)));
-            assert_eq!(run(&|g| tensor::linear_each(g, &x, layers)), each, "{name} [{rows}, {inputs}] to {outputs}");
+            assert_eq!(
+                run(&|g| tensor::linear_each(g, &x, layers, |_, y| y)),
+                each,
+                "{name} [{rows}, {inputs}] to {outputs}"
+            );
         }
     }
 }

@@ -104,7 +104,7 @@ pub(in crate::tensor) fn input_gradient(dy: &[f32], weight: Values<'_>, shape: S
     add_product(precision, Operand::along(dy, rows, outputs), weight.right(shape, false), 1.0, dx);
 }
 
-/// A sum in memory: zeros, if nothing has been added yet.
+/// The sum, set to zeros if nothing has been added yet.
 fn begun(sum: &mut Vec<f32>, length: usize) -> &mut [f32] {
     if sum.is_empty() {
         *sum = zeros(length);

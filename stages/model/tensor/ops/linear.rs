@@ -21,17 +21,32 @@ pub fn linear_in_f32(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>) ->
 }
 
 /// [`linear`] of the same input with each weight and bias, with the same results. On the CPU it takes less time than one after the other.
+/// `finish` makes of each output, given its index, what is returned, before the next is recorded.
 ///
 /// # Panics
 /// If the widths of `x` and a weight differ, which is a bug in the caller.
-pub fn linear_each<const N: usize>(g: &Graph, x: &Mat, layers: [(&Weight, Option<&Mat>); N]) -> [Mat; N] {
-    let place = Place { device: None, precision: x.precision };
-    if layers.iter().any(|(weight, _)| weight.place() != place) {
-        return layers.map(|(weight, bias)| linear(g, x, weight, bias));
+pub fn linear_each<const N: usize>(
+    g: &Graph,
+    x: &Mat,
+    layers: [(&Weight, Option<&Mat>); N],
+    mut finish: impl FnMut(usize, Mat) -> Mat,
+) -> [Mat; N] {
+    let place = x.place();
+    if place.device.is_some() || layers.iter().any(|(weight, _)| weight.place() != place) {
+        return std::array::from_fn(|index| {
+            let (weight, bias) = layers[index];
+            finish(index, linear(g, x, weight, bias))
+        });
     }
-    let factors = layers.map(|(weight, bias)| (weight.host(), bias.map(Mat::values), shape(x, weight)));
-    let mut ys = host::forward_each(x.values(), factors);
-    std::array::from_fn(|index| recorded(g, x, layers[index], std::mem::take(&mut ys[index])))
+    let shapes = layers.map(|(weight, _)| shape(x, weight));
+    let factors = std::array::from_fn(|index| {
+        let (weight, bias) = layers[index];
+        (weight.host(), bias.map(Mat::values), shapes[index])
+    });
+    let mut ys: [_; N] = host::forward_each(x.values(), factors);
+    std::array::from_fn(|index| {
+        finish(index, recorded(g, x, layers[index], shapes[index], std::mem::take(&mut ys[index])))
+    })
 }
 
 fn compute(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>, out: Option<Type>) -> Mat {
@@ -46,7 +61,7 @@ fn compute(g: &Graph, x: &Mat, weight: &Weight, bias: Option<&Mat>, out: Option<
         }
     }
     let y = host::forward(x.values(), weight.host(), bias.map(Mat::values), shape);
-    recorded(g, x, (weight, bias), y)
+    recorded(g, x, (weight, bias), shape, y)
 }
 
 fn shape(x: &Mat, weight: &Weight) -> Shape {
@@ -55,8 +70,7 @@ fn shape(x: &Mat, weight: &Weight) -> Shape {
 }
 
 /// The output from its values in host memory.
-fn recorded(g: &Graph, x: &Mat, (weight, bias): (&Weight, Option<&Mat>), y: Vec<f32>) -> Mat {
-    let shape = shape(x, weight);
+fn recorded(g: &Graph, x: &Mat, (weight, bias): (&Weight, Option<&Mat>), shape: Shape, y: Vec<f32>) -> Mat {
     let inputs: Vec<&Mat> = [Some(x), bias, weight.dense()].into_iter().flatten().collect();
     let y = g.output(shape.rows, shape.outputs, y, &inputs);
     let dx = x.needs_grad.then(|| x.ghost());
@@ -65,10 +79,10 @@ fn recorded(g: &Graph, x: &Mat, (weight, bias): (&Weight, Option<&Mat>), y: Vec<
     let (weight, bias) = (weight.clone(), bias.filter(|bias| bias.needs_grad).map(Mat::ghost));
     g.record(&y, move |dy, gradients| {
         if let Some(dx) = dx {
-            host::input_gradient(&dy, weight.host(), shape, gradients.sum(&dx));
+            gradients.sum(&dx, |dx| host::input_gradient(&dy, weight.host(), shape, dx));
         }
         if let Some((dw, x)) = trained {
-            host::weight_gradient(&dy, x.values(), shape, gradients.sum(&dw));
+            gradients.sum(&dw, |dw| host::weight_gradient(&dy, x.values(), shape, dw));
         }
         if let Some(bias) = bias {
             host::bias_gradient(&dy, gradients.buffer(&bias));

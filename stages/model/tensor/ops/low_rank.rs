@@ -18,10 +18,10 @@ pub fn add_low_rank(g: &Graph, mut y: Mat, low: &Mat, b: &Mat, scale: f32) -> Ma
     let (low, b) = (low.clone(), b.clone());
     g.record_in_place(&y, move |dy, gradients| {
         if low.needs_grad {
-            host::low_gradient(dy, b.values(), scale, shape, gradients.sum(&low.ghost()));
+            gradients.sum(&low.ghost(), |d_low| host::low_gradient(dy, b.values(), scale, shape, d_low));
         }
         if b.needs_grad {
-            host::b_gradient(dy, low.values(), scale, shape, gradients.sum(&b.ghost()));
+            gradients.sum(&b.ghost(), |db| host::b_gradient(dy, low.values(), scale, shape, db));
         }
     });
     y

@@ -1,4 +1,5 @@
-//! A part of a product: some rows of the result and some passes over the sum, with the left operand packed for all tasks.
+//! What is multiplied and how it is cut: right operands with their results, passes over the sum, and parts of a product, whose left
+//! operand is packed for all tasks.
 
 use std::ops::Range;
 
@@ -51,7 +52,7 @@ pub(in super::super) struct Output<'a> {
     pub(in super::super) bias: Option<&'a [f32]>,
 }
 
-/// A right operand, and where its product goes. What is there are values only if the product is added to them.
+/// A right operand, and where its product goes. `c` need not be initialised unless the product is added to it.
 #[derive(Clone, Copy)]
 pub(super) struct Factor<'a> {
     pub(super) b: Right<'a>,

@@ -30,7 +30,7 @@ pub(in super::super) fn product(precision: Precision, a: Operand<'_>, b: Right<'
     with(Kernel::new(precision), a, b, c, output);
 }
 
-/// Adds `alpha a b` to `c`. One without values is all zeros, which are not written first.
+/// Adds `alpha a b` to `c`. An empty `c` stands for zeros, which are not written first.
 pub(in super::super) fn add_product(precision: Precision, a: Operand<'_>, b: Right<'_>, alpha: f32, c: &mut Vec<f32>) {
     if c.is_empty() {
         [*c] = fill(precision, a, [(b, Output { alpha, add: false, bias: None })]);
@@ -66,7 +66,7 @@ fn fill<const N: usize>(precision: Precision, a: Operand<'_>, factors: [(Right<'
     let mut all = lengths.map(Vec::with_capacity);
     let factors: Vec<Factor> = (all.iter_mut().zip(lengths).zip(factors))
         .map(|((c, length), (b, output))| {
-            assert!(!output.add, "to what was never written");
+            assert!(!output.add, "a new result has nothing to add to");
             Factor::new(b, Shared::uninit(&mut c.spare_capacity_mut()[..length]), output)
         })
         .collect();
@@ -78,7 +78,7 @@ fn fill<const N: usize>(precision: Precision, a: Operand<'_>, factors: [(Right<'
     all
 }
 
-/// Computes it with a kernel.
+/// [`product`] with this kernel.
 pub(super) fn with(kernel: Kernel, a: Operand<'_>, b: Right<'_>, c: &mut [f32], output: Output<'_>) {
     compute(kernel, a, &[Factor::new(b, Shared::new(c), output)]);
 }
@@ -125,14 +125,15 @@ fn compute_part(part: Part, a: Operand<'_>, factors: &[Factor], left: &mut Lines
     let left = &*part.pack_left(a, left);
     let cuts: Vec<Cut> = factors.iter().map(|factor| Cut::new(part, factor)).collect();
     let tasks: Vec<Task> = cuts.iter().flat_map(|cut| cut.tasks(left)).collect();
-    let compute = |task: &Task| {
+    let run = |task: &Task| {
         let mut scratch = SCRATCH.take();
         task.compute(&mut scratch);
         SCRATCH.set(scratch);
     };
-    match tasks.as_slice() {
-        [one] => compute(one),
-        all => all.par_iter().with_max_len(1).for_each(compute),
+    if cuts.iter().map(|cut| cut.worth).sum::<usize>() > 1 {
+        tasks.par_iter().with_max_len(1).for_each(run);
+    } else {
+        tasks.iter().for_each(run);
     }
 }
 
@@ -140,6 +141,8 @@ fn compute_part(part: Part, a: Operand<'_>, factors: &[Factor], left: &mut Lines
 struct Cut<'a> {
     part: Part,
     factor: &'a Factor<'a>,
+    /// Multiplications, in those that are worth a task.
+    worth: usize,
     across: usize,
     down: usize,
 }
@@ -147,8 +150,8 @@ struct Cut<'a> {
 impl<'a> Cut<'a> {
     fn new(part: Part, factor: &'a Factor<'a>) -> Self {
         let (rows, threads) = (part.rows[1] - part.rows[0], rayon::current_num_threads());
-        let worth = (rows * factor.n * 2 * part.pairs().len() / TASK).max(1);
-        let wanted = worth.min(EACH * threads);
+        let worth = rows * factor.n * 2 * part.pairs().len() / TASK;
+        let wanted = worth.clamp(1, EACH * threads);
         let step = factor.step(part.kernel);
         let (steps, strips) = (factor.n.div_ceil(step), rows.div_ceil(part.kernel.size().0));
         let words = step * longest(part.k).max(1) * part.kernel.format().words();
@@ -156,23 +159,23 @@ impl<'a> Cut<'a> {
         // If there are enough columns, as many for each thread, so that none waits for the others.
         let across = blocks.max(wanted).next_multiple_of(if wanted < threads { 1 } else { threads }).min(steps);
         // Each strip packs the columns again, which is little work beside that of a few tiles.
-        let down = worth.min(2 * threads).div_ceil(across.max(1)).min(strips.div_ceil(4));
-        Self { part, factor, across, down }
+        let down = worth.clamp(1, 2 * threads).div_ceil(across.max(1)).min(strips.div_ceil(4));
+        Self { part, factor, worth, across, down }
     }
 
     fn tasks(&self, left: &'a [u32]) -> impl Iterator<Item = Task<'a>> {
-        let part = |index: usize, parts: usize, size: usize, step: usize| {
+        let stretch = |index: usize, count: usize, size: usize, step: usize| {
             let steps = size.div_ceil(step);
-            [index, index + 1].map(|index| (index * steps / parts * step).min(size))
+            [index, index + 1].map(|index| (index * steps / count * step).min(size))
         };
-        let Self { part: of, factor, across, down } = *self;
-        let height = of.rows[1] - of.rows[0];
+        let Self { part, factor, across, down, .. } = *self;
+        let height = part.rows[1] - part.rows[0];
         (0..across * down).map(move |task| Task {
-            part: of,
+            part,
             factor,
             left,
-            rows: part(task % down, down, height, of.kernel.size().0),
-            cols: part(task / down, across, factor.n, factor.step(of.kernel)),
+            rows: stretch(task % down, down, height, part.kernel.size().0),
+            cols: stretch(task / down, across, factor.n, factor.step(part.kernel)),
         })
     }
 }

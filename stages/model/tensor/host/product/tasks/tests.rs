@@ -189,3 +189,20 @@ fn products_of_one_left_operand_have_the_bits_of_each() {
         }
     }
 }
+
+/// With one pass and with several.
+#[test]
+fn a_sum_that_is_empty_is_one_of_zeros() {
+    for [m, n, k] in [[20, 40, 100], [300, 40, 1664]] {
+        let (a, b) = (noise(m * k, 14), noise(n * k, 15));
+        let (a, b) = (Operand::along(&a, m, k), Right::Plain(Operand::along(&b, n, k)));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let [mut empty, mut zeros] = [Vec::new(), vec![0.0; m * n]];
+            for sum in [&mut empty, &mut zeros] {
+                add_product(precision, a, b, 0.7, sum);
+                add_product(precision, a, b, -0.2, sum);
+            }
+            assert!(empty == zeros && empty.iter().any(|value| *value != 0.0), "{precision:?} [{m}, {n}, {k}]");
+        }
+    }
+}
