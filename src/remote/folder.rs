@@ -44,10 +44,9 @@ impl Folder {
     /// Writes `content` to a new file in `tmp`, and to disk.
     fn temporary(&self, content: &Content<'_>) -> io::Result<tempfile::TempPath> {
         let tmp = self.path(TMP);
-        fs::create_dir_all(&tmp)?;
-        // Permissions follow the umask, since the folder is shared.
-        let mode = fs::Permissions::from_mode(0o666);
-        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(&tmp)?;
+        self.make_folder(&tmp)?;
+        let mut file = tempfile::Builder::new().tempfile_in(&tmp)?;
+        self.share(file.path(), 0o666)?;
         match content {
             Content::Bytes(bytes) => file.write_all(bytes)?,
             Content::File { path, sent, .. } => {
@@ -67,10 +66,34 @@ impl Folder {
         Ok(file.into_temp_path())
     }
 
+    /// Creates a folder below the root, and those above it.
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        if path == self.root || path.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent() {
+            self.make_folder(parent)?;
+        }
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => self.share(path, 0o2777),
+        }
+    }
+
+    /// Gives others the permissions that they have for the root, of those in `most`: it says with whom it is shared, and the umask of
+    /// whoever writes first is not asked.
+    fn share(&self, path: &Path, most: u32) -> io::Result<()> {
+        let mode = self.root.metadata()?.permissions().mode() & most | 0o600;
+        // Some disks know no permissions.
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        Ok(())
+    }
+
     fn place(&self, name: &str, content: &Content<'_>, condition: Condition) -> io::Result<bool> {
         let target = self.path(name);
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
+            self.make_folder(parent)?;
         }
         let file = self.temporary(content)?;
         let placed = match condition {
@@ -218,6 +241,24 @@ mod tests {
         folder.remove("a/b").unwrap();
         assert!(folder.size("a/b").unwrap().is_none() && folder.read("a/b", 0).unwrap().is_none());
         assert_eq!(fs::read_dir(root.path().join(TMP)).unwrap().count(), 0, "nothing is left over");
+    }
+
+    /// Also below a umask that gives nobody anything: what is new would have 0o700 and 0o600.
+    #[test]
+    fn what_is_new_is_shared_with_those_who_share_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = |name: &str| root.path().join(name).metadata().unwrap().permissions().mode() & 0o7777;
+        for (number, shared, folders, files) in
+            [(0, 0o2770, 0o2770, 0o660), (1, 0o755, 0o755, 0o644), (2, 0o700, 0o700, 0o600)]
+        {
+            fs::set_permissions(root.path(), fs::Permissions::from_mode(shared)).unwrap();
+            let _ = fs::remove_dir(root.path().join(TMP));
+            let folder = Folder::open(root.path()).unwrap();
+            let (above, name) = (format!("{number}"), format!("{number}/b/c"));
+            folder.write(&name, &Content::Bytes(b"x"), Condition::New).unwrap();
+            assert_eq!([mode(&above), mode(&format!("{above}/b")), mode(TMP)], [folders; 3], "{shared:o}");
+            assert_eq!(mode(&name), files, "{shared:o}");
+        }
     }
 
     #[test]

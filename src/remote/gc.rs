@@ -19,6 +19,8 @@ use super::{
 };
 use crate::store::{Digest, LARGEST_LISTING, LARGEST_RECEIPT, Receipt, Store, now, parse_listing};
 
+/// Objects between which the lease is renewed, if that is due.
+const AT_ONCE: usize = 256;
 /// Seconds of a day.
 const DAY: u64 = 24 * 3600;
 
@@ -56,13 +58,14 @@ struct Inventory {
 }
 
 impl Inventory {
-    fn of(place: &dyn Place) -> Result<Self, Trouble> {
+    fn of(place: &dyn Place, lease: &mut Option<Lease<'_>>) -> Result<Self, Trouble> {
         let mut found = Self::default();
         place.list(names::RUNS, &mut |listed| found.runs.push(listed))?;
         place.list(TMP, &mut |listed| found.temporary.push(listed))?;
         place.list(names::RECEIPTS, &mut |listed| {
             found.receipts.extend(names::digest(&listed.name, names::RECEIPTS).map(|key| (key, listed)));
         })?;
+        keep(lease)?;
         place.list(names::OBJECTS, &mut |listed| {
             found.objects.extend(names::digest(&listed.name, names::OBJECTS).map(|digest| (digest, listed)));
         })?;
@@ -79,12 +82,13 @@ impl Remote {
         let now = lease.as_ref().map_or_else(|| now() as u64, |lease| lease.taken);
         let since = now.saturating_sub(keep.days.max(1).saturating_mul(DAY));
         let is_young = |listed: &Listed| listed.modified >= since;
-        let found = Inventory::of(place)?;
+        let found = Inventory::of(place, &mut lease)?;
 
+        self::keep(&mut lease)?;
         let (kept_runs, old_runs, used) = runs(place, &found.runs, keep.runs, since)?;
         let (candidates, mut gone): (Vec<_>, Vec<_>) =
             found.receipts.iter().partition(|(key, listed)| used.contains(key) || is_young(listed));
-        let needed = needed(place, store, &candidates)?;
+        let needed = needed(place, store, &candidates, &mut lease)?;
         let mut report = RemoteGc::default();
         gone.extend(candidates.iter().filter(|(key, _)| !needed.contains_key(key)));
         report.damaged = candidates.len() - needed.len();
@@ -104,6 +108,11 @@ impl Remote {
         remove(place, lease, &found.temporary.iter().filter(|listed| !is_young(listed)).collect::<Vec<_>>())?;
         Ok(report)
     }
+}
+
+/// Renews the lease, if there is one, and that is due.
+fn keep(lease: &mut Option<Lease<'_>>) -> Result<(), Trouble> {
+    lease.as_mut().map_or(Ok(()), Lease::keep)
 }
 
 /// The number of records of runs to keep, the other records, and the keys that the kept ones used.
@@ -146,14 +155,18 @@ fn needed(
     place: &dyn Place,
     store: &Store,
     receipts: &[&(Digest, Listed)],
+    lease: &mut Option<Lease<'_>>,
 ) -> Result<HashMap<Digest, Vec<Digest>>, Trouble> {
     let found = Mutex::new(HashMap::new());
-    parallel::for_each(receipts, |(key, listed)| {
-        if let Some(objects) = objects_of(place, store, &listed.name)? {
-            found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*key, objects);
-        }
-        Ok::<(), Trouble>(())
-    })?;
+    for some in receipts.chunks(AT_ONCE) {
+        keep(lease)?;
+        parallel::for_each(some, |(key, listed)| {
+            if let Some(objects) = objects_of(place, store, &listed.name)? {
+                found.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(*key, objects);
+            }
+            Ok::<(), Trouble>(())
+        })?;
+    }
     Ok(found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
@@ -176,7 +189,6 @@ fn objects_of(place: &dyn Place, store: &Store, name: &str) -> Result<Option<Vec
 
 /// Removes objects, as long as the lease is that of this process.
 fn remove(place: &dyn Place, lease: &mut Lease<'_>, listed: &[&Listed]) -> Result<(), Trouble> {
-    const AT_ONCE: usize = 256;
     for some in listed.chunks(AT_ONCE) {
         lease.keep()?;
         parallel::for_each(some, |listed| place.remove(&listed.name))?;

@@ -1,7 +1,7 @@
 //! Who may collect garbage in a remote cache. All times are by the clock of the place where it lies, since the clocks of machines
 //! differ. Independent of what is collected.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,8 @@ struct Owner {
 pub(super) struct Lease<'a> {
     place: &'a dyn Place,
     owner: Owner,
-    renewed: Instant,
+    /// By the clock of this machine since it started.
+    renewed: Duration,
     /// When it was taken, in seconds since 1970.
     pub(super) taken: u64,
 }
@@ -52,12 +53,16 @@ impl<'a> Lease<'a> {
             // Its owner was killed.
             place.remove(names::GC_LEASE)?;
         }
-        if !place.write(names::GC_LEASE, &Content::Bytes(&text(&owner)), Condition::New)? {
+        let is_new = place.write(names::GC_LEASE, &Content::Bytes(&text(&owner)), Condition::New)?;
+        // If the answer to the first request was lost, the second says that there is one: this one.
+        if !is_new && read(place)?.as_ref() != Some(&owner) {
             return Err(Trouble::Place("another machine has just begun to collect garbage there".into()));
         }
-        let mut lease = Self { place, owner, renewed: Instant::now(), taken: 0 };
+        let mut lease = Self { place, owner, renewed: uptime(), taken: 0 };
         // Where the server knows no conditions, the last of two writers has it.
         lease.check()?;
+        // Before anything is looked at, so that whoever writes a receipt that is not seen knows of it.
+        place.write(names::LAST_LEASE, &Content::Bytes(lease.owner.id.as_bytes()), Condition::Always)?;
         lease.taken = written(place, names::GC_LEASE)?.unwrap_or_default();
         Ok(lease)
     }
@@ -65,14 +70,19 @@ impl<'a> Lease<'a> {
     /// Renews it if that is due.
     ///
     /// # Errors
-    /// If another machine has it now.
+    /// If another machine has it now, or it is over, as after a sleep of this machine: what was looked at may have changed.
     pub(super) fn keep(&mut self) -> Result<(), Trouble> {
-        if self.renewed.elapsed().as_secs() < RENEWED {
+        if uptime().saturating_sub(self.renewed).as_secs() < RENEWED {
             return Ok(());
         }
         self.check()?;
+        if !is_taken(self.place)? {
+            return Err(Trouble::Place(
+                "this machine was silent for too long while it collected garbage: try again".into(),
+            ));
+        }
         self.place.write(names::GC_LEASE, &Content::Bytes(&text(&self.owner)), Condition::Always)?;
-        self.renewed = Instant::now();
+        self.renewed = uptime();
         Ok(())
     }
 
@@ -92,6 +102,24 @@ impl Drop for Lease<'_> {
             let _ = self.place.remove(names::GC_LEASE);
         }
     }
+}
+
+/// How long this machine has been up, asleep or not.
+fn uptime() -> Duration {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+/// The last lease that was taken, by whatever identifies it.
+pub(super) fn last(place: &dyn Place) -> Result<Option<Vec<u8>>, Fault> {
+    Ok(match read_small(place, names::LAST_LEASE, LARGEST)? {
+        Some(Small::Whole(bytes)) => Some(bytes),
+        _ => None,
+    })
 }
 
 /// Whether garbage is being collected.
@@ -148,15 +176,25 @@ mod tests {
         let error = Lease::take(&place).err().unwrap().to_string();
         assert!(error.contains("garbage is being collected there by"), "{error}");
         lease.keep().unwrap();
+        let first = last(&place).unwrap();
         drop(lease);
         assert!(!is_taken(&place).unwrap());
+        assert_eq!(last(&place).unwrap(), first, "it stays");
 
         // One that was killed an hour ago, by the clock of the folder's disk.
         std::mem::forget(Lease::take(&place).unwrap());
         let file = fs::File::options().write(true).open(root.path().join(names::GC_LEASE)).unwrap();
-        file.set_modified(SystemTime::now() - std::time::Duration::from_hours(1)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
         assert!(!is_taken(&place).unwrap());
-        let lease = Lease::take(&place).unwrap();
+        let mut lease = Lease::take(&place).unwrap();
+        assert!(first.is_some() && last(&place).unwrap() != first);
+        // This machine slept.
+        lease.renewed = Duration::ZERO;
+        lease.keep().unwrap();
+        lease.renewed = Duration::ZERO;
+        let file = fs::File::options().write(true).open(root.path().join(names::GC_LEASE)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
+        assert!(lease.keep().unwrap_err().to_string().contains("silent for too long"));
         // Another one takes it away nevertheless.
         fs::write(root.path().join(names::GC_LEASE), "{\"host\": \"x\", \"id\": \"y\"}").unwrap();
         assert!(lease.check().is_err());

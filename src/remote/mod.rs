@@ -9,6 +9,7 @@
 //!   receipts/ab/cdef....json what a stage produced, by key; written last, after the objects that it names
 //!   runs/<id>.json          what a run used, for garbage collection
 //!   leases/gc               who collects garbage now
+//!   leases/last             who did so last
 //!   tmp/                    of folders only: files that are being written
 //! ```
 //! Everything that is read from there is input from outside: receipts and lists of files are checked (`store/foreign.rs`), contents
@@ -32,7 +33,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -61,6 +62,8 @@ pub(crate) struct Remote {
     place: Mutex<Option<Arc<dyn Place>>>,
     patience: Duration,
     health: Health,
+    /// Bytes that are still to arrive here.
+    arriving: AtomicU64,
     /// Whether whoever waits has gone.
     stop: Arc<AtomicBool>,
 }
@@ -92,12 +95,33 @@ impl From<Fault> for Trouble {
 pub(crate) struct Meter {
     pub(crate) done: Arc<AtomicU64>,
     pub(crate) total: Arc<AtomicU64>,
+    /// Threads that work on this machine's disk, such as on the digest of what has arrived. The remote cache is not waited for.
+    here: Arc<AtomicUsize>,
+}
+
+/// A thread is at work on this machine's disk while it exists.
+struct Here(Arc<AtomicUsize>);
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Meter {
     /// Bytes that are done, and all.
     pub(crate) fn read(&self) -> (u64, u64) {
         (self.done.load(Relaxed), self.total.load(Relaxed))
+    }
+
+    /// Whether some thread works on this machine's disk now.
+    pub(crate) fn is_busy_here(&self) -> bool {
+        self.here.load(Relaxed) > 0
+    }
+
+    fn here(&self) -> Here {
+        self.here.fetch_add(1, Relaxed);
+        Here(self.here.clone())
     }
 }
 
@@ -116,6 +140,7 @@ impl Remote {
             place: Mutex::default(),
             patience: settings.patience,
             health: Health::default(),
+            arriving: AtomicU64::new(0),
             stop: Arc::default(),
         }
     }

@@ -11,6 +11,8 @@ pub(super) const RUNS: &str = "runs";
 pub(super) const LEASES: &str = "leases";
 /// Who collects garbage.
 pub(super) const GC_LEASE: &str = "leases/gc";
+/// The last lease that was taken. It stays.
+pub(super) const LAST_LEASE: &str = "leases/last";
 /// Written to learn the time there.
 pub(super) const CLOCK: &str = "leases/clock";
 

@@ -1,6 +1,9 @@
 //! Takes results from a remote cache: several objects at once, each from where it was cut off, and only those that are missing.
 
-use std::{io::Read, sync::atomic::Ordering::Relaxed};
+use std::{
+    io::Read,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use super::{
     Meter, Remote, Trouble, names, parallel,
@@ -65,13 +68,14 @@ impl Remote {
         let mut missing = offer.missing.clone();
         begun(offer.bytes());
         meter.total.fetch_add(offer.bytes(), Relaxed);
-        check_room(store, offer.bytes())?;
+        let room = Room::take(&self.arriving, store, offer.bytes())?;
         let (mut bytes, mut objects) = (0, 0);
         for _ in 0..ROUNDS {
             let before = meter.done.load(Relaxed);
-            self.fetch(store, want.key, &missing, meter)?;
+            self.fetch(store, want.key, &missing, (meter, &room))?;
             bytes += meter.done.load(Relaxed) - before;
             objects += missing.len();
+            let _here = meter.here();
             if store.take_in(&offer.receipt, &offer.files, &self.address())? {
                 return Ok(Pulled::Taken { bytes, objects });
             }
@@ -101,9 +105,9 @@ impl Remote {
     }
 
     /// Fetches objects of the result of `key`, several at once.
-    fn fetch(&self, store: &Store, key: Digest, needs: &[Need], meter: &Meter) -> Result<(), Trouble> {
+    fn fetch(&self, store: &Store, key: Digest, needs: &[Need], counts: (&Meter, &Room)) -> Result<(), Trouble> {
         let place = self.place()?;
-        let fetched = parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, meter));
+        let fetched = parallel::for_each(needs, |need| self.fetch_one(store, key, &*place, *need, counts));
         if matches!(fetched, Err(Trouble::Result(_))) {
             // Where one is wrong, others may be. What is sent in their place is sent once more at worst.
             for need in needs {
@@ -119,18 +123,20 @@ impl Remote {
         key: Digest,
         place: &dyn Place,
         need: Need,
-        meter: &Meter,
+        (meter, room): (&Meter, &Room),
     ) -> Result<(), Trouble> {
         // The beginning may have been left by a process that was killed, or by a machine that lost its power.
         for _ in 0..2 {
             let incoming = store.receive(need)?;
             let resumed = incoming.arrived() > 0;
             meter.done.fetch_add(incoming.arrived(), Relaxed);
-            let Some(incoming) = self.transfer(place, need, incoming, meter)? else {
+            room.arrived(incoming.arrived());
+            let Some(incoming) = self.transfer(place, need, incoming, (meter, room))? else {
                 self.health.distrust(key);
                 return Err(Trouble::Result("the remote cache lacks a file of it".into()));
             };
             let arrived = incoming.arrived();
+            let _here = meter.here();
             match incoming.finish(store)? {
                 Arrival::Stored => return Ok(()),
                 Arrival::Wrong if resumed => drop(meter.done.fetch_sub(arrived, Relaxed)),
@@ -147,7 +153,7 @@ impl Remote {
         place: &dyn Place,
         need: Need,
         mut incoming: Incoming,
-        meter: &Meter,
+        (meter, room): (&Meter, &Room),
     ) -> Result<Option<Incoming>, Trouble> {
         let name = names::object(need.digest);
         let (mut breaks, mut buffer) = (0, vec![0; 1 << 17]);
@@ -177,6 +183,7 @@ impl Remote {
                             return Ok(Some(incoming));
                         }
                         meter.done.fetch_add(bytes as u64, Relaxed);
+                        room.arrived(bytes as u64);
                     }
                     Err(error) => break error,
                 }
@@ -194,12 +201,59 @@ fn lacking(store: &Store, receipt: &Receipt, files: &[TreeFile]) -> Vec<Need> {
     receipt.needs(files).into_iter().filter(|need| !store.has(need)).collect()
 }
 
-/// Refuses what the disk has no room for, before anything of it is fetched.
-fn check_room(store: &Store, bytes: u64) -> Result<(), Trouble> {
-    match store.room() {
-        Some(free) if bytes.saturating_add(RESERVE) > free => {
-            Err(Trouble::Result(format!("it needs {bytes} bytes, and the disk of the cache has {free} free")))
+/// The room on the disk for what is still to arrive of a result. Others that arrive at the same time don't count on it.
+struct Room<'a> {
+    /// Of all results.
+    all: &'a AtomicU64,
+    left: AtomicU64,
+}
+
+impl<'a> Room<'a> {
+    /// Refuses what the disk has no room for, before anything of it is fetched.
+    fn take(all: &'a AtomicU64, store: &Store, bytes: u64) -> Result<Self, Trouble> {
+        let others = all.fetch_add(bytes, Relaxed);
+        let room = Self { all, left: AtomicU64::new(bytes) };
+        match store.room().map(|free| free.saturating_sub(others)) {
+            Some(free) if bytes.saturating_add(RESERVE) > free => {
+                Err(Trouble::Result(format!("it needs {bytes} bytes, and the disk of the cache has {free} free")))
+            }
+            _ => Ok(room),
         }
-        _ => Ok(()),
+    }
+
+    /// Notes that so many bytes are on the disk.
+    fn arrived(&self, bytes: u64) {
+        let before = self.left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(bytes)));
+        let before = before.unwrap_or_else(|left| left);
+        self.all.fetch_sub(before.min(bytes), Relaxed);
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.arrived(u64::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn results_that_arrive_together_share_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let (all, half) = (AtomicU64::new(0), store.room().unwrap() / 2 + RESERVE);
+        let first = Room::take(&all, &store, half).unwrap();
+        let error = Room::take(&all, &store, half).err().unwrap().to_string();
+        assert!(error.contains(&format!("it needs {half} bytes")), "{error}");
+        // What has arrived is no longer free anyway.
+        first.arrived(half - 10);
+        first.arrived(5);
+        assert_eq!(all.load(Relaxed), 5);
+        drop(Room::take(&all, &store, half).unwrap());
+        drop(first);
+        assert_eq!(all.into_inner(), 0);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) enum Pushed {
     Known,
     /// It is not to be sent: it is gone or damaged here, or may lack something.
     Unfit,
-    /// Garbage is collected there now, and might take away what a receipt will name: it has to be sent another time.
+    /// Garbage is collected there now, or was meanwhile, and might take away what a receipt will name: it has to be sent another time.
     Later,
 }
 
@@ -35,6 +35,7 @@ impl Remote {
             }
             replace = true;
         }
+        let last = lease::last(&*place)?;
         if lease::is_taken(&*place)? {
             return Ok(Pushed::Later);
         }
@@ -52,8 +53,9 @@ impl Remote {
             return Ok(Pushed::Known);
         }
         self.health.trust(key);
-        // Collecting that began meanwhile may not have seen the receipt.
-        Ok(if lease::is_taken(&*place)? { Pushed::Later } else { Pushed::Sent { bytes } })
+        // Collecting that began meanwhile may not have seen the receipt, whether or not it has ended.
+        let was_taken = lease::is_taken(&*place)? || lease::last(&*place)? != last;
+        Ok(if was_taken { Pushed::Later } else { Pushed::Sent { bytes } })
     }
 
     /// Whether the remote cache has all objects of its result under the key of `receipt`, which may be that of another machine.
@@ -115,9 +117,11 @@ impl Remote {
             meter.done.fetch_add(size, Relaxed);
             return Ok(Some(0));
         }
+        let here = meter.here();
         if !store.is_intact_object(object) {
             return Ok(None);
         }
+        drop(here);
         let content = Content::File { path: &path, size, sent: meter.done.clone() };
         place.write(&name, &content, Condition::Always)?;
         self.health.trust(object);

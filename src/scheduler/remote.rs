@@ -182,6 +182,11 @@ impl Supply {
         (self.open, done.min(total), total)
     }
 
+    /// Whether what is to be sent is being read here.
+    pub(super) fn is_busy_here(&self) -> bool {
+        self.meter.is_busy_here()
+    }
+
     /// Whether what this run uses has to be known there, so that it is kept.
     pub(super) fn has_uses(&self) -> bool {
         self.remote.takes_results() && self.exchange.pulled + self.exchange.sent + self.open > 0
@@ -222,9 +227,9 @@ impl Patience {
         Self { seen: (0, 0), at: Instant::now(), limit: SILENCE.max(8 * remote.patience()) }
     }
 
-    /// Whether nothing has changed for too long.
-    pub(super) fn is_over(&mut self, now: (u64, u64)) -> bool {
-        if self.seen != now {
+    /// Whether nothing has changed for too long. What is done here, `busy`, takes its time.
+    pub(super) fn is_over(&mut self, now: (u64, u64), busy: bool) -> bool {
+        if self.seen != now || busy {
             (self.seen, self.at) = (now, Instant::now());
         }
         self.at.elapsed() > self.limit
@@ -290,7 +295,7 @@ async fn take(
         if total > 0 {
             send(StepEvent::Stage(Event::Progress(Progress::new(done as usize, total as usize, BYTES))));
         }
-        if patience.is_over((done, total)) {
+        if patience.is_over((done, total), meter.is_busy_here()) {
             break Err(Trouble::Place("it does not answer".into()));
         }
     };

@@ -15,6 +15,7 @@ use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
     files::{entries, open_lock},
+    lock::is_at,
 };
 
 /// Blocks garbage collection while it exists. Without a file, nobody has ever collected garbage in a cache that this process may
@@ -46,14 +47,24 @@ impl Store {
         Ok(Guard(file))
     }
 
-    /// Starts the lease of the run `id`.
+    /// Starts the lease of the run `id`. If another process has one of this name, as in another container with its own process
+    /// numbers, it gets a number after it.
     pub(crate) fn lease(&self, id: &str) -> Result<Lease> {
         // If garbage collection saw the file before it is locked, it would take the run for a dead one.
         let _guard = self.guard()?;
-        let path = self.root.join("live").join(id);
-        let file = open_lock(&path)?;
-        file.as_ref().map_or(Ok(()), disk::lock).map_err(StoreError::io(&path))?;
-        Ok(Lease { path, file })
+        let mut number = 1;
+        loop {
+            let name = if number == 1 { id.to_string() } else { format!("{id}-{number}") };
+            let path = self.root.join("live").join(name);
+            let Some(file) = open_lock(&path)? else { return Ok(Lease { path, file: None }) };
+            match file.try_lock() {
+                Ok(()) if is_at(&file, &path) => return Ok(Lease { path, file: Some(file) }),
+                // Its owner has just removed it.
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => number += 1,
+                Err(TryLockError::Error(source)) => return Err(StoreError::Io { path, source }),
+            }
+        }
     }
 
     /// Whether the run `id` is still running.

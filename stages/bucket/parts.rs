@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     thread,
+    time::Duration,
 };
 
 use super::{Bucket, PART, header};
@@ -24,6 +25,8 @@ use crate::{
 const CONNECTIONS: usize = 4;
 /// The most parts of a file, a little below what S3 allows.
 const MOST_PARTS: u64 = 9_000;
+/// Time limit of the answer to a request about all parts: servers take minutes to join them.
+const PATIENCE: Duration = Duration::from_mins(4);
 
 impl Bucket {
     /// Sends a part of a file. Returns the server's name for it.
@@ -58,9 +61,11 @@ impl Bucket {
         let upload = Store::upload_id(&begun).ok_or_else(|| odd("the server begins no upload in parts"))?;
         let written = self.send_parts(&key, &upload, file, size, sent).and_then(|etags| {
             let (url, body) = self.store.end_parts(&key, &upload, &etags);
-            let answer = self.post(&url, &body)?;
-            // The server says 200 before it knows.
-            if answer.contains("<Error>") { Err(odd("the server could not join the parts of a file")) } else { Ok(()) }
+            match self.post(&url, &body) {
+                // The first of several requests has ended the upload, and its answer was lost.
+                Err(error) if error.to_string().contains("NoSuchUpload") && self.size(name)? == Some(size) => Ok(()),
+                ended => ended.map(drop),
+            }
         });
         if written.is_err() {
             // Parts that nobody joins stay, and are paid for.
@@ -73,9 +78,16 @@ impl Bucket {
     fn post(&self, url: &str, body: &str) -> Result<String, StageError> {
         let order = Order::Post { content_type: "application/xml", text: body.as_bytes().into() };
         self.client.retry(&self.waiting, |attempt| {
-            let response = attempt.check_status(url, self.order(attempt, url, &order, &[])?)?;
+            let response = attempt.check_status(url, attempt.order(url, &order, &[], PATIENCE)?)?;
             let text = response.into_body().with_config().limit(1 << 20).read_to_string();
-            text.map_err(|error| RequestError::transient(format!("the connection was lost ({error})")))
+            match text {
+                // The server says 200 before it knows.
+                Ok(text) if text.contains("<Error>") => {
+                    Err(RequestError::transient("the server could not join the parts of a file"))
+                }
+                Ok(text) => Ok(text),
+                Err(error) => Err(RequestError::transient(format!("the connection was lost ({error})"))),
+            }
         })
     }
 

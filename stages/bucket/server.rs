@@ -33,6 +33,8 @@ pub(crate) enum Fault {
     NoConditions,
     /// Hangs up in the middle of what is sent.
     CutSending,
+    /// Joins parts, and hangs up instead of saying so.
+    LostAnswer,
 }
 
 /// A request.
@@ -235,7 +237,7 @@ impl State {
                 Answer::new(204, "")
             }
             _ if fault == Some(Fault::ReadOnly) => Answer::error(403, "AccessDenied"),
-            "POST" => self.post(request, key),
+            "POST" => self.post(request, key, fault),
             _ => self.write(request, key, fault),
         }
     }
@@ -283,7 +285,7 @@ impl State {
         answer
     }
 
-    fn post(&mut self, request: &Request, key: String) -> Answer {
+    fn post(&mut self, request: &Request, key: String, fault: Option<Fault>) -> Answer {
         let space = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
         if request.query("uploads").is_some() {
             let text = format!(
@@ -292,17 +294,14 @@ impl State {
             return Answer::new(200, text);
         }
         let prefix = format!("{key} ");
-        let parts: Vec<u8> = self
-            .parts
-            .iter()
-            .filter(|(name, _)| name.starts_with(&prefix))
-            .flat_map(|(_, part)| part.clone())
-            .collect();
-        self.objects.insert(key, parts);
-        Answer::new(
-            200,
-            format!("<CompleteMultipartUploadResult {space}><ETag>x</ETag></CompleteMultipartUploadResult>"),
-        )
+        let parts: Vec<Vec<u8>> =
+            self.parts.extract_if(.., |name, _| name.starts_with(&prefix)).map(|(_, part)| part).collect();
+        if parts.is_empty() {
+            return Answer::error(404, "NoSuchUpload");
+        }
+        self.objects.insert(key, parts.concat());
+        let text = format!("<CompleteMultipartUploadResult {space}><ETag>x</ETag></CompleteMultipartUploadResult>");
+        Answer { cut: (fault == Some(Fault::LostAnswer)).then_some(0), ..Answer::new(200, text) }
     }
 
     /// A page of the list: three objects, and the token of the next page.

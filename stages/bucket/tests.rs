@@ -115,6 +115,11 @@ fn a_large_file_is_sent_in_parts() {
     bucket.write_file("large", &file, content.len() as u64, &sent).unwrap();
     assert!(server.get("some prefix/large").unwrap() == content);
     assert_eq!(sent.load(Relaxed), content.len() as u64);
+    // Asked again, the server knows no such upload any more.
+    server.misbehave(Fault::LostAnswer, "");
+    bucket.write_file("again", &file, content.len() as u64, &sent).unwrap();
+    assert!(server.get("some prefix/again").unwrap() == content);
+    server.behave();
     bucket.write_file("small", &file, 10, &sent).unwrap();
     assert_eq!(server.get("some prefix/small").unwrap(), [0; 10]);
 }

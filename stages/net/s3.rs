@@ -147,9 +147,20 @@ pub(crate) struct Store {
 impl Store {
     /// Reads variables as AWS's own tools do, and their files. Without credentials, requests are not signed.
     pub(crate) fn from_env(source: &S3Source) -> Result<Self, StageError> {
-        let var = |name: &str| env::var(name).ok();
-        let profile = Profile::of(var)?;
-        Self::of(source, |name| var(name).or_else(|| profile.get(name, var)))
+        Self::of_machine(source, |name| env::var(name).ok())
+    }
+
+    /// Reads the variables `var`, and what they lack in the files that they name.
+    pub(crate) fn of_machine(source: &S3Source, var: impl Fn(&str) -> Option<String>) -> Result<Self, StageError> {
+        let set = |name: &str| var(name).filter(|value| !value.trim().is_empty());
+        let profile = Profile::of(set)?;
+        Self::of(source, |name| match name {
+            // A token belongs to its keys.
+            "AWS_SESSION_TOKEN" if set("AWS_ACCESS_KEY_ID").is_none() => profile.get(name, set),
+            // Its other name goes before the profile.
+            "AWS_REGION" if set("AWS_DEFAULT_REGION").is_some() => set(name),
+            _ => set(name).or_else(|| profile.get(name, set)),
+        })
     }
 
     /// Reads variables as AWS's own tools do. Without credentials, requests are not signed.

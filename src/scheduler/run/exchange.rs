@@ -100,7 +100,7 @@ impl Run<'_, '_> {
             if (results == 0 && recorded.is_none()) || self.stop.is_requested() {
                 break;
             }
-            if patience.is_over((results as u64, done)) {
+            if patience.is_over((results as u64, done), supply.is_busy_here()) {
                 supply.remote.note(&Trouble::Place("it does not answer".into()));
                 break;
             }

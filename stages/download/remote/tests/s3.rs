@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write,
+    fs,
     sync::{Arc, Mutex},
 };
 
@@ -298,4 +299,41 @@ fn addresses_of_aws_buckets_follow_from_name_and_region() {
     assert_eq!(address(&[("AWS_REGION", "eu-west-1")], "s3://d.ata/a"), "https://s3.eu-west-1.amazonaws.com/d.ata/a");
     let signed = address(&[("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")], "s3://data/a");
     assert!(signed.starts_with("https://data.s3.us-east-1.amazonaws.com/a?X-Amz-Algorithm=AWS4"), "{signed}");
+}
+
+#[test]
+fn the_environment_goes_before_a_profile_and_is_not_mixed_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    let files = [
+        ("AWS_CONFIG_FILE", file("config", "[default]\nregion = us-west-2\n")),
+        (
+            "AWS_SHARED_CREDENTIALS_FILE",
+            file("credentials", "[default]\naws_access_key_id = MINE\naws_secret_access_key = s\n"),
+        ),
+    ];
+    let address = |more: &[(&str, &str)]| {
+        let variable = |name: &str| {
+            let more = more.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_string());
+            more.or_else(|| files.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone()))
+        };
+        let source = named("s3://data/a");
+        let store = Store::of_machine(&source, variable).unwrap();
+        store.address(&source.to_string(), &crate::net::order::Order::Get)
+    };
+    let profile = address(&[]);
+    assert!(profile.contains("us-west-2") && profile.contains("Credential=MINE"), "{profile}");
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        let other = address(&[(name, "eu-central-1")]);
+        assert!(other.starts_with("https://data.s3.eu-central-1.") && other.contains("Credential=MINE"), "{other}");
+    }
+    let stale = address(&[("AWS_SESSION_TOKEN", "of other keys")]);
+    assert!(stale.contains("Credential=MINE") && !stale.contains("Token"), "{stale}");
+    let empty = address(&[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", " "), ("AWS_REGION", "")]);
+    assert!(empty.contains("us-west-2") && empty.contains("Credential=MINE"), "{empty}");
+    let own = address(&[("AWS_ACCESS_KEY_ID", "OTHER"), ("AWS_SECRET_ACCESS_KEY", "t"), ("AWS_SESSION_TOKEN", "u")]);
+    assert!(own.contains("Credential=OTHER") && own.contains("X-Amz-Security-Token=u"), "{own}");
 }
