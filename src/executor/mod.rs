@@ -7,7 +7,7 @@ pub(crate) mod slurm;
 
 use std::{io, path::PathBuf};
 
-use imp_stages::contract::event::Event;
+use imp_stages::contract::{event::Event, job};
 use tokio::sync::watch;
 
 pub(crate) use child::{PROGRESS, run_job};
@@ -64,8 +64,10 @@ pub(crate) enum Report {
 /// A stage to run.
 #[derive(Debug)]
 pub(crate) struct Task {
-    /// Its folder, with the job file.
+    /// Its folder.
     pub(crate) work: PathBuf,
+    /// What the job file there says, as JSON.
+    pub(crate) job: Vec<u8>,
     pub(crate) place: Place,
     /// Environment variables for its process.
     pub(crate) environment: Vec<(&'static str, String)>,
@@ -112,6 +114,8 @@ impl Executors {
             return Ok(outcome);
         }
         let Place::Here(allocation) = &task.place else { return Ok(Outcome::Cancelled) };
+        // One that is left may be that of a job elsewhere.
+        std::fs::write(task.work.join(job::JOB), &task.job)?;
         local::run(&task.work, allocation, &task.environment, stop, |event| on_report(Report::Event(event))).await
     }
 

@@ -243,14 +243,20 @@ impl Run<'_, '_> {
     fn start(&mut self, stage: usize, todo: Todo, allocation: Allocation) -> Result<(), SchedulerError> {
         let Todo { manifest, reason } = todo;
         let reason = self.planner.explain(stage, &manifest, reason)?;
-        let step = self.step(stage, manifest, allocation.clone(), &reason);
+        let step = self.step(stage, manifest, allocation.clone(), &reason)?;
         self.running.insert(stage, Running { reason, allocation: Some(allocation), is_asked: false });
         self.steps.spawn(step::run(step, self.planner.store.clone(), self.stop.subscribe(), self.events.clone()));
         Ok(())
     }
 
     /// Everything that the task of a stage needs.
-    fn step(&self, index: usize, manifest: Manifest, allocation: Allocation, reason: &MissReason) -> Step {
+    fn step(
+        &self,
+        index: usize,
+        manifest: Manifest,
+        allocation: Allocation,
+        reason: &MissReason,
+    ) -> Result<Step, SchedulerError> {
         let Planner { pipeline, store, index: known, .. } = self.planner;
         let stage = &pipeline.stages[index];
         let (point, name) = &stage.owners[0];
@@ -276,19 +282,20 @@ impl Run<'_, '_> {
         };
         let task = Task {
             work: job.work.clone(),
+            job: serde_json::to_vec_pretty(&job)
+                .map_err(|error| StoreError::Refused { path: job.work.clone(), what: error.to_string() })?,
             place: self.options.executors.place(stage, allocation, self.options.machine.gpus_asked(stage)),
             environment: self.options.environment.clone(),
         };
-        Step {
+        Ok(Step {
             index,
             key,
             forced: *reason == MissReason::Forced,
-            job,
             provenance,
             task,
             executors: self.options.executors.clone(),
             retry: self.options.retry,
-        }
+        })
     }
 
     /// The folders of a stage's inputs. The step checks what is in them.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use imp_stages::contract::{device::Environment, event::Event, job::JobSpec};
+use imp_stages::contract::{device::Environment, event::Event};
 use tokio::sync::{mpsc, watch};
 
 use super::{SchedulerError, event::Start, lookup::Found, plan::CHANGED};
@@ -22,7 +22,6 @@ pub(super) struct Step {
     pub(super) key: Digest,
     /// Whether it runs even if it is cached.
     pub(super) forced: bool,
-    pub(super) job: JobSpec,
     pub(super) provenance: Provenance,
     pub(super) task: Task,
     pub(super) executors: Executors,
@@ -187,7 +186,7 @@ async fn make(
     };
     // What an earlier run has sent elsewhere has its job file.
     if start != Start::Found {
-        write_job(store, &step.job, &work)?.into_iter().for_each(warn);
+        write_job(store, &step.task.job, &work)?.into_iter().for_each(warn);
     }
     work.forget_failure();
     work.forget_state();
@@ -370,11 +369,9 @@ fn store_result(
 }
 
 /// Writes the job file into a new or existing work folder. Returns warnings.
-fn write_job(store: &Store, job: &JobSpec, work: &Work) -> Result<Vec<String>, StoreError> {
+fn write_job(store: &Store, job: &[u8], work: &Work) -> Result<Vec<String>, StoreError> {
     let warnings = store.create_work(work)?;
     let path = work.job();
-    let text = serde_json::to_vec_pretty(job)
-        .map_err(|error| StoreError::Refused { path: path.clone(), what: error.to_string() })?;
-    std::fs::write(&path, text).map_err(StoreError::io(&path))?;
+    std::fs::write(&path, job).map_err(StoreError::io(&path))?;
     Ok(warnings)
 }

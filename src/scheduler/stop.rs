@@ -17,6 +17,10 @@ use crate::executor::StopSignal;
 /// and less than what batch systems allow.
 const DEADLINE: Duration = Duration::from_mins(2);
 
+/// Of SIGTERM and SIGHUP, what comes so soon after the first has the same cause: who ends a session sends both, and who closes a terminal
+/// may send the second twice.
+const TOGETHER: Duration = Duration::from_secs(5);
+
 /// Turns signals into the [`StopSignal`] that running stages watch.
 pub(super) struct Stop {
     /// Ctrl-C, a batch system's SIGTERM, a closed terminal; once they are listened for.
@@ -25,8 +29,8 @@ pub(super) struct Stop {
     deadline: Option<Instant>,
     /// How long they may take.
     patience: Duration,
-    /// Whether the last request was meant for the run alone.
-    leaves: bool,
+    /// When the first request came that was meant for the run alone, if there was one.
+    left: Option<Instant>,
     state: watch::Sender<StopSignal>,
 }
 
@@ -34,7 +38,7 @@ impl Stop {
     /// Signals still do what they do by default.
     pub(super) fn new() -> Self {
         let state = watch::Sender::new(StopSignal::None);
-        Self { signals: None, deadline: None, patience: DEADLINE, leaves: false, state }
+        Self { signals: None, deadline: None, patience: DEADLINE, left: None, state }
     }
 
     /// Starts listening for signals.
@@ -49,31 +53,36 @@ impl Stop {
     /// Waits for the next signal, or for the deadline.
     pub(super) async fn requested(&mut self) {
         let Some([interrupt, terminate, hangup]) = &mut self.signals else { return std::future::pending().await };
-        let deadline = self.deadline;
-        let late = async {
-            match deadline {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
+        let late = until(self.deadline);
+        tokio::pin!(late);
+        loop {
+            let (mut asks, mut deadline) = (false, None);
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => (asks, deadline) = (true, Some(Instant::now() + self.patience)),
+                _ = hangup.recv() => asks = true,
+                () = &mut late => {}
             }
-        };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {
-                self.deadline = Some(Instant::now() + self.patience);
-                self.leaves = true;
-                return;
+            if asks && self.left.is_some_and(|at| at.elapsed() < TOGETHER) {
+                self.deadline = self.deadline.or(deadline);
+                if deadline.is_some() {
+                    late.set(until(self.deadline));
+                }
+                continue;
             }
-            _ = hangup.recv() => self.leaves = true,
-            () = late => {}
+            if asks {
+                self.left = Some(Instant::now());
+            }
+            // Whatever came, it does not come twice by itself.
+            self.deadline = deadline;
+            return;
         }
-        // Whatever came, it does not come twice by itself.
-        self.deadline = None;
     }
 
     /// Sends the next signal to all running stages: `Stop` or `Leave` the first time, `Kill` after that. Returns it.
     pub(super) fn escalate(&self) -> StopSignal {
         let next = match *self.state.borrow() {
-            StopSignal::None if self.leaves => StopSignal::Leave,
+            StopSignal::None if self.left.is_some() => StopSignal::Leave,
             StopSignal::None => StopSignal::Stop,
             StopSignal::Leave | StopSignal::Stop | StopSignal::Kill => StopSignal::Kill,
         };
@@ -89,6 +98,14 @@ impl Stop {
     /// A receiver for a running stage to watch.
     pub(super) fn subscribe(&self) -> watch::Receiver<StopSignal> {
         self.state.subscribe()
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -110,6 +127,22 @@ mod tests {
             assert_eq!(stop.escalate(), StopSignal::Kill);
             let third = tokio::time::timeout(Duration::from_millis(200), stop.requested()).await;
             assert!(third.is_err(), "nothing more is requested");
+
+            // Who ends a session sends both. That is one request, and a deadline all the same.
+            let mut stop = Stop { patience: Duration::from_millis(300), ..Stop::new() };
+            stop.listen().unwrap();
+            let send = |signal| rustix::process::kill_process(rustix::process::getpid(), signal).unwrap();
+            send(rustix::process::Signal::HUP);
+            stop.requested().await;
+            assert_eq!(stop.escalate(), StopSignal::Leave);
+            send(rustix::process::Signal::TERM);
+            send(rustix::process::Signal::HUP);
+            let second = tokio::time::timeout(Duration::from_millis(100), stop.requested()).await;
+            assert!(second.is_err(), "it is the same request");
+            tokio::time::timeout(Duration::from_secs(5), stop.requested()).await.unwrap();
+            send(rustix::process::Signal::INT);
+            stop.requested().await;
+            assert_eq!(stop.escalate(), StopSignal::Kill);
         });
     }
 }

@@ -64,11 +64,12 @@ fn a_job_outlives_its_runner_and_the_next_run_takes_its_result() {
     let output = cluster.succeed(&["run", "p.toml"]);
     assert_eq!(stderr(second).0, Some(0), "{}", output.stderr);
     assert_eq!(cluster.jobs(), 1);
-    // Of a closed terminal the job hears nothing.
+    // Of a closed terminal the job hears nothing, nor of the end of a session, which sends both.
     let args = ["run", "p.toml", "--set", "stages.a.text=other"];
     let runner = cluster.start(&args);
     cluster.wait_for_progress();
     signal("HUP", runner.id());
+    signal("TERM", runner.id());
     let (code, text) = stderr(runner);
     assert!(code == Some(130) && text.contains("a: goes on as job 2; the same command follows it"), "{text}");
     let found = cluster.succeed(&args).stderr;
@@ -110,6 +111,69 @@ fn a_job_that_was_given_up_does_nothing_when_it_starts_at_last() {
     let (code, text) = stderr(runner);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("Slurm does not know job 1 any more, and it left no result; retrying"), "{text}");
+}
+
+#[test]
+fn a_job_that_slurm_has_lost_is_followed_while_it_works() {
+    let cluster = Cluster::with_steps(60);
+    let runner = cluster.start(&["run", "p.toml"]);
+    cluster.wait_for_progress();
+    // It has the same number as a job of somebody else.
+    cluster.space.write("fake/1.name", "other");
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.contains("Slurm does not know it here, but it holds its lock"), "{text}");
+    assert_eq!((cluster.jobs(), cluster.fake("cancelled")), (1, None));
+}
+
+#[test]
+fn one_partition_of_several_may_still_take_a_job() {
+    let cluster = Cluster::with_steps(1);
+    cluster.space.write("fake/partitions", "long,short");
+    cluster.space.write("fake/hold", "PartitionTimeLimit");
+    let runner = cluster.start(&["run", "p.toml"]);
+    cluster.wait_for_status("job 1: PENDING (PartitionTimeLimit)");
+    fs::remove_file(cluster.space.path("fake/hold")).unwrap();
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.contains("it may not start: its time limit is beyond"), "{text}");
+    assert_eq!(cluster.fake("cancelled"), None);
+}
+
+#[test]
+fn a_job_that_can_t_be_cancelled_is_not_forgotten() {
+    let cluster = Cluster::new();
+    cluster.space.write("p.toml", "name = \"p\"\n[stages.a]\nkind = \"synthetic\"\nsteps = 2\nstep_ms = 5000\n");
+    cluster.space.write("fake/deaf", "");
+    let runner = cluster.start(&["run", "p.toml"]);
+    wait_for("the job", || cluster.run(&["log", "a"]).stdout.contains("started a stage").then_some(()));
+    signal("INT", runner.id());
+    wait_for("the request", || {
+        let mut files = fs::read_dir(cluster.work()).unwrap().flatten();
+        files.any(|file| file.file_name().to_string_lossy().starts_with("stop-")).then_some(())
+    });
+    signal("INT", runner.id());
+    let (code, text) = stderr(runner);
+    assert!(code == Some(130) && text.contains("a: goes on as job 1; the same command follows it"), "{text}");
+    fs::remove_file(cluster.space.path("fake/deaf")).unwrap();
+    let again = cluster.succeed(&["run", "p.toml"]).stderr;
+    assert!(again.contains("an earlier run has submitted it as job 1: following that"), "{again}");
+}
+
+#[test]
+fn what_is_submitted_again_is_what_this_run_asks_for() {
+    let cluster = Cluster::with_steps(40);
+    let mut runner = cluster.start(&["run", "p.toml"]);
+    cluster.wait_for_progress();
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    let text = fs::read_to_string(cluster.space.path("p.toml")).unwrap();
+    cluster.space.write("p.toml", text + "[stages.a.runtime]\ncheckpoint_seconds = 7.5\n");
+    let runner = cluster.start(&["run", "p.toml"]);
+    cluster.end(1, "NODE_FAIL", None);
+    wait_for("the second job", || cluster.fake("2.process"));
+    let job = fs::read_to_string(cluster.work().join("job.json")).unwrap();
+    assert!(job.contains("\"checkpoint_seconds\": 7.5"), "{job}");
+    let (code, text) = stderr(runner);
+    assert!(code == Some(0) && text.contains("following that"), "{text}");
 }
 
 #[test]

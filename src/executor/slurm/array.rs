@@ -113,7 +113,7 @@ mod tests {
             options: imp_stages::contract::executor::SlurmOptions::default(),
             save: Duration::from_secs(90),
         };
-        Attempt { request, work: "w".into(), environment: Vec::new(), reached: None, stuck: 0 }
+        Attempt { request, work: "w".into(), environment: Vec::new(), job: Vec::new(), reached: None, stuck: 0 }
     }
 
     #[tokio::test]

@@ -20,9 +20,9 @@ pub(super) type LookUps = Gather<Named, Result<Option<JobId>, String>>;
 /// The most names in one question: an argument has a greatest length (128 KiB on Linux).
 const NAMES: usize = 500;
 
-/// The fields of an answer, for each of the two programs: number, state, reason, node, name.
-const OF_SQUEUE: &str = "--format=%i|%T|%r|%N|%j";
-const OF_SACCT: &str = "--format=JobID,State%40,Reason,NodeList,JobName%120";
+/// The fields of an answer, for each of the two programs: number, state, reason, node, partitions, name.
+const OF_SQUEUE: &str = "--format=%i|%T|%r|%N|%P|%j";
+const OF_SACCT: &str = "--format=JobID,State%40,Reason,NodeList,Partition,JobName%120";
 
 /// The states of jobs: those of the last minutes from `squeue`, older ones from `sacct` where there is one.
 pub(super) async fn states(cluster: Option<&str>, jobs: &[JobId]) -> Result<BTreeMap<JobId, Seen>, String> {
@@ -85,8 +85,8 @@ fn read(text: &str, cluster: Option<&str>) -> BTreeMap<JobId, Seen> {
 /// The jobs of an answer by their names.
 fn named(text: &str) -> BTreeMap<Named, JobId> {
     let name = |line: &str| {
-        let (job, _) = Seen::parse(line)?;
-        Some(((line.splitn(5, '|').nth(4)?.trim().to_string(), job.element), job))
+        let (job, seen) = Seen::parse(line)?;
+        Some(((seen.name?, job.element), job))
     };
     text.lines().filter_map(name).collect()
 }

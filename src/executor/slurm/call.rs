@@ -6,6 +6,8 @@ use tokio::process::Command;
 
 /// How long Slurm may take to answer.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long `sbatch` may: while the controller's table of jobs is full, it tries again for two minutes by itself.
+const PATIENCE_OF_SBATCH: Duration = Duration::from_secs(150);
 
 /// What a program answered.
 #[derive(Debug)]
@@ -36,11 +38,12 @@ pub(super) async fn call(
             command.env_remove(&name);
         }
     }
-    let output = match tokio::time::timeout(PATIENCE, command.output()).await {
+    let patience = if program == "sbatch" { PATIENCE_OF_SBATCH } else { PATIENCE };
+    let output = match tokio::time::timeout(patience, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Err(format!("`{program}` was not found")),
         Ok(Err(error)) => return Err(format!("can't run `{program}`: {error}")),
-        Err(_) => return Err(format!("`{program}` did not answer within {} seconds", PATIENCE.as_secs())),
+        Err(_) => return Err(format!("`{program}` did not answer within {} seconds", patience.as_secs())),
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let prefix = format!("{program}: ");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
     time::{Duration, Instant},
@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(500);
 const AFTER_KILL: Duration = Duration::from_secs(10);
 /// How long what a node has written may take to arrive here, once its job has ended well.
 const ARRIVES: Duration = Duration::from_secs(30);
+/// The same of a job that has failed, from which nothing was heard yet.
+const FAILED_ARRIVES: Duration = Duration::from_secs(5);
 /// For how many looks in a row the lock of a running job must seem free before it is believed.
 const LOOKS: u32 = 6;
 
@@ -48,6 +50,8 @@ pub(super) struct Follower<'a> {
     /// When it was first seen to have ended.
     over: Option<Instant>,
     unlocked: u32,
+    /// Whether the job of this number is another one, as on another cluster.
+    is_stranger: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -64,6 +68,7 @@ impl<'a> Follower<'a> {
             cancelled: None,
             over: None,
             unlocked: 0,
+            is_stranger: false,
         }
     }
 
@@ -90,7 +95,10 @@ impl<'a> Follower<'a> {
                 () = tokio::time::sleep(TICK) => {}
                 signal = changed(stop, self.sent) => match signal {
                     StopSignal::Leave => return Ok(End::Left),
-                    signal => self.tell(signal, report).await,
+                    // What Slurm was not told goes on, and has to be found again.
+                    signal => if !self.tell(signal, report).await && signal == StopSignal::Kill {
+                        return Ok(End::Left);
+                    }
                 }
             }
         }
@@ -115,11 +123,20 @@ impl<'a> Follower<'a> {
         if self.tail.ended.is_some() {
             self.slurm.queue.hurry();
         }
+        let is_gone = status == Status::Gone;
         let seen = match status {
             Status::Unknown => return None,
             Status::Gone => None,
-            Status::Seen(seen) => Some(seen),
+            Status::Seen(seen) => Some(seen).filter(|seen| self.is_own(seen)),
         };
+        self.is_stranger = seen.is_none() && !is_gone;
+        if seen.is_none() && self.is_at_work() {
+            self.warn_once("unknown", report, || {
+                "Slurm does not know it here, but it holds its lock: it is followed by what it reports".into()
+            });
+            self.over = None;
+            return None;
+        }
         if let Some(seen) = &seen {
             self.show(seen, report);
             if let Some(end) = self.hindered(seen, report).await {
@@ -134,14 +151,22 @@ impl<'a> Follower<'a> {
         let over = *self.over.get_or_insert_with(Instant::now);
         let well = seen.as_ref().is_some_and(|seen| seen.is("COMPLETED"));
         // What it has said may still be on its way.
-        let wait = if well { ARRIVES } else { TICK };
+        let is_mute = self.tail.host.is_none();
+        let wait = match (well, is_mute) {
+            (true, _) => ARRIVES,
+            (false, true) => FAILED_ARRIVES,
+            (false, false) => TICK,
+        };
         if over.elapsed() < wait {
+            if is_mute {
+                self.look_again();
+            }
             return None;
         }
         let ended = Ended {
             job: &self.job,
             submission: self.submission,
-            exit: exit_code(&self.job).await,
+            exit: if self.is_stranger { None } else { exit_code(&self.job).await },
             seen: seen.as_ref(),
             by_us: self.sent != StopSignal::None,
             said: match (&self.tail.ended, &self.tail.host) {
@@ -158,6 +183,27 @@ impl<'a> Follower<'a> {
             let _ = scancel(&self.job, &[]).await;
         }
         Some(end)
+    }
+
+    /// Whether what Slurm says of a job of this number is about this one. `sacct` cuts names off.
+    fn is_own(&self, seen: &Seen) -> bool {
+        const CUT: usize = 120;
+        let own = &self.submission.name;
+        seen.name.as_ref().is_none_or(|name| name == own || (name.len() >= CUT && own.starts_with(name.as_str())))
+    }
+
+    /// Whether the job holds its lock.
+    fn is_at_work(&self) -> bool {
+        let lock = File::open(self.work.join(job::LOCK));
+        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Has a network file system look again for files that were not there: it does so once its folder has changed.
+    fn look_again(&self) {
+        let path = self.work.join("look");
+        if fs::write(&path, "").is_ok() {
+            let _ = fs::remove_file(&path);
+        }
     }
 
     /// Shows where the job is, if that is new.
@@ -187,22 +233,27 @@ impl<'a> Follower<'a> {
         Some(End::Over(Outcome::Failed { message, help: Some(help.into()), transient: false }))
     }
 
-    /// Tells the job to stop, or cancels it.
-    async fn tell(&mut self, signal: StopSignal, report: &mut impl FnMut(Report)) {
+    /// Tells the job to stop, or cancels it. False if Slurm can't be told.
+    async fn tell(&mut self, signal: StopSignal, report: &mut impl FnMut(Report)) -> bool {
         self.sent = signal;
-        let told = if signal == StopSignal::Kill {
-            self.cancelled = Some(Instant::now());
+        // Also for a job that starts just now, or that Slurm is not told of.
+        let _ = fs::write(self.submission.stop(self.work), "");
+        let told = if self.is_stranger {
+            Err("it is not on this cluster".into())
+        } else if signal == StopSignal::Kill {
             scancel(&self.job, &[]).await
         } else {
-            // Also for a job that starts just now.
-            let _ = fs::write(self.submission.stop(self.work), "");
             let waiting = scancel(&self.job, &["--state=PENDING"]).await;
             waiting.and(scancel(&self.job, &["--batch", "--signal=TERM"]).await)
         };
+        let is_told = told.is_ok();
         if let Err(error) = told {
             self.warn_once("tell", report, || format!("Slurm can't pass on that it is to stop: {error}"));
+        } else if signal == StopSignal::Kill {
+            self.cancelled = Some(Instant::now());
         }
         self.slurm.queue.hurry();
+        is_told
     }
 
     /// Warns if the lock that a running job holds is not seen here.

@@ -82,6 +82,8 @@ impl Slurm {
     pub(super) fn new(cluster: &Cluster) -> Self {
         let Cluster { options, kinds, cpus, save, poll, .. } = cluster.clone();
         let (arrays, look_ups) = (Arrays::default(), LookUps::default());
+        // While it is where it was started.
+        let _ = submit::program();
         Self { options, kinds, cpus, save, queue: Queue::new(poll), arrays, look_ups }
     }
 
@@ -177,6 +179,7 @@ impl Slurm {
             request: request.clone(),
             work: task.work.clone(),
             environment: task.environment.clone(),
+            job: task.job.clone(),
             reached: tries.reached.clone(),
             stuck: tries.stuck,
         };

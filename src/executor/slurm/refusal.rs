@@ -27,7 +27,7 @@ impl Answer {
         }
         let errors = if self.errors.trim().is_empty() { "it gave no number" } else { self.errors.trim() };
         let has = |words: &[&str]| words.iter().any(|words| errors.contains(words));
-        if self.ok || has(&UNHEARD) {
+        if self.ok || (has(&UNHEARD) && !has(&FULL)) {
             return Err(Refusal::Unheard(errors.into()));
         }
         let said = errors.replace("Batch job submission failed: ", "").replace('\n', "; ");
@@ -90,7 +90,7 @@ const UNHEARD: [&str; 6] = [
     "Connection timed out",
 ];
 /// Parts of refusals that pass.
-const FULL: [&str; 3] = ["MaxSubmitJob", "GrpSubmitJob", "MaxJobCount"];
+const FULL: [&str; 4] = ["MaxSubmitJob", "GrpSubmitJob", "MaxJobCount", "job queue full"];
 /// Parts of refusals of arrays: `Invalid job array specification`, whether there are to be none or none of so many elements.
 const ARRAY: [&str; 2] = ["job array", "MaxArraySize"];
 
@@ -135,6 +135,8 @@ mod tests {
         for full in ["QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit\nJob violates accounting/QOS policy"] {
             assert!(matches!(said(full), Refusal::Full(_)), "{full}: there is room later");
         }
+        let table = "sbatch: Slurm job queue full, sleeping and retrying\nBatch job submission failed: Resource temporarily unavailable";
+        assert!(matches!(said(table), Refusal::Full(_)), "the controller's table of jobs");
         let unheard = said("Unable to contact slurm controller (connect failure)");
         assert!(matches!(unheard.outcome(""), Outcome::Failed { transient: true, .. }), "{unheard:?}");
         let greeting = Answer { ok: true, out: "welcome\n12\n".into(), errors: String::new() };

@@ -11,10 +11,15 @@ pub(crate) struct Seen {
     pub(crate) reason: Option<String>,
     /// The node that it runs on.
     pub(crate) node: Option<String>,
+    /// Its partition, or all that it may run in while it waits, with commas between them.
+    partition: String,
+    /// Its name, if Slurm says it.
+    pub(crate) name: Option<String>,
 }
 
 impl Seen {
-    /// Reads `12|PENDING|Priority|` or `12_3|RUNNING|None|n1`: number and place in an array, state, reason, node.
+    /// Reads `12|PENDING|Priority||long,short|a` or `12_3|RUNNING|None|n1|long|a`: number and place in an array, state, reason, node,
+    /// partitions, name.
     pub(crate) fn parse(line: &str) -> Option<(JobId, Self)> {
         let mut fields = line.split('|').map(str::trim);
         let job = JobId::parse_element(fields.next()?)?;
@@ -30,7 +35,10 @@ impl Seen {
         };
         let reason = given(fields.next()).or(by.map(Into::into));
         let node = given(fields.next());
-        (!state.is_empty()).then_some((job, Self { state, reason, node }))
+        let partition = fields.next().unwrap_or_default().into();
+        // It may have this separator itself.
+        let name = line.splitn(6, '|').nth(5).map(|name| name.trim().to_string());
+        (!state.is_empty()).then_some((job, Self { state, reason, node, partition, name }))
     }
 
     pub(crate) fn is(&self, state: &str) -> bool {
@@ -66,8 +74,10 @@ impl Seen {
     /// Why a pending job does not start by itself, if so.
     pub(crate) fn hindrance(&self) -> Option<Hindrance> {
         let reason = self.reason.as_deref().filter(|_| self.is("PENDING"))?.replace('_', " ");
-        let found = HINDRANCES.iter().find(|(name, ..)| reason.starts_with(name));
-        found.map(|(_, never, what, help)| Hindrance { never: *never, what, help })
+        let (name, never, what, help) = HINDRANCES.iter().find(|(name, ..)| reason.starts_with(name))?;
+        // Of several partitions, another may take it: Slurm gives the reason of the one that it has tried last.
+        let may_fit = self.partition.contains(',') && OF_PARTITIONS.iter().any(|part| name.contains(part));
+        Some(Hindrance { never: *never && !may_fit, what, help })
     }
 }
 
@@ -90,6 +100,9 @@ const NODES: &str =
     "`sinfo -R` says why nodes are down; it starts once they are back, or choose another `partition` or node";
 const HELD: &str = "`scontrol release` lets it go on";
 
+/// Parts of the reasons that are those of one partition.
+const OF_PARTITIONS: [&str; 2] = ["Partition", "NotAllowed"];
+
 /// Beginnings of reasons, whether waiting can't help, what they mean, and what to do.
 const HINDRANCES: &[(&str, bool, &str, &str)] = &[
     ("AccountNotAllowed", true, "this account may not use the partition", RIGHTS),
@@ -99,7 +112,7 @@ const HINDRANCES: &[(&str, bool, &str, &str)] = &[
     ("InvalidAccount", true, "its account does not exist", RIGHTS),
     ("InvalidQOS", true, "its quality of service does not exist", RIGHTS),
     ("PartitionConfig", true, "it asks for more than its partition allows: of time, nodes, memory or GPUs", LIMITS),
-    ("PartitionNodeLimit", true, "it asks for more nodes than its partition gives, or they are down", LIMITS),
+    ("PartitionNodeLimit", false, "it asks for more nodes than its partition gives, or they are down", LIMITS),
     ("PartitionTimeLimit", true, "its time limit is beyond that of the partition", LIMITS),
     ("QOSNotAllowed", true, "its quality of service may not use the partition", RIGHTS),
     ("JobHeldAdmin", false, "an administrator holds it", "ask them; `scancel` gives it up"),
@@ -130,6 +143,7 @@ mod tests {
         assert_eq!(seen("12|RUNNING|None|n1").words(), "RUNNING on n1");
         assert_eq!(seen("12|PENDING|Priority|").words(), "PENDING (Priority)");
         assert_eq!(seen("12|PENDING|None|").words(), "PENDING");
+        assert_eq!(seen("12|RUNNING|None|n1|long|a|b").name.as_deref(), Some("a|b"));
         let cancelled = seen("12|CANCELLED by 1000||n1");
         assert!(cancelled.is("CANCELLED") && cancelled.is_over());
         assert_eq!(cancelled.reason.as_deref(), Some("by 1000"));
@@ -142,6 +156,12 @@ mod tests {
     fn jobs_that_never_start_are_told_from_those_that_may() {
         let never = |line: &str| seen(line).hindrance().map(|hindrance| hindrance.never);
         assert_eq!(never("1|PENDING|PartitionTimeLimit|"), Some(true));
+        assert_eq!(never("1|PENDING|PartitionTimeLimit||long|a"), Some(true));
+        for reason in ["PartitionTimeLimit", "PartitionConfig", "AccountNotAllowed", "QOSNotAllowed"] {
+            assert_eq!(never(&format!("1|PENDING|{reason}||long,short|a")), Some(false), "another may take it");
+        }
+        assert_eq!(never("1|PENDING|InvalidAccount||long,short|a"), Some(true));
+        assert_eq!(never("1|PENDING|PartitionNodeLimit||long|a"), Some(false), "they may be down");
         assert_eq!(never("1|PENDING|ReqNodeNotAvail, UnavailableNodes:n2|"), Some(false));
         let down =
             "1|PENDING|Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions|";

@@ -12,6 +12,7 @@ use std::{
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use imp_stages::contract::job;
@@ -48,6 +49,8 @@ pub(super) struct Attempt {
     pub(super) request: Request,
     pub(super) work: PathBuf,
     pub(super) environment: Vec<(&'static str, String)>,
+    /// What its job file says.
+    pub(super) job: Vec<u8>,
     /// How far the attempt before it had come, and how many came no further.
     pub(super) reached: Option<(String, u64)>,
     pub(super) stuck: u32,
@@ -70,6 +73,8 @@ impl Attempt {
     /// Leaves a trace before the job exists, for the case that this runner dies now.
     fn begin(&self, submission: &Submission) -> io::Result<()> {
         Submission::forget(&self.work)?;
+        // One that is left may be that of an earlier run, which asked for something else.
+        fs::write(self.work.join(job::JOB), &self.job)?;
         add_to_log(&self.work, SUBMITTING);
         submission.write(&self.work)
     }
@@ -142,8 +147,16 @@ fn begin_array(attempts: &[&Attempt], token: &str) -> io::Result<PathBuf> {
 
 /// The script of all attempts: a job becomes the stage, and an element that of its place.
 fn script(attempts: &[&Attempt], submissions: &[Submission]) -> io::Result<Vec<u8>> {
-    let program = std::env::current_exe()?;
-    Ok(script_for(&program, attempts, submissions))
+    Ok(script_for(&program()?, attempts, submissions))
+}
+
+/// The path of this program when it was asked first. Once another is installed in its place, the system calls this one deleted.
+pub(super) fn program() -> io::Result<PathBuf> {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    match PROGRAM.get() {
+        Some(program) => Ok(program.clone()),
+        None => std::env::current_exe().map(|program| PROGRAM.get_or_init(|| program).clone()),
+    }
 }
 
 fn script_for(program: &Path, attempts: &[&Attempt], submissions: &[Submission]) -> Vec<u8> {
@@ -185,7 +198,7 @@ mod tests {
             options: SlurmOptions::default(),
             save: Duration::from_secs(90),
         };
-        Attempt { request, work: work.into(), environment: Vec::new(), reached: None, stuck: 0 }
+        Attempt { request, work: work.into(), environment: Vec::new(), job: b"{}".into(), reached: None, stuck: 0 }
     }
 
     /// A program that prints its arguments and what the script has set.

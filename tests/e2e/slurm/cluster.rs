@@ -72,7 +72,7 @@ macro_rules! listing {
             r#"; do
     [ -f "$state" ] || continue
     id=${state%.*}
-    line="$id|$(cat $state)|$(cat $id.name)"
+    line="$id|$(cat $state)|$(cat partitions 2> /dev/null || echo main)|$(cat $id.name)"
     for argument; do
         case $argument in
             --jobs=*) case ",${argument#*=}," in *",$id,"*) echo "$line" ;; esac ;;
@@ -102,7 +102,7 @@ done
     listing!("state")
 );
 
-/// Knows the jobs that `squeue` has forgotten, in files `ID.old`, if there is a file `accounting`. `JobID|State|Reason|NodeList|JobName`.
+/// Knows the jobs that `squeue` has forgotten, in files `ID.old`, if there is a file `accounting`. `JobID|State|Reason|NodeList|Partition|JobName`.
 const SACCT: &str = concat!(
     r#"#!/bin/sh
 cd "$FAKE" || exit 1
@@ -120,6 +120,7 @@ done
 
 const SCANCEL: &str = r#"#!/bin/sh
 cd "$FAKE" || exit 1
+[ -f deaf ] && { echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1; }
 echo "$*" >> cancelled
 for argument; do id=$argument; done
 case $*:$(cat $id.state) in
