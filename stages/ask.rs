@@ -14,7 +14,7 @@ use crate::{
         bytes::ByteSize,
         device::{Device, DeviceChoice},
     },
-    conversation::{Conversation, Ended, Image, Manner, NoAnswer, Prompt},
+    conversation::{Conversation, Ended, Image, Manner, NoAnswer, Prompt, refuse_turns},
     model_folder::remarks,
     place,
     speaker::Speaker,
@@ -76,6 +76,7 @@ pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, 
     let image = question.image.as_deref().map(read_image).transpose()?;
     let Opened { speaker, device, cautions } = open(&question.model, question.place)?;
     let (text, template, about_image) = (&question.text, speaker.template(), image.is_some());
+    refuse_turns(template, [text.as_str()]).map_err(|error| failure(&error, None))?;
     let text = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
     let prompt = Prompt { ids: speaker.ids(&text, about_image)?, images: image.into_iter().collect() };
     let Question { temperature, top_p, seed, max_tokens, .. } = *question;
@@ -122,6 +123,7 @@ fn failure(error: &NoAnswer, image: Option<&Path>) -> StageError {
         (NoAnswer::Image { message, .. }, Some(file)) => {
             return StageError::input(file, message.as_str(), "give an image in PNG, JPEG, WebP, GIF, BMP or TIFF");
         }
+        (NoAnswer::TurnToken(_), _) => "write it in another way",
         (NoAnswer::Device(error), _) => error.help().unwrap_or_default(),
         (NoAnswer::NotANumber(_), _) => "its training may have diverged: ask an earlier model",
         _ => "",

@@ -93,6 +93,8 @@ pub(crate) fn link_others_but(job: &Job, from: &Path, to: &str, but: &[&str]) ->
             "tensor-cache.json",
             "ndarray-cache.json",
             "mlc-chat-config.json",
+            // Of an adapter, which is not in a model's folder.
+            "adapter_config.json",
         ]
         .iter()
         .any(|end| text.ends_with(end));

@@ -198,6 +198,7 @@ impl<'a> Chat<'a> {
                 "the images of this question are dropped: give some in PNG, JPEG, WebP, GIF, BMP or TIFF"
             }
             NoAnswer::TurnToken(_) => "write it in another way",
+            NoAnswer::Interrupted => "ask again",
             NoAnswer::Plain => "finetune it on conversations; `imp-flow ask --image` has it write a caption",
             NoAnswer::Text(_) => "the model's tokenizer.json must be the one that it was trained with",
             NoAnswer::NotANumber(_) => "its training may have diverged: talk with an earlier model",

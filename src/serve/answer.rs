@@ -95,7 +95,14 @@ impl From<&NoAnswer> for Refusal {
         match error {
             NoAnswer::ContextFull { .. } => refuse(400, "messages").code("context_length_exceeded"),
             NoAnswer::Image { .. } => refuse(400, "messages").code("invalid_image"),
-            NoAnswer::TurnToken(_) | NoAnswer::Text(_) => refuse(400, "messages"),
+            NoAnswer::TurnToken(_) => refuse(400, "messages"),
+            NoAnswer::Text(what) => {
+                // It names files of this machine.
+                tracing::warn!("a text was refused: {what}");
+                let message = "the model's tokenizer does not take this text: it may be too long";
+                Self { param: Some("messages".into()), ..Self::new(400, message) }
+            }
+            NoAnswer::Interrupted => Self::new(503, message),
             NoAnswer::Plain => refuse(400, "model"),
             NoAnswer::NotANumber(_) => Self::new(500, format!("{message}: its training may have diverged")),
             NoAnswer::Device(_) => Self::new(500, message),

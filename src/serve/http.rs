@@ -41,6 +41,8 @@ use crate::report;
 
 /// Most bytes of a request's body: the largest image in base64, and some text.
 const LARGEST_BODY: usize = 32_000_000;
+/// After so long a streamed answer begins, whether or not there is something of it yet.
+const FIRST: Duration = Duration::from_secs(10);
 /// How long a client may take to send it.
 const BODY_TIME: Duration = Duration::from_mins(1);
 
@@ -167,7 +169,12 @@ async fn answer(shared: &Arc<Shared>, request: Request, entry: &mut Entry) -> Re
         return Err(Refusal::new(415, "the body must be JSON: Content-Type: application/json"));
     }
     // Before the body is read, so that the queue bounds the memory, too.
-    let place = shared.places.clone().try_acquire_owned().map_err(|_| {
+    let take = || shared.places.clone().try_acquire_owned();
+    let place = take().or_else(|_| {
+        shared.worker.forget_abandoned();
+        take()
+    });
+    let place = place.map_err(|_| {
         let message = format!(
             "as many requests as --queue allows ({}) wait or are answered: try again later",
             shared.options.queue
@@ -186,9 +193,9 @@ async fn answer(shared: &Arc<Shared>, request: Request, entry: &mut Entry) -> Re
         model: shared.options.name.clone(),
     };
     if stream {
-        // The first event tells whether there is an answer.
-        let first = answer.recv().await.unwrap_or(Event::Broken);
-        if let Some(refusal) = refusal_of(&first) {
+        // The first event tells whether there is an answer. A proxy that hears nothing for long would hang up.
+        let first = timeout(FIRST, answer.recv()).await.ok().map(|event| event.unwrap_or(Event::Broken));
+        if let Some(refusal) = first.as_ref().and_then(refusal_of) {
             return Err(refusal);
         }
         let streaming = Streaming::new(head, answer, include_usage, entry.of_stream(), first);
@@ -271,11 +278,13 @@ impl Streaming {
         events: mpsc::UnboundedReceiver<Event>,
         include_usage: bool,
         entry: Entry,
-        first: Event,
+        first: Option<Event>,
     ) -> Self {
         let mut streaming = Self { head, events, include_usage, entry, pending: VecDeque::new(), is_over: false };
         streaming.part(&json!({"role": "assistant", "content": ""}));
-        streaming.on(first);
+        if let Some(event) = first {
+            streaming.on(event);
+        }
         streaming
     }
 

@@ -2,11 +2,12 @@
 //! one ended has only its new turns read. Independent of HTTP.
 
 use std::{
+    collections::VecDeque,
     io,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -43,18 +44,44 @@ pub(super) enum Event {
 }
 
 /// The other end of the thread.
-pub(super) struct Worker {
-    tasks: mpsc::UnboundedSender<Task>,
+pub(super) struct Worker(Arc<Queue>);
+
+/// The requests that wait.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    tasks: VecDeque<Task>,
+    /// Whether no more can come.
+    is_closed: bool,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next request. `None` if there is none and no more can come.
+    fn next(&self) -> Option<Task> {
+        let is_idle = |waiting: &mut Waiting| waiting.tasks.is_empty() && !waiting.is_closed;
+        let mut waiting = self.more.wait_while(self.waiting(), is_idle).unwrap_or_else(PoisonError::into_inner);
+        waiting.tasks.pop_front()
+    }
 }
 
 impl Worker {
     /// Starts the thread. It stops what it computes when `stop` is set.
     pub(super) fn start(speaker: Speaker, stop: Arc<AtomicBool>) -> io::Result<Self> {
-        let (tasks, mut todo) = mpsc::unbounded_channel::<Task>();
+        let queue = Arc::new(Queue::default());
+        let todo = queue.clone();
         std::thread::Builder::new().name("answers".into()).spawn(move || {
             pool::own();
             let mut conversation = Conversation::new(&speaker);
-            while let Some(task) = todo.blocking_recv() {
+            while let Some(task) = todo.next() {
                 // After a panic nothing is known of what the model has read.
                 if catch_unwind(AssertUnwindSafe(|| answer(&mut conversation, &task, &stop))).is_err() {
                     conversation = Conversation::new(&speaker);
@@ -62,13 +89,25 @@ impl Worker {
                 }
             }
         })?;
-        Ok(Self { tasks })
+        Ok(Self(queue))
     }
 
     /// Adds a request to the queue. The places in the queue bound how many there are.
     pub(super) fn add(&self, task: Task) {
-        // If the thread was gone, the events would end without an answer, which is told.
-        let _ = self.tasks.send(task);
+        self.0.waiting().tasks.push_back(task);
+        self.0.more.notify_one();
+    }
+
+    /// Drops the requests for which nobody waits any more, so that their places in the queue are free.
+    pub(super) fn forget_abandoned(&self) {
+        self.0.waiting().tasks.retain(|task| !task.events.is_closed());
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.waiting().is_closed = true;
+        self.0.more.notify_one();
     }
 }
 
@@ -91,6 +130,7 @@ fn answer(conversation: &mut Conversation<'_>, task: &Task, stop: &AtomicBool) {
     };
     let _ = events.send(match conversation.answer(dialogue, manner, told) {
         Ok(reply) if reply.ended == Ended::Interrupted => Event::Ending,
+        Err(NoAnswer::Interrupted) => Event::Ending,
         Ok(reply) => Event::Done(Box::new(reply)),
         Err(error) => Event::Refused(error),
     });

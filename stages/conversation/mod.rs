@@ -137,6 +137,9 @@ pub enum NoAnswer {
     /// The tokenizer can't encode a text or decode a token.
     #[error("{0}")]
     Text(String),
+    /// Whoever asked does not wait any more.
+    #[error("the answer was interrupted")]
+    Interrupted,
     /// Its output is no number.
     #[error("{0}")]
     NotANumber(#[from] imp_model::NotANumber),
@@ -220,7 +223,7 @@ impl<'a> Conversation<'a> {
         }
         let keep = self.keep(prompt);
         let reused = self.context.positions();
-        let (rest, features) = (&prompt.ids[keep..], self.look_at(prompt)?);
+        let (rest, features) = (&prompt.ids[keep..], self.look_at(prompt, &mut told)?);
         let images: Vec<usize> = (0..image_tokens(rest)).collect();
         let sample = Sample { input_ids: rest, labels: &[], images: &images };
         let max_new_tokens = manner.max_tokens.min(most - positions);
@@ -287,11 +290,14 @@ impl<'a> Conversation<'a> {
     }
 
     /// The features of the images in `prompt` that are not read yet, `[images * patches, hidden]`. Each is encoded once.
-    fn look_at(&mut self, prompt: &Prompt) -> Result<Mat, NoAnswer> {
+    fn look_at(&mut self, prompt: &Prompt, told: &mut impl FnMut(&str) -> ControlFlow<()>) -> Result<Mat, NoAnswer> {
         self.features.retain(|id, _| prompt.images.iter().any(|image| image.id == *id));
         let new = prompt.images.iter().enumerate().skip(self.seen.len());
         for (number, image) in new.clone() {
             if !self.features.contains_key(&image.id) {
+                if told("").is_break() {
+                    return Err(NoAnswer::Interrupted);
+                }
                 let unreadable = |message| NoAnswer::Image { number: number + 1, message };
                 let pixels = self.speaker.pixels(&image.bytes).map_err(unreadable)?;
                 self.features.insert(image.id, self.speaker.encode(&pixels));
@@ -323,6 +329,12 @@ impl<'a> Conversation<'a> {
     }
 }
 
+/// Refuses texts that would end their turn and begin another's.
+pub(crate) fn refuse_turns<'a>(template: Template, texts: impl IntoIterator<Item = &'a str>) -> Result<(), NoAnswer> {
+    let found = |text: &str| template.turn_tokens().iter().find(|token| text.contains(**token));
+    texts.into_iter().find_map(found).map_or(Ok(()), |token| Err(NoAnswer::TurnToken(token)))
+}
+
 /// The tokens of a dialogue, as in training.
 fn prompt(speaker: &Speaker, dialogue: &Dialogue) -> Result<Prompt, NoAnswer> {
     let template = speaker.template();
@@ -332,11 +344,7 @@ fn prompt(speaker: &Speaker, dialogue: &Dialogue) -> Result<Prompt, NoAnswer> {
     let past = dialogue.past.iter().map(|(question, answer)| (question, Some(answer.as_str())));
     let rounds: Vec<(&Question, Option<&str>)> = past.chain([(&dialogue.asked, None)]).collect();
     let texts = rounds.iter().flat_map(|(question, answer)| [Some(question.text.as_str()), *answer]);
-    for text in texts.chain([dialogue.system.as_deref()]).flatten() {
-        if let Some(token) = template.turn_tokens().iter().find(|token| text.contains(**token)) {
-            return Err(NoAnswer::TurnToken(token));
-        }
-    }
+    refuse_turns(template, texts.chain([dialogue.system.as_deref()]).flatten())?;
     let images = rounds.iter().flat_map(|(question, _)| question.images.iter().cloned()).collect();
     let rounds: Vec<Round<'_>> = rounds
         .iter()

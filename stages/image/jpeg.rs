@@ -25,7 +25,15 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
     })?
 }
 
+/// The most scans of a progressive file. Usual ones have about ten, and each takes as long as the image is large.
+const MOST_SCANS: usize = 100;
+/// How a scan begins.
+const SCAN: [u8; 2] = [0xff, 0xda];
+
 fn read(source: Source<'_>, starved: &Cell<bool>) -> Result<RgbImage, String> {
+    if source.rest.windows(SCAN.len()).filter(|bytes| *bytes == SCAN).nth(MOST_SCANS).is_some() {
+        return Err(format!("the JPEG file has more than {MOST_SCANS} scans"));
+    }
     // Asked when all pixels are there: what is missing after them, as the mark of the end, Pillow does not need either.
     let whole = || if starved.get() { Err("the JPEG file is cut short".to_string()) } else { Ok(()) };
     let said = |error: io::Error| error.to_string();

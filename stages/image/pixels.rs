@@ -51,6 +51,10 @@ fn with_limits(encoded: &[u8], format: ImageFormat) -> Result<RgbImage, String> 
     if u64::from(width) * u64::from(height) > MOST_PIXELS as u64 {
         return Err(format!("an image of {width} x {height} pixels is too large"));
     }
+    // Of 16-bit values: as many bytes as the most pixels take that Pillow decodes, with four channels.
+    if decoder.total_bytes() > 4 * MOST_PIXELS as u64 {
+        return Err(format!("an image of {width} x {height} pixels with so many bits is too large"));
+    }
     // The colour type of a PNG: grey, perhaps with one value that is transparent.
     let only_grey = format == ImageFormat::Png && encoded.get(25) == Some(&0);
     Ok(rgb8(DynamicImage::from_decoder(decoder).map_err(said)?, only_grey))

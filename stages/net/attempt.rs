@@ -10,7 +10,7 @@ use std::{
 
 use ureq::{
     Body, Timeout,
-    http::{Request, Response},
+    http::{HeaderMap, Request, Response},
 };
 
 use super::{
@@ -164,11 +164,14 @@ impl<'a> Attempt<'a> {
         let (agent, proxy) = (self.client.agent.clone(), proxy.map(|named| named.proxy.clone()));
         // Whoever has sent something waits for its effect.
         let first = if order.only_asks() { self.patience } else { patience };
+        // Also of a whole file, which may take hours: a connection that is dead says nothing.
+        let silence = Some(self.client.policy.timeout).filter(|_| order.only_asks());
         let send = move || {
             let (parts, ()) = request.into_parts();
             let request = Request::from_parts(parts, order.body()?);
             let request = agent.configure_request(request).proxy(proxy).timeout_send_body(Some(WHOLE_FILE_TIMEOUT));
-            agent.run(request.timeout_recv_response(Some(first)).timeout_recv_body(Some(patience)).build())
+            let request = request.timeout_recv_response(Some(first)).timeout_recv_body(Some(patience));
+            agent.run(request.timeout_per_read(silence).build())
         };
         let (sender, receiver) = mpsc::channel();
         // It fails only if nobody waits any more.
@@ -192,9 +195,8 @@ impl<'a> Attempt<'a> {
         match response.status().as_u16() {
             200 | 204 | 206 | 416 => Ok(response),
             status if status == 408 || status == 429 || status >= 500 => {
-                let after = response.headers().get("retry-after").and_then(|after| after.to_str().ok()?.parse().ok());
                 let what = format!("{} answered {}", host(url), response.status());
-                Err(RequestError::Transient { what, after: after.map(Duration::from_secs) })
+                Err(RequestError::Transient { what, after: pause(response.headers()) })
             }
             _ => Err(RequestError::Fatal(match &self.client.access {
                 Access::Signed(store) => store.refusal(url, &mut response),
@@ -202,6 +204,16 @@ impl<'a> Attempt<'a> {
             })),
         }
     }
+}
+
+/// The pause that a server asks for: `Retry-After: 5`, or as Hugging Face's hub `RateLimit: "resolvers";r=0;t=120`, both in seconds.
+fn pause(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let seconds = |text: &str| text.trim().parse().ok();
+    let of_hub = || text("ratelimit")?.split(';').find_map(|part| seconds(part.trim().strip_prefix("t=")?));
+    // A second more than the hub says: its window has to be over.
+    let after = text("retry-after").and_then(seconds).or_else(|| of_hub().map(|seconds: u64| seconds + 1));
+    after.map(Duration::from_secs)
 }
 
 fn bad_redirect(url: &str, what: &str) -> RequestError {

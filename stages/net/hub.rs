@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{
     address::redacted,
@@ -76,12 +76,17 @@ fn is_true(value: &str) -> bool {
     ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str())
 }
 
+/// [`bounded`], told from a list that is missing.
+fn some<'de, D: Deserializer<'de>>(list: D) -> Result<Option<Vec<Sibling>>, D::Error> {
+    bounded(list).map(Some)
+}
+
 /// The hub's description of a repository at a revision.
 #[derive(Deserialize)]
 struct Info {
     sha: String,
-    #[serde(default, deserialize_with = "bounded")]
-    siblings: Vec<Sibling>,
+    #[serde(default, deserialize_with = "some")]
+    siblings: Option<Vec<Sibling>>,
 }
 
 #[derive(Deserialize)]
@@ -119,12 +124,19 @@ pub(crate) fn listed(
     };
     let commit =
         Commit::try_from(info.sha).map_err(|what| distrusted(format!("names the commit of {of} as {what}")))?;
-    if let Some(file) = info.siblings.iter().find(|file| !is_safe_name(&file.rfilename)) {
+    let siblings = info.siblings.filter(|siblings| siblings.len() <= MOST_LISTED).ok_or_else(|| {
+        let help = "clone it with git, or download it with Hugging Face's own tool, and set `source` to the folder";
+        StageError::failed(format!("{of} has so many files that the hub may not list all of them"), help)
+    })?;
+    if let Some(file) = siblings.iter().find(|file| !is_safe_name(&file.rfilename)) {
         return Err(distrusted(format!("lists a file outside the folder of {of}: {}", quoted(&file.rfilename))));
     }
     let base = format!("{endpoint}/{path}/resolve/{commit}");
-    Ok((commit, info.siblings.into_iter().map(|file| file.remote(&base)).collect()))
+    Ok((commit, siblings.into_iter().map(|file| file.remote(&base)).collect()))
 }
+
+/// Of repositories with more files, a hub may leave some out of its description (`VERY_LARGE_REPO_THRESHOLD` in `huggingface_hub`).
+const MOST_LISTED: usize = 50_000;
 
 /// Whether a text can be the name of an owner or of a repository.
 pub(crate) fn is_part(part: &str) -> bool {

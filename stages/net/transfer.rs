@@ -6,7 +6,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Read},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -68,6 +68,14 @@ impl Watch for Worker {
     fn warn(&self, message: String) {
         // The receiver is gone once the stage has ended.
         let _ = self.messages.send(Message::Warning(message));
+    }
+}
+
+/// Forgets a file that was fetched, at its path, so that it is fetched again.
+pub(crate) fn forget(path: &Path) {
+    for path in [path, &path.with_extension("json")] {
+        // The file may not exist.
+        let _ = fs::remove_file(path);
     }
 }
 

@@ -80,8 +80,25 @@ pub(super) fn save(job: &Job, replicas: &mut [&mut Replica<'_>], position: &Posi
         // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(path);
     }
-    held_out::forget_others(job, position.best);
+    // Also those of older checkpoints, which are there for the case that this one is damaged.
+    let best = |path: PathBuf| best_of(&TensorFiles::open_file(&path).ok()?, &path).ok()?;
+    let steps: Vec<usize> = saved(&folder).into_iter().filter_map(best).map(|best| best.step).collect();
+    held_out::forget_others(job, &steps);
     Ok(())
+}
+
+/// The best weights that a checkpoint names.
+fn best_of(file: &TensorFiles, path: &Path) -> Result<Option<Best>, ModelError> {
+    let length = file.shape("best")?.iter().product();
+    let numbers = file.vector("best", length)?;
+    match *numbers.to_host() {
+        [] => Ok(None),
+        [high, low, loss] => match whole(&[high, low]) {
+            Some(step) => Ok(Some(Best { step, loss })),
+            None => Err(ModelError::file(path, "the step of its best weights is not a number of steps")),
+        },
+        _ => Err(ModelError::file(path, "it does not say which weights are the best")),
+    }
 }
 
 /// Two numbers, each exact in f32.
@@ -158,14 +175,9 @@ pub(super) fn read(
     let step = vector("step".into(), 2)?;
     let losses = file.shape("losses")?.iter().product();
     let losses = vector("losses".into(), losses)?;
-    let best = file.shape("best")?.iter().product();
-    let best = vector("best".into(), best)?;
+    let best = best_of(&file, path)?;
     let damaged = || ModelError::file(path, "its number of steps is not a number of steps");
     let step = whole(&step).ok_or_else(damaged)?;
-    let best = match best.get(2) {
-        Some(loss) => Some(Best { step: whole(&best).ok_or_else(damaged)?, loss: *loss }),
-        None => None,
-    };
     let mut parameters = Vec::new();
     for (name, moments) in replicas.iter().flat_map(|replica| &replica.optimizer.moments) {
         let count = moments.first.count();

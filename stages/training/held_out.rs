@@ -165,12 +165,12 @@ pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), Sta
     result
 }
 
-/// Removes the saved weights of all steps but `best`, once a checkpoint that names it has been written.
-pub(super) fn forget_others(job: &Job, best: Option<Best>) {
-    let kept = best.map(|best| path(job, best.step));
+/// Removes the saved weights of all steps but these, which the checkpoints name that are there.
+pub(super) fn forget_others(job: &Job, steps: &[usize]) {
+    let kept: Vec<PathBuf> = steps.iter().map(|step| path(job, *step)).collect();
     let entries = std::fs::read_dir(job.checkpoint()).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_best = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-"));
-    for file in entries.filter(|file| is_best(file) && Some(file) != kept.as_ref()) {
+    for file in entries.filter(|file| is_best(file) && !kept.contains(file)) {
         // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(file);
     }

@@ -37,7 +37,15 @@ impl Inputs {
         let validation = job
             .optional_input("validation")
             .map(|folder| Mixture::new(vec![open(("validation".into(), folder))?], &[]));
-        Ok(Self { data, validation: validation.transpose()?, tokenizer, folder: named })
+        let validation = validation.transpose()?;
+        if validation.as_ref().is_some_and(|validation| validation.aspect_ratio() != data.aspect_ratio()) {
+            return Err(StageError::failed(
+                "the records of `validation` have another `image_aspect_ratio` than those of `data`: their loss would be that of \
+                 images which the model is not shown otherwise",
+                "give the preprocess stages of `data` and `validation` the same `image_aspect_ratio`",
+            ));
+        }
+        Ok(Self { data, validation, tokenizer, folder: named })
     }
 
     /// Notes in `config` what later stages have to know of the training: the template of its conversations and its tokenizer.
@@ -51,6 +59,15 @@ impl Inputs {
             check_tokenizer(tokenizer, config, &self.folder)?;
         }
         let now = self.data.conversation_template()?;
+        let held_out = self.validation.as_ref().map(Mixture::conversation_template).transpose()?.flatten();
+        if let (Some(held_out), Some(now)) = (held_out, &now)
+            && held_out != *now
+        {
+            job.caution(format!(
+                "the records of `validation` are in the template `{held_out}`, and those of `data` in `{now}`: their loss says little of \
+                 what the model learns"
+            ));
+        }
         if let (Some(before), Some(now)) = (before, &now)
             && before.name() != now
         {

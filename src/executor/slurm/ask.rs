@@ -166,7 +166,8 @@ mod tests {
 
     #[test]
     fn jobs_are_told_apart_by_name_and_place() {
-        let found = named("12_0|RUNNING|None|n1|a.b-1\n12_1|COMPLETED|None|n1|a.b-1\n13|PENDING|None||c|d\n14|X\n");
+        let found =
+            named("12_0|RUNNING|None|n1|p|a.b-1\n12_1|COMPLETED|None|n1|p|a.b-1\n13|PENDING|None||p,q|c|d\n14|X\n");
         let job = |name: &str, element| found.get(&(name.to_string(), element)).map(JobId::of_slurm);
         assert_eq!(job("a.b-1", Some(1)).as_deref(), Some("12_1"));
         assert_eq!((job("a.b-1", None), job("c|d", None).as_deref()), (None, Some("13")));

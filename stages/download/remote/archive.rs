@@ -76,6 +76,9 @@ impl Unpacked {
     }
 }
 
+/// What `flate2` says of what follows the end of a gzip file and is not another one, such as zeros from a tape.
+const NOT_GZIP: &str = "invalid gzip header";
+
 /// Unpacks `archive` into `folder`. Errors call the archive `name`.
 pub(in crate::download) fn unpack(
     job: &Job,
@@ -150,7 +153,7 @@ impl Unpacking<'_> {
         loop {
             self.job.check_cancelled()?;
             self.budget.begin_part(LONGEST_NAME);
-            let Some(entry) = entries.next() else { return Ok(()) };
+            let Some(entry) = entries.next() else { break };
             let mut entry = entry.map_err(|error| self.damaged(&error.to_string()))?;
             self.budget.end_part();
             let name = match String::from_utf8(entry.path_bytes().into_owned()) {
@@ -170,6 +173,13 @@ impl Unpacking<'_> {
             }
             // What follows an entry without content would count as a part of the next name.
             io::copy(&mut entry, &mut io::sink()).map_err(|error| self.damaged(&error.to_string()))?;
+        }
+        self.budget.end_part();
+        // After the last entry come the checksums of what was compressed.
+        match io::copy(&mut archive.into_inner(), &mut io::sink()) {
+            // Something else follows, whose checksum has been found right before.
+            Err(error) if error.to_string() == NOT_GZIP => Ok(()),
+            rest => rest.map(drop).map_err(|error| self.damaged(&error.to_string())),
         }
     }
 

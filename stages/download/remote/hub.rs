@@ -82,6 +82,9 @@ impl HubSource {
     ) -> Result<Listing, StageError> {
         let path = format!("{}{}", if self.dataset { "datasets/" } else { "" }, self.repo);
         let (commit, files) = hub::listed(endpoint, &path, self, answer)?;
+        if files.is_empty() {
+            return Err(StageError::failed(format!("{self} has no files"), "check `source`"));
+        }
         let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
         let files = files.into_iter().filter(|file| wanted.matches(&file.name)).collect();
         wanted.all_used(&names, self)?;

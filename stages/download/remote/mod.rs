@@ -51,13 +51,15 @@ fn repository(
 ) -> Result<(), StageError> {
     let client = Client::new(policy.clone(), hub.access());
     let saved = job.checkpoint().join("listing.json");
-    let known = fs::read(&saved).ok().and_then(|text| serde_json::from_slice::<Listing>(&text).ok());
-    let listing = if let Some(listing) = known {
+    let known = fs::read(&saved).ok().and_then(|text| serde_json::from_slice::<(String, Listing)>(&text).ok());
+    // Its addresses are those of one hub.
+    let known = known.filter(|(endpoint, _)| *endpoint == hub.endpoint && !hub.offline);
+    let listing = if let Some((_, listing)) = known {
         listing
     } else {
         let listing = source.list(hub, &config.files, &client, job)?;
         if listing.local.is_empty() {
-            let text = serde_json::to_vec(&listing).unwrap_or_default();
+            let text = serde_json::to_vec(&(&hub.endpoint, &listing)).unwrap_or_default();
             fs::write(&saved, text).map_err(StageError::io(&saved))?;
         }
         listing
@@ -169,8 +171,16 @@ fn collect(
         fs::copy(path, &part).map_err(StageError::io(path))?;
         unpacked.add(&put(job, &part, name, model.as_deref(), config)?);
     }
-    for (file, part) in transfer::fetch(job, client, missing)? {
-        unpacked.add(&put(job, &part, &file.name, model.as_deref(), config)?);
+    let mut fetched = transfer::fetch(job, client, missing)?;
+    // What is only moved comes last: when what takes longer is stopped, it is still there.
+    fetched.sort_by_key(|(file, _)| config.archive(&file.name).is_none() && model.as_ref() != Some(&file.name));
+    for (file, part) in fetched {
+        let done = put(job, &part, &file.name, model.as_deref(), config);
+        if matches!(done, Err(StageError::Failed { .. } | StageError::Input { .. })) && file.checks.is_empty() {
+            // Nothing says that it arrived as it was: the next run fetches it again.
+            transfer::forget(&part);
+        }
+        unpacked.add(&done?);
     }
     unpacked.report(job);
     Ok(())

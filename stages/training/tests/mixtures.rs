@@ -80,6 +80,11 @@ fn sets_that_do_not_fit_together_are_refused() {
     let inputs = [("model", "pretrain"), ("data[0]", "instructions"), ("data[1]", "padded")];
     let error = shop.trial("odd", &inputs).run::<Finetune>(&lora()).error().to_string();
     assert!(error.contains("data[1]") && error.contains("`\"pad\"`"), "{error}");
+    let inputs = [("model", "pretrain"), ("data", "instructions"), ("validation", "padded")];
+    let mut config = lora();
+    config["eval_steps"] = json!(1);
+    let error = shop.trial("held_out", &inputs).run::<Finetune>(&config).error().to_string();
+    assert!(error.contains("`validation` have another `image_aspect_ratio`"), "{error}");
 
     let check = |weights: Value, data: usize| {
         let config = serde_json::from_value(with_weights(&weights)).unwrap();

@@ -112,6 +112,21 @@ fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
     let often = interrupted::<Finetune>(&keeping, &[1, 3, 3], || validated("often")).done();
     assert_eq!(tree(&kept), tree(&often));
     assert_eq!(shop.metrics("often"), lines);
+
+    // Where the newest checkpoint is damaged, an older one still has the weights that were the best then.
+    let several = |runtime: &mut crate::contract::job::Runtime| {
+        (runtime.checkpoint_steps, runtime.keep_checkpoints) = (1, 3);
+    };
+    validated("damaged").runtime(several).cancelled_after(4).run::<Finetune>(&keeping).error();
+    let entries = fs::read_dir(shop.path("damaged/checkpoint")).unwrap().map(|entry| entry.unwrap().path());
+    let is_step = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("step-");
+    let mut saved: Vec<PathBuf> = entries.filter(is_step).collect();
+    saved.sort();
+    assert_eq!(saved.len(), 3);
+    fs::write(&saved[2], "damaged").unwrap();
+    let outcome = validated("damaged").runtime(several).run::<Finetune>(&keeping);
+    assert_eq!(outcome.warnings().matches("ignored a damaged checkpoint").count(), 1, "{}", outcome.warnings());
+    assert_eq!(tree(&kept), tree(&outcome.done()));
 }
 
 #[test]

@@ -162,21 +162,57 @@ proptest! {
     }
 }
 
+/// Unpacks an archive of this name, and lists what was in it.
+fn unpacked(name: &str, bytes: &[u8]) -> Result<Vec<PathBuf>, StageError> {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join(name), bytes).unwrap();
+    let outcome = Trial::new(&root.path().join("work"), &[("folder", &folder)]).run::<Unpack>(&json!(name));
+    outcome.result.map(|()| crate::testing::tree(&outcome.out).into_keys().collect())
+}
+
 #[test]
 fn tar_files_in_xz_are_unpacked() {
     let mut packed = Vec::new();
     let mut encoder = liblzma::write::XzEncoder::new(&mut packed, 6);
     encoder.write_all(&tar(&[b"a.txt", b"b/c.txt"])).unwrap();
     encoder.finish().unwrap();
-    let unpacked = |bytes: &[u8]| {
-        let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("folder");
-        fs::create_dir(&folder).unwrap();
-        fs::write(folder.join("a.tar.xz"), bytes).unwrap();
-        let outcome = Trial::new(&root.path().join("work"), &[("folder", &folder)]).run::<Unpack>(&json!("a.tar.xz"));
-        outcome.result.map(|()| crate::testing::tree(&outcome.out).into_keys().collect::<Vec<_>>())
-    };
-    assert_eq!(unpacked(&packed).unwrap(), [Path::new("a.txt"), Path::new("b/c.txt")]);
-    let error = unpacked(&packed[..packed.len() / 2]).unwrap_err().to_string();
+    assert_eq!(unpacked("a.tar.xz", &packed).unwrap(), [Path::new("a.txt"), Path::new("b/c.txt")]);
+    let error = unpacked("a.tar.xz", &packed[..packed.len() / 2]).unwrap_err().to_string();
     assert!(error.starts_with("can't unpack the archive a.tar.xz"), "{error}");
+}
+
+/// They stand after all that entries need, and `tar` knows none itself.
+#[test]
+fn checksums_of_compressed_tar_files_are_checked() {
+    let plain = tar(&[b"a.txt"]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(&plain).unwrap();
+    let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.include_checksum(true).unwrap();
+    zstd.write_all(&plain).unwrap();
+    let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
+    xz.write_all(&plain).unwrap();
+    for (name, packed) in [
+        ("a.tar.gz", gzip.finish().unwrap()),
+        ("a.tar.zst", zstd.finish().unwrap()),
+        ("a.tar.xz", xz.finish().unwrap()),
+    ] {
+        assert_eq!(unpacked(name, &packed).unwrap(), [Path::new("a.txt")], "{name}");
+        let mut damaged = packed.clone();
+        damaged[packed.len() - 5] ^= 1;
+        assert!(unpacked(name, &damaged).is_err(), "{name}: another checksum");
+        assert!(unpacked(name, &packed[..packed.len() - 2]).is_err(), "{name}: cut off");
+    }
+    // The content, which is stored as it is.
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    packed.write_all(&plain).unwrap();
+    let mut packed = packed.finish().unwrap();
+    let at = packed.iter().rposition(|byte| *byte == b'x').unwrap();
+    packed[at] = b'y';
+    assert!(unpacked("a.tar.gz", &packed).is_err());
+    packed[at] = b'x';
+    packed.extend([0; 512]);
+    assert_eq!(unpacked("a.tar.gz", &packed).unwrap(), [Path::new("a.txt")], "zeros may follow");
 }
