@@ -135,3 +135,37 @@ fn answer(conversation: &mut Conversation<'_>, task: &Task, stop: &AtomicBool) {
         Err(error) => Event::Refused(error),
     });
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::thread;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[test]
+    fn a_request_for_which_nobody_waits_takes_no_place() {
+        let (worker, places) = (Worker(Arc::default()), Arc::new(Semaphore::new(2)));
+        let ask = || {
+            let (events, answer) = mpsc::unbounded_channel();
+            let manner = Manner { max_tokens: 1, sampling: imp_model::Sampling::default(), stop: Vec::new() };
+            let place = places.clone().try_acquire_owned().unwrap();
+            worker.add(Task { dialogue: Dialogue::default(), manner, _place: place, events });
+            answer
+        };
+        let (waits, left) = (ask(), ask());
+        worker.forget_abandoned();
+        assert_eq!(places.available_permits(), 0);
+        drop(left);
+        worker.forget_abandoned();
+        assert_eq!(places.available_permits(), 1);
+        // The thread gets the other one, and ends when no more can come.
+        let queue = worker.0.clone();
+        let thread = thread::spawn(move || (queue.next().is_some(), queue.next().is_none()));
+        drop(worker);
+        assert_eq!(thread.join().unwrap(), (true, true));
+        drop(waits);
+    }
+}
