@@ -21,6 +21,9 @@ use super::{
 };
 use crate::{Job, StageError, contract::side_file, model_folder::model_error, place::each};
 
+/// The tensor that has a value if the held-out loss is still to be measured.
+const DUE: &str = "held_out_due";
+
 /// A model in training, and the optimizer of its share of the parameters. Those of all replicas are all parameters, in order.
 pub(super) struct Replica<'a> {
     pub(super) model: &'a mut Imp,
@@ -36,6 +39,8 @@ pub(super) struct Position {
     pub(super) losses: Vec<f32>,
     /// The smallest held-out loss.
     pub(super) best: Option<Best>,
+    /// Whether the held-out loss after the last step is still to be measured.
+    pub(super) is_held_out_due: bool,
 }
 
 impl Position {
@@ -60,7 +65,8 @@ pub(super) fn save(job: &Job, replicas: &mut [&mut Replica<'_>], position: &Posi
     if let Some(Replica { model, .. }) = replicas.first_mut() {
         model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
     }
-    let numbers: [(&str, &[f32]); 3] = [("step", &step), ("losses", &position.losses), ("best", &best)];
+    let due: &[f32] = if position.is_held_out_due { &[1.0] } else { &[] };
+    let numbers: [(&str, &[f32]); 4] = [("step", &step), ("losses", &position.losses), ("best", &best), (DUE, due)];
     let mut tensors: Vec<_> = numbers.map(|(name, values)| NamedTensor::vector(name, values)).into();
     for (name, mat) in &weights {
         tensors.push(NamedTensor::flat(format!("weight.{name}"), mat));
@@ -176,6 +182,8 @@ pub(super) fn read(
     let losses = file.shape("losses")?.iter().product();
     let losses = vector("losses".into(), losses)?;
     let best = best_of(&file, path)?;
+    // Older checkpoints don't have it.
+    let is_held_out_due = file.shape(DUE).is_ok_and(|shape| shape.iter().product::<usize>() > 0);
     let damaged = || ModelError::file(path, "its number of steps is not a number of steps");
     let step = whole(&step).ok_or_else(damaged)?;
     let mut parameters = Vec::new();
@@ -187,7 +195,7 @@ pub(super) fn read(
     if !best_is_there(best) {
         return Err(ModelError::file(path, "the file of the best weights so far is missing"));
     }
-    Ok(Saved { position: Position { step, losses, best }, parameters })
+    Ok(Saved { position: Position { step, losses, best, is_held_out_due }, parameters })
 }
 
 impl Saved {

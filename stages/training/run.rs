@@ -55,6 +55,10 @@ pub(crate) fn train(
         let began = Instant::now();
         let speed = Speed::new(began);
         let mut run = Run { team, cut, recipe, data, job, position, saved: began, speed, jumps: 0 };
+        if run.position.is_held_out_due {
+            run.look_at_held_out()?;
+            run.save()?;
+        }
         for records in &batches.steps[first..] {
             let asked = Instant::now();
             let decoded = images.recv().map_err(|_| StageError::failed("the image loader ended", "run it again"))??;
@@ -175,20 +179,23 @@ impl Run<'_> {
         self.position.add(Some(batch.loss).filter(|_| learned));
         let vocab_size = self.team.model().llm.config.vocab_size;
         divergence::check_mean(&self.position.losses, vocab_size).map_err(|what| self.diverged(records, &what))?;
-        let validation_loss = self.look_at_held_out(total)?;
         let work =
             Work { seconds: asked.elapsed().as_secs_f64(), waited, examples: records.len(), tokens: batch.tokens };
         self.speed.add(&work);
         let (step, loss) = (self.position.step, f64::from(batch.loss));
-        if step.is_multiple_of(self.job.runtime().log_steps.max(1)) || step == total || validation_loss.is_some() {
+        let every = self.recipe.eval_steps;
+        let is_held_out_due = every > 0 && (step.is_multiple_of(every) || step == total);
+        if step.is_multiple_of(self.job.runtime().log_steps.max(1)) || step == total || is_held_out_due {
             let mut values = vec![("learning_rate", rates.language), ("grad_norm", f64::from(batch.norm))];
             values.extend(learned.then_some(("loss", loss)));
             values.extend(work.figures());
-            values.extend(validation_loss.map(|loss| ("validation_loss", f64::from(loss))));
             self.job.metrics(step as u64, &values)?;
         }
         let progress = Progress::new(step, total, "steps");
         self.job.progress(if learned { progress.with("loss", loss) } else { progress });
+        if is_held_out_due {
+            self.look_at_held_out()?;
+        }
         self.save_if_due()
     }
 
@@ -222,13 +229,16 @@ impl Run<'_> {
         self.team.step(&records, images, &parts, |parameter| rates.of(parameter))
     }
 
-    /// The held-out loss, if it is due; saves the weights if it is the smallest so far.
-    fn look_at_held_out(&mut self, total: usize) -> Result<Option<f32>, StageError> {
-        let (step, every) = (self.position.step, self.recipe.eval_steps);
-        if every == 0 || !step.is_multiple_of(every) && step != total {
-            return Ok(None);
+    /// Measures the held-out loss, and saves the weights if it is the smallest so far. If that is interrupted, the resumed run begins
+    /// with it.
+    fn look_at_held_out(&mut self) -> Result<(), StageError> {
+        let step = self.position.step;
+        let found = self.team.held_out_loss(self.job);
+        if matches!(found, Err(StageError::Cancelled)) {
+            self.position.is_held_out_due = true;
+            self.save()?;
         }
-        let Some(loss) = self.team.held_out_loss(self.job)? else { return Ok(None) };
+        let Some(loss) = found? else { return Ok(()) };
         divergence::check_held_out(step, &loss)?;
         let loss = loss.mean;
         if self.position.best.is_none_or(|best| loss < best.loss) {
@@ -237,7 +247,8 @@ impl Run<'_> {
             }
             self.position.best = Some(Best { step, loss });
         }
-        Ok(Some(loss))
+        self.position.is_held_out_due = false;
+        self.job.metrics(step as u64, &[("validation_loss", f64::from(loss))])
     }
 
     /// Restores the best weights if they are the result, and reports the final figures.
@@ -266,10 +277,15 @@ impl Run<'_> {
         let by_time = self.saved.elapsed().as_secs_f64() >= runtime.checkpoint_seconds;
         let cancelled = self.job.cancelled();
         if by_steps || by_time || cancelled {
-            checkpoint::save(self.job, &mut self.team.replicas(), &self.position)?;
-            self.saved = Instant::now();
+            self.save()?;
         }
         if cancelled { Err(StageError::Cancelled) } else { Ok(()) }
+    }
+
+    fn save(&mut self) -> Result<(), StageError> {
+        checkpoint::save(self.job, &mut self.team.replicas(), &self.position)?;
+        self.saved = Instant::now();
+        Ok(())
     }
 
     /// The error of the optimizer's last step, on `records`.

@@ -109,7 +109,11 @@ fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
     let until_then = shop.finetune("until_then").run::<Finetune>(&with(json!({"max_steps": best}))).done();
     assert_eq!(weights(&kept), weights(&until_then));
 
-    let often = interrupted::<Finetune>(&keeping, &[1, 3, 3], || validated("often")).done();
+    // Each second step's request to stop comes before the held-out loss is measured: it is saved that this is due.
+    validated("often").cancelled_after(2).run::<Finetune>(&keeping).error();
+    let saved = fs::read_dir(shop.path("often/checkpoint")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(saved.into_iter().any(|name| name.to_string_lossy().starts_with("step-000000002-")));
+    let often = interrupted::<Finetune>(&keeping, &[1, 3], || validated("often")).done();
     assert_eq!(tree(&kept), tree(&often));
     assert_eq!(shop.metrics("often"), lines);
 
