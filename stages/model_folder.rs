@@ -93,6 +93,14 @@ pub(crate) fn link_others_but(job: &Job, from: &Path, to: &str, but: &[&str]) ->
             "tensor-cache.json",
             "ndarray-cache.json",
             "mlc-chat-config.json",
+            // The same weights, or those of the base, for other programs.
+            ".h5",
+            ".msgpack",
+            ".onnx",
+            ".onnx_data",
+            ".ot",
+            // Of the model that this one was made from.
+            "README.md",
             // Of an adapter, which is not in a model's folder.
             "adapter_config.json",
         ]

@@ -102,7 +102,7 @@ impl Manner {
             tokenizer: &tokenizer,
             chat_template: &marked_chat_template(self.template).unwrap_or_default(),
             add_bos: self.tokenizer.leading() > 0,
-            bos: model.llm.config.bos_token_id,
+            bos: self.tokenizer.bos().or(model.llm.config.bos_token_id),
             eos: self.stop().first().copied().unwrap_or_default(),
             pad: self.pad(),
         })

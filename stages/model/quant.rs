@@ -35,6 +35,11 @@ pub fn check_not_quantized(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the model in `from` is in transformers' Llava layout.
+pub fn is_llava(from: &Path) -> bool {
+    read_json(&from.join("config.json")).is_ok_and(|config| config["model_type"] == "llava")
+}
+
 /// Reads the merged model in `from` and writes it in `q4f16_1` to `to`, with a
 /// `quantization_config` in its `config.json`. Keeps best what `importance` says that matters.
 ///
@@ -47,7 +52,7 @@ pub fn write(from: &Path, importance: &Importance, to: &Path) -> Result<Quantize
     if ConfigFile::read(from)?.kind() != ModelKind::Imp {
         return Err(ModelError::file(&path, "only a merged model can be quantized"));
     }
-    if config["model_type"] == "llava" {
+    if is_llava(from) {
         let message = "a model in transformers' Llava layout can't be quantized: merge it with `format = \"imp\"`";
         return Err(ModelError::file(&path, message));
     }

@@ -6,6 +6,7 @@ mod calibration;
 use calibration::Calibration;
 use imp_model::{
     Imp,
+    config::Family,
     gguf::{self, Mixture},
     layers::Importance,
     mlc, quant, save, weights,
@@ -113,7 +114,7 @@ impl Config {
 
 impl Stage for Quantize {
     const KIND: &'static str = "quantize";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const ABOUT: &'static str = "writes a model with fewer bits per weight, for imp-flow, llama.cpp or MLC";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a merged model, from `merge`"),
@@ -213,8 +214,17 @@ fn unquantized(job: &Job) -> Result<Imp, StageError> {
 }
 
 /// Loads a model that was not quantized, and how it talks, which its file in the format `called` says.
-fn load(job: &Job, called: &str) -> Result<(Imp, Manner), StageError> {
+/// `rounds`: its weights lose digits.
+fn load(job: &Job, called: &str, rounds: bool) -> Result<(Imp, Manner), StageError> {
     let (model, from) = (unquantized(job)?, job.input("model")?);
+    if rounds && model.llm.config.family == Family::Phi && quant::is_llava(from) {
+        return Err(StageError::input(
+            from.join("config.json"),
+            "transformers' Llava layout has the bias of a Phi's output layer in one column of its weights, beside which few bits leave \
+             nothing of the others",
+            "quantize the merge with `format = \"imp\"`",
+        ));
+    }
     let manner = Manner::of(job, &model, from)?.ok_or_else(|| {
         StageError::failed(
             format!("{called} holds the tokenizer and the conversation template of its model, and this one has none"),
@@ -226,7 +236,7 @@ fn load(job: &Job, called: &str) -> Result<(Imp, Manner), StageError> {
 
 /// Writes MLC's shards and `mlc-chat-config.json`, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
 fn write_mlc(job: &Job, importance: &Importance) -> Result<(u64, u64), StageError> {
-    let (model, mut manner) = load(job, "a folder of MLC's")?;
+    let (model, mut manner) = load(job, "a folder of MLC's", true)?;
     manner.add_image_token();
     let out = job.output();
     let written = mlc::write(&model, importance, &out).map_err(|error| model_error(job, &error))?;
@@ -254,7 +264,7 @@ fn write_mlc(job: &Job, importance: &Importance) -> Result<(u64, u64), StageErro
 
 /// Writes the two GGUF files, and beside them what imp-flow needs to read them. Returns bytes and number of weights.
 fn write_gguf(job: &Job, mixture: Mixture, importance: &Importance) -> Result<(u64, u64), StageError> {
-    let (model, manner) = load(job, "a GGUF file")?;
+    let (model, manner) = load(job, "a GGUF file", mixture.rounds())?;
     let written = manner.speech(&model, |speech| {
         gguf::write(&model, speech, mixture, importance, &job.output()).map_err(|error| model_error(job, &error))
     })?;

@@ -106,6 +106,11 @@ impl TextTokenizer {
         self.inner.add_special_tokens(&[AddedToken::from(token, true)]);
     }
 
+    /// The token that it puts before every text, if it does.
+    pub(crate) fn bos(&self) -> Option<u32> {
+        self.bos.and_then(|id| id.try_into().ok())
+    }
+
     /// The number of tokens that it puts before every text: 1 for tokenizers with `<s>`.
     pub(crate) fn leading(&self) -> usize {
         usize::from(self.bos.is_some())

@@ -63,7 +63,7 @@ pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles
 /// # Errors
 /// Names a key that is missing, says otherwise, or may change the network and is not known.
 pub(crate) fn check(folder: &Path, model: &Imp) -> Result<()> {
-    let language = language::settings(&model.llm.config);
+    let language = language::settings(&model.llm.config, model.config.tokenizer_model_max_length);
     compare(&Gguf::open(&folder.join(MODEL))?, names::architecture(model.llm.config.family), &language)?;
     compare(&Gguf::open(&folder.join(MMPROJ))?, "clip", &projector::settings(model))
 }

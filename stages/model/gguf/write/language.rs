@@ -18,13 +18,15 @@ use crate::{
     weights::NamedTensor,
 };
 
-/// What the file says of the network.
-pub(in crate::gguf) fn settings(config: &LanguageConfig) -> Vec<(String, Setting)> {
+/// What the file says of the network. `trained` is the longest sequence that the Imp was trained with: llama.cpp reads no more than the
+/// context that the file names.
+pub(in crate::gguf) fn settings(config: &LanguageConfig, trained: usize) -> Vec<(String, Setting)> {
+    let context = config.max_position_embeddings.max(trained);
     let architecture = names::architecture(config.family);
     let key = |name: &str| format!("{architecture}.{name}");
     let mut all = vec![("general.architecture".to_string(), Setting::Text(architecture))];
     for (name, value) in [
-        ("context_length", config.max_position_embeddings),
+        ("context_length", context),
         ("embedding_length", config.hidden_size),
         ("feed_forward_length", config.intermediate_size),
         ("block_count", config.num_hidden_layers),
@@ -40,7 +42,6 @@ pub(in crate::gguf) fn settings(config: &LanguageConfig) -> Vec<(String, Setting
         all.push((key("attention.value_length"), Setting::Number(config.head_dim)));
     }
     if config.family == Family::Phi3 {
-        let context = config.max_position_embeddings;
         all.push((key("rope.scaling.original_context_length"), Setting::Number(context)));
         // llama.cpp requires it; a window of the whole context changes nothing.
         all.push((key("attention.sliding_window"), Setting::Number(config.sliding_window.unwrap_or(context))));
@@ -52,12 +53,12 @@ pub(in crate::gguf) fn settings(config: &LanguageConfig) -> Vec<(String, Setting
     all
 }
 
-pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, mixture: Mixture, name: &str) {
+pub(super) fn describe(keys: &mut Keys, config: &LanguageConfig, trained: usize, mixture: Mixture, name: &str) {
     keys.text("general.type", "model");
     keys.text("general.name", name);
     keys.number("general.file_type", mixture.number());
     keys.number("general.quantization_version", 2);
-    for (key, setting) in &settings(config) {
+    for (key, setting) in &settings(config, trained) {
         keys.set(key, setting);
     }
 }

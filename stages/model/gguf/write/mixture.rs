@@ -28,6 +28,13 @@ pub enum Mixture {
     Q4_0,
 }
 
+impl Mixture {
+    /// Whether weights lose digits that a float of 16 bits has.
+    pub fn rounds(self) -> bool {
+        !matches!(self, Self::F32 | Self::F16)
+    }
+}
+
 /// What a matrix is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {

@@ -16,8 +16,10 @@ pub use vocabulary::Speech;
 use crate::{
     config::{Encoder, ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
     error::{ModelError, Result},
+    family::Family,
     imp::Imp,
     layers::Importance,
+    tensor::Activation,
 };
 use container::Keys;
 
@@ -50,6 +52,15 @@ pub fn unfit(joined: &ImpConfig, language: &LanguageConfig, tower: &VisionConfig
     if let Some(scaling) = &language.rope_scaling {
         return Some(format!("`rope_scaling` of type `{}` is not written for llama.cpp", scaling.name()));
     }
+    let others = language.family == Family::Phi && language.hidden_act != Activation::GeluTanh;
+    if others || (tower.encoder == Encoder::Siglip && tower.hidden_act != Activation::GeluTanh) {
+        return Some(
+            "llama.cpp's Phi and SigLIP have the activation gelu_pytorch_tanh, and the model has another".into(),
+        );
+    }
+    if language.family == Family::Phi && language.tie_word_embeddings {
+        return Some("llama.cpp's Phi has an output layer of its own, and the model's is its embedding".into());
+    }
     let name = tower.encoder.description().whole.0;
     (tower.encoder != Encoder::Siglip).then(|| {
         format!(
@@ -80,7 +91,8 @@ pub fn write(
     // llama.cpp looks for the family in the name, to read special tokens as Phi-3's tokenizer does.
     let name = if vocabulary::strips_after_special(speech.tokenizer) { "Imp Phi-3" } else { "Imp" };
     let mut keys = Keys::default();
-    language::describe(&mut keys, &model.llm.merged_config(), mixture, name);
+    let trained = model.config.tokenizer_model_max_length;
+    language::describe(&mut keys, &model.llm.merged_config(), trained, mixture, name);
     vocabulary::describe(&mut keys, speech, family, model.llm.config.vocab_size)
         .map_err(|message| ModelError::file(&text, message))?;
     let extra = |file: &Path| {

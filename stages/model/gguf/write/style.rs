@@ -86,8 +86,10 @@ fn byte_level(file: &Value, family: Family) -> Result<Style, String> {
     if !(file["normalizer"].is_null() || composes) {
         return Err(format!("llama.cpp has no normalizer `{}`", file["normalizer"]["type"].as_str().unwrap_or("?")));
     }
-    if file["model"]["ignore_merges"] == true && pre != "llama-bpe" {
-        return Err("llama.cpp does not know `ignore_merges` with its pre-tokenizer".into());
+    // llama.cpp takes words that the vocabulary has as they are with this pre-tokenizer, and with no other.
+    if (file["model"]["ignore_merges"] == true) != (pre == "llama-bpe") {
+        let has = if pre == "llama-bpe" { "has" } else { "does not know" };
+        return Err(format!("llama.cpp {has} `ignore_merges` with this pre-tokenizer (`{pre}`), unlike the tokenizer"));
     }
     Ok(Style { model: "gpt2", pre })
 }
