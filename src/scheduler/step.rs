@@ -178,6 +178,10 @@ async fn make(
     if let Some(lost) = lost {
         return Ok(StepEnd::InputLost(lost));
     }
+    if work.was_being_taken() {
+        // A runner that died has taken some of the output, or all.
+        work.forget_submission()?;
+    }
     let resumed = work.has_checkpoint();
     let start = match step.task.place.is_here() {
         _ if work.is_submitted() => Start::Found,
@@ -347,6 +351,7 @@ fn store_result(
     let work = store.work(key);
     // Keeps garbage collection from deleting objects that no receipt names yet.
     let _guard = store.guard()?;
+    work.begin_taking()?;
     let (output, mended) = store.add_folder(&work.out())?;
     let product = Product {
         output,
@@ -363,7 +368,10 @@ fn store_result(
     };
     let receipt = Receipt::new(provenance, product);
     store.write_receipt(&receipt)?;
-    work.clear()?;
+    if let Err(error) = work.clear() {
+        // Another program may have a file of it open on a network disk. The result is in the store all the same.
+        tracing::warn!("can't remove what the stage worked with: {error}");
+    }
     let (folder, again) = store.tree_folder(output.digest)?.into_parts();
     Ok(Stored { receipt, folder: folder.unwrap_or_default(), mended: mended.into_iter().chain(again).collect() })
 }

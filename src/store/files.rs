@@ -86,6 +86,11 @@ pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
+/// Opens a file that exists to be locked alone: on NFS, that wants one that is open for writing.
+pub(super) fn open_to_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
 /// Creates the parent folder of `path`.
 pub(super) fn make_parent(path: &Path) -> Result<()> {
     let Some(parent) = path.parent() else { return Ok(()) };

@@ -154,9 +154,10 @@ impl Store {
 
 /// Splits `runs`, newest first, into kept runs and runs to delete.
 fn split(runs: Vec<RunRecord>, keep: usize, is_running: impl Fn(&str) -> bool) -> (Vec<RunRecord>, Vec<RunRecord>) {
-    let mut seen = BTreeMap::<String, usize>::new();
+    // Sweeps are counted by themselves, as they are recorded: a run that finds everything as its last record says leaves none.
+    let mut seen = BTreeMap::<(String, bool), usize>::new();
     runs.into_iter().partition(|run| {
-        let count = seen.entry(run.pipeline.clone()).or_default();
+        let count = seen.entry((run.pipeline.clone(), run.sweep)).or_default();
         *count += 1;
         run.name.is_some() || *count <= keep || is_running(&run.id)
     })

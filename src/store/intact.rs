@@ -17,7 +17,7 @@ use super::{
     checked::{Folders, relative},
     error::Result,
     stamp::Stamp,
-    tree::hash_file,
+    tree::differs,
 };
 
 /// How much to believe of a file that is a link to its object.
@@ -124,10 +124,7 @@ impl Store {
             Depth::Links if is_linked() => return Content::Linked,
             Depth::Read | Depth::Links | Depth::Content => {}
         }
-        match hash_file(&folder.join(&file.path)) {
-            Ok((digest, _)) if digest == file.digest => Content::Right,
-            _ => Content::Wrong,
-        }
+        if differs(&folder.join(&file.path), file.digest) { Content::Wrong } else { Content::Right }
     }
 
     /// Notes that a tree was found intact.

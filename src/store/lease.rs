@@ -7,14 +7,14 @@
 use std::{
     collections::HashSet,
     fs::{File, TryLockError},
-    io::Read,
+    io::{self, Read},
     path::PathBuf,
 };
 
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{entries, open_lock},
+    files::{entries, open_lock, open_to_lock},
     lock::is_at,
 };
 
@@ -77,7 +77,11 @@ impl Store {
     pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
         let mut keys = HashSet::new();
         for path in entries(&self.root.join("live"))? {
-            let Ok(file) = File::open(&path) else { continue };
+            let file = match open_to_lock(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // Whoever it is needs what it names.
+                opened => opened.map_err(StoreError::io(&path))?,
+            };
             match file.try_lock() {
                 Ok(()) => drop(disk::remove_file(&path)),
                 Err(TryLockError::WouldBlock) => {

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{open_lock, remove_all},
+    files::{open_lock, open_to_lock, remove_all},
     stamp::Stamp,
 };
 
@@ -47,7 +47,7 @@ impl Store {
         for (path, _) in self.named_by_digest("locks", 0)? {
             // Whoever opened the file meanwhile sees that it is gone once it has the lock.
             let is_free = |file: &File| file.try_lock().is_ok() && is_at(file, &path);
-            if !dry_run && File::open(&path).is_ok_and(|file| is_free(&file) && remove_all(&path).is_err()) {
+            if !dry_run && open_to_lock(&path).is_ok_and(|file| is_free(&file) && remove_all(&path).is_err()) {
                 tracing::debug!("could not remove {}", path.display());
             }
         }

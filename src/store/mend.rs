@@ -12,7 +12,7 @@ use super::{
     error::{Result, StoreError},
     files::{open_lock, remove_all},
     intact::{Depth, Flaw},
-    tree::hash_file,
+    tree::differs,
 };
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ impl Store {
 
     /// Whether an object has the content that its name says.
     pub(super) fn is_whole(&self, digest: Digest) -> bool {
-        hash_file(&self.object(digest)).is_ok_and(|(content, _)| content == digest)
+        !differs(&self.object(digest), digest)
     }
 
     pub(super) fn put_right(
@@ -239,7 +239,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             moved => moved.map_err(StoreError::io(&object))?,
         }
-        if hash_file(&taken).is_ok_and(|(content, _)| content == digest) {
+        if !differs(&taken, digest) {
             return disk::rename(&taken, &object).map_err(StoreError::io(&object));
         }
         remove_all(&taken)

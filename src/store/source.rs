@@ -41,9 +41,8 @@ fn fault(path: PathBuf, error: &io::Error) -> StoreError {
 
 fn digest_of(path: &Path, index: &Index) -> Result<Digest> {
     if path.is_dir() {
-        let mut files = tree::list(path)?
+        let mut files = tree::list_but(path, is_clutter)?
             .into_iter()
-            .filter(|relative| !is_clutter(Path::new(relative)))
             .map(|relative| {
                 let (digest, size) = file(&path.join(&relative), index)?;
                 Ok(TreeFile { path: relative, size, digest })

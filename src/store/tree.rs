@@ -89,11 +89,33 @@ impl Tree {
     }
 }
 
+/// Whether a file has other content than this. One that this process can't open has not, as far as it knows: others may read it.
+pub(super) fn differs(path: &Path, digest: Digest) -> bool {
+    use rustix::io::Errno;
+    match hash_file(path) {
+        Ok((content, _)) => content != digest,
+        Err(StoreError::Io { source, .. }) => ![Errno::ACCESS, Errno::PERM, Errno::MFILE, Errno::NFILE, Errno::STALE]
+            .iter()
+            .any(|errno| source.raw_os_error() == Some(errno.raw_os_error())),
+        Err(_) => true,
+    }
+}
+
 /// The relative paths of all files below `folder`. Links are followed, so a folder of links is valid data.
 pub(super) fn list(folder: &Path) -> Result<Vec<String>> {
+    list_but(folder, |_| false)
+}
+
+/// [`list`] without the files and folders that are `left_out`, by their relative paths. They are not looked at.
+pub(super) fn list_but(folder: &Path, left_out: impl Fn(&Path) -> bool) -> Result<Vec<String>> {
+    let is_left_out = |path: &Path| path.strip_prefix(folder).is_ok_and(&left_out);
     let refused = |path: &Path, what: &str| StoreError::Refused { path: path.to_path_buf(), what: what.into() };
     let mut files = Vec::new();
-    for entry in walkdir::WalkDir::new(folder).follow_links(true) {
+    let entries = walkdir::WalkDir::new(folder).follow_links(true).into_iter();
+    for entry in entries.filter_entry(|entry| !is_left_out(entry.path())) {
+        if entry.as_ref().is_err_and(|error| error.path().is_some_and(is_left_out)) {
+            continue;
+        }
         let entry = entry.map_err(|error| {
             let path = error.path().unwrap_or(folder).to_path_buf();
             match error.loop_ancestor() {
@@ -147,6 +169,24 @@ mod tests {
     use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt};
 
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_not_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path(".git")).unwrap();
+        for name in ["a", ".git/config"] {
+            fs::write(path(name), "x").unwrap();
+        }
+        // As an editor leaves it, and a socket in a repository.
+        std::os::unix::fs::symlink("me@host.1", path(".#a")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path(".git/socket")).unwrap();
+        assert!(list(folder.path()).is_err());
+        assert_eq!(
+            list_but(folder.path(), |relative| relative.starts_with(".git") || relative == Path::new(".#a")).unwrap(),
+            ["a"]
+        );
+    }
 
     #[test]
     fn a_listing_is_read_as_it_was_written() {

@@ -25,6 +25,8 @@ const FAILURE: &str = "failure";
 const PROGRESS: &str = "progress.json";
 const STATE: &str = "state";
 const SESSIONS: &str = "sessions.json";
+/// There while a runner takes the output.
+const TAKING: &str = "taking";
 /// Of a stage that was sent to another machine, and goes on there whether or not its runner does. Who runs it writes the file and
 /// knows what is in it; the store keeps everything that such a stage needs.
 pub(crate) const SUBMISSION: &str = "submission.json";
@@ -266,8 +268,26 @@ impl Work {
         if self.is_outdated(until) { self.clear() } else { Ok(()) }
     }
 
+    /// Notes that the output is about to be taken from the folder: from now on it may lack something.
+    pub(crate) fn begin_taking(&self) -> Result<()> {
+        let path = self.path.join(TAKING);
+        std::fs::write(&path, "").map_err(StoreError::io(&path))
+    }
+
+    /// Whether a runner has begun to take the output, and has not come to the end.
+    pub(crate) fn was_being_taken(&self) -> bool {
+        self.path.join(TAKING).is_file()
+    }
+
+    /// Forgets what was sent to another machine and has ended: the stage begins again, from its checkpoint.
+    pub(crate) fn forget_submission(&self) -> Result<()> {
+        [SUBMISSION, TAKING].iter().try_for_each(|name| remove_all(&self.path.join(name)))
+    }
+
     /// Removes the folder once its stage is done.
     pub(crate) fn clear(&self) -> Result<()> {
+        // First what would be taken for the job of an unfinished stage.
+        remove_all(&self.path.join(SUBMISSION))?;
         remove_all(&self.path)
     }
 }

@@ -52,6 +52,9 @@ struct Line {
     #[serde(default)]
     prompt: Option<String>,
     text: String,
+    /// Whether what LLaVA's script adds to the question is not in the text.
+    #[serde(skip)]
+    is_bare: bool,
 }
 
 /// A record of LLaVA's question file for `ScienceQA`, an array of conversations.
@@ -70,7 +73,8 @@ impl Conversation {
     /// The question, without the image's token: images always come first, whatever the text says.
     fn line(self) -> Line {
         let question = self.conversations.into_iter().next().map(|turn| turn.value).unwrap_or_default();
-        Line { question_id: self.id, prompt: None, text: question.replace(IMAGE_TEXT, "").trim().into() }
+        let text = question.replace(IMAGE_TEXT, "").trim().into();
+        Line { question_id: self.id, prompt: None, text, is_bare: true }
     }
 }
 
@@ -160,15 +164,18 @@ pub(super) fn read(texts: &[Text], questions: &[Question]) -> Result<Vec<String>
     }
 }
 
-/// Replaces the questions' prompts by those of a question file in LLaVA's format.
+/// Replaces the questions' prompts by those of a question file in LLaVA's format. `suffix` is added where LLaVA's script adds it.
 ///
 /// # Errors
 /// Names a question that the file lacks.
-pub(super) fn reword(questions: &mut [Question], text: &Text) -> Result<(), StageError> {
+pub(super) fn reword(questions: &mut [Question], text: &Text, suffix: &str) -> Result<(), StageError> {
     let mut matched = Matched::read(std::slice::from_ref(text))?;
     for question in questions {
         let line = matched.take(question).ok_or_else(|| text.error(format!("question {} is missing", question.id)))?;
         question.prompt = line.text;
+        if line.is_bare && !question.prompt.ends_with(suffix.trim()) {
+            question.prompt.push_str(suffix);
+        }
     }
     Ok(())
 }
@@ -233,14 +240,14 @@ mod tests {
             r#"{"question_id": "b", "image": "x", "text": "What is that?"}"#,
         ];
         let mut asked = questions();
-        reword(&mut asked, &text(&lines)).unwrap();
+        reword(&mut asked, &text(&lines), "\nBe short.").unwrap();
         let prompts: Vec<&str> = asked.iter().map(|question| question.prompt.as_str()).collect();
         assert_eq!(prompts, ["Is it red?\nAnswer yes or no.", "Is it blue?\nAnswer yes or no.", "What is that?"]);
         let conversations =
             r#"[{"id": "b", "conversations": [{"from": "human", "value": "<image>\nWell?"}], "image": "x"}]"#;
-        reword(&mut asked[2..], &text(&[conversations])).unwrap();
-        assert_eq!(asked[2].prompt, "Well?");
-        let error = reword(&mut questions(), &text(&lines[..2])).unwrap_err();
+        reword(&mut asked[2..], &text(&[conversations]), "\nBe short.").unwrap();
+        assert_eq!(asked[2].prompt, "Well?\nBe short.", "LLaVA's script adds it to this file, and to no other");
+        let error = reword(&mut questions(), &text(&lines[..2]), "").unwrap_err();
         assert_eq!(error.to_string(), "llava.jsonl: question b is missing");
     }
 }

@@ -11,7 +11,7 @@ use super::{
     question::{Benchmark, Id, Image, Mark, Question, Scores, duplicate, duplicate_id},
     vqa_text::normalize,
 };
-use crate::{Job, StageError};
+use crate::{Job, StageError, contract::paths::stays_inside};
 
 const FORMAT: &str =
     "write one JSON object per line with `question_id`, `text`, `answer` and, if there is one, `image`";
@@ -49,7 +49,7 @@ impl<'de> Deserialize<'de> for References {
     }
 }
 
-/// The questions with their right answers, normalised.
+/// The questions with their right answers.
 pub(super) struct Custom {
     questions: Vec<Question>,
     right: Vec<Vec<String>>,
@@ -82,7 +82,13 @@ impl Custom {
                 )
                 .at_line(number));
             }
-            custom.right.push(right.iter().map(|answer| normalize(answer)).collect());
+            if let Some(image) = line.image.as_ref().filter(|image| !stays_inside(image)) {
+                let message = format!("the image {} lies outside the stage's input", image.escape_debug());
+                let help =
+                    "give images by their paths in the data's folder: what lies elsewhere could change unnoticed";
+                return Err(StageError::input(&text.named, message, help).at_line(number));
+            }
+            custom.right.push(right);
             custom.questions.push(Question {
                 id: line.question_id,
                 image: line.image.map(|image| Image::File(images.find(&[&image]))),
@@ -102,6 +108,22 @@ fn with_format(error: StageError) -> StageError {
     }
 }
 
+/// Whether an answer is one of the right ones: the same text, or the same after VQA's normalisation. That drops articles, which may be
+/// the whole answer (`A`), and signs, which may be what matters (`-5`).
+fn is_right(answer: &str, right: &[String]) -> bool {
+    let plain = |text: &str| text.trim().trim_end_matches('.').to_lowercase();
+    let signs = |text: &str| {
+        let next = text.chars().skip(1);
+        let is_sign = |(sign, next): &(char, char)| "-+<>=".contains(*sign) && next.is_ascii_digit();
+        text.chars().zip(next).filter(is_sign).map(|(sign, _)| sign).collect::<String>()
+    };
+    let (own, normal) = (plain(answer), normalize(answer));
+    right.iter().any(|right| {
+        (!own.is_empty() && own == plain(right))
+            || (!normal.is_empty() && normal == normalize(right) && signs(answer) == signs(right))
+    })
+}
+
 impl Benchmark for Custom {
     fn questions(&self) -> &[Question] {
         &self.questions
@@ -109,13 +131,13 @@ impl Benchmark for Custom {
 
     fn mark(&self, question: usize, answer: &str) -> Mark {
         let right = &self.right[question];
-        Mark::of_given(right.iter().map(String::as_str), one_if(right.contains(&normalize(answer))))
+        Mark::of_given(right.iter().map(String::as_str), one_if(is_right(answer, right)))
     }
 
     fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
         let (mut all, mut by_category) = (Vec::new(), Means::default());
         for ((question, right), answer) in self.questions.iter().zip(&self.right).zip(answers) {
-            let score = one_if(right.contains(&normalize(answer)));
+            let score = one_if(is_right(answer, right));
             all.push(score);
             by_category.add(&question.category, score);
         }
@@ -160,7 +182,37 @@ mod tests {
             r#"{"question_id": "2", "text": "How many?", "answer": [4, "four", 4.5]}"#,
         ];
         for custom in [parsed(&lines).unwrap(), parsed(&["[", lines[0], ",", lines[1], "]"]).unwrap()] {
-            assert_eq!(custom.right, [vec!["3".to_string()], vec!["4".into(), "4".into(), "4.5".into()]]);
+            assert_eq!(custom.right, [vec!["3".to_string()], vec!["4".into(), "four".into(), "4.5".into()]]);
+        }
+    }
+
+    #[test]
+    fn articles_and_signs_are_what_some_answers_consist_of() {
+        for (answer, right, is) in [
+            ("A", "A", true),
+            ("a.", "A", true),
+            ("", "A", false),
+            (".", "A", false),
+            ("the", "A", false),
+            ("B", "A", false),
+            ("-5", "-5", true),
+            ("5", "-5", false),
+            ("-5", "5", false),
+            ("It's -5", "It's -5", true),
+            (">5", "<5", false),
+            ("An apple!", "apple", true),
+            ("T-shirt", "t shirt", true),
+        ] {
+            assert_eq!(is_right(answer, &[right.to_string()]), is, "{answer:?} for {right:?}");
+        }
+    }
+
+    #[test]
+    fn images_lie_in_the_data() {
+        for image in ["/data/1.png", "../1.png", "a/../../1.png"] {
+            let line = json!({"question_id": 1, "text": "?", "answer": "x", "image": image}).to_string();
+            let error = parsed(&[&line]).err().unwrap().to_string();
+            assert!(error.contains("file:1") && error.contains("lies outside"), "{error}");
         }
     }
 

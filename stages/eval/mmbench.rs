@@ -2,7 +2,10 @@
 //! rotated; circular evaluation counts it as right only if all rotations are. Scored like `VLMEvalKit` without a model that
 //! interprets answers, which is the first step of the benchmark's server. Independent of other benchmarks.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -69,10 +72,16 @@ impl MmBench {
         let mut table =
             Table { columns: &columns, text, images: HashMap::new(), by_index: by_index(&columns, &records) };
         let mut all = Self { questions: Vec::new(), rows: Vec::new(), columns: Vec::new() };
+        // The limit is one of questions, each with all of its rotations.
+        let place = columns.iter().position(|column| column == "index");
+        let base = |record: &csv::StringRecord| Some(record.get(place?)?.trim().parse::<u64>().ok()? % ROTATION);
+        let mut asked = HashSet::new();
         for record in &records {
-            if config.limit > 0 && all.rows.len() == config.limit {
-                break;
+            let base = base(record);
+            if config.limit > 0 && asked.len() == config.limit && !asked.contains(&base) {
+                continue;
             }
+            asked.insert(base);
             let (row, question) = table.row(record, config)?;
             all.rows.push(row);
             all.questions.push(question);
@@ -192,7 +201,7 @@ impl Benchmark for MmBench {
         Mark::new(format!("{right}. {option}"), one_if(chosen(answer, &row.options) == Some(right)))
     }
 
-    fn score(&self, answers: &[String], _job: &Job) -> Result<Scores, StageError> {
+    fn score(&self, answers: &[String], job: &Job) -> Result<Scores, StageError> {
         if self.rows.iter().any(|row| row.answer.is_none()) {
             return Ok(Scores::default());
         }
@@ -211,7 +220,12 @@ impl Benchmark for MmBench {
             circular.add(row, all_rotations[&row.index]);
             vanilla.add(row, right[&row.index]);
         }
-        let figures = vec![("circular".into(), percent(&circular.all)), ("vanilla".into(), percent(&vanilla.all))];
+        let vanilla_figure = ("vanilla".into(), percent(&vanilla.all));
+        if self.rows.iter().all(|row| row.index < ROTATION) {
+            job.caution("the questions have no rotations of their options, so there is no circular score");
+            return Ok(Scores { figures: vec![vanilla_figure], detail: json!({"vanilla": vanilla.json()}) });
+        }
+        let figures = vec![("circular".into(), percent(&circular.all)), vanilla_figure];
         Ok(Scores { figures, detail: json!({"circular": circular.json(), "vanilla": vanilla.json()}) })
     }
 
@@ -252,6 +266,27 @@ mod tests {
         assert_eq!(circular["l2-category"], coarse);
         assert_eq!(circular["category"]["spatial_relationship"], 0.0);
         assert_eq!(circular["category"]["action_recognition"], 100.0);
+    }
+
+    #[test]
+    fn a_limit_counts_questions_and_without_rotations_there_is_no_circular_score() {
+        let text = fixture_text("mmbench/mmbench_dev_20230712.tsv");
+        let base = |mmbench: &MmBench| mmbench.rows.iter().map(|row| row.index % ROTATION).collect::<HashSet<_>>();
+        let all = parsed(&text).unwrap();
+        let some = MmBench::parse(&text, &EvalConfig { limit: 2, ..config("mmbench") }).unwrap();
+        let kept = base(&some);
+        assert_eq!(kept.len(), 2);
+        let rows = all.rows.iter().filter(|row| kept.contains(&(row.index % ROTATION)));
+        assert_eq!(rows.count(), some.rows.len(), "all rotations of a question");
+
+        let mut vanilla = all;
+        let keep: Vec<bool> = vanilla.rows.iter().map(|row| row.index < ROTATION).collect();
+        let mut flags = keep.iter();
+        vanilla.questions.retain(|_| *flags.next().unwrap());
+        vanilla.rows.retain(|row| row.index < ROTATION);
+        let answers = vec!["A".to_string(); vanilla.rows.len()];
+        let figures = score_of(&vanilla, &answers).figures;
+        assert_eq!(figures.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["vanilla"]);
     }
 
     #[test]

@@ -82,7 +82,7 @@ const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 16;
+    const VERSION: u32 = 17;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input::optional(MODEL, "an Imp model: merged, quantized, or directly from a training stage"),
@@ -196,7 +196,8 @@ impl Stage for Eval {
         let benchmark = config.benchmark.read(&files)?;
         let mut questions = benchmark.questions().to_vec();
         if let Some(name) = &config.prompts {
-            answers::reword(&mut questions, &files.named_by("prompts", name)?)?;
+            let suffix = config.prompt_suffix.as_deref().unwrap_or_default();
+            answers::reword(&mut questions, &files.named_by("prompts", name)?, suffix)?;
         }
         let given: Vec<&Path> = job.inputs(ANSWERS).collect();
         let answers = if given.is_empty() {

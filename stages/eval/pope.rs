@@ -22,6 +22,8 @@ pub(super) struct Pope {
     questions: Vec<Question>,
     /// Whether the right answer is yes.
     labels: Vec<bool>,
+    /// How many questions the sets have that were added, whatever the limit.
+    numbered: u64,
 }
 
 /// A line of POPE's files.
@@ -69,9 +71,12 @@ impl Pope {
         if lines.is_empty() {
             return Err(text.error("there are no questions"));
         }
+        // Whatever the limit, so that a file of prompts for all questions means the same ones.
+        let before = self.numbered;
+        self.numbered += lines.len() as u64;
         let count = config.limited(lines.len());
-        for (_, line) in lines.into_iter().take(count) {
-            let id = Id::Number(self.questions.len() as u64 + 1);
+        for (number, (_, line)) in (before + 1..).zip(lines).take(count) {
+            let id = Id::Number(number);
             let question = Question::new(id, images.find(&[&line.image]), config.prompt(&line.text));
             self.questions.push(Question { category: category.into(), ..question });
             self.labels.push(line.label == Label::Yes);
@@ -202,6 +207,23 @@ mod tests {
         }
         let answers = answers_of(&pope, &format!("pope/{answers}"));
         score_of(&pope, &answers)
+    }
+
+    /// A file of prompts has the ids of all questions.
+    #[test]
+    fn ids_do_not_depend_on_the_limit() {
+        let (mut all, mut some) = (Pope::default(), Pope::default());
+        let limited = EvalConfig { limit: 1, ..config("pope") };
+        for category in CATEGORIES {
+            let text = fixture_text(&format!("pope/coco_pope_{category}.json"));
+            all.add(category, &text, &Images::in_folder("images"), &config("pope")).unwrap();
+            some.add(category, &text, &Images::in_folder("images"), &limited).unwrap();
+        }
+        assert_eq!(some.questions.len(), CATEGORIES.len());
+        for question in &some.questions {
+            let same = all.questions.iter().find(|other| other.id == question.id).unwrap();
+            assert_eq!((&same.category, &same.prompt), (&question.category, &question.prompt));
+        }
     }
 
     #[test]

@@ -133,6 +133,23 @@ fn gc_keeps_what_recent_and_named_runs_use() {
     }
 }
 
+/// A run that only finds what its last record says leaves no record: sweeps between must not push that one out.
+#[test]
+fn gc_keeps_the_last_run_however_many_sweeps_came_after_it() {
+    let space = Space::new();
+    space.write("p.toml", chain("p", "a"));
+    space.succeed(&["run", "p.toml"]);
+    sleep(Duration::from_millis(1100));
+    for number in 0..3 {
+        let points = format!("stages.a.text=x{number},y{number}");
+        space.succeed(&["sweep", "p.toml", "--set", &points]);
+    }
+    space.succeed(&["run", "p.toml"]);
+    space.succeed(&["cache", "gc", "--keep", "1"]);
+    let status = space.succeed(&["status", "p.toml"]).stdout;
+    assert!(status.contains("3 of 3 cached"), "{status}");
+}
+
 #[test]
 fn gc_keeps_what_a_current_run_uses() {
     let space = Space::new();

@@ -126,6 +126,23 @@ fn a_job_that_slurm_has_lost_is_followed_while_it_works() {
 }
 
 #[test]
+fn a_result_of_which_a_runner_had_taken_a_part_is_made_again() {
+    let cluster = Cluster::with_steps(10);
+    let mut runner = cluster.start(&["run", "p.toml"]);
+    cluster.wait_for_progress();
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    wait_for("the end", || cluster.fake("1.state").filter(|state| state.starts_with("COMPLETED")));
+    // As a runner leaves it that dies while it takes the result.
+    let work = cluster.work();
+    fs::write(work.join("taking"), "").unwrap();
+    fs::remove_dir_all(work.join("out")).unwrap();
+    cluster.succeed(&["run", "p.toml"]);
+    assert_eq!(cluster.jobs(), 2);
+    cluster.succeed(&["cache", "verify"]);
+}
+
+#[test]
 fn one_partition_of_several_may_still_take_a_job() {
     let cluster = Cluster::with_steps(1);
     cluster.space.write("fake/partitions", "long,short");

@@ -24,7 +24,7 @@ impl Run<'_, '_> {
                 self.resolve(stages)?;
             }
             StepEnd::InputLost(tree) => self.input_lost(stage, tree)?,
-            StepEnd::Ran(receipt, _) if self.changed_sources(stage, &receipt.manifest)? => {
+            StepEnd::Ran(receipt, _) if self.changed_sources(stage, &receipt.manifest) => {
                 self.planner.store.remove_receipt(receipt.key())?;
                 let message = "its source changed while it was being read".to_string();
                 let help = Some("run the same command again".to_string());
@@ -87,13 +87,12 @@ impl Run<'_, '_> {
         self.resolve(next)
     }
 
-    /// Whether the user's files have changed since the key of the stage was computed.
-    fn changed_sources(&self, stage: usize, manifest: &Manifest) -> Result<bool, StoreError> {
-        for (name, path) in &self.planner.pipeline.stages[stage].sources {
-            if manifest.sources.get(name) != Some(&source_digest(path, self.planner.index)?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// Whether the user's files have changed since the key of the stage was computed. What can't be read any more has.
+    fn changed_sources(&self, stage: usize, manifest: &Manifest) -> bool {
+        let mut sources = self.planner.pipeline.stages[stage].sources.iter();
+        sources.any(|(name, path)| {
+            let found = source_digest(path, self.planner.index).ok();
+            found.is_none() || manifest.sources.get(name) != found.as_ref()
+        })
     }
 }

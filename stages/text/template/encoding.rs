@@ -69,7 +69,9 @@ impl Template {
 fn images_first(turns: &[Turn], images: usize) -> Vec<Turn> {
     let moved = |turn: &Turn| {
         let mut turn = turn.clone();
-        let count = turn.value.matches(IMAGE_TEXT).count().min(images);
+        let found = turn.value.matches(IMAGE_TEXT).count();
+        // As the reference does. Of several images, one token too many says that an image is missing.
+        let count = if images > 1 { found } else { found.min(images) };
         if count > 0 {
             let words = strip(&turn.value.replace(IMAGE_TEXT, "")).to_string();
             turn.value = strip(&format!("{}{words}", format!("{IMAGE_TEXT}\n").repeat(count))).to_string();
