@@ -4,6 +4,7 @@
 mod ending;
 mod exchange;
 mod outlook;
+mod work;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,7 +16,7 @@ use imp_stages::contract::{
     event::Event,
     job::{InputFolder, JobSpec},
 };
-use tokio::{sync::mpsc, task::JoinSet, time::MissedTickBehavior};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     MissReason, Planner, RunEvent, SchedulerError, Selection, StageEnd, Summary,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     artifacts::Artifacts,
-    executor::{Executors, StopSignal, Task},
+    executor::{Executors, Task},
     machine::{Allocation, Machine},
     remote::Remote,
     store::{Digest, Lease, Manifest, Provenance, StoreError},
@@ -117,33 +118,9 @@ pub(crate) async fn run(
     run.resolve(run.planner.graph.order().to_vec())?;
     run.stop.listen()?;
     run.resume_sending()?;
-    let mut tick = tokio::time::interval(outlook::INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        run.ask_for_ready();
-        run.start_ready()?;
-        tokio::select! {
-            biased;
-            () = run.stop.requested() => {
-                let at_once = run.stop.escalate() == StopSignal::Kill;
-                (run.report)(&RunEvent::Stopping { at_once });
-            }
-            Some((stage, event)) = received.recv() => run.on_event(stage, event),
-            ended = run.steps.join_next() => match ended {
-                Some(ended) => {
-                    let (stage, end) = ended?;
-                    // Events that were sent before the end are reported before it.
-                    while let Ok((stage, event)) = received.try_recv() {
-                        run.on_event(stage, event);
-                    }
-                    run.on_end(stage, end)?;
-                    tick.reset_immediately();
-                }
-                None => break,
-            },
-            sent = exchange::next_sent(&mut run.supply) => run.on_sent(&sent),
-            _ = tick.tick() => run.report_outlook(),
-        }
+    if let Err(error) = run.work(&mut received).await {
+        run.wind_down().await;
+        return Err(error);
     }
     run.finish_sending().await;
     Ok(run.summary(start.elapsed()))

@@ -90,6 +90,17 @@ impl Stop {
         next
     }
 
+    /// Has running stages do what they do when only this run ends.
+    pub(super) fn leave(&self) {
+        self.state.send_if_modified(|state| {
+            let is_first = *state == StopSignal::None;
+            if is_first {
+                *state = StopSignal::Leave;
+            }
+            is_first
+        });
+    }
+
     /// Whether a stop was requested.
     pub(super) fn is_requested(&self) -> bool {
         *self.state.borrow() != StopSignal::None

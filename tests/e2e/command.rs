@@ -1,6 +1,11 @@
 //! A program of the user's own as a stage.
 
-use crate::support::{Space, ran};
+use std::process::Stdio;
+
+use crate::{
+    interrupt::wait_for,
+    support::{Space, ran},
+};
 
 const PIPELINE: &str = r#"
 name = "p"
@@ -70,4 +75,38 @@ fn what_is_wrong_with_the_result_of_a_command_is_named_where_it_lies() {
     );
     let told = space.run(&["run", "p.toml"]).stderr;
     assert!(told.contains("artifacts/p/x/config.json"), "{told}");
+}
+
+#[test]
+fn a_source_that_a_stage_has_taken_away_is_no_cache_hit() {
+    let space = space();
+    let script = "rm \"$0\"; cp \"$1/lines\" kept\n";
+    space.write("filter.sh", script);
+    let output = space.run(&["run", "p.toml"]);
+    assert_eq!(output.code, Some(1));
+    assert!(output.stderr.contains("stage `filter`: its source changed while it was being read"), "{}", output.stderr);
+    space.write("filter.sh", script);
+    assert!(space.succeed(&["plan", "p.toml"]).stdout.contains("run     filter"));
+}
+
+/// A source that is gone when its stage's turn comes ends the run, but not the work of others.
+#[test]
+fn what_still_runs_is_saved_if_the_run_cannot_go_on() {
+    let space = Space::new();
+    space.write(
+        "p.toml",
+        "name = \"p\"\n[stages.gate]\nkind = \"synthetic\"\nsteps = 20\nstep_ms = 100\n\
+         [stages.long]\nkind = \"synthetic\"\nsteps = 600\nstep_ms = 100\n\
+         [stages.script]\nkind = \"command\"\ninputs = \"gate\"\ncommand = [\"sh\", \"x.sh\"]\nfiles = [\"x.sh\"]\n",
+    );
+    space.write("x.sh", "true\n");
+    let run = space.command(&["run", "p.toml"]).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for("steps", || (space.run(&["status", "p.toml"]).stdout.matches(" steps").count() == 2).then_some(()));
+    std::fs::remove_file(space.path("x.sh")).unwrap();
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("x.sh"), "{said}");
+    space.write("x.sh", "true\n");
+    let status = space.succeed(&["status", "p.toml"]).stdout;
+    assert!(status.contains("stopped   long    resumes from its checkpoint"), "{status}");
 }
