@@ -231,6 +231,13 @@ fn load(job: &Job, called: &str, rounds: bool) -> Result<(Imp, Manner), StageErr
             "give a model that was finetuned on conversations",
         )
     })?;
+    let trained = model.config.tokenizer_model_max_length;
+    if let Some(window) = model.llm.config.sliding_window.filter(|window| *window < trained) {
+        job.caution(format!(
+            "each position of this model sees the {window} before it, and who reads {called} has it see all: what is longer is answered in \
+             another way than in `eval`"
+        ));
+    }
     Ok((model, manner))
 }
 
