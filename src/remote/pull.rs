@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use super::{
@@ -19,6 +20,8 @@ const MOST_BREAKS: u32 = 3;
 const WORTH: u64 = 64 << 10;
 /// Garbage collection may take away what has just arrived.
 const ROUNDS: usize = 3;
+/// How often it is looked whether there is room now.
+const A_WHILE: Duration = Duration::from_millis(200);
 /// What stays free on the disk, in bytes.
 const RESERVE: u64 = 64 << 20;
 
@@ -68,7 +71,7 @@ impl Remote {
         let mut missing = offer.missing.clone();
         begun(offer.bytes());
         meter.total.fetch_add(offer.bytes(), Relaxed);
-        let room = Room::take(&self.arriving, store, offer.bytes())?;
+        let room = self.wait_for_room(store, offer.bytes(), meter)?;
         let (mut bytes, mut objects) = (0, 0);
         for _ in 0..ROUNDS {
             let before = meter.done.load(Relaxed);
@@ -82,6 +85,20 @@ impl Remote {
             missing = lacking(store, &offer.receipt, &offer.files);
         }
         Err(Trouble::Result("what arrived was removed again".into()))
+    }
+
+    /// Waits while others that arrive may leave too little room.
+    fn wait_for_room(&self, store: &Store, bytes: u64, meter: &Meter) -> Result<Room<'_>, Trouble> {
+        let _here = meter.here();
+        loop {
+            if let Some(room) = Room::take(&self.arriving, store, bytes)? {
+                return Ok(room);
+            }
+            if self.stop.load(Relaxed) {
+                return Err(Trouble::Stopped);
+            }
+            std::thread::sleep(A_WHILE);
+        }
     }
 
     /// What the remote cache has under a key, and what of it is missing here. Changes nothing.
@@ -209,16 +226,17 @@ struct Room<'a> {
 }
 
 impl<'a> Room<'a> {
-    /// Refuses what the disk has no room for, before anything of it is fetched.
-    fn take(all: &'a AtomicU64, store: &Store, bytes: u64) -> Result<Self, Trouble> {
+    /// Refuses what the disk has no room for, before anything of it is fetched. `None` if that depends on what others need.
+    fn take(all: &'a AtomicU64, store: &Store, bytes: u64) -> Result<Option<Self>, Trouble> {
         let others = all.fetch_add(bytes, Relaxed);
         let room = Self { all, left: AtomicU64::new(bytes) };
-        match store.room().map(|free| free.saturating_sub(others)) {
-            Some(free) if bytes.saturating_add(RESERVE) > free => {
-                Err(Trouble::Result(format!("it needs {bytes} bytes, and the disk of the cache has {free} free")))
-            }
-            _ => Ok(room),
+        let Some(free) = store.room() else { return Ok(Some(room)) };
+        let wanted = bytes.saturating_add(RESERVE);
+        if wanted > free {
+            let message = format!("it needs {bytes} bytes, and the disk of the cache has {free} free");
+            return Err(Trouble::Result(message));
         }
+        Ok((wanted <= free.saturating_sub(others)).then_some(room))
     }
 
     /// Notes that so many bytes are on the disk.
@@ -245,14 +263,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let (all, half) = (AtomicU64::new(0), store.room().unwrap() / 2 + RESERVE);
-        let first = Room::take(&all, &store, half).unwrap();
-        let error = Room::take(&all, &store, half).err().unwrap().to_string();
-        assert!(error.contains(&format!("it needs {half} bytes")), "{error}");
+        let first = Room::take(&all, &store, half).unwrap().unwrap();
+        assert!(Room::take(&all, &store, half).unwrap().is_none(), "it waits");
+        let error = Room::take(&all, &store, 3 * half).err().unwrap().to_string();
+        assert!(error.contains(&format!("it needs {} bytes", 3 * half)), "{error}");
         // What has arrived is no longer free anyway.
         first.arrived(half - 10);
         first.arrived(5);
         assert_eq!(all.load(Relaxed), 5);
-        drop(Room::take(&all, &store, half).unwrap());
+        drop(Room::take(&all, &store, half).unwrap().unwrap());
         drop(first);
         assert_eq!(all.into_inner(), 0);
     }

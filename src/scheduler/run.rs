@@ -119,7 +119,7 @@ pub(crate) async fn run(
     run.stop.listen()?;
     run.resume_sending()?;
     if let Err(error) = run.work(&mut received).await {
-        run.wind_down().await;
+        run.wind_down(&mut received).await;
         return Err(error);
     }
     run.finish_sending().await;

@@ -90,15 +90,15 @@ impl Stop {
         next
     }
 
-    /// Has running stages do what they do when only this run ends.
-    pub(super) fn leave(&self) {
+    /// Has running stages do what they do when only this run ends. False if they were told to stop before.
+    pub(super) fn leave(&self) -> bool {
         self.state.send_if_modified(|state| {
             let is_first = *state == StopSignal::None;
             if is_first {
                 *state = StopSignal::Leave;
             }
             is_first
-        });
+        })
     }
 
     /// Whether a stop was requested.

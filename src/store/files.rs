@@ -88,7 +88,11 @@ pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
 
 /// Opens a file that exists to be locked alone: on NFS, that wants one that is open for writing.
 pub(super) fn open_to_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).open(path)
+    match OpenOptions::new().read(true).write(true).open(path) {
+        // That of another member of a group. Elsewhere, reading is enough.
+        Err(error) if is_read_only(&error) => File::open(path),
+        opened => opened,
+    }
 }
 
 /// Creates the parent folder of `path`.

@@ -127,6 +127,10 @@ fn an_answer_is_interrupted_and_the_conversation_goes_on() {
     let mut conversation = Conversation::new(&speaker);
     let asked = Dialogue { asked: question("What is it?", &[&image]), ..Dialogue::default() };
     let whole = Conversation::new(&speaker).answer(&asked, &manner(9), GO_ON).unwrap();
+    // Before the image is looked at.
+    let stopped = conversation.answer(&asked, &manner(9), |_| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(NoAnswer::Interrupted)));
+    conversation.answer(&asked, &manner(9), GO_ON).unwrap();
     // While the prompt is read, and after the second token.
     for calls in [0, 3] {
         let left = Cell::new(calls);

@@ -27,11 +27,33 @@ pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage, String> {
 
 /// The most scans of a progressive file. Usual ones have about ten, and each takes as long as the image is large.
 const MOST_SCANS: usize = 100;
-/// How a scan begins.
-const SCAN: [u8; 2] = [0xff, 0xda];
+/// The number of scans up to the mark of the end, by the segments' lengths: other data may look like a scan.
+fn scans(bytes: &[u8]) -> usize {
+    const SCAN: u8 = 0xda;
+    const END: u8 = 0xd9;
+    let (mut at, mut count) = (2, 0);
+    while let Some([0xff, mark, rest @ ..]) = bytes.get(at..) {
+        at += match (*mark, rest) {
+            (END, _) => break,
+            // A filling byte, or marks without a segment.
+            (0xff, _) => 1,
+            (0x01 | 0xd0..=0xd8, _) => 2,
+            (_, [high, low, ..]) => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => break,
+        };
+        if *mark == SCAN {
+            count += 1;
+            // Its data goes on to the next mark that is neither a stuffed byte nor one of those that stand within.
+            let is_mark = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7);
+            let data = bytes.get(at..).unwrap_or_default();
+            at += data.windows(2).position(is_mark).unwrap_or(data.len());
+        }
+    }
+    count
+}
 
 fn read(source: Source<'_>, starved: &Cell<bool>) -> Result<RgbImage, String> {
-    if source.rest.windows(SCAN.len()).filter(|bytes| *bytes == SCAN).nth(MOST_SCANS).is_some() {
+    if scans(source.rest) > MOST_SCANS {
         return Err(format!("the JPEG file has more than {MOST_SCANS} scans"));
     }
     // Asked when all pixels are there: what is missing after them, as the mark of the end, Pillow does not need either.
@@ -89,5 +111,22 @@ impl BufRead for Source<'_> {
 
     fn consume(&mut self, amount: usize) {
         self.rest.consume(amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scans_are_counted_up_to_the_end_and_not_in_other_segments() {
+        let scan = [0xff, 0xda, 0, 2, 1, 0xff, 0, 0xff, 0xd0, 7];
+        let comment = [0xff, 0xfe, 0, 6, 0xff, 0xda, 0xff, 0xda];
+        let file = [[0xff, 0xd8].as_slice(), &comment, &scan.repeat(3), &[0xff, 0xff, 0xd9], &scan].concat();
+        assert_eq!(scans(&file), 3);
+        assert_eq!(scans(&file[..file.len() - 14]), 3, "cut short");
+        let many = [[0xff, 0xd8].as_slice(), &scan.repeat(MOST_SCANS + 1)].concat();
+        assert!(decode(&many).unwrap_err().contains("more than 100 scans"));
+        assert_eq!([&[][..], &[0xff], &[0xff, 0xd8, 0xff, 0xda]].map(scans), [0; 3]);
     }
 }

@@ -23,6 +23,8 @@ use crate::StageError;
 
 /// Time limit of a request for a whole file, which can't be resumed.
 const WHOLE_FILE_TIMEOUT: Duration = Duration::from_hours(24);
+/// How long nothing may come of what is being sent, before the connection is taken for dead.
+const SILENCE: Duration = Duration::from_mins(5);
 /// Largest list of files in bytes. What is read from it takes several times the memory.
 const LONGEST_TEXT: u64 = 64 << 20;
 /// Redirects that are followed for one request.
@@ -165,7 +167,7 @@ impl<'a> Attempt<'a> {
         // Whoever has sent something waits for its effect.
         let first = if order.only_asks() { self.patience } else { patience };
         // Also of a whole file, which may take hours: a connection that is dead says nothing.
-        let silence = Some(self.client.policy.timeout).filter(|_| order.only_asks());
+        let silence = Some(SILENCE.max(self.client.policy.timeout)).filter(|_| order.only_asks());
         let send = move || {
             let (parts, ()) = request.into_parts();
             let request = Request::from_parts(parts, order.body()?);
@@ -206,11 +208,16 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The pause that a server asks for: `Retry-After: 5`, or as Hugging Face's hub `RateLimit: "resolvers";r=0;t=120`, both in seconds.
+/// The pause that a server asks for: `Retry-After: 5`, or as Hugging Face's hub `RateLimit: "resolvers";r=0;t=120`, both in seconds. Of
+/// the latter only if no request remains (`r=0`).
 fn pause(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let seconds = |text: &str| text.trim().parse().ok();
-    let of_hub = || text("ratelimit")?.split(';').find_map(|part| seconds(part.trim().strip_prefix("t=")?));
+    let of_hub = || {
+        let limit = text("ratelimit")?;
+        let value = |name: &str| limit.split(';').find_map(|part| seconds(part.trim().strip_prefix(name)?));
+        value("t=").filter(|_| value("r=") == Some(0))
+    };
     // A second more than the hub says: its window has to be over.
     let after = text("retry-after").and_then(seconds).or_else(|| of_hub().map(|seconds: u64| seconds + 1));
     after.map(Duration::from_secs)

@@ -82,13 +82,20 @@ pub(super) fn save(job: &Job, replicas: &mut [&mut Replica<'_>], position: &Posi
     let old = saved(&folder);
     std::fs::rename(&fresh, &target).map_err(StageError::io(&target))?;
     let surplus = (old.len() + 1).saturating_sub(job.runtime().keep_checkpoints.max(1));
-    for path in old.iter().filter(|path| **path != target).take(surplus) {
+    // Of one step there is one: the other was saved before its held-out loss was measured.
+    let others = || old.iter().filter(|path| **path != target);
+    for path in others()
+        .enumerate()
+        .filter(|(at, path)| *at < surplus || named_step(path) == named_step(&target))
+        .map(|(_, path)| path)
+    {
         // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(path);
     }
     // Also those of older checkpoints, which are there for the case that this one is damaged.
     let best = |path: PathBuf| best_of(&TensorFiles::open_file(&path).ok()?, &path).ok()?;
-    let steps: Vec<usize> = saved(&folder).into_iter().filter_map(best).map(|best| best.step).collect();
+    let bests = saved(&folder).into_iter().filter_map(best).chain(position.best);
+    let steps: Vec<usize> = bests.map(|best| best.step).collect();
     held_out::forget_others(job, &steps);
     Ok(())
 }
@@ -140,6 +147,10 @@ fn saved(folder: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = entries.filter(|path| named_digest(path).is_some()).collect();
     paths.sort();
     paths
+}
+
+fn named_step(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_prefix("step-")?.split('-').next()
 }
 
 fn named_digest(path: &Path) -> Option<&str> {

@@ -38,7 +38,9 @@ impl Inputs {
             .optional_input("validation")
             .map(|folder| Mixture::new(vec![open(("validation".into(), folder))?], &[]));
         let validation = validation.transpose()?;
-        if validation.as_ref().is_some_and(|validation| validation.aspect_ratio() != data.aspect_ratio()) {
+        let differs =
+            |validation: &Mixture| validation.images() > 0 && validation.aspect_ratio() != data.aspect_ratio();
+        if data.images() > 0 && validation.as_ref().is_some_and(differs) {
             return Err(StageError::failed(
                 "the records of `validation` have another `image_aspect_ratio` than those of `data`: their loss would be that of \
                  images which the model is not shown otherwise",

@@ -48,12 +48,15 @@ impl Run<'_, '_> {
     }
 
     /// Lets the stages that still run save and end, since this run can't go on: dropped, they would be killed.
-    pub(super) async fn wind_down(&mut self) {
-        self.stop.leave();
+    pub(super) async fn wind_down(&mut self, received: &mut mpsc::UnboundedReceiver<(usize, StepEvent)>) {
+        if self.stop.leave() && !self.steps.is_empty() {
+            (self.report)(&RunEvent::Stopping { at_once: false });
+        }
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.requested() => self.escalate(),
+                Some((stage, event)) = received.recv() => self.on_event(stage, event),
                 ended = self.steps.join_next() => if ended.is_none() { return },
             }
         }

@@ -176,10 +176,16 @@ impl Unpacking<'_> {
         }
         self.budget.end_part();
         // After the last entry come the checksums of what was compressed.
-        match io::copy(&mut archive.into_inner(), &mut io::sink()) {
-            // Something else follows, whose checksum has been found right before.
-            Err(error) if error.to_string() == NOT_GZIP => Ok(()),
-            rest => rest.map(drop).map_err(|error| self.damaged(&error.to_string())),
+        let (mut rest, mut buffer) = (archive.into_inner(), vec![0; 1 << 17]);
+        loop {
+            self.job.check_cancelled()?;
+            match rest.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // Something else follows, whose checksum has been found right before.
+                Err(error) if error.to_string() == NOT_GZIP => return Ok(()),
+                Err(error) => return Err(self.damaged(&error.to_string())),
+            }
         }
     }
 

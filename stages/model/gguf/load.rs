@@ -63,8 +63,11 @@ pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles
 /// # Errors
 /// Names a key that is missing, says otherwise, or may change the network and is not known.
 pub(crate) fn check(folder: &Path, model: &Imp) -> Result<()> {
-    let language = language::settings(&model.llm.config, model.config.tokenizer_model_max_length);
-    compare(&Gguf::open(&folder.join(MODEL))?, names::architecture(model.llm.config.family), &language)?;
+    let config = &model.llm.config;
+    let (file, architecture) = (Gguf::open(&folder.join(MODEL))?, names::architecture(config.family));
+    let trained = language::settings(config, model.config.tokenizer_model_max_length);
+    // Earlier files have the context of the language model by itself.
+    compare(&file, architecture, &trained).or_else(|_| compare(&file, architecture, &language::settings(config, 0)))?;
     compare(&Gguf::open(&folder.join(MMPROJ))?, "clip", &projector::settings(model))
 }
 
