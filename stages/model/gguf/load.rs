@@ -67,7 +67,8 @@ pub(crate) fn check(folder: &Path, model: &Imp) -> Result<()> {
     let (file, architecture) = (Gguf::open(&folder.join(MODEL))?, names::architecture(config.family));
     let trained = language::settings(config, model.config.tokenizer_model_max_length);
     // Earlier files have the context of the language model by itself.
-    compare(&file, architecture, &trained).or_else(|_| compare(&file, architecture, &language::settings(config, 0)))?;
+    let before = language::settings(config, 0);
+    compare(&file, architecture, &trained).or_else(|error| compare(&file, architecture, &before).map_err(|_| error))?;
     compare(&Gguf::open(&folder.join(MMPROJ))?, "clip", &projector::settings(model))
 }
 
