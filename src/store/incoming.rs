@@ -192,6 +192,6 @@ impl Store {
 
     /// Whether an object has the content that its name says.
     pub(crate) fn is_intact_object(&self, digest: Digest) -> bool {
-        hash_file(&self.object(digest)).is_ok_and(|(content, _)| content == digest)
+        self.is_whole(digest)
     }
 }

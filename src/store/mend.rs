@@ -12,7 +12,7 @@ use super::{
     error::{Result, StoreError},
     files::{open_lock, remove_all},
     intact::{Depth, Flaw},
-    tree::differs,
+    tree::{differs, hash_file},
 };
 
 #[cfg(test)]
@@ -146,8 +146,11 @@ impl Store {
         if flaws.is_empty() {
             return Ok(None);
         }
-        let damaged: Vec<Digest> =
-            flaws.iter().filter_map(|flaw| flaw.wanted).filter(|digest| !self.is_whole(*digest)).collect();
+        let damaged: Vec<Digest> = flaws
+            .iter()
+            .filter_map(|flaw| flaw.wanted)
+            .filter(|digest| differs(&self.object(*digest), *digest))
+            .collect();
         let until = self.intact_until(tree, &flaws);
         self.put_right(tree, &damaged, Flaws { what: describe(&flaws), until }, before).map(Some)
     }
@@ -160,9 +163,9 @@ impl Store {
         Ok(lock)
     }
 
-    /// Whether an object has the content that its name says.
+    /// Whether an object has the content that its name says. One that can't be read has not been seen to.
     pub(super) fn is_whole(&self, digest: Digest) -> bool {
-        !differs(&self.object(digest), digest)
+        hash_file(&self.object(digest)).is_ok_and(|(content, _)| content == digest)
     }
 
     pub(super) fn put_right(

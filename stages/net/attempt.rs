@@ -219,7 +219,8 @@ fn pause(headers: &HeaderMap) -> Option<Duration> {
         value("t=").filter(|_| value("r=") == Some(0))
     };
     // A second more than the hub says: its window has to be over.
-    let after = text("retry-after").and_then(seconds).or_else(|| of_hub().map(|seconds: u64| seconds + 1));
+    let after =
+        text("retry-after").and_then(seconds).or_else(|| of_hub().map(|seconds: u64| seconds.saturating_add(1)));
     after.map(Duration::from_secs)
 }
 
@@ -316,4 +317,27 @@ fn hub_page(url: &str) -> String {
 /// The error of a read that ended too early.
 pub(crate) fn cut_off(url: &str, error: &io::Error) -> RequestError {
     RequestError::transient(format!("the connection to {} was lost ({error})", host(url)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn servers_say_how_long_to_wait_in_two_ways() {
+        for (name, value, seconds) in [
+            ("retry-after", "7", Some(7)),
+            ("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT", None),
+            ("ratelimit", "\"resolvers\";r=0;t=120", Some(121)),
+            ("ratelimit", "\"resolvers\"; r=0; t=18446744073709551615", Some(u64::MAX)),
+            ("ratelimit", "\"resolvers\";r=4990;t=120", None),
+            ("ratelimit", "r=0;t=-1", None),
+            ("ratelimit", "t=5", None),
+            ("other", "7", None),
+        ] {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+            assert_eq!(pause(&headers), seconds.map(Duration::from_secs), "{name}: {value}");
+        }
+    }
 }

@@ -126,7 +126,10 @@ pub(crate) fn listed(
         Commit::try_from(info.sha).map_err(|what| distrusted(format!("names the commit of {of} as {what}")))?;
     let siblings = info.siblings.filter(|siblings| siblings.len() <= MOST_LISTED).ok_or_else(|| {
         let help = "clone it with git, or download it with Hugging Face's own tool, and set `source` to the folder";
-        StageError::failed(format!("{of} has so many files that the hub may not list all of them"), help)
+        let message = format!(
+            "the hub gives no list of {of} that has all files (of more than {MOST_LISTED} it may leave some out)"
+        );
+        StageError::failed(message, help)
     })?;
     if let Some(file) = siblings.iter().find(|file| !is_safe_name(&file.rfilename)) {
         return Err(distrusted(format!("lists a file outside the folder of {of}: {}", quoted(&file.rfilename))));

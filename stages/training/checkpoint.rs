@@ -83,12 +83,8 @@ pub(super) fn save(job: &Job, replicas: &mut [&mut Replica<'_>], position: &Posi
     std::fs::rename(&fresh, &target).map_err(StageError::io(&target))?;
     let surplus = (old.len() + 1).saturating_sub(job.runtime().keep_checkpoints.max(1));
     // Of one step there is one: the other was saved before its held-out loss was measured.
-    let others = || old.iter().filter(|path| **path != target);
-    for path in others()
-        .enumerate()
-        .filter(|(at, path)| *at < surplus || named_step(path) == named_step(&target))
-        .map(|(_, path)| path)
-    {
+    let others = old.iter().filter(|path| **path != target).enumerate();
+    for (_, path) in others.filter(|(at, path)| *at < surplus || named_step(path) == named_step(&target)) {
         // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(path);
     }

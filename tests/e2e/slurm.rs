@@ -13,7 +13,7 @@ use crate::{
     interrupt::{signal, wait_for},
     support::ran,
 };
-use cluster::{Cluster, stderr};
+use cluster::{Cluster, kill, stderr};
 
 #[test]
 fn stages_are_submitted_with_what_they_ask_for_and_stay_cached_on_any_executor() {
@@ -51,10 +51,9 @@ fn stages_are_submitted_with_what_they_ask_for_and_stay_cached_on_any_executor()
 #[test]
 fn a_job_outlives_its_runner_and_the_next_run_takes_its_result() {
     let cluster = Cluster::with_steps(40);
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     cluster.wait_for_progress();
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     let status = cluster.succeed(&["status"]).stdout;
     assert!(status.contains("running   a  job 1: ") && status.contains("follows it again"), "{status}");
     // Garbage collection leaves it what it needs.
@@ -81,10 +80,9 @@ fn a_job_outlives_its_runner_and_the_next_run_takes_its_result() {
 fn a_runner_that_dies_while_it_submits_leaves_one_job() {
     let cluster = Cluster::with_steps(10);
     cluster.space.write("fake/slow", "");
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     wait_for("the job", || cluster.fake("1.process"));
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     fs::remove_file(cluster.space.path("fake/slow")).unwrap();
     let output = cluster.succeed(&["run", "p.toml"]);
     assert!(output.stderr.contains("submitted it as job 1"), "{}", output.stderr);
@@ -95,10 +93,9 @@ fn a_runner_that_dies_while_it_submits_leaves_one_job() {
 fn a_job_that_was_given_up_does_nothing_when_it_starts_at_last() {
     let cluster = Cluster::with_steps(20);
     cluster.space.write("fake/hold", "Priority");
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     cluster.wait_for_status("job 1: PENDING");
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     // Slurm forgets it, and so a second one is submitted. Then the first one starts.
     for file in ["fake/1.state", "fake/hold"] {
         fs::remove_file(cluster.space.path(file)).unwrap();
@@ -128,10 +125,9 @@ fn a_job_that_slurm_has_lost_is_followed_while_it_works() {
 #[test]
 fn a_result_of_which_a_runner_had_taken_a_part_is_made_again() {
     let cluster = Cluster::with_steps(10);
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     cluster.wait_for_progress();
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     wait_for("the end", || cluster.fake("1.state").filter(|state| state.starts_with("COMPLETED")));
     // As a runner leaves it that dies while it takes the result.
     let work = cluster.work();
@@ -178,10 +174,9 @@ fn a_job_that_can_t_be_cancelled_is_not_forgotten() {
 #[test]
 fn what_is_submitted_again_is_what_this_run_asks_for() {
     let cluster = Cluster::with_steps(40);
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     cluster.wait_for_progress();
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     let text = fs::read_to_string(cluster.space.path("p.toml")).unwrap();
     cluster.space.write("p.toml", text + "[stages.a.runtime]\ncheckpoint_seconds = 7.5\n");
     let runner = cluster.start(&["run", "p.toml"]);
@@ -278,10 +273,9 @@ fn ctrl_c_is_heard_while_sbatch_does_not_answer() {
 fn what_accounting_knows_is_used_and_its_failures_are_said_once() {
     let cluster = Cluster::with_steps(2);
     cluster.space.write("fake/slow", "");
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     cluster.forget("1");
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     fs::remove_file(cluster.space.path("fake/slow")).unwrap();
     cluster.space.write("fake/accounting", "");
     let found = cluster.succeed(&["run", "p.toml"]).stderr;
@@ -290,10 +284,9 @@ fn what_accounting_knows_is_used_and_its_failures_are_said_once() {
     let cluster = Cluster::with_steps(2);
     cluster.space.write("fake/accounting", "sacct: error: slurmdbd: Connection refused\n");
     cluster.space.write("fake/mute", "");
-    let mut runner = cluster.start(&["run", "p.toml"]);
+    let runner = cluster.start(&["run", "p.toml"]);
     wait_for("the call", || cluster.fake("calls"));
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     fs::remove_file(cluster.space.path("fake/mute")).unwrap();
     let failed = cluster.succeed(&["run", "p.toml"]).stderr;
     assert_eq!(failed.matches("sacct does not answer").count(), 1, "{failed}");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::cluster::{Cluster, stderr};
+use super::cluster::{Cluster, kill, stderr};
 use crate::interrupt::{signal, wait_for};
 
 /// A sweep of so many points of a stage with so many steps of a tenth of a second, and what comes after each.
@@ -42,23 +42,21 @@ fn points_that_are_ready_together_are_one_array_and_each_is_followed_by_itself()
 fn elements_outlive_their_runner_and_one_that_dies_while_it_submits() {
     let cluster = sweep(3, 30);
     cluster.space.write("fake/slow", "");
-    let mut runner = cluster.start(&["sweep", "p.toml"]);
+    let runner = cluster.start(&["sweep", "p.toml"]);
     for element in 0..3 {
         wait_for("the element", || cluster.fake(&format!("1_{element}.process")));
     }
     // It does not know the number.
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     fs::remove_file(cluster.space.path("fake/slow")).unwrap();
-    let mut runner = cluster.start(&["sweep", "p.toml"]);
+    let runner = cluster.start(&["sweep", "p.toml"]);
     for element in 0..3 {
         cluster.wait_for_status(&format!("job 1_{element}: RUNNING"));
     }
     let look_ups = cluster.fake("look-ups").unwrap();
     assert_eq!(look_ups.lines().count(), 1, "all were looked for in one question: {look_ups}");
     // Now it does.
-    runner.kill().unwrap();
-    runner.wait().unwrap();
+    kill(runner);
     let output = cluster.succeed(&["sweep", "p.toml"]);
     for element in 0..3 {
         let found = format!("an earlier run has submitted it as job 1_{element}: following that");
@@ -121,10 +119,9 @@ fn an_element_that_ended_and_was_forgotten_while_another_goes_on_is_not_made_aga
     for accounting in [true, false] {
         let cluster = uneven([1, 60]);
         cluster.space.write("fake/slow", "");
-        let mut runner = cluster.start(&["sweep", "p.toml"]);
+        let runner = cluster.start(&["sweep", "p.toml"]);
         wait_for("the element", || cluster.fake("1_1.process"));
-        runner.kill().unwrap();
-        runner.wait().unwrap();
+        kill(runner);
         fs::remove_file(cluster.space.path("fake/slow")).unwrap();
         cluster.forget("1_0");
         if accounting {

@@ -247,6 +247,12 @@ impl Cluster {
     }
 }
 
+/// Kills a runner.
+pub(super) fn kill(mut runner: Child) {
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+}
+
 pub(super) fn stderr(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
