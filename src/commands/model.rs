@@ -11,6 +11,7 @@ use crate::{
     pipeline::Diagnostic,
     report,
     scheduler::Verdict,
+    store::look_up,
 };
 
 /// The kinds of stages whose artifact is a model that can be asked.
@@ -46,7 +47,7 @@ pub(super) fn find(given: &Path, common: &Common) -> Result<Model, Failure> {
     let settings = settings(common)?;
     let link = settings.artifacts.join(given);
     match parts.as_slice() {
-        [stage] if settings.cache.join("VERSION").exists() => of_stage(stage, given, common),
+        [stage] if look_up(&settings.cache.join("VERSION")).is_ok() => of_stage(stage, given, common),
         [_, .., stage] if ask::folder(&link).is_ok() => Ok(Model { path: link, name: (*stage).to_string() }),
         [stage] => {
             let looked =

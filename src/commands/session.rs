@@ -16,7 +16,7 @@ use crate::{
     report,
     scheduler::{Names, Planner, Selection, Verdict},
     settings::Settings,
-    store::{Digest, Index, Receipt, RunRecord, Scope, Store},
+    store::{Digest, Index, Receipt, RunRecord, Scope, Store, look_up},
 };
 
 /// The requested pipeline file, its changes, and whether it is run as a sweep.
@@ -63,7 +63,7 @@ pub(super) fn store(common: &Common) -> Result<(Settings, Store), Failure> {
 /// Like [`store`], for verbs that only read: they don't create a cache.
 pub(super) fn existing_store(common: &Common) -> Result<(Settings, Store), Failure> {
     let settings = settings(common)?;
-    if !settings.cache.join("VERSION").exists() {
+    if look_up(&settings.cache.join("VERSION")).is_err() {
         let here = std::env::current_dir().ok().filter(|_| settings.cache.is_relative());
         let looked = here.map(|folder| format!(" (looked in {})", folder.display())).unwrap_or_default();
         let problem = Diagnostic::new(format!("no runs in the cache `{}`{looked}", settings.cache.display()), None);

@@ -19,7 +19,7 @@ use crate::{
     failure::Failure,
     report,
     serve::{self, Live},
-    store::{RunRecord, RunState},
+    store::{RunRecord, RunState, look_up},
 };
 
 /// How often the state of the run is read.
@@ -63,7 +63,7 @@ fn first_run(target: Option<&str>, common: &Common) -> Result<RunRecord, Failure
     let mut has_said = false;
     loop {
         // Before the first run there is no cache.
-        let is_new = is_file && !settings(common)?.cache.join("VERSION").exists();
+        let is_new = is_file && look_up(&settings(common)?.cache.join("VERSION")).is_err();
         if !is_new {
             match current(target, common) {
                 Err(Failure::Usage { .. }) if is_file => {}

@@ -15,7 +15,10 @@ use std::{
 };
 
 use super::{STOP, node::NodeOutput, slurm};
-use crate::{pool, store::now};
+use crate::{
+    pool,
+    store::{look_again, look_up, now},
+};
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
     contract::{
@@ -196,7 +199,11 @@ fn lock(work: &Path, patience: Duration) -> Result<File, StageError> {
     let start = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => {
+                // The checkpoint of an attempt on another machine.
+                look_again(&work.join(job::CHECKPOINT).join("any"));
+                return Ok(file);
+            }
             Err(TryLockError::WouldBlock) if start.elapsed() < patience => thread::sleep(Duration::from_millis(20)),
             Err(TryLockError::WouldBlock) => {
                 return Err(StageError::failed(
@@ -230,7 +237,7 @@ fn watch_runner(cancel: Arc<AtomicBool>) {
 /// Looks for the file that asks a job to save a checkpoint and end.
 fn watch_file(cancel: Arc<AtomicBool>, stop: PathBuf) {
     thread::spawn(move || {
-        while !stop.exists() {
+        while look_up(&stop).is_err() {
             thread::sleep(LOOK_INTERVAL);
         }
         cancel.store(true, Ordering::Relaxed);

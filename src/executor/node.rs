@@ -119,7 +119,8 @@ fn make(disk: &Path, prefix: &str) -> io::Result<NodeOutput> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
-        // Where folders have no locks, as on NFS, nobody can take it for one that was left either.
+        // On NFS the lock of a folder stays on this machine, as its name has it. Without locks nobody can take it for one that was
+        // left either.
         let _ = lock.lock();
         // Somebody may have removed it before it was locked.
         if folder.path().is_dir() {

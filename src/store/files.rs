@@ -32,11 +32,43 @@ pub(super) fn remove_all(path: &Path) -> Result<()> {
     }
 }
 
+/// What is at `path`, also if another machine has just made it.
+pub(crate) fn look_up(path: &Path) -> io::Result<fs::Metadata> {
+    twice(path, || path.symlink_metadata())
+}
+
+/// Does it again if `path` is said not to be there. NFS remembers for up to a minute that a name was missing, until it sees that
+/// the folder has changed; opening the folder makes it ask the server.
+fn twice<T>(path: &Path, try_it: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match try_it() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            look_again(path);
+            try_it()
+        }
+        done => done,
+    }
+}
+
+/// Has NFS look anew for what is at `path`, see [`twice`]. Its folder may be new, too.
+pub(crate) fn look_again(path: &Path) {
+    // Of `.` the server is not asked.
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let folders: Vec<&Path> = path.ancestors().skip(1).take(2).collect();
+    // Where there is none, nothing is in it.
+    let _ = folders.iter().rev().try_for_each(|folder| File::open(folder).map(drop));
+}
+
+/// Opens a file to be read, also if another machine has just made it.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    twice(path, || File::open(path))
+}
+
 /// The content of a regular file. What else stands in its place is an error, and never waited for, such as a pipe.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     disk::before_reading(path);
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
-    let mut file = OpenOptions::new().read(true).custom_flags(nonblocking.cast_signed()).open(path)?;
+    let open = || OpenOptions::new().read(true).custom_flags(nonblocking.cast_signed()).open(path);
+    let mut file = twice(path, open)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not a file"));
     }
@@ -48,7 +80,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// The entries of a folder; none if it does not exist.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     disk::before_reading(folder);
-    match fs::read_dir(folder) {
+    match twice(folder, || fs::read_dir(folder)) {
         Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(source) => Err(StoreError::Io { path: folder.to_path_buf(), source }),
@@ -68,8 +100,10 @@ pub(super) fn size(path: &Path) -> u64 {
 
 /// Opens a file to be locked. Creates it if it does not exist, and moves aside what is in its place. `None` if it does not exist
 /// and this process may not create it, as in a cache of someone else. Where it may only be read, that is enough for a lock.
+///
+/// NFS gives a shared lock only on what is open for reading, and an exclusive one only on what is open for writing.
 pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
-    let open = || OpenOptions::new().create(true).truncate(false).write(true).open(path);
+    let open = || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
     let opened = match make_parent(path).map(|()| open()) {
         Ok(Err(error)) if error.kind() == io::ErrorKind::IsADirectory => {
             side_file::make_room(path).map_err(StoreError::io(path))?;
@@ -86,7 +120,7 @@ pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Opens a file that exists to be locked alone: on NFS, that wants one that is open for writing.
+/// Opens a file that exists to be locked alone, see [`open_lock`].
 pub(super) fn open_to_lock(path: &Path) -> io::Result<File> {
     match OpenOptions::new().read(true).write(true).open(path) {
         // That of another member of a group. Elsewhere, reading is enough.

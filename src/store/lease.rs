@@ -14,7 +14,7 @@ use std::{
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{entries, open_lock, open_to_lock},
+    files::{entries, open, open_lock, open_to_lock},
     lock::is_at,
 };
 
@@ -69,7 +69,7 @@ impl Store {
 
     /// Whether the run `id` is still running.
     pub(crate) fn is_running(&self, id: &str) -> bool {
-        let file = File::open(self.root.join("live").join(id));
+        let file = open(&self.root.join("live").join(id));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{open_lock, open_to_lock, remove_all},
+    files::{open, open_lock, open_to_lock, remove_all},
     stamp::Stamp,
 };
 
@@ -56,7 +56,7 @@ impl Store {
 
     /// Whether a run is making the result of this key now.
     pub(crate) fn is_being_made(&self, key: Digest) -> bool {
-        let file = File::open(self.root.join("locks").join(key.hex()));
+        let file = open(&self.root.join("locks").join(key.hex()));
         file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 }
@@ -64,14 +64,20 @@ impl Store {
 /// Tries out whether the disk of `folder` knows locks. Some network disks grant every lock. Leaves a file there.
 pub(crate) fn try_locks(folder: &Path) -> std::result::Result<(), String> {
     let path = folder.join("lock");
-    let open = || File::create(&path).map_err(|error| error.to_string());
-    let (first, second) = (open()?, open()?);
-    first.try_lock().map_err(|error| error.to_string())?;
-    match second.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(()),
+    let open = || match open_lock(&path) {
+        Ok(file) => file.ok_or_else(|| "no file can be made to be locked".to_string()),
         Err(error) => Err(error.to_string()),
-        Ok(()) => Err("a lock was given twice".into()),
+    };
+    let (first, second) = (open()?, open()?);
+    for lock in [File::try_lock, File::try_lock_shared] {
+        lock(&first).map_err(|error| error.to_string())?;
+        match second.try_lock() {
+            Err(TryLockError::WouldBlock) => first.unlock().map_err(|error| error.to_string())?,
+            Err(error) => return Err(error.to_string()),
+            Ok(()) => return Err("a lock was given twice".into()),
+        }
     }
+    Ok(())
 }
 
 /// Whether `file` is still the one at `path`.

@@ -10,7 +10,7 @@ use std::{
 use super::{
     Digest, Store, TreeFile, disk,
     error::{Result, StoreError},
-    files::{open_lock, remove_all},
+    files::{look_up, open_lock, remove_all},
     intact::{Depth, Flaw},
     tree::{differs, hash_file},
 };
@@ -76,7 +76,7 @@ impl Store {
     /// little: a file that was written into is found when a stage needs it, and by [`Store::verify`].
     pub(crate) fn tree_folder(&self, tree: Digest) -> Result<TreeFolder> {
         let folder = self.path("trees", tree);
-        if folder.is_dir() && self.has_same_folders(tree) {
+        if look_up(&folder).is_ok_and(|found| found.is_dir()) && self.has_same_folders(tree) {
             return Ok(TreeFolder::Intact(folder));
         }
         self.make_right(tree, Depth::Links)

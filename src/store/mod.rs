@@ -58,6 +58,7 @@ use std::{
 pub(crate) use digest::Digest;
 pub(crate) use error::StoreError;
 use error::{LAYOUT_VERSION, Result};
+pub(crate) use files::{look_again, look_up};
 use files::{move_into_place, sync_folder};
 pub(crate) use foreign::{LARGEST_LISTING, LARGEST_RECEIPT, Need, listing_from_elsewhere, parse_listing};
 pub(crate) use gc::GcReport;
@@ -89,6 +90,7 @@ pub(crate) struct Store {
 impl Store {
     /// The cache at `root`, if it exists and this version can read it.
     pub(crate) fn existing(root: &Path) -> Option<Self> {
+        look_up(&root.join("VERSION")).ok()?;
         let root = root.canonicalize().ok()?;
         let version = std::fs::read_to_string(root.join("VERSION")).ok()?;
         (version.trim() == LAYOUT_VERSION).then_some(Self { root, links: true })
@@ -96,7 +98,7 @@ impl Store {
 
     /// Whether a folder is a cache, of any version.
     pub(crate) fn is_at(root: &Path) -> bool {
-        root.join("VERSION").is_file() && root.join("trees").is_dir()
+        look_up(&root.join("VERSION")).is_ok_and(|found| found.is_file()) && root.join("trees").is_dir()
     }
 
     /// Opens the cache at `root`. Creates it if it does not exist.
@@ -105,7 +107,7 @@ impl Store {
         let root = root.canonicalize().map_err(StoreError::io(root))?;
         let store = Self { root, links: true };
         let version = store.root.join("VERSION");
-        match std::fs::read_to_string(&version) {
+        match look_up(&version).and_then(|_| std::fs::read_to_string(&version)) {
             Ok(found) if found.trim() == LAYOUT_VERSION => return Ok(store),
             Ok(found) => return Err(StoreError::Version { path: store.root, found: found.trim().into() }),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{
     Digest, Store, TreeFile, TreeRef, disk,
     error::{Result, StoreError},
-    files::{make_parent, move_into_place, read, remove_all},
+    files::{look_up, make_parent, move_into_place, read, remove_all},
     intact::Depth,
     mend::Mended,
     stamp::Stamp,
@@ -112,7 +112,7 @@ impl Store {
     /// Creates the folder of a tree from its objects. False if objects are missing.
     pub(super) fn build_tree(&self, tree: Digest, listing: &[TreeFile]) -> Result<bool> {
         let is_there = |file: &TreeFile| {
-            self.object(file.digest).symlink_metadata().is_ok_and(|found| found.is_file() && found.len() == file.size)
+            look_up(&self.object(file.digest)).is_ok_and(|found| found.is_file() && found.len() == file.size)
         };
         if !listing.iter().all(is_there) {
             return Ok(false);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Digest, Hit, Index, Manifest, Store, TreeRef,
     error::{Result, StoreError},
-    files::{files, read, remove_all},
+    files::{files, look_up, read, remove_all},
     mend::TreeFolder,
     seal::{seal, unseal},
     stamp::Stamp,
@@ -259,7 +259,7 @@ impl Store {
     /// reading the receipt.
     pub(crate) fn find(&self, key: Digest, index: Option<&Index>) -> Result<Option<(Hit, TreeFolder)>> {
         let path = self.receipt_path(key);
-        let stamp = match fs::metadata(&path) {
+        let stamp = match look_up(&path).and_then(|_| fs::metadata(&path)) {
             Ok(metadata) => Stamp::of(&metadata),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(StoreError::Io { path, source }),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{modified, read, remove_all},
+    files::{entries, look_up, modified, read, remove_all},
     now,
 };
 
@@ -133,7 +133,7 @@ impl Work {
 
     /// Whether the stage was started before and left a checkpoint.
     pub(crate) fn has_checkpoint(&self) -> bool {
-        fs::read_dir(self.path.join(job::CHECKPOINT)).is_ok_and(|mut entries| entries.next().is_some())
+        entries(&self.path.join(job::CHECKPOINT)).is_ok_and(|entries| !entries.is_empty())
     }
 
     /// Saves the error message of a failed stage until the next attempt.
@@ -149,7 +149,7 @@ impl Work {
 
     /// The error message of the last attempt, if it failed.
     pub(crate) fn failure(&self) -> Option<String> {
-        fs::read_to_string(self.path.join(FAILURE)).ok()
+        self.text(FAILURE)
     }
 
     /// Saves the progress of the stage, for `imp-flow status` in another process.
@@ -202,7 +202,11 @@ impl Work {
 
     /// Where the stage is, if that was saved.
     pub(crate) fn state(&self) -> Option<String> {
-        fs::read_to_string(self.path.join(STATE)).ok()
+        self.text(STATE)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        read(&self.path.join(name)).ok().and_then(|bytes| String::from_utf8(bytes).ok())
     }
 
     /// Forgets where the stage was.
@@ -212,7 +216,7 @@ impl Work {
 
     /// Whether the stage was sent to another machine, and its result was not taken in yet.
     pub(crate) fn is_submitted(&self) -> bool {
-        self.path.join(SUBMISSION).is_file()
+        look_up(&self.path.join(SUBMISSION)).is_ok_and(|found| found.is_file())
     }
 
     /// Whether another machine may still need the folder and what the stage reads, although no run follows it.

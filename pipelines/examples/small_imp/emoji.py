@@ -18,8 +18,6 @@ CATEGORIES = {
     "Flags": "flag",
 }
 UNSEEN, TONES = 150, 150
-# Of three, in a conversation about an emoji.
-QUESTIONS = 2
 NAME = "What does this emoji show?"
 KIND = "Which category is this emoji in?"
 
@@ -28,11 +26,15 @@ def is_it(category):
     return f"Is this emoji in the category {category}?"
 
 
-def pairs(name, category, dice):
-    """All three questions and answers, in a random order."""
+def yes_or_no(category, dice):
     asked = category if dice.random() < 0.5 else dice.choice([other for other in CATEGORIES.values() if other != category])
-    all_of = [(NAME, name), (KIND, category), (is_it(asked), "yes" if asked == category else "no")]
-    return dice.sample(all_of, len(all_of))
+    return is_it(asked), "yes" if asked == category else "no"
+
+
+def conversation(name, category, dice):
+    """The name always, as each has to be learned by heart, and one question about the category, in a random order."""
+    other = (KIND, category) if dice.random() < 0.5 else yes_or_no(category, dice)
+    return dice.sample([(NAME, name), other], 2)
 
 
 def write(archive, folder):
@@ -52,12 +54,12 @@ def write(archive, folder):
         if image in hidden:
             continue
         for image in [image, *tones[:1]]:
-            train.append(record(image, image, pairs(name, category, dice)[:QUESTIONS]))
+            train.append(record(image, image, conversation(name, category, dice)))
             captions.append(caption(image, image, f"{name}, {category}."))
             images.append(image)
-    for name, category, image, _ in unseen:
-        asked += [(image, KIND, category, "category of an unseen emoji")]
-        asked += [(image, question, answer, "yes or no about an unseen emoji") for question, answer in pairs(name, category, dice) if answer in ("yes", "no")]
+    for _, category, image, _ in unseen:
+        asked.append((image, KIND, category, "category of an unseen emoji"))
+        asked.append((image, *yes_or_no(category, dice), "yes or no about an unseen emoji"))
         images.append(image)
     for name, _, _, tones in toned[:TONES]:
         asked.append((tones[1], NAME, name, "name in an unseen skin tone"))

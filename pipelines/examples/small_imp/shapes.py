@@ -8,7 +8,7 @@ from records import caption, record, write_image, write_questions, write_records
 
 # Questions in a conversation about a training image. Their order is random: after "which colour? red" the image is not
 # needed to say whether something in it is red, so that question must come first as often as not.
-QUESTIONS = 4
+QUESTIONS = 5
 TEST_IMAGES = 150
 COLOURS = {"red", "green", "gray", "teal", "black", "yellow", "brown", "blue"}
 SHAPES = {"circle", "rectangle", "triangle"}

@@ -20,7 +20,10 @@ use super::{
     submission::{JobId, Submission},
     tail::Tail,
 };
-use crate::executor::{Outcome, Report, StopSignal};
+use crate::{
+    executor::{Outcome, Report, StopSignal},
+    store::look_again,
+};
 
 /// The time between two looks at what the job reports.
 const TICK: Duration = Duration::from_millis(500);
@@ -159,7 +162,8 @@ impl<'a> Follower<'a> {
         };
         if over.elapsed() < wait {
             if is_mute {
-                self.look_again();
+                // Whatever there is of its events, NFS may not see yet.
+                look_again(&self.work.join(job::LOG));
             }
             return None;
         }
@@ -196,14 +200,6 @@ impl<'a> Follower<'a> {
     fn is_at_work(&self) -> bool {
         let lock = File::open(self.work.join(job::LOCK));
         lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
-    }
-
-    /// Has a network file system look again for files that were not there: it does so once its folder has changed.
-    fn look_again(&self) {
-        let path = self.work.join("look");
-        if fs::write(&path, "").is_ok() {
-            let _ = fs::remove_file(&path);
-        }
     }
 
     /// Shows where the job is, if that is new.
