@@ -40,7 +40,7 @@ impl Patterns {
 /// Compiles patterns.
 ///
 /// # Errors
-/// The first invalid pattern, as text that continues "`files` ...".
+/// The first invalid pattern, as text that continues the name of the key.
 pub(crate) fn patterns(texts: &[String]) -> Result<GlobSet, String> {
     let mut builder = GlobSetBuilder::new();
     for text in texts {

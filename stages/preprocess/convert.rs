@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use globset::GlobSet;
 use imp_model::{IMAGE_TOKEN, tensor::IGNORE};
 use rayon::prelude::*;
 
@@ -30,6 +31,7 @@ use crate::{
     },
     image::pixels,
     model_folder::embedding_rows,
+    net::patterns::patterns,
     text::{
         identity::identity,
         json_records::{Cursor, RawRecord, Records, short},
@@ -74,6 +76,13 @@ struct Converted {
     mentions_image: bool,
 }
 
+/// What becomes of a record that is not unusable.
+enum Made {
+    Record(Converted),
+    /// These patterns of `leave_out` match its images.
+    LeftOut(Vec<usize>),
+}
+
 /// Why a record is unusable, as in [`ParseError`].
 struct Problem {
     message: String,
@@ -91,6 +100,7 @@ struct Converter<'a> {
     config: &'a PreprocessConfig,
     data: &'a Path,
     tokenizer: TextTokenizer,
+    leave_out: GlobSet,
     /// Folders that are searched for images, in this order.
     image_folders: Vec<PathBuf>,
     /// Rows of the language model's embedding, if its configuration is beside the tokenizer.
@@ -111,7 +121,9 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
     check_rows(config.template, &tokenizer, rows, &job.named(folder))?;
     let mut sink = RecordSink::create(config, &job.output())?;
     sink.meta.tokenizer = Some(identity(&tokenizer));
-    let converter = Converter { config, data, tokenizer, image_folders, rows };
+    let leave_out =
+        patterns(&config.leave_out).map_err(|message| StageError::failed(message, "correct `leave_out`"))?;
+    let converter = Converter { config, data, tokenizer, leave_out, image_folders, rows };
     loop {
         job.check_cancelled()?;
         // A new mapping for each chunk, so that the memory in use does not grow with what has been read.
@@ -128,9 +140,10 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
         let converted: Vec<_> = chunk.par_iter().map(|raw| converter.record(raw, known)).collect();
         for (raw, result) in chunk.iter().zip(converted) {
             match result {
-                Ok(record) => sink.add(record)?,
+                Ok(Made::Record(record)) => sink.add(record)?,
+                Ok(Made::LeftOut(patterns)) => sink.left_out.add(patterns),
                 Err(ParseError { line, message, help }) => {
-                    let number = sink.meta.records + sink.rejects.len() + 1;
+                    let number = sink.number();
                     sink.rejects.add(Rejected { number, line, id: raw.id(), reason: short(&message), help });
                 }
             }
@@ -146,13 +159,14 @@ pub(super) fn convert(config: &PreprocessConfig, job: &Job) -> Result<(), StageE
 }
 
 impl Converter<'_> {
-    fn record(&self, raw: &RawRecord<'_>, known: &Known) -> Result<Converted, ParseError> {
+    fn record(&self, raw: &RawRecord<'_>, known: &Known) -> Result<Made, ParseError> {
         let annotation = raw.parse()?;
-        self.checked(annotation, known).map_err(|Problem { message, help }| ParseError {
-            line: raw.line,
-            message,
-            help,
-        })
+        let left_out: Vec<usize> = annotation.images.iter().flat_map(|image| self.leave_out.matches(image)).collect();
+        if !left_out.is_empty() {
+            return Ok(Made::LeftOut(left_out));
+        }
+        let checked = self.checked(annotation, known);
+        checked.map(Made::Record).map_err(|Problem { message, help }| ParseError { line: raw.line, message, help })
     }
 
     fn checked(&self, annotation: Annotation, known: &Known) -> Result<Converted, Problem> {
@@ -248,6 +262,29 @@ impl Converter<'_> {
     }
 }
 
+/// The records that match `leave_out`.
+struct LeftOut {
+    records: usize,
+    /// The patterns, and whether any record matched.
+    patterns: Vec<(String, bool)>,
+}
+
+impl LeftOut {
+    fn add(&mut self, patterns: Vec<usize>) {
+        self.records += 1;
+        for pattern in patterns {
+            self.patterns[pattern].1 = true;
+        }
+    }
+
+    /// A mistyped pattern would otherwise show much later.
+    fn check(&self, annotations: &Path) -> Result<(), StageError> {
+        let Some((pattern, _)) = self.patterns.iter().find(|(_, used)| !used) else { return Ok(()) };
+        let message = format!("`{pattern}` in `leave_out` matches the image of no record");
+        Err(StageError::input(annotations, message, "patterns are compared with `image` as it stands in the records"))
+    }
+}
+
 /// Writes records in order and counts them.
 struct RecordSink {
     folder: PathBuf,
@@ -255,6 +292,7 @@ struct RecordSink {
     writer: RecordWriter,
     image_numbers: Known,
     rejects: Rejects,
+    left_out: LeftOut,
     lost: Lost,
     meta: Meta,
 }
@@ -284,9 +322,18 @@ impl RecordSink {
             writer: RecordWriter::create(folder)?,
             image_numbers: Known::new(),
             rejects: Rejects::default(),
+            left_out: LeftOut {
+                records: 0,
+                patterns: config.leave_out.iter().map(|pattern| (pattern.clone(), false)).collect(),
+            },
             lost: Lost::default(),
             meta,
         })
+    }
+
+    /// The number of the next record in the annotation file, counted from 1.
+    fn number(&self) -> usize {
+        self.meta.records + self.rejects.len() + self.left_out.records + 1
     }
 
     fn add(&mut self, record: Converted) -> Result<(), StageError> {
@@ -304,7 +351,7 @@ impl RecordSink {
             images.push(number);
         }
         let Encoded { input_ids, labels, mismatched, whole } = &record.encoded;
-        let number = self.meta.records + self.rejects.len() + 1;
+        let number = self.number();
         self.meta.records += 1;
         self.meta.mismatched += usize::from(*mismatched);
         if let Some(reason) = record.masked {
@@ -328,8 +375,12 @@ impl RecordSink {
         if self.rejects.len() > self.max_rejected {
             return Err(self.rejects.error(annotations.to_path_buf(), self.max_rejected));
         }
+        self.left_out.check(annotations)?;
         if self.meta.records == 0 {
-            let help = "give a file with at least one conversation";
+            let help = match self.left_out.records {
+                0 => "give a file with at least one conversation",
+                _ => "`leave_out` matches every record",
+            };
             return Err(StageError::input(annotations, "no records to train on", help));
         }
         let (lost, records, max_length) = (&self.lost, self.meta.records, self.meta.max_length);
@@ -356,6 +407,9 @@ impl RecordSink {
             ("rejected", self.meta.rejected as f64),
         ] {
             job.result(name, value);
+        }
+        if self.left_out.records > 0 {
+            job.result("left_out", self.left_out.records as f64);
         }
         self.writer.finish(&self.meta)
     }

@@ -27,6 +27,7 @@ use crate::{
     },
     data::features::INPUT,
     image::size::check_image_size,
+    net::patterns::patterns,
 };
 
 /// The kind `preprocess`.
@@ -35,7 +36,7 @@ pub struct Preprocess;
 
 impl Stage for Preprocess {
     const KIND: &'static str = "preprocess";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const ABOUT: &'static str = "turns LLaVA-format conversations and images into training records";
     const INPUTS: &'static [Input] = &[
         Input::required("data", "a folder with an annotation file and images"),
@@ -53,6 +54,7 @@ impl Stage for Preprocess {
         Figure::detail("masked", Better::Lower, "records"),
         Figure::detail("without_image_token", Better::Lower, "records"),
         Figure::detail("rejected", Better::Lower, "records"),
+        Figure::detail("left_out", Better::Lower, "records"),
     ];
     type Config = PreprocessConfig;
 
@@ -72,6 +74,7 @@ impl Stage for Preprocess {
         if config.annotations.is_empty() {
             return Err(ConfigIssue::new("annotations", "must name a file in the data folder"));
         }
+        patterns(&config.leave_out).map_err(|message| ConfigIssue::new("leave_out", message))?;
         check_image_size(config.image_size)
     }
 

@@ -206,3 +206,25 @@ fn an_image_in_an_answer_is_no_label() {
     assert!(record.labels.iter().all(|label| *label == -100 || *label >= 0), "{:?}", record.labels);
     assert!(record.learned() > 2);
 }
+
+#[test]
+fn records_with_images_of_a_pattern_are_left_out() {
+    let root = workshop(&json!([
+        record("one", Some("sub/a.png"), "<image>\nWhat is it?", "A dot."),
+        record("missing", Some("sub/none.png"), "<image>\nWhat is it?", "A dot."),
+        record("two", None, "What is 2+2?", "4"),
+        record("three", Some("sub/b.jpg"), "<image>\nAnd this?", "Yes."),
+    ]));
+    let config = json!({"leave_out": ["*/a.png"], "max_rejected": 1});
+    let outcome = preprocess(root.path(), "work", &config);
+    assert_eq!(outcome.figure("left_out") as usize, 1);
+    // Those that are left out count in the numbers of others.
+    assert!(outcome.cautions().iter().any(|said| said.contains("record 2")), "{:#?}", outcome.cautions());
+    let set = RecordSet::open(&outcome.done()).unwrap();
+    let ids: Vec<_> = (0..set.len()).map(|number| set.record(number).unwrap().id.to_string()).collect();
+    assert_eq!(ids, ["two", "three"]);
+    // What matches nothing is a mistake.
+    let config = json!({"leave_out": ["*/a.png", "sub/c*"], "max_rejected": 1});
+    let error = preprocess(root.path(), "other", &config).error().to_string();
+    assert!(error.contains("`sub/c*` in `leave_out` matches the image of no record"), "{error}");
+}

@@ -154,6 +154,47 @@ fn conversations_and_masks() {
     check("vicuna_v1_sft.jsonl", Template::VicunaV1, &PHI3, 19);
 }
 
+/// Phi-3's tokenizer with something else in its file.
+fn phi3_with(change: impl Fn(&mut serde_json::Value)) -> TextTokenizer {
+    let mut file = serde_json::from_slice(&std::fs::read(fixture("phi3_tokenizer.json")).unwrap()).unwrap();
+    change(&mut file);
+    TextTokenizer::from_bytes(&serde_json::to_vec(&file).unwrap()).unwrap()
+}
+
+/// As in the files of MobileLLaMA.
+#[test]
+fn special_tokens_that_are_said_to_be_normalized_are_found_all_the_same() {
+    let tokenizer = phi3_with(|file| {
+        for token in file["added_tokens"].as_array_mut().unwrap() {
+            (token["special"], token["normalized"]) = (true.into(), true.into());
+        }
+    });
+    check("vicuna_v1_sft.jsonl", Template::VicunaV1, &tokenizer, 19);
+    check("phi3_sft.jsonl", Template::Phi3, &tokenizer, 19);
+}
+
+/// `legacy = false` in transformers: only what begins a text gets a space. The reference then counts one token less for each round
+/// after the first.
+#[test]
+fn rounds_are_counted_where_they_stand() {
+    let tokenizer = phi3_with(|file| {
+        file["normalizer"] = serde_json::Value::Null;
+        file["pre_tokenizer"] = serde_json::json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+    });
+    let cases: Vec<Training> = lines("vicuna_v1_sft.jsonl");
+    let several = cases.iter().filter(|case| case.sample.conversations.len() > 2 && case.error.is_none());
+    let mut seen = 0;
+    for case in several.filter(|case| !case.mismatch_warning) {
+        let turns = &case.sample.conversations;
+        let encoded = Template::VicunaV1.encode(&tokenizer, turns, case.sample.image.is_some(), 3072).unwrap();
+        assert!(!encoded.mismatched, "{}", case.id);
+        let learned = |labels: &[i32]| labels.iter().filter(|label| **label != -100).count();
+        assert_eq!(learned(&encoded.labels), learned(&case.labels), "{}", case.id);
+        seen += 1;
+    }
+    assert!(seen > 2, "{seen}");
+}
+
 #[test]
 fn plain_captions() {
     check("phi2_plain.jsonl", Template::Plain, &PHI2, 6);

@@ -62,7 +62,7 @@ impl TextTokenizer {
     /// A message.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         check_tables(bytes)?;
-        let bytes = without_image_token(bytes)?;
+        let bytes = with_usual_tokens(bytes)?;
         let inner = contained(|| {
             let mut inner = Tokenizer::from_bytes(&bytes)?;
             // Files of published models may request either; sequences are cut and batched elsewhere.
@@ -199,16 +199,27 @@ fn contained<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Strin
         .map_err(|error| error.to_string())
 }
 
-/// The content of a `tokenizer.json` in which `<image>` is no token. Models that other programs load have one for image features;
-/// here what follows the first `<image>` of a prompt is text.
-fn without_image_token(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
-    let mark = format!("\"{IMAGE_TEXT}\"");
-    if !bytes.windows(mark.len()).any(|part| part == mark.as_bytes()) {
+/// The content of a `tokenizer.json` in which `<image>` is no token, and special tokens are found in a text as it stands. Models that
+/// other programs load have a token for image features; here what follows the first `<image>` of a prompt is text. Files of older
+/// Llamas, such as MobileLLaMA, say that special tokens are `normalized`: the library then looks for `▁</s>`, and makes
+/// several tokens of a `</s>`. The tokenizers that these models were trained with did not.
+fn with_usual_tokens(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
+    #[derive(serde::Deserialize)]
+    struct Added {
+        #[serde(default)]
+        added_tokens: Vec<serde_json::Value>,
+    }
+    let is_image = |token: &serde_json::Value| token["content"] == IMAGE_TEXT;
+    let is_missed = |token: &serde_json::Value| token["special"] == true && token["normalized"] == true;
+    // Most of the file is the vocabulary, and seldom is anything to be done.
+    let Ok(found) = serde_json::from_slice::<Added>(bytes) else { return Ok(Cow::Borrowed(bytes)) };
+    if !found.added_tokens.iter().any(|token| is_image(token) || is_missed(token)) {
         return Ok(Cow::Borrowed(bytes));
     }
     let mut file: serde_json::Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if let Some(added) = file.get_mut("added_tokens").and_then(serde_json::Value::as_array_mut) {
-        added.retain(|token| token["content"] != IMAGE_TEXT);
+        added.retain(|token| !is_image(token));
+        added.iter_mut().filter(|token| is_missed(token)).for_each(|token| token["normalized"] = false.into());
     }
     serde_json::to_vec(&file).map(Cow::Owned).map_err(|error| error.to_string())
 }

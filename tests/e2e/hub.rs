@@ -103,9 +103,11 @@ fn the_other_pipelines_are_valid() {
     for (file, name, stages) in [
         ("sweeps/finetuning", "imp-finetuning", 52 + 3 * 20),
         ("sweeps/epochs", "imp-epochs", 52 + 2 * 20),
-        ("sweeps/data", "imp-data", 52 + 20),
+        ("sweeps/data", "imp-data", 52 + 21),
         ("sweeps/vision_encoder", "imp-vision-encoder", 52 + 22),
         ("sweeps/llm", "imp-llm", 52 + 3 * 24),
+        // Two files, and for each two scores.
+        ("sweeps/precision", "imp-precision", 52 + 2 + 2 * 2),
     ] {
         let plan = offline(&space, &["sweep", "--dry-run", &pipeline(file)]);
         assert!(plan.contains(&format!("{name}: 0 of {stages} cached")), "{plan}");

@@ -171,11 +171,16 @@ impl Masking {
 fn encode_phi2(text: &Text<'_>, turns: &[Turn], pad: &str) -> Result<Encoded, String> {
     let prompt = phi2_text(turns)?;
     let mut masking = text.conversation(&prompt)?;
-    for round in prompt.split(PHI2_END).take_while(|round| !round.is_empty()) {
+    for (number, round) in prompt.split(PHI2_END).take_while(|round| !round.is_empty()).enumerate() {
         let Some(question) = single_split(round, " ASSISTANT: ") else { break };
+        // After `</s>` some tokenizers of Llamas don't put the space before a word that they put before a text.
+        let len = |part: &str| match number {
+            0 => text.len(part),
+            _ => text.len(&format!("{PHI2_END}{part}")).map(|tokens| tokens.saturating_sub(1)),
+        };
         // The question's encoding ends with the space after "ASSISTANT:", which in the round belongs to the answer; the
         // round has its `</s>`.
-        masking.round(text.len(question)?.saturating_sub(1), text.len(round)? + 1);
+        masking.round(len(question)?.saturating_sub(1), len(round)? + 1);
     }
     Ok(masking.finish(text, pad))
 }
