@@ -36,7 +36,7 @@ keys! {
         /// Longest sequence in tokens; longer ones are truncated.
         #[serde(default = "max_length")]
         pub max_length: usize,
-        /// Patterns of image paths: records with such an image are left out, and counted. `textvqa/*` leaves TextCaps out of LLaVA's
+        /// Patterns of image paths: records with such an image are left out, and counted. `textvqa/*` leaves `TextCaps` out of LLaVA's
         /// conversations.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pub leave_out: Vec<String>,

@@ -8,6 +8,8 @@ use cudarc::{cublaslt::sys as lt, driver::sys};
 
 /// The first CUDA version that understands the kernels (they are compiled by NVRTC 12.2), as the driver gives it.
 const OLDEST: i32 = 12020;
+/// The first cuBLASLt without floating-point exceptions on Hopper (release notes of CUDA 12.4 Update 1).
+const OLDEST_CUBLAS: usize = 120_405;
 
 /// What is called in the driver.
 const DRIVER_FUNCTIONS: [&str; 37] = [
@@ -51,11 +53,12 @@ const DRIVER_FUNCTIONS: [&str; 37] = [
 ];
 
 /// What is called in cuBLASLt.
-const CUBLAS_FUNCTIONS: [&str; 13] = [
+const CUBLAS_FUNCTIONS: [&str; 14] = [
     "cublasLtCreate",
     "cublasLtDestroy",
     "cublasLtGetVersion",
     "cublasLtMatmul",
+    "cublasLtMatmulAlgoConfigGetAttribute",
     "cublasLtMatmulAlgoGetHeuristic",
     "cublasLtMatmulDescCreate",
     "cublasLtMatmulDescDestroy",
@@ -125,18 +128,34 @@ fn load_cublas() -> Result<String, String> {
     }
     // SAFETY: the function is there.
     let version = unsafe { lt::cublasLtGetVersion() };
-    // 12.2.5 is 120205, and before version 12 it was 11205.
-    let (major, minor) =
-        if version >= 100_000 { (version / 10000, version / 100 % 100) } else { (version / 1000, version / 100 % 10) };
-    if major < 12 {
-        Err(format!("cuBLAS is too old, it is version {major}.{minor}: version 12 or 13 is needed"))
+    let words = in_words(version);
+    if version < OLDEST_CUBLAS {
+        Err(format!("cuBLAS is too old, it is version {words}: at least {} is needed", in_words(OLDEST_CUBLAS)))
     } else {
-        Ok(format!("{major}.{minor}"))
+        Ok(words)
     }
+}
+
+/// 12.2.5 is 120205, and before version 12 it was 11205.
+fn in_words(version: usize) -> String {
+    let [major, minor] = if version >= 100_000 { [10000, 100] } else { [1000, 100] };
+    format!("{}.{}.{}", version / major, version % major / minor, version % minor)
+}
+
+/// Whether a product of one row may be wrong with a bias: fixed in 12.8 Update 1, which has cuBLAS 12.8.4 (5104822 in the release
+/// notes of CUDA).
+pub(super) fn mistakes_bias_of_one_row() -> bool {
+    // SAFETY: the function is there, as `cublas` has found.
+    cublas().is_ok() && unsafe { lt::cublasLtGetVersion() } < 120_804
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn versions_are_read() {
+        assert_eq!([11205, 120_405, 130_800].map(super::in_words), ["11.2.5", "12.4.5", "13.8.0"]);
+    }
+
     #[test]
     fn nothing_panics_where_cuda_is_missing() {
         match super::driver() {

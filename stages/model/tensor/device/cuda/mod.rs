@@ -45,8 +45,6 @@ pub(in crate::tensor) struct Cuda {
     /// `None` only while it is dropped.
     products: Mutex<Option<Products>>,
     workspace: u64,
-    /// Whether the GPU reads host memory by itself, later than a copy is started.
-    reads_host_memory: bool,
     pool: sys::CUmemoryPool,
     module: sys::CUmodule,
     /// By [`Stream`].
@@ -100,7 +98,6 @@ impl Cuda {
             functions: Mutex::default(),
             products: Mutex::default(),
             workspace: 0,
-            reads_host_memory: false,
             pool: null_mut(),
             module: null_mut(),
             streams: [null_mut(); 2],
@@ -138,12 +135,10 @@ impl Cuda {
         }
         // The driver wants a zero at the end. PTX has none inside.
         let source = CString::new(KERNELS).unwrap_or_default();
-        let own_pages = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES;
         let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         let mut keep = u64::MAX;
         // SAFETY: a device of the driver; the source ends with a zero; the attribute is a number of 64 bits.
         unsafe {
-            self.reads_host_memory = result::device::get_attribute(self.device, own_pages)? != 0;
             self.module = result::module::load_data(source.as_ptr().cast())?;
             self.pool = result::device::get_default_mem_pool(self.device)?;
             // Else memory goes back to the system whenever something is waited for.
@@ -229,10 +224,10 @@ impl Driver for Cuda {
             return Ok(());
         }
         self.call("upload", || {
-            // SAFETY: `to` has as many bytes. Ordinary memory is copied to a buffer of the driver before this returns,
-            // but for GPUs that read it by themselves.
+            // SAFETY: `to` has as many bytes, and `from` is not touched before the wait. That ordinary memory is copied to a buffer of the
+            // driver before this returns, NVIDIA says only of copies that are not asynchronous.
             unsafe { result::memcpy_htod_async(to, from, self.stream(Stream::Compute)) }?;
-            if self.reads_host_memory { self.finish(Stream::Compute) } else { Ok(()) }
+            self.finish(Stream::Compute)
         })
     }
 

@@ -8,20 +8,24 @@ use cudarc::{
         result::{self, CublasError},
         sys::{
             cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t as Handle,
-            cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulDesc_t as Description,
+            cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulAlgoConfigAttributes_t,
+            cublasLtMatmulAlgoConfigGetAttribute, cublasLtMatmulDesc_t as Description,
             cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreferenceAttributes_t as Preference,
-            cublasLtMatrixLayout_t as MatrixLayout, cudaDataType as Data,
+            cublasLtMatrixLayout_t as MatrixLayout, cublasStatus_t, cudaDataType as Data,
         },
     },
-    driver::sys::CUstream,
+    driver::{result::memcpy_dtod_async, sys::CUstream},
 };
 
+use super::library::mistakes_bias_of_one_row;
 use crate::tensor::device::driver::{Product, Type};
 
 /// Bytes of the workspace: what NVIDIA recommends for Hopper. Fixed, since the algorithm depends on it.
 pub(super) const WORKSPACE: usize = 32 << 20;
 /// Sums of a product that is split are joined in f32 by a fixed order, never in the type of the output.
 const REDUCTIONS_IN_F32: u32 = 2;
+/// No product is split.
+const NO_REDUCTIONS: u32 = 0;
 
 /// A matrix as cuBLAS sees it: column-major, without gaps between columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ struct Key {
 pub(super) struct Products {
     handle: Handle,
     workspace: u64,
+    /// See [`mistakes_bias_of_one_row`].
+    adds_bias: bool,
     /// Chosen once, so that the same product always has the same bits.
     algorithms: HashMap<Key, Algorithm>,
 }
@@ -149,7 +155,8 @@ fn alignment(address: u64) -> u32 {
 impl Products {
     /// `workspace`: the address of [`WORKSPACE`] bytes.
     pub(super) fn new(workspace: u64) -> Result<Self, CublasError> {
-        Ok(Self { handle: result::create_handle()?, workspace, algorithms: HashMap::new() })
+        let adds_bias = mistakes_bias_of_one_row();
+        Ok(Self { handle: result::create_handle()?, workspace, adds_bias, algorithms: HashMap::new() })
     }
 
     /// Starts a product.
@@ -162,8 +169,16 @@ impl Products {
         [a, b, d]: [u64; 3],
         product: &Product,
     ) -> Result<(), CublasError> {
-        let call = Call::new(product)?;
-        let algorithm = self.algorithm(&call, [a, b, d], product)?;
+        let mut product = *product;
+        if let Some(bias) = product.bias.filter(|_| self.adds_bias && product.m == 1 && product.beta == 0.0) {
+            // The product is added to the bias, whose type is that of the output.
+            // SAFETY: both have `n` values, as the caller says.
+            unsafe { memcpy_dtod_async(d, bias, product.n * bytes(product.out), stream) }
+                .map_err(|_| CublasError(cublasStatus_t::CUBLAS_STATUS_EXECUTION_FAILED))?;
+            (product.bias, product.beta) = (None, 1.0);
+        }
+        let call = Call::new(&product)?;
+        let algorithm = self.algorithm(&call, [a, b, d], &product)?;
         let (alpha, beta) = (product.alpha, product.beta);
         // SAFETY: the descriptions have the shapes that the caller vouches for.
         unsafe {
@@ -200,7 +215,10 @@ impl Products {
         if let Some(algorithm) = self.algorithms.get(&key) {
             return Ok(*algorithm);
         }
-        let algorithm = find(self.handle, call, key.alignments)?;
+        let mut algorithm = find(self.handle, call, key.alignments, REDUCTIONS_IN_F32)?;
+        if !splits_evenly(&algorithm, product.k)? {
+            algorithm = find(self.handle, call, key.alignments, NO_REDUCTIONS)?;
+        }
         self.algorithms.insert(key, algorithm);
         Ok(algorithm)
     }
@@ -213,10 +231,28 @@ impl Drop for Products {
     }
 }
 
+fn bytes(stored: Type) -> usize {
+    match stored {
+        Type::F32 => 4,
+        Type::Bf16 => 2,
+    }
+}
+
+/// Whether a sum of `k` products is split into parts of one length. From 12.6.3 until 13.8.0 cuBLASLt may lose the end of a sum that
+/// is not, on Hopper and later (6580689 in the release notes of CUDA 13.4).
+fn splits_evenly(algorithm: &Algorithm, k: usize) -> Result<bool, CublasError> {
+    let (mut parts, mut written) = (0_u32, 0);
+    let attribute = cublasLtMatmulAlgoConfigAttributes_t::CUBLASLT_ALGO_CONFIG_SPLITK_NUM;
+    // SAFETY: the attribute has 4 bytes.
+    unsafe { cublasLtMatmulAlgoConfigGetAttribute(algorithm, attribute, (&raw mut parts).cast(), 4, &raw mut written) }
+        .result()?;
+    Ok(parts < 2 || k.is_multiple_of(parts as usize))
+}
+
 /// Asks cuBLASLt for the algorithm that it takes for the fastest.
-fn find(handle: Handle, call: &Call, [a, b, d]: [u32; 3]) -> Result<Algorithm, CublasError> {
+fn find(handle: Handle, call: &Call, [a, b, d]: [u32; 3], reductions: u32) -> Result<Algorithm, CublasError> {
     let preference = result::create_matmul_pref()?;
-    let (workspace, reductions) = (WORKSPACE as u64, REDUCTIONS_IN_F32);
+    let workspace = WORKSPACE as u64;
     let settings: [(Preference, *const c_void, usize); 6] = [
         (Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const workspace).cast(), 8),
         (Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const reductions).cast(), 4),
