@@ -12,6 +12,7 @@ const TOLD: usize = 25;
 /// Profiles cases. The device is waited for around each call; what starting and waiting takes at least, which is the
 /// smallest mean of any kernel, is subtracted in `net_ms`.
 pub(crate) fn run(names: &[String], sizes: &Sizes) -> bool {
+    let names: Vec<&str> = if names.is_empty() { cases::CASES.to_vec() } else { names.iter().map(|n| &**n).collect() };
     for name in names {
         let mut case = cases::case(name, sizes);
         (case.run)();

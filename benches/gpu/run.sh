@@ -9,9 +9,10 @@
 #     products  cuBLASLt against products in f32 on the host, for the shapes of the model families
 #     fixtures  whole models against the reference: features, logits, losses, gradients, optimizer steps, tokens
 #     resume    a training stage through the program, interrupted and resumed, on all cards: the bytes of one card
-#     models    writes random models of full size (8 GB below target/)
+#     models    writes random models of full size (8 GB below target/), and has the driver compile the kernels and Python load
+#               PyTorch, so that no case waits for a cold disk; where they are missing, the parts below begin with it
 #     lora, features, decode, prefill     against PyTorch, transformers and peft, in turns
-#     profile   a LoRA step and a batch of answers by kernel
+#     profile   each case by kernel
 #
 #     table     writes docs/GPU.md's tables from the results; `run.sh table FILE...` from these files
 #     build     build.sh, which makes what the parts need; run it where there is a Rust toolchain
@@ -69,10 +70,11 @@ first=$(wc -l <"$IMP_FLOW_RESULTS")
 
 # Puts the folder of a library that the loader doesn't find on its path.
 find_library() {
-    if ldconfig -p 2>/dev/null | grep -q "$1"; then return; fi
+    # Not with -q, which ends before ldconfig does, and `pipefail` takes that for a failure.
+    if ldconfig -p 2>/dev/null | grep "$1" >/dev/null; then return; fi
     local found
-    found=$(find / \( -path /proc -o -path /sys \) -prune -o -name "$2" -print 2>/dev/null | sort -V | tail -n 1)
-    [ -z "$found" ] || export LD_LIBRARY_PATH=${found%/*}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    found=$(find / \( -path /proc -o -path /sys -o -path '*/compat' -o -path '*/stubs' \) -prune -o -name "$2" -print 2>/dev/null | sort -V | tail -n 1)
+    [ -z "$found" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${found%/*}
 }
 if [ -z "${IMP_FLOW_EMULATED_GPU:-}" ]; then
     find_library 'libcuda\.so\.1' 'libcuda.so.1'
@@ -122,9 +124,21 @@ tests() {
     IMP_FLOW_TEST_GPU=0 "$built/$program" --color never "$@"
 }
 
+models() {
+    local python=
+    if [ "${IMP_FLOW_PEERS:-}" != no ]; then
+        "${IMP_FLOW_PYTHON:-python3}" -c 'import torch, transformers, peft' &
+        python=$!
+    fi
+    # In Python's absence its cases say so.
+    "$built/gpu" $tiny_option models && { [ -z "$python" ] || wait "$python" || true; }
+}
+
 # `timeout` runs programs only, and arrays are not inherited.
-export -f machine tests
+export -f machine tests models
 export built tiny_option=${tiny[*]}
+# What the driver makes of the kernels, kept from one process to the next wherever the home folder is.
+export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$root/target/cuda-cache}
 
 tables() {
     local document=docs/GPU.md
@@ -134,14 +148,21 @@ tables() {
         cp docs/GPU.md "$document"
     fi
     if [ $# -gt 0 ]; then set -- "$@"; else set -- "$IMP_FLOW_RESULTS"; fi
-    "$built/gpu" table "$document" "$@" && echo "wrote the tables of $document"
+    "$built/gpu" table "$document" "$@" && echo "wrote the tables of $document" || return
+    # On a machine that is lent only this comes back.
+    [ "$document" -ef "$out/GPU.md" ] || cp "$document" "$out/GPU.md"
 }
 
 if [ "${parts[0]}" = table ]; then
     tables "${parts[@]:1}"
     exit
 fi
+models_part() { part models 90 bash -c models; }
 for name in "${parts[@]}"; do
+    case $name in
+        lora | features | decode | prefill | profile)
+            [ -e "target/bench-models/gpu${tiny_option:+-tiny}/done" ] || models_part ;;
+    esac
     case $name in
         machine) part machine 30 bash -c machine ;;
         kernels) part kernels 100 bash -c 'tests kernels device::tests::pointwise device::' ;;
@@ -149,12 +170,12 @@ for name in "${parts[@]}"; do
         products) part products 140 "$built/gpu" "${tiny[@]}" products ;;
         fixtures) part fixtures 90 bash -c 'tests places dropout_has_one_mask' ;;
         resume) part resume 90 "$built/gpu" "${tiny[@]}" resume "$built/imp-flow" ;;
-        models) part models 90 "$built/gpu" "${tiny[@]}" models ;;
+        models) models_part ;;
         lora) part lora 300 "$built/gpu" "${tiny[@]}" speed lora ;;
         features) part features 130 "$built/gpu" "${tiny[@]}" speed features ;;
         decode) part decode 200 "$built/gpu" "${tiny[@]}" speed decode ;;
-        prefill) part prefill 120 "$built/gpu" "${tiny[@]}" speed prefill ;;
-        profile) part profile 60 "$built/gpu" "${tiny[@]}" profile lora decode ;;
+        prefill) part prefill 130 "$built/gpu" "${tiny[@]}" speed prefill ;;
+        profile) part profile 90 "$built/gpu" "${tiny[@]}" profile ;;
         *) part "$name" 1 sh -c "echo 'there is no such part'; exit 2" ;;
     esac
 done

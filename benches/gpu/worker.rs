@@ -41,8 +41,8 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker and waits for it to be ready. Otherwise returns why it is not.
-    pub(crate) fn start(command: &mut Command, patience: Duration) -> Result<Self, String> {
+    /// Starts a worker. Otherwise returns why it does not start.
+    pub(crate) fn start(command: &mut Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -55,9 +55,13 @@ impl Worker {
             let objects = output.lines().map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok());
             objects.filter(Value::is_object).try_for_each(|line| send.send(line))
         });
-        let worker = Self { child, input, lines };
-        worker.field("ready", patience)?;
-        Ok(worker)
+        Ok(Self { child, input, lines })
+    }
+
+    /// Waits until it is ready, or says why it is not by the deadline.
+    pub(crate) fn ready(self, deadline: Instant) -> Result<Self, String> {
+        self.field("ready", deadline.saturating_duration_since(Instant::now()))?;
+        Ok(self)
     }
 
     /// Runs one repetition. Returns milliseconds.
@@ -66,8 +70,8 @@ impl Worker {
         self.field("ms", REPETITION)
     }
 
-    /// Ends the process. Returns its peak of the card's memory in bytes, if it knows it.
-    pub(crate) fn peak(mut self) -> Option<f64> {
+    /// Asks it to end. Returns its peak of the card's memory in bytes, if it knows it.
+    pub(crate) fn peak(&mut self) -> Option<f64> {
         self.input = None;
         self.field("peak_bytes", REPETITION).ok()
     }
@@ -85,7 +89,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        // It has said all that is wanted, or is given up.
+        let deadline = Instant::now() + Duration::from_secs(2);
         self.input = None;
         while self.child.try_wait().is_ok_and(|status| status.is_none()) {
             if Instant::now() > deadline {
