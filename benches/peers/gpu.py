@@ -145,9 +145,9 @@ def decode():
         options["past_key_values"] = cache
 
     def step():
-        if cache is not None:
-            cache.reset()
         with torch.inference_mode():
+            if cache is not None:
+                cache.reset()
             found = model.generate(inputs_embeds=inputs, attention_mask=mask, **options)
         assert found.shape[1] == ANSWER
 

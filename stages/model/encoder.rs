@@ -115,7 +115,7 @@ const SIGLIP: Description = Description {
     defaults: Defaults { patch_size: 16, epsilon: 1e-6, activation: Activation::GeluTanh },
     processor: "SiglipImageProcessor",
     images: ImageProcessor { mean: [0.5; 3], std: [0.5; 3], filter: Filter::Bicubic, fit: Fit::Stretch },
-    beside: &["text_model.", "logit_scale", "logit_bias"],
+    beside: &["text_model.", "logit_scale", "logit_bias", "classifier."],
 };
 
 const CLIP: Description = Description {
@@ -132,7 +132,7 @@ const CLIP: Description = Description {
         filter: Filter::Bicubic,
         fit: Fit::Crop { edge: 224, side: 224 },
     },
-    beside: &["text_model.", "logit_scale", "text_projection.", "visual_projection."],
+    beside: &["text_model.", "logit_scale", "text_projection.", "visual_projection.", "classifier."],
     ..SIGLIP
 };
 
@@ -171,7 +171,7 @@ const DINOV2: Description = Description {
         filter: Filter::Bicubic,
         fit: Fit::Crop { edge: 256, side: 224 },
     },
-    beside: &[],
+    beside: &["classifier."],
 };
 
 const DINOV2_WITH_REGISTERS: Description = Description {

@@ -154,11 +154,12 @@ pub fn load_vision(folder: &Path, config: &ImpConfig) -> Result<VisionTower> {
     let (file, files) = (ConfigFile::read(folder)?, TensorFiles::open(folder)?);
     let tower = file.vision()?;
     let description = tower.encoder.description();
-    // Since its version 5, transformers saves encoders without text encoder without their prefix.
-    let whole = files.names().any(|name| name.starts_with(description.prefix));
-    let prefix = if whole { description.prefix } else { "" };
+    // Since its version 5, transformers saves encoders without text encoder without their prefix. DINOv2 has one below a classifier.
+    let below_classifier = format!("{}.", description.model_type);
+    let is_there = |prefix: &&str| !prefix.is_empty() && files.names().any(|name| name.starts_with(prefix));
+    let prefix = [description.prefix, &below_classifier].into_iter().find(is_there).unwrap_or_default();
     let vision = VisionTower::load(&files, prefix, tower, config.mm_vision_select_layer)?;
-    // Layers after the features and the text encoder are not used.
+    // Layers after the features, the text encoder and a classifier are not used.
     files.finish(|name| {
         let own = name.strip_prefix(prefix).is_some_and(|name| {
             prefix == description.prefix && !prefix.is_empty()

@@ -43,7 +43,13 @@ impl TextTokenizer {
             std::io::ErrorKind::NotFound => StageError::input(
                 &named,
                 "the file is missing",
-                "the folder must hold a Hugging Face model with its fast tokenizer (`tokenizer.json`)",
+                match folder.join("tokenizer.model").exists() {
+                    true => {
+                        "the folder has its tokenizer as SentencePiece's `tokenizer.model` only: make `tokenizer.json` of it, with \
+                         transformers' `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
+                    }
+                    false => "the folder must hold a Hugging Face model with its fast tokenizer (`tokenizer.json`)",
+                },
             ),
             _ => StageError::Io { path: path.clone(), source: error },
         })?;

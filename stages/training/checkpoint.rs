@@ -19,7 +19,7 @@ use super::{
     divergence::LAST,
     held_out::{self, Best},
 };
-use crate::{Job, StageError, contract::side_file, model_folder::model_error, place::each};
+use crate::{Job, StageError, contract::side_file, model_folder::model_error};
 
 /// The tensor that has a value if the held-out loss is still to be measured.
 const DUE: &str = "held_out_due";
@@ -126,11 +126,11 @@ fn whole(numbers: &[f32]) -> Option<usize> {
 /// there, too.
 ///
 /// # Errors
-/// If a replica's device fails.
+/// If a checkpoint that could be read can't be read any more.
 pub(super) fn load(job: &Job, replicas: &mut [&mut Replica<'_>], keep_best: bool) -> Result<Position, StageError> {
     for path in saved(&job.checkpoint()).into_iter().rev() {
         match read(&path, replicas, |best| !keep_best || held_out::is_there(job, best)) {
-            Ok(saved) => return saved.restore(replicas),
+            Ok(saved) => return saved.restore(replicas).map_err(|error| model_error(job, &error)),
             Err(error) => job.warn(format!("ignored a damaged checkpoint: {error}")),
         }
     }
@@ -166,11 +166,14 @@ pub(super) fn digest(path: &Path) -> std::io::Result<String> {
     Ok(hasher.finalize().to_hex()[..32].to_string())
 }
 
-/// What was read of a checkpoint.
+/// A checkpoint that can be restored.
 pub(super) struct Saved {
     position: Position,
-    /// Weights, first and second moments of all parameters, in the order of [`Imp::trainable`].
-    parameters: Vec<[Mat; 3]>,
+    /// Has weights, first and second moments of all parameters. They are read one by one: all at once would be three times
+    /// the trained weights beside those that are there.
+    file: TensorFiles,
+    /// The parameters' names and numbers of values, in the order of [`Imp::trainable`].
+    parameters: Vec<(String, usize)>,
 }
 
 /// Reads a checkpoint of these replicas.
@@ -193,41 +196,48 @@ pub(super) fn read(
     let is_held_out_due = file.shape(DUE).is_ok_and(|shape| shape.iter().product::<usize>() > 0);
     let damaged = || ModelError::file(path, "its number of steps is not a number of steps");
     let step = whole(&step).ok_or_else(damaged)?;
-    let mut parameters = Vec::new();
-    for (name, moments) in replicas.iter().flat_map(|replica| &replica.optimizer.moments) {
-        let count = moments.first.count();
-        let read = |part: &str| file.vector(&format!("{part}.{name}"), count);
-        parameters.push([read("weight")?, read("first")?, read("second")?]);
+    let moments = replicas.iter().flat_map(|replica| &replica.optimizer.moments);
+    let parameters: Vec<(String, usize)> =
+        moments.map(|(name, moments)| (name.clone(), moments.first.count())).collect();
+    // All of it can be read: the replicas don't get a part of a checkpoint.
+    for (name, count) in &parameters {
+        PARTS.iter().try_for_each(|part| value(&file, part, name, *count).map(drop))?;
     }
     if !best_is_there(best) {
         return Err(ModelError::file(path, "the file of the best weights so far is missing"));
     }
-    Ok(Saved { position: Position { step, losses, best, is_held_out_due }, parameters })
+    Ok(Saved { position: Position { step, losses, best, is_held_out_due }, file, parameters })
+}
+
+/// What is saved of a parameter.
+const PARTS: [&str; 3] = ["weight", "first", "second"];
+
+fn value(file: &TensorFiles, part: &str, name: &str, count: usize) -> Result<Mat, ModelError> {
+    file.vector(&format!("{part}.{name}"), count)
 }
 
 impl Saved {
     /// Brings the replicas of which it was read to its state, in the memory that they have.
-    pub(super) fn restore(self, replicas: &mut [&mut Replica<'_>]) -> Result<Position, StageError> {
-        let Self { position, parameters } = self;
-        each(
-            replicas,
-            || (),
-            |_, Replica { model, optimizer }| {
-                let own = &parameters[optimizer.share.clone()];
-                for ((_, moments), [_, first, second]) in optimizer.moments.iter_mut().zip(own) {
-                    moments.first.copy_from(&first.to_host());
-                    moments.second.copy_from(&second.to_host());
+    ///
+    /// # Errors
+    /// If the file can't be read any more.
+    pub(super) fn restore(self, replicas: &mut [&mut Replica<'_>]) -> Result<Position, ModelError> {
+        let Self { position, file, parameters } = self;
+        let read = |part: &str, (name, count): &(String, usize)| value(&file, part, name, *count);
+        for Replica { model, optimizer } in replicas {
+            for ((_, moments), of) in optimizer.moments.iter_mut().zip(&parameters[optimizer.share.clone()]) {
+                moments.first.copy_from(&read("first", of)?.to_host());
+                moments.second.copy_from(&read("second", of)?.to_host());
+            }
+            let (mut all, mut result) = (parameters.iter(), Ok(()));
+            model.trainable(&mut |_, mat| {
+                if let Some(of) = all.next().filter(|_| result.is_ok()) {
+                    result = read("weight", of).map(|weight| mat.copy_from(&weight.to_host()));
                 }
-                let mut weights = parameters.iter();
-                model.trainable(&mut |_, mat| {
-                    if let Some([weight, ..]) = weights.next() {
-                        mat.copy_from(&weight.to_host());
-                    }
-                });
-                optimizer.step = position.step as u64;
-                Ok(())
-            },
-        )?;
+            });
+            result?;
+            optimizer.step = position.step as u64;
+        }
         Ok(position)
     }
 }

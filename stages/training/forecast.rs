@@ -74,11 +74,14 @@ fn taken(
         None => fixed.on_host(recipe, training, ahead, &largest),
     };
     let size = vision.config.image_size;
-    let decoded = (recipe.global_batch_size * (AHEAD + 2)).min(images) * size * size * 3 * size_of::<f32>();
+    let kept = features::kept_bytes(&vision.config, recipe.vision_layers, images).is_some();
+    // Images of which features are kept are decoded once, by each worker; others in each step anew.
+    let most = if kept { images.saturating_mul(needed.cards.max(1)) } else { usize::MAX };
+    let decoded = (largest(recipe.global_batch_size).images * (AHEAD + 2)).min(most);
+    let decoded = decoded * size * size * 3 * size_of::<f32>();
     let bytes = needed.host + (decoded + PROGRAM) as u64;
     let training = Training { gradient_checkpointing: needed.cut.recompute, ..training };
     let work = if let Some((batches, set)) = known {
-        let kept = features::kept_bytes(&vision.config, recipe.vision_layers, images).is_some();
         let (all, encoded) = sizes.all(set, batches, kept);
         Work::Whole(training.operations(all, encoded))
     } else {
@@ -178,10 +181,23 @@ impl Fixed<'_> {
         let cards = ahead.runtime.gpus.max(1);
         let accumulates = cards == 1 && batch > cut.size;
         let step = training.device_memory(largest(cut.size), accumulates, precision);
-        let sums = if cards > 1 { step.parameters as u64 } else { 0 };
-        let step = (step.total() - step.optimizer + step.optimizer / cards) as u64;
+        // A matrix is not shared: one card has its moments, and all but one wait with its gradient on the host.
+        let largest_matrix = match training.trains {
+            Trains::All => 4 * self.llm.config.vocab_size * self.llm.config.hidden_size,
+            _ => 0,
+        };
+        let sums = if cards > 1 { step.parameters + (cards - 1) * largest_matrix } else { 0 } as u64;
+        let moments = (step.optimizer / cards).max(2 * largest_matrix).min(step.optimizer);
+        let on_card = (step.total() - step.optimizer + moments) as u64;
+        // Before they are moved to the card, weights that train or that an adapter was added to are in f32 on the host.
+        let widened = match training.trains {
+            Trains::All => 4 * self.llm.config.parameters() as u64,
+            _ if self.adapted => 4 * self.llm.config.parameters() as u64,
+            _ => 0,
+        };
         // The host maps the files that it uploads.
-        Needed { cut, card: Some(step + frozen), cards, host: self.llm.bytes + self.vision.bytes + sums }
+        let host = self.llm.bytes + self.vision.bytes + sums.max(widened);
+        Needed { cut, card: Some(on_card + frozen), cards, host }
     }
 }
 

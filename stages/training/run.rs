@@ -141,6 +141,7 @@ fn cut(
     let projector = model.config.mm_projector_type;
     let vision_layers = recipe.vision_layers;
     let training = Training { llm, vision, projector, trains, vision_layers, gradient_checkpointing: false };
+    let validation = validation.filter(|_| recipe.eval_steps > 0);
     let images = [Some(data), validation].into_iter().flatten().map(Mixture::images);
     let kept: u64 = images.map(|images| device_bytes(vision, vision_layers, images, recipe.precision)).sum();
     // What trains is on the device already, and is counted by the step.

@@ -39,6 +39,13 @@ fn tensors_are_those_that_pytorch_has_saved() {
 }
 
 #[test]
+fn attributes_of_tensors_are_left_aside() {
+    let files = TensorFiles::open_file(&path("torch/noted.bin")).unwrap();
+    assert_eq!(&*files.mat("noted", &[2, 3], 2, 3).unwrap().to_host(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(&*files.vector("parameter", 2).unwrap().to_host(), [0.0, 1.0]);
+}
+
+#[test]
 fn what_is_no_tensor_is_refused_by_name() {
     for (file, words) in [
         ("before_1_6.bin", "a file of PyTorch's before version 1.6: open it with `torch.load"),

@@ -17,7 +17,7 @@ use imp_model::{
     save,
     tensor::{AdamW, cross_entropy},
     vision::VisionTower,
-    weights::{TensorFiles, write_tensors},
+    weights::{NamedTensor, TensorFiles, write_tensors},
 };
 use serde_json::{Value, json};
 use support::{Fixture, PHI, assert_close, path};
@@ -65,6 +65,28 @@ fn features_and_all_hidden_states_equal_transformers() {
         }
         // LLaVA reads the last but one, and drops what precedes the patches.
         let features = load(&folder(name), -2).encode(&images);
+        assert_close(name, &features.to_host(), &expected.f32("features"), TOLERANCE);
+    }
+}
+
+/// As of the folders for classifying that Meta and others publish.
+#[test]
+fn an_encoder_below_a_classifier_is_the_encoder() {
+    for ((name, _), prefix) in NAMES.into_iter().zip(["", "dinov2.", "dinov2_with_registers.", ""]) {
+        let (expected, files) = (expected(name), TensorFiles::open(&folder(name)).unwrap());
+        let mut tensors = vec![NamedTensor::constant("classifier.weight", vec![2, 3], 1.0)];
+        tensors.extend(files.names().filter(|tensor| !tensor.ends_with("position_ids")).map(|tensor| {
+            let shape = files.shape(tensor).unwrap().to_vec();
+            let count = shape.iter().product();
+            let values = files.mat(tensor, &shape, 1, count).unwrap().to_host().into_owned();
+            NamedTensor::new(format!("{prefix}{tensor}"), shape, move || values.clone().into())
+        }));
+        let new = tempfile::tempdir().unwrap();
+        for file in ["config.json", "preprocessor_config.json"] {
+            std::fs::copy(folder(name).join(file), new.path().join(file)).unwrap();
+        }
+        write_tensors(&new.path().join("model.safetensors"), tensors, Encoding::F32).unwrap();
+        let features = load(new.path(), -2).encode(&expected.images("pixel_values"));
         assert_close(name, &features.to_host(), &expected.f32("features"), TOLERANCE);
     }
 }

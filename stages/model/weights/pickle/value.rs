@@ -27,14 +27,22 @@ pub(super) enum Global {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
+    /// Calls one of the others, and sets attributes of Python's on what it gives.
+    RebuildWithAttributes,
+    /// A class of tensors.
+    Class,
     Storage(Kind),
 }
 
-const GLOBALS: [(&str, &str, Global); 14] = [
+const GLOBALS: [(&str, &str, Global); 18] = [
     ("collections", "OrderedDict", Global::OrderedDict),
     ("torch._utils", "_rebuild_tensor", Global::RebuildTensor),
     ("torch._utils", "_rebuild_tensor_v2", Global::RebuildTensor),
     ("torch._utils", "_rebuild_parameter", Global::RebuildParameter),
+    ("torch._utils", "_rebuild_parameter_with_state", Global::RebuildParameter),
+    ("torch._tensor", "_rebuild_from_type_v2", Global::RebuildWithAttributes),
+    ("torch", "Tensor", Global::Class),
+    ("torch.nn.parameter", "Parameter", Global::Class),
     ("torch", "FloatStorage", Global::Storage(Kind::Numbers(Encoding::F32))),
     ("torch", "HalfStorage", Global::Storage(Kind::Numbers(Encoding::F16))),
     ("torch", "BFloat16Storage", Global::Storage(Kind::Numbers(Encoding::Bf16))),
@@ -177,6 +185,16 @@ impl<'a> Arena<'a> {
             {
                 Ok(*tensor)
             }
+            // Not itself, or it would go on and on.
+            (
+                Value::Global(Global::RebuildWithAttributes),
+                [
+                    rebuild @ Value::Global(Global::RebuildTensor | Global::RebuildParameter),
+                    Value::Global(Global::Class),
+                    given,
+                    _state,
+                ],
+            ) => self.call(*rebuild, *given),
             (Value::Global(global), _) => Err(format!("a call of {global:?} that no list of tensors has")),
             _ => Err("a call of what is no function".into()),
         }
