@@ -213,9 +213,16 @@ fn small_imp() -> Scratch {
     folder
 }
 
-/// A `tokenizer.json`, and texts through the tokenizer that it makes.
+/// A `tokenizer.json` or a `tokenizer.model`, and texts through the tokenizer that it makes.
 fn tokenizer(bytes: &[u8]) {
-    let Ok(tokenizer) = TextTokenizer::from_bytes(bytes) else { return };
+    let scratch = Scratch::with("tokenizer.model", bytes);
+    let sentencepiece = TextTokenizer::open(scratch.root(), scratch.root());
+    for tokenizer in TextTokenizer::from_bytes(bytes).ok().into_iter().chain(sentencepiece.ok()) {
+        encode_and_decode(&tokenizer);
+    }
+}
+
+fn encode_and_decode(tokenizer: &TextTokenizer) {
     for text in ["", "a", "What is <image>\n in it? \u{e9}\u{1f600}", "\0\u{feff}  "] {
         let Ok(ids) = tokenizer.encode_with_images(text) else { continue };
         let ids: Vec<u32> = ids.into_iter().filter_map(|id| id.try_into().ok()).collect();

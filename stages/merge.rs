@@ -25,6 +25,7 @@ use crate::{
     image::pixels::AspectRatio,
     model_folder::{link_others_but, model_error, remark, tokenizer_folder},
     speaker::aspect_ratio,
+    text::tokenizer::TextTokenizer,
 };
 
 /// Smaller files would be thousands.
@@ -216,7 +217,7 @@ fn load(job: &Job) -> Result<(Imp, &Path), StageError> {
     let components = Components { llm, vision, projector: &projector, adapter };
     let config = ConfigFile::read(from).and_then(|file| file.imp()).map_err(failed)?;
     let model = Imp::from_components(&components, config).map_err(failed)?;
-    Ok((model, if from.join("tokenizer.json").is_file() { from } else { llm }))
+    Ok((model, if TextTokenizer::is_in(from) { from } else { llm }))
 }
 
 /// The tokens of the Llava layout, with one for image features.

@@ -57,7 +57,7 @@ impl Manner {
     /// If the tokenizer can't be read, or is not that of the model's training.
     pub(crate) fn of(job: &Job, model: &Imp, folder: &Path) -> Result<Option<Self>, StageError> {
         let beside = tokenizer_folder(folder);
-        if !beside.join("tokenizer.json").is_file() {
+        if !TextTokenizer::is_in(&beside) {
             return Ok(None);
         }
         let mut tokenizer = TextTokenizer::open(&beside, &job.named(&beside))?;

@@ -4,6 +4,7 @@ pub mod conversation;
 mod growth;
 pub(crate) mod identity;
 pub(crate) mod json_records;
+mod sentencepiece;
 pub mod stream;
 pub mod template;
 #[cfg(test)]

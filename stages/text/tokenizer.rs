@@ -10,13 +10,20 @@ use std::{
 use imp_model::IMAGE_TOKEN;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::growth::{Growth, check_tables};
+use super::{
+    growth::{Growth, check_tables},
+    sentencepiece::{self, Beside},
+};
 use crate::StageError;
 
 /// Longest text in bytes: encoding it takes about 250 times the memory. A thousand pages have as many.
 const LONGEST_TEXT: usize = 1 << 20;
 /// Longest text in bytes after what the tokenizer puts into it.
 const LONGEST_GROWN: u64 = 4 << 20;
+
+/// The files of a tokenizer, the usual one first.
+const FILE: &str = "tokenizer.json";
+const SENTENCEPIECE: &str = "tokenizer.model";
 
 /// Stands for an image in a text, as [`IMAGE_TOKEN`] does in a sequence of token ids.
 pub const IMAGE_TEXT: &str = "<image>";
@@ -33,33 +40,47 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Reads `tokenizer.json` in `folder`; messages call that folder `named`.
+    /// Whether a folder has a tokenizer.
+    pub(crate) fn is_in(folder: &Path) -> bool {
+        [FILE, SENTENCEPIECE].iter().any(|file| folder.join(file).is_file())
+    }
+
+    /// Reads `tokenizer.json` in `folder`, or the `tokenizer.model` of `SentencePiece` where that is missing; messages call that folder
+    /// `named`.
     ///
     /// # Errors
     /// If it is missing or can't be read.
     pub fn open(folder: &Path, named: &Path) -> Result<Self, StageError> {
-        let (path, named) = (folder.join("tokenizer.json"), named.join("tokenizer.json"));
-        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => StageError::input(
-                &named,
-                "the file is missing",
-                match folder.join("tokenizer.model").exists() {
-                    true => {
-                        "the folder has its tokenizer as SentencePiece's `tokenizer.model` only: make `tokenizer.json` of it, with \
-                         transformers' `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
-                    }
-                    false => "the folder must hold a Hugging Face model with its fast tokenizer (`tokenizer.json`)",
-                },
-            ),
-            _ => StageError::Io { path: path.clone(), source: error },
+        let not_found = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        let (file, read) = match std::fs::read(folder.join(FILE)) {
+            Err(error) if not_found(&error) && Self::is_in(folder) => {
+                (SENTENCEPIECE, std::fs::read(folder.join(SENTENCEPIECE)))
+            }
+            read => (FILE, read),
+        };
+        let named = named.join(file);
+        let bytes = read.map_err(|error| {
+            if !not_found(&error) {
+                return StageError::Io { path: folder.join(file), source: error };
+            }
+            let help = "the folder must hold a Hugging Face model with its tokenizer (`tokenizer.json`, or a Llama's `tokenizer.model`)";
+            StageError::input(&named, "the file is missing", help)
         })?;
-        Self::from_bytes(&bytes).map_err(|message| {
-            StageError::input(
-                &named,
-                format!("not a tokenizer: {message}"),
-                "download the model's `tokenizer.json` again",
-            )
+        let made = if file == FILE { Self::from_bytes(&bytes) } else { Self::from_sentencepiece(&bytes, folder) };
+        made.map_err(|message| {
+            let help = format!("download the model's `{file}` again");
+            StageError::input(&named, format!("not a tokenizer: {message}"), help)
         })
+    }
+
+    /// A `tokenizer.model`, with what the files beside it say.
+    fn from_sentencepiece(bytes: &[u8], folder: &Path) -> Result<Self, String> {
+        let beside = |name: &str| -> Option<serde_json::Value> {
+            serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).ok()
+        };
+        let (config, added) = (beside("tokenizer_config.json"), beside("added_tokens.json"));
+        let file = sentencepiece::tokenizer_json(bytes, &Beside::read(config.as_ref(), added.as_ref()))?;
+        Self::from_bytes(&serde_json::to_vec(&file).map_err(|error| error.to_string())?)
     }
 
     /// Reads the content of a `tokenizer.json`.

@@ -102,11 +102,11 @@ pub(crate) fn record_set(job: &Job, name: &str, folder: &Path) -> Result<Option<
 /// The tokenizer in the folder of a model, if there is one.
 fn tokenizer(job: &Job, folder: &Path) -> Result<Option<TextTokenizer>, StageError> {
     let named = job.named(folder);
-    if folder.join("tokenizer.json").is_file() {
+    if TextTokenizer::is_in(folder) {
         return TextTokenizer::open(folder, &named).map(Some);
     }
     job.caution(format!(
-        "{}: there is no tokenizer.json, so it is not known whether the records are made for this model",
+        "{}: there is no tokenizer, so it is not known whether the records are made for this model",
         named.display()
     ));
     Ok(None)
