@@ -85,7 +85,7 @@ keys! {
 
 impl Stage for Merge {
     const KIND: &'static str = "merge";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const ABOUT: &'static str = "adds adapters to the weights and writes the whole model to one folder";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a finetuned model"),

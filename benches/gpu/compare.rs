@@ -76,7 +76,10 @@ impl Side {
         let mut line = json!({ "part": "speed", "case": case, "side": self.name, "variant": self.variant });
         if let Err(reason) = &self.worker {
             line["skipped"] = reason.as_str().into();
-            result(&line);
+            // What it did before it failed stays.
+            if self.times.is_empty() {
+                result(&line);
+            }
             return false;
         }
         let amount = amount(case, sizes);
@@ -117,7 +120,9 @@ pub(crate) fn run(names: &[String], sizes: &Sizes) -> bool {
             }
             for side in &mut sides {
                 side.repeat();
-                side.tell(case, sizes, None);
+                if side.worker.is_ok() {
+                    side.tell(case, sizes, None);
+                }
             }
         }
         for mut side in sides {

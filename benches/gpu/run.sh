@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is to be known about a GPU, in order, in at most 25 minutes, on a machine without a Rust toolchain and a network:
+# All that is to be known about a GPU, in order, in at most 26 minutes, on a machine without a Rust toolchain and a network:
 #
 #     benches/gpu/run.sh [--tiny] [PART...]
 #

@@ -71,8 +71,12 @@ fn points(table: &PublishedTable, study: &Study, sweep: Option<&Session>) -> Res
     for (number, point) in session.pipeline.points.iter().enumerate() {
         let own = |stage: &str| {
             let mut stages = session.pipeline.stages.iter();
-            let of_point =
-                stages.any(|decl| decl.name == stage && decl.owners.iter().any(|(owner, _)| *owner == number));
+            // What all points share measures nothing that the study compares.
+            let is_compared = |owners: usize| owners == 1 || owners < session.pipeline.points.len();
+            let of_point = stages.any(|decl| {
+                let has = decl.owners.iter().any(|(owner, _)| *owner == number);
+                decl.name == stage && has && is_compared(decl.owners.len())
+            });
             cached.get(stage).filter(|_| of_point)
         };
         let measured = models(table, &session.pipeline, own);

@@ -17,7 +17,7 @@ use std::{
 use super::{STOP, node::NodeOutput, slurm};
 use crate::{
     pool,
-    store::{look_again, look_up, now},
+    store::{look_again, look_up, now, read},
 };
 use imp_stages::{
     Job, KindVisitor, Stage, StageError,
@@ -95,7 +95,7 @@ pub(crate) fn run_job(job_file: &Path, attempt: Option<&str>, output: Option<&Pa
 }
 
 fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc<Lines>) -> Result<(), StageError> {
-    let text = fs::read(job_file).map_err(StageError::io(job_file))?;
+    let text = read(job_file).map_err(StageError::io(job_file))?;
     let spec: JobSpec =
         serde_json::from_slice(&text).map_err(|error| StageError::input(job_file, error.to_string(), AGAIN))?;
     let _lock = lock(&spec.work, if attempt.is_some() { CLUSTER_LOCK_TIME } else { LOCK_TIME })?;

@@ -62,8 +62,8 @@ pub(crate) struct Versions {
 const DRIVER_PACKAGE: &str = "It comes with NVIDIA's driver: `libnvidia-compute-NNN` on Ubuntu, `libcuda1` on Debian; start a \
                               container with `--gpus all`";
 /// Who has cuBLASLt.
-const CUBLASLT_PACKAGE: &str = "It is in `libcublas-12-4` of NVIDIA's repository, in `libcublaslt12` of Ubuntu and Debian, and in \
-                                `nvidia-cublas-cu12` of PyPI (add its folder `nvidia/cublas/lib` to LD_LIBRARY_PATH)";
+const CUBLASLT_PACKAGE: &str = "It is in `libcublas-12-9` of NVIDIA's repository and in `nvidia-cublas-cu12` of PyPI (add its folder \
+                                `nvidia/cublas/lib` to LD_LIBRARY_PATH); 12.4.5 is the oldest that will do";
 /// What is lost without hard links.
 const NO_LINKS: &str = "Results are copied and take up their size twice; a cache on ext4, xfs or btrfs takes it once";
 /// What is lost without locks.

@@ -54,8 +54,10 @@ pub(crate) fn look_again(path: &Path) {
     // Of `.` the server is not asked.
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let folders: Vec<&Path> = path.ancestors().skip(1).take(2).collect();
-    // Where there is none, nothing is in it.
-    let _ = folders.iter().rev().try_for_each(|folder| File::open(folder).map(drop));
+    for folder in folders.into_iter().rev() {
+        // Where there is none, nothing is in it.
+        let _ = File::open(folder);
+    }
 }
 
 /// Opens a file to be read, also if another machine has just made it.
@@ -64,7 +66,7 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 }
 
 /// The content of a regular file. What else stands in its place is an error, and never waited for, such as a pipe.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     disk::before_reading(path);
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits();
     let open = || OpenOptions::new().read(true).custom_flags(nonblocking.cast_signed()).open(path);

@@ -280,7 +280,7 @@ impl Work {
 
     /// Whether a runner has begun to take the output, and has not come to the end.
     pub(crate) fn was_being_taken(&self) -> bool {
-        self.path.join(TAKING).is_file()
+        look_up(&self.path.join(TAKING)).is_ok_and(|found| found.is_file())
     }
 
     /// Forgets what was sent to another machine and has ended: the stage begins again, from its checkpoint.

@@ -82,7 +82,7 @@ const ANSWERS: &str = "answers";
 
 impl Stage for Eval {
     const KIND: &'static str = "eval";
-    const VERSION: u32 = 17;
+    const VERSION: u32 = 18;
     const ABOUT: &'static str = "measures a model on a benchmark";
     const INPUTS: &'static [Input] = &[
         Input::optional(MODEL, "an Imp model: merged, quantized, or directly from a training stage"),

@@ -1,8 +1,7 @@
-//! Converts an annotation file to records, in chunks that are tokenized and checked on all cores and written in order.
+//! Converts an annotation file to records, in chunks that are tokenized and checked on all cores.
 //! Independent of the file formats at both ends, which have their own readers and writers.
 
 use std::{
-    collections::HashMap,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
@@ -15,8 +14,9 @@ use super::{
     annotations::{Annotated, Annotation, ParseError},
     config::{IMAGES, PreprocessConfig},
     faults::{check_rows, unreadable},
-    lost::{Lost, Reason},
-    rejected::{Rejected, Rejects},
+    lost::Reason,
+    rejected::Rejected,
+    sink::{Converted, Known, RecordSink, name_of},
 };
 use crate::{
     Job, StageError,
@@ -24,18 +24,13 @@ use crate::{
         event::{BYTES, Progress},
         paths::stays_inside,
     },
-    data::{
-        mmap::map_file,
-        records::{FORMAT, Meta},
-        writer::{NewRecord, RecordWriter},
-    },
+    data::mmap::map_file,
     image::pixels,
     model_folder::embedding_rows,
     net::patterns::patterns,
     text::{
         identity::identity,
         json_records::{Cursor, RawRecord, Records, short},
-        template::Encoded,
         tokenizer::{IMAGE_TEXT, TextTokenizer},
     },
 };
@@ -52,29 +47,6 @@ const MISSING: &str = "image paths are relative to `image_folder` in the data fo
                        that holds them, or give the download with the images as `images`; `max_rejected` lets records be left out";
 const REPEATED_FOLDER: &str = "image paths are relative to `image_folder`: remove that folder from the records' `image`, or \
                                set `image_folder = \".\"`";
-
-/// The images that are in the set: prefix of the path's hash -> image number. Whole paths would take several times the
-/// memory.
-type Known = HashMap<[u8; 16], u32>;
-
-fn name_of(path: &Path) -> [u8; 16] {
-    let mut name = [0; 16];
-    blake3::Hasher::new().update(path.as_os_str().as_encoded_bytes()).finalize_xof().fill(&mut name);
-    name
-}
-
-/// A record ready to be written.
-struct Converted {
-    id: String,
-    encoded: Encoded,
-    /// Path, and the file's content unless it is in the set already.
-    images: Vec<(PathBuf, Option<Vec<u8>>)>,
-    words: usize,
-    /// Why it has no label, if it has none.
-    masked: Option<Reason>,
-    /// Whether the text mentions an image although the record has none.
-    mentions_image: bool,
-}
 
 /// What becomes of a record that is not unusable.
 enum Made {
@@ -259,166 +231,5 @@ impl Converter<'_> {
         })?;
         pixels::decode(&bytes).map_err(|error| format!("the image {} can't be decoded: {error}", shown.display()))?;
         Ok((path, Some(bytes)))
-    }
-}
-
-/// The records that match `leave_out`.
-struct LeftOut {
-    records: usize,
-    /// The patterns, and whether any record matched.
-    patterns: Vec<(String, bool)>,
-}
-
-impl LeftOut {
-    fn add(&mut self, patterns: Vec<usize>) {
-        self.records += 1;
-        for pattern in patterns {
-            self.patterns[pattern].1 = true;
-        }
-    }
-
-    /// A mistyped pattern would otherwise show much later.
-    fn check(&self, annotations: &Path) -> Result<(), StageError> {
-        let Some((pattern, _)) = self.patterns.iter().find(|(_, used)| !used) else { return Ok(()) };
-        let message = format!("`{pattern}` in `leave_out` matches the image of no record");
-        Err(StageError::input(annotations, message, "patterns are compared with `image` as it stands in the records"))
-    }
-}
-
-/// Writes records in order and counts them.
-struct RecordSink {
-    folder: PathBuf,
-    max_rejected: usize,
-    writer: RecordWriter,
-    image_numbers: Known,
-    rejects: Rejects,
-    left_out: LeftOut,
-    lost: Lost,
-    meta: Meta,
-}
-
-impl RecordSink {
-    fn create(config: &PreprocessConfig, folder: &Path) -> Result<Self, StageError> {
-        let meta = Meta {
-            format: FORMAT,
-            template: config.template.name().into(),
-            image_aspect_ratio: config.image_aspect_ratio.name().into(),
-            max_length: config.max_length,
-            records: 0,
-            images: 0,
-            tokens: 0,
-            labelled_tokens: 0,
-            mismatched: 0,
-            rejected: 0,
-            cut: None,
-            masked: None,
-            without_image_token: None,
-            tokenizer: None,
-            features: None,
-        };
-        Ok(Self {
-            folder: folder.to_path_buf(),
-            max_rejected: config.max_rejected,
-            writer: RecordWriter::create(folder)?,
-            image_numbers: Known::new(),
-            rejects: Rejects::default(),
-            left_out: LeftOut {
-                records: 0,
-                patterns: config.leave_out.iter().map(|pattern| (pattern.clone(), false)).collect(),
-            },
-            lost: Lost::default(),
-            meta,
-        })
-    }
-
-    /// The number of the next record in the annotation file, counted from 1.
-    fn number(&self) -> usize {
-        self.meta.records + self.rejects.len() + self.left_out.records + 1
-    }
-
-    fn add(&mut self, record: Converted) -> Result<(), StageError> {
-        let mut images = Vec::new();
-        for (path, bytes) in record.images {
-            let name = name_of(&path);
-            let number = match (self.image_numbers.get(&name), bytes) {
-                (Some(number), _) => *number,
-                (None, bytes) => {
-                    let number = self.writer.add_image(bytes.unwrap_or_default())?;
-                    self.image_numbers.insert(name, number);
-                    number
-                }
-            };
-            images.push(number);
-        }
-        let Encoded { input_ids, labels, mismatched, whole } = &record.encoded;
-        let number = self.number();
-        self.meta.records += 1;
-        self.meta.mismatched += usize::from(*mismatched);
-        if let Some(reason) = record.masked {
-            self.lost.add_masked(reason, number, &record.id);
-        }
-        if *whole > input_ids.len() {
-            self.lost.add_cut(*whole, number, &record.id);
-        }
-        if !images.is_empty() && !input_ids.contains(&IMAGE_TOKEN) {
-            self.lost.add_without_token(number, &record.id);
-        }
-        if record.mentions_image {
-            self.lost.add_without_image(number, &record.id);
-        }
-        self.meta.tokens += input_ids.len() as u64;
-        self.meta.labelled_tokens += labels.iter().filter(|label| **label != IGNORE).count() as u64;
-        self.writer.add_record(&NewRecord { id: &record.id, input_ids, labels, images: &images, words: record.words })
-    }
-
-    fn finish(mut self, job: &Job, annotations: &Path) -> Result<(), StageError> {
-        if self.rejects.len() > self.max_rejected {
-            return Err(self.rejects.error(annotations.to_path_buf(), self.max_rejected));
-        }
-        self.left_out.check(annotations)?;
-        if self.meta.records == 0 {
-            let help = match self.left_out.records {
-                0 => "give a file with at least one conversation",
-                _ => "`leave_out` matches every record",
-            };
-            return Err(StageError::input(annotations, "no records to train on", help));
-        }
-        let (lost, records, max_length) = (&self.lost, self.meta.records, self.meta.max_length);
-        if lost.masked() == records {
-            return Err(lost.nothing_left(annotations, records, max_length));
-        }
-        self.warn_of_rejects(job, annotations);
-        lost.warn(job, annotations, records, max_length);
-        self.meta.images = self.image_numbers.len();
-        self.meta.rejected = self.rejects.len();
-        self.meta.cut = Some(lost.cut());
-        self.meta.masked = Some(lost.masked());
-        self.meta.without_image_token = Some(lost.without_token());
-        self.rejects.write(&self.folder)?;
-        for (name, value) in [
-            ("records", self.meta.records as f64),
-            ("images", self.meta.images as f64),
-            ("tokens", self.meta.tokens as f64),
-            ("labelled_tokens", self.meta.labelled_tokens as f64),
-            ("mismatched", self.meta.mismatched as f64),
-            ("cut", lost.cut() as f64),
-            ("masked", lost.masked() as f64),
-            ("without_image_token", lost.without_token() as f64),
-            ("rejected", self.meta.rejected as f64),
-        ] {
-            job.result(name, value);
-        }
-        if self.left_out.records > 0 {
-            job.result("left_out", self.left_out.records as f64);
-        }
-        self.writer.finish(&self.meta)
-    }
-
-    fn warn_of_rejects(&self, job: &Job, annotations: &Path) {
-        if self.rejects.len() > 0 {
-            let (file, count) = (annotations.display(), self.rejects.len());
-            let summary = self.rejects.summary();
-            job.caution(format!("{file}: {count} record(s) left out, listed in rejected.jsonl\n{summary}"));
-        }
     }
 }

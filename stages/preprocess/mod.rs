@@ -10,6 +10,7 @@ mod features;
 pub(crate) mod fuzzing;
 mod lost;
 mod rejected;
+mod sink;
 #[cfg(test)]
 mod tests;
 

@@ -226,5 +226,5 @@ fn records_with_images_of_a_pattern_are_left_out() {
     // What matches nothing is a mistake.
     let config = json!({"leave_out": ["*/a.png", "sub/c*"], "max_rejected": 1});
     let error = preprocess(root.path(), "other", &config).error().to_string();
-    assert!(error.contains("`sub/c*` in `leave_out` matches the image of no record"), "{error}");
+    assert!(error.contains("`sub/c*` in `leave_out` matches no record's image"), "{error}");
 }

@@ -114,7 +114,7 @@ impl Config {
 
 impl Stage for Quantize {
     const KIND: &'static str = "quantize";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const ABOUT: &'static str = "writes a model with fewer bits per weight, for imp-flow, llama.cpp or MLC";
     const INPUTS: &'static [Input] = &[
         Input::required("model", "a merged model, from `merge`"),

@@ -11,7 +11,6 @@ use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
-    tensor::Mat,
     weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
@@ -19,7 +18,7 @@ use super::{
     divergence::LAST,
     held_out::{self, Best},
 };
-use crate::{Job, StageError, contract::side_file, model_folder::model_error};
+use crate::{Job, StageError, contract::side_file, model_folder::model_error, place::each};
 
 /// The tensor that has a value if the held-out loss is still to be measured.
 const DUE: &str = "held_out_due";
@@ -126,11 +125,11 @@ fn whole(numbers: &[f32]) -> Option<usize> {
 /// there, too.
 ///
 /// # Errors
-/// If a checkpoint that could be read can't be read any more.
+/// If a checkpoint that could be read can't be read any more, or a replica's device fails.
 pub(super) fn load(job: &Job, replicas: &mut [&mut Replica<'_>], keep_best: bool) -> Result<Position, StageError> {
     for path in saved(&job.checkpoint()).into_iter().rev() {
         match read(&path, replicas, |best| !keep_best || held_out::is_there(job, best)) {
-            Ok(saved) => return saved.restore(replicas).map_err(|error| model_error(job, &error)),
+            Ok(saved) => return saved.restore(replicas),
             Err(error) => job.warn(format!("ignored a damaged checkpoint: {error}")),
         }
     }
@@ -171,7 +170,7 @@ pub(super) struct Saved {
     position: Position,
     /// Has weights, first and second moments of all parameters. They are read one by one: all at once would be three times
     /// the trained weights beside those that are there.
-    file: TensorFiles,
+    path: PathBuf,
     /// The parameters' names and numbers of values, in the order of [`Imp::trainable`].
     parameters: Vec<(String, usize)>,
 }
@@ -199,45 +198,54 @@ pub(super) fn read(
     let moments = replicas.iter().flat_map(|replica| &replica.optimizer.moments);
     let parameters: Vec<(String, usize)> =
         moments.map(|(name, moments)| (name.clone(), moments.first.count())).collect();
-    // All of it can be read: the replicas don't get a part of a checkpoint.
+    // All of it is there, and its bytes are those that were written: the replicas don't get a part of a checkpoint.
     for (name, count) in &parameters {
-        PARTS.iter().try_for_each(|part| value(&file, part, name, *count).map(drop))?;
+        for part in ["weight", "first", "second"] {
+            let name = format!("{part}.{name}");
+            if file.shape(&name)?.iter().product::<usize>() != *count {
+                return Err(ModelError::file(path, format!("`{name}` has another size than in this training")));
+            }
+        }
     }
     if !best_is_there(best) {
         return Err(ModelError::file(path, "the file of the best weights so far is missing"));
     }
-    Ok(Saved { position: Position { step, losses, best, is_held_out_due }, file, parameters })
-}
-
-/// What is saved of a parameter.
-const PARTS: [&str; 3] = ["weight", "first", "second"];
-
-fn value(file: &TensorFiles, part: &str, name: &str, count: usize) -> Result<Mat, ModelError> {
-    file.vector(&format!("{part}.{name}"), count)
+    Ok(Saved { position: Position { step, losses, best, is_held_out_due }, path: path.into(), parameters })
 }
 
 impl Saved {
     /// Brings the replicas of which it was read to its state, in the memory that they have.
     ///
     /// # Errors
-    /// If the file can't be read any more.
-    pub(super) fn restore(self, replicas: &mut [&mut Replica<'_>]) -> Result<Position, ModelError> {
-        let Self { position, file, parameters } = self;
-        let read = |part: &str, (name, count): &(String, usize)| value(&file, part, name, *count);
-        for Replica { model, optimizer } in replicas {
-            for ((_, moments), of) in optimizer.moments.iter_mut().zip(&parameters[optimizer.share.clone()]) {
-                moments.first.copy_from(&read("first", of)?.to_host());
-                moments.second.copy_from(&read("second", of)?.to_host());
-            }
-            let (mut all, mut result) = (parameters.iter(), Ok(()));
-            model.trainable(&mut |_, mat| {
-                if let Some(of) = all.next().filter(|_| result.is_ok()) {
-                    result = read("weight", of).map(|weight| mat.copy_from(&weight.to_host()));
+    /// If the file can't be read any more, or a replica's device fails.
+    pub(super) fn restore(self, replicas: &mut [&mut Replica<'_>]) -> Result<Position, StageError> {
+        let Self { position, path, parameters } = self;
+        let lost = |error: ModelError| {
+            StageError::failed(
+                error.to_string(),
+                "run the same command again; if this one is damaged, an older checkpoint is used",
+            )
+        };
+        each(
+            replicas,
+            || (),
+            |_, Replica { model, optimizer }| {
+                let file = TensorFiles::open_file(&path).map_err(lost)?;
+                let read = |part: &str, (name, count): &(String, usize)| file.vector(&format!("{part}.{name}"), *count);
+                for ((_, moments), of) in optimizer.moments.iter_mut().zip(&parameters[optimizer.share.clone()]) {
+                    moments.first.copy_from(&read("first", of).map_err(lost)?.to_host());
+                    moments.second.copy_from(&read("second", of).map_err(lost)?.to_host());
                 }
-            });
-            result?;
-            optimizer.step = position.step as u64;
-        }
+                let (mut all, mut result) = (parameters.iter(), Ok(()));
+                model.trainable(&mut |_, mat| {
+                    if let Some(of) = all.next().filter(|_| result.is_ok()) {
+                        result = read("weight", of).map(|weight| mat.copy_from(&weight.to_host()));
+                    }
+                });
+                optimizer.step = position.step as u64;
+                result.map_err(lost)
+            },
+        )?;
         Ok(position)
     }
 }

@@ -75,8 +75,13 @@ fn taken(
     };
     let size = vision.config.image_size;
     let kept = features::kept_bytes(&vision.config, recipe.vision_layers, images).is_some();
-    // Images of which features are kept are decoded once, by each worker; others in each step anew.
-    let most = if kept { images.saturating_mul(needed.cards.max(1)) } else { usize::MAX };
+    // Images whose features lie with the records are not decoded, those of which features are kept once by each worker, others in each
+    // step anew.
+    let most = match known {
+        Some((_, set)) if set.sets().all(|set| set.meta().features.is_some()) => 0,
+        _ if kept => images.saturating_mul(needed.cards.max(1)),
+        _ => usize::MAX,
+    };
     let decoded = (largest(recipe.global_batch_size).images * (AHEAD + 2)).min(most);
     let decoded = decoded * size * size * 3 * size_of::<f32>();
     let bytes = needed.host + (decoded + PROGRAM) as u64;
@@ -190,11 +195,8 @@ impl Fixed<'_> {
         let moments = (step.optimizer / cards).max(2 * largest_matrix).min(step.optimizer);
         let on_card = (step.total() - step.optimizer + moments) as u64;
         // Before they are moved to the card, weights that train or that an adapter was added to are in f32 on the host.
-        let widened = match training.trains {
-            Trains::All => 4 * self.llm.config.parameters() as u64,
-            _ if self.adapted => 4 * self.llm.config.parameters() as u64,
-            _ => 0,
-        };
+        let is_widened = self.adapted || matches!(training.trains, Trains::All);
+        let widened = if is_widened { 4 * self.llm.config.parameters() as u64 } else { 0 };
         // The host maps the files that it uploads.
         let host = self.llm.bytes + self.vision.bytes + sums.max(widened);
         Needed { cut, card: Some(on_card + frozen), cards, host }

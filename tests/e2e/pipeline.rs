@@ -155,7 +155,7 @@ fn published_results_are_shown_alone_or_with_those_of_a_pipeline() {
 fn published_studies_are_shown_alone_or_beside_a_sweep() {
     let space = Space::new();
     let table = space.succeed(&["report", "study", "--markdown"]).stdout;
-    let published = "| epochs=2 | published | 81.2 | - | - | 71.2 | 59.4 | 87.8 | - | - | - | 72.1 |";
+    let published = "| epochs=2 | published | 81.2 | 63.8 | - | 71.2 | 59.4 | 87.8 | - | 69.3 | - | 72.1 |";
     assert!(table.lines().any(|line| line == published), "{table}");
     assert!(table.contains("\n| epochs=2 | not run | - |"), "{table}");
     space.write("small.toml", SMALL);
@@ -195,6 +195,14 @@ fn published_studies_are_shown_alone_or_beside_a_sweep() {
     space.write("pipelines/sweeps/epochs.toml", text);
     let found = space.succeed(&["report", "study"]).stdout;
     assert!(found.lines().any(|line| line.starts_with("epochs=4") && line.contains("measured here")), "{found}");
+
+    // What does not differ between points is not compared: here the scores of `vqa_4bit`.
+    let sweep = "extends = \"small.toml\"\nname = \"imp-precision\"\n[[sweep.zip]]\nlabel = [\"16-bit\", \"4-bit\"]\n\
+                 \"stages.pope.model\" = [\"merge\", \"quantize\"]\n";
+    space.write("precision.toml", sweep).succeed(&["sweep", "precision.toml"]);
+    let found = space.succeed(&["report", "study", "precision.toml"]).stdout;
+    let measured: Vec<&str> = found.lines().filter(|line| line.contains("measured here")).collect();
+    assert!(measured.len() == 2 && measured[0].starts_with("16-bit") && measured[1].starts_with("4-bit"), "{found}");
 }
 
 #[test]

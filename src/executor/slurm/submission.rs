@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::SUBMISSION;
+use crate::store::{SUBMISSION, read};
 
 /// The present attempt at a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ impl fmt::Display for JobId {
 impl Submission {
     /// The present attempt in a work folder, if there is one. A file that can't be read counts as none: it is replaced as a whole.
     pub(crate) fn at(work: &Path) -> Option<Self> {
-        let found: Self = serde_json::from_slice(&fs::read(work.join(SUBMISSION)).ok()?).ok()?;
+        let found: Self = serde_json::from_slice(&read(&work.join(SUBMISSION)).ok()?).ok()?;
         // It becomes part of paths.
         let is_token = !found.token.is_empty() && found.token.bytes().all(|byte| byte.is_ascii_alphanumeric());
         is_token.then_some(found)

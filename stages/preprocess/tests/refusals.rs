@@ -85,7 +85,7 @@ fn bad_records_are_named_with_line_and_reason() {
     assert!(text.contains("and 4 more"), "{text}");
 
     let outcome = preprocess(root.path(), "lenient", &json!({"max_rejected": 7}));
-    assert!(outcome.warnings().contains("7 record(s) left out"), "{}", outcome.warnings());
+    assert!(outcome.warnings().contains("7 unusable record(s) dropped"), "{}", outcome.warnings());
     assert_eq!(outcome.figure("rejected") as usize, 7);
     let lines = fs::read_to_string(outcome.done().join("rejected.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 7);

@@ -11,6 +11,9 @@ const OLDEST: i32 = 12020;
 /// The first cuBLASLt without floating-point exceptions on Hopper (release notes of CUDA 12.4 Update 1).
 const OLDEST_CUBLAS: usize = 120_405;
 
+const INSTALL: &str = "Install it, for example from PyPI (`pip install nvidia-cublas`, or nvidia-cublas-cu12 with a driver for CUDA \
+                       12), and set LD_LIBRARY_PATH to the folder with the file, which `pip show -f` lists";
+
 /// What is called in the driver.
 const DRIVER_FUNCTIONS: [&str; 37] = [
     "cuCtxGetCurrent",
@@ -114,23 +117,24 @@ pub(super) fn cublas() -> Result<String, String> {
 fn load_cublas() -> Result<String, String> {
     // SAFETY: as for the driver.
     if !unsafe { lt::is_culib_present() } {
-        return Err(
-            "cuBLAS (libcublasLt.so.13 or .so.12) was not found. Install it, for example from PyPI (`pip install \
-                    nvidia-cublas`, or nvidia-cublas-cu12 with a driver for CUDA 12), and set LD_LIBRARY_PATH to the \
-                    folder with the file, which `pip show -f` lists"
-                .into(),
-        );
+        return Err(format!("cuBLAS (libcublasLt.so.13 or .so.12) was not found. {INSTALL}"));
     }
     // SAFETY: as for the driver.
     let missing = CUBLAS_FUNCTIONS.iter().find(|name| unsafe { lt::culib().get::<fn()>(name.as_bytes()) }.is_err());
     if let Some(name) = missing {
-        return Err(format!("cuBLAS is too old, it has no {name}: version 12 or 13 is needed"));
+        return Err(format!(
+            "cuBLAS is too old, it has no {name}: at least {} is needed. {INSTALL}",
+            in_words(OLDEST_CUBLAS)
+        ));
     }
     // SAFETY: the function is there.
     let version = unsafe { lt::cublasLtGetVersion() };
     let words = in_words(version);
     if version < OLDEST_CUBLAS {
-        Err(format!("cuBLAS is too old, it is version {words}: at least {} is needed", in_words(OLDEST_CUBLAS)))
+        Err(format!(
+            "cuBLAS is too old, it is version {words}: at least {} is needed. {INSTALL}",
+            in_words(OLDEST_CUBLAS)
+        ))
     } else {
         Ok(words)
     }
