@@ -16,7 +16,7 @@ use crate::{
     pipeline::Diagnostic,
     report,
     scheduler::Verdict,
-    store::{Digest, RunRecord, Store},
+    store::{Digest, RunRecord, Store, look_up},
 };
 
 /// Shows the log of a stage: that of the running or last unfinished attempt, else that of the last result.
@@ -35,7 +35,7 @@ pub(crate) fn log(args: &StageArgs, follow: bool, common: &Common) -> Result<Exi
     }
     if let Verdict::Run { key, .. } = now {
         let path = session.store.work(key).log();
-        if path.is_file() {
+        if look_up(&path).is_ok_and(|found| found.is_file()) {
             return follow_log(&path, key, follow, &session.store);
         }
     }
@@ -54,7 +54,7 @@ fn wait_for_start(session: &Session, index: usize, mut now: Verdict, common: &Co
         match &now {
             Verdict::Hit { .. } => break,
             Verdict::Run { key, .. }
-                if session.store.is_being_made(*key) && session.store.work(*key).log().exists() =>
+                if session.store.is_being_made(*key) && look_up(&session.store.work(*key).log()).is_ok() =>
             {
                 break;
             }

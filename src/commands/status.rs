@@ -10,7 +10,7 @@ use crate::{
     failure::Failure,
     report::{self, StageStatus, Status},
     scheduler::{Selection, Verdict},
-    store::{Digest, Receipt, Store},
+    store::{Digest, Receipt, Store, read},
 };
 
 /// Shows the state of each stage.
@@ -71,7 +71,7 @@ fn progress(store: &Store, key: Digest) -> (String, Value) {
     let work = store.work(key);
     let now = work.progress();
     let words = now.as_ref().map(report::progress).unwrap_or_default();
-    let text = std::fs::read_to_string(work.metrics()).unwrap_or_default();
+    let text = read(&work.metrics()).map(|text| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default();
     let last = text.lines().rev().find_map(|line| serde_json::from_str::<Value>(line).ok());
     let loss = last.and_then(|last| last.get("loss")?.as_f64());
     let words = match loss {

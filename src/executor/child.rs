@@ -112,10 +112,11 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
         fs::create_dir_all(&path).map_err(StageError::io(&path))?;
     }
     let node = output.map(NodeOutput::begin).transpose()?;
+    let disk = attempt.map(|_| File::open(&spec.work)).transpose().map_err(StageError::io(&spec.work))?;
     let cancel = Arc::new(AtomicBool::new(false));
     match attempt {
         None => watch_runner(cancel.clone()),
-        Some(attempt) => watch_file(cancel.clone(), slurm::stop(&spec.work, attempt)),
+        Some(attempt) => watch_files(cancel.clone(), spec.work.clone(), attempt.to_string()),
     }
     // Batch systems send signals to every process of a job. Treat them like a request of the runner to stop.
     let on_signal = cancel.clone();
@@ -141,7 +142,9 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
     catch_unwind(AssertUnwindSafe(|| visit(&kind, Run { config, job: &job })))
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
         .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))?;
-    node.map_or(Ok(()), |node| node.take_into(&work.join(job::OUT), &job.linked(), &|| job.check_cancelled()))
+    node.map_or(Ok(()), |node| node.take_into(&work.join(job::OUT), &job.linked(), &|| job.check_cancelled()))?;
+    // What a shared disk could not write, such as where it was full for a moment, only the machine knows that wrote it.
+    disk.map_or(Ok(()), |disk| rustix::fs::syncfs(&disk).map_err(|error| StageError::io(&work)(error.into())))
 }
 
 struct Prepare<'a> {
@@ -234,13 +237,22 @@ fn watch_runner(cancel: Arc<AtomicBool>) {
     });
 }
 
-/// Looks for the file that asks a job to save a checkpoint and end.
-fn watch_file(cancel: Arc<AtomicBool>, stop: PathBuf) {
+/// Looks for the file that asks a job to save a checkpoint and end, and whether the job is still wanted: a folder that was cleared is
+/// another attempt's, which must not find a checkpoint of this one.
+fn watch_files(cancel: Arc<AtomicBool>, work: PathBuf, attempt: String) {
+    // A file that can't be read once may be on its way.
+    const LOOKS: usize = 3;
     thread::spawn(move || {
-        while look_up(&stop).is_err() {
+        let (stop, mut missed) = (slurm::stop(&work, &attempt), 0);
+        while missed < LOOKS {
+            if look_up(&stop).is_ok() {
+                cancel.store(true, Ordering::Relaxed);
+            }
+            missed = if slurm::Submission::is_present(&work, &attempt) { 0 } else { missed + 1 };
             thread::sleep(LOOK_INTERVAL);
         }
-        cancel.store(true, Ordering::Relaxed);
+        tracing::error!("another attempt has taken its place");
+        std::process::exit(1);
     });
 }
 

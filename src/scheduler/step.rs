@@ -224,6 +224,7 @@ async fn run_and_store(
     };
     if let Some(name) = changed {
         // Its checkpoint may come from what was changed.
+        step.executors.abandon(work).await;
         work.clear()?;
         let help = "let no other program write into artifacts, then run the same command again";
         return Ok(failed(format!("its input `{name}` was changed while it was running"), Some(help.into())));

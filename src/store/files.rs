@@ -25,6 +25,8 @@ pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 pub(super) fn remove_all(path: &Path) -> Result<()> {
     let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
     match if is_file { disk::remove_file(path) } else { disk::remove_dir_all(path) } {
+        // NFS keeps a file that somebody has open under another name, until it is closed. All else is gone.
+        Err(error) if is_kept(&error) && files(path).all(|file| is_nfs_s_own(&file)) => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::Io { path: path.to_path_buf(), source: error })
         }
@@ -35,6 +37,11 @@ pub(super) fn remove_all(path: &Path) -> Result<()> {
 /// What is at `path`, also if another machine has just made it.
 pub(crate) fn look_up(path: &Path) -> io::Result<fs::Metadata> {
     twice(path, || path.symlink_metadata())
+}
+
+/// Whether there is a folder, also if another machine has just made it.
+pub(super) fn is_folder(path: &Path) -> bool {
+    look_up(path).is_ok_and(|found| found.is_dir())
 }
 
 /// Does it again if `path` is said not to be there. NFS remembers for up to a minute that a name was missing, until it sees that
@@ -61,8 +68,16 @@ pub(crate) fn look_again(path: &Path) {
 }
 
 /// Opens a file to be read, also if another machine has just made it.
-pub(super) fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     twice(path, || File::open(path))
+}
+
+fn is_kept(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy)
+}
+
+fn is_nfs_s_own(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".nfs"))
 }
 
 /// The content of a regular file. What else stands in its place is an error, and never waited for, such as a pipe.

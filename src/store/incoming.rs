@@ -10,7 +10,7 @@ use std::{
 use super::{
     Digest, Receipt, Store, TreeFile, disk,
     error::{Result, StoreError},
-    files::{make_parent, move_into_place},
+    files::{look_up, make_parent, move_into_place},
     foreign::Need,
     lock::is_at,
     now,
@@ -43,7 +43,7 @@ pub(crate) enum Arrival {
 impl Store {
     /// Whether the store has an object, as far as its size tells. Whoever reads it checks its content.
     pub(crate) fn has(&self, need: &Need) -> bool {
-        let found = self.object(need.digest).symlink_metadata();
+        let found = look_up(&self.object(need.digest));
         found.is_ok_and(|found| found.is_file() && need.size.is_none_or(|size| size == found.len()))
     }
 
@@ -174,7 +174,7 @@ impl Store {
         let is_meant = |path: &Path| std::fs::read_to_string(path).is_ok_and(|text| text == address);
         let mut keys = Vec::new();
         for (path, key) in entries {
-            if !self.receipt_path(key).is_file() {
+            if !look_up(&self.receipt_path(key)).is_ok_and(|found| found.is_file()) {
                 let _ = disk::remove_file(&path);
             } else if is_meant(&path) {
                 keys.push(key);

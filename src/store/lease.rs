@@ -14,7 +14,7 @@ use std::{
 use super::{
     Digest, Store, disk,
     error::{Result, StoreError},
-    files::{entries, open, open_lock, open_to_lock},
+    files::{entries, open, open_lock},
     lock::is_at,
 };
 
@@ -77,12 +77,13 @@ impl Store {
     pub(super) fn used_now(&self) -> Result<HashSet<Digest>> {
         let mut keys = HashSet::new();
         for path in entries(&self.root.join("live"))? {
-            let file = match open_to_lock(&path) {
+            let file = match open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 // Whoever it is needs what it names.
                 opened => opened.map_err(StoreError::io(&path))?,
             };
-            match file.try_lock() {
+            // Nobody else asks for one now, and on NFS one of another member of a group could not be locked alone.
+            match file.try_lock_shared() {
                 Ok(()) => drop(disk::remove_file(&path)),
                 Err(TryLockError::WouldBlock) => {
                     let mut text = String::new();
@@ -110,7 +111,9 @@ impl Lease {
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
-        disk::write(file, &self.path, text.as_bytes()).map_err(StoreError::io(&self.path))
+        // On NFS it would stay with this machine for half a minute, and garbage collection on another would not know of it.
+        let written = disk::write(file, &self.path, text.as_bytes()).and_then(|()| file.sync_data());
+        written.map_err(StoreError::io(&self.path))
     }
 }
 

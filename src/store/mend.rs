@@ -10,7 +10,7 @@ use std::{
 use super::{
     Digest, Store, TreeFile, disk,
     error::{Result, StoreError},
-    files::{look_up, open_lock, remove_all},
+    files::{is_folder, open_lock, remove_all},
     intact::{Depth, Flaw},
     tree::{differs, hash_file},
 };
@@ -76,7 +76,7 @@ impl Store {
     /// little: a file that was written into is found when a stage needs it, and by [`Store::verify`].
     pub(crate) fn tree_folder(&self, tree: Digest) -> Result<TreeFolder> {
         let folder = self.path("trees", tree);
-        if look_up(&folder).is_ok_and(|found| found.is_dir()) && self.has_same_folders(tree) {
+        if is_folder(&folder) && self.has_same_folders(tree) {
             return Ok(TreeFolder::Intact(folder));
         }
         self.make_right(tree, Depth::Links)
@@ -109,11 +109,11 @@ impl Store {
         let mut mended: Option<Mended> = None;
         // Restoring may bring back a copy of a damaged object, which the second round finds.
         for _ in 0..3 {
-            if !folder.is_dir() && folder.symlink_metadata().is_ok() {
+            if !is_folder(&folder) && folder.symlink_metadata().is_ok() {
                 let what = "its folder is not a folder any more".to_string();
                 mended = Some(self.put_right(tree, &[], Flaws { what, until: self.known_intact(tree) }, None)?);
             }
-            if !folder.is_dir() && !self.build_tree(tree, &listing)? {
+            if !is_folder(&folder) && !self.build_tree(tree, &listing)? {
                 return Ok(TreeFolder::Lost(mended));
             }
             let found = self.inspect(tree, &listing, depth);

@@ -58,7 +58,7 @@ use std::{
 pub(crate) use digest::Digest;
 pub(crate) use error::StoreError;
 use error::{LAYOUT_VERSION, Result};
-pub(crate) use files::{look_again, look_up, read};
+pub(crate) use files::{look_again, look_up, open, read};
 use files::{move_into_place, sync_folder};
 pub(crate) use foreign::{LARGEST_LISTING, LARGEST_RECEIPT, Need, listing_from_elsewhere, parse_listing};
 pub(crate) use gc::GcReport;

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{
     Digest, Store, TreeFile, TreeRef, disk,
     error::{Result, StoreError},
-    files::{look_up, make_parent, move_into_place, read, remove_all},
+    files::{is_folder, look_up, make_parent, move_into_place, read, remove_all},
     intact::Depth,
     mend::Mended,
     stamp::Stamp,
@@ -25,7 +25,7 @@ impl Store {
         let tree = Tree::hash(out)?;
         let reference = tree.reference();
         let folder = self.path("trees", reference.digest);
-        let mended = if folder.is_dir() { self.input_folder(reference.digest)?.into_parts().1 } else { None };
+        let mended = if is_folder(&folder) { self.input_folder(reference.digest)?.into_parts().1 } else { None };
         flush(out, &tree)?;
         let mut files: Vec<&TreeFile> = tree.0.iter().collect();
         files.sort_by_key(|file| file.digest);
@@ -54,7 +54,7 @@ impl Store {
 
     /// Moves the folder `new` to `folder`, in place of what is there, so that a stage that reads there now always finds it.
     fn place(&self, new: &Path, folder: &Path) -> Result<()> {
-        if folder.symlink_metadata().is_err() && disk::rename(new, folder).is_ok() {
+        if look_up(folder).is_err() && disk::rename(new, folder).is_ok() {
             return Ok(());
         }
         if disk::exchange(new, folder).is_ok() {
@@ -130,7 +130,7 @@ impl Store {
         make_parent(&folder)?;
         match disk::rename(&new, &folder) {
             // Another process has created it.
-            Err(_) if folder.is_dir() => Ok(true),
+            Err(_) if is_folder(&folder) => Ok(true),
             moved => moved.map(|()| true).map_err(StoreError::io(&folder)),
         }
     }

@@ -16,8 +16,9 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(2);
 /// The identity, size and times of a file or folder.
 ///
 /// A program can set the modification time to any value (`touch -r`, `cp -p`), but not the change time, so both count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Stamp {
+    /// On NFS each machine has its own number for a disk, so it does not count where stamps are kept.
     device: u64,
     inode: u64,
     pub(super) size: u64,
@@ -25,6 +26,15 @@ pub(crate) struct Stamp {
     modified: i128,
     changed: i128,
 }
+
+impl PartialEq for Stamp {
+    fn eq(&self, other: &Self) -> bool {
+        let counts = |stamp: &Self| (stamp.inode, stamp.size, stamp.modified, stamp.changed);
+        counts(self) == counts(other)
+    }
+}
+
+impl Eq for Stamp {}
 
 impl Stamp {
     pub(crate) fn of(metadata: &Metadata) -> Self {

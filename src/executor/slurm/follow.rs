@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use super::{
     Slurm,
     ask::{exit_code, scancel},
     ending::{End, Ended, Said},
+    is_at_work,
     queue::Status,
     state::{Hindrance, Seen},
     submission::{JobId, Submission},
@@ -132,8 +133,13 @@ impl<'a> Follower<'a> {
             Status::Gone => None,
             Status::Seen(seen) => Some(seen).filter(|seen| self.is_own(seen)),
         };
+        let waits = seen.as_ref().is_some_and(|seen| seen.is("PENDING"));
+        if self.tail.host.is_none() && !waits {
+            // Its file of events may be new, and NFS remember that there was none.
+            look_again(&self.work.join(job::LOG));
+        }
         self.is_stranger = seen.is_none() && !is_gone;
-        if seen.is_none() && self.is_at_work() {
+        if seen.is_none() && is_at_work(self.work) {
             self.warn_once("unknown", report, || {
                 "Slurm does not know it here, but it holds its lock: it is followed by what it reports".into()
             });
@@ -161,10 +167,6 @@ impl<'a> Follower<'a> {
             (false, false) => TICK,
         };
         if over.elapsed() < wait {
-            if is_mute {
-                // Whatever there is of its events, NFS may not see yet.
-                look_again(&self.work.join(job::LOG));
-            }
             return None;
         }
         let ended = Ended {
@@ -194,12 +196,6 @@ impl<'a> Follower<'a> {
         const CUT: usize = 120;
         let own = &self.submission.name;
         seen.name.as_ref().is_none_or(|name| name == own || (name.len() >= CUT && own.starts_with(name.as_str())))
-    }
-
-    /// Whether the job holds its lock.
-    fn is_at_work(&self) -> bool {
-        let lock = File::open(self.work.join(job::LOCK));
-        lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
     /// Shows where the job is, if that is new.

@@ -18,10 +18,16 @@ mod submission;
 mod submit;
 pub(crate) mod tail;
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, TryLockError},
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use imp_stages::contract::executor::SlurmOptions;
-use tokio::sync::watch;
+use imp_stages::contract::{executor::SlurmOptions, job};
+use tokio::{sync::watch, time::sleep};
 
 use array::{Arrays, submit_all};
 use ask::{LookUps, look_up};
@@ -38,10 +44,12 @@ use submit::{Attempt, Submitted};
 use tail::Tail;
 
 use super::{Outcome, Place, Report, StopSignal, Task};
-use crate::{machine::Cluster, pipeline::StageDecl};
+use crate::{machine::Cluster, pipeline::StageDecl, store::open};
 
 /// How long `sbatch` may take to answer once the run is to end. After that, what it makes is left to the next run.
 const ANSWERS: Duration = Duration::from_secs(5);
+/// How long a job that was cancelled may go on, saving a checkpoint.
+const ENDS: Duration = Duration::from_mins(1);
 
 /// The cluster, and the jobs of this run on it.
 #[derive(Debug, Clone)]
@@ -259,7 +267,18 @@ impl Slurm {
             // It finds that its folder is gone, and ends.
             tracing::debug!("can't cancel {job}: {error}");
         }
+        // It may save a checkpoint first, which nobody should find.
+        let start = Instant::now();
+        while start.elapsed() < ENDS && is_at_work(work) {
+            sleep(Duration::from_millis(200)).await;
+        }
     }
+}
+
+/// Whether a job holds the lock of a work folder.
+fn is_at_work(work: &Path) -> bool {
+    let lock = open(&work.join(job::LOCK));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// What has become of an attempt of which Slurm knows nothing any more, by what it has reported itself.
