@@ -1,11 +1,7 @@
 //! The state of a training run on disk: one file, written whole or not at all, with the hash of its bytes in its name.
 //! Independent of the training loop.
 
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use imp_model::{
     Imp, ModelError,
@@ -15,6 +11,7 @@ use imp_model::{
 };
 
 use super::{
+    digest::digest,
     divergence::LAST,
     held_out::{self, Best},
 };
@@ -152,19 +149,6 @@ fn named_digest(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.split('-').nth(1)
 }
 
-/// Reads the file in parts: a memory map of it would count as memory of the process.
-pub(super) fn digest(path: &Path) -> std::io::Result<String> {
-    const PART: usize = 1 << 24;
-    let (mut file, mut hasher, mut part) = (File::open(path)?, blake3::Hasher::new(), vec![0; PART]);
-    loop {
-        match file.read(&mut part)? {
-            0 => break,
-            length => hasher.update_rayon(&part[..length]),
-        };
-    }
-    Ok(hasher.finalize().to_hex()[..32].to_string())
-}
-
 /// A checkpoint that can be restored.
 pub(super) struct Saved {
     position: Position,
@@ -208,7 +192,7 @@ pub(super) fn read(
         }
     }
     if !best_is_there(best) {
-        return Err(ModelError::file(path, "the file of the best weights so far is missing"));
+        return Err(ModelError::file(path, "the file of the best weights so far is missing or damaged"));
     }
     Ok(Saved { position: Position { step, losses, best, is_held_out_due }, path: path.into(), parameters })
 }

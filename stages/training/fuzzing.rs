@@ -11,7 +11,10 @@ use imp_model::{
     tensor::AdamW,
 };
 
-use super::checkpoint::{Replica, digest, read};
+use super::{
+    checkpoint::{Replica, read},
+    digest::digest,
+};
 use crate::scratch::Scratch;
 
 /// A checkpoint of a tiny model whose projector trains. Its name is that of an intact file, whatever is in it.

@@ -1,6 +1,9 @@
 //! The loss on records that are not trained on, and the weights with the smallest one. Independent of the training loop.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use imp_model::{
     Imp, Precision,
@@ -9,8 +12,8 @@ use imp_model::{
     weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
-use super::{batches, features::Features};
-use crate::{Job, StageError, data::mixture::Mixture, model_folder::model_error};
+use super::{batches, digest::digest, features::Features};
+use crate::{Job, StageError, contract::side_file, data::mixture::Mixture, model_folder::model_error};
 
 /// Records that go through the model at once.
 const AT_ONCE: usize = 8;
@@ -136,8 +139,20 @@ pub(super) fn total(parts: impl IntoIterator<Item = PartLoss>) -> Loss {
     Loss { mean: (sum / count.max(1) as f64) as f32, not_finite_in }
 }
 
-fn path(job: &Job, step: usize) -> PathBuf {
-    job.checkpoint().join(format!("best-{step:09}.safetensors"))
+/// The files with the weights after `step`. Their names have the hash of their bytes; those that an older version has written don't.
+fn files_of(job: &Job, step: usize) -> Vec<PathBuf> {
+    let name = format!("best-{step:09}");
+    let is_of = |path: &PathBuf| stem(path).is_some_and(|stem| stem == name || stem.starts_with(&format!("{name}-")));
+    bests(job).filter(is_of).collect()
+}
+
+fn stem(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()?.strip_suffix(".safetensors")
+}
+
+fn bests(job: &Job) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(job.checkpoint()).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| stem(path).is_some_and(|stem| stem.starts_with("best-")))
 }
 
 /// Saves the trained weights as they are after `step`.
@@ -145,18 +160,36 @@ pub(super) fn keep(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageE
     let mut weights = Vec::new();
     model.trainable(&mut |parameter, mat| weights.push((parameter.name, mat.clone())));
     let tensors = weights.iter().map(|(name, mat)| NamedTensor::flat(name.clone(), mat)).collect();
-    write_tensors(&path(job, step), tensors, Encoding::F32).map_err(|error| model_error(job, &error))
+    let fresh = job.checkpoint().join("new-best.safetensors");
+    side_file::make_room(&fresh).map_err(StageError::io(&fresh))?;
+    write_tensors(&fresh, tensors, Encoding::F32).map_err(|error| model_error(job, &error))?;
+    let hash = digest(&fresh).map_err(StageError::io(&fresh))?;
+    let target = job.checkpoint().join(format!("best-{step:09}-{hash}.safetensors"));
+    std::fs::rename(&fresh, &target).map_err(StageError::io(&target))
 }
 
-/// Whether the weights of `best` have been saved.
+/// The undamaged file with the weights after `step`.
+fn whole(job: &Job, step: usize) -> Option<PathBuf> {
+    let is_whole = |path: &PathBuf| match stem(path).and_then(|stem| stem.split('-').nth(2)) {
+        Some(hash) => digest(path).is_ok_and(|found| found == hash),
+        None => true,
+    };
+    files_of(job, step).into_iter().find(is_whole)
+}
+
+/// Whether the weights of `best` have been saved, and are what they were.
 pub(super) fn is_there(job: &Job, best: Option<Best>) -> bool {
-    best.is_none_or(|best| path(job, best.step).is_file())
+    best.is_none_or(|best| whole(job, best.step).is_some())
 }
 
 /// Restores the weights that were saved after `step`.
 pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), StageError> {
     let failed = |error: imp_model::ModelError| model_error(job, &error);
-    let file = TensorFiles::open_file(&path(job, step)).map_err(failed)?;
+    let path = whole(job, step).ok_or_else(|| {
+        let message = format!("the weights of step {step}, the best so far, have been removed or damaged");
+        StageError::failed(message, "run the same command again: it goes on from a checkpoint before them")
+    })?;
+    let file = TensorFiles::open_file(&path).map_err(failed)?;
     let mut result = Ok(());
     model.trainable(&mut |parameter, mat| match file.vector(&parameter.name, mat.count()) {
         Ok(kept) => mat.copy_from(&kept.to_host()),
@@ -167,10 +200,8 @@ pub(super) fn go_back(job: &Job, model: &mut Imp, step: usize) -> Result<(), Sta
 
 /// Removes the saved weights of all steps but these, which the checkpoints name that are there.
 pub(super) fn forget_others(job: &Job, steps: &[usize]) {
-    let kept: Vec<PathBuf> = steps.iter().map(|step| path(job, *step)).collect();
-    let entries = std::fs::read_dir(job.checkpoint()).into_iter().flatten().flatten().map(|entry| entry.path());
-    let is_best = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("best-"));
-    for file in entries.filter(|file| is_best(file) && !kept.contains(file)) {
+    let kept: Vec<PathBuf> = steps.iter().flat_map(|step| files_of(job, *step)).collect();
+    for file in bests(job).filter(|file| !kept.contains(file)) {
         // A file that can't be removed only takes space until the stage is done.
         let _ = std::fs::remove_file(file);
     }

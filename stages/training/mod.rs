@@ -3,6 +3,7 @@
 
 mod batches;
 mod checkpoint;
+mod digest;
 mod divergence;
 mod exchange;
 mod features;

@@ -131,6 +131,21 @@ fn the_best_weights_are_those_of_the_step_with_the_smallest_held_out_loss() {
     let outcome = validated("damaged").runtime(several).run::<Finetune>(&keeping);
     assert_eq!(outcome.warnings().matches("ignored a damaged checkpoint").count(), 1, "{}", outcome.warnings());
     assert_eq!(tree(&kept), tree(&outcome.done()));
+
+    // So where the best weights are: no checkpoint that names them is used.
+    validated("lost").cancelled_after(4).run::<Finetune>(&keeping).error();
+    let entries = fs::read_dir(shop.path("lost/checkpoint")).unwrap().map(|entry| entry.unwrap().path());
+    let bests: Vec<PathBuf> =
+        entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("best-")).collect();
+    assert!(!bests.is_empty());
+    for best in bests {
+        let mut bytes = fs::read(&best).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&best, bytes).unwrap();
+    }
+    let outcome = validated("lost").run::<Finetune>(&keeping);
+    assert!(outcome.warnings().contains("the best weights so far is missing"), "{}", outcome.warnings());
+    assert_eq!(tree(&kept), tree(&outcome.done()));
 }
 
 #[test]
