@@ -112,7 +112,7 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
         fs::create_dir_all(&path).map_err(StageError::io(&path))?;
     }
     let node = output.map(NodeOutput::begin).transpose()?;
-    let disk = attempt.map(|_| File::open(&spec.work)).transpose().map_err(StageError::io(&spec.work))?;
+    let disk = attempt.map(|_| SharedDisk::of(&spec.work)).transpose()?;
     let cancel = Arc::new(AtomicBool::new(false));
     match attempt {
         None => watch_runner(cancel.clone()),
@@ -143,8 +143,39 @@ fn run(job_file: &Path, attempt: Option<&str>, output: Option<&Path>, sink: &Arc
         .unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
         .unwrap_or_else(|| Err(StageError::failed(format!("unknown kind of stage `{kind}`"), AGAIN)))?;
     node.map_or(Ok(()), |node| node.take_into(&work.join(job::OUT), &job.linked(), &|| job.check_cancelled()))?;
-    // What a shared disk could not write, such as where it was full for a moment, only the machine knows that wrote it.
-    disk.map_or(Ok(()), |disk| rustix::fs::syncfs(&disk).map_err(|error| StageError::io(&work)(error.into())))
+    disk.map_or(Ok(()), |disk| disk.flush())
+}
+
+/// The disk of a work folder. What it could not write, such as where it was full for a moment, NFS tells the machine that has written it,
+/// and later than the write.
+struct SharedDisk(File);
+
+impl SharedDisk {
+    fn of(work: &Path) -> Result<Self, StageError> {
+        let disk = Self(File::open(work).map_err(StageError::io(work))?);
+        // An error of before, which nobody has asked for yet, is none of this stage.
+        let _ = disk.sync();
+        Ok(disk)
+    }
+
+    fn flush(&self) -> Result<(), StageError> {
+        self.sync().map_err(|error| {
+            StageError::transient(
+                format!("the disk of the cache could not write something while this stage ran: {error}"),
+                "see that it has room and that nobody is over quota, then run the same command again",
+            )
+        })
+    }
+
+    #[cfg(target_os = "linux")]
+    fn sync(&self) -> std::io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sync(&self) -> std::io::Result<()> {
+        self.0.sync_all()
+    }
 }
 
 struct Prepare<'a> {
@@ -240,15 +271,17 @@ fn watch_runner(cancel: Arc<AtomicBool>) {
 /// Looks for the file that asks a job to save a checkpoint and end, and whether the job is still wanted: a folder that was cleared is
 /// another attempt's, which must not find a checkpoint of this one.
 fn watch_files(cancel: Arc<AtomicBool>, work: PathBuf, attempt: String) {
-    // A file that can't be read once may be on its way.
-    const LOOKS: usize = 3;
+    // One look in so many is for the latter.
+    const SELDOM: usize = 5;
     thread::spawn(move || {
-        let (stop, mut missed) = (slurm::stop(&work, &attempt), 0);
-        while missed < LOOKS {
+        let stop = slurm::stop(&work, &attempt);
+        for look in 1.. {
             if look_up(&stop).is_ok() {
                 cancel.store(true, Ordering::Relaxed);
             }
-            missed = if slurm::Submission::is_present(&work, &attempt) { 0 } else { missed + 1 };
+            if look % SELDOM == 0 && slurm::Submission::was_replaced(&work, &attempt) {
+                break;
+            }
             thread::sleep(LOOK_INTERVAL);
         }
         tracing::error!("another attempt has taken its place");

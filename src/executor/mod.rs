@@ -5,7 +5,10 @@ mod local;
 mod node;
 pub(crate) mod slurm;
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use imp_stages::contract::{event::Event, job};
 use tokio::sync::watch;
@@ -16,7 +19,6 @@ pub(crate) use slurm::{detach, usable};
 use crate::{
     machine::{Allocation, Cluster},
     pipeline::StageDecl,
-    store::Work,
 };
 
 /// How the log of an attempt begins, here and on a cluster.
@@ -119,8 +121,8 @@ impl Executors {
         local::run(&task.work, allocation, &task.environment, stop, |event| on_report(Report::Event(event))).await
     }
 
-    /// Ends what still is at work in a folder that is about to be removed.
-    pub(crate) async fn abandon(&self, work: &Work) {
-        self.slurm.abandon(work.path()).await;
+    /// Ends what still is at work in a work folder, which was moved to `aside`.
+    pub(crate) async fn abandon(&self, aside: &Path) {
+        self.slurm.abandon(aside).await;
     }
 }

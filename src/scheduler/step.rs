@@ -170,8 +170,7 @@ async fn make(
     };
     for (name, mended) in mended {
         if work.is_outdated(mended.until) {
-            step.executors.abandon(&work).await;
-            work.clear()?;
+            start_over(&step, store, &work, &mut stop).await?;
         }
         warn(format!("its input `{name}` was changed: {mended}"));
     }
@@ -201,6 +200,23 @@ async fn make(
     run_and_store(step, store, &work, before, stop, &send).await
 }
 
+/// Takes away what was made from an input that was changed, and ends the job that may still be at it.
+async fn start_over(
+    step: &Step,
+    store: &Store,
+    work: &Work,
+    stop: &mut watch::Receiver<StopSignal>,
+) -> Result<(), SchedulerError> {
+    // First, so that no checkpoint of it is found by a run after one that ends here.
+    let Some(aside) = store.set_aside(work)? else { return Ok(()) };
+    let folder = aside.path();
+    tokio::select! {
+        () = step.executors.abandon(&folder) => {}
+        _ = stop.wait_for(|stop| *stop == StopSignal::Kill) => {}
+    }
+    Ok(())
+}
+
 /// Executes the stage, checks that its inputs are still what they were, stores its output and writes the receipt.
 async fn run_and_store(
     step: Step,
@@ -224,8 +240,7 @@ async fn run_and_store(
     };
     if let Some(name) = changed {
         // Its checkpoint may come from what was changed.
-        step.executors.abandon(work).await;
-        work.clear()?;
+        start_over(&step, store, work, &mut stop).await?;
         let help = "let no other program write into artifacts, then run the same command again";
         return Ok(failed(format!("its input `{name}` was changed while it was running"), Some(help.into())));
     }

@@ -25,8 +25,7 @@ pub(super) fn files(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 pub(super) fn remove_all(path: &Path) -> Result<()> {
     let is_file = path.symlink_metadata().is_ok_and(|found| !found.is_dir());
     match if is_file { disk::remove_file(path) } else { disk::remove_dir_all(path) } {
-        // NFS keeps a file that somebody has open under another name, until it is closed. All else is gone.
-        Err(error) if is_kept(&error) && files(path).all(|file| is_nfs_s_own(&file)) => Ok(()),
+        Err(error) if is_kept(&error) => remove_but_kept(path).map_err(StoreError::io(path)),
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(StoreError::Io { path: path.to_path_buf(), source: error })
         }
@@ -70,6 +69,32 @@ pub(crate) fn look_again(path: &Path) {
 /// Opens a file to be read, also if another machine has just made it.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     twice(path, || File::open(path))
+}
+
+/// Removes all but what NFS keeps: a file that somebody has open, under another name until it is closed, and the folders above it.
+fn remove_but_kept(path: &Path) -> io::Result<()> {
+    for entry in walkdir::WalkDir::new(path).contents_first(true) {
+        let entry = match entry {
+            Err(error) if error.io_error().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) => continue,
+            entry => entry.map_err(io::Error::from)?,
+        };
+        let is_folder = entry.file_type().is_dir();
+        let removed = if is_folder { fs::remove_dir(entry.path()) } else { disk::remove_file(entry.path()) };
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if is_kept(&error) && (is_folder || is_nfs_s_own(entry.path())) => {}
+            removed => removed?,
+        }
+    }
+    let is_foreign = |entry: walkdir::Result<walkdir::DirEntry>| match entry {
+        Ok(entry) => !entry.file_type().is_dir() && !is_nfs_s_own(entry.path()),
+        Err(_) => true,
+    };
+    // A folder may have been kept for another reason.
+    if path.exists() && walkdir::WalkDir::new(path).into_iter().any(is_foreign) {
+        return Err(io::ErrorKind::DirectoryNotEmpty.into());
+    }
+    Ok(())
 }
 
 fn is_kept(error: &io::Error) -> bool {

@@ -16,6 +16,7 @@ use super::{
     error::{Result, StoreError},
     files::{entries, open, open_lock},
     lock::is_at,
+    stamp::is_on_nfs,
 };
 
 /// Blocks garbage collection while it exists. Without a file, nobody has ever collected garbage in a cache that this process may
@@ -28,6 +29,8 @@ pub(crate) struct Guard(#[expect(dead_code, reason = "held, not read")] Option<F
 pub(crate) struct Lease {
     path: PathBuf,
     file: Option<File>,
+    /// Whether other machines see what is written into the file only once it was flushed.
+    on_nfs: bool,
 }
 
 impl Store {
@@ -56,9 +59,12 @@ impl Store {
         loop {
             let name = if number == 1 { id.to_string() } else { format!("{id}-{number}") };
             let path = self.root.join("live").join(name);
-            let Some(file) = open_lock(&path)? else { return Ok(Lease { path, file: None }) };
+            let Some(file) = open_lock(&path)? else { return Ok(Lease { path, file: None, on_nfs: false }) };
             match file.try_lock() {
-                Ok(()) if is_at(&file, &path) => return Ok(Lease { path, file: Some(file) }),
+                Ok(()) if is_at(&file, &path) => {
+                    let on_nfs = is_on_nfs(&path);
+                    return Ok(Lease { path, file: Some(file), on_nfs });
+                }
                 // Its owner has just removed it.
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => number += 1,
@@ -111,9 +117,9 @@ impl Lease {
     pub(crate) fn add(&mut self, keys: &[Digest], trees: &[Digest]) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let text: String = keys.iter().chain(trees).map(|key| key.hex() + "\n").collect();
-        // On NFS it would stay with this machine for half a minute, and garbage collection on another would not know of it.
-        let written = disk::write(file, &self.path, text.as_bytes()).and_then(|()| file.sync_data());
-        written.map_err(StoreError::io(&self.path))
+        disk::write(file, &self.path, text.as_bytes()).map_err(StoreError::io(&self.path))?;
+        // Otherwise it stays with this machine for half a minute, and garbage collection on another does not know of it.
+        if self.on_nfs { file.sync_data().map_err(StoreError::io(&self.path)) } else { Ok(()) }
     }
 }
 

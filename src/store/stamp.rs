@@ -96,6 +96,20 @@ pub(super) fn is_reliable(path: &Path) -> bool {
     }
 }
 
+/// Whether a path is on NFS, where machines keep what they have written for a while.
+pub(super) fn is_on_nfs(path: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const NFS: u32 = 0x6969;
+        rustix::fs::statfs(path).is_ok_and(|found| found.f_type as u32 == NFS)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

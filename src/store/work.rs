@@ -71,6 +71,28 @@ impl Store {
     }
 }
 
+/// A work folder that was moved away. It is removed in the end.
+pub(crate) struct Aside(tempfile::TempDir);
+
+impl Aside {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path().join("work")
+    }
+}
+
+impl Store {
+    /// Moves a work folder away, all at once: what still is at work there finds neither its files nor those of the next attempt.
+    /// `None` if there is none.
+    pub(crate) fn set_aside(&self, work: &Work) -> Result<Option<Aside>> {
+        let tmp = self.tmp()?;
+        let aside = Aside(tempfile::TempDir::new_in(&tmp).map_err(StoreError::io(&tmp))?);
+        match disk::rename(&work.path, &aside.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            moved => moved.map(|()| Some(aside)).map_err(StoreError::io(&work.path)),
+        }
+    }
+}
+
 /// The folders of arrays of which no stage is at work any more, among those beside the work folders in `works`.
 pub(crate) fn idle_arrays(works: &Path) -> Vec<PathBuf> {
     let entries = |folder: &Path| -> Vec<PathBuf> {

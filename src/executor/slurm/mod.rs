@@ -48,7 +48,7 @@ use crate::{machine::Cluster, pipeline::StageDecl, store::open};
 
 /// How long `sbatch` may take to answer once the run is to end. After that, what it makes is left to the next run.
 const ANSWERS: Duration = Duration::from_secs(5);
-/// How long a job that was cancelled may go on, saving a checkpoint.
+/// How long is waited for the end of a job that was cancelled.
 const ENDS: Duration = Duration::from_mins(1);
 
 /// The cluster, and the jobs of this run on it.
@@ -260,16 +260,16 @@ impl Slurm {
         }
     }
 
-    /// Ends the job that is at work in a folder, if there is one.
-    pub(super) async fn abandon(&self, work: &Path) {
-        let Some(Submission { job: Some(job), .. }) = Submission::at(work) else { return };
-        if let Err(error) = ask::scancel(&job, &[]).await {
+    /// Ends the job whose work folder was moved to `aside`, if there is one, and waits a while for its end.
+    pub(super) async fn abandon(&self, aside: &Path) {
+        if let Some(Submission { job: Some(job), .. }) = Submission::at(aside)
+            && let Err(error) = ask::scancel(&job, &[]).await
+        {
             // It finds that its folder is gone, and ends.
             tracing::debug!("can't cancel {job}: {error}");
         }
-        // It may save a checkpoint first, which nobody should find.
         let start = Instant::now();
-        while start.elapsed() < ENDS && is_at_work(work) {
+        while start.elapsed() < ENDS && is_at_work(aside) {
             sleep(Duration::from_millis(200)).await;
         }
     }

@@ -105,6 +105,15 @@ impl Submission {
         Self::at(work).is_some_and(|present| present.token == token)
     }
 
+    /// Whether it is certain that `token` is not the present attempt any more. A disk that can't be read now proves nothing.
+    pub(crate) fn was_replaced(work: &Path, token: &str) -> bool {
+        match read(&work.join(SUBMISSION)) {
+            Ok(_) => Self::at(work).is_some_and(|present| present.token != token),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => work.parent().is_some_and(Path::is_dir),
+            Err(_) => false,
+        }
+    }
+
     /// Makes this the present attempt.
     pub(super) fn write(&self, work: &Path) -> io::Result<()> {
         // Permissions follow the umask, since a cache may be shared.
