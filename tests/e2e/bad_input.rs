@@ -286,7 +286,7 @@ record 6 (line 7, id 000000000005): the image images/000000000005.png can't be d
     },
     Broken { name: "missing tokenizer", file: "phi/tokenizer.json", damage: |_| None, stderr: "\
 error: stage `records`: HERE/mine/phi/tokenizer.json: the file is missing
-  help: the folder must hold a Hugging Face model with its fast tokenizer (`tokenizer.json`)" },
+  help: the folder must hold a Hugging Face model with its tokenizer (`tokenizer.json`, or a Llama's `tokenizer.model`)" },
     Broken {
         name: "truncated safetensors",
         file: "phi/model.safetensors",
