@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -156,9 +156,24 @@ pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
         Err(error) => return Err(error),
     };
     match opened {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => {
+            share_lock(&file, path);
+            Ok(Some(file))
+        }
         Err(error) if is_read_only(&error) => Ok(File::open(path).ok()),
         Err(source) => Err(StoreError::Io { path: path.to_path_buf(), source }),
+    }
+}
+
+/// Lets those write into a lock who may write into the cache folder, which is two above it: the umask of whoever makes it may not, and
+/// on NFS what may only be read can't be locked alone.
+fn share_lock(file: &File, path: &Path) {
+    let mode = |found: io::Result<fs::Metadata>| found.map_or(0, |found| found.permissions().mode());
+    let (cache, own) = (path.ancestors().nth(2).map_or(0, |cache| mode(cache.metadata())), mode(file.metadata()));
+    let wanted = own | (cache & 0o022) | ((cache & 0o022) << 1);
+    if own != 0 && own != wanted {
+        // It belongs to someone else, who decides.
+        let _ = file.set_permissions(fs::Permissions::from_mode(wanted));
     }
 }
 

@@ -97,6 +97,22 @@ mod tests {
     }
 
     #[test]
+    fn who_may_write_into_the_cache_may_write_into_its_locks() {
+        use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        for (cache, bits) in [(0o700, 0), (0o2775, 0o060), (0o777, 0o066)] {
+            std::fs::set_permissions(&store.root, Permissions::from_mode(cache)).unwrap();
+            let path = store.root.join("locks").join(format!("{cache:o}"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            let file = open_lock(&path).unwrap().unwrap();
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600 | bits, "{cache:o}");
+        }
+    }
+
+    #[test]
     fn only_free_locks_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
