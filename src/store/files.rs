@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::UNIX_EPOCH,
 };
@@ -168,10 +168,13 @@ pub(super) fn open_lock(path: &Path) -> Result<Option<File>> {
 /// Lets those write into a lock who may write into the cache folder, which is two above it: the umask of whoever makes it may not, and
 /// on NFS what may only be read can't be locked alone.
 fn share_lock(file: &File, path: &Path) {
-    let mode = |found: io::Result<fs::Metadata>| found.map_or(0, |found| found.permissions().mode());
-    let (cache, own) = (path.ancestors().nth(2).map_or(0, |cache| mode(cache.metadata())), mode(file.metadata()));
+    let cache = path.ancestors().nth(2).and_then(|cache| cache.metadata().ok());
+    let (Some(cache), Ok(own), Ok(there)) = (cache, file.metadata(), path.symlink_metadata()) else { return };
+    // A link may lead to a file of this user's that has nothing to do with the cache.
+    let is_own = there.is_file() && (there.dev(), there.ino(), own.nlink()) == (own.dev(), own.ino(), 1);
+    let (cache, own) = (cache.permissions().mode(), own.permissions().mode());
     let wanted = own | (cache & 0o022) | ((cache & 0o022) << 1);
-    if own != 0 && own != wanted {
+    if is_own && own != wanted {
         // It belongs to someone else, who decides.
         let _ = file.set_permissions(fs::Permissions::from_mode(wanted));
     }

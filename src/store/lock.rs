@@ -110,6 +110,17 @@ mod tests {
             let file = open_lock(&path).unwrap().unwrap();
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600 | bits, "{cache:o}");
         }
+        // What a link leads to is somebody's own.
+        let (own, links) =
+            (folder.path().join("own"), ["soft", "hard"].map(|name| store.root.join("locks").join(name)));
+        std::fs::write(&own, "").unwrap();
+        std::fs::set_permissions(&own, Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&own, &links[0]).unwrap();
+        std::fs::hard_link(&own, &links[1]).unwrap();
+        for link in links {
+            open_lock(&link).unwrap();
+            assert_eq!(own.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", link.display());
+        }
     }
 
     #[test]

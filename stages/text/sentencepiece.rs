@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 /// Pieces, and letters of a piece. Llama's have 32,000 pieces of up to 16 letters.
 const MOST_PIECES: usize = 1 << 20;
 const LONGEST_PIECE: usize = 256;
+/// Pairs of pieces that make another: 61,000 of Llama's. A file can name pieces of which nearly every cut is a pair.
+const MOST_PAIRS: usize = 1 << 21;
 /// What stands for a space in pieces.
 const SPACE: &str = "\u{2581}";
 /// `model_type` of a BPE model.
@@ -77,6 +79,7 @@ pub(super) fn tokenizer_json(bytes: &[u8], beside: &Beside) -> Result<Value, Str
             return Err(format!("it has the piece {:?} twice", piece.text));
         }
     }
+    let merges = merges(&model.pieces, &ids)?;
     let unknown = model.pieces.iter().find(|piece| piece.kind == UNKNOWN).map(|piece| &piece.text);
     let more = beside.added.iter().filter(|(_, token)| !ids.contains_key(token.as_str()));
     let added: Vec<Value> = model
@@ -121,7 +124,7 @@ pub(super) fn tokenizer_json(bytes: &[u8], beside: &Beside) -> Result<Value, Str
             "byte_fallback": model.byte_fallback,
             "ignore_merges": false,
             "vocab": ids,
-            "merges": merges(&model.pieces, &ids),
+            "merges": merges,
         },
     }))
 }
@@ -152,21 +155,25 @@ fn post_processor(id: usize, token: &str) -> Value {
 
 /// Each pair of pieces that makes another one, the best first: the model keeps no pairs, only how good each piece is. Pairs that make
 /// the same piece have the order of transformers: the longest beginning first.
-fn merges(pieces: &[Piece], ids: &HashMap<&str, usize>) -> Vec<[String; 2]> {
+fn merges(pieces: &[Piece], ids: &HashMap<&str, usize>) -> Result<Vec<[String; 2]>, String> {
     let mut found: Vec<(f32, usize, [usize; 2])> = Vec::new();
     for (whole, piece) in pieces.iter().enumerate().filter(|(_, piece)| piece.kind == NORMAL) {
         let cuts = piece.text.char_indices().skip(1).map(|(at, _)| piece.text.split_at(at));
         let pairs = cuts.filter_map(|(left, right)| Some([*ids.get(left)?, *ids.get(right)?]));
         found.extend(pairs.map(|pair| (piece.score, whole, pair)));
+        if found.len() > MOST_PAIRS {
+            return Err(format!("its pieces have more than {MOST_PAIRS} pairs"));
+        }
     }
     let beginning = |pair: &[usize; 2]| pieces[pair[0]].text.len();
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(beginning(&b.2).cmp(&beginning(&a.2))));
-    found.into_iter().map(|(_, _, pair)| pair.map(|id| pieces[id].text.clone())).collect()
+    Ok(found.into_iter().map(|(_, _, pair)| pair.map(|id| pieces[id].text.clone())).collect())
 }
 
 /// Reads the protocol buffer (`sentencepiece_model.proto`). `None` if it is damaged.
 fn read(bytes: &[u8]) -> Option<Model> {
-    let mut model = Model::default();
+    // Without settings it does what is not supported, see below.
+    let mut model = Model { changes_texts: true, ..Model::default() };
     for field in Fields(bytes) {
         match field? {
             (1, Field::Bytes(piece)) if model.pieces.len() < MOST_PIECES => model.pieces.push(read_piece(piece)?),
@@ -347,6 +354,11 @@ mod tests {
         let mut unigram = whole.clone();
         unigram[at + 1] = 1;
         assert!(refused(&unigram).contains("not a BPE model"), "{}", refused(&unigram));
+        // Settings of the normalizer under another number, as if there were none.
+        let at = whole.windows(10).rposition(|bytes| bytes[0] == 0x1a && &bytes[4..] == b"identi").unwrap();
+        let mut unsaid = whole.clone();
+        unsaid[at] = 0x3a;
+        assert!(refused(&unsaid).contains("changes texts in another way"), "{}", refused(&unsaid));
         // Another message with a piece that is there.
         let twice = [&whole[..], &[0x0a, 0x05, 0x0a, 0x03, b'<', b's', b'>']].concat();
         assert!(refused(&twice).contains("the piece \"<s>\" twice"), "{}", refused(&twice));
