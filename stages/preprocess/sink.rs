@@ -161,7 +161,7 @@ impl RecordSink {
         if self.meta.records == 0 {
             let help = match self.left_out.records {
                 0 => "give a file with at least one conversation",
-                _ => "`leave_out` matches every record",
+                _ => "`leave_out` matches every record that could be used: give narrower patterns",
             };
             return Err(StageError::input(annotations, "no records to train on", help));
         }
