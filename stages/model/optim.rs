@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::{
     imp::Imp,
     layers::Parameter,
-    tensor::{AdamW, Gradients, Mat, Moments, global_norm, squares},
+    tensor::{AdamW, Gradients, Graph, Mat, Moments, global_norm, squares},
 };
 
 /// Learning rate and weight decay of a parameter in one step.
@@ -88,6 +88,14 @@ impl Imp {
             }
             number += 1;
         });
+    }
+
+    /// Runs the backward pass from `loss`, which `graph` has recorded. Passes on the gradients of all trainable matrices with their
+    /// numbers in [`Imp::trainable`], several at a time, those of a block as soon as it is done.
+    pub fn backward(&mut self, graph: &Graph, loss: &Mat, give: impl FnMut(Vec<(usize, Mat)>) + 'static) {
+        let mut all = Vec::new();
+        self.trainable(&mut |_, mat| all.push(mat.clone()));
+        graph.backward_to(loss, &all, give);
     }
 
     /// Takes the gradients of all trainable matrices, in the order of [`Imp::trainable`].

@@ -86,6 +86,20 @@ pub(crate) fn replicas<M: Clone + Send>(
     Ok(others)
 }
 
+/// Does `work` with the device of another worker than the one whose thread this is.
+///
+/// # Errors
+/// The fault of the device, which names it.
+///
+/// # Panics
+/// With any other panic of `work`.
+pub(crate) fn with_device_of<T>((index, count): (usize, usize), work: impl FnOnce() -> T) -> Result<T, StageError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match fault::fault(&*panic) {
+        Some(error) => named(error, &name(index, count)),
+        None => resume_unwind(panic),
+    })
+}
+
 /// What workers share. One that panicked ends the stage, so what it left is not used.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

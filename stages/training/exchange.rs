@@ -5,50 +5,39 @@ use std::{
     sync::{Condvar, Mutex, PoisonError},
 };
 
-use imp_model::tensor::{self, Mat, Place};
+use imp_model::tensor::{Mat, Place, Point, Transfer, connect};
 
-use crate::{StageError, place::lock};
+use crate::{
+    StageError,
+    place::{lock, with_device_of},
+};
+
+/// The variable that keeps GPUs from using each other's memory, if it is `0`.
+pub(super) const DIRECT: &str = "IMP_FLOW_GPU_DIRECT";
 
 /// A way from worker to worker. In each step all parts of the batch are added up, each worker takes the sums of its share of the
 /// parameters, and gives the new weights to the others. All of its functions are called by several threads at once.
-pub(super) trait Exchange: Send + Sync {
-    /// Begins a step. No worker is at work.
-    fn begin(&self);
-
-    /// Adds the gradients of all parameters in part number `part` of the batch to those of the parts before it, for which it
-    /// waits: so the sums are those of one worker, to the bit.
-    ///
-    /// # Errors
-    /// [`StageError::Cancelled`] if another worker has failed.
-    fn add(&self, part: usize, gradients: Vec<Mat>) -> Result<(), StageError>;
-
-    /// Takes the sums over all parts for the parameters `share` to `place`.
-    fn take(&self, share: Range<usize>, place: &Place) -> Vec<Mat>;
-
-    /// Gives the new weight of a parameter.
-    fn give(&self, parameter: usize, weight: &Mat);
-
-    /// Replaces a weight by the one that was given.
-    fn receive(&self, parameter: usize, weight: &mut Mat);
-
-    /// To be called when a worker fails: the others don't wait any more.
-    fn stop(&self);
-
-    /// Whether all workers are still at work.
-    ///
-    /// # Errors
-    /// [`StageError::Cancelled`] if one has failed.
-    fn check(&self) -> Result<(), StageError>;
-}
-
-/// The exchange through the host's memory. It takes four bytes for each trained weight there. A part's gradients stay with their
-/// worker until it is their turn.
-pub(super) struct HostMemory {
+///
+/// Sums lie where their worker is, if its device can add what lies on the others'; else all of them lie in host memory, where they
+/// take four bytes for each trained weight. A part's gradients stay with their worker until they are added.
+pub(super) struct Exchange {
+    /// Workers.
+    count: usize,
+    /// By parameter: the worker at which its sum lies, and its place; with `None` it lies in host memory.
+    sums: Vec<Option<(usize, Place)>>,
     /// By parameter: the sum so far, then its new weight.
     slots: Vec<Mutex<Option<Mat>>>,
     turns: Mutex<Turns>,
     /// A turn has passed, or a worker has failed.
     changed: Condvar,
+}
+
+/// Gradients of a part that are final.
+pub(super) struct Finished {
+    /// With the numbers of their parameters.
+    pub(super) gradients: Vec<(usize, Mat)>,
+    /// After which they are computed.
+    pub(super) point: Point,
 }
 
 struct Turns {
@@ -57,14 +46,53 @@ struct Turns {
     stopped: bool,
 }
 
-impl HostMemory {
-    /// An exchange for so many parameters.
-    pub(super) fn new(parameters: usize) -> Self {
-        Self {
-            slots: (0..parameters).map(|_| Mutex::default()).collect(),
-            turns: Mutex::new(Turns { next: vec![0; parameters], stopped: false }),
-            changed: Condvar::new(),
+impl Exchange {
+    /// An exchange between workers at `places`, with the parameters that each updates. Also returns why it goes through the host,
+    /// if it could be direct.
+    pub(super) fn new(places: &[Place], shares: &[Range<usize>]) -> (Self, Option<String>) {
+        let is_forbidden = std::env::var(DIRECT).is_ok_and(|value| value == "0");
+        let detour = match places {
+            _ if places.iter().any(|place| place.device.is_none()) => return (Self::through_host(shares), None),
+            _ if is_forbidden => Some(format!("{DIRECT} is 0")),
+            _ => connect(places).err(),
+        };
+        if detour.is_some() {
+            return (Self::through_host(shares), detour);
         }
+        let of = |(worker, place): (usize, &Place)| vec![Some((worker, place.clone())); shares[worker].len()];
+        (Self::at(places.len(), places.iter().enumerate().flat_map(of).collect()), None)
+    }
+
+    fn through_host(shares: &[Range<usize>]) -> Self {
+        Self::at(shares.len(), vec![None; shares.iter().map(ExactSizeIterator::len).sum()])
+    }
+
+    fn at(count: usize, sums: Vec<Option<(usize, Place)>>) -> Self {
+        Self {
+            count,
+            slots: sums.iter().map(|_| Mutex::default()).collect(),
+            turns: Mutex::new(Turns { next: vec![0; sums.len()], stopped: false }),
+            changed: Condvar::new(),
+            sums,
+        }
+    }
+
+    /// Adds gradients of part number `part` of the batch to those of the parts before it, for which it waits: so the sums are
+    /// those of one worker, to the bit.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`] if another worker has failed; the fault of the device with the sum.
+    pub(super) fn add(&self, part: usize, finished: Finished) -> Result<(), StageError> {
+        let mut transfer = Transfer::after(&finished.point);
+        for (parameter, gradient) in finished.gradients {
+            self.wait(parameter, part)?;
+            let (worker, place) = self.sums[parameter].clone().unwrap_or((part % self.count, Place::default()));
+            let add = || transfer.add(&mut lock(&self.slots[parameter]), gradient, &place);
+            with_device_of((worker, self.count), add)?;
+            lock(&self.turns).next[parameter] += 1;
+            self.changed.notify_all();
+        }
+        Ok(())
     }
 
     fn wait(&self, parameter: usize, part: usize) -> Result<(), StageError> {
@@ -72,53 +100,46 @@ impl HostMemory {
         let turns = self.changed.wait_while(lock(&self.turns), waits).unwrap_or_else(PoisonError::into_inner);
         if turns.stopped { Err(StageError::Cancelled) } else { Ok(()) }
     }
-}
 
-impl Exchange for HostMemory {
-    fn begin(&self) {
-        lock(&self.turns).next.fill(0);
-    }
-
-    fn add(&self, part: usize, gradients: Vec<Mat>) -> Result<(), StageError> {
-        for (parameter, gradient) in gradients.into_iter().enumerate() {
-            // Before the turn, so that all workers copy at the same time.
-            let gradient = gradient.to(&Place::default());
-            self.wait(parameter, part)?;
-            let mut slot = lock(&self.slots[parameter]);
-            match slot.as_mut().filter(|_| part > 0) {
-                Some(sum) => tensor::accumulate(sum, &gradient),
-                // It replaces the weight of the last step.
-                None => *slot = Some(gradient),
-            }
-            drop(slot);
-            lock(&self.turns).next[parameter] += 1;
-            self.changed.notify_all();
-        }
-        Ok(())
-    }
-
-    fn take(&self, share: Range<usize>, place: &Place) -> Vec<Mat> {
+    /// Takes the sums over all parts for the parameters `share` to `place`.
+    pub(super) fn take(&self, share: Range<usize>, place: &Place) -> Vec<Mat> {
         self.slots[share].iter().filter_map(|slot| lock(slot).take()).map(|sum| sum.to(place)).collect()
     }
 
-    fn give(&self, parameter: usize, weight: &Mat) {
-        *lock(&self.slots[parameter]) = Some(weight.to(&Place::default()));
+    /// Gives the new weight of a parameter. It must not change before all have received it.
+    pub(super) fn give(&self, parameter: usize, weight: &Mat) {
+        *lock(&self.slots[parameter]) = Some(match self.sums[parameter] {
+            Some(_) => weight.clone(),
+            None => weight.to(&Place::default()),
+        });
     }
 
-    fn receive(&self, parameter: usize, weight: &mut Mat) {
+    /// Replaces a weight by the one that was given.
+    pub(super) fn receive(&self, parameter: usize, weight: &mut Mat, transfer: &mut Transfer) {
         // Copied to several devices at the same time.
         let given = lock(&self.slots[parameter]).clone();
         if let Some(given) = given {
-            weight.copy_from(&given.to_host());
+            transfer.replace(weight, &given);
         }
     }
 
-    fn stop(&self) {
+    /// Ends a step, after which all have received all weights.
+    pub(super) fn end(&self) {
+        self.slots.iter().for_each(|slot| *lock(slot) = None);
+        lock(&self.turns).next.fill(0);
+    }
+
+    /// To be called when a worker fails: the others don't wait any more.
+    pub(super) fn stop(&self) {
         lock(&self.turns).stopped = true;
         self.changed.notify_all();
     }
 
-    fn check(&self) -> Result<(), StageError> {
+    /// Whether all workers are still at work.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`] if one has failed.
+    pub(super) fn check(&self) -> Result<(), StageError> {
         if lock(&self.turns).stopped { Err(StageError::Cancelled) } else { Ok(()) }
     }
 }
@@ -152,21 +173,30 @@ mod tests {
         Mat::from_host(1, 2, vec![value, -value])
     }
 
+    /// An exchange between so many workers on the host.
+    fn between(workers: usize, parameters: usize) -> Exchange {
+        let places = vec![Place::default(); workers];
+        Exchange::new(&places, &shares(&vec![1; parameters], workers)).0
+    }
+
+    fn finished(gradients: Vec<(usize, Mat)>) -> Finished {
+        Finished { gradients, point: Place::default().point() }
+    }
+
     /// Sums of these numbers depend on their order.
     const PARTS: [f32; 5] = [1.0, 1e8, -1e8, 3e-8, 1.0];
 
     #[test]
     fn gradients_are_added_in_the_order_of_parts() {
-        let exchange = HostMemory::new(2);
+        let exchange = between(3, 2);
         for _ in 0..2 {
-            exchange.begin();
             thread::scope(|scope| {
                 // The later part comes first.
                 for parts in [[3, 4].as_slice(), &[1], &[0, 2]] {
                     let exchange = &exchange;
                     scope.spawn(move || {
                         for part in parts {
-                            exchange.add(*part, vec![mat(PARTS[*part]), mat(1.0)]).unwrap();
+                            exchange.add(*part, finished(vec![(1, mat(1.0)), (0, mat(PARTS[*part]))])).unwrap();
                         }
                     });
                 }
@@ -176,17 +206,18 @@ mod tests {
             assert_eq!((&*first.to_host(), &*second.to_host()), (&[sum, -sum][..], &[5.0, -5.0][..]));
             let mut weight = mat(0.0);
             exchange.give(1, &mat(7.0));
-            exchange.receive(1, &mut weight);
+            exchange.receive(1, &mut weight, &mut Transfer::after(&Place::default().point()));
             assert_eq!(*weight.to_host(), [7.0, -7.0]);
+            exchange.end();
         }
     }
 
     #[test]
     fn who_waits_for_a_worker_that_failed_is_told() {
-        let exchange = HostMemory::new(1);
+        let exchange = between(2, 1);
         exchange.check().unwrap();
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| exchange.add(1, vec![mat(1.0)]));
+            let waiting = scope.spawn(|| exchange.add(1, finished(vec![(0, mat(1.0))])));
             exchange.stop();
             assert!(matches!(waiting.join().unwrap(), Err(StageError::Cancelled)));
         });

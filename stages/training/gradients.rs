@@ -94,7 +94,7 @@ impl<'a> Batch<'a> {
     }
 
     /// The loss `[1, 1]` and the gradients of the part `number`, which has these `records`.
-    pub(super) fn of_part(
+    fn of_part(
         &self,
         model: &mut Imp,
         features: &Features,
@@ -102,11 +102,24 @@ impl<'a> Batch<'a> {
         number: usize,
         records: &[Record<'_>],
     ) -> Result<(Mat, Vec<Mat>), StageError> {
+        let (loss, pass) = self.forward(model, features, parts, number, records)?;
+        let gradients = model.gradients(&mut pass.graph.backward(&loss));
+        Ok((loss, gradients))
+    }
+
+    /// The loss `[1, 1]` of a part, and the pass that has recorded it.
+    pub(super) fn forward(
+        &self,
+        model: &Imp,
+        features: &Features,
+        parts: &Parts,
+        number: usize,
+        records: &[Record<'_>],
+    ) -> Result<(Mat, Pass), StageError> {
         let pass = Pass::training(parts.seed, number * parts.size).with_noise(parts.noise);
         let pass = if parts.recompute { pass.with_gradient_checkpointing() } else { pass };
         let batch = features.batch(model, records)?;
         let loss = model.loss(&pass, &batch.samples(), &batch.features, self.labels);
-        let gradients = model.gradients(&mut pass.graph.backward(&loss));
-        Ok((loss, gradients))
+        Ok((loss, pass))
     }
 }

@@ -46,6 +46,9 @@ pub(crate) fn train(
     remark_idle(deal, &batches, job);
     let encoder = model.vision.config.clone();
     let mut team = Team::new(std::iter::once(model).chain(&mut replicas), recipe, (data, validation))?;
+    if let Some(reason) = &team.detour {
+        job.warn(format!("what its GPUs exchange goes through the host's memory, which takes longer: {reason}"));
+    }
     let position = checkpoint::load(job, &mut team.replicas(), recipe.keep_best)?;
     job.open_metrics(position.step as u64)?;
 

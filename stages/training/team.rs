@@ -2,20 +2,20 @@
 //! its own modulo the number of workers, and updates its share of the parameters. Weights and losses are the same to the bit for
 //! each number of workers: what they add up is added in the order of parts. Independent of the loop, and of how gradients travel.
 
-use std::ops::Range;
+use std::{ops::Range, panic::resume_unwind, sync::mpsc, thread};
 
 use imp_model::{
     Imp, Precision,
     layers::{Parameter, Pass},
     optim::{Optimizer, Rate},
-    tensor::{AdamW, Mat, Place, global_norm, squares},
+    tensor::{AdamW, Mat, Place, Transfer, global_norm, squares},
 };
 
 use super::{
     Recipe,
     batches::Images,
     checkpoint::Replica,
-    exchange::{Exchange, HostMemory, shares},
+    exchange::{Exchange, Finished, shares},
     features::Features,
     gradients::{Batch, Parts},
     held_out::{HeldOut, Loss, total},
@@ -30,7 +30,9 @@ use crate::{
 pub(super) struct Team<'a> {
     workers: Vec<Worker<'a>>,
     /// `None` for one worker, whose sums stay on its device.
-    exchange: Option<Box<dyn Exchange>>,
+    exchange: Option<Exchange>,
+    /// Why what GPUs exchange goes through the host, if it does.
+    pub(super) detour: Option<String>,
 }
 
 struct Worker<'a> {
@@ -69,6 +71,7 @@ impl<'a> Team<'a> {
             model.trainable(&mut |_, mat| sizes.push(mat.count()));
         }
         let mut shared: Vec<(&mut Imp, Range<usize>)> = models.into_iter().zip(shares(&sizes, count)).collect();
+        let (exchange, detour) = Self::exchange(&shared);
         // The moments take memory of each device.
         let optimizers = each(
             &mut shared,
@@ -79,8 +82,18 @@ impl<'a> Team<'a> {
             Worker::new(Replica { model, optimizer }, recipe.precision, (data, validation))
         };
         let workers = shared.into_iter().zip(optimizers).map(worker).collect::<Result<_, _>>()?;
-        let exchange = (count > 1).then(|| Box::new(HostMemory::new(sizes.len())) as Box<dyn Exchange>);
-        Ok(Self { workers, exchange })
+        Ok(Self { workers, exchange, detour })
+    }
+
+    /// The exchange between these models, if there are several, and why it goes through the host, if it could be direct.
+    fn exchange(models: &[(&mut Imp, Range<usize>)]) -> (Option<Exchange>, Option<String>) {
+        if models.len() < 2 {
+            return (None, None);
+        }
+        let of = |(model, share): &(&mut Imp, Range<usize>)| (model.vision.place(), share.clone());
+        let (places, shares): (Vec<Place>, Vec<_>) = models.iter().map(of).unzip();
+        let (exchange, detour) = Exchange::new(&places, &shares);
+        (Some(exchange), detour)
     }
 
     /// Their models and optimizers.
@@ -118,7 +131,7 @@ impl<'a> Team<'a> {
         self.workers.iter_mut().zip(images).for_each(|(worker, images)| worker.images = images);
         let (loss, norm) = match &self.exchange {
             None => self.workers[0].step(&batch, parts, rate)?,
-            Some(exchange) => together(&mut self.workers, &**exchange, &batch, parts, rate)?,
+            Some(exchange) => together(&mut self.workers, exchange, &batch, parts, rate)?,
         };
         self.workers.iter_mut().for_each(|worker| worker.features.forget());
         Ok(Stepped { loss, norm, tokens: batch.tokens, labels: batch.labels })
@@ -131,8 +144,8 @@ impl<'a> Team<'a> {
     pub(super) fn held_out_loss(&mut self, job: &Job) -> Result<Option<Loss>, StageError> {
         let (count, exchange) = (self.workers.len(), &self.exchange);
         let check =
-            || exchange.as_ref().map_or(Ok(()), |exchange| exchange.check()).and_then(|()| job.check_cancelled());
-        let stop = || exchange.iter().for_each(|exchange| exchange.stop());
+            || exchange.as_ref().map_or(Ok(()), Exchange::check).and_then(|()| job.check_cancelled());
+        let stop = || exchange.iter().for_each(Exchange::stop);
         let losses = each(&mut self.workers, stop, |index, worker| {
             let Worker { replica, held_out, .. } = worker;
             let pass = Pass::inference();
@@ -158,13 +171,12 @@ fn in_turn<T>(found: Vec<Vec<T>>) -> impl Iterator<Item = T> {
 /// One step of several workers. Returns the loss, and the global norm of the gradients.
 fn together(
     workers: &mut [Worker<'_>],
-    exchange: &dyn Exchange,
+    exchange: &Exchange,
     batch: &Batch<'_>,
     parts: &Parts,
     rate: impl Fn(&Parameter) -> Rate + Sync,
 ) -> Result<(f32, f32), StageError> {
     let (count, stop) = (workers.len(), || exchange.stop());
-    exchange.begin();
     let losses = each(workers, stop, |index, worker| worker.add_up(batch, parts, (index, count), exchange))?;
     let squares = each(workers, stop, |_, worker| {
         worker.sums = exchange.take(worker.replica.optimizer.share.clone(), &worker.place);
@@ -179,6 +191,7 @@ fn together(
         worker.receive(exchange);
         Ok(())
     })?;
+    exchange.end();
     let mut losses = in_turn(losses);
     let first = losses.next().unwrap_or_default();
     Ok((losses.fold(first, |sum, loss| sum + loss), norm))
@@ -222,21 +235,33 @@ impl<'a> Worker<'a> {
         batch: &Batch<'_>,
         parts: &Parts,
         (index, count): (usize, usize),
-        exchange: &dyn Exchange,
+        exchange: &Exchange,
     ) -> Result<Vec<f32>, StageError> {
         self.encode();
         let mut losses = Vec::new();
         for (number, records) in batch.parts(parts).skip(index).step_by(count) {
             exchange.check()?;
-            let (loss, gradients) = batch.of_part(self.replica.model, &self.features, parts, number, records)?;
-            exchange.add(number, gradients)?;
+            let (loss, pass) = batch.forward(self.replica.model, &self.features, parts, number, records)?;
+            let (sender, finished) = mpsc::channel();
+            thread::scope(|scope| {
+                let adding = scope.spawn(|| finished.into_iter().try_for_each(|some| exchange.add(number, some)));
+                // It has the sender until it is dropped, also if this panics.
+                let pass = pass;
+                let place = self.place.clone();
+                self.replica.model.backward(&pass.graph, &loss, move |gradients| {
+                    // It does not go on if another worker has failed, and then this one ends too.
+                    let _ = sender.send(Finished { gradients, point: place.point() });
+                });
+                // The next part's gradients find the memory free.
+                adding.join().unwrap_or_else(|panic| resume_unwind(panic))
+            })?;
             losses.push(loss.item());
         }
         Ok(losses)
     }
 
     /// Updates its share of the parameters, and gives them to the others.
-    fn update(&mut self, norm: f32, rate: impl Fn(&Parameter) -> Rate, exchange: &dyn Exchange) {
+    fn update(&mut self, norm: f32, rate: impl Fn(&Parameter) -> Rate, exchange: &Exchange) {
         let Replica { model, optimizer } = &mut self.replica;
         optimizer.update_share(model, &std::mem::take(&mut self.sums), norm, rate);
         let mut numbers = optimizer.share.clone();
@@ -245,15 +270,18 @@ impl<'a> Worker<'a> {
                 exchange.give(number, weight);
             }
         });
+        self.place.point().wait();
     }
 
     /// Takes over what the others have updated.
-    fn receive(&mut self, exchange: &dyn Exchange) {
+    fn receive(&mut self, exchange: &Exchange) {
         let Replica { model, optimizer } = &mut self.replica;
+        // After all that still uses the weights as they are.
+        let mut transfer = Transfer::after(&self.place.point());
         let mut number = 0;
         model.trainable(&mut |_, weight| {
             if !optimizer.share.contains(&number) {
-                exchange.receive(number, weight);
+                exchange.receive(number, weight, &mut transfer);
             }
             number += 1;
         });

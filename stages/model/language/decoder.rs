@@ -104,11 +104,17 @@ impl Decoder {
                     })
                 }
             };
+            pass.graph.finishes(block.parameters());
             x = if pass.gradient_checkpointing() {
                 tensor::recompute(&pass.graph, &x, block.parameters(), run)
             } else {
                 run(&pass.graph, &x)
             };
+        }
+        if self.embedding.is_some() {
+            // What is used after the blocks only.
+            let norm = self.final_norm.parameters();
+            pass.graph.finishes(norm.into_iter().chain(self.head_parameters()).collect());
         }
         self.final_norm.forward(pass, &x)
     }

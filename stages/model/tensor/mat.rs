@@ -167,6 +167,14 @@ impl Mat {
         Ghost { id: *id, count: self.count() }
     }
 
+    /// The identity of its gradient, wherever it lies.
+    pub(super) fn gradient_id(&self) -> u64 {
+        match &self.data {
+            Data::Host(_, id) => *id,
+            Data::Device(mat) => mat.id,
+        }
+    }
+
     /// The matrix on a device, if it lies on one.
     pub(super) fn device_mat(&self) -> Option<&DeviceMat> {
         if let Data::Device(mat) = &self.data { Some(mat) } else { None }

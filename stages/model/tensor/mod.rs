@@ -10,12 +10,14 @@
 //! - [`Graph`], [`Gradients`] (`tape.rs`): the tape and the result of the backward pass.
 //! - `ops/`: one operation per file, with formula and shapes; `host/`: the loops that compute them on the CPU;
 //!   `device/`: the kernels that compute them on a GPU.
+//! - [`Transfer`] (`exchange.rs`): values that pass from place to place beside what is being computed.
 //! - [`Place`] (`place.rs`): where matrices lie, and the precision of products with them.
 //!
 //! Results do not depend on the number of threads: shapes alone determine how work is split, and the order of sums is
 //! fixed.
 
 mod device;
+mod exchange;
 mod host;
 mod identity;
 mod kv_cache;
@@ -28,6 +30,7 @@ mod tape;
 mod weight;
 
 pub use device::{Card, Device, DeviceError, Probe, Spent, Waits, free_bytes, probe};
+pub use exchange::{Point, Transfer, connect};
 pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
 pub use host::{
     math::argmax,

@@ -129,6 +129,34 @@ impl Graph {
         });
     }
 
+    /// Says that no operation recorded so far has used these trainable matrices: once the backward pass comes back to here, their
+    /// gradients are final, and [`Graph::backward_to`] passes them on.
+    pub fn finishes(&self, parameters: Vec<Mat>) {
+        if self.records() && parameters.iter().any(Mat::needs_grad) {
+            self.push(move |gradients| gradients.finish(&parameters));
+        }
+    }
+
+    /// Like [`Graph::backward`]. Passes on the gradients of `parameters` with their numbers there, several at a time: those of matrices
+    /// that [`Graph::finishes`] has named while the backward pass goes on, the others at its end.
+    pub fn backward_to(&self, loss: &Mat, parameters: &[Mat], mut give: impl FnMut(Vec<(usize, Mat)>) + 'static) {
+        let mut numbers: HashMap<u64, usize> =
+            parameters.iter().enumerate().map(|(number, mat)| (mat.gradient_id(), number)).collect();
+        let listener = move |some: &[Mat], gradients: &mut Gradients| {
+            let final_one = |mat: &Mat| Some((numbers.remove(&mat.gradient_id())?, gradients.take(mat)));
+            let found: Vec<_> = some.iter().filter_map(final_one).collect();
+            if !found.is_empty() {
+                give(found);
+            }
+        };
+        if let Some(recording) = &self.0 {
+            recording.gradients.borrow_mut().listener = Some(Box::new(listener));
+        }
+        let mut gradients = self.backward(loss);
+        gradients.finish(parameters);
+        debug_assert!(!parameters.iter().any(|mat| gradients.has(mat)), "a gradient that was final has changed");
+    }
+
     /// Runs the backward pass from `loss`; for a larger matrix, from the sum of its values. Consumes the tape.
     ///
     /// # Panics
@@ -179,7 +207,11 @@ impl Graph {
 pub struct Gradients {
     on_host: HashMap<u64, Vec<f32>>,
     on_device: HashMap<u64, DeviceMat>,
+    /// Takes out what is final while the backward pass goes on.
+    listener: Option<Listener>,
 }
+
+type Listener = Box<dyn FnMut(&[Mat], &mut Gradients)>;
 
 /// Where an operation writes a gradient on a device.
 pub(super) struct Slot {
@@ -197,6 +229,19 @@ impl Gradients {
         };
         let zeros = || DeviceMat::zeros(mat.device(), mat.rows, mat.cols, mat.gradient);
         Mat::on_device(self.on_device.remove(&mat.id).unwrap_or_else(zeros), of.precision)
+    }
+
+    fn has(&self, of: &Mat) -> bool {
+        let id = of.gradient_id();
+        self.on_host.contains_key(&id) || self.on_device.contains_key(&id)
+    }
+
+    /// Tells the listener that the gradients of `parameters` are final.
+    fn finish(&mut self, parameters: &[Mat]) {
+        if let Some(mut listener) = self.listener.take() {
+            listener(parameters, self);
+            self.listener = Some(listener);
+        }
     }
 
     /// The buffer in host memory to which operations add a gradient; initially zeros.

@@ -60,24 +60,29 @@ pub(in crate::tensor) struct Grid {
 /// A parameter of a kernel, which begins at the first byte. The largest is a struct of eight words of four bytes.
 pub(in crate::tensor) type Parameter = [u64; 4];
 
-/// One of the two orders in which a device does things. What is called on one is done in the order of the calls, and in no order
-/// to what is called on the other, unless one of the two waits for a mark of the other.
+/// One of the orders in which a device does things. What is called on one is done in the order of the calls, and in no order to
+/// what is called on another, unless that waits for a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::tensor) enum Stream {
-    /// All but what is said to be on the other.
+    /// All but what is said to be on another.
     Compute,
     /// Copies from host memory, while something else is computed.
     Upload,
+    /// What devices exchange with each other, or with the host, while something else is computed.
+    Exchange,
 }
 
-/// Marks that a device has, numbered from 0.
-pub(in crate::tensor) const MARKS: usize = 16;
+/// All of them, by their numbers.
+pub(in crate::tensor) const STREAMS: [Stream; 3] = [Stream::Compute, Stream::Upload, Stream::Exchange];
+
+/// Marks that a device has, numbered from 0: those of `uploads.rs`, then those of `exchange.rs`.
+pub(in crate::tensor) const MARKS: usize = 64;
 
 /// A device. Addresses are its own. It may do things later than it is called, but on each of its streams in the order of the
 /// calls. Calls that name no stream are on [`Stream::Compute`].
 pub(in crate::tensor) trait Driver: Send + Sync {
     /// Takes memory, with undefined content, aligned to 256 bytes. It exists for what is called on `stream` from then on, and
-    /// for the other stream after it waited for that. All that has ever been done with these bytes before is done by then.
+    /// for another stream after it, or the host, waited for that. All that has ever been done with these bytes before is done by then.
     fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError>;
     /// Gives it back once the calls on [`Stream::Compute`] before this one are done.
     fn free(&self, address: u64, bytes: usize);
@@ -99,13 +104,35 @@ pub(in crate::tensor) trait Driver: Send + Sync {
     fn wait(&self, waiting: Option<Stream>, mark: usize) -> Result<(), DeviceError>;
     /// Copies to host memory, after all calls before this one.
     fn download(&self, from: u64, to: &mut [u8]) -> Result<(), DeviceError>;
-    /// Copies between two places of the device that do not overlap.
-    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
-    /// Runs a kernel.
+    /// Copies from the device to `through`, locked memory, on [`Stream::Exchange`].
     ///
     /// # Safety
-    /// `parameters` must be what the kernel takes, and the addresses in them must be live and large enough.
-    unsafe fn launch(&self, kernel: &str, grid: Grid, parameters: &[Parameter]) -> Result<(), DeviceError>;
+    /// The bytes at `through` must be within the memory of one call of [`Driver::lock`]. They must not be read or written before
+    /// the host has waited for a mark after this.
+    unsafe fn download_through(&self, through: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// Copies between two places of the device that do not overlap.
+    fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// The number by which other devices know this one.
+    fn number(&self) -> i32;
+    /// Lets the kernels and copies of another device use this one's memory, from now on. False if it has no direct way to it.
+    fn let_in(&self, number: i32) -> Result<bool, DeviceError>;
+    /// Copies from the memory of another device, which has let this one in, on [`Stream::Exchange`].
+    ///
+    /// # Safety
+    /// The host must have waited for what writes to `from`, which must be live until it has waited for a mark after this.
+    unsafe fn fetch(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError>;
+    /// Runs a kernel on a stream.
+    ///
+    /// # Safety
+    /// `parameters` must be what the kernel takes, and the addresses in them must be live and large enough. What is said of
+    /// [`Driver::fetch`] is true for addresses of another device.
+    unsafe fn launch(
+        &self,
+        stream: Stream,
+        kernel: &str,
+        grid: Grid,
+        parameters: &[Parameter],
+    ) -> Result<(), DeviceError>;
     /// Computes a product. One of empty operands (`k` is 0) is an error.
     ///
     /// # Safety

@@ -4,7 +4,7 @@
 //! that reads or writes beyond a buffer ends the process. What is left of the pages in between is checked when the
 //! buffer is freed. A freed buffer can't be accessed either.
 //!
-//! It has the two streams of a GPU, one of which runs as early and the other as late as the order of calls, marks and waits allows.
+//! It has the streams of a GPU, of which one runs as early and others as late as the order of calls, marks and waits allows.
 //! So what is not waited for is missing, or comes too late and destroys what is there.
 //!
 //! - `streams.rs`: the streams; `memory.rs`: a buffer; `product.rs`: products.
@@ -18,7 +18,10 @@ use std::{
     collections::BTreeMap,
     ffi::{CString, c_char},
     ptr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 
 use memory::{Buffer, FILL};
@@ -26,7 +29,7 @@ use streams::{Call, Streams};
 
 use super::{
     cuda::{Card, Probe},
-    driver::{Driver, Grid, Parameter, Product, Stream},
+    driver::{Driver, Grid, Parameter, Product, STREAMS, Stream},
     error::DeviceError,
 };
 
@@ -36,6 +39,7 @@ unsafe extern "C" {
 
 /// A GPU on the CPU.
 pub(in crate::tensor) struct Emulated {
+    number: i32,
     limit: u64,
     memory: Mutex<Memory>,
 }
@@ -86,11 +90,13 @@ pub(super) fn probe(memories: &[u64]) -> Probe {
 
 impl Emulated {
     /// A device that runs threads in the given order: 0 is ascending with copies to shared memory as late as possible,
-    /// 1 descending with copies at once, others are random. Of the streams, that for uploads is late with 0, the other one
-    /// with 1, both are late with others. Correct kernels and calls give the same bits in all of them.
+    /// 1 descending with copies at once, others are random. Of the streams, that for computing is early with 0, the others
+    /// with 1, none with others. Correct kernels and calls give the same bits in all of them.
     pub(in crate::tensor) fn new(order: u32) -> Self {
+        static OPENED: AtomicI32 = AtomicI32::new(0);
         let memory = Memory { streams: Streams::new(order), ..Memory::default() };
-        Self { limit: u64::MAX, memory: Mutex::new(memory) }
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        Self { number, limit: u64::MAX, memory: Mutex::new(memory) }
     }
 
     /// The device with `limit` bytes of memory.
@@ -208,6 +214,27 @@ impl Driver for Emulated {
         Ok(())
     }
 
+    unsafe fn download_through(&self, through: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        let mut memory = self.memory();
+        memory.check("download", from, bytes)?;
+        memory.check_locked(through, bytes)?;
+        memory.streams.call(Stream::Exchange, Call::Read { through, from, bytes })
+    }
+
+    fn number(&self) -> i32 {
+        self.number
+    }
+
+    fn let_in(&self, _: i32) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
+
+    unsafe fn fetch(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        let mut memory = self.memory();
+        memory.check("fetch", to, bytes)?;
+        memory.streams.call(Stream::Exchange, Call::Copy { to, from, bytes })
+    }
+
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
         let mut memory = self.memory();
         memory.check("copy", from, bytes)?;
@@ -218,7 +245,13 @@ impl Driver for Emulated {
         memory.streams.call(Stream::Compute, Call::Copy { to, from, bytes })
     }
 
-    unsafe fn launch(&self, kernel: &str, grid: Grid, parameters: &[Parameter]) -> Result<(), DeviceError> {
+    unsafe fn launch(
+        &self,
+        stream: Stream,
+        kernel: &str,
+        grid: Grid,
+        parameters: &[Parameter],
+    ) -> Result<(), DeviceError> {
         if grid.blocks.contains(&0) {
             return Err(failed(kernel, "a grid without blocks"));
         }
@@ -228,7 +261,7 @@ impl Driver for Emulated {
             return Err(failed(kernel, "there is no such kernel"));
         }
         let call = Call::Launch { kernel: name, grid, parameters: parameters.to_vec() };
-        self.memory().streams.call(Stream::Compute, call)
+        self.memory().streams.call(stream, call)
     }
 
     unsafe fn product(&self, a: u64, b: u64, d: u64, product: &Product) -> Result<(), DeviceError> {
@@ -251,7 +284,7 @@ impl Drop for Emulated {
             return;
         }
         let streams = &mut self.memory.get_mut().unwrap_or_else(PoisonError::into_inner).streams;
-        for stream in [Stream::Compute, Stream::Upload] {
+        for stream in STREAMS {
             if let Err(error) = streams.finish(stream) {
                 panic!("{error}");
             }

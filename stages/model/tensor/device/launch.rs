@@ -7,7 +7,7 @@
 
 use super::{
     Device, DeviceError,
-    driver::{Grid, Parameter, Product, Type},
+    driver::{Grid, Parameter, Product, Stream, Type},
     memory::Buffer,
 };
 
@@ -23,18 +23,25 @@ pub(in crate::tensor) fn must<T>(result: Result<T, DeviceError>) -> T {
 /// A kernel and its parameters, which are appended in the order of its signature.
 pub(super) struct Kernel<'a> {
     device: &'a Device,
+    stream: Stream,
     name: String,
     parameters: Vec<Parameter>,
 }
 
 impl<'a> Kernel<'a> {
     pub(super) fn new(device: &'a Device, name: impl Into<String>) -> Self {
-        Self { device, name: name.into(), parameters: Vec::new() }
+        Self { device, stream: Stream::Compute, name: name.into(), parameters: Vec::new() }
     }
 
     /// The variant of a kernel for matrices that are stored as `kind`.
     pub(super) fn of(device: &'a Device, name: &str, kind: Type) -> Self {
         Self::new(device, format!("{name}_{}", kind.suffix()))
+    }
+
+    /// To be run on another stream.
+    pub(super) fn on(mut self, stream: Stream) -> Self {
+        self.stream = stream;
+        self
     }
 
     pub(super) fn value<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
@@ -80,7 +87,7 @@ impl<'a> Kernel<'a> {
         let grid = Grid { blocks, threads, shared: shared as u32 };
         let (device, name) = (self.device, &self.name);
         // SAFETY: see the top of this file.
-        let call = || unsafe { device.driver().launch(name, grid, &self.parameters) };
+        let call = || unsafe { device.driver().launch(self.stream, name, grid, &self.parameters) };
         must(device.timed(|| name.clone(), call));
     }
 }

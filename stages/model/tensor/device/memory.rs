@@ -31,7 +31,7 @@ impl Buffer {
     }
 
     /// Memory with undefined content, for what is called on `stream`.
-    fn on(stream: Stream, device: &Device, bytes: usize) -> Self {
+    pub(super) fn on(stream: Stream, device: &Device, bytes: usize) -> Self {
         // Whole words, so that memory can be cleared word by word.
         let bytes = bytes.max(1).next_multiple_of(4);
         Self { device: device.clone(), address: must(device.alloc(stream, bytes)), bytes }
@@ -127,7 +127,7 @@ impl DeviceMat {
         Self::of_buffer(Buffer::new(device, rows * cols * kind.size()), rows, cols, kind)
     }
 
-    fn of_buffer(buffer: Buffer, rows: usize, cols: usize, kind: Type) -> Self {
+    pub(super) fn of_buffer(buffer: Buffer, rows: usize, cols: usize, kind: Type) -> Self {
         Self { buffer: Arc::new(buffer), rows, cols, kind, gradient: kind, id: identity::new() }
     }
 

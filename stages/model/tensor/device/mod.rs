@@ -3,6 +3,7 @@
 //! - `driver.rs`: the calls that a device must answer. `cuda/` does it with a GPU, whose libraries are loaded when it is
 //!   opened; `emulated/` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
 //! - `uploads.rs`: the way of bytes to a device, through locked memory and beside what is being computed.
+//! - `exchange.rs`: what passes between devices, and from a device to the host, beside what is being computed.
 //! - `profile.rs`: how long each kernel takes, if one asks; how often and how long the host waits for the device.
 //! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
 //! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
@@ -15,6 +16,7 @@ mod driver;
 #[cfg(feature = "emulated")]
 mod emulated;
 mod error;
+mod exchange;
 mod launch;
 mod memory;
 pub(super) mod ops;
@@ -38,6 +40,7 @@ pub(super) use weight::DeviceWeight;
 
 use crate::precision::Precision;
 use driver::{Driver, Stream};
+use exchange::Exchange;
 use uploads::{Sizes, Uploads};
 
 /// A device. Clones are the same device.
@@ -55,6 +58,7 @@ struct Opened {
     profile: profile::Profile,
     waits: profile::WaitCounter,
     uploads: Uploads,
+    exchange: Exchange,
 }
 
 /// The variable that makes emulated devices the machine's GPUs, in builds for tests. Its value is the order of threads and, after
@@ -125,6 +129,8 @@ impl Device {
             profile: profile::Profile::default(),
             waits: profile::WaitCounter::default(),
             uploads: Uploads::new(uploads),
+            // Longer pieces, since what is exchanged is longer.
+            exchange: Exchange::new(2 * uploads.slot),
         }))
     }
 

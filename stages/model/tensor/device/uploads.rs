@@ -5,7 +5,7 @@
 //! - **New memory with content** (pixels, token ids) is taken and written on [`Stream::Upload`], beside what is being computed.
 //!   [`Stream::Compute`] waits for that before anything else is called on it, so all later uses, and the free, come after it.
 //!   The upload itself waits for nothing: the memory is new on its own stream, so the allocator has seen to it that nothing
-//!   called before, on whichever stream, still uses these bytes. Had it been taken on the other stream, the copy could come
+//!   called before, on whichever stream, still uses these bytes. Had it been taken on another stream, the copy could come
 //!   before the memory's former user is done.
 //! - **Memory that is there** is written on [`Stream::Compute`], in order with its uses; so are few bytes in new memory, since
 //!   copying them takes less than two streams that wait for each other.
@@ -17,16 +17,18 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{
     DeviceError,
-    driver::{Driver, MARKS, Stream},
+    driver::{Driver, Stream},
 };
 
 /// Slots of the ring: while one is filled, the others are being fetched.
 const SLOTS: usize = 4;
-/// The mark after the copies to new memory. The others are those of the slots.
+/// The mark after the copies to new memory. Those before it are of the slots, one for each stream of each.
 const NEW: usize = 2 * SLOTS;
-const _: () = assert!(NEW < MARKS, "a mark for each stream of each slot, and one more");
+/// The first mark that is not used here.
+pub(super) const FREE: usize = NEW + 1;
 /// Where uploads begin in a slot.
 const ALIGNMENT: usize = 16;
+/// Those with copies from the ring.
 const STREAMS: [Stream; 2] = [Stream::Compute, Stream::Upload];
 
 /// Sizes in bytes.

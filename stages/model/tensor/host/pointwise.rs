@@ -13,7 +13,7 @@ pub(in crate::tensor) fn accumulate(to: &mut [f32], from: &[f32], scale: f32) {
 }
 
 /// [`accumulate`] on one thread.
-fn accumulate_part(to: &mut [f32], from: &[f32], scale: f32) {
+pub(in crate::tensor) fn accumulate_part(to: &mut [f32], from: &[f32], scale: f32) {
     math::simd!(|| {
         for (to, from) in to.iter_mut().zip(from) {
             *to += scale * from;

@@ -15,9 +15,10 @@ const INSTALL: &str = "Install it, for example from PyPI (`pip install nvidia-cu
                        12), and set LD_LIBRARY_PATH to the folder with the file, which `pip show -f` lists";
 
 /// What is called in the driver.
-const DRIVER_FUNCTIONS: [&str; 37] = [
+const DRIVER_FUNCTIONS: [&str; 39] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
+    "cuDeviceCanAccessPeer",
     "cuDeviceGet",
     "cuDeviceGetAttribute",
     "cuDeviceGetCount",
@@ -41,6 +42,7 @@ const DRIVER_FUNCTIONS: [&str; 37] = [
     "cuMemFreeHost",
     "cuMemGetInfo_v2",
     "cuMemHostAlloc",
+    "cuMemPoolSetAccess",
     "cuMemPoolSetAttribute",
     "cuMemPoolTrimTo",
     "cuMemcpyDtoDAsync_v2",

@@ -25,7 +25,7 @@ pub(super) use product::ColumnMajor;
 use product::{Products, WORKSPACE};
 
 use super::{
-    driver::{Driver, Grid, MARKS, Parameter, Product, Stream},
+    driver::{Driver, Grid, MARKS, Parameter, Product, STREAMS, Stream},
     error::DeviceError,
 };
 
@@ -34,12 +34,12 @@ pub(super) const KERNELS: &str = include_str!("../kernels/kernels.ptx");
 /// More shared memory per block has to be asked for.
 const SHARED_BY_DEFAULT: u32 = 48 << 10;
 
-/// A GPU with two streams.
+/// A GPU.
 ///
 /// Memory is taken and given back in the order of a stream (NVIDIA's "stream-ordered memory allocator"): memory that was freed on
-/// one stream is given out on the other only when the free is done, or with a wait for it that the driver inserts. So an
+/// one stream is given out on another only when the free is done, or with a wait for it that the driver inserts. So an
 /// address that is new on a stream is not in use by what was called before, whichever stream that was on. What the driver does
-/// not know is what the other stream will do with it: that has to wait for a mark, which the callers of [`Driver`] see to.
+/// not know is what another stream will do with it: that has to wait for a mark, which the callers of [`Driver`] see to.
 pub(in crate::tensor) struct Cuda {
     functions: Mutex<HashMap<String, Function>>,
     /// `None` only while it is dropped.
@@ -48,7 +48,7 @@ pub(in crate::tensor) struct Cuda {
     pool: sys::CUmemoryPool,
     module: sys::CUmodule,
     /// By [`Stream`].
-    streams: [sys::CUstream; 2],
+    streams: [sys::CUstream; STREAMS.len()],
     /// The marks; null before `start`.
     events: [sys::CUevent; MARKS],
     /// Locked host memory.
@@ -100,7 +100,7 @@ impl Cuda {
             workspace: 0,
             pool: null_mut(),
             module: null_mut(),
-            streams: [null_mut(); 2],
+            streams: [null_mut(); STREAMS.len()],
             events: [null_mut(); MARKS],
             locked: Mutex::default(),
             context,
@@ -160,6 +160,11 @@ impl Cuda {
         self.streams[of as usize]
     }
 
+    /// Waits for all streams.
+    fn finish_all(&self) -> Result<(), DriverError> {
+        STREAMS.into_iter().try_for_each(|stream| self.finish(stream))
+    }
+
     /// Waits for a stream.
     fn finish(&self, stream: Stream) -> Result<(), DriverError> {
         // SAFETY: a stream of `start`.
@@ -200,8 +205,7 @@ impl Driver for Cuda {
                 return Err(error);
             }
             // What the pool keeps may be in pieces that are too small.
-            self.finish(Stream::Upload)?;
-            self.finish(Stream::Compute)?;
+            self.finish_all()?;
             // SAFETY: the pool of `start`.
             unsafe { result::mem_pool::trim_to(self.pool, 0) }?;
             take()
@@ -281,6 +285,41 @@ impl Driver for Cuda {
         })
     }
 
+    unsafe fn download_through(&self, through: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.call("download", || {
+            // SAFETY: locked memory with as many bytes, as the caller says, which nothing else reads or writes now. The slice has no
+            // other use than to name these bytes.
+            let locked = unsafe { std::slice::from_raw_parts_mut(through as *mut u8, bytes) };
+            // SAFETY: `from` has as many bytes, and the caller does not touch `through` before it has waited.
+            unsafe { result::memcpy_dtoh_async(locked, from, self.stream(Stream::Exchange)) }
+        })
+    }
+
+    fn number(&self) -> i32 {
+        self.device
+    }
+
+    fn let_in(&self, number: i32) -> Result<bool, DeviceError> {
+        let mut reaches = 0;
+        let location = sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: number };
+        let access = sys::CUmemAccessDesc { location, flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
+        self.call("let_in", || {
+            // SAFETY: two devices of the driver; one number is written.
+            unsafe { sys::cuDeviceCanAccessPeer(&raw mut reaches, number, self.device) }.result()?;
+            if reaches == 0 {
+                return Ok(());
+            }
+            // SAFETY: the pool of `start`, and one description.
+            unsafe { sys::cuMemPoolSetAccess(self.pool, &raw const access, 1) }.result()
+        })?;
+        Ok(reaches != 0)
+    }
+
+    unsafe fn fetch(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
+        // SAFETY: `to` has as many bytes, and so has `from`, on a device that has let this one in: addresses are unified.
+        self.call("fetch", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream(Stream::Exchange)) })
+    }
+
     fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
         if bytes == 0 {
             return Ok(());
@@ -289,12 +328,18 @@ impl Driver for Cuda {
         self.call("copy", || unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream(Stream::Compute)) })
     }
 
-    unsafe fn launch(&self, kernel: &str, grid: Grid, parameters: &[Parameter]) -> Result<(), DeviceError> {
+    unsafe fn launch(
+        &self,
+        stream: Stream,
+        kernel: &str,
+        grid: Grid,
+        parameters: &[Parameter],
+    ) -> Result<(), DeviceError> {
         let [x, y, z] = grid.blocks;
         // The driver copies what they point at.
         let pointer = |parameter: &Parameter| parameter.as_ptr().cast_mut().cast::<c_void>();
         let mut pointers: Vec<*mut c_void> = parameters.iter().map(pointer).collect();
-        let stream = self.stream(Stream::Compute);
+        let stream = self.stream(stream);
         self.call(kernel, || {
             let function = self.function(kernel, grid.shared)?;
             let threads = (grid.threads, 1, 1);
@@ -326,8 +371,7 @@ impl Drop for Cuda {
         // What does not exist (yet) is null. Nothing can be done about errors.
         let _ = self.bind();
         if !self.streams.contains(&null_mut()) {
-            let _ = self.finish(Stream::Upload);
-            let _ = self.finish(Stream::Compute);
+            let _ = self.finish_all();
         }
         *lock(&self.products) = None;
         if self.workspace != 0 {

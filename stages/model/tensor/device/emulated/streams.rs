@@ -1,4 +1,4 @@
-//! The two streams of an emulated GPU: calls are queued, and run as early or as late as their order allows.
+//! The streams of an emulated GPU: calls are queued, and run as early or as late as their order allows.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 
 use super::{failed, memory::Buffer, product};
 use crate::tensor::device::{
-    driver::{Grid, MARKS, Parameter, Product, Stream},
+    driver::{Grid, MARKS, Parameter, Product, STREAMS, Stream},
     error::DeviceError,
 };
 
@@ -35,9 +35,15 @@ pub(super) enum Call {
         to: u64,
         bytes: Vec<u8>,
     },
-    /// From the device, or from locked host memory, whose content counts when this runs.
+    /// From the device or another, or from locked host memory, whose content counts when this runs.
     Copy {
         to: u64,
+        from: u64,
+        bytes: usize,
+    },
+    /// To locked host memory.
+    Read {
+        through: u64,
         from: u64,
         bytes: usize,
     },
@@ -56,23 +62,26 @@ pub(super) enum Call {
     Wait(usize, u64),
 }
 
-/// The calls of both streams that have not run yet, and the buffers that they use.
+/// The calls of all streams that have not run yet, and the buffers that they use.
 #[derive(Default)]
 pub(super) struct Streams {
     /// Of threads, and of the streams: see [`super::Emulated::new`].
     order: u32,
     /// Also those that were freed, until that call runs.
     pub(super) buffers: BTreeMap<u64, Buffer>,
-    queues: [VecDeque<Call>; 2],
-    /// How often each mark was set by calls, and by calls that have run.
+    queues: [VecDeque<Call>; STREAMS.len()],
+    marks: Marks,
+}
+
+/// How often each mark was set by calls, and by calls that have run.
+struct Marks {
     called: [u64; MARKS],
     reached: [u64; MARKS],
 }
 
-fn other(stream: Stream) -> Stream {
-    match stream {
-        Stream::Compute => Stream::Upload,
-        Stream::Upload => Stream::Compute,
+impl Default for Marks {
+    fn default() -> Self {
+        Self { called: [0; MARKS], reached: [0; MARKS] }
     }
 }
 
@@ -86,7 +95,7 @@ impl Streams {
         self.queues[stream as usize].push_back(call);
         let early = match self.order {
             0 => stream == Stream::Compute,
-            1 => stream == Stream::Upload,
+            1 => stream != Stream::Compute,
             _ => false,
         };
         let late = if early { 0 } else { LATE };
@@ -97,13 +106,13 @@ impl Streams {
     }
 
     pub(super) fn mark(&mut self, stream: Stream, mark: usize) -> Result<(), DeviceError> {
-        self.called[mark] += 1;
-        self.call(stream, Call::Mark(mark, self.called[mark]))
+        self.marks.called[mark] += 1;
+        self.call(stream, Call::Mark(mark, self.marks.called[mark]))
     }
 
     /// Lets a stream, or the host, wait for a mark as it is set now.
     pub(super) fn wait(&mut self, waiting: Option<Stream>, mark: usize) -> Result<(), DeviceError> {
-        let set = self.called[mark];
+        let set = self.marks.called[mark];
         match waiting {
             Some(stream) => self.call(stream, Call::Wait(mark, set)),
             None => self.reach(mark, set),
@@ -121,9 +130,8 @@ impl Streams {
     /// Runs what has to be done before a mark is reached.
     fn reach(&mut self, mark: usize, set: u64) -> Result<(), DeviceError> {
         let sets = |call: &Call| matches!(call, Call::Mark(number, count) if (*number, *count) == (mark, set));
-        while self.reached[mark] < set {
-            let stream =
-                [Stream::Compute, Stream::Upload].into_iter().find(|of| self.queues[*of as usize].iter().any(sets));
+        while self.marks.reached[mark] < set {
+            let stream = STREAMS.into_iter().find(|of| self.queues[*of as usize].iter().any(sets));
             let Some(stream) = stream else { return Err(failed("wait", "the mark is lost")) };
             self.run_next(stream)?;
         }
@@ -146,18 +154,21 @@ impl Streams {
             Call::Copy { to, from, bytes } => {
                 self.there(to)?;
                 // SAFETY: both were checked when this was called; `to` is still there, and so is `from`: memory of the device is
-                // freed on the stream of the copies between places of the device, and locked memory lives as long as the device.
+                // freed on the stream of the copies between places of the device, locked memory lives as long as the device, and
+                // for another device the caller of `Driver::fetch` has seen to it.
                 unsafe { ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+            }
+            Call::Read { through, from, bytes } => {
+                self.there(from)?;
+                // SAFETY: `from` was checked when this was called, and is still there; locked memory lives as long as the device.
+                unsafe { ptr::copy_nonoverlapping(from as *const u8, through as *mut u8, bytes) };
             }
             Call::Launch { kernel, grid, parameters } => launch(&kernel, grid, self.order, &parameters)?,
             // SAFETY: checked when this was called; memory is freed on the same stream.
             Call::Product { addresses, product } => unsafe { product::compute(addresses, &product) },
             Call::Free(address) => self.free(address),
-            Call::Mark(mark, set) => self.reached[mark] = set,
-            Call::Wait(mark, set) => {
-                debug_assert!(self.reached[mark] >= set || !self.queues[other(stream) as usize].is_empty());
-                self.reach(mark, set)?;
-            }
+            Call::Mark(mark, set) => self.marks.reached[mark] = set,
+            Call::Wait(mark, set) => self.reach(mark, set)?,
         }
         Ok(())
     }
@@ -166,7 +177,7 @@ impl Streams {
     fn there(&self, address: u64) -> Result<(), DeviceError> {
         let within = |(start, buffer): (&u64, &Buffer)| address - start <= buffer.bytes as u64;
         let there = self.buffers.range(..=address).next_back().is_some_and(within);
-        if there { Ok(()) } else { Err(failed("upload", "the memory was freed before this was done")) }
+        if there { Ok(()) } else { Err(failed("copy", "the memory was freed before this was done")) }
     }
 
     fn free(&mut self, address: u64) {

@@ -20,10 +20,10 @@ fn an_unknown_kernel_is_an_error() {
     for order in ORDERS {
         let device = Emulated::new(order);
         // SAFETY: nothing is launched.
-        let result = unsafe { device.launch("no_such_kernel", grid([1, 1], 256, 0), &[]) };
+        let result = unsafe { device.launch(Stream::Compute, "no_such_kernel", grid([1, 1], 256, 0), &[]) };
         assert_eq!(result.unwrap_err().to_string(), "the GPU failed in no_such_kernel: there is no such kernel");
         // SAFETY: as above.
-        assert!(unsafe { device.launch("fill_zero", grid([0, 1], 256, 0), &[]) }.is_err());
+        assert!(unsafe { device.launch(Stream::Compute, "fill_zero", grid([0, 1], 256, 0), &[]) }.is_err());
     }
 }
 
