@@ -1,8 +1,6 @@
 //! The optimizer of all trainable matrices of a model: AdamW with gradients clipped by their global norm, as in
 //! PyTorch. Its state is public, so that a checkpoint can restore it exactly.
 
-use std::ops::Range;
-
 use crate::{
     imp::Imp,
     layers::Parameter,
@@ -25,8 +23,8 @@ pub struct Optimizer {
     max_grad_norm: f64,
     /// Number of steps taken.
     pub step: u64,
-    /// The parameters that it updates, by their numbers in [`Imp::trainable`].
-    pub share: Range<usize>,
+    /// The parameters that it updates: their numbers in [`Imp::trainable`], in order.
+    pub share: Vec<usize>,
     /// Name and moments of each parameter of the share, in the order of [`Imp::trainable`].
     pub moments: Vec<(String, Moments)>,
 }
@@ -34,14 +32,15 @@ pub struct Optimizer {
 impl Optimizer {
     /// An optimizer for the matrices of `model` that are trainable now.
     pub fn new(model: &mut Imp, settings: AdamW, max_grad_norm: f64) -> Self {
-        Self::of_share(model, settings, max_grad_norm, 0..usize::MAX)
+        let mut count = 0;
+        model.trainable(&mut |_, _| count += 1);
+        Self::of_share(model, settings, max_grad_norm, (0..count).collect())
     }
 
     /// An optimizer for those of them whose numbers are in `share`.
-    pub fn of_share(model: &mut Imp, settings: AdamW, max_grad_norm: f64, share: Range<usize>) -> Self {
+    pub fn of_share(model: &mut Imp, settings: AdamW, max_grad_norm: f64, share: Vec<usize>) -> Self {
         let mut moments = Vec::new();
         model.visit(&share, &mut |parameter, mat| moments.push((parameter.name, Moments::new(mat))));
-        let share = share.start..share.start + moments.len();
         Self { settings, max_grad_norm, step: 0, share, moments }
     }
 
@@ -79,11 +78,11 @@ impl Imp {
         self.vision.trainable(visit);
     }
 
-    /// Visits the trainable matrices with these numbers in [`Imp::trainable`].
-    pub fn visit(&mut self, numbers: &Range<usize>, visit: &mut dyn FnMut(Parameter, &mut Mat)) {
-        let mut number = 0;
+    /// Visits the trainable matrices with these numbers in [`Imp::trainable`], which are in order.
+    pub fn visit(&mut self, numbers: &[usize], visit: &mut dyn FnMut(Parameter, &mut Mat)) {
+        let (mut number, mut wanted) = (0, numbers.iter().peekable());
         self.trainable(&mut |parameter, mat| {
-            if numbers.contains(&number) {
+            if wanted.next_if_eq(&&number).is_some() {
                 visit(parameter, mat);
             }
             number += 1;

@@ -1,12 +1,16 @@
 //! The state of a training run on disk: one file, written whole or not at all, with the hash of its bytes in its name.
 //! Independent of the training loop.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use imp_model::{
     Imp, ModelError,
     encoding::Encoding,
     optim::Optimizer,
+    tensor::Moments,
     weights::{NamedTensor, TensorFiles, write_tensors},
 };
 
@@ -20,7 +24,7 @@ use crate::{Job, StageError, contract::side_file, model_folder::model_error, pla
 /// The tensor that has a value if the held-out loss is still to be measured.
 const DUE: &str = "held_out_due";
 
-/// A model in training, and the optimizer of its share of the parameters. Those of all replicas are all parameters, in order.
+/// A model in training, and the optimizer of its share of the parameters. Those of all replicas are all parameters.
 pub(super) struct Replica<'a> {
     pub(super) model: &'a mut Imp,
     pub(super) optimizer: Optimizer,
@@ -67,7 +71,7 @@ pub(super) fn save(job: &Job, replicas: &mut [&mut Replica<'_>], position: &Posi
     for (name, mat) in &weights {
         tensors.push(NamedTensor::flat(format!("weight.{name}"), mat));
     }
-    for (name, moments) in replicas.iter().flat_map(|replica| &replica.optimizer.moments) {
+    for (name, moments) in in_order(replicas) {
         tensors.push(NamedTensor::flat(format!("first.{name}"), &moments.first));
         tensors.push(NamedTensor::flat(format!("second.{name}"), &moments.second));
     }
@@ -149,6 +153,14 @@ fn named_digest(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?.split('-').nth(1)
 }
 
+/// Name and moments of all parameters, in the order of [`Imp::trainable`].
+fn in_order<'a>(replicas: &'a [&mut Replica<'_>]) -> impl Iterator<Item = &'a (String, Moments)> {
+    let optimizers = replicas.iter().map(|replica| &replica.optimizer);
+    let all: BTreeMap<usize, _> =
+        optimizers.flat_map(|optimizer| optimizer.share.iter().copied().zip(&optimizer.moments)).collect();
+    all.into_values()
+}
+
 /// A checkpoint that can be restored.
 pub(super) struct Saved {
     position: Position,
@@ -179,9 +191,8 @@ pub(super) fn read(
     let is_held_out_due = file.shape(DUE).is_ok_and(|shape| shape.iter().product::<usize>() > 0);
     let damaged = || ModelError::file(path, "its number of steps is not a number of steps");
     let step = whole(&step).ok_or_else(damaged)?;
-    let moments = replicas.iter().flat_map(|replica| &replica.optimizer.moments);
     let parameters: Vec<(String, usize)> =
-        moments.map(|(name, moments)| (name.clone(), moments.first.count())).collect();
+        in_order(replicas).map(|(name, moments)| (name.clone(), moments.first.count())).collect();
     // All of it is there, and its bytes are those that were written: the replicas don't get a part of a checkpoint.
     for (name, count) in &parameters {
         for part in ["weight", "first", "second"] {
@@ -216,7 +227,8 @@ impl Saved {
             |_, Replica { model, optimizer }| {
                 let file = TensorFiles::open_file(&path).map_err(lost)?;
                 let read = |part: &str, (name, count): &(String, usize)| file.vector(&format!("{part}.{name}"), *count);
-                for ((_, moments), of) in optimizer.moments.iter_mut().zip(&parameters[optimizer.share.clone()]) {
+                let of_share = optimizer.share.iter().map(|number| &parameters[*number]);
+                for ((_, moments), of) in optimizer.moments.iter_mut().zip(of_share) {
                     moments.first.copy_from(&read("first", of).map_err(lost)?.to_host());
                     moments.second.copy_from(&read("second", of).map_err(lost)?.to_host());
                 }

@@ -1,9 +1,6 @@
 //! How the workers of a stage pass gradients and weights to each other. Independent of what they compute.
 
-use std::{
-    ops::Range,
-    sync::{Condvar, Mutex, PoisonError},
-};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use imp_model::tensor::{Mat, Place, Point, Transfer, connect};
 
@@ -49,7 +46,7 @@ struct Turns {
 impl Exchange {
     /// An exchange between workers at `places`, with the parameters that each updates. Also returns why it goes through the host,
     /// if it could be direct.
-    pub(super) fn new(places: &[Place], shares: &[Range<usize>]) -> (Self, Option<String>) {
+    pub(super) fn new(places: &[Place], shares: &[Vec<usize>]) -> (Self, Option<String>) {
         let is_forbidden = std::env::var(DIRECT).is_ok_and(|value| value == "0");
         let detour = match places {
             _ if places.iter().any(|place| place.device.is_none()) => return (Self::through_host(shares), None),
@@ -59,12 +56,17 @@ impl Exchange {
         if detour.is_some() {
             return (Self::through_host(shares), detour);
         }
-        let of = |(worker, place): (usize, &Place)| vec![Some((worker, place.clone())); shares[worker].len()];
-        (Self::at(places.len(), places.iter().enumerate().flat_map(of).collect()), None)
+        let mut sums = vec![None; shares.iter().map(Vec::len).sum()];
+        for (worker, (place, share)) in places.iter().zip(shares).enumerate() {
+            for parameter in share {
+                sums[*parameter] = Some((worker, place.clone()));
+            }
+        }
+        (Self::at(places.len(), sums), None)
     }
 
-    fn through_host(shares: &[Range<usize>]) -> Self {
-        Self::at(shares.len(), vec![None; shares.iter().map(ExactSizeIterator::len).sum()])
+    fn through_host(shares: &[Vec<usize>]) -> Self {
+        Self::at(shares.len(), vec![None; shares.iter().map(Vec::len).sum()])
     }
 
     fn at(count: usize, sums: Vec<Option<(usize, Place)>>) -> Self {
@@ -102,8 +104,9 @@ impl Exchange {
     }
 
     /// Takes the sums over all parts for the parameters `share` to `place`.
-    pub(super) fn take(&self, share: Range<usize>, place: &Place) -> Vec<Mat> {
-        self.slots[share].iter().filter_map(|slot| lock(slot).take()).map(|sum| sum.to(place)).collect()
+    pub(super) fn take(&self, share: &[usize], place: &Place) -> Vec<Mat> {
+        let sums = share.iter().filter_map(|parameter| lock(&self.slots[*parameter]).take());
+        sums.map(|sum| sum.to(place)).collect()
     }
 
     /// Gives the new weight of a parameter. It must not change before all have received it.
@@ -144,22 +147,17 @@ impl Exchange {
     }
 }
 
-/// The parameters of each of `workers` workers, given the number of values of each parameter: neighbours, with about as many values
-/// for each worker.
-pub(super) fn shares(counts: &[usize], workers: usize) -> Vec<Range<usize>> {
-    let total: usize = counts.iter().sum();
-    let (mut shares, mut start, mut sum) = (Vec::with_capacity(workers), 0, 0);
-    for worker in 1..=workers {
-        let mut end = start;
-        // Half of a parameter is enough to belong to it.
-        while end < counts.len() && (worker == workers || (sum + counts[end] / 2) * workers < total * worker) {
-            sum += counts[end];
-            end += 1;
+/// The parameters of each of `workers` workers, given the number of values of each parameter: about as many values for each, and some
+/// of each layer, so that gradients go to all of them during the whole backward pass.
+pub(super) fn shares(counts: &[usize], workers: usize) -> Vec<Vec<usize>> {
+    let mut shares = vec![(0, Vec::new()); workers];
+    for (parameter, count) in counts.iter().enumerate() {
+        if let Some((values, share)) = shares.iter_mut().min_by_key(|(values, _)| *values) {
+            *values += count;
+            share.push(parameter);
         }
-        shares.push(start..end);
-        start = end;
     }
-    shares
+    shares.into_iter().map(|(_, share)| share).collect()
 }
 
 #[cfg(test)]
@@ -202,7 +200,7 @@ mod tests {
                 }
             });
             let sum = PARTS[1..].iter().fold(PARTS[0], |sum, part| sum + part);
-            let [first, second] = exchange.take(0..2, &Place::default()).try_into().unwrap();
+            let [first, second] = exchange.take(&[0, 1], &Place::default()).try_into().unwrap();
             assert_eq!((&*first.to_host(), &*second.to_host()), (&[sum, -sum][..], &[5.0, -5.0][..]));
             let mut weight = mat(0.0);
             exchange.give(1, &mat(7.0));
@@ -226,14 +224,23 @@ mod tests {
 
     #[test]
     fn each_worker_has_about_as_much_to_update() {
-        assert_eq!(shares(&[5, 5, 5, 5], 2), [0..2, 2..4]);
-        assert_eq!(shares(&[1, 1, 10], 2), [0..2, 2..3]);
-        assert_eq!(shares(&[7], 3).iter().map(ExactSizeIterator::len).sum::<usize>(), 1);
+        assert_eq!(shares(&[5, 5, 5, 5], 2), [[0, 2], [1, 3]]);
+        assert_eq!(shares(&[10, 1, 1, 10], 2), [vec![0], vec![1, 2, 3]]);
+        assert_eq!(shares(&[7], 3), [vec![0], vec![], vec![]]);
+        // Layers of one kind.
+        let counts = [2, 5, 3, 4].repeat(30);
         for workers in 1..6 {
-            let shares = shares(&[3, 1, 4, 1, 5, 9, 2, 6], workers);
+            let shares = shares(&counts, workers);
             assert_eq!(shares.len(), workers);
-            assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start), "{shares:?}");
-            assert_eq!((shares[0].start, shares[workers - 1].end), (0, 8));
+            let mut all = shares.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..counts.len()).collect::<Vec<_>>());
+            for share in shares {
+                let values: usize = share.iter().map(|parameter| counts[*parameter]).sum();
+                assert!(values.abs_diff(14 * 30 / workers) <= 5, "{values} for one of {workers}");
+                let gap = share.windows(2).map(|pair| pair[1] - pair[0]).max();
+                assert!(gap <= Some(3 * workers), "some of each layer: {share:?}");
+            }
         }
     }
 }

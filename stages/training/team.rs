@@ -2,7 +2,7 @@
 //! its own modulo the number of workers, and updates its share of the parameters. Weights and losses are the same to the bit for
 //! each number of workers: what they add up is added in the order of parts. Independent of the loop, and of how gradients travel.
 
-use std::{ops::Range, panic::resume_unwind, sync::mpsc, thread};
+use std::{collections::BTreeMap, panic::resume_unwind, sync::mpsc, thread};
 
 use imp_model::{
     Imp, Precision,
@@ -70,7 +70,7 @@ impl<'a> Team<'a> {
         if let Some(model) = models.first_mut() {
             model.trainable(&mut |_, mat| sizes.push(mat.count()));
         }
-        let mut shared: Vec<(&mut Imp, Range<usize>)> = models.into_iter().zip(shares(&sizes, count)).collect();
+        let mut shared: Vec<(&mut Imp, Vec<usize>)> = models.into_iter().zip(shares(&sizes, count)).collect();
         let (exchange, detour) = Self::exchange(&shared);
         // The moments take memory of each device.
         let optimizers = each(
@@ -86,11 +86,11 @@ impl<'a> Team<'a> {
     }
 
     /// The exchange between these models, if there are several, and why it goes through the host, if it could be direct.
-    fn exchange(models: &[(&mut Imp, Range<usize>)]) -> (Option<Exchange>, Option<String>) {
+    fn exchange(models: &[(&mut Imp, Vec<usize>)]) -> (Option<Exchange>, Option<String>) {
         if models.len() < 2 {
             return (None, None);
         }
-        let of = |(model, share): &(&mut Imp, Range<usize>)| (model.vision.place(), share.clone());
+        let of = |(model, share): &(&mut Imp, Vec<usize>)| (model.vision.place(), share.clone());
         let (places, shares): (Vec<Place>, Vec<_>) = models.iter().map(of).unzip();
         let (exchange, detour) = Exchange::new(&places, &shares);
         (Some(exchange), detour)
@@ -143,8 +143,7 @@ impl<'a> Team<'a> {
     /// If a record or its image can't be read, a worker fails, or the job was cancelled.
     pub(super) fn held_out_loss(&mut self, job: &Job) -> Result<Option<Loss>, StageError> {
         let (count, exchange) = (self.workers.len(), &self.exchange);
-        let check =
-            || exchange.as_ref().map_or(Ok(()), Exchange::check).and_then(|()| job.check_cancelled());
+        let check = || exchange.as_ref().map_or(Ok(()), Exchange::check).and_then(|()| job.check_cancelled());
         let stop = || exchange.iter().for_each(Exchange::stop);
         let losses = each(&mut self.workers, stop, |index, worker| {
             let Worker { replica, held_out, .. } = worker;
@@ -179,10 +178,12 @@ fn together(
     let (count, stop) = (workers.len(), || exchange.stop());
     let losses = each(workers, stop, |index, worker| worker.add_up(batch, parts, (index, count), exchange))?;
     let squares = each(workers, stop, |_, worker| {
-        worker.sums = exchange.take(worker.replica.optimizer.share.clone(), &worker.place);
-        Ok(squares(&worker.sums))
+        let share = &worker.replica.optimizer.share;
+        worker.sums = exchange.take(share, &worker.place);
+        Ok(share.iter().copied().zip(squares(&worker.sums)).collect::<Vec<_>>())
     })?;
-    let norm = global_norm(squares.into_iter().flatten());
+    let in_order: BTreeMap<usize, f64> = squares.into_iter().flatten().collect();
+    let norm = global_norm(in_order.into_values());
     each(workers, stop, |_, worker| {
         worker.update(norm, &rate, exchange);
         Ok(())
@@ -264,10 +265,10 @@ impl<'a> Worker<'a> {
     fn update(&mut self, norm: f32, rate: impl Fn(&Parameter) -> Rate, exchange: &Exchange) {
         let Replica { model, optimizer } = &mut self.replica;
         optimizer.update_share(model, &std::mem::take(&mut self.sums), norm, rate);
-        let mut numbers = optimizer.share.clone();
+        let mut numbers = optimizer.share.iter();
         model.visit(&optimizer.share, &mut |_, weight| {
             if let Some(number) = numbers.next() {
-                exchange.give(number, weight);
+                exchange.give(*number, weight);
             }
         });
         self.place.point().wait();
@@ -278,9 +279,9 @@ impl<'a> Worker<'a> {
         let Replica { model, optimizer } = &mut self.replica;
         // After all that still uses the weights as they are.
         let mut transfer = Transfer::after(&self.place.point());
-        let mut number = 0;
+        let (mut number, mut own) = (0, optimizer.share.iter().peekable());
         model.trainable(&mut |_, weight| {
-            if !optimizer.share.contains(&number) {
+            if own.next_if_eq(&&number).is_none() {
                 exchange.receive(number, weight, &mut transfer);
             }
             number += 1;

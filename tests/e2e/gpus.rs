@@ -47,6 +47,7 @@ fn succeed(space: &Space, gpus: usize, until: &str) {
     let output = run(space, gpus, until, THREE);
     assert_eq!(output.code, Some(0), "{}\n{}", output.stdout, output.stderr);
     assert!(!output.stdout.contains("is enough"), "all GPUs are used: {}", output.stdout);
+    assert!(!output.stdout.contains("through the host"), "they use each other's memory: {}", output.stdout);
 }
 
 /// Weights, and answers.
@@ -88,6 +89,23 @@ fn a_stage_that_was_stopped_resumes_on_another_number_of_gpus() {
         assert!(output.stderr.contains("resumed"), "{}", output.stderr);
         assert_eq!(stopped.digests("small"), whole.digests("small"), "{gpus} GPUs");
     }
+}
+
+/// Where the user forbids that GPUs use each other's memory. It is said, and changes nothing else.
+#[test]
+fn gradients_that_go_through_the_host_are_the_same() {
+    let direct = space("f32", 8);
+    succeed(&direct, 3, "finetune");
+    let detour = space("f32", 8);
+    let arguments = arguments(3, "finetune");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut command = detour.command(&arguments);
+    command.env(EMULATED, THREE).env("IMP_FLOW_GPU_DIRECT", "0").env_remove("CUDA_VISIBLE_DEVICES");
+    let output = detour.output(&mut command);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(said.contains("goes through the host's memory, which takes longer: IMP_FLOW_GPU_DIRECT is 0"), "{said}");
+    assert_eq!(detour.digests("small"), direct.digests("small"));
 }
 
 /// The second GPU is too small: the stage ends with its words, and goes on where it is large enough.

@@ -102,6 +102,45 @@ fn gradients_of_projector_and_adapters() {
     }
 }
 
+/// The gradients of a block are passed on before those of the block below are computed, and are those of the whole pass.
+#[test]
+fn gradients_are_passed_on_while_the_backward_pass_goes_on() {
+    for ((name, place), recompute) in places().into_iter().flat_map(|place| [(place.clone(), false), (place, true)]) {
+        let mut model = trainable(PHI, true, &place);
+        let pass = || {
+            let pass = Pass::training(0, 0);
+            if recompute { pass.with_gradient_checkpointing() } else { pass }
+        };
+        let batch = PHI.batch();
+        let (images, features) = (batch.image_numbers(), model.encode_images(&batch.images));
+        let samples = batch.samples(&images);
+        let (_, expected) = model.loss_and_gradients(&pass(), &samples, &features, 1);
+        let pass = pass();
+        let loss = model.loss(&pass, &samples, &features, 1);
+        let (sender, given) = std::sync::mpsc::channel();
+        model.backward(&pass.graph, &loss, move |gradients| sender.send(gradients).unwrap());
+        let given: Vec<Vec<(usize, Mat)>> = given.into_iter().collect();
+
+        let mut blocks = Vec::new();
+        model.trainable(&mut |Parameter { name, .. }, _| {
+            let layer = name.split_once("layers.").and_then(|(_, rest)| rest.split('.').next()?.parse::<usize>().ok());
+            blocks.push(layer);
+        });
+        let of = |gradients: &Vec<(usize, Mat)>| -> std::collections::BTreeSet<Option<usize>> {
+            gradients.iter().map(|(number, _)| blocks[*number]).collect()
+        };
+        let layers = model.llm.config.num_hidden_layers;
+        let blocks_of_all = std::iter::once(None).chain((0..layers).rev().map(Some)).chain([None]);
+        let order: Vec<_> = blocks_of_all.map(|layer| [layer].into()).collect();
+        assert_eq!(given.iter().map(of).collect::<Vec<_>>(), order, "{name}: head, the last block, ..., projector");
+        let mut all: Vec<(usize, Mat)> = given.into_iter().flatten().collect();
+        all.sort_by_key(|(number, _)| *number);
+        assert!(all.iter().map(|(number, _)| *number).eq(0..expected.len()), "{name}: each once");
+        let all: Vec<Mat> = all.into_iter().map(|(_, gradient)| gradient).collect();
+        assert_eq!(values(&all), values(&expected), "{name}");
+    }
+}
+
 #[test]
 fn optimizer_steps() {
     for (name, place) in places() {
@@ -148,7 +187,9 @@ fn replicas_in_threads_make_the_step_of_one_model() {
         let norm = Optimizer::new(&mut one, settings, 1.0).update(&mut one, &sums, rate);
 
         let (middle, all) = (sums.len() / 2, sums.len());
-        let mut workers: Vec<_> = replicas.iter_mut().zip([place, other]).zip([0..middle, middle..all]).collect();
+        // One of them updates what is at both ends.
+        let shares: [Vec<usize>; 2] = [(1..middle).collect(), std::iter::once(0).chain(middle..all).collect()];
+        let mut workers: Vec<_> = replicas.iter_mut().zip([place, other]).zip(shares).collect();
         let parts: Vec<Vec<Mat>> = std::thread::scope(|scope| {
             let start = |(((model, place), _), batch): (&mut ((&mut Imp, Place), _), _)| {
                 model.move_to(place);
@@ -162,10 +203,16 @@ fn replicas_in_threads_make_the_step_of_one_model() {
         assert_eq!([values(&parts[0]), values(&parts[1])], alone, "{name}");
         let [mut sums, second]: [Vec<Mat>; 2] = parts.try_into().unwrap();
         sums.iter_mut().zip(&second).for_each(|(sum, more)| tensor::accumulate(sum, more));
-        let own = |place: &Place, share: &std::ops::Range<usize>| -> Vec<Mat> {
-            sums[share.clone()].iter().map(|sum| sum.to(place)).collect()
+        let own = |place: &Place, share: &[usize]| -> Vec<Mat> {
+            share.iter().map(|number| sums[*number].to(place)).collect()
         };
-        let squares = workers.iter().flat_map(|((_, place), share)| tensor::squares(&own(place, share)));
+        let mut squares = vec![0.0; all];
+        for ((_, place), share) in &workers {
+            share
+                .iter()
+                .zip(tensor::squares(&own(place, share)))
+                .for_each(|(number, square)| squares[*number] = square);
+        }
         assert_eq!(tensor::global_norm(squares).to_bits(), norm.to_bits(), "{name}");
         for ((model, place), share) in &mut workers {
             let mut optimizer = Optimizer::of_share(model, settings, 1.0, share.clone());

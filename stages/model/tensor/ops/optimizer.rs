@@ -98,7 +98,7 @@ impl Step {
     }
 }
 
-/// The sums of the squares of the values of `gradients`, of one matrix or a part of one each, in their order. Waits for a device.
+/// The sum of the squares of the values of each of `gradients`. Waits for a device.
 pub fn squares<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> Vec<f64> {
     let gradients: Vec<&Mat> = gradients.into_iter().collect();
     let mats: Option<Vec<&DeviceMat>> = gradients.iter().map(|gradient| gradient.device_mat()).collect();

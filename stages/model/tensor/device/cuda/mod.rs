@@ -302,7 +302,8 @@ impl Driver for Cuda {
     fn let_in(&self, number: i32) -> Result<bool, DeviceError> {
         let mut reaches = 0;
         let location = sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: number };
-        let access = sys::CUmemAccessDesc { location, flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
+        let access =
+            sys::CUmemAccessDesc { location, flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE };
         self.call("let_in", || {
             // SAFETY: two devices of the driver; one number is written.
             unsafe { sys::cuDeviceCanAccessPeer(&raw mut reaches, number, self.device) }.result()?;

@@ -81,7 +81,7 @@ pub(in crate::tensor) fn adamw(queued: &[Queued]) {
         .run([blocks.len() as u32, 1, 1], THREADS, 0);
 }
 
-/// The sums of the squares of the values of `mats`, which are in f32, by blocks of each. Waits for the device.
+/// The sum of the squares of the values of each of `mats`, which are in f32. Waits for the device.
 pub(in crate::tensor) fn sums_of_squares(mats: &[&DeviceMat]) -> Vec<f64> {
     let Some(device) = mats.first().map(|mat| mat.device()) else { return Vec::new() };
     let described: Vec<Described> = mats
@@ -100,5 +100,6 @@ pub(in crate::tensor) fn sums_of_squares(mats: &[&DeviceMat]) -> Vec<f64> {
         .at(&sums)
         .run([blocks.len() as u32, 1, 1], THREADS, 0);
     sums.read(&mut partial);
-    partial
+    let mut partial = partial.into_iter();
+    mats.iter().map(|mat| partial.by_ref().take(mat.count().div_ceil(PER_BLOCK)).sum()).collect()
 }

@@ -168,7 +168,8 @@ fn launch(device: &dyn Driver, kernel: &str, grid: Grid, params: &[Vec<u8>]) {
     let parameters: Vec<Parameter> = params.iter().map(parameter).collect();
     // SAFETY: the tests give what the kernels take.
     #[allow(unsafe_code)]
-    unsafe { device.launch(Stream::Compute, kernel, grid, &parameters) }.unwrap_or_else(|error| panic!("{kernel}: {error}"));
+    unsafe { device.launch(Stream::Compute, kernel, grid, &parameters) }
+        .unwrap_or_else(|error| panic!("{kernel}: {error}"));
 }
 
 /// Runs a kernel in all orders and returns its outputs, which must have the same bits.
