@@ -201,6 +201,14 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_of_another_s_device_names_that_one() {
+        assert_eq!(with_device_of((2, 3), || 7).unwrap(), 7);
+        let full = DeviceError::OutOfMemory { needed: 12_000_000, free: 0, total: 80_000_000_000 };
+        let error = with_device_of::<()>((2, 3), || panic_any(full)).unwrap_err();
+        assert!(error.to_string().contains("(worker 3 of 3): the GPU's memory is full"), "{error}");
+    }
+
+    #[test]
     fn a_gpu_has_the_number_that_the_machine_knows_it_by() {
         assert_eq!(name_among("4, 6", 1, 2), "GPU 6 (worker 2 of 2)");
         assert_eq!([name_among("", 1, 2), name_among("4", 1, 2)], ["GPU 1 (worker 2 of 2)", "GPU 1 (worker 2 of 2)"]);
