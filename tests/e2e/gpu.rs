@@ -11,7 +11,7 @@ use crate::{
 const EMULATED: &str = "IMP_FLOW_EMULATED_GPU";
 
 /// The small pipeline in bf16, without the stages that train twice.
-fn space() -> Space {
+pub(crate) fn space() -> Space {
     let space = Space::new();
     let bf16 = |kind: &str| (format!("kind = \"{kind}\"\n"), format!("kind = \"{kind}\"\nprecision = \"bf16\"\n"));
     let text = ["pretrain", "finetune", "eval"]
@@ -28,7 +28,7 @@ fn on_gpu(space: &Space, args: &[&str]) -> Output {
     output
 }
 
-fn loss(space: &Space, stage: &str) -> f64 {
+pub(crate) fn loss(space: &Space, stage: &str) -> f64 {
     let record: Value = serde_json::from_str(&space.read("artifacts/small/run.json")).unwrap();
     let stages = record["stages"].as_array().unwrap();
     let found = stages.iter().find(|found| found["name"] == stage).unwrap();

@@ -13,7 +13,7 @@ const THREE: &str = "0:1000000000,1000000000,1000000000";
 const STAGES: [&str; 4] = ["pretrain", "finetune", "lora", "pope"];
 
 /// The small pipeline with parts of one record, as short as it can be: a step for each four `images`.
-fn space(precision: &str, images: usize) -> Space {
+pub(crate) fn space(precision: &str, images: usize) -> Space {
     let space = Space::new();
     let images = format!("images = {images}");
     let mut text = SMALL.replace("epochs = 2", "epochs = 1").replace("images = 32", &images);
@@ -29,7 +29,7 @@ fn space(precision: &str, images: usize) -> Space {
 }
 
 /// The arguments that give each stage so many GPUs.
-fn arguments(gpus: usize, until: &str) -> Vec<String> {
+pub(crate) fn arguments(gpus: usize, until: &str) -> Vec<String> {
     let mut arguments: Vec<String> = ["run", "small.toml", "--device", "cuda", "--until", until].map(Into::into).into();
     for stage in STAGES {
         arguments.extend(["--set".into(), format!("stages.{stage}.runtime.gpus={gpus}")]);

@@ -7,6 +7,7 @@ mod benchmarks;
 mod cache;
 mod cautions;
 mod command;
+mod cuda;
 mod device;
 mod faults;
 mod gpu;
