@@ -23,7 +23,8 @@
 #
 # Results are lines of JSON in results.jsonl, and everything printed is in log.txt, in the folder $OUT, by default
 # benches/gpu/results. IMP_FLOW_PYTHON is the Python that has PyTorch (python3). With --tiny everything is small and PyTorch is
-# left out: with IMP_FLOW_EMULATED_GPU=0 it runs without a GPU, in a minute.
+# left out: with IMP_FLOW_EMULATED_GPU=0, or with the library of stages/model/examples/fake_cuda in the place of CUDA's, it runs
+# without a GPU, in a minute.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD

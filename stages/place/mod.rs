@@ -16,7 +16,7 @@ pub use self::{
 };
 pub(crate) use self::{
     fault::guarded,
-    workers::{each, lock, replicas, with_device_of},
+    workers::{each, lock, name, no_thread, replicas, with_device_of},
 };
 use crate::{
     Job, StageError,

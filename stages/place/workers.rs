@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -50,7 +51,7 @@ pub(crate) fn each<W: Send, T: Send>(
             let thread = thread::Builder::new().name(format!("worker {}", index + 1)).stack_size(STACK);
             thread.spawn_scoped(scope, move || attempt(index, worker)).map_err(|error| {
                 stop();
-                StageError::failed(format!("a thread can't be started: {error}"), "give the stage fewer `gpus`")
+                no_thread(&error)
             })
         };
         let started: Vec<_> = all.map(start).collect();
@@ -105,6 +106,11 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The error of a thread that can't be started.
+pub(crate) fn no_thread(error: &io::Error) -> StageError {
+    StageError::failed(format!("a thread can't be started: {error}"), "give the stage fewer `gpus`")
+}
+
 /// What all of them found, or the failure that made the others stop.
 fn joined<T>(ended: Vec<Ended<T>>) -> Result<Vec<T>, StageError> {
     let count = ended.len();
@@ -138,7 +144,7 @@ pub(super) fn named(error: StageError, name: &str) -> StageError {
 }
 
 /// What messages call a worker: by the number that the machine has for its GPU, since the stage numbers its own from 0.
-pub(super) fn name(index: usize, count: usize) -> String {
+pub(crate) fn name(index: usize, count: usize) -> String {
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
     name_among(&visible, index, count)
 }

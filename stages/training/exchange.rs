@@ -2,11 +2,11 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use imp_model::tensor::{Mat, Place, Point, Transfer, connect};
+use imp_model::tensor::{Mat, Place, Point, Transfer, Unconnected, connect};
 
 use crate::{
     StageError,
-    place::{lock, with_device_of},
+    place::{lock, name, with_device_of},
 };
 
 /// The variable that keeps GPUs from using each other's memory, if it is `0`.
@@ -51,7 +51,10 @@ impl Exchange {
         let detour = match places {
             _ if places.iter().any(|place| place.device.is_none()) => return (Self::through_host(shares), None),
             _ if is_forbidden => Some(format!("{DIRECT} is 0")),
-            _ => connect(places).err(),
+            _ => connect(places).err().map(|Unconnected { reader, read, reason }| {
+                let [reader, read] = [reader, read].map(|worker| name(worker, places.len()));
+                format!("{reader} does not read the memory of {read}: {reason}")
+            }),
         };
         if detour.is_some() {
             return (Self::through_host(shares), detour);
@@ -94,6 +97,7 @@ impl Exchange {
             lock(&self.turns).next[parameter] += 1;
             self.changed.notify_all();
         }
+        transfer.finish();
         Ok(())
     }
 

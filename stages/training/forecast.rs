@@ -182,23 +182,25 @@ impl Fixed<'_> {
         let frozen = llm + self.frozen_vision(&training, vision) + kept;
         let cut = Cut::on_card(ahead.runtime, &training, batch, Card { total, frozen, precision }, largest);
         let training = Training { gradient_checkpointing: cut.recompute, ..training };
-        // Of several, each has its share of the moments, and the host has the sums of the gradients.
+        // Of several, each has its share of the moments, and of the sums of the gradients.
         let cards = ahead.runtime.gpus.max(1);
         let accumulates = cards == 1 && batch > cut.size;
         let step = training.device_memory(largest(cut.size), accumulates, precision);
-        // A matrix is not shared: one card has its moments, and all but one wait with its gradient on the host.
+        // A matrix is not shared: one card has its moments, and its sum.
         let largest_matrix = match training.trains {
             Trains::All => 4 * self.llm.config.vocab_size * self.llm.config.hidden_size,
             _ => 0,
         };
-        let sums = if cards > 1 { step.parameters + (cards - 1) * largest_matrix } else { 0 } as u64;
         let moments = (step.optimizer / cards).max(2 * largest_matrix).min(step.optimizer);
-        let on_card = (step.total() - step.optimizer + moments) as u64;
+        let sums = if cards > 1 { (step.parameters / cards).max(largest_matrix).min(step.parameters) } else { 0 };
+        let on_card = (step.total() - step.optimizer + moments + sums) as u64;
+        // Unless the cards use each other's memory, which nobody knows yet, the host has all sums.
+        let all_sums = if cards > 1 { step.parameters as u64 } else { 0 };
         // Before they are moved to the card, weights that train or that an adapter was added to are in f32 on the host.
         let is_widened = self.adapted || matches!(training.trains, Trains::All);
         let widened = if is_widened { 4 * self.llm.config.parameters() as u64 } else { 0 };
         // The host maps the files that it uploads.
-        let host = self.llm.bytes + self.vision.bytes + sums.max(widened);
+        let host = self.llm.bytes + self.vision.bytes + all_sums.max(widened);
         Needed { cut, card: Some(on_card + frozen), cards, host }
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Job, StageError,
     data::{mixture::Mixture, records::Record},
-    place::each,
+    place::{each, no_thread},
 };
 
 /// All workers; the model of the first is the stage's own.
@@ -245,9 +245,10 @@ impl<'a> Worker<'a> {
             let (loss, pass) = batch.forward(self.replica.model, &self.features, parts, number, records)?;
             let (sender, finished) = mpsc::channel();
             thread::scope(|scope| {
-                let adding = scope.spawn(|| finished.into_iter().try_for_each(|some| exchange.add(number, some)));
-                // It has the sender until it is dropped, also if this panics.
+                // It has the sender until it is dropped, also if this ends early.
                 let pass = pass;
+                let add = || finished.into_iter().try_for_each(|some| exchange.add(number, some));
+                let adding = thread::Builder::new().spawn_scoped(scope, add).map_err(|error| no_thread(&error))?;
                 let place = self.place.clone();
                 self.replica.model.backward(&pass.graph, &loss, move |gradients| {
                     // It does not go on if another worker has failed, and then this one ends too.
@@ -286,5 +287,6 @@ impl<'a> Worker<'a> {
             }
             number += 1;
         });
+        transfer.finish();
     }
 }

@@ -80,7 +80,11 @@ fn gpus_on_cuda_give_the_bits_of_one_whichever_way_they_exchange() {
         let output = space.output(with_cuda(&space, &mut command, three));
         assert_eq!(output.code, Some(0), "{}\n{}", output.stdout, output.stderr);
         let said = format!("{}{}", output.stdout, output.stderr);
-        assert_eq!(said.contains("GPU 1 can't use the memory of GPU 0 directly"), gpus > 1 && apart == "1", "{said}");
+        assert_eq!(
+            said.contains("does not read the memory of GPU 0 (worker 1 of 3): there is no direct way"),
+            gpus > 1 && apart == "1",
+            "{said}"
+        );
         assert!(!said.contains(WRONG), "{said}");
         run(&space, &["status"], three);
         space.digests("small")

@@ -10,6 +10,7 @@
 //! The users of [`Device`] don't see these rules: [`crate::tensor::Transfer`] keeps them.
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
@@ -40,11 +41,20 @@ pub(super) struct Exchange {
     slots: Mutex<Option<Vec<u64>>>,
     /// Points taken.
     points: AtomicUsize,
+    settling: Mutex<()>,
+    /// The numbers of the devices that are known to read this one's memory.
+    readers: Mutex<BTreeSet<i32>>,
 }
 
 impl Exchange {
     pub(super) fn new(slot: usize) -> Self {
-        Self { slot, slots: Mutex::default(), points: AtomicUsize::new(0) }
+        Self {
+            slot,
+            slots: Mutex::default(),
+            points: AtomicUsize::new(0),
+            settling: Mutex::default(),
+            readers: Mutex::default(),
+        }
     }
 
     /// Copies bytes to the host, and gives it piece after piece, each with the place where it begins.
@@ -104,26 +114,51 @@ impl Device {
 
     /// Waits until all that it exchanges is done.
     pub(in crate::tensor) fn settle(&self) -> Result<(), DeviceError> {
+        // By one at a time: the mark of another would be set while this one waits for it.
+        let _alone = self.0.exchange.settling.lock().unwrap_or_else(PoisonError::into_inner);
         self.driver().mark(Stream::Exchange, DONE)?;
         self.driver().wait(None, DONE)
     }
 
-    /// Lets another device use the memory of this one, and tries whether it reads what this one has written.
+    /// Lets another device use the memory of this one. False if it has no direct way to it.
     pub(in crate::tensor) fn let_in(&self, other: &Self) -> Result<bool, DeviceError> {
-        if !self.driver().let_in(other.driver().number())? {
-            return Ok(false);
-        }
-        // Some boards give other bytes, or the same ones late: those that check or translate addresses on the way (ACS, IOMMU).
-        let pattern: Vec<f32> = (0_u16..4096).map(|number| f32::from(number) + 0.5).collect();
-        let written = DeviceMat::from_host(self, 1, pattern.len(), Type::F32, &pattern);
+        self.driver().let_in(other.driver().number())
+    }
+
+    /// Whether another device, which this one has let in, copies and adds what this one has written; if so, it
+    /// [reaches](Self::reaches) this one from now on. Some boards and drivers lose bytes on the way, without an error. `seed` makes
+    /// the bytes unlike those of other trials, which may still lie about.
+    pub(in crate::tensor) fn is_read_by(&self, other: &Self, seed: usize) -> Result<bool, DeviceError> {
+        let count = self.0.exchange.slot / size_of::<f32>();
+        let values =
+            |seed: usize| -> Vec<f32> { (0..count).map(|index| ((index * 7 + seed) % 65_521) as f32).collect() };
+        let (written, before) = (values(seed), values(seed + 1));
+        let source = DeviceMat::from_host(self, 1, count, Type::F32, &written);
+        let mut copy = DeviceMat::from_host(other, 1, count, Type::F32, &before);
         self.reach(self.point());
-        let read = written.fetched(other);
+        other.reach(other.point());
+        copy.fetch(&source);
         other.settle()?;
-        Ok(read.to_host() == pattern)
+        let copied = copy.to_host();
+        copy.add_beside(&source);
+        other.settle()?;
+        let doubled = copy.to_host();
+        let twice: Vec<f32> = written.iter().map(|value| 2.0 * value).collect();
+        let is_right = copied == written && doubled == twice;
+        if is_right {
+            self.0.exchange.readers.lock().unwrap_or_else(PoisonError::into_inner).insert(other.driver().number());
+        }
+        Ok(is_right)
+    }
+
+    /// Whether this device reads the memory of another.
+    pub(in crate::tensor) fn reaches(&self, other: &Self) -> bool {
+        let readers = other.0.exchange.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        self == other || readers.contains(&self.driver().number())
     }
 }
 
-/// What is called here is done when the device that does it is settled: see [`Device::settle`].
+/// What is called here is done when the device that does it is settled: see [`Device::settle`]. It must reach the other.
 impl DeviceMat {
     /// A copy on another device, which this one's has let in.
     pub(in crate::tensor) fn fetched(&self, device: &Device) -> Self {
@@ -143,7 +178,7 @@ impl DeviceMat {
         if !self.is_alone() {
             self.buffer = Arc::new(Buffer::on(Stream::Exchange, self.device(), self.bytes()));
         }
-        debug_assert_eq!((self.count(), self.kind), (from.count(), from.kind), "matrices of one shape");
+        assert_eq!((self.count(), self.kind), (from.count(), from.kind), "matrices of one shape");
         let (to, from, bytes) = (self.buffer.address(), from.buffer.address(), self.bytes());
         if bytes > 0 {
             // SAFETY: both are large enough. The users of this file see to the rest.
@@ -154,14 +189,18 @@ impl DeviceMat {
 
     /// Adds a matrix in f32, which may lie on another device, to this one.
     pub(in crate::tensor) fn add_beside(&self, from: &Self) {
-        debug_assert_eq!((self.kind, from.kind, self.count()), (Type::F32, Type::F32, from.count()), "gradients");
+        assert_eq!(
+            (self.kind, from.kind, self.count()),
+            (Type::F32, Type::F32, from.count()),
+            "gradients of one shape"
+        );
         let kernel = Kernel::of(self.device(), "accumulate", Type::F32).on(Stream::Exchange);
         kernel.at(&self.buffer).at(&from.buffer).value(1.0_f32).count(self.count()).by_elements(self.count());
     }
 
     /// Gives the values of a matrix in f32 to the host, piece after piece, each with the number of its first. This waits.
     pub(in crate::tensor) fn read_beside(&self, mut give: impl FnMut(usize, &[f32])) {
-        debug_assert_eq!(self.kind, Type::F32, "gradients");
+        assert_eq!(self.kind, Type::F32, "gradients");
         let (device, address) = (self.device(), self.buffer.address());
         must(device.waiting(|driver| {
             device.0.exchange.download(driver, address, self.bytes(), |start, piece| {

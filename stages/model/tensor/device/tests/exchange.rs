@@ -1,6 +1,12 @@
 //! What passes between devices, and to the host, beside what is computed: what arrives, and that every wait is needed.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{
     ORDERS,
@@ -9,7 +15,7 @@ use super::{
 use crate::{
     precision::Precision,
     tensor::{
-        Mat, Place, Transfer, accumulate, connect,
+        Mat, Place, Transfer, Unconnected, accumulate, connect,
         device::{
             Device,
             driver::Stream,
@@ -25,10 +31,17 @@ const SHAPE: (usize, usize) = (130, 100);
 
 /// Emulated devices with these orders.
 fn devices(orders: [u32; 2], forgets: Forgets) -> [Place; 2] {
-    orders.map(|order| {
-        let driver = Box::new(Forgetful::new(order, forgets));
+    devices_later(orders, forgets, true).0
+}
+
+/// The same, and what makes them forget.
+fn devices_later(orders: [u32; 2], forgets: Forgets, begins: bool) -> ([Place; 2], Arc<AtomicBool>) {
+    let begins = Arc::new(AtomicBool::new(begins));
+    let place = |order| {
+        let driver = Box::new(Forgetful::later(order, forgets, Arc::clone(&begins)));
         Place::device(Device::new(driver, u64::MAX, Sizes::EMULATED), Precision::F32)
-    })
+    };
+    (orders.map(place), begins)
 }
 
 fn values(seed: usize) -> Vec<f32> {
@@ -60,7 +73,7 @@ fn arrives(places: &[Place; 2]) -> bool {
         let mut transfer = Transfer::after(&place.point());
         transfer.add(&mut on_device, part.clone(), second);
         transfer.add(&mut on_host, part.clone(), &Place::default());
-        drop(transfer);
+        transfer.finish();
         // Nobody reads it any more.
         spoil(&part);
         parts.push(part);
@@ -71,7 +84,7 @@ fn arrives(places: &[Place; 2]) -> bool {
     accumulate(&mut before, &weight);
     let mut transfer = Transfer::after(&first.point());
     transfer.replace(&mut weight, &sum);
-    drop(transfer);
+    transfer.finish();
     let read = sum.to_host().into_owned();
     spoil(&sum);
     let expected: Vec<f32> =
@@ -98,9 +111,28 @@ fn values_arrive_in_every_order_of_the_streams() {
     }
 }
 
+/// A device that loses what it reads, or adds, is found out; values then pass through the host.
+#[test]
+fn devices_that_do_not_read_each_other_are_noticed() {
+    for (forgets, words) in [
+        (Forgets::Fetching, "other bytes arrived than were sent"),
+        (Forgets::Exchanging, "other bytes arrived than were sent"),
+        (Forgets::Permission, "the GPU failed in fetch: not permitted"),
+    ] {
+        let [first, _] = devices([0, 2], Forgets::Nothing);
+        let [_, second] = devices([0, 2], forgets);
+        let found = connect(&[first.clone(), second.clone()]).unwrap_err();
+        assert_eq!(found, Unconnected { reader: 1, read: 0, reason: words.into() });
+        assert!(!second.device.as_ref().unwrap().reaches(first.device.as_ref().unwrap()));
+    }
+    assert!(arrives(&devices([0, 2], Forgets::Nothing)), "without being connected");
+}
+
 #[test]
 fn without_locked_memory_values_arrive_too() {
-    assert!(arrives(&devices([2, 2], Forgets::Locked)));
+    let places = devices([2, 2], Forgets::Locked);
+    connect(&places).unwrap();
+    assert!(arrives(&places));
 }
 
 /// Each forgotten call is noticed in some order of the streams; else the wait would be of no use, or the emulation blind.
@@ -116,7 +148,9 @@ fn a_wait_that_is_left_out_is_missed() {
     ];
     for (number, forgets) in forgotten.into_iter().enumerate() {
         let noticed = pairs().filter(|orders| {
-            let places = devices(*orders, forgets);
+            let (places, begins) = devices_later(*orders, forgets, false);
+            connect(&places).unwrap();
+            begins.store(true, Ordering::Relaxed);
             // What is left undone when a device is closed would end the test.
             std::mem::forget(places.clone());
             !catch_unwind(AssertUnwindSafe(|| arrives(&places))).unwrap_or(false)

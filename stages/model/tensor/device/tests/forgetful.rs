@@ -1,6 +1,9 @@
 //! An emulated device that forgets some calls: what depends on them must be missed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use crate::tensor::device::{
     DeviceError,
@@ -22,25 +25,42 @@ pub(super) enum Forgets {
     Taking,
     /// That there is locked memory.
     Locked,
+    /// What it fetches from other devices.
+    Fetching,
+    /// What it computes on the stream for exchanges.
+    Exchanging,
+    /// That it may fetch at all.
+    Permission,
 }
 
 /// An emulated device that forgets some calls.
 pub(super) struct Forgetful {
     pub(super) device: Emulated,
-    forgets: Forgets,
+    will_forget: Forgets,
+    /// Until then it forgets nothing.
+    begins: Arc<AtomicBool>,
     pub(super) waits_of_host: AtomicUsize,
 }
 
 impl Forgetful {
     pub(super) fn new(order: u32, forgets: Forgets) -> Self {
-        Self { device: Emulated::new(order), forgets, waits_of_host: AtomicUsize::new(0) }
+        Self::later(order, forgets, Arc::new(AtomicBool::new(true)))
+    }
+
+    /// One that forgets once `begins` is true.
+    pub(super) fn later(order: u32, forgets: Forgets, begins: Arc<AtomicBool>) -> Self {
+        Self { device: Emulated::new(order), will_forget: forgets, begins, waits_of_host: AtomicUsize::new(0) }
+    }
+
+    fn forgets(&self) -> Forgets {
+        if self.begins.load(Ordering::Relaxed) { self.will_forget } else { Forgets::Nothing }
     }
 }
 
 #[allow(unsafe_code)]
 impl Driver for Forgetful {
     fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError> {
-        self.device.alloc(if matches!(self.forgets, Forgets::Taking) { Stream::Compute } else { stream }, bytes)
+        self.device.alloc(if matches!(self.forgets(), Forgets::Taking) { Stream::Compute } else { stream }, bytes)
     }
 
     fn free(&self, address: u64, bytes: usize) {
@@ -52,7 +72,7 @@ impl Driver for Forgetful {
     }
 
     fn lock(&self, bytes: usize) -> Option<u64> {
-        if matches!(self.forgets, Forgets::Locked) { None } else { self.device.lock(bytes) }
+        if matches!(self.forgets(), Forgets::Locked) { None } else { self.device.lock(bytes) }
     }
 
     unsafe fn upload_through(&self, stream: Stream, to: u64, through: u64, from: &[u8]) -> Result<(), DeviceError> {
@@ -61,12 +81,12 @@ impl Driver for Forgetful {
     }
 
     fn mark(&self, stream: Stream, mark: usize) -> Result<(), DeviceError> {
-        let forgotten = matches!(self.forgets, Forgets::Mark(of) if of == stream);
+        let forgotten = matches!(self.forgets(), Forgets::Mark(of) if of == stream);
         if forgotten { Ok(()) } else { self.device.mark(stream, mark) }
     }
 
     fn wait(&self, waiting: Option<Stream>, mark: usize) -> Result<(), DeviceError> {
-        let forgotten = match (self.forgets, waiting) {
+        let forgotten = match (self.forgets(), waiting) {
             (Forgets::Wait(stream), Some(waiting)) => stream == waiting,
             (Forgets::HostWait(of), None) => of(mark),
             _ => false,
@@ -97,8 +117,12 @@ impl Driver for Forgetful {
     }
 
     unsafe fn fetch(&self, to: u64, from: u64, bytes: usize) -> Result<(), DeviceError> {
-        // SAFETY: as the caller says.
-        unsafe { self.device.fetch(to, from, bytes) }
+        match self.forgets() {
+            Forgets::Fetching => Ok(()),
+            Forgets::Permission => Err(DeviceError::Failed { call: "fetch".into(), reason: "not permitted".into() }),
+            // SAFETY: as the caller says.
+            _ => unsafe { self.device.fetch(to, from, bytes) },
+        }
     }
 
     unsafe fn launch(
@@ -108,6 +132,9 @@ impl Driver for Forgetful {
         grid: Grid,
         parameters: &[Parameter],
     ) -> Result<(), DeviceError> {
+        if stream == Stream::Exchange && matches!(self.forgets(), Forgets::Exchanging) {
+            return Ok(());
+        }
         // SAFETY: as the caller says.
         unsafe { self.device.launch(stream, kernel, grid, parameters) }
     }
