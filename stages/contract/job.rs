@@ -3,14 +3,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
-    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,8 +20,8 @@ use super::{
     executor::{Executor, SlurmOptions},
     input::Input,
     keys::{Key, Keys, keys, with_table},
+    metrics::Metrics,
     output::Output,
-    tensorboard::EventFile,
 };
 
 /// The job file. This and the names below are those of a work folder: the runner and its stages agree on them here.
@@ -154,15 +151,6 @@ pub struct Job {
     cancel: Arc<AtomicBool>,
     metrics: Mutex<Option<Metrics>>,
 }
-
-/// The metrics by step, twice: as JSON lines, and for TensorBoard.
-struct Metrics {
-    lines: File,
-    events: EventFile,
-}
-
-/// A line of `metrics.jsonl`.
-type Line = serde_json::Map<String, serde_json::Value>;
 
 impl Job {
     /// A job that reports to `sink` and stops soon after `cancel` becomes true.
@@ -346,29 +334,12 @@ impl Job {
     /// # Errors
     /// If the file can't be read or written.
     pub fn open_metrics(&self, last_step: u64) -> Result<(), StageError> {
-        let path = self.spec.work.join(METRICS);
-        let (length, kept) = match File::open(&path) {
-            Ok(file) => {
-                let (length, kept, cut) =
-                    lines_up_to(BufReader::new(file), last_step).map_err(StageError::io(&path))?;
-                if cut {
-                    self.warn(format!("{}: cut off from the first damaged line", path.display()));
-                }
-                (length, kept)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, Vec::new()),
-            Err(error) => return Err(StageError::Io { path, source: error }),
-        };
-        let lines = OpenOptions::new().create(true).append(true).open(&path).map_err(StageError::io(&path))?;
-        lines.set_len(length).map_err(StageError::io(&path))?;
-        let path = self.spec.work.join(EVENTS);
-        let replay = || {
-            let mut events = EventFile::create(&path)?;
-            kept.iter().try_for_each(|line| add_event(&mut events, line))?;
-            Ok(events)
-        };
-        let events = replay().map_err(StageError::io(&path))?;
-        *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(Metrics { lines, events });
+        let (lines, events) = (self.spec.work.join(METRICS), self.spec.work.join(EVENTS));
+        let (metrics, is_cut) = Metrics::open(&lines, &events, last_step)?;
+        if is_cut {
+            self.warn(format!("{}: cut off from the first damaged line", lines.display()));
+        }
+        *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(metrics);
         Ok(())
     }
 
@@ -377,45 +348,8 @@ impl Job {
     /// # Errors
     /// If it can't be written.
     pub fn metrics(&self, step: u64, values: &[(&str, f64)]) -> Result<(), StageError> {
-        let mut line = Line::new();
-        line.insert("step".into(), step.into());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |passed| passed.as_secs_f64());
-        line.insert("time".into(), now.into());
-        line.extend(values.iter().map(|(name, value)| ((*name).to_string(), serde_json::json!(value))));
         let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Metrics { lines, events }) = metrics.as_mut() else { return Ok(()) };
-        let written = add_event(events, &line)
-            .and_then(|()| lines.write_all(format!("{}\n", serde_json::Value::Object(line)).as_bytes()));
-        written.map_err(StageError::io(&self.spec.work.join(METRICS)))
+        let Some(metrics) = metrics.as_mut() else { return Ok(()) };
+        metrics.add(step, values).map_err(StageError::io(&self.spec.work.join(METRICS)))
     }
-}
-
-fn add_event(events: &mut EventFile, line: &Line) -> std::io::Result<()> {
-    let number = |name: &str| line.get(name).and_then(serde_json::Value::as_f64);
-    let figures = line.iter().filter(|(name, _)| !matches!(name.as_str(), "step" | "time"));
-    let figures = figures.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
-    events.add(number("step").unwrap_or_default() as u64, number("time").unwrap_or_default(), figures)
-}
-
-/// The longest line of metrics, in bytes: far above what [`Job::metrics`] writes.
-const LONGEST_LINE: u64 = 1 << 20;
-
-/// The whole lines whose step is at most `last_step`, their length in bytes, and whether a damaged line follows.
-fn lines_up_to(mut reader: impl BufRead, last_step: u64) -> std::io::Result<(u64, Vec<Line>, bool)> {
-    // Bytes, not text: after a crash, a line may hold anything.
-    let (mut length, mut kept, mut bytes) = (0, Vec::new(), Vec::new());
-    while reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut bytes)? > 0 {
-        let line = serde_json::from_slice::<Line>(&bytes).ok().filter(|_| bytes.ends_with(b"\n"));
-        let step = |line: &Line| line.get("step").and_then(serde_json::Value::as_u64);
-        let Some((line, step)) = line.and_then(|line| step(&line).map(|step| (line, step))) else {
-            return Ok((length, kept, true));
-        };
-        if step > last_step {
-            break;
-        }
-        length += bytes.len() as u64;
-        kept.push(line);
-        bytes.clear();
-    }
-    Ok((length, kept, false))
 }

@@ -12,6 +12,7 @@ pub mod forecast;
 pub mod input;
 pub mod job;
 pub mod keys;
+mod metrics;
 mod output;
 pub mod paths;
 pub mod process_memory;
