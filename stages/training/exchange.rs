@@ -46,18 +46,28 @@ struct Turns {
 impl Exchange {
     /// An exchange between workers at `places`, with the parameters that each updates. Also returns why it goes through the host,
     /// if it could be direct.
-    pub(super) fn new(places: &[Place], shares: &[Vec<usize>]) -> (Self, Option<String>) {
-        let is_forbidden = std::env::var(DIRECT).is_ok_and(|value| value == "0");
-        let detour = match places {
-            _ if places.iter().any(|place| place.device.is_none()) => return (Self::through_host(shares), None),
-            _ if is_forbidden => Some(format!("{DIRECT} is 0")),
-            _ => connect(places).err().map(|Unconnected { reader, read, reason }| {
-                let [reader, read] = [reader, read].map(|worker| name(worker, places.len()));
-                format!("{reader} does not read the memory of {read}: {reason}")
-            }),
-        };
-        if detour.is_some() {
-            return (Self::through_host(shares), detour);
+    ///
+    /// # Errors
+    /// If a device has failed when it was tried.
+    pub(super) fn new(places: &[Place], shares: &[Vec<usize>]) -> Result<(Self, Option<String>), StageError> {
+        if places.iter().any(|place| place.device.is_none()) {
+            return Ok((Self::through_host(shares), None));
+        }
+        if std::env::var(DIRECT).is_ok_and(|value| value == "0") {
+            return Ok((Self::through_host(shares), Some(format!("{DIRECT} is 0"))));
+        }
+        if let Err(Unconnected { reader, read, reason, is_fatal }) = connect(places) {
+            let [reader, read] = [reader, read].map(|worker| name(worker, places.len()));
+            if is_fatal {
+                return Err(StageError::failed(
+                    format!("{reader} or {read} failed while the first read the memory of the second: {reason}"),
+                    format!(
+                        "run the same command again with {DIRECT}=0 in the environment: then they don't use each other's"
+                    ),
+                ));
+            }
+            let why = format!("{reader} does not read the memory of {read}: {reason}");
+            return Ok((Self::through_host(shares), Some(why)));
         }
         let mut sums = vec![None; shares.iter().map(Vec::len).sum()];
         for (worker, (place, share)) in places.iter().zip(shares).enumerate() {
@@ -65,7 +75,7 @@ impl Exchange {
                 sums[*parameter] = Some((worker, place.clone()));
             }
         }
-        (Self::at(places.len(), sums), None)
+        Ok((Self::at(places.len(), sums), None))
     }
 
     fn through_host(shares: &[Vec<usize>]) -> Self {
@@ -178,7 +188,7 @@ mod tests {
     /// An exchange between so many workers on the host.
     fn between(workers: usize, parameters: usize) -> Exchange {
         let places = vec![Place::default(); workers];
-        Exchange::new(&places, &shares(&vec![1; parameters], workers)).0
+        Exchange::new(&places, &shares(&vec![1; parameters], workers)).unwrap().0
     }
 
     fn finished(gradients: Vec<(usize, Mat)>) -> Finished {

@@ -71,7 +71,7 @@ impl<'a> Team<'a> {
             model.trainable(&mut |_, mat| sizes.push(mat.count()));
         }
         let mut shared: Vec<(&mut Imp, Vec<usize>)> = models.into_iter().zip(shares(&sizes, count)).collect();
-        let (exchange, detour) = Self::exchange(&shared);
+        let (exchange, detour) = Self::exchange(&shared)?;
         // The moments take memory of each device.
         let optimizers = each(
             &mut shared,
@@ -86,14 +86,14 @@ impl<'a> Team<'a> {
     }
 
     /// The exchange between these models, if there are several, and why it goes through the host, if it could be direct.
-    fn exchange(models: &[(&mut Imp, Vec<usize>)]) -> (Option<Exchange>, Option<String>) {
+    fn exchange(models: &[(&mut Imp, Vec<usize>)]) -> Result<(Option<Exchange>, Option<String>), StageError> {
         if models.len() < 2 {
-            return (None, None);
+            return Ok((None, None));
         }
         let of = |(model, share): &(&mut Imp, Vec<usize>)| (model.vision.place(), share.clone());
         let (places, shares): (Vec<Place>, Vec<_>) = models.iter().map(of).unzip();
-        let (exchange, detour) = Exchange::new(&places, &shares);
-        (Some(exchange), detour)
+        let (exchange, detour) = Exchange::new(&places, &shares)?;
+        Ok((Some(exchange), detour))
     }
 
     /// Their models and optimizers.

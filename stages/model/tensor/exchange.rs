@@ -41,6 +41,8 @@ pub struct Unconnected {
     pub read: usize,
     /// Why it is not, in words.
     pub reason: String,
+    /// Whether one of both devices is of no more use.
+    pub is_fatal: bool,
 }
 
 /// Makes all devices of `places` use each other's memory directly, as far as the tests show that it works.
@@ -68,7 +70,9 @@ pub fn connect(places: &[Place]) -> Result<(), Unconnected> {
                     Err(panic) => resume_unwind(panic),
                 },
             };
-            Err(Unconnected { reader: *reader, read: *read, reason })
+            // What fails when it is done, and not when it is called, fails all later calls.
+            let is_fatal = [devices[*read], devices[*reader]].iter().any(|device| device.settle().is_err());
+            Err(Unconnected { reader: *reader, read: *read, reason, is_fatal })
         })
     };
     // All memory is open before the first trial, as it will be.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{c_int, c_uint, c_void},
+    hash::{DefaultHasher, Hash, Hasher},
     slice,
     sync::{Mutex, PoisonError},
 };
@@ -11,7 +12,7 @@ use half::bf16;
 
 use crate::world::{Code, Failed, attempt};
 
-/// 13.1.0.
+/// 13.1.0, unless `FAKE_CUDA_CUBLAS` says another.
 const VERSION: usize = 130_100;
 /// `cublasStatus_t`.
 const SUCCESS: u32 = 0;
@@ -33,15 +34,21 @@ const SPLIT_K: c_uint = 2;
 /// What a handle stands for: its attributes by number.
 #[derive(Clone)]
 enum Described {
-    Handle,
+    /// With the number of the GPU.
+    Handle(usize),
     Product(BTreeMap<c_uint, u64>),
     Preference(BTreeMap<c_uint, u64>),
-    Matrix { kind: c_uint, rows: u64, cols: u64, ld: i64 },
+    Matrix {
+        kind: c_uint,
+        rows: u64,
+        cols: u64,
+        ld: i64,
+    },
 }
 
 static DESCRIBED: Mutex<(usize, BTreeMap<usize, Described>)> = Mutex::new((1, BTreeMap::new()));
 
-/// `cublasLtMatmulAlgo_t`: here the split of the sum, and the alignments that it was chosen for.
+/// `cublasLtMatmulAlgo_t`: here the split of the sum, the alignments, and the product that it was chosen for.
 #[repr(C)]
 struct Algorithm([u64; 8]);
 
@@ -105,15 +112,15 @@ unsafe fn set(handle: usize, known: &[(c_uint, usize)], attribute: c_uint, value
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasLtGetVersion() -> usize {
-    VERSION
+    std::env::var("FAKE_CUDA_CUBLAS").ok().and_then(|version| version.parse().ok()).unwrap_or(VERSION)
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cublasLtCreate(handle: *mut usize) -> u32 {
-    if attempt("cublasLtCreate", |world| world.current()).is_err() {
-        return INVALID_VALUE;
+    match attempt("cublasLtCreate", |world| world.current()) {
+        Ok(gpu) => unsafe { create(handle, Described::Handle(gpu)) },
+        Err(_) => INVALID_VALUE,
     }
-    unsafe { create(handle, Described::Handle) }
 }
 
 #[unsafe(no_mangle)]
@@ -196,17 +203,20 @@ unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     results: *mut Found,
     count: *mut c_int,
 ) -> u32 {
-    let (Some(Described::Handle), Some(Described::Preference(wishes))) = (get(handle), get(preference)) else {
+    let (Some(Described::Handle(gpu)), Some(Described::Preference(wishes))) = (get(handle), get(preference)) else {
         return misuse("an algorithm is asked for without a handle or a preference");
     };
-    if requested < 1 || c != d {
-        return misuse("a number of algorithms, or another C than D");
+    if requested < 1 || c != d || attempt("cublasLtMatmulAlgoGetHeuristic", |world| world.current()) != Ok(gpu) {
+        return misuse("a number of algorithms, another C than D, or a handle of another GPU");
     }
-    if let Err(what) = Shape::of(description, [a, b, d]) {
-        return misuse(what);
-    }
+    let shape = match Shape::of(description, [a, b, d]) {
+        Ok(shape) => shape,
+        Err(what) => return misuse(what),
+    };
     let wish = |attribute| wishes.get(&attribute).copied().unwrap_or(256);
-    let algorithm = Algorithm([1, wish(5), wish(6), wish(8), wish(1), 0, 0, 0]);
+    // Where the sum may be split, it is split unevenly: the caller must not take that.
+    let parts = if wish(3) == 0 || shape.k < 3 || shape.k.is_multiple_of(3) { 1 } else { 3 };
+    let algorithm = Algorithm([parts, wish(5), wish(6), wish(8), wish(1), shape.key(), 0, 0]);
     // SAFETY: the caller gives places for at least one.
     unsafe {
         results.write(Found { algorithm, workspace: 0, state: SUCCESS, waves: 1.0, reserved: [0; 4] });
@@ -235,6 +245,7 @@ unsafe extern "C" fn cublasLtMatmulAlgoConfigGetAttribute(
 }
 
 /// A product as it is described.
+#[derive(Hash)]
 struct Shape {
     m: usize,
     n: usize,
@@ -263,10 +274,20 @@ impl Shape {
             return Err("matrices that can't be multiplied");
         }
         let bias = (of(7) == BIAS).then(|| of(8));
-        if bias.is_some() && of(26) != u64::from(out) {
-            return Err("a bias of another type than the output");
+        if bias.is_some_and(|bias| of(26) != u64::from(out) || !bias.is_multiple_of(16)) {
+            return Err("a bias of another type than the output, or not aligned to 16 bytes");
+        }
+        if (kind, out) == (F32, BF16) {
+            return Err("no product of f32 is stored in bf16");
         }
         Ok(Self { m, n, k, transposed, kinds: [kind, out], bias })
+    }
+
+    /// A number for all that an algorithm is chosen for.
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        Self { bias: self.bias.map(|_| 0), ..*self }.hash(&mut hasher);
+        hasher.finish()
     }
 }
 
@@ -276,7 +297,7 @@ fn size(kind: c_uint) -> usize {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cublasLtMatmul(
-    _: usize,
+    handle: usize,
     description: usize,
     alpha: *const f32,
     a: u64,
@@ -298,7 +319,7 @@ unsafe extern "C" fn cublasLtMatmul(
         Err(what) => return misuse(what),
     };
     // SAFETY: the caller gives both factors, and an algorithm.
-    let (alpha, beta, &Algorithm([_, a_alignment, b_alignment, d_alignment, most, ..])) =
+    let (alpha, beta, &Algorithm([parts, a_alignment, b_alignment, d_alignment, most, key, ..])) =
         unsafe { (*alpha, *beta, &*algorithm) };
     let Shape { m, n, k, kinds: [kind, out], bias, .. } = shape;
     let outcome = attempt("cublasLtMatmul", |world| {
@@ -308,10 +329,21 @@ unsafe extern "C" fn cublasLtMatmul(
         }
         world.check(workspace, workspace_bytes)?;
         let aligned = [(a, a_alignment), (b, b_alignment), (d, d_alignment)];
-        if c != d || most != workspace_bytes as u64 || aligned.iter().any(|(at, to)| !at.is_multiple_of(*to)) {
+        let is_aligned = aligned.iter().all(|(at, to)| at.is_multiple_of(*to));
+        if c != d || most != workspace_bytes as u64 || !is_aligned || key != shape.key() {
             return Err(Failed::misuse(Code::InvalidValue, "not what the algorithm was chosen for"));
         }
-        world.queue(stream, move || {
+        if !matches!(get(handle), Some(Described::Handle(gpu)) if world.current()? == gpu) {
+            return Err(Failed::misuse(Code::InvalidValue, "a handle of another GPU"));
+        }
+        if parts > 1 && !(k as u64).is_multiple_of(parts) {
+            return Err(Failed::misuse(Code::InvalidValue, "a sum that is split unevenly loses its end"));
+        }
+        if bias.is_some() && beta != 0.0 {
+            return Err(Failed::misuse(Code::InvalidValue, "a bias is added to what is there"));
+        }
+        let uses = [a, b, d, workspace, bias.unwrap_or(d)];
+        world.queue(stream, &uses, move || {
             // SAFETY: all of it was checked above.
             unsafe { multiply(&shape, [a, b, d], alpha, beta) };
             Ok(())

@@ -17,7 +17,10 @@ const MEMORY_POOLS: c_uint = 115;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuInit(flags: c_uint) -> u32 {
-    call("cuInit", |_| if flags == 0 { Ok(()) } else { wrong(Code::InvalidValue, "flags") })
+    call("cuInit", |world| {
+        world.is_started = true;
+        if flags == 0 { Ok(()) } else { wrong(Code::InvalidValue, "flags") }
+    })
 }
 
 #[unsafe(no_mangle)]

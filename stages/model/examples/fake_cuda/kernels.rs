@@ -15,6 +15,10 @@ const MAX_SHARED: c_uint = 8;
 const SHARED: u32 = 48 << 10;
 const MOST_SHARED: u32 = 227 << 10;
 
+/// `CU_JIT_ERROR_LOG_BUFFER`, `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`.
+const ERROR_LOG: c_uint = 5;
+const ERROR_LOG_BYTES: c_uint = 6;
+
 unsafe extern "C" {
     fn imp_emulated_launch(
         name: *const c_char,
@@ -27,9 +31,23 @@ unsafe extern "C" {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> u32 {
-    call("cuModuleLoadData", |world| {
+unsafe extern "C" fn cuModuleLoadDataEx(
+    module: *mut usize,
+    image: *const c_void,
+    count: c_uint,
+    options: *const c_uint,
+    values: *const *mut c_void,
+) -> u32 {
+    call("cuModuleLoadDataEx", |world| {
         let context = world.current()? + 1;
+        // SAFETY: the caller gives so many.
+        let (options, values) = unsafe {
+            let count = count as usize;
+            (std::slice::from_raw_parts(options, count), std::slice::from_raw_parts(values, count))
+        };
+        if options != [ERROR_LOG, ERROR_LOG_BYTES] || values[1].addr() == 0 {
+            return wrong(Code::InvalidValue, "options that are not known here");
+        }
         // SAFETY: PTX ends with a zero.
         let source = unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy();
         let Some(kernels) = ptx::kernels(&source) else { return wrong(Code::InvalidImage, "this is no PTX") };
@@ -57,10 +75,13 @@ unsafe extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, na
         let Some(Module { context, kernels }) = world.modules.get(&module) else {
             return wrong(Code::InvalidHandle, "there is no such module");
         };
-        let Some(parameters) = kernels.get(&kernel).cloned() else {
+        let Some(ptx::Kernel { parameters, threads }) = kernels.get(&kernel).cloned() else {
             return wrong(Code::NotFound, format!("the PTX has no kernel {kernel}"));
         };
-        let of = Function { context: *context, kernel, parameters, shared: SHARED };
+        if parameters.iter().any(|bytes| *bytes > 32) {
+            return wrong(Code::InvalidImage, format!("a parameter of {kernel} is longer than any that is passed"));
+        }
+        let of = Function { context: *context, kernel, parameters, threads, shared: SHARED };
         let handle = world.handle();
         world.functions.insert(handle, of);
         unsafe { set(function, handle) }
@@ -109,7 +130,7 @@ unsafe extern "C" fn cuLaunchKernel(
         if [x, y, z].contains(&0) || x > i32::MAX as u32 || y > 0xffff || z > 0xffff {
             return refuse("the grid");
         }
-        if threads == 0 || threads > 1024 || (threads_y, threads_z) != (1, 1) || !extra.is_null() {
+        if threads == 0 || threads > function.threads || (threads_y, threads_z) != (1, 1) || !extra.is_null() {
             return refuse("the threads of a block");
         }
         if shared > function.shared {
@@ -126,7 +147,12 @@ unsafe extern "C" fn cuLaunchKernel(
             parameter
         });
         let copied: Vec<[u64; 8]> = copied.collect();
-        world.queue(stream, move || launch(&kernel, [x, y, z], threads, shared, copied))
+        // What looks like an address in memory that is there, is one.
+        let pointers =
+            function.parameters.iter().zip(&copied).filter(|(bytes, _)| **bytes == 8).map(|(_, value)| value[0]);
+        let pointers: Vec<u64> = pointers.filter(|address| world.start_of(*address).is_some()).collect();
+        pointers.iter().try_for_each(|address| world.check(*address, 1))?;
+        world.queue(stream, &pointers, move || launch(&kernel, [x, y, z], threads, shared, copied))
     })
 }
 

@@ -128,7 +128,7 @@ unsafe extern "C" fn cuMemFreeHost(address: u64) -> u32 {
 
 /// Copies when the stream comes to it.
 fn copy(world: &mut World, to: u64, from: u64, bytes: usize, stream: usize) -> Result<(), Failed> {
-    world.queue(stream, move || {
+    world.queue(stream, &[to, from], move || {
         // SAFETY: both were checked when this was called, or are the caller's to keep. What is given back stays until that call runs.
         unsafe { ptr::copy(from as *const u8, to as *mut u8, bytes) };
         Ok(())
@@ -156,6 +156,15 @@ unsafe extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stre
     call("cuMemcpyDtoDAsync", |world| {
         world.check(to, bytes)?;
         world.check(from, bytes)?;
-        copy(world, to, from, bytes, stream)
+        if to.abs_diff(from) < bytes as u64 {
+            return wrong(Code::InvalidValue, "the two places overlap");
+        }
+        let owner = |address| Some(world.memory.get(&world.start_of(address)?)?.gpu);
+        let is_between = owner(to) != owner(from);
+        match std::env::var("FAKE_CUDA_PEERS").as_deref() {
+            Ok("lose") if is_between => Ok(()),
+            Ok("fail") if is_between => world.queue(stream, &[], || Err(String::new())),
+            _ => copy(world, to, from, bytes, stream),
+        }
     })
 }

@@ -2,8 +2,16 @@
 
 use std::collections::BTreeMap;
 
-/// The sizes of a kernel's parameters in bytes.
-pub(crate) type Kernels = BTreeMap<String, Vec<usize>>;
+/// A kernel.
+#[derive(Clone)]
+pub(crate) struct Kernel {
+    /// The sizes of its parameters in bytes.
+    pub(crate) parameters: Vec<usize>,
+    /// The most threads of a block.
+    pub(crate) threads: u32,
+}
+
+pub(crate) type Kernels = BTreeMap<String, Kernel>;
 
 /// Reads the kernels of a module. `None` if it is not understood.
 pub(crate) fn kernels(source: &str) -> Option<Kernels> {
@@ -11,8 +19,9 @@ pub(crate) fn kernels(source: &str) -> Option<Kernels> {
     let mut lines = source.lines();
     while let Some(line) = lines.next() {
         let Some(name) = line.strip_prefix(".visible .entry ") else { continue };
-        let parameters = lines.by_ref().take_while(|line| line.trim() != ")").map(size);
-        all.insert(name.trim_end_matches('(').into(), parameters.collect::<Option<_>>()?);
+        let parameters = lines.by_ref().take_while(|line| line.trim() != ")").map(size).collect::<Option<_>>()?;
+        let threads = lines.next()?.strip_prefix(".maxntid ")?.split(',').next()?.parse().ok()?;
+        all.insert(name.trim_end_matches('(').into(), Kernel { parameters, threads });
     }
     (!all.is_empty()).then_some(all)
 }

@@ -1,6 +1,6 @@
 //! Streams and events. What is called on a stream is queued, and runs when it, or an event after it, is waited for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::world::{Code, Failed};
 
@@ -8,7 +8,8 @@ use crate::world::{Code, Failed};
 const LATE: usize = 256;
 
 pub(crate) enum Call {
-    Work(Box<dyn FnOnce() -> Result<(), String> + Send>),
+    /// With the addresses of the memory that it uses.
+    Work(Vec<u64>, Box<dyn FnOnce() -> Result<(), String> + Send>),
     /// Of memory that is given back.
     Free(u64),
     /// The number of the event, and how often it was recorded then.
@@ -46,7 +47,9 @@ pub(crate) struct Streams {
     pub(crate) all: BTreeMap<usize, Stream>,
     pub(crate) events: BTreeMap<usize, Event>,
     /// Memory whose giving back has run.
-    pub(crate) freed: Vec<u64>,
+    pub(crate) freed: BTreeSet<u64>,
+    /// Contexts in which something has failed: all later calls do.
+    pub(crate) failed: BTreeSet<usize>,
 }
 
 impl Streams {
@@ -100,8 +103,24 @@ impl Streams {
     fn run_next(&mut self, stream: usize) -> Result<(), Failed> {
         match self.stream(stream)?.queue.pop_front() {
             None => {}
-            Some(Call::Work(work)) => work().map_err(|fault| Failed::misuse(Code::LaunchFailed, fault))?,
-            Some(Call::Free(address)) => self.freed.push(address),
+            Some(Call::Work(uses, work)) => {
+                let gone = uses.iter().find(|address| self.freed.contains(address));
+                let outcome = match gone {
+                    Some(address) => Err(format!("memory at {address:#x} is used after it was given back")),
+                    None => work(),
+                };
+                if let Err(fault) = outcome {
+                    let context = self.stream(stream)?.context;
+                    self.failed.insert(context);
+                    return Err(Failed {
+                        code: Code::LaunchFailed,
+                        misuse: Some(fault).filter(|words| !words.is_empty()),
+                    });
+                }
+            }
+            Some(Call::Free(address)) => {
+                self.freed.insert(address);
+            }
             Some(Call::Record(event, count)) => {
                 if let Some(event) = self.events.get_mut(&event) {
                     event.reached = count;

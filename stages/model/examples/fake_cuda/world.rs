@@ -3,7 +3,7 @@
 use std::{
     alloc::{Layout, alloc, dealloc},
     cell::Cell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Mutex, PoisonError},
 };
 
@@ -19,6 +19,7 @@ pub(crate) enum Code {
     Success = 0,
     InvalidValue = 1,
     OutOfMemory = 2,
+    NotInitialized = 3,
     InvalidDevice = 101,
     InvalidImage = 200,
     InvalidContext = 201,
@@ -28,7 +29,6 @@ pub(crate) enum Code {
 }
 
 /// A call that failed.
-#[derive(Clone)]
 pub(crate) struct Failed {
     pub(crate) code: Code,
     /// What the program did wrong, unless it could not know.
@@ -89,6 +89,8 @@ pub(crate) struct Function {
     pub(crate) context: usize,
     pub(crate) kernel: String,
     pub(crate) parameters: Vec<usize>,
+    /// The most threads of a block.
+    pub(crate) threads: u32,
     /// Bytes of shared memory that a launch may ask for.
     pub(crate) shared: u32,
 }
@@ -100,9 +102,14 @@ pub(crate) struct World {
     pub(crate) modules: BTreeMap<usize, Module>,
     pub(crate) functions: BTreeMap<usize, Function>,
     handles: usize,
-    /// After a kernel has failed, every call does.
-    failed: Option<Failed>,
+    /// Whether `cuInit` was called.
+    pub(crate) is_started: bool,
+    /// Memory that was given back and is kept for a while, so that who still uses it is found out.
+    old: VecDeque<(u64, usize)>,
 }
+
+/// Bytes of memory that was given back that are kept.
+const OLD: usize = 64 << 20;
 
 static WORLD: Mutex<Option<World>> = Mutex::new(None);
 
@@ -120,17 +127,14 @@ pub(crate) fn call(name: &str, work: impl FnOnce(&mut World) -> Result<(), Faile
 pub(crate) fn attempt<T>(name: &str, work: impl FnOnce(&mut World) -> Result<T, Failed>) -> Result<T, Code> {
     let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
     let world = world.get_or_insert_with(World::new);
-    let result = match &world.failed {
-        Some(failed) => return Err(failed.code),
-        None => work(world),
-    };
+    if world.streams.failed.contains(&CURRENT.get()) && CURRENT.get() != 0 {
+        return Err(Code::LaunchFailed);
+    }
+    let result = work(world);
     world.give_back();
     result.map_err(|failed| {
         if let Some(what) = &failed.misuse {
             eprintln!("fake CUDA: {name}: {what}");
-        }
-        if failed.code == Code::LaunchFailed {
-            world.failed = Some(failed.clone());
         }
         failed.code
     })
@@ -151,7 +155,8 @@ impl World {
             functions: BTreeMap::new(),
             // No context has the handle 0, and none that of something else.
             handles: 1000,
-            failed: None,
+            is_started: false,
+            old: VecDeque::new(),
         }
     }
 
@@ -161,6 +166,9 @@ impl World {
     }
 
     pub(crate) fn gpu(&mut self, number: i32) -> Result<&mut Gpu, Failed> {
+        if !self.is_started {
+            return wrong(Code::NotInitialized, "cuInit was not called");
+        }
         let gpu = usize::try_from(number).ok().and_then(|number| self.gpus.get_mut(number));
         gpu.ok_or_else(|| Failed::misuse(Code::InvalidDevice, "there is no such GPU"))
     }
@@ -205,20 +213,37 @@ impl World {
 
     /// Gives back what calls that have run have freed.
     fn give_back(&mut self) {
-        for address in std::mem::take(&mut self.streams.freed) {
+        let freed: Vec<u64> =
+            self.streams.freed.iter().copied().filter(|address| self.memory.contains_key(address)).collect();
+        for address in freed {
             self.remove(address);
+        }
+        while self.old.iter().map(|(_, bytes)| bytes).sum::<usize>() > OLD {
+            let Some((address, bytes)) = self.old.pop_front() else { return };
+            self.streams.freed.remove(&address);
+            if let Ok(layout) = layout(bytes) {
+                // SAFETY: taken in `take` with this layout; nothing refers to it any more.
+                unsafe { dealloc(address as *mut u8, layout) };
+            }
         }
     }
 
+    /// Takes memory out of use. Its bytes are NaNs from now on.
     pub(crate) fn remove(&mut self, address: u64) {
         let Some(memory) = self.memory.remove(&address) else { return };
         if let Some(gpu) = memory.gpu {
             self.gpus[gpu].used -= memory.bytes as u64;
         }
-        if let Ok(layout) = layout(memory.bytes) {
-            // SAFETY: taken in `take` with this layout; nothing refers to it any more.
-            unsafe { dealloc(address as *mut u8, layout) };
-        }
+        // SAFETY: taken in `take`, and not yet given back to the system.
+        unsafe { (address as *mut u8).write_bytes(0xff, memory.bytes) };
+        self.streams.freed.insert(address);
+        self.old.push_back((address, memory.bytes));
+    }
+
+    /// Where the memory begins in which an address lies, if it lies in any.
+    pub(crate) fn start_of(&self, address: u64) -> Option<u64> {
+        let (start, memory) = self.memory.range(..=address).next_back()?;
+        (address < start + memory.bytes as u64).then_some(*start)
     }
 
     /// Fails unless these bytes lie in memory that the current GPU may use.
@@ -240,14 +265,16 @@ impl World {
         }
     }
 
-    /// Queues work on a stream of this thread's context.
+    /// Queues work on a stream of this thread's context, which uses memory at these addresses.
     pub(crate) fn queue(
         &mut self,
         stream: usize,
+        uses: &[u64],
         work: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> Result<(), Failed> {
         self.own_stream(stream)?;
-        self.streams.call(stream, Call::Work(Box::new(work)))
+        let uses = uses.iter().filter_map(|address| self.start_of(*address)).collect();
+        self.streams.call(stream, Call::Work(uses, Box::new(work)))
     }
 }
 

@@ -49,7 +49,7 @@ const DRIVER_FUNCTIONS: [&str; 39] = [
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuModuleGetFunction",
-    "cuModuleLoadData",
+    "cuModuleLoadDataEx",
     "cuModuleUnload",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
@@ -146,6 +146,17 @@ fn load_cublas() -> Result<String, String> {
 fn in_words(version: usize) -> String {
     let [major, minor] = if version >= 100_000 { [10000, 100] } else { [1000, 100] };
     format!("{}.{}.{}", version / major, version % major / minor, version % minor)
+}
+
+/// Whether cuBLASLt knows cards of this compute capability: those from 10.0 on (Blackwell) since CUDA 12.8.
+pub(super) fn knows((major, _): (u32, u32)) -> Result<(), String> {
+    const OLDEST_FOR_BLACKWELL: usize = 120_800;
+    // SAFETY: the function is there, as `cublas` has found.
+    let is_old = cublas().is_ok() && unsafe { lt::cublasLtGetVersion() } < OLDEST_FOR_BLACKWELL;
+    if major < 10 || !is_old {
+        return Ok(());
+    }
+    Err(format!("for its kind, cuBLAS must be version {} or later. {INSTALL}", in_words(OLDEST_FOR_BLACKWELL)))
 }
 
 /// Whether a product of one row may be wrong with a bias: fixed in 12.8 Update 1, which has cuBLAS 12.8.4 (5104822 in the release

@@ -2,22 +2,28 @@
 #![allow(unsafe_code)]
 
 mod library;
+mod module;
 mod probe;
 mod product;
 
 use std::{
-    collections::HashMap,
-    ffi::{CString, c_void},
+    ffi::c_void,
     fmt::Display,
     ptr::null_mut,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use cudarc::driver::{
-    result::{self, DriverError},
-    sys::{self, CUfunction_attribute as FunctionAttribute, CUresult},
+use cudarc::{
+    cublaslt::{result::CublasError, sys::cublasStatus_t},
+    driver::{
+        result::{self, DriverError},
+        sys::{self, CUresult},
+    },
 };
 
+#[cfg(all(test, feature = "emulated"))]
+pub(super) use module::KERNELS;
+use module::Module;
 pub use probe::{Card, Probe};
 pub(super) use probe::{free_bytes, probe};
 #[cfg(all(test, feature = "emulated"))]
@@ -29,11 +35,6 @@ use super::{
     error::DeviceError,
 };
 
-/// The kernels, made by `.ci/ptx` from the sources next to it.
-pub(super) const KERNELS: &str = include_str!("../kernels/kernels.ptx");
-/// More shared memory per block has to be asked for.
-const SHARED_BY_DEFAULT: u32 = 48 << 10;
-
 /// A GPU.
 ///
 /// Memory is taken and given back in the order of a stream (NVIDIA's "stream-ordered memory allocator"): memory that was freed on
@@ -41,12 +42,12 @@ const SHARED_BY_DEFAULT: u32 = 48 << 10;
 /// address that is new on a stream is not in use by what was called before, whichever stream that was on. What the driver does
 /// not know is what another stream will do with it: that has to wait for a mark, which the callers of [`Driver`] see to.
 pub(in crate::tensor) struct Cuda {
-    functions: Mutex<HashMap<String, Function>>,
+    /// `None` before `start` and while it is dropped.
+    module: Option<Module>,
     /// `None` only while it is dropped.
     products: Mutex<Option<Products>>,
     workspace: u64,
     pool: sys::CUmemoryPool,
-    module: sys::CUmodule,
     /// By [`Stream`].
     streams: [sys::CUstream; STREAMS.len()],
     /// The marks; null before `start`.
@@ -61,16 +62,6 @@ pub(in crate::tensor) struct Cuda {
 unsafe impl Send for Cuda {}
 // SAFETY: the driver's functions can be called by several threads at once; what can't is behind a mutex.
 unsafe impl Sync for Cuda {}
-
-/// A kernel, and the bytes of shared memory that it was allowed to have.
-#[derive(Clone, Copy)]
-struct Function {
-    function: sys::CUfunction,
-    shared: u32,
-}
-
-// SAFETY: as above.
-unsafe impl Send for Function {}
 
 fn failed(call: &str, reason: &impl Display) -> DeviceError {
     DeviceError::Failed { call: call.into(), reason: reason.to_string() }
@@ -95,11 +86,10 @@ impl Cuda {
         // SAFETY: a device of the driver; the context is released when `cuda` is dropped.
         let context = unsafe { result::primary_ctx::retain(device) }.map_err(unavailable)?;
         let mut cuda = Self {
-            functions: Mutex::default(),
+            module: None,
             products: Mutex::default(),
             workspace: 0,
             pool: null_mut(),
-            module: null_mut(),
             streams: [null_mut(); STREAMS.len()],
             events: [null_mut(); MARKS],
             locked: Mutex::default(),
@@ -107,6 +97,9 @@ impl Cuda {
             device,
         };
         cuda.start().map_err(unavailable)?;
+        let module = Module::load();
+        cuda.module =
+            Some(module.map_err(|why| DeviceError::Unavailable(format!("GPU {index} can't be used: {why}")))?);
         cuda.workspace = cuda.alloc(Stream::Compute, WORKSPACE)?;
         let products = Products::new(cuda.workspace).map_err(|error| {
             let [cublas, driver] = [library::cublas(), library::driver()].map(Result::unwrap_or_default);
@@ -124,7 +117,7 @@ impl Cuda {
             .map_err(|error| failed("total_mem", &error))
     }
 
-    /// Makes streams and marks, loads the kernels, and sets up the memory pool.
+    /// Makes streams and marks, and sets up the memory pool.
     fn start(&mut self) -> Result<(), DriverError> {
         self.bind()?;
         for stream in &mut self.streams {
@@ -133,13 +126,10 @@ impl Cuda {
         for event in &mut self.events {
             *event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
         }
-        // The driver wants a zero at the end. PTX has none inside.
-        let source = CString::new(KERNELS).unwrap_or_default();
         let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         let mut keep = u64::MAX;
-        // SAFETY: a device of the driver; the source ends with a zero; the attribute is a number of 64 bits.
+        // SAFETY: a device of the driver; the attribute is a number of 64 bits.
         unsafe {
-            self.module = result::module::load_data(source.as_ptr().cast())?;
             self.pool = result::device::get_default_mem_pool(self.device)?;
             // Else memory goes back to the system whenever something is waited for.
             result::mem_pool::set_attribute(self.pool, release, (&raw mut keep).cast())
@@ -171,27 +161,37 @@ impl Cuda {
         unsafe { result::stream::synchronize(self.stream(stream)) }
     }
 
-    /// The kernel, allowed to have `shared` bytes of shared memory.
-    fn function(&self, kernel: &str, shared: u32) -> Result<sys::CUfunction, DriverError> {
-        let mut functions = lock(&self.functions);
-        let mut of = match functions.get(kernel) {
-            Some(of) if of.shared >= shared => return Ok(of.function),
-            Some(of) => *of,
-            None => {
-                let name = CString::new(kernel).unwrap_or_default();
-                // SAFETY: the module of `start`.
-                let function = unsafe { result::module::get_function(self.module, name) }?;
-                Function { function, shared: SHARED_BY_DEFAULT }
-            }
-        };
-        if shared > of.shared {
-            let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: a function of the module.
-            unsafe { result::function::set_function_attribute(of.function, most, shared as i32) }?;
-            of.shared = shared;
-        }
-        functions.insert(kernel.to_owned(), of);
-        Ok(of.function)
+    /// Makes a call that may need memory of the GPU. If there is too little, it is made again without what the pool keeps, which may
+    /// be in pieces that are too small, or what the driver itself needs.
+    fn with_memory<T, E: IsFull>(&self, mut call: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        call().or_else(|error| {
+            let is_given_back = error.is_full() && self.give_back().is_ok();
+            if is_given_back { call() } else { Err(error) }
+        })
+    }
+
+    /// Gives back what the pool keeps.
+    fn give_back(&self) -> Result<(), DriverError> {
+        self.finish_all()?;
+        // SAFETY: the pool of `start`.
+        unsafe { result::mem_pool::trim_to(self.pool, 0) }
+    }
+}
+
+/// Whether an error is that the GPU's memory is full.
+trait IsFull {
+    fn is_full(&self) -> bool;
+}
+
+impl IsFull for DriverError {
+    fn is_full(&self) -> bool {
+        self.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY
+    }
+}
+
+impl IsFull for CublasError {
+    fn is_full(&self) -> bool {
+        self.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED
     }
 }
 
@@ -200,16 +200,7 @@ impl Driver for Cuda {
         self.bind().map_err(|error| failed("alloc", &error))?;
         // SAFETY: a stream of `start`.
         let take = || unsafe { result::malloc_async(self.stream(stream), bytes.max(1)) };
-        let taken = take().or_else(|error| {
-            if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-                return Err(error);
-            }
-            // What the pool keeps may be in pieces that are too small.
-            self.finish_all()?;
-            // SAFETY: the pool of `start`.
-            unsafe { result::mem_pool::trim_to(self.pool, 0) }?;
-            take()
-        });
+        let taken = self.with_memory(take);
         taken.map_err(|error| match (error.0, result::mem_get_info()) {
             (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => {
                 DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
@@ -341,11 +332,14 @@ impl Driver for Cuda {
         let pointer = |parameter: &Parameter| parameter.as_ptr().cast_mut().cast::<c_void>();
         let mut pointers: Vec<*mut c_void> = parameters.iter().map(pointer).collect();
         let stream = self.stream(stream);
+        let Some(module) = &self.module else { return Err(failed(kernel, &"the device is closed")) };
         self.call(kernel, || {
-            let function = self.function(kernel, grid.shared)?;
+            let function = module.function(kernel, grid.shared)?;
             let threads = (grid.threads, 1, 1);
             // SAFETY: the parameters are the kernel's, as the caller says, and live until this returns.
-            unsafe { result::launch_kernel(function, (x, y, z), threads, grid.shared, stream, &mut pointers) }
+            self.with_memory(|| unsafe {
+                result::launch_kernel(function, (x, y, z), threads, grid.shared, stream, &mut pointers)
+            })
         })
     }
 
@@ -362,7 +356,7 @@ impl Driver for Cuda {
         let mut products = lock(&self.products);
         let Some(products) = products.as_mut() else { return Err(failed(&name(), &"the device is closed")) };
         // SAFETY: as the caller says; the context is bound.
-        unsafe { products.start(self.stream(Stream::Compute), [a, b, d], product) }
+        self.with_memory(|| unsafe { products.start(self.stream(Stream::Compute), [a, b, d], product) })
             .map_err(|error| failed(&name(), &error))
     }
 }
@@ -378,11 +372,15 @@ impl Drop for Cuda {
         if self.workspace != 0 {
             self.free(self.workspace, WORKSPACE);
         }
+        if let Some(module) = self.module.take() {
+            module.unload();
+        }
+        if !self.pool.is_null() {
+            // cuBLASLt may keep the context, and the pool all that was ever in use.
+            let _ = self.give_back();
+        }
         // SAFETY: made in `open` and `start`; nothing uses them after this.
         unsafe {
-            if !self.module.is_null() {
-                let _ = result::module::unload(self.module);
-            }
             for event in self.events.into_iter().filter(|event| !event.is_null()) {
                 let _ = result::event::destroy(event);
             }
@@ -392,6 +390,7 @@ impl Drop for Cuda {
             for address in lock(&self.locked).drain(..) {
                 let _ = result::free_host(address as *mut c_void);
             }
+            let _ = result::ctx::set_current(null_mut());
             let _ = result::primary_ctx::release(self.device);
         }
     }

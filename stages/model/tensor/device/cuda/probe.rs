@@ -92,7 +92,10 @@ fn check(device: sys::CUdevice, (major, minor): (u32, u32)) -> Result<(), String
         return Err(format!("its compute capability is {major}.{minor}; 8.0 (Ampere) or later is needed"));
     }
     let pools = attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED).map_err(|e| e.to_string())?;
-    if pools == 0 { Err("its driver has no memory pools, which some virtual GPUs lack".into()) } else { Ok(()) }
+    if pools == 0 {
+        return Err("its driver has no memory pools, which some virtual GPUs lack".into());
+    }
+    library::knows((major, minor))
 }
 
 /// Whether a device can be used, for its opening.
@@ -104,14 +107,14 @@ pub(super) fn usable(device: sys::CUdevice) -> Result<(), String> {
 fn free_memory(device: sys::CUdevice) -> Result<u64, DriverError> {
     let before = result::ctx::get_current()?;
     // SAFETY: the context is released below, after the thread has its former one again.
-    unsafe { result::ctx::set_current(result::primary_ctx::retain(device)?)? };
-    let free = result::mem_get_info().map(|(free, _)| free as u64);
-    // SAFETY: as above.
     unsafe {
-        result::ctx::set_current(before.unwrap_or(std::ptr::null_mut()))?;
-        result::primary_ctx::release(device)?;
+        let context = result::primary_ctx::retain(device)?;
+        let free = result::ctx::set_current(context).and_then(|()| result::mem_get_info());
+        // The former one may be gone; that is no fault of this GPU.
+        let _ = result::ctx::set_current(before.unwrap_or(std::ptr::null_mut()));
+        let _ = result::primary_ctx::release(device);
+        Ok(free?.0 as u64)
     }
-    free
 }
 
 #[cfg(test)]

@@ -218,6 +218,9 @@ impl Products {
         let mut algorithm = find(self.handle, call, key.alignments, REDUCTIONS_IN_F32)?;
         if !splits_evenly(&algorithm, product.k)? {
             algorithm = find(self.handle, call, key.alignments, NO_REDUCTIONS)?;
+            if !splits_evenly(&algorithm, product.k)? {
+                return Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED));
+            }
         }
         self.algorithms.insert(key, algorithm);
         Ok(algorithm)

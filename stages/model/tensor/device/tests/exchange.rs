@@ -122,7 +122,7 @@ fn devices_that_do_not_read_each_other_are_noticed() {
         let [first, _] = devices([0, 2], Forgets::Nothing);
         let [_, second] = devices([0, 2], forgets);
         let found = connect(&[first.clone(), second.clone()]).unwrap_err();
-        assert_eq!(found, Unconnected { reader: 1, read: 0, reason: words.into() });
+        assert_eq!(found, Unconnected { reader: 1, read: 0, reason: words.into(), is_fatal: false });
         assert!(!second.device.as_ref().unwrap().reaches(first.device.as_ref().unwrap()));
     }
     assert!(arrives(&devices([0, 2], Forgets::Nothing)), "without being connected");
