@@ -5,6 +5,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use super::{
     MMPROJ, MODEL, check_heads, deinterleaved_row, interleaved_heads, names,
     reader::Gguf,
+    rotary,
     setting::Setting,
     write::{language, projector},
 };
@@ -35,7 +36,7 @@ pub(crate) fn open(folder: &Path, config: &LanguageConfig) -> Result<TensorFiles
     let mut all = HashMap::new();
     for gguf in [&model, &mmproj] {
         let file = Arc::new(gguf.path.clone());
-        for tensor in &gguf.tensors {
+        for tensor in gguf.tensors.iter().filter(|tensor| !rotary::has_divisors(tensor)) {
             let named = if file.ends_with(MODEL) {
                 names::to_language(config.family, &tensor.name)
             } else {
@@ -68,6 +69,7 @@ pub(crate) fn check(folder: &Path, model: &Imp) -> Result<()> {
     let trained = language::settings(config, model.config.tokenizer_model_max_length);
     // Earlier files have the context of the language model by itself.
     let before = language::settings(config, 0);
+    rotary::check(&file, config)?;
     compare(&file, architecture, &trained).or_else(|error| compare(&file, architecture, &before).map_err(|_| error))?;
     compare(&Gguf::open(&folder.join(MMPROJ))?, "clip", &projector::settings(model))
 }

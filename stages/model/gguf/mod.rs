@@ -6,6 +6,7 @@
 mod load;
 mod names;
 mod reader;
+mod rotary;
 mod setting;
 mod settings;
 mod tokenizer;
@@ -33,7 +34,8 @@ pub use write::{MMPROJ, MODEL, Mixture, Speech, Written, unfit, write};
 pub fn convert(file: &Path, folder: &Path) -> Result<Vec<String>> {
     let gguf = Gguf::open(file)?;
     let config = config(&gguf)?;
-    let tensors = gguf.tensors.iter().map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
+    let weights = gguf.tensors.iter().filter(|tensor| !rotary::has_divisors(tensor));
+    let tensors = weights.map(|tensor| named(&gguf, tensor, &config)).collect::<Result<Vec<_>>>()?;
     write_json(&folder.join("config.json"), &config.to_json())?;
     write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
     write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)?;
@@ -61,7 +63,7 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
     }
     settings::check(gguf, hidden / heads)?;
     let id = |key: &str| gguf.number(&format!("tokenizer.ggml.{key}_token_id")).ok().map(|id| id as u32);
-    Ok(LanguageConfig {
+    let mut config = LanguageConfig {
         intermediate_size: number("feed_forward_length")?,
         num_key_value_heads: gguf.optional("llama.attention.head_count_kv", Gguf::number)?.unwrap_or(heads),
         rope_theta: gguf.optional("llama.rope.freq_base", Gguf::float)?.unwrap_or(10_000.0),
@@ -71,7 +73,9 @@ fn config(gguf: &Gguf) -> Result<LanguageConfig> {
         bos_token_id: id("bos"),
         eos_token_id: id("eos").into_iter().collect(),
         ..LanguageConfig::new(Family::Llama, gguf.tokens()?.len(), hidden, number("block_count")?, heads)
-    })
+    };
+    config.rope_scaling = rotary::read(gguf, &config)?;
+    Ok(config)
 }
 
 fn named<'a>(gguf: &'a Gguf, tensor: &'a Tensor, config: &LanguageConfig) -> Result<NamedTensor<'a>> {

@@ -39,10 +39,10 @@ const NEUTRAL: [(&str, f64); 15] = [
     ("use_parallel_residual", 0.0),
 ];
 
-/// Rejects what is not supported: scaled and partial rotary position embeddings, heads of other widths, experts.
+/// Rejects what is not supported: some scaled and all partial rotary position embeddings, heads of other widths, experts.
 pub(super) fn check(gguf: &Gguf, head_dim: usize) -> Result<()> {
     let scaling = gguf.optional("llama.rope.scaling.type", Gguf::text)?;
-    if let Some(kind) = scaling.as_ref().filter(|kind| *kind != "none") {
+    if let Some(kind) = scaling.as_ref().filter(|kind| !["none", "linear"].contains(&kind.as_str())) {
         return Err(ModelError::file(&gguf.path, format!("`llama.rope.scaling.type` = `{kind}` is not supported")));
     }
     for key in ["llama.rope.dimension_count", "llama.attention.key_length", "llama.attention.value_length"] {
@@ -52,7 +52,7 @@ pub(super) fn check(gguf: &Gguf, head_dim: usize) -> Result<()> {
         }
     }
     for (key, neutral) in NEUTRAL {
-        // Without scaling its factor has no effect, if the file says so.
+        // Without scaling its factor has no effect, if the file says so; of a linear one it is read.
         if scaling.is_some() && key == "rope.scaling.factor" {
             continue;
         }
@@ -67,7 +67,7 @@ pub(super) fn check(gguf: &Gguf, head_dim: usize) -> Result<()> {
 /// The keys of the architecture that are neither read nor known to be harmless.
 pub(super) fn unknown(gguf: &Gguf) -> Vec<String> {
     let harmless = |key: &str| {
-        // Scaling is refused unless its type is `none`.
+        // Scaling is refused unless its type is `none`, or read.
         KNOWN.contains(&key) || NEUTRAL.iter().any(|(name, _)| *name == key) || key.starts_with("rope.scaling.")
     };
     let keys = gguf.keys().filter_map(|key| key.strip_prefix("llama."));

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use imp_model::{
-    config::{Family, LanguageConfig},
+    config::{ConfigFile, Family, LanguageConfig, RopeScaling},
     encoding::Encoding,
     gguf, init,
     language::Decoder,
@@ -271,6 +271,55 @@ fn scaled_and_partial_rotary_embeddings_are_rejected() {
     assert!(converted(&odd).unwrap_err().contains("`llama.rope.dimension_count` is missing or has the wrong type"));
     let wide = |writer: &mut Writer| writer.number("llama.attention.key_length", 16);
     assert!(converted(&wide).unwrap_err().starts_with("`llama.attention.key_length` = 16 is not supported"));
+}
+
+/// Divisors of the frequencies, as in files of Llama 3.1 and 3.2, and a linear scaling.
+#[test]
+fn scaled_rotary_embeddings_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    let read = |change: &dyn Fn(&mut Writer)| {
+        let mut writer = Writer::llama(&llama(4, 256, 0));
+        change(&mut writer);
+        writer.floats("token_embd.weight", &[4, 256], &[0.5; 1024]);
+        writer.floats("output_norm.weight", &[256], &[1.0; 256]);
+        convert(&writer.bytes(), folder.path())?;
+        std::fs::write(&file, writer.bytes()).unwrap();
+        let config = gguf::language_config(&file).map_err(|error| error.message())?;
+        // A model without blocks is none, as a whole.
+        let json = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+        let json = json.replace("\"num_hidden_layers\": 0", "\"num_hidden_layers\": 1");
+        let again = ConfigFile::parse(json.as_bytes(), Path::new("config.json")).unwrap().language().unwrap();
+        assert_eq!(again.rope_scaling, config.rope_scaling, "config.json says it too");
+        Ok::<_, String>(config)
+    };
+    let divided = |divisors: Vec<f32>| read(&move |writer| writer.floats("rope_freqs.weight", &[32], &divisors));
+    let published = RopeScaling::Llama3 { factor: 32.0, low: 1.0, high: 4.0, original: 8192 };
+    let plain = LanguageConfig { hidden_act: Activation::Silu, ..llama(4, 256, 0) };
+    let scaled = LanguageConfig { rope_scaling: Some(published.clone()), ..plain.clone() };
+    let divisors: Vec<f32> = plain
+        .rope_frequencies(1)
+        .iter()
+        .zip(scaled.rope_frequencies(1))
+        .map(|(plain, scaled)| plain / scaled)
+        .collect();
+    assert!(divisors.contains(&1.0) && divisors.contains(&32.0), "{divisors:?}");
+    assert_eq!(divided(divisors.clone()).unwrap().rope_scaling, Some(published));
+    assert_eq!(divided(vec![1.0; 32]).unwrap().rope_scaling, None);
+    let mut others = divisors;
+    others[3] = 1.5;
+    let found = divided(others.clone()).unwrap();
+    let expected: Vec<f32> = plain.rope_frequencies(1).iter().zip(&others).map(|(plain, by)| plain / by).collect();
+    assert_close("frequencies", &found.rope_frequencies(1), &expected, 1e-6);
+    let linear = |writer: &mut Writer| {
+        writer.key("llama.rope.scaling.type", 8, &text("linear"));
+        writer.key("llama.rope.scaling.factor", 6, &4_f32.to_le_bytes());
+    };
+    assert_eq!(read(&linear).unwrap().rope_scaling, Some(RopeScaling::Linear { factor: 4.0 }));
+    for wrong in [vec![1.0; 31], vec![0.0; 32], vec![f32::NAN; 32]] {
+        let change = |writer: &mut Writer| writer.floats("rope_freqs.weight", &[wrong.len()], &wrong);
+        assert!(read(&change).unwrap_err().contains("`rope_freqs.weight` does not have a positive divisor"));
+    }
 }
 
 #[test]

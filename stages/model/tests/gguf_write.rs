@@ -8,7 +8,7 @@ use std::path::Path;
 
 use imp_model::{
     Imp,
-    config::{Family, ImpConfig, LanguageConfig, ProjectorType},
+    config::{Family, ImpConfig, LanguageConfig, ProjectorType, RopeScaling},
     encoding::Encoding,
     gguf::{self, Mixture, Speech},
     init,
@@ -21,11 +21,17 @@ use support::{PHI, assert_close};
 
 /// A small Imp of each family, with random weights that f16 can hold exactly, as the files of the vision tower have them.
 fn model(family: Family, hidden: usize, tied: bool) -> Imp {
+    scaled_model(family, hidden, tied, None)
+}
+
+fn scaled_model(family: Family, hidden: usize, tied: bool, rope_scaling: Option<RopeScaling>) -> Imp {
     let folder = tempfile::tempdir().unwrap();
     let config = LanguageConfig {
         num_key_value_heads: if family == Family::Phi3 { 4 } else { 2 },
         hidden_act: if family == Family::Phi { Activation::GeluTanh } else { Activation::Silu },
         tie_word_embeddings: tied,
+        rope_scaling,
+        max_position_embeddings: 4096,
         intermediate_size: 2 * hidden,
         bos_token_id: Some(0),
         eos_token_id: vec![1],
@@ -85,6 +91,50 @@ fn every_family_is_read_back_as_it_was() {
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert_eq!((&ours.name, ours.values()), (&theirs.name, theirs.values()), "{family:?}");
         }
+    }
+}
+
+/// Frequencies that are divided, as keys or as tensors; the result is another than without.
+#[test]
+fn scaled_rotary_embeddings_are_read_back() {
+    let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 16 };
+    let (short, long) = (vec![1.5, 1.0, 2.0, 4.0, 1.0, 1.25, 3.0, 9.0], vec![8.0; 8]);
+    let longrope = RopeScaling::LongRope { short, long, magnitude: 1.19, original: 4096 };
+    let yarn = RopeScaling::Yarn { factor: 4.0, magnitude: 1.1, fast: 32.0, slow: 1.0, truncate: true, original: 512 };
+    for (family, scaling, tensors) in [
+        (Family::Llama, llama3.clone(), 1),
+        (Family::Phi3, longrope.clone(), 2),
+        (Family::Qwen2, RopeScaling::Linear { factor: 4.0 }, 0),
+        (Family::Phi, RopeScaling::Linear { factor: 2.5 }, 0),
+    ] {
+        let (folder, plain) = (tempfile::tempdir().unwrap(), model(family, 64, false));
+        let model = scaled_model(family, 64, false, Some(scaling.clone()));
+        let written = write(&model, &tokenizer(), Mixture::F32, folder.path()).unwrap();
+        let others = write(&plain, &tokenizer(), Mixture::F32, tempfile::tempdir().unwrap().path()).unwrap();
+        assert_eq!(written.weights, others.weights, "divisors are no weights");
+        assert_eq!(written.model - others.model, tensors * 8 * 4, "{family:?}");
+        let read = Imp::load(folder.path()).unwrap();
+        assert_close(&format!("{family:?}"), &logits(&read), &logits(&model), 2e-3);
+        assert!(logits(&model) != logits(&plain), "{family:?}");
+        // A config.json with another scaling is not that of these tensors.
+        let config = folder.path().join("config.json");
+        let mut json: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        json.as_object_mut().unwrap().remove("rope_scaling");
+        std::fs::write(&config, json.to_string()).unwrap();
+        let error = Imp::load(folder.path()).err().unwrap().to_string();
+        let words = if tensors > 0 { "config.json's `rope_scaling`" } else { "is not supported beside a config.json" };
+        assert!(error.contains(words), "{error}");
+    }
+    // Within the model's positions it changes nothing.
+    let (folder, dynamic) = (tempfile::tempdir().unwrap(), RopeScaling::Dynamic { factor: 4.0 });
+    let model = scaled_model(Family::Qwen2, 64, false, Some(dynamic));
+    write(&model, &tokenizer(), Mixture::F32, folder.path()).unwrap();
+    assert_close("dynamic", &logits(&Imp::load(folder.path()).unwrap()), &logits(&model), 2e-3);
+    for (family, scaling) in [(Family::Qwen2, llama3), (Family::Llama, longrope), (Family::Qwen2, yarn)] {
+        let name = scaling.name();
+        let model = scaled_model(family, 64, false, Some(scaling));
+        let error = write(&model, &tokenizer(), Mixture::F32, folder.path()).unwrap_err();
+        assert!(error.contains(&format!("`rope_scaling` of type `{name}` is not written")), "{error}");
     }
 }
 

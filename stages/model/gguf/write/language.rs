@@ -4,6 +4,7 @@ use super::{
     super::{
         interleaved_heads,
         names::{self, Place},
+        rotary,
         setting::Setting,
     },
     container::Keys,
@@ -42,10 +43,13 @@ pub(in crate::gguf) fn settings(config: &LanguageConfig, trained: usize) -> Vec<
         all.push((key("attention.value_length"), Setting::Number(config.head_dim)));
     }
     if config.family == Family::Phi3 {
-        all.push((key("rope.scaling.original_context_length"), Setting::Number(context)));
+        // Up to there llama.cpp takes the divisors of short sequences, if there are some.
+        let original = config.fixed_until().unwrap_or(context);
+        all.push((key("rope.scaling.original_context_length"), Setting::Number(original)));
         // llama.cpp requires it; a window of the whole context changes nothing.
         all.push((key("attention.sliding_window"), Setting::Number(config.sliding_window.unwrap_or(context))));
     }
+    all.extend(rotary::settings(config));
     let rms = config.family.description().rms_norms;
     let epsilon = if rms { "attention.layer_norm_rms_epsilon" } else { "attention.layer_norm_epsilon" };
     all.push((key("rope.freq_base"), Setting::Float(config.rope_theta)));

@@ -13,13 +13,16 @@ use std::path::Path;
 pub use mixture::Mixture;
 pub use vocabulary::Speech;
 
+use super::rotary;
 use crate::{
     config::{Encoder, ImpConfig, LanguageConfig, ProjectorType, VisionConfig},
+    encoding::Encoding,
     error::{ModelError, Result},
     family::Family,
     imp::Imp,
     layers::Importance,
     tensor::Activation,
+    weights::NamedTensor,
 };
 use container::Keys;
 
@@ -49,8 +52,8 @@ pub fn unfit(joined: &ImpConfig, language: &LanguageConfig, tower: &VisionConfig
         let kind = joined.mm_projector_type;
         return Some(format!("llama.cpp's projector has two layers (mlp2x_gelu), and the model's is {kind}"));
     }
-    if let Some(scaling) = &language.rope_scaling {
-        return Some(format!("`rope_scaling` of type `{}` is not written for llama.cpp", scaling.name()));
+    if let Some(message) = rotary::unfit(language) {
+        return Some(message);
     }
     let others = language.family == Family::Phi && language.hidden_act != Activation::GeluTanh;
     if others || (tower.encoder == Encoder::Siglip && tower.hidden_act != Activation::GeluTanh) {
@@ -84,7 +87,7 @@ pub fn write(
 ) -> Result<Written> {
     let (text, vision) = (folder.join(MODEL), folder.join(MMPROJ));
     if let Some(message) = unfit(&model.config, &model.llm.config, &model.vision.config) {
-        let file = if model.llm.config.rope_scaling.is_some() { &text } else { &vision };
+        let file = if rotary::unfit(&model.llm.config).is_some() { &text } else { &vision };
         return Err(ModelError::file(file, message));
     }
     let family = model.llm.config.family;
@@ -99,8 +102,12 @@ pub fn write(
         let file = file.to_path_buf();
         move |tensor| ModelError::Extra { file, tensor }
     };
-    let plan = language::plan(&model.llm, mixture, importance).map_err(extra(&text))?;
+    let mut plan = language::plan(&model.llm, mixture, importance).map_err(extra(&text))?;
     let weights = plan.tensors.iter().map(|(tensor, _)| tensor.count() as u64).sum();
+    for (name, values) in rotary::tensors(&model.llm.config) {
+        let tensor = NamedTensor::new(name, vec![values.len()], move || values.clone().into());
+        plan.tensors.push((tensor, Encoding::F32));
+    }
     let bytes = container::write(&text, &keys, plan.tensors)?;
     let mut keys = Keys::default();
     projector::describe(&mut keys, model, mixture, name);
