@@ -1,25 +1,69 @@
-//! Converts the tokenizer in a GGUF file to a `tokenizer.json`: GPT-2's byte-level BPE, which `SmolLM2` uses.
+//! Converts the tokenizer in a GGUF file to a `tokenizer.json`: byte-level BPE, as `SmolLM2` and Llama 3 use. Source: llama.cpp's
+//! `llama-vocab.cpp`.
 
 use serde_json::{Map, Value as Json, json};
 
-use super::reader::{Gguf, Value};
+use super::{
+    reader::{Gguf, Value},
+    write::style::{LLAMA3, QWEN2},
+};
 use crate::error::{ModelError, Result};
 
 /// The ggml token types that are never split: control tokens (3) and user-defined tokens (4).
 const SPECIAL: [i128; 2] = [3, 4];
 
+/// How a text is split before merges, and what else llama.cpp knows of a tokenizer by the name of its pre-tokenizer.
+struct Style {
+    steps: Vec<Json>,
+    /// Whether words that the vocabulary has are taken as they are.
+    ignores_merges: bool,
+    /// Whether a text begins with the first token, unless the file says so.
+    adds_bos: bool,
+}
+
+impl Style {
+    fn of(pre: &str) -> Option<Self> {
+        let split = |pattern: &str| {
+            let split =
+                json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+            vec![split, byte_level(false)]
+        };
+        let (steps, is_llama3) = match pre {
+            // Each digit is a separate token.
+            "smollm" => (vec![json!({"type": "Digits", "individual_digits": true}), byte_level(true)], false),
+            "gpt-2" | "default" | "" => (vec![byte_level(true)], false),
+            "qwen2" => (split(QWEN2), false),
+            "llama-bpe" | "llama3" | "llama-v3" => (split(LLAMA3), true),
+            _ => return None,
+        };
+        Some(Self { steps, ignores_merges: is_llama3, adds_bos: is_llama3 })
+    }
+}
+
+fn byte_level(splits: bool) -> Json {
+    json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits})
+}
+
+/// What puts the first token before a text.
+fn beginning(id: usize, token: &str) -> Json {
+    let special = json!({"SpecialToken": {"id": token, "type_id": 0}});
+    let text = |name: &str| json!({"Sequence": {"id": name, "type_id": u8::from(name == "B")}});
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special, text("A")],
+        "pair": [special, text("A"), special, text("B")],
+        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
+    })
+}
+
 pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
     let (model, pre) = (gguf.text("tokenizer.ggml.model")?, gguf.text("tokenizer.ggml.pre").unwrap_or_default());
-    let digits = match (model.as_str(), pre.as_str()) {
-        // Each digit is a separate token.
-        ("gpt2", "smollm") => true,
-        ("gpt2", "gpt-2" | "default" | "") => false,
-        _ => {
-            let message = format!(
-                "tokenizer `{model}` with pre-tokenizer `{pre}` is not supported (supported: gpt2 with smollm or gpt-2)"
-            );
-            return Err(ModelError::file(&gguf.path, message));
-        }
+    let Some(Style { steps, ignores_merges, adds_bos }) = Style::of(&pre).filter(|_| model == "gpt2") else {
+        let message = format!(
+            "tokenizer `{model}` with pre-tokenizer `{pre}` is not supported (supported: gpt2 with smollm, gpt-2, qwen2 or \
+             llama-bpe)"
+        );
+        return Err(ModelError::file(&gguf.path, message));
     };
     let tokens = gguf.tokens()?;
     let kinds = gguf.list("tokenizer.ggml.token_type", Value::whole)?;
@@ -37,11 +81,15 @@ pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
             })
         })
         .collect();
-    let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true });
-    let mut steps = vec![byte_level.clone()];
-    if digits {
-        steps.insert(0, json!({ "type": "Digits", "individual_digits": true }));
-    }
+    let adds_bos = match gguf.value("tokenizer.ggml.add_bos_token") {
+        Some(Value::Flag(flag)) => *flag,
+        _ => adds_bos,
+    };
+    let bos = gguf.optional("tokenizer.ggml.bos_token_id", Gguf::number)?.filter(|_| adds_bos);
+    let bos = bos.map(|id| match tokens.get(id) {
+        Some(token) => Ok(beginning(id, token)),
+        None => Err(ModelError::file(&gguf.path, format!("`tokenizer.ggml.bos_token_id` = {id} is no token"))),
+    });
     Ok(json!({
         "version": "1.0",
         "truncation": null,
@@ -49,11 +97,11 @@ pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
         "added_tokens": added,
         "normalizer": null,
         "pre_tokenizer": { "type": "Sequence", "pretokenizers": steps },
-        "post_processor": null,
-        "decoder": byte_level,
+        "post_processor": bos.transpose()?,
+        "decoder": byte_level(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": ignores_merges,
             "vocab": vocabulary, "merges": merges,
         },
     }))

@@ -273,6 +273,38 @@ fn scaled_and_partial_rotary_embeddings_are_rejected() {
     assert!(converted(&wide).unwrap_err().starts_with("`llama.attention.key_length` = 16 is not supported"));
 }
 
+/// Llama 3's splits texts by its own pattern, takes whole words, and begins with a token unless the file says that it does not.
+#[test]
+fn the_tokenizer_of_a_llama_3_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |pre: &str, adds: Option<bool>, first: usize| {
+        let mut writer = Writer::llama(&llama(4, 32, 0));
+        // A later key of the same name is not read: this file has one each.
+        let at = writer.keys.1.windows(6).position(|bytes| bytes == b"smollm").unwrap();
+        writer.keys.1.splice(at - 8..at + 6, text(pre));
+        writer.number("tokenizer.ggml.bos_token_id", first);
+        if let Some(adds) = adds {
+            writer.key("tokenizer.ggml.add_bos_token", 7, &[u8::from(adds)]);
+        }
+        writer.floats("token_embd.weight", &[4, 32], &[0.5; 128]);
+        writer.floats("output_norm.weight", &[32], &[1.0; 32]);
+        convert(&writer.bytes(), folder.path())?;
+        let text = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
+        Ok::<serde_json::Value, String>(serde_json::from_str(&text).unwrap())
+    };
+    let llama3 = read("llama-bpe", None, 1).unwrap();
+    assert_eq!(llama3["model"]["ignore_merges"], true);
+    assert_eq!(llama3["post_processor"]["special_tokens"]["t1"]["ids"], serde_json::json!([1]));
+    let pattern = llama3["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"].as_str().unwrap();
+    assert!(pattern.contains(r"\p{N}{1,3}"), "{pattern}");
+    assert!(read("llama-bpe", Some(false), 1).unwrap()["post_processor"].is_null());
+    let smollm = read("smollm", None, 1).unwrap();
+    assert!(smollm["post_processor"].is_null() && smollm["model"]["ignore_merges"] == false);
+    assert!(!read("smollm", Some(true), 1).unwrap()["post_processor"].is_null());
+    assert_eq!(read("llama-bpe", None, 4).unwrap_err(), "`tokenizer.ggml.bos_token_id` = 4 is no token");
+    assert!(read("falcon", None, 1).unwrap_err().contains("pre-tokenizer `falcon` is not supported"));
+}
+
 /// Divisors of the frequencies, as in files of Llama 3.1 and 3.2, and a linear scaling.
 #[test]
 fn scaled_rotary_embeddings_are_read() {

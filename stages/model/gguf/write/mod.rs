@@ -5,7 +5,7 @@ mod container;
 pub(super) mod language;
 mod mixture;
 pub(super) mod projector;
-mod style;
+pub(super) mod style;
 mod vocabulary;
 
 use std::path::Path;
