@@ -61,6 +61,7 @@ const HOMES: &[(&str, &[&str])] = &[
         &[
             "stages/model/tensor/device/cuda/library.rs",
             "stages/model/tensor/device/cuda/mod.rs",
+            "stages/model/tensor/device/cuda/module.rs",
             "stages/model/tensor/device/cuda/probe.rs",
             "stages/model/tensor/device/cuda/product.rs",
         ],

@@ -89,7 +89,7 @@ impl<'a> Source<'a> {
 
 impl Stage for Download {
     const KIND: &'static str = "download";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "fetches data or a model from a hub, a server, the disk or a built-in generator";
     const INPUTS: &'static [Input] = &[];
     const FIGURES: &'static [Figure] = &[

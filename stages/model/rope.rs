@@ -93,7 +93,7 @@ impl Rope<'_> {
     /// The longest sequence with the frequencies of shorter ones, if others have other frequencies.
     pub(crate) fn fixed_until(&self) -> Option<usize> {
         match self.scaling? {
-            RopeScaling::LongRope { original, .. } => Some(*original),
+            RopeScaling::LongRope { short, long, original, .. } => (short != long).then_some(*original),
             RopeScaling::Dynamic { .. } => Some(self.positions),
             RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => None,
         }

@@ -39,7 +39,7 @@ pub fn convert(file: &Path, folder: &Path) -> Result<Vec<String>> {
     write_json(&folder.join("config.json"), &config.to_json())?;
     write_json(&folder.join("tokenizer.json"), &tokenizer::tokenizer_json(&gguf)?)?;
     write_tensors(&folder.join("model.safetensors"), tensors, Encoding::F16)?;
-    Ok(settings::unknown(&gguf))
+    Ok(settings::unknown(&gguf).into_iter().chain(tokenizer::assumed(&gguf)).collect())
 }
 
 /// Reads the configuration of the model in `file`.

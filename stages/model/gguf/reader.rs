@@ -58,8 +58,16 @@ impl Gguf {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io(path))?;
         let map = Map::of(&file).map_err(ModelError::io(path))?;
-        let mut cursor = Cursor { bytes: &map, at: 0 };
-        match cursor.contents() {
+        let mut cursor = Cursor { bytes: &map, at: 0, unknown: None };
+        let contents = cursor.contents();
+        if let Some((tensor, number)) = cursor.unknown {
+            let message = format!(
+                "`{tensor}` is encoded in a way that is not supported (number {number} of ggml's types); supported are F32, F16, BF16, \
+                 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K"
+            );
+            return Err(ModelError::file(path, message));
+        }
+        match contents {
             Some((metadata, tensors)) => Ok(Self { path: path.into(), metadata, tensors, map: Arc::new(map) }),
             None => Err(ModelError::file(
                 path,
@@ -126,6 +134,8 @@ impl Gguf {
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// The first tensor with an encoding that is not known, and its number.
+    unknown: Option<(String, u32)>,
 }
 
 type Contents = (BTreeMap<String, Value>, Vec<Tensor>);
@@ -219,7 +229,11 @@ impl<'a> Cursor<'a> {
         }
         shape.reverse();
         let (kind, start) = (self.u32()?, self.length()?);
-        let encoding = encoding(kind)?;
+        let Some(encoding) = encoding(kind) else {
+            self.unknown =
+                Some((name, kind)).filter(|(name, _)| !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic()));
+            return None;
+        };
         // A row is whole blocks.
         encoding.bytes(shape.last().copied().unwrap_or(1))?;
         let count = shape.iter().try_fold(1_usize, |count, length| count.checked_mul(*length))?;

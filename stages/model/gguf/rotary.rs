@@ -39,7 +39,7 @@ pub(super) fn unfit(config: &LanguageConfig) -> Option<String> {
         // Within the model's positions, `dynamic` changes nothing; an Imp reads no further.
         RopeScaling::Linear { .. } | RopeScaling::Dynamic { .. } => true,
         RopeScaling::Llama3 { .. } => config.family == Family::Llama,
-        RopeScaling::LongRope { .. } => config.family == Family::Phi3,
+        RopeScaling::LongRope { .. } => config.family == Family::Phi3 || in_all_sequences(config).is_some(),
         RopeScaling::Yarn { .. } => false,
     };
     let (name, architecture) = (scaling.name(), names::architecture(config.family));
@@ -55,7 +55,9 @@ pub(super) fn settings(config: &LanguageConfig) -> Vec<(String, Setting)> {
         Some(RopeScaling::Linear { factor }) => {
             vec![(key("type"), Setting::Text("linear")), (key("factor"), Setting::Float(*factor))]
         }
-        Some(RopeScaling::LongRope { magnitude, .. }) => vec![(key("attn_factor"), Setting::Float(*magnitude))],
+        Some(RopeScaling::LongRope { magnitude, .. }) if config.family == Family::Phi3 => {
+            vec![(key("attn_factor"), Setting::Float(*magnitude))]
+        }
         _ => Vec::new(),
     }
 }
@@ -63,9 +65,21 @@ pub(super) fn settings(config: &LanguageConfig) -> Vec<(String, Setting)> {
 /// The tensors for a model's scaling.
 pub(super) fn tensors(config: &LanguageConfig) -> Vec<(&'static str, Vec<f32>)> {
     match &config.rope_scaling {
-        Some(RopeScaling::Llama3 { .. }) => vec![(ALL, divisors(config))],
-        Some(RopeScaling::LongRope { short, long, .. }) => vec![(LONG, long.clone()), (SHORT, short.clone())],
-        _ => Vec::new(),
+        Some(RopeScaling::LongRope { short, long, .. }) if config.family == Family::Phi3 => {
+            vec![(LONG, long.clone()), (SHORT, short.clone())]
+        }
+        _ => in_all_sequences(config).into_iter().map(|divisors| (ALL, divisors)).collect(),
+    }
+}
+
+/// The divisors of a Llama, if they are the same in all sequences.
+fn in_all_sequences(config: &LanguageConfig) -> Option<Vec<f32>> {
+    match config.rope_scaling.as_ref().filter(|_| config.family == Family::Llama)? {
+        RopeScaling::Llama3 { .. } => Some(divisors(config)),
+        RopeScaling::LongRope { short, long, magnitude, .. } => {
+            (short == long && (*magnitude - 1.0).abs() < 1e-6).then(|| short.clone())
+        }
+        _ => None,
     }
 }
 
@@ -81,11 +95,14 @@ fn divisors(config: &LanguageConfig) -> Vec<f32> {
 /// # Errors
 /// If it is not supported.
 pub(super) fn read(gguf: &Gguf, config: &LanguageConfig) -> Result<Option<RopeScaling>> {
-    let linear = match gguf.optional("llama.rope.scaling.type", Gguf::text)? {
-        Some(kind) if kind == "linear" => {
-            Some(RopeScaling::Linear { factor: gguf.float("llama.rope.scaling.factor")? })
+    let is_linear = gguf.optional("llama.rope.scaling.type", Gguf::text)?.is_some_and(|kind| kind == "linear");
+    let factor = gguf.optional("llama.rope.scaling.factor", Gguf::float)?.filter(|_| is_linear);
+    // As in llama.cpp, 0 is no factor.
+    let linear = match factor.filter(|factor| ![0.0, 1.0].contains(factor)) {
+        Some(factor) if !(factor.is_finite() && factor > 0.0) => {
+            return Err(ModelError::file(&gguf.path, format!("`llama.rope.scaling.factor` = {factor} is no factor")));
         }
-        _ => None,
+        factor => factor.map(|factor| RopeScaling::Linear { factor }),
     };
     let Some(tensor) = gguf.tensors.iter().find(|tensor| has_divisors(tensor)) else { return Ok(linear) };
     if tensor.name != ALL || linear.is_some() {
@@ -140,12 +157,12 @@ fn are_near(ours: &[f32], theirs: &[f32]) -> bool {
 
 /// The divisors in a tensor: positive numbers, one for each pair of rotated dimensions.
 fn values(gguf: &Gguf, tensor: &Tensor, config: &LanguageConfig) -> Result<Vec<f32>> {
-    let count = tensor.shape.iter().product();
-    let mut values = vec![0.0; count];
-    if count == config.rotary_dims / 2 {
+    let is_right = tensor.shape.iter().product::<usize>() == config.rotary_dims / 2;
+    let mut values = vec![0.0; if is_right { config.rotary_dims / 2 } else { 0 }];
+    if is_right {
         tensor.encoding.widen(gguf.bytes(tensor), &mut values);
     }
-    if count != config.rotary_dims / 2 || !values.iter().all(|divisor| divisor.is_finite() && *divisor > 0.0) {
+    if !is_right || !values.iter().all(|divisor| divisor.is_finite() && *divisor > 0.0) {
         let message = format!("`{}` does not have a positive divisor for each rotary frequency", tensor.name);
         return Err(ModelError::file(&gguf.path, message));
     }

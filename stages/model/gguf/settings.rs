@@ -5,7 +5,7 @@ use super::reader::{Gguf, Value};
 use crate::error::{ModelError, Result};
 
 /// Keys under `llama.` that are read, or say what the tensors bear out.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 17] = [
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
@@ -17,11 +17,15 @@ const KNOWN: [&str; 13] = [
     "feed_forward_length",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
     "tensor_data_layout",
     "vocab_size",
 ];
 /// Keys with the one value that leaves the network as it is.
-const NEUTRAL: [(&str, f64); 15] = [
+const NEUTRAL: [(&str, f64); 16] = [
     ("attention.causal", 1.0),
     ("attention.clamp_kqv", 0.0),
     ("attention.max_alibi_bias", 0.0),
@@ -35,6 +39,7 @@ const NEUTRAL: [(&str, f64); 15] = [
     ("logit_scale", 1.0),
     ("residual_scale", 1.0),
     ("rope.scale_linear", 1.0),
+    ("rope.scaling.attn_factor", 1.0),
     ("rope.scaling.factor", 1.0),
     ("use_parallel_residual", 0.0),
 ];
@@ -66,10 +71,7 @@ pub(super) fn check(gguf: &Gguf, head_dim: usize) -> Result<()> {
 
 /// The keys of the architecture that are neither read nor known to be harmless.
 pub(super) fn unknown(gguf: &Gguf) -> Vec<String> {
-    let harmless = |key: &str| {
-        // Scaling is refused unless its type is `none`, or read.
-        KNOWN.contains(&key) || NEUTRAL.iter().any(|(name, _)| *name == key) || key.starts_with("rope.scaling.")
-    };
+    let harmless = |key: &str| KNOWN.contains(&key) || NEUTRAL.iter().any(|(name, _)| *name == key);
     let keys = gguf.keys().filter_map(|key| key.strip_prefix("llama."));
     keys.filter(|key| !harmless(key)).map(|key| format!("llama.{key}")).collect()
 }

@@ -31,7 +31,7 @@ impl Style {
         let (steps, is_llama3) = match pre {
             // Each digit is a separate token.
             "smollm" => (vec![json!({"type": "Digits", "individual_digits": true}), byte_level(true)], false),
-            "gpt-2" | "default" | "" => (vec![byte_level(true)], false),
+            "gpt-2" => (vec![byte_level(true)], false),
             "qwen2" => (split(QWEN2), false),
             "llama-bpe" | "llama3" | "llama-v3" => (split(LLAMA3), true),
             _ => return None,
@@ -56,8 +56,24 @@ fn beginning(id: usize, token: &str) -> Json {
     })
 }
 
+/// The pre-tokenizer that the file names, if it does.
+fn named(gguf: &Gguf) -> Option<String> {
+    gguf.text("tokenizer.ggml.pre").ok().filter(|pre| !["", "default"].contains(&pre.as_str()))
+}
+
+/// What is assumed of the tokenizer, if the file does not say it.
+pub(super) fn assumed(gguf: &Gguf) -> Option<String> {
+    named(gguf).is_none().then(|| "tokenizer.ggml.pre (not given: how texts are split is assumed)".into())
+}
+
 pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
-    let (model, pre) = (gguf.text("tokenizer.ggml.model")?, gguf.text("tokenizer.ggml.pre").unwrap_or_default());
+    let (model, tokens) = (gguf.text("tokenizer.ggml.model")?, gguf.tokens()?);
+    let pre = match named(gguf) {
+        Some(pre) => pre,
+        // Files of before May 2024 don't say it.
+        None if tokens.iter().any(|token| token == "<|begin_of_text|>") => "llama-bpe".into(),
+        None => "gpt-2".into(),
+    };
     let Some(Style { steps, ignores_merges, adds_bos }) = Style::of(&pre).filter(|_| model == "gpt2") else {
         let message = format!(
             "tokenizer `{model}` with pre-tokenizer `{pre}` is not supported (supported: gpt2 with smollm, gpt-2, qwen2 or \
@@ -65,7 +81,6 @@ pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
         );
         return Err(ModelError::file(&gguf.path, message));
     };
-    let tokens = gguf.tokens()?;
     let kinds = gguf.list("tokenizer.ggml.token_type", Value::whole)?;
     let merges = gguf.list("tokenizer.ggml.merges", Value::text)?;
     let vocabulary: Map<String, Json> = tokens.iter().cloned().zip((0..tokens.len()).map(|id| json!(id))).collect();
@@ -85,7 +100,7 @@ pub(super) fn tokenizer_json(gguf: &Gguf) -> Result<Json> {
         Some(Value::Flag(flag)) => *flag,
         _ => adds_bos,
     };
-    let bos = gguf.optional("tokenizer.ggml.bos_token_id", Gguf::number)?.filter(|_| adds_bos);
+    let bos = if adds_bos { gguf.optional("tokenizer.ggml.bos_token_id", Gguf::number)? } else { None };
     let bos = bos.map(|id| match tokens.get(id) {
         Some(token) => Ok(beginning(id, token)),
         None => Err(ModelError::file(&gguf.path, format!("`tokenizer.ggml.bos_token_id` = {id} is no token"))),

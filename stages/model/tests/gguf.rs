@@ -273,6 +273,14 @@ fn scaled_and_partial_rotary_embeddings_are_rejected() {
     assert!(converted(&wide).unwrap_err().starts_with("`llama.attention.key_length` = 16 is not supported"));
 }
 
+#[test]
+fn encodings_that_are_not_supported_are_named() {
+    let mut writer = Writer::llama(&llama(4, 256, 0));
+    writer.tensor("token_embd.weight", &[4, 256], 10, &[0; 4 * 84]);
+    let error = convert(&writer.bytes(), tempfile::tempdir().unwrap().path()).unwrap_err();
+    assert!(error.starts_with("`token_embd.weight` is encoded in a way that is not supported (number 10"), "{error}");
+}
+
 /// Llama 3's splits texts by its own pattern, takes whole words, and begins with a token unless the file says that it does not.
 #[test]
 fn the_tokenizer_of_a_llama_3_is_read() {
@@ -302,6 +310,7 @@ fn the_tokenizer_of_a_llama_3_is_read() {
     assert!(smollm["post_processor"].is_null() && smollm["model"]["ignore_merges"] == false);
     assert!(!read("smollm", Some(true), 1).unwrap()["post_processor"].is_null());
     assert_eq!(read("llama-bpe", None, 4).unwrap_err(), "`tokenizer.ggml.bos_token_id` = 4 is no token");
+    assert!(read("default", None, 1).unwrap()["post_processor"].is_null(), "taken for GPT-2's, which is told");
     assert!(read("falcon", None, 1).unwrap_err().contains("pre-tokenizer `falcon` is not supported"));
 }
 
@@ -348,6 +357,16 @@ fn scaled_rotary_embeddings_are_read() {
         writer.key("llama.rope.scaling.factor", 6, &4_f32.to_le_bytes());
     };
     assert_eq!(read(&linear).unwrap().rope_scaling, Some(RopeScaling::Linear { factor: 4.0 }));
+    let by = |factor: f32| {
+        read(&move |writer: &mut Writer| {
+            writer.key("llama.rope.scaling.type", 8, &text("linear"));
+            writer.key("llama.rope.scaling.factor", 6, &factor.to_le_bytes());
+        })
+    };
+    assert_eq!([by(0.0), by(1.0)].map(|read| read.unwrap().rope_scaling), [None, None]);
+    assert_eq!(by(-2.0).unwrap_err(), "`llama.rope.scaling.factor` = -2 is no factor");
+    let magnitude = |writer: &mut Writer| writer.key("llama.rope.scaling.attn_factor", 6, &1.2_f32.to_le_bytes());
+    assert!(read(&magnitude).unwrap_err().starts_with("`llama.rope.scaling.attn_factor` = 1.2"));
     for wrong in [vec![1.0; 31], vec![0.0; 32], vec![f32::NAN; 32]] {
         let change = |writer: &mut Writer| writer.floats("rope_freqs.weight", &[wrong.len()], &wrong);
         assert!(read(&change).unwrap_err().contains("`rope_freqs.weight` does not have a positive divisor"));

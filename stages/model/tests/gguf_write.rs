@@ -99,10 +99,12 @@ fn every_family_is_read_back_as_it_was() {
 fn scaled_rotary_embeddings_are_read_back() {
     let llama3 = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 16 };
     let (short, long) = (vec![1.5, 1.0, 2.0, 4.0, 1.0, 1.25, 3.0, 9.0], vec![8.0; 8]);
-    let longrope = RopeScaling::LongRope { short, long, magnitude: 1.19, original: 4096 };
+    let always = RopeScaling::LongRope { short: short.clone(), long: short.clone(), magnitude: 1.0, original: 64 };
+    let longrope = RopeScaling::LongRope { short, long, magnitude: 1.19, original: 3072 };
     let yarn = RopeScaling::Yarn { factor: 4.0, magnitude: 1.1, fast: 32.0, slow: 1.0, truncate: true, original: 512 };
     for (family, scaling, tensors) in [
         (Family::Llama, llama3.clone(), 1),
+        (Family::Llama, always, 1),
         (Family::Phi3, longrope.clone(), 2),
         (Family::Qwen2, RopeScaling::Linear { factor: 4.0 }, 0),
         (Family::Phi, RopeScaling::Linear { factor: 2.5 }, 0),
@@ -113,6 +115,12 @@ fn scaled_rotary_embeddings_are_read_back() {
         let others = write(&plain, &tokenizer(), Mixture::F32, tempfile::tempdir().unwrap().path()).unwrap();
         assert_eq!(written.weights, others.weights, "divisors are no weights");
         assert_eq!(written.model - others.model, tensors * 8 * 4, "{family:?}");
+        // llama.cpp takes all of the context, in which it is to have the divisors of short sequences.
+        let bytes = std::fs::read(folder.path().join("model.gguf")).unwrap();
+        let context = b".context_length\x04\0\0\0";
+        let at = bytes.windows(context.len()).position(|part| part == context).unwrap() + context.len();
+        let expected = if family == Family::Phi3 { 3072_u32 } else { 4096 };
+        assert_eq!(bytes[at..at + 4], expected.to_le_bytes(), "{family:?}");
         let read = Imp::load(folder.path()).unwrap();
         assert_close(&format!("{family:?}"), &logits(&read), &logits(&model), 2e-3);
         assert!(logits(&model) != logits(&plain), "{family:?}");

@@ -20,9 +20,10 @@ use crate::{
 };
 
 /// What the file says of the network. `trained` is the longest sequence that the Imp was trained with: llama.cpp reads no more than the
-/// context that the file names.
+/// context that the file names, and takes all of it unless it is told otherwise.
 pub(in crate::gguf) fn settings(config: &LanguageConfig, trained: usize) -> Vec<(String, Setting)> {
-    let context = config.max_position_embeddings.max(trained);
+    // In a context beyond that, it would turn all positions in another way.
+    let context = config.fixed_until().unwrap_or(config.max_position_embeddings.max(trained));
     let architecture = names::architecture(config.family);
     let key = |name: &str| format!("{architecture}.{name}");
     let mut all = vec![("general.architecture".to_string(), Setting::Text(architecture))];
@@ -44,8 +45,7 @@ pub(in crate::gguf) fn settings(config: &LanguageConfig, trained: usize) -> Vec<
     }
     if config.family == Family::Phi3 {
         // Up to there llama.cpp takes the divisors of short sequences, if there are some.
-        let original = config.fixed_until().unwrap_or(context);
-        all.push((key("rope.scaling.original_context_length"), Setting::Number(original)));
+        all.push((key("rope.scaling.original_context_length"), Setting::Number(context)));
         // llama.cpp requires it; a window of the whole context changes nothing.
         all.push((key("attention.sliding_window"), Setting::Number(config.sliding_window.unwrap_or(context))));
     }
