@@ -75,8 +75,10 @@ pub(super) fn error(fault: &DeviceError) -> StageError {
         DeviceError::Unavailable(_) => StageError::failed(fault.to_string(), LOOK),
         DeviceError::Unsupported(_) => StageError::failed(fault.to_string(), CPU),
         DeviceError::OutOfMemory { needed, free, total } => {
-            let [needed, free, total] = [*needed, *free, *total].map(ByteSize);
-            let message = format!("the GPU's memory is full: {needed} were needed, {free} of {total} are free");
+            let [words, free, total] = [*needed, *free, *total].map(ByteSize);
+            // What the driver needs for itself it does not say.
+            let needed = if *needed == 0 { String::new() } else { format!("{words} were needed, ") };
+            let message = format!("the GPU's memory is full: {needed}{free} of {total} are free");
             StageError::failed(message, LESS_MEMORY)
         }
         DeviceError::Failed { .. } => StageError::failed(fault.to_string(), AGAIN),

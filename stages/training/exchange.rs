@@ -107,8 +107,13 @@ impl Exchange {
             lock(&self.turns).next[parameter] += 1;
             self.changed.notify_all();
         }
-        transfer.finish();
-        Ok(())
+        transfer.finish().or_else(|fault| {
+            let is_there = |(_, place): &&(usize, Place)| place.device == fault.place.device;
+            match self.sums.iter().flatten().find(is_there) {
+                Some((worker, _)) => with_device_of((*worker, self.count), || fault.raise()),
+                None => fault.raise(),
+            }
+        })
     }
 
     fn wait(&self, parameter: usize, part: usize) -> Result<(), StageError> {

@@ -287,6 +287,6 @@ impl<'a> Worker<'a> {
             }
             number += 1;
         });
-        transfer.finish();
+        transfer.finish().unwrap_or_else(|fault| fault.raise());
     }
 }

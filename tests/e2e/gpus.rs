@@ -40,7 +40,9 @@ pub(crate) fn arguments(gpus: usize, until: &str) -> Vec<String> {
 fn run(space: &Space, gpus: usize, until: &str, emulated: &str) -> Output {
     let arguments = arguments(gpus, until);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    space.output(space.command(&arguments).env(EMULATED, emulated).env_remove("CUDA_VISIBLE_DEVICES"))
+    let mut command = space.command(&arguments);
+    command.env(EMULATED, emulated).env_remove("CUDA_VISIBLE_DEVICES").env_remove("IMP_FLOW_GPU_DIRECT");
+    space.output(&mut command)
 }
 
 fn succeed(space: &Space, gpus: usize, until: &str) {

@@ -95,8 +95,9 @@ impl Decoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             let (mask, heads) = (self.mask(layer), self.config.num_attention_heads);
             let run = {
-                let (block, pass, rotation, segments) =
-                    (block.clone(), pass.clone(), rotation.clone(), segments.clone());
+                // What the tape holds must not hold the tape.
+                let pass = pass.recorded_by(&tensor::Graph::inference());
+                let (block, rotation, segments) = (block.clone(), rotation.clone(), segments.clone());
                 let only = self.for_last(layer, only).cloned();
                 move |graph: &tensor::Graph, x: &Mat| {
                     block.forward(&pass.recorded_by(graph), x, &rotation, only.as_deref(), &mut |q, k, v| {

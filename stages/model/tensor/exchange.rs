@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Mat, Place,
-    device::{Buffer, Device, DeviceError, DeviceMat, must},
+    device::{Buffer, Device, DeviceError, DeviceMat},
     host::{fresh, pointwise::accumulate_part},
     mat::Data,
 };
@@ -80,6 +80,25 @@ pub fn connect(places: &[Place]) -> Result<(), Unconnected> {
     each("other bytes arrived than were sent", &|number, read, reader| read.is_read_by(reader, 1009 * (number + 1)))
 }
 
+/// A place at which values did not arrive.
+#[derive(Debug)]
+pub struct Fault {
+    /// Where it is.
+    pub place: Place,
+    /// What happened.
+    pub error: DeviceError,
+}
+
+impl Fault {
+    /// Ends the computation, as a failing operation does.
+    ///
+    /// # Panics
+    /// With the error.
+    pub fn raise(self) -> ! {
+        std::panic::panic_any(self.error)
+    }
+}
+
 /// Values on their way. All have arrived when this ends; until then what they come from must not be changed, nor what they go to be
 /// used by others than transfers.
 pub struct Transfer {
@@ -139,13 +158,17 @@ impl Transfer {
     }
 
     /// Waits until all have arrived.
-    pub fn finish(mut self) {
+    ///
+    /// # Errors
+    /// The place that failed.
+    pub fn finish(mut self) -> Result<(), Fault> {
         for device in std::mem::take(&mut self.devices) {
             if let Err(error) = device.settle() {
                 self.leak();
-                must::<()>(Err(error));
+                return Err(Fault { place: Place { device: Some(device), ..Place::default() }, error });
             }
         }
+        Ok(())
     }
 
     /// `part` at `place`: itself, if it lies there and shares its memory with no other.

@@ -30,7 +30,7 @@ mod tape;
 mod weight;
 
 pub use device::{Card, Device, DeviceError, Probe, Spent, Waits, free_bytes, probe};
-pub use exchange::{Point, Transfer, Unconnected, connect};
+pub use exchange::{Fault, Point, Transfer, Unconnected, connect};
 pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
 pub use host::{
     math::argmax,

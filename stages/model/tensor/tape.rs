@@ -149,10 +149,7 @@ impl Graph {
                 give(found);
             }
         };
-        if let Some(recording) = &self.0 {
-            recording.gradients.borrow_mut().listener = Some(Box::new(listener));
-        }
-        let mut gradients = self.backward(loss);
+        let mut gradients = self.backward_with(loss, Some(Box::new(listener)));
         gradients.finish(parameters);
         debug_assert!(!parameters.iter().any(|mat| gradients.has(mat)), "a gradient that was final has changed");
     }
@@ -162,36 +159,33 @@ impl Graph {
     /// # Panics
     /// If the graph has no tape, which is a bug in the caller.
     pub fn backward(&self, loss: &Mat) -> Gradients {
+        self.backward_with(loss, None)
+    }
+
+    fn backward_with(&self, loss: &Mat, listener: Option<Listener>) -> Gradients {
         match loss.device_mat() {
-            None => self.backward_from(loss, vec![1.0; loss.count()]),
+            None => self.run(on_host(loss, vec![1.0; loss.count()]), listener),
             Some(mat) => {
                 let ones = vec![1.0; loss.count()];
                 let ones = DeviceMat::from_host(mat.device(), mat.rows, mat.cols, mat.gradient, &ones);
-                self.backward_from_device(loss, ones)
+                self.run(on_device(loss, ones), listener)
             }
         }
     }
 
     /// Like [`Graph::backward`], from a matrix with a known gradient in host memory.
     pub(super) fn backward_from(&self, output: &Mat, gradient: Vec<f32>) -> Gradients {
-        let ghost = output.ghost();
-        self.run(move |gradients| {
-            gradients.on_host.insert(ghost.id, gradient);
-        })
+        self.run(on_host(output, gradient), None)
     }
 
     /// The same on a device.
     pub(super) fn backward_from_device(&self, output: &Mat, gradient: DeviceMat) -> Gradients {
-        let id = output.device_mat().map(|mat| mat.id);
-        self.run(move |gradients| {
-            if let Some(id) = id {
-                gradients.on_device.insert(id, gradient);
-            }
-        })
+        self.run(on_device(output, gradient), None)
     }
 
-    fn run(&self, start: impl FnOnce(&mut Gradients) + 'static) -> Gradients {
+    fn run(&self, start: impl FnOnce(&mut Gradients) + 'static, listener: Option<Listener>) -> Gradients {
         let Some(recording) = &self.0 else { panic!("backward pass of a graph without tape") };
+        recording.gradients.borrow_mut().listener = listener;
         // The last operation on the tape runs first.
         self.push(start);
         let tape = recording.tape.take();
@@ -199,6 +193,22 @@ impl Graph {
         let root: Tensor<(), f32, Cpu, NoneTape> = Cpu::default().zeros();
         root.put_tape(tape).backward();
         recording.gradients.take()
+    }
+}
+
+/// The gradient of a matrix with which a backward pass starts.
+fn on_host(output: &Mat, gradient: Vec<f32>) -> impl FnOnce(&mut Gradients) + use<> {
+    let ghost = output.ghost();
+    move |gradients| {
+        gradients.on_host.insert(ghost.id, gradient);
+    }
+}
+
+/// The same on a device.
+fn on_device(output: &Mat, gradient: DeviceMat) -> impl FnOnce(&mut Gradients) + use<> {
+    let id = output.gradient_id();
+    move |gradients| {
+        gradients.on_device.insert(id, gradient);
     }
 }
 

@@ -10,13 +10,14 @@ use std::{
 
 use half::bf16;
 
-use crate::world::{Code, Failed, attempt};
+use crate::world::{Code, Failed, attempt, complain};
 
 /// 13.1.0, unless `FAKE_CUDA_CUBLAS` says another.
 const VERSION: usize = 130_100;
 /// `cublasStatus_t`.
 const SUCCESS: u32 = 0;
 const INVALID_VALUE: u32 = 7;
+const ALLOC_FAILED: u32 = 3;
 const EXECUTION_FAILED: u32 = 13;
 /// `CUBLAS_COMPUTE_32F`, `CUDA_R_32F`, `CUDA_R_16BF`, `CUBLASLT_EPILOGUE_BIAS`.
 const COMPUTE_F32: c_uint = 68;
@@ -85,7 +86,7 @@ fn destroy(handle: usize) -> u32 {
 }
 
 fn misuse(what: &str) -> u32 {
-    eprintln!("fake CUDA: cuBLASLt: {what}");
+    complain(&format!("cuBLASLt: {what}"));
     INVALID_VALUE
 }
 
@@ -314,6 +315,9 @@ unsafe extern "C" fn cublasLtMatmul(
     workspace_bytes: usize,
     stream: usize,
 ) -> u32 {
+    if std::env::var("FAKE_CUDA_FULL").is_ok_and(|what| what == "product") {
+        return ALLOC_FAILED;
+    }
     let shape = match Shape::of(description, [a_matrix, b_matrix, d_matrix]) {
         Ok(shape) => shape,
         Err(what) => return misuse(what),
@@ -338,9 +342,6 @@ unsafe extern "C" fn cublasLtMatmul(
         }
         if parts > 1 && !(k as u64).is_multiple_of(parts) {
             return Err(Failed::misuse(Code::InvalidValue, "a sum that is split unevenly loses its end"));
-        }
-        if bias.is_some() && beta != 0.0 {
-            return Err(Failed::misuse(Code::InvalidValue, "a bias is added to what is there"));
         }
         let uses = [a, b, d, workspace, bias.unwrap_or(d)];
         world.queue(stream, &uses, move || {

@@ -119,6 +119,9 @@ unsafe extern "C" fn cuLaunchKernel(
 ) -> u32 {
     call("cuLaunchKernel", |world| {
         let context = world.current()? + 1;
+        if std::env::var("FAKE_CUDA_FULL").is_ok_and(|what| what == "launch") {
+            return Err(Code::OutOfMemory.into());
+        }
         let Some(function) = world.functions.get(&function) else {
             return wrong(Code::InvalidHandle, "there is no such function");
         };

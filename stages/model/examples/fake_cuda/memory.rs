@@ -98,6 +98,10 @@ unsafe extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> u32 {
             return wrong(Code::InvalidValue, "no memory begins there");
         };
         memory.is_freed = true;
+        // The next to take memory on this stream may have it at once.
+        if let Some(gpu) = memory.gpu {
+            world.gpus[gpu].used -= memory.bytes as u64;
+        }
         world.streams.call(stream, Call::Free(address))
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::world::{Code, Failed};
 
 /// Calls that wait at most, so that what is freed does not stay for ever.
-const LATE: usize = 256;
+const LATE: usize = 1 << 14;
 
 pub(crate) enum Call {
     /// With the addresses of the memory that it uses.

@@ -4,6 +4,8 @@ use std::{
     alloc::{Layout, alloc, dealloc},
     cell::Cell,
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::File,
+    io::Write,
     sync::{Mutex, PoisonError},
 };
 
@@ -118,6 +120,14 @@ thread_local! {
     pub(crate) static CURRENT: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Says what the program did wrong, also in the file that `FAKE_CUDA_LOG` names.
+pub(crate) fn complain(what: &str) {
+    eprintln!("fake CUDA: {what}");
+    let file =
+        std::env::var_os("FAKE_CUDA_LOG").and_then(|path| File::options().append(true).create(true).open(path).ok());
+    let _ = file.map(|mut file| writeln!(file, "fake CUDA: {what}"));
+}
+
 /// Makes a call: its result as the driver's code.
 pub(crate) fn call(name: &str, work: impl FnOnce(&mut World) -> Result<(), Failed>) -> u32 {
     attempt(name, work).err().unwrap_or(Code::Success) as u32
@@ -134,7 +144,7 @@ pub(crate) fn attempt<T>(name: &str, work: impl FnOnce(&mut World) -> Result<T, 
     world.give_back();
     result.map_err(|failed| {
         if let Some(what) = &failed.misuse {
-            eprintln!("fake CUDA: {name}: {what}");
+            complain(&format!("{name}: {what}"));
         }
         failed.code
     })
@@ -231,9 +241,6 @@ impl World {
     /// Takes memory out of use. Its bytes are NaNs from now on.
     pub(crate) fn remove(&mut self, address: u64) {
         let Some(memory) = self.memory.remove(&address) else { return };
-        if let Some(gpu) = memory.gpu {
-            self.gpus[gpu].used -= memory.bytes as u64;
-        }
         // SAFETY: taken in `take`, and not yet given back to the system.
         unsafe { (address as *mut u8).write_bytes(0xff, memory.bytes) };
         self.streams.freed.insert(address);

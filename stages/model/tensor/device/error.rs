@@ -10,9 +10,9 @@ pub enum DeviceError {
     #[error("a GPU can't compute this model: {0}")]
     Unsupported(String),
     /// Its memory is full.
-    #[error("the GPU's memory is full: {needed} bytes were needed, {free} of {total} are free")]
+    #[error("the GPU's memory is full: {}{free} of {total} bytes are free", needed_words(*needed))]
     OutOfMemory {
-        /// Bytes of the request that failed.
+        /// Bytes of the request that failed; 0 if they are the driver's own, and not known.
         needed: u64,
         /// Bytes that were free.
         free: u64,
@@ -27,4 +27,8 @@ pub enum DeviceError {
         /// What the driver said.
         reason: String,
     },
+}
+
+fn needed_words(needed: u64) -> String {
+    if needed == 0 { String::new() } else { format!("{needed} bytes were needed, ") }
 }

@@ -34,7 +34,6 @@ use std::sync::{
 pub use cuda::{Card, Probe};
 pub(super) use driver::Type;
 pub use error::DeviceError;
-pub(super) use launch::must;
 pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
 pub use profile::{Spent, Waits};
 pub(super) use weight::DeviceWeight;

@@ -161,12 +161,26 @@ impl Cuda {
         unsafe { result::stream::synchronize(self.stream(stream)) }
     }
 
-    /// Makes a call that may need memory of the GPU. If there is too little, it is made again without what the pool keeps, which may
-    /// be in pieces that are too small, or what the driver itself needs.
-    fn with_memory<T, E: IsFull>(&self, mut call: impl FnMut() -> Result<T, E>) -> Result<T, E> {
-        call().or_else(|error| {
-            let is_given_back = error.is_full() && self.give_back().is_ok();
-            if is_given_back { call() } else { Err(error) }
+    /// Makes a call that may need memory of the GPU: `bytes` of it, if that is known. If there is too little, it is made again without
+    /// what the pool keeps, which may be in pieces that are too small, or what the driver itself needs.
+    fn with_memory<T, E: Fault>(
+        &self,
+        name: &str,
+        bytes: usize,
+        mut call: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, DeviceError> {
+        match call() {
+            Ok(done) => return Ok(done),
+            Err(error) if !error.is_full() => return Err(failed(name, &error)),
+            Err(_) => {}
+        }
+        // A fault of an earlier call is what counts.
+        self.give_back().map_err(|error| failed(name, &error))?;
+        call().map_err(|error| match result::mem_get_info() {
+            Ok((free, total)) if error.is_full() => {
+                DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
+            }
+            _ => failed(name, &error),
         })
     }
 
@@ -178,18 +192,19 @@ impl Cuda {
     }
 }
 
-/// Whether an error is that the GPU's memory is full.
-trait IsFull {
+/// An error of a library.
+trait Fault: Display {
+    /// Whether it is that the GPU's memory is full.
     fn is_full(&self) -> bool;
 }
 
-impl IsFull for DriverError {
+impl Fault for DriverError {
     fn is_full(&self) -> bool {
         self.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY
     }
 }
 
-impl IsFull for CublasError {
+impl Fault for CublasError {
     fn is_full(&self) -> bool {
         self.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED
     }
@@ -200,13 +215,7 @@ impl Driver for Cuda {
         self.bind().map_err(|error| failed("alloc", &error))?;
         // SAFETY: a stream of `start`.
         let take = || unsafe { result::malloc_async(self.stream(stream), bytes.max(1)) };
-        let taken = self.with_memory(take);
-        taken.map_err(|error| match (error.0, result::mem_get_info()) {
-            (CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => {
-                DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
-            }
-            _ => failed("alloc", &error),
-        })
+        self.with_memory("alloc", bytes, take)
     }
 
     fn free(&self, address: u64, _bytes: usize) {
@@ -333,13 +342,11 @@ impl Driver for Cuda {
         let mut pointers: Vec<*mut c_void> = parameters.iter().map(pointer).collect();
         let stream = self.stream(stream);
         let Some(module) = &self.module else { return Err(failed(kernel, &"the device is closed")) };
-        self.call(kernel, || {
-            let function = module.function(kernel, grid.shared)?;
-            let threads = (grid.threads, 1, 1);
-            // SAFETY: the parameters are the kernel's, as the caller says, and live until this returns.
-            self.with_memory(|| unsafe {
-                result::launch_kernel(function, (x, y, z), threads, grid.shared, stream, &mut pointers)
-            })
+        self.bind().map_err(|error| failed(kernel, &error))?;
+        let function = module.function(kernel, grid.shared).map_err(|error| failed(kernel, &error))?;
+        // SAFETY: the parameters are the kernel's, as the caller says, and live until this returns.
+        self.with_memory(kernel, 0, || unsafe {
+            result::launch_kernel(function, (x, y, z), (grid.threads, 1, 1), grid.shared, stream, &mut pointers)
         })
     }
 
@@ -356,8 +363,7 @@ impl Driver for Cuda {
         let mut products = lock(&self.products);
         let Some(products) = products.as_mut() else { return Err(failed(&name(), &"the device is closed")) };
         // SAFETY: as the caller says; the context is bound.
-        self.with_memory(|| unsafe { products.start(self.stream(Stream::Compute), [a, b, d], product) })
-            .map_err(|error| failed(&name(), &error))
+        self.with_memory(&name(), 0, || unsafe { products.start(self.stream(Stream::Compute), [a, b, d], product) })
     }
 }
 

@@ -1,6 +1,6 @@
 use std::ffi::{CString, c_char};
 
-use super::{Memory, ORDERS, check, generator, grid, in_all_orders, loaded, random, stored_bytes};
+use super::{Memory, ORDERS, check, generator, gpu, grid, in_all_orders, loaded, random, stored_bytes};
 use crate::tensor::device::{
     DeviceError,
     cuda::KERNELS,
@@ -76,6 +76,10 @@ fn products() {
             let (a_transposed, b_transposed) = (flag(0), flag(1));
             let (operands, out) =
                 (if flag(2) { Type::F32 } else { Type::Bf16 }, if flag(3) { Type::F32 } else { Type::Bf16 });
+            if (operands, out) == (Type::F32, Type::Bf16) && gpu().is_some() {
+                // cuBLASLt has none, and nothing here asks for it.
+                continue;
+            }
             let rng = &mut generator(u64::from(bits) + index as u64 * 100);
             let (a, b) = (random(rng, m * k, 1.0, operands), random(rng, k * n, 1.0, operands));
             let (before, bias) = (random(rng, m * n, 1.0, out), random(rng, n, 1.0, out));

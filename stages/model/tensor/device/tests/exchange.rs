@@ -73,7 +73,7 @@ fn arrives(places: &[Place; 2]) -> bool {
         let mut transfer = Transfer::after(&place.point());
         transfer.add(&mut on_device, part.clone(), second);
         transfer.add(&mut on_host, part.clone(), &Place::default());
-        transfer.finish();
+        transfer.finish().unwrap();
         // Nobody reads it any more.
         spoil(&part);
         parts.push(part);
@@ -84,7 +84,7 @@ fn arrives(places: &[Place; 2]) -> bool {
     accumulate(&mut before, &weight);
     let mut transfer = Transfer::after(&first.point());
     transfer.replace(&mut weight, &sum);
-    transfer.finish();
+    transfer.finish().unwrap();
     let read = sum.to_host().into_owned();
     spoil(&sum);
     let expected: Vec<f32> =
@@ -126,6 +126,21 @@ fn devices_that_do_not_read_each_other_are_noticed() {
         assert!(!second.device.as_ref().unwrap().reaches(first.device.as_ref().unwrap()));
     }
     assert!(arrives(&devices([0, 2], Forgets::Nothing)), "without being connected");
+}
+
+/// It is the device that writes which fails, and not the one whose thread notices it.
+#[test]
+fn a_device_that_fails_is_named() {
+    let [first, _] = devices([0, 2], Forgets::Nothing);
+    let ([_, second], begins) = devices_later([0, 2], Forgets::Marking, false);
+    connect(&[first.clone(), second.clone()]).unwrap();
+    begins.store(true, Ordering::Relaxed);
+    let mut transfer = Transfer::after(&first.point());
+    let mut sum = None;
+    transfer.add(&mut sum, doubled(&first, 1), &second);
+    let fault = transfer.finish().unwrap_err();
+    assert_eq!(fault.place.device, second.device);
+    assert!(fault.error.to_string().contains("it fell off the bus"), "{}", fault.error);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(super) enum Forgets {
     Exchanging,
     /// That it may fetch at all.
     Permission,
+    /// How to mark the stream for exchanges: it fails.
+    Marking,
 }
 
 /// An emulated device that forgets some calls.
@@ -81,6 +83,9 @@ impl Driver for Forgetful {
     }
 
     fn mark(&self, stream: Stream, mark: usize) -> Result<(), DeviceError> {
+        if stream == Stream::Exchange && matches!(self.forgets(), Forgets::Marking) {
+            return Err(DeviceError::Failed { call: "mark".into(), reason: "it fell off the bus".into() });
+        }
         let forgotten = matches!(self.forgets(), Forgets::Mark(of) if of == stream);
         if forgotten { Ok(()) } else { self.device.mark(stream, mark) }
     }
