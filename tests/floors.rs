@@ -60,6 +60,7 @@ const HOMES: &[(&str, &[&str])] = &[
         "cudarc",
         &[
             "stages/model/tensor/device/cuda/library.rs",
+            "stages/model/tensor/device/cuda/memory.rs",
             "stages/model/tensor/device/cuda/mod.rs",
             "stages/model/tensor/device/cuda/module.rs",
             "stages/model/tensor/device/cuda/probe.rs",

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 mod library;
+mod memory;
 mod module;
 mod probe;
 mod product;
@@ -13,12 +14,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use cudarc::{
-    cublaslt::{result::CublasError, sys::cublasStatus_t},
-    driver::{
-        result::{self, DriverError},
-        sys::{self, CUresult},
-    },
+use cudarc::driver::{
+    result::{self, DriverError},
+    sys,
 };
 
 #[cfg(all(test, feature = "emulated"))]
@@ -159,54 +157,6 @@ impl Cuda {
     fn finish(&self, stream: Stream) -> Result<(), DriverError> {
         // SAFETY: a stream of `start`.
         unsafe { result::stream::synchronize(self.stream(stream)) }
-    }
-
-    /// Makes a call that may need memory of the GPU: `bytes` of it, if that is known. If there is too little, it is made again without
-    /// what the pool keeps, which may be in pieces that are too small, or what the driver itself needs.
-    fn with_memory<T, E: Fault>(
-        &self,
-        name: &str,
-        bytes: usize,
-        mut call: impl FnMut() -> Result<T, E>,
-    ) -> Result<T, DeviceError> {
-        match call() {
-            Ok(done) => return Ok(done),
-            Err(error) if !error.is_full() => return Err(failed(name, &error)),
-            Err(_) => {}
-        }
-        // A fault of an earlier call is what counts.
-        self.give_back().map_err(|error| failed(name, &error))?;
-        call().map_err(|error| match result::mem_get_info() {
-            Ok((free, total)) if error.is_full() => {
-                DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
-            }
-            _ => failed(name, &error),
-        })
-    }
-
-    /// Gives back what the pool keeps.
-    fn give_back(&self) -> Result<(), DriverError> {
-        self.finish_all()?;
-        // SAFETY: the pool of `start`.
-        unsafe { result::mem_pool::trim_to(self.pool, 0) }
-    }
-}
-
-/// An error of a library.
-trait Fault: Display {
-    /// Whether it is that the GPU's memory is full.
-    fn is_full(&self) -> bool;
-}
-
-impl Fault for DriverError {
-    fn is_full(&self) -> bool {
-        self.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY
-    }
-}
-
-impl Fault for CublasError {
-    fn is_full(&self) -> bool {
-        self.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED
     }
 }
 
