@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use imp_model::gguf::beginning;
 use serde_json::{Value, json};
 
 /// Pieces, and letters of a piece. Llama's have 32,000 pieces of up to 16 letters.
@@ -107,7 +108,7 @@ pub(super) fn tokenizer_json(bytes: &[u8], beside: &Beside) -> Result<Value, Str
         "added_tokens": added,
         "normalizer": normalizer,
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": bos.map(|(id, token)| post_processor(id, token)),
+        "post_processor": bos.map(|(id, token)| beginning(id, token)),
         "decoder": {"type": "Sequence", "decoders": [
             {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
             {"type": "ByteFallback"},
@@ -139,17 +140,6 @@ fn added(id: usize, token: &str, special: bool) -> Value {
         "rstrip": false,
         "normalized": false,
         "special": special,
-    })
-}
-
-fn post_processor(id: usize, token: &str) -> Value {
-    let special = json!({"SpecialToken": {"id": token, "type_id": 0}});
-    let text = |name: &str| json!({"Sequence": {"id": name, "type_id": u8::from(name == "B")}});
-    json!({
-        "type": "TemplateProcessing",
-        "single": [special, text("A")],
-        "pair": [special, text("A"), special, text("B")],
-        "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}},
     })
 }
 

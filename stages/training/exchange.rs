@@ -1,6 +1,9 @@
 //! How the workers of a stage pass gradients and weights to each other. Independent of what they compute.
 
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::{
+    ffi::OsStr,
+    sync::{Condvar, Mutex, PoisonError},
+};
 
 use imp_model::tensor::{Mat, Place, Point, Transfer, Unconnected, connect};
 
@@ -13,7 +16,7 @@ use crate::{
 pub(super) const DIRECT: &str = "IMP_FLOW_GPU_DIRECT";
 
 /// A way from worker to worker. In each step all parts of the batch are added up, each worker takes the sums of its share of the
-/// parameters, and gives the new weights to the others. All of its functions are called by several threads at once.
+/// parameters, and gives the new weights to the others. Several threads call its functions at once, but for [`Exchange::end`].
 ///
 /// Sums lie where their worker is, if its device can add what lies on the others'; else all of them lie in host memory, where they
 /// take four bytes for each trained weight. A part's gradients stay with their worker until they are added.
@@ -27,6 +30,21 @@ pub(super) struct Exchange {
     turns: Mutex<Turns>,
     /// A turn has passed, or a worker has failed.
     changed: Condvar,
+}
+
+/// Whether GPUs may use each other's memory, by the value of [`DIRECT`].
+///
+/// # Errors
+/// If it means nothing: who has set it wants something of it.
+fn is_allowed(value: Option<&OsStr>) -> Result<bool, StageError> {
+    match value.map(OsStr::to_string_lossy).as_deref() {
+        None | Some("" | "1") => Ok(true),
+        Some("0") => Ok(false),
+        Some(other) => Err(StageError::failed(
+            format!("{DIRECT} is `{}`, which means nothing", other.escape_debug()),
+            "set it to 0, so that GPUs don't use each other's memory, or to 1",
+        )),
+    }
 }
 
 /// Gradients of a part that are final.
@@ -53,7 +71,7 @@ impl Exchange {
         if places.iter().any(|place| place.device.is_none()) {
             return Ok((Self::through_host(shares), None));
         }
-        if std::env::var(DIRECT).is_ok_and(|value| value == "0") {
+        if !is_allowed(std::env::var_os(DIRECT).as_deref())? {
             return Ok((Self::through_host(shares), Some(format!("{DIRECT} is 0"))));
         }
         if let Err(Unconnected { reader, read, reason, is_fatal }) = connect(places) {
@@ -239,6 +257,15 @@ mod tests {
             assert!(matches!(waiting.join().unwrap(), Err(StageError::Cancelled)));
         });
         assert!(exchange.check().is_err());
+    }
+
+    #[test]
+    fn a_variable_that_means_nothing_is_refused() {
+        let of = |value: &str| is_allowed(Some(OsStr::new(value)));
+        assert!(is_allowed(None).unwrap() && of("").unwrap() && of("1").unwrap() && !of("0").unwrap());
+        let error = of("off").unwrap_err();
+        assert_eq!(error.to_string(), "IMP_FLOW_GPU_DIRECT is `off`, which means nothing");
+        assert!(error.help().unwrap().contains("set it to 0"));
     }
 
     #[test]

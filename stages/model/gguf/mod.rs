@@ -23,6 +23,7 @@ use crate::{
 };
 pub(crate) use load::{check, is_here, open};
 use reader::{Gguf, Tensor};
+pub use tokenizer::beginning;
 pub use write::{MMPROJ, MODEL, Mixture, Speech, Written, unfit, write};
 
 /// Writes the model in `file` as `config.json`, `model.safetensors` (f16) and `tokenizer.json`. Returns the

@@ -44,8 +44,8 @@ fn byte_level(splits: bool) -> Json {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits})
 }
 
-/// What puts the first token before a text.
-fn beginning(id: usize, token: &str) -> Json {
+/// The post-processor of a `tokenizer.json` that puts a token before each text.
+pub fn beginning(id: usize, token: &str) -> Json {
     let special = json!({"SpecialToken": {"id": token, "type_id": 0}});
     let text = |name: &str| json!({"Sequence": {"id": name, "type_id": u8::from(name == "B")}});
     json!({

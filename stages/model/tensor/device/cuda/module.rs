@@ -68,8 +68,13 @@ impl Module {
             })?;
         let loaded = Self { module, functions: Mutex::default() };
         for name in names() {
-            let function = loaded.get(name).map_err(|error| format!("its driver has no kernel {name}: {error}"))?;
-            lock(&loaded.functions).insert(name, Function { function, shared: SHARED_BY_DEFAULT });
+            match loaded.get(name) {
+                Ok(function) => lock(&loaded.functions).insert(name, Function { function, shared: SHARED_BY_DEFAULT }),
+                Err(error) => {
+                    loaded.unload();
+                    return Err(format!("its driver does not load the kernel {name}: {error}"));
+                }
+            };
         }
         Ok(loaded)
     }
