@@ -73,13 +73,16 @@ first=$(wc -l <"$IMP_FLOW_RESULTS")
 find_library() {
     # Not with -q, which ends before ldconfig does, and `pipefail` takes that for a failure.
     if ldconfig -p 2>/dev/null | grep "$1" >/dev/null; then return; fi
-    local found
-    found=$(find / -xdev \( -path /proc -o -path /sys -o -path '*/compat' -o -path '*/stubs' \) -prune -o -name "$2" -print 2>/dev/null | sort -V | tail -n 1)
+    local found folder given=${LD_LIBRARY_PATH:-}
+    for folder in ${given//:/ }; do
+        if ls "$folder" 2>/dev/null | grep "$3" >/dev/null; then return; fi
+    done
+    found=$(find / \( -path /proc -o -path /sys -o -path '*/compat' -o -path '*/stubs' \) -prune -o -name "$2" -print 2>/dev/null | sort -V | tail -n 1)
     [ -z "$found" ] || export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${found%/*}
 }
-if [ -z "${IMP_FLOW_EMULATED_GPU:-}" ] && [ "${#tiny[@]}" -eq 0 ]; then
-    find_library 'libcuda\.so\.1' 'libcuda.so.1'
-    find_library 'libcublasLt\.so' 'libcublasLt.so.1[23]'
+if [ -z "${IMP_FLOW_EMULATED_GPU:-}" ]; then
+    find_library 'libcuda\.so\.1' 'libcuda.so.1' '^libcuda\.so'
+    find_library 'libcublasLt\.so' 'libcublasLt.so.1[23]' '^libcublasLt\.so'
 fi
 # The test programs were told another checkout's place when they were built.
 export CARGO_MANIFEST_DIR=$root/stages/model
