@@ -239,6 +239,12 @@ impl Speaker {
         })
     }
 
+    /// Why the tokens of its answers took longer than they should have, if they did.
+    pub(crate) fn slowed(&self) -> Option<String> {
+        let refused = self.model.vision.place().device?.repeated().refused?;
+        Some(format!("the GPU did not make all calls of a token as one, so answers took longer: {refused}"))
+    }
+
     /// A model may also spell the end of an answer as it spells words.
     fn end(&self) -> StopStrings<impl Fn(&[u32]) -> String> {
         let spell = |ids: &[u32]| self.tokenizer.decode(ids).unwrap_or_default();

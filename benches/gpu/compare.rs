@@ -8,6 +8,7 @@ use std::{
 use serde_json::json;
 
 use crate::{
+    OURS,
     cases::{self, amount},
     machine::peak_tflops,
     median, result,
@@ -28,10 +29,13 @@ fn patience(case: &str) -> Duration {
 /// How long the repetitions may take. Those that are missing then are left out.
 const REPETITIONS: Duration = Duration::from_secs(30);
 
+/// Ours without captured graphs: what they gain.
+const WITHOUT_GRAPHS: &str = "without graphs";
+
 /// A way to do the work.
 struct Side {
     name: &'static str,
-    /// Of PyTorch.
+    /// Of PyTorch, or [`WITHOUT_GRAPHS`].
     variant: Option<&'static str>,
     worker: Result<Worker, String>,
     times: Vec<f64>,
@@ -39,10 +43,11 @@ struct Side {
 
 impl Side {
     fn start(case: &str, variant: Option<&'static str>, sizes: &Sizes) -> Self {
+        let name = if matches!(variant, None | Some(WITHOUT_GRAPHS)) { OURS } else { "PyTorch" };
         let mut command = match variant {
-            None => {
+            None | Some(WITHOUT_GRAPHS) => {
                 let mut command = Command::new(std::env::current_exe().unwrap());
-                command.args(["serve", case]);
+                command.args(["serve", case]).env("IMP_FLOW_GPU_GRAPHS", if variant.is_none() { "1" } else { "0" });
                 command
             }
             Some(variant) => {
@@ -54,7 +59,6 @@ impl Side {
         if sizes.tiny {
             command.arg("--tiny");
         }
-        let name = if variant.is_none() { "imp-flow" } else { "PyTorch" };
         Self { name, variant, worker: Worker::start(&mut command), times: Vec::new() }
     }
 
@@ -106,6 +110,8 @@ pub(crate) fn run(names: &[String], sizes: &Sizes) -> bool {
     for case in names {
         // With adapters in bf16 PyTorch trains less exactly than ours, and possibly faster.
         let variants: &[_] = match case {
+            "decode" if alone => &[None, Some(WITHOUT_GRAPHS)],
+            "decode" => &[None, Some(WITHOUT_GRAPHS), Some("eager"), Some("compiled")],
             _ if alone => &[None],
             "lora" => &[None, Some("eager"), Some("bf16"), Some("compiled")],
             _ => &[None, Some("eager"), Some("compiled")],
@@ -127,7 +133,7 @@ pub(crate) fn run(names: &[String], sizes: &Sizes) -> bool {
         }
         for mut side in sides {
             let peak = side.worker.as_mut().ok().and_then(Worker::peak);
-            ok &= side.tell(case, sizes, peak) || side.variant.is_some();
+            ok &= side.tell(case, sizes, peak) || side.name != OURS;
         }
     }
     ok

@@ -20,6 +20,8 @@ use std::io::Write;
 use serde_json::Value;
 use sizes::Sizes;
 
+/// The name of our side.
+const OURS: &str = "imp-flow";
 const USAGE: &str = "gpu [--tiny] machine COMMIT DATE | products | resume PROGRAM | models | serve CASE | speed CASE... | \
                      profile CASE... | summary FIRST_LINE | table DOCUMENT RESULTS...";
 

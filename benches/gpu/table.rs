@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write, fs};
 
 use serde_json::Value;
 
-use crate::cases::CASES;
+use crate::{OURS, cases::CASES};
 
 const BEGIN: &str = "<!-- results: written by benches/gpu/run.sh table -->\n";
 const END: &str = "<!-- end of results -->\n";
@@ -104,15 +104,15 @@ fn speed(lines: &[&Value]) -> String {
             sides.retain(|old| (&old["side"], &old["variant"]) != (&line["side"], &line["variant"]));
             sides.push(line);
         }
-        let ours = sides.iter().find(|line| line["side"] == "imp-flow").and_then(|line| line["ms"].as_f64());
+        let is_ours = |line: &Value| line["side"] == OURS && line["variant"].is_null();
+        let ours = sides.iter().find(|line| is_ours(line)).and_then(|line| line["ms"].as_f64());
         for line in sides {
             let side = format!("{} {}", word(&line["side"]), word(&line["variant"]));
             let Some(ms) = line["ms"].as_f64() else {
                 let _ = writeln!(text, "| {case} | {} | {} | | | | | |", side.trim(), word(&line["skipped"]));
                 continue;
             };
-            let peer = line["side"] != "imp-flow";
-            let faster = ours.filter(|_| peer).map(|ours| format!("{:.2}x", ms / ours)).unwrap_or_default();
+            let faster = ours.filter(|_| !is_ours(line)).map(|ours| format!("{:.2}x", ms / ours)).unwrap_or_default();
             let utilisation = line["utilisation"].as_f64().map(|share| format!("{:.0} %", share * 100.0));
             let memory = line["peak_bytes"].as_f64().map(|bytes| format!("{:.1} GB", bytes / 1e9));
             let tflops = line["tflops"].as_f64().map(|tflops| format!("{tflops:.0}"));

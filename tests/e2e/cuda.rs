@@ -10,6 +10,7 @@ use std::{
 use crate::{
     gpu, gpus,
     support::{Output, Space, files},
+    talking::TRAINED,
 };
 
 /// Without the library's own words nothing was called wrongly.
@@ -41,6 +42,7 @@ fn with_cuda<'a>(space: &Space, command: &'a mut Command, memory: &str) -> &'a m
         .env("FAKE_CUDA_MEMORY", memory)
         .env_remove("CUDA_VISIBLE_DEVICES")
         .env_remove("IMP_FLOW_GPU_DIRECT")
+        .env_remove("IMP_FLOW_GPU_GRAPHS")
 }
 
 fn run(space: &Space, args: &[&str], memory: &str) -> Output {
@@ -144,4 +146,31 @@ fn a_full_gpu_is_what_cuda_says_it_is() {
         assert_eq!(line.contains("needed"), full.is_empty(), "{line}");
         assert!(output.stderr.contains("micro_batch_size"), "{}", output.stderr);
     }
+}
+
+/// The calls of a token are made as one, one by one where the GPU can't or may not, and the answer is the same.
+#[test]
+fn an_answer_on_cuda_is_the_same_with_and_without_graphs() {
+    let libraries = Space::new();
+    let ask = |name: &str, value: &str| {
+        let args = ["ask", "merge", "What is it?", "--device", "cuda", "--temperature", "1.5", "--max-tokens", "40"];
+        let mut command = TRAINED.command(&args);
+        let output = TRAINED.output(with_cuda(&libraries, &mut command, "1000000000").env(name, value));
+        assert!(!output.stderr.contains(WRONG), "{}", output.stderr);
+        output
+    };
+    let as_one = ask("IMP_FLOW_GPU_GRAPHS", "1");
+    assert_eq!(as_one.code, Some(0), "{}", as_one.stderr);
+    let tokens = as_one.stdout.split_whitespace().count();
+    assert!(tokens > 8, "too short to tell: {}", as_one.stdout);
+    let words = "the GPU did not make all calls of a token as one, so answers took longer: the GPU failed in instantiate: ";
+    assert!(!as_one.stderr.contains("as one"), "{}", as_one.stderr);
+    for (name, value, refused) in [("IMP_FLOW_GPU_GRAPHS", "0", false), ("FAKE_CUDA_FULL", "graph", true)] {
+        let one_by_one = ask(name, value);
+        assert_eq!(one_by_one.stdout, as_one.stdout, "{name}={value}");
+        assert_eq!(one_by_one.stderr.contains(words), refused, "{name}={value}: {}", one_by_one.stderr);
+    }
+    let unknown = ask("IMP_FLOW_GPU_GRAPHS", "off");
+    assert_eq!(unknown.code, Some(1));
+    assert!(unknown.stderr.contains("IMP_FLOW_GPU_GRAPHS is `off`, which means nothing"), "{}", unknown.stderr);
 }

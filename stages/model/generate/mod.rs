@@ -91,18 +91,17 @@ impl Imp {
         on_token: &mut dyn FnMut(usize, &[u32]) -> ControlFlow<()>,
     ) -> Result<Vec<Vec<u32>>, NotANumber> {
         let mut answers = vec![Vec::new(); prompts.len()];
-        let pass = Pass::inference();
-        let mut hidden = prefilled.hidden.clone();
+        let repeats = self.llm.embedding().place().repeats();
         // An empty prompt has no hidden state to continue from.
         let filled = prefilled.lengths.iter().enumerate().filter(|(_, length)| **length > 0);
         let mut open: Vec<Answer> = filled.map(|(prompt, _)| Answer { prompt, tokens: Vec::new() }).collect();
         if open.is_empty() || options.max_new_tokens == 0 {
             return Ok(answers);
         }
+        let mut values = self.llm.logits(&Pass::inference(), &prefilled.hidden).to_host().into_owned(); // [open, vocab]
         loop {
-            let logits = self.llm.logits(&pass, &hidden); // [open, vocab]
-            let (values, mut still_open) = (logits.to_host(), Vec::new());
-            for (mut answer, logits) in open.into_iter().zip(values.chunks(logits.cols())) {
+            let (vocab, mut still_open) = (values.len() / open.len(), Vec::new());
+            for (mut answer, logits) in open.into_iter().zip(values.chunks(vocab)) {
                 let Answer { prompt, tokens } = &mut answer;
                 if logits.iter().any(|logit| logit.is_nan()) {
                     return Err(NotANumber { prompt: *prompt, tokens: tokens.len() });
@@ -125,19 +124,21 @@ impl Imp {
                 return Ok(answers);
             }
             open = still_open;
-            hidden = self.next_hidden(&open, prefilled);
+            values = repeats.run(|| self.next_logits(&open, prefilled));
         }
     }
 
-    /// Decodes the newest token of each open answer. Returns hidden states `[open, hidden]`.
-    fn next_hidden(&self, open: &[Answer], prefilled: &mut Prefilled) -> Mat {
+    /// Decodes the newest token of each open answer. Returns logits `[open, vocab]`.
+    fn next_logits(&self, open: &[Answer], prefilled: &mut Prefilled) -> Vec<f32> {
+        let pass = Pass::inference();
         let newest = open.iter().map(|answer| (0, answer.tokens.last().map_or(0, |token| *token as usize))).collect();
-        let embedded = tensor::gather(&Pass::inference().graph, &[self.llm.embedding()], newest);
+        let embedded = tensor::gather(&pass.graph, &[self.llm.embedding()], newest);
         let which: Vec<usize> = open.iter().map(|answer| answer.prompt).collect();
         let positions: Vec<usize> = which.iter().map(|prompt| prefilled.lengths[*prompt]).collect();
         for prompt in &which {
             prefilled.lengths[*prompt] += 1;
         }
-        self.llm.decode(&embedded, &positions, &which, &mut prefilled.cache, None)
+        let hidden = self.llm.decode(&embedded, &positions, &which, &mut prefilled.cache, None);
+        self.llm.logits(&pass, &hidden).to_host().into_owned()
     }
 }

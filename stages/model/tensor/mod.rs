@@ -29,7 +29,7 @@ mod stored;
 mod tape;
 mod weight;
 
-pub use device::{Card, Device, DeviceError, Probe, Spent, Waits, free_bytes, probe};
+pub use device::{Card, Device, DeviceError, Probe, Repeated, Repeats, Spent, Waits, free_bytes, probe};
 pub use exchange::{Fault, Point, Transfer, Unconnected, connect};
 pub(crate) use host::{dora::LEAST as LEAST_SQUARE, dropout::mix};
 pub use host::{

@@ -1,7 +1,7 @@
 //! Where matrices lie, and in which precision products with them are computed. Weights are moved to their place once, by
 //! [`crate::Imp::move_to`]; from there the place passes to everything that is computed with them.
 
-use super::device::Device;
+use super::device::{Device, Repeats};
 use crate::precision::Precision;
 
 /// Where matrices lie, and in which precision products with them are computed. By default in host memory and f32.
@@ -22,6 +22,11 @@ impl Place {
     /// A device's memory: the device computes.
     pub fn device(device: Device, precision: Precision) -> Self {
         Self { device: Some(device), precision }
+    }
+
+    /// For work in rounds that are alike, such as the tokens of an answer.
+    pub fn repeats(&self) -> Repeats {
+        Repeats::on(self.device.as_ref())
     }
 
     /// Does work that computes at this place: on the host, if the pool has a single thread, on that one. Each operation of another

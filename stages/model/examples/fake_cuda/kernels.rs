@@ -155,7 +155,7 @@ unsafe extern "C" fn cuLaunchKernel(
             function.parameters.iter().zip(&copied).filter(|(bytes, _)| **bytes == 8).map(|(_, value)| value[0]);
         let pointers: Vec<u64> = pointers.filter(|address| world.start_of(*address).is_some()).collect();
         pointers.iter().try_for_each(|address| world.check(*address, 1))?;
-        world.queue(stream, &pointers, move || launch(&kernel, [x, y, z], threads, shared, copied))
+        world.queue(stream, &pointers, move || launch(&kernel, [x, y, z], threads, shared, copied.clone()))
     })
 }
 

@@ -1,15 +1,26 @@
-//! Streams and events. What is called on a stream is queued, and runs when it, or an event after it, is waited for.
+//! Streams and events. What is called on a stream is queued, and runs when it, or an event after it, is waited for; on one that is
+//! captured, it is only kept.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use crate::world::{Code, Failed};
 
 /// Calls that wait at most, so that what is freed does not stay for ever.
 const LATE: usize = 1 << 14;
 
+/// What is computed, and addresses in the memory that it uses.
+#[derive(Clone)]
+pub(crate) struct Work {
+    pub(crate) uses: Vec<u64>,
+    pub(crate) run: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
 pub(crate) enum Call {
-    /// With the addresses of the memory that it uses.
-    Work(Vec<u64>, Box<dyn FnOnce() -> Result<(), String> + Send>),
+    /// The addresses are those where the memory begins.
+    Work(Work),
     /// Of memory that is given back.
     Free(u64),
     /// The number of the event, and how often it was recorded then.
@@ -20,6 +31,8 @@ pub(crate) enum Call {
 pub(crate) struct Stream {
     pub(crate) context: usize,
     queue: VecDeque<Call>,
+    /// What was called since it is captured.
+    pub(crate) captured: Option<Vec<Work>>,
 }
 
 pub(crate) struct Event {
@@ -31,7 +44,7 @@ pub(crate) struct Event {
 
 impl Stream {
     pub(crate) fn of(context: usize) -> Self {
-        Self { context, queue: VecDeque::new() }
+        Self { context, queue: VecDeque::new(), captured: None }
     }
 }
 
@@ -54,6 +67,9 @@ pub(crate) struct Streams {
 
 impl Streams {
     pub(crate) fn call(&mut self, stream: usize, call: Call) -> Result<(), Failed> {
+        if self.stream(stream)?.captured.is_some() {
+            return Err(Failed::misuse(Code::CaptureUnsupported, "this can't be captured"));
+        }
         self.stream(stream)?.queue.push_back(call);
         while self.stream(stream)?.queue.len() > LATE {
             self.run_next(stream)?;
@@ -76,6 +92,9 @@ impl Streams {
 
     /// Runs all that a stream has.
     pub(crate) fn finish(&mut self, stream: usize) -> Result<(), Failed> {
+        if self.stream(stream)?.captured.is_some() {
+            return Err(Failed::misuse(Code::CaptureUnsupported, "a stream that is captured is waited for"));
+        }
         while !self.stream(stream)?.queue.is_empty() {
             self.run_next(stream)?;
         }
@@ -103,11 +122,11 @@ impl Streams {
     fn run_next(&mut self, stream: usize) -> Result<(), Failed> {
         match self.stream(stream)?.queue.pop_front() {
             None => {}
-            Some(Call::Work(uses, work)) => {
+            Some(Call::Work(Work { uses, run })) => {
                 let gone = uses.iter().find(|address| self.freed.contains(address));
                 let outcome = match gone {
                     Some(address) => Err(format!("memory at {address:#x} is used after it was given back")),
-                    None => work(),
+                    None => run(),
                 };
                 if let Err(fault) = outcome {
                     let context = self.stream(stream)?.context;

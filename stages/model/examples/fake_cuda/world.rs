@@ -6,12 +6,12 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::Write,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
     ptx::Kernels,
-    streams::{Call, Streams},
+    streams::{Call, Streams, Work},
 };
 
 /// Error codes of the driver (`CUresult` in cuda.h).
@@ -28,6 +28,7 @@ pub(crate) enum Code {
     InvalidHandle = 400,
     NotFound = 500,
     LaunchFailed = 719,
+    CaptureUnsupported = 900,
 }
 
 /// A call that failed.
@@ -103,6 +104,9 @@ pub(crate) struct World {
     pub(crate) memory: BTreeMap<u64, Memory>,
     pub(crate) modules: BTreeMap<usize, Module>,
     pub(crate) functions: BTreeMap<usize, Function>,
+    /// What was captured, and what of it can be launched, with the context of each.
+    pub(crate) graphs: BTreeMap<usize, (usize, Vec<Work>)>,
+    pub(crate) launchable: BTreeMap<usize, (usize, Vec<Work>)>,
     handles: usize,
     /// Whether `cuInit` was called.
     pub(crate) is_started: bool,
@@ -163,6 +167,8 @@ impl World {
             memory: BTreeMap::new(),
             modules: BTreeMap::new(),
             functions: BTreeMap::new(),
+            graphs: BTreeMap::new(),
+            launchable: BTreeMap::new(),
             // No context has the handle 0, and none that of something else.
             handles: 1000,
             is_started: false,
@@ -272,16 +278,26 @@ impl World {
         }
     }
 
-    /// Queues work on a stream of this thread's context, which uses memory at these addresses.
+    /// Queues work on a stream of this thread's context, which uses memory at these addresses; or keeps it, if the stream is captured.
     pub(crate) fn queue(
         &mut self,
         stream: usize,
         uses: &[u64],
-        work: impl FnOnce() -> Result<(), String> + Send + 'static,
+        work: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> Result<(), Failed> {
         self.own_stream(stream)?;
-        let uses = uses.iter().filter_map(|address| self.start_of(*address)).collect();
-        self.streams.call(stream, Call::Work(uses, Box::new(work)))
+        let work = Work { uses: uses.to_vec(), run: Arc::new(work) };
+        if let Some(captured) = &mut self.streams.stream(stream)?.captured {
+            captured.push(work);
+            return Ok(());
+        }
+        self.start(stream, work)
+    }
+
+    /// Queues work.
+    pub(crate) fn start(&mut self, stream: usize, mut work: Work) -> Result<(), Failed> {
+        work.uses = work.uses.iter().filter_map(|address| self.start_of(*address)).collect();
+        self.streams.call(stream, Call::Work(work))
     }
 }
 

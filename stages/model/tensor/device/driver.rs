@@ -60,6 +60,39 @@ pub(in crate::tensor) struct Grid {
 /// A parameter of a kernel, which begins at the first byte. The largest is a struct of eight words of four bytes.
 pub(in crate::tensor) type Parameter = [u64; 4];
 
+/// A call on [`Stream::Compute`] that can be made later.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::tensor) enum Call {
+    /// Of [`Driver::launch`].
+    Launch { kernel: String, grid: Grid, parameters: Vec<Parameter> },
+    /// Of [`Driver::product`]: the addresses of `a`, `b` and `d`, and what is computed.
+    Product { of: [u64; 3], product: Product },
+}
+
+impl Call {
+    /// The kernel, or the product with its shape.
+    pub(in crate::tensor) fn name(&self) -> String {
+        match self {
+            Self::Launch { kernel, .. } => kernel.clone(),
+            Self::Product { product: Product { m, n, k, .. }, .. } => format!("product [{m}, {k}] by [{k}, {n}]"),
+        }
+    }
+
+    /// Makes it.
+    ///
+    /// # Safety
+    /// As for the method of [`Driver`].
+    pub(in crate::tensor) unsafe fn make(&self, driver: &dyn Driver) -> Result<(), DeviceError> {
+        // SAFETY: as the caller says.
+        unsafe {
+            match self {
+                Self::Launch { kernel, grid, parameters } => driver.launch(Stream::Compute, kernel, *grid, parameters),
+                Self::Product { of: [a, b, d], product } => driver.product(*a, *b, *d, product),
+            }
+        }
+    }
+}
+
 /// One of the orders in which a device does things. What is called on one is done in the order of the calls, and in no order to
 /// what is called on another, unless that waits for a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,4 +171,15 @@ pub(in crate::tensor) trait Driver: Send + Sync {
     /// # Safety
     /// `a`, `b` and `d` must be live and as large as `product` says.
     unsafe fn product(&self, a: u64, b: u64, d: u64, product: &Product) -> Result<(), DeviceError>;
+    /// Prepares these calls to be made as one, as often as one likes, instead of those of the last time. Without calls, forgets
+    /// those.
+    ///
+    /// # Safety
+    /// As for the calls, each time when they are made.
+    unsafe fn keep(&self, calls: &[Call]) -> Result<(), DeviceError>;
+    /// Makes the calls that were kept.
+    ///
+    /// # Safety
+    /// As for the calls.
+    unsafe fn repeat(&self) -> Result<(), DeviceError>;
 }

@@ -29,7 +29,7 @@ use streams::{Call, Streams};
 
 use super::{
     cuda::{Card, Probe},
-    driver::{Driver, Grid, Parameter, Product, STREAMS, Stream},
+    driver::{self, Driver, Grid, Parameter, Product, STREAMS, Stream},
     error::DeviceError,
 };
 
@@ -52,6 +52,8 @@ struct Memory {
     peak: u64,
     streams: Streams,
     locked: Vec<Locked>,
+    /// The calls of [`Driver::keep`].
+    kept: Vec<driver::Call>,
 }
 
 /// Locked host memory, of a box that is put together again in the end.
@@ -275,6 +277,20 @@ impl Driver for Emulated {
         memory.check("product", bias.unwrap_or_default(), bias.map_or(0, |_| n * out.size()))?;
         memory.check("product", d, m * n * out.size())?;
         memory.streams.call(Stream::Compute, Call::Product { addresses: [a, b, d], product: *product })
+    }
+
+    unsafe fn keep(&self, calls: &[driver::Call]) -> Result<(), DeviceError> {
+        self.memory().kept = calls.to_vec();
+        Ok(())
+    }
+
+    unsafe fn repeat(&self) -> Result<(), DeviceError> {
+        let kept = self.memory().kept.clone();
+        if kept.is_empty() {
+            return Err(failed("repeat", "no calls are kept"));
+        }
+        // SAFETY: as the caller says.
+        kept.iter().try_for_each(|call| unsafe { call.make(self) })
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::{
     Device, DeviceError,
-    driver::{Grid, Parameter, Product, Stream, Type},
+    driver::{Call, Grid, Parameter, Product, Stream, Type},
     memory::Buffer,
 };
 
@@ -85,9 +85,13 @@ impl<'a> Kernel<'a> {
             return;
         }
         let grid = Grid { blocks, threads, shared: shared as u32 };
-        let (device, name) = (self.device, &self.name);
+        let Self { device, stream, name, parameters } = self;
+        if stream == Stream::Compute {
+            must(device.make(Call::Launch { kernel: name, grid, parameters }));
+            return;
+        }
         // SAFETY: see the top of this file.
-        let call = || unsafe { device.driver().launch(self.stream, name, grid, &self.parameters) };
+        let call = || unsafe { device.driver().launch(stream, &name, grid, &parameters) };
         must(device.timed(|| name.clone(), call));
     }
 }
@@ -112,8 +116,15 @@ pub(super) fn product(a: &Buffer, b: &Buffer, d: &Buffer, of: &Product) {
         }
         return;
     }
-    let Product { m, n, k, .. } = *of;
-    // SAFETY: see the top of this file.
-    let call = || unsafe { a.device().driver().product(a.address(), b.address(), d.address(), of) };
-    must(a.device().timed(|| format!("product [{m}, {k}] by [{k}, {n}]"), call));
+    let addresses = [a.address(), b.address(), d.address()];
+    must(a.device().make(Call::Product { of: addresses, product: *of }));
+}
+
+impl Device {
+    /// Makes a call, at once or with others of its round.
+    fn make(&self, call: Call) -> Result<(), DeviceError> {
+        let Some(call) = self.collect(call) else { return Ok(()) };
+        // SAFETY: see the top of this file.
+        self.timed(|| call.name(), || unsafe { call.make(self.driver()) })
+    }
 }

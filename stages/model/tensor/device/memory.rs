@@ -40,6 +40,9 @@ impl Buffer {
     /// A copy of `values`.
     pub(in crate::tensor) fn of<T: bytemuck::NoUninit>(device: &Device, values: &[T]) -> Self {
         let bytes: &[u8] = bytemuck::cast_slice(values);
+        if let Some(address) = device.0.rounds.table(bytes) {
+            return Self { device: device.clone(), address, bytes: bytes.len() };
+        }
         let (driver, uploads) = (device.driver(), &device.0.uploads);
         let stream = uploads.stream_for(driver, bytes.len());
         let buffer = Self::on(stream, device, bytes.len());

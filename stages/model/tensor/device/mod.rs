@@ -4,6 +4,7 @@
 //!   opened; `emulated/` runs the same kernels on the CPU, for tests (feature `emulated`, which needs a C++ compiler).
 //! - `uploads.rs`: the way of bytes to a device, through locked memory and beside what is being computed.
 //! - `exchange.rs`: what passes between devices, and from a device to the host, beside what is being computed.
+//! - `rounds.rs`, `pieces.rs`: what is called again and again, made as one.
 //! - `profile.rs`: how long each kernel takes, if one asks; how often and how long the host waits for the device.
 //! - `memory.rs`, `launch.rs`: buffers and matrices in them; kernels and products. Independent of which device it is.
 //! - `ops/`: the operations of [`super::ops`] on matrices of a device, forward and backward.
@@ -20,7 +21,9 @@ mod exchange;
 mod launch;
 mod memory;
 pub(super) mod ops;
+mod pieces;
 mod profile;
+mod rounds;
 #[cfg(all(test, feature = "emulated"))]
 mod tests;
 mod uploads;
@@ -36,11 +39,14 @@ pub(super) use driver::Type;
 pub use error::DeviceError;
 pub(super) use memory::{Buffer, DeviceGhost, DeviceMat};
 pub use profile::{Spent, Waits};
+pub use rounds::{Repeated, Repeats};
 pub(super) use weight::DeviceWeight;
 
 use crate::precision::Precision;
 use driver::{Driver, Stream};
 use exchange::Exchange;
+use launch::must;
+use rounds::Rounds;
 use uploads::{Sizes, Uploads};
 
 /// A device. Clones are the same device.
@@ -59,6 +65,7 @@ struct Opened {
     waits: profile::WaitCounter,
     uploads: Uploads,
     exchange: Exchange,
+    rounds: Rounds,
 }
 
 /// The variable that makes emulated devices the machine's GPUs, in builds for tests. Its value is the order of threads and, after
@@ -102,25 +109,32 @@ impl Device {
     /// # Errors
     /// If it or a library for it is missing, or it does not start.
     pub fn open(index: usize) -> Result<Self, DeviceError> {
+        let rounds = Rounds::new()?;
         #[cfg(feature = "emulated")]
         if let Some((order, memories)) = emulated_gpus() {
             let missing =
                 || DeviceError::Unavailable(format!("there is no GPU {index}: {} are emulated", memories.len()));
-            return memories.get(index).map(|memory| Self::emulated(order, *memory)).ok_or_else(missing);
+            let memory = memories.get(index).copied().ok_or_else(missing)?;
+            return Ok(Self::emulated_with(order, memory, rounds));
         }
         let cuda = cuda::Cuda::open(index)?;
         let total = cuda.total_bytes()?;
-        Ok(Self::new(Box::new(cuda), total, Sizes::GPU))
+        Ok(Self::new(Box::new(cuda), total, Sizes::GPU, rounds))
     }
 
     /// A device on the CPU, for tests, with `limit` bytes of memory. It runs the threads of a kernel first to last (`order`
     /// 0), last to first (1), or in another order.
     #[cfg(feature = "emulated")]
     pub fn emulated(order: u32, limit: u64) -> Self {
-        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)), limit, Sizes::EMULATED)
+        Self::emulated_with(order, limit, Rounds::default())
     }
 
-    fn new(driver: Box<dyn Driver>, total: u64, uploads: Sizes) -> Self {
+    #[cfg(feature = "emulated")]
+    fn emulated_with(order: u32, limit: u64, rounds: Rounds) -> Self {
+        Self::new(Box::new(emulated::Emulated::new(order).with_limit(limit)), limit, Sizes::EMULATED, rounds)
+    }
+
+    fn new(driver: Box<dyn Driver>, total: u64, uploads: Sizes, rounds: Rounds) -> Self {
         Self(Arc::new(Opened {
             driver,
             total,
@@ -131,6 +145,7 @@ impl Device {
             uploads: Uploads::new(uploads),
             // Longer pieces, since what is exchanged is longer.
             exchange: Exchange::new(2 * uploads.slot),
+            rounds,
         }))
     }
 
@@ -149,22 +164,42 @@ impl Device {
         self.0.peak.load(Ordering::Relaxed)
     }
 
+    /// The driver, for calls that are made now, after those of a round.
     fn driver(&self) -> &dyn Driver {
+        must(self.make_collected());
         &*self.0.driver
     }
 
     /// Takes memory, with undefined content, for what is called on `stream`.
     fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError> {
-        let address = self.driver().alloc(stream, bytes)?;
-        let live = self.0.live.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        self.0.peak.fetch_max(live, Ordering::Relaxed);
+        if stream != Stream::Compute {
+            return self.alloc_now(stream, bytes);
+        }
+        if let Some(address) = self.0.rounds.take(bytes) {
+            return Ok(address);
+        }
+        let address = self.alloc_now(stream, bytes)?;
+        self.0.rounds.add(address, bytes);
         Ok(address)
     }
 
     /// Gives it back.
     fn free(&self, address: u64, bytes: usize) {
+        if !self.0.rounds.give_back(address, bytes) {
+            self.free_now(address, bytes);
+        }
+    }
+
+    fn alloc_now(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError> {
+        let address = self.0.driver.alloc(stream, bytes)?;
+        let live = self.0.live.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        self.0.peak.fetch_max(live, Ordering::Relaxed);
+        Ok(address)
+    }
+
+    fn free_now(&self, address: u64, bytes: usize) {
         self.0.live.fetch_sub(bytes as u64, Ordering::Relaxed);
-        self.driver().free(address, bytes);
+        self.0.driver.free(address, bytes);
     }
 }
 

@@ -67,6 +67,11 @@ impl Device {
         self.0.profile.get_or_init(Mutex::default);
     }
 
+    /// Whether all calls are timed.
+    pub(super) fn is_profiled(&self) -> bool {
+        self.0.profile.get().is_some()
+    }
+
     /// The calls since the last time that this was asked, the longest first. Empty unless [`Device::profile`] was called.
     pub fn spent(&self) -> Vec<Spent> {
         let Some(profile) = self.0.profile.get() else { return Vec::new() };

@@ -15,7 +15,7 @@ const INSTALL: &str = "Install it, for example from PyPI (`pip install nvidia-cu
                        12), and set LD_LIBRARY_PATH to the folder with the file, which `pip show -f` lists";
 
 /// What is called in the driver.
-const DRIVER_FUNCTIONS: [&str; 39] = [
+const DRIVER_FUNCTIONS: [&str; 45] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceCanAccessPeer",
@@ -35,6 +35,10 @@ const DRIVER_FUNCTIONS: [&str; 39] = [
     "cuFuncSetAttribute",
     "cuGetErrorName",
     "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
     "cuInit",
     "cuLaunchKernel",
     "cuMemAllocAsync",
@@ -51,8 +55,10 @@ const DRIVER_FUNCTIONS: [&str; 39] = [
     "cuModuleGetFunction",
     "cuModuleLoadDataEx",
     "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
 ];

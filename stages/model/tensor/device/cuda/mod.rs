@@ -1,6 +1,7 @@
 //! A GPU through CUDA. Builds and starts without CUDA: its libraries are loaded when a device is opened.
 #![allow(unsafe_code)]
 
+mod graph;
 mod library;
 mod memory;
 mod module;
@@ -29,7 +30,7 @@ pub(super) use product::ColumnMajor;
 use product::{Products, WORKSPACE};
 
 use super::{
-    driver::{Driver, Grid, MARKS, Parameter, Product, STREAMS, Stream},
+    driver::{Call, Driver, Grid, MARKS, Parameter, Product, STREAMS, Stream},
     error::DeviceError,
 };
 
@@ -48,6 +49,9 @@ pub(in crate::tensor) struct Cuda {
     pool: sys::CUmemoryPool,
     /// By [`Stream`].
     streams: [sys::CUstream; STREAMS.len()],
+    /// On which calls are only captured.
+    capturing: sys::CUstream,
+    graph: Mutex<graph::Graph>,
     /// The marks; null before `start`.
     events: [sys::CUevent; MARKS],
     /// Locked host memory.
@@ -89,6 +93,8 @@ impl Cuda {
             workspace: 0,
             pool: null_mut(),
             streams: [null_mut(); STREAMS.len()],
+            capturing: null_mut(),
+            graph: Mutex::default(),
             events: [null_mut(); MARKS],
             locked: Mutex::default(),
             context,
@@ -118,7 +124,7 @@ impl Cuda {
     /// Makes streams and marks, and sets up the memory pool.
     fn start(&mut self) -> Result<(), DriverError> {
         self.bind()?;
-        for stream in &mut self.streams {
+        for stream in self.streams.iter_mut().chain([&mut self.capturing]) {
             *stream = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         }
         for event in &mut self.events {
@@ -148,6 +154,12 @@ impl Cuda {
         self.streams[of as usize]
     }
 
+    /// A kernel that may have the shared memory of `grid`.
+    fn function(&self, kernel: &str, grid: Grid) -> Result<sys::CUfunction, DeviceError> {
+        let Some(module) = &self.module else { return Err(failed(kernel, &"the device is closed")) };
+        module.function(kernel, grid.shared).map_err(|error| failed(kernel, &error))
+    }
+
     /// Waits for all streams.
     fn finish_all(&self) -> Result<(), DriverError> {
         STREAMS.into_iter().try_for_each(|stream| self.finish(stream))
@@ -158,6 +170,24 @@ impl Cuda {
         // SAFETY: a stream of `start`.
         unsafe { result::stream::synchronize(self.stream(stream)) }
     }
+}
+
+/// Starts a kernel.
+///
+/// # Safety
+/// As for [`Driver::launch`]. The context of the stream must be the thread's.
+unsafe fn start(
+    function: sys::CUfunction,
+    grid: Grid,
+    parameters: &[Parameter],
+    stream: sys::CUstream,
+) -> Result<(), DriverError> {
+    let [x, y, z] = grid.blocks;
+    // The driver copies what they point at.
+    let pointer = |parameter: &Parameter| parameter.as_ptr().cast_mut().cast::<c_void>();
+    let mut pointers: Vec<*mut c_void> = parameters.iter().map(pointer).collect();
+    // SAFETY: the parameters are the kernel's, as the caller says, and live until this returns.
+    unsafe { result::launch_kernel(function, (x, y, z), (grid.threads, 1, 1), grid.shared, stream, &mut pointers) }
 }
 
 impl Driver for Cuda {
@@ -286,18 +316,10 @@ impl Driver for Cuda {
         grid: Grid,
         parameters: &[Parameter],
     ) -> Result<(), DeviceError> {
-        let [x, y, z] = grid.blocks;
-        // The driver copies what they point at.
-        let pointer = |parameter: &Parameter| parameter.as_ptr().cast_mut().cast::<c_void>();
-        let mut pointers: Vec<*mut c_void> = parameters.iter().map(pointer).collect();
-        let stream = self.stream(stream);
-        let Some(module) = &self.module else { return Err(failed(kernel, &"the device is closed")) };
         self.bind().map_err(|error| failed(kernel, &error))?;
-        let function = module.function(kernel, grid.shared).map_err(|error| failed(kernel, &error))?;
-        // SAFETY: the parameters are the kernel's, as the caller says, and live until this returns.
-        self.with_memory(kernel, 0, || unsafe {
-            result::launch_kernel(function, (x, y, z), (grid.threads, 1, 1), grid.shared, stream, &mut pointers)
-        })
+        let (function, stream) = (self.function(kernel, grid)?, self.stream(stream));
+        // SAFETY: as the caller says.
+        self.with_memory(kernel, 0, || unsafe { start(function, grid, parameters, stream) })
     }
 
     unsafe fn product(&self, a: u64, b: u64, d: u64, product: &Product) -> Result<(), DeviceError> {
@@ -315,6 +337,16 @@ impl Driver for Cuda {
         // SAFETY: as the caller says; the context is bound.
         self.with_memory(&name(), 0, || unsafe { products.start(self.stream(Stream::Compute), [a, b, d], product) })
     }
+
+    unsafe fn keep(&self, calls: &[Call]) -> Result<(), DeviceError> {
+        // SAFETY: as the caller says.
+        unsafe { self.capture(calls) }
+    }
+
+    unsafe fn repeat(&self) -> Result<(), DeviceError> {
+        // SAFETY: as the caller says.
+        unsafe { self.launch_graph() }
+    }
 }
 
 impl Drop for Cuda {
@@ -324,6 +356,7 @@ impl Drop for Cuda {
         if !self.streams.contains(&null_mut()) {
             let _ = self.finish_all();
         }
+        lock(&self.graph).destroy();
         *lock(&self.products) = None;
         if self.workspace != 0 {
             self.free(self.workspace, WORKSPACE);
@@ -340,7 +373,7 @@ impl Drop for Cuda {
             for event in self.events.into_iter().filter(|event| !event.is_null()) {
                 let _ = result::event::destroy(event);
             }
-            for stream in self.streams.into_iter().filter(|stream| !stream.is_null()) {
+            for stream in self.streams.into_iter().chain([self.capturing]).filter(|stream| !stream.is_null()) {
                 let _ = result::stream::destroy(stream);
             }
             for address in lock(&self.locked).drain(..) {

@@ -21,6 +21,7 @@ use crate::{
             driver::Stream,
             exchange::{COPIED, DONE, POINTS},
             launch::zero,
+            rounds::Rounds,
             uploads::Sizes,
         },
     },
@@ -39,7 +40,7 @@ fn devices_later(orders: [u32; 2], forgets: Forgets, begins: bool) -> ([Place; 2
     let begins = Arc::new(AtomicBool::new(begins));
     let place = |order| {
         let driver = Box::new(Forgetful::later(order, forgets, Arc::clone(&begins)));
-        Place::device(Device::new(driver, u64::MAX, Sizes::EMULATED), Precision::F32)
+        Place::device(Device::new(driver, u64::MAX, Sizes::EMULATED, Rounds::default()), Precision::F32)
     };
     (orders.map(place), begins)
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::tensor::device::{
     DeviceError,
-    driver::{Driver, Grid, Parameter, Product, Stream},
+    driver::{Call, Driver, Grid, Parameter, Product, Stream},
     emulated::Emulated,
 };
 
@@ -33,6 +33,8 @@ pub(super) enum Forgets {
     Permission,
     /// How to mark the stream for exchanges: it fails.
     Marking,
+    /// How to keep calls: it fails.
+    Keeping,
 }
 
 /// An emulated device that forgets some calls.
@@ -147,5 +149,18 @@ impl Driver for Forgetful {
     unsafe fn product(&self, a: u64, b: u64, d: u64, product: &Product) -> Result<(), DeviceError> {
         // SAFETY: as the caller says.
         unsafe { self.device.product(a, b, d, product) }
+    }
+
+    unsafe fn keep(&self, calls: &[Call]) -> Result<(), DeviceError> {
+        if matches!(self.forgets(), Forgets::Keeping) {
+            return Err(DeviceError::Failed { call: "keep".into(), reason: "it has no graphs".into() });
+        }
+        // SAFETY: as the caller says.
+        unsafe { self.device.keep(calls) }
+    }
+
+    unsafe fn repeat(&self) -> Result<(), DeviceError> {
+        // SAFETY: as the caller says.
+        unsafe { self.device.repeat() }
     }
 }

@@ -18,6 +18,7 @@ mod layouts;
 mod norm;
 mod optimizer;
 mod pointwise;
+mod rounds;
 mod uploads;
 
 use std::sync::OnceLock;
