@@ -2,7 +2,7 @@
 //! each is for; see docs/GPU.md.
 //!
 //! Results are lines of JSON, which are appended to the file that `IMP_FLOW_RESULTS` names, and printed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr, missing_docs)]
 
 mod cases;
 mod compare;

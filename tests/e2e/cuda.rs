@@ -163,7 +163,7 @@ fn an_answer_on_cuda_is_the_same_with_and_without_graphs() {
     assert_eq!(as_one.code, Some(0), "{}", as_one.stderr);
     let tokens = as_one.stdout.split_whitespace().count();
     assert!(tokens > 8, "too short to tell: {}", as_one.stdout);
-    let words = "the GPU did not make all calls of a token as one, so answers took longer: the GPU failed in instantiate: ";
+    let words = "the GPU did not make all calls of a token as one, so answers took longer: the GPU's memory is full: ";
     assert!(!as_one.stderr.contains("as one"), "{}", as_one.stderr);
     for (name, value, refused) in [("IMP_FLOW_GPU_GRAPHS", "0", false), ("FAKE_CUDA_FULL", "graph", true)] {
         let one_by_one = ask(name, value);

@@ -4,7 +4,7 @@
 use std::ptr::null_mut;
 
 use cudarc::driver::{
-    result::{self, DriverError},
+    result,
     sys::{self, CUgraphInstantiate_flags as Flags, CUstreamCaptureMode as Mode},
 };
 
@@ -58,14 +58,16 @@ impl Cuda {
         // The capture ends in any case.
         // SAFETY: the stream of `start`.
         let captured = unsafe { result::stream::end_capture(self.capturing) };
-        let captured = called.and(captured.map_err(|error| failed("capture", &error)))?;
-        // SAFETY: the graph of this capture, which is not needed once it can be launched.
-        let launchable = unsafe {
-            let launchable = result::graph::instantiate(captured, Flags(0));
-            let _ = result::graph::destroy(captured);
-            launchable
-        };
-        *graph = Graph(launchable.map_err(|error| failed("instantiate", &error))?);
+        let launchable = called.and_then(|()| {
+            let captured = captured.map_err(|error| failed("capture", &error))?;
+            // SAFETY: the graph of this capture.
+            self.with_memory("instantiate", 0, || unsafe { result::graph::instantiate(captured, Flags(0)) })
+        });
+        if let Ok(captured) = captured {
+            // SAFETY: as above. It is not needed any more.
+            let _ = unsafe { result::graph::destroy(captured) };
+        }
+        *graph = Graph(launchable?);
         Ok(())
     }
 
@@ -96,9 +98,8 @@ impl Cuda {
         if graph.0.is_null() {
             return Err(failed("graph", &"no calls are kept"));
         }
+        self.bind().map_err(|error| failed("graph", &error))?;
         // SAFETY: a graph of `capture`; the caller vouches for its calls.
-        self.call("graph", || -> Result<(), DriverError> {
-            unsafe { result::graph::launch(graph.0, self.stream(Stream::Compute)) }
-        })
+        self.with_memory("graph", 0, || unsafe { result::graph::launch(graph.0, self.stream(Stream::Compute)) })
     }
 }
