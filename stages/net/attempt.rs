@@ -42,6 +42,11 @@ impl RequestError {
     pub(crate) fn transient(what: impl Into<String>) -> Self {
         Self::Transient { what: what.into(), after: None }
     }
+
+    /// That a server can't answer now, with the pause that it asks for.
+    pub(crate) fn not_now(what: String, headers: &HeaderMap) -> Self {
+        Self::Transient { what, after: pause(headers) }
+    }
 }
 
 /// One try of what a client repeats.
@@ -198,7 +203,7 @@ impl<'a> Attempt<'a> {
             200 | 204 | 206 | 416 => Ok(response),
             status if status == 408 || status == 429 || status >= 500 => {
                 let what = format!("{} answered {}", host(url), response.status());
-                Err(RequestError::Transient { what, after: pause(response.headers()) })
+                Err(RequestError::not_now(what, response.headers()))
             }
             _ => Err(RequestError::Fatal(match &self.client.access {
                 Access::Signed(store) => store.refusal(url, &mut response),

@@ -268,7 +268,7 @@ impl<'a> Push<'a> {
             200..=299 => return Ok(response),
             408 | 429 | 500.. => {
                 let message = format!("{} answered {}", redacted(&self.hub.endpoint), response.status());
-                return Err(RequestError::transient(message));
+                return Err(RequestError::not_now(message, response.headers()));
             }
             401 => TOKEN_HELP,
             402 | 403 => {

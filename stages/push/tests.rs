@@ -74,7 +74,12 @@ impl FakeHub {
             "HF_HOME" => Some("/nowhere".into()),
             name => variables.get(name).map(Into::into),
         });
-        let policy = Policy { first_pause: Duration::from_millis(1), attempts: 3, ..Policy::default() };
+        let policy = Policy {
+            first_pause: Duration::from_millis(1),
+            longest_wait: Duration::from_millis(30),
+            attempts: 3,
+            ..Policy::default()
+        };
         Push::to_hub(hub, Repository::parse("hf://me/imp").unwrap(), policy, warn).unwrap()
     }
 }
@@ -109,6 +114,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>, hub: &str, storage: &str) {
                 answer(&mut state, &method, &path, &body, token, (hub, storage));
                 return;
             }
+            Some(429) => (429, "ratelimit: \"api\";r=0;t=7\r\n".into(), String::new()),
             Some(status) => (status, String::new(), r#"{"error":"no \u001b[31mroom"}"#.into()),
             None => answer(&mut state, &method, &path, &body, token, (hub, storage)),
         };
@@ -307,6 +313,21 @@ fn cuts_are_tried_again_and_a_lost_answer_is_no_second_commit() {
     assert_eq!(hub.state().files.len(), 5);
     assert!(!warned.lock().unwrap().is_empty());
     assert!(warned.lock().unwrap().iter().all(|message| !message.contains("secret")));
+}
+
+#[test]
+fn a_hub_that_asks_for_a_pause_gets_it() {
+    let (hub, root) = (FakeHub::start(), tempfile::tempdir().unwrap());
+    let warned = Mutex::new(Vec::new());
+    let warn = |message: &str| warned.lock().unwrap().push(message.to_string());
+    let push = hub.push("HF_TOKEN=hf_secret", &warn);
+    let files = files(root.path(), &model());
+    let outlook = push.outlook(&files).unwrap();
+    hub.state().faults = vec![("preupload", 429)];
+    push.run(&outlook, &options(), &Arc::default()).unwrap();
+    // Eight seconds, of which no more than the policy's longest is waited; without the hub's words it would be 1 ms.
+    let warned = warned.lock().unwrap();
+    assert!(matches!(&**warned, [one] if one.contains("429") && one.ends_with("next in 30 ms")), "{warned:?}");
 }
 
 #[test]
