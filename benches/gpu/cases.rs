@@ -117,9 +117,10 @@ fn lora(sizes: &Sizes, place: &Place) -> Box<dyn FnMut()> {
             .collect();
         let count = samples.iter().map(|sample| model.labelled(sample)).sum();
         let pass = Pass::training(seed, 0).with_gradient_checkpointing();
-        let (loss, gradients) = model.loss_and_gradients(&pass, &samples, &features, count);
+        let loss = model.loss(&pass, &samples, &features, count);
+        let gradients = model.gradients(&mut pass.graph.backward(&loss));
         let rate = |_: &Parameter| Rate { learning_rate: 1e-4, weight_decay: 0.0 };
-        let norm = optimizer.update(&mut model, &gradients, rate);
+        let (loss, norm) = optimizer.update_and_read(&mut model, &gradients, &loss, rate);
         assert!(loss.is_finite() && norm.is_finite(), "loss {loss}, norm {norm}");
         let mut last = None;
         model.trainable(&mut |_, mat| last = Some(mat.clone()));

@@ -58,7 +58,8 @@ impl Imp {
         count: usize,
     ) -> (f32, Vec<Mat>) {
         let loss = self.loss(pass, samples, features, count);
-        (loss.item(), self.gradients(&mut pass.graph.backward(&loss)))
+        let gradients = self.gradients(&mut pass.graph.backward(&loss));
+        (loss.item(), gradients)
     }
 
     /// Returns the next-token cross-entropy summed over all labelled positions and divided by `count`, `[1, 1]`.

@@ -4,7 +4,7 @@
 use crate::{
     imp::Imp,
     layers::Parameter,
-    tensor::{AdamW, Gradients, Graph, Mat, Moments, global_norm, squares},
+    tensor::{AdamW, Gradients, Graph, Mat, Moments, global_norm, squares, squares_and_item},
 };
 
 /// Learning rate and weight decay of a parameter in one step.
@@ -50,6 +50,20 @@ impl Optimizer {
         let norm = global_norm(squares(gradients));
         self.update_share(model, gradients, norm, rate);
         norm
+    }
+
+    /// [`Optimizer::update`], for gradients of `loss`, `[1, 1]`. Returns its value, and the global norm. Waits for a device once.
+    pub fn update_and_read(
+        &mut self,
+        model: &mut Imp,
+        gradients: &[Mat],
+        loss: &Mat,
+        rate: impl Fn(&Parameter) -> Rate,
+    ) -> (f32, f32) {
+        let (squares, loss) = squares_and_item(gradients, loss);
+        let norm = global_norm(squares);
+        self.update_share(model, gradients, norm, rate);
+        (loss, norm)
     }
 
     /// Takes one step with the `gradients` of its share, where the global norm of all of them is `norm`.

@@ -42,14 +42,14 @@ impl<'a> Batch<'a> {
         Ok(Self { records, labels, tokens: records.iter().map(of).sum() })
     }
 
-    /// The loss and the gradients of all parts. Each labelled token counts the same; the reference averages the means of parts
+    /// The loss `[1, 1]` and the gradients of all parts. Each labelled token counts the same; the reference averages the means of parts
     /// instead.
     pub(super) fn gradients(
         &self,
         model: &mut Imp,
         features: &Features,
         parts: &Parts,
-    ) -> Result<(f32, Vec<Mat>), StageError> {
+    ) -> Result<(Mat, Vec<Mat>), StageError> {
         let (mut sum, mut gradients): (Option<Mat>, Vec<Mat>) = (None, Vec::new());
         let all: Vec<_> = self.parts(parts).collect();
         for some in all.chunks(parts.at_once.max(1)) {
@@ -65,8 +65,8 @@ impl<'a> Batch<'a> {
                 }
             }
         }
-        // Read at the end: until then a GPU works on while the next part is being prepared.
-        Ok((sum.as_ref().map_or(0.0, Mat::item), gradients))
+        // Not read here: until then a GPU works on while the next part is being prepared.
+        Ok((sum.unwrap_or_else(|| Mat::zeros(1, 1)), gradients))
     }
 
     /// The losses and the gradients of some parts, which are computed at the same time.

@@ -226,7 +226,7 @@ impl<'a> Worker<'a> {
             self.encode();
             let Replica { model, optimizer } = &mut self.replica;
             let (loss, gradients) = batch.gradients(model, &self.features, parts)?;
-            Ok((loss, optimizer.update(model, &gradients, &rate)))
+            Ok(optimizer.update_and_read(model, &gradients, &loss, &rate))
         })
     }
 

@@ -42,7 +42,7 @@ pub use ops::{
     Activation, AdamW, IGNORE, Moments, Rotation, Step, accumulate, activation, add, add_low_rank, add_noise, add_rows,
     attend_cached, attention, columns, concat, cross_entropy, dropout, dropout_rest, gather, global_norm, layer_norm,
     linear, linear_each, linear_in_f32, pick_rows, recompute, rms_norm, rotate, row_norms, scale_columns, set_norms,
-    silu_gate, squares, sum_over_chunks,
+    silu_gate, squares, squares_and_item, sum_over_chunks,
 };
 pub use place::Place;
 pub use segments::{Mask, Segments};

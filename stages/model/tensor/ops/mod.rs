@@ -37,7 +37,7 @@ pub use linear::{linear, linear_each, linear_in_f32};
 pub use loss::{IGNORE, cross_entropy};
 pub use low_rank::add_low_rank;
 pub use noise::add_noise;
-pub use optimizer::{AdamW, Moments, Step, global_norm, squares};
+pub use optimizer::{AdamW, Moments, Step, global_norm, squares, squares_and_item};
 pub use recompute::recompute;
 pub use rms_norm::rms_norm;
 pub use rotary::{Rotation, rotate};

@@ -100,11 +100,21 @@ impl Step {
 
 /// The sum of the squares of the values of each of `gradients`. Waits for a device.
 pub fn squares<'a>(gradients: impl IntoIterator<Item = &'a Mat>) -> Vec<f64> {
+    sums_and_item(gradients, None).0
+}
+
+/// [`squares`], and the value of `item`, `[1, 1]`. Waits for a device once.
+pub fn squares_and_item<'a>(gradients: impl IntoIterator<Item = &'a Mat>, item: &Mat) -> (Vec<f64>, f32) {
+    let (sums, read) = sums_and_item(gradients, Some(item));
+    (sums, read.unwrap_or_else(|| item.item()))
+}
+
+fn sums_and_item<'a>(gradients: impl IntoIterator<Item = &'a Mat>, item: Option<&Mat>) -> (Vec<f64>, Option<f32>) {
     let gradients: Vec<&Mat> = gradients.into_iter().collect();
     let mats: Option<Vec<&DeviceMat>> = gradients.iter().map(|gradient| gradient.device_mat()).collect();
     match mats.as_deref() {
-        Some(mats @ [_, ..]) => on_device::sums_of_squares(mats),
-        _ => gradients.iter().map(|gradient| host::sum_of_squares(gradient.values())).collect(),
+        Some(mats @ [_, ..]) => on_device::sums_of_squares(mats, item.and_then(Mat::device_mat)),
+        _ => (gradients.iter().map(|gradient| host::sum_of_squares(gradient.values())).collect(), None),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::converted;
 use crate::tensor::{
     Mat,
-    device::{Buffer, DeviceMat, launch::Kernel},
+    device::{Buffer, DeviceMat, Type, launch::Kernel},
     host::optimizer::Coefficients,
 };
 
@@ -81,9 +82,12 @@ pub(in crate::tensor) fn adamw(queued: &[Queued]) {
         .run([blocks.len() as u32, 1, 1], THREADS, 0);
 }
 
-/// The sum of the squares of the values of each of `mats`, which are in f32. Waits for the device.
-pub(in crate::tensor) fn sums_of_squares(mats: &[&DeviceMat]) -> Vec<f64> {
-    let Some(device) = mats.first().map(|mat| mat.device()) else { return Vec::new() };
+/// The sum of the squares of the values of each of `mats`, which are in f32, and the value of `item`, `[1, 1]`, if there is one. Waits
+/// for the device, once.
+pub(in crate::tensor) fn sums_of_squares(mats: &[&DeviceMat], item: Option<&DeviceMat>) -> (Vec<f64>, Option<f32>) {
+    let Some(device) = mats.first().map(|mat| mat.device()) else {
+        return (Vec::new(), item.map(|item| item.to_host()[0]));
+    };
     let described: Vec<Described> = mats
         .iter()
         .map(|mat| {
@@ -92,14 +96,20 @@ pub(in crate::tensor) fn sums_of_squares(mats: &[&DeviceMat]) -> Vec<f64> {
         })
         .collect();
     let blocks = blocks(mats.iter().map(|mat| mat.count()));
-    let mut partial = vec![0.0_f64; blocks.len()];
+    // The item lies after the sums.
+    let item = item.map(|item| converted(item, Type::F32));
+    let mut partial = vec![0.0_f64; blocks.len() + usize::from(item.is_some())];
     let sums = Buffer::new(device, partial.len() * 8);
+    if let Some(item) = &item {
+        sums.copy(blocks.len() * 8, &item.buffer, 0, 4);
+    }
     Kernel::new(device, "sum_of_squares")
         .at(&Buffer::of(device, &described))
         .at(&Buffer::of(device, &blocks))
         .at(&sums)
         .run([blocks.len() as u32, 1, 1], THREADS, 0);
     sums.read(&mut partial);
+    let item = item.and_then(|_| partial.pop()).map(|bits| f32::from_bits(bits.to_bits() as u32));
     let mut partial = partial.into_iter();
-    mats.iter().map(|mat| partial.by_ref().take(mat.count().div_ceil(PER_BLOCK)).sum()).collect()
+    (mats.iter().map(|mat| partial.by_ref().take(mat.count().div_ceil(PER_BLOCK)).sum()).collect(), item)
 }
