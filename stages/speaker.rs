@@ -239,10 +239,10 @@ impl Speaker {
         })
     }
 
-    /// Why the tokens of its answers took longer than they should have, if they did.
+    /// Why the tokens of its answers take longer than they should, if that is new.
     pub(crate) fn slowed(&self) -> Option<String> {
-        let refused = self.model.vision.place().device?.repeated().refused?;
-        Some(format!("the GPU did not make all calls of a token as one, so answers took longer: {refused}"))
+        let refusal = self.model.vision.place().device?.refusal()?;
+        Some(format!("the GPU does not make all calls of a token as one, so answers take longer: {refusal}"))
     }
 
     /// A model may also spell the end of an answer as it spells words.

@@ -59,6 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     (
         "cudarc",
         &[
+            "stages/model/tensor/device/cuda/graph.rs",
             "stages/model/tensor/device/cuda/library.rs",
             "stages/model/tensor/device/cuda/memory.rs",
             "stages/model/tensor/device/cuda/mod.rs",

@@ -29,7 +29,7 @@ pub(crate) fn serve(case: &str, sizes: &Sizes) -> bool {
         (case.run)();
         println!("{}", json!({ "ms": began.elapsed().as_secs_f64() * 1e3 }));
     }
-    if let Some(reason) = case.device.repeated().refused {
+    if let Some(reason) = case.device.refusal() {
         eprintln!("calls were not made as one: {reason}");
     }
     println!("{}", json!({ "peak_bytes": case.device.peak_bytes() }));

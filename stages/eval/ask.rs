@@ -129,7 +129,9 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
         }
         Ok(())
     })?;
-    answerers.iter().filter_map(|answerer| answerer.speaker.slowed()).for_each(|why| job.warn(why));
+    if let Some(why) = answerers.iter().find_map(|answerer| answerer.speaker.slowed()) {
+        job.warn(why);
+    }
     let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(answers.all.into_iter().map(Option::unwrap_or_default).collect())
 }

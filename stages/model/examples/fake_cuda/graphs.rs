@@ -2,10 +2,15 @@
 
 use std::ffi::{c_uint, c_ulonglong};
 
-use crate::world::{Code, call, set, wrong};
+use crate::world::{Code, Failed, call, set, wrong};
 
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`.
 const RELAXED: c_uint = 2;
+
+/// Refuses a call as `FAKE_CUDA_GRAPHS` says.
+fn refuse(call: &str, code: Code) -> Result<(), Failed> {
+    if std::env::var("FAKE_CUDA_GRAPHS").is_ok_and(|refused| refused == call) { Err(code.into()) } else { Ok(()) }
+}
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) -> u32 {
@@ -27,6 +32,7 @@ unsafe extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> u32
         let Some(captured) = world.streams.stream(stream)?.captured.take() else {
             return wrong(Code::InvalidValue, "the stream is not captured");
         };
+        refuse("capture", Code::CaptureInvalidated)?;
         world.graphs.insert(handle, (context, captured));
         unsafe { set(graph, handle) }
     })
@@ -39,9 +45,7 @@ unsafe extern "C" fn cuGraphInstantiateWithFlags(launchable: *mut usize, graph: 
         let Some(captured) = world.graphs.get(&graph).filter(|_| flags == 0).cloned() else {
             return wrong(Code::InvalidValue, "there is no such graph, or flags that are not known here");
         };
-        if std::env::var("FAKE_CUDA_FULL").is_ok_and(|what| what == "graph") {
-            return Err(Code::OutOfMemory.into());
-        }
+        refuse("instantiate", Code::OutOfMemory)?;
         let handle = world.handle();
         world.launchable.insert(handle, captured);
         unsafe { set(launchable, handle) }
@@ -53,6 +57,7 @@ unsafe extern "C" fn cuGraphLaunch(launchable: usize, stream: usize) -> u32 {
     call("cuGraphLaunch", |world| {
         world.own_stream(stream)?;
         let context = world.current()? + 1;
+        refuse("launch", Code::OutOfMemory)?;
         let Some((of, captured)) = world.launchable.get(&launchable).cloned() else {
             return wrong(Code::InvalidHandle, "there is no such graph");
         };

@@ -11,8 +11,8 @@
 //! `FAKE_CUDA_MEMORY` has the bytes of memory of each GPU, separated by commas; without it there is one with 16 GiB. With
 //! `FAKE_CUDA_APART=1` they have no way to each other; with `FAKE_CUDA_PEERS=lose` copies between them are lost, and with `fail` they
 //! fail, and all that comes after. `FAKE_CUDA_CUBLAS` is cuBLASLt's version. What is
-//! wrong is also written to the file `FAKE_CUDA_LOG`. `FAKE_CUDA_FULL` refuses each `launch`,
-//! `product` or `graph` for want of memory.
+//! wrong is also written to the file `FAKE_CUDA_LOG`. `FAKE_CUDA_FULL` refuses each `launch` or
+//! `product` for want of memory, and `FAKE_CUDA_GRAPHS` the end of each `capture`, or to `instantiate` or `launch` a graph.
 //!
 //! To use it: `cargo build -p imp-model --features emulated --example fake_cuda`, links to the result with the names
 //! `libcuda.so` and `libcublasLt.so` in a folder, and that folder in `LD_LIBRARY_PATH`.

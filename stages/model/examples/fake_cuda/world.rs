@@ -29,6 +29,7 @@ pub(crate) enum Code {
     NotFound = 500,
     LaunchFailed = 719,
     CaptureUnsupported = 900,
+    CaptureInvalidated = 901,
 }
 
 /// A call that failed.

@@ -172,14 +172,17 @@ impl Device {
 
     /// Takes memory, with undefined content, for what is called on `stream`.
     fn alloc(&self, stream: Stream, bytes: usize) -> Result<u64, DeviceError> {
-        if stream != Stream::Compute {
-            return self.alloc_now(stream, bytes);
-        }
-        if let Some(address) = self.0.rounds.take(bytes) {
+        let of_round = stream == Stream::Compute;
+        if let Some(address) = of_round.then(|| self.0.rounds.take(bytes)).flatten() {
             return Ok(address);
         }
-        let address = self.alloc_now(stream, bytes)?;
-        self.0.rounds.add(address, bytes);
+        let address = match self.alloc_now(stream, bytes) {
+            Err(DeviceError::OutOfMemory { .. }) if self.release_pieces() => self.alloc_now(stream, bytes)?,
+            other => other?,
+        };
+        if of_round {
+            self.0.rounds.add(address, bytes);
+        }
         Ok(address)
     }
 

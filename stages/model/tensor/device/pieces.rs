@@ -38,6 +38,12 @@ impl Pieces {
         true
     }
 
+    /// Removes all free pieces.
+    pub(super) fn release(&mut self) -> Vec<(u64, usize)> {
+        self.free.clear();
+        self.all.extract_if(.., |_, piece| piece.is_free).map(|(address, piece)| (address, piece.bytes)).collect()
+    }
+
     /// Ends a round: all that is free waits in the order of addresses. What is still in use belongs to its user from now on. Returns what
     /// was not taken in this round, which is no longer here.
     pub(super) fn settle(&mut self) -> Vec<(u64, usize)> {
@@ -79,6 +85,16 @@ mod tests {
             assert!([vec![(10, 8)], vec![]].contains(&pieces.settle()));
         }
         assert!(!pieces.give_back(10));
+    }
+
+    #[test]
+    fn what_is_free_can_be_released() {
+        let mut pieces = Pieces::default();
+        pieces.add(10, 8);
+        pieces.add(20, 8);
+        assert!(pieces.give_back(20));
+        assert_eq!(pieces.release(), [(20, 8)]);
+        assert!(pieces.take(8).is_none() && pieces.give_back(10) && !pieces.give_back(20));
     }
 
     #[test]

@@ -54,8 +54,9 @@ impl Device {
 
     /// Makes a call that waits for the device.
     pub(super) fn waiting<T>(&self, call: impl FnOnce(&dyn Driver) -> T) -> T {
+        let driver = self.driver();
         let began = Instant::now();
-        let result = call(self.driver());
+        let result = call(driver);
         let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.waits.count.fetch_add(1, Ordering::Relaxed);
         self.0.waits.nanoseconds.fetch_add(took, Ordering::Relaxed);

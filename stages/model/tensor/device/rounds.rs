@@ -50,7 +50,18 @@ struct State {
     tables: Tables,
     /// What was freed while calls that may use it were collected.
     freed: Vec<(u64, usize)>,
-    told: Repeated,
+    refused: Refused,
+    made: Repeated,
+}
+
+/// Whether the device makes no calls as one.
+#[derive(Default)]
+struct Refused {
+    /// Until the work is done: there may be more memory then.
+    now: bool,
+    for_good: bool,
+    /// Why, until somebody has asked.
+    why: Option<String>,
 }
 
 /// A buffer for what a round uploads.
@@ -67,14 +78,14 @@ struct Tables {
 }
 
 /// What a device has made in rounds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repeated {
     /// Number of rounds.
     pub rounds: u64,
-    /// Number of those whose calls were made as one.
+    /// Number of those in which calls were made as one.
     pub as_one: u64,
-    /// Why the device does not make calls as one, if it has refused to.
-    pub refused: Option<String>,
+    /// Number of calls that were made by themselves in rounds.
+    pub singles: u64,
 }
 
 impl Tables {
@@ -214,7 +225,12 @@ impl Rounds {
 impl Device {
     /// What was made in rounds since the device was opened.
     pub fn repeated(&self) -> Repeated {
-        self.0.rounds.state().told.clone()
+        self.0.rounds.state().made
+    }
+
+    /// Why the device does not make calls as one, if it has refused to since this was asked last.
+    pub fn refusal(&self) -> Option<String> {
+        self.0.rounds.state().refused.why.take()
     }
 
     fn takes_rounds(&self) -> bool {
@@ -238,14 +254,18 @@ impl Device {
         }
         state.thread = Some(thread::current().id());
         state.collects = true;
-        state.told.rounds += 1;
+        state.made.rounds += 1;
         true
     }
 
     /// Collects a call of this thread's round, or gives it back to be made now.
     pub(super) fn collect(&self, call: Call) -> Option<Call> {
         let mut state = self.0.rounds.state();
-        if !(state.collects && state.is_mine()) {
+        if !state.is_mine() {
+            return Some(call);
+        }
+        if !state.collects {
+            state.made.singles += 1;
             return Some(call);
         }
         state.calls.push(call);
@@ -275,11 +295,13 @@ impl Device {
         }
         // SAFETY: what the calls use is alive: the pieces and tables of rounds, and what is freed after this.
         let made_as_one = unsafe { self.make_as_one(state, &calls) };
-        if !made_as_one {
+        if made_as_one {
+            state.made.as_one += 1;
+        } else {
+            state.made.singles += calls.len() as u64;
             // SAFETY: as above.
             calls.iter().try_for_each(|call| unsafe { call.make(driver) })?;
         }
-        state.told.as_one += u64::from(made_as_one);
         state.before = calls;
         Ok(())
     }
@@ -289,7 +311,7 @@ impl Device {
     /// # Safety
     /// As for the calls.
     unsafe fn make_as_one(&self, state: &mut State, calls: &Vec<Call>) -> bool {
-        if calls.is_empty() || state.told.refused.is_some() {
+        if calls.is_empty() || state.refused.now {
             return false;
         }
         let driver = &*self.0.driver;
@@ -305,7 +327,8 @@ impl Device {
         };
         if let Err(error) = &made {
             // Nothing was made. If the device has failed, so will the first call.
-            state.told.refused = Some(error.to_string());
+            let for_good = !matches!(error, DeviceError::OutOfMemory { .. });
+            state.refused = Refused { now: true, for_good, why: Some(error.to_string()) };
             state.kept.clear();
         }
         made.is_ok()
@@ -314,14 +337,23 @@ impl Device {
     fn end_round(&self) {
         let mut state = self.0.rounds.state();
         state.thread = None;
-        if state.tables.live > 0 {
-            debug_assert!(thread::panicking(), "a table is in use after its round");
-            // Whoever uses it keeps it.
-            state.tables = Tables::default();
-        }
+        assert!(state.tables.live == 0 || thread::panicking(), "a table is in use after its round");
         for (address, bytes) in state.pieces.settle() {
             self.free_now(address, bytes);
         }
+    }
+
+    /// Frees what this thread's round has taken and given back. False if there is nothing of that kind.
+    pub(super) fn release_pieces(&self) -> bool {
+        if self.make_collected().is_err() {
+            return false;
+        }
+        let mut state = self.0.rounds.state();
+        let free = if state.is_mine() { state.pieces.release() } else { Vec::new() };
+        for (address, bytes) in &free {
+            self.free_now(*address, *bytes);
+        }
+        !free.is_empty()
     }
 
     /// Gives back what rounds have used.
@@ -334,7 +366,9 @@ impl Device {
             self.free_now(address, bytes);
         }
         self.free_tables(&mut state);
-        *state = State { told: std::mem::take(&mut state.told), ..State::default() };
+        let Refused { for_good, ref mut why, .. } = state.refused;
+        let refused = Refused { now: for_good, for_good, why: why.take() };
+        *state = State { refused, made: state.made, ..State::default() };
     }
 
     fn free_tables(&self, state: &mut State) {

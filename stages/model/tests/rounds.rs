@@ -1,0 +1,60 @@
+//! Tokens of answers on a device, whose calls are made as one: for models whose blocks differ, the same bits as without.
+#![cfg(feature = "emulated")]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use imp_model::{
+    Imp,
+    encoding::Encoding,
+    language::Decoder,
+    layers::{Importance, Pass},
+    load_language, quant, save,
+    tensor::{Mat, Place, Segments},
+};
+use support::{PHI, path, places, random};
+
+/// Adapters, weights in 4 bits that are widened for each product, grouped heads, tied embeddings, stacked projections and a window.
+fn models() -> Vec<(&'static str, Decoder)> {
+    let [merged, quantized] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    save::merged(&PHI.model(), Encoding::F16, u64::MAX, merged.path()).unwrap();
+    quant::write(merged.path(), &Importance::default(), quantized.path()).unwrap();
+    let of_text = |name| (name, load_language(&path("extras").join(name)).unwrap());
+    let mut all = ["phi_gqa", "qwen2_mha_tied", "phi3_mha_sliding10"].map(of_text).to_vec();
+    all.push(("phi with adapters", PHI.model_with_lora().llm));
+    all.push(("phi in 4 bits", Imp::load(quantized.path()).unwrap().llm));
+    all
+}
+
+/// The logits of so many positions after a prompt, and how many calls were made by themselves in rounds.
+fn decode(llm: &Decoder, place: &Place, count: usize) -> (Vec<Vec<f32>>, u64) {
+    let width = llm.config.hidden_size;
+    let mat = |seed: usize, rows: usize| Mat::from_host(rows, width, random(seed as u64, rows * width)).to(place);
+    let (_, mut cache) = llm.prefill(&mat(0, 3), &Segments::new([3]), &[2]);
+    let singles = || place.device.as_ref().unwrap().repeated().singles;
+    let (before, repeats) = (singles(), place.repeats());
+    let mut next = |position: usize| {
+        let hidden = llm.decode(&mat(position, 1), &[position], &[0], &mut cache, None);
+        llm.logits(&Pass::inference(), &hidden).to_host().into_owned()
+    };
+    let logits = (3..3 + count).map(|position| repeats.run(|| next(position))).collect();
+    (logits, singles() - before)
+}
+
+#[test]
+fn tokens_are_made_as_one() {
+    for (name, place) in places().into_iter().filter(|(_, place)| place.device.is_some()) {
+        for (model, mut llm) in models() {
+            llm.move_to(&place);
+            let others = place.repeats();
+            let (expected, none) = decode(&llm, &place, 16);
+            assert_eq!(none, 0, "{name} {model}: somebody else works in rounds");
+            drop(others);
+            let (got, singles) = decode(&llm, &place, 16);
+            assert!(got == expected, "{name} {model}");
+            // Call by call are the first two rounds, and the two in which the cache moves, from 6 positions to 12 and to 24.
+            let (_, of_two) = decode(&llm, &place, 2);
+            assert!(singles == 2 * of_two && of_two > 0, "{name} {model}: {singles}, and {of_two} of two rounds");
+        }
+    }
+}
