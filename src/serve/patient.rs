@@ -1,17 +1,24 @@
 //! A connection whose client must take what it is sent: one that takes nothing for long is closed, and its place is free for another.
-//! Independent of what is sent.
+//! One that still sends when all is said is heard out for a while. Independent of what is sent.
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
+
+/// A client that sends nothing for so long after the last word has nothing more to send.
+const SILENCE: Duration = Duration::from_millis(500);
+/// How long, and how many bytes, a client may still send then.
+const REST_TIME: Duration = Duration::from_secs(5);
+const REST: usize = 64_000_000;
 
 /// A stream whose writes fail once the other side has taken nothing for a time.
 pub(super) struct Patient<S> {
@@ -19,11 +26,44 @@ pub(super) struct Patient<S> {
     patience: Duration,
     /// Runs while a write waits.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// After the last word.
+    rest: Option<Rest>,
+}
+
+/// What a client still sends after the last word, which is thrown away. Were the connection closed with something unread, the client
+/// would lose that word: a refusal that comes before the whole request was sent.
+struct Rest {
+    began: Instant,
+    bytes: usize,
+    waiting: Pin<Box<Sleep>>,
+}
+
+impl Rest {
+    fn new() -> Self {
+        Self { began: Instant::now(), bytes: 0, waiting: Box::pin(sleep(SILENCE)) }
+    }
+
+    /// Reads until there is no more, or enough of it.
+    fn read<S: AsyncRead + Unpin>(&mut self, mut stream: Pin<&mut S>, context: &mut Context<'_>) -> Poll<()> {
+        let end = self.began + REST_TIME;
+        let mut space = [MaybeUninit::uninit(); 16 << 10];
+        while self.bytes < REST && Instant::now() < end {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            match stream.as_mut().poll_read(context, &mut buffer) {
+                Poll::Pending => return self.waiting.as_mut().poll(context),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.bytes += buffer.filled().len(),
+                // Its end, or nothing that could be helped.
+                Poll::Ready(_) => break,
+            }
+            self.waiting = Box::pin(sleep_until(end.min(Instant::now() + SILENCE)));
+        }
+        Poll::Ready(())
+    }
 }
 
 impl<S> Patient<S> {
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, waiting: None }
+        Self { stream, patience, waiting: None, rest: None }
     }
 }
 
@@ -58,7 +98,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.within(context, |stream, context| stream.poll_write(context, bytes))
     }
@@ -80,7 +120,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.within(context, AsyncWrite::poll_shutdown)
+        if self.rest.is_none() {
+            ready!(self.within(context, AsyncWrite::poll_shutdown))?;
+        }
+        let Self { stream, rest, .. } = &mut *self;
+        rest.get_or_insert_with(Rest::new).read(Pin::new(stream), context).map(Ok)
     }
 }
 
@@ -112,5 +156,25 @@ mod tests {
         assert!(stream.write_all(&sent).await.is_ok() && stream.shutdown().await.is_ok());
         drop(stream);
         assert_eq!(taking.await.ok().and_then(Result::ok), Some(sent));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_still_sends_is_heard_out_and_not_for_ever() {
+        for (count, pause, is_heard) in [(3, SILENCE / 2, true), (3, 2 * SILENCE, false), (30, SILENCE / 2, false)] {
+            let (ours, mut theirs) = duplex(8);
+            let sending = tokio::spawn(async move {
+                for _ in 0..count {
+                    sleep(pause).await;
+                    theirs.write_all(b"what nobody reads").await?;
+                }
+                let mut taken = Vec::new();
+                theirs.read_to_end(&mut taken).await.map(|_| taken)
+            });
+            let mut stream = Patient::new(ours, Duration::from_mins(1));
+            assert!(stream.write_all(b"no").await.is_ok() && stream.shutdown().await.is_ok());
+            drop(stream);
+            let taken = sending.await.ok().and_then(Result::ok);
+            assert_eq!(taken.as_deref() == Some(b"no"), is_heard, "{count} times after {pause:?}");
+        }
     }
 }

@@ -296,6 +296,12 @@ fn a_key_is_demanded_where_others_reach() {
     assert_eq!(models("Authorization: Bearer 0123456789abcdef\r\n"), 200);
     assert_eq!(models("Host: imp.example.org\r\nAuthorization: Bearer 0123456789abcdef\r\n"), 200);
     assert_eq!(server.send("GET /health", "", "").0, 200);
+    // Who is refused before all is sent still hears why.
+    let long = "x".repeat(10 << 20);
+    for (path, key, status) in [("/v1/chat/completions", "no", 401), ("/chat/completions", "0123456789abcdef", 404)] {
+        let headers = format!("{JSON}Authorization: Bearer {key}\r\n");
+        assert_eq!(server.send(&format!("POST {path}"), &headers, &long).0, status);
+    }
 }
 
 #[test]
