@@ -41,7 +41,7 @@ place() {
 }
 place kernels "$(program 'unittests lib.rs' '/imp_model-')"
 place ops "$(program 'tests/ops.rs' /)"
-place places "$(program 'tests/places.rs' /)"
+place places "$(program 'tests/places/main.rs' /)"
 place gpu "$(program 'benches/gpu/main.rs' /)"
 place imp-flow "target/$([ "$profile" = dev ] && echo debug || echo release)/imp-flow"
 

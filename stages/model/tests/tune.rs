@@ -111,7 +111,7 @@ fn magnitudes_step_as_in_peft() {
     assert_close("folded", &logits(&read), &expected.f32("adapted_logits"), 1e-4);
 }
 
-/// The first step, and answers after all of them, wherever they are computed. Tolerances of bf16 are those of `places.rs`.
+/// The first step, and answers after all of them, wherever they are computed. Tolerances of bf16 are those of `places/`.
 #[test]
 fn magnitudes_are_the_same_everywhere() {
     let expected = Fixture::open("tune/dora/expected.safetensors");

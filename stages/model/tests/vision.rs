@@ -146,7 +146,7 @@ fn imp(name: &str) -> Imp {
 }
 
 /// Two steps of the last block that the features pass, on the cross entropy of the features themselves. Tolerances of bf16 are
-/// those of `places.rs`.
+/// those of `places/`.
 #[test]
 fn last_blocks_step_as_in_transformers() {
     for (place_name, place) in support::places() {

@@ -2,6 +2,8 @@
 //! original code computed in f32. The same checks as in `parity.rs`, which holds the CPU in f32 to more of them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod rounds;
+#[path = "../support/mod.rs"]
 mod support;
 
 use imp_model::{
