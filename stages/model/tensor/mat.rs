@@ -8,7 +8,7 @@ use dfdx::prelude::{Cpu, HasShape, Tensor, TensorFromVec};
 
 use super::{
     Place,
-    device::{DeviceMat, Type, stored_as},
+    device::{DeviceMat, Type, ops::with_rounded, stored_as},
     host::{fresh, round},
     identity,
 };
@@ -126,10 +126,12 @@ impl Mat {
         let values = self.to_host();
         let mat = match &place.device {
             None => Self::from_host(self.rows(), self.cols(), values.into_owned()),
-            Some(device) => Self::on_device(
-                DeviceMat::from_host(device, self.rows(), self.cols(), Type::F32, &values),
-                place.precision,
-            ),
+            Some(device) => {
+                let mat = DeviceMat::from_host(device, self.rows(), self.cols(), Type::F32, &values);
+                // A frozen bias is an operand in bf16 wherever its layer is used.
+                let is_rounded = place.precision == Precision::Bf16 && self.rows() == 1 && !self.needs_grad;
+                Self::on_device(if is_rounded { with_rounded(mat) } else { mat }, place.precision)
+            }
         };
         Self { precision: place.precision, needs_grad: self.needs_grad, ..mat }
     }

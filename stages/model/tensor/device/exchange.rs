@@ -177,6 +177,7 @@ impl DeviceMat {
 
     /// Replaces all values by those of a matrix on another device. Does not change clones.
     pub(in crate::tensor) fn fetch(&mut self, from: &Self) {
+        self.rounded = None;
         if !self.is_alone() {
             self.buffer = Arc::new(Buffer::on(Stream::Exchange, self.device(), self.bytes()));
         }

@@ -105,6 +105,8 @@ pub(in crate::tensor) struct DeviceMat {
     pub(in crate::tensor) gradient: Type,
     /// The identity of its gradient. A modified matrix keeps it.
     pub(in crate::tensor) id: u64,
+    /// A copy in bf16, of what is converted again and again: a bias, for every token. A modified matrix has none.
+    pub(super) rounded: Option<Arc<Buffer>>,
 }
 
 /// Identity and shape of a matrix's gradient. Backward passes that don't need the matrix's values keep only this.
@@ -130,8 +132,8 @@ impl DeviceMat {
         Self::of_buffer(Buffer::new(device, rows * cols * kind.size()), rows, cols, kind)
     }
 
-    pub(super) fn of_buffer(buffer: Buffer, rows: usize, cols: usize, kind: Type) -> Self {
-        Self { buffer: Arc::new(buffer), rows, cols, kind, gradient: kind, id: identity::new() }
+    pub(super) fn of_buffer(buffer: impl Into<Arc<Buffer>>, rows: usize, cols: usize, kind: Type) -> Self {
+        Self { buffer: buffer.into(), rows, cols, kind, gradient: kind, id: identity::new(), rounded: None }
     }
 
     /// A matrix of zeros.
@@ -195,6 +197,7 @@ impl DeviceMat {
 
     /// Replaces all values. Does not change clones.
     pub(in crate::tensor) fn copy_from(&mut self, values: &[f32]) {
+        self.rounded = None;
         if Arc::strong_count(&self.buffer) > 1 {
             self.buffer = Arc::new(Buffer::new(self.device(), self.count() * self.kind.size()));
         }
@@ -203,6 +206,7 @@ impl DeviceMat {
 
     /// Makes the memory this matrix's own, so that it can be modified: copied first if a clone shares it.
     pub(in crate::tensor) fn make_unique(&mut self) {
+        self.rounded = None;
         if Arc::strong_count(&self.buffer) > 1 {
             let bytes = self.count() * self.kind.size();
             let copy = Buffer::new(self.device(), bytes);

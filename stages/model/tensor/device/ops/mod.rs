@@ -32,13 +32,20 @@ pub(in crate::tensor) fn converted(mat: &DeviceMat, kind: Type) -> DeviceMat {
     if mat.kind == kind {
         return mat.clone();
     }
-    let to = DeviceMat::new(mat.device(), mat.rows, mat.cols, kind);
-    let name = match kind {
-        Type::F32 => "to_f32",
-        Type::Bf16 => "to_bf16",
+    let name = match (kind, &mat.rounded) {
+        (Type::Bf16, Some(rounded)) => return DeviceMat::of_buffer(Arc::clone(rounded), mat.rows, mat.cols, kind),
+        (Type::Bf16, None) => "to_bf16",
+        (Type::F32, _) => "to_f32",
     };
+    let to = DeviceMat::new(mat.device(), mat.rows, mat.cols, kind);
     Kernel::new(mat.device(), name).at(&mat.buffer).at(&to.buffer).count(mat.count()).by_elements(mat.count());
     to
+}
+
+/// The matrix with a copy in bf16 that [`converted`] gives out from now on.
+pub(in crate::tensor) fn with_rounded(mat: DeviceMat) -> DeviceMat {
+    let rounded = Some(converted(&mat, Type::Bf16).buffer);
+    DeviceMat { rounded, ..mat }
 }
 
 /// Rows of which one block computes a partial sum over rows.
