@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -129,9 +129,8 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
         }
         Ok(())
     })?;
-    if let Some(why) = answerers.iter().find_map(|answerer| answerer.speaker.slowed()) {
-        job.warn(why);
-    }
+    let slowed: BTreeSet<String> = answerers.iter().filter_map(|answerer| answerer.speaker.slowed()).collect();
+    slowed.into_iter().for_each(|why| job.warn(why));
     let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(answers.all.into_iter().map(Option::unwrap_or_default).collect())
 }

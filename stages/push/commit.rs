@@ -107,6 +107,8 @@ impl Push<'_> {
         let order = order(ways, removed, parent, message)?;
         let page = self.client.retry(self, |attempt| match self.ask(attempt, &url, &order, &[]) {
             Ok(answer) => Ok(answer["commitUrl"].as_str().map(String::from)),
+            // It wants to be asked later, and not at once about something else.
+            Err(error @ RequestError::Transient { after: Some(_), .. }) => Err(error),
             // The answer to an earlier try may have been lost.
             Err(_) if self.is_done(ways, removed)? => Ok(None),
             Err(error) => Err(error),

@@ -164,7 +164,7 @@ impl Linear {
     /// Moves weight, bias and adapter to `place`.
     pub fn move_to(&mut self, place: &Place) {
         self.weight = self.weight.to(place);
-        self.bias.iter_mut().for_each(|mat| *mat = mat.to(place));
+        self.bias.iter_mut().for_each(|mat| *mat = mat.to(place).as_operand());
         self.lora.iter_mut().for_each(|lora| lora.move_to(place));
     }
 

@@ -126,14 +126,23 @@ impl Mat {
         let values = self.to_host();
         let mat = match &place.device {
             None => Self::from_host(self.rows(), self.cols(), values.into_owned()),
-            Some(device) => {
-                let mat = DeviceMat::from_host(device, self.rows(), self.cols(), Type::F32, &values);
-                // A frozen bias is an operand in bf16 wherever its layer is used.
-                let is_rounded = place.precision == Precision::Bf16 && self.rows() == 1 && !self.needs_grad;
-                Self::on_device(if is_rounded { with_rounded(mat) } else { mat }, place.precision)
-            }
+            Some(device) => Self::on_device(
+                DeviceMat::from_host(device, self.rows(), self.cols(), Type::F32, &values),
+                place.precision,
+            ),
         };
         Self { precision: place.precision, needs_grad: self.needs_grad, ..mat }
+    }
+
+    /// The same matrix, frozen, as an operand of products that are computed again and again: on a device in bf16 with a copy in that type.
+    #[must_use]
+    pub fn as_operand(self) -> Self {
+        match self.data {
+            Data::Device(mat) if self.precision == Precision::Bf16 && !self.needs_grad => {
+                Self { data: Data::Device(with_rounded(mat)), ..self }
+            }
+            _ => self,
+        }
     }
 
     /// Number of rows.

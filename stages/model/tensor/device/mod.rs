@@ -177,7 +177,7 @@ impl Device {
             return Ok(address);
         }
         let address = match self.alloc_now(stream, bytes) {
-            Err(DeviceError::OutOfMemory { .. }) if self.release_pieces() => self.alloc_now(stream, bytes)?,
+            Err(DeviceError::OutOfMemory { .. }) if self.release_pieces()? => self.alloc_now(stream, bytes)?,
             other => other?,
         };
         if of_round {

@@ -60,8 +60,9 @@ struct Refused {
     /// Until the work is done: there may be more memory then.
     now: bool,
     for_good: bool,
-    /// Why, until somebody has asked.
+    /// Why, last.
     why: Option<String>,
+    is_told: bool,
 }
 
 /// A buffer for what a round uploads.
@@ -228,9 +229,11 @@ impl Device {
         self.0.rounds.state().made
     }
 
-    /// Why the device does not make calls as one, if it has refused to since this was asked last.
+    /// Why the device does not make calls as one, if it has refused to. Each reason is told once.
     pub fn refusal(&self) -> Option<String> {
-        self.0.rounds.state().refused.why.take()
+        let refused = &mut self.0.rounds.state().refused;
+        let was_told = std::mem::replace(&mut refused.is_told, true);
+        refused.why.clone().filter(|_| !was_told)
     }
 
     fn takes_rounds(&self) -> bool {
@@ -327,8 +330,12 @@ impl Device {
         };
         if let Err(error) = &made {
             // Nothing was made. If the device has failed, so will the first call.
-            let for_good = !matches!(error, DeviceError::OutOfMemory { .. });
-            state.refused = Refused { now: true, for_good, why: Some(error.to_string()) };
+            let Refused { now, for_good, why, is_told } = &mut state.refused;
+            (*now, *for_good) = (true, !matches!(error, DeviceError::OutOfMemory { .. }));
+            // How much memory is free does not make it another reason.
+            if why.is_none() || *for_good {
+                (*why, *is_told) = (Some(error.to_string()), false);
+            }
             state.kept.clear();
         }
         made.is_ok()
@@ -343,17 +350,17 @@ impl Device {
         }
     }
 
-    /// Frees what this thread's round has taken and given back. False if there is nothing of that kind.
-    pub(super) fn release_pieces(&self) -> bool {
-        if self.make_collected().is_err() {
-            return false;
-        }
+    /// Frees what this thread's round has given back. False if there is nothing of that kind.
+    pub(super) fn release_pieces(&self) -> Result<bool, DeviceError> {
+        let before = self.live_bytes();
+        self.make_collected()?;
         let mut state = self.0.rounds.state();
-        let free = if state.is_mine() { state.pieces.release() } else { Vec::new() };
-        for (address, bytes) in &free {
-            self.free_now(*address, *bytes);
+        if state.is_mine() {
+            for (address, bytes) in state.pieces.release() {
+                self.free_now(address, bytes);
+            }
         }
-        !free.is_empty()
+        Ok(self.live_bytes() < before)
     }
 
     /// Gives back what rounds have used.
@@ -366,8 +373,8 @@ impl Device {
             self.free_now(address, bytes);
         }
         self.free_tables(&mut state);
-        let Refused { for_good, ref mut why, .. } = state.refused;
-        let refused = Refused { now: for_good, for_good, why: why.take() };
+        let mut refused = std::mem::take(&mut state.refused);
+        refused.now = refused.for_good;
         *state = State { refused, made: state.made, ..State::default() };
     }
 

@@ -8,7 +8,7 @@ use cudarc::driver::{
     sys::{self, CUgraphInstantiate_flags as Flags, CUstreamCaptureMode as Mode},
 };
 
-use super::{Cuda, DeviceError, failed, lock, start};
+use super::{Cuda, DeviceError, failed, lock, memory::refused, start};
 use crate::tensor::device::driver::{Call, Stream};
 
 /// A graph that can be launched, or null. NVIDIA wants one thread at a time to use it.
@@ -78,13 +78,13 @@ impl Cuda {
             Call::Launch { kernel, grid, parameters } => {
                 let function = self.function(kernel, *grid)?;
                 // SAFETY: as the caller says.
-                unsafe { start(function, *grid, parameters, stream) }.map_err(|error| failed(&name(), &error))
+                unsafe { start(function, *grid, parameters, stream) }.map_err(|error| refused(&name(), 0, &error))
             }
             Call::Product { of, product } => {
                 let mut products = lock(&self.products);
                 let products = products.as_mut().ok_or_else(|| failed(&name(), &"the device is closed"))?;
                 // SAFETY: as the caller says; the context is bound.
-                unsafe { products.start(stream, *of, product) }.map_err(|error| failed(&name(), &error))
+                unsafe { products.start(stream, *of, product) }.map_err(|error| refused(&name(), 0, &error))
             }
         }
     }

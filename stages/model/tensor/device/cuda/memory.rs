@@ -29,12 +29,7 @@ impl Cuda {
         }
         // A fault of an earlier call is what counts.
         self.give_back().map_err(|error| failed(name, &error))?;
-        call().map_err(|error| match result::mem_get_info() {
-            Ok((free, total)) if error.is_full() => {
-                DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
-            }
-            _ => failed(name, &error),
-        })
+        call().map_err(|error| refused(name, bytes, &error))
     }
 
     /// Gives back what the pool keeps.
@@ -42,6 +37,16 @@ impl Cuda {
         self.finish_all()?;
         // SAFETY: the pool of `start`.
         unsafe { result::mem_pool::trim_to(self.pool, 0) }
+    }
+}
+
+/// The error of a call that may have needed memory, so many bytes if that is known. The context is bound.
+pub(super) fn refused(name: &str, bytes: usize, error: &impl Fault) -> DeviceError {
+    match result::mem_get_info() {
+        Ok((free, total)) if error.is_full() => {
+            DeviceError::OutOfMemory { needed: bytes as u64, free: free as u64, total: total as u64 }
+        }
+        _ => failed(name, error),
     }
 }
 
