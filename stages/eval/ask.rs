@@ -130,7 +130,9 @@ pub(super) fn all(questions: &[Question], config: &EvalConfig, job: &Job) -> Res
         Ok(())
     })?;
     let slowed: BTreeSet<String> = answerers.iter().filter_map(|answerer| answerer.speaker.slowed()).collect();
-    slowed.into_iter().for_each(|why| job.warn(why));
+    for why in slowed {
+        job.warn(why);
+    }
     let answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(answers.all.into_iter().map(Option::unwrap_or_default).collect())
 }
