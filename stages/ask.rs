@@ -64,7 +64,7 @@ pub struct Answered {
     pub cut: bool,
     /// Where the model computed.
     pub device: Device,
-    /// What of the model's folder is not used, although it may matter.
+    /// What of the model's folder is not used, although it may matter, and why it took longer than it should.
     pub cautions: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ pub struct Answered {
 /// If model or image can't be read, the question is too long, or the model's output is not a number.
 pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, StageError> {
     let image = question.image.as_deref().map(read_image).transpose()?;
-    let Opened { speaker, device, cautions } = open(&question.model, question.place)?;
+    let Opened { speaker, device, mut cautions } = open(&question.model, question.place)?;
     let (text, template, about_image) = (&question.text, speaker.template(), image.is_some());
     refuse_turns(template, [text.as_str()]).map_err(|error| failure(&error, None))?;
     let text = if about_image { template.prompt(text) } else { template.prompt_without_image(text) };
@@ -90,6 +90,7 @@ pub fn ask(question: &Question, mut told: impl FnMut(&str)) -> Result<Answered, 
     let reply = Conversation::new(&speaker).respond(&prompt, &manner, ends, go_on);
     let reply = reply.map_err(|error| failure(&error, question.image.as_deref()))?;
     let cut = matches!(reply.ended, Ended::MaxTokens | Ended::ContextFull);
+    cautions.extend(speaker.slowed());
     Ok(Answered { prompt: text, tokens: reply.tokens, cut, device, cautions })
 }
 

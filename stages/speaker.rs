@@ -240,7 +240,7 @@ impl Speaker {
     }
 
     /// Why the tokens of its answers take longer than they should, if that is new.
-    pub(crate) fn slowed(&self) -> Option<String> {
+    pub fn slowed(&self) -> Option<String> {
         let refusal = self.model.vision.place().device?.refusal()?;
         Some(format!("the GPU does not make all calls of a token as one, so answers take longer: {refusal}"))
     }

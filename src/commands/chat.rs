@@ -109,6 +109,7 @@ impl<'a> Command<'a> {
 
 /// A conversation, and how it is shown.
 struct Chat<'a> {
+    speaker: &'a Speaker,
     conversation: Conversation<'a>,
     dialogue: Dialogue,
     /// Images that the next question will be about.
@@ -127,7 +128,7 @@ impl<'a> Chat<'a> {
         };
         let manner = Manner { max_tokens: args.answer.max_tokens as usize, sampling, stop: Vec::new() };
         let dialogue = Dialogue { system: args.system.clone(), ..Dialogue::default() };
-        Self { conversation: Conversation::new(speaker), dialogue, images, manner, style }
+        Self { speaker, conversation: Conversation::new(speaker), dialogue, images, manner, style }
     }
 
     /// Does what a line asks for. `Break` ends the chat.
@@ -178,6 +179,7 @@ impl<'a> Chat<'a> {
         interrupt.answering(false);
         let reply = reply.map_err(|error| self.failure(&error))?;
         report::reply(&reply, self.style);
+        report::cautions(self.speaker.slowed().as_slice());
         if reply.ended == Ended::Interrupted && reply.text.is_empty() {
             // As if it was not asked: there is no answer that could be part of the conversation.
             return Ok(());

@@ -18,7 +18,7 @@ use imp_stages::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::pool;
+use crate::{pool, report};
 
 /// A request to compute.
 pub(super) struct Task {
@@ -87,6 +87,7 @@ impl Worker {
                     conversation = Conversation::new(&speaker);
                     let _ = task.events.send(Event::Broken);
                 }
+                report::cautions(speaker.slowed().as_slice());
             }
         })?;
         Ok(Self(queue))

@@ -255,7 +255,6 @@ impl<'a> Conversation<'a> {
         let _ = told(telling.finish().map_err(NoAnswer::Text)?);
         let end = Instant::now();
         let first = first.unwrap_or(end);
-        self.speaker.slowed().into_iter().for_each(|why| tracing::warn!("{why}"));
         let by_text = telling.has_ended();
         let ended = match () {
             () if by_text => Ended::Stop,

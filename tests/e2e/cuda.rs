@@ -2,6 +2,7 @@
 //! (`stages/model/examples/fake_cuda`).
 
 use std::{
+    fs::File,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
@@ -176,10 +177,18 @@ fn an_answer_on_cuda_is_the_same_with_and_without_graphs() {
     ] {
         let one_by_one = ask(name, value);
         assert_eq!(one_by_one.stdout, as_one.stdout, "{name}={value}");
-        let told = one_by_one.stderr.split_once(warning).map(|(_, rest)| rest);
+        let told = one_by_one.stderr.split_once(&format!("warning: {warning}")).map(|(_, rest)| rest);
         assert_eq!(told.is_some(), why.is_some(), "{name}={value}: {}", one_by_one.stderr);
         assert!(told.unwrap_or_default().starts_with(why.unwrap_or_default()), "{name}={value}: {told:?}");
     }
+    // A conversation says it once.
+    let args = ["chat", "merge", "--device", "cuda", "--temperature", "1.5", "--max-tokens", "20"];
+    libraries.write("questions", "What is it?\nWhat else?\n");
+    let mut command = TRAINED.command(&args);
+    command.env("FAKE_CUDA_GRAPHS", "capture").stdin(File::open(libraries.path("questions")).unwrap());
+    let chat = TRAINED.output(with_cuda(&libraries, &mut command, "1000000000"));
+    assert_eq!(chat.code, Some(0), "{}", chat.stderr);
+    assert_eq!(chat.stderr.matches(&format!("warning: {warning}")).count(), 1, "{}", chat.stderr);
     let unknown = ask(graphs, "off");
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("IMP_FLOW_GPU_GRAPHS is `off`, which means nothing"), "{}", unknown.stderr);
