@@ -170,7 +170,8 @@ impl Rounds {
             "1" => true,
             other => {
                 return Err(DeviceError::Unavailable(format!(
-                    "{GRAPHS} is `{other}`, which means nothing: with 0, each call for a token is made by itself, with 1 all are made as one"
+                    "{GRAPHS} is `{}`, which means nothing: set it to 0, for each call of a token by itself, or to 1, for all as one",
+                    other.escape_debug()
                 )));
             }
         };
