@@ -16,8 +16,9 @@ use tokio::{
 
 /// A client that sends nothing for so long after the last word has nothing more to send.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long, and how many bytes, a client may still send then.
-const REST_TIME: Duration = Duration::from_secs(30);
+/// How long, and how many bytes, a client may still send then: no longer than the head of a request may take, so that who has no key
+/// can't hold a place for longer by it.
+const REST_TIME: Duration = Duration::from_secs(10);
 const REST: usize = 64_000_000;
 
 /// A stream whose writes fail once the other side has taken nothing for a time.

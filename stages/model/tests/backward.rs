@@ -6,28 +6,16 @@ mod support;
 use std::{collections::BTreeSet, sync::mpsc};
 
 use imp_model::{
-    Imp,
     layers::{Parameter, Pass},
-    tensor::{Mat, Place},
+    tensor::Mat,
 };
-use support::{PHI, places};
-
-fn trainable(place: &Place) -> Imp {
-    let mut model = PHI.model_with_lora();
-    model.projector.unfreeze();
-    model.move_to(place);
-    model
-}
-
-fn values(mats: &[Mat]) -> Vec<Vec<f32>> {
-    mats.iter().map(|mat| mat.to_host().into_owned()).collect()
-}
+use support::{PHI, places, values};
 
 /// The gradients of a block are passed on before those of the block below are computed, and are those of the whole pass.
 #[test]
 fn gradients_are_passed_on_while_the_backward_pass_goes_on() {
     for ((name, place), recompute) in places().into_iter().flat_map(|place| [(place.clone(), false), (place, true)]) {
-        let mut model = trainable(&place);
+        let mut model = PHI.trainable(true, &place);
         let pass = || {
             let pass = Pass::training(0, 0);
             if recompute { pass.with_gradient_checkpointing() } else { pass }
@@ -67,7 +55,7 @@ fn gradients_are_passed_on_while_the_backward_pass_goes_on() {
 fn a_record_that_is_not_used_is_freed() {
     for ((name, place), recompute) in places().into_iter().flat_map(|place| [(place.clone(), false), (place, true)]) {
         let Some(device) = place.device.clone() else { continue };
-        let model = trainable(&place);
+        let model = PHI.trainable(true, &place);
         let batch = PHI.batch();
         let (images, features) = (batch.image_numbers(), model.encode_images(&batch.images));
         let before = device.live_bytes();

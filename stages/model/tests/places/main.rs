@@ -13,7 +13,7 @@ use imp_model::{
     optim::{Optimizer, Rate},
     tensor::{self, AdamW, Mat, Place, Segments},
 };
-use support::{Batch, Family, Fixture, PHI, QWEN2, assert_close, loss_and_gradients, path, places};
+use support::{Batch, Fixture, PHI, QWEN2, assert_close, loss_and_gradients, path, places, values};
 
 /// What may differ from the reference.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ fn gradients_of_projector_and_adapters() {
     for (name, place) in places() {
         let within = Tolerance::at(&place);
         for (family, lora, reference) in [(PHI, true, "stage2_grads"), (QWEN2, false, "stage1_grads")] {
-            let mut model = trainable(family, lora, &place);
+            let mut model = family.trainable(lora, &place);
             let expected = family.expected(reference);
             let (loss, gradients) = loss_and_gradients(&mut model, &family.batch(), &Pass::training(0, 0));
             let checkpointed = Pass::training(0, 0).with_gradient_checkpointing();
@@ -110,7 +110,7 @@ fn optimizer_steps() {
         let within = Tolerance::at(&place);
         let expected = PHI.expected("stage2_steps_clip1");
         let batches = [PHI.batch(), Batch::read(&PHI.expected("train_batches"), "B.", PHI.pad)];
-        let mut model = trainable(PHI, true, &place);
+        let mut model = PHI.trainable(true, &place);
         let settings = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
         let mut optimizer = Optimizer::new(&mut model, settings, 1.0);
         for step in 0..4 {
@@ -150,7 +150,7 @@ fn replicas_in_threads_make_the_step_of_one_model() {
     let host = Place::default();
     // Each call opens devices of its own.
     for ((name, place), (_, other)) in places().into_iter().zip(places()) {
-        let mut one = trainable(PHI, true, &host);
+        let mut one = PHI.trainable(true, &host);
         let mut replicas = [one.clone(), one.clone()];
         one.move_to(&place);
         let of = |batch| values(&loss_and_gradients(&mut one, batch, &Pass::training(0, 0)).1);
@@ -259,7 +259,7 @@ fn records_without_images() {
     let ids: Vec<i32> = (1..12).collect();
     let samples = [imp_model::Sample { input_ids: &ids, labels: &ids, images: &[] }];
     for (name, place) in places() {
-        let mut model = trainable(PHI, true, &place);
+        let mut model = PHI.trainable(true, &place);
         let features = tensor::concat(&tensor::Graph::inference(), model.vision.config.hidden_size, &[]);
         let (loss, gradients) = model.loss_and_gradients(&Pass::training(0, 0), &samples, &features, 10);
         let mut gradients = gradients.iter();
@@ -286,18 +286,6 @@ fn dropout_has_one_mask_everywhere() {
     for (name, place) in places() {
         assert_eq!(mask(&place), mask(&Place::default()), "{name}");
     }
-}
-
-/// A model with trainable adapters and projector, or projector only.
-fn trainable(family: Family, lora: bool, place: &Place) -> Imp {
-    let mut model = if lora { family.model_with_lora() } else { family.model() };
-    model.projector.unfreeze();
-    model.move_to(place);
-    model
-}
-
-fn values(mats: &[Mat]) -> Vec<Vec<f32>> {
-    mats.iter().map(|mat| mat.to_host().into_owned()).collect()
 }
 
 /// The kernels end at 256 dimensions a head: wider ones are refused, in training and in decoding, and never computed in part.

@@ -153,6 +153,11 @@ pub(crate) fn loss_and_gradients(model: &mut Imp, batch: &Batch, pass: &Pass) ->
     model.loss_and_gradients(pass, &samples, &features, count)
 }
 
+/// The values of each matrix.
+pub(crate) fn values(mats: &[Mat]) -> Vec<Vec<f32>> {
+    mats.iter().map(|mat| mat.to_host().into_owned()).collect()
+}
+
 /// An Imp in the fixtures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Family {
@@ -190,6 +195,14 @@ impl Family {
             lora.a = lora.a.clone().trainable();
             lora.b = lora.b.clone().trainable();
         }
+        model
+    }
+
+    /// A model at a place with trainable adapters and projector, or projector only.
+    pub(crate) fn trainable(self, lora: bool, place: &Place) -> Imp {
+        let mut model = if lora { self.model_with_lora() } else { self.model() };
+        model.projector.unfreeze();
+        model.move_to(place);
         model
     }
 
