@@ -118,6 +118,25 @@ fn a_device_that_keeps_no_calls_makes_them_one_by_one() {
     assert_eq!(device.refusal(), None, "it is told once");
 }
 
+/// What is not of a round and is freed in it stays until the calls that use it are made.
+#[test]
+fn what_is_freed_in_a_round_is_there_for_its_calls() {
+    for (name, place) in places() {
+        let repeats = place.repeats();
+        for round in 0..4 {
+            let on_place = |seed| Mat::from_host(1, WIDTH, values(WIDTH, seed)).to(&place);
+            let (mut sum, other) = (on_place(round), on_place(9));
+            let got = repeats.run(|| {
+                accumulate(&mut sum, &other);
+                drop(other);
+                sum.to_host().into_owned()
+            });
+            let expected = values(WIDTH, round).iter().zip(values(WIDTH, 9)).map(|(a, b)| a + b).collect::<Vec<_>>();
+            assert_eq!(got, expected, "{name}, round {round}");
+        }
+    }
+}
+
 /// What a round has given back is there for what is larger.
 #[test]
 fn a_round_needs_no_more_memory_than_its_calls() {
